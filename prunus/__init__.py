@@ -1,0 +1,1 @@
+"""prunus: make trained neural networks small, and show why small networks train."""

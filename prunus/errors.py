@@ -1,0 +1,129 @@
+"""Every error prunus raises. Each says what was asked, what was found, and what to do.
+
+    PrunusError                       exit code 1
+    ├── UnknownNameError              2   a name that is in no table
+    ├── DataError                     3   a data set that is missing, damaged, or cannot be fetched
+    ├── ModelError                    4   a model prunus cannot work on
+    │   ├── NothingPrunableError
+    │   └── TiedWeightsError
+    ├── DensityError                  5   a density that is out of range or cannot be reached
+    ├── NotFiniteError                5   NaN or infinity where numbers are needed
+    ├── SharingError                  5   a codebook that cannot be made
+    ├── TrainingError                 6
+    │   ├── DivergedError
+    │   └── CheckpointError
+    └── ContainerError                7   a file that is not what it claims to be
+        ├── NotAContainerError
+        ├── VersionError
+        ├── TruncatedError
+        ├── CorruptError
+        ├── TooLargeError
+        └── MismatchError                 a good file, for another model
+
+    NoEffectWarning                   something was asked that changes nothing
+    EmptiedLayerWarning               a layer has no weight left
+
+The exit code is what the command line returns; 2 is also what it returns for a wrong option.
+"""
+
+
+class PrunusError(Exception):
+    """Anything prunus refuses to do; the message is one sentence a user can act on."""
+
+    exit_code = 1
+
+
+class UnknownNameError(PrunusError):
+    """A model, data set, criterion, scope, schedule, codec or experiment that no table holds."""
+
+    exit_code = 2
+
+
+class DataError(PrunusError):
+    """A data set that is missing, damaged, or cannot be fetched or written."""
+
+    exit_code = 3
+
+
+class ModelError(PrunusError):
+    """A model that prunus cannot work on as it is."""
+
+    exit_code = 4
+
+
+class NothingPrunableError(ModelError):
+    """The model, or what the name patterns left of it, has no weight that may be pruned."""
+
+
+class TiedWeightsError(ModelError):
+    """Two names are one tensor, so that pruning one would silently prune the other."""
+
+
+class DensityError(PrunusError):
+    """A density outside (0, 1], or one that cannot be reached from the masks at hand."""
+
+    exit_code = 5
+
+
+class NotFiniteError(PrunusError):
+    """NaN or infinity where numbers are needed."""
+
+    exit_code = 5
+
+
+class SharingError(PrunusError):
+    """A codebook that cannot be made as asked."""
+
+    exit_code = 5
+
+
+class TrainingError(PrunusError):
+    """Training that cannot go on."""
+
+    exit_code = 6
+
+
+class DivergedError(TrainingError):
+    """The loss became NaN or infinite."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that is damaged, or of another run."""
+
+
+class ContainerError(PrunusError):
+    """A file that is not what it claims to be."""
+
+    exit_code = 7
+
+
+class NotAContainerError(ContainerError):
+    """The file does not start as a prunus file does."""
+
+
+class VersionError(ContainerError):
+    """The file is of a version this library does not read."""
+
+
+class TruncatedError(ContainerError):
+    """The file ends before what it announces."""
+
+
+class CorruptError(ContainerError):
+    """A checksum fails, or the content contradicts itself."""
+
+
+class TooLargeError(ContainerError):
+    """What the file announces is larger than the reader was told to accept."""
+
+
+class MismatchError(ContainerError):
+    """The file is sound, but it was written for another model."""
+
+
+class NoEffectWarning(UserWarning):
+    """Something was asked that changes nothing."""
+
+
+class EmptiedLayerWarning(UserWarning):
+    """A layer has no weight left: nothing passes it any more."""

@@ -1,0 +1,82 @@
+"""The nouns of prunus. Everything else is a plain function over these.
+
+Names are those of `state_dict`; inputs are never mutated. Density is the share of prunable weights kept,
+0..1; sparsity is 1 - density.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Weights by name: float tensors of any shape."""
+
+Scores = dict[str, Tensor]
+"""A score a weight, of the weight's shape; the highest are kept."""
+
+Masks = dict[str, Tensor]
+"""Boolean tensors of the weight's shape, True where the weight is kept."""
+
+Density = float | Mapping[str, float]
+"""One density for everything that is ranked, or one a tensor, by name."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at."""
+
+    weights: Params
+    """The prunable weights as they are now."""
+    seed: int = 0
+    """For criteria that draw at random."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set, resident as two tensors.
+
+    `inputs` is [N, ...] float32, `labels` is [N] int64, both on one device.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str) -> "Split":
+        """The same split on another device."""
+        return Split(self.inputs.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in three splits.
+
+    The validation split serves every choice; the test split is for one look, at the end.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    provenance: str = ""
+    """Where the bytes came from and whether they are the official ones, for reports."""
+
+    def to(self, device: str) -> "Dataset":
+        """The same data set on another device."""
+        splits = (self.train.to(device), self.validation.to(device), self.test.to(device))
+        return Dataset(self.name, *splits, self.classes, self.provenance)
+
+
+def sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of entries of each tensor, by name."""
+    return {name: tensor.numel() for name, tensor in tensors.items()}
+
+
+def density_of(masks: Masks) -> float:
+    """The share of weights that `masks` keep, all tensors together."""
+    total = sum(sizes(masks).values())
+    return sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0

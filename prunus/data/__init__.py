@@ -1,1 +1,47 @@
-"""A room still being furnished."""
+"""Data sets, each resident as one tensor a split.
+
+A data set is a function (root, device, seed, download) -> Dataset, one file each, in DATASETS.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prunus.data import cifar10, digits, fashion_mnist, mnist
+from prunus.data.batches import batches, order
+from prunus.data.check import checked
+from prunus.data.root import data_root
+from prunus.errors import DataError
+from prunus.nouns import Dataset
+from prunus.resolve import resolve
+from prunus.tables import look_up
+
+__all__ = ["DATASETS", "batches", "data_root", "load", "order"]
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "mnist": mnist.load,
+    "fashion-mnist": fashion_mnist.load,
+    "cifar-10": cifar10.load,
+    "digits": digits.load,
+}
+
+
+def load(
+    name: str, *, root: str | Path | None = None, device: str = "cpu", seed: int = 0, download: bool = True
+) -> Dataset:
+    """The data set `name`: one of DATASETS, or "package.module:function", yours, that returns a Dataset.
+
+    `root` is the data root (see `data_root`), `seed` draws the validation split, and what is missing is
+    fetched if `download`. Your own function is called without arguments: of these, only `device` applies.
+
+    Raises UnknownNameError if there is no such data set, DataError if it cannot be had or is not sound.
+
+    >>> load("digits").provenance
+    "embedded copy of UCI's optical digits, test file"
+    """
+    if ":" not in name:
+        found = look_up("data set", DATASETS, name)
+        return checked(found(root=root, device=device, seed=seed, download=download))
+    own = resolve(name)()
+    if not isinstance(own, Dataset):
+        raise DataError(f"{name} was to return a prunus Dataset and returned a {type(own).__name__}.")
+    return checked(own).to(device)

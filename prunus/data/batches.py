@@ -1,0 +1,37 @@
+"""Which examples make which batch: a function of (seed, epoch), so that no state need be kept.
+
+order(n, b, seed, epoch) = randperm(n; seed, "order", epoch) cut into pieces of b
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError
+from prunus.nouns import Split
+from prunus.seeds import generator
+
+
+def order(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The batches of an epoch: int64 index tensors of `batch_size`, the last one shorter where it must be.
+
+    Together they are a permutation of 0..n-1, another one each epoch. Raises DataError for n or batch_size
+    below 1.
+
+    >>> [len(batch) for batch in order(10, 4, seed=0, epoch=0)]
+    [4, 4, 2]
+    """
+    if n < 1 or batch_size < 1:
+        raise DataError(f"Batches of {batch_size} were asked from {n} examples; both must be at least 1.")
+    return torch.split(torch.randperm(n, generator=generator(seed, "order", epoch)), batch_size)
+
+
+def batches(split: Split, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The (inputs, labels) of an epoch's batches, in the order of `order`, on the split's own device.
+
+    inputs [b, ...] float32 and labels [b] int64 are copies: changing them leaves the split as it is.
+    """
+    for chosen in order(len(split), batch_size, seed, epoch):
+        index = chosen.to(split.labels.device)
+        yield split.inputs.index_select(0, index), split.labels.index_select(0, index)

@@ -1,0 +1,48 @@
+"""Find what a string "package.module:function" names."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prunus.errors import UnknownNameError
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """The callable that `reference`, "package.module:function", names.
+
+    The current directory is importable, first of all, as it is under `python -m`; it stays so, since the
+    function may import more when it runs. Importing runs the module: name only code you trust.
+
+    Raises UnknownNameError if the reference is malformed, the module cannot be imported, the module has no
+    such name, or what it names cannot be called.
+
+    >>> resolve("math:hypot")(3, 4)
+    5.0
+    """
+    module_name, colon, name = reference.partition(":")
+    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
+        raise UnknownNameError(f"{reference!r} is not of the form 'package.module:function'.")
+    here = str(Path.cwd())
+    if not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way at all
+        raise UnknownNameError(
+            f"Looking up {reference!r}, importing {module_name!r} from {here} or the installed packages "
+            f"failed: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, name):
+        raise UnknownNameError(
+            f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}."
+        )
+    found = getattr(module, name)
+    if not callable(found):
+        raise UnknownNameError(f"{reference!r} is a {type(found).__name__}, not a function to call.")
+    return found  # type: ignore[no-any-return]
+
+
+def _origin(module: object) -> str:
+    return getattr(module, "__file__", None) or "built in"

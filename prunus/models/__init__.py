@@ -1,1 +1,16 @@
-"""A room still being furnished."""
+"""The built-in models, by name. Each is a function of a seed; the docstrings state its counts."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from prunus.models.conv import conv_2, conv_4, conv_6
+from prunus.models.lenet import lenet_5, lenet_300_100
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet-300-100": lenet_300_100,
+    "lenet-5": lenet_5,
+    "conv-2": conv_2,
+    "conv-4": conv_4,
+    "conv-6": conv_6,
+}

@@ -1,1 +1,11 @@
-"""A room still being furnished."""
+"""Criteria: evidence -> a score a weight; the highest are kept. A file a criterion."""
+
+from collections.abc import Callable
+
+from prunus.nouns import Evidence, Scores
+from prunus.pruning.criteria.magnitude import magnitude
+from prunus.pruning.criteria.random import random
+
+Criterion = Callable[[Evidence], Scores]
+
+CRITERIA: dict[str, Criterion] = {"magnitude": magnitude, "random": random}

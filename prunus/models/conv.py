@@ -1,0 +1,65 @@
+"""Conv-2, Conv-4 and Conv-6: VGG in small (Frankle & Carbin 2019, Figure 2).
+
+Blocks of two 3 x 3 'same' convolutions and a 2 x 2 max-pooling with 64, 128, 256 channels, then 256, 256 and
+10 fully connected units; ReLU, no BatchNorm, no dropout. Input 3 x 32 x 32.
+
+Weights (without biases) as published: Conv-2 4,300,992; Conv-4 2,425,024; Conv-6 2,261,184 (as
+Zhou et al. 2019 build it; Frankle & Carbin print 1.7M for it, which three poolings of 32 x 32 do not give).
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.models.initialise import build
+
+
+class Conv(nn.Module):
+    """`blocks` convolutional blocks and three fully connected layers. [B, 3, 32, 32] -> [B, 10]."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        channels = [3] + [64 * 2**block for block in range(blocks) for _ in range(2)]
+        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in pairwise(channels))
+        side = 32 // 2**blocks
+        self.fc1 = nn.Linear(channels[-1] * side * side, 256)
+        self.fc2 = nn.Linear(256, 256)
+        self.fc3 = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        for index, convolution in enumerate(self.convolutions):
+            x = F.relu(convolution(x))
+            if index % 2:
+                x = F.max_pool2d(x, 2)
+        x = F.relu(self.fc1(x.flatten(1)))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)  # type: ignore[no-any-return]
+
+
+def conv_2(*, seed: int = 0) -> nn.Module:
+    """Conv-2: 4,300,992 weights, 4,301,642 parameters.
+
+    >>> sum(p.numel() for p in conv_2().parameters() if p.dim() > 1)
+    4300992
+    """
+    return build(Conv(1), seed)
+
+
+def conv_4(*, seed: int = 0) -> nn.Module:
+    """Conv-4: 2,425,024 weights, 2,425,930 parameters.
+
+    >>> sum(p.numel() for p in conv_4().parameters() if p.dim() > 1)
+    2425024
+    """
+    return build(Conv(2), seed)
+
+
+def conv_6(*, seed: int = 0) -> nn.Module:
+    """Conv-6: 2,261,184 weights, 2,262,602 parameters.
+
+    >>> sum(p.numel() for p in conv_6().parameters() if p.dim() > 1)
+    2261184
+    """
+    return build(Conv(3), seed)

@@ -1,0 +1,95 @@
+"""Masks: exact counts, seeded ties, nesting. Packing into bits is in `prunus.training.constraints`."""
+
+import math
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DensityError, EmptiedLayerWarning, NotFiniteError
+from prunus.nouns import Density, Masks, Params
+from prunus.training.constraints import check_masks
+
+
+def check_density(density: float, name: str = "everything") -> None:
+    """Raise DensityError unless 0 < density <= 1."""
+    if not 0 < density <= 1:
+        raise DensityError(
+            f"Density {density} was asked for {name}; density is the share of weights kept and must be "
+            "above 0 and at most 1."
+        )
+
+
+def densities_by_name(density: Density, names: list[str]) -> dict[str, float]:
+    """One checked density a tensor: the same for all, or as named; a name left out is an error."""
+    if not isinstance(density, Mapping):
+        check_density(density)
+        return dict.fromkeys(names, density)
+    if set(density) != set(names):
+        wrong = sorted(set(density) ^ set(names))
+        raise DensityError(
+            f"Densities are needed for {names}, but were given for {list(density)}: see {wrong}."
+        )
+    for name, value in density.items():
+        check_density(value, name)
+    return {name: density[name] for name in names}
+
+
+def count(density: float, total: int) -> int:
+    """How many of `total` weights a density keeps: density x total, halves rounded up.
+
+    >>> count(0.25, 10), count(0.04, 266_200)
+    (3, 10648)
+    """
+    return math.floor(density * total + 0.5)
+
+
+def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """The mask of exactly `k` highest of a 1-D tensor; ties at the border are drawn by `generator`.
+
+    One selection (`kthvalue`), no sort: O(n). Raises DensityError unless 0 <= k <= n.
+    """
+    n = scores.numel()
+    if not 0 <= k <= n:
+        raise DensityError(f"{k} weights were to be kept of the {n} there are.")
+    if k in (0, n):
+        return torch.full_like(scores, k == n, dtype=torch.bool)
+    threshold = scores.kthvalue(n - k + 1).values
+    mask = scores > threshold
+    missing = k - int(torch.count_nonzero(mask))
+    ties = torch.nonzero(scores == threshold).squeeze(1)
+    chosen = torch.randperm(len(ties), generator=generator)[:missing] if missing < len(ties) else slice(None)
+    mask[ties[chosen]] = True
+    return mask
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise NotFiniteError naming the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        # A sum is not finite as soon as one entry is not, and costs a tenth of isfinite().all().
+        if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise NotFiniteError(
+                f"{what} {name!r} holds {bad} of {tensor.numel()} entries that are not finite."
+            )
+
+
+def warn_if_emptied(masks: Masks) -> None:
+    """Warn, by name, of every layer without a weight."""
+    for name, mask in masks.items():
+        if mask.numel() and not mask.any():
+            warnings.warn(
+                f"No weight of {name!r} is left: no signal passes it.", EmptiedLayerWarning, stacklevel=3
+            )
+
+
+def apply_masks(params: Params, masks: Masks) -> Params:
+    """The tensors of `params` with +0.0 where `masks` is False; those without a mask as they are."""
+    check_masks(params, masks)
+    return {n: torch.where(masks[n], p, torch.zeros_like(p)) if n in masks else p for n, p in params.items()}
+
+
+def are_nested(inner: Masks, outer: Masks) -> bool:
+    """Whether every weight that `inner` keeps is kept by `outer`."""
+    return all(not bool((mask & ~outer[name]).any()) for name, mask in inner.items())

@@ -1,0 +1,19 @@
+"""One shot: the target at once.
+
+    d_1 = d
+
+Source: Han et al. 2015, section 3.4 (there "single-step pruning"). For `rounds` > 1 the target is repeated,
+so that its retraining has the same length as another schedule's.
+"""
+
+from prunus.nouns import Density
+from prunus.pruning.schedules.progress import along
+
+
+def one_shot(target: Density, rounds: int = 1) -> list[Density]:
+    """`rounds` times the target.
+
+    >>> one_shot(0.1)
+    [0.1]
+    """
+    return along(target, rounds, lambda d, t: d)

@@ -1,0 +1,49 @@
+"""Loss and accuracy of a model on a split."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.nouns import Split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy in nats, and accuracy in percent, over `n` examples."""
+
+    loss: float
+    accuracy: float
+    n: int
+
+    @property
+    def error(self) -> float:
+        """100 - accuracy, in percent."""
+        return 100.0 - self.accuracy
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training split gave; losses in nats, accuracy in percent."""
+
+    epoch: int
+    training_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> Evaluation:
+    """Evaluate `model` in eval mode; its mode is restored afterwards."""
+    training = model.training
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
+    right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
+    for inputs, labels in zip(split.inputs.split(batch_size), split.labels.split(batch_size), strict=True):
+        outputs: Tensor = model(inputs)
+        loss += F.cross_entropy(outputs, labels, reduction="sum")
+        right += (outputs.argmax(1) == labels).sum()
+    model.train(training)
+    n = len(split)
+    return Evaluation(loss=float(loss) / n, accuracy=100 * int(right) / n, n=n)

@@ -1,0 +1,129 @@
+"""The training loop: one step that can be read at a glance, seeded batches, exact resume."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.data.batches import batches
+from prunus.errors import DivergedError
+from prunus.nouns import Dataset, Split
+from prunus.seeds import derive
+from prunus.tables import look_up
+from prunus.training import optimisers
+from prunus.training.checkpoint import restore, save
+from prunus.training.constraints import Constraint, Free
+from prunus.training.early_stopping import best, should_stop
+from prunus.training.evaluate import Epoch, evaluate
+from prunus.training.learning_rates import DECAYS
+from prunus.training.penalties import PENALTIES
+from prunus.training.recipes import Recipe
+
+Report = Callable[[Epoch], None]
+
+
+class Training:
+    """A model, its optimiser and its constraint between two steps."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, constraint: Constraint) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.constraint = constraint
+        tensors = constraint.trainables()
+        self.optimiser = optimisers.make(list(tensors.values()), recipe)
+        self.weights = [p for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
+        self.penalise = look_up("penalty", PENALTIES, recipe.penalty)
+        self.decay = look_up("learning-rate decay", DECAYS, recipe.decay)
+        self.epochs: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        """The model at its lowest validation loss, kept only where `recipe.patience` may go back to it."""
+
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One step of gradient descent on a batch; returns the loss. The constraint holds afterwards."""
+        loss = F.cross_entropy(self.model(inputs), labels)
+        self.model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.penalise(self.weights, self.recipe.penalty_strength)
+        self.constraint.before_step()
+        self.optimiser.step()
+        self.constraint.hold()
+        return loss.detach()
+
+    def set_learning_rate(self, done: float) -> None:
+        """The learning rate when a share `done` of training is behind."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate * self.decay(done)
+
+    def epoch(self, split: Split, seed: int) -> float:
+        """One pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone."""
+        number, total = len(self.epochs), torch.zeros((), device=split.labels.device)
+        count = -(-len(split) // self.recipe.batch_size)
+        for index, (inputs, labels) in enumerate(batches(split, self.recipe.batch_size, seed, number)):
+            self.set_learning_rate((number + index / count) / self.recipe.epochs)
+            total += self.step(inputs, labels) * len(labels)
+        return float(total) / len(split)
+
+
+def train(
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    constraint: Constraint | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    report: Report | None = None,
+) -> list[Epoch]:
+    """Train `model` in place; returns one `Epoch` an epoch.
+
+    With `checkpoint`, the whole state is written there after every epoch, and a call with the same arguments
+    goes on from it: a run killed at any moment and started again ends with the same bits (on CPU, with the
+    same number of threads). Raises DivergedError when the loss is no longer a number, CheckpointError when
+    the file belongs to another run.
+    """
+    run = Training(model, recipe, constraint or Free(model))
+    mode = model.training
+    with _own_random_stream(seed):
+        run.constraint.hold()
+        if checkpoint is not None and checkpoint.exists():
+            restore(checkpoint, run, seed)
+        while not _finished(run):
+            model.train()
+            _finish_epoch(run, run.epoch(data.train, seed), data.validation)
+            if checkpoint is not None:
+                save(checkpoint, run, seed)
+            if report is not None:
+                report(run.epochs[-1])
+    if run.best:
+        model.load_state_dict(run.best)
+    model.train(mode)
+    return run.epochs
+
+
+def _finished(run: Training) -> bool:
+    losses = [epoch.validation_loss for epoch in run.epochs]
+    return len(losses) >= run.recipe.epochs or should_stop(losses, run.recipe.patience)
+
+
+def _finish_epoch(run: Training, training_loss: float, validation: Split) -> None:
+    result = evaluate(run.model, validation)
+    number = len(run.epochs) + 1
+    if not torch.isfinite(torch.tensor([training_loss, result.loss])).all():
+        raise DivergedError(
+            f"The loss is {training_loss} after epoch {number} of {run.recipe.epochs} with learning rate "
+            f"{run.recipe.learning_rate}; a lower learning rate may help."
+        )
+    run.epochs.append(Epoch(number, training_loss, result.loss, result.accuracy))
+    if run.recipe.patience is not None and best([e.validation_loss for e in run.epochs]) == number - 1:
+        run.best = {name: tensor.detach().clone() for name, tensor in run.model.state_dict().items()}
+
+
+@contextmanager
+def _own_random_stream(seed: int) -> Iterator[None]:
+    """Dropout draws from a stream of its own; the caller's is as it was afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(derive(seed, "dropout"))
+        yield

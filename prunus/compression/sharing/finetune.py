@@ -1,0 +1,75 @@
+"""Train the centroids: every weight moves with its shared value.
+
+    ∂L/∂C_k = Σ_i ∂L/∂w_i · 1(a_i = k)
+
+Source: Han et al. 2016, section 3.3, eq. 3. Codes and places of the holes stay as they are. Any optimiser may
+step the codebooks; the paper subtracts the gradient times a learning rate.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunus.compression.sharing.share import Shared
+from prunus.errors import CheckpointError
+from prunus.training.constraints import trainable
+
+
+class Tied:
+    """A constraint for the training loop: shared weights equal their centroids after every step.
+
+    Biases and every parameter that is not in `shared` train as usual.
+    """
+
+    def __init__(self, model: nn.Module, shared: Mapping[str, Shared]) -> None:
+        self.model = model
+        self.shared = dict(shared)
+        self.codebooks = {name: s.codebook.clone().requires_grad_() for name, s in shared.items()}
+        self.weights = {name: p for name, p in model.named_parameters() if name in shared}
+
+    def trainables(self) -> dict[str, Tensor]:
+        """The codebooks, and the parameters that are not shared."""
+        free = {name: p for name, p in trainable(self.model).items() if name not in self.shared}
+        return {**free, **self.codebooks}
+
+    def before_step(self) -> None:
+        """Sum the gradients of the weights of each centroid."""
+        for name, weight in self.weights.items():
+            self.codebooks[name].grad = centroid_gradient(weight.grad, self.shared[name])
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Set every shared weight to its centroid."""
+        for name, weight in self.weights.items():
+            shared = self.shared[name]
+            weight.view(-1)[shared.places] = self.codebooks[name][shared.codes]
+
+    def state(self) -> dict[str, Tensor]:
+        """The codebooks, with their codes."""
+        books = {f"{name}/codebook": book.detach() for name, book in self.codebooks.items()}
+        return {**books, **{f"{name}/codes": s.codes.to(torch.uint8) for name, s in self.shared.items()}}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take the codebooks back; the codes must be the same."""
+        mine = self.state()
+        codes = [key for key in mine if key.endswith("/codes")]
+        if mine.keys() != state.keys() or not all(torch.equal(mine[key], state[key].cpu()) for key in codes):
+            raise CheckpointError("The checkpoint was made with other codes than this run's.")
+        for name, book in self.codebooks.items():
+            book.data.copy_(state[f"{name}/codebook"])
+
+    def result(self) -> dict[str, Shared]:
+        """The shared tensors with their trained codebooks."""
+        return {
+            name: Shared(self.codebooks[name].detach().clone(), s.codes, s.places, s.shape)
+            for name, s in self.shared.items()
+        }
+
+
+def centroid_gradient(gradient: Tensor | None, shared: Shared) -> Tensor | None:
+    """[k]: the sum over a centroid's weights of the gradient, which has the tensor's shape."""
+    if gradient is None:
+        return None
+    total = torch.zeros_like(shared.codebook)
+    return total.index_add_(0, shared.codes, gradient.reshape(-1)[shared.places])

@@ -1,0 +1,61 @@
+"""Where k-means starts: (sorted numbers, k, generator) -> k centroids.
+
+    linear         evenly spaced over [min, max]                    Han et al. 2016, section 3.2
+    density        evenly spaced in the cumulative distribution     Han et al. 2016, section 3.2
+    random         k of the weights, drawn without replacement      Han et al. 2016, section 3.2 ("Forgy")
+    cube_root      evenly spaced in the integral of density^(1/3)   Panter & Dite 1951: optimal for many levels
+    optimal        the global optimum, to the bins of a histogram   `optimal.py`
+
+Linear suits few centroids: large weights matter and are rare. From 64 on it leaves most centroids where no
+weights are; the cube root then ends within a few percent of the optimum.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from prunus.compression.sharing.kmeans import Floats, Sorted
+from prunus.compression.sharing.optimal import optimal
+
+Start = Callable[[Sorted, int, np.random.Generator], Floats]
+
+
+def linear(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
+    """Evenly spaced from the smallest to the largest, both included."""
+    return np.linspace(numbers.values[0], numbers.values[-1], k, dtype=np.float64)
+
+
+def density(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
+    """The quantiles (i + 1/2) / k."""
+    places = (np.arange(k) + 0.5) / k * len(numbers.values)
+    return numbers.values[places.astype(np.intp)].astype(np.float64)
+
+
+def random(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
+    """k of the weights themselves."""
+    places = generator.choice(len(numbers.values), size=k, replace=len(numbers.values) < k)
+    return np.sort(numbers.values[places].astype(np.float64))
+
+
+def cube_root(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
+    """Evenly spaced in ∫ p(w)^(1/3) dw, with p from a histogram of 1,024 bins."""
+    edges = np.linspace(numbers.values[0], numbers.values[-1], 1025, dtype=np.float64)
+    counts = np.diff(np.searchsorted(numbers.values, edges[1:-1]), prepend=0, append=len(numbers.values))
+    mass = np.concatenate(([0.0], np.cumsum(np.cbrt(np.maximum(counts, 0)))))
+    return np.interp((np.arange(k) + 0.5) / k * mass[-1], mass, edges)
+
+
+def exact(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
+    """The optimum by dynamic programming; Lloyd's passes that follow only polish it."""
+    from prunus.compression.sharing.optimal import optimal  # compiles: half a second that others need not pay
+
+    return optimal(numbers, k)
+
+
+STARTS: dict[str, Start] = {
+    "linear": linear,
+    "density": density,
+    "random": random,
+    "cube_root": cube_root,
+    "optimal": exact,
+}

@@ -1,0 +1,52 @@
+"""Dropout for a pruned layer: fewer connections need less of it.
+
+    D_r = D_o · sqrt(C_ir / C_io)        C_io, C_ir: connections of layer i before and after pruning
+
+Source: Han et al. 2015, section 3.2, eq. 2.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import sqrt
+
+from torch import nn
+
+from prunus.nouns import Masks
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+def retraining_rates(model: nn.Module, masks: Masks) -> dict[str, float]:
+    """The rate D_r of every dropout module, by name: scaled by the density of the next masked layer.
+
+    "Next" is in the order of `named_modules`, that is, of definition. A dropout with no masked layer after it
+    keeps its rate.
+    """
+    rates: dict[str, float] = {}
+    waiting: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, DROPOUT):
+            waiting.append(name)
+            rates[name] = module.p
+        mask = masks.get(f"{name}.weight" if name else "weight")
+        if mask is not None and mask.numel():
+            density = float(mask.sum()) / mask.numel()
+            for dropout in waiting:
+                rates[dropout] *= sqrt(density)
+            waiting = []
+    return rates
+
+
+@contextmanager
+def scaled_dropout(model: nn.Module, masks: Masks) -> Iterator[None]:
+    """Inside, the dropout modules of `model` have their retraining rates; afterwards their own again."""
+    modules = dict(model.named_modules())
+    rates = retraining_rates(model, masks)
+    before = {name: modules[name].p for name in rates}
+    try:
+        for name, rate in rates.items():
+            modules[name].p = rate  # type: ignore[assignment]
+        yield
+    finally:
+        for name, rate in before.items():
+            modules[name].p = rate

@@ -1,0 +1,70 @@
+"""Prune and retrain: the three-step pipeline of Han et al. 2015 (train, prune, retrain), in rounds.
+
+Survivors keep their values (they are not reinitialised); masks hold after every step; each round's masks lie
+within those of the round before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from prunus.nouns import Dataset, Density, Evidence, Masks, Params, density_of
+from prunus.pruning.criteria import Criterion
+from prunus.pruning.dropout import scaled_dropout
+from prunus.pruning.scopes import Scope
+from prunus.seeds import derive
+from prunus.training import Epoch, Masked, Recipe, train
+
+
+@dataclass(frozen=True)
+class Round:
+    """One prune + retrain."""
+
+    number: int
+    density: float
+    masks: Masks
+    epochs: list[Epoch]
+
+
+def prune_and_retrain(
+    model: nn.Module,
+    weights: Params,
+    data: Dataset,
+    densities: Sequence[Density],
+    retrain: Sequence[Recipe],
+    *,
+    criterion: Criterion,
+    scope: Scope,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    report: Callable[[Epoch], None] | None = None,
+) -> list[Round]:
+    """Pass through `densities`, retraining after each with the recipe of the same place; `model` in place.
+
+    Args:
+        weights: the prunable parameters of `model`, by name (`prunable`).
+        densities: from a schedule.
+        retrain: one recipe a density.
+        checkpoints: a folder; with it a killed call goes on where it was.
+
+    Raises what the criterion, the scope and the training raise.
+    """
+    masks: Masks | None = None
+    rounds = []
+    for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
+        scores = criterion(Evidence(weights, seed=derive(seed, "criterion", number)))
+        masks = scope(scores, density, masks, derive(seed, "ties", number))
+        with scaled_dropout(model, masks):
+            epochs = train(
+                model,
+                data,
+                recipe,
+                constraint=Masked(model, masks),
+                seed=derive(seed, "retrain", number),
+                checkpoint=checkpoints / f"prune-{number}.safetensors" if checkpoints else None,
+                report=report,
+            )
+        rounds.append(Round(number, density_of(masks), masks, epochs))
+    return rounds

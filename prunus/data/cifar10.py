@@ -104,7 +104,7 @@ def _checked(path: Path, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -
             f"{path} has {len(labels)} labels up to {labels.max(initial=0)}, not {BATCH} of 0..9; "
             f"{again(path.parent)}"
         )
-    return np.ascontiguousarray(pixels).reshape(-1, 3, 32, 32), labels.copy()
+    return pixels.reshape(-1, 3, 32, 32).copy(), labels.copy()
 
 
 def _provenance(folder: Path) -> str:

@@ -48,8 +48,9 @@ def extract(archive: Path, folder: Path, members: dict[str, int] = MEMBERS) -> N
         sums = _members(archive, beside, members)
         with writing(beside / SUMS) as file:
             file.write("".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
-        with local_errors(folder):
-            beside.rename(folder)
+        if not folder.exists():  # else another process was quicker
+            with local_errors(folder):
+                beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

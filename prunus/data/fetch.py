@@ -29,9 +29,8 @@ def from_first(what: str, sources: Mapping[str, Callable[[], None]]) -> None:
         try:
             return fetch()
         except SourceError as error:
-            failures.append(f"  {name}: {error}")
-    tried = "\n".join(failures)
-    raise DataError(f"{what} is not there and could not be fetched. Tried, in order:\n{tried}")
+            failures.append(f"{name} ({error})")
+    raise DataError(f"{what} is not there and could not be fetched; tried in order: {'; '.join(failures)}.")
 
 
 def download(url: str, path: Path, limit: int, check: Callable[[Path], None]) -> None:
@@ -61,16 +60,18 @@ def verified_by(algorithm: str, expected: str) -> Callable[[Path], None]:
 
 def _pieces(url: str, limit: int) -> Iterator[bytes]:
     """The bytes at `url`, as they come; every failure of the network is a SourceError."""
-    received = 0
+    received, name = 0, url.rpartition("/")[2]
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             announced = response.headers.get("Content-Length")
             while piece := response.read(PIECE):
                 received += len(piece)
                 if received > limit:
-                    raise SourceError(f"{url} sent more than {limit} bytes")
+                    raise SourceError(f"{name}: more than the {limit} bytes expected")
                 yield piece
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise SourceError(f"{url}: {error or type(error).__name__}") from error
+        raise SourceError(
+            f"{name}: {getattr(error, 'reason', None) or error or type(error).__name__}"
+        ) from error
     if announced is not None and received != int(announced):
-        raise SourceError(f"{url} broke off after {received} of {announced} bytes")
+        raise SourceError(f"{name}: broken off after {received} of {announced} bytes")

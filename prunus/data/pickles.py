@@ -90,21 +90,28 @@ def load_arrays(content: bytes, where: str) -> Any:
         for operation, argument, _ in pickletools.genops(content):
             if operation.name.endswith("PUT") and int(argument or 0) > MOST_MEMOS:
                 raise pickle.UnpicklingError(f"memo {argument}")
-        return _bare(_Restricted(io.BytesIO(content), encoding="bytes").load())
+        return _bare(_Restricted(io.BytesIO(content), encoding="bytes").load(), {})
     except Exception as error:  # a damaged pickle fails in any way at all
         raise DataError(f"{where} is not a pickle of plain arrays and was not read: {error}.") from error
 
 
-def _bare(value: Any) -> Any:
-    """`value` with the arrays in place of their stand-ins."""
-    if isinstance(value, _Array) and value.array is not None:
-        return value.array
-    if isinstance(value, tuple | list):
-        return type(value)(_bare(entry) for entry in value)
-    if isinstance(value, dict):
-        return {_bare(key): _bare(entry) for key, entry in value.items()}
+def _bare(value: Any, done: dict[int, Any]) -> Any:
+    """`value` with the arrays in place of their stand-ins; `done` by identity, so that it visits each once.
+
+    Without `done`, thirty lists, each of twice the next, would be visited a thousand million times.
+    """
     if isinstance(value, str | bytes | int | float | None):
         return value
+    if isinstance(value, _Array) and value.array is not None:
+        return value.array
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, tuple | list):
+        done[id(value)] = type(value)(_bare(entry, done) for entry in value)
+        return done[id(value)]
+    if isinstance(value, dict):
+        done[id(value)] = {_bare(key, done): _bare(entry, done) for key, entry in value.items()}
+        return done[id(value)]
     raise pickle.UnpicklingError(f"it holds a {type(value).__name__.strip('_')}")
 
 

@@ -20,8 +20,9 @@ def glorot_normal(model: nn.Module, seed: int) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def build(model: nn.Module, seed: int) -> nn.Module:
-    """`model`, initialised by `seed`, whatever the layers drew when they were made."""
+def build(name: str, model: nn.Module, seed: int, **arguments: object) -> nn.Module:
+    """`model`, initialised by `seed` whatever its layers drew, and marked with how a file can make it again."""
     with torch.no_grad():
         glorot_normal(model, seed)
+    model.built_in = {"name": name, "arguments": arguments}  # type: ignore[assignment]
     return model

@@ -53,7 +53,7 @@ def lenet_300_100(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     >>> sum(p.numel() for p in lenet_300_100().parameters())
     266610
     """
-    return build(LeNet300100(dropout), seed)
+    return build("lenet-300-100", LeNet300100(dropout), seed, dropout=dropout)
 
 
 def lenet_5(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
@@ -62,4 +62,4 @@ def lenet_5(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     >>> sum(p.numel() for p in lenet_5().parameters())
     431080
     """
-    return build(LeNet5(dropout), seed)
+    return build("lenet-5", LeNet5(dropout), seed, dropout=dropout)

@@ -47,7 +47,6 @@ def cube_root(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats
 
 def exact(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
     """The optimum by dynamic programming; Lloyd's passes that follow only polish it."""
-    from prunus.compression.sharing.optimal import optimal  # compiles: half a second that others need not pay
 
     return optimal(numbers, k)
 

@@ -1,0 +1,56 @@
+"""Fixed width: every symbol in ceil(log2(alphabet)) bits, most significant bit first.
+
+Source: the "P + Q" rows of Han et al. 2016, tables 2-5 (before Huffman). Also called: fixed-length code.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunus.compression.codecs.bits import Ints, as_symbols
+from prunus.errors import CorruptError
+
+_BLOCK = 1 << 16
+
+
+def width(alphabet: int) -> int:
+    """Bits a symbol: ceil(log2(alphabet)).
+
+    >>> width(1), width(32), width(33)
+    (0, 5, 6)
+    """
+    return max(alphabet - 1, 0).bit_length()
+
+
+def encode(symbols: Ints, alphabet: int) -> bytes:
+    """`symbols` (0..alphabet-1) as ceil(count * width / 8) bytes; the last one is padded with zero bits."""
+    flat, bits = as_symbols(symbols, alphabet), width(alphabet)
+    blocks = (flat[start : start + _BLOCK].astype(">u4") for start in range(0, flat.size, _BLOCK))
+    rows = (np.unpackbits(block.view(np.uint8).reshape(-1, 4), axis=1)[:, 32 - bits :] for block in blocks)
+    return b"".join(np.packbits(row).tobytes() for row in rows)
+
+
+def decode(data: bytes, count: int, alphabet: int) -> NDArray[np.int32]:
+    """The `count` symbols of `data`. Raises CorruptError on a wrong length, padding or symbol."""
+    bits = width(alphabet)
+    if len(data) != -(-count * bits // 8):
+        raise CorruptError(f"{count} symbols of {bits} bits do not take {len(data)} bytes.")
+    out = np.zeros(count, np.int32)
+    if bits == 0:
+        return out
+    powers = (1 << np.arange(bits - 1, -1, -1)).astype(np.int32)
+    packed = np.frombuffer(data, np.uint8)
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        rows = np.unpackbits(packed[start * bits // 8 :][: -(-(stop - start) * bits // 8)])
+        used = (stop - start) * bits
+        if rows[used:].any():
+            raise CorruptError("The padding of a row of packed symbols is not zero.")
+        out[start:stop] = rows[:used].reshape(-1, bits) @ powers
+    if count and int(out.max()) >= alphabet:
+        raise CorruptError(f"Symbol {out.max()} is outside an alphabet of {alphabet}.")
+    return out
+
+
+def cost(counts: Ints) -> float:
+    """Bytes that symbols with these counts take."""
+    return float(-(-int(counts.sum()) * width(len(counts)) // 8))

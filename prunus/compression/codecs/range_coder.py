@@ -1,0 +1,138 @@
+"""Range coder (asymmetric numeral systems, by constriction) with a static table of integer frequencies.
+
+Bytes: a table of levels (bits.py), then the coder's 32-bit words, little-endian, the zero bytes at the very
+end left out. A symbol of level q has weight R[q mod 4] >> (q div 4), R[i] = round(2^(32 - i/4)), so a level
+is a quarter of a bit. The frequencies f = floor(2^24 weight / sum of weights), with what is missing from
+2^24 given to the first of the largest, are handed over as f / 2^24; the coder makes of n of them, with C
+the sum of those before,
+
+    left = floor(C (2^24 - n) / 2^24) + index,      every step exact in float64 and so in integers.
+
+Only symbols that the table holds count; if there is only one, there are no words. The encoder lets
+neighbouring symbols share a level where the table saves more bits than the coarser model costs: blocks of a
+binary tree over the alphabet, pruned from the leaves.
+
+Source: Duda 2009 (ANS), https://bamler-lab.github.io/constriction (words, state of 64 bits, 24 bits of
+precision).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunus.compression.codecs.bits import ABSENT, Ints, as_symbols, pack_levels, unpack_levels
+from prunus.errors import CorruptError
+
+LARGEST_LEVEL = 127
+"""Levels end here: 2^(-127/4) of the most frequent symbol."""
+
+_PRECISION = 24
+_ROOTS = np.array([4294967296, 3611622603, 3037000500, 2553802834], np.int64)
+_LEVEL_BITS = 5.0  # what a level takes in the table, about
+
+
+def frequencies(levels: Ints) -> NDArray[np.int64]:
+    """Integer frequencies, summing to 2^24, of symbols with these levels (none of them ABSENT)."""
+    weights = _ROOTS[levels & 3] >> (levels >> 2)
+    found: NDArray[np.int64] = (weights << _PRECISION) // int(weights.sum())
+    found[np.argmax(found)] += (1 << _PRECISION) - int(found.sum())
+    return found
+
+
+def levels_for(counts: Ints) -> NDArray[np.int64]:
+    """The level of each symbol, ABSENT where it cannot occur, for symbols that occur `counts` times."""
+    mean = _smooth(np.asarray(counts, np.float64))
+    levels = np.full(len(counts), ABSENT, np.int64)
+    present = mean > 0
+    if present.any():
+        steps = np.rint(4 * np.log2(mean.max() / mean[present])).astype(np.int64)
+        levels[present] = np.minimum(steps, LARGEST_LEVEL)
+    return levels
+
+
+def _smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`counts`, levelled over the dyadic blocks whose own entry in the table does not pay.
+
+    From the leaves up: a block costs what its symbols take at their mean count and one entry, or what its
+    halves do.
+    """
+    n, total = len(counts), counts.sum()
+    depth = max(n - 1, 0).bit_length()
+    mass = np.zeros(1 << depth)
+    mass[:n] = counts
+    best, means = _block_cost(mass, np.ones(1 << depth, np.int64), total), mass.copy()
+    for level in range(1, depth + 1):
+        size = 1 << level
+        mass = mass.reshape(-1, 2).sum(1)
+        inside = np.clip(n - size * np.arange(len(mass)), 0, size)
+        whole, halves = _block_cost(mass, inside, total), best.reshape(-1, 2).sum(1)
+        best = np.minimum(whole, halves)
+        blocks = means.reshape(-1, size)
+        merged = whole < halves
+        blocks[merged] = (mass / np.maximum(inside, 1))[merged, None]
+    return means[:n]
+
+
+def _block_cost(mass: NDArray[np.float64], size: Ints, total: float) -> NDArray[np.float64]:
+    """Bits of blocks of `size` symbols that occur `mass` times together, with their entries in the table."""
+    safe = np.maximum(mass, 1.0)
+    payload = mass * np.log2(np.maximum(total, 1.0) * np.maximum(size, 1) / safe)
+    entry = 2 * np.floor(np.log2(np.maximum(size, 1))) + 1 + np.where(mass > 0, _LEVEL_BITS, 1.0)
+    return np.asarray(payload + np.where(size > 0, entry, 0.0))
+
+
+def _model(levels: Ints) -> object:
+    import constriction
+
+    probabilities = frequencies(levels) / float(1 << _PRECISION)
+    return constriction.stream.model.Categorical(probabilities, perfect=False)
+
+
+def encode(symbols: Ints, alphabet: int) -> bytes:
+    """`symbols` (0..alphabet-1) as table and words; ValueError for a symbol outside."""
+    import constriction
+
+    flat = as_symbols(symbols, alphabet)
+    levels = levels_for(np.bincount(flat, minlength=alphabet))
+    present = levels != ABSENT
+    table = pack_levels(levels)
+    if int(present.sum()) <= 1:
+        return table
+    rank = (np.cumsum(present) - 1).astype(np.int32)
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(flat if present.all() else rank[flat], _model(levels[present]))
+    words: NDArray[np.uint32] = coder.get_compressed()
+    return table + words.astype("<u4").tobytes().rstrip(b"\0")
+
+
+def decode(data: bytes, count: int, alphabet: int) -> NDArray[np.int32]:
+    """The `count` symbols of `data`. Raises CorruptError where the bytes are not what `encode` writes."""
+    import constriction
+
+    levels, used = unpack_levels(data, alphabet, LARGEST_LEVEL)
+    present = np.flatnonzero(levels != ABSENT).astype(np.int32)
+    payload = data[used:]
+    if count and not len(present):
+        raise CorruptError(f"{count} symbols are announced with a table that holds none.")
+    if len(present) <= 1 or count == 0:
+        if payload:
+            raise CorruptError(f"{len(payload)} bytes of words follow a table that needs none.")
+        return np.full(count, present[0] if count else 0, np.int32)
+    if payload.endswith(b"\0"):
+        raise CorruptError("The words of a range coder end in a zero byte.")
+    words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").astype(np.uint32)
+    coder = constriction.stream.stack.AnsCoder(words)
+    ranks: NDArray[np.int32] = coder.decode(_model(levels[present]), count)
+    if not coder.is_empty():
+        raise CorruptError(f"{count} symbols do not use up the {len(payload)} bytes of their words.")
+    return ranks if len(present) == alphabet else present[ranks]
+
+
+def cost(counts: Ints) -> float:
+    """Bytes that symbols with these counts take, table included; right to a few bytes."""
+    levels = levels_for(counts)
+    present = levels != ABSENT
+    table = len(pack_levels(levels))
+    if int(present.sum()) <= 1:
+        return float(table)
+    bits = counts[present] * (_PRECISION - np.log2(np.maximum(frequencies(levels[present]), 1)))
+    return float(table + bits.sum() / 8 + 1)

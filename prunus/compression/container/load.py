@@ -1,0 +1,83 @@
+"""Give the module back: a built-in model by the name in the file, or the user's own."""
+
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunus.compression.container.read import arguments_of, file_bytes, unpack
+from prunus.errors import MismatchError, PrunusError
+
+
+def load(
+    path: str | os.PathLike[str], into: nn.Module | None = None, max_bytes: int | None = None
+) -> nn.Module:
+    """The model whose weights are in the file at `path`, in evaluation mode where it is built here.
+
+    With `into`, the weights are copied into that module, which is returned; its mode stays. Raises
+    MismatchError where the file is for another model, with the names and shapes that differ; other errors
+    as `unpack`.
+    """
+    header, state = unpack(file_bytes(path), max_bytes)
+    module = _build(os.fspath(path), header, state) if into is None else into
+    _compare(os.fspath(path), module, state)
+    module.load_state_dict(state)
+    return module.eval() if into is None else module
+
+
+def _build(path: str, header: Mapping[str, object], state: Mapping[str, Tensor]) -> nn.Module:
+    """The built-in model a header names; without memory first, so that arguments cannot ask for too much."""
+    from prunus.models import MODELS
+
+    named = arguments_of(header)
+    if named is None or named[0] not in MODELS:
+        what = (
+            "names no built-in model"
+            if named is None
+            else f"names the model {named[0]!r}, which is not built in"
+        )
+        raise MismatchError(f"{path} {what}; pass the module to fill as into=.")
+    name, arguments = named
+    try:
+        with torch.device("meta"):
+            _compare(path, MODELS[name](**arguments), state)
+        return MODELS[name](**arguments)
+    except PrunusError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        MemoryError,
+    ) as error:
+        raise MismatchError(
+            f"{path} asks for {name} with {arguments}, which cannot be built: {error}."
+        ) from error
+
+
+def _compare(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """MismatchError unless names, shapes and dtypes are the same on both sides."""
+    wanted = module.state_dict()
+    missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
+    differing = [
+        f"{name} ({_kind(state[name])} in the file, {_kind(wanted[name])} in the model)"
+        for name in wanted.keys() & state.keys()
+        if _kind(state[name]) != _kind(wanted[name])
+    ]
+    found = [
+        f"{what}: {', '.join(sorted(names))}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("differing", differing))
+        if names
+    ]
+    if found:
+        raise MismatchError(f"{path} is for another model than {type(module).__name__}; {'; '.join(found)}.")
+
+
+def _kind(tensor: object) -> str:
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,252 @@
+"""Read a file back into a state_dict or a module. Nothing in a file is trusted: every length, name, code
+and position is checked before it is used, and what a file may make the reader allocate is bounded."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.compression.codecs import CODECS, relative_index
+from prunus.compression.container.layout import (
+    CHECKSUM,
+    COLUMNS,
+    DTYPES,
+    HALF,
+    PREFIX,
+    Bits,
+    Blob,
+    checksum,
+    parse_blob,
+    parse_prefix,
+    rows_first,
+    unsigned,
+)
+from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError
+
+Header = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the header says of one tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    length: int
+    """Bytes of its blob."""
+
+    @property
+    def size(self) -> int:
+        """Entries of the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in memory."""
+        return self.size * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file whose framing and checksums hold, its blobs not decoded yet."""
+
+    header: Header
+    entries: tuple[Entry, ...]
+    blobs: tuple[Blob, ...]
+    size: int
+
+
+def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str, Tensor]]:
+    """Header and tensors of a file's bytes.
+
+    Tensors of more than `max_bytes` together are refused (by default the larger of 256 MiB and 1000 × the
+    file). Raises NotAContainerError, VersionError, TruncatedError, CorruptError or TooLargeError, and
+    nothing else.
+    """
+    opened = open_bytes(data, max_bytes)
+    pairs = zip(opened.entries, opened.blobs, strict=True)
+    return opened.header, {entry.name: tensor_of(entry, blob) for entry, blob in pairs}
+
+
+def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Tensor]:
+    """The state_dict in the file at `path`, equal bit for bit to what was written; errors as `unpack`."""
+    return unpack(file_bytes(path), max_bytes)[1]
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The header of the file at `path`; its tensors are not read. Errors as `unpack`."""
+    try:
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(PREFIX.size)
+            data = head + file.read(parse_prefix(head, size) + CHECKSUM.size)
+    except OSError as error:
+        _unreadable(path, error)
+    return _header(memoryview(data), size)[0]
+
+
+def file_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, or NotAContainerError where there is none to read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        _unreadable(path, error)
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> NoReturn:
+    raise NotAContainerError(f"{os.fspath(path)} cannot be read: {error.strerror or error}.") from error
+
+
+def open_bytes(data: bytes, max_bytes: int | None = None) -> Opened:
+    """Check framing, checksums and announced sizes, and split the blobs into streams."""
+    view = memoryview(data)
+    header, entries, running, at = _header(view, len(view))
+    limit = max(256 << 20, 1000 * len(view)) if max_bytes is None else max_bytes
+    total = sum(entry.nbytes for entry in entries)
+    if total > limit:
+        raise TooLargeError(f"The file announces tensors of {total} bytes; max_bytes allows {limit}.")
+    end = at + sum(entry.length + CHECKSUM.size for entry in entries)
+    if end > len(view):
+        raise TruncatedError(f"The file announces {end} bytes but has {len(view)}.")
+    if end < len(view):
+        raise CorruptError(f"{len(view) - end} bytes follow the end of the file.")
+    blobs = []
+    for entry in entries:
+        section = view[at : at + entry.length]
+        running = checksum(section, running)
+        at += entry.length + CHECKSUM.size
+        if CHECKSUM.unpack(view[at - CHECKSUM.size : at])[0] != running:
+            raise CorruptError(f"The checksum of {entry.name!r} does not fit its bytes.")
+        blobs.append(parse_blob(section, entry.size, f"The blob of {entry.name!r}"))
+    return Opened(header, entries, tuple(blobs), len(view))
+
+
+def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...], int, int]:
+    """The header, its entries, its checksum, and where it ends."""
+    at = PREFIX.size + parse_prefix(view, file_size)
+    running = checksum(view[:at])
+    if CHECKSUM.unpack(view[at : at + CHECKSUM.size])[0] != running:
+        raise CorruptError("The checksum of the header does not fit its bytes.")
+    try:
+        header = json.loads(
+            bytes(view[PREFIX.size : at]).decode(), parse_constant=_refuse, object_pairs_hook=_unique
+        )
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"The header is no JSON that a file may hold: {error}.") from error
+    if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
+        raise CorruptError("The header does not hold exactly format, made, model and tensors.")
+    model = header["model"]
+    if header["format"] != "prunus" or not isinstance(header["made"], dict):
+        raise CorruptError(f"The header names the format {header['format']!r:.80}, or made is no object.")
+    if model is not None and not _is_model(model):
+        raise CorruptError("The header's model is neither null nor a name with arguments.")
+    entries = _entries(header["tensors"])
+    return header, entries, running, at + CHECKSUM.size
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object holds a key twice")
+    return found
+
+
+def _is_model(model: object) -> bool:
+    """{"name": text, "arguments": {text: scalar}}."""
+    if not isinstance(model, dict) or model.keys() != {"name", "arguments"}:
+        return False
+    arguments = model["arguments"]
+    return (
+        isinstance(model["name"], str)
+        and isinstance(arguments, dict)
+        and all(value is None or isinstance(value, str | int | float) for value in arguments.values())
+    )
+
+
+def _entries(rows: object) -> tuple[Entry, ...]:
+    """The tensor list of a header, each row checked."""
+    if not isinstance(rows, list):
+        raise CorruptError("The header's tensors are no list.")
+    entries = tuple(_entry(row) for row in rows)
+    if len({entry.name for entry in entries}) != len(entries):
+        raise CorruptError("The header names a tensor twice.")
+    return entries
+
+
+def _entry(row: object) -> Entry:
+    match row:
+        case [str(name), str(dtype), list(shape), int(length)] if dtype in DTYPES:
+            numbers = [*shape, length]
+            # bool is an int to Python; a rank of 64 and 2^62 bytes are where torch itself ends.
+            sound = (
+                all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) and len(shape) <= 64
+            )
+            if sound and math.prod(max(side, 1) for side in shape) < 1 << 59:
+                return Entry(name, dtype, tuple(shape), length)
+    raise CorruptError(f"The header describes a tensor as {row!r:.120}, which is none.")
+
+
+def tensor_of(entry: Entry, blob: Blob) -> Tensor:
+    """Decode one tensor. Raises CorruptError where its streams contradict its shape or each other."""
+    dtype = DTYPES[entry.dtype]
+    what = f"The blob of {entry.name!r}"
+    if (blob.flags and not dtype.is_floating_point) or (blob.flags & HALF and dtype != torch.float32):
+        raise CorruptError(f"{what} has flags {blob.flags:#04x}, which {entry.dtype} never has.")
+    bits = _values(blob, 2 if blob.flags & HALF else dtype.itemsize, what)
+    if blob.gaps is not None:
+        bits = _spread(bits, entry, blob, what)
+    if blob.flags & HALF:
+        bits = bits.view("<f2").astype("<f4").view("<u4")
+    if dtype == torch.bool and bits.size and int(bits.max()) > 1:
+        raise CorruptError(f"{what} holds a truth value that is neither 0 nor 1.")
+    native = bits.astype(bits.dtype.newbyteorder("="), copy=not bits.flags.writeable)
+    return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
+
+
+def _values(blob: Blob, itemsize: int, what: str) -> Bits:
+    """The value of every entry of the streams, fillers included."""
+    if len(blob.values) % itemsize:
+        raise CorruptError(f"{what} holds values that are no multiple of {itemsize} bytes.")
+    values = np.frombuffer(blob.values, unsigned(itemsize))
+    if blob.codes is None:
+        if len(values) != blob.entries:
+            raise CorruptError(f"{what} holds {len(values)} values for {blob.entries} entries.")
+        return values
+    if not len(values):
+        raise CorruptError(f"{what} has an empty codebook.")
+    return values[CODECS[blob.codes.codec].decode(blob.codes.data, blob.entries, len(values))]
+
+
+def _spread(values: Bits, entry: Entry, blob: Blob, what: str) -> Bits:
+    """The values at their positions in a tensor of zeros."""
+    assert blob.gaps is not None
+    gaps = CODECS[blob.gaps.codec].decode(blob.gaps.data, blob.entries, 1 << blob.index_bits)
+    is_filler = values == 0
+    positions = relative_index.decode(gaps, is_filler)
+    out = np.zeros(entry.size, values.dtype)
+    if positions.size:
+        if int(positions[-1]) >= entry.size:
+            raise CorruptError(f"{what} places a value at {int(positions[-1])} of {entry.size}.")
+        where = rows_first(positions, entry.shape) if blob.flags & COLUMNS else positions
+        out[where] = values[~is_filler] if is_filler.any() else values
+    return out
+
+
+def arguments_of(header: Mapping[str, object]) -> tuple[str, dict[str, object]] | None:
+    """Name and arguments of the built-in model a header names, or None."""
+    match header["model"]:
+        case {"name": str(name), "arguments": dict(arguments)}:
+            return name, arguments
+    return None

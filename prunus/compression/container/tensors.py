@@ -1,0 +1,173 @@
+"""One tensor to its blob: which of its forms is smallest, decided from its bits alone."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prunus.compression.codecs import CODECS, relative_index
+from prunus.compression.codecs.bitpack import width
+from prunus.compression.codecs.bits import Ints
+from prunus.compression.container.coding import WIDTHS, Coding
+from prunus.compression.container.layout import (
+    COLUMNS,
+    DTYPES,
+    HALF,
+    HOLES,
+    SHARED,
+    Bits,
+    Blob,
+    Stream,
+    columns_first,
+    rows_and_columns,
+    rows_first,
+    unsigned,
+)
+from prunus.errors import ContainerError, NotFiniteError
+
+LARGEST_CODEBOOK = 256
+"""Non-zero values that are stored once, at most; a filler's zero may come on top."""
+
+_SAMPLE = 4096
+_PATIENCE = 1.01
+"""Positions are coded unless that takes 1 % more than a code for every entry, which is slower to read."""
+
+
+def blob_of(name: str, tensor: Tensor, coding: Coding) -> Blob:
+    """The smallest form of a tensor. Raises NotFiniteError, or ContainerError for a dtype no file holds."""
+    bits = _bits(name, tensor)
+    plain = Blob(0, bits.size, bits.tobytes())
+    if not tensor.dtype.is_floating_point or not bits.size:
+        return plain
+    halved = _halve(bits) if tensor.dtype == torch.float32 else None
+    flags, bits = (0, bits) if halved is None else (HALF, halved)
+    plain = Blob(flags, bits.size, bits.tobytes())
+    book = _codebook(bits) if coding.share else None
+    dense = math.inf if book is None else _dense_cost(bits, book, coding)
+    plan = _plan_holes(bits, tuple(tensor.shape), book, coding)
+    if plan is not None and plan.cost <= _PATIENCE * dense:
+        found = _with_holes(bits, tuple(tensor.shape), book, flags, plan, coding)
+    elif book is not None:
+        found = _without_holes(bits, book, flags, coding)
+    else:
+        return plain
+    return min(plain, found, key=lambda blob: len(blob.to_bytes()))
+
+
+def _bits(name: str, tensor: Tensor) -> Bits:
+    """The entries of a tensor in row-major order as little-endian unsigned integers."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
+        kind = "quantised" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
+        raise ContainerError(f"{name} is {kind}; a file holds dense tensors with values.")
+    if tensor.dtype not in DTYPES.values():
+        raise ContainerError(f"{name} is {tensor.dtype}; a file holds {', '.join(DTYPES)}.")
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if tensor.dtype.is_floating_point and not bool(torch.isfinite(flat).all()):
+        bad = int((~torch.isfinite(flat)).sum())
+        raise NotFiniteError(f"{name} holds {bad} values that are NaN or infinite; nothing was written.")
+    size = unsigned(flat.element_size())
+    return flat.view(torch.uint8).numpy().view(size.newbyteorder("=")).astype(size, copy=False)
+
+
+def _halve(bits: Bits) -> Bits | None:
+    """float32 as float16, or None where a value would change."""
+    floats = bits.view("<f4")
+    if not np.array_equal(floats[:_SAMPLE].astype("<f2").astype("<f4").view("<u4"), bits[:_SAMPLE]):
+        return None
+    with np.errstate(over="ignore"):
+        halves = floats.astype("<f2")
+    return halves.view("<u2") if np.array_equal(halves.astype("<f4").view("<u4"), bits) else None
+
+
+@dataclass(frozen=True)
+class _Codebook:
+    """The distinct non-zero values in the order of their bits, and how often each occurs."""
+
+    values: Bits
+    counts: Ints
+
+    def with_zero(self, wanted: bool) -> Bits:
+        """The values, zero first where it is one of them."""
+        return np.concatenate([np.zeros(int(wanted), self.values.dtype), self.values])
+
+
+def _codebook(bits: Bits) -> _Codebook | None:
+    """The codebook, or None where there is no value or there are too many."""
+    for part in (bits[:: max(bits.size // _SAMPLE, 1)], bits):
+        values, counts = np.unique(part[part != 0], return_counts=True)
+        if len(values) > LARGEST_CODEBOOK:
+            return None
+    return _Codebook(values, counts) if len(values) else None
+
+
+def _dense_cost(bits: Bits, book: _Codebook, coding: Coding) -> float:
+    """Bytes of a code for every entry."""
+    zeros = bits.size - int(book.counts.sum())
+    return CODECS[coding.codec].cost(np.concatenate([[zeros], book.counts]) if zeros else book.counts)
+
+
+def _without_holes(bits: Bits, book: _Codebook, flags: int, coding: Coding) -> Blob:
+    """Every entry as a code, zero being one of the values if it occurs."""
+    values = book.with_zero(int(book.counts.sum()) < bits.size)
+    codes = _stream(np.searchsorted(values, bits), len(values), coding)
+    return Blob(flags | SHARED, bits.size, values.tobytes(), codes=codes)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Positions in the order and at the width that cost least, and what they and the values cost in bytes."""
+
+    flags: int
+    positions: NDArray[np.int64]
+    index_bits: int
+    cost: float
+
+
+def _plan_holes(bits: Bits, shape: tuple[int, ...], book: _Codebook | None, coding: Coding) -> _Plan | None:
+    """The cheapest way to write positions, from histograms alone; None where there is no hole."""
+    positions = np.flatnonzero(bits)
+    if len(positions) == bits.size:
+        return None
+    orders = [(0, positions)]
+    if min(rows_and_columns(shape)) > 1:
+        orders.append((COLUMNS, np.sort(columns_first(positions, shape))))
+    plans = []
+    for flags, ordered in orders:
+        steps, counts = np.unique(relative_index.steps_between(ordered), return_counts=True)
+        for index_bits in WIDTHS if coding.index_bits is None else (coding.index_bits,):
+            written, fillers = relative_index.histogram(steps, counts, index_bits)
+            cost = CODECS[coding.codec].cost(written)
+            if book is None:
+                cost += bits.itemsize * (len(positions) + fillers)
+            else:
+                codes = np.concatenate([[fillers], book.counts]) if fillers else book.counts
+                cost += CODECS[coding.codec].cost(codes)
+            plans.append(_Plan(flags, ordered, index_bits, cost))
+    return min(plans, key=lambda plan: plan.cost)
+
+
+def _with_holes(
+    bits: Bits, shape: tuple[int, ...], book: _Codebook | None, flags: int, plan: _Plan, coding: Coding
+) -> Blob:
+    """The non-zero entries and fillers, and their positions, as `plan` says."""
+    gaps, is_filler = relative_index.encode(plan.positions, plan.index_bits)
+    entries = np.zeros(len(gaps), bits.dtype)
+    entries[~is_filler] = bits[rows_first(plan.positions, shape) if plan.flags else plan.positions]
+    flags |= HOLES | plan.flags
+    stream = _stream(gaps, 1 << plan.index_bits, coding)
+    if book is None:
+        return Blob(flags, len(gaps), entries.tobytes(), plan.index_bits, stream)
+    values = book.with_zero(bool(is_filler.any()))
+    codes = _stream(np.searchsorted(values, entries), len(values), coding)
+    return Blob(flags | SHARED, len(gaps), values.tobytes(), plan.index_bits, stream, codes)
+
+
+def _stream(symbols: Ints, alphabet: int, coding: Coding) -> Stream:
+    """The symbols by the codec that was asked for, or packed where that takes no more."""
+    asked = CODECS[coding.codec].encode(symbols, alphabet)
+    if -(-symbols.size * width(alphabet) // 8) <= len(asked):
+        return Stream("bitpack", CODECS["bitpack"].encode(symbols, alphabet))
+    return Stream(coding.codec, asked)

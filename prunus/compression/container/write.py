@@ -1,0 +1,113 @@
+"""Write a state_dict into a file: a pure function of its bits, the metadata and the coding."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from prunus.compression.container.coding import Coding
+from prunus.compression.container.layout import (
+    CHECKSUM,
+    DTYPES,
+    LONGEST_HEADER,
+    MAGIC,
+    PREFIX,
+    VERSION,
+    checksum,
+)
+from prunus.compression.container.tensors import blob_of
+from prunus.errors import ContainerError
+
+Json = Mapping[str, object]
+
+
+def pack(
+    state: Mapping[str, Tensor],
+    *,
+    model: Json | None = None,
+    made: Json | None = None,
+    coding: Coding = Coding(),  # noqa: B008 - frozen
+) -> bytes:
+    """The file that holds `state` bit for bit; the same arguments give the same bytes.
+
+    `model` is {"name": ..., "arguments": {...}} of a built-in model, or None; `made` is anything JSON can
+    say about how the weights came to be. Raises NotFiniteError for NaN or infinity, ContainerError for what
+    no file holds.
+
+    >>> import torch
+    >>> from prunus.compression.container.read import unpack
+    >>> data = pack({"weight": torch.tensor([[0.0, 0.5], [0.0, -0.5]])}, made={"by": "hand"})
+    >>> unpack(data)[1]["weight"]
+    tensor([[ 0.0000,  0.5000],
+            [ 0.0000, -0.5000]])
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    tensors, blobs = [], []
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ContainerError(f"{name} is a {type(tensor).__name__}; a file holds tensors only.")
+        blob = blob_of(name, tensor, coding).to_bytes()
+        blobs.append(blob)
+        tensors.append([name, names[tensor.dtype], list(tensor.shape), len(blob)])
+    header = _header({"format": "prunus", "made": made or {}, "model": model, "tensors": tensors})
+    prefix = PREFIX.pack(MAGIC, VERSION, len(header))
+    parts, running = [prefix + header], checksum(prefix + header)
+    for blob in blobs:
+        parts += [CHECKSUM.pack(running), blob]
+        running = checksum(blob, running)
+    return b"".join([*parts, CHECKSUM.pack(running)])
+
+
+def _header(content: Json) -> bytes:
+    """Compact JSON in UTF-8, keys sorted."""
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        header = text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ContainerError(f"The header cannot be written as JSON: {error}.") from error
+    if len(header) > LONGEST_HEADER:
+        raise ContainerError(
+            f"The header would take {len(header)} bytes; the most allowed is {LONGEST_HEADER}."
+        )
+    return header
+
+
+def write(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    *,
+    model: Json | None = None,
+    made: Json | None = None,
+    coding: Coding = Coding(),  # noqa: B008 - frozen
+) -> int:
+    """Write `state` to `path` as `pack` does and return the file's size in bytes.
+
+    The file appears whole or not at all: it is written beside, forced to disk and renamed. Raises
+    ContainerError where that fails (a full disk, a folder that is not there) and leaves what was there
+    before.
+    """
+    data = pack(state, model=model, made=made, coding=coding)
+    target = Path(path)
+    beside: str | None = None
+    try:
+        handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(beside).chmod(0o666 & ~umask)
+        Path(beside).replace(target)
+    except OSError as error:
+        if beside is not None:
+            with contextlib.suppress(OSError):
+                Path(beside).unlink()
+        raise ContainerError(
+            f"{target} could not be written ({len(data)} bytes): {error.strerror or error}."
+        ) from error
+    return len(data)

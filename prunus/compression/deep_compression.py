@@ -1,0 +1,224 @@
+"""Deep Compression (Han et al. 2016): prune, share, code.
+
+The three stages are calls of the rooms that own them; what is written here is their order, and the record that
+is kept of each: how many weights are left, how many bytes the file would take, what the validation split says.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.compression.container import Coding, pack
+from prunus.compression.recipes import CompressionRecipe
+from prunus.compression.sharing import Shared, Tied, share
+from prunus.errors import SharingError
+from prunus.nouns import Dataset, Masks, Params
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.masks import apply_masks, check_finite
+from prunus.pruning.prunable import layer_kinds, prunable
+from prunus.pruning.retrain import prune_and_retrain
+from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.scopes import SCOPES
+from prunus.seeds import derive
+from prunus.tables import look_up
+from prunus.training import Epoch, Evaluation, evaluate, train
+
+Report = Callable[[str, Epoch], None]
+"""Called with the stage's name after each epoch."""
+
+STAGES = ("dense", "pruned", "shared", "huffman", "range")
+"""Float32 · P · P+Q · P+Q+H · P+Q with the range coder in Huffman's place."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage left: a network, the bytes it takes, and what the validation split says of it."""
+
+    name: str
+    bytes: int
+    kept: int
+    """Prunable weights that are not pruned."""
+    validation: Evaluation
+    histograms: Mapping[str, tuple[list[float], list[int]]]
+    """Edges and counts of the kept weights, by tensor."""
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed network and how it came to be."""
+
+    model: nn.Module
+    masks: Masks
+    shared: Mapping[str, Shared]
+    stages: Sequence[Stage]
+    epochs: Sequence[tuple[str, Epoch]]
+    recipe: CompressionRecipe
+    seed: int
+    made: dict[str, Any] = field(default_factory=dict)
+    """For the file's header: how it was made."""
+
+    @property
+    def density(self) -> float:
+        """The share of prunable weights kept."""
+        return self.stages[-1].kept / sum(mask.numel() for mask in self.masks.values())
+
+
+def deep_compress(
+    model: nn.Module,
+    data: Dataset,
+    recipe: CompressionRecipe,
+    *,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    report: Report | None = None,
+) -> Compressed:
+    """Prune, share and code a trained `model`; the model given is left as it is.
+
+    Args:
+        model: trained; any module whose forward takes a batch of `data` and returns logits [B, C].
+        data: the training split retrains, the validation split reports; the test split is not looked at.
+        recipe: what to do (`prunus.compression.recipes`).
+        include, exclude: shell patterns over the names of the weights to prune.
+        seed: of ties, batch order, dropout, codebooks.
+        checkpoints: a folder; a call killed there and made again goes on, to the same bits.
+        report: called after each epoch.
+
+    Raises NothingPrunableError, TiedWeightsError, NotFiniteError, DensityError, SharingError, TrainingError.
+    """
+    model = copy.deepcopy(model)
+    check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
+    weights = prunable(model, include, exclude)
+    log = _Log(report)
+    stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
+
+    masks = _prune(model, weights, data, recipe, seed, checkpoints, log)
+    _put(model, apply_masks(dict(model.state_dict()), masks))
+    raw = Coding(codec="bitpack", share=False)
+    stages.append(_stage("pruned", model, data, list(weights), _packed(model, raw)))
+
+    tied = Tied(
+        model, share(weights, masks, bits_by_name(model, list(masks), recipe.bits), recipe.start, seed)
+    )
+    train(
+        model,
+        data,
+        recipe.finetune,
+        constraint=tied,
+        seed=derive(seed, "finetune"),
+        checkpoint=checkpoints / "finetune.safetensors" if checkpoints else None,
+        report=log.of("shared"),
+    )
+    shared = tied.result()
+    _put(
+        model,
+        {
+            **{name: s.dense() for name, s in shared.items()},
+            **(_halved(model, shared) if recipe.half else {}),
+        },
+    )
+    for name, codec in (("shared", "bitpack"), ("huffman", "huffman"), ("range", "range")):
+        coding = replace(recipe.coding, codec=codec)
+        stages.append(_stage(name, model, data, list(weights), _packed(model, coding)))
+    return Compressed(model, masks, shared, stages, log.epochs, recipe, seed)
+
+
+def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str, int]) -> dict[str, int]:
+    """The bits of each tensor: by its own name, else by the kind of its layer ("conv", "linear").
+
+    >>> bits_by_name(nn.Sequential(nn.Linear(2, 2)), ["0.weight"], {"conv": 8, "linear": 5})
+    {'0.weight': 5}
+    """
+    if isinstance(bits, int):
+        return dict.fromkeys(names, bits)
+    kinds = layer_kinds(model)
+    missing = [name for name in names if name not in bits and kinds[name] not in bits]
+    if missing:
+        raise SharingError(
+            f"No bits are given for {missing[0]!r}, a {kinds[missing[0]]} weight; given: {dict(bits)}."
+        )
+    return {name: bits.get(name, bits.get(kinds[name], 0)) for name in names}
+
+
+def _prune(
+    model: nn.Module,
+    weights: Params,
+    data: Dataset,
+    recipe: CompressionRecipe,
+    seed: int,
+    checkpoints: Path | None,
+    log: "_Log",
+) -> Masks:
+    densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
+    rounds = prune_and_retrain(
+        model,
+        weights,
+        data,
+        densities,
+        [recipe.retrain] * (len(densities) - 1) + [recipe.settle],
+        criterion=look_up("criterion", CRITERIA, recipe.criterion),
+        scope=look_up("scope", SCOPES, recipe.scope),
+        seed=seed,
+        checkpoints=checkpoints,
+        report=log.of("pruned"),
+    )
+    return rounds[-1].masks
+
+
+class _Log:
+    """The epochs of all stages, in order, each also handed to the caller's report."""
+
+    def __init__(self, report: Report | None) -> None:
+        self.report = report
+        self.epochs: list[tuple[str, Epoch]] = []
+
+    def of(self, stage: str) -> Callable[[Epoch], None]:
+        def note(epoch: Epoch) -> None:
+            self.epochs.append((stage, epoch))
+            if self.report is not None:
+                self.report(stage, epoch)
+
+        return note
+
+
+def _stage(name: str, model: nn.Module, data: Dataset, names: Sequence[str], size: int) -> Stage:
+    state = model.state_dict()
+    kept = {n: state[n][state[n] != 0].cpu().numpy() for n in names}
+    histograms = {}
+    for tensor, values in kept.items():
+        counts, edges = np.histogram(values, bins=101)
+        histograms[tensor] = (edges.tolist(), counts.tolist())
+    return Stage(name, size, sum(map(len, kept.values())), evaluate(model, data.validation), histograms)
+
+
+def _float_bytes(state: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def _packed(model: nn.Module, coding: Coding) -> int:
+    return len(pack(model.state_dict(), coding=coding))
+
+
+def _put(model: nn.Module, tensors: Params) -> None:
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name in tensors:
+                tensor.copy_(tensors[name])
+
+
+def _halved(model: nn.Module, shared: Mapping[str, Shared]) -> Params:
+    """The float32 parameters that are not shared, rounded to half precision where its range holds them."""
+    limit = torch.finfo(torch.float16).max
+    rest = {name: p.detach() for name, p in model.named_parameters() if name not in shared}
+    return {
+        name: p.half().float()
+        for name, p in rest.items()
+        if p.dtype == torch.float32 and p.numel() and float(p.abs().max()) <= limit
+    }

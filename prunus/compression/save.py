@@ -1,0 +1,45 @@
+"""Write a compressed network, or any module, into one file."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from torch import nn
+
+from prunus.compression.container import Coding, write
+from prunus.compression.deep_compression import Compressed
+
+
+def save(
+    network: Compressed | nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    coding: Coding | None = None,
+    made: Mapping[str, Any] | None = None,
+) -> int:
+    """Write `network` to `path` and return the file's size in bytes.
+
+    The file holds every parameter and buffer bit for bit; zeros and repeated values are what makes it small, so
+    that any module may be saved. A built-in model comes back by `load(path)`, any other by
+    `load(path, into=module)`. `made` goes into the header as it is (JSON). Writes beside, then renames.
+
+    Raises NotFiniteError, ContainerError (a full disk, a kind of tensor that cannot be stored).
+    """
+    if isinstance(network, nn.Module):
+        model, about, coding = network, {}, coding or Coding()
+    else:
+        model, about, coding = network.model, summary(network), coding or network.recipe.coding
+    libraries = {name: version(name) for name in ("prunus", "torch", "numpy", "constriction")}
+    built_in = getattr(model, "built_in", None)
+    return write(
+        path, model.state_dict(), model=built_in, made={**libraries, **about, **(made or {})}, coding=coding
+    )
+
+
+def summary(compressed: Compressed) -> dict[str, Any]:
+    """How a network was compressed, for the file's header: the recipe without its training details, the seed."""
+    settings = asdict(compressed.recipe)
+    names = ("criterion", "scope", "schedule", "rounds", "density", "bits", "start")
+    return {"recipe": {name: settings[name] for name in names}, "seed": compressed.seed}

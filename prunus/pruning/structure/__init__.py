@@ -1,1 +1,6 @@
-"""A room still being furnished."""
+"""Structure: which channels hang together, and taking them out without changing the function."""
+
+from prunus.pruning.structure.chains import Link, links
+from prunus.pruning.structure.dead_neurons import DeadNeurons, dead_neurons, remove_dead_neurons
+
+__all__ = ["DeadNeurons", "Link", "dead_neurons", "links", "remove_dead_neurons"]

@@ -1,0 +1,174 @@
+"""Dead neurons: a neuron (or filter) whose inputs, or whose outputs, are all pruned.
+
+    no outputs   what it computes is read by nobody: it can go.
+    no inputs    it computes a constant, f(bias): it can go when the constant moves into the next bias.
+
+Source: Han et al. 2015, section 3.5 ("pruning neurons"), where gradient and decay remove what is left of them;
+here they are taken out exactly, so that the function is the same up to the rounding of a sum.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from prunus.nouns import Masks
+from prunus.pruning.masks import apply_masks
+from prunus.pruning.structure.chains import Link, links
+
+
+@dataclass(frozen=True)
+class DeadNeurons:
+    """The dead neurons of one layer, by index."""
+
+    layer: str
+    neurons: int
+    no_inputs: tuple[int, ...]
+    no_outputs: tuple[int, ...]
+
+
+def dead_neurons(model: nn.Module, masks: Masks) -> list[DeadNeurons]:
+    """The dead neurons of every layer whose outputs are followed to a next layer (`links`).
+
+    A neuron may be in both lists. Masks are by parameter name; a layer without a mask keeps everything.
+    """
+    report = []
+    for link in links(model):
+        inputs, outputs = _alive(link, model, masks)
+        report.append(
+            DeadNeurons(link.first, len(inputs), _places(~inputs), _places(~outputs)),
+        )
+    return report
+
+
+def remove_dead_neurons(
+    model: nn.Module, masks: Masks, example: Tensor
+) -> tuple[nn.Module, Masks, list[DeadNeurons]]:
+    """A copy of `model` without its dead neurons, its masks, and what was removed; the function is the same.
+
+    Removing a neuron can leave those before it without outputs, so this goes on until nothing is dead. A
+    neuron without inputs stays where its constant cannot be a bias: before a padded convolution, unless the
+    constant is zero. The last neuron of a layer stays, too.
+
+    Args:
+        model: any module; its pruned weights count as zero. Evaluation mode is assumed.
+        masks: by parameter name.
+        example: an input batch [B, ...], to run the operations between two layers on.
+    """
+    mode, model = model.training, copy.deepcopy(model).eval()
+    model.load_state_dict(apply_masks(dict(model.state_dict()), masks))
+    masks, removed = dict(masks), []
+    model.__dict__.pop("built_in", None)  # its shapes are its own now
+    while True:
+        found = [report for link in links(model) if (report := _shrink(model, link, masks, example))]
+        removed += found
+        if not found:
+            return model.train(mode), masks, removed
+
+
+def _alive(link: Link, model: nn.Module, masks: Masks) -> tuple[Tensor, Tensor]:
+    """Two boolean [neurons]: has an input left, has an output left."""
+    first, second = model.get_submodule(link.first), model.get_submodule(link.second)
+    incoming = masks.get(f"{link.first}.weight", torch.ones_like(first.weight, dtype=torch.bool))  # type: ignore[arg-type]
+    outgoing = masks.get(f"{link.second}.weight", torch.ones_like(second.weight, dtype=torch.bool))  # type: ignore[arg-type]
+    neurons = incoming.shape[0]
+    by_neuron = outgoing.reshape(outgoing.shape[0], neurons, -1)
+    return incoming.reshape(neurons, -1).any(1), by_neuron.any(2).any(0)
+
+
+def _places(mask: Tensor) -> tuple[int, ...]:
+    return tuple(mask.nonzero().flatten().tolist())
+
+
+@torch.no_grad()
+def _shrink(model: nn.Module, link: Link, masks: Masks, example: Tensor) -> DeadNeurons | None:
+    inputs, outputs = _alive(link, model, masks)
+    silent = outputs & ~inputs
+    if silent.any() and not _fold(model, link, silent, example):
+        silent[:] = False
+    gone = ~outputs | silent
+    if gone.all():
+        gone[0] = False
+    if not gone.any():
+        return None
+    _keep(model, link, ~gone, masks)
+    return DeadNeurons(link.first, len(gone), _places(gone & ~inputs), _places(gone & ~outputs))
+
+
+def _fold(model: nn.Module, link: Link, silent: Tensor, example: Tensor) -> bool:
+    """Move the constants of the `silent` neurons into the next bias; False where they cannot be one."""
+    first, second = model.get_submodule(link.first), model.get_submodule(link.second)
+    shape = _output_shape(model, first, example)
+    bias = first.bias if isinstance(first.bias, Tensor) else torch.zeros(len(silent))
+    signal = _by_channel(bias.to(example), shape).where(_by_channel(silent, shape), 0.0)
+    block = _through(model, link, signal)
+    block = block.where(_by_channel(silent, block.shape), 0.0)
+    effect = (second(block) - second(torch.zeros_like(block))).transpose(0, 1).flatten(1)
+    if not torch.equal(effect, effect[:, :1].expand_as(effect)):
+        return False  # at a padded border the constant counts less: no bias does that
+    if second.bias is None:
+        second.bias = nn.Parameter(torch.zeros_like(effect[:, 0]))
+    second.bias.add_(effect[:, 0])  # type: ignore[operator]
+    return True
+
+
+def _output_shape(model: nn.Module, module: nn.Module, example: Tensor) -> torch.Size:
+    """The shape [1, ...] of what `module` puts out for one example."""
+    seen: list[torch.Size] = []
+    hook = module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    model(example[:1])
+    hook.remove()
+    return seen[0]
+
+
+def _by_channel(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """[channels] spread over [1, channels x places] or [1, channels, ...]."""
+    places = shape[1] // len(values)
+    return values.repeat_interleave(places).reshape(1, -1, *[1] * (len(shape) - 2)).expand(1, *shape[1:])
+
+
+def _through(model: nn.Module, link: Link, signal: Tensor) -> Tensor:
+    """`signal` after the operations between the two layers."""
+    modules, value = dict(model.named_modules()), signal
+    for node in link.between:
+        rest = fx.map_arg(node.args[1:], lambda n: n)
+        if node.op == "call_module":
+            value = modules[str(node.target)](value)
+        elif node.op == "call_method":
+            value = getattr(value, str(node.target))(*rest, **node.kwargs)
+        else:
+            value = node.target(value, *rest, **node.kwargs)  # type: ignore[operator]
+    return value
+
+
+def _keep(model: nn.Module, link: Link, alive: Tensor, masks: Masks) -> None:
+    """Leave only the `alive` neurons in the two layers, the norms between them, and the masks."""
+    second = model.get_submodule(link.second)
+    factor = second.weight.shape[1] // len(alive)  # type: ignore[union-attr, operator]
+    columns = alive.repeat_interleave(factor)
+    for owner in (link.first, *link.norms(dict(model.named_modules()))):
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            _cut(model.get_submodule(owner), key, 0, alive, masks, owner)
+    _cut(second, "weight", 1, columns, masks, link.second)
+
+
+def _cut(module: nn.Module, key: str, dim: int, alive: Tensor, masks: Masks, owner: str) -> None:
+    tensor = getattr(module, key, None)
+    if tensor is None:
+        return
+    places = alive.nonzero().flatten()
+    shorter = tensor.detach().index_select(dim, places)
+    setattr(module, key, nn.Parameter(shorter) if isinstance(tensor, nn.Parameter) else shorter)
+    if f"{owner}.{key}" in masks:
+        masks[f"{owner}.{key}"] = masks[f"{owner}.{key}"].index_select(dim, places)
+    if key == "weight":
+        _restate(module, shorter.shape, dim)
+
+
+def _restate(module: nn.Module, shape: torch.Size, dim: int) -> None:
+    """Let a module's own numbers say what its weight is."""
+    for name in (("out_features", "out_channels", "num_features"), ("in_features", "in_channels"))[dim]:
+        if hasattr(module, name):
+            setattr(module, name, shape[dim])

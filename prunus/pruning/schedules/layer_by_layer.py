@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from prunus.errors import DensityError
 from prunus.nouns import Density
+from prunus.pruning.masks import check_density
 
 
 def layer_by_layer(target: Density, rounds: int = 0) -> list[Density]:
@@ -25,6 +26,8 @@ def layer_by_layer(target: Density, rounds: int = 0) -> list[Density]:
         raise DensityError(
             f"{rounds} rounds were asked, but layer by layer takes one for each of {list(target)}."
         )
+    for name, density in target.items():
+        check_density(density, name)
     names = list(target)
     return [
         {name: target[name] if place <= done else 1.0 for place, name in enumerate(names)}

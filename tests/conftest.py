@@ -1,0 +1,44 @@
+"""What tests share: one thread, small real data, a small network."""
+
+import pytest
+import torch
+from torch import nn
+
+from prunus.data import load
+from prunus.nouns import Dataset, Split
+from prunus.seeds import generator
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def few(digits) -> Dataset:
+    """160 + 40 of the digits: enough to train on, in milliseconds."""
+    cut = lambda split, n: Split(split.inputs[:n], split.labels[:n])  # noqa: E731
+    return Dataset("few", cut(digits.train, 160), cut(digits.validation, 40), digits.test, digits.classes)
+
+
+@pytest.fixture
+def mlp() -> nn.Module:
+    """64-24-16-10 with dropout, seeded."""
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 24),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Linear(24, 16),
+        nn.ReLU(),
+        nn.Linear(16, 10),
+    )
+    draw = generator(0, "mlp")
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.2, generator=draw)
+    return model

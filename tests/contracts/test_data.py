@@ -181,6 +181,7 @@ def test_idx_plain_equals_gz_and_bytes_are_the_same_each_time(tmp_path: Path) ->
         assert np.array_equal(idx.read(tmp_path / name), array)
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == (tmp_path / "a").read_bytes()
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    assert (tmp_path / "a.gz").read_bytes()[3:8] == bytes(5), "neither a name nor a time"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.gz", "b.gz"]
 
 

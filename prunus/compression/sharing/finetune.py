@@ -40,10 +40,10 @@ class Tied:
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Set every shared weight to its centroid."""
+        """Set every shared weight to its centroid, every hole to zero."""
         for name, weight in self.weights.items():
-            shared = self.shared[name]
-            weight.view(-1)[shared.places] = self.codebooks[name][shared.codes]
+            shared, flat = self.shared[name], weight.view(-1).zero_()
+            flat[shared.places] = self.codebooks[name][shared.codes]
 
     def state(self) -> dict[str, Tensor]:
         """The codebooks, with their codes."""

@@ -35,7 +35,7 @@ class Shared:
 
     def dense(self) -> Tensor:
         """The tensor itself, float32 of `shape`, with +0.0 where pruned."""
-        flat = torch.zeros(self.shape.numel(), device=self.codebook.device)
+        flat = self.codebook.new_zeros(self.shape.numel())
         return flat.scatter_(0, self.places, self.codebook[self.codes]).reshape(self.shape)
 
 
@@ -51,8 +51,8 @@ def share(
         start: a key of `starts.STARTS`.
         seed: for the random start.
 
-    A tensor with no more than 2^bits distinct values keeps them exactly (NoEffectWarning). Raises SharingError
-    (bits out of range, nothing kept), NotFiniteError, UnknownNameError.
+    A tensor with no more than 2^bits distinct values keeps them exactly (NoEffectWarning). Raises
+    SharingError (bits out of range, nothing kept), NotFiniteError, UnknownNameError.
     """
     result = {}
     for name, mask in masks.items():
@@ -85,7 +85,8 @@ def _centroids(kept: np.ndarray, width: int, start: str, seed: int, name: str) -
     distinct = int(np.count_nonzero(np.diff(numbers.values))) + 1
     if distinct <= 2**width:
         warnings.warn(
-            f"{name!r} has {distinct} distinct values, which {width} bits hold exactly: sharing changes nothing.",
+            f"{name!r} has {distinct} distinct values, which {width} bits hold exactly: "
+            "sharing changes nothing.",
             NoEffectWarning,
             stacklevel=3,
         )

@@ -1,10 +1,10 @@
 """Where k-means starts: (sorted numbers, k, generator) -> k centroids.
 
-    linear         evenly spaced over [min, max]                    Han et al. 2016, section 3.2
-    density        evenly spaced in the cumulative distribution     Han et al. 2016, section 3.2
-    random         k of the weights, drawn without replacement      Han et al. 2016, section 3.2 ("Forgy")
-    cube_root      evenly spaced in the integral of density^(1/3)   Panter & Dite 1951: optimal for many levels
-    optimal        the global optimum, to the bins of a histogram   `optimal.py`
+    linear        evenly spaced over [min, max]                    Han et al. 2016, section 3.2
+    density       evenly spaced in the cumulative distribution     Han et al. 2016, section 3.2
+    random        k of the weights, drawn without replacement      Han et al. 2016, section 3.2 ("Forgy")
+    cube_root     evenly spaced in the integral of density^(1/3)   Panter & Dite 1951: best for many levels
+    optimal       the global optimum, to the bins of a histogram   `optimal.py`
 
 Linear suits few centroids: large weights matter and are rare. From 64 on it leaves most centroids where no
 weights are; the cube root then ends within a few percent of the optimum.
@@ -38,8 +38,12 @@ def random(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
 
 
 def cube_root(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
-    """Evenly spaced in ∫ p(w)^(1/3) dw, with p from a histogram of 1,024 bins."""
-    edges = np.linspace(numbers.values[0], numbers.values[-1], 1025, dtype=np.float64)
+    """Evenly spaced in ∫ p(w)^(1/3) dw, with p from a histogram of 2 n^(1/3) bins.
+
+    (The number of bins is Rice's rule: in finer ones the cube root of a noisy count is too small in the tails.)
+    """
+    bins = int(np.ceil(2 * np.cbrt(len(numbers.values))))
+    edges = np.linspace(numbers.values[0], numbers.values[-1], bins + 1, dtype=np.float64)
     counts = np.diff(np.searchsorted(numbers.values, edges[1:-1]), prepend=0, append=len(numbers.values))
     mass = np.concatenate(([0.0], np.cumsum(np.cbrt(np.maximum(counts, 0)))))
     return np.interp((np.arange(k) + 0.5) / k * mass[-1], mass, edges)

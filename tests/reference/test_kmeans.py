@@ -1,0 +1,41 @@
+"""k-means against an independent exact solver."""
+
+import kmeans1d
+import numpy as np
+import pytest
+
+from prunus.compression.sharing.kmeans import Sorted, lloyd, wcss
+from prunus.compression.sharing.optimal import optimal
+from prunus.compression.sharing.starts import STARTS
+
+
+def oracle(values: np.ndarray, k: int) -> float:
+    return wcss(values, np.sort(kmeans1d.cluster(values, k).centroids))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 32, 100])
+@pytest.mark.parametrize("draw", ["laplace", "standard_normal", "uniform"])
+def test_the_optimum_is_the_optimum(draw, k):
+    values = getattr(np.random.default_rng(k), draw)(size=3000).astype(np.float32)
+    assert wcss(values, optimal(Sorted.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+
+
+def test_with_many_ties():
+    values = np.random.default_rng(0).integers(-20, 20, size=5000).astype(np.float32)
+    for k in (2, 8, 30):
+        assert wcss(values, optimal(Sorted.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+
+
+def test_on_a_histogram_it_is_within_a_ten_thousandth():
+    values = np.random.default_rng(0).laplace(size=100_000).astype(np.float32)
+    numbers = Sorted.of(values)
+    found = wcss(values, lloyd(numbers, STARTS["optimal"](numbers, 32, np.random.default_rng(0))))
+    assert found <= oracle(values, 32) * 1.0001
+
+
+def test_the_cube_root_start_is_near_where_linear_is_far():
+    values = np.random.default_rng(0).laplace(size=50_000).astype(np.float32)
+    numbers, generator = Sorted.of(values), np.random.default_rng(0)
+    best = oracle(values, 256)
+    assert wcss(values, lloyd(numbers, STARTS["cube_root"](numbers, 256, generator))) < 1.1 * best
+    assert wcss(values, lloyd(numbers, STARTS["linear"](numbers, 256, generator))) > 1.5 * best

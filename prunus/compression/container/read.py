@@ -137,7 +137,10 @@ def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...]
         raise CorruptError("The checksum of the header does not fit its bytes.")
     try:
         header = json.loads(
-            bytes(view[PREFIX.size : at]).decode(), parse_constant=_refuse, object_pairs_hook=_unique
+            bytes(view[PREFIX.size : at]).decode(),
+            parse_constant=_finite,
+            parse_float=_finite,
+            object_pairs_hook=_unique,
         )
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"The header is no JSON that a file may hold: {error}.") from error
@@ -152,8 +155,11 @@ def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...]
     return header, entries, running, at + CHECKSUM.size
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -74,12 +74,12 @@ def _bits(name: str, tensor: Tensor) -> Bits:
 
 def _halve(bits: Bits) -> Bits | None:
     """float32 as float16, or None where a value would change."""
-    floats = bits.view("<f4")
-    if not np.array_equal(floats[:_SAMPLE].astype("<f2").astype("<f4").view("<u4"), bits[:_SAMPLE]):
-        return None
-    with np.errstate(over="ignore"):
-        halves = floats.astype("<f2")
-    return halves.view("<u2") if np.array_equal(halves.astype("<f4").view("<u4"), bits) else None
+    for part in (bits[:_SAMPLE], bits):
+        with np.errstate(over="ignore"):
+            halves = part.view("<f4").astype("<f2")
+        if not np.array_equal(halves.astype("<f4").view("<u4"), part):
+            return None
+    return halves.view("<u2")
 
 
 @dataclass(frozen=True)

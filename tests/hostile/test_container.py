@@ -1,0 +1,482 @@
+"""Bad files and bad requests: a named error each, bounded memory, and no half-written file."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
+
+import pytest
+import torch
+from torch import nn
+
+from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
+from prunus.compression.container.layout import HALF, HOLES, SHARED, varint
+from prunus.errors import (
+    ContainerError,
+    CorruptError,
+    MismatchError,
+    NotAContainerError,
+    NotFiniteError,
+    PrunusError,
+    TooLargeError,
+    TruncatedError,
+    UnknownNameError,
+    VersionError,
+)
+
+
+def small_file(codec="range"):
+    """A file with every form of tensor in it, of a few hundred bytes."""
+    g = torch.Generator().manual_seed(0)
+    few = torch.tensor([0.0] * 40 + [0.5, -0.5, 0.1])
+    state = {
+        "holes": few[torch.randint(43, (30, 20), generator=g)],
+        "codes": torch.tensor([0.25, 0.5])[torch.randint(2, (40,), generator=g)],
+        "raw": torch.randn(3, generator=g),
+        "int": torch.tensor([5]),
+        "flag": torch.tensor([True, False]),
+    }
+    return pack(state, made={"a": 1}, model={"name": "lenet-5", "arguments": {}}, coding=Coding(codec))
+
+
+def framed(header, blobs):
+    """A file whose lengths and checksums hold, whatever header and blobs say."""
+    if not isinstance(header, bytes):
+        header = json.dumps(header).encode()
+    content = b"\x89prunus\n" + struct.pack("<HI", 1, len(header)) + header
+    data, running = content, zlib.crc32(content)
+    for blob in blobs:
+        data += struct.pack("<I", running) + blob
+        running = zlib.crc32(blob, running)
+    return data + struct.pack("<I", running)
+
+
+def of_tensors(rows, blobs):
+    return framed({"format": "prunus", "made": {}, "model": None, "tensors": rows}, blobs)
+
+
+def one_tensor(blob, shape=(4, 4), dtype="float32"):
+    return of_tensors([["w", dtype, list(shape), len(blob)]], [blob])
+
+
+def test_the_frame_of_these_tests_is_the_frame_of_the_file():
+    assert unpack(one_tensor(b"\0" + bytes(64)))[1]["w"].tolist() == [[0.0] * 4] * 4
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("codec", ["bitpack", "huffman", "range"])
+def test_every_flipped_byte_is_noticed(codec):
+    data = small_file(codec)
+    for at in range(len(data)):
+        for mask in (0x01, 0x80, 0xFF):
+            damaged = bytearray(data)
+            damaged[at] ^= mask
+            with pytest.raises(ContainerError):
+                unpack(bytes(damaged))
+
+
+def test_every_cut_is_noticed():
+    data = small_file()
+    for end in range(len(data)):
+        with pytest.raises((TruncatedError, NotAContainerError)):
+            unpack(data[:end])
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\x89prunus\n", bytes(1000)])
+def test_bytes_after_the_end_are_noticed(more):
+    with pytest.raises(CorruptError, match=f"{len(more)} bytes follow"):
+        unpack(small_file() + more)
+
+
+def test_blobs_that_change_places_are_noticed():
+    """Two blobs of one length, with and without the checksum behind each."""
+    data = pack({"a": torch.randn(50), "b": torch.randn(50)})
+    for length in (201, 205):
+        a, b = slice(-410, -410 + length), slice(-205, -205 + length or None)
+        swapped = bytearray(data)
+        swapped[a], swapped[b] = data[b], data[a]
+        assert len(swapped) == len(data)
+        with pytest.raises(CorruptError, match="checksum of 'a'"):
+            unpack(bytes(swapped))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04", b"\x80\x04pickle", bytes(100), b"\x89prunus\r\n" + bytes(99)]
+)
+def test_what_is_no_prunus_file_is_called_so(data):
+    with pytest.raises(NotAContainerError):
+        unpack(data)
+
+
+@pytest.mark.parametrize("version", [0, 2, 65535])
+def test_another_version_is_called_so(version):
+    data = bytearray(small_file())
+    data[8:10] = struct.pack("<H", version)
+    with pytest.raises(VersionError, match=f"version {version}"):
+        unpack(bytes(data))
+
+
+# --- lies
+
+
+def test_a_header_of_gigabytes_is_refused_unread():
+    for length, error in ((2**32 - 1, TooLargeError), (4 << 20, TruncatedError)):
+        data = b"\x89prunus\n" + struct.pack("<HI", 1, length) + bytes(100)
+        with pytest.raises(error):
+            unpack(data)
+
+
+GOOD = {"format": "prunus", "made": {}, "model": None, "tensors": []}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"format":"prunus","format":"prunus","made":{},"model":null,"tensors":[]}',
+        b'{"format":"prunus","made":{"a":NaN},"model":null,"tensors":[]}',
+        b'{"format":"prunus","made":{"a":-Infinity},"model":null,"tensors":[]}',
+        b'{"format":"prunus","made":{"a":1e999},"model":null,"tensors":[]}',
+        b'{"format":"prunus","made":{"a":' + b"9" * 5000 + b'},"model":null,"tensors":[]}',
+        {**GOOD, "format": "other"},
+        {**GOOD, "format": 1},
+        {**GOOD, "more": 1},
+        {**GOOD, "made": []},
+        {**GOOD, "model": "lenet-5"},
+        {**GOOD, "model": {"name": "lenet-5"}},
+        {**GOOD, "model": {"name": 5, "arguments": {}}},
+        {**GOOD, "model": {"name": "lenet-5", "arguments": [1]}},
+        {**GOOD, "model": {"name": "lenet-5", "arguments": {"a": [1]}}},
+        {**GOOD, "tensors": {}},
+        {"format": "prunus", "made": {}, "tensors": []},
+    ],
+    ids=lambda header: str(header)[:40],
+)
+def test_a_header_that_is_not_as_specified_is_refused(header):
+    with pytest.raises(CorruptError):
+        unpack(framed(header, []))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None,
+        [],
+        "w",
+        {"name": "w"},
+        ["w", "float32", [1], 5, 0],
+        [1, "float32", [1], 5],
+        ["w", "float31", [1], 5],
+        ["w", None, [1], 5],
+        ["w", "complex64", [1], 9],
+        ["w", "float32", 1, 5],
+        ["w", "float32", "1", 5],
+        ["w", "float32", [-1], 5],
+        ["w", "float32", [1.0], 5],
+        ["w", "float32", [True], 5],
+        ["w", "float32", [None], 5],
+        ["w", "float32", [[1]], 5],
+        ["w", "float32", [1], -5],
+        ["w", "float32", [1], True],
+        ["w", "float32", [1], "5"],
+        ["w", "float32", [0, 2**62], 1],
+        ["w", "float32", [0, 2**61, 2**61], 1],
+        ["w", "float32", [1] * 65, 5],
+    ],
+    ids=str,
+)
+def test_a_tensor_that_is_not_as_specified_is_refused(row):
+    with pytest.raises(CorruptError, match="tensor"):
+        unpack(of_tensors([row], [b"\0" + bytes(4)]))
+
+
+def test_a_name_given_twice_is_refused():
+    row = ["w", "float32", [1], 5]
+    with pytest.raises(CorruptError, match="twice"):
+        unpack(of_tensors([row, row], [b"\0" + bytes(4)] * 2))
+
+
+@pytest.mark.parametrize("length", [0, 4, 6, 2**40])
+def test_a_blob_of_another_length_is_refused(length):
+    with pytest.raises((CorruptError, TruncatedError)):
+        unpack(of_tensors([["w", "float32", [1], length]], [b"\0" + bytes(4)]))
+
+
+HOLED = bytes([HOLES, 0, 4])  # packed differences of 4 bits; then entries, length, stream, values
+CODED = bytes([SHARED, 0])  # packed codes; then length of the codebook, codebook, codes
+
+
+@pytest.mark.parametrize(
+    ("blob", "says"),
+    [
+        (b"", "announces 1 bytes"),
+        (b"\x10" + bytes(64), "flags"),
+        (b"\x08" + bytes(64), "flags"),
+        (b"\x00" + bytes(63), "no multiple"),
+        (b"\x00" + bytes(60), "15 values for 16"),
+        (bytes([HALF]) + bytes(64), "32 values for 16"),
+        (bytes([HOLES, 3, 4, 0, 0]), "codec 3"),
+        (bytes([HOLES, 0, 0, 0, 0]), "0 bits"),
+        (bytes([HOLES, 0, 17, 0, 0]), "17 bits"),
+        (HOLED + varint(17) + bytes(99), "17 entries"),
+        (HOLED + b"\xff" * 20, "63 bits"),
+        (HOLED + varint(2) + varint(1) + b"\x11", "0 values for 2"),
+        (HOLED + varint(2) + varint(2**60) + b"\x11", "announces"),
+        (HOLED + varint(2) + varint(2) + b"\x11\x11" + bytes(8), "do not take 2 bytes"),
+        (HOLED + varint(2) + varint(1) + b"\x1f" + b"\1" * 8, "a value at 17 of 16"),
+        (HOLED + varint(1) + varint(1) + b"\xf1" + b"\1" * 4, "padding"),
+        (CODED + varint(0) + bytes(2), "empty codebook"),
+        (CODED + varint(5) + bytes(5 + 2), "no multiple"),
+        (CODED + varint(8) + bytes(8 + 1), "do not take 1 bytes"),
+        (CODED + varint(12) + bytes(12) + b"\xff" * 4, "outside an alphabet of 3"),
+        (bytes([SHARED, 1]) + varint(8) + bytes(8), "does not end"),
+        (bytes([SHARED, 2]) + varint(8) + bytes(8) + b"\xff" * 9, "table|padding"),
+    ],
+)
+def test_a_blob_that_contradicts_itself_is_refused(blob, says):
+    with pytest.raises(CorruptError, match=says):
+        unpack(one_tensor(blob))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "uint8", "int64"])
+def test_only_floats_are_sparse(dtype):
+    with pytest.raises(CorruptError, match="never has"):
+        unpack(one_tensor(HOLED + varint(0) + varint(0), dtype=dtype))
+
+
+def test_only_float32_is_halved():
+    with pytest.raises(CorruptError, match="never has"):
+        unpack(one_tensor(bytes([HALF]) + bytes(32), dtype="float64"))
+
+
+def test_a_truth_value_is_0_or_1():
+    with pytest.raises(CorruptError, match="neither 0 nor 1"):
+        unpack(one_tensor(b"\0\0\1\2", shape=(3,), dtype="bool"))
+
+
+# --- memory
+
+
+def bomb(entries):
+    """A file of some 200 bytes that announces `entries` float32, all the same, by a code of no bits."""
+    return of_tensors([["w", "float32", [entries], 7]], [CODED + varint(4) + b"\0\0\x80?"])
+
+
+def test_what_a_file_announces_is_bounded_by_default():
+    assert unpack(bomb(1000))[1]["w"].tolist() == [1.0] * 1000
+    for entries in (2**27, 2**40, 2**58):
+        with pytest.raises(TooLargeError, match="max_bytes"):
+            unpack(bomb(entries))
+
+
+def test_max_bytes_is_exact_and_raises_the_bound():
+    assert len(unpack(bomb(1000), max_bytes=4000)[1]["w"]) == 1000
+    with pytest.raises(TooLargeError, match="4000 bytes; max_bytes allows 3999"):
+        unpack(bomb(1000), max_bytes=3999)
+
+
+def test_many_small_tensors_count_together():
+    blob = CODED + varint(4) + b"\0\0\x80?"
+    rows = [[str(i), "float32", [2**20], len(blob)] for i in range(100)]
+    with pytest.raises(TooLargeError):
+        unpack(of_tensors(rows, [blob] * 100))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bomb(2**27),
+        of_tensors([["w", "float32", [2**25], 99]], [HOLED + varint(2**25) + varint(2**30) + bytes(90)]),
+        of_tensors([["w", "float32", [2**25], 25]], [bytes([SHARED, 1]) + varint(4) + bytes(22)]),
+        framed(b"[" * (1 << 20), []),
+        b"\x89prunus\n" + struct.pack("<HI", 1, 4 << 20) + bytes(1000),
+    ],
+    ids=["announced", "stream", "codes", "nested", "header"],
+)
+def test_a_lie_costs_no_memory(data):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ContainerError):
+            unpack(data)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_reading_within_the_bound_stays_within_a_few_times_of_it():
+    tracemalloc.start()
+    try:
+        unpack(bomb(2**22), max_bytes=2**24)
+        assert tracemalloc.get_traced_memory()[1] < 5 * 2**24
+    finally:
+        tracemalloc.stop()
+
+
+# --- what cannot be written
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused_by_name(value, dtype, tmp_path):
+    w = torch.zeros(3, dtype=dtype)
+    w[1] = value
+    with pytest.raises(NotFiniteError, match=r"fc1\.weight holds 1 values"):
+        write(tmp_path / "f.prunus", {"fc1.weight": w})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, dtype=torch.complex64),
+        torch.eye(3).to_sparse(),
+        torch.zeros(3, device="meta"),
+        [1.0, 2.0],
+        None,
+    ],
+    ids=["complex", "sparse", "meta", "list", "none"],
+)
+def test_what_no_file_holds_is_refused_by_name(tensor):
+    with pytest.raises(ContainerError, match="odd"):
+        pack({"good": torch.zeros(1), "odd": tensor})
+
+
+@pytest.mark.parametrize(
+    "made",
+    [{"a": float("nan")}, {"a": torch.zeros(1)}, {"a": {1, 2}}, {"a": "\ud800"}, {"a": "x" * (5 << 20)}],
+)
+def test_metadata_that_json_cannot_say_is_refused(made):
+    with pytest.raises(ContainerError, match="header"):
+        pack({}, made=made)
+
+
+def test_codings_that_there_are_not_are_refused():
+    with pytest.raises(UnknownNameError, match="huffman"):
+        Coding("hufman")
+    for bits in (0, 17, -1):
+        with pytest.raises(ContainerError, match="index_bits"):
+            Coding(index_bits=bits)
+
+
+FULL_DISK = """
+import resource, sys, torch
+from prunus.compression.container import write
+from prunus.errors import ContainerError
+g = torch.Generator().manual_seed(0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write(sys.argv[1], {"w": torch.randn(100, 100, generator=g)})
+except ContainerError as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_a_full_disk_leaves_what_was_there(before, tmp_path):
+    """The kernel refuses to let the file grow beyond 4 KiB, as it does when a disk is full."""
+    path = tmp_path / "f.prunus"
+    if before is not None:
+        path.write_bytes(before)
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
+    assert "f.prunus could not be written (40" in done.stdout
+    assert "too large" in done.stdout
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ContainerError, match=r"nowhere.*No such file"):
+        write(tmp_path / "nowhere" / "f.prunus", {})
+
+
+def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path):
+    (tmp_path / "f.prunus").mkdir()
+    with pytest.raises(ContainerError, match="could not be written"):
+        write(tmp_path / "f.prunus", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["f.prunus"]
+
+
+# --- what cannot be read or loaded
+
+
+@pytest.mark.parametrize("function", [read, read_header, load, inspect])
+def test_every_way_to_read_names_what_is_wrong(function, tmp_path):
+    with pytest.raises(NotAContainerError, match="No such file"):
+        function(tmp_path / "missing")
+    with pytest.raises(NotAContainerError, match="directory"):
+        function(tmp_path)
+    (tmp_path / "other").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(NotAContainerError, match="begins with"):
+        function(tmp_path / "other")
+    data = small_file()
+    (tmp_path / "cut").write_bytes(data[:100])
+    with pytest.raises(TruncatedError):
+        function(tmp_path / "cut")
+    (tmp_path / "damaged").write_bytes(data[:50] + b"!" + data[51:])
+    with pytest.raises(CorruptError):
+        function(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (None, "into="),
+        ({"name": "alexnet", "arguments": {}}, "'alexnet', which is not built in; .* into="),
+        ({"name": "lenet-5", "arguments": {"dropout": "much"}}, "dropout"),
+        ({"name": "lenet-5", "arguments": {"dropout": 7}}, "dropout"),
+        ({"name": "lenet-5", "arguments": {"width": 2**62}}, "width"),
+        ({"name": "lenet-5", "arguments": {"": None}}, "lenet-5"),
+        ({"name": "lenet-5", "arguments": {}}, "missing: .*conv1.weight"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_a_mismatch(model, says, tmp_path):
+    write(tmp_path / "f.prunus", {"weight": torch.zeros(1)}, model=model)
+    with pytest.raises(MismatchError, match=says):
+        load(tmp_path / "f.prunus")
+
+
+def test_the_memory_of_the_process_is_bounded(tmp_path):
+    """The same bombs under a real limit of address space, in a process of their own."""
+    for i, data in enumerate((bomb(2**40), framed(b"[" * (4 << 20), []))):
+        (tmp_path / str(i)).write_bytes(data)
+    program = (
+        "import resource, sys, torch; from prunus.compression.container import read;"
+        "from prunus.errors import ContainerError;"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: read(path)\n"
+        "    except ContainerError as error: print(type(error).__name__)"
+    )
+    paths = [str(tmp_path / str(i)) for i in range(2)]
+    done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True)
+    assert done.stdout.split() == ["TooLargeError", "CorruptError"], done.stderr
+
+
+def test_nothing_a_file_says_is_run(tmp_path):
+    """No pickle: a pickled payload in the place of a file, or of a blob, is bytes."""
+    payload = b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "owned") + b"'\ntR."
+    for data in (payload, one_tensor(payload), framed(payload, [])):
+        with pytest.raises(PrunusError):
+            unpack(data)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_an_empty_layer_and_a_layer_of_one_weight_are_layers(tmp_path):
+    state = {**nn.Linear(1, 1).state_dict(), "none": torch.zeros(0), "rows": torch.zeros(3, 0, 2)}
+    write(tmp_path / "f.prunus", state)
+    back = read(tmp_path / "f.prunus")
+    assert {name: t.shape for name, t in back.items()} == {name: t.shape for name, t in state.items()}

@@ -1,0 +1,205 @@
+"""A second reader of the file, written from SPEC.md alone in plain Python, agrees with ours bit for bit."""
+
+import json
+import math
+import zlib
+
+import pytest
+import torch
+
+from prunus.compression.codecs import CODECS
+from prunus.compression.container import Coding, pack, unpack
+
+SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "uint8": 1, "int8": 1}
+SIZES |= {"uint16": 2, "int16": 2, "uint32": 4, "int32": 4, "uint64": 8, "int64": 8}
+ROOTS = (4294967296, 3611622603, 3037000500, 2553802834)
+
+
+class Bytes:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, n):
+        assert n <= len(self.data) - self.at
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def number(self, n):
+        return int.from_bytes(self.take(n), "little")
+
+    def varint(self):
+        byte = self.number(1)
+        return byte if byte < 128 else byte - 128 + 128 * self.varint()
+
+    def rest(self):
+        return self.take(len(self.data) - self.at)
+
+
+class BitRow:
+    def __init__(self, data):
+        self.bits, self.at = "".join(f"{byte:08b}" for byte in data), 0
+
+    def take(self, n):
+        self.at += n
+        return int(self.bits[self.at - n : self.at] or "0", 2)
+
+    def gamma(self):
+        zeros = 0
+        while self.take(1) == 0:
+            zeros += 1
+        return (1 << zeros) + self.take(zeros)
+
+    def whole_bytes(self):
+        return (self.at + 7) // 8
+
+
+def table(data, alphabet):
+    bits, levels, last, absent = BitRow(data), [], -1, False
+    while len(levels) < alphabet:
+        run, z = bits.gamma(), bits.gamma() - 1
+        absent = z == 0 and not absent
+        if not absent:
+            last += (z + 1) // 2 if z % 2 else -(z // 2)
+        levels += [None if absent else last] * run
+    assert len(levels) == alphabet
+    return {s: level for s, level in enumerate(levels) if level is not None}, data[bits.whole_bytes() :]
+
+
+def bitpack(data, count, alphabet):
+    bits, width = BitRow(data), math.ceil(math.log2(alphabet))
+    return [bits.take(width) for _ in range(count)]
+
+
+def huffman(data, count, alphabet):
+    lengths, data = table(data, alphabet)
+    if len(lengths) <= 1:
+        return list(lengths) * count
+    words, code, last = {}, 0, 0
+    for length, symbol in sorted((length, symbol) for symbol, length in lengths.items()):
+        code <<= length - last
+        words[length, code] = symbol
+        code, last = code + 1, length
+    bits, out = BitRow(data), []
+    for _ in range(count):
+        word = (0, 0)
+        while word not in words:
+            word = (word[0] + 1, word[1] * 2 + bits.take(1))
+        out.append(words[word])
+    return out
+
+
+def range_coder(data, count, alphabet):
+    levels, data = table(data, alphabet)
+    if len(levels) <= 1:
+        return list(levels) * count
+    weights = [ROOTS[q % 4] >> (q // 4) for q in levels.values()]
+    f = [2**24 * w // sum(weights) for w in weights]
+    f[f.index(max(f))] += 2**24 - sum(f)
+    n = len(f)
+    left = [sum(f[:i]) * (2**24 - n) // 2**24 + i for i in range(n)] + [2**24]
+    data += bytes(-len(data) % 4)
+    words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
+    state, out = 0, []
+
+    def refill(state):
+        while state < 2**32 and words:
+            state = state * 2**32 + words.pop()
+        return state
+
+    state = refill(state)
+    for _ in range(count):
+        r = state % 2**24
+        i = next(i for i in range(n) if left[i] <= r < left[i + 1])
+        out.append(list(levels)[i])
+        state = refill(state // 2**24 * (left[i + 1] - left[i]) + r - left[i])
+    assert state == 0
+    assert not words
+    return out
+
+
+DECODERS = (bitpack, huffman, range_coder)
+
+
+def widen(half):
+    sign, exponent, fraction = half >> 15, half >> 10 & 31, half & 1023
+    value = (-1) ** sign * (fraction / 1024 + (exponent > 0)) * 2.0 ** (max(exponent, 1) - 15)
+    return torch.tensor(value, dtype=torch.float64).float().view(torch.int32).item() % 2**32 | sign << 31
+
+
+def tensor(blob, dtype, shape):
+    blob, flags = Bytes(blob), 0
+    flags, size, m = blob.number(1), SIZES[dtype], math.prod(shape)
+    codecs = [DECODERS[blob.number(1)] for flag in (1, 2) if flags & flag]
+    if flags & 4:
+        size = 2
+    positions = range(m)
+    if flags & 1:
+        b, m = blob.number(1), blob.varint()
+        differences = codecs[0](blob.take(blob.varint()), m, 2**b)
+        positions, at = [], -1
+        for difference in differences:
+            at += difference + 1
+            positions.append(at)
+    if flags & 2:
+        book = Bytes(blob.take(blob.varint()))
+        values = [book.number(size) for _ in range(len(book.data) // size)]
+        entries = [values[code] for code in codecs[-1](blob.rest(), m, len(values))]
+    else:
+        entries = [blob.number(size) for _ in range(m)]
+        assert not blob.rest()
+    out = [0] * math.prod(shape)
+    for position, entry in zip(positions, entries, strict=True):
+        rows, columns = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        where = position % rows * columns + position // rows if flags & 8 else position
+        if entry:
+            out[where] = widen(entry) if flags & 4 else entry
+    return out
+
+
+def read_as_specified(data):
+    file = Bytes(data)
+    assert file.take(8) == b"\x89prunus\n"
+    assert file.number(2) == 1
+    header = file.take(file.number(4))
+    content = data[: file.at]
+    assert file.number(4) == zlib.crc32(content)
+    found = {}
+    for name, dtype, shape, length in json.loads(header)["tensors"]:
+        blob = file.take(length)
+        content += blob
+        assert file.number(4) == zlib.crc32(content)
+        found[name] = (dtype, shape, tensor(blob, dtype, shape))
+    assert not file.rest()
+    return found
+
+
+def as_numbers(t):
+    dtype = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
+    return [n % (1 << 8 * t.element_size()) for n in t.contiguous().reshape(-1).view(dtype).tolist()]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("index_bits", [None, 2])
+@pytest.mark.parametrize("share", [True, False])
+def test_a_reader_written_from_the_specification_reads_the_same(codec, index_bits, share):
+    g = torch.Generator().manual_seed(7)
+    few = torch.tensor([0.0] * 24 + [-0.5, 0.25, 1.5, -0.0, 6e-8, 0.1])
+    state = {
+        "few": few[torch.randint(30, (12, 40), generator=g)],
+        "halves": (few.half().float())[torch.randint(30, (5, 4, 3, 3), generator=g)],
+        "columns": torch.zeros(30, 20).index_fill(1, torch.tensor([3, 4, 17]), 2.0),
+        "dense": torch.randn(9, generator=g).to(torch.bfloat16),
+        "double": torch.randn(4, generator=g).double(),
+        "many": torch.randint(-(2**40), 2**40, (5,), generator=g),
+        "flags": torch.tensor([True, False]),
+        "scalar": torch.tensor(3, dtype=torch.uint8),
+        "empty": torch.zeros(0, 2),
+        "zeros": torch.zeros(50),
+    }
+    data = pack(state, made={"é": [1, 2.5]}, coding=Coding(codec, index_bits, share))
+    ours, theirs = unpack(data)[1], read_as_specified(data)
+    assert list(theirs) == list(ours)
+    for name, t in ours.items():
+        dtype, shape, numbers = theirs[name]
+        assert (dtype, shape) == (str(t.dtype).removeprefix("torch."), list(t.shape))
+        assert numbers == as_numbers(t) == as_numbers(state[name]), name

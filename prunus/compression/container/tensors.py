@@ -33,7 +33,8 @@ LARGEST_CODEBOOK = 256
 
 _SAMPLE = 4096
 _PATIENCE = 1.01
-"""Positions are coded unless that takes 1 % more than a code for every entry, which is slower to read."""
+"""One per cent is not worth the time: fewer holes are not looked for, and positions, which are faster to
+read, may take so much more than a code for every entry."""
 
 
 def blob_of(name: str, tensor: Tensor, coding: Coding) -> Blob:
@@ -127,10 +128,10 @@ class _Plan:
 
 
 def _plan_holes(bits: Bits, shape: tuple[int, ...], book: _Codebook | None, coding: Coding) -> _Plan | None:
-    """The cheapest way to write positions, from histograms alone; None where there is no hole."""
-    positions = np.flatnonzero(bits)
-    if len(positions) == bits.size:
+    """The cheapest way to write positions, from histograms alone; None where holes are too few."""
+    if _PATIENCE * np.count_nonzero(bits) > bits.size:
         return None
+    positions = np.flatnonzero(bits)
     orders = [(0, positions)]
     if min(rows_and_columns(shape)) > 1:
         orders.append((COLUMNS, np.sort(columns_first(positions, shape))))

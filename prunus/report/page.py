@@ -1,0 +1,164 @@
+"""The page of a compressed network: one HTML file that needs nothing else, no network and no script."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunus.compression.container.inspect import Inspection
+from prunus.compression.deep_compression import Compressed
+from prunus.errors import PrunusError
+from prunus.report import text
+from prunus.report.epochs import curve
+from prunus.report.histograms import histograms
+from prunus.report.layers import table
+from prunus.report.masks import bitmaps, kernels, looks
+from prunus.report.stages import sizes
+from prunus.training.evaluate import Evaluation
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+NAMES = {
+    "dense": "dense training, where not given trained",
+    "density": "density of the weights",
+    "retrain": "retraining after a round",
+    "settle": "retraining after the last round",
+    "bits": "bits of a code",
+    "finetune": "training of the shared values",
+    "start": "start of k-means",
+    "half": "biases in half precision",
+    "coding": "coding of the file",
+}
+"""What the settings of a recipe are called on the page, where their names do not say it."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The numbers at the top, in words."""
+
+    ratio: str
+    file_bytes: str
+    original_bytes: str
+    density: str
+    sparsity: str
+    kept: str
+    weights: str
+    test: str | None
+    dense_test: str | None
+    test_n: str
+    dense_n: str
+    more: str
+    """How many more examples are wrong than with the dense network; empty where that cannot be said."""
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    compressed: Compressed,
+    inspection: Inspection,
+    *,
+    title: str,
+    dense_test: Evaluation | None = None,
+    test: Evaluation | None = None,
+    seconds: float | None = None,
+    provenance: str = "",
+) -> None:
+    """Write the page of `compressed` and its file to `path`; the same arguments give the same bytes.
+
+    Args:
+        inspection: of the file that `compressed` was saved to.
+        title: what was compressed, "LeNet-300-100 on MNIST".
+        dense_test, test: of the network before and after, on the test split; None where nobody looked.
+        seconds: the time all of it took.
+        provenance: where the data came from (`Dataset.provenance`).
+
+    The page appears whole or not at all. Raises PrunusError where it cannot be written.
+    """
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            headline=headline(compressed, inspection, dense_test, test),
+            sizes=sizes(compressed, inspection),
+            table=table(inspection),
+            weights=histograms(compressed),
+            curve=curve(compressed),
+            looks=looks(compressed),
+            kernels=kernels(compressed),
+            bitmaps=bitmaps(compressed),
+            making=making(compressed, inspection, seconds, provenance),
+        )
+    )
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.part")
+    try:
+        beside.write_text(page, encoding="utf-8")
+        beside.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise PrunusError(f"The page could not be written to {target}: {error.strerror or error}.") from error
+
+
+def headline(
+    compressed: Compressed, inspection: Inspection, dense_test: Evaluation | None, test: Evaluation | None
+) -> Headline:
+    """The numbers a reader came for."""
+    density, sparsity = text.density_pair(compressed.density)
+    return Headline(
+        text.ratio(inspection.ratio),
+        text.integer(inspection.file_bytes),
+        text.integer(inspection.original_bytes),
+        density,
+        sparsity,
+        text.integer(compressed.stages[-1].kept),
+        text.integer(sum(mask.numel() for mask in compressed.masks.values())),
+        text.error(test) if test else None,
+        text.error(dense_test) if dense_test else None,
+        text.integer(test.n) if test else "",
+        text.integer(dense_test.n) if dense_test else "",
+        _more(dense_test, test),
+    )
+
+
+def making(
+    compressed: Compressed, inspection: Inspection, seconds: float | None, provenance: str
+) -> dict[str, str]:
+    """How it was made: the recipe, the seed, what the file says beyond them, the data, the time."""
+    recipe = compressed.recipe
+    rows = {NAMES.get(f.name, f.name): text.settings(getattr(recipe, f.name)) for f in fields(recipe)}
+    rows["seed"] = text.settings(compressed.seed)
+    rows |= {str(key): text.settings(value) for key, value in _rest(inspection.made).items()}
+    if provenance:
+        rows["data"] = provenance
+    if seconds is not None:
+        rows["time"] = text.duration(seconds)
+    return {name: words for name, words in rows.items() if words != "–"}
+
+
+def _rest(made: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in made.items() if key not in ("recipe", "seed")}
+
+
+def _more(dense: Evaluation | None, test: Evaluation | None) -> str:
+    if dense is None or test is None or dense.n != test.n:
+        return ""
+    more = round((dense.accuracy - test.accuracy) * test.n / 100)
+    return text.count(abs(more), f"{'fewer' if more < 0 else 'more'} mistake") if more else "as many mistakes"
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

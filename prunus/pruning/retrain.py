@@ -4,12 +4,14 @@ Survivors keep their values (they are not reinitialised); masks hold after every
 within those of the round before.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from prunus.errors import NoEffectWarning
 from prunus.nouns import Dataset, Density, Evidence, Masks, Params, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
@@ -67,4 +69,6 @@ def prune_and_retrain(
                 report=report,
             )
         rounds.append(Round(number, density_of(masks), masks, epochs))
+    if rounds and rounds[-1].density == 1.0:
+        warnings.warn("Every density asked for is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     return rounds

@@ -1,0 +1,167 @@
+"""Laws of Deep Compression: stages shrink, the file is the model bit for bit, resume, the model given is untouched."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.compression.deep_compression import STAGES, bits_by_name
+from prunus.errors import DensityError, NotFiniteError, NothingPrunableError, SharingError
+from prunus.training import Recipe
+
+SHORT = Recipe(1, 0.005, 32)
+RECIPE = prunus.CompressionRecipe(
+    dense=SHORT, density=0.2, schedule="iterative", rounds=2, retrain=SHORT, settle=SHORT, bits=3, finetune=SHORT
+)
+
+
+def same_bits(a: dict, b: dict) -> bool:
+    def bits(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(-1).view(torch.uint8)
+
+    return a.keys() == b.keys() and all(torch.equal(bits(a[n]), bits(b[n])) for n in a)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+    prunus.train(model, digits, Recipe(8, 0.003, 32))
+    return model
+
+
+@pytest.fixture(scope="module")
+def compressed(trained, digits):
+    return prunus.deep_compress(trained, digits, RECIPE)
+
+
+def test_the_model_given_is_left_alone(trained, digits):
+    before = copy.deepcopy(trained.state_dict())
+    prunus.deep_compress(trained, digits, RECIPE)
+    assert same_bits(before, trained.state_dict())
+
+
+def test_every_stage_is_smaller_than_the_one_before(compressed):
+    assert tuple(stage.name for stage in compressed.stages) == STAGES
+    sizes = [stage.bytes for stage in compressed.stages]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == sum(p.numel() * 4 for p in compressed.model.parameters())
+
+
+def test_density_counts_and_values_are_what_was_asked(compressed):
+    assert compressed.density == pytest.approx(0.2, abs=1e-3)
+    for name, mask in compressed.masks.items():
+        weight = compressed.model.get_parameter(name)
+        assert torch.equal(weight != 0, mask)
+        assert len(weight[mask].unique()) <= 8
+
+
+def test_what_is_not_shared_is_exact_in_half_precision(compressed):
+    for name, parameter in compressed.model.named_parameters():
+        if name.endswith("bias"):
+            assert torch.equal(parameter, parameter.half().float())
+
+
+def test_the_file_is_the_model_bit_for_bit(compressed, tmp_path, trained):
+    path = tmp_path / "net.prunus"
+    size = prunus.save(compressed, path)
+    assert size == path.stat().st_size == prunus.inspect(path).file_bytes
+    assert same_bits(prunus.read(path), compressed.model.state_dict())
+    again = prunus.load(path, into=copy.deepcopy(trained))
+    assert same_bits(again.state_dict(), compressed.model.state_dict())
+    prunus.save(compressed, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_any_module_may_be_saved(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    model(torch.randn(5, 3, 3, 3))  # moves the running statistics
+    prunus.save(model, tmp_path / "m")
+    assert same_bits(prunus.read(tmp_path / "m"), model.state_dict())
+
+
+@pytest.mark.parametrize("name", prunus.models.MODELS)
+def test_built_in_models_come_back_by_name(name, tmp_path):
+    model = prunus.models.MODELS[name](seed=3)
+    for parameter in model.parameters():
+        parameter.data.mul_(torch.rand_like(parameter) < 0.01).add_(0.0)
+    prunus.save(model, tmp_path / "m")
+    loaded = prunus.load(tmp_path / "m")
+    assert type(loaded) is type(model)
+    assert same_bits(loaded.state_dict(), model.state_dict())
+    assert not loaded.training
+
+
+def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, digits, compressed, tmp_path):
+    class Killed(Exception):
+        pass
+
+    calls = []
+
+    def kill(stage, epoch):
+        calls.append(stage)
+        if len(calls) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path, report=kill)
+    resumed = prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path)
+    assert same_bits(resumed.model.state_dict(), compressed.model.state_dict())
+
+
+def test_the_test_split_is_not_looked_at(trained, digits, compressed):
+    blind = dataclasses.replace(digits, test=None)
+    again = prunus.deep_compress(trained, blind, RECIPE)
+    assert same_bits(again.model.state_dict(), compressed.model.state_dict())
+
+
+def test_bits_by_kind_and_by_name():
+    model = prunus.models.lenet_5()
+    names = list(prunus.prunable(model))
+    assert list(bits_by_name(model, names, {"conv": 8, "linear": 5, "fc2.weight": 6}).values()) == [8, 8, 5, 6]
+    with pytest.raises(SharingError, match=r"'fc1.weight', a linear weight"):
+        bits_by_name(model, names, {"conv": 8})
+
+
+def spoiled(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    model[1].weight.data[3, 5] = float("nan")
+    return model
+
+
+def test_bad_input_is_named(trained, digits):
+    cases = [
+        (spoiled(trained), RECIPE, NotFiniteError, "'1.weight' holds 1 of 6400"),
+        (nn.Sequential(nn.Flatten()), RECIPE, NothingPrunableError, "Sequential"),
+        (trained, RECIPE.but(density=0.0), DensityError, "Density 0.0"),
+        (trained, RECIPE.but(density=1.5), DensityError, "Density 1.5"),
+        (trained, RECIPE.but(bits=9), SharingError, "9 bits"),
+        (trained, RECIPE.but(rounds=0), DensityError, "0 rounds"),
+    ]
+    for model, recipe, error, message in cases:
+        with pytest.raises(error, match=message):
+            prunus.deep_compress(model, digits, recipe)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
+    model[1].weight.data.fill_(value)
+    compressed = prunus.deep_compress(model, digits, RECIPE)
+    prunus.save(compressed, tmp_path / "m")
+    assert same_bits(prunus.read(tmp_path / "m"), compressed.model.state_dict())
+
+
+def test_one_weight_a_layer(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 10))
+    with pytest.warns(prunus.errors.NoEffectWarning) as warned:
+        prunus.deep_compress(model, digits, RECIPE.but(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5}))
+    assert any("'2.weight' has 1 distinct" in str(one.message) for one in warned)
+
+
+def test_density_one_prunes_nothing_and_says_so(trained, digits):
+    with pytest.warns(prunus.errors.NoEffectWarning, match="nothing is pruned"):
+        compressed = prunus.deep_compress(trained, digits, RECIPE.but(density=1.0, rounds=1))
+    assert compressed.density == 1.0

@@ -45,7 +45,7 @@ def scaled_dropout(model: nn.Module, masks: Masks) -> Iterator[None]:
     before = {name: modules[name].p for name in rates}
     try:
         for name, rate in rates.items():
-            modules[name].p = rate  # type: ignore[assignment]
+            modules[name].p = rate
         yield
     finally:
         for name, rate in before.items():

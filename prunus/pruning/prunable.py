@@ -49,8 +49,8 @@ def prunable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequenc
         if pattern != "*" and not any(fnmatchcase(name, pattern) for name in kinds):
             raise ModelError(f"The pattern {pattern!r} matches none of the prunable weights {list(kinds)}.")
     names = [n for n in kinds if _matches(n, include) and not _matches(n, exclude)]
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    chosen = {name: parameters[name] for name in names if parameters.get(name) is not None}
+    parameters: Params = dict(model.named_parameters(remove_duplicate=False))
+    chosen: Params = {name: parameters[name] for name in names if parameters.get(name) is not None}
     chosen = {name: weight for name, weight in chosen.items() if weight.numel()}
     if not chosen:
         raise NothingPrunableError(

@@ -39,6 +39,7 @@ def prune_and_retrain(
     *,
     criterion: Criterion,
     scope: Scope,
+    within: Masks | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
@@ -48,12 +49,13 @@ def prune_and_retrain(
     Args:
         weights: the prunable parameters of `model`, by name (`prunable`).
         densities: from a schedule.
-        retrain: one recipe a density.
+        retrain: one recipe a density; with no epochs there is no retraining.
+        within: masks the first round's must lie within.
         checkpoints: a folder; with it a killed call goes on where it was.
 
     Raises what the criterion, the scope and the training raise.
     """
-    masks: Masks | None = None
+    masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
         scores = criterion(Evidence(weights, seed=derive(seed, "criterion", number)))

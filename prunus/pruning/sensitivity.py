@@ -11,7 +11,8 @@ from torch import nn
 
 from prunus.errors import DensityError
 from prunus.nouns import Evidence, Split
-from prunus.pruning.criteria import Criterion, magnitude
+from prunus.pruning.criteria import Criterion
+from prunus.pruning.criteria.magnitude import magnitude
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable
 from prunus.pruning.scopes import layer

@@ -40,7 +40,8 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> Evaluati
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    for inputs, labels in zip(split.inputs.split(batch_size), split.labels.split(batch_size), strict=True):
+    parts = torch.split(split.inputs, batch_size), torch.split(split.labels, batch_size)
+    for inputs, labels in zip(*parts, strict=True):
         outputs: Tensor = model(inputs)
         loss += F.cross_entropy(outputs, labels, reduction="sum")
         right += (outputs.argmax(1) == labels).sum()

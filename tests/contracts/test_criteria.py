@@ -5,6 +5,7 @@ import torch
 
 from prunus.nouns import Evidence
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.scopes import global_, threshold
 from prunus.seeds import generator
 
 each_criterion = pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
@@ -12,7 +13,9 @@ each_criterion = pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRI
 
 def evidence(seed: int = 0) -> Evidence:
     draw = generator(0, "weights")
-    return Evidence({"a": torch.randn(5, 4, generator=draw), "b": torch.randn(3, 2, 2, generator=draw)}, seed=seed)
+    return Evidence(
+        {"a": torch.randn(5, 4, generator=draw), "b": torch.randn(3, 2, 2, generator=draw)}, seed=seed
+    )
 
 
 @each_criterion
@@ -41,3 +44,13 @@ def test_magnitude_by_hand():
 
 def test_random_depends_on_its_seed():
     assert not torch.equal(CRITERIA["random"](evidence(0))["a"], CRITERIA["random"](evidence(1))["a"])
+
+
+def test_scaled_magnitude_is_hans_threshold():
+    weights = evidence().weights
+    scores = CRITERIA["scaled_magnitude"](Evidence(weights))
+    densities = threshold(weights, 0.8)
+    kept = sum(density * weights[name].numel() for name, density in densities.items())
+    masks = global_(scores, kept / 32)
+    for name, weight in weights.items():
+        assert torch.equal(masks[name], weight.abs() > 0.8 * weight.std(correction=0))

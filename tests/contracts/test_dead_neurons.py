@@ -41,11 +41,21 @@ class Normed(nn.Module):
 
 
 CASES = {
-    "lenet-300-100": (models.lenet_300_100, (1, 28, 28), {"fc1.weight": [3, 7]}, {"fc2.weight": [5, 7], "fc3.weight": [1]}),
-    "lenet-5": (models.lenet_5, (1, 28, 28), {"conv1.weight": [2], "conv2.weight": [4]}, {"fc2.weight": [0, 9], "conv2.weight": [6]}),
+    "lenet-300-100": (
+        models.lenet_300_100,
+        (1, 28, 28),
+        {"fc1.weight": [3, 7]},
+        {"fc2.weight": [5, 7], "fc3.weight": [1]},
+    ),
+    "lenet-5": (
+        models.lenet_5,
+        (1, 28, 28),
+        {"conv1.weight": [2], "conv2.weight": [4]},
+        {"fc2.weight": [0, 9], "conv2.weight": [6]},
+    ),
     "conv-2": (models.conv_2, (3, 32, 32), {"fc1.weight": [0]}, {"convolutions.1.weight": [5]}),
     "normed": (Normed, (3, 9, 9), {"a.weight": [0]}, {"b.weight": [2], "head.weight": [1]}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -14,7 +14,14 @@ from prunus.training import Recipe
 
 SHORT = Recipe(1, 0.005, 32)
 RECIPE = prunus.CompressionRecipe(
-    dense=SHORT, density=0.2, schedule="iterative", rounds=2, retrain=SHORT, settle=SHORT, bits=3, finetune=SHORT
+    dense=SHORT,
+    density=0.2,
+    schedule="iterative",
+    rounds=2,
+    retrain=SHORT,
+    settle=SHORT,
+    bits=3,
+    finetune=SHORT,
 )
 
 
@@ -120,7 +127,12 @@ def test_the_test_split_is_not_looked_at(trained, digits, compressed):
 def test_bits_by_kind_and_by_name():
     model = prunus.models.lenet_5()
     names = list(prunus.prunable(model))
-    assert list(bits_by_name(model, names, {"conv": 8, "linear": 5, "fc2.weight": 6}).values()) == [8, 8, 5, 6]
+    assert list(bits_by_name(model, names, {"conv": 8, "linear": 5, "fc2.weight": 6}).values()) == [
+        8,
+        8,
+        5,
+        6,
+    ]
     with pytest.raises(SharingError, match=r"'fc1.weight', a linear weight"):
         bits_by_name(model, names, {"conv": 8})
 
@@ -157,7 +169,9 @@ def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
 def test_one_weight_a_layer(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 10))
     with pytest.warns(prunus.errors.NoEffectWarning) as warned:
-        prunus.deep_compress(model, digits, RECIPE.but(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5}))
+        prunus.deep_compress(
+            model, digits, RECIPE.but(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5})
+        )
     assert any("'2.weight' has 1 distinct" in str(one.message) for one in warned)
 
 

@@ -1,6 +1,7 @@
 """Laws of pruning in rounds: nesting, exact densities, survivors kept, dropout scaled, resume; and sensitivity."""
 
 import copy
+from itertools import pairwise
 from math import sqrt
 
 import pytest
@@ -32,7 +33,7 @@ def go(model, data, densities, **settings):
 def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
     rounds = go(mlp, few, iterative(0.1, 4), scope=scope)
     total = sum(weight.numel() for weight in prunable(mlp).values())
-    for before, after in zip(rounds, rounds[1:], strict=False):
+    for before, after in pairwise(rounds):
         assert are_nested(after.masks, before.masks)
     for done, density in zip(rounds, iterative(0.1, 4), strict=True):
         sizes = [m.numel() for m in done.masks.values()] if scope is layer else [total]
@@ -42,7 +43,7 @@ def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
 
 
 def test_layer_by_layer_leaves_the_layers_to_come_whole(mlp, few):
-    target = {name: 0.2 for name in prunable(mlp)}
+    target = dict.fromkeys(prunable(mlp), 0.2)
     rounds = go(mlp, few, layer_by_layer(target))
     whole = [[bool(mask.all()) for mask in done.masks.values()] for done in rounds]
     assert whole == [[False, True, True], [False, False, True], [False, False, False]]
@@ -106,7 +107,13 @@ def test_sensitivity_is_one_layer_at_a_time(mlp, digits):
 
 
 def test_densities_are_chosen_by_tolerance():
-    curve = [Point(1.0, 98.0, 0), Point(0.5, 98.1, 0), Point(0.2, 97.6, 0), Point(0.1, 98.0, 0), Point(0.05, 90.0, 0)]
+    curve = [
+        Point(1.0, 98.0, 0),
+        Point(0.5, 98.1, 0),
+        Point(0.2, 97.6, 0),
+        Point(0.1, 98.0, 0),
+        Point(0.05, 90.0, 0),
+    ]
     assert choose_densities({"a": curve}, 0.0) == {"a": 0.5}  # 0.1 is fine again, but 0.2 was not
     assert choose_densities({"a": curve}, 0.5) == {"a": 0.1}
     assert choose_densities({"a": curve}, 100) == {"a": 0.05}

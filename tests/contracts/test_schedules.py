@@ -1,5 +1,7 @@
 """Laws of every schedule: it ends at the target to the bit, never rises, and follows its closed formula."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def test_the_closed_formulas(density, rounds):
 
 def test_iterative_prunes_the_same_share_of_what_is_left_each_round():
     steps = [1.0, *iterative(0.02, 7)]
-    assert [b / a for a, b in zip(steps, steps[1:], strict=False)] == pytest.approx([0.02 ** (1 / 7)] * 7)
+    assert [b / a for a, b in pairwise(steps)] == pytest.approx([0.02 ** (1 / 7)] * 7)
 
 
 def test_layer_by_layer_prunes_one_layer_a_round():

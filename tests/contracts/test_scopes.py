@@ -35,7 +35,9 @@ def test_the_count_is_exact(scope, density, levels):
     given_scores = scores(levels=levels)
     masks = scope(given_scores, density)
     if scope is layer:
-        assert [int(m.sum()) for m in masks.values()] == [count(density, s.numel()) for s in given_scores.values()]
+        assert [int(m.sum()) for m in masks.values()] == [
+            count(density, s.numel()) for s in given_scores.values()
+        ]
     else:
         assert kept(masks) == count(density, 77 + 48 + 20)
 
@@ -131,4 +133,3 @@ def test_threshold_means_the_weights_beyond_a_multiple_of_the_deviation():
 def test_a_quality_that_makes_no_sense_is_refused(quality):
     with pytest.raises(DensityError):
         threshold({"a": torch.randn(10, generator=generator(0))}, quality)
-

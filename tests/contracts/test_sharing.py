@@ -56,7 +56,9 @@ def test_a_pass_agrees_with_the_textbook(seed, k):
     values = weights(seed, 100)
     begin = np.sort(np.random.default_rng(seed).normal(size=k))
     closest = np.abs(values[:, None].astype(np.float64) - begin).argmin(1)
-    expected = [values[closest == j].mean(dtype=np.float64) if (closest == j).any() else begin[j] for j in range(k)]
+    expected = [
+        values[closest == j].mean(dtype=np.float64) if (closest == j).any() else begin[j] for j in range(k)
+    ]
     assert np.allclose(lloyd(Sorted.of(values), begin, passes=1), expected)
 
 
@@ -100,7 +102,9 @@ def test_every_weight_goes_to_its_nearest_centroid(mlp):
     for name, shared in share(prunable(mlp), masks, 3).items():
         kept = mlp.get_parameter(name).detach()[masks[name]]
         distances = (kept[:, None] - shared.codebook).abs()
-        assert torch.allclose(distances.min(1).values, distances.gather(1, shared.codes[:, None])[:, 0], atol=1e-7)
+        assert torch.allclose(
+            distances.min(1).values, distances.gather(1, shared.codes[:, None])[:, 0], atol=1e-7
+        )
 
 
 def test_bits_a_name_and_a_seed_for_the_random_start(mlp):
@@ -121,7 +125,9 @@ def test_fewer_values_than_centroids_are_kept_exactly_and_said():
 
 def test_a_layer_of_one_weight():
     with pytest.warns(NoEffectWarning, match="1 distinct"):
-        assert share({"a": torch.tensor([[3.0]])}, {"a": torch.tensor([[True]])}, 1)["a"].dense().item() == 3.0
+        assert (
+            share({"a": torch.tensor([[3.0]])}, {"a": torch.tensor([[True]])}, 1)["a"].dense().item() == 3.0
+        )
 
 
 @pytest.mark.parametrize("bits", [0, 9, -1])
@@ -195,7 +201,9 @@ def test_the_gradient_of_a_centroid_is_the_finite_difference(mlp, few):
 
 def test_the_gradient_of_a_centroid_by_hand():
     with pytest.warns(NoEffectWarning):
-        shared = share({"a": torch.tensor([1.0, 0.0, 2.0, 1.0])}, {"a": torch.tensor([True, False, True, True])}, 1)
+        shared = share(
+            {"a": torch.tensor([1.0, 0.0, 2.0, 1.0])}, {"a": torch.tensor([True, False, True, True])}, 1
+        )
     gradient = torch.tensor([10.0, 20.0, 40.0, 80.0])
     assert centroid_gradient(gradient, shared["a"]).tolist() == [90.0, 40.0]
 

@@ -31,7 +31,9 @@ def masks_of(model: nn.Module, density: float = 0.3) -> dict[str, torch.Tensor]:
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -77,7 +79,9 @@ def test_kept_weights_train_as_in_a_network_that_never_had_the_others(optimiser,
     assert torch.allclose(large[1].weight[:, keep], small[1].weight, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "value"), [("l1", lambda w: w.abs().sum()), ("l2", lambda w: (w**2).sum() / 2)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("l1", lambda w: w.abs().sum()), ("l2", lambda w: (w**2).sum() / 2)]
+)
 def test_a_penalty_adds_the_gradient_of_its_formula(name, value):
     weight = torch.randn(5, 3, requires_grad=True)
     expected = torch.autograd.grad(0.3 * value(weight), weight)[0]

@@ -30,7 +30,8 @@ def optimal(numbers: Sorted, k: int, bins: int = BINS) -> Floats:
     np.cumsum([counts, sums, squares], axis=1, out=prefix[:, 1:])
     starts = _partition(prefix, min(k, len(counts)))
     cluster = np.append(starts, len(counts))
-    return np.diff(prefix[1][cluster]) / np.diff(prefix[0][cluster]) + centre
+    means: Floats = np.diff(prefix[1][cluster]) / np.diff(prefix[0][cluster]) + centre
+    return means
 
 
 def _bin_edges(values: NDArray[np.float32], bins: int) -> NDArray[np.intp]:

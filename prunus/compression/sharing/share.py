@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from prunus.compression.sharing.kmeans import Sorted, lloyd, nearest
+from prunus.compression.sharing.kmeans import Floats, Sorted, lloyd, nearest
+from prunus.compression.sharing.starts import STARTS
 from prunus.errors import NoEffectWarning, NotFiniteError, SharingError
 from prunus.nouns import Masks, Params
 from prunus.seeds import derive
@@ -71,9 +73,7 @@ def share(
     return result
 
 
-def _centroids(kept: np.ndarray, width: int, start: str, seed: int, name: str) -> np.ndarray:  # type: ignore[type-arg]
-    from prunus.compression.sharing.starts import STARTS
-
+def _centroids(kept: NDArray[np.float32], width: int, start: str, seed: int, name: str) -> Floats:
     if not 1 <= width <= MAX_BITS:
         raise SharingError(f"{width} bits were asked for {name!r}; a codebook takes 1 to {MAX_BITS}.")
     if not len(kept):

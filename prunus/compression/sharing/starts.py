@@ -15,7 +15,6 @@ from collections.abc import Callable
 import numpy as np
 
 from prunus.compression.sharing.kmeans import Floats, Sorted
-from prunus.compression.sharing.optimal import optimal
 
 Start = Callable[[Sorted, int, np.random.Generator], Floats]
 
@@ -27,8 +26,9 @@ def linear(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
 
 def density(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
     """The quantiles (i + 1/2) / k."""
-    places = (np.arange(k) + 0.5) / k * len(numbers.values)
-    return numbers.values[places.astype(np.intp)].astype(np.float64)
+    places = ((np.arange(k) + 0.5) / k * len(numbers.values)).astype(np.intp)
+    quantiles: Floats = numbers.values[places].astype(np.float64)
+    return quantiles
 
 
 def random(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
@@ -51,6 +51,7 @@ def cube_root(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats
 
 def exact(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:
     """The optimum by dynamic programming; Lloyd's passes that follow only polish it."""
+    from prunus.compression.sharing.optimal import optimal  # compiles: half a second that others need not pay
 
     return optimal(numbers, k)
 

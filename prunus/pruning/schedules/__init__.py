@@ -16,3 +16,5 @@ SCHEDULES: dict[str, Schedule] = {
     "layer_by_layer": layer_by_layer,
     "cubic": cubic,
 }
+
+__all__ = ["SCHEDULES", "Schedule", "cubic", "iterative", "layer_by_layer", "one_shot"]

@@ -40,7 +40,7 @@ def global_(scores: Scores, density: Density, within: Masks | None = None, seed:
         mask[places] = top_k(flat[places], kept, generator(seed, "ties"))
     else:
         mask = top_k(flat, kept, generator(seed, "ties"))
-    pieces = mask.split([score.numel() for score in scores.values()])
+    pieces = torch.split(mask, [score.numel() for score in scores.values()])
     masks = {name: piece.reshape(scores[name].shape) for name, piece in zip(scores, pieces, strict=True)}
     warn_if_emptied(masks)
     return masks

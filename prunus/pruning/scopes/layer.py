@@ -4,6 +4,8 @@ Source: Han et al. 2015, section 3.1 (a threshold a layer); Frankle & Carbin 201
 Also called: local, layer-wise, uniform (where the densities are equal).
 """
 
+import torch
+
 from prunus.errors import DensityError
 from prunus.nouns import Density, Masks, Scores
 from prunus.pruning.masks import check_finite, count, densities_by_name, top_k, warn_if_emptied
@@ -35,7 +37,7 @@ def layer(scores: Scores, density: Density, within: Masks | None = None, seed: i
                 f"Density {share} of {name!r} means {kept} weights, but only {len(flat[places])} of "
                 f"{flat.numel()} are left; a pruned weight does not come back."
             )
-        mask = flat.new_zeros(flat.shape, dtype=bool)
+        mask = torch.zeros_like(flat, dtype=torch.bool)
         mask[places] = top_k(flat[places], kept, generator(seed, "ties", name))
         masks[name] = mask.reshape(scores[name].shape)
     warn_if_emptied(masks)

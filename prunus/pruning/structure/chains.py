@@ -8,7 +8,7 @@ there. Whatever is not such a pair (a residual sum, a concatenation, an operator
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError
@@ -118,6 +118,11 @@ def _only_reader(node: fx.Node) -> fx.Node | None:
 
 def _fits(link: Link, modules: dict[str, nn.Module]) -> bool:
     """Whether the second layer's inputs are a whole number of the first's outputs."""
-    outputs = modules[link.first].weight.shape[0]  # type: ignore[union-attr]
-    inputs = modules[link.second].weight.shape[1]  # type: ignore[union-attr]
-    return int(inputs) % int(outputs) == 0
+    return weight_of(modules[link.second]).shape[1] % weight_of(modules[link.first]).shape[0] == 0
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a linear or convolutional layer, [O, I, ...]."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight

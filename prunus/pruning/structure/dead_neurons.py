@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from prunus.nouns import Masks
 from prunus.pruning.masks import apply_masks
-from prunus.pruning.structure.chains import Link, links
+from prunus.pruning.structure.chains import Link, links, weight_of
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,16 @@ def remove_dead_neurons(
 
 def _alive(link: Link, model: nn.Module, masks: Masks) -> tuple[Tensor, Tensor]:
     """Two boolean [neurons]: has an input left, has an output left."""
-    first, second = model.get_submodule(link.first), model.get_submodule(link.second)
-    incoming = masks.get(f"{link.first}.weight", torch.ones_like(first.weight, dtype=torch.bool))  # type: ignore[arg-type]
-    outgoing = masks.get(f"{link.second}.weight", torch.ones_like(second.weight, dtype=torch.bool))  # type: ignore[arg-type]
+    incoming = _mask_of(link.first, model, masks)
+    outgoing = _mask_of(link.second, model, masks)
     neurons = incoming.shape[0]
     by_neuron = outgoing.reshape(outgoing.shape[0], neurons, -1)
     return incoming.reshape(neurons, -1).any(1), by_neuron.any(2).any(0)
+
+
+def _mask_of(layer: str, model: nn.Module, masks: Masks) -> Tensor:
+    whole = torch.ones_like(weight_of(model.get_submodule(layer)), dtype=torch.bool)
+    return masks.get(f"{layer}.weight", whole)
 
 
 def _places(mask: Tensor) -> tuple[int, ...]:
@@ -108,9 +112,9 @@ def _fold(model: nn.Module, link: Link, silent: Tensor, example: Tensor) -> bool
     effect = (second(block) - second(torch.zeros_like(block))).transpose(0, 1).flatten(1)
     if not torch.equal(effect, effect[:, :1].expand_as(effect)):
         return False  # at a padded border the constant counts less: no bias does that
-    if second.bias is None:
+    if not isinstance(second.bias, Tensor):
         second.bias = nn.Parameter(torch.zeros_like(effect[:, 0]))
-    second.bias.add_(effect[:, 0])  # type: ignore[operator]
+    second.bias.add_(effect[:, 0])
     return True
 
 
@@ -146,7 +150,7 @@ def _through(model: nn.Module, link: Link, signal: Tensor) -> Tensor:
 def _keep(model: nn.Module, link: Link, alive: Tensor, masks: Masks) -> None:
     """Leave only the `alive` neurons in the two layers, the norms between them, and the masks."""
     second = model.get_submodule(link.second)
-    factor = second.weight.shape[1] // len(alive)  # type: ignore[union-attr, operator]
+    factor = weight_of(second).shape[1] // len(alive)
     columns = alive.repeat_interleave(factor)
     for owner in (link.first, *link.norms(dict(model.named_modules()))):
         for key in ("weight", "bias", "running_mean", "running_var"):

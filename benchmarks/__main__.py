@@ -1,0 +1,23 @@
+"""Run the benchmarks named on the command line, or all of them."""
+
+import sys
+from importlib import import_module
+
+import torch
+
+NAMES = ("selection", "masked_step", "coding", "kmeans", "checkpoint", "demo", "lenets")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    wanted = sys.argv[1:] or NAMES
+    unknown = sorted(set(wanted) - set(NAMES))
+    if unknown:
+        sys.exit(f"No benchmark is called {unknown[0]!r}; there are: {', '.join(NAMES)}.")
+    for name in wanted:
+        module = import_module(f"benchmarks.{name}")
+        print(f"## {name}\n\n{(module.__doc__ or '').splitlines()[0]}\n\n{module.run()}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

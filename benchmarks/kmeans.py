@@ -1,0 +1,39 @@
+"""k-means of 10 M weights by start, beside the sort that all of them need, and how far each ends from the best."""
+
+import numpy as np
+
+from benchmarks.timing import interleaved, table
+from prunus.compression.sharing.kmeans import Sorted, lloyd, nearest, wcss
+from prunus.compression.sharing.starts import STARTS
+
+
+def run() -> str:
+    weights = np.random.default_rng(0).laplace(size=10_000_000).astype(np.float32)
+    numbers, rows = Sorted.of(weights), []
+    for k in (32, 256):
+        centroids = {
+            name: lloyd(numbers, start(numbers, k, np.random.default_rng(0)))
+            for name, start in STARTS.items()
+        }
+        errors = {name: wcss(weights, found) for name, found in centroids.items()}
+        functions = {
+            name: lambda start=start, k=k: lloyd(numbers, start(numbers, k, np.random.default_rng(0)))
+            for name, start in STARTS.items()
+        }
+        shared = {
+            "sort": lambda: Sorted.of(weights),
+            "assign": lambda book=centroids["optimal"]: nearest(weights, book),
+        }
+        timed = interleaved({**shared, **functions}, rounds=3)
+        for name in STARTS:
+            whole = timed.median("sort") + timed.median(name) + timed.median("assign")
+            over = 100 * (errors[name] / min(errors.values()) - 1)
+            rows.append([k, name, f"{timed.median(name):.3f}", f"{whole:.2f}", f"{over:+.2f} %"])
+    header = [
+        "k",
+        "start",
+        "start and passes, CPU s",
+        "with sort and assignment, CPU s",
+        "above the best WCSS",
+    ]
+    return table(header, rows)

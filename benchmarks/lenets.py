@@ -1,0 +1,64 @@
+"""Deep Compression of both LeNets on MNIST: file on disk, error, stages; five seeds, two processes.
+
+Every seed has its own initialisation, order, split and ties. The test split is evaluated once a network.
+"""
+
+import multiprocessing
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+
+from benchmarks.timing import table
+
+SEEDS = range(5)
+
+
+def one(job: tuple[str, int]) -> dict[str, float]:
+    import torch
+
+    import prunus
+    from prunus.seeds import derive
+
+    name, seed = job
+    torch.set_num_threads(1)
+    recipe = prunus.COMPRESSION_RECIPES[name]
+    data = prunus.load_data("mnist", seed=seed)
+    model = prunus.models.MODELS[name](seed=derive(seed, "model"))
+    prunus.train(model, data, recipe.dense, seed=derive(seed, "dense"))
+    compressed = prunus.deep_compress(model, data, recipe, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.prunus"
+        size = prunus.save(compressed, path)
+        loaded = prunus.load(path)
+    sizes = {stage.name: stage.bytes for stage in compressed.stages}
+    result = {
+        "bytes": size,
+        "ratio": sizes["dense"] / size,
+        "density": compressed.density,
+        "dense error": prunus.evaluate(model, data.test).error,
+        "error": prunus.evaluate(loaded, data.test).error,
+        "pruning": 1 / compressed.density,
+        "P+Q": sizes["dense"] / sizes["shared"],
+        "P+Q+H": sizes["dense"] / sizes["huffman"],
+        "Huffman saves %": 100 * (1 - sizes["huffman"] / sizes["shared"]),
+        "range saves over Huffman %": 100 * (1 - sizes["range"] / sizes["huffman"]),
+    }
+    print(name, seed, {key: round(value, 4) for key, value in result.items()}, file=sys.stderr, flush=True)
+    return result
+
+
+def run(names: tuple[str, ...] = ("lenet-300-100", "lenet-5")) -> str:
+    jobs = [(name, seed) for name in names for seed in SEEDS]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        results = pool.map(one, jobs, chunksize=1)
+    parts = []
+    for name in names:
+        found = [result for job, result in zip(jobs, results, strict=True) if job[0] == name]
+        rows = [
+            [key, f"{mean(r[key] for r in found):.4g} ± {stdev(r[key] for r in found):.2g}",
+             f"{min(r[key] for r in found):.4g} to {max(r[key] for r in found):.4g}"]
+            for key in found[0]
+        ]  # fmt: skip
+        parts.append(table([f"{name}, n = {len(found)}", "mean ± std", "min to max"], rows))
+    return "\n\n".join(parts)

@@ -1,0 +1,265 @@
+"""Han, Mao, Dally 2016, "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization
+and Huffman Coding".
+
+    tables   Tables 1, 2 and 3: both LeNets with P, P+Q and P+Q+H, layer by layer
+    starts   Figure 8: accuracy against bits for the starts of k-means
+    sizes    Figure 6: accuracy against size for pruning alone, sharing alone, both
+
+Where we depart: Figures 6 and 8 are of AlexNet on ImageNet; here they are LeNet-300-100 on MNIST. The tables use
+the paper's densities, bits and index widths (recipes han2016-*); sizes are of whole files, header included.
+"""
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from prunus.compression.container import Coding, inspect, pack
+from prunus.compression.deep_compression import Compressed, deep_compress
+from prunus.compression.published import COMPRESSION_RECIPES
+from prunus.compression.recipes import CompressionRecipe
+from prunus.compression.save import save
+from prunus.compression.sharing import Tied, share
+from prunus.compression.sharing.starts import STARTS
+from prunus.data import load
+from prunus.experiments.result import Result, Row, Say, begin, curve, cut, summarise
+from prunus.models import MODELS
+from prunus.nouns import Dataset, Masks
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.prunable import prunable
+from prunus.pruning.retrain import prune_and_retrain
+from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.scopes import SCOPES
+from prunus.seeds import derive
+from prunus.training import Recipe, evaluate, train
+
+PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "lenet-300-100": {
+        "fc1": (8, 6, 4.4, 5, 3.7, 3.1, 2.32),
+        "fc2": (9, 6, 4.4, 5, 4.3, 3.8, 3.04),
+        "fc3": (26, 6, 4.3, 5, 3.2, 15.7, 12.70),
+        "total": (8, 6, 5.1, 5, 3.7, 3.1, 2.49),
+    },
+    "lenet-5": {
+        "conv1": (66, 8, 7.2, 5, 1.5, 78.5, 67.45),
+        "conv2": (12, 8, 7.2, 5, 3.9, 6.0, 5.28),
+        "fc1": (8, 5, 4.5, 5, 4.5, 2.7, 2.45),
+        "fc2": (19, 5, 5.2, 5, 3.7, 6.9, 6.13),
+        "total": (8, 5.3, 4.1, 5, 4.4, 3.05, 2.55),
+    },
+}
+"""Tables 2 and 3: weights %, weight bits P+Q and P+Q+H, index bits P+Q and P+Q+H, rate P+Q and P+Q+H in %."""
+
+COLUMNS = ("weights %", "weight bits", "weight bits H", "index bits", "index bits H", "P+Q %", "P+Q+H %")
+
+
+def short(recipe: CompressionRecipe, size: str) -> CompressionRecipe:
+    """The recipe itself, or for the smoke size one of a few epochs."""
+    if size != "smoke":
+        return recipe
+    one = recipe.dense.but(epochs=1)
+    return recipe.but(dense=one, rounds=2, retrain=one, settle=one, finetune=recipe.finetune.but(epochs=1))
+
+
+def mnist(size: str) -> Dataset:
+    """MNIST, or its first pictures for the smoke size."""
+    return cut(load("mnist"), 3000, 1000) if size == "smoke" else load("mnist")
+
+
+def tables(
+    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+) -> Result:
+    """Tables 1-3: both LeNets after pruning, sharing and Huffman coding, beside the paper's numbers."""
+    record = begin("han2016.tables", size, out, replicates, seed, report)
+    data, rows = mnist(size), []
+    for replicate in record.seeds:
+        for name in PUBLISHED:
+            recipe = short(COMPRESSION_RECIPES[f"han2016-{name}"], size)
+            model = MODELS[name](seed=derive(replicate, "model"))
+            train(model, data, recipe.dense, seed=derive(replicate, "dense"))
+            compressed = deep_compress(model, data, recipe, seed=replicate)
+            errors = {
+                "dense error": evaluate(model, data.test).error,
+                "error": evaluate(compressed.model, data.test).error,
+            }
+            rows += [
+                {"network": name, "replicate": replicate, **row, **errors} for row in layer_rates(compressed)
+            ]
+            record.say(f"replicate {replicate}: {name}")
+    table = summarise(
+        rows, ["network", "layer"], [*COLUMNS, "bytes P+Q", "bytes P+Q+H", "dense error", "error"]
+    )
+    for row in table:
+        published = PUBLISHED[row["network"]].get(row["layer"], [""] * len(COLUMNS))
+        row.update({f"paper {column}": value for column, value in zip(COLUMNS, published, strict=True)})
+    note = (
+        "Rates are shares of the float32 bytes; the rows of the layers count their weights, 'total' the whole "
+        "file. Paper: 1.64 -> 1.58 % error and 40x for LeNet-300-100, 0.80 -> 0.74 % and 39x for LeNet-5."
+    )
+    return record.finish(table, note)
+
+
+def layer_rates(compressed: Compressed) -> list[Row]:
+    """What each layer of weights takes in the file, fixed-width and with Huffman codes, and the whole file."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = {}
+        for codec in ("bitpack", "huffman"):
+            save(compressed, f"{folder}/{codec}", coding=replace(compressed.recipe.coding, codec=codec))
+            found[codec] = inspect(f"{folder}/{codec}")
+    fixed, coded = found["bitpack"], found["huffman"]
+    rows = []
+    for before, after in zip(fixed.layers, coded.layers, strict=True):
+        if before.name in compressed.masks:
+            values = (
+                100 * before.density,
+                before.weight_bits,
+                after.coded_weight_bits,
+                before.index_bits,
+                after.coded_index_bits,
+                100 * before.share,
+                100 * after.share,
+            )
+            rows.append(_rates(before.name.removesuffix(".weight"), values, before.bytes, after.bytes))
+    entries = {layer.name: layer.entries for layer in coded.layers if layer.name in compressed.masks}
+
+    def average(key: str) -> float:
+        layers = [layer for layer in coded.layers if layer.name in entries]
+        return float(sum(getattr(layer, key) * layer.entries for layer in layers)) / sum(entries.values())
+
+    total = (
+        100 * compressed.density,
+        average("weight_bits"),
+        average("coded_weight_bits"),
+        average("index_bits"),
+        average("coded_index_bits"),
+        100 / fixed.ratio,
+        100 / coded.ratio,
+    )
+    return [*rows, _rates("total", total, fixed.file_bytes, coded.file_bytes)]
+
+
+def _rates(layer: str, values: Sequence[float], fixed: int, coded: int) -> Row:
+    return {
+        "layer": layer,
+        **dict(zip(COLUMNS, values, strict=True)),
+        "bytes P+Q": fixed,
+        "bytes P+Q+H": coded,
+    }
+
+
+def _dense(data: Dataset, recipe: CompressionRecipe, replicate: int) -> nn.Module:
+    model = MODELS["lenet-300-100"](seed=derive(replicate, "model"))
+    train(model, data, recipe.dense, seed=derive(replicate, "dense"))
+    return model
+
+
+def _pruned(
+    model: nn.Module, data: Dataset, recipe: CompressionRecipe, density: float | None, seed: int
+) -> tuple[nn.Module, Masks]:
+    """A copy of `model`, pruned along the recipe's schedule to its densities, or to one density everywhere."""
+    model = copy.deepcopy(model)
+    target = recipe.density if density is None else dict.fromkeys(prunable(model), density)
+    densities = SCHEDULES[recipe.schedule](target, recipe.rounds)
+    recipes = [recipe.retrain] * (len(densities) - 1) + [recipe.settle]
+    criterion, scope = CRITERIA[recipe.criterion], SCOPES[recipe.scope]
+    weights = prunable(model)
+    rounds = prune_and_retrain(
+        model, weights, data, densities, recipes, criterion=criterion, scope=scope, seed=seed
+    )
+    return model, rounds[-1].masks
+
+
+def _shared(
+    model: nn.Module, masks: Masks, data: Dataset, bits: int, start: str, recipe: Recipe, seed: int
+) -> nn.Module:
+    """A copy of `model` with shared values, its centroids trained by `recipe`."""
+    model = copy.deepcopy(model)
+    tied = Tied(model, share(prunable(model), masks, bits, start, seed))
+    train(model, data, recipe, constraint=tied, seed=derive(seed, "finetune"))
+    return model
+
+
+def starts(
+    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+) -> Result:
+    """Figure 8: accuracy of the pruned LeNet-300-100 against bits, by the start of k-means, before fine-tuning
+    of the centroids and after it."""
+    record = begin("han2016.starts", size, out, replicates, seed, report)
+    data, recipe = mnist(size), short(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
+    widths = {"smoke": (1, 3, 6)}.get(size, (1, 2, 3, 4, 5, 6, 7, 8))
+    epochs = {"smoke": 1, "default": 1, "full": 5}[size]
+    rows: list[Row] = []
+    for replicate in record.seeds:
+        model, masks = _pruned(_dense(data, recipe, replicate), data, recipe, None, replicate)
+        for start in STARTS:
+            for bits in widths:
+                row = {"start": start, "bits": bits, "replicate": replicate}
+                for stage, tuning in (("k-means", 0), ("fine-tuned", epochs)):
+                    tuned = recipe.finetune.but(epochs=tuning)
+                    shared = _shared(model, masks, data, bits, start, tuned, replicate)
+                    row[stage] = evaluate(shared, data.test).accuracy
+                rows.append(row)
+        record.say(f"replicate {replicate}: {len(rows)} points")
+    for stage in ("k-means", "fine-tuned"):
+        record.draw(
+            stage,
+            [curve(s, [r for r in rows if r["start"] == s], "bits", stage) for s in STARTS],
+            title=f"LeNet-300-100 on MNIST, pruned: accuracy after {stage.replace('fine-tuned', 'fine-tuning')}",
+            x_label="bits of a shared value",
+            y_label="test accuracy (%)",
+        )
+    return record.finish(
+        summarise(rows, ["start", "bits"], ["k-means", "fine-tuned"]), "Test accuracy in percent."
+    )
+
+
+def sizes(
+    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+) -> Result:
+    """Figure 6: accuracy lost against the size left, for pruning alone, sharing alone, and both."""
+    record = begin("han2016.sizes", size, out, replicates, seed, report)
+    data, recipe = mnist(size), short(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
+    densities = {"smoke": (0.2, 0.05)}.get(size, (0.5, 0.3, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01))
+    widths = {"smoke": (1, 4)}.get(size, (1, 2, 3, 4, 5, 6, 8))
+    rows: list[Row] = []
+    for replicate in record.seeds:
+        model = _dense(data, recipe, replicate)
+        before = evaluate(model, data.test).accuracy
+
+        def note(name: str, network: nn.Module, coding: Coding, at: object, seed: int, before: float) -> Row:
+            left = len(pack(network.state_dict(), coding=coding)) / (4 * 266_610)
+            lost = before - evaluate(network, data.test).accuracy
+            return {"curve": name, "at": at, "size %": 100 * left, "accuracy lost": lost, "replicate": seed}
+
+        whole = {name: weight.detach() != 0 for name, weight in prunable(model).items()}
+        for bits in widths:
+            network = _shared(model, whole, data, bits, "linear", recipe.finetune, replicate)
+            rows.append(note("sharing", network, Coding(codec="bitpack"), f"{bits} bits", replicate, before))
+        for density in densities:
+            network, masks = _pruned(model, data, recipe, density, replicate)
+            coding = Coding(codec="bitpack", share=False)
+            rows.append(note("pruning", network, coding, density, replicate, before))
+            both = _shared(network, masks, data, 5, "linear", recipe.finetune, replicate)
+            coding = Coding(codec="bitpack")
+            rows.append(note("pruning and sharing", both, coding, density, replicate, before))
+        record.say(f"replicate {replicate}: {len(rows)} points")
+    table = summarise(rows, ["curve", "at"], ["size %", "accuracy lost"])
+    means = [{**row, "size %": round(row["size %"], 3)} for row in table]
+    lookup = {(row["curve"], row["at"]): row["size %"] for row in means}
+    placed = [{**row, "size %": lookup[row["curve"], row["at"]]} for row in rows]
+    names = ("pruning", "sharing", "pruning and sharing")
+    record.draw(
+        "figure6",
+        [
+            curve(name, [row for row in placed if row["curve"] == name], "size %", "accuracy lost")
+            for name in names
+        ],
+        title="LeNet-300-100 on MNIST: what is lost at which size",
+        x_label="size after compression (% of float32, file as a whole)",
+        y_label="test accuracy lost (percentage points)",
+        x_log=True,
+    )
+    return record.finish(table, "Without entropy coding. Both: 5 bits a shared value.")

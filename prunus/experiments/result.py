@@ -1,0 +1,136 @@
+"""What every experiment gives back and leaves behind: rows of numbers with their evidence, a table, a picture."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import torch
+
+from prunus.errors import UnknownNameError
+from prunus.nouns import Dataset, Split
+from prunus.report.figures import Curve, save_lines
+
+Size = Literal["smoke", "default", "full"]
+SIZES = ("smoke", "default", "full")
+Say = Callable[[str], None]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The rows of an experiment, and the files that hold and draw them."""
+
+    name: str
+    rows: Sequence[Row]
+    files: Sequence[Path]
+    note: str = ""
+
+    @property
+    def table(self) -> str:
+        """The rows as a markdown table."""
+        columns = list(self.rows[0])
+        lines = [
+            columns,
+            ["---"] * len(columns),
+            *([_text(row.get(c, "")) for c in columns] for row in self.rows),
+        ]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{table}\n\n{self.note}" if self.note else table
+
+
+@dataclass
+class Record:
+    """An experiment while it runs: where it writes, at which size, since when, and what it says."""
+
+    name: str
+    size: str
+    out: Path
+    seeds: Sequence[int]
+    say: Say
+    started: float = field(default_factory=time.perf_counter)
+    files: list[Path] = field(default_factory=list)
+
+    def draw(self, suffix: str, curves: Sequence[Curve], **labels: Any) -> None:
+        """Draw `curves` into the files NAME.SUFFIX.png, .svg and .csv."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.files += save_lines(self.out / f"{self.name}.{suffix}", curves, **labels)
+
+    def finish(self, rows: Sequence[Row], note: str = "") -> Result:
+        """Write the rows with their evidence into NAME.json and NAME.md."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        evidence = {
+            "experiment": self.name,
+            "size": self.size,
+            "seeds": list(self.seeds),
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "threads": torch.get_num_threads(),
+            "device": "cpu",
+            **{library: version(library) for library in ("prunus", "torch", "numpy", "constriction")},
+        }
+        numbers, table = self.out / f"{self.name}.json", self.out / f"{self.name}.md"
+        result = Result(self.name, rows, [numbers, table, *self.files], note)
+        numbers.write_text(
+            json.dumps({"evidence": evidence, "rows": list(rows), "note": note}, indent=1) + "\n"
+        )
+        table.write_text(f"# {self.name} ({self.size}, n = {len(self.seeds)})\n\n{result.table}\n")
+        return result
+
+
+def begin(name: str, size: str, out: Path, replicates: int | None, seed: int, say: Say | None) -> Record:
+    """Start an experiment: 1, 3 or 5 replicates by size where no number is asked for."""
+    if size not in SIZES:
+        raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
+    n = replicates or {"smoke": 1, "default": 3, "full": 5}[size]
+    return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None))
+
+
+def summarise(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
+    """One row a group: n, and mean and standard deviation of each value."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    return [
+        {
+            **dict(zip(by, key, strict=True)),
+            "n": len(members),
+            **{value: mean(row[value] for row in members) for value in values},
+            **{
+                f"{value} ±": stdev([row[value] for row in members]) if len(members) > 1 else 0.0
+                for value in values
+            },
+        }
+        for key, members in groups.items()
+    ]
+
+
+def curve(name: str, rows: Iterable[Row], x: str, y: str) -> Curve:
+    """The rows as one curve: at each x the mean of y over the replicates, in a band from lowest to highest."""
+    points: dict[float, list[float]] = {}
+    for row in rows:
+        points.setdefault(row[x], []).append(row[y])
+    xs = sorted(points)
+    ys = [points[value] for value in xs]
+    return Curve(
+        name, xs, [mean(v) for v in ys], [min(v) for v in ys], [max(v) for v in ys], max(map(len, ys))
+    )
+
+
+def cut(data: Dataset, train: int, rest: int) -> Dataset:
+    """The first pictures of each split, for smoke sizes."""
+
+    def first(split: Split, n: int) -> Split:
+        return Split(split.inputs[:n], split.labels[:n])
+
+    splits = first(data.train, train), first(data.validation, rest), first(data.test, rest)
+    return Dataset(
+        data.name, *splits, data.classes, f"{data.provenance}; the first {train} + {rest} + {rest}"
+    )
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,144 @@
+"""Guards against forgetting: the direction of the rooms, complete tables, an exact surface, light imports."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunus
+from prunus.compression.codecs import CODECS
+from prunus.compression.sharing.starts import STARTS
+from prunus.data import DATASETS
+from prunus.experiments import EXPERIMENTS
+from prunus.models import MODELS
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.scopes import SCOPES
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
+
+ROOMS = (
+    ("errors", "version", "nouns", "seeds", "tables", "resolve"),
+    ("data",),
+    ("models",),
+    ("training",),
+    ("pruning",),
+    ("compression",),
+    ("report",),
+    ("experiments",),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("prunus.")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_rooms_above_it(path):
+    parts = path.relative_to(ROOT / "prunus").with_suffix("").parts
+    if len(parts) == 1 and parts[0] in {"__init__", "__main__"}:
+        return
+    for name in imports(path):
+        other = name.split(".")[1]
+        assert FLOOR[other] <= FLOOR[parts[0]], f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("room", ["compression/codecs"])
+def test_codecs_know_nothing_of_torch(room):
+    for path in (ROOT / "prunus" / room).glob("*.py"):
+        assert "torch" not in path.read_text().replace("never import torch", "").replace("PyTorch", ""), path
+
+
+@pytest.mark.parametrize(
+    ("folder", "table", "helpers"),
+    [
+        ("pruning/criteria", CRITERIA, set()),
+        ("pruning/scopes", SCOPES, {"threshold"}),
+        ("pruning/schedules", SCHEDULES, {"progress"}),
+    ],
+)
+def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table, helpers):
+    files = {path.stem.rstrip("_") for path in (ROOT / "prunus" / folder).glob("*.py")} - {"__init__", ""}
+    assert files - helpers == set(table)
+    for name in table:
+        module = next(p for p in (ROOT / "prunus" / folder).glob("*.py") if p.stem.rstrip("_") == name)
+        card = ast.get_docstring(ast.parse(module.read_text())) or ""
+        assert "Source:" in card, f"{module} has no source on its card"
+
+
+def test_everything_built_in_is_in_the_docs():
+    text = (ROOT / "docs" / "variants.md").read_text()
+    tables = (
+        MODELS,
+        DATASETS,
+        CRITERIA,
+        SCOPES,
+        SCHEDULES,
+        CODECS,
+        STARTS,
+        EXPERIMENTS,
+        prunus.COMPRESSION_RECIPES,
+    )
+    missing = [name for table in tables for name in table if f"`{name}`" not in text]
+    assert not missing
+
+
+def test_the_surface_is_exact():
+    names = {name for name in vars(prunus) if not name.startswith("_")} | {"__version__"}
+    modules = {name for name in names if type(getattr(prunus, name)).__name__ == "module"} - {"models"}
+    assert names - modules == set(prunus.__all__)
+    assert len(prunus.__all__) == len(set(prunus.__all__))
+
+
+def test_every_public_error_is_drawn_in_the_tree():
+    from prunus import errors
+
+    for name, thing in vars(errors).items():
+        if isinstance(thing, type) and issubclass(thing, Exception):
+            assert re.search(rf"\b{name}\b", errors.__doc__ or ""), name
+
+
+def test_import_is_light():
+    """No plotting, no command line, no compiler; below 0.3 s on top of torch (the best of three)."""
+    code = (
+        "import torch, sys, time; before = set(sys.modules); t = time.perf_counter(); import prunus;"
+        "took = time.perf_counter() - t; names = {'matplotlib', 'typer', 'rich', 'jinja2', 'numba', 'scipy'};"
+        "print(took, *(names & (set(sys.modules) - before)))"
+    )
+    runs = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(3)]
+    assert all(len(run) == 1 for run in runs), f"imports {runs[0][1:]}"
+    assert min(float(run[0]) for run in runs) < 0.3
+
+
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md")), ids=lambda p: p.name
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_unfinished_work(path):
+    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text())
+
+
+def test_modules_can_be_imported_alone():
+    for path in SOURCES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if not name.endswith("__main__"):
+            importlib.import_module(name)

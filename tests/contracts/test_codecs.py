@@ -75,9 +75,13 @@ def test_one_symbol_again_and_again_costs_a_table_at_most(codec, alphabet):
 @given(rows())
 def test_the_cost_of_a_histogram_is_the_length_of_the_bytes(codec, row):
     alphabet, symbols = row
-    cost = codec.cost(np.bincount(symbols, minlength=alphabet))
-    slack = 5 if codec.name == "range" else 0
-    assert abs(cost - len(codec.encode(symbols, alphabet))) <= slack
+    over = codec.cost(np.bincount(symbols, minlength=alphabet)) - len(codec.encode(symbols, alphabet))
+    if codec.name != "range":
+        assert over == 0
+    elif len(symbols) and symbols[-1] == symbols.min():
+        assert over >= -4  # the first symbols of the alphabet at the very end of a row cost nothing
+    else:
+        assert -4 <= over <= 5
 
 
 @every_codec
@@ -183,6 +187,13 @@ def test_huffman_codes_are_prefix_free_and_ordered(counts):
     code = huffman.codes(length)
     words = sorted(f"{c:0{n}b}" for c, n in zip(code.tolist(), length.tolist(), strict=True) if n > 0)
     assert not any(b.startswith(a) for a, b in pairwise(words))
+
+
+@pytest.mark.parametrize("lengths", [[1, 1, 1], [1, 2], [2, 2, 2], [24] * 5, [1, 2, 3, 3, 3], [0, 1], [0, 0]])
+def test_a_code_that_is_not_complete_is_refused(lengths):
+    data = pack_levels(np.array(lengths)) + b"\x55" * 8
+    with pytest.raises(CorruptError, match="complete code|needs none"):
+        huffman.decode(data, 40, len(lengths))
 
 
 # --- range coder

@@ -127,7 +127,7 @@ def fuzz(seed, count):
         read += 1
         assert sum(t.numel() * t.element_size() for t in state.values()) <= LIMIT
         try:
-            again = unpack(pack(state))[1]
+            again = unpack(pack(state, coding=Coding("bitpack", 4)))[1]
         except NotFiniteError:
             continue
         for name, tensor in state.items():

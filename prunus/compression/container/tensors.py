@@ -135,19 +135,31 @@ def _plan_holes(bits: Bits, shape: tuple[int, ...], book: _Codebook | None, codi
     orders = [(0, positions)]
     if min(rows_and_columns(shape)) > 1:
         orders.append((COLUMNS, np.sort(columns_first(positions, shape))))
-    plans = []
+    plans: list[_Plan] = []
     for flags, ordered in orders:
         steps, counts = np.unique(relative_index.steps_between(ordered), return_counts=True)
         for index_bits in WIDTHS if coding.index_bits is None else (coding.index_bits,):
             written, fillers = relative_index.histogram(steps, counts, index_bits)
-            cost = CODECS[coding.codec].cost(written)
-            if book is None:
-                cost += bits.itemsize * (len(positions) + fillers)
-            else:
-                codes = np.concatenate([[fillers], book.counts]) if fillers else book.counts
-                cost += CODECS[coding.codec].cost(codes)
-            plans.append(_Plan(flags, ordered, index_bits, cost))
+            least = _entropy(written) + (0.0 if book is None else _entropy(book.counts))
+            if not plans or least < min(plan.cost for plan in plans):
+                cost = CODECS[coding.codec].cost(written) + _values_cost(bits, book, fillers, coding)
+                plans.append(_Plan(flags, ordered, index_bits, cost))
+            if not fillers:
+                break  # wider differences would be the same ones
     return min(plans, key=lambda plan: plan.cost)
+
+
+def _values_cost(bits: Bits, book: _Codebook | None, fillers: int, coding: Coding) -> float:
+    """Bytes of the values of the non-zero entries and the fillers."""
+    if book is None:
+        return bits.itemsize * float(np.count_nonzero(bits) + fillers)
+    return CODECS[coding.codec].cost(np.concatenate([[fillers], book.counts]) if fillers else book.counts)
+
+
+def _entropy(counts: Ints) -> float:
+    """Order-0 entropy in bytes of symbols with these counts: no codec takes less."""
+    present = counts[counts > 0]
+    return float((present * np.log2(present.sum() / present)).sum() / 8)
 
 
 def _with_holes(

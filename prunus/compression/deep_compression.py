@@ -20,7 +20,7 @@ from prunus.compression.sharing import Shared, Tied, share
 from prunus.errors import SharingError
 from prunus.nouns import Dataset, Masks, Params
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import apply_masks, check_finite
+from prunus.pruning.masks import check_finite
 from prunus.pruning.prunable import layer_kinds, prunable
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
@@ -100,7 +100,6 @@ def deep_compress(
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
     masks = _prune(model, weights, data, recipe, seed, checkpoints, log)
-    _put(model, apply_masks(dict(model.state_dict()), masks))
     raw = Coding(codec="bitpack", share=False)
     stages.append(_stage("pruned", model, data, list(weights), _packed(model, raw)))
 

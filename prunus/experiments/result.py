@@ -33,12 +33,9 @@ class Result:
     @property
     def table(self) -> str:
         """The rows as a markdown table."""
-        columns = list(self.rows[0])
-        lines = [
-            columns,
-            ["---"] * len(columns),
-            *([_text(row.get(c, "")) for c in columns] for row in self.rows),
-        ]
+        columns = [column for column in self.rows[0] if not column.endswith(" ±")]
+        cells = [[_cell(row, column) for column in columns] for row in self.rows]
+        lines = [columns, ["---"] * len(columns), *cells]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{table}\n\n{self.note}" if self.note else table
 
@@ -132,5 +129,8 @@ def cut(data: Dataset, train: int, rest: int) -> Dataset:
     )
 
 
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _cell(row: Row, column: str) -> str:
+    """The value, with its standard deviation where it has one that is not zero."""
+    value, spread = row.get(column, ""), row.get(f"{column} ±", 0.0)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} ± {spread:.2g}" if spread else text

@@ -99,6 +99,7 @@ def train(
                 report(run.epochs[-1])
     if run.best:
         model.load_state_dict(run.best)
+    run.constraint.finish()
     model.train(mode)
     return run.epochs
 

@@ -40,6 +40,7 @@ def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
         assert round(done.density * total) == sum(count(density, size) for size in sizes)
     for name, mask in rounds[-1].masks.items():
         assert not mlp.get_parameter(name)[~mask].any()
+        assert not torch.signbit(mlp.get_parameter(name)[~mask]).any()  # +0.0, a hole in a file
 
 
 def test_layer_by_layer_leaves_the_layers_to_come_whole(mlp, few):

@@ -46,7 +46,8 @@ def cube_root(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats
     edges = np.linspace(numbers.values[0], numbers.values[-1], bins + 1, dtype=np.float64)
     counts = np.diff(np.searchsorted(numbers.values, edges[1:-1]), prepend=0, append=len(numbers.values))
     mass = np.concatenate(([0.0], np.cumsum(np.cbrt(np.maximum(counts, 0)))))
-    return np.interp((np.arange(k) + 0.5) / k * mass[-1], mass, edges)
+    places: Floats = np.interp((np.arange(k) + 0.5) / k * mass[-1], mass, edges)
+    return places
 
 
 def exact(numbers: Sorted, k: int, generator: np.random.Generator) -> Floats:

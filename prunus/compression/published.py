@@ -28,7 +28,7 @@ LENET_300_100 = CompressionRecipe(
     rounds=20,
     retrain=_DENSE.but(epochs=1, decay="constant", learning_rate=1e-3),
     settle=_DENSE.but(epochs=20, learning_rate=1e-3),
-    bits=4,
+    bits=5,
     finetune=_DENSE.but(epochs=3, learning_rate=3e-4, penalty="none"),
     source="Han et al. 2016; densities, bits, schedule and coder ours",
 )

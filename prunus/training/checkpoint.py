@@ -77,10 +77,11 @@ def restore(path: Path, run: "Training", seed: int) -> None:
     run.constraint.restore(_over("constraint", tensors))
     run.best = _over("best", tensors)
     run.epochs = [Epoch(**epoch) for epoch in metadata["epochs"]]
+    parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
     for key, value in {**_over("optimiser", tensors), **metadata["scalars"]}.items():
         index, name = key.split("/")
-        entries.setdefault(int(index), {})[name] = value
+        entries.setdefault(int(index), {})[name] = _laid_out_as(parameters[int(index)], value)
     groups = run.optimiser.state_dict()["param_groups"]
     run.optimiser.load_state_dict({"state": entries, "param_groups": groups})
     torch.set_rng_state(tensors["random"])
@@ -95,6 +96,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"The checkpoint {path} cannot be read ({error}); delete it to start again."
         ) from error
+
+
+def _laid_out_as(parameter: Tensor, value: Any) -> Any:
+    """`value` in the memory order of its parameter (channels-last, say), which fused optimisers take for granted."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value
 
 
 def _under(room: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -88,7 +88,9 @@ class Masked:
         check_masks(parameters, masks)
         self.names = list(masks)
         self.weights = [parameters[name].detach() for name in masks]
-        self.factors = [mask.to(parameters[name]) for name, mask in masks.items()]
+        self.factors = [
+            torch.empty_like(parameters[name]).detach().copy_(mask) for name, mask in masks.items()
+        ]
 
     def trainables(self) -> dict[str, Tensor]:
         """Every parameter."""

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.errors import CheckpointError, DivergedError, ModelError, UnknownNameError
+from prunus.models.initialise import build
 from prunus.nouns import Evidence, Split
 from prunus.pruning.criteria import random
 from prunus.pruning.prunable import prunable
@@ -189,6 +190,29 @@ def test_resumed_equals_uninterrupted(optimiser, patience, mlp, few, tmp_path):
         train(parts, few, recipe, constraint=Masked(parts, masks), checkpoint=path, report=kill)
     fresh = copy.deepcopy(mlp)
     assert train(fresh, few, recipe, constraint=Masked(fresh, masks), checkpoint=path) == expected
+    assert same(whole, fresh)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_resume_keeps_the_memory_order_of_convolutions(optimiser, few, tmp_path):
+    recipe, path = RECIPE.but(optimiser=optimiser, momentum=0.9), tmp_path / "c"
+
+    def make() -> nn.Module:
+        layers = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3), nn.Flatten(), nn.Linear(48, 10)
+        return build("none", nn.Sequential(*layers), 0)
+
+    whole, parts, fresh = make(), make(), make()
+    assert whole[1].weight.is_contiguous(memory_format=torch.channels_last)
+    masks = masks_of(whole)
+    train(whole, few, recipe, constraint=Masked(whole, masks))
+
+    def kill(epoch):
+        if epoch.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, few, recipe, constraint=Masked(parts, masks), checkpoint=path, report=kill)
+    train(fresh, few, recipe, constraint=Masked(fresh, masks), checkpoint=path)
     assert same(whole, fresh)
 
 

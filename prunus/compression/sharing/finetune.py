@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.sharing.share import Shared
+from prunus.compression.sharing.share import Shared, shared_values
 from prunus.errors import CheckpointError
 from prunus.training.constraints import trainable
 
@@ -42,8 +42,7 @@ class Tied:
     def hold(self) -> None:
         """Set every shared weight to its centroid, every hole to zero."""
         for name, weight in self.weights.items():
-            shared, flat = self.shared[name], weight.view(-1).zero_()
-            flat[shared.places] = self.codebooks[name][shared.codes]
+            weight.copy_(shared_values(self.codebooks[name], self.shared[name]))
 
     def finish(self) -> None:
         """Nothing: holes are +0.0 already."""

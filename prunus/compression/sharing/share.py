@@ -36,9 +36,14 @@ class Shared:
     shape: torch.Size
 
     def dense(self) -> Tensor:
-        """The tensor itself, float32 of `shape`, with +0.0 where pruned."""
-        flat = self.codebook.new_zeros(self.shape.numel())
-        return flat.scatter_(0, self.places, self.codebook[self.codes]).reshape(self.shape)
+        """The tensor itself, of `shape`, with +0.0 where pruned."""
+        return shared_values(self.codebook, self)
+
+
+def shared_values(codebook: Tensor, shared: Shared) -> Tensor:
+    """The tensor that the codes and places of `shared` make of `codebook` [k]."""
+    flat = codebook.new_zeros(shared.shape.numel())
+    return flat.scatter_(0, shared.places, codebook[shared.codes]).reshape(shared.shape)
 
 
 def share(

@@ -99,7 +99,8 @@ def deep_compress(
     log = _Log(report)
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
-    masks = _prune(model, weights, data, recipe, seed, checkpoints, log)
+    report_pruned = log.of("pruned")
+    masks = prune_as(recipe, model, weights, data, seed=seed, checkpoints=checkpoints, report=report_pruned)
     raw = Coding(codec="bitpack", share=False)
     stages.append(_stage("pruned", model, data, list(weights), _packed(model, raw)))
 
@@ -146,15 +147,17 @@ def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str
     return {name: bits.get(name, bits.get(kinds[name], 0)) for name in names}
 
 
-def _prune(
+def prune_as(
+    recipe: CompressionRecipe,
     model: nn.Module,
     weights: Params,
     data: Dataset,
-    recipe: CompressionRecipe,
-    seed: int,
-    checkpoints: Path | None,
-    log: "_Log",
+    *,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    report: Callable[[Epoch], None] | None = None,
 ) -> Masks:
+    """The first stage: prune `model` in place along the recipe's schedule, retraining; returns the last masks."""
     densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
     rounds = prune_and_retrain(
         model,
@@ -166,7 +169,7 @@ def _prune(
         scope=look_up("scope", SCOPES, recipe.scope),
         seed=seed,
         checkpoints=checkpoints,
-        report=log.of("pruned"),
+        report=report,
     )
     return rounds[-1].masks
 

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.published import COMPRESSION_RECIPES
-from prunus.data import load
-from prunus.experiments.result import Result, Row, Say, begin, curve, cut, summarise
+from prunus.experiments.lenets import at_size, dense, mnist, pruned
+from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
 from prunus.models import MODELS
 from prunus.nouns import Dataset, Masks
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.prunable import prunable
 from prunus.pruning.retrain import prune_and_retrain
-from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
 from prunus.seeds import derive
 from prunus.training import Recipe, evaluate, train
@@ -47,16 +46,16 @@ def tradeoff(
 ) -> Result:
     """Figure 5: L1 and L2, with and without retraining, and L2 pruned iteratively from its 80 % point on."""
     record = begin("han2015.tradeoff", size, out, replicates, seed, report)
-    dense = {"smoke": 1, "default": 10, "full": 55}[size]
-    retrain = {"smoke": 1, "default": 5, "full": 15}[size]
-    pruned = {"smoke": [0.5, 0.9, 0.95], "default": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98]}
-    shares = pruned.get(size, [0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.99])
-    data = cut(load("mnist"), 3000, 1000) if size == "smoke" else load("mnist")
+    epochs, retrain = {"smoke": (1, 1), "default": (10, 5), "full": (55, 15)}[size]
+    shares = {"smoke": [0.5, 0.9, 0.95], "default": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98]}.get(
+        size, [0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.99]
+    )
+    data = mnist(size)
     rows: list[Row] = []
     for replicate in record.seeds:
         for penalty in ("l1", "l2"):
             model = MODELS["lenet-300-100"](seed=derive(replicate, "model"))
-            recipe = Recipe(dense, 1.2e-3, 60, penalty=penalty, penalty_strength=PENALTY[penalty])
+            recipe = Recipe(epochs, 1.2e-3, 60, penalty=penalty, penalty_strength=PENALTY[penalty])
             train(model, data, recipe, seed=derive(replicate, "dense"))
             before = evaluate(model, data.test).accuracy
             again = recipe.but(epochs=retrain, learning_rate=recipe.learning_rate / 10)
@@ -137,7 +136,7 @@ def tables(
 ) -> Result:
     """Tables 2 and 3: weights, FLOP, activations and what pruning leaves, for both LeNets, beside the paper's."""
     record = begin("han2015.tables", size, out, replicates, seed, report)
-    data = cut(load("mnist"), 3000, 1000) if size == "smoke" else load("mnist")
+    data = mnist(size)
     rows: list[Row] = []
     for replicate in record.seeds:
         for name in PUBLISHED:
@@ -153,26 +152,12 @@ def tables(
 
 
 def _table(name: str, data: Dataset, size: str, replicate: int) -> list[Row]:
-    recipe = COMPRESSION_RECIPES[f"han2016-{name}"]
-    model = MODELS[name](seed=derive(replicate, "model"))
-    short = size == "smoke"
-    train(model, data, recipe.dense.but(epochs=1) if short else recipe.dense, seed=derive(replicate, "dense"))
-    densities = SCHEDULES[recipe.schedule](recipe.density, 2 if short else recipe.rounds)
-    settle = recipe.retrain.but(epochs=1) if short else recipe.settle
-    rounds = prune_and_retrain(
-        model,
-        prunable(model),
-        data,
-        densities,
-        [recipe.retrain] * (len(densities) - 1) + [settle],
-        criterion=CRITERIA[recipe.criterion],
-        scope=SCOPES[recipe.scope],
-        seed=replicate,
-    )
+    recipe = at_size(COMPRESSION_RECIPES[f"han2016-{name}"], size)
+    model, masks = pruned(dense(name, data, recipe, replicate), data, recipe, replicate)
     error = evaluate(model, data.test).error
     return [
         {"network": name, "replicate": replicate, "test error": error, **row}
-        for row in layer_costs(model, rounds[-1].masks, data.validation.inputs[:1000])
+        for row in layer_costs(model, masks, data.validation.inputs[:1000])
     ]
 
 

@@ -20,19 +20,13 @@ from torch import nn
 from prunus.compression.container import Coding, inspect, pack
 from prunus.compression.deep_compression import Compressed, deep_compress
 from prunus.compression.published import COMPRESSION_RECIPES
-from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.save import save
 from prunus.compression.sharing import Tied, share
 from prunus.compression.sharing.starts import STARTS
-from prunus.data import load
-from prunus.experiments.result import Result, Row, Say, begin, curve, cut, summarise
-from prunus.models import MODELS
+from prunus.experiments.lenets import at_size, dense, mnist, pruned
+from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
 from prunus.nouns import Dataset, Masks
-from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.prunable import prunable
-from prunus.pruning.retrain import prune_and_retrain
-from prunus.pruning.schedules import SCHEDULES
-from prunus.pruning.scopes import SCOPES
 from prunus.seeds import derive
 from prunus.training import Recipe, evaluate, train
 
@@ -56,19 +50,6 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 COLUMNS = ("weights %", "weight bits", "weight bits H", "index bits", "index bits H", "P+Q %", "P+Q+H %")
 
 
-def short(recipe: CompressionRecipe, size: str) -> CompressionRecipe:
-    """The recipe itself, or for the smoke size one of a few epochs."""
-    if size != "smoke":
-        return recipe
-    one = recipe.dense.but(epochs=1)
-    return recipe.but(dense=one, rounds=2, retrain=one, settle=one, finetune=recipe.finetune.but(epochs=1))
-
-
-def mnist(size: str) -> Dataset:
-    """MNIST, or its first pictures for the smoke size."""
-    return cut(load("mnist"), 3000, 1000) if size == "smoke" else load("mnist")
-
-
 def tables(
     size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
 ) -> Result:
@@ -77,9 +58,8 @@ def tables(
     data, rows = mnist(size), []
     for replicate in record.seeds:
         for name in PUBLISHED:
-            recipe = short(COMPRESSION_RECIPES[f"han2016-{name}"], size)
-            model = MODELS[name](seed=derive(replicate, "model"))
-            train(model, data, recipe.dense, seed=derive(replicate, "dense"))
+            recipe = at_size(COMPRESSION_RECIPES[f"han2016-{name}"], size)
+            model = dense(name, data, recipe, replicate)
             compressed = deep_compress(model, data, recipe, seed=replicate)
             errors = {
                 "dense error": evaluate(model, data.test).error,
@@ -150,28 +130,6 @@ def _rates(layer: str, values: Sequence[float], fixed: int, coded: int) -> Row:
     }
 
 
-def _dense(data: Dataset, recipe: CompressionRecipe, replicate: int) -> nn.Module:
-    model = MODELS["lenet-300-100"](seed=derive(replicate, "model"))
-    train(model, data, recipe.dense, seed=derive(replicate, "dense"))
-    return model
-
-
-def _pruned(
-    model: nn.Module, data: Dataset, recipe: CompressionRecipe, density: float | None, seed: int
-) -> tuple[nn.Module, Masks]:
-    """A copy of `model`, pruned along the recipe's schedule to its densities, or to one density everywhere."""
-    model = copy.deepcopy(model)
-    target = recipe.density if density is None else dict.fromkeys(prunable(model), density)
-    densities = SCHEDULES[recipe.schedule](target, recipe.rounds)
-    recipes = [recipe.retrain] * (len(densities) - 1) + [recipe.settle]
-    criterion, scope = CRITERIA[recipe.criterion], SCOPES[recipe.scope]
-    weights = prunable(model)
-    rounds = prune_and_retrain(
-        model, weights, data, densities, recipes, criterion=criterion, scope=scope, seed=seed
-    )
-    return model, rounds[-1].masks
-
-
 def _shared(
     model: nn.Module, masks: Masks, data: Dataset, bits: int, start: str, recipe: Recipe, seed: int
 ) -> nn.Module:
@@ -188,12 +146,12 @@ def starts(
     """Figure 8: accuracy of the pruned LeNet-300-100 against bits, by the start of k-means, before fine-tuning
     of the centroids and after it."""
     record = begin("han2016.starts", size, out, replicates, seed, report)
-    data, recipe = mnist(size), short(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
+    data, recipe = mnist(size), at_size(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
     widths = {"smoke": (1, 3, 6)}.get(size, (1, 2, 3, 4, 5, 6, 7, 8))
     epochs = {"smoke": 1, "default": 1, "full": 5}[size]
     rows: list[Row] = []
     for replicate in record.seeds:
-        model, masks = _pruned(_dense(data, recipe, replicate), data, recipe, None, replicate)
+        model, masks = pruned(dense("lenet-300-100", data, recipe, replicate), data, recipe, replicate)
         for start in STARTS:
             for bits in widths:
                 row = {"start": start, "bits": bits, "replicate": replicate}
@@ -221,12 +179,12 @@ def sizes(
 ) -> Result:
     """Figure 6: accuracy lost against the size left, for pruning alone, sharing alone, and both."""
     record = begin("han2016.sizes", size, out, replicates, seed, report)
-    data, recipe = mnist(size), short(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
+    data, recipe = mnist(size), at_size(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
     densities = {"smoke": (0.2, 0.05)}.get(size, (0.5, 0.3, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01))
     widths = {"smoke": (1, 4)}.get(size, (1, 2, 3, 4, 5, 6, 8))
     rows: list[Row] = []
     for replicate in record.seeds:
-        model = _dense(data, recipe, replicate)
+        model = dense("lenet-300-100", data, recipe, replicate)
         before = evaluate(model, data.test).accuracy
 
         def note(name: str, network: nn.Module, coding: Coding, at: object, seed: int, before: float) -> Row:
@@ -239,7 +197,8 @@ def sizes(
             network = _shared(model, whole, data, bits, "linear", recipe.finetune, replicate)
             rows.append(note("sharing", network, Coding(codec="bitpack"), f"{bits} bits", replicate, before))
         for density in densities:
-            network, masks = _pruned(model, data, recipe, density, replicate)
+            even = recipe.but(density=dict.fromkeys(prunable(model), density))
+            network, masks = pruned(model, data, even, replicate)
             coding = Coding(codec="bitpack", share=False)
             rows.append(note("pruning", network, coding, density, replicate, before))
             both = _shared(network, masks, data, 5, "linear", recipe.finetune, replicate)

@@ -1,0 +1,23 @@
+"""The command line: a file a command, in the table of `app.py`. Commands import the rooms when they run."""
+
+import io
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+NEEDS = ("typer", "rich", "jinja2", "matplotlib")
+"""What the extra "cli" brings."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `prunus` with `arguments`, by default those of the process; ends in SystemExit (see `outcomes`)."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        print(f'error: the command line needs {missing[0]}: pip install "prunus[cli]"', file=sys.stderr)
+        sys.exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
+            stream.reconfigure(errors="replace")
+    from prunus.cli.app import app
+
+    app(None if arguments is None else list(arguments))

@@ -1,0 +1,50 @@
+"""The commands, by name. Each is a plain function; its docstring is its help and ends in an example."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from prunus.cli.compress import compress
+from prunus.cli.decompress import decompress
+from prunus.cli.demo import demo
+from prunus.cli.evaluate import evaluate
+from prunus.cli.inspect import inspect
+from prunus.cli.list_ import list_
+from prunus.cli.outcomes import ended
+from prunus.cli.run import run
+from prunus.version import __version__
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "compress": compress,
+    "inspect": inspect,
+    "evaluate": evaluate,
+    "decompress": decompress,
+    "list": list_,
+    "run": run,
+}
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
+)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(ended(_command))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"prunus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def prunus(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Make trained neural networks small, and show why small networks train.
+
+    Example: prunus demo --open
+    """

@@ -1,0 +1,102 @@
+"""`prunus compress`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.options import THREADS, AsJson, DataName, Seed, optional
+
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="A built-in model, or yours: package.module:function, which returns a torch.nn.Module.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path, typer.Option(metavar="FILE", help="Where the compressed network goes.", show_default=False)
+]
+Weights = Annotated[
+    Path | None,
+    optional(
+        "FILE", "Trained weights, .safetensors or a torch file of a state_dict; else the model is trained."
+    ),
+]
+RecipeName = Annotated[
+    str | None, optional("NAME", "One of `prunus list`; else the model's own, or default.")
+]
+Density = Annotated[float | None, optional("SHARE", "Share of weights to keep, the same for all layers.")]
+Bits = Annotated[int | None, optional("N", "Bits of a weight, 1 to 8, the same for all layers.", 1, 8)]
+Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1)]
+Epochs = Annotated[
+    list[str] | None,
+    optional(
+        "STAGE=N", "Epochs of dense, retrain (a round), settle (the last) or finetune. May be repeated."
+    ),
+]
+Include = Annotated[
+    list[str] | None, optional("PATTERN", "Prune only weights whose names match. May be repeated.")
+]
+Exclude = Annotated[
+    list[str] | None, optional("PATTERN", "Leave out weights whose names match. May be repeated.")
+]
+Threads = Annotated[int | None, optional("N", f"{THREADS} Default: torch's.", 1)]
+Checkpoints = Annotated[
+    Path | None,
+    optional("FOLDER", "Where a run leaves its state, so that killed and started again it goes on."),
+]
+Page = Annotated[Path | None, optional("FILE", "Where the page goes; the file of --out as .html by default.")]
+
+
+def compress(
+    model: Model,
+    data: DataName,
+    out: Out,
+    weights: Weights = None,
+    recipe: RecipeName = None,
+    density: Density = None,
+    bits: Bits = None,
+    rounds: Rounds = None,
+    epochs: Epochs = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    checkpoints: Checkpoints = None,
+    page: Page = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prune a network, share its weights, and code it into one small file, with a page that shows how.
+
+    Example: prunus compress --model lenet-5 --data mnist --out lenet-5.prunus
+
+    Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
+    """
+    from prunus.cli.files import check_writable
+    from prunus.cli.networks import network, put_weights, set_threads
+    from prunus.cli.recipe import chosen
+    from prunus.cli.work import Job, carry_out, show
+    from prunus.data import load
+
+    set_threads(threads)
+    check_writable(out)
+    settings = chosen(model, recipe, density, bits, rounds, epochs or [])
+    net = network(model, seed)
+    if weights is not None:
+        put_weights(net, weights)
+    job = Job(
+        title=f"{model} on {data}",
+        model=net,
+        trained=weights is not None,
+        data=load(data, seed=seed),
+        recipe=settings,
+        out=out,
+        page=out.with_suffix(".html") if page is None else page,
+        seed=seed,
+        include=tuple(include or ("*",)),
+        exclude=tuple(exclude or ()),
+        checkpoints=checkpoints,
+    )
+    show(carry_out(job), as_json)

@@ -1,0 +1,45 @@
+"""`prunus demo`."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.options import THREADS, AsJson, Seed
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the file and the page go.")] = Path(
+        "demo"
+    ),
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option(min=1, help=THREADS)] = 1,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train LeNet-300-100 on MNIST, make it some sixty times smaller, and write a page that shows how.
+
+    Example: prunus demo --open
+    """
+    from prunus.cli.files import make_folder
+    from prunus.cli.networks import network, set_threads
+    from prunus.cli.work import Job, carry_out, show
+    from prunus.compression.published import COMPRESSION_RECIPES
+    from prunus.data import load
+
+    set_threads(threads)
+    make_folder(out)
+    job = Job(
+        title="LeNet-300-100 on MNIST",
+        model=network("lenet-300-100", seed),
+        trained=False,
+        data=load("mnist", seed=seed),
+        recipe=COMPRESSION_RECIPES["lenet-300-100"],
+        out=out / "lenet-300-100.prunus",
+        page=out / "report.html",
+        seed=seed,
+    )
+    show(carry_out(job), as_json)
+    if open_page:
+        webbrowser.open(job.page.resolve().as_uri())

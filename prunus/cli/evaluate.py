@@ -1,0 +1,50 @@
+"""`prunus evaluate`."""
+
+import math
+from typing import Annotated
+
+import typer
+
+from prunus.cli.options import AsJson, DataName, File
+from prunus.cli.show import put, put_json
+
+
+def evaluate(
+    file: File,
+    data: DataName,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The model to fill, package.module:function; not needed for a built-in one.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a file and measure its error on the test split, in percent.
+
+    Example: prunus evaluate demo/lenet-300-100.prunus --data mnist
+    """
+    from prunus import training
+    from prunus.cli.networks import check_fit, network
+    from prunus.compression.container import load, read_header
+    from prunus.compression.container.read import arguments_of
+    from prunus.data import load as load_data
+    from prunus.errors import MismatchError
+    from prunus.models import MODELS
+    from prunus.report import text
+
+    if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
+        raise MismatchError(f"{file} is of no built-in model; name yours, --model package.module:function.")
+    loaded = load(file, None if model is None else network(model))
+    examples = load_data(data)
+    check_fit(loaded, examples)
+    result = training.evaluate(loaded, examples.test)
+    if as_json:
+        loss = result.loss if math.isfinite(result.loss) else None
+        put_json({"test_error": result.error, "n": result.n, "loss": loss})
+        return
+    put(f"test error  {text.error(result)}")
+    put(f"n           {text.integer(result.n)}")
+    put(f"loss        {result.loss:.4f}")

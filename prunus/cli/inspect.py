@@ -1,0 +1,43 @@
+"""`prunus inspect`."""
+
+from prunus.cli.options import AsJson, File
+from prunus.cli.show import clean, put, put_json, put_table
+
+
+def inspect(file: File, as_json: AsJson = False) -> None:
+    """Show what each tensor of a file costs, adding up to the size of the file.
+
+    Bits are those of a stored entry, before and after entropy coding; the share is of the float32 original.
+
+    Example: prunus inspect demo/lenet-300-100.prunus
+    """
+    from prunus.compression.container import inspect as look
+    from prunus.report import text
+    from prunus.report.layers import table
+
+    inspection = look(file)
+    if as_json:
+        put_json(inspection.to_json())
+        return
+    found = table(inspection)
+    columns = ("tensor", "shape", "weights", "density (sparsity)", "values", "weight bits", "index bits")
+    rows = [
+        (
+            *(row.name, row.shape, row.weights, row.density, row.values),
+            *(_arrow(row.weight_bits), _arrow(row.index_bits), row.bytes, row.share),
+        )
+        for row in (*found.rows, found.total)
+    ]
+    put_table((*columns, "bytes", "share"), rows, words=2, footer=1)
+    put(
+        f"{text.integer(inspection.file_bytes)} bytes for {text.integer(inspection.original_bytes)}: "
+        f"{text.ratio(inspection.ratio)} smaller."
+    )
+    for name, about in (("model", inspection.model), ("made", inspection.made)):
+        if about:
+            put(clean(f"{name}: {text.settings(about)}"))
+
+
+def _arrow(pair: tuple[str, str]) -> str:
+    before, after = pair
+    return before if before == after else f"{before} → {after}"

@@ -1,0 +1,75 @@
+"""`prunus list`."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prunus.cli.options import AsJson
+from prunus.cli.show import put_json, put_table
+
+
+def list_(as_json: AsJson = False) -> None:
+    """Name everything that is built in, with a line on each.
+
+    Example: prunus list --json
+    """
+    found = everything()
+    if as_json:
+        put_json(
+            {
+                room.replace(" ", "_"): [{"name": n, "about": line} for n, line in lines.items()]
+                for room, lines in found.items()
+            }
+        )
+        return
+    rows = [
+        (room if place == 0 else "", name, line)
+        for room, lines in found.items()
+        for place, (name, line) in enumerate(lines.items())
+    ]
+    put_table(("", "name", ""), rows, words=3)
+
+
+def everything() -> dict[str, dict[str, str]]:
+    """For each room, the names in its table, each with one line."""
+    from prunus.compression.codecs import CODECS
+    from prunus.compression.published import COMPRESSION_RECIPES
+    from prunus.compression.sharing.starts import STARTS
+    from prunus.data import DATASETS
+    from prunus.experiments import EXPERIMENTS
+    from prunus.models import MODELS
+    from prunus.pruning.criteria import CRITERIA
+    from prunus.pruning.schedules import SCHEDULES
+    from prunus.pruning.scopes import SCOPES
+
+    rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
+        "models": (MODELS, _of_function),
+        "data sets": (DATASETS, _of_card),
+        "criteria": (CRITERIA, _of_card),
+        "scopes": (SCOPES, _of_card),
+        "schedules": (SCHEDULES, _of_card),
+        "codecs": (CODECS, lambda codec: _of_card(codec.encode)),
+        "starts": (STARTS, _of_function),
+        "recipes": (COMPRESSION_RECIPES, _of_recipe),
+        "experiments": (EXPERIMENTS, _of_function),
+    }
+    return {
+        room: {name: line(variant) for name, variant in table.items()}
+        for room, (table, line) in rooms.items()
+    }
+
+
+def _of_function(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+def _of_card(function: Callable[..., Any]) -> str:
+    return (sys.modules[function.__module__].__doc__ or "").strip().partition("\n")[0]
+
+
+def _of_recipe(recipe: Any) -> str:
+    from prunus.report.text import settings
+
+    return settings(
+        {key: getattr(recipe, key) for key in ("criterion", "schedule", "rounds", "density", "bits")}
+    )

@@ -1,0 +1,33 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def optional(metavar: str, text: str, lowest: int | None = None, highest: int | None = None) -> Any:
+    """An option whose default, None, is in the words of its help."""
+    return typer.Option(metavar=metavar, help=text, min=lowest, max=highest, show_default=False)
+
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that prunus wrote.", show_default=False)]
+
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        help="A built-in data set, or yours: package.module:function, which returns a prunus Dataset.",
+        show_default=False,
+    ),
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
+
+Seed = Annotated[int, typer.Option(help="The seed from which everything random is drawn.")]
+
+THREADS = (
+    "Threads of computing. The same seed gives the same bits only with the same number. "
+    "For small networks one is as fast as many, and does not suffer where others compute beside it."
+)

@@ -1,0 +1,40 @@
+"""The recipe that a command line asks for."""
+
+from collections.abc import Sequence
+
+import typer
+
+from prunus.compression.published import COMPRESSION_RECIPES
+from prunus.compression.recipes import CompressionRecipe
+from prunus.tables import look_up
+from prunus.training.recipes import Recipe
+
+
+def chosen(
+    model: str,
+    name: str | None,
+    density: float | None,
+    bits: int | None,
+    rounds: int | None,
+    epochs: Sequence[str],
+) -> CompressionRecipe:
+    """The recipe called `name`, else the model's own, else "default"; changed as asked.
+
+    `epochs` are of the form "settle=5". Raises UnknownNameError, and typer.BadParameter for what is not.
+    """
+    own = model if model in COMPRESSION_RECIPES else "default"
+    recipe = look_up("recipe", COMPRESSION_RECIPES, own if name is None else name)
+    asked = {"density": density, "bits": bits, "rounds": rounds}
+    recipe = recipe.but(**{key: value for key, value in asked.items() if value is not None})
+    for text in epochs:
+        stage, equals, number = text.partition("=")
+        if not (equals and number.isdecimal()):
+            raise typer.BadParameter(f"{text!r} is not of the form STAGE=N.", param_hint="--epochs")
+        training: dict[str, Recipe] = {
+            "dense": recipe.dense,
+            "retrain": recipe.retrain,
+            "settle": recipe.settle,
+            "finetune": recipe.finetune,
+        }
+        recipe = recipe.but(**{stage: look_up("stage", training, stage).but(epochs=int(number))})
+    return recipe

@@ -1,0 +1,60 @@
+"""Printing: results to stdout, as a table or as JSON; everything else, a line at a time, to stderr.
+
+What comes from a file is never taken for markup or control codes.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+errors = Console(stderr=True, highlight=False)
+"""Where progress, warnings and errors go."""
+
+UNSEEN_WIDTH = 140
+"""Columns of a table that goes into a file or a pipe."""
+
+
+def clean(text: str) -> str:
+    r"""`text` with line ends as spaces, and whatever else cannot be printed in escapes.
+
+    >>> clean("a\nb\x1b[2J")
+    'a b\\x1b[2J'
+    """
+    line = " ".join(text.split("\n"))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def say(text: str) -> None:
+    """One line on stderr, above the progress bar where there is one."""
+    errors.print(Text(clean(text)), soft_wrap=True)
+
+
+def put(text: str) -> None:
+    """Text on stdout as it is."""
+    print(text)
+
+
+def put_json(value: object) -> None:
+    """JSON on stdout."""
+    print(json.dumps(value, indent=2))
+
+
+def put_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, footer: int = 0, title: str = ""
+) -> None:
+    """A table on stdout: `words` columns of words, then numbers; a rule above the last `footer` rows."""
+    table = Table(
+        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    for place, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if place < words else "right", overflow="fold")
+    for place, row in enumerate(rows, start=1):
+        table.add_row(*(Text(clean(cell)) for cell in row), end_section=place == len(rows) - footer)
+    seen = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(highlight=False, width=None if seen else UNSEEN_WIDTH).print(table)

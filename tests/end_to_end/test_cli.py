@@ -1,0 +1,280 @@
+"""The command line as a user meets it: one's own network, there and back; what it prints; how it ends."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import prunus
+from prunus.cli import main
+from prunus.cli.app import COMMANDS
+from prunus.cli.recipe import chosen
+from prunus.compression.codecs import CODECS
+from prunus.compression.sharing.starts import STARTS
+from prunus.data import DATASETS
+from prunus.experiments import EXPERIMENTS
+from prunus.models import MODELS
+from prunus.resolve import resolve
+
+OWN = """
+import torch
+from torch import nn
+from prunus import Dataset, Split, load_data
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 10))
+
+def few():
+    d = load_data("digits")
+    train = Split(d.train.inputs[:240], d.train.labels[:240])
+    return Dataset("few", train, d.validation, d.test, d.classes, "the first 240 of digits")
+"""
+EPOCHS = [f"--epochs={stage}" for stage in ("dense=3", "retrain=1", "settle=2", "finetune=1")]
+COMPRESS = ("compress", "--model=own_nets:net", "--data=own_nets:few", "--rounds=3", "--threads=1", *EPOCHS)
+
+
+def process(folder, *arguments, **options):
+    """`prunus` in a process of its own."""
+    command = [sys.executable, "-m", "prunus", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **options)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, made):
+    """`prunus` in this process, where `made` is: what it printed to stdout and to stderr."""
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(*arguments, code=0):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert (ended.value.code or 0) == code, printed.err
+        return printed
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a network of one's own, compressed by a real process into own.prunus."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_nets.py").write_text(OWN)
+    done = process(folder, *COMPRESS, "--out=own.prunus", "--json")
+    assert done.returncode == 0, done.stderr
+    (folder / "printed.json").write_text(done.stdout)
+    (folder / "said.txt").write_text(done.stderr)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_an_example(command, run):
+    assert f"Example: prunus {command}" in run(command, "--help").out
+
+
+def test_inspect_adds_up_to_the_byte(run):
+    size = Path("own.prunus").stat().st_size
+    found = json.loads(run("inspect", "own.prunus", "--json").out)
+    assert found == json.loads(json.dumps(prunus.inspect("own.prunus").to_json()))
+    assert found["file_bytes"] == size
+    assert sum(layer["bytes"] for layer in found["layers"]) + found["framing_bytes"] == size
+    assert {"name", "shape", "density", "bytes"} <= found["layers"][0].keys()
+    assert found["ratio"] == found["original_bytes"] / size
+    rows = run("inspect", "own.prunus").out.splitlines()
+    column = [int(row.split()[-3].replace(",", "")) for row in rows if row.endswith("%")]
+    assert sum(column[:-1]) == column[-1] == size
+
+
+def test_decompress_gives_back_every_bit(run):
+    run("decompress", "own.prunus", "--out", "back.safetensors")
+    back, state = load_file("back.safetensors"), prunus.read("own.prunus")
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        assert back[name].dtype == tensor.dtype
+        assert back[name].shape == tensor.shape
+        assert back[name].numpy().tobytes() == tensor.numpy().tobytes()
+
+
+def test_decompress_replaces_a_file_only_when_told(run, tmp_path):
+    target = tmp_path / "there.safetensors"
+    target.write_text("mine")
+    assert "--force" in run("decompress", "own.prunus", "--out", target, code=1).err
+    assert target.read_text() == "mine"
+    run("decompress", "own.prunus", "--out", target, "--force")
+    assert load_file(target)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_evaluate_says_what_the_library_says(run):
+    printed = run("evaluate", "own.prunus", "--data", "digits", "--model", "own_nets:net", "--json")
+    model = prunus.load("own.prunus", into=resolve("own_nets:net")())
+    result = prunus.evaluate(model, prunus.load_data("digits").test)
+    assert json.loads(printed.out) == {"test_error": result.error, "n": 300, "loss": result.loss}
+    words = run("evaluate", "own.prunus", "--data", "digits", "--model", "own_nets:net").out
+    assert f"{result.error:.1f} %" in words
+
+
+def test_compress_prints_only_json_and_says_the_rest_on_stderr(made):
+    printed, said = json.loads((made / "printed.json").read_text()), (made / "said.txt").read_text()
+    assert printed["file_bytes"] == (made / "own.prunus").stat().st_size
+    assert [stage["name"] for stage in printed["stages"]] == ["dense", "pruned", "shared", "huffman", "range"]
+    assert printed["n"] == 300
+    assert (made / "own.html").read_text().startswith("<!DOCTYPE html>")
+    assert "will prune 1.weight (24 × 64)" in said
+    assert "will keep whole: 1.bias, 2.weight, 2.bias, 4.bias" in said
+    assert said.count("validation error") == 3 + 2 + 2 + 1
+    assert "(8 of 8 epochs)" in said
+
+
+def test_the_error_that_compress_prints_is_the_one_of_the_file(made, run):
+    printed = json.loads((made / "printed.json").read_text())
+    found = run("evaluate", "own.prunus", "--data=own_nets:few", "--model=own_nets:net", "--json").out
+    assert json.loads(found)["test_error"] == printed["test_error"]
+
+
+def test_the_same_seed_gives_the_same_file_in_another_process(made, run, tmp_path):
+    run(*COMPRESS, "--out", tmp_path / "again.prunus")
+    assert (tmp_path / "again.prunus").read_bytes() == (made / "own.prunus").read_bytes()
+    run(*COMPRESS, "--out", tmp_path / "other.prunus", "--seed=1")
+    assert (tmp_path / "other.prunus").read_bytes() != (made / "own.prunus").read_bytes()
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
+    command = [sys.executable, "-m", "prunus", *COMPRESS, "--out=resumed.prunus", "--checkpoints=steps"]
+    with subprocess.Popen(
+        command, cwd=made, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as going:
+        for line in going.stderr:
+            if line.startswith("pruning"):
+                going.send_signal(signal.SIGINT)
+                break
+        rest = going.stderr.read()
+    assert going.returncode == 130
+    assert "error: interrupted." in rest
+    assert "Traceback" not in rest
+    assert not (made / "resumed.prunus").exists()
+    said = run(*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps").err
+    assert "training" not in said
+    assert (made / "resumed.prunus").read_bytes() == (made / "own.prunus").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "nested.pth"])
+def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
+    torch.manual_seed(5)
+    state = resolve("own_nets:net")().state_dict()
+    state["4.weight"].zero_()[0, :3] = torch.tensor([0.5, -0.5, 0.25])
+    path = tmp_path / name
+    if name.endswith(".safetensors"):
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state} if "nested" in name else state, path)
+    out = tmp_path / "out.prunus"
+    nothing = [f"--epochs={stage}=0" for stage in ("retrain", "settle", "finetune")]
+    printed = run(
+        *("compress", "--model=own_nets:net", "--data=own_nets:few", "--weights", path, "--out", out),
+        *("--density=1", "--bits=8", "--include=4.weight", *nothing),
+    )
+    assert "warning: '4.weight' has 4 distinct values" in printed.err
+    assert "Warning" not in printed.err
+    found = prunus.read(out)
+    assert torch.equal(found["4.weight"], state["4.weight"])
+    assert torch.equal(found["1.weight"], state["1.weight"].half().float())
+    assert torch.equal(found["2.running_var"], state["2.running_var"])
+
+
+def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
+    table = prunus.COMPRESSION_RECIPES
+    assert chosen("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
+    assert chosen("own:net", None, None, None, None, []) == table["default"]
+    changed = chosen("own:net", "lenet-300-100", 0.5, 3, 7, ["settle=4", "dense=0"])
+    assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
+    assert (changed.settle.epochs, changed.dense.epochs) == (4, 0)
+    assert changed.finetune == table["lenet-300-100"].finetune
+
+
+def test_list_names_everything_built_in(run):
+    found = json.loads(run("list", "--json").out)
+    tables = {
+        "models": MODELS,
+        "data_sets": DATASETS,
+        "criteria": prunus.CRITERIA,
+        "scopes": prunus.SCOPES,
+        "schedules": prunus.SCHEDULES,
+        "codecs": CODECS,
+        "starts": STARTS,
+        "recipes": prunus.COMPRESSION_RECIPES,
+        "experiments": EXPERIMENTS,
+    }
+    assert {room: [row["name"] for row in rows] for room, rows in found.items()} == {
+        room: list(table) for room, table in tables.items()
+    }
+    assert all(len(row["about"]) > 10 for rows in found.values() for row in rows)
+    words = run("list").out
+    for table in tables.values():
+        for name in table:
+            assert re.search(rf"(^|\s){re.escape(name)}\s", words, re.MULTILINE)
+
+
+def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypatch, tmp_path):
+    def count(size, out, *, replicates=None, seed=0, report=print):
+        """Count to three."""
+        report("counting")
+        (out / "counted.txt").write_text(f"{size} {replicates} {seed}")
+        return type("Result", (), {"files": [out / "counted.txt"], "table": "| 1 | 2 | 3 |"})
+
+    monkeypatch.setitem(EXPERIMENTS, "count", count)
+    printed = run("run", "count", "--smoke", "--out", tmp_path / "new" / "folder", "--replicates=2", "--json")
+    assert printed.err == "counting\n"
+    found = json.loads(printed.out)
+    assert found["table"] == "| 1 | 2 | 3 |"
+    assert Path(found["files"][0]).read_text() == "smoke 2 0"
+    assert "| 1 | 2 | 3 |" in run("run", "count", "--out", tmp_path).out
+    assert (tmp_path / "counted.txt").read_text() == "default None 0"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_nobody_reads_the_output(form, made):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "prunus", "inspect", "own.prunus", *form]
+    done = subprocess.run(command, cwd=made, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_that_knows_no_unicode(run, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    run("inspect", "own.prunus")
+    assert b"24 ? 64" in shown.buffer.getvalue()
+
+
+def test_without_the_extra_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    said = run("list", code=1).err
+    assert said == 'error: the command line needs typer: pip install "prunus[cli]"\n'
+
+
+def test_the_version(run):
+    assert run("--version").out == f"prunus {prunus.__version__}\n"
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_its_bar(tmp_path):
+    done = process(tmp_path, "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["ratio"] > 40
+    assert found["test_error"] <= found["dense_test_error"] + 0.1
+    assert found["file_bytes"] == (tmp_path / "demo" / "lenet-300-100.prunus").stat().st_size
+    assert (tmp_path / "demo" / "report.html").exists()

@@ -34,8 +34,11 @@ LENET_300_100 = CompressionRecipe(
 )
 
 LENET_5 = LENET_300_100.but(
+    dense=_DENSE.but(epochs=10),
     density={"conv1.weight": 0.5, "conv2.weight": 0.08, "fc1.weight": 0.025, "fc2.weight": 0.12},
-    bits={"conv": 5, "linear": 4},
+    rounds=10,
+    settle=_DENSE.but(epochs=12, learning_rate=1e-3),
+    finetune=_DENSE.but(epochs=2, learning_rate=3e-4, penalty="none"),
 )
 
 HAN_LENET_300_100 = LENET_300_100.but(

@@ -5,11 +5,31 @@ it writes its numbers as JSON and markdown, and its picture as PNG, SVG and CSV,
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from prunus.experiments import han2015, han2016
 from prunus.experiments.result import Result
 
-EXPERIMENTS: dict[str, Callable[..., Result]] = {
+Experiment = Callable[..., Result]
+
+
+def _together(paper: str, *parts: Experiment) -> Experiment:
+    """All figures and tables of a paper, one after the other."""
+
+    def experiment(size: str, out: Path, **settings: Any) -> Result:
+        results = [part(size, out, **settings) for part in parts]
+        tables = [f"## {result.name}\n\n{result.table}" for result in results]
+        rows = [{"part": result.name, **row} for result in results for row in result.rows]
+        return Result(paper, rows, [file for result in results for file in result.files], "\n\n".join(tables))
+
+    experiment.__doc__ = f"All of {paper}: {', '.join(part.__name__ for part in parts)}."
+    return experiment
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "han2015": _together("han2015", han2015.tradeoff, han2015.tables),
+    "han2016": _together("han2016", han2016.tables, han2016.starts, han2016.sizes),
     "han2015.tradeoff": han2015.tradeoff,
     "han2015.tables": han2015.tables,
     "han2016.tables": han2016.tables,

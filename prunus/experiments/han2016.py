@@ -143,8 +143,7 @@ def _shared(
 def starts(
     size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
 ) -> Result:
-    """Figure 8: accuracy of the pruned LeNet-300-100 against bits, by the start of k-means, before fine-tuning
-    of the centroids and after it."""
+    """Figure 8: accuracy of the pruned LeNet-300-100 against bits, by start of k-means, fine-tuned and not."""
     record = begin("han2016.starts", size, out, replicates, seed, report)
     data, recipe = mnist(size), at_size(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
     widths = {"smoke": (1, 3, 6)}.get(size, (1, 2, 3, 4, 5, 6, 7, 8))

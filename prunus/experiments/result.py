@@ -23,21 +23,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """The rows of an experiment, and the files that hold and draw them."""
+    """The rows of an experiment, the same as a markdown table, and the files that hold and draw them."""
 
     name: str
     rows: Sequence[Row]
     files: Sequence[Path]
-    note: str = ""
-
-    @property
-    def table(self) -> str:
-        """The rows as a markdown table."""
-        columns = [column for column in self.rows[0] if not column.endswith(" ±")]
-        cells = [[_cell(row, column) for column in columns] for row in self.rows]
-        lines = [columns, ["---"] * len(columns), *cells]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{table}\n\n{self.note}" if self.note else table
+    table: str
 
 
 @dataclass
@@ -70,7 +61,9 @@ class Record:
             **{library: version(library) for library in ("prunus", "torch", "numpy", "constriction")},
         }
         numbers, table = self.out / f"{self.name}.json", self.out / f"{self.name}.md"
-        result = Result(self.name, rows, [numbers, table, *self.files], note)
+        result = Result(
+            self.name, rows, [numbers, table, *self.files], f"{markdown(rows)}\n\n{note}".rstrip()
+        )
         numbers.write_text(
             json.dumps({"evidence": evidence, "rows": list(rows), "note": note}, indent=1) + "\n"
         )
@@ -127,6 +120,13 @@ def cut(data: Dataset, train: int, rest: int) -> Dataset:
     return Dataset(
         data.name, *splits, data.classes, f"{data.provenance}; the first {train} + {rest} + {rest}"
     )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table; a standard deviation stands beside its mean."""
+    columns = [column for column in rows[0] if not column.endswith(" ±")]
+    lines = [columns, ["---"] * len(columns), *([_cell(row, column) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(row: Row, column: str) -> str:

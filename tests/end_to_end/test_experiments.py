@@ -9,7 +9,10 @@ from prunus.experiments import EXPERIMENTS
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+PARTS = [name for name in EXPERIMENTS if "." in name]
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_smoke(name, tmp_path):
     said: list[str] = []
     result = EXPERIMENTS[name]("smoke", tmp_path, seed=1, report=said.append)
@@ -21,3 +24,15 @@ def test_smoke(name, tmp_path):
     assert record["evidence"]["torch"]
     assert record["rows"] == list(result.rows)
     assert result.table.count("\n") > len(result.rows)
+
+
+def test_a_paper_is_all_its_parts(tmp_path):
+    result = EXPERIMENTS["han2015"]("smoke", tmp_path)
+    assert {row["part"] for row in result.rows} == {"han2015.tradeoff", "han2015.tables"}
+    assert len(result.files) == len(set(result.files)) == 7
+    for part in ("han2015.tradeoff", "han2015.tables"):
+        assert f"## {part}" in result.table
+
+
+def test_every_part_belongs_to_a_paper():
+    assert {name.split(".")[0] for name in PARTS} == set(EXPERIMENTS) - set(PARTS)

@@ -35,9 +35,10 @@ LENET_300_100 = CompressionRecipe(
 
 LENET_5 = LENET_300_100.but(
     dense=_DENSE.but(epochs=10),
-    density={"conv1.weight": 0.5, "conv2.weight": 0.08, "fc1.weight": 0.025, "fc2.weight": 0.12},
+    density={"conv1.weight": 0.6, "conv2.weight": 0.1, "fc1.weight": 0.03, "fc2.weight": 0.15},
     rounds=10,
-    settle=_DENSE.but(epochs=12, learning_rate=1e-3),
+    settle=_DENSE.but(epochs=10, learning_rate=1e-3),
+    bits={"conv": 6, "linear": 5},
     finetune=_DENSE.but(epochs=2, learning_rate=3e-4, penalty="none"),
 )
 

@@ -6,9 +6,8 @@ is kept of each: how many weights are left, how many bytes the file would take, 
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from prunus.nouns import Dataset, Masks, Params
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import check_finite
 from prunus.pruning.prunable import layer_kinds, prunable
-from prunus.pruning.retrain import prune_and_retrain
+from prunus.pruning.retrain import Round, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
 from prunus.seeds import derive
@@ -60,8 +59,6 @@ class Compressed:
     epochs: Sequence[tuple[str, Epoch]]
     recipe: CompressionRecipe
     seed: int
-    made: dict[str, Any] = field(default_factory=dict)
-    """For the file's header: how it was made."""
 
     @property
     def density(self) -> float:
@@ -96,25 +93,26 @@ def deep_compress(
     model = copy.deepcopy(model)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     weights = prunable(model, include, exclude)
-    log = _Log(report)
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
-    report_pruned = log.of("pruned")
-    masks = prune_as(recipe, model, weights, data, seed=seed, checkpoints=checkpoints, report=report_pruned)
+    rounds = prune_as(
+        recipe, model, weights, data, seed=seed, checkpoints=checkpoints, report=_as("pruned", report)
+    )
+    masks = rounds[-1].masks
     raw = Coding(codec="bitpack", share=False)
     stages.append(_stage("pruned", model, data, list(weights), _packed(model, raw)))
 
     tied = Tied(
         model, share(weights, masks, bits_by_name(model, list(masks), recipe.bits), recipe.start, seed)
     )
-    train(
+    finetuned = train(
         model,
         data,
         recipe.finetune,
         constraint=tied,
         seed=derive(seed, "finetune"),
         checkpoint=checkpoints / "finetune.safetensors" if checkpoints else None,
-        report=log.of("shared"),
+        report=_as("shared", report),
     )
     shared = tied.result()
     _put(
@@ -127,7 +125,8 @@ def deep_compress(
     for name, codec in (("shared", "bitpack"), ("huffman", "huffman"), ("range", "range")):
         coding = replace(recipe.coding, codec=codec)
         stages.append(_stage(name, model, data, list(weights), _packed(model, coding)))
-    return Compressed(model, masks, shared, stages, log.epochs, recipe, seed)
+    epochs = [("pruned", e) for r in rounds for e in r.epochs] + [("shared", e) for e in finetuned]
+    return Compressed(model, masks, shared, stages, epochs, recipe, seed)
 
 
 def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str, int]) -> dict[str, int]:
@@ -156,10 +155,10 @@ def prune_as(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
-) -> Masks:
-    """The first stage: prune `model` in place along the recipe's schedule, retraining; returns the last masks."""
+) -> list[Round]:
+    """The first stage: prune `model` in place along the recipe's schedule, retraining after each round."""
     densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
-    rounds = prune_and_retrain(
+    return prune_and_retrain(
         model,
         weights,
         data,
@@ -171,23 +170,11 @@ def prune_as(
         checkpoints=checkpoints,
         report=report,
     )
-    return rounds[-1].masks
 
 
-class _Log:
-    """The epochs of all stages, in order, each also handed to the caller's report."""
-
-    def __init__(self, report: Report | None) -> None:
-        self.report = report
-        self.epochs: list[tuple[str, Epoch]] = []
-
-    def of(self, stage: str) -> Callable[[Epoch], None]:
-        def note(epoch: Epoch) -> None:
-            self.epochs.append((stage, epoch))
-            if self.report is not None:
-                self.report(stage, epoch)
-
-        return note
+def _as(stage: str, report: Report | None) -> Callable[[Epoch], None] | None:
+    """The caller's report, told the stage."""
+    return None if report is None else lambda epoch: report(stage, epoch)
 
 
 def _stage(name: str, model: nn.Module, data: Dataset, names: Sequence[str], size: int) -> Stage:

@@ -45,4 +45,4 @@ def pruned(
 ) -> tuple[nn.Module, Masks]:
     """A copy of `model`, pruned and retrained by the recipe, and its masks."""
     model = copy.deepcopy(model)
-    return model, prune_as(recipe, model, prunable(model), data, seed=replicate)
+    return model, prune_as(recipe, model, prunable(model), data, seed=replicate)[-1].masks

@@ -116,6 +116,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, di
         prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path, report=kill)
     resumed = prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path)
     assert same_bits(resumed.model.state_dict(), compressed.model.state_dict())
+    assert resumed.epochs == compressed.epochs  # those before the kill, too
 
 
 def test_the_test_split_is_not_looked_at(trained, digits, compressed):

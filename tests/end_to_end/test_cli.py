@@ -44,7 +44,7 @@ COMPRESS = ("compress", "--model=own_nets:net", "--data=own_nets:few", "--rounds
 def process(folder, *arguments, **options):
     """`prunus` in a process of its own."""
     command = [sys.executable, "-m", "prunus", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **options)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, **options)
     assert "Traceback" not in done.stdout + done.stderr
     return done
 

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,20 +49,28 @@ def count(density: float, total: int) -> int:
 def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """The mask of exactly `k` highest of a 1-D tensor; ties at the border are drawn by `generator`.
 
-    One selection (`kthvalue`), no sort: O(n). Raises DensityError unless 0 <= k <= n.
+    One selection, no sort: O(n). Raises DensityError unless 0 <= k <= n.
     """
     n = scores.numel()
     if not 0 <= k <= n:
         raise DensityError(f"{k} weights were to be kept of the {n} there are.")
     if k in (0, n):
         return torch.full_like(scores, k == n, dtype=torch.bool)
-    threshold = scores.kthvalue(n - k + 1).values
+    threshold = _smallest(scores, n - k)
     mask = scores > threshold
     missing = k - int(torch.count_nonzero(mask))
     ties = torch.nonzero(scores == threshold).squeeze(1)
     chosen = torch.randperm(len(ties), generator=generator)[:missing] if missing < len(ties) else slice(None)
     mask[ties[chosen]] = True
     return mask
+
+
+def _smallest(values: Tensor, place: int) -> float:
+    """The entry that would stand at `place`, counted from 0, in ascending order."""
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        # NumPy's selection takes half the time of kthvalue on CPU.
+        return float(np.partition(values.detach().numpy(), place)[place])
+    return float(values.kthvalue(place + 1).values)
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:

@@ -18,7 +18,7 @@ def demo(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train LeNet-300-100 on MNIST, make it some sixty times smaller, and write a page that shows how.
+    """Train LeNet-300-100 on MNIST, make it more than forty times smaller, and write a page that shows how.
 
     Example: prunus demo --open
     """
@@ -35,7 +35,7 @@ def demo(
         model=network("lenet-300-100", seed),
         trained=False,
         data=load("mnist", seed=seed),
-        recipe=COMPRESSION_RECIPES["lenet-300-100"],
+        recipe=COMPRESSION_RECIPES["demo"],
         out=out / "lenet-300-100.prunus",
         page=out / "report.html",
         seed=seed,

@@ -1,5 +1,7 @@
 """What tests share: one thread, small real data, a small network."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,9 @@ from torch import nn
 from prunus.data import load
 from prunus.nouns import Dataset, Split
 from prunus.seeds import generator
+
+
+os.environ.pop("COLUMNS", None)  # the width of the test runner's own output, which is nobody's terminal
 
 
 @pytest.fixture(autouse=True, scope="session")

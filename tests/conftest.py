@@ -10,7 +10,6 @@ from prunus.data import load
 from prunus.nouns import Dataset, Split
 from prunus.seeds import generator
 
-
 os.environ.pop("COLUMNS", None)  # the width of the test runner's own output, which is nobody's terminal
 
 

@@ -26,8 +26,9 @@ LENET_300_100 = CompressionRecipe(
     density={"fc1.weight": 0.045, "fc2.weight": 0.07, "fc3.weight": 0.25},
     schedule="cubic",
     rounds=20,
-    retrain=_DENSE.but(epochs=1, decay="constant", learning_rate=1e-3),
-    settle=_DENSE.but(epochs=20, learning_rate=1e-3),
+    # L2 chosen by the validation error of four seeds, among 1e-4 to 2e-3.
+    retrain=_DENSE.but(epochs=1, decay="constant", learning_rate=1e-3, penalty_strength=1e-3),
+    settle=_DENSE.but(epochs=25, learning_rate=1e-3, penalty_strength=3e-4),
     bits=5,
     finetune=_DENSE.but(epochs=3, learning_rate=3e-4, penalty="none"),
     source="Han et al. 2016; densities, bits, schedule and coder ours",
@@ -41,8 +42,9 @@ DEMO = LENET_300_100.but(
 
 LENET_5 = LENET_300_100.but(
     dense=_DENSE.but(epochs=10),
-    density={"conv1.weight": 0.6, "conv2.weight": 0.1, "fc1.weight": 0.03, "fc2.weight": 0.15},
+    density={"conv1.weight": 0.65, "conv2.weight": 0.13, "fc1.weight": 0.04, "fc2.weight": 0.18},
     rounds=10,
+    retrain=_DENSE.but(epochs=1, decay="constant", learning_rate=1e-3),
     settle=_DENSE.but(epochs=10, learning_rate=1e-3),
     bits={"conv": 6, "linear": 5},
     finetune=_DENSE.but(epochs=2, learning_rate=3e-4, penalty="none"),

@@ -42,7 +42,7 @@ DEMO = LENET_300_100.but(
 
 LENET_5 = LENET_300_100.but(
     dense=_DENSE.but(epochs=10),
-    density={"conv1.weight": 0.65, "conv2.weight": 0.13, "fc1.weight": 0.04, "fc2.weight": 0.18},
+    density={"conv1.weight": 0.6, "conv2.weight": 0.1, "fc1.weight": 0.03, "fc2.weight": 0.15},
     rounds=10,
     retrain=_DENSE.but(epochs=1, decay="constant", learning_rate=1e-3),
     settle=_DENSE.but(epochs=10, learning_rate=1e-3),

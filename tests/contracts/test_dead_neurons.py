@@ -123,3 +123,101 @@ def test_a_model_that_cannot_be_traced_is_named() -> None:
 
     with pytest.raises(ModelError, match="Branching cannot be traced"):
         links(Branching())
+
+
+def test_a_layer_that_is_silent_altogether_counts_once():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    model[0].bias.data.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable(model).items()}
+    masks["0.weight"][:] = False
+    model.load_state_dict(apply_masks(dict(model.state_dict()), masks))
+    inputs = torch.randn(5, 4)
+    smaller, left, _ = remove_dead_neurons(model, masks, inputs)
+    assert torch.allclose(smaller(inputs), model(inputs), atol=1e-6)
+    assert left["0.weight"].shape == (1, 4)
+
+
+class Tokens(nn.Module):
+    """[B, T, C]: the channels stand last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class NormedTokens(Tokens):
+    """BatchNorm1d of [B, T, C] normalises the T tokens, here as many as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.norm(self.a(x)))
+
+
+@pytest.mark.parametrize("build", [Tokens, NormedTokens])
+@pytest.mark.parametrize("dead", ["inputs", "outputs"])
+def test_channels_that_stand_last(build, dead):
+    model = build().eval()
+    rows, columns = ({"a.weight": [1]}, {}) if dead == "inputs" else ({}, {"b.weight": [1]})
+    masks = kill(model, rows, columns)
+    inputs = torch.randn(3, 4, 5)
+    smaller, _, _ = remove_dead_neurons(model, masks, inputs)
+    assert torch.allclose(smaller(inputs), model(inputs), atol=1e-5)
+
+
+class Rows(nn.Module):
+    """A Linear that reads the rows of a picture, or its places: not the channels, though the numbers fit."""
+
+    def __init__(self, flatten: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.flatten = nn.Conv2d(1, 2, 1), nn.Linear(16 if flatten else 4, 3), flatten
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        return self.b(x.flatten(2) if self.flatten else x)
+
+
+class Pooled(nn.Module):
+    """MaxPool1d after a Linear pools its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.pool, self.b = nn.Linear(4, 4), nn.MaxPool1d(3, 1, 1), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.pool(self.a(x)))
+
+
+class Twins(nn.Module):
+    """The first layer's weight is also somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 4)
+        self.c.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) + self.c(x).sum()
+
+
+class Functional(nn.Module):
+    """The first layer's weight is read beside the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(nn.functional.linear(x, self.a.weight))))
+
+
+@pytest.mark.parametrize(
+    "model", [Rows(False), Rows(True), Pooled(), Twins(), Functional()], ids=lambda m: type(m).__name__
+)
+def test_what_only_looks_like_a_link_is_none(model):
+    assert links(model) == []

@@ -247,3 +247,11 @@ def test_fine_tuning_lowers_the_loss_and_resumes_exactly(mlp, few, tmp_path):
 
 def test_nearest_breaks_ties_upwards():
     assert nearest(np.array([0.5], dtype=np.float32), np.array([0.0, 1.0])).tolist() == [1]
+
+
+def test_with_patience_the_codebooks_go_back_to_the_best_epoch_too(mlp, few):
+    constraint = Tied(mlp, share(prunable(mlp), pruned(mlp), 3))
+    epochs = train(mlp, few, Recipe(60, 0.1, 16, patience=3), constraint=constraint)
+    assert epochs[-1].validation_loss > min(epoch.validation_loss for epoch in epochs)
+    for name, shared in constraint.result().items():
+        assert torch.equal(shared.dense(), mlp.get_parameter(name))

@@ -44,8 +44,12 @@ class Tied:
         for name, weight in self.weights.items():
             weight.copy_(shared_values(self.codebooks[name], self.shared[name]))
 
+    @torch.no_grad()
     def finish(self) -> None:
-        """Nothing: holes are +0.0 already."""
+        """Read the codebooks back: early stopping may have put the weights of an earlier epoch in place."""
+        for name, weight in self.weights.items():
+            shared = self.shared[name]
+            self.codebooks[name][shared.codes] = weight.flatten()[shared.places]
 
     def state(self) -> dict[str, Tensor]:
         """The codebooks, with their codes."""

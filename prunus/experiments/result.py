@@ -43,10 +43,11 @@ class Record:
     started: float = field(default_factory=time.perf_counter)
     files: list[Path] = field(default_factory=list)
 
-    def draw(self, suffix: str, curves: Sequence[Curve], **labels: Any) -> None:
-        """Draw `curves` into the files NAME.SUFFIX.png, .svg and .csv."""
+    def draw(self, suffix: str, curves: Sequence[Curve], *, title: str, **labels: Any) -> None:
+        """Draw `curves` into the files NAME.SUFFIX.png, .svg and .csv; the title says when it is not full size."""
+        mark = {"smoke": " (smoke size)", "default": " (shortened)"}.get(self.size, "")
         self.out.mkdir(parents=True, exist_ok=True)
-        self.files += save_lines(self.out / f"{self.name}.{suffix}", curves, **labels)
+        self.files += save_lines(self.out / f"{self.name}.{suffix}", curves, title=title + mark, **labels)
 
     def finish(self, rows: Sequence[Row], note: str = "") -> Result:
         """Write the rows with their evidence into NAME.json and NAME.md."""

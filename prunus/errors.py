@@ -8,7 +8,11 @@
     │   └── TiedWeightsError
     ├── DensityError                  5   a density that is out of range or cannot be reached
     ├── NotFiniteError                5   NaN or infinity where numbers are needed
+    ├── EvidenceError                 5   a criterion that was not given what it looks at
     ├── SharingError                  5   a codebook that cannot be made
+    ├── SpecError                     2   a setting that no run can have
+    ├── StoreError                    8   a store of runs that cannot be used
+    │   └── LostClaimError                another process took the run over
     ├── TrainingError                 6
     │   ├── DivergedError
     │   └── CheckpointError
@@ -21,6 +25,7 @@
         └── MismatchError                 a good file, for another model
 
     NoEffectWarning                   something was asked that changes nothing
+    ReceiptWarning                    an invariant of a ticket does not hold
     EmptiedLayerWarning               a layer has no weight left
 
 The exit code is what the command line returns; 2 is also what it returns for a wrong option.
@@ -69,6 +74,28 @@ class NotFiniteError(PrunusError):
     """NaN or infinity where numbers are needed."""
 
     exit_code = 5
+
+
+class EvidenceError(PrunusError):
+    """A criterion was not given what it looks at (initial weights, a probe)."""
+
+    exit_code = 5
+
+
+class SpecError(PrunusError):
+    """A setting of a run that is unknown, of the wrong type, or contradicts another."""
+
+    exit_code = 2
+
+
+class StoreError(PrunusError):
+    """A store of runs, or a run in it, that is missing, damaged, or cannot be written."""
+
+    exit_code = 8
+
+
+class LostClaimError(StoreError):
+    """This process held a run for too long without a sign of life, and another took it over."""
 
 
 class SharingError(PrunusError):
@@ -123,6 +150,10 @@ class MismatchError(ContainerError):
 
 class NoEffectWarning(UserWarning):
     """Something was asked that changes nothing."""
+
+
+class ReceiptWarning(UserWarning):
+    """An invariant that the receipt of a ticket checks does not hold."""
 
 
 class EmptiedLayerWarning(UserWarning):

@@ -4,7 +4,7 @@ Names are those of `state_dict`; inputs are never mutated. Density is the share 
 0..1; sparsity is 1 - density.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -23,13 +23,29 @@ Density = float | Mapping[str, float]
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A network and a batch, to ask how it would answer with other weights."""
+
+    answer: Callable[[Params, Tensor], Tensor]
+    """(prunable weights, inputs [B, ...]) -> logits [B, C]; differentiable, in the dtype of the weights."""
+    inputs: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at."""
+    """What a criterion may look at. What it needs and is not given is an EvidenceError."""
 
     weights: Params
-    """The prunable weights as they are now."""
+    """The prunable weights as they are now: the final ones, where they have been trained."""
     seed: int = 0
     """For criteria that draw at random."""
+    initial: Params | None = None
+    """The same weights as the training that made `weights` started from them."""
+    masks: Masks | None = None
+    """What earlier rounds left; None: everything. A criterion that ranks within a layer ranks these alone."""
+    probe: Probe | None = None
+    """The network as it was when its prunable weights were `initial`."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     0     done
     1     something could not be read or written, or anything else that prunus refuses; without a word where
           nobody reads the output any more (`prunus list | head -1`)
-    2-7   as `prunus.errors` says; 2 also for a wrong option
+    2-8   as `prunus.errors` says; 2 also for a wrong option
     70    not foreseen: a user's own function that failed, or a fault of prunus
     130   interrupted (Ctrl-C)
 

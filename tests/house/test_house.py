@@ -28,6 +28,8 @@ ROOMS = (
     ("models",),
     ("training",),
     ("pruning",),
+    ("tickets",),
+    ("runs",),
     ("compression",),
     ("report",),
     ("experiments",),

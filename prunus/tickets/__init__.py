@@ -1,0 +1,1 @@
+"""Lottery tickets: a mask, with the weights it starts from."""

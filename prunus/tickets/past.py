@@ -1,0 +1,57 @@
+"""What the start of a ticket may be made of, and what an action is.
+
+All tensors are the prunable weights, by name; actions never mutate them and never return one of them itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prunus.nouns import Masks, Params
+
+Claims = Mapping[str, bool]
+"""What must hold of a result, a short sentence each, and whether it does, bit for bit where it speaks of equality."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """The weights at the moments that matter, for one replicate and one round."""
+
+    original: Params
+    """The initialisation: step 0 of the dense training, the same in every round."""
+    rewind: Params
+    """At the rewind step of the dense training; `original` where that is step 0."""
+    start: Params
+    """What the last training started from: in round 1 the rewind point, later what the actions had made."""
+    final: Params
+    """What the last training ended at."""
+    masks: Masks
+    """The masks of the last training; all True in round 1."""
+    fresh: Callable[[int], Params]
+    """A new draw of the initialisation, of the same distribution, by a seed."""
+
+
+@dataclass(frozen=True)
+class KeptAction:
+    """A mask-1 action: where kept weights start, and what else goes with them."""
+
+    values: Callable[[Past, Masks, int], Params]
+    """(past, masks, seed) -> whole tensors; only the places that `masks` keeps are used."""
+    claims: Callable[[Past, Masks, Params], Claims]
+    """(past, masks, start) -> what must hold at the kept places of `start`."""
+    rest: Literal["rewound", "final"] = "rewound"
+    """Biases, BatchNorm and its buffers: as at the rewind point, or as the last training left them."""
+    rate: Literal["schedule", "last"] = "schedule"
+    """The learning rate: its schedule from the rewind step on, or its last value throughout."""
+
+
+@dataclass(frozen=True)
+class PrunedAction:
+    """A mask-0 action: what pruned weights are set to, and whether they stay there."""
+
+    values: Callable[[Past, Masks, Params, int], Params]
+    """(past, masks, kept, seed) -> the whole start: `kept` from the mask-1 action, pruned places filled in."""
+    claims: Callable[[Past, Masks, Params, Params], Claims]
+    """(past, masks, kept, start) -> what must hold of `start`."""
+    frozen: bool = True
+    """Whether pruned weights keep the values of the start through training."""

@@ -27,11 +27,13 @@ def order(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
     return torch.split(torch.randperm(n, generator=generator(seed, "order", epoch)), batch_size)
 
 
-def batches(split: Split, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (inputs, labels) of an epoch's batches, in the order of `order`, on the split's own device.
+def batches(
+    split: Split, batch_size: int, seed: int, epoch: int, skip: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The (inputs, labels) of an epoch's batches from `skip` on, in the order of `order`, on the split's device.
 
     inputs [b, ...] float32 and labels [b] int64 are copies: changing them leaves the split as it is.
     """
-    for chosen in order(len(split), batch_size, seed, epoch):
+    for chosen in order(len(split), batch_size, seed, epoch)[skip:]:
         index = chosen.to(split.labels.device)
         yield split.inputs.index_select(0, index), split.labels.index_select(0, index)

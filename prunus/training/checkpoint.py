@@ -1,8 +1,8 @@
 """The state of a training run between two epochs, as one safetensors file.
 
-Tensors: `model/NAME`, `optimiser/INDEX/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `random`.
-Metadata: one JSON object `prunus` with the epochs so far, the scalars of the optimiser, and a fingerprint of
-recipe, seed and shapes, so that a checkpoint of another run is refused. Written beside, then renamed.
+Tensors: `model/NAME`, `optimiser/NAME/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `observer/NAME`, `random`.
+Metadata: one JSON object `prunus` with the steps behind, the epochs so far, what the observer wrote down, and a
+fingerprint of recipe, seed and shapes, so that a checkpoint of another run is refused. Written beside, then renamed.
 """
 
 import json
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from prunus.errors import CheckpointError
 from prunus.training.evaluate import Epoch
+from prunus.training.state import Observer, State, optimiser_state
 
 if TYPE_CHECKING:
     from prunus.training.loop import Training
@@ -30,21 +31,21 @@ def fingerprint(run: "Training", seed: int) -> dict[str, Any]:
     return {"recipe": asdict(run.recipe), "seed": seed, "shapes": shapes}
 
 
-def save(path: Path, run: "Training", seed: int) -> None:
+def save(path: Path, run: "Training", seed: int, observer: Observer | None = None) -> None:
     """Write the state of `run`; a reader never sees half of it."""
-    optimiser = run.optimiser.state_dict()
-    state = {f"{i}/{k}": v for i, entry in optimiser["state"].items() for k, v in entry.items()}
+    seen, said = observer.state() if observer is not None else ({}, None)
     tensors = {
         **_under("model", run.model.state_dict()),
-        **_under("optimiser", {k: v for k, v in state.items() if isinstance(v, Tensor)}),
+        **_under("optimiser", optimiser_state(run.optimiser, run.trainables)),
         **_under("constraint", run.constraint.state()),
         **_under("best", run.best),
+        **_under("observer", seen),
         "random": torch.get_rng_state(),
     }
-    scalars = {k: v for k, v in state.items() if not isinstance(v, Tensor)}
     metadata = {
+        "step": run.done,
         "epochs": [asdict(epoch) for epoch in run.epochs],
-        "scalars": scalars,
+        "observer": said,
         "fingerprint": fingerprint(run, seed),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,8 +64,8 @@ def save(path: Path, run: "Training", seed: int) -> None:
         beside.unlink(missing_ok=True)
 
 
-def restore(path: Path, run: "Training", seed: int) -> None:
-    """Put the state at `path` into `run` and into torch's random stream."""
+def restore(path: Path, run: "Training", seed: int, observer: Observer | None = None) -> None:
+    """Put the state at `path` into `run`, into its observer, and into torch's random stream."""
     tensors, metadata = _read(path)
     mine = fingerprint(run, seed)
     for key, found in metadata["fingerprint"].items():
@@ -73,17 +74,14 @@ def restore(path: Path, run: "Training", seed: int) -> None:
                 f"The checkpoint {path} is of another run: its {key} is {found}, this run's {mine[key]}; "
                 "delete it or name another."
             )
-    run.model.load_state_dict(_over("model", tensors))
+    if (metadata["observer"] is None) != (observer is None):
+        raise CheckpointError(f"The checkpoint {path} is of a run that was observed otherwise; delete it.")
     run.constraint.restore(_over("constraint", tensors))
+    run.put(State(metadata["step"], _over("model", tensors), _over("optimiser", tensors)))
     run.best = _over("best", tensors)
     run.epochs = [Epoch(**epoch) for epoch in metadata["epochs"]]
-    parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
-    entries: dict[int, dict[str, Any]] = {}
-    for key, value in {**_over("optimiser", tensors), **metadata["scalars"]}.items():
-        index, name = key.split("/")
-        entries.setdefault(int(index), {})[name] = _laid_out_as(parameters[int(index)], value)
-    groups = run.optimiser.state_dict()["param_groups"]
-    run.optimiser.load_state_dict({"state": entries, "param_groups": groups})
+    if observer is not None:
+        observer.restore(_over("observer", tensors), metadata["observer"])
     torch.set_rng_state(tensors["random"])
 
 
@@ -96,13 +94,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"The checkpoint {path} cannot be read ({error}); delete it to start again."
         ) from error
-
-
-def _laid_out_as(parameter: Tensor, value: Any) -> Any:
-    """`value` in the memory order of its parameter (channels-last, say), which fused optimisers take for granted."""
-    if isinstance(value, Tensor) and value.shape == parameter.shape:
-        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    return value
 
 
 def _under(room: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from prunus.training.evaluate import Epoch, evaluate
 from prunus.training.learning_rates import DECAYS
 from prunus.training.penalties import PENALTIES
 from prunus.training.recipes import Recipe
+from prunus.training.state import Observer, State, copies, optimiser_state, put_optimiser_state
 
 Report = Callable[[Epoch], None]
 
@@ -32,11 +33,13 @@ class Training:
         self.model = model
         self.recipe = recipe
         self.constraint = constraint
-        tensors = constraint.trainables()
-        self.optimiser = optimisers.make(list(tensors.values()), recipe)
+        self.trainables = constraint.trainables()
+        self.optimiser = optimisers.make(list(self.trainables.values()), recipe)
         self.weights = [p for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
         self.penalise = look_up("penalty", PENALTIES, recipe.penalty)
         self.decay = look_up("learning-rate decay", DECAYS, recipe.decay)
+        self.done = 0
+        """How many steps are behind."""
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         """The model at its lowest validation loss, kept only where `recipe.patience` may go back to it."""
@@ -57,14 +60,38 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * self.decay(done)
 
-    def epoch(self, split: Split, seed: int) -> float:
-        """One pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone."""
-        number, total = len(self.epochs), torch.zeros((), device=split.labels.device)
-        count = -(-len(split) // self.recipe.batch_size)
-        for index, (inputs, labels) in enumerate(batches(split, self.recipe.batch_size, seed, number)):
+    def epoch(self, split: Split, seed: int, observer: Observer | None = None) -> float:
+        """What is left of this pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone."""
+        size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
+        number, first = divmod(self.done, count)
+        total, seen = torch.zeros((), device=split.labels.device), 0
+        for index, (inputs, labels) in enumerate(batches(split, size, seed, number, first), start=first):
             self.set_learning_rate((number + index / count) / self.recipe.epochs)
             total += self.step(inputs, labels) * len(labels)
-        return float(total) / len(split)
+            seen += len(labels)
+            self.done += 1
+            if observer is not None and observer.due(self.done):
+                observer.observe(self)
+        return float(total) / seen
+
+    def capture(self) -> State:
+        """A copy of all that a step changes."""
+        return State(
+            self.done,
+            copies(self.model.state_dict()),
+            copies(optimiser_state(self.optimiser, self.trainables)),
+        )
+
+    def put(self, state: State) -> None:
+        """Go back, or on, to `state`."""
+        self.done = state.step
+        self.model.load_state_dict(state.model)
+        put_optimiser_state(self.optimiser, self.trainables, state.optimiser)
+
+
+def steps_per_epoch(recipe: Recipe, split: Split) -> int:
+    """Batches in one pass; the last may be shorter."""
+    return -(-len(split) // recipe.batch_size)
 
 
 def train(
@@ -74,27 +101,39 @@ def train(
     *,
     constraint: Constraint | None = None,
     seed: int = 0,
+    start: State | None = None,
+    observer: Observer | None = None,
     checkpoint: Path | None = None,
     report: Report | None = None,
 ) -> list[Epoch]:
     """Train `model` in place; returns one `Epoch` an epoch.
 
-    With `checkpoint`, the whole state is written there after every epoch, and a call with the same arguments
-    goes on from it: a run killed at any moment and started again ends with the same bits (on CPU, with the
-    same number of threads). Raises DivergedError when the loss is no longer a number, CheckpointError when
-    the file belongs to another run.
+    Args:
+        start: go on from this state, in the middle of the schedule and of the order of examples where it was
+            captured there; None: from the model as it is, at step 0.
+        observer: is shown the training where it says it is due, at the start among others.
+        checkpoint: the whole state is written there after every epoch, and a call with the same arguments
+            goes on from it: a run killed at any moment and started again ends with the same bits (on CPU,
+            with the same number of threads).
+
+    Raises DivergedError when the loss is no longer a number, CheckpointError when the file belongs to another
+    run.
     """
     run = Training(model, recipe, constraint or Free(model))
     mode = model.training
-    with _own_random_stream(seed):
+    with own_random_stream(seed):
+        if start is not None:
+            run.put(start)
         run.constraint.hold()
         if checkpoint is not None and checkpoint.exists():
-            restore(checkpoint, run, seed)
-        while not _finished(run):
+            restore(checkpoint, run, seed, observer)
+        elif observer is not None and observer.due(run.done):
+            observer.observe(run)
+        while not _finished(run, data.train):
             model.train()
-            _finish_epoch(run, run.epoch(data.train, seed), data.validation)
+            finish_epoch(run, run.epoch(data.train, seed, observer), data)
             if checkpoint is not None:
-                save(checkpoint, run, seed)
+                save(checkpoint, run, seed, observer)
             if report is not None:
                 report(run.epochs[-1])
     if run.best:
@@ -104,26 +143,31 @@ def train(
     return run.epochs
 
 
-def _finished(run: Training) -> bool:
+def _finished(run: Training, split: Split) -> bool:
     losses = [epoch.validation_loss for epoch in run.epochs]
-    return len(losses) >= run.recipe.epochs or should_stop(losses, run.recipe.patience)
+    over = run.done >= run.recipe.epochs * steps_per_epoch(run.recipe, split)
+    return over or should_stop(losses, run.recipe.patience)
 
 
-def _finish_epoch(run: Training, training_loss: float, validation: Split) -> None:
-    result = evaluate(run.model, validation)
-    number = len(run.epochs) + 1
+def finish_epoch(run: Training, training_loss: float, data: Dataset) -> None:
+    """Evaluate, and write down what the epoch gave. Raises DivergedError."""
+    result = evaluate(run.model, data.validation)
+    number = -(-run.done // steps_per_epoch(run.recipe, data.train))
     if not torch.isfinite(torch.tensor([training_loss, result.loss])).all():
         raise DivergedError(
             f"The loss is {training_loss} after epoch {number} of {run.recipe.epochs} with learning rate "
             f"{run.recipe.learning_rate}; a lower learning rate may help."
         )
     run.epochs.append(Epoch(number, training_loss, result.loss, result.accuracy))
-    if run.recipe.patience is not None and best([e.validation_loss for e in run.epochs]) == number - 1:
-        run.best = {name: tensor.detach().clone() for name, tensor in run.model.state_dict().items()}
+    if (
+        run.recipe.patience is not None
+        and best([e.validation_loss for e in run.epochs]) == len(run.epochs) - 1
+    ):
+        run.best = copies(run.model.state_dict())
 
 
 @contextmanager
-def _own_random_stream(seed: int) -> Iterator[None]:
+def own_random_stream(seed: int) -> Iterator[None]:
     """Dropout draws from a stream of its own; the caller's is as it was afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive(seed, "dropout"))

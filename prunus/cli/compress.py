@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import THREADS, AsJson, DataName, Seed, optional
+from prunus.cli.options import AsJson, DataName, Seed, Threads, optional
 
 Model = Annotated[
     str,
@@ -42,7 +42,6 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, optional("PATTERN", "Leave out weights whose names match. May be repeated.")
 ]
-Threads = Annotated[int | None, optional("N", f"{THREADS} Default: torch's.", 1)]
 Checkpoints = Annotated[
     Path | None,
     optional("FOLDER", "Where a run leaves its state, so that killed and started again it goes on."),
@@ -63,7 +62,7 @@ def compress(
     include: Include = None,
     exclude: Exclude = None,
     seed: Seed = 0,
-    threads: Threads = None,
+    threads: Threads = 1,
     checkpoints: Checkpoints = None,
     page: Page = None,
     as_json: AsJson = False,
@@ -74,13 +73,15 @@ def compress(
 
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
+    import torch
+
     from prunus.cli.files import check_writable
-    from prunus.cli.networks import network, put_weights, set_threads
+    from prunus.cli.networks import network, put_weights
     from prunus.cli.recipe import chosen
     from prunus.cli.work import Job, carry_out, show
     from prunus.data import load
 
-    set_threads(threads)
+    torch.set_num_threads(threads)
     check_writable(out)
     settings = chosen(model, recipe, density, bits, rounds, epochs or [])
     net = network(model, seed)

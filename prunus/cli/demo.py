@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import THREADS, AsJson, Seed
+from prunus.cli.options import AsJson, Seed, Threads
 
 
 def demo(
@@ -14,7 +14,7 @@ def demo(
         "demo"
     ),
     seed: Seed = 0,
-    threads: Annotated[int, typer.Option(min=1, help=THREADS)] = 1,
+    threads: Threads = 1,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -22,13 +22,15 @@ def demo(
 
     Example: prunus demo --open
     """
+    import torch
+
     from prunus.cli.files import make_folder
-    from prunus.cli.networks import network, set_threads
+    from prunus.cli.networks import network
     from prunus.cli.work import Job, carry_out, show
     from prunus.compression.published import COMPRESSION_RECIPES
     from prunus.data import load
 
-    set_threads(threads)
+    torch.set_num_threads(threads)
     make_folder(out)
     job = Job(
         title="LeNet-300-100 on MNIST",

@@ -18,12 +18,6 @@ from prunus.seeds import derive
 from prunus.tables import look_up
 
 
-def set_threads(threads: int | None) -> None:
-    """Let torch compute with `threads`; None leaves it as it is."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
 def network(name: str, seed: int = 0) -> nn.Module:
     """A built-in model, or what "package.module:function" returns; its initial weights drawn from `seed`.
 

@@ -27,7 +27,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and 
 
 Seed = Annotated[int, typer.Option(help="The seed from which everything random is drawn.")]
 
-THREADS = (
-    "Threads of computing. The same seed gives the same bits only with the same number. "
-    "For small networks one is as fast as many, and does not suffer where others compute beside it."
-)
+Threads = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Threads of computing. One is the fastest for networks as small as the LeNets; a large one gains "
+        "from more. The same seed gives the same bits only with the same number.",
+    ),
+]

@@ -90,6 +90,29 @@ def test_the_help_of_every_command_has_an_example(command, run):
     assert f"Example: prunus {command}" in run(command, "--help").out
 
 
+REFUSED = {
+    "compress": ("compress", "--model=own_nets:net", "--data=own_nets:few", "--out=."),
+    "demo": ("demo", "--out=own.prunus"),
+}
+"""Ends before any work: the one would write a file where a folder is, the other a folder where a file is."""
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_one_thread_computes_unless_more_are_asked_for(command, run, monkeypatch):
+    try:
+        torch.set_num_threads(2)
+        run(*REFUSED[command], code=1)
+        assert torch.get_num_threads() == 1
+        run(*REFUSED[command], "--threads=2", code=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    monkeypatch.setenv("COLUMNS", "1000")
+    (line,) = (line for line in run(command, "--help").out.splitlines() if "--threads" in line)
+    assert "LeNets" in line
+    assert "[default: 1]" in line
+
+
 def test_inspect_adds_up_to_the_byte(run):
     size = Path("own.prunus").stat().st_size
     found = json.loads(run("inspect", "own.prunus", "--json").out)

@@ -2,28 +2,66 @@
 
 >>> import prunus
 >>> data = prunus.load_data("digits")
->>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+>>> model = prunus.models.lenet_300_100(seed=0)
 >>> list(prunus.prunable(model))
-['1.weight']
+['fc1.weight', 'fc2.weight', 'fc3.weight']
+
+A name is imported when it is first asked for, so that `prunus --help` need not wait for torch.
 """
 
-from prunus import models
-from prunus.compression.container import Coding, inspect, load, read
-from prunus.compression.deep_compression import Compressed, deep_compress
-from prunus.compression.published import COMPRESSION_RECIPES
-from prunus.compression.recipes import CompressionRecipe
-from prunus.compression.save import save
-from prunus.data import load as load_data
-from prunus.errors import PrunusError
-from prunus.nouns import Dataset, Evidence, Split, density_of
-from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.prunable import prunable
-from prunus.pruning.retrain import prune_and_retrain
-from prunus.pruning.schedules import SCHEDULES
-from prunus.pruning.scopes import SCOPES
-from prunus.pruning.sensitivity import choose_densities, sensitivity
-from prunus.training import RECIPES, Masked, Recipe, evaluate, train
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
 from prunus.version import __version__
+
+if TYPE_CHECKING:
+    from prunus import models
+    from prunus.compression.container import Coding, inspect, load, read
+    from prunus.compression.deep_compression import Compressed, deep_compress
+    from prunus.compression.published import COMPRESSION_RECIPES
+    from prunus.compression.recipes import CompressionRecipe
+    from prunus.compression.save import save
+    from prunus.data import load as load_data
+    from prunus.errors import PrunusError
+    from prunus.nouns import Dataset, Evidence, Split, density_of
+    from prunus.pruning.criteria import CRITERIA
+    from prunus.pruning.prunable import prunable
+    from prunus.pruning.retrain import prune_and_retrain
+    from prunus.pruning.schedules import SCHEDULES
+    from prunus.pruning.scopes import SCOPES
+    from prunus.pruning.sensitivity import choose_densities, sensitivity
+    from prunus.training import RECIPES, Masked, Recipe, evaluate, train
+else:
+    _HOMES = {
+        "prunus.compression.container": ("Coding", "inspect", "load", "read"),
+        "prunus.compression.deep_compression": ("Compressed", "deep_compress"),
+        "prunus.compression.published": ("COMPRESSION_RECIPES",),
+        "prunus.compression.recipes": ("CompressionRecipe",),
+        "prunus.compression.save": ("save",),
+        "prunus.errors": ("PrunusError",),
+        "prunus.nouns": ("Dataset", "Evidence", "Split", "density_of"),
+        "prunus.pruning.criteria": ("CRITERIA",),
+        "prunus.pruning.prunable": ("prunable",),
+        "prunus.pruning.retrain": ("prune_and_retrain",),
+        "prunus.pruning.schedules": ("SCHEDULES",),
+        "prunus.pruning.scopes": ("SCOPES",),
+        "prunus.pruning.sensitivity": ("choose_densities", "sensitivity"),
+        "prunus.training": ("RECIPES", "Masked", "Recipe", "evaluate", "train"),
+    }
+    _ORIGINS = {name: (home, name) for home, names in _HOMES.items() for name in names}
+    _ORIGINS["load_data"] = ("prunus.data", "load")
+
+    def __getattr__(name: str) -> object:
+        """What is asked for, from where it is defined; also the rooms, `prunus.errors` and the like."""
+        if name in _ORIGINS:
+            home, origin = _ORIGINS[name]
+            globals()[name] = found = getattr(import_module(home), origin)
+            return found
+        if not name.startswith("_") and find_spec(f"prunus.{name}"):
+            return import_module(f"prunus.{name}")
+        raise AttributeError(f"module 'prunus' has no attribute {name!r}")
+
 
 __all__ = [
     "COMPRESSION_RECIPES",
@@ -56,3 +94,7 @@ __all__ = [
     "sensitivity",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import pickle
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import prunus
+from prunus.cli.app import COMMANDS
 from prunus.compression.codecs import CODECS
 from prunus.compression.sharing.starts import STARTS
 from prunus.data import DATASETS
@@ -67,7 +69,7 @@ def test_codecs_know_nothing_of_torch(room):
 @pytest.mark.parametrize(
     ("folder", "table", "helpers"),
     [
-        ("pruning/criteria", CRITERIA, set()),
+        ("pruning/criteria", CRITERIA, {"parts"}),
         ("pruning/scopes", SCOPES, {"threshold"}),
         ("pruning/schedules", SCHEDULES, {"progress"}),
     ],
@@ -100,10 +102,52 @@ def test_everything_built_in_is_in_the_docs():
 
 
 def test_the_surface_is_exact():
-    names = {name for name in vars(prunus) if not name.startswith("_")} | {"__version__"}
-    modules = {name for name in names if type(getattr(prunus, name)).__name__ == "module"} - {"models"}
-    assert names - modules == set(prunus.__all__)
+    """What is offered, what is listed, where each name comes from, and what type checkers see are one list."""
     assert len(prunus.__all__) == len(set(prunus.__all__))
+    assert set(dir(prunus)) == set(prunus.__all__)
+    tree = ast.parse((ROOT / "prunus" / "__init__.py").read_text())
+    (seen,) = (node.body for node in tree.body if isinstance(node, ast.If))
+    typed = {name.asname or name.name: (line.module, name.name) for line in seen for name in line.names}
+    assert typed.keys() | {"__version__"} == set(prunus.__all__)
+    for name, (module, origin) in typed.items():
+        assert getattr(prunus, name) is getattr(importlib.import_module(module), origin), name
+
+
+def in_a_process_of_its_own(code: str) -> list[str]:
+    return subprocess.check_output([sys.executable, "-c", code], text=True).split()
+
+
+def test_a_name_is_there_when_it_is_asked_for_and_not_before():
+    said = in_a_process_of_its_own(
+        "import sys, prunus; print('torch' in sys.modules);"
+        "print(prunus.load_data('digits').name, prunus.errors.DataError.exit_code, 'torch' in sys.modules)"
+    )
+    assert said == ["False", "digits", "3", "True"]
+    with pytest.raises(AttributeError, match="module 'prunus' has no attribute 'tarin'"):
+        prunus.tarin  # noqa: B018
+    assert not hasattr(prunus, "_train")
+    with pytest.raises(ImportError):
+        exec("from prunus import tarin")
+
+
+def test_a_star_brings_everything_and_things_travel_by_pickle():
+    names: dict[str, object] = {}
+    exec("from prunus import *", names)
+    assert set(prunus.__all__) == names.keys() - {"__builtins__"}
+    for name in ("train", "Recipe", "PrunusError"):
+        assert pickle.loads(pickle.dumps(names[name])) is names[name]
+    recipe = prunus.RECIPES["conv-2"]
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
+def test_help_waits_for_nothing_heavy(arguments):
+    heavy = "{'torch', 'numpy', 'numba', 'scipy', 'safetensors', 'matplotlib', 'jinja2', 'constriction'}"
+    code = (
+        "import atexit, sys; from prunus.cli import main;"
+        f"atexit.register(lambda: print('heavy:', *({heavy} & set(sys.modules)))); main({arguments})"
+    )
+    assert in_a_process_of_its_own(code)[-1] == "heavy:"
 
 
 def test_every_public_error_is_drawn_in_the_tree():
@@ -115,13 +159,13 @@ def test_every_public_error_is_drawn_in_the_tree():
 
 
 def test_import_is_light():
-    """No plotting, no command line, no compiler; below 0.3 CPU seconds on top of torch (the best of three)."""
+    """All names: no plotting, no command line, no compiler; below 0.3 CPU seconds on top of torch (best of 3)."""
     code = (
-        "import torch, sys, time; before = set(sys.modules); t = time.process_time(); import prunus;"
+        "import torch, sys, time; before = set(sys.modules); t = time.process_time(); from prunus import *;"
         "took = time.process_time() - t; names = {'matplotlib', 'typer', 'rich', 'jinja2', 'numba', 'scipy'};"
         "print(took, *(names & (set(sys.modules) - before)))"
     )
-    runs = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(3)]
+    runs = [in_a_process_of_its_own(code) for _ in range(3)]
     assert all(len(run) == 1 for run in runs), f"imports {runs[0][1:]}"
     assert min(float(run[0]) for run in runs) < 0.3
 

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prunus.compression.container.inspect import Inspection
 from prunus.compression.deep_compression import Compressed
@@ -16,12 +15,8 @@ from prunus.report.histograms import histograms
 from prunus.report.layers import table
 from prunus.report.masks import bitmaps, kernels, looks
 from prunus.report.stages import sizes
+from prunus.report.templating import environment
 from prunus.training.evaluate import Evaluation
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-TEMPLATES = Path(__file__).with_name("templates")
 
 NAMES = {
     "dense": "dense training, where not given trained",
@@ -79,7 +74,7 @@ def write_page(
     The page appears whole or not at all. Raises PrunusError where it cannot be written.
     """
     page = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             title=title,
@@ -150,15 +145,3 @@ def _more(dense: Evaluation | None, test: Evaluation | None) -> str:
         return ""
     more = round((dense.accuracy - test.accuracy) * test.n / 100)
     return text.count(abs(more), f"{'fewer' if more < 0 else 'more'} mistake") if more else "as many mistakes"
-
-
-def _environment() -> "Environment":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

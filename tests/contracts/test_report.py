@@ -1,7 +1,6 @@
 """The laws of the report room: the page says what the file holds, needs nothing else, and trusts no name."""
 
 import base64
-import csv
 import io
 import math
 import re
@@ -24,10 +23,9 @@ import prunus
 from prunus.compression.container.inspect import Inspection
 from prunus.compression.deep_compression import Compressed
 from prunus.errors import NoEffectWarning, PrunusError
-from prunus.report import Curve, Reference, save_lines, text, write_page
+from prunus.report import text, write_page
 from prunus.report.charts import Axis, linear, logarithmic, steps
 from prunus.report.epochs import curve
-from prunus.report.figures import STYLES, styles
 from prunus.report.histograms import histograms
 from prunus.report.masks import PIXELS, bitmaps, kernels, looks
 from prunus.report.png import TOP, encode
@@ -542,58 +540,3 @@ def test_a_density_and_its_sparsity_add_up_as_printed(value: float) -> None:
     kept, holes = (float(part.removesuffix(" %")) for part in text.density_pair(value))
     assert kept + holes == pytest.approx(100, abs=1e-9)
     assert kept == pytest.approx(100 * value, rel=0.06, abs=1e-9)
-
-
-# --- figures of experiments -----------------------------------------------------------------------------
-
-CURVES = [
-    Curve("L2, iterative", [0.1, 0.5, 1.0], [3.0, 2.0, 1.5], [2.5, 1.9, 1.4], [3.5, 2.1, 1.6], 5),
-    Curve("my own", [0.1, 1.0], [4.0, 1.5], [4.0, 1.5], [4.0, 1.5], 1),
-]
-
-
-@pytest.mark.parametrize("log", [False, True])
-def test_a_figure_is_written_three_times_and_the_same_each_time(tmp_path: Path, log: bool) -> None:
-    about = {"title": "t", "x_label": "density", "y_label": "error (%)", "x_log": log, "invert_x": log}
-    reference = [Reference("paper", [(0.1, 1.6), (1.0, 1.6)])]
-    first = save_lines(tmp_path / "a.b", CURVES, reference=reference, **about)  # type: ignore[arg-type]
-    second = save_lines(tmp_path / "c", CURVES, reference=reference, **about)  # type: ignore[arg-type]
-    assert [path.name for path in first] == ["a.b.png", "a.b.svg", "a.b.csv"]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-    svg = first[1].read_text()
-    for words in ("L2, iterative (n = 5)", "my own (n = 1)", "paper", "band: min to max", "error (%)"):
-        assert f"<!-- {words} -->" in svg
-    picture = matplotlib.image.imread(first[0])
-    assert picture.shape[:2] == (675, 1050)
-    with first[2].open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["name"], float(row["x"]), float(row["mean"])) for row in rows] == [
-        *((curve.name, x, y) for curve in CURVES for x, y in zip(curve.x, curve.mean, strict=True)),
-        ("paper", 0.1, 1.6),
-        ("paper", 1.0, 1.6),
-    ]
-    assert (rows[0]["low"], rows[0]["high"], rows[0]["n"]) == ("2.5", "3.5", "5")
-
-
-@given(st.lists(st.one_of(st.sampled_from(sorted(STYLES)), st.text(max_size=9)), unique=True, max_size=12))
-def test_a_name_keeps_its_colour(names: list[str]) -> None:
-    looks_of = styles(names)
-    for name in names:
-        if name in STYLES:
-            assert looks_of[name] == styles([name])[name]
-    own = [name for name in names if name not in STYLES]
-    assert len({styles(own)[name] for name in own}) == min(len(own), 8)
-    assert looks_of == styles(names[::-1])
-
-
-def test_curves_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    about = {"title": "", "x_label": "", "y_label": ""}
-    bad = Curve("short", [1, 2], [1], [1], [1], 3)
-    for series, words in (
-        ([], "without a curve"),
-        ([bad], "'short' has 2 x, 1 means"),
-        ([CURVES[0]] * 2, "one name"),
-    ):
-        with pytest.raises(PrunusError, match=words):
-            save_lines(tmp_path / "figure", series, **about)
-    assert not list(tmp_path.iterdir())

@@ -61,6 +61,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, n: int) -> "Split":
+        """The first `n` examples; a view."""
+        return Split(self.inputs[:n], self.labels[:n])
+
     def to(self, device: str) -> "Split":
         """The same split on another device."""
         return Split(self.inputs.to(device), self.labels.to(device))
@@ -80,6 +84,12 @@ class Dataset:
     classes: tuple[str, ...]
     provenance: str = ""
     """Where the bytes came from and whether they are the official ones, for reports."""
+
+    def first(self, train: int, rest: int) -> "Dataset":
+        """The first `train` training examples and the first `rest` of the other splits, for small experiments."""
+        splits = self.train.first(train), self.validation.first(rest), self.test.first(rest)
+        provenance = f"{self.provenance}; the first {train} + {rest} + {rest}"
+        return Dataset(self.name, *splits, self.classes, provenance)
 
     def to(self, device: str) -> "Dataset":
         """The same data set on another device."""

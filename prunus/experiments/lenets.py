@@ -7,7 +7,6 @@ from torch import nn
 from prunus.compression.deep_compression import prune_as
 from prunus.compression.recipes import CompressionRecipe
 from prunus.data import load
-from prunus.experiments.result import cut
 from prunus.models import MODELS
 from prunus.nouns import Dataset, Masks
 from prunus.pruning.prunable import prunable
@@ -17,7 +16,7 @@ from prunus.training import train
 
 def mnist(size: str) -> Dataset:
     """MNIST, or its first pictures for the smoke size."""
-    return cut(load("mnist"), 3000, 1000) if size == "smoke" else load("mnist")
+    return load("mnist").first(3000, 1000) if size == "smoke" else load("mnist")
 
 
 def at_size(recipe: CompressionRecipe, size: str) -> CompressionRecipe:

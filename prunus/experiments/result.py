@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 
 from prunus.errors import UnknownNameError
-from prunus.nouns import Dataset, Split
 from prunus.report.figures import Curve, save_lines
 
 Size = Literal["smoke", "default", "full"]
@@ -44,7 +43,7 @@ class Record:
     files: list[Path] = field(default_factory=list)
 
     def draw(self, suffix: str, curves: Sequence[Curve], *, title: str, **labels: Any) -> None:
-        """Draw `curves` into the files NAME.SUFFIX.png, .svg and .csv; the title says when it is not full size."""
+        """Draw `curves` into NAME.SUFFIX.png, .svg, .html and .csv; the title says when it is not full size."""
         mark = {"smoke": " (smoke size)", "default": " (shortened)"}.get(self.size, "")
         self.out.mkdir(parents=True, exist_ok=True)
         self.files += save_lines(self.out / f"{self.name}.{suffix}", curves, title=title + mark, **labels)
@@ -108,18 +107,6 @@ def curve(name: str, rows: Iterable[Row], x: str, y: str) -> Curve:
     ys = [points[value] for value in xs]
     return Curve(
         name, xs, [mean(v) for v in ys], [min(v) for v in ys], [max(v) for v in ys], max(map(len, ys))
-    )
-
-
-def cut(data: Dataset, train: int, rest: int) -> Dataset:
-    """The first pictures of each split, for smoke sizes."""
-
-    def first(split: Split, n: int) -> Split:
-        return Split(split.inputs[:n], split.labels[:n])
-
-    splits = first(data.train, train), first(data.validation, rest), first(data.test, rest)
-    return Dataset(
-        data.name, *splits, data.classes, f"{data.provenance}; the first {train} + {rest} + {rest}"
     )
 
 

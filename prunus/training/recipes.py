@@ -1,6 +1,6 @@
 """Training settings as frozen values, each with its source."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Recipe:
     penalty_strength: float = 0.0
     patience: int | None = None
     """Stop after so many epochs without a lower validation loss, and go back to the best; None: never."""
-    source: str = ""
+    source: str = field(default="", metadata={"identity": False})
     """Where the settings come from."""
 
     def but(self, **changes: object) -> "Recipe":

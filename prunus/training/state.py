@@ -27,8 +27,10 @@ class Moment(Protocol):
     """A training that an observer looks at."""
 
     model: nn.Module
-    done: int
-    """How many steps are behind."""
+
+    @property
+    def done(self) -> int:
+        """How many steps are behind."""
 
     def capture(self) -> State:
         """A copy of all that a step changes."""

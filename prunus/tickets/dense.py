@@ -1,0 +1,196 @@
+"""The dense training that every ticket of a replicate comes from.
+
+Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 2019.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from prunus.data import load
+from prunus.errors import ModelError, SpecError
+from prunus.models import MODELS
+from prunus.nouns import Dataset, Params
+from prunus.resolve import resolve
+from prunus.seeds import derive
+from prunus.tables import look_up
+from prunus.tickets.shelf import Shelf
+from prunus.tickets.watch import Watch
+from prunus.training import RECIPES, Epoch, Free, Recipe, evaluate
+from prunus.training.constraints import Constraint
+from prunus.training.job import Job
+from prunus.training.loop import steps_per_epoch
+from prunus.training.state import State
+
+Steps = Generator[Job, list[Epoch], dict[str, Any]]
+"""A procedure: yields the trainings it needs, is sent what came of each, returns its summary."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One dense training of one replicate."""
+
+    kind: ClassVar[str] = "dense"
+
+    model: str = "lenet-300-100"
+    """A key of MODELS, or "package.module:function" of yours that takes `seed` and gives a module."""
+    data: str = "mnist"
+    recipe: Recipe = field(default_factory=lambda: RECIPES["lenet-300-100"])
+    replicate: int = 0
+    examples: int | None = None
+    """Train on the first so many, evaluate on the first third as many; None: on all there are."""
+    every: int = 100
+    """Steps between evaluations."""
+    states: tuple[int, ...] = ()
+    """Steps whose whole state is kept, to rewind to."""
+    test_curve: bool = False
+    """Evaluate the test split along the way as well, for a figure."""
+    arithmetic: str = "single"
+    """How the numbers were made, where that changes them: "single", or "stacked" with other replicates."""
+    device: str = "cpu"
+
+    def needs(self) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def cost(self) -> tuple[str, float]:
+        """Training steps of this network."""
+        return f"{self.model}/{self.recipe.batch_size}/{self.device}", float(self.total_steps())
+
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.recipe.epochs * steps_per_epoch(self.recipe, self.dataset().train)
+
+    def dataset(self) -> Dataset:
+        """The data, cut to `examples`."""
+        whole = loaded(self.data, self.device)
+        return whole if self.examples is None else whole.first(self.examples, max(1, self.examples // 3))
+
+    def network(self, seed: int | None = None) -> nn.Module:
+        """The network of this replicate, or of another draw of the initialisation."""
+        seed = derive(self.replicate, "model") if seed is None else seed
+        if ":" not in self.model:
+            return look_up("model", MODELS, self.model)(seed=seed).to(self.device)
+        made = resolve(self.model)(seed=seed)
+        if not isinstance(made, nn.Module):
+            raise ModelError(f"{self.model} was to return a module and returned a {type(made).__name__}.")
+        return made.to(self.device)
+
+    def training(
+        self,
+        model: nn.Module,
+        shelf: Shelf,
+        level: int,
+        *,
+        constraint: Constraint | None = None,
+        start: State | None = None,
+        recipe: Recipe | None = None,
+        states: tuple[int, ...] = (),
+    ) -> tuple[Job, Watch]:
+        """A training of this network on this data, in this order, and who watches it."""
+        data, constraint = self.dataset(), constraint or Free(model)
+        recipe = recipe or self.recipe
+        watch = Watch(
+            data.validation,
+            first=start.step if start else 0,
+            last=recipe.epochs * steps_per_epoch(recipe, data.train),
+            every=self.every,
+            states=states,
+            test=data.test if self.test_curve else None,
+            broken=getattr(constraint, "broken", None),
+            beat=shelf.beat,
+        )
+        job = Job(
+            model,
+            data,
+            recipe,
+            constraint,
+            seed=derive(self.replicate, "train"),
+            start=start,
+            observer=watch,
+            checkpoint=shelf.checkpoint(training_name(level)),
+        )
+        return job, watch
+
+    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
+        """Train; keep the initialisation, the wanted states, and the end."""
+        model = self.network()
+        job, watch = self.training(model, shelf, 0, states=(0, *self.states))
+        _check_states(self.states, watch.last)
+        if not shelf.rows():
+            yield job
+            for step, state in watch.states.items():
+                shelf.put(f"state-{step}", *flat(state))
+            shelf.put("final", model.state_dict())
+            row = {"level": 0, "density": 1.0, **measured(model, watch, job.data)}
+            shelf.append_curve(curve_rows(0, watch))
+            shelf.append(row)
+            shelf.drop(training_name(0))
+        return dict(shelf.rows()[0])
+
+
+def measured(model: nn.Module, watch: Watch, data: Dataset) -> dict[str, Any]:
+    """A finished training's numbers: at its end, and at the early-stopping point. The test split is seen twice."""
+    stop, end = watch.stop, watch.curve[-1]
+    at_end = evaluate(model, data.test)
+    final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(watch.best)
+    at_stop = evaluate(model, data.test)
+    model.load_state_dict(final)
+    return {
+        "steps": end.step,
+        "stop_step": stop.step,
+        "stop_validation_loss": stop.validation_loss,
+        "stop_validation_accuracy": stop.validation_accuracy,
+        "stop_test_accuracy": at_stop.accuracy,
+        "final_validation_loss": end.validation_loss,
+        "final_validation_accuracy": end.validation_accuracy,
+        "final_test_accuracy": at_end.accuracy,
+    }
+
+
+def curve_rows(level: int, watch: Watch) -> list[dict[str, Any]]:
+    """What was seen of a level's training, a row a step."""
+    rows = [{"level": level, **asdict(point)} for point in watch.curve]
+    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+
+
+def training_name(level: int) -> str:
+    """What a level's training is called on a shelf while it runs."""
+    return f"training-{level:02d}"
+
+
+def flat(state: State) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """A state as tensors and a note, for a shelf."""
+    model = {f"model/{name}": tensor for name, tensor in state.model.items()}
+    optimiser = {f"optimiser/{name}": tensor for name, tensor in state.optimiser.items()}
+    return model | optimiser, {"step": state.step}
+
+
+def state_on(shelf: Shelf, name: str) -> State:
+    """The state that `flat` laid down."""
+    tensors = shelf.get(name)
+
+    def under(prefix: str) -> Params:
+        return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+    return State(shelf.note(name)["step"], under("model/"), under("optimiser/"))
+
+
+_LOADED: dict[tuple[str, str], Dataset] = {}
+
+
+def loaded(name: str, device: str) -> Dataset:
+    """The data set, in memory once a process; its validation split is the same for all replicates."""
+    if (name, device) not in _LOADED:
+        _LOADED[name, device] = load(name, device=device)
+    return _LOADED[name, device]
+
+
+def _check_states(states: tuple[int, ...], last: int) -> None:
+    for step in states:
+        if not 0 <= step < last:
+            raise SpecError(f"The state of step {step} was asked, but training has the steps 0 to {last}.")

@@ -1,0 +1,108 @@
+"""The receipt of a ticket: what must hold after a round, checked on the tensors and not by those who made them.
+
+exact counts        every layer keeps as many weights as its density says
+nested masks        nothing pruned comes back
+kept weights        what the mask-1 action claims, bit for bit
+pruned weights      what the mask-0 action claims, and that they stood so at every evaluation
+the rest            biases, BatchNorm and its buffers start as at the rewind point, or as the last training left them
+the optimiser       remembers what it did at the rewind step, or nothing
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prunus.errors import ReceiptWarning
+from prunus.nouns import Masks, Params
+from prunus.pruning.masks import are_nested
+from prunus.tickets.past import KeptAction, Past, PrunedAction
+from prunus.tickets.watch import Watch, same
+from prunus.training.state import State
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Every check by its sentence, and at how many evaluations the pruned weights were looked at."""
+
+    checks: Mapping[str, bool]
+    evaluations: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks hold."""
+        return all(self.checks.values())
+
+    @property
+    def failed(self) -> list[str]:
+        """The sentences that do not hold."""
+        return [sentence for sentence, holds in self.checks.items() if not holds]
+
+    def to_json(self) -> dict[str, object]:
+        """The same as JSON has it."""
+        return {"passed": self.passed, "checks": dict(self.checks), "evaluations": self.evaluations}
+
+
+def receipt(
+    past: Past,
+    masks: Masks,
+    counts: Mapping[str, int],
+    kept: Params,
+    rewind: State,
+    last: Params,
+    watch: Watch,
+    mask1: KeptAction,
+    mask0: PrunedAction,
+) -> Receipt:
+    """Check a round.
+
+    Args:
+        past: what the actions could look at.
+        masks: the round's.
+        counts: how many weights each layer must keep; one entry "all" where they are ranked together.
+        kept: what the mask-1 action gave.
+        rewind: the dense training at the rewind step.
+        last: the whole model as the last training left it.
+        watch: what was seen of the training; its `start` is what it really started from.
+
+    Warns with ReceiptWarning, naming what does not hold.
+    """
+    began = watch.start
+    checks = {
+        "every layer keeps exactly its count": count_kept(masks, counts) == dict(counts),
+        "the masks are nested": are_nested(masks, past.masks),
+        "the start was seen": began is not None,
+        "pruned weights are what the action says at every evaluation": watch.violations == 0,
+    }
+    if began is not None:
+        start: Params = {name: began.model[name] for name in masks}
+        checks |= {
+            f"mask-1: {sentence}": holds for sentence, holds in mask1.claims(past, masks, kept).items()
+        }
+        checks |= {
+            f"mask-0: {sentence}": holds for sentence, holds in mask0.claims(past, masks, kept, start).items()
+        }
+        rewound = mask1.rest == "rewound"
+        rest, remembered = (rewind.model, rewind.optimiser) if rewound else (last, {})
+        checks |= {
+            f"biases and buffers are {'rewound' if rewound else 'kept'}": same(
+                _rest(began.model, masks), _rest(rest, masks)
+            ),
+            f"the optimiser is {'rewound' if rewound else 'fresh'}": same(began.optimiser, remembered),
+            "training starts at the rewind step": began.step == rewind.step,
+        }
+    result = Receipt(checks, len(watch.curve))
+    if not result.passed:
+        warnings.warn(f"The receipt fails: {'; '.join(result.failed)}.", ReceiptWarning, stacklevel=2)
+    return result
+
+
+def count_kept(masks: Masks, counts: Mapping[str, int]) -> dict[str, int]:
+    """How many weights `masks` keep, a layer or, where `counts` has one entry "all", together."""
+    kept = {name: int(mask.sum()) for name, mask in masks.items()}
+    return {"all": sum(kept.values())} if set(counts) == {"all"} else kept
+
+
+def _rest(model: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.items() if name not in masks}

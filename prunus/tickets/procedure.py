@@ -1,0 +1,207 @@
+"""The lottery ticket procedure: train, score, mask, set the kept and the pruned weights, train again.
+
+    θ_0 → train → θ_T;  again and again: m = select(criterion(θ_0, θ_T)),  θ' = mask-1(kept) ⊕ mask-0(pruned),  train θ'
+
+Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from prunus.nouns import Density, Evidence, Masks, Params, Probe, density_of
+from prunus.pruning.criteria import CRITERIA, Criterion
+from prunus.pruning.masks import count
+from prunus.pruning.probe import probe
+from prunus.pruning.prunable import layer_kinds, prunable
+from prunus.pruning.scopes import SCOPES
+from prunus.resolve import resolve
+from prunus.seeds import derive, generator
+from prunus.tables import look_up
+from prunus.tickets.dense import Steps, curve_rows, measured, state_on, training_name
+from prunus.tickets.invariants import receipt
+from prunus.tickets.mask0 import MASK0
+from prunus.tickets.mask1 import MASK1
+from prunus.tickets.past import KeptAction, Past, PrunedAction
+from prunus.tickets.shelf import Shelf
+from prunus.training import Masked, Recipe
+from prunus.training.learning_rates import DECAYS
+from prunus.training.state import State, copies
+
+if TYPE_CHECKING:
+    from prunus.tickets.ticket import Rates, Ticket
+
+
+def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
+    """Level after level; a level that is written down is not trained again."""
+    run = Run(spec, shelf, needed)
+    for level in spec.trained_levels():
+        if level in run.written:
+            continue
+        began = time.perf_counter()
+        past, last = run.past(level)
+        masks, counts = run.masks(level, past, last)
+        kept, start, values, recipe = run.start(level, past, masks, last)
+        constraint = Masked(run.model, masks, values) if run.mask0.frozen else None
+        job, watch = spec.dense.training(
+            run.model, shelf, level, constraint=constraint, start=start, recipe=recipe
+        )
+        yield job
+        proof = receipt(past, masks, counts, kept, run.rewind, last, watch, run.mask1, run.mask0)
+        row = {
+            "level": level,
+            "density": density_of(masks),
+            **measured(run.model, watch, job.data),
+            "seconds": round(time.perf_counter() - began, 2),
+            "receipt": proof.to_json(),
+        }
+        run.write(level, row, masks, start, curve_rows(level, watch))
+    if shelf.has("last"):
+        shelf.put("final", run.last_model())
+        shelf.drop("last")
+    return dict(shelf.rows()[-1])
+
+
+class Run:
+    """What stays the same from level to level, and what the last level left."""
+
+    def __init__(self, spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> None:
+        self.spec, self.shelf, self.needed = spec, shelf, needed
+        self.model = spec.dense.network()
+        self.names = list(prunable(self.model))
+        self.mask1: KeptAction = found("mask-1 action", MASK1, spec.mask1)
+        self.mask0: PrunedAction = found("mask-0 action", MASK0, spec.mask0)
+        self.original = state_on(needed[0], "state-0")
+        self.rewind = state_on(needed[0], f"state-{spec.rewind_step}")
+        self.recipe, self.seed = spec.dense.recipe, spec.dense.replicate
+        self._finish_writing()
+
+    @property
+    def written(self) -> set[int]:
+        """The levels that are written down."""
+        return {row["level"] for row in self.shelf.rows()}
+
+    def past(self, level: int) -> tuple[Past, Params]:
+        """The moments of this level, and the whole model as the last training left it."""
+        everything = {
+            name: torch.ones_like(self.original.model[name], dtype=torch.bool) for name in self.names
+        }
+        if self.spec.chained and self.written:
+            last = self.shelf.get("last")
+            start = {name: last[f"start/{name}"] for name in self.names}
+            final = self.last_model()
+            masks = self.shelf.get_masks(mask_name(level - 1))
+        else:
+            start, final, masks = self._prunable(self.rewind.model), self.needed[0].get("final"), everything
+
+        def fresh(seed: int) -> Params:
+            return copies(prunable(self.spec.dense.network(seed)))
+
+        original, rewind = self._prunable(self.original.model), self._prunable(self.rewind.model)
+        return Past(original, rewind, start, self._prunable(final), masks, fresh), final
+
+    def masks(self, level: int, past: Past, last: Params) -> tuple[Masks, Mapping[str, int]]:
+        """This level's masks, and how many weights each layer must keep."""
+        density = densities(self.model, self.spec.rates, self.spec.scope, level)
+        sizes = {name: weight.numel() for name, weight in past.original.items()}
+        if isinstance(density, Mapping):
+            counts = {name: count(density[name], sizes[name]) for name in sizes}
+        else:
+            counts = {"all": count(density, sum(sizes.values()))}
+        if self.spec.masks_of is not None:
+            return self.needed[1].get_masks(mask_name(level)), counts
+        criterion: Criterion = found("criterion", CRITERIA, self.spec.criterion)
+        evidence = Evidence(
+            past.final,
+            seed=derive(self.seed, "criterion", level),
+            initial=past.start,
+            masks=past.masks,
+            probe=self._probe(past, last),
+        )
+        select = look_up("scope", SCOPES, self.spec.scope)
+        return select(criterion(evidence), density, past.masks, derive(self.seed, "ties", level)), counts
+
+    def start(
+        self, level: int, past: Past, masks: Masks, last: Params
+    ) -> tuple[Params, State, Params | None, Recipe]:
+        """What the mask-1 action gives, the state training starts from, what pruned weights stay at, and how."""
+        kept = self.mask1.values(past, masks, derive(self.seed, "mask1", level))
+        whole = self.mask0.values(past, masks, kept, derive(self.seed, "mask0", level))
+        rewound = self.mask1.rest == "rewound"
+        source, optimiser = (self.rewind.model, self.rewind.optimiser) if rewound else (last, {})
+        start = State(self.rewind.step, {**source, **whole}, dict(optimiser))
+        zeros = not any(bool((whole[name][~masks[name]] != 0).any()) for name in masks)
+        recipe = self.recipe if self.mask1.rate == "schedule" else at_last_rate(self.recipe)
+        return kept, start, None if zeros else whole, recipe
+
+    def write(
+        self, level: int, row: dict[str, Any], masks: Masks, start: State, curve: list[dict[str, Any]]
+    ) -> None:
+        """Lay down the level so that a kill between two writes loses nothing: what is needed to go on, then the row."""
+        self.shelf.put_masks(mask_name(level), masks)
+        last = {f"final/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        last |= {f"start/{name}": start.model[name] for name in masks}
+        self.shelf.put("last", last, {"row": row, "curve": curve})
+        self._finish_writing()
+
+    def last_model(self) -> Params:
+        """The whole model as the last level left it."""
+        last = self.shelf.get("last")
+        return {name.removeprefix("final/"): t for name, t in last.items() if name.startswith("final/")}
+
+    def _finish_writing(self) -> None:
+        if self.shelf.has("last"):
+            note = self.shelf.note("last")
+            level = note["row"]["level"]
+            if level not in self.written:
+                self.shelf.append_curve(note["curve"])
+                self.shelf.append(note["row"])
+                self.shelf.drop(training_name(level))
+
+    def _prunable(self, model: Params) -> Params:
+        return {name: model[name] for name in self.names}
+
+    def _probe(self, past: Past, last: Params) -> Probe:
+        """The network as this round's training started, and a batch drawn before it."""
+        data = self.spec.dense.dataset().train
+        draw = torch.randperm(len(data), generator=generator(self.seed, "probe"))[: self.spec.probe_size]
+        chosen = draw.to(data.labels.device)
+        model: nn.Module = self.spec.dense.network()
+        source = self.rewind.model if self.mask1.rest == "rewound" else last
+        model.load_state_dict({**source, **past.start})
+        return probe(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
+
+
+def found(kind: str, table: Mapping[str, Any], name: str) -> Any:
+    """A built-in variant, or "package.module:name", yours."""
+    return resolve(name) if ":" in name else look_up(kind, table, name)
+
+
+def densities(model: nn.Module, rates: "Rates", scope: str, level: int) -> Density:
+    """The densities of a level: one a layer, or, in the global scope, one.
+
+    >>> from prunus.models import lenet_300_100
+    >>> from prunus.tickets.ticket import Rates
+    >>> {n: round(d, 4) for n, d in densities(lenet_300_100(), Rates(), "layer", 2).items()}
+    {'fc1.weight': 0.64, 'fc2.weight': 0.64, 'fc3.weight': 0.81}
+    """
+    if scope == "global":
+        return float((1 - rates.linear) ** level)
+    kinds = layer_kinds(model)
+    names = list(prunable(model))
+    rate = {name: rates.output if name == names[-1] else getattr(rates, kinds[name]) for name in names}
+    return {name: (1 - rate[name]) ** level for name in names}
+
+
+def at_last_rate(recipe: Recipe) -> Recipe:
+    """The recipe with its last learning rate throughout: fine-tuning (Renda et al. 2020, section 2)."""
+    last = look_up("learning-rate decay", DECAYS, recipe.decay)(1 - 1 / max(recipe.epochs, 2))
+    return recipe.but(learning_rate=recipe.learning_rate * last, decay="constant")
+
+
+def mask_name(level: int) -> str:
+    """What a level's masks are called on a shelf."""
+    return f"masks-{level:02d}"

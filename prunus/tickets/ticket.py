@@ -1,0 +1,102 @@
+"""A ticket as a spec: which dense training, which mask, what weights start from, how often.
+
+Source: Frankle & Carbin 2019, section 2 (iterative and one-shot); Zhou et al. 2019, section 2 (the three choices);
+Frankle et al. 2020, Algorithm 1 (rewinding to step k); Renda et al. 2020, section 2 (what is rewound).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from prunus.errors import SpecError
+from prunus.tickets.dense import Dense, Steps
+from prunus.tickets.procedure import levels
+from prunus.tickets.shelf import Shelf
+
+REWINDING = ("rewind", "finetune", "rewind_learning_rate")
+"""The mask-1 actions whose values may be those of another step than 0."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The share of what is left that a round prunes, a kind of layer; global scope: `linear` of everything."""
+
+    linear: float = 0.2
+    conv: float = 0.1
+    output: float = 0.1
+    """Of the last layer: half the rate of the others (Frankle & Carbin 2019, Figure 2)."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A dense training pruned and trained again: one replicate, every level of it."""
+
+    kind: ClassVar[str] = "ticket"
+
+    dense: Dense = field(default_factory=Dense)
+    criterion: str = "large_final"
+    scope: str = "layer"
+    rates: Rates = field(default_factory=Rates)
+    rounds: int = 24
+    """Level r prunes r times; its density is (1 - rate)^r."""
+    schedule: str = "iterative"
+    """"iterative": level after level; "one_shot": every level straight from the dense network."""
+    levels: tuple[int, ...] = ()
+    """One-shot, or under the masks of another ticket: the levels to train; empty: all."""
+    mask1: str = "rewind"
+    mask0: str = "zero"
+    rewind_step: int = 0
+    masks_of: "Ticket | None" = None
+    """Take the masks of this other ticket instead of a criterion's: the control of Frankle & Carbin."""
+    probe_size: int = 100
+    """Training examples that gradient criteria look at."""
+
+    def needs(self) -> tuple["Dense | Ticket", ...]:
+        """The dense training, and the ticket whose masks are taken."""
+        return (self.dense,) if self.masks_of is None else (self.dense, self.masks_of)
+
+    @property
+    def chained(self) -> bool:
+        """Whether a level starts from what the level before it ended at."""
+        return self.schedule == "iterative" and self.masks_of is None
+
+    def cost(self) -> tuple[str, float]:
+        """Training steps over all levels."""
+        unit, steps = self.dense.cost()
+        return unit, (steps - self.rewind_step) * len(self.trained_levels())
+
+    def trained_levels(self) -> tuple[int, ...]:
+        """The levels this run trains, in order. Raises SpecError where the settings contradict each other."""
+        everything = tuple(range(1, self.rounds + 1))
+        if self.schedule not in ("iterative", "one_shot"):
+            raise SpecError(
+                f"No schedule of tickets is called {self.schedule!r}; there are: iterative, one_shot."
+            )
+        if self.levels and self.chained:
+            raise SpecError(
+                "An iterative ticket passes through every level; `levels` is for one_shot or masks_of."
+            )
+        wrong = [level for level in self.levels if level not in everything]
+        if wrong or self.rounds < 1:
+            raise SpecError(
+                f"Levels {wrong} were asked of {self.rounds} rounds; levels go from 1 to the rounds."
+            )
+        if self.rewind_step and self.mask1.removesuffix("_rescaled") not in REWINDING:
+            raise SpecError(
+                f"{self.mask1} makes new values, which belong to step 0, not to step {self.rewind_step}."
+            )
+        if self.rewind_step and self.rewind_step not in self.dense.states:
+            raise SpecError(
+                f"To rewind to step {self.rewind_step} the dense training must keep that state; "
+                f"its `states` are {self.dense.states}."
+            )
+        mine = tuple(sorted(set(self.levels))) or everything
+        if self.masks_of is not None and not set(mine) <= set(self.masks_of.trained_levels()):
+            raise SpecError(
+                f"Levels {mine} were asked, but the ticket whose masks are taken has other levels."
+            )
+        return mine
+
+    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
+        """Level after level; a level that is written down is not trained again."""
+        return levels(self, shelf, needed)

@@ -1,0 +1,264 @@
+"""R trainings of one fully connected network as one: weights [R, in, out], batched products.
+
+On CPU the network of R replicates trains 1.5 to 1.8 times as fast as R networks one after the other, because the
+optimiser and the overhead of a step are shared. Each replicate has its own weights, order of examples and masks; what
+one does never reaches another. The numbers agree with those of `train` to rounding, not to the bit.
+
+R replicate, B batch, I in, O out, C classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.data.batches import order
+from prunus.errors import ModelError, SpecError
+from prunus.tables import look_up
+from prunus.training import optimisers
+from prunus.training.constraints import Free, Masked
+from prunus.training.evaluate import Epoch
+from prunus.training.job import Job
+from prunus.training.learning_rates import DECAYS
+from prunus.training.loop import finish_epoch, steps_per_epoch
+from prunus.training.penalties import PENALTIES
+from prunus.training.state import State, copies, optimiser_state, put_optimiser_state
+
+
+class Member:
+    """One replicate of a stack, as observers and `finish_epoch` see a training."""
+
+    def __init__(self, stack: "Stack", place: int, job: Job) -> None:
+        self.stack, self.place, self.job = stack, place, job
+        self.model, self.recipe = job.model, job.recipe
+        self.epochs: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def done(self) -> int:
+        """How many steps are behind."""
+        return self.stack.done
+
+    def capture(self) -> State:
+        """A copy of all that a step changes."""
+        found = optimiser_state(self.stack.optimiser, self.stack.tensors)
+        return State(
+            self.done,
+            copies(self.model.state_dict()),
+            {key: self._mine(key, value) for key, value in found.items()},
+        )
+
+    def _mine(self, key: str, value: Tensor) -> Tensor:
+        """This replicate's share of what the optimiser remembers; a count of steps is everybody's."""
+        if value.dim() == 0:
+            return value.clone()
+        shape = self.model.get_parameter(key.rpartition("/")[0]).shape
+        return _turned(value[self.place]).reshape(shape).clone(memory_format=torch.contiguous_format)
+
+
+class Stack:
+    """R networks of one shape and what trains them together."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs, self.recipe = jobs, jobs[0].recipe
+        check_together(jobs)
+        self.layers = linear_layers(jobs[0].model)
+        self.tensors = {
+            name: torch.stack([_turned(job.model.get_parameter(name)) for job in jobs]).requires_grad_()
+            for layer in self.layers
+            for name in (f"{layer}.weight", f"{layer}.bias")
+        }
+        for name, tensor in self.tensors.items():
+            if name.endswith("bias"):
+                self.tensors[name] = tensor.detach().unsqueeze(1).requires_grad_()  # [R, 1, O]
+        self.weights = [self.tensors[f"{layer}.weight"] for layer in self.layers]
+        self.optimiser = optimisers.make(list(self.tensors.values()), self.recipe)
+        self.penalise = look_up("penalty", PENALTIES, self.recipe.penalty)
+        self.decay = look_up("learning-rate decay", DECAYS, self.recipe.decay)
+        self.done = 0
+        self.members = [Member(self, place, job) for place, job in enumerate(jobs)]
+        self.factors, self.values = self._constraints()
+        self._put([job.start for job in jobs])
+        self.hold()
+        self.write_back()
+        self._check_answer()
+
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """One step of every replicate on its own batch, [R, B, I] and [R, B]; returns the mean losses, [R]."""
+        logits = self.answer(inputs)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+        means = losses.mean(1)
+        self.optimiser.zero_grad(set_to_none=True)
+        means.sum().backward()  # type: ignore[no-untyped-call]
+        self.penalise(self.weights, self.recipe.penalty_strength)
+        self.optimiser.step()
+        self.hold()
+        self.done += 1
+        return means.detach()
+
+    def answer(self, x: Tensor) -> Tensor:
+        """[R, B, I] -> logits [R, B, C]."""
+        for place, layer in enumerate(self.layers):
+            x = torch.baddbmm(self.tensors[f"{layer}.bias"], x, self.tensors[f"{layer}.weight"])
+            if place < len(self.layers) - 1:
+                x = F.relu(x)
+        return x
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Make the constraints true."""
+        for name, factor in self.factors.items():
+            self.tensors[name].mul_(factor)
+            if name in self.values:
+                self.tensors[name].add_(self.values[name])
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Put every replicate's weights into its own model."""
+        for name, tensor in self.tensors.items():
+            for job, mine in zip(self.jobs, tensor, strict=True):
+                parameter = job.model.get_parameter(name)
+                parameter.copy_(_turned(mine).reshape(parameter.shape))
+
+    def observe(self) -> None:
+        """Show every replicate to its observer, where that is due."""
+        if any(job.observer is not None and job.observer.due(self.done) for job in self.jobs):
+            self.write_back()
+            for job, member in zip(self.jobs, self.members, strict=True):
+                if job.observer is not None and job.observer.due(self.done):
+                    job.observer.observe(member)
+
+    def epoch(self) -> list[float]:
+        """What is left of a pass over the data; returns each replicate's mean loss."""
+        split, size = self.jobs[0].data.train, self.recipe.batch_size
+        count = steps_per_epoch(self.recipe, split)
+        number, first = divmod(self.done, count)
+        orders = [order(len(split), size, job.seed, number)[first:] for job in self.jobs]
+        flat, total, seen = (
+            split.inputs.flatten(1),
+            torch.zeros(len(self.jobs), device=split.labels.device),
+            0,
+        )
+        for index, chosen in enumerate(zip(*orders, strict=True), start=first):
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.learning_rate * self.decay(
+                    (number + index / count) / self.recipe.epochs
+                )
+            places = torch.stack(chosen).to(split.labels.device)
+            total += self.step(flat[places], split.labels[places]) * places.shape[1]
+            seen += places.shape[1]
+            self.observe()
+        return [float(loss) / seen for loss in total]
+
+    def _constraints(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        held = [job.constraint for job in self.jobs if isinstance(job.constraint, Masked)]
+        if not held:
+            return {}, {}
+        factors = {
+            name: torch.stack([_turned(one.factors[one.names.index(name)]) for one in held])
+            for name in held[0].names
+        }
+        if not any(one.values for one in held):
+            return factors, {}
+        zeros = [one.values or [torch.zeros_like(f) for f in one.factors] for one in held]
+        return factors, {
+            name: torch.stack([_turned(v[one.names.index(name)]) for one, v in zip(held, zeros, strict=True)])
+            for name in held[0].names
+        }
+
+    def _put(self, states: Sequence[State | None]) -> None:
+        """Start every replicate from its state: weights, and what the optimiser remembers."""
+        if states[0] is None:
+            return
+        found = [state for state in states if state is not None]
+        self.done = found[0].step
+        for member, state in zip(self.members, found, strict=True):
+            member.model.load_state_dict(state.model)
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                mine = [_turned(job.model.get_parameter(name)) for job in self.jobs]
+                tensor.copy_(torch.stack(mine).reshape(tensor.shape))
+        remembered = {
+            key: _stacked([state.optimiser[key] for state in found], self.tensors)
+            for key in found[0].optimiser
+        }
+        shaped = {
+            key: value.reshape(self.tensors[key.rpartition("/")[0]].shape) if value.dim() else value
+            for key, value in remembered.items()
+        }
+        put_optimiser_state(self.optimiser, self.tensors, shaped)
+
+    @torch.no_grad()
+    def _check_answer(self) -> None:
+        """The stack must answer as each of its networks does; else they are not just layers with ReLU."""
+        inputs = self.jobs[0].data.train.inputs[:8]
+        together = self.answer(inputs.flatten(1).expand(len(self.jobs), -1, -1))
+        for member, mine in zip(self.members, together, strict=True):
+            mode = member.model.training
+            alone = member.model.eval()(inputs)
+            member.model.train(mode)
+            if not torch.allclose(alone, mine, rtol=1e-4, atol=1e-5):
+                raise ModelError(
+                    f"{type(member.model).__name__} is not its linear layers with ReLU between them, "
+                    "which is all that can be stacked; use the engine inline or processes."
+                )
+
+
+def train_stacked(jobs: Sequence[Job]) -> list[list[Epoch]]:
+    """Carry out `jobs` as one training; returns what `train` would of each.
+
+    All have one architecture (linear layers with ReLU between), one data set, one recipe without patience, and
+    start at one step. Raises ModelError or SpecError where they cannot go together.
+    """
+    modes = [job.model.training for job in jobs]
+    stack = Stack(jobs)
+    stack.observe()
+    total = stack.recipe.epochs * steps_per_epoch(stack.recipe, jobs[0].data.train)
+    while stack.done < total:
+        losses = stack.epoch()
+        stack.write_back()
+        for member, loss in zip(stack.members, losses, strict=True):
+            finish_epoch(member, loss, member.job.data)
+            if member.job.report is not None:
+                member.job.report(member.epochs[-1])
+    for job, mode in zip(jobs, modes, strict=True):
+        job.constraint.finish()
+        job.model.train(mode)
+    return [member.epochs for member in stack.members]
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """The names of the linear layers, in order. Raises ModelError where there is another layer with parameters."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    known = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+    if not names or {name for name, _ in model.named_parameters()} != known or list(model.buffers()):
+        raise ModelError(
+            f"{type(model).__name__} is not made of linear layers with biases alone, which is all that can be "
+            "stacked; use the engine inline or processes."
+        )
+    return names
+
+
+def check_together(jobs: Sequence[Job]) -> None:
+    """Raise SpecError unless the trainings differ only in what replicates may differ in."""
+    first = jobs[0]
+    kinds = {type(job.constraint) for job in jobs}
+    if len({job.recipe for job in jobs}) > 1 or len({id(job.data.train.inputs) for job in jobs}) > 1:
+        raise SpecError("Trainings can be stacked only with one recipe on one data set.")
+    if first.recipe.patience is not None:
+        raise SpecError("Trainings that stop at different times (`patience`) cannot be stacked.")
+    if len(kinds) > 1 or not kinds <= {Free, Masked}:
+        raise SpecError(f"Trainings under {sorted(kind.__name__ for kind in kinds)} cannot be stacked.")
+    if len({job.start.step if job.start else 0 for job in jobs}) > 1:
+        raise SpecError("Trainings that start at different steps cannot be stacked.")
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    """[O, I] <-> [I, O]; vectors and numbers as they are."""
+    return tensor.detach().T if tensor.dim() == 2 else tensor.detach()
+
+
+def _stacked(values: Sequence[Tensor], tensors: dict[str, Tensor]) -> Tensor:
+    """One tensor of R; a number that all share stays a number."""
+    return values[0].clone() if values[0].dim() == 0 else torch.stack([_turned(value) for value in values])

@@ -116,8 +116,9 @@ def styles(names: Sequence[str]) -> dict[str, Look]:
 
 
 def _free(wish: int, taken: set[int]) -> int:
-    """The first place that is free, from the wished colour on: the solid lines first."""
-    colours = [(wish + i) % len(PALETTE) for i in range(len(PALETTE))]
+    """The first place that is free, from the wished colour on: solid lines first, grey after all colours."""
+    grey = len(PALETTE) - 1
+    colours = [*((wish + i) % grey for i in range(grey)), grey]
     places = [row + colour for row in range(0, FAMILY * len(MARKERS), len(PALETTE)) for colour in colours]
     apart = [place for place in places[:FAMILY] if place not in {p % FAMILY for p in taken}]
     return next(iter(apart or [place for place in places if place not in taken]), places[0])

@@ -236,6 +236,7 @@ def test_a_name_keeps_its_look(names: list[str]) -> None:
     apart = {(found.colour, found.line) for found in styles(own).values()}
     assert len(apart) == min(len(own), 24)
     assert all(found.line == "-" for found in styles(own[:8]).values())
+    assert "#7f7f7f" not in {found.colour for found in styles(own[:7]).values()}, "grey is for dense networks"
 
 
 def test_every_place_looks_unlike_every_other() -> None:

@@ -29,7 +29,7 @@ def test_smoke(name, tmp_path):
 def test_a_paper_is_all_its_parts(tmp_path):
     result = EXPERIMENTS["han2015"]("smoke", tmp_path)
     assert {row["part"] for row in result.rows} == {"han2015.tradeoff", "han2015.tables"}
-    assert len(result.files) == len(set(result.files)) == 9
+    assert len(result.files) == len(set(result.files)) == 8
     for part in ("han2015.tradeoff", "han2015.tables"):
         assert f"## {part}" in result.table
 

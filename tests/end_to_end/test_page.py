@@ -1,4 +1,4 @@
-"""The page in a browser: nothing is wider than a telephone, every picture and every plot is there."""
+"""The pages in a browser: nothing is wider than a telephone, everything is drawn, a figure answers when pointed at."""
 
 import html
 import json
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.report import write_page
+from prunus.report import Curve, Reference, save_lines, write_page
 from prunus.training import Recipe
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -27,6 +28,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--enable-logging=stderr",
 )
 DARK = "--blink-settings=preferredColorScheme=0"
 FRAME = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title></title>
@@ -51,12 +53,69 @@ addEventListener("load", () => {{
 </script>"""
 """The page in a frame, which may be narrower than a window, and a look into it that ends in the title."""
 
+VISIT = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title></title>
+<style>body {{ margin: 0 }} iframe {{ border: 0 }}</style>
+<iframe width="{width}" height="900" srcdoc="{page}"></iframe>
+<script>
+addEventListener("load", () => {{
+  const view = frames[0], page = view.document, chart = page.getElementById("chart");
+  const all = s => [...page.querySelectorAll(s)], box = e => e.getBoundingClientRect();
+  const words = s => all(s).map(e => e.textContent), count = s => all(s).length;
+  const centre = e => ({{ clientX: box(e).left + box(e).width / 2, clientY: box(e).top + box(e).height / 2 }});
+  const readOut = page.getElementById("read-out"), read = () => readOut.hidden ? null : readOut.innerText;
+  const point = e => {{ chart.dispatchEvent(new view.PointerEvent("pointermove", centre(e))); return read(); }};
+  const press = key => {{ chart.dispatchEvent(new view.KeyboardEvent("keydown", {{ key }})); return read(); }};
+  const middles = () => all("#chart .marker").map(e => Math.round(centre(e).clientX));
+  const seen = {{}};
+  seen.inner = view.innerWidth;
+  seen.scroll = page.documentElement.scrollWidth;
+  seen.legend = words(".legend span");
+  seen.colours = all(".curve .line").map(e => view.getComputedStyle(e).stroke);
+  seen.chart = [box(chart).width, box(chart).height];
+  seen.outside = all("#chart path, #chart circle, #chart text").filter(e => e.id !== "ring" &&
+    (box(e).left < box(chart).left - 1 || box(e).right > box(chart).right + 1 ||
+     box(e).top < box(chart).top - 1 || box(e).bottom > box(chart).bottom + 1)).map(e => e.outerHTML);
+  seen.marks = [".curve .line", ".reference .line", ".band", ".marker", ".failed"].map(s => count("#chart " + s));
+  seen.read = all("#chart .marker").map(point);
+  seen.inside = box(readOut).right <= view.innerWidth;
+  chart.dispatchEvent(new view.PointerEvent("pointermove", {{ clientX: -500, clientY: -500 }}));
+  seen.away = read();
+  seen.keys = ["ArrowRight", "ArrowRight", "ArrowDown", "Escape"].map(press);
+  seen.logarithmic = middles();
+  page.getElementById("scale").click();
+  seen.linear = middles();
+  seen.scale = words("#scale")[0];
+  all("[data-curve]")[0].click();
+  seen.hidden = [count("#chart .curve .line"), all("[data-curve]")[0].getAttribute("aria-pressed")];
+  all("[data-curve]")[0].click();
+  page.getElementById("all").click();
+  seen.none = [count("#chart .line"), words("#all")[0]];
+  page.getElementById("all").click();
+  seen.back = [count("#chart .line"), words("#all")[0]];
+  seen.sources = view.performance.getEntriesByType("resource").map(e => e.name.slice(0, 5));
+  seen.background = view.getComputedStyle(page.body).backgroundColor;
+  document.title = JSON.stringify(seen);
+}});
+</script>"""
+"""The page of a figure in a frame, somebody who uses all of it, and what they saw in the title."""
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the page with")
 
 
 def browse(page: Path, profile: Path, *flags: str) -> str:
+    """What the browser prints; nothing may complain on its console."""
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=100).stdout
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not complaints, complaints
+    return done.stdout
+
+
+def title(dom: str) -> dict[str, Any]:
+    found = re.search(r"<title>(\{.*?\})</title>", dom, flags=re.DOTALL)
+    assert found is not None, "the page was not loaded to its end"
+    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +134,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compressed = prunus.deep_compress(model, data, recipe)
     prunus.save(compressed, folder / "network.prunus")
     inspection, test = prunus.inspect(folder / "network.prunus"), prunus.evaluate(compressed.model, data.test)
-    title = "An_unbroken_title_that_is_longer_than_a_telephone_is_wide on digits"
+    long_title = "An_unbroken_title_that_is_longer_than_a_telephone_is_wide on digits"
     write_page(
-        folder / "page.html", compressed, inspection, title=title, dense_test=None, test=test, seconds=9.0
+        folder / "page.html",
+        compressed,
+        inspection,
+        title=long_title,
+        dense_test=None,
+        test=test,
+        seconds=9.0,
     )
     return folder / "page.html"
 
@@ -89,9 +154,7 @@ def test_it_fits_its_window_and_everything_is_drawn(
     framed = tmp_path / "framed.html"
     framed.write_text(FRAME.format(width=width, page=html.escape(page.read_text())))
     dom = browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom")
-    title = re.search(r"<title>(\{.*?\})</title>", dom)
-    assert title is not None, "the page was not loaded to its end"
-    seen = json.loads(html.unescape(title[1]))
+    seen = title(dom)
     assert seen["inner"] == width
     assert seen["scroll"] <= width
     assert seen["cut"] == []
@@ -112,3 +175,75 @@ def test_a_screenshot_shows_ink(page: Path, tmp_path: Path) -> None:
     assert shot.shape[:2] == (3000, 1280)
     plum = np.abs(shot - np.array([0x8E, 0x3B, 0x76]) / 255).max(-1) < 0.02
     assert plum.mean() > 0.005
+
+
+# --- figures --------------------------------------------------------------------------------------------
+
+HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)> \"'&amp;"
+TICKET = Curve("winning ticket", [100, 10, 1], [98.1, 98.2, 97], [98, 98.1, 96], [98.2, 98.3, 97.5], 5, (2,))
+OTHER = Curve(HOSTILE, [100, 10, 1], [98, 97.5, 94], [98, 97.5, 94], [98, 97.5, 94], 1)
+LEVEL = Reference("paper", [(100, 98.16), (1, 98.16)])
+
+
+@pytest.fixture
+def figure(tmp_path: Path) -> Path:
+    about = {"title": "A_long_title_" * 9, "x_label": "density (%)", "y_label": "accuracy (%)"}
+    more = {"x_log": True, "invert_x": True, "receipts": "receipts: 29 of 30 points passed"}
+    return save_lines(tmp_path / "figure", [TICKET, OTHER], reference=[LEVEL], **about, **more)[2]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])
+def test_a_figure_answers(figure: Path, width: int, flags: tuple[str, ...], tmp_path: Path) -> None:
+    framed = tmp_path / "framed.html"
+    framed.write_text(VISIT.format(width=width, page=html.escape(figure.read_text())))
+    seen = title(browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom"))
+    assert seen["inner"] == width
+    assert seen["scroll"] <= width
+    assert min(seen["chart"]) >= 280
+    assert seen["outside"] == []
+    assert seen["legend"] == ["winning ticket (n = 5)", f"{HOSTILE} (n = 1)", "paper", "receipt failed"]
+    assert seen["marks"] == [2, 1, 2, 6, 1], "lines, references, bands, points, failed ones"
+    dark = max(map(int, re.findall(r"\d+", seen["background"]))) < 64
+    assert dark == (DARK in flags)
+    blue = [float(part) for part in re.findall(r"[\d.]+", seen["colours"][0])]
+    assert (blue == pytest.approx([0, 0x72 / 255, 0xB2 / 255], abs=1e-3)) != dark
+    assert blue[2] > blue[1] > blue[0]
+    first, _, last, *_, other = seen["read"]
+    assert first == "winning ticket\ndensity (%): 100\naccuracy (%): 98.1\nmin to max: 98 to 98.2\nn = 5"
+    assert last.endswith("min to max: 96 to 97.5\nn = 5\nreceipt failed")
+    assert other.startswith(f"{HOSTILE}\ndensity (%): 1\naccuracy (%): 94")
+    assert seen["inside"]
+    assert seen["away"] is None
+    starts = [words and words[:45] for words in seen["keys"]]
+    ticket = "winning ticket\ndensity (%): "
+    assert starts[0].startswith(ticket + "100\n")
+    assert starts[1].startswith(ticket + "10\n")
+    assert starts[2].startswith(HOSTILE[:40])
+    assert starts[3] is None
+    left, middle, right = seen["logarithmic"][:3]
+    assert middle == pytest.approx((left + right) / 2, abs=1.5)
+    left, middle, right = seen["linear"][:3]
+    assert (middle - left) / (right - left) == pytest.approx(90 / 99, abs=0.01)
+    assert seen["scale"] == "x axis: linear"
+    assert seen["hidden"] == [1, "false"]
+    assert seen["none"] == [0, "show all"]
+    assert seen["back"] == [3, "hide all"]
+    assert seen["sources"] == []
+
+
+def test_a_figure_opens_from_its_file(figure: Path, tmp_path: Path) -> None:
+    dom = browse(figure, tmp_path / "profile", "--dump-dom")
+    assert dom.count('class="marker"') == 6 + 2
+    assert "<title>A_long_title_" in dom
+    picture = tmp_path / "figure.png"
+    browse(figure, tmp_path / "profile", "--window-size=1100,900", f"--screenshot={picture}")
+    shot = matplotlib.image.imread(picture)[..., :3]
+    for colour in ((0x00, 0x72, 0xB2), (0xD0, 0x02, 0x1B)):
+        assert (np.abs(shot - np.array(colour) / 255).max(-1) < 0.02).sum() > 50
+
+
+def test_a_page_that_complains_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<title></title><script>throw new Error('hidden')</script>")
+    with pytest.raises(AssertionError, match="hidden"):
+        browse(page, tmp_path / "profile", "--dump-dom")

@@ -1,0 +1,237 @@
+"""The folder of a run: what a procedure reads and writes, whoever runs it.
+
+    spec.json          identity, kind, settings, the complete settings, needs, cost
+    environment.json   versions, machine, threads, device, engine; `earlier`: those of earlier attempts
+    metrics.jsonl      a row a level             curves.jsonl   a row a level and step
+    NAME.safetensors   tensors, or masks as bits, with a note
+    claim.json         while it is worked on: who works on it
+    result.json        once it is finished: summary, receipt, seconds, cost
+
+No other module spells these names. Every file is whole or not there; rows are whole lines.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from prunus.errors import StoreError
+from prunus.nouns import Masks, Params
+from prunus.runs.files import PART, read_json, storing, write, write_json
+from prunus.runs.rows import Row, append_rows, read_rows
+from prunus.training.constraints import pack, unpack
+
+BEAT_SECONDS = 2.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BITS = "masks"
+
+
+class Beating(Protocol):
+    """What a folder asks of a claim."""
+
+    def beat(self) -> None:
+        """Say that the run is being worked on; raises LostClaimError where it is another's by now."""
+
+
+class RunFolder:
+    """One run's files. Without a claim it can be read and written by hand; finished, only read.
+
+    >>> import tempfile
+    >>> folder = RunFolder(Path(tempfile.mkdtemp()))
+    >>> folder.append({"level": 0, "density": 1.0}), folder.rows()
+    (None, [{'level': 0, 'density': 1.0}])
+    """
+
+    def __init__(self, path: Path, claim: Beating | None = None, *, finished: bool = False) -> None:
+        self.path = Path(path)
+        self.claim = claim
+        self.finished = finished
+        self._beaten = 0.0
+
+    @property
+    def id(self) -> str:
+        """The run's identity."""
+        return self.path.name
+
+    def beat(self) -> None:
+        """A sign of life, at most one in two seconds; raises LostClaimError where another has taken the run over."""
+        now = time.time()  # not the monotonic clock, which stands still while a machine sleeps
+        if self.claim is not None and not 0 <= now - self._beaten < BEAT_SECONDS:
+            self.claim.beat()
+            self._beaten = now
+
+    def append(self, row: Row, key: str = "level") -> None:
+        """One row of metrics, flushed to the disk; it takes the place of an earlier row with the same `key`."""
+        self._may_write()
+        append_rows(self._metrics, [row], [key])
+
+    def rows(self) -> list[Row]:
+        """The rows of metrics."""
+        return read_rows(self._metrics)
+
+    def append_curve(self, rows: Iterable[Row], keys: tuple[str, ...] = ("level", "step")) -> None:
+        """Rows of the curves; each takes the place of an earlier one with the same `keys`."""
+        self._may_write()
+        append_rows(self._curves, list(rows), keys)
+
+    def curve(self) -> list[Row]:
+        """The rows of the curves."""
+        return read_rows(self._curves)
+
+    def put(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
+        """Write tensors, and a note of plain values, in place of what `name` held."""
+        # Cloned, because safetensors refuses tensors that share memory.
+        copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
+        self._put(name, copies, {"note": note, "names": list(tensors)})
+
+    def get(self, name: str) -> Params:
+        """The tensors of `name`, on the CPU, in the order they were put."""
+        tensors, about = self._get(name)
+        if _BITS in about:
+            raise StoreError(f"{self._tensors(name)} holds masks, not tensors.")
+        return {key: tensors[key] for key in about["names"]}
+
+    def note(self, name: str) -> dict[str, Any]:
+        """The note put beside the tensors of `name`."""
+        return self._about(name)["note"] or {}
+
+    def put_masks(self, name: str, masks: Masks, note: Mapping[str, Any] | None = None) -> None:
+        """Write masks, one bit a weight, all tensors in one string of bits."""
+        nothing = torch.zeros(0, dtype=torch.bool)
+        flat = torch.cat([nothing, *(mask.detach().cpu().reshape(-1) for mask in masks.values())])
+        shapes = [[key, *mask.shape] for key, mask in masks.items()]
+        self._put(name, {"bits": pack(flat)}, {"note": note, _BITS: shapes})
+
+    def get_masks(self, name: str) -> Masks:
+        """The masks of `name`."""
+        tensors, about = self._get(name)
+        if _BITS not in about:
+            raise StoreError(f"{self._tensors(name)} holds tensors, not masks.")
+        shapes = {key: torch.Size(shape) for key, *shape in about[_BITS]}
+        sizes = [shape.numel() for shape in shapes.values()]
+        parts = torch.split(unpack(tensors["bits"], [sum(sizes)]), sizes)
+        return {
+            key: part.reshape(shape).clone() for (key, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+
+    def has(self, name: str) -> bool:
+        """Whether there are tensors or masks of that name."""
+        return self._tensors(name).exists()
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a training may write its own state of that name, to be dropped when it is over."""
+        return self._tensors(name)
+
+    def drop(self, name: str) -> None:
+        """Remove the tensors or masks of that name, where there are any."""
+        self._may_write()
+        with storing(self._tensors(name)):
+            self._tensors(name).unlink(missing_ok=True)
+
+    def has_spec(self) -> bool:
+        """Whether there is a spec.json: it is the first thing that is written."""
+        return self._file("spec").exists()
+
+    def spec(self) -> dict[str, Any]:
+        """What spec.json says."""
+        return self._json("spec")
+
+    def environment(self) -> dict[str, Any]:
+        """What environment.json says; empty where it is not there."""
+        return self._json("environment") if self._file("environment").exists() else {}
+
+    def result(self) -> dict[str, Any]:
+        """What result.json says; empty where the run is not finished."""
+        return self._json("result") if self._file("result").exists() else {}
+
+    def claimed(self) -> dict[str, Any] | None:
+        """What claim.json says: who was the last to work on the run."""
+        return self._json("claim") if self._file("claim").exists() else None
+
+    def write_spec(self, spec: Mapping[str, Any]) -> None:
+        """Write spec.json."""
+        write_json(self._file("spec"), spec)
+
+    def write_environment(self, found: Mapping[str, Any]) -> None:
+        """Write environment.json; what it said before, where that differs, goes under `earlier`."""
+        before = self.environment()
+        earlier = before.pop("earlier", [])
+        if before and before != found:
+            earlier = [*earlier, before]
+        write_json(self._file("environment"), {**found, **({"earlier": earlier} if earlier else {})})
+
+    def write_claim(self, claim: Mapping[str, Any]) -> None:
+        """Write claim.json."""
+        write_json(self._file("claim"), claim)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json."""
+        write_json(self._file("result"), result)
+
+    def tidy(self) -> None:
+        """Remove what a killed writer left half-written."""
+        with storing(self.path):
+            for part in self.path.glob(f".*{PART}"):
+                part.unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """Remove claim.json."""
+        with storing(self.path):
+            self._file("claim").unlink(missing_ok=True)
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def _curves(self) -> Path:
+        return self.path / "curves.jsonl"
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.json"
+
+    def _json(self, name: str) -> dict[str, Any]:
+        found = read_json(self._file(name))
+        if not isinstance(found, dict):
+            raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object.")
+        return found
+
+    def _tensors(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"Tensors cannot be stored as {name!r}: use letters, digits, '.', '-' and '_'.")
+        return self.path / f"{name}.safetensors"
+
+    def _may_write(self) -> None:
+        if self.finished:
+            raise StoreError(f"The run {self.id} is finished; nothing is written into it any more.")
+        self.beat()
+
+    def _put(self, name: str, tensors: Params, about: Mapping[str, Any]) -> None:
+        self._may_write()
+        write(self._tensors(name), save(tensors, {"prunus": json.dumps(about, separators=(",", ":"))}))
+
+    def _get(self, name: str) -> tuple[Params, dict[str, Any]]:
+        about = self._about(name)
+        with self._open(name) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118 (not a dict)
+
+    def _about(self, name: str) -> dict[str, Any]:
+        with self._open(name) as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get("prunus", "{}"))
+            return about
+
+    def _open(self, name: str) -> Any:
+        path = self._tensors(name)
+        try:
+            return safe_open(path, framework="pt")
+        except FileNotFoundError:
+            raise StoreError(f"The run {self.id} has no tensors called {name!r}.") from None
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{path} cannot be read: {error}.") from error

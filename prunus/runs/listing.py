@@ -1,0 +1,59 @@
+"""A run as a reader of the store sees it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prunus.runs.ledger import Entry
+
+Status = Literal["running", "done", "failed", "stale"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a store, finished or not."""
+
+    id: str
+    kind: str
+    experiments: tuple[str, ...]
+    """Which asked for it, as NAME.SIZE."""
+    spec: Mapping[str, Any]
+    """The settings that differ from their defaults."""
+    status: Status
+    """"stale": cut short by a kill, and to be resumed."""
+    receipt: str | None
+    """"passed", or "failed: " and what does not hold; None where no row of its metrics has a receipt."""
+    summary: Mapping[str, Any]
+    seconds: float | None
+    attempts: int
+    needs: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def status(finished: bool, entry: Entry | None) -> Status:
+    """Where a run stands: its folder says whether it is done, the ledger whether anybody is at it."""
+    if finished:
+        return "done"
+    if entry is not None and entry.state == "failed":
+        return "failed"
+    return "running" if entry is not None and entry.held else "stale"
+
+
+def receipt(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The receipts of all levels in a sentence.
+
+    >>> receipt([{"level": 1, "receipt": {"passed": False, "checks": {"masks are nested": False}}}])
+    'failed: masks are nested (level 1)'
+    """
+    receipts = [(row.get("level"), row["receipt"]) for row in rows if row.get("receipt")]
+    if not receipts:
+        return None
+    broken = [
+        f"{sentence} (level {level})"
+        for level, found in receipts
+        for sentence, holds in found.get("checks", {}).items()
+        if not holds
+    ]
+    if broken or not all(found["passed"] for _, found in receipts):
+        return f"failed: {'; '.join(broken)}" if broken else "failed: no check is named"
+    return "passed"

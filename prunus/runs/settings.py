@@ -1,0 +1,151 @@
+"""The settings of a frozen dataclass as plain values, and their one spelling.
+
+A field that equals its default is left out; one with metadata {"identity": False} is a note, and never counts. What
+a field may hold: a finite number, text, true, false, none, a tuple, a mapping by name, or a frozen dataclass of
+these. A nested dataclass with a class variable `kind` carries it.
+"""
+
+import json
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from prunus.errors import SpecError, StoreError
+
+
+def settings(spec: object) -> dict[str, Any]:
+    """The settings of `spec` that differ from its class's defaults, nested, as plain values.
+
+    >>> from prunus.training.recipes import Recipe
+    >>> settings(Recipe(epochs=3, learning_rate=0.1, batch_size=60, momentum=0.0, source="a paper"))
+    {'epochs': 3, 'learning_rate': 0.1, 'batch_size': 60}
+    """
+    return _settings(spec, complete=False)
+
+
+def complete_settings(spec: object) -> dict[str, Any]:
+    """Every setting of `spec`, those that equal their defaults included."""
+    return _settings(spec, complete=True)
+
+
+def canonical(value: object) -> str:
+    """`value` as JSON in one spelling: keys sorted, no spaces, floats exact, 1.0 as 1."""
+    return json.dumps(_spelled(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def setting_fields(cls: type) -> list[Field[Any]]:
+    """The fields of a dataclass that decide what is computed."""
+    if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise SpecError(f"{cls.__name__} is not a frozen dataclass, so it cannot be part of a spec.")
+    return [field for field in fields(cls) if field.init and field.metadata.get("identity", True)]
+
+
+def kind_of(cls: type) -> str | None:
+    """The class's `kind`, where it is a class variable."""
+    kind = getattr(cls, "kind", None)
+    return kind if isinstance(kind, str) and all(field.name != "kind" for field in fields(cls)) else None
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    return _hints(cls)
+
+
+@cache
+def _hints(cls: Hashable) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name.
+
+    >>> flat({"a": {"b": 1, "c": [2]}, "d": 3})
+    {'a.b': 1, 'a.c': [2], 'd': 3}
+    """
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def check_same(where: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise StoreError unless the `settings` and `complete` settings stored at `where` are those asked for.
+
+    A field that the class did not have when the run was stored is no difference; another default is.
+    """
+    if canonical(stored["settings"]) != canonical(asked["settings"]):
+        raise StoreError(f"{where} holds the run of another spec than its name says; remove it.")
+    before, now = flat(stored["complete"]), flat(asked["complete"])
+    changed = [key for key in before if key in now and canonical(before[key]) != canonical(now[key])]
+    if changed:
+        key = changed[0]
+        raise StoreError(
+            f"{where} was made when the default of {key} was {before[key]!r}, and it is {now[key]!r} now; remove "
+            "it, or give the default back its old value."
+        )
+
+
+def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
+    cls, found = type(spec), {}
+    for field in setting_fields(cls):
+        value = _plain(getattr(spec, field.name), cls, field.name, complete)
+        if complete or not _is_default(cls, field, value):
+            found[field.name] = value
+    return found
+
+
+def _is_default(cls: type, field: Field[Any], value: object) -> bool:
+    if field.default_factory is not MISSING:
+        default = field.default_factory()
+    elif field.default is not MISSING:
+        default = field.default
+    else:
+        return False
+    return canonical(_plain(default, cls, field.name, False)) == canonical(value)
+
+
+def _plain(value: object, cls: type, name: str, complete: bool) -> Any:
+    """`value` as JSON can hold it; a nested dataclass that has a kind carries it."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, tuple):
+        return [_plain(item, cls, name, complete) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, cls, name, complete) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = kind_of(type(value))
+        if kind is None and _kindless(hints_of(cls)[name]) != {type(value)}:
+            raise SpecError(
+                f"{cls.__name__}.{name} holds a {type(value).__name__}, but its annotation does not say so, or "
+                "allows others: give each of them a class variable `kind`, or two runs could have one name."
+            )
+        return {**({} if kind is None else {"kind": kind}), **_settings(value, complete=complete)}
+    raise SpecError(
+        f"{cls.__name__}.{name} is {value!r}; a setting is a finite number, text, true, false, none, a tuple, a "
+        "mapping by name, or a frozen dataclass of these."
+    )
+
+
+def _kindless(hint: Any) -> set[type]:
+    """The dataclasses without a kind that an annotation allows."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return {hint} if kind_of(hint) is None else set()
+    return set().union(*(_kindless(part) for part in get_args(hint)))
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value

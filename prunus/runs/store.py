@@ -1,0 +1,245 @@
+"""The store: a folder a run, worked on under work/ and renamed to runs/ when it is whole.
+
+    STORE/runs/ID/                       finished, by construction: results, never touched again
+    STORE/work/ID/                       under way, or cut short and to be resumed
+    STORE/experiments/NAME.SIZE.json     what experiments asked for
+    STORE/ledger.sqlite                  who works on what; can be lost
+
+The folders are the truth: a run is done when it is under runs/, whatever the ledger says.
+"""
+
+import secrets
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prunus.errors import StoreError
+from prunus.runs.environment import environment
+from prunus.runs.files import storing, sync
+from prunus.runs.folder import RunFolder
+from prunus.runs.ledger import Claim, Entry, Ledger
+from prunus.runs.listing import Run, receipt, status
+from prunus.runs.requests import Request, read_requests, write_request
+from prunus.runs.settings import check_same, complete_settings
+from prunus.runs.spec import Spec, identity, settings
+
+
+class Store:
+    """Runs under the folder `path`, which is made where it is not there (unless `create` is False)."""
+
+    def __init__(self, path: Path | str, *, create: bool = True) -> None:
+        self.path = Path(path)
+        self.finished, self.work = self.path / "runs", self.path / "work"
+        self.experiments = self.path / "experiments"
+        if not create and not self.finished.is_dir():
+            raise StoreError(f"There is no store of runs at {self.path}.")
+        with storing(self.path):
+            for folder in (self.work, self.experiments, self.finished):
+                folder.mkdir(parents=True, exist_ok=True)
+        self.ledger = Ledger(self.path / "ledger.sqlite", self._survey)
+
+    def done(self, id: str) -> bool:
+        """Whether the run is finished."""
+        return (self.finished / id).is_dir()
+
+    def folder(self, id: str) -> RunFolder:
+        """The folder of a finished run, to read."""
+        if not self.done(id):
+            raise StoreError(f"The run {id} is not finished in the store {self.path}.")
+        return RunFolder(self.finished / id, finished=True)
+
+    def begin(self, spec: Spec, engine: str, device: str = "cpu") -> RunFolder | None:
+        """Claim the run and open its folder, with what an earlier attempt left there.
+
+        None where it is done, or another process is at it. Raises StoreError where the folder is of another spec.
+        """
+        id = identity(spec)
+        if self.done(id):
+            return None
+        claim = self._claim(id, spec.kind)
+        if claim is None:
+            return None
+        if self.done(id):  # its holder was killed after the last rename
+            claim.finish()
+            return None
+        folder = RunFolder(self.work / id, claim)
+        try:
+            with storing(folder.path):
+                folder.path.mkdir(exist_ok=True)
+            folder.tidy()
+            folder.write_claim(asdict(claim.entry))
+            self._sign(folder, spec)
+            folder.write_environment(environment(engine, device))
+        except BaseException as error:
+            claim.fail(f"{type(error).__name__}: {error}", folder.let_go)
+            raise
+        return folder
+
+    def finish(self, folder: RunFolder, summary: Mapping[str, Any], seconds: float | None = None) -> None:
+        """Write result.json and make the run final.
+
+        `seconds` where the run did not have the process to itself; else the time since it was begun, and that
+        of earlier attempts. Raises LostClaimError, and leaves everything as it is, where another took over.
+        """
+        claim = self._claim_of(folder)
+        place = self.finished / folder.id
+
+        def publish() -> None:
+            result = {
+                "summary": dict(summary),
+                "receipt": receipt(folder.rows()),
+                "seconds": round(claim.seconds() if seconds is None else seconds, 3),
+                "attempts": claim.entry.attempts,
+                "cost": folder.spec()["cost"],
+            }
+            folder.write_result(result)
+            folder.let_go()
+            folder.tidy()
+            with storing(place):
+                sync(folder.path)
+                folder.path.rename(place)
+                sync(self.finished)
+                sync(self.work)
+
+        claim.finish(publish)
+        folder.path, folder.finished, folder.claim = place, True, None
+
+    def fail(self, folder: RunFolder, error: BaseException | str) -> None:
+        """Let go of the run; its folder stays, to be resumed."""
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        self._claim_of(folder).fail(text, folder.let_go)
+        folder.claim = None
+
+    def runs(self) -> list[Run]:
+        """Every run that has a folder, finished or not, in the order of their identities."""
+        entries = self.ledger.entries()
+        asked: dict[str, list[str]] = {}
+        for request in self.requests():
+            for id in dict.fromkeys(entry.id for entry in request.entries):
+                asked.setdefault(id, []).append(request.name)
+        found = {}
+        for folder in self._folders():
+            try:
+                found[folder.id] = self._run(folder, entries.get(folder.id), asked.get(folder.id, []))
+            except StoreError as error:
+                if folder.path.is_dir():  # else it was finished or removed while we looked
+                    warnings.warn(f"The run {folder.id} is left out: {error}", stacklevel=2)
+        return [found[id] for id in sorted(found)]
+
+    def find(self, prefix: str) -> str:
+        """The identity that begins with `prefix`, or has a hash that does."""
+        ids = {folder.id for folder in self._folders()}
+        near = sorted(id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix))
+        if prefix in ids or len(near) == 1:
+            return prefix if prefix in ids else near[0]
+        if near:
+            more = f" and {len(near) - 5} more" if len(near) > 5 else ""
+            raise StoreError(f"{prefix!r} could be {', '.join(near[:5])}{more}; write more of it.")
+        raise StoreError(f"The store {self.path} has no run {prefix!r}; `prunus runs list` names them.")
+
+    def request(
+        self,
+        experiment: str,
+        size: str,
+        entries: list[tuple[dict[str, Any], Spec]],
+        settings: Mapping[str, Any],
+    ) -> None:
+        """Note which runs an experiment asks for, each with its label there; the last such note stays."""
+        write_request(self.experiments, experiment, size, entries, settings)
+
+    def requests(self) -> list[Request]:
+        """What experiments asked for."""
+        return read_requests(self.experiments)
+
+    def remove(self, id: str, *, force: bool = False) -> None:
+        """Remove a run, finished or not; with `force` also one that a finished run was made from.
+
+        Raises StoreError for a run that is under way.
+        """
+        users = [] if force else [run.id for run in self.runs() if run.status == "done" and id in run.needs]
+        if users:
+            raise StoreError(
+                f"The run {id} was read by the finished {', '.join(users[:3])}; remove "
+                f"{'that' if len(users) == 1 else 'those'} first, or force it."
+            )
+        found = [folder.path for folder in self._folders() if folder.id == id]
+        if not found:
+            raise StoreError(f"The store {self.path} has no run {id!r}.")
+        # Moved out of the way at one stroke first: what is under runs/ is whole.
+        bins = [self.path / f"removed-{secrets.token_hex(4)}" for _ in found]
+
+        def move() -> None:
+            with storing(self.path):
+                for path, place in zip(found, bins, strict=True):
+                    path.rename(place)
+
+        if not self.ledger.forget(id, move):
+            raise StoreError(f"The run {id} is under way; stop its process first.")
+        with storing(self.path):
+            for place in self.path.glob("removed-*"):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _claim(self, id: str, kind: str) -> Claim | None:
+        claim = self.ledger.claim(id, kind)
+        if claim is None:
+            entry = self.ledger.entries().get(id)
+            gone = entry is not None and entry.state == "done" and not self.done(id)  # removed by hand
+            if gone and self.ledger.forget(id, only="done"):
+                claim = self.ledger.claim(id, kind)
+        return claim
+
+    def _claim_of(self, folder: RunFolder) -> Claim:
+        if not isinstance(folder.claim, Claim):
+            raise StoreError(f"The run {folder.id} was not begun by this process, or is finished already.")
+        return folder.claim
+
+    def _sign(self, folder: RunFolder, spec: Spec) -> None:
+        """Write spec.json, or check that the one there is the same."""
+        unit, number = spec.cost()
+        mine = {
+            "id": folder.id,
+            "kind": spec.kind,
+            "settings": settings(spec),
+            "complete": complete_settings(spec),
+            "needs": [identity(need) for need in spec.needs()],
+            "cost": {"unit": unit, "number": number},
+        }
+        if folder.has_spec():
+            check_same(folder.path, folder.spec(), mine)
+        else:
+            folder.write_spec(mine)
+
+    def _folders(self) -> Iterator[RunFolder]:
+        for place in (self.work, self.finished):
+            for path in sorted(place.iterdir()):
+                if path.is_dir() and not (place == self.work and self.done(path.name)):
+                    yield RunFolder(path, finished=place == self.finished)
+
+    def _run(self, folder: RunFolder, entry: Entry | None, asked: list[str]) -> Run:
+        spec = folder.spec() if folder.has_spec() or folder.finished else {}
+        result = folder.result()
+        return Run(
+            id=folder.id,
+            kind=spec.get("kind", folder.id.rpartition("-")[0]),
+            experiments=tuple(asked),
+            spec=spec.get("settings", {}),
+            status=status(folder.finished, entry),
+            receipt=result.get("receipt") if folder.finished else receipt(folder.rows()),
+            summary=result.get("summary", {}),
+            seconds=result.get("seconds") if folder.finished else (entry.seconds if entry else None),
+            attempts=result.get("attempts", entry.attempts if entry else 0),
+            needs=tuple(spec.get("needs", ())),
+            error=entry.error if entry and entry.state == "failed" else None,
+        )
+
+    def _survey(self) -> Iterator[Entry]:
+        """What the folders know of the ledger: what is done, and what was claimed last and not let go of."""
+        for folder in self._folders():
+            if folder.finished:
+                yield Entry(folder.id, folder.id.rpartition("-")[0], "done")
+            elif claimed := folder.claimed():
+                yield Entry(**{**claimed, "heartbeat": time.time()})

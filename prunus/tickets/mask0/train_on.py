@@ -1,0 +1,14 @@
+"""Train on: pruned weights start at 0 and train like all others; the mask is only a start.
+
+    w[pruned] = 0, not frozen
+
+Source: Zhou et al. 2019; in the authors' code the start `mask_init` together with the model `original`.
+What was pruned in earlier rounds starts at 0 again.
+Everything else follows the mask-1 action; the optimiser goes on with what it remembers of pruned weights too, if it
+remembers anything.
+"""
+
+from prunus.tickets.mask0.zero import claims, values
+from prunus.tickets.past import PrunedAction
+
+train_on = PrunedAction(values, claims, frozen=False)

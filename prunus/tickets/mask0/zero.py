@@ -1,0 +1,28 @@
+"""Zero: pruned weights are 0 and stay 0; that is the lottery ticket.
+
+    w[pruned] = 0
+
+Source: Frankle & Carbin 2019, section 2; Han et al. 2015, section 3.
+Also called: mask (Zhou et al. 2019's code).
+Everything else follows the mask-1 action. What the optimiser remembers of pruned weights is of no effect, since they
+are set to 0 after every step.
+"""
+
+import torch
+
+from prunus.nouns import Masks, Params
+from prunus.tickets.mask0.places import all_kept, all_zero
+from prunus.tickets.past import Claims, Past, PrunedAction
+
+
+def values(past: Past, masks: Masks, kept: Params, seed: int) -> Params:
+    """Kept weights and zeros."""
+    return {name: torch.where(mask, kept[name].detach(), 0.0) for name, mask in masks.items()}
+
+
+def claims(past: Past, masks: Masks, kept: Params, start: Params) -> Claims:
+    """Zeros, and nothing else changed."""
+    return {**all_kept(masks, kept, start), **all_zero(masks, start)}
+
+
+zero = PrunedAction(values, claims)

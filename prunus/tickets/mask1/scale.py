@@ -1,0 +1,20 @@
+"""The scale of a layer's initialisation. Helpers of the actions."""
+
+import torch
+from torch import Tensor
+
+
+def deviation(layer: Tensor) -> Tensor:
+    """The standard deviation of all weights of a layer as a population, rounded once to the layer's precision.
+
+    >>> deviation(torch.tensor([1.0, 3.0]))
+    tensor(1.)
+    """
+    return layer.detach().double().std(correction=0).to(layer.dtype)
+
+
+def is_deviation(value: Tensor, layer: Tensor) -> bool:
+    """Whether `value` is the root mean square distance from the mean of `layer`, to two roundings."""
+    exact = layer.detach().double()
+    distance = float((exact - exact.mean()).square().mean().sqrt())
+    return abs(float(value) - distance) <= 2 * torch.finfo(layer.dtype).eps * distance

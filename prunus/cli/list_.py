@@ -41,6 +41,8 @@ def everything() -> dict[str, dict[str, str]]:
     from prunus.pruning.criteria import CRITERIA
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
+    from prunus.tickets.mask0 import MASK0
+    from prunus.tickets.mask1 import MASK1
 
     rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
         "models": (MODELS, _of_function),
@@ -48,6 +50,8 @@ def everything() -> dict[str, dict[str, str]]:
         "criteria": (CRITERIA, _of_card),
         "scopes": (SCOPES, _of_card),
         "schedules": (SCHEDULES, _of_card),
+        "mask-1 actions": (MASK1, lambda action: _of_card(action.values)),
+        "mask-0 actions": (MASK0, lambda action: _of_card(action.values)),
         "codecs": (CODECS, lambda codec: _of_card(codec.encode)),
         "starts": (STARTS, _of_function),
         "recipes": (COMPRESSION_RECIPES, _of_recipe),

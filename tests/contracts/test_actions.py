@@ -1,6 +1,7 @@
-"""Laws of the mask-1 and mask-0 actions: purity, seeds, shapes, claims; each by hand; and defects that the claims catch."""
+"""Laws of the mask-1 and mask-0 actions: purity, seeds, claims; each by hand; and defects that the claims catch."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -247,6 +248,13 @@ def test_constants_by_hand():
     assert by_hand("signed_constant", past, [True, True, False, False]) == [plus, minus]
     assert sorted(by_hand("random_signed_constant", past, [True] * 4)) == [minus, plus, plus, plus]
     assert by_hand("signed_constant", tiny([2.0, -2.0, 0.0, 0.0]), [True] * 4) == [plus, minus, 0.0, 0.0]
+
+
+def test_each_file_holds_the_action_of_its_name():
+    for folder, table in (("mask1", MASK1), ("mask0", MASK0)):
+        for name in table:
+            if not name.endswith("_rescaled"):
+                assert getattr(import_module(f"prunus.tickets.{folder}.{name}"), name) is table[name]
 
 
 def test_what_goes_with_the_weights():

@@ -22,6 +22,8 @@ from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
 from prunus.models import MODELS
 from prunus.resolve import resolve
+from prunus.tickets.mask0 import MASK0
+from prunus.tickets.mask1 import MASK1
 
 OWN = """
 import itertools, os, signal
@@ -235,6 +237,8 @@ def test_list_names_everything_built_in(run):
         "criteria": prunus.CRITERIA,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,
+        "mask-1_actions": MASK1,
+        "mask-0_actions": MASK0,
         "codecs": CODECS,
         "starts": STARTS,
         "recipes": prunus.COMPRESSION_RECIPES,

@@ -20,6 +20,8 @@ from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
+from prunus.tickets.mask0 import MASK0
+from prunus.tickets.mask1 import MASK1
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
@@ -72,13 +74,16 @@ def test_codecs_know_nothing_of_torch(room):
         ("pruning/criteria", CRITERIA, {"parts"}),
         ("pruning/scopes", SCOPES, {"threshold"}),
         ("pruning/schedules", SCHEDULES, {"progress"}),
+        ("tickets/mask1", MASK1, {"rescaled", "scale", "shuffles"}),
+        ("tickets/mask0", MASK0, {"places"}),
     ],
 )
 def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table, helpers):
     stems = {path.stem for path in (ROOT / "prunus" / folder).glob("*.py")} - {"__init__"}
     files = {stem.rstrip("_") for stem in stems}
-    assert files - helpers == set(table)
-    for name in table:
+    variants = {name for name in table if not name.endswith("_rescaled")}  # those, `rescaled` makes of others
+    assert files - helpers == variants
+    for name in variants | (helpers & {"rescaled"}):
         module = next(p for p in (ROOT / "prunus" / folder).glob("*.py") if p.stem.rstrip("_") == name)
         card = ast.get_docstring(ast.parse(module.read_text())) or ""
         assert "Source:" in card, f"{module} has no source on its card"
@@ -92,6 +97,8 @@ def test_everything_built_in_is_in_the_docs():
         CRITERIA,
         SCOPES,
         SCHEDULES,
+        MASK1,
+        MASK0,
         CODECS,
         STARTS,
         EXPERIMENTS,

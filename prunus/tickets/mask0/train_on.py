@@ -8,7 +8,15 @@ Everything else follows the mask-1 action; the optimiser goes on with what it re
 remembers anything.
 """
 
-from prunus.tickets.mask0.zero import claims, values
-from prunus.tickets.past import PrunedAction
+from prunus.nouns import Masks, Params
+from prunus.tickets.mask0.zero import claims
+from prunus.tickets.mask0.zero import values as with_zeros
+from prunus.tickets.past import Past, PrunedAction
+
+
+def values(past: Past, masks: Masks, kept: Params, seed: int) -> Params:
+    """Kept weights and zeros."""
+    return with_zeros(past, masks, kept, seed)
+
 
 train_on = PrunedAction(values, claims, frozen=False)

@@ -25,7 +25,7 @@ from torch import Tensor
 from prunus.errors import StoreError
 from prunus.nouns import Masks, Params
 from prunus.runs.files import PART, read_json, storing, write, write_json
-from prunus.runs.rows import Row, append_rows, read_rows
+from prunus.runs.rows import Row, append_rows, cut_torn, read_rows
 from prunus.training.constraints import pack, unpack
 
 BEAT_SECONDS = 2.0
@@ -41,7 +41,7 @@ class Beating(Protocol):
 
 
 class RunFolder:
-    """One run's files. Without a claim it can be read and written by hand; finished, only read.
+    """One run's files. Without a claim it can be read and written by hand; opened for reading, only read.
 
     >>> import tempfile
     >>> folder = RunFolder(Path(tempfile.mkdtemp()))
@@ -49,10 +49,10 @@ class RunFolder:
     (None, [{'level': 0, 'density': 1.0}])
     """
 
-    def __init__(self, path: Path, claim: Beating | None = None, *, finished: bool = False) -> None:
+    def __init__(self, path: Path, claim: Beating | None = None, *, reading: bool = False) -> None:
         self.path = Path(path)
         self.claim = claim
-        self.finished = finished
+        self.reading = reading
         self._beaten = 0.0
 
     @property
@@ -70,20 +70,20 @@ class RunFolder:
     def append(self, row: Row, key: str = "level") -> None:
         """One row of metrics, flushed to the disk; it takes the place of an earlier row with the same `key`."""
         self._may_write()
-        append_rows(self._metrics, [row], [key])
+        append_rows(self.metrics_path, [row], [key])
 
     def rows(self) -> list[Row]:
         """The rows of metrics."""
-        return read_rows(self._metrics)
+        return read_rows(self.metrics_path)
 
     def append_curve(self, rows: Iterable[Row], keys: tuple[str, ...] = ("level", "step")) -> None:
         """Rows of the curves; each takes the place of an earlier one with the same `keys`."""
         self._may_write()
-        append_rows(self._curves, list(rows), keys)
+        append_rows(self.curves_path, list(rows), keys)
 
     def curve(self) -> list[Row]:
         """The rows of the curves."""
-        return read_rows(self._curves)
+        return read_rows(self.curves_path)
 
     def put(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
         """Write tensors, and a note of plain values, in place of what `name` held."""
@@ -180,6 +180,8 @@ class RunFolder:
         with storing(self.path):
             for part in self.path.glob(f".*{PART}"):
                 part.unlink(missing_ok=True)
+            cut_torn(self.metrics_path)
+            cut_torn(self.curves_path)
 
     def let_go(self) -> None:
         """Remove claim.json."""
@@ -187,11 +189,13 @@ class RunFolder:
             self._file("claim").unlink(missing_ok=True)
 
     @property
-    def _metrics(self) -> Path:
+    def metrics_path(self) -> Path:
+        """The file of the rows of metrics."""
         return self.path / "metrics.jsonl"
 
     @property
-    def _curves(self) -> Path:
+    def curves_path(self) -> Path:
+        """The file of the rows of the curves."""
         return self.path / "curves.jsonl"
 
     def _file(self, name: str) -> Path:
@@ -209,8 +213,10 @@ class RunFolder:
         return self.path / f"{name}.safetensors"
 
     def _may_write(self) -> None:
-        if self.finished:
-            raise StoreError(f"The run {self.id} is finished; nothing is written into it any more.")
+        if self.reading:
+            raise StoreError(
+                f"The folder of the run {self.id} was opened to be read, or the run is finished."
+            )
         self.beat()
 
     def _put(self, name: str, tensors: Params, about: Mapping[str, Any]) -> None:

@@ -26,6 +26,8 @@ class Run:
     summary: Mapping[str, Any]
     seconds: float | None
     attempts: int
+    cost: tuple[str, float] | None = None
+    """What its time is proportional to, and how many of these it takes."""
     needs: tuple[str, ...] = ()
     error: str | None = None
 

@@ -38,6 +38,13 @@ def append_rows(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         os.fsync(file.fileno())
 
 
+def cut_torn(path: Path) -> None:
+    """Cut off what a killed writer left of a line."""
+    length = _read(path)[1]
+    if path.exists() and path.stat().st_size > length:
+        os.truncate(path, length)
+
+
 def _key(row: Row, keys: Sequence[str]) -> tuple[Any, ...] | None:
     return tuple(row[key] for key in keys) if keys and all(key in row for key in keys) else None
 

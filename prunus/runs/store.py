@@ -50,7 +50,15 @@ class Store:
         """The folder of a finished run, to read."""
         if not self.done(id):
             raise StoreError(f"The run {id} is not finished in the store {self.path}.")
-        return RunFolder(self.finished / id, finished=True)
+        return RunFolder(self.finished / id, reading=True)
+
+    def look(self, id: str) -> RunFolder:
+        """The folder of a run, finished or not, to read."""
+        return self.folder(id) if self.done(id) else RunFolder(self.work / id, reading=True)
+
+    def folders(self) -> list[RunFolder]:
+        """The folders of all finished runs, to read."""
+        return [RunFolder(path, reading=True) for path in sorted(self.finished.iterdir()) if path.is_dir()]
 
     def begin(self, spec: Spec, engine: str, device: str = "cpu") -> RunFolder | None:
         """Claim the run and open its folder, with what an earlier attempt left there.
@@ -106,7 +114,7 @@ class Store:
                 sync(self.work)
 
         claim.finish(publish)
-        folder.path, folder.finished, folder.claim = place, True, None
+        folder.path, folder.reading, folder.claim = place, True, None
 
     def fail(self, folder: RunFolder, error: BaseException | str) -> None:
         """Let go of the run; its folder stays, to be resumed."""
@@ -214,24 +222,26 @@ class Store:
             folder.write_spec(mine)
 
     def _folders(self) -> Iterator[RunFolder]:
-        for place in (self.work, self.finished):
-            for path in sorted(place.iterdir()):
-                if path.is_dir() and not (place == self.work and self.done(path.name)):
-                    yield RunFolder(path, finished=place == self.finished)
+        for path in sorted(self.work.iterdir()):
+            if path.is_dir() and not self.done(path.name):
+                yield RunFolder(path, reading=True)
+        yield from self.folders()
 
     def _run(self, folder: RunFolder, entry: Entry | None, asked: list[str]) -> Run:
-        spec = folder.spec() if folder.has_spec() or folder.finished else {}
-        result = folder.result()
+        finished = folder.path.parent == self.finished
+        spec = folder.spec() if folder.has_spec() or finished else {}
+        result, cost = folder.result(), spec.get("cost")
         return Run(
             id=folder.id,
             kind=spec.get("kind", folder.id.rpartition("-")[0]),
             experiments=tuple(asked),
             spec=spec.get("settings", {}),
-            status=status(folder.finished, entry),
-            receipt=result.get("receipt") if folder.finished else receipt(folder.rows()),
+            status=status(finished, entry),
+            receipt=result.get("receipt") if finished else receipt(folder.rows()),
             summary=result.get("summary", {}),
-            seconds=result.get("seconds") if folder.finished else (entry.seconds if entry else None),
+            seconds=result.get("seconds") if finished else (entry.seconds if entry else None),
             attempts=result.get("attempts", entry.attempts if entry else 0),
+            cost=(cost["unit"], cost["number"]) if cost else None,
             needs=tuple(spec.get("needs", ())),
             error=entry.error if entry and entry.state == "failed" else None,
         )
@@ -239,7 +249,7 @@ class Store:
     def _survey(self) -> Iterator[Entry]:
         """What the folders know of the ledger: what is done, and what was claimed last and not let go of."""
         for folder in self._folders():
-            if folder.finished:
+            if self.done(folder.id):
                 yield Entry(folder.id, folder.id.rpartition("-")[0], "done")
             elif claimed := folder.claimed():
                 yield Entry(**{**claimed, "heartbeat": time.time()})

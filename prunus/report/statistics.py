@@ -1,0 +1,162 @@
+"""What several seeds say together: a mean in its band, and whether two things differ.
+
+Comparisons are paired: both things have the same seeds, hence the same initialisation and order of data, and what
+is looked at is the difference within each pair. Its interval is Student's,
+
+    d ± t(n - 1) · s / √n,    d and s: mean and standard deviation of the n differences.
+
+Source: Student 1908, "The probable error of a mean", Biometrika 6(1). Also called: paired t-test.
+Many comparisons at once find differences that are not there: of 20 intervals of 95 % one misses.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from prunus.errors import NotFiniteError, PrunusError
+from prunus.report import text
+from prunus.tables import look_up
+
+DIGITS = 12
+"""Of the values compared: what is finer is the rounding of floating point, and no difference."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean of b - a over `n` pairs, and the interval that holds the true one at `confidence`."""
+
+    n: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    """How often differences as large come about where there is none."""
+    confidence: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves zero out; one pair shows nothing."""
+        return not self.low <= 0 <= self.high
+
+    def sentence(self, name_a: str, name_b: str, unit: str, more: str = "more accurate") -> str:
+        """What it comes to in words, the same for b with a as for a with b where a difference is shown.
+
+        Args:
+            unit: of the difference, "pp" for percentage points.
+            more: what the one with the larger values is.
+
+        >>> pairs = paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 98.2, 1: 98.35, 2: 98.1})
+        >>> pairs.sentence("dense", "winning ticket", "pp")
+        'winning ticket is more accurate than dense by 0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)'
+        """
+        plus = f"{name_b} minus {name_a} is"
+        pairs = f"n = {text.count(self.n, 'pair')}"
+        if self.n < 2:
+            return f"one pair proves nothing: {plus} {_short(self.difference)} {unit} ({pairs})"
+        larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
+        low, high = (self.low, self.high) if self.difference > 0 else (-self.high, -self.low)
+        if self.low == self.high:
+            if not self.difference:
+                return f"no difference between {name_a} and {name_b} in any pair ({pairs})"
+            by = f"{_short(abs(self.difference))} {unit}"
+            return (
+                f"{larger} is {more} than {smaller} by {by} in every pair (no spread, no interval, {pairs})"
+            )
+        interval = f"{100 * self.confidence:g} % interval"
+        if self.shown:
+            middle, low_text, high_text = _alike(abs(self.difference), low, high)
+            by = f"{middle} {unit} ({interval} {low_text} to {high_text}, {pairs})"
+            return f"{larger} is {more} than {smaller} by {by}"
+        middle, low_text, high_text = _alike(self.difference, self.low, self.high)
+        return (
+            f"no difference shown between {name_a} and {name_b}: "
+            f"{plus} {middle} {unit} ({interval} {low_text} to {high_text}, {pairs})"
+        )
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Comparison:
+    """Compare b with a on the seeds that both have.
+
+    One pair has an interval without ends and p = 1; differences that are all the same have one without width.
+    Raises PrunusError where no seed is shared or a value is no number, or where scipy is not installed.
+
+    >>> paired({1: 2.0, 2: 4.0, 3: 1.0}, {1: 2.5, 2: 5.5, 4: 0.0}).difference
+    1.0
+    """
+    if not 0 < confidence < 1:
+        raise PrunusError(f"A confidence of {confidence} was asked for; give one between 0 and 1.")
+    differences = _differences(a, b)
+    n, middle = len(differences), mean(differences)
+    if n < 2:
+        return Comparison(n, middle, -math.inf, math.inf, 1.0, confidence)
+    error = stdev(differences) / math.sqrt(n)
+    if not error:
+        return Comparison(n, middle, middle, middle, 0.0 if middle else 1.0, confidence)
+    try:
+        from scipy.special import stdtr, stdtrit
+    except ImportError as problem:
+        raise PrunusError(
+            "Intervals need scipy, which is not installed: pip install 'prunus[cli]'."
+        ) from problem
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
+    p = 2 * float(stdtr(n - 1, -abs(middle) / error))
+    return Comparison(n, middle, middle - half, middle + half, p, confidence)
+
+
+def summary(values: Iterable[float], band: str = "min to max") -> tuple[float, float, float]:
+    """The mean of `values` and the ends of its band, one of `BANDS`.
+
+    >>> summary([1.0, 2.0, 6.0])
+    (3.0, 1.0, 6.0)
+    >>> summary([1.0, 2.0, 3.0], "± standard deviation")
+    (2.0, 1.0, 3.0)
+    """
+    ends = look_up("band", BANDS, band)
+    numbers = [float(value) for value in values]
+    if not numbers:
+        raise PrunusError("The mean of no values was asked for.")
+    return mean(numbers), *ends(numbers)
+
+
+def _extremes(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def _deviation(values: Sequence[float]) -> tuple[float, float]:
+    """One standard deviation of the sample (n - 1) to each side; none where there is one value."""
+    middle, spread = mean(values), stdev(values) if len(values) > 1 else 0.0
+    return middle - spread, middle + spread
+
+
+BANDS: dict[str, Callable[[Sequence[float]], tuple[float, float]]] = {
+    "min to max": _extremes,
+    "± standard deviation": _deviation,
+}
+"""By the words that a legend has for them."""
+
+
+def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
+    """b - a by shared seed, without the dust of floating point."""
+    seeds = sorted(a.keys() & b.keys())
+    if not seeds:
+        raise PrunusError(f"Nothing can be paired: one has the seeds {sorted(a)}, the other {sorted(b)}.")
+    for seed in seeds:
+        if not (math.isfinite(a[seed]) and math.isfinite(b[seed])):
+            raise NotFiniteError(f"Seed {seed} has {a[seed]} and {b[seed]}; only numbers can be compared.")
+    scale = max(abs(float(side[seed])) for side in (a, b) for seed in seeds)
+    places = DIGITS - math.ceil(math.log10(scale)) if scale else 0
+    return [round(float(b[seed]) - float(a[seed]), places) for seed in seeds]
+
+
+def _short(value: float) -> str:
+    return f"{value:z.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _alike(middle: float, low: float, high: float) -> tuple[str, str, str]:
+    """The three to as many places as say a fifth of half their width, or an end that is nearly zero."""
+    places = max(0, -math.floor(math.log10((high - low) / 10)))
+    while any(end and not round(end, places) for end in (low, high)):
+        places += 1
+    first, second, third = (f"{value:z.{places}f}" for value in (middle, low, high))
+    return first, second, third

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunus.experiments import han2015, han2016
+from prunus.experiments import frankle2019, han2015, han2016, zhou2019
+from prunus.experiments.laboratory import Laboratory
 from prunus.experiments.result import Result
 
 Experiment = Callable[..., Result]
@@ -27,6 +28,11 @@ def _together(paper: str, *parts: Experiment) -> Experiment:
     return experiment
 
 
+LABORATORY: dict[str, Laboratory] = {
+    part.name: part for paper in (frankle2019, zhou2019) for part in paper.PARTS
+}
+"""The experiments whose runs live in a store."""
+
 EXPERIMENTS: dict[str, Experiment] = {
     "han2015": _together("han2015", han2015.tradeoff, han2015.tables),
     "han2016": _together("han2016", han2016.tables, han2016.starts, han2016.sizes),
@@ -35,4 +41,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "han2016.tables": han2016.tables,
     "han2016.starts": han2016.starts,
     "han2016.sizes": han2016.sizes,
+    **LABORATORY,
 }

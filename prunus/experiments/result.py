@@ -1,5 +1,6 @@
 """What every experiment gives back and leaves behind: rows of numbers with their evidence, a table, a picture."""
 
+import csv
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -48,10 +49,20 @@ class Record:
         self.out.mkdir(parents=True, exist_ok=True)
         self.files += save_lines(self.out / f"{self.name}.{suffix}", curves, title=title + mark, **labels)
 
-    def finish(self, rows: Sequence[Row], note: str = "") -> Result:
+    def save_rows(self, suffix: str, rows: Sequence[Row]) -> None:
+        """Write rows of one shape as the table NAME.SUFFIX.csv."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / f"{self.name}.{suffix}.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        self.files.append(path)
+
+    def finish(self, rows: Sequence[Row], note: str = "", **evidence: Any) -> Result:
         """Write the rows with their evidence into NAME.json and NAME.md."""
         self.out.mkdir(parents=True, exist_ok=True)
-        evidence = {
+        known = {
             "experiment": self.name,
             "size": self.size,
             "seeds": list(self.seeds),
@@ -59,14 +70,13 @@ class Record:
             "threads": torch.get_num_threads(),
             "device": "cpu",
             **{library: version(library) for library in ("prunus", "torch", "numpy", "constriction")},
+            **evidence,
         }
         numbers, table = self.out / f"{self.name}.json", self.out / f"{self.name}.md"
         result = Result(
             self.name, rows, [numbers, table, *self.files], f"{markdown(rows)}\n\n{note}".rstrip()
         )
-        numbers.write_text(
-            json.dumps({"evidence": evidence, "rows": list(rows), "note": note}, indent=1) + "\n"
-        )
+        numbers.write_text(json.dumps({"evidence": known, "rows": list(rows), "note": note}, indent=1) + "\n")
         table.write_text(f"# {self.name} ({self.size}, n = {len(self.seeds)})\n\n{result.table}\n")
         return result
 

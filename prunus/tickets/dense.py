@@ -3,6 +3,7 @@
 Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 2019.
 """
 
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -22,8 +23,10 @@ from prunus.tickets.watch import Watch
 from prunus.training import RECIPES, Epoch, Free, Recipe, evaluate
 from prunus.training.constraints import Constraint
 from prunus.training.job import Job
-from prunus.training.loop import steps_per_epoch
+from prunus.training.loop import Training, steps_per_epoch
 from prunus.training.state import State
+
+PACE_STEPS = 20
 
 Steps = Generator[Job, list[Epoch], dict[str, Any]]
 """A procedure: yields the trainings it needs, is sent what came of each, returns its summary."""
@@ -115,9 +118,20 @@ class Dense:
         )
         return job, watch
 
+    def pace(self) -> float:
+        """Seconds a training step takes here, measured over a few of them."""
+        model = self.network()
+        run = Training(model, self.recipe, Free(model))
+        data = self.dataset().train.first(self.recipe.batch_size)
+        run.step(data.inputs, data.labels)
+        began = time.perf_counter()
+        for _ in range(PACE_STEPS):
+            run.step(data.inputs, data.labels)
+        return (time.perf_counter() - began) / PACE_STEPS
+
     def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
         """Train; keep the initialisation, the wanted states, and the end."""
-        model = self.network()
+        began, model = time.perf_counter(), self.network()
         job, watch = self.training(model, shelf, 0, states=(0, *self.states))
         _check_states(self.states, watch.last)
         if not shelf.rows():
@@ -125,7 +139,8 @@ class Dense:
             for step, state in watch.states.items():
                 shelf.put(f"state-{step}", *flat(state))
             shelf.put("final", model.state_dict())
-            row = {"level": 0, "density": 1.0, **measured(model, watch, job.data)}
+            seconds = round(time.perf_counter() - began, 2)
+            row = {"level": 0, "density": 1.0, **measured(model, watch, job.data), "seconds": seconds}
             shelf.append_curve(curve_rows(0, watch))
             shelf.append(row)
             shelf.drop(training_name(0))

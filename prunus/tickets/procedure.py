@@ -128,8 +128,9 @@ class Run:
         self, level: int, past: Past, masks: Masks, last: Params
     ) -> tuple[Params, State, Params | None, Recipe]:
         """What the mask-1 action gives, the state training starts from, what pruned weights stay at, and how."""
-        kept = self.mask1.values(past, masks, derive(self.seed, "mask1", level))
-        whole = self.mask0.values(past, masks, kept, derive(self.seed, "mask0", level))
+        draw = (self.spec.draw,) if self.spec.draw else ()
+        kept = self.mask1.values(past, masks, derive(self.seed, "mask1", level, *draw))
+        whole = self.mask0.values(past, masks, kept, derive(self.seed, "mask0", level, *draw))
         rewound = self.mask1.rest == "rewound"
         source, optimiser = (self.rewind.model, self.rewind.optimiser) if rewound else (last, {})
         start = State(self.rewind.step, {**source, **whole}, dict(optimiser))

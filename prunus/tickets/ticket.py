@@ -50,10 +50,17 @@ class Ticket:
     """Take the masks of this other ticket instead of a criterion's: the control of Frankle & Carbin."""
     probe_size: int = 100
     """Training examples that gradient criteria look at."""
+    draw: int = 0
+    """Which draw, where an action draws at random: the same ticket reinitialised again."""
 
     def needs(self) -> tuple["Dense | Ticket", ...]:
         """The dense training, and the ticket whose masks are taken."""
         return (self.dense,) if self.masks_of is None else (self.dense, self.masks_of)
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.dense.device
 
     @property
     def chained(self) -> bool:
@@ -64,6 +71,10 @@ class Ticket:
         """Training steps over all levels."""
         unit, steps = self.dense.cost()
         return unit, (steps - self.rewind_step) * len(self.trained_levels())
+
+    def pace(self) -> float:
+        """Seconds a training step takes here."""
+        return self.dense.pace()
 
     def trained_levels(self) -> tuple[int, ...]:
         """The levels this run trains, in order. Raises SpecError where the settings contradict each other."""

@@ -244,7 +244,8 @@ def check_together(jobs: Sequence[Job]) -> None:
     """Raise SpecError unless the trainings differ only in what replicates may differ in."""
     first = jobs[0]
     kinds = {type(job.constraint) for job in jobs}
-    if len({job.recipe for job in jobs}) > 1 or len({id(job.data.train.inputs) for job in jobs}) > 1:
+    data = {(job.data.train.inputs.data_ptr(), len(job.data.train)) for job in jobs}
+    if len({job.recipe for job in jobs}) > 1 or len(data) > 1:
         raise SpecError("Trainings can be stacked only with one recipe on one data set.")
     if first.recipe.patience is not None:
         raise SpecError("Trainings that stop at different times (`patience`) cannot be stacked.")

@@ -1,0 +1,207 @@
+"""An experiment whose runs live in a store: it says which runs it is made of, and what is drawn of them.
+
+    template(network, size) -> ticket                     what its runs have in common, for --set to change
+    wanted(tickets, size, replicates) -> [(label, spec)]  a label holds "curve", "replicate", "group" (the network)
+    panels                                                what is drawn, from the rows in the store alone
+
+To run it is to note the request in the store, to do what is missing, and to draw.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prunus.errors import StoreError, UnknownNameError
+from prunus.experiments.comparing import compare
+from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, summarise
+from prunus.experiments.settings import changed
+from prunus.report.figures import Reference
+from prunus.runs.engines import ARITHMETIC, ENGINES
+from prunus.runs.engines.work import Procedure
+from prunus.runs.execute import execute
+from prunus.runs.requests import Request
+from prunus.runs.store import Store
+from prunus.tables import look_up
+from prunus.tickets.ticket import Ticket
+
+Entries = list[tuple[dict[str, Any], Procedure]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure: a metric of the rows against another, a curve a name."""
+
+    suffix: str
+    y: str
+    y_label: str
+    title: str
+    x: str = "weights left %"
+    x_label: str = "weights left (density, %)"
+    x_log: bool = True
+    invert_x: bool = True
+    source: str = "rows"
+    """"rows": a row a level; "curves": a row a level and step."""
+    lines: str = "curve"
+    """The key of a row whose values are the curves."""
+    reference: Sequence[Reference] = ()
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A figure of a paper, or several that share their runs."""
+
+    name: str
+    about: str
+    """The first line is what `prunus list` says."""
+    template: Callable[[str, str], Ticket]
+    """(network, size) -> what the runs have in common; `--set` changes it."""
+    wanted: Callable[[Ticket, str, Sequence[int]], Entries]
+    """(template, size, replicates) -> the runs on one network."""
+    panels: Sequence[Panel]
+    networks: Sequence[str] = ("lenet",)
+    """Keys of NETWORKS; `--set network=conv-2,conv-4` takes others."""
+    against: str = ""
+    """The curve that the others are compared with, level by level on the same replicates; none where empty."""
+    metrics: Sequence[str] = ("stop_step", "stop_test_accuracy", "final_test_accuracy")
+    """What the table and the comparisons are about."""
+    said: Sequence[str] = ("stop_test_accuracy",)
+    """The metrics whose comparisons are said in sentences."""
+    replicates: tuple[int, int, int] = (1, 5, 5)
+    """How many for the sizes smoke, default, full."""
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return self.about
+
+    def __call__(
+        self,
+        size: str,
+        out: Path,
+        *,
+        replicates: int | None = None,
+        seed: int = 0,
+        report: Say | None = None,
+        store: Path | None = None,
+        engine: str = "processes",
+        workers: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> Result:
+        """Do the runs that the store lacks, and draw."""
+        if size not in SIZES:
+            raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
+        say = report or (lambda line: None)
+        look_up("engine", ENGINES, engine)
+        n = replicates or dict(zip(SIZES, self.replicates, strict=True))[size]
+        rest = dict(settings or {})
+        networks = rest.pop("network").split(",") if "network" in rest else self.networks
+        entries = []
+        for network in networks:
+            ticket = changed(self.template(network, size), rest)
+            ticket = _with_arithmetic(ticket, ARITHMETIC.get(engine, "single"))
+            for label, spec in self.wanted(ticket, size, range(seed, seed + n)):
+                entries.append(({**label, "group": network} if len(networks) > 1 else label, spec))
+        kept = Store(store or Path(out) / "store")
+        kept.request(self.name, size, [(label, spec) for label, spec in entries], dict(settings or {}))
+        execute(
+            [spec for _, spec in entries],
+            kept,
+            engine=engine,
+            workers=workers or os.cpu_count() or 1,
+            say=say,
+        )
+        return self.figure(kept, out, size=size, report=say)
+
+    def figure(
+        self, store: Store, out: Path, *, size: str | None = None, report: Say | None = None
+    ) -> Result:
+        """Draw from what is in the store. Raises StoreError where this experiment never ran there."""
+        request = requested(store, self.name, size)
+        seeds = sorted({entry.label["replicate"] for entry in request.entries})
+        record = Record(self.name, request.size, Path(out), seeds, report or (lambda line: None))
+        rows = rows_of(store, request)
+        for panel in self.panels:
+            self._draw(record, panel, rows if panel.source == "rows" else curves_of(store, request))
+        lines, comparisons = (
+            compare(rows, self.against, self.metrics, self.said) if self.against else ([], [])
+        )
+        if comparisons:
+            record.save_rows("comparisons", comparisons)
+        by = [key for key in ("group", "curve", "level", "weights left %") if any(key in row for row in rows)]
+        table = summarise(rows, by, [metric for metric in self.metrics if metric in rows[0]])
+        return record.finish(table, "\n".join([receipts_line(rows), *lines]), command=request.settings)
+
+    def _draw(self, record: Record, panel: Panel, rows: Sequence[Row]) -> None:
+        for group in dict.fromkeys(row.get("group", "") for row in rows):
+            mine = [
+                row for row in rows if row.get("group", "") == group and panel.y in row and panel.x in row
+            ]
+            names = list(dict.fromkeys(str(row[panel.lines]) for row in mine))
+            curves = [
+                curve(name, [row for row in mine if str(row[panel.lines]) == name], panel.x, panel.y)
+                for name in names
+            ]
+            record.draw(
+                f"{panel.suffix}.{group}" if group else panel.suffix,
+                curves,
+                title=f"{panel.title}, {group}" if group else panel.title,
+                x_label=panel.x_label,
+                y_label=panel.y_label,
+                x_log=panel.x_log,
+                invert_x=panel.invert_x,
+                reference=panel.reference,
+                receipts=receipts_line(mine),
+            )
+
+
+def requested(store: Store, name: str, size: str | None) -> Request:
+    """What the experiment last asked of the store, in that size or the largest there is."""
+    found = {request.size: request for request in store.requests() if request.experiment == name}
+    sizes = [known for known in reversed(SIZES) if known in found and size in (None, known)]
+    if not sizes:
+        raise StoreError(f"{name} has not been run in the store {store.path}; `prunus run {name}` does.")
+    return found[sizes[0]]
+
+
+def rows_of(store: Store, request: Request) -> list[Row]:
+    """A row a run and level, with its label; the dense network is level 0 of what was made of it."""
+    found: list[Row] = []
+    for entry in request.entries:
+        folder = store.folder(entry.id)
+        dense = [store.folder(need) for need in folder.spec()["needs"] if need.startswith("dense-")]
+        for row in [*(row for need in dense for row in need.rows()), *folder.rows()]:
+            found.append({**entry.label, **_flat(row), "run": entry.id})
+    return found
+
+
+def curves_of(store: Store, request: Request) -> list[Row]:
+    """A row a run, level and step, with its label and its level's density."""
+    found: list[Row] = []
+    for entry in request.entries:
+        folder = store.folder(entry.id)
+        levels: dict[int, Row] = {row["level"]: _flat(row) for row in folder.rows()}
+        for point in folder.curve():
+            about = levels[point["level"]]
+            kept: Row = {key: about[key] for key in ("weights left %", "passed") if key in about}
+            found.append({**entry.label, **kept, **point, "run": entry.id})
+    return found
+
+
+def receipts_line(rows: Sequence[Row]) -> str:
+    """How many of the points stand on a receipt, and how many of these passed."""
+    points = {(row["run"], row["level"]): row["passed"] for row in rows if "passed" in row}
+    return f"receipts: {sum(points.values())} of {len(points)} points passed" if points else ""
+
+
+def _flat(row: Row) -> Row:
+    flat = {key: value for key, value in row.items() if key not in ("receipt", "density", "seconds")}
+    if "density" in row:
+        flat["weights left %"] = round(100 * row["density"], 3)
+    if "receipt" in row:
+        flat["passed"] = row["receipt"]["passed"]
+    return flat
+
+
+def _with_arithmetic(ticket: Ticket, arithmetic: str) -> Ticket:
+    return replace(ticket, dense=replace(ticket.dense, arithmetic=arithmetic))

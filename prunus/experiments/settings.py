@@ -1,0 +1,27 @@
+"""The settings of a ticket experiment that a user may change: `--set key=value`."""
+
+from collections.abc import Mapping
+
+from prunus.errors import SpecError
+from prunus.runs.spec import but, keys
+from prunus.tickets.ticket import Ticket
+
+SHORT = ("", "dense.", "dense.recipe.")
+"""Where a key is looked for: `epochs` is `dense.recipe.epochs`, `every` is `dense.every`."""
+
+
+def changed(ticket: Ticket, settings: Mapping[str, str]) -> Ticket:
+    """The ticket with settings from text.
+
+    >>> changed(Ticket(), {"epochs": "3"}).dense.recipe.epochs
+    3
+    """
+    known = keys(ticket)
+    return but(ticket, {_key(key, known): value for key, value in settings.items()}) if settings else ticket
+
+
+def _key(key: str, known: list[str]) -> str:
+    found = [prefix + key for prefix in SHORT if prefix + key in known]
+    if not found:
+        raise SpecError(f"No setting is called {key!r}; there are: network, {', '.join(known)}.")
+    return found[0]

@@ -1,0 +1,84 @@
+"""Zhou, Lan, Liu, Yosinski 2019, "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask".
+
+    criteria, criteria_iterative   Figures 2 and 3: mask criteria
+    zeros, zeros_iterative         section 4: mask-0 actions; freeze at the initial value, zero, variants and controls
+    signs, signs_iterative         section 3: mask-1 actions; what of the initial weights matters
+
+`--set network=conv-2` (conv-4, conv-6) runs them on CIFAR-10. The iterative versions carry their actions on from round
+to round, as the paper does; the others prune the dense network in one shot, and share its training.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from prunus.experiments.laboratory import Entries, Laboratory, Panel
+from prunus.experiments.networks import network, of_replicate
+from prunus.tickets.ticket import Ticket
+
+CRITERIA = (
+    "large_final", "small_final", "random", "large_init", "small_init", "large_init_large_final",
+    "small_init_small_final", "magnitude_increase", "movement", "large_final_same_sign", "large_final_diff_sign",
+)  # fmt: skip
+ZEROS = (
+    "zero", "freeze_init", "freeze_init_zero", "freeze_init_zero_all", "freeze_init_zero_reshuffled",
+    "freeze_init_zero_reversed",
+)  # fmt: skip
+SIGNS = (
+    "rewind", "permute", "reshuffle", "random_signed_constant", "signed_permute", "signed_reshuffle",
+    "signed_constant",
+)  # fmt: skip
+LEVELS = (3, 7, 11, 15, 19)
+
+STOPPED = Panel(
+    "accuracy", "stop_test_accuracy", "test accuracy at the early-stopping iteration (%)", "Accuracy"
+)
+
+
+def _one_shot(setting: str, values: Sequence[str]) -> Callable[[Ticket, str, Sequence[int]], Entries]:
+    def wanted(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+        levels = () if size == "full" else tuple(level for level in LEVELS if level <= template.rounds)
+        single = replace(template, schedule="one_shot", levels=levels)
+        return _each(setting, values, single, replicates)
+
+    return wanted
+
+
+def _iterative(setting: str, values: Sequence[str]) -> Callable[[Ticket, str, Sequence[int]], Entries]:
+    def wanted(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+        return _each(setting, values, template, replicates)
+
+    return wanted
+
+
+def _each(setting: str, values: Sequence[str], template: Ticket, replicates: Sequence[int]) -> Entries:
+    return [
+        ({"curve": value, "replicate": replicate}, of_replicate(template, replicate, **{setting: value}))
+        for replicate in replicates
+        for value in values
+    ]
+
+
+def _part(
+    name: str, about: str, setting: str, values: Sequence[str], what: str, iterative: bool
+) -> Laboratory:
+    return Laboratory(
+        f"zhou2019.{name}{'_iterative' if iterative else ''}",
+        f"{about}, {'iterative' if iterative else 'one-shot'}.",
+        template=lambda of, size: network(of, size, epochs=5, rounds=12 if iterative else 19),
+        wanted=(_iterative if iterative else _one_shot)(setting, values),
+        panels=(replace(STOPPED, title=what),),
+        against=values[0],
+        metrics=("stop_test_accuracy", "final_test_accuracy", "stop_step"),
+        replicates=(1, 3, 5) if iterative else (1, 5, 5),
+    )
+
+
+PARTS = tuple(
+    _part(name, about, setting, values, what, iterative)
+    for name, about, setting, values, what in (
+        ("criteria", "Figures 2 and 3: mask criteria compared", "criterion", CRITERIA, "Mask criteria"),
+        ("zeros", "Section 4: mask-0 actions compared", "mask0", ZEROS, "Mask-0 actions"),
+        ("signs", "Section 3: mask-1 actions compared", "mask1", SIGNS, "Mask-1 actions"),
+    )
+    for iterative in (False, True)
+)

@@ -1,0 +1,19 @@
+"""Engines: who carries out the runs of a plan. One spec gives the same results whoever does.
+
+An engine is (runs to do, store, workers, report) -> None; it claims every run before it works on it, so that several
+engines, in several processes or on several machines, can share a store.
+"""
+
+from collections.abc import Callable
+
+from prunus.runs.engines.inline import inline
+from prunus.runs.engines.processes import processes
+from prunus.runs.engines.stacked import stacked
+
+Engine = Callable[..., None]
+"""(todo, store, *, workers, say) -> None."""
+
+ENGINES: dict[str, Engine] = {"inline": inline, "processes": processes, "stacked": stacked}
+
+ARITHMETIC = {"stacked": "stacked"}
+"""The engines whose numbers differ from those of a training alone, and what a spec calls that."""

@@ -1,0 +1,26 @@
+"""Inline: one run after the other, in this process.
+
+The engine to debug with, and the one the others are compared with.
+"""
+
+from collections.abc import Sequence
+
+from prunus.errors import PrunusError
+from prunus.runs.engines.queue import Queue
+from prunus.runs.engines.work import OneThread, Procedure, Say, carry_out
+from prunus.runs.store import Store
+
+
+def inline(todo: Sequence[Procedure], store: Store, *, workers: int = 1, say: Say) -> None:
+    """Do `todo`, needs first. `workers` is not used. Raises at the end, where runs failed, what the first raised."""
+    queue = Queue(todo, store)
+    with OneThread():
+        while (spec := queue.next()) is not None:
+            try:
+                if carry_out(spec, store, "inline"):
+                    say(queue.finished(spec))
+                else:
+                    queue.elsewhere(spec)
+            except PrunusError as error:
+                say(queue.failed(spec, error))
+    queue.end()

@@ -1,0 +1,62 @@
+"""A pool of spawned workers, one thread each, that stay alive from task to task: importing torch takes seconds."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+
+from prunus.errors import PrunusError, StoreError
+from prunus.runs.engines.queue import PATIENCE, Queue
+from prunus.runs.engines.work import Procedure, Say
+
+Outcome = tuple[Procedure, bool, PrunusError | None]
+"""A run, whether it was done here, and why not where it failed."""
+
+Task = Callable[[Sequence[Procedure], Path], list[Outcome]]
+"""Do some runs together on the store at a path; a module's own function, so that a process can be handed it."""
+
+
+def share_out(
+    queue: Queue,
+    task: Task,
+    group: Callable[[list[Procedure]], list[list[Procedure]]],
+    workers: int,
+    say: Say,
+) -> None:
+    """Hand groups of the runs that can start to `workers` processes until nothing is left."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        going: dict[Future[list[Outcome]], list[Procedure]] = {}
+        try:
+            while queue.left:
+                for specs in group(queue.ready())[: workers - len(going)]:
+                    for spec in specs:
+                        queue.start(spec)
+                    going[pool.submit(task, specs, queue.store.path)] = specs
+                if not going:
+                    if queue.next() is None:
+                        break
+                    continue
+                for future in wait(going, return_when=FIRST_COMPLETED, timeout=10 * PATIENCE).done:
+                    del going[future]
+                    _note(queue, future.result(), say)
+        except BrokenProcessPool as error:
+            raise StoreError(
+                "A worker was killed, perhaps for want of memory; what is done is kept: run the same command again."
+            ) from error
+    queue.end()
+
+
+def _note(queue: Queue, outcomes: list[Outcome], say: Say) -> None:
+    for spec, here, error in outcomes:
+        if error is not None:
+            say(queue.failed(spec, error))
+        elif here:
+            say(queue.finished(spec))
+        else:
+            queue.elsewhere(spec)

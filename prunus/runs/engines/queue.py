@@ -1,0 +1,86 @@
+"""Which of the runs to do can start now: those whose needs are done, ours or another process's."""
+
+import time
+from collections.abc import Sequence
+
+from prunus.errors import PrunusError
+from prunus.runs.engines.work import Procedure
+from prunus.runs.spec import identity
+from prunus.runs.store import Store
+
+PATIENCE = 0.5
+"""Seconds between looks at what another process is working on."""
+
+
+class Queue:
+    """The runs of a plan, in order."""
+
+    def __init__(self, todo: Sequence[Procedure], store: Store) -> None:
+        self.store = store
+        self.left = {identity(spec): spec for spec in todo}
+        self.needs = {key: [identity(need) for need in spec.needs()] for key, spec in self.left.items()}
+        self.total = len(self.left)
+        self.working: set[str] = set()
+        self.errors: dict[str, PrunusError] = {}
+        self._elsewhere: set[str] = set()
+
+    def ready(self) -> list[Procedure]:
+        """Those that can start now, in order."""
+        self._look()
+        free = self.left.keys() - self.working - self._elsewhere
+        return [
+            spec
+            for key, spec in self.left.items()
+            if key in free and all(self.store.done(need) for need in self.needs[key])
+        ]
+
+    def next(self) -> Procedure | None:
+        """The first that can start, after waiting for other processes where nothing else is left; None at the end."""
+        while self.left:
+            ready = self.ready()
+            if ready:
+                return ready[0]
+            if self.working:
+                return None
+            time.sleep(PATIENCE)
+            self._elsewhere.clear()
+        return None
+
+    def start(self, spec: Procedure) -> None:
+        """A worker of ours has it."""
+        self.working.add(identity(spec))
+
+    def finished(self, spec: Procedure) -> str:
+        """It is done; returns a line that says so."""
+        self.working.discard(identity(spec))
+        self.left.pop(identity(spec), None)
+        return f"{self.total - len(self.left)} of {self.total}: {identity(spec)}"
+
+    def failed(self, spec: Procedure, error: PrunusError) -> str:
+        """It cannot be done, nor can what needs it; returns a line that says so."""
+        key = identity(spec)
+        self.working.discard(key)
+        self.errors[key] = error
+        lost = {key}
+        while more := {key for key in self.left if lost & set(self.needs[key])} - lost:
+            lost |= more
+        for one in lost:
+            self.left.pop(one, None)
+        return f"failed: {key}: {error}" + (f" ({len(lost) - 1} more need it)" if len(lost) > 1 else "")
+
+    def end(self) -> None:
+        """Raise the first error, with how many there were."""
+        if self.errors:
+            key, error = next(iter(self.errors.items()))
+            raise type(error)(f"{len(self.errors)} of {self.total} runs failed; the first, {key}: {error}")
+
+    def elsewhere(self, spec: Procedure) -> None:
+        """Another process holds it: look again later."""
+        self.working.discard(identity(spec))
+        self._elsewhere.add(identity(spec))
+
+    def _look(self) -> None:
+        for key in list(self._elsewhere):
+            if self.store.done(key):
+                self._elsewhere.discard(key)
+                self.left.pop(key, None)

@@ -1,0 +1,71 @@
+"""Stacked: replicates of one setting trained as one network, in as many processes as there are workers.
+
+Runs that differ only in their replicate go on together, training by training; each has its own folder, claim and
+receipt. The numbers agree with those of the other engines to rounding, which makes them other runs: see ARITHMETIC.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from prunus.errors import LostClaimError, PrunusError
+from prunus.runs.engines.pool import Outcome, share_out
+from prunus.runs.engines.queue import Queue
+from prunus.runs.engines.work import Procedure, Say, Work, begin
+from prunus.runs.settings import canonical, settings
+from prunus.runs.store import Store
+from prunus.training.stacked import train_stacked
+
+
+def stacked(todo: Sequence[Procedure], store: Store, *, workers: int = 2, say: Say) -> None:
+    """Do `todo`, replicates together. Raises at the end, where runs failed, what the first raised."""
+    share_out(Queue(todo, store), together, lambda ready: groups(ready, workers), workers, say)
+
+
+def groups(ready: Sequence[Procedure], workers: int) -> list[list[Procedure]]:
+    """The runs that differ only in their replicate, in groups; a setting that is alone is shared among the workers."""
+    alike: dict[str, list[Procedure]] = {}
+    for spec in ready:
+        alike.setdefault(canonical([spec.kind, _without_replicate(settings(spec))]), []).append(spec)
+    if len(alike) >= workers:
+        return list(alike.values())
+    return [part for specs in alike.values() for part in _parts(specs, workers)]
+
+
+def _parts(specs: list[Procedure], count: int) -> list[list[Procedure]]:
+    cuts = [len(specs) * place // count for place in range(count + 1)]
+    return [specs[low:high] for low, high in pairwise(cuts) if high > low]
+
+
+def _without_replicate(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _without_replicate(value) for key, value in found.items() if key != "replicate"}
+    return found
+
+
+def together(specs: Sequence[Procedure], path: Path) -> list[Outcome]:
+    """In a worker: do some runs in step."""
+    store = Store(path)
+    works = [(spec, begin(spec, store, "stacked", len(specs))) for spec in specs]
+    while going := [work for _, work in works if work is not None and work.job is not None]:
+        _train(going)
+    return [_outcome(spec, work) for spec, work in works]
+
+
+def _train(works: list[Work]) -> None:
+    jobs = [work.job for work in works if work.job is not None]
+    try:
+        results = train_stacked(jobs)
+    except PrunusError as error:
+        for work in works:
+            work.failed(error)
+    else:
+        for work, epochs in zip(works, results, strict=True):
+            work.trained(epochs)
+
+
+def _outcome(spec: Procedure, work: Work | None) -> Outcome:
+    if work is None or isinstance(work.error, LostClaimError):
+        return spec, False, None
+    return spec, work.error is None, work.error

@@ -1,0 +1,39 @@
+"""Carry out a plan: say what is missing and how long it will take, then do that and nothing else."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from prunus.runs.engines import ENGINES
+from prunus.runs.engines.work import OneThread, Procedure, Say
+from prunus.runs.plan import Plan, paces, plan
+from prunus.runs.store import Store
+from prunus.tables import look_up
+
+
+def execute(
+    specs: Sequence[Procedure], store: Store, *, engine: str = "processes", workers: int = 2, say: Say
+) -> Plan:
+    """Do the runs of `specs`, and those they need, that `store` does not have.
+
+    Raises at the end, where runs failed, what the first raised; the others are done.
+    """
+    carry = look_up("engine", ENGINES, engine)
+    found = plan(specs, store)
+    todo = cast("Sequence[Procedure]", found.todo)
+    known = _paces(todo, store)
+    for line in found.lines(known, 1 if engine == "inline" else workers):
+        say(line)
+    if todo:
+        carry(todo, store, workers=workers, say=say)
+    return found
+
+
+def _paces(todo: Sequence[Procedure], store: Store) -> dict[str, float]:
+    """Seconds a unit: as earlier runs took; for a network that has none, as a few steps take now."""
+    known = paces(store)
+    with OneThread():
+        for spec in todo:
+            unit, _ = spec.cost()
+            if unit not in known:
+                known[unit] = spec.pace()
+    return known

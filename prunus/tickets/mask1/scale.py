@@ -14,7 +14,8 @@ def deviation(layer: Tensor) -> Tensor:
 
 
 def is_deviation(value: Tensor, layer: Tensor) -> bool:
-    """Whether `value` is the root mean square distance from the mean of `layer`, to two roundings."""
+    """Whether `value` is the root mean square distance from the mean of `layer`, to two roundings of its weights."""
     exact = layer.detach().double()
-    distance = float((exact - exact.mean()).square().mean().sqrt())
-    return abs(float(value) - distance) <= 2 * torch.finfo(layer.dtype).eps * distance
+    distance = (exact - exact.mean()).square().mean().sqrt()
+    rounding = torch.finfo(layer.dtype).eps * float(exact.square().mean().sqrt())
+    return abs(float(value) - float(distance)) <= 2 * rounding

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import AsJson, DataName, Seed, Threads, optional
+from prunus.cli.options import AsJson, DataName, Device, Seed, Threads, optional
 
 Model = Annotated[
     str,
@@ -62,6 +62,7 @@ def compress(
     include: Include = None,
     exclude: Exclude = None,
     seed: Seed = 0,
+    device: Device = "cpu",
     threads: Threads = 1,
     checkpoints: Checkpoints = None,
     page: Page = None,
@@ -75,6 +76,7 @@ def compress(
     """
     import torch
 
+    from prunus.cli.devices import checked
     from prunus.cli.files import check_writable
     from prunus.cli.networks import network, put_weights
     from prunus.cli.recipe import chosen
@@ -82,6 +84,7 @@ def compress(
     from prunus.data import load
 
     torch.set_num_threads(threads)
+    device = checked(device)
     check_writable(out)
     settings = chosen(model, recipe, density, bits, rounds, epochs or [])
     net = network(model, seed)
@@ -89,9 +92,9 @@ def compress(
         put_weights(net, weights)
     job = Job(
         title=f"{model} on {data}",
-        model=net,
+        model=net.to(device),
         trained=weights is not None,
-        data=load(data, seed=seed),
+        data=load(data, device=device, seed=seed),
         recipe=settings,
         out=out,
         page=out.with_suffix(".html") if page is None else page,

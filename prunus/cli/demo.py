@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import AsJson, Seed, Threads
+from prunus.cli.options import AsJson, Device, Seed, Threads
 
 
 def demo(
@@ -14,6 +14,7 @@ def demo(
         "demo"
     ),
     seed: Seed = 0,
+    device: Device = "cpu",
     threads: Threads = 1,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: AsJson = False,
@@ -24,6 +25,7 @@ def demo(
     """
     import torch
 
+    from prunus.cli.devices import checked
     from prunus.cli.files import make_folder
     from prunus.cli.networks import network
     from prunus.cli.work import Job, carry_out, show
@@ -31,12 +33,13 @@ def demo(
     from prunus.data import load
 
     torch.set_num_threads(threads)
+    device = checked(device)
     make_folder(out)
     job = Job(
         title="LeNet-300-100 on MNIST",
-        model=network("lenet-300-100", seed),
+        model=network("lenet-300-100", seed).to(device),
         trained=False,
-        data=load("mnist", seed=seed),
+        data=load("mnist", device=device, seed=seed),
         recipe=COMPRESSION_RECIPES["demo"],
         out=out / "lenet-300-100.prunus",
         page=out / "report.html",

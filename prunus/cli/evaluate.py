@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import AsJson, DataName, File
+from prunus.cli.options import AsJson, DataName, Device, File
 from prunus.cli.show import put, put_json
 
 
@@ -20,6 +20,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Load a file and measure its error on the test split, in percent.
@@ -27,6 +28,7 @@ def evaluate(
     Example: prunus evaluate demo/lenet-300-100.prunus --data mnist
     """
     from prunus import training
+    from prunus.cli.devices import checked
     from prunus.cli.networks import check_fit, network
     from prunus.compression.container import load, read_header
     from prunus.compression.container.read import arguments_of
@@ -35,10 +37,11 @@ def evaluate(
     from prunus.models import MODELS
     from prunus.report import text
 
+    device = checked(device)
     if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
         raise MismatchError(f"{file} is of no built-in model; name yours, --model package.module:function.")
-    loaded = load(file, None if model is None else network(model))
-    examples = load_data(data)
+    loaded = load(file, None if model is None else network(model)).to(device)
+    examples = load_data(data, device=device)
     check_fit(loaded, examples)
     result = training.evaluate(loaded, examples.test)
     if as_json:

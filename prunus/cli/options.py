@@ -36,3 +36,12 @@ Threads = Annotated[
         "from more. The same seed gives the same bits only with the same number.",
     ),
 ]
+
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where to compute: cpu, cuda, or one GPU of several, cuda:1. The same seed gives the same bits only "
+        "on cpu.",
+    ),
+]

@@ -147,7 +147,7 @@ def _check(job: Job) -> int:
 def _load_back(job: Job, compressed: Compressed) -> nn.Module:
     """The network in the file, which must be the one that was saved, bit for bit."""
     built_in = hasattr(compressed.model, "built_in")
-    again = load(job.out, None if built_in else copy.deepcopy(job.model))
+    again = load(job.out, None if built_in else copy.deepcopy(job.model)).to(job.data.test.inputs.device)
     state = again.state_dict()
     for name, tensor in compressed.model.state_dict().items():
         if not torch.equal(_bits(tensor), _bits(state[name])):

@@ -35,6 +35,7 @@ count = itertools.count(1)
 
 class Flat(nn.Flatten):
     def forward(self, x):
+        assert x.device.type == os.environ.get("DEVICE", "cpu")
         if next(count) == int(os.environ.get("INTERRUPT_AT", 0)):
             signal.raise_signal(signal.SIGINT)  # as Ctrl-C would, at a moment that does not depend on speed
         return super().forward(x)
@@ -46,6 +47,11 @@ def few():
     d = load_data("digits")
     train = Split(d.train.inputs[:240], d.train.labels[:240])
     return Dataset("few", train, d.validation, d.test, d.classes, "the first 240 of digits")
+
+def framed():
+    d = few()
+    frame = lambda split: Split(nn.functional.pad(split.inputs, (10,) * 4), split.labels)
+    return Dataset("framed", frame(d.train), frame(d.validation), frame(d.test), d.classes)
 """
 EPOCHS = [f"--epochs={stage}" for stage in ("dense=3", "retrain=1", "settle=2", "finetune=1")]
 COMPRESS = ("compress", "--model=own_nets:net", "--data=own_nets:few", "--rounds=3", "--threads=1", *EPOCHS)
@@ -180,6 +186,31 @@ def test_the_same_seed_gives_the_same_file_in_another_process(made, run, tmp_pat
     assert (tmp_path / "again.prunus").read_bytes() == (made / "own.prunus").read_bytes()
     run(*COMPRESS, "--out", tmp_path / "other.prunus", "--seed=1")
     assert (tmp_path / "other.prunus").read_bytes() != (made / "own.prunus").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "into"),
+    [
+        ("own_nets:few", "own_nets:net", ("--model=own_nets:net",)),
+        ("own_nets:framed", "lenet-300-100", ()),
+    ],
+)
+def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, into, made, run):
+    """With a pretend device (`far.py`); Flat looks at every batch whether it is there."""
+    far, aside = Path(__file__).with_name("far.py"), {**os.environ, "DEVICE": "far"}
+
+    def there(*arguments):
+        command = [sys.executable, far, *arguments, "--device=far", "--json"]
+        done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=300, env=aside)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    names = (f"--model={model}", f"--data={data}")
+    compressed = there("compress", *names, "--out=far.prunus", "--density=0.2", "--rounds=2", *EPOCHS)
+    measured = there("evaluate", "far.prunus", f"--data={data}", *into)
+    assert measured["test_error"] == compressed["test_error"]
+    near = run("evaluate", "far.prunus", f"--data={data}", *into, "--json")
+    assert measured == pytest.approx(json.loads(near.out), rel=1e-5)
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):

@@ -13,6 +13,7 @@ from torch import nn
 
 import prunus
 from prunus.cli import main
+from prunus.cli.show import clean
 from prunus.compression.container import pack
 
 OWN = """
@@ -134,6 +135,17 @@ def refused(folder, capsys):
 )
 def test_compress_refuses(code, arguments, says, refused):
     assert says in refused(code, "compress", *arguments, OUT)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta", "cuda:-1", "", "cpu\x1b[2J"])
+@pytest.mark.parametrize(
+    "command", [("compress", NET, DATA, OUT), ("evaluate", "a.prunus", DATA, NET), ("demo", "--out=new")]
+)
+def test_a_device_that_is_not_there(command, device, refused, folder):
+    (folder / "a.prunus").write_bytes(good())
+    said = refused(2, *command, f"--device={device}")
+    assert said.startswith(f"error: {clean(repr(device))} is no device to compute on here")
+    assert ": cpu" in said
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/out.prunus", "bad_nets.py/out.prunus", ".", "", "out.html"])

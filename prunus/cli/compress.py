@@ -78,10 +78,9 @@ def compress(
 
     from prunus.cli.devices import checked
     from prunus.cli.files import check_writable
-    from prunus.cli.networks import network, put_weights
+    from prunus.cli.networks import data_set, network, put_weights
     from prunus.cli.recipe import chosen
     from prunus.cli.work import Job, carry_out, show
-    from prunus.data import load
 
     torch.set_num_threads(threads)
     device = checked(device)
@@ -94,7 +93,7 @@ def compress(
         title=f"{model} on {data}",
         model=net.to(device),
         trained=weights is not None,
-        data=load(data, device=device, seed=seed),
+        data=data_set(data, device, seed),
         recipe=settings,
         out=out,
         page=out.with_suffix(".html") if page is None else page,

@@ -29,10 +29,9 @@ def evaluate(
     """
     from prunus import training
     from prunus.cli.devices import checked
-    from prunus.cli.networks import check_fit, network
+    from prunus.cli.networks import check_fit, data_set, network
     from prunus.compression.container import load, read_header
     from prunus.compression.container.read import arguments_of
-    from prunus.data import load as load_data
     from prunus.errors import MismatchError
     from prunus.models import MODELS
     from prunus.report import text
@@ -41,7 +40,7 @@ def evaluate(
     if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
         raise MismatchError(f"{file} is of no built-in model; name yours, --model package.module:function.")
     loaded = load(file, None if model is None else network(model)).to(device)
-    examples = load_data(data, device=device)
+    examples = data_set(data, device)
     check_fit(loaded, examples)
     result = training.evaluate(loaded, examples.test)
     if as_json:

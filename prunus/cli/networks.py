@@ -1,4 +1,4 @@
-"""Models as the command line names them, weights as it is given them, and whether they fit the data."""
+"""Models and data sets as the command line names them, weights as it is given them, and whether they fit."""
 
 import pickle
 import zipfile
@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prunus.errors import MismatchError, ModelError
+from prunus.data import load
+from prunus.errors import DataError, MismatchError, ModelError, PrunusError
 from prunus.models import MODELS
 from prunus.nouns import Dataset
 from prunus.resolve import resolve
@@ -30,13 +31,28 @@ def network(name: str, seed: int = 0) -> nn.Module:
         torch.manual_seed(derive(seed, "init"))
         try:
             model = function()
-        except Exception as error:  # a user's function may fail in any way at all
+        except (Exception, SystemExit) as error:  # a user's function may fail in any way at all
             raise ModelError(
                 f"{name} was called without arguments and failed: {type(error).__name__}: {error}"
             ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} was to return a torch.nn.Module and returned a {type(model).__name__}.")
     return model
+
+
+def data_set(name: str, device: str, seed: int = 0) -> Dataset:
+    """A built-in data set, or what "package.module:function" returns, on `device`.
+
+    Raises what `prunus.data.load` raises, and DataError where a user's function fails.
+    """
+    try:
+        return load(name, device=device, seed=seed)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, PrunusError) or ":" not in name:
+            raise
+        raise DataError(
+            f"{name} was called without arguments and gave no data set: {type(error).__name__}: {error}"
+        ) from error
 
 
 def put_weights(model: nn.Module, path: Path) -> None:

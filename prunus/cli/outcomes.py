@@ -4,10 +4,11 @@
     1     something could not be read or written, or anything else that prunus refuses; without a word where
           nobody reads the output any more (`prunus list | head -1`)
     2-8   as `prunus.errors` says; 2 also for a wrong option
-    70    not foreseen: a user's own function that failed, or a fault of prunus
+    70    not foreseen: a user's own module that failed while it was trained, or a fault of prunus
     130   interrupted (Ctrl-C)
 
-With PRUNUS_TRACEBACK=1 in the environment, what was not foreseen shows its traceback.
+With PRUNUS_TRACEBACK=1 in the environment, what was not foreseen shows its traceback, and so does what came of
+another error (a user's own function that failed).
 """
 
 import functools
@@ -45,16 +46,22 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
                 raise typer.Exit(1) from None
             except PrunusError as error:
+                if error.__cause__ is not None and _traceback_wanted():
+                    raise
                 _fail(str(error), error.exit_code)
             except OSError as error:
                 what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
                 _fail(f"{what}{error.strerror or error}.", 1)
             except Exception as error:
-                if os.environ.get("PRUNUS_TRACEBACK") == "1":
+                if _traceback_wanted():
                     raise
                 _fail(f"{type(error).__name__}: {error} (PRUNUS_TRACEBACK=1 shows where)", UNFORESEEN)
 
     return wrapped
+
+
+def _traceback_wanted() -> bool:
+    return os.environ.get("PRUNUS_TRACEBACK") == "1"
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from prunus.cli.show import clean
 from prunus.compression.container import pack
 
 OWN = """
+import prunus
 import torch
 from torch import nn
 
@@ -45,6 +47,18 @@ def fails():
 
 def quits():
     raise SystemExit(0)
+
+def unsplit():
+    return prunus.Dataset("unsplit", [], [], [], ("a", "b"))
+
+class Late(nn.Linear):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("nobody expects this")
+        return super().forward(x.flatten(1))
+
+def fails_late():
+    return Late(64, 10)
 
 def few_classes():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))
@@ -126,7 +140,16 @@ def refused(folder, capsys):
         (4, (NET, DATA, "--include=conv*"), "conv*"),
         (4, (NET, DATA, "--exclude=*"), "no weight to prune"),
         (4, ("--model=lenet-300-100", DATA), "[2, 1, 8, 8]"),
+        (4, ("--model=bad_nets:quits", DATA), "SystemExit: 0"),
         (3, (NET, "--data=bad_nets:no_module"), "returned a int"),
+        (3, (NET, "--data=bad_nets:fails"), "no data set: RuntimeError: this is mine, and has two lines"),
+        (
+            3,
+            (NET, "--data=bad_nets:needs_an_argument"),
+            "no data set: TypeError: needs_an_argument() missing 1",
+        ),
+        (3, (NET, "--data=bad_nets:quits"), "no data set: SystemExit: 0"),
+        (3, (NET, "--data=bad_nets:unsplit"), "no data set: AttributeError: 'list' object has no attribute"),
         (5, (NET, DATA, "--density=0"), "above 0"),
         (5, (NET, DATA, "--density=2"), "at most 1"),
         (5, (NET, DATA, "--density=-0.5"), "above 0"),
@@ -237,6 +260,7 @@ def test_a_bad_file(name, command, refused, folder):
 def test_a_file_of_another_model(refused, folder):
     (folder / "a.prunus").write_bytes(good())
     assert "--model" in refused(7, "evaluate", "a.prunus", DATA)
+    assert "RuntimeError" in refused(3, "evaluate", "a.prunus", NET, "--data=bad_nets:fails")
     assert "[10, 64]" in refused(7, "evaluate", "a.prunus", DATA, "--model=bad_nets:few_classes")
     assert "missing" in refused(7, "evaluate", "a.prunus", DATA, "--model=lenet-5")
     (folder / "b.prunus").write_bytes(good(model={"name": "lenet-5", "arguments": {}}))
@@ -293,11 +317,23 @@ def test_unknown_commands_options_experiments_and_sizes(refused):
 
 
 def test_a_fault_nobody_foresaw_is_still_a_sentence(refused, folder, monkeypatch):
-    said = refused(70, "compress", NET, "--data=bad_nets:fails", OUT)
-    assert said == "error: RuntimeError: this is mine, and has two lines (PRUNUS_TRACEBACK=1 shows where)"
+    asked = ("compress", "--model=bad_nets:fails_late", DATA, OUT)
+    said = refused(70, *asked)
+    assert said == "error: RuntimeError: nobody expects this (PRUNUS_TRACEBACK=1 shows where)"
     monkeypatch.setenv("PRUNUS_TRACEBACK", "1")
-    with pytest.raises(RuntimeError, match="this is mine"):
-        main(["compress", NET, "--data=bad_nets:fails", OUT])
+    with pytest.raises(RuntimeError, match="nobody expects this"):
+        main(list(asked))
+
+
+@pytest.mark.parametrize("arguments", [(NET, "--data=bad_nets:fails"), ("--model=bad_nets:fails", DATA)])
+def test_a_function_of_ones_own_that_fails_can_show_where(arguments, refused, folder, monkeypatch):
+    said = refused(3 if DATA not in arguments else 4, "compress", *arguments, OUT)
+    assert said.startswith("error: bad_nets:fails was called without arguments and ")
+    assert said.endswith(": RuntimeError: this is mine, and has two lines")
+    monkeypatch.setenv("PRUNUS_TRACEBACK", "1")
+    with pytest.raises(prunus.PrunusError) as ended:
+        main(["compress", *arguments, OUT])
+    assert "fails" in [frame.name for frame in traceback.extract_tb(ended.value.__cause__.__traceback__)]
 
 
 def test_a_data_root_that_cannot_be_written(refused, folder, monkeypatch):

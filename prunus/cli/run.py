@@ -1,48 +1,130 @@
-"""`prunus run`."""
+"""`prunus run` and `prunus figure`."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.options import AsJson
+from prunus.cli.options import AsJson, optional
 from prunus.cli.show import put, put_json, say
+
+STORE = Path("store")
+"""Where runs are kept when nothing is said."""
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="One of `prunus list`.", show_default=False)]
+Out = Annotated[Path | None, optional("FOLDER", "Where to; runs/NAME by default.")]
 
 
 def run(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `prunus list`.", show_default=False)],
+    name: Name,
     smoke: Annotated[bool, typer.Option("--smoke", help="The smallest size: does it run?")] = False,
     full: Annotated[bool, typer.Option("--full", help="The size of the paper.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where to; runs/NAME by default.", show_default=False),
-    ] = None,
+    out: Out = None,
     replicates: Annotated[
-        int | None,
-        typer.Option(min=1, help="How often, each with its own seeds; else the size's.", show_default=False),
+        int | None, optional("N", "How often, each with its own seeds; else the size's.", lowest=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the first replicate.")] = 0,
+    store: Annotated[
+        Path | None,
+        optional("FOLDER", f"Ticket experiments: where runs are kept, and found again; {STORE}/ by default."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        optional("NAME", "Ticket experiments: inline, processes (the default), or stacked."),
+    ] = None,
+    workers: Annotated[
+        int | None, optional("N", "Ticket experiments: processes at work; one a core by default.", lowest=1)
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Ticket experiments: another setting, e.g. network=conv-2, epochs=10, rounds=8; can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run an experiment of a paper, and write its numbers and its figure.
+    """Run an experiment of a paper, and write its numbers and its figures.
 
-    Example: prunus run han2015.tradeoff --smoke
+    A ticket experiment does the runs that its store lacks, in several processes, and draws what is in the store; one
+    that was killed goes on where it was.
+
+    Example: prunus run zhou2019.criteria --smoke --store store
     """
     from prunus.cli.files import make_folder
-    from prunus.experiments import EXPERIMENTS
+    from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of
     from prunus.tables import look_up
 
     if smoke and full:
         raise typer.BadParameter("--smoke and --full are two sizes; choose one.")
     experiment = look_up("experiment", EXPERIMENTS, name)
+    more: dict[str, Any] = {}
+    if any(part in LABORATORY for part in parts_of(name)):
+        more = {
+            "store": store or STORE,
+            "engine": engine or "processes",
+            "workers": workers or os.cpu_count() or 1,
+            "settings": _settings(change or []),
+        }
+    elif store or engine or workers or change:
+        raise typer.BadParameter(
+            f"--store, --engine, --workers and --set are for ticket experiments; {name} is none of them."
+        )
     folder = Path("runs") / name if out is None else out
     make_folder(folder)
     size = "smoke" if smoke else "full" if full else "default"
-    result = experiment(size, folder, replicates=replicates, seed=seed, report=say)
+    _show(experiment(size, folder, replicates=replicates, seed=seed, report=say, **more), size, as_json)
+
+
+def figure(
+    name: Name,
+    store: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the runs are.")] = STORE,
+    out: Out = None,
+    size: Annotated[
+        str | None, optional("SIZE", "smoke, default or full; else the largest there is.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the figures of a ticket experiment from the runs in a store, and from nothing else.
+
+    Example: prunus figure zhou2019.criteria --store store --out figures
+    """
+    from prunus.cli.files import make_folder
+    from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of, together
+    from prunus.runs.store import Store
+    from prunus.tables import look_up
+
+    look_up("experiment", EXPERIMENTS, name)
+    kept = Store(store, create=False)
+    asked = {request.experiment for request in kept.requests()}
+    parts = [part for part in parts_of(name) if part in LABORATORY]
+    if not parts:
+        raise typer.BadParameter(f"{name} keeps no runs in a store; `prunus run {name}` draws it.")
+    parts = [part for part in parts if part in asked] or parts
+    folder = Path("runs") / name if out is None else out
+    make_folder(folder)
+    results = [LABORATORY[part].figure(kept, folder, size=size, report=say) for part in parts]
+    _show(results[0] if len(results) == 1 else together(name, results), size or "", as_json)
+
+
+def _show(result: Any, size: str, as_json: bool) -> None:
     if as_json:
         files = [str(file) for file in result.files]
-        put_json({"name": name, "size": size, "files": files, "table": result.table})
+        put_json({"name": result.name, "size": size, "files": files, "table": result.table})
         return
     put(result.table)
     for file in result.files:
         put(str(file))
+
+
+def _settings(changes: list[str]) -> dict[str, str]:
+    found = {}
+    for change in changes:
+        key, sign, value = change.partition("=")
+        if not (key and sign):
+            raise typer.BadParameter(f"--set takes KEY=VALUE, not {change!r}.")
+        found[key.strip()] = value.strip()
+    return found

@@ -4,42 +4,56 @@ Each is `(size, out, *, replicates=None, seed=0, report=None) -> Result` with si
 it writes its numbers as JSON and markdown, and its picture as PNG, SVG and CSV, into the folder `out`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunus.experiments import frankle2019, han2015, han2016, zhou2019
+from prunus.experiments import frankle2019, frankle2020, han2015, han2016, renda2020, zhou2019
 from prunus.experiments.laboratory import Laboratory
 from prunus.experiments.result import Result
 
 Experiment = Callable[..., Result]
 
 
-def _together(paper: str, *parts: Experiment) -> Experiment:
-    """All figures and tables of a paper, one after the other."""
+TICKETS = (frankle2019, zhou2019, frankle2020, renda2020)
 
-    def experiment(size: str, out: Path, **settings: Any) -> Result:
-        results = [part(size, out, **settings) for part in parts]
-        tables = [f"## {result.name}\n\n{result.table}" for result in results]
-        rows = [{"part": result.name, **row} for result in results for row in result.rows]
-        return Result(paper, rows, [file for result in results for file in result.files], "\n\n".join(tables))
-
-    experiment.__doc__ = f"All of {paper}: {', '.join(part.__name__ for part in parts)}."
-    return experiment
-
-
-LABORATORY: dict[str, Laboratory] = {
-    part.name: part for paper in (frankle2019, zhou2019) for part in paper.PARTS
-}
+LABORATORY: dict[str, Laboratory] = {part.name: part for paper in TICKETS for part in paper.PARTS}
 """The experiments whose runs live in a store."""
 
-EXPERIMENTS: dict[str, Experiment] = {
-    "han2015": _together("han2015", han2015.tradeoff, han2015.tables),
-    "han2016": _together("han2016", han2016.tables, han2016.starts, han2016.sizes),
+PARTS: dict[str, Experiment] = {
     "han2015.tradeoff": han2015.tradeoff,
     "han2015.tables": han2015.tables,
     "han2016.tables": han2016.tables,
     "han2016.starts": han2016.starts,
     "han2016.sizes": han2016.sizes,
     **LABORATORY,
+}
+
+
+def parts_of(paper: str) -> list[str]:
+    """The names of the experiments of a paper, in the paper's order; of an experiment, itself."""
+    return [name for name in PARTS if name == paper or name.partition(".")[0] == paper]
+
+
+def _together(paper: str) -> Experiment:
+    """All figures and tables of a paper, one after the other."""
+    names = parts_of(paper)
+
+    def experiment(size: str, out: Path, **settings: Any) -> Result:
+        return together(paper, [PARTS[name](size, out, **settings) for name in names])
+
+    experiment.__doc__ = f"All of {paper}: {', '.join(name.partition('.')[2] for name in names)}."
+    return experiment
+
+
+def together(name: str, results: Sequence[Result]) -> Result:
+    """Several results as one."""
+    tables = [f"## {result.name}\n\n{result.table}" for result in results]
+    rows = [{"part": result.name, **row} for result in results for row in result.rows]
+    return Result(name, rows, [file for result in results for file in result.files], "\n\n".join(tables))
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    **{paper: _together(paper) for paper in dict.fromkeys(name.partition(".")[0] for name in PARTS)},
+    **PARTS,
 }

@@ -25,7 +25,7 @@ def compare(
     for row in rows:
         for metric in metrics:
             if metric in row and row.get("level"):
-                key = (row.get("group", ""), row["curve"], row["weights left %"], metric)
+                key = (row.get("group", ""), row["curve"], row["density %"], metric)
                 values.setdefault(key, {}).setdefault(row["replicate"], row[metric])
     sentences, found = [], []
     for (group, name, left, metric), mine in values.items():
@@ -35,11 +35,11 @@ def compare(
         result = paired(other, mine)
         about = {"group": group} if group else {}
         found.append({
-            **about, "curve": name, "against": against, "weights left %": left, "metric": metric, "n": result.n,
+            **about, "curve": name, "against": against, "density %": left, "metric": metric, "n": result.n,
             "difference": result.difference, "low": result.low, "high": result.high,
         })  # fmt: skip
         if metric not in said:
             continue
-        where = f"{group + ', ' if group else ''}{left:g} % of the weights left, {metric}"
+        where = f"{group + ', ' if group else ''}density {left:g} %, {metric}"
         sentences.append(f"- {where}: {result.sentence(against, name, *WORDS[metric])}")
     return sentences, found

@@ -129,7 +129,7 @@ curves = Laboratory(
     panels=(
         Panel(
             "training", "test_accuracy", "test accuracy (%)", "Winning tickets in training", x="step",
-            x_label="training iterations", x_log=False, invert_x=False, source="curves", lines="weights left %",
+            x_label="training iterations", x_log=False, invert_x=False, source="curves", lines="density %",
         ),
     ),
     replicates=(1, 3, 5),

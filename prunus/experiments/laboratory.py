@@ -24,7 +24,11 @@ from prunus.runs.execute import execute
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tables import look_up
+from prunus.tickets.dense import Dense
 from prunus.tickets.ticket import Ticket
+
+KEYS = ("group", "curve", "from", "level", "density %", "sparsity %")
+"""What the rows of a table are told apart by."""
 
 Entries = list[tuple[dict[str, Any], Procedure]]
 
@@ -37,7 +41,7 @@ class Panel:
     y: str
     y_label: str
     title: str
-    x: str = "weights left %"
+    x: str = "density %"
     x_label: str = "weights left (density, %)"
     x_log: bool = True
     invert_x: bool = True
@@ -128,8 +132,9 @@ class Laboratory:
         )
         if comparisons:
             record.save_rows("comparisons", comparisons)
-        by = [key for key in ("group", "curve", "level", "weights left %") if any(key in row for row in rows)]
-        table = summarise(rows, by, [metric for metric in self.metrics if metric in rows[0]])
+        told = [row for row in rows if all(metric in row for metric in self.metrics)]
+        by = [key for key in KEYS if all(key in row for row in told)]
+        table = summarise(told, by, self.metrics)
         return record.finish(table, "\n".join([receipts_line(rows), *lines]), command=request.settings)
 
     def _draw(self, record: Record, panel: Panel, rows: Sequence[Row]) -> None:
@@ -169,7 +174,8 @@ def rows_of(store: Store, request: Request) -> list[Row]:
     found: list[Row] = []
     for entry in request.entries:
         folder = store.folder(entry.id)
-        dense = [store.folder(need) for need in folder.spec()["needs"] if need.startswith("dense-")]
+        needs = folder.spec()["needs"] if entry.id.startswith(f"{Ticket.kind}-") else []
+        dense = [store.folder(need) for need in needs if need.startswith(f"{Dense.kind}-")]
         for row in [*(row for need in dense for row in need.rows()), *folder.rows()]:
             found.append({**entry.label, **_flat(row), "run": entry.id})
     return found
@@ -183,7 +189,7 @@ def curves_of(store: Store, request: Request) -> list[Row]:
         levels: dict[int, Row] = {row["level"]: _flat(row) for row in folder.rows()}
         for point in folder.curve():
             about = levels[point["level"]]
-            kept: Row = {key: about[key] for key in ("weights left %", "passed") if key in about}
+            kept: Row = {key: about[key] for key in ("density %", "passed") if key in about}
             found.append({**entry.label, **kept, **point, "run": entry.id})
     return found
 
@@ -197,7 +203,8 @@ def receipts_line(rows: Sequence[Row]) -> str:
 def _flat(row: Row) -> Row:
     flat = {key: value for key, value in row.items() if key not in ("receipt", "density", "seconds")}
     if "density" in row:
-        flat["weights left %"] = round(100 * row["density"], 3)
+        flat["density %"] = round(100 * row["density"], 3)
+        flat["sparsity %"] = round(100 - 100 * row["density"], 3)
     if "receipt" in row:
         flat["passed"] = row["receipt"]["passed"]
     return flat

@@ -61,7 +61,8 @@ class Dense:
 
     def cost(self) -> tuple[str, float]:
         """Training steps of this network."""
-        return f"{self.model}/{self.recipe.batch_size}/{self.device}", float(self.total_steps())
+        unit = f"{self.model}/{self.recipe.batch_size}/{self.device}/{self.arithmetic}"
+        return unit, float(self.total_steps())
 
     def total_steps(self) -> int:
         """Steps of the whole training."""
@@ -92,8 +93,9 @@ class Dense:
         start: State | None = None,
         recipe: Recipe | None = None,
         states: tuple[int, ...] = (),
+        seed: int | None = None,
     ) -> tuple[Job, Watch]:
-        """A training of this network on this data, in this order, and who watches it."""
+        """A training of this network on this data, in its replicate's order or that of `seed`, and who watches it."""
         data, constraint = self.dataset(), constraint or Free(model)
         recipe = recipe or self.recipe
         watch = Watch(
@@ -111,7 +113,7 @@ class Dense:
             data,
             recipe,
             constraint,
-            seed=derive(self.replicate, "train"),
+            seed=derive(self.replicate, "train") if seed is None else seed,
             start=start,
             observer=watch,
             checkpoint=shelf.checkpoint(training_name(level)),
@@ -124,10 +126,10 @@ class Dense:
         run = Training(model, self.recipe, Free(model))
         data = self.dataset().train.first(self.recipe.batch_size)
         run.step(data.inputs, data.labels)
-        began = time.perf_counter()
+        began = time.process_time()  # not the clock on the wall: others may be at work now
         for _ in range(PACE_STEPS):
             run.step(data.inputs, data.labels)
-        return (time.perf_counter() - began) / PACE_STEPS
+        return (time.process_time() - began) / PACE_STEPS
 
     def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
         """Train; keep the initialisation, the wanted states, and the end."""

@@ -1,0 +1,115 @@
+"""Instability: do two copies of a network, trained from one state in different orders of data, end in one valley?
+
+    error(α) = error of (1 - α) W_1 + α W_2,   barrier = max error(α) - mean of the errors of both ends
+
+Source: Frankle et al. 2020, sections 2 and 3: 30 values of α; a network is stable where the barrier is below 2 %.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from prunus.errors import SpecError
+from prunus.nouns import Masks, Params
+from prunus.pruning.masks import apply_masks
+from prunus.seeds import derive
+from prunus.tickets.dense import Dense, Steps, curve_rows, state_on, training_name
+from prunus.tickets.procedure import mask_name
+from prunus.tickets.shelf import Shelf
+from prunus.tickets.ticket import Ticket
+from prunus.training import Masked, evaluate
+from prunus.training.state import State
+
+COPIES = (1, 2)
+
+
+@dataclass(frozen=True)
+class Instability:
+    """Two trainings from one state of the dense training, and the errors on the line between their ends."""
+
+    kind: ClassVar[str] = "instability"
+
+    dense: Dense = field(default_factory=Dense)
+    step: int = 0
+    """The state both copies start from; one of `dense.states`, or 0."""
+    ticket: Ticket | None = None
+    """Under the masks of a level of this ticket; None: the dense network."""
+    level: int = 0
+    points: int = 30
+    """Values of α, both ends among them."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.dense.device
+
+    def needs(self) -> tuple[Dense | Ticket, ...]:
+        """The dense training, and the ticket whose masks are taken."""
+        return (self.dense,) if self.ticket is None else (self.dense, self.ticket)
+
+    def cost(self) -> tuple[str, float]:
+        """Training steps of both copies."""
+        unit, steps = self.dense.cost()
+        return unit, len(COPIES) * (steps - self.step)
+
+    def pace(self) -> float:
+        """Seconds a training step takes here."""
+        return self.dense.pace()
+
+    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
+        """Train both copies, then walk the line."""
+        self._check()
+        state = state_on(needed[0], f"state-{self.step}")
+        masks = needed[1].get_masks(mask_name(self.level)) if self.ticket is not None else None
+        for copy in COPIES:
+            if not shelf.has(f"copy-{copy}"):
+                model = self.dense.network()
+                start = State(state.step, _masked(state.model, masks), state.optimiser)
+                constraint = Masked(model, masks) if masks is not None else None
+                job, watch = self.dense.training(
+                    model, shelf, copy, constraint=constraint, start=start, seed=derive(self._order, copy)
+                )
+                yield job
+                shelf.put(f"copy-{copy}", model.state_dict())
+                shelf.append_curve(curve_rows(copy, watch))
+                shelf.drop(training_name(copy))
+        rows = self._line(shelf.get("copy-1"), shelf.get("copy-2"))
+        ends = (rows[0]["test_error"] + rows[-1]["test_error"]) / 2
+        barrier = max(row["test_error"] for row in rows) - ends
+        for row in rows:
+            shelf.append({**row, "barrier": barrier} if row is rows[-1] else row)
+        return {"barrier": barrier, "stable": barrier < 2.0}
+
+    @property
+    def _order(self) -> int:
+        return derive(self.dense.replicate, "instability")
+
+    def _line(self, first: Params, second: Params) -> list[dict[str, Any]]:
+        """The errors at every α, in percent."""
+        model: nn.Module = self.dense.network()
+        data, rows = self.dense.dataset(), []
+        for place, alpha in enumerate(torch.linspace(0, 1, self.points).tolist()):
+            between = {name: torch.lerp(first[name].double(), second[name].double(), alpha) for name in first}
+            model.load_state_dict({name: tensor.to(first[name].dtype) for name, tensor in between.items()})
+            errors = {split: evaluate(model, getattr(data, split)).error for split in ("validation", "test")}
+            rows.append(
+                {"level": place, "alpha": alpha, **{f"{split}_error": e for split, e in errors.items()}}
+            )
+        return rows
+
+    def _check(self) -> None:
+        if self.points < 2:
+            raise SpecError(f"{self.points} points were asked; a line has at least its two ends.")
+        if self.step and self.step not in self.dense.states:
+            raise SpecError(
+                f"Copies were to start at step {self.step}, but `dense.states` are {self.dense.states}."
+            )
+        if self.ticket is not None and self.level not in self.ticket.trained_levels():
+            raise SpecError(f"Level {self.level} was asked of a ticket whose levels are others.")
+
+
+def _masked(model: Params, masks: Masks | None) -> Params:
+    return model if masks is None else apply_masks(model, masks)

@@ -14,6 +14,7 @@ from prunus.cli.networks import check_fit
 from prunus.cli.progress import epochs, total
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
+from prunus.compression.counts import check_counts
 from prunus.compression.deep_compression import Compressed, bits_by_name, deep_compress
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.save import save
@@ -131,6 +132,7 @@ def _check(job: Job) -> int:
     check_fit(job.model, job.data)
     weights = prunable(job.model, job.include, job.exclude)
     densities = densities_by_name(job.recipe.density, list(weights))
+    check_counts(job.recipe.density, job.recipe.scope, weights)
     bits = bits_by_name(job.model, list(weights), job.recipe.bits)
     together = job.recipe.scope != "layer"
     for name, weight in weights.items():

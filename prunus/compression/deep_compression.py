@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.container import Coding, pack
+from prunus.compression.counts import check_counts
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
 from prunus.errors import SharingError
@@ -93,6 +94,7 @@ def deep_compress(
     model = copy.deepcopy(model)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     weights = prunable(model, include, exclude)
+    check_counts(recipe.density, recipe.scope, weights)
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
     rounds = prune_as(

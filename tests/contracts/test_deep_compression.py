@@ -2,14 +2,17 @@
 
 import copy
 import dataclasses
+import re
 
 import pytest
 import torch
 from torch import nn
 
 import prunus
+from prunus.compression.counts import check_counts
 from prunus.compression.deep_compression import STAGES, bits_by_name
 from prunus.errors import DensityError, NotFiniteError, NothingPrunableError, SharingError
+from prunus.pruning.masks import count
 from prunus.training import Recipe
 
 SHORT = Recipe(1, 0.005, 32)
@@ -156,6 +159,41 @@ def test_bad_input_is_named(trained, digits):
     for model, recipe, error, message in cases:
         with pytest.raises(error, match=message):
             prunus.deep_compress(model, digits, recipe)
+
+
+EMPTY = [
+    (RECIPE.but(density=0.0004), "0.0004 keeps none of the 1000 weights of '3.weight'; 0.0005 is"),
+    (
+        RECIPE.but(density={"1.weight": 7e-5, "3.weight": 0.5}),
+        "7e-05 keeps none of the 6400 weights of '1.weight'; 7.813e-05 is",
+    ),
+    (
+        RECIPE.but(density=1e-6, scope="global"),
+        "1e-06 keeps none of the 7400 weights of all layers together; 6.757e-05 is",
+    ),
+    (RECIPE.but(density=0.0004, schedule="layer_by_layer"), "0.0004 keeps none of the 1000 weights of"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "says"), EMPTY)
+def test_a_density_that_keeps_nothing_is_refused_before_the_work(recipe, says, trained, digits):
+    """Before the first evaluation: the data set has no splits to look at."""
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    with pytest.raises(DensityError, match=says):
+        prunus.deep_compress(trained, nothing, recipe)
+
+
+@pytest.mark.parametrize("weights", [1, 2, 3, 7, 10, 999, 1000, 6400, 266_200, 10_000_001])
+def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(weights):
+    params = {"fc.weight": torch.zeros(weights)}
+    with pytest.raises(DensityError) as raised:
+        check_counts(1e-9, "layer", params)
+    named = float(re.search(r"; (\S+) is the smallest", str(raised.value))[1])
+    check_counts(named, "layer", params)
+    assert count(named, weights) == 1
+    assert count(named * 0.999, weights) == 0
+    with pytest.raises(DensityError):
+        check_counts(named * 0.999, "layer", params)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25])

@@ -151,6 +151,8 @@ def refused(folder, capsys):
         (3, (NET, "--data=bad_nets:quits"), "no data set: SystemExit: 0"),
         (3, (NET, "--data=bad_nets:unsplit"), "no data set: AttributeError: 'list' object has no attribute"),
         (5, (NET, DATA, "--density=0"), "above 0"),
+        (5, (NET, DATA, "--density=0.0005"), "none of the 640 weights of all layers"),
+        (5, (NET, DATA, "--density=0.0005", "--recipe=lenet-300-100"), "of the 640 weights of '1.weight'"),
         (5, (NET, DATA, "--density=2"), "at most 1"),
         (5, (NET, DATA, "--density=-0.5"), "above 0"),
         (5, (NET, DATA, "--density=nan"), "above 0"),

@@ -12,7 +12,8 @@ from prunus.cli.evaluate import evaluate
 from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
 from prunus.cli.outcomes import ended
-from prunus.cli.run import run
+from prunus.cli.run import figure, run
+from prunus.cli.runs import app as runs
 from prunus.version import __version__
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "decompress": decompress,
     "list": list_,
     "run": run,
+    "figure": figure,
 }
 
 app = typer.Typer(
@@ -30,6 +32,7 @@ app = typer.Typer(
 )
 for _name, _command in COMMANDS.items():
     app.command(_name)(ended(_command))
+app.add_typer(runs, name="runs")
 
 
 def _show_version(wanted: bool) -> None:

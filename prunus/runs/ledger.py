@@ -10,6 +10,7 @@ SQLite's write-ahead log needs a file system of this machine; over a network, gi
 """
 
 import secrets
+import shutil
 import sqlite3
 import time
 import warnings
@@ -58,7 +59,10 @@ class Entry:
 
 
 COLUMNS = [column.name for column in fields(Entry)]
-_TABLE = f"CREATE TABLE runs ({', '.join(COLUMNS)}, PRIMARY KEY (id)) WITHOUT ROWID"
+_TABLE = f"""CREATE TABLE runs (
+    {", ".join(COLUMNS)},
+    PRIMARY KEY (id), CHECK (state IN ('running', 'done', 'failed'))
+) WITHOUT ROWID"""
 _PUT = f"INSERT OR REPLACE INTO runs VALUES ({', '.join('?' * len(COLUMNS))})"
 _GET = f"SELECT {', '.join(COLUMNS)} FROM runs"
 
@@ -181,7 +185,9 @@ class Ledger:
             with closing(connection):
                 yield connection
         except sqlite3.Error as error:
-            raise StoreError(f"The ledger {self.path} cannot be used: {error}.") from error
+            raise StoreError(
+                f"The ledger {self.path} cannot be used: {error}; should that last, delete it: it is made anew."
+            ) from error
 
     def _sound(self) -> sqlite3.Connection | None:
         """A connection, unless there is no file or it is no ledger; an error that may pass (a full disk) is raised."""
@@ -191,9 +197,11 @@ class Ledger:
         connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
         try:
             connection.execute("PRAGMA synchronous=OFF")  # after a power cut it is made anew, if need be
-            for _ in connection.execute(_GET):  # reads every page
-                pass
-            return connection
+            connection.execute(f"{_GET} LIMIT 0")
+            if connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                return connection
+            connection.close()
+            return None
         except sqlite3.DatabaseError as error:
             connection.close()
             if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
@@ -219,7 +227,7 @@ class Ledger:
                 new.execute(_TABLE)
                 new.executemany(_PUT, [astuple(entry) for entry in entries])
             if self.path.exists():
-                self.path.replace(self.path.with_name("ledger.damaged"))
+                shutil.copyfile(self.path, self.path.with_name("ledger.damaged"))
             for log in ("-wal", "-shm"):  # of the old file: it would be played into the new one
                 self.path.with_name(self.path.name + log).unlink(missing_ok=True)
             beside.replace(self.path)

@@ -72,7 +72,7 @@ class Plan:
         words = []
         for kind, ids in kinds.items():
             users = {user for id in ids for user in self.users[id]}
-            words.append(f"{len(ids)} {kind} shared by {len(users)}")
+            words.append(f"{_runs(len(ids), kind)} shared by {len(users)}")
         return f" ({', '.join(words)})" if words else ""
 
 
@@ -169,8 +169,8 @@ def _makespan(seconds: Mapping[str, float], needs: Mapping[str, tuple[str, ...]]
     return now
 
 
-def _runs(number: int) -> str:
-    return f"{number} run{'' if number == 1 else 's'}"
+def _runs(number: int, kind: str = "") -> str:
+    return f"{number} {kind}{' ' if kind else ''}run{'' if number == 1 else 's'}"
 
 
 def _about(seconds: float) -> str:

@@ -1,0 +1,172 @@
+"""`prunus runs`: look into a store of runs, compare two of them, remove some, ask it in SQL."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.options import AsJson
+from prunus.cli.outcomes import ended
+from prunus.cli.show import put, put_json, put_table, say
+
+StoreFolder = Annotated[
+    Path, typer.Option("--store", metavar="DIR", help="The store of runs.", show_default=False)
+]
+
+RunId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="A run; the beginning will do, or that of its hash.", show_default=False
+    ),
+]
+
+
+def list_(store: StoreFolder, as_json: AsJson = False) -> None:
+    """Name every run of a store, with where it stands and its last level.
+
+    Example: prunus runs list --store store
+    """
+    from prunus.cli.runs_words import LISTED, listed, listed_json
+    from prunus.runs.store import Store
+
+    opened = Store(store, create=False)
+    runs = [(run, opened.look(run.id).rows()) for run in opened.runs()]
+    if as_json:
+        put_json([listed_json(run, rows) for run, rows in runs])
+    elif runs:
+        put_table(LISTED, [listed(run, rows) for run, rows in runs], words=4)
+    else:
+        put(f"The store {store} has no runs.")
+
+
+def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
+    """Tell all of a run: its settings, on what it was computed, its levels, its receipt.
+
+    Example: prunus runs show ticket-3f --store store
+    """
+    from prunus.cli.runs_words import checks, levels, pairs
+    from prunus.runs.settings import flat
+    from prunus.runs.store import Store
+
+    opened = Store(store, create=False)
+    found = opened.find(id)
+    run = next(run for run in opened.runs() if run.id == found)
+    folder = opened.look(found)
+    environment, rows = folder.environment(), folder.rows()
+    if as_json:
+        put_json({**asdict(run), "environment": environment, "levels": rows})
+        return
+    about = {"status": run.status, "experiments": ", ".join(run.experiments), "receipt": run.receipt}
+    more = {
+        "seconds": run.seconds,
+        "attempts": run.attempts,
+        "needs": ", ".join(run.needs),
+        "error": run.error,
+    }
+    put(run.id)
+    for title, values in (
+        ("", {**about, **more}),
+        ("settings that differ from their defaults", flat(run.spec)),
+        ("environment", {key: value for key, value in environment.items() if key != "earlier"}),
+        ("summary", flat(run.summary)),
+    ):
+        put_table((title, ""), pairs(values), words=2)
+    if rows:
+        put_table(*levels(rows))
+    if any(row.get("receipt") for row in rows):
+        put_table(("receipt", "holds"), checks(rows))
+
+
+def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
+    """Set two runs side by side: the settings that differ, and each metric of each level with the difference.
+
+    Example: prunus runs compare ticket-3f ticket-a0 --store store
+    """
+    from prunus.cli.runs_words import DIFFERENCES, differences, other_settings, text
+    from prunus.runs.store import Store
+
+    opened = Store(store, create=False)
+    ids = [opened.find(first), opened.find(second)]
+    one, two = (opened.look(id) for id in ids)
+    settings = other_settings(one, two)
+    levels = differences(one.rows(), two.rows())
+    if as_json:
+        put_json({"runs": ids, "settings": settings, "levels": levels})
+        return
+    put_table(("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], words=3)
+    put_table(
+        ("level", "metric", *ids, "difference"),
+        [tuple(text(level[key]) for key in DIFFERENCES) for level in levels],
+        words=2,
+    )
+
+
+def rm(
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Runs, as in `list`.", show_default=False)
+    ],
+    store: StoreFolder,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also those that finished runs were made from.")
+    ] = False,
+) -> None:
+    """Remove runs from a store; those that are under way are refused.
+
+    Example: prunus runs rm ticket-3f --store store
+    """
+    from prunus.runs.store import Store
+
+    opened = Store(store, create=False)
+    for id in dict.fromkeys(map(opened.find, ids)):
+        opened.remove(id, force=force)
+        say(f"removed {id}")
+
+
+def query(
+    sql: Annotated[
+        str,
+        typer.Argument(
+            metavar="SQL",
+            help="A statement over the tables runs, metrics (a row a level) and curves (a row a level and step).",
+            show_default=False,
+        ),
+    ],
+    store: StoreFolder,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a store in SQL. Needs DuckDB: pip install "prunus\\[runs]".
+
+    Example: prunus runs query "SELECT id, max(final_test_accuracy) FROM metrics GROUP BY id" --store store
+    """
+    from prunus.cli.runs_words import text
+    from prunus.runs.query import query as ask
+    from prunus.runs.store import Store
+
+    rows = ask(Store(store, create=False), sql)
+    if as_json:
+        put_json(json.loads(json.dumps(rows, default=_plain)))
+    elif rows:
+        put_table(list(rows[0]), [[text(value) for value in row.values()] for row in rows])
+
+
+def _plain(value: object) -> object:
+    """A decimal as a number, dates and the like as text."""
+    from decimal import Decimal
+
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_,
+    "show": show,
+    "compare": compare,
+    "rm": rm,
+    "query": query,
+}
+
+app = typer.Typer(no_args_is_help=True, help="Look into a store of runs, and clear it up.")
+for _name, _command in COMMANDS.items():
+    app.command(_name)(ended(_command))

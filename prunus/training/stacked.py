@@ -1,4 +1,4 @@
-"""R trainings of one fully connected network as one: weights [R, in, out], batched products.
+"""R trainings of one network as one: for fully connected ones, weights [R, in, out] and batched products.
 
 On CPU the network of R replicates trains 1.5 to 1.8 times as fast as R networks one after the other, because the
 optimiser and the overhead of a step are shared. Each replicate has its own weights, order of examples and masks; what
@@ -10,7 +10,7 @@ R replicate, B batch, I in, O out, C classes.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from prunus.data.batches import order
@@ -20,6 +20,7 @@ from prunus.training import optimisers
 from prunus.training.constraints import Free, Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.job import Job
+from prunus.training.layouts import Layout, layout_of
 from prunus.training.learning_rates import DECAYS
 from prunus.training.loop import finish_epoch, steps_per_epoch
 from prunus.training.penalties import PENALTIES
@@ -53,26 +54,22 @@ class Member:
         """This replicate's share of what the optimiser remembers; a count of steps is everybody's."""
         if value.dim() == 0:
             return value.clone()
-        shape = self.model.get_parameter(key.rpartition("/")[0]).shape
-        return _turned(value[self.place]).reshape(shape).clone(memory_format=torch.contiguous_format)
+        part = self.stack.layout.back(key.rpartition("/")[0], value[self.place])
+        return part.clone(memory_format=torch.contiguous_format)
 
 
 class Stack:
     """R networks of one shape and what trains them together."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], layout: Layout | None = None) -> None:
         self.jobs, self.recipe = jobs, jobs[0].recipe
         check_together(jobs)
-        self.layers = linear_layers(jobs[0].model)
-        self.tensors = {
-            name: torch.stack([_turned(job.model.get_parameter(name)) for job in jobs]).requires_grad_()
-            for layer in self.layers
-            for name in (f"{layer}.weight", f"{layer}.bias")
-        }
-        for name, tensor in self.tensors.items():
-            if name.endswith("bias"):
-                self.tensors[name] = tensor.detach().unsqueeze(1).requires_grad_()  # [R, 1, O]
-        self.weights = [self.tensors[f"{layer}.weight"] for layer in self.layers]
+        self.device = jobs[0].data.train.labels.device
+        self.layout = layout or layout_of(jobs[0].model, str(self.device))
+        self.tensors = {name: self._stacked(name).requires_grad_() for name in self.layout.names}
+        self.weights = [
+            self.tensors[name] for name in self.layout.names if jobs[0].model.get_parameter(name).dim() > 1
+        ]
         self.optimiser = optimisers.make(list(self.tensors.values()), self.recipe)
         self.penalise = look_up("penalty", PENALTIES, self.recipe.penalty)
         self.decay = look_up("learning-rate decay", DECAYS, self.recipe.decay)
@@ -86,7 +83,7 @@ class Stack:
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step of every replicate on its own batch, [R, B, I] and [R, B]; returns the mean losses, [R]."""
-        logits = self.answer(inputs)
+        logits = self.layout.answer(self.tensors, inputs)
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
         means = losses.mean(1)
         self.optimiser.zero_grad(set_to_none=True)
@@ -96,14 +93,6 @@ class Stack:
         self.hold()
         self.done += 1
         return means.detach()
-
-    def answer(self, x: Tensor) -> Tensor:
-        """[R, B, I] -> logits [R, B, C]."""
-        for place, layer in enumerate(self.layers):
-            x = torch.baddbmm(self.tensors[f"{layer}.bias"], x, self.tensors[f"{layer}.weight"])
-            if place < len(self.layers) - 1:
-                x = F.relu(x)
-        return x
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -118,8 +107,7 @@ class Stack:
         """Put every replicate's weights into its own model."""
         for name, tensor in self.tensors.items():
             for job, mine in zip(self.jobs, tensor, strict=True):
-                parameter = job.model.get_parameter(name)
-                parameter.copy_(_turned(mine).reshape(parameter.shape))
+                job.model.get_parameter(name).copy_(self.layout.back(name, mine))
 
     def observe(self) -> None:
         """Show every replicate to its observer, where that is due."""
@@ -135,65 +123,62 @@ class Stack:
         count = steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
         orders = [order(len(split), size, job.seed, number)[first:] for job in self.jobs]
-        flat, total, seen = (
-            split.inputs.flatten(1),
-            torch.zeros(len(self.jobs), device=split.labels.device),
-            0,
-        )
+        pictures = self.layout.inputs(split.inputs)
+        total, seen = torch.zeros(len(self.jobs), device=self.device), 0
         for index, chosen in enumerate(zip(*orders, strict=True), start=first):
             for group in self.optimiser.param_groups:
                 group["lr"] = self.recipe.learning_rate * self.decay(
                     (number + index / count) / self.recipe.epochs
                 )
-            places = torch.stack(chosen).to(split.labels.device)
-            total += self.step(flat[places], split.labels[places]) * places.shape[1]
+            places = torch.stack(chosen).to(self.device)
+            total += self.step(pictures[places], split.labels[places]) * places.shape[1]
             seen += places.shape[1]
             self.observe()
         return [float(loss) / seen for loss in total]
 
+    def _stacked(self, name: str) -> Tensor:
+        return torch.stack([self.layout.laid(name, job.model.get_parameter(name)) for job in self.jobs])
+
     def _constraints(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The masks as factors, and what stands in pruned places where that is not zero everywhere."""
         held = [job.constraint for job in self.jobs if isinstance(job.constraint, Masked)]
         if not held:
             return {}, {}
-        factors = {
-            name: torch.stack([_turned(one.factors[one.names.index(name)]) for one in held])
-            for name in held[0].names
-        }
-        if not any(one.values for one in held):
-            return factors, {}
-        zeros = [one.values or [torch.zeros_like(f) for f in one.factors] for one in held]
-        return factors, {
-            name: torch.stack([_turned(v[one.names.index(name)]) for one, v in zip(held, zeros, strict=True)])
-            for name in held[0].names
-        }
+        zeros = [one.values or [torch.zeros_like(factor) for factor in one.factors] for one in held]
+        factors, values = {}, {}
+        for place, name in enumerate(held[0].names):
+            factors[name] = torch.stack([self.layout.laid(name, one.factors[place]) for one in held])
+            values[name] = torch.stack([self.layout.laid(name, one[place]) for one in zeros])
+        return factors, values if any(one.values for one in held) else {}
 
     def _put(self, states: Sequence[State | None]) -> None:
         """Start every replicate from its state: weights, and what the optimiser remembers."""
-        if states[0] is None:
-            return
         found = [state for state in states if state is not None]
+        if not found:
+            return
         self.done = found[0].step
         for member, state in zip(self.members, found, strict=True):
             member.model.load_state_dict(state.model)
         with torch.no_grad():
             for name, tensor in self.tensors.items():
-                mine = [_turned(job.model.get_parameter(name)) for job in self.jobs]
-                tensor.copy_(torch.stack(mine).reshape(tensor.shape))
+                tensor.copy_(self._stacked(name))
         remembered = {
-            key: _stacked([state.optimiser[key] for state in found], self.tensors)
-            for key in found[0].optimiser
+            key: self._together(key, [state.optimiser[key] for state in found]) for key in found[0].optimiser
         }
-        shaped = {
-            key: value.reshape(self.tensors[key.rpartition("/")[0]].shape) if value.dim() else value
-            for key, value in remembered.items()
-        }
-        put_optimiser_state(self.optimiser, self.tensors, shaped)
+        put_optimiser_state(self.optimiser, self.tensors, remembered)
+
+    def _together(self, key: str, values: Sequence[Tensor]) -> Tensor:
+        """What R optimisers remember as one tensor; a count of steps, which all share, stays a number."""
+        if values[0].dim() == 0:
+            return values[0].clone()
+        return torch.stack([self.layout.laid(key.rpartition("/")[0], value) for value in values])
 
     @torch.no_grad()
     def _check_answer(self) -> None:
         """The stack must answer as each of its networks does; else they are not just layers with ReLU."""
         inputs = self.jobs[0].data.train.inputs[:8]
-        together = self.answer(inputs.flatten(1).expand(len(self.jobs), -1, -1))
+        copies_of_it = self.layout.inputs(inputs).expand(len(self.jobs), *self.layout.inputs(inputs).shape)
+        together = self.layout.answer(self.tensors, copies_of_it)
         for member, mine in zip(self.members, together, strict=True):
             mode = member.model.training
             alone = member.model.eval()(inputs)
@@ -228,18 +213,6 @@ def train_stacked(jobs: Sequence[Job]) -> list[list[Epoch]]:
     return [member.epochs for member in stack.members]
 
 
-def linear_layers(model: nn.Module) -> list[str]:
-    """The names of the linear layers, in order. Raises ModelError where there is another layer with parameters."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    known = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
-    if not names or {name for name, _ in model.named_parameters()} != known or list(model.buffers()):
-        raise ModelError(
-            f"{type(model).__name__} is not made of linear layers with biases alone, which is all that can be "
-            "stacked; use the engine inline or processes."
-        )
-    return names
-
-
 def check_together(jobs: Sequence[Job]) -> None:
     """Raise SpecError unless the trainings differ only in what replicates may differ in."""
     first = jobs[0]
@@ -253,13 +226,3 @@ def check_together(jobs: Sequence[Job]) -> None:
         raise SpecError(f"Trainings under {sorted(kind.__name__ for kind in kinds)} cannot be stacked.")
     if len({job.start.step if job.start else 0 for job in jobs}) > 1:
         raise SpecError("Trainings that start at different steps cannot be stacked.")
-
-
-def _turned(tensor: Tensor) -> Tensor:
-    """[O, I] <-> [I, O]; vectors and numbers as they are."""
-    return tensor.detach().T if tensor.dim() == 2 else tensor.detach()
-
-
-def _stacked(values: Sequence[Tensor], tensors: dict[str, Tensor]) -> Tensor:
-    """One tensor of R; a number that all share stays a number."""
-    return values[0].clone() if values[0].dim() == 0 else torch.stack([_turned(value) for value in values])

@@ -8,12 +8,13 @@ To run it is to note the request in the store, to do what is missing, and to dra
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import StoreError, UnknownNameError
+from prunus.errors import NoEffectWarning, StoreError, UnknownNameError
 from prunus.experiments.comparing import compare
 from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, summarise
 from prunus.experiments.settings import changed
@@ -98,16 +99,11 @@ class Laboratory:
         say = report or (lambda line: None)
         look_up("engine", ENGINES, engine)
         n = replicates or dict(zip(SIZES, self.replicates, strict=True))[size]
-        rest = dict(settings or {})
-        networks = rest.pop("network").split(",") if "network" in rest else self.networks
-        entries = []
-        for network in networks:
-            ticket = changed(self.template(network, size), rest)
-            ticket = _with_arithmetic(ticket, ARITHMETIC.get(engine, "single"))
-            for label, spec in self.wanted(ticket, size, range(seed, seed + n)):
-                entries.append(({**label, "group": network} if len(networks) > 1 else label, spec))
+        said = dict(settings or {})
+        entries = self.entries(size, range(seed, seed + n), said, ARITHMETIC.get(engine, "single"))
+        self._warn_of_no_effect(size, range(seed, seed + n), said)
         kept = Store(store or Path(out) / "store")
-        kept.request(self.name, size, [(label, spec) for label, spec in entries], dict(settings or {}))
+        kept.request(self.name, size, [(label, spec) for label, spec in entries], said)
         execute(
             [spec for _, spec in entries],
             kept,
@@ -116,6 +112,32 @@ class Laboratory:
             say=say,
         )
         return self.figure(kept, out, size=size, report=say)
+
+    def entries(
+        self, size: str, replicates: Sequence[int], settings: Mapping[str, str], arithmetic: str = "single"
+    ) -> Entries:
+        """The runs of a size under other settings, with their labels."""
+        rest = dict(settings)
+        networks = rest.pop("network").split(",") if "network" in rest else self.networks
+        found: Entries = []
+        for network in networks:
+            ticket = changed(self.template(network, size), rest)
+            ticket = replace(ticket, dense=replace(ticket.dense, arithmetic=arithmetic))
+            for label, spec in self.wanted(ticket, size, replicates):
+                found.append(({**label, "group": network} if len(networks) > 1 else label, spec))
+        return found
+
+    def _warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:
+        """Warn of a setting that the experiment itself decides, so that setting it changes no run."""
+        asked = [spec for _, spec in self.entries(size, replicates, settings)]
+        for key in settings:
+            without = {other: value for other, value in settings.items() if other != key}
+            if [spec for _, spec in self.entries(size, replicates, without)] == asked:
+                warnings.warn(
+                    f"Setting {key}={settings[key]} changes nothing in {self.name}.",
+                    NoEffectWarning,
+                    stacklevel=3,
+                )
 
     def figure(
         self, store: Store, out: Path, *, size: str | None = None, report: Say | None = None
@@ -208,7 +230,3 @@ def _flat(row: Row) -> Row:
     if "receipt" in row:
         flat["passed"] = row["receipt"]["passed"]
     return flat
-
-
-def _with_arithmetic(ticket: Ticket, arithmetic: str) -> Ticket:
-    return replace(ticket, dense=replace(ticket.dense, arithmetic=arithmetic))

@@ -51,10 +51,11 @@ def _iterative(setting: str, values: Sequence[str]) -> Callable[[Ticket, str, Se
 
 
 def _each(setting: str, values: Sequence[str], template: Ticket, replicates: Sequence[int]) -> Entries:
+    """A curve a value; `--set criterion=mine.scores:smallest` is one more."""
     return [
         ({"curve": value, "replicate": replicate}, of_replicate(template, replicate, **{setting: value}))
         for replicate in replicates
-        for value in values
+        for value in dict.fromkeys((*values, getattr(template, setting)))
     ]
 
 

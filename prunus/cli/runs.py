@@ -66,18 +66,21 @@ def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
         "needs": ", ".join(run.needs),
         "error": run.error,
     }
-    put(run.id)
     for title, values in (
-        ("", {**about, **more}),
+        (run.id, {**about, **more}),
         ("settings that differ from their defaults", flat(run.spec)),
         ("environment", {key: value for key, value in environment.items() if key != "earlier"}),
         ("summary", flat(run.summary)),
     ):
-        put_table((title, ""), pairs(values), words=2)
+        if cells := pairs(values):
+            put("")
+            put_table((title, ""), cells, words=2)
     if rows:
+        put("")
         put_table(*levels(rows))
     if any(row.get("receipt") for row in rows):
-        put_table(("receipt", "holds"), checks(rows))
+        put("")
+        put_table(("receipt", "holds"), checks(rows), words=2)
 
 
 def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
@@ -85,7 +88,7 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
 
     Example: prunus runs compare ticket-3f ticket-a0 --store store
     """
-    from prunus.cli.runs_words import DIFFERENCES, differences, other_settings, text
+    from prunus.cli.runs_words import compared, differences, other_settings, text
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
@@ -97,11 +100,8 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
         put_json({"runs": ids, "settings": settings, "levels": levels})
         return
     put_table(("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], words=3)
-    put_table(
-        ("level", "metric", *ids, "difference"),
-        [tuple(text(level[key]) for key in DIFFERENCES) for level in levels],
-        words=2,
-    )
+    put("")
+    put_table(("level", "metric", *ids, "difference"), [compared(level) for level in levels], words=2)
 
 
 def rm(

@@ -133,5 +133,13 @@ def differences(one: Rows, two: Rows) -> list[dict[str, Any]]:
     ]
 
 
+def compared(level: Mapping[str, Any]) -> tuple[str, ...]:
+    """One of `differences` in a row; of densities with the sparsity."""
+    if level["metric"] != "density":
+        return tuple(text(level[key]).replace("_", " ") for key in DIFFERENCES)
+    first, second = (density(level[key]) for key in ("first", "second"))
+    return text(level["level"]), "density (sparsity)", first, second, text(level["difference"])
+
+
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -46,7 +46,7 @@ class Entry:
     started: float = 0.0
     finished: float | None = None
     seconds: float = 0.0
-    """Of earlier attempts, until their last sign of life; of all once it is done."""
+    """Of earlier attempts; once it is done or has failed, of all."""
     error: str | None = None
 
     @property
@@ -56,6 +56,11 @@ class Entry:
             return False
         living = alive(Process(self.host, self.pid, self.pid_started))
         return time.time() - self.heartbeat <= SILENT_SECONDS if living is None else living
+
+    @property
+    def worked(self) -> float:
+        """The seconds of all attempts, of one under way or cut short until its last sign of life."""
+        return self.seconds + (max(0.0, self.heartbeat - self.started) if self.state == "running" else 0.0)
 
 
 COLUMNS = [column.name for column in fields(Entry)]
@@ -129,10 +134,6 @@ class Ledger:
             old = _one(connection, id)
             if old is not None and (old.state == "done" or old.held):
                 return None
-            earlier, attempts = 0.0, 0
-            if old is not None:
-                cut_short = max(0.0, old.heartbeat - old.started) if old.state == "running" else 0.0
-                earlier, attempts = old.seconds + cut_short, old.attempts
             entry = Entry(
                 id=id,
                 kind=kind,
@@ -142,9 +143,9 @@ class Ledger:
                 pid_started=me.started,
                 heartbeat=now,
                 attempt=secrets.token_hex(8),
-                attempts=attempts + 1,
+                attempts=1 if old is None else old.attempts + 1,
                 started=now,
-                seconds=earlier,
+                seconds=0.0 if old is None else old.worked,
             )
             connection.execute(_PUT, astuple(entry))
         return Claim(self, entry)

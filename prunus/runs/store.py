@@ -239,7 +239,7 @@ class Store:
             status=status(finished, entry),
             receipt=result.get("receipt") if finished else receipt(folder.rows()),
             summary=result.get("summary", {}),
-            seconds=result.get("seconds") if finished else (entry.seconds if entry else None),
+            seconds=result.get("seconds") if finished else (entry.worked if entry else None),
             attempts=result.get("attempts", entry.attempts if entry else 0),
             cost=(cost["unit"], cost["number"]) if cost else None,
             needs=tuple(spec.get("needs", ())),

@@ -102,7 +102,7 @@ OPTIMISERS = [
 lenet = Laboratory(
     "frankle2019.lenet",
     "Figures 1, 3, 4: when Lenet stops and how well it does, winning ticket against random reinitialisation.",
-    template=lambda name, size: network(name, size, rounds=15),
+    template=lambda name, size: network(name, size, epochs=20, rounds=15),
     wanted=_tickets,
     panels=(STOP, ACCURACY, END),
     against=TICKET,

@@ -27,7 +27,8 @@ SIGNS = (
     "rewind", "permute", "reshuffle", "random_signed_constant", "signed_permute", "signed_reshuffle",
     "signed_constant",
 )  # fmt: skip
-LEVELS = (3, 7, 11, 15, 19)
+LEVELS = (5, 10, 15)
+"""One-shot levels of the default size: densities 0.33, 0.11 and 0.04."""
 
 STOPPED = Panel(
     "accuracy", "stop_test_accuracy", "test accuracy at the early-stopping iteration (%)", "Accuracy"
@@ -36,7 +37,11 @@ STOPPED = Panel(
 
 def _one_shot(setting: str, values: Sequence[str]) -> Callable[[Ticket, str, Sequence[int]], Entries]:
     def wanted(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
-        levels = () if size == "full" else tuple(level for level in LEVELS if level <= template.rounds)
+        levels = (
+            ()
+            if size == "full"
+            else tuple(level for level in LEVELS if level <= template.rounds) or (template.rounds,)
+        )
         single = replace(template, schedule="one_shot", levels=levels)
         return _each(setting, values, single, replicates)
 
@@ -65,7 +70,7 @@ def _part(
     return Laboratory(
         f"zhou2019.{name}{'_iterative' if iterative else ''}",
         f"{about}, {'iterative' if iterative else 'one-shot'}.",
-        template=lambda of, size: network(of, size, epochs=5, rounds=12 if iterative else 19),
+        template=lambda of, size: network(of, size, epochs=5, rounds=12 if iterative else 15),
         wanted=(_iterative if iterative else _one_shot)(setting, values),
         panels=(replace(STOPPED, title=what),),
         against=values[0],

@@ -7,7 +7,8 @@ from prunus.cli.show import clean, put, put_json, put_table
 def inspect(file: File, as_json: AsJson = False) -> None:
     """Show what each tensor of a file costs, adding up to the size of the file.
 
-    Bits are those of a stored entry, before and after entropy coding; the share is of the float32 original.
+    Bits are those of a stored entry, before and after entropy coding, and of the file their average; the share
+    is of the float32 original.
 
     Example: prunus inspect demo/lenet-300-100.prunus
     """

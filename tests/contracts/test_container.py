@@ -17,6 +17,7 @@ from torch import nn
 from prunus.compression.codecs import CODECS
 from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
 from prunus.compression.container.layout import DTYPES
+from prunus.compression.container.read import open_bytes
 from prunus.errors import MismatchError
 from prunus.models import MODELS
 
@@ -254,6 +255,29 @@ def test_an_inspection_adds_up_to_the_byte(coding, tmp_path):
         assert layer.nonzero == torch.count_nonzero(tensor)
         streams = layer.entries * (layer.coded_weight_bits + layer.coded_index_bits) / 8
         assert layer.bytes - 12 <= streams + layer.codebook_bytes <= layer.bytes
+
+
+@every_coding
+def test_average_bits_are_all_bits_over_all_stored_entries(coding):
+    data = pack({**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}, coding=coding)
+    found, blobs = inspect_bytes(data), open_bytes(data).blobs
+    entries = sum(blob.entries for blob in blobs)
+    average = found.average
+    assert average.entries == entries == sum(layer.entries for layer in found.layers)
+    values = sum(len(blob.codes.data if blob.codes else blob.values) for blob in blobs)
+    assert average.coded_weight_bits * entries == pytest.approx(8 * values)
+    gaps = sum(len(blob.gaps.data) for blob in blobs if blob.gaps)
+    assert average.coded_index_bits * entries == pytest.approx(8 * gaps)
+    assert average.weight_bits >= average.coded_weight_bits - 1e-3
+    assert average.index_bits * entries == sum(b.index_bits * b.entries for b in blobs)
+    books = sum(layer.codebook_bytes for layer in found.layers)
+    streams = entries * (average.coded_weight_bits + average.coded_index_bits) / 8
+    assert 0 <= found.file_bytes - found.framing_bytes - books - streams <= 12 * len(blobs)
+
+
+def test_average_bits_of_nothing_are_none():
+    average = inspect_bytes(pack({"nothing": torch.zeros(0, 3)})).average
+    assert (average.entries, average.weight_bits, average.coded_index_bits) == (0, 0.0, 0.0)
 
 
 def test_an_inspection_says_what_was_stored():

@@ -252,6 +252,16 @@ def test_the_rows_of_the_layers_are_the_files_and_add_up_to_the_byte(
         ):
             assert (float(cell.replace("–", "0"))) == pytest.approx(bits, abs=0.0501)
         assert float(row[10].removesuffix(" %")) == pytest.approx(100 * layer.share, abs=0.0051)
+    average = made.inspection.average
+    assert total[5:9] == [
+        text.bits(bits)
+        for bits in (
+            average.weight_bits,
+            average.coded_weight_bits,
+            average.index_bits,
+            average.coded_index_bits,
+        )
+    ]
 
 
 def test_the_rows_of_the_stages_are_the_stages(digits: Made, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from prunus.compression.sharing.starts import STARTS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
 from prunus.models import MODELS
+from prunus.report import text
 from prunus.resolve import resolve
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
@@ -132,6 +133,11 @@ def test_inspect_adds_up_to_the_byte(run):
     rows = run("inspect", "own.prunus").out.splitlines()
     column = [int(row.split()[-3].replace(",", "")) for row in rows if row.endswith("%")]
     assert sum(column[:-1]) == column[-1] == size
+    average = found["average"]
+    (total,) = (re.split(r"\s{2,}", row) for row in rows if row.startswith("the file"))
+    for cell, kind in zip(total[3:5], ("weight_bits", "index_bits"), strict=True):
+        before, after = text.bits(average[kind]), text.bits(average[f"coded_{kind}"])
+        assert cell == (before if before == after else f"{before} → {after}")
 
 
 def test_decompress_gives_back_every_bit(run):

@@ -1,7 +1,7 @@
 """What a file holds and what each tensor costs: the table of Deep Compression, adding up to the byte."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -42,6 +42,18 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Average:
+    """Bits of a stored entry, over all the entries that a file stores; 0 where it stores none."""
+
+    entries: int
+    weight_bits: float
+    coded_weight_bits: float
+    index_bits: float
+    """Entries without a coded position count, with 0."""
+    coded_index_bits: float
+
+
+@dataclass(frozen=True)
 class Inspection:
     """A file and its layers: the layers' bytes and `framing_bytes` add up to `file_bytes` exactly."""
 
@@ -51,6 +63,7 @@ class Inspection:
     original_bytes: int
     """Of all tensors at their own dtype, as a state_dict holds them."""
     ratio: float
+    average: Average
     layers: tuple[Layer, ...]
     made: Mapping[str, object]
     model: Mapping[str, object] | None
@@ -76,6 +89,7 @@ def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> Inspe
         framing_bytes=opened.size - sum(layer.bytes for layer in layers),
         original_bytes=original,
         ratio=original / opened.size,
+        average=_average(layers),
         layers=layers,
         made=made,
         model=model,
@@ -109,6 +123,13 @@ def _layer(entry: Entry, blob: Blob) -> Layer:
         original_bytes=entry.nbytes,
         share=entry.length / entry.nbytes if entry.nbytes else 0.0,
     )
+
+
+def _average(layers: Sequence[Layer]) -> Average:
+    entries = sum(layer.entries for layer in layers)
+    names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
+    sums = (sum(layer.entries * getattr(layer, name) for layer in layers) for name in names)
+    return Average(entries, *(float(total / entries) if entries else 0.0 for total in sums))
 
 
 def _integers(dtype: str) -> torch.dtype:

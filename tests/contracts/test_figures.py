@@ -22,7 +22,7 @@ from prunus.report import Curve, Reference, save_lines
 from prunus.report.interactive import DASHES, SHAPES
 from prunus.report.styles import FAMILIES, FAMILY, LINES, MARKERS, PALETTE, STYLES, look, styles
 
-HOSTILE = "_</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp; $\\frac$ ]]> <!-- ${1}"
+HOSTILE = "_</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp; $\\frac$ ]]> <!-- {1}"
 ABOUT: dict[str, Any] = {"title": "t", "x_label": "density", "y_label": "error (%)"}
 CURVES = [
     Curve("L2, iterative", [0.1, 0.5, 1.0], [3.0, 2.0, 1.5], [2.5, 1.9, 1.4], [3.5, 2.1, 1.6], 5),

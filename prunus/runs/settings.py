@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from prunus.errors import SpecError, StoreError
 
@@ -101,13 +101,21 @@ def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
 
 
 def _is_default(cls: type, field: Field[Any], value: object) -> bool:
+    default = _default(cls, field.name)
+    return default is not None and default == canonical(value)
+
+
+@cache
+def _default(cls: Hashable, name: str) -> str | None:
+    """The canonical spelling of a field's default, where it has one."""
+    field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
     if field.default_factory is not MISSING:
         default = field.default_factory()
     elif field.default is not MISSING:
         default = field.default
     else:
-        return False
-    return canonical(_plain(default, cls, field.name, False)) == canonical(value)
+        return None
+    return canonical(_plain(default, cast("type", cls), name, False))
 
 
 def _plain(value: object, cls: type, name: str, complete: bool) -> Any:

@@ -20,6 +20,7 @@ from prunus.runs.settings import canonical, kind_of, settings
 __all__ = ["Spec", "but", "identity", "keys", "settings"]
 
 HEX = 16
+_KEPT = "_identity"
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -38,6 +39,14 @@ class Spec(Protocol):
 
 def identity(spec: Spec) -> str:
     """The name of the run that `spec` describes, the same on every machine."""
+    # Kept on the value itself: engines ask for it often, and equal values may be of different types.
+    kept: dict[str, str] = getattr(spec, "__dict__", {})
+    if _KEPT not in kept:
+        kept[_KEPT] = _identity(spec)
+    return kept[_KEPT]
+
+
+def _identity(spec: Spec) -> str:
     kind = kind_of(type(spec))
     if kind is None or not _KIND.fullmatch(kind):
         raise SpecError(

@@ -1,0 +1,36 @@
+"""GraSP: weights whose removal would weaken the gradient most are kept; before any training.
+
+    score = w_i · (H g)      g, H: gradient and Hessian of the loss at w_i, of the probe's batch
+
+Source: Wang, Zhang & Grosse 2020, who remove the largest of −w · (H g): to first order the change of |g|² / 2
+by w → 0, which is better large. The score is often negative; its order is all that counts.
+Departs: the loss is the one that is trained, without temperature. The authors' code divides the logits by 200
+(for that, pass a probe whose `answer` does), draws fully connected layers anew before it scores, and is applied
+once; where earlier rounds pruned, the pruned weights are here at their values in `initial`. Meant for the
+global scope.
+"""
+
+import torch
+
+from prunus.nouns import Evidence, Scores
+from prunus.pruning.criteria.parts import derivative, initial_of, leaves, loss, probe_of
+
+
+@torch.enable_grad()
+def grasp(evidence: Evidence) -> Scores:
+    """w_i · (H g) of every weight. Raises EvidenceError where the initial weights or the probe are missing.
+
+    >>> import torch
+    >>> from prunus.nouns import Probe
+    >>> probe = Probe(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
+    >>> initial = {"fc": torch.tensor([[2.0], [2.0]])}
+    >>> grasp(Evidence(initial, initial=initial, probe=probe))
+    {'fc': tensor([[-0.5000],
+            [ 0.5000]])}
+    """
+    weights = leaves(initial_of(evidence, "grasp"))
+    slopes = derivative(loss(probe_of(evidence, "grasp"), weights), weights, graph=True)
+    # The derivative of g·c by w is H c for a constant c; c = g, without its history, gives H g.
+    product = torch.stack([(slope * slope.detach()).sum() for slope in slopes.values()]).sum()
+    curved = derivative(product, weights)
+    return {name: weight.detach() * curved[name] for name, weight in weights.items()}

@@ -1,0 +1,31 @@
+"""Magnitude increase, same sign: weights that kept their sign and became larger are kept.
+
+    score = |w_f| − |w_i| where sign(w_i) = sign(w_f), else 0
+
+Source: Zhou et al. 2019, section 3.
+As published, 0 is not the lowest score here: a weight that changed its sign is tied at 0, below those that kept
+it and grew, but above those that kept it and shrank. At densities beyond the share of the former, weights of
+the wrong sign are kept, drawn at random.
+"""
+
+import torch
+
+from prunus.nouns import Evidence, Scores
+from prunus.pruning.criteria.magnitude_increase import magnitude_increase
+from prunus.pruning.criteria.parts import signs_agree
+
+
+def magnitude_increase_same_sign(evidence: Evidence) -> Scores:
+    """|w_f| − |w_i| of every weight that has the sign it started with, 0 of the others.
+
+    Raises EvidenceError where the initial weights are missing, NotFiniteError.
+
+    >>> import torch
+    >>> initial = {"fc": torch.tensor([-1.0, -1.0, -1.0])}
+    >>> magnitude_increase_same_sign(Evidence({"fc": torch.tensor([-2.0, 3.0, -0.5])}, initial=initial))
+    {'fc': tensor([ 1.0000,  0.0000, -0.5000])}
+    """
+    agree = signs_agree(evidence, "magnitude_increase_same_sign")
+    return {
+        name: torch.where(agree[name], score, 0.0) for name, score in magnitude_increase(evidence).items()
+    }

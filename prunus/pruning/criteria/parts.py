@@ -1,0 +1,112 @@
+"""What criteria are made of: evidence that must be there, signs, ranks, and derivatives by the weights."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prunus.errors import EvidenceError
+from prunus.nouns import Evidence, Masks, Params, Probe
+from prunus.pruning.masks import check_finite
+
+
+def initial_of(evidence: Evidence, criterion: str) -> Params:
+    """The initial weights, without their history; EvidenceError where there are none of the weights' shapes."""
+    if evidence.initial is None:
+        raise EvidenceError(
+            f"The criterion {criterion!r} looks at the weights that training started from, and the evidence "
+            "has none; pass them as Evidence(weights, initial=...)."
+        )
+    _check_alike(evidence, evidence.initial, "initial weights", criterion)
+    return {name: evidence.initial[name].detach() for name in evidence.weights}
+
+
+def masks_of(evidence: Evidence, criterion: str) -> Masks:
+    """The masks of earlier rounds, all True where there were none; EvidenceError where they do not fit."""
+    if evidence.masks is None:
+        return {name: torch.ones_like(w, dtype=torch.bool) for name, w in evidence.weights.items()}
+    _check_alike(evidence, evidence.masks, "masks", criterion)
+    return {name: evidence.masks[name].bool() for name in evidence.weights}
+
+
+def probe_of(evidence: Evidence, criterion: str) -> Probe:
+    """The probe; EvidenceError where there is none."""
+    if evidence.probe is None:
+        raise EvidenceError(
+            f"The criterion {criterion!r} asks the network how it answers, and the evidence has no probe; "
+            "pass Evidence(weights, initial=..., probe=prunus.pruning.probe.probe(model, inputs, labels))."
+        )
+    return evidence.probe
+
+
+def signs_agree(evidence: Evidence, criterion: str) -> Masks:
+    """Where a weight has the sign it started with; zero has a sign of its own. NotFiniteError."""
+    initial = initial_of(evidence, criterion)
+    # A NaN has no sign: it would turn into a plain disagreement, and its score into a harmless zero.
+    check_finite(initial, "The initial weight")
+    check_finite(evidence.weights, "The weight")
+    return {name: initial[name].sign() == w.detach().sign() for name, w in evidence.weights.items()}
+
+
+def lower_ranks(one: Params, other: Params, masks: Masks) -> Params:
+    """The lower of a weight's two ranks in its tensor, 0 where `masks` is False; NotFiniteError."""
+    check_finite(one, "The initial weight")
+    check_finite(other, "The weight")
+    return {
+        name: torch.minimum(_ranks(one[name], mask), _ranks(other[name], mask))
+        for name, mask in masks.items()
+    }
+
+
+def leaves(weights: Params) -> Params:
+    """Copies that derivatives can be taken by."""
+    return {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
+
+
+def loss(probe: Probe, weights: Params) -> Tensor:
+    """The mean cross-entropy of the probe's answer, in nats."""
+    return F.cross_entropy(probe.answer(weights, probe.inputs), probe.labels)
+
+
+def derivative(value: Tensor, weights: Params, graph: bool = False) -> Params:
+    """The derivative of `value` by each of `weights`, zero where it does not depend on one; on request with
+    the graph of a second derivative. EvidenceError where it depends on none.
+    """
+    if not value.requires_grad:
+        raise EvidenceError(
+            f"The probe's answer does not depend on the weights {list(weights)} it is given; its `answer` must "
+            "use them, and be differentiable."
+        )
+    slopes = torch.autograd.grad(value, list(weights.values()), create_graph=graph, materialize_grads=True)
+    return dict(zip(weights, slopes, strict=True))
+
+
+@torch.enable_grad()
+def loss_gradient(evidence: Evidence, criterion: str) -> Params:
+    """The gradient of the probe's loss at the initial weights."""
+    weights = leaves(initial_of(evidence, criterion))
+    return derivative(loss(probe_of(evidence, criterion), weights), weights)
+
+
+def _ranks(values: Tensor, mask: Tensor) -> Tensor:
+    """(1 + the number of smaller values) / the number of values, among those that `mask` leaves; else 0.
+
+    Equal values have equal ranks. In float64, so that no two ranks of a large layer are rounded to one.
+    """
+    left = values[mask]
+    ranks = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
+    ranks[mask] = (torch.searchsorted(left.sort().values, left) + 1).double() / len(left)
+    return ranks
+
+
+def _check_alike(evidence: Evidence, tensors: Mapping[str, Tensor], what: str, criterion: str) -> None:
+    wanted = {name: tuple(weight.shape) for name, weight in evidence.weights.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    if wrong:
+        asked, given = ({name: shapes.get(name) for name in wrong} for shapes in (wanted, found))
+        raise EvidenceError(
+            f"The criterion {criterion!r} needs {what} of the names and shapes of the weights, {asked}, but the "
+            f"evidence has {given}; pass both of the same network and selection."
+        )

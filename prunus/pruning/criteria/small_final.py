@@ -1,0 +1,19 @@
+"""Small final: weights that are small after training are kept; the control of magnitude.
+
+    score = −|w_f|
+
+Source: Zhou et al. 2019, section 3.
+"""
+
+from prunus.nouns import Evidence, Scores
+from prunus.pruning.criteria.magnitude import magnitude
+
+
+def small_final(evidence: Evidence) -> Scores:
+    """−|w_f| of every weight.
+
+    >>> import torch
+    >>> small_final(Evidence({"fc": torch.tensor([-2.0, 1.0])}))
+    {'fc': tensor([-2., -1.])}
+    """
+    return {name: -score for name, score in magnitude(evidence).items()}

@@ -1,0 +1,26 @@
+"""SNIP: weights whose removal would change the loss most, to first order, are kept; before any training.
+
+    score = |g · w_i|        g = dL/dw at w_i, of the probe's batch
+
+Source: Lee, Ajanthan & Torr 2019, "connection sensitivity"; Zhou et al.'s published code.
+Departs: not divided by the sum of all scores, which changes no order. Where earlier rounds pruned, the gradient
+is taken with the pruned weights at their values in `initial`. Meant for the global scope.
+"""
+
+from prunus.nouns import Evidence, Scores
+from prunus.pruning.criteria.parts import initial_of, loss_gradient
+
+
+def snip(evidence: Evidence) -> Scores:
+    """|g · w_i| of every weight. Raises EvidenceError where the initial weights or the probe are missing.
+
+    >>> import torch
+    >>> from prunus.nouns import Probe
+    >>> probe = Probe(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
+    >>> initial = {"fc": torch.tensor([[2.0], [2.0]])}
+    >>> snip(Evidence(initial, initial=initial, probe=probe))
+    {'fc': tensor([[1.],
+            [1.]])}
+    """
+    slopes, initial = loss_gradient(evidence, "snip"), initial_of(evidence, "snip")
+    return {name: (slopes[name] * start).abs() for name, start in initial.items()}

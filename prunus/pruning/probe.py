@@ -1,0 +1,78 @@
+"""A probe: a network as it is now and a batch, to ask how it would answer with other weights."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from prunus.errors import EvidenceError, ModelError
+from prunus.nouns import Params, Probe
+
+
+def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
+    """The answers of `model` in evaluation mode, with any of its weights replaced, and a batch to ask about.
+
+    What is not replaced (biases, norms and their statistics) is copied now: neither training the model later nor
+    its mode changes the probe, and the probe never changes the model. An answer is in the dtype of the weights
+    that are given, differentiable by them alone.
+
+    Args:
+        model: any module that answers [B, ...] with logits [B, C].
+        inputs, labels: a batch of at least one, [B, ...] and [B], on the device of the model.
+
+    Raises EvidenceError (an empty or mismatched batch), ModelError (answers that are no logits of these labels).
+    `answer` raises ModelError for weights that the model has not.
+
+    >>> asked = probe(nn.Linear(2, 3), torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))
+    >>> asked.answer({"weight": torch.zeros(3, 2), "bias": torch.ones(3)}, torch.ones(1, 2))
+    tensor([[1., 1., 1.]])
+    """
+    if not inputs.numel() or labels.shape != inputs.shape[:1] or labels.dtype != torch.int64:
+        raise EvidenceError(
+            f"A probe was asked for inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of "
+            f"{labels.dtype}; pass a batch of at least one input with one label, torch.int64, each."
+        )
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    own = {**dict(frozen.named_parameters()), **dict(frozen.named_buffers())}
+
+    def answer(weights: Params, asked: Tensor) -> Tensor:
+        _check_weights(model, own, weights)
+        dtype = next(iter(weights.values())).dtype
+        rest = {name: _cast(tensor, dtype) for name, tensor in own.items() if name not in weights}
+        logits: Tensor = functional_call(frozen, {**rest, **weights}, (_cast(asked, dtype),))
+        return logits
+
+    with torch.no_grad():
+        # One example tells the classes; a label beyond them would be an index out of range, on a GPU a crash.
+        _check_logits(model, answer(dict(frozen.named_parameters()), inputs[:1]), labels)
+    return Probe(answer, inputs, labels)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _check_weights(model: nn.Module, own: Params, weights: Params) -> None:
+    kind = type(model).__name__
+    if not weights:
+        raise ModelError(
+            f"The probe of a {kind} was given no weights to answer with; pass some of {list(own)}."
+        )
+    for name, weight in weights.items():
+        if name not in own:
+            raise ModelError(f"The probe was given a weight {name!r}, which {kind} has not, but {list(own)}.")
+        if own[name].shape != weight.shape:
+            raise ModelError(
+                f"The probe was given {name!r} of shape {tuple(weight.shape)}, but in {kind} it has "
+                f"{tuple(own[name].shape)}."
+            )
+
+
+def _check_logits(model: nn.Module, logits: Tensor, labels: Tensor) -> None:
+    shape, lowest, highest = tuple(logits.shape), int(labels.min()), int(labels.max())
+    if len(shape) != 2 or lowest < 0 or highest >= shape[1]:
+        raise ModelError(
+            f"{type(model).__name__} answers one input with {shape}, but labels from {lowest} to {highest} need "
+            f"logits [1, C] with C above {highest}; pass a classifier of these labels."
+        )

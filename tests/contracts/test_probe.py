@@ -1,0 +1,257 @@
+"""A probe answers as the network did, whatever happens to it later; and the criteria that ask one."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.errors import EvidenceError, ModelError
+from prunus.nouns import Evidence, Params, Probe
+from prunus.pruning.criteria import CRITERIA, gradient, grasp, snip, synflow
+from prunus.pruning.probe import probe
+from prunus.pruning.prunable import prunable
+from prunus.pruning.scopes import global_
+from prunus.seeds import generator
+
+LABELS = torch.tensor([0, 1, 2, 1, 0])
+
+
+def seeded(model: nn.Module) -> nn.Module:
+    draw = generator(0, "probe")
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.7, generator=draw)
+    return model
+
+
+def normed() -> nn.Module:
+    """With everything that a mode or a training may change: dropout, BatchNorm and its statistics."""
+    model = nn.Sequential(
+        nn.Linear(4, 6),
+        nn.BatchNorm1d(6),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(6, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
+    model[1].running_mean.copy_(torch.linspace(-1, 1, 6))
+    return seeded(model)
+
+
+def bias_free() -> nn.Module:
+    widths = [(4, 6), (6, 5), (5, 3)]
+    layers = [part for i, o in widths for part in (nn.Linear(i, o, bias=False), nn.ReLU())]
+    return seeded(nn.Sequential(*layers[:-1]))
+
+
+def inputs() -> Tensor:
+    return torch.randn(5, 4, generator=generator(0, "inputs"))
+
+
+def copies(model: nn.Module, dtype: torch.dtype = torch.float32) -> Params:
+    return {name: weight.detach().clone().to(dtype) for name, weight in prunable(model).items()}
+
+
+def evidence(model: nn.Module, dtype: torch.dtype = torch.float64) -> Evidence:
+    weights = copies(model, dtype)
+    return Evidence(weights, initial=weights, probe=probe(model, inputs(), LABELS))
+
+
+def loss(given: Evidence, weights: Params) -> Tensor:
+    assert given.probe is not None
+    return F.cross_entropy(given.probe.answer(weights, given.probe.inputs), LABELS)
+
+
+def test_it_answers_as_the_network_in_evaluation_mode():
+    model = normed()
+    asked, x = probe(model, inputs(), LABELS), inputs()
+    weights = {name: weight + 1 for name, weight in copies(model).items()}
+    del weights["4.weight"]  # stays as it is in the model
+    answer = asked.answer(weights, x)
+    model.load_state_dict({**model.state_dict(), **weights})
+    assert torch.equal(answer, model.eval()(x))
+    assert torch.equal(asked.inputs, x)
+    assert torch.equal(asked.labels, LABELS)
+
+
+def test_neither_training_nor_mode_changes_it_and_it_changes_nothing():
+    model = normed().train()
+    model[3].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    asked, weights = probe(model, inputs(), LABELS), copies(model)
+    answer = asked.answer(weights, inputs())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model] == [True, True, True, False, True, True, True]
+    model[3].train()
+    optimiser = torch.optim.SGD(model.parameters(), 0.5)
+    F.cross_entropy(model(inputs()), LABELS).backward()
+    optimiser.step()
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+    assert not torch.equal(model[6].bias, before["6.bias"])
+    assert torch.equal(asked.answer(weights, inputs()), answer)
+
+
+def test_it_is_differentiable_by_the_given_weights_alone_in_their_dtype():
+    model = normed()
+    weights = {name: weight.requires_grad_() for name, weight in copies(model, torch.float64).items()}
+    answer = probe(model, inputs(), LABELS).answer(weights, inputs())
+    assert answer.dtype == torch.float64
+    answer.sum().backward()
+    assert all(weight.grad is not None for weight in weights.values())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("x", "labels"),
+    [
+        (torch.empty(0, 4), torch.empty(0, dtype=torch.int64)),
+        (torch.empty(5, 0), LABELS),
+        (torch.ones(5, 4), LABELS[:4]),
+        (torch.ones(5, 4), F.one_hot(LABELS)),
+        (torch.ones(5, 4), LABELS.float()),
+    ],
+    ids=["empty", "empty inputs", "fewer labels", "one-hot", "float"],
+)
+def test_a_batch_that_is_none_is_refused(x, labels):
+    with pytest.raises(EvidenceError, match=r"one input with one label, torch\.int64, each"):
+        probe(normed(), x, labels)
+
+
+@pytest.mark.parametrize("labels", [LABELS + 1, LABELS - 1], ids=["above", "below"])
+def test_labels_beyond_the_classes_are_refused(labels):
+    with pytest.raises(ModelError, match=f"labels from {labels.min()} to {labels.max()}"):
+        probe(normed(), torch.ones(5, 4), labels)
+
+
+def test_an_answer_that_is_no_logits_is_refused():
+    with pytest.raises(ModelError, match=r"answers one input with \(1, 3, 2\)"):
+        probe(nn.Sequential(seeded(nn.Linear(4, 6)), nn.Unflatten(1, (3, 2))), torch.ones(5, 4), LABELS)
+
+
+def test_weights_of_another_network_are_refused():
+    asked = probe(normed(), inputs(), LABELS)
+    with pytest.raises(ModelError, match=r"'7\.weight', which Sequential has not"):
+        asked.answer({"7.weight": torch.ones(2, 2)}, inputs())
+    with pytest.raises(ModelError, match=r"'0\.weight' of shape \(4, 6\), but in Sequential it has \(6, 4\)"):
+        asked.answer({"0.weight": torch.ones(4, 6)}, inputs())
+    with pytest.raises(ModelError, match="no weights"):
+        asked.answer({}, inputs())
+
+
+@pytest.mark.parametrize("name", ["snip", "gradient", "grasp", "synflow"])
+def test_an_answer_that_ignores_the_weights_is_refused(name):
+    given = evidence(bias_free())
+    deaf = replace(given.probe, answer=lambda weights, x: torch.ones(len(x), 3))
+    with pytest.raises(EvidenceError, match="does not depend on the weights"):
+        CRITERIA[name](replace(given, probe=deaf))
+
+
+@pytest.mark.parametrize("name", ["snip", "gradient", "grasp", "synflow"])
+def test_the_initial_weights_are_scored_and_the_final_ones_do_not_matter(name):
+    given = evidence(normed())
+    trained = replace(given, weights={n: w + 1 for n, w in given.weights.items()})
+    moved = replace(given, initial=trained.weights)
+    scores, same, other = (CRITERIA[name](one) for one in (given, trained, moved))
+    assert all(torch.equal(scores[n], same[n]) for n in scores)
+    assert any(not torch.equal(scores[n], other[n]) for n in scores)
+
+
+def test_gradient_and_snip_are_finite_differences_of_the_loss():
+    given = evidence(normed())
+    steep, sensitive = gradient(given), snip(given)
+    for name, weight in given.weights.items():
+        for place in range(weight.numel()):
+            step = torch.zeros_like(weight)
+            step.view(-1)[place] = 1e-5
+            up, down = (loss(given, {**given.weights, name: weight + s * step}) for s in (1, -1))
+            slope = abs(float(up - down)) / 2e-5
+            assert float(steep[name].view(-1)[place]) == pytest.approx(slope, abs=1e-8)
+            assert float(sensitive[name].view(-1)[place]) == pytest.approx(
+                slope * abs(float(weight.view(-1)[place])), abs=1e-8
+            )
+
+
+def slopes(given: Evidence, weights: Params) -> Params:
+    return torch.func.grad(lambda those: loss(given, those))(weights)
+
+
+def test_grasp_is_a_finite_difference_of_gradients():
+    """H g = (g(w + h g) - g(w - h g)) / 2h."""
+    given, step = evidence(normed()), 1e-5
+    g = slopes(given, given.weights)
+    up, down = (slopes(given, {n: w + s * step * g[n] for n, w in given.weights.items()}) for s in (1, -1))
+    for name, score in grasp(given).items():
+        expected = given.weights[name] * (up[name] - down[name]) / (2 * step)
+        assert score.abs().max() > 1e-3
+        assert torch.allclose(score, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_grasp_of_one_layer_in_closed_form():
+    """Softmax regression: g = mean (p - y) x', H g = mean (diag p - p p') (g x) x'."""
+    model = seeded(nn.Linear(4, 3, bias=False))
+    given = evidence(model)
+    w, x = given.weights["weight"], inputs().double()
+    p = (x @ w.T).softmax(1)
+    g = (p - F.one_hot(LABELS)).T @ x / 5
+    curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    hg = torch.einsum("bij,bj,bk->ik", curvature, x @ g.T, x) / 5
+    assert torch.allclose(gradient(given)["weight"], g.abs(), rtol=1e-10)
+    assert torch.allclose(grasp(given)["weight"], w * hg, rtol=1e-10)
+
+
+def test_what_grasp_removes_first_raises_the_gradient_most():
+    """The score is, to first order, minus the change of |g|^2 / 2 as the weight shrinks towards zero."""
+    given, shrink = evidence(normed()), 1e-6
+    norm = sum(float((g**2).sum()) for g in slopes(given, given.weights).values()) / 2
+    for name, score in grasp(given).items():
+        place = int(score.argmin())
+        changed = given.weights[name].clone()
+        changed.view(-1)[place] *= 1 - shrink
+        after = slopes(given, {**given.weights, name: changed})
+        rise = sum(float((g**2).sum()) for g in after.values()) / 2 - norm
+        assert rise / shrink == pytest.approx(-float(score.min()), rel=1e-3)
+
+
+def masked(given: Evidence, density: float) -> Evidence:
+    draw = generator(0, "masks")
+    return replace(
+        given, masks={n: torch.rand(w.shape, generator=draw) < density for n, w in given.weights.items()}
+    )
+
+
+@pytest.mark.parametrize("density", [2.0, 0.7], ids=["dense", "masked"])
+def test_synflow_conserves_the_flow(density):
+    """What flows into a unit flows out of it, and through every layer flows R; pruned places carry nothing."""
+    given = masked(evidence(bias_free()), density)
+    scores = synflow(given)
+    first, second, third = scores.values()
+    assert torch.allclose(first.sum(1), second.sum(0), rtol=1e-12)
+    assert torch.allclose(second.sum(1), third.sum(0), rtol=1e-12)
+    total = torch.ones(4, dtype=torch.float64)
+    for name, weight in given.weights.items():
+        total = (weight.abs() * given.masks[name]) @ total
+        assert not scores[name][~given.masks[name]].any()
+    for score in scores.values():
+        assert float(score.sum()) == pytest.approx(float(total.sum()), rel=1e-12)
+
+
+def test_synflow_looks_at_no_data_and_no_sign():
+    given = evidence(bias_free(), torch.float32)
+    scores = synflow(given)
+    flipped = {name: -weight for name, weight in given.weights.items()}
+    other = Probe(given.probe.answer, 100 * torch.ones(2, 4), torch.tensor([2, 2]))
+    for changed in (replace(given, initial=flipped), replace(given, probe=other)):
+        assert all(torch.equal(score, scores[name]) for name, score in synflow(changed).items())
+    assert all(score.dtype == torch.float64 for score in scores.values())
+
+
+def test_synflow_asked_again_after_every_weight_ends_in_a_path():
+    """Maximal critical compression (Tanaka et al. 2020): as few weights as layers, and the signal passes."""
+    given = evidence(bias_free())
+    total = sum(weight.numel() for weight in given.weights.values())
+    for left in range(total - 1, 2, -1):
+        given = replace(given, masks=global_(synflow(given), left / total, within=given.masks))
+    assert [int(mask.sum()) for mask in given.masks.values()] == [1, 1, 1]
+    assert all(score.sum() > 0 for score in synflow(given).values())

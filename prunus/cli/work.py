@@ -25,7 +25,7 @@ from prunus.pruning.prunable import prunable
 from prunus.pruning.schedules import SCHEDULES
 from prunus.report import text
 from prunus.report.page import write_page
-from prunus.report.stages import sizes
+from prunus.report.stages import on_disk, sizes
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Evaluation, train
@@ -75,7 +75,7 @@ class Outcome:
             "seconds": self.seconds,
             "stages": [
                 {"name": s.name, "bytes": s.bytes, "kept": s.kept, "validation_error": s.validation.error}
-                for s in self.compressed.stages
+                for s in on_disk(self.compressed, self.inspection)
             ],
         }
 

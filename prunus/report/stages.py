@@ -1,6 +1,7 @@
 """Sizes after each stage, beside what the paper reports."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from prunus.compression.container.inspect import Inspection
 from prunus.compression.deep_compression import Compressed, Stage
@@ -39,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The stages on one axis, and what the file has beyond the last of them."""
+    """The stages on one axis, and the file that one of them is."""
 
     axis: Axis
     rows: tuple[Row, ...]
@@ -49,18 +50,30 @@ class Sizes:
     file_ratio: str
 
 
+def on_disk(compressed: Compressed, inspection: Inspection) -> Sequence[Stage]:
+    """The stages, all but the dense one with the bytes of a file that says as much as the one on disk does.
+
+    The stage whose coding that file has takes exactly the file's bytes.
+    """
+    return [
+        stage if stage.name == "dense" else replace(stage, bytes=stage.bytes + inspection.about_bytes)
+        for stage in compressed.stages
+    ]
+
+
 def sizes(compressed: Compressed, inspection: Inspection) -> Sizes:
     """The stages in order, as ratios of the dense network's bytes."""
-    dense, weights = compressed.stages[0].bytes, sum(mask.numel() for mask in compressed.masks.values())
-    fewer = {stage.name: weights / stage.kept for stage in compressed.stages if stage.kept}
-    shown = [dense / stage.bytes for stage in compressed.stages] + [fewer.get("pruned", 1.0)]
+    stages = on_disk(compressed, inspection)
+    dense, weights = stages[0].bytes, sum(mask.numel() for mask in compressed.masks.values())
+    fewer = {stage.name: weights / stage.kept for stage in stages if stage.kept}
+    shown = [dense / stage.bytes for stage in stages] + [fewer.get("pruned", 1.0)]
     shown += [end for paper in PAPER.values() for end in paper]
     axis = logarithmic("times smaller than the dense network", [1.0, *shown], "×")
     return Sizes(
         axis,
-        tuple(_row(stage, dense, weights, axis) for stage in compressed.stages),
+        tuple(_row(stage, dense, weights, axis) for stage in stages),
         text.integer(weights),
-        text.integer(compressed.stages[0].validation.n),
+        text.integer(stages[0].validation.n),
         text.integer(inspection.file_bytes),
         text.ratio(inspection.ratio),
     )

@@ -257,6 +257,14 @@ def test_an_inspection_adds_up_to_the_byte(coding, tmp_path):
         assert layer.bytes - 12 <= streams + layer.codebook_bytes <= layer.bytes
 
 
+@pytest.mark.parametrize("made", [{}, {"by": "hand"}, {"é": [1.5, {"\u2028": None}]}])
+@pytest.mark.parametrize("model", [None, {"name": "lenet-300-100", "arguments": {"dropout": 0.5}}])
+def test_an_inspection_knows_what_it_costs_to_say_how_a_file_was_made(made, model):
+    state = {"w": sparse((20, 30), 0.1, 7), "ü": torch.tensor(7)}
+    found = inspect_bytes(pack(state, made=made, model=model))
+    assert found.file_bytes - found.about_bytes == len(pack(state))
+
+
 @every_coding
 def test_average_bits_are_all_bits_over_all_stored_entries(coding):
     data = pack({**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}, coding=coding)

@@ -29,7 +29,7 @@ from prunus.report.epochs import curve
 from prunus.report.histograms import histograms
 from prunus.report.masks import PIXELS, bitmaps, kernels, looks
 from prunus.report.png import TOP, encode
-from prunus.report.stages import sizes
+from prunus.report.stages import on_disk, sizes
 from prunus.training import Evaluation, Recipe
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://example.com/x onerror=alert(2)>"
@@ -275,11 +275,24 @@ def test_the_rows_of_the_stages_are_the_stages(digits: Made, tmp_path: Path) -> 
         "P + Q + range coder",
         "the file",
     ]
-    assert [row[1] for row in table[1:-1]] == [f"{stage.bytes:,}" for stage in stages]
-    assert [row[2] for row in table[1:-1]] == [f"{stages[0].bytes / stage.bytes:.1f}×" for stage in stages]
+    dense, about = stages[0].bytes, digits.inspection.about_bytes
+    whole = [dense, *(stage.bytes + about for stage in stages[1:])]
+    assert [row[1] for row in table[1:-1]] == [f"{size:,}" for size in whole]
+    assert [row[2] for row in table[1:-1]] == [f"{dense / size:.1f}×" for size in whole]
     assert [row[3] for row in table[1:-1]] == ["–", "9–13×", "27–31×", "35–49×", "–"]
     assert [row[6] for row in table[1:-1]] == [f"{stage.validation.error:.1f} %" for stage in stages]
     assert table[-1][1] == f"{digits.file.stat().st_size:,}"
+
+
+@pytest.mark.parametrize(("codec", "place"), [("range", -1), ("huffman", -2), ("bitpack", -3)])
+def test_the_stage_that_the_file_is_takes_its_bytes(
+    codec: str, place: int, digits: Made, tmp_path: Path
+) -> None:
+    coding = replace(digits.compressed.recipe.coding, codec=codec)
+    size = prunus.save(digits.compressed, tmp_path / "file", coding=coding, made={"more": "of it"})
+    stages = on_disk(digits.compressed, prunus.inspect(tmp_path / "file"))
+    assert stages[place].bytes == size == (tmp_path / "file").stat().st_size
+    assert stages[0] == digits.compressed.stages[0]
 
 
 def test_bars_bands_and_the_pin_stand_where_their_ratios_do(digits: Made) -> None:
@@ -290,9 +303,10 @@ def test_bars_bands_and_the_pin_stand_where_their_ratios_do(digits: Made) -> Non
         return math.exp(low + place / 100 * (high - low))
 
     dense = digits.compressed.stages[0].bytes
-    for row, stage in zip(shown.rows, digits.compressed.stages, strict=True):
+    for row, stage in zip(shown.rows, on_disk(digits.compressed, digits.inspection), strict=True):
         assert value(row.bar[0]) == pytest.approx(1, rel=1e-3)
         assert value(sum(row.bar)) == pytest.approx(dense / stage.bytes, rel=1e-3)
+    assert value(sum(shown.rows[-1].bar)) == pytest.approx(dense / digits.file.stat().st_size, rel=1e-3)
     bands = [(value(row.band[0]), value(sum(row.band))) for row in shown.rows if row.band]
     assert bands == [pytest.approx(paper, rel=1e-3) for paper in ((9, 13), (27, 31), (35, 49))]
     pins = [value(row.pin) for row in shown.rows if row.pin is not None]

@@ -173,6 +173,7 @@ def test_compress_prints_only_json_and_says_the_rest_on_stderr(made):
     printed, said = json.loads((made / "printed.json").read_text()), (made / "said.txt").read_text()
     assert printed["file_bytes"] == (made / "own.prunus").stat().st_size
     assert [stage["name"] for stage in printed["stages"]] == ["dense", "pruned", "shared", "huffman", "range"]
+    assert printed["stages"][-1]["bytes"] == printed["file_bytes"]
     assert printed["n"] == 300
     assert (made / "own.html").read_text().startswith("<!DOCTYPE html>")
     assert "will prune 1.weight (24 × 64)" in said

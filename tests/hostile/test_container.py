@@ -412,6 +412,13 @@ def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path):
 # --- what cannot be read or loaded
 
 
+def test_a_name_that_is_no_text_and_a_header_with_spaces_can_be_inspected(tmp_path):
+    (tmp_path / "f").write_bytes(of_tensors([["\ud800", "uint8", [3], 4]], [b"\0abc"]))
+    found = inspect(tmp_path / "f")
+    assert found.layers[0].name == "\ud800"
+    assert 0 < found.about_bytes < found.framing_bytes < found.file_bytes
+
+
 @pytest.mark.parametrize("function", [read, read_header, load, inspect])
 def test_every_way_to_read_names_what_is_wrong(function, tmp_path):
     with pytest.raises(NotAContainerError, match="No such file"):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from prunus.compression.codecs.bitpack import width
-from prunus.compression.container.layout import DTYPES, HALF, Blob
+from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, PREFIX, Blob, header_text
 from prunus.compression.container.read import Entry, file_bytes, open_bytes, tensor_of
 
 
@@ -60,6 +60,8 @@ class Inspection:
     file_bytes: int
     framing_bytes: int
     """Magic, header and checksums."""
+    about_bytes: int
+    """Of the header, what says how the file was made and of which model."""
     original_bytes: int
     """Of all tensors at their own dtype, as a state_dict holds them."""
     ratio: float
@@ -81,12 +83,14 @@ def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> Inspe
     opened = open_bytes(file_bytes(path), max_bytes)
     layers = tuple(_layer(entry, blob) for entry, blob in zip(opened.entries, opened.blobs, strict=True))
     original = sum(layer.original_bytes for layer in layers)
+    framing = opened.size - sum(layer.bytes for layer in layers)
     made, model = opened.header["made"], opened.header["model"]
     assert isinstance(made, dict)
     assert model is None or isinstance(model, dict)
     return Inspection(
         file_bytes=opened.size,
-        framing_bytes=opened.size - sum(layer.bytes for layer in layers),
+        framing_bytes=framing,
+        about_bytes=framing - _bare_framing(opened.entries),
         original_bytes=original,
         ratio=original / opened.size,
         average=_average(layers),
@@ -123,6 +127,13 @@ def _layer(entry: Entry, blob: Blob) -> Layer:
         original_bytes=entry.nbytes,
         share=entry.length / entry.nbytes if entry.nbytes else 0.0,
     )
+
+
+def _bare_framing(entries: Sequence[Entry]) -> int:
+    """The framing of a file of the same tensors that says nothing of how it was made."""
+    rows: list[list[object]] = [[e.name, e.dtype, list(e.shape), e.length] for e in entries]
+    header = header_text({}, None, rows).encode(errors="surrogatepass")
+    return PREFIX.size + len(header) + CHECKSUM.size * (1 + len(entries))
 
 
 def _average(layers: Sequence[Layer]) -> Average:

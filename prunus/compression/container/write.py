@@ -1,7 +1,6 @@
 """Write a state_dict into a file: a pure function of its bits, the metadata and the coding."""
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from prunus.compression.container.layout import (
     PREFIX,
     VERSION,
     checksum,
+    header_text,
 )
 from prunus.compression.container.tensors import blob_of
 from prunus.errors import ContainerError
@@ -46,14 +46,15 @@ def pack(
             [ 0.0000, -0.5000]])
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
-    tensors, blobs = [], []
+    tensors: list[list[object]] = []
+    blobs = []
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ContainerError(f"{name} is a {type(tensor).__name__}; a file holds tensors only.")
         blob = blob_of(name, tensor, coding).to_bytes()
         blobs.append(blob)
         tensors.append([name, names[tensor.dtype], list(tensor.shape), len(blob)])
-    header = _header({"format": "prunus", "made": made or {}, "model": model, "tensors": tensors})
+    header = _header(made or {}, model, tensors)
     prefix = PREFIX.pack(MAGIC, VERSION, len(header))
     parts, running = [prefix + header], checksum(prefix + header)
     for blob in blobs:
@@ -62,11 +63,9 @@ def pack(
     return b"".join([*parts, CHECKSUM.pack(running)])
 
 
-def _header(content: Json) -> bytes:
-    """Compact JSON in UTF-8, keys sorted."""
+def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> bytes:
     try:
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        header = text.encode()
+        header = header_text(made, model, tensors).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ContainerError(f"The header cannot be written as JSON: {error}.") from error
     if len(header) > LONGEST_HEADER:

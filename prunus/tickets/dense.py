@@ -8,13 +8,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from prunus.data import load
 from prunus.errors import ModelError, SpecError
 from prunus.models import MODELS
-from prunus.nouns import Dataset, Params
+from prunus.nouns import Dataset
 from prunus.resolve import resolve
 from prunus.seeds import derive
 from prunus.tables import look_up
@@ -24,7 +23,7 @@ from prunus.training import RECIPES, Epoch, Free, Recipe, evaluate
 from prunus.training.constraints import Constraint
 from prunus.training.job import Job
 from prunus.training.loop import Training, steps_per_epoch
-from prunus.training.state import State
+from prunus.training.state import State, flat, unflat
 
 PACE_STEPS = 20
 
@@ -65,7 +64,8 @@ class Dense:
         return unit, float(self.total_steps())
 
     def total_steps(self) -> int:
-        """Steps of the whole training."""
+        """Steps of the whole training. Raises SpecError where the settings make none."""
+        self._check()
         return self.recipe.epochs * steps_per_epoch(self.recipe, self.dataset().train)
 
     def dataset(self) -> Dataset:
@@ -133,20 +133,36 @@ class Dense:
 
     def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
         """Train; keep the initialisation, the wanted states, and the end."""
+        last = self.total_steps()
         began, model = time.perf_counter(), self.network()
         job, watch = self.training(model, shelf, 0, states=(0, *self.states))
-        _check_states(self.states, watch.last)
+        _check_states(self.states, last)
         if not shelf.rows():
             yield job
             for step, state in watch.states.items():
-                shelf.put(f"state-{step}", *flat(state))
+                shelf.put(f"state-{step}", flat(state), {"step": step})
             shelf.put("final", model.state_dict())
             seconds = round(time.perf_counter() - began, 2)
             row = {"level": 0, "density": 1.0, **measured(model, watch, job.data), "seconds": seconds}
             shelf.append_curve(curve_rows(0, watch))
             shelf.append(row)
-            shelf.drop(training_name(0))
+        shelf.drop(training_name(0))
         return dict(shelf.rows()[0])
+
+    def _check(self) -> None:
+        counts = {
+            "every": self.every,
+            "examples": self.examples,
+            "recipe.epochs": self.recipe.epochs,
+            "recipe.batch_size": self.recipe.batch_size,
+        }
+        for name, value in counts.items():
+            if value is not None and value < 1:
+                raise SpecError(f"{name} is {value}; it must be at least 1.")
+        if self.recipe.patience is not None:
+            raise SpecError(
+                "Where tickets stop is found afterwards, in trainings of full length: leave `patience` at none."
+            )
 
 
 def measured(model: nn.Module, watch: Watch, data: Dataset) -> dict[str, Any]:
@@ -180,21 +196,9 @@ def training_name(level: int) -> str:
     return f"training-{level:02d}"
 
 
-def flat(state: State) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """A state as tensors and a note, for a shelf."""
-    model = {f"model/{name}": tensor for name, tensor in state.model.items()}
-    optimiser = {f"optimiser/{name}": tensor for name, tensor in state.optimiser.items()}
-    return model | optimiser, {"step": state.step}
-
-
 def state_on(shelf: Shelf, name: str) -> State:
-    """The state that `flat` laid down."""
-    tensors = shelf.get(name)
-
-    def under(prefix: str) -> Params:
-        return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-    return State(shelf.note(name)["step"], under("model/"), under("optimiser/"))
+    """A state that the dense training laid down."""
+    return unflat(shelf.note(name)["step"], shelf.get(name))
 
 
 _LOADED: dict[tuple[str, str], Dataset] = {}

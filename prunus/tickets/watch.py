@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prunus.nouns import Params, Split
 from prunus.training import evaluate
 from prunus.training.early_stopping import best
-from prunus.training.state import Moment, State, copies
+from prunus.training.state import Moment, State, copies, flat, under, unflat
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class Watch:
         tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
         kept = {**self.states, **({-1: self.start} if self.start is not None else {})}
         for key, state in kept.items():
-            tensors |= {f"{key}/model/{name}": t for name, t in state.model.items()}
-            tensors |= {f"{key}/optimiser/{name}": t for name, t in state.optimiser.items()}
+            tensors |= {f"{key}/{name}": tensor for name, tensor in flat(state).items()}
         said = {
             "curve": [asdict(point) for point in self.curve],
             "states": {str(key): state.step for key, state in kept.items()},
@@ -108,17 +107,10 @@ class Watch:
 
     def restore(self, tensors: Mapping[str, Tensor], values: Any) -> None:
         """Take it back."""
-
-        def under(prefix: str) -> Params:
-            return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
         self.curve = [Point(**point) for point in values["curve"]]
         self.violations = values["violations"]
-        self.best = under("best/")
-        states = {
-            int(key): State(step, under(f"{key}/model/"), under(f"{key}/optimiser/"))
-            for key, step in values["states"].items()
-        }
+        self.best = under("best/", tensors)
+        states = {int(key): unflat(step, under(f"{key}/", tensors)) for key, step in values["states"].items()}
         self.start = states.pop(-1, None)
         self.states = states
 

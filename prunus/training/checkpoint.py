@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from prunus.errors import CheckpointError
 from prunus.training.evaluate import Epoch
-from prunus.training.state import Observer, State, optimiser_state
+from prunus.training.state import Observer, flat, under, unflat
 
 if TYPE_CHECKING:
     from prunus.training.loop import Training
@@ -35,12 +34,10 @@ def save(path: Path, run: "Training", seed: int, observer: Observer | None = Non
     """Write the state of `run`; a reader never sees half of it."""
     seen, said = observer.state() if observer is not None else ({}, None)
     tensors = {
-        **_under("model", run.model.state_dict()),
-        **_under("optimiser", optimiser_state(run.optimiser, run.trainables)),
+        **flat(run.capture()),
         **_under("constraint", run.constraint.state()),
         **_under("best", run.best),
         **_under("observer", seen),
-        "random": torch.get_rng_state(),
     }
     metadata = {
         "step": run.done,
@@ -76,13 +73,12 @@ def restore(path: Path, run: "Training", seed: int, observer: Observer | None = 
             )
     if (metadata["observer"] is None) != (observer is None):
         raise CheckpointError(f"The checkpoint {path} is of a run that was observed otherwise; delete it.")
-    run.constraint.restore(_over("constraint", tensors))
-    run.put(State(metadata["step"], _over("model", tensors), _over("optimiser", tensors)))
-    run.best = _over("best", tensors)
+    run.constraint.restore(under("constraint/", tensors))
+    run.put(unflat(metadata["step"], tensors))
+    run.best = under("best/", tensors)
     run.epochs = [Epoch(**epoch) for epoch in metadata["epochs"]]
     if observer is not None:
-        observer.restore(_over("observer", tensors), metadata["observer"])
-    torch.set_rng_state(tensors["random"])
+        observer.restore(under("observer/", tensors), metadata["observer"])
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -98,7 +94,3 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _under(room: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{room}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def _over(room: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{room}/"): t for name, t in tensors.items() if name.startswith(f"{room}/")}

@@ -94,6 +94,7 @@ class Training:
             self.done,
             copies(self.model.state_dict()),
             copies(optimiser_state(self.optimiser, self.trainables)),
+            torch.get_rng_state(),
         )
 
     def put(self, state: State) -> None:
@@ -101,6 +102,8 @@ class Training:
         self.done = state.step
         self.model.load_state_dict(state.model)
         put_optimiser_state(self.optimiser, self.trainables, state.optimiser)
+        if state.random is not None:
+            torch.set_rng_state(state.random)
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:

@@ -21,6 +21,8 @@ class State:
     """The `state_dict`: parameters and buffers."""
     optimiser: dict[str, Tensor] = field(default_factory=dict)
     """"NAME/KEY" of a trainable tensor and of what the optimiser remembers of it; empty: nothing yet."""
+    random: Tensor | None = None
+    """Where the stream stands that dropout draws from; None: at the beginning of the training's own."""
 
 
 class Moment(Protocol):
@@ -50,6 +52,23 @@ class Observer(Protocol):
 
     def restore(self, tensors: Mapping[str, Tensor], values: Any) -> None:
         """Take it back."""
+
+
+def flat(state: State) -> dict[str, Tensor]:
+    """A state's tensors under one roof: "model/NAME", "optimiser/NAME/KEY", "random"; for a file."""
+    model = {f"model/{name}": tensor for name, tensor in state.model.items()}
+    optimiser = {f"optimiser/{name}": tensor for name, tensor in state.optimiser.items()}
+    return model | optimiser | ({} if state.random is None else {"random": state.random})
+
+
+def unflat(step: int, tensors: Mapping[str, Tensor]) -> State:
+    """The state whose tensors `flat` gave; others are left aside."""
+    return State(step, under("model/", tensors), under("optimiser/", tensors), tensors.get("random"))
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> Params:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def copies(tensors: Mapping[str, Tensor]) -> Params:

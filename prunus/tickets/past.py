@@ -33,7 +33,7 @@ class Past:
 
 @dataclass(frozen=True)
 class KeptAction:
-    """A mask-1 action: where kept weights start, and what else goes with them."""
+    """A mask-1 action: where kept weights start, and what else goes with them. Called, it gives its values."""
 
     values: Callable[[Past, Masks, int], Params]
     """(past, masks, seed) -> whole tensors; only the places that `masks` keeps are used."""
@@ -44,10 +44,14 @@ class KeptAction:
     rate: Literal["schedule", "last"] = "schedule"
     """The learning rate: its schedule from the rewind step on, or its last value throughout."""
 
+    def __call__(self, past: Past, masks: Masks, seed: int) -> Params:
+        """Its values."""
+        return self.values(past, masks, seed)
+
 
 @dataclass(frozen=True)
 class PrunedAction:
-    """A mask-0 action: what pruned weights are set to, and whether they stay there."""
+    """A mask-0 action: what pruned weights are set to, and whether they stay there. Called, it gives its values."""
 
     values: Callable[[Past, Masks, Params, int], Params]
     """(past, masks, kept, seed) -> the whole start: `kept` from the mask-1 action, pruned places filled in."""
@@ -55,3 +59,7 @@ class PrunedAction:
     """(past, masks, kept, start) -> what must hold of `start`."""
     frozen: bool = True
     """Whether pruned weights keep the values of the start through training."""
+
+    def __call__(self, past: Past, masks: Masks, kept: Params, seed: int) -> Params:
+        """Its values."""
+        return self.values(past, masks, kept, seed)

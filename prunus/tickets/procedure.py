@@ -7,11 +7,12 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
+from prunus.errors import SpecError
 from prunus.nouns import Density, Evidence, Masks, Params, Probe, density_of
 from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.masks import count
@@ -33,6 +34,8 @@ from prunus.training.state import State, copies
 
 if TYPE_CHECKING:
     from prunus.tickets.ticket import Rates, Ticket
+
+A = TypeVar("A", KeptAction, PrunedAction)
 
 
 def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
@@ -72,8 +75,8 @@ class Run:
         self.spec, self.shelf, self.needed = spec, shelf, needed
         self.model = spec.dense.network()
         self.names = list(prunable(self.model))
-        self.mask1: KeptAction = found("mask-1 action", MASK1, spec.mask1)
-        self.mask0: PrunedAction = found("mask-0 action", MASK0, spec.mask0)
+        self.mask1 = action("mask-1 action", MASK1, spec.mask1, KeptAction)
+        self.mask0 = action("mask-0 action", MASK0, spec.mask0, PrunedAction)
         self.original = state_on(needed[0], "state-0")
         self.rewind = state_on(needed[0], f"state-{spec.rewind_step}")
         self.recipe, self.seed = spec.dense.recipe, spec.dense.replicate
@@ -105,7 +108,8 @@ class Run:
 
     def masks(self, level: int, past: Past, last: Params) -> tuple[Masks, Mapping[str, int]]:
         """This level's masks, and how many weights each layer must keep."""
-        density = densities(self.model, self.spec.rates, self.spec.scope, level)
+        source = self.spec.source
+        density = densities(self.model, source.rates, source.scope, level)
         sizes = {name: weight.numel() for name, weight in past.original.items()}
         if isinstance(density, Mapping):
             counts = {name: count(density[name], sizes[name]) for name in sizes}
@@ -133,7 +137,7 @@ class Run:
         whole = self.mask0.values(past, masks, kept, derive(self.seed, "mask0", level, *draw))
         rewound = self.mask1.rest == "rewound"
         source, optimiser = (self.rewind.model, self.rewind.optimiser) if rewound else (last, {})
-        start = State(self.rewind.step, {**source, **whole}, dict(optimiser))
+        start = State(self.rewind.step, {**source, **whole}, dict(optimiser), self.rewind.random)
         zeros = not any(bool((whole[name][~masks[name]] != 0).any()) for name in masks)
         recipe = self.recipe if self.mask1.rate == "schedule" else at_last_rate(self.recipe)
         return kept, start, None if zeros else whole, recipe
@@ -160,7 +164,7 @@ class Run:
             if level not in self.written:
                 self.shelf.append_curve(note["curve"])
                 self.shelf.append(note["row"])
-                self.shelf.drop(training_name(level))
+            self.shelf.drop(training_name(level))
 
     def _prunable(self, model: Params) -> Params:
         return {name: model[name] for name in self.names}
@@ -174,6 +178,14 @@ class Run:
         source = self.rewind.model if self.mask1.rest == "rewound" else last
         model.load_state_dict({**source, **past.start})
         return probe(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
+
+
+def action(kind: str, table: Mapping[str, A], name: str, of: type[A]) -> A:
+    """A built-in action, or yours. Raises SpecError where "package.module:name" is something else."""
+    one = found(kind, table, name)
+    if not isinstance(one, of):
+        raise SpecError(f"{name} was to be a {of.__name__}, with its claims, and is a {type(one).__name__}.")
+    return one
 
 
 def found(kind: str, table: Mapping[str, Any], name: str) -> Any:

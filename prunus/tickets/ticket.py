@@ -63,6 +63,11 @@ class Ticket:
         return self.dense.device
 
     @property
+    def source(self) -> "Ticket":
+        """The ticket whose criterion, rates and scope made the masks."""
+        return self if self.masks_of is None else self.masks_of.source
+
+    @property
     def chained(self) -> bool:
         """Whether a level starts from what the level before it ended at."""
         return self.schedule == "iterative" and self.masks_of is None
@@ -92,7 +97,8 @@ class Ticket:
             raise SpecError(
                 f"Levels {wrong} were asked of {self.rounds} rounds; levels go from 1 to the rounds."
             )
-        if self.rewind_step and self.mask1.removesuffix("_rescaled") not in REWINDING:
+        yours = ":" in self.mask1
+        if self.rewind_step and not yours and self.mask1.removesuffix("_rescaled") not in REWINDING:
             raise SpecError(
                 f"{self.mask1} makes new values, which belong to step 0, not to step {self.rewind_step}."
             )

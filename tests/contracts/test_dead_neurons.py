@@ -93,6 +93,26 @@ def test_removal_goes_on_until_nothing_is_dead() -> None:
     assert all(not d.no_inputs and not d.no_outputs for d in dead_neurons(smaller, left))
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("track", [True, False])
+def test_a_norm_says_how_many_channels_it_has_left(affine: bool, track: bool) -> None:
+    def norm(channels: int) -> nn.BatchNorm1d:
+        return nn.BatchNorm1d(channels, affine=affine, track_running_stats=track)
+
+    layers = (nn.Linear(4, 3), norm(3), nn.ReLU(), nn.Linear(3, 3), norm(3), nn.Linear(3, 2))
+    model = nn.Sequential(*layers).eval()
+    masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable(model).items()}
+    masks["5.weight"][:, 1] = False  # neuron 1 of layer 3 is read by nobody,
+    masks["3.weight"][[0, 2], 0] = False  # and it alone reads neuron 0 of layer 0;
+    masks["3.weight"][0] = False  # neuron 0 of layer 3 is constant
+    model.load_state_dict(apply_masks(dict(model.state_dict()), masks))
+    inputs = torch.randn(8, 4)
+    smaller, _, _ = remove_dead_neurons(model, masks, inputs)
+    assert (repr(smaller[1]), repr(smaller[4])) == (repr(norm(2)), repr(norm(1)))
+    assert torch.allclose(smaller(inputs), model(inputs), atol=1e-5)
+    assert [(link.first, link.second) for link in links(smaller)] == [("0", "3"), ("3", "5")]
+
+
 def test_what_flows_elsewhere_is_left_alone() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:

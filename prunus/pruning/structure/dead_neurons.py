@@ -112,7 +112,7 @@ def _fold(model: nn.Module, link: Link, silent: Tensor, shape: torch.Size) -> bo
     first, second = model.get_submodule(link.first), model.get_submodule(link.second)
     bias = first.bias if isinstance(first.bias, Tensor) else weight_of(first).new_zeros(len(silent))
     signal = _by_channel(bias, shape).where(_by_channel(silent, shape), 0.0)
-    block = _through(model, link, signal)
+    block = _through(model, link, signal)[:1]
     block = block.where(_by_channel(silent, block.shape), 0.0)
     effect = (second(block) - second(torch.zeros_like(block))).transpose(0, 1).flatten(1)
     if not torch.equal(effect, effect[:, :1].expand_as(effect)):
@@ -124,18 +124,18 @@ def _fold(model: nn.Module, link: Link, silent: Tensor, shape: torch.Size) -> bo
 
 
 def _output_shape(model: nn.Module, module: nn.Module, example: Tensor) -> torch.Size:
-    """The shape [1, ...] of what `module` puts out for one example."""
+    """The shape [B, ...] of what `module` puts out for two examples: one alone has no statistics of a batch."""
     seen: list[torch.Size] = []
     hook = module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    model(example[:1])
+    model(example[:2])
     hook.remove()
     return seen[0]
 
 
 def _by_channel(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """[channels] spread over [1, channels x places] or [1, channels, ...]."""
+    """[channels] spread over [B, channels x places] or [B, channels, ...]."""
     places = shape[1] // len(values)
-    return values.repeat_interleave(places).reshape(1, -1, *[1] * (len(shape) - 2)).expand(1, *shape[1:])
+    return values.repeat_interleave(places).reshape(1, -1, *[1] * (len(shape) - 2)).expand(*shape)
 
 
 def _through(model: nn.Module, link: Link, signal: Tensor) -> Tensor:
@@ -160,7 +160,9 @@ def _keep(model: nn.Module, link: Link, alive: Tensor, masks: Masks) -> None:
     for owner in (link.first, *link.norms(dict(model.named_modules()))):
         for key in ("weight", "bias", "running_mean", "running_var"):
             _cut(model.get_submodule(owner), key, 0, alive, masks, owner)
+        _restate(model.get_submodule(owner), ("out_features", "out_channels", "num_features"), alive)
     _cut(second, "weight", 1, columns, masks, link.second)
+    _restate(second, ("in_features", "in_channels"), columns)
 
 
 def _cut(module: nn.Module, key: str, dim: int, alive: Tensor, masks: Masks, owner: str) -> None:
@@ -172,12 +174,10 @@ def _cut(module: nn.Module, key: str, dim: int, alive: Tensor, masks: Masks, own
     setattr(module, key, nn.Parameter(shorter) if isinstance(tensor, nn.Parameter) else shorter)
     if f"{owner}.{key}" in masks:
         masks[f"{owner}.{key}"] = masks[f"{owner}.{key}"].index_select(dim, places)
-    if key == "weight":
-        _restate(module, shorter.shape, dim)
 
 
-def _restate(module: nn.Module, shape: torch.Size, dim: int) -> None:
-    """Let a module's own numbers say what its weight is."""
-    for name in (("out_features", "out_channels", "num_features"), ("in_features", "in_channels"))[dim]:
+def _restate(module: nn.Module, names: Sequence[str], alive: Tensor) -> None:
+    """Let a module's own number, which has one of these names, say how many are left."""
+    for name in names:
         if hasattr(module, name):
-            setattr(module, name, shape[dim])
+            setattr(module, name, int(alive.sum()))

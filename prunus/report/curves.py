@@ -38,11 +38,11 @@ class Drawing:
     title: str
     x_label: str
     y_label: str
-    x_log: bool
-    invert_x: bool
-    reference: Sequence[Reference]
-    band: str
-    receipts: str
+    x_log: bool = False
+    invert_x: bool = False
+    reference: Sequence[Reference] = ()
+    band: str = "min to max"
+    receipts: str = ""
 
     @property
     def banded(self) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "Reference", "save_lines"]
+__all__ = ["Curve", "Drawing", "Reference", "save_drawing", "save_lines"]
 
 FAILED = "#d0021b"
 """The edge of a point whose receipt failed."""
@@ -50,8 +50,14 @@ def save_lines(
 
     Raises PrunusError for no curve, curves that do not fit together, or where matplotlib is not installed.
     """
-    check(series)
-    drawing = Drawing(series, title, x_label, y_label, x_log, invert_x, reference, band, receipts)
+    return save_drawing(
+        path, Drawing(series, title, x_label, y_label, x_log, invert_x, reference, band, receipts)
+    )
+
+
+def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, Path]:
+    """Write `path`.png, .svg, .html and .csv of a drawing, as `save_lines` does; returns the four."""
+    check(drawing.series)
     try:
         import jinja2  # noqa: F401
         import matplotlib
@@ -71,7 +77,7 @@ def save_lines(
         "text.parse_math": False,
     }
     with matplotlib.rc_context(fixed):
-        crowded = len(series) + len(reference) > len(PALETTE)
+        crowded = len(drawing.series) + len(drawing.reference) > len(PALETTE)
         figure = Figure(figsize=(9.5 if crowded else 7, 4.5), layout="constrained")
         _draw(figure, drawing, crowded)
         figure.savefig(png, dpi=150, metadata={"Software": None})
@@ -104,7 +110,7 @@ def _draw(figure: "Figure", drawing: Drawing, crowded: bool) -> None:
         handlelength=2.8,
     )
     for label, name in zip(legend.get_texts(), words.values(), strict=True):
-        label.set_text(name)  # not as a label above: matplotlib leaves out those that begin with "_"
+        label.set_text(name)  # as a label above, "_a" is left out by matplotlib before 3.10
     if drawing.receipts:
         figure.supxlabel(drawing.receipts, fontsize=8, color=QUIET)
 

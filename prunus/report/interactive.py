@@ -7,6 +7,8 @@ there are still the numbers, as a table and as CSV.
 import base64
 import hashlib
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prunus.report.curves import Drawing
@@ -33,20 +35,38 @@ def interactive(drawing: Drawing, csv_text: str, csv_name: str) -> str:
     Args:
         csv_text: its numbers, which the page hands out as a file called `csv_name`.
     """
-    script = (TEMPLATES / "figure.js").read_text(encoding="utf-8")
-    return (
-        environment()
-        .get_template("figure.html")
-        .render(
-            drawing=drawing,
-            figure=_figure(drawing),
-            script=script,
-            digest=_base64(hashlib.sha256(script.encode()).digest()),
-            csv=_base64(csv_text.encode()),
-            csv_name=csv_name,
-            rows=_rows(drawing),
-        )
-    )
+    code, shown = script(), chart(drawing, csv_text, csv_name)
+    return environment().get_template("figure.html").render(chart=shown, script=code, digest=digest(code))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing as the macro of `chart.html` wants it."""
+
+    drawing: Drawing
+    figure: Mapping[str, Any]
+    """What the script draws."""
+    csv: str
+    csv_name: str
+    rows: Sequence[Sequence[str]]
+    picture: str = ""
+    """The drawing as SVG, base64, for where no script may run; empty: the table below the chart has to do."""
+
+
+def chart(drawing: Drawing, csv_text: str, csv_name: str, svg: str = "") -> Chart:
+    """The chart of a drawing, for a page that has `script` at its end."""
+    numbers = base64_of(csv_text.encode())
+    return Chart(drawing, _figure(drawing), numbers, csv_name, _rows(drawing), base64_of(svg.encode()))
+
+
+def script() -> str:
+    """What draws every chart of a page."""
+    return (TEMPLATES / "figure.js").read_text(encoding="utf-8")
+
+
+def digest(code: str) -> str:
+    """By which a page says that `code` is the only script that may run."""
+    return base64_of(hashlib.sha256(code.encode()).digest())
 
 
 def _figure(drawing: Drawing) -> dict[str, Any]:
@@ -103,5 +123,6 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _base64(data: bytes) -> str:
+def base64_of(data: bytes) -> str:
+    """As a data URI has it."""
     return base64.b64encode(data).decode()

@@ -50,29 +50,41 @@ class Comparison:
         >>> pairs.sentence("dense", "winning ticket", "pp")
         'winning ticket is more accurate than dense by 0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)'
         """
-        plus = f"{name_b} minus {name_a} is"
-        pairs = f"n = {text.count(self.n, 'pair')}"
+        plus, by = f"{name_b} minus {name_a} is", self.amount(unit)
         if self.n < 2:
-            return f"one pair proves nothing: {plus} {_short(self.difference)} {unit} ({pairs})"
-        larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
-        low, high = (self.low, self.high) if self.difference > 0 else (-self.high, -self.low)
-        if self.low == self.high:
-            if not self.difference:
-                return f"no difference between {name_a} and {name_b} in any pair ({pairs})"
-            by = f"{_short(abs(self.difference))} {unit}"
+            return f"one pair proves nothing: {plus} {by}"
+        if self.low == self.high == 0:
             return (
-                f"{larger} is {more} than {smaller} by {by} in every pair (no spread, no interval, {pairs})"
+                f"no difference between {name_a} and {name_b} in any pair (n = {text.count(self.n, 'pair')})"
             )
-        interval = f"{100 * self.confidence:g} % interval"
-        if self.shown:
-            middle, low_text, high_text = _alike(abs(self.difference), low, high)
-            by = f"{middle} {unit} ({interval} {low_text} to {high_text}, {pairs})"
-            return f"{larger} is {more} than {smaller} by {by}"
-        middle, low_text, high_text = _alike(self.difference, self.low, self.high)
-        return (
-            f"no difference shown between {name_a} and {name_b}: "
-            f"{plus} {middle} {unit} ({interval} {low_text} to {high_text}, {pairs})"
-        )
+        if not self.shown:
+            return f"no difference shown between {name_a} and {name_b}: {plus} {by}"
+        larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
+        return f"{larger} is {more} than {smaller} by {by}"
+
+    def amount(self, unit: str, *, brief: bool = False) -> str:
+        """How large the difference is, and how sure that is: without its sign where it is shown, else as b - a.
+
+        Args:
+            brief: the interval alone, for where its confidence and n are said once for many.
+
+        >>> pairs = paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7})
+        >>> pairs.amount("pp"), pairs.amount("pp", brief=True)
+        ('0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)', '0.22 pp (0.14 to 0.29)')
+        """
+        pairs = f"n = {text.count(self.n, 'pair')}"
+        turned = self.n > 1 and self.shown and self.difference < 0
+        middle = -self.difference if turned else self.difference
+        if self.n < 2:
+            return f"{_short(middle)} {unit} ({pairs})"
+        if self.low == self.high:
+            by = f"{_short(middle)} {unit} in every pair"
+            return by if brief else f"{by} (no spread, no interval, {pairs})"
+        low, high = (-self.high, -self.low) if turned else (self.low, self.high)
+        words = _alike(middle, low, high)
+        if brief:
+            return f"{words[0]} {unit} ({words[1]} to {words[2]})"
+        return f"{words[0]} {unit} ({100 * self.confidence:g} % interval {words[1]} to {words[2]}, {pairs})"
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Comparison:

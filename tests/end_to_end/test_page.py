@@ -58,40 +58,40 @@ VISIT = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" conten
 <iframe width="{width}" height="900" srcdoc="{page}"></iframe>
 <script>
 addEventListener("load", () => {{
-  const view = frames[0], page = view.document, chart = page.getElementById("chart");
+  const view = frames[0], page = view.document, chart = page.querySelector(".chart");
   const all = s => [...page.querySelectorAll(s)], box = e => e.getBoundingClientRect();
   const words = s => all(s).map(e => e.textContent), count = s => all(s).length;
   const centre = e => ({{ clientX: box(e).left + box(e).width / 2, clientY: box(e).top + box(e).height / 2 }});
-  const readOut = page.getElementById("read-out"), read = () => readOut.hidden ? null : readOut.innerText;
+  const readOut = page.querySelector(".read-out"), read = () => readOut.hidden ? null : readOut.innerText;
   const point = e => {{ chart.dispatchEvent(new view.PointerEvent("pointermove", centre(e))); return read(); }};
   const press = key => {{ chart.dispatchEvent(new view.KeyboardEvent("keydown", {{ key }})); return read(); }};
-  const middles = () => all("#chart .marker").map(e => Math.round(centre(e).clientX));
+  const middles = () => all(".chart .marker").map(e => Math.round(centre(e).clientX));
   const seen = {{}};
   seen.inner = view.innerWidth;
   seen.scroll = page.documentElement.scrollWidth;
   seen.legend = words(".legend span");
   seen.colours = all(".curve .line").map(e => view.getComputedStyle(e).stroke);
   seen.chart = [box(chart).width, box(chart).height];
-  seen.outside = all("#chart path, #chart circle, #chart text").filter(e => e.id !== "ring" &&
+  seen.outside = all(".chart path, .chart circle, .chart text").filter(e => !e.matches(".ring") &&
     (box(e).left < box(chart).left - 1 || box(e).right > box(chart).right + 1 ||
      box(e).top < box(chart).top - 1 || box(e).bottom > box(chart).bottom + 1)).map(e => e.outerHTML);
-  seen.marks = [".curve .line", ".reference .line", ".band", ".marker", ".failed"].map(s => count("#chart " + s));
-  seen.read = all("#chart .marker").map(point);
+  seen.marks = [".curve .line", ".reference .line", ".band", ".marker", ".failed"].map(s => count(".chart " + s));
+  seen.read = all(".chart .marker").map(point);
   seen.inside = box(readOut).right <= view.innerWidth;
   chart.dispatchEvent(new view.PointerEvent("pointermove", {{ clientX: -500, clientY: -500 }}));
   seen.away = read();
   seen.keys = ["ArrowRight", "ArrowRight", "ArrowDown", "Escape"].map(press);
   seen.logarithmic = middles();
-  page.getElementById("scale").click();
+  page.querySelector(".scale").click();
   seen.linear = middles();
-  seen.scale = words("#scale")[0];
+  seen.scale = words(".scale")[0];
   all("[data-curve]")[0].click();
-  seen.hidden = [count("#chart .curve .line"), all("[data-curve]")[0].getAttribute("aria-pressed")];
+  seen.hidden = [count(".chart .curve .line"), all("[data-curve]")[0].getAttribute("aria-pressed")];
   all("[data-curve]")[0].click();
-  page.getElementById("all").click();
-  seen.none = [count("#chart .line"), words("#all")[0]];
-  page.getElementById("all").click();
-  seen.back = [count("#chart .line"), words("#all")[0]];
+  page.querySelector(".all").click();
+  seen.none = [count(".chart .line"), words(".all")[0]];
+  page.querySelector(".all").click();
+  seen.back = [count(".chart .line"), words(".all")[0]];
   seen.sources = view.performance.getEntriesByType("resource").map(e => e.name.slice(0, 5));
   seen.background = view.getComputedStyle(page.body).backgroundColor;
   document.title = JSON.stringify(seen);

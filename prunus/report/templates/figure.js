@@ -1,15 +1,14 @@
 "use strict";
-(() => {
-  const figure = JSON.parse(document.getElementById("numbers").textContent);
-  const [plot, chart, readOut] = ["plot", "chart", "read-out"].map(id => document.getElementById(id));
-  const scale = document.getElementById("scale"), all = document.getElementById("all");
-  const buttons = [...document.querySelectorAll("[data-curve]")];
+for (const root of document.querySelectorAll("[data-figure]")) {
+  const figure = JSON.parse(root.querySelector("script").textContent);
+  const [plot, chart, readOut, scale, all] = [".plot", ".chart", ".read-out", ".scale", ".all"].map(s => root.querySelector(s));
+  const buttons = [...root.querySelectorAll("[data-curve]")];
   const hidden = new Set();
   const TOP = 10, RIGHT = 16, BOTTOM = 26, REACH = 60;
   const crowded = figure.curves.length > 8;
   let log = figure.log && figure.curves.some(c => c.points.some(p => p[0] > 0));
   let spots = []; // what can be pointed at: where it is drawn, and the curve and the point behind it
-  let chosen = null;
+  let chosen = null, ring = null;
 
   const draw = () => {
     const width = Math.max(plot.clientWidth, 200);
@@ -39,7 +38,7 @@
     spots = [];
     const layers = ["bands", "lines", "failures"].map(name => add(chart, "g", { "data-layer": name }));
     for (const curve of seen) drawCurve(curve, layers, across, down);
-    add(chart, "circle", { id: "ring", r: 9, visibility: "hidden" });
+    ring = add(chart, "circle", { class: "ring", r: 9, visibility: "hidden" });
     tell(null);
   };
 
@@ -105,7 +104,6 @@
   const tell = spot => {
     chosen = spot;
     readOut.hidden = !spot;
-    const ring = document.getElementById("ring");
     ring.setAttribute("visibility", spot ? "visible" : "hidden");
     if (!spot) return;
     ring.setAttribute("transform", `translate(${spot.x} ${spot.y})`);
@@ -175,4 +173,4 @@
   all.hidden = plot.hidden = false;
   draw();
   new ResizeObserver(draw).observe(plot);
-})();
+}

@@ -15,6 +15,7 @@ from prunus.nouns import Dataset, Split
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import optimisers
+from prunus.training.augmentation import AUGMENTATIONS, none, stream
 from prunus.training.checkpoint import restore, save
 from prunus.training.constraints import Constraint, Free
 from prunus.training.early_stopping import best, should_stop
@@ -52,6 +53,7 @@ class Training:
         self.weights = [p for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
         self.penalise = look_up("penalty", PENALTIES, recipe.penalty)
         self.decay = look_up("learning-rate decay", DECAYS, recipe.decay)
+        self.augment = look_up("augmentation", AUGMENTATIONS, recipe.augmentation)
         self.done = 0
         """How many steps are behind."""
         self.epochs: list[Epoch] = []
@@ -81,6 +83,8 @@ class Training:
         total, seen = torch.zeros((), device=split.labels.device), 0
         for index, (inputs, labels) in enumerate(batches(split, size, seed, number, first), start=first):
             self.set_learning_rate((number + index / count) / self.recipe.epochs)
+            if self.augment is not none:
+                inputs = self.augment(inputs, stream(seed, number, index))
             total += self.step(inputs, labels) * len(labels)
             seen += len(labels)
             self.done += 1

@@ -19,6 +19,8 @@ class Recipe:
     penalty: str = "none"
     """A penalty on the weights added to the loss: a key of `prunus.training.penalties.PENALTIES`."""
     penalty_strength: float = 0.0
+    augmentation: str = "none"
+    """What is done to the pictures of a batch: a key of `prunus.training.augmentation.AUGMENTATIONS`."""
     patience: int | None = None
     """Stop after so many epochs without a lower validation loss, and go back to the best; None: never."""
     source: str = field(default="", metadata={"identity": False})

@@ -17,6 +17,7 @@ from prunus.data.batches import order
 from prunus.errors import ModelError, SpecError
 from prunus.tables import look_up
 from prunus.training import optimisers
+from prunus.training.augmentation import AUGMENTATIONS, stream
 from prunus.training.constraints import Free, Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.job import Job
@@ -73,6 +74,7 @@ class Stack:
         self.optimiser = optimisers.make(list(self.tensors.values()), self.recipe)
         self.penalise = look_up("penalty", PENALTIES, self.recipe.penalty)
         self.decay = look_up("learning-rate decay", DECAYS, self.recipe.decay)
+        self.augment = look_up("augmentation", AUGMENTATIONS, self.recipe.augmentation)
         self.done = 0
         self.members = [Member(self, place, job) for place, job in enumerate(jobs)]
         self.factors, self.values = self._constraints()
@@ -123,7 +125,6 @@ class Stack:
         count = steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
         orders = [order(len(split), size, job.seed, number)[first:] for job in self.jobs]
-        pictures = self.layout.inputs(split.inputs)
         total, seen = torch.zeros(len(self.jobs), device=self.device), 0
         for index, chosen in enumerate(zip(*orders, strict=True), start=first):
             for group in self.optimiser.param_groups:
@@ -131,7 +132,11 @@ class Stack:
                     (number + index / count) / self.recipe.epochs
                 )
             places = torch.stack(chosen).to(self.device)
-            total += self.step(pictures[places], split.labels[places]) * places.shape[1]
+            inputs = torch.stack([
+                self.layout.inputs(self.augment(split.inputs[mine], stream(job.seed, number, index)))
+                for job, mine in zip(self.jobs, places, strict=True)
+            ])  # fmt: skip
+            total += self.step(inputs, split.labels[places]) * places.shape[1]
             seen += places.shape[1]
             self.observe()
         return [float(loss) / seen for loss in total]

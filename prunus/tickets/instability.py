@@ -73,8 +73,8 @@ class Instability:
                     model, shelf, copy, constraint=constraint, start=start, seed=derive(self._order, copy)
                 )
                 yield job
-                shelf.put(f"copy-{copy}", model.state_dict())
                 shelf.append_curve(curve_rows(copy, watch))
+                shelf.put(f"copy-{copy}", model.state_dict())
                 shelf.drop(training_name(copy))
         rows = self._line(shelf.get("copy-1"), shelf.get("copy-2"))
         ends = (rows[0]["test_error"] + rows[-1]["test_error"]) / 2

@@ -6,13 +6,14 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 """
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from prunus.errors import SpecError
+from prunus.errors import NoEffectWarning, SpecError
 from prunus.nouns import Density, Evidence, Masks, Params, Probe, density_of
 from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.masks import count
@@ -40,13 +41,18 @@ A = TypeVar("A", KeptAction, PrunedAction)
 
 def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
     """Level after level; a level that is written down is not trained again."""
+    wanted = spec.trained_levels()
     run = Run(spec, shelf, needed)
-    for level in spec.trained_levels():
+    for level in wanted:
         if level in run.written:
             continue
         began = time.perf_counter()
         past, last = run.past(level)
         masks, counts = run.masks(level, past, last)
+        if all(torch.equal(mask, past.masks[name]) for name, mask in masks.items()):
+            warnings.warn(
+                f"Level {level} prunes nothing: {spec.source.rates}.", NoEffectWarning, stacklevel=2
+            )
         kept, start, values, recipe = run.start(level, past, masks, last)
         constraint = Masked(run.model, masks, values) if run.mask0.frozen else None
         job, watch = spec.dense.training(

@@ -1,0 +1,569 @@
+"""Laws of tickets: what starts from what, counts, masks, receipts that pass and receipts that fail."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunus.errors import DensityError, NoEffectWarning, ReceiptWarning, SpecError, UnknownNameError
+from prunus.nouns import density_of
+from prunus.pruning.masks import are_nested, count
+from prunus.pruning.prunable import layer_kinds, prunable
+from prunus.pruning.scopes import SCOPES, layer
+from prunus.runs.spec import identity
+from prunus.tickets.dense import Dense, state_on
+from prunus.tickets.instability import Instability
+from prunus.tickets.mask0 import MASK0
+from prunus.tickets.mask1 import MASK1
+from prunus.tickets.procedure import mask_name
+from prunus.tickets.shelf import Memory
+from prunus.tickets.ticket import REWINDING, Rates, Ticket
+from prunus.training import Masked, Recipe, evaluate
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+RECIPE = Recipe(epochs=2, learning_rate=0.02, batch_size=25, decay="linear")
+DENSE = Dense("small:mlp", "digits", RECIPE, examples=85, every=3, states=(2, 5))
+LAST = 8
+"""Steps: two epochs of three batches of 25 and one of 10."""
+NOTHING = Rates(0.0, 0.0, 0.0)
+SHELVES: dict[str, Memory] = {}
+
+
+def done(spec, *needed, change=lambda job: job, shelf=None):
+    """Carry out a procedure; `change` may meddle with the trainings it asks for."""
+    shelf = Memory() if shelf is None else shelf
+    steps = spec.steps(shelf, needed)
+    try:
+        job = next(steps)
+        while True:
+            job = steps.send(change(job).carry_out())
+    except StopIteration:
+        return shelf
+
+
+def trained(dense: Dense = DENSE) -> Memory:
+    """The dense training, carried out once."""
+    if identity(dense) not in SHELVES:
+        SHELVES[identity(dense)] = done(dense)
+    return SHELVES[identity(dense)]
+
+
+def jobs_of(spec, *needed) -> list:
+    """The trainings that a procedure asks for, in order, with what they started from."""
+    found = []
+
+    def note(job):
+        found.append(job)
+        return job
+
+    done(spec, *needed, change=note)
+    return found
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def at(tensors, masks, kept=True):
+    return {name: tensors[name][mask if kept else ~mask] for name, mask in masks.items()}
+
+
+def rest(model, masks):
+    return {name: tensor for name, tensor in model.items() if name not in masks}
+
+
+def rows(shelf):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in shelf.rows()]
+
+
+def masks_at(shelf, level):
+    return shelf.get_masks(mask_name(level))
+
+
+@pytest.mark.parametrize("mask0", MASK0)
+@pytest.mark.parametrize("mask1", MASK1)
+def test_every_combination_of_actions_has_a_receipt_that_passes(mask1, mask0):
+    shelf = done(Ticket(DENSE, rounds=2, rates=Rates(0.4), mask1=mask1, mask0=mask0), trained())
+    assert [row["level"] for row in shelf.rows()] == [1, 2]
+    for row in shelf.rows():
+        assert row["receipt"]["passed"], row["receipt"]
+        assert row["receipt"]["evaluations"] == 4  # at steps 0, 3, 6 and 8
+        assert len(row["receipt"]["checks"]) >= 9
+
+
+@pytest.mark.parametrize("model", ["mlp", "normed"])
+@pytest.mark.parametrize("schedule", ["iterative", "one_shot"])
+@pytest.mark.parametrize("step", [0, 2])
+def test_weights_are_rewound_in_every_round(model, schedule, step):
+    dense = replace(DENSE, model=f"small:{model}")
+    spec = Ticket(dense, rounds=3, schedule=schedule, rewind_step=step)
+    point = state_on(trained(dense), f"state-{step}")
+    jobs = jobs_of(spec, trained(dense))
+    shelf = done(spec, trained(dense))
+    assert len(jobs) == 3
+    for level, job in enumerate(jobs, start=1):
+        masks, start = masks_at(shelf, level), job.observer.start
+        assert start.step == step
+        assert equal(at(start.model, masks), at(point.model, masks))
+        assert not any(tensor.any() for tensor in at(start.model, masks, kept=False).values())
+        assert equal(rest(start.model, masks), rest(point.model, masks))
+        assert equal(start.optimiser, point.optimiser)
+        assert bool(point.optimiser) == (step > 0)
+        assert job.observer.curve[-1].step == LAST
+    assert not equal(shelf.get("final"), point.model)
+
+
+@pytest.mark.parametrize("step", [0, 2, 5])
+@pytest.mark.parametrize("optimiser", ["sgd", "nesterov", "adam", "rmsprop"])
+@pytest.mark.parametrize("model", ["mlp", "normed", "dropping", "convolved"])
+def test_a_ticket_that_prunes_nothing_is_the_dense_training(model, optimiser, step):
+    """Weights, buffers, the optimiser's memory, the order of examples, dropout and the learning rate go on."""
+    recipe = RECIPE.but(optimiser=optimiser, momentum=0.9, weight_decay=0.01)
+    dense = replace(DENSE, model=f"small:{model}", recipe=recipe)
+    with pytest.warns(NoEffectWarning, match="Level 1 prunes nothing"):
+        shelf = done(Ticket(dense, rounds=1, rates=NOTHING, rewind_step=step), trained(dense))
+    assert equal(shelf.get("final"), trained(dense).get("final"))
+    (row,), (before,) = shelf.rows(), trained(dense).rows()
+    assert row["receipt"]["passed"]
+    for metric in ("final_validation_loss", "final_test_accuracy"):
+        assert row[metric] == before[metric]
+
+
+@pytest.mark.parametrize("mask1", REWINDING)
+def test_what_goes_with_the_weights(mask1):
+    """BatchNorm and its statistics, biases, the optimiser's memory and the learning rate, as the action says."""
+    dense = replace(DENSE, model="small:normed")
+    spec = Ticket(dense, rounds=2, mask1=mask1, rewind_step=5)
+    jobs, shelf, action = jobs_of(spec, trained(dense)), done(spec, trained(dense)), MASK1[mask1]
+    point, ends = state_on(trained(dense), "state-5"), [trained(dense).get("final")]
+    ends.append(done(replace(spec, rounds=1), trained(dense)).get("final"))
+    for level, job in enumerate(jobs, start=1):
+        start, masks = job.observer.start, masks_at(shelf, level)
+        source = point.model if action.rest == "rewound" else ends[level - 1]
+        assert "2.running_mean" in rest(start.model, masks)
+        assert equal(rest(start.model, masks), rest(source, masks))
+        assert equal(start.optimiser, point.optimiser if action.rest == "rewound" else {})
+        assert (job.recipe.decay, job.recipe.learning_rate) == (
+            ("linear", 0.02) if action.rate == "schedule" else ("constant", 0.01)
+        )
+    assert not equal(rest(point.model, masks), rest(ends[0], masks))
+    assert not equal(rest(ends[0], masks), rest(ends[1], masks))
+
+
+@pytest.mark.parametrize("model", ["mlp", "normed", "convolved"])
+@pytest.mark.parametrize("schedule", ["iterative", "one_shot"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
+    dense, rates = replace(DENSE, model=f"small:{model}"), Rates(linear=0.3, conv=0.2, output=0.1)
+    network = dense.network()
+    names = list(prunable(network))
+    assert all(name.endswith("weight") and network.get_parameter(name).dim() > 1 for name in names)
+    shelf = done(Ticket(dense, rounds=4, schedule=schedule, scope=scope, rates=rates), trained(dense))
+    rate = {
+        **{name: getattr(rates, kind) for name, kind in layer_kinds(network).items()},
+        names[-1]: rates.output,
+    }
+    sizes = {name: network.get_parameter(name).numel() for name in names}
+    for level in range(1, 5):
+        masks = masks_at(shelf, level)
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        assert list(masks) == names
+        if scope == "layer":
+            assert kept == {name: count((1 - rate[name]) ** level, sizes[name]) for name in names}
+        else:
+            assert sum(kept.values()) == count(0.7**level, sum(sizes.values()))
+        assert shelf.rows()[level - 1]["density"] == density_of(masks)
+    zeros = {
+        name: int((tensor == 0).sum()) for name, tensor in shelf.get("final").items() if "running" not in name
+    }
+    assert zeros == {name: sizes[name] - kept[name] if name in names else 0 for name in zeros}
+
+
+@pytest.mark.parametrize("criterion", ["large_final", "random", "movement", "snip"])
+def test_iterative_masks_are_nested_and_the_first_is_the_one_shot_one(criterion):
+    spec = Ticket(DENSE, rounds=3, criterion=criterion)
+    shelf, single = done(spec, trained()), done(replace(spec, schedule="one_shot"), trained())
+    masks = [masks_at(shelf, level) for level in (1, 2, 3)]
+    assert are_nested(masks[1], masks[0])
+    assert are_nested(masks[2], masks[1])
+    assert not are_nested(masks[0], masks[1])
+    assert equal(masks[0], masks_at(single, 1))
+    assert rows(shelf)[0] == rows(single)[0]
+    assert not equal(masks[1], masks_at(single, 2))
+
+
+def test_one_shot_levels_come_straight_from_the_dense_network():
+    spec = Ticket(DENSE, rounds=3, schedule="one_shot")
+    shelf, final = done(spec, trained()), trained().get("final")
+    for level in (1, 2, 3):
+        density = {"1.weight": 0.8**level, "3.weight": 0.8**level, "5.weight": 0.9**level}
+        scores = {name: final[name].abs() for name in density}
+        assert equal(masks_at(shelf, level), layer(scores, density))
+    alone = done(replace(spec, levels=(3,)), trained())
+    assert equal(masks_at(alone, 3), masks_at(shelf, 3))
+    assert rows(alone) == rows(shelf)[2:]
+    assert equal(alone.get("final"), shelf.get("final"))
+
+
+def test_masks_of_takes_exactly_those_masks_and_draws_differ():
+    ticket = Ticket(DENSE, rounds=2, rates=Rates(0.5, 0.5, 0.5), scope="global", criterion="movement")
+    source = done(ticket, trained())
+    control = Ticket(DENSE, rounds=2, mask1="reinitialise", masks_of=ticket)
+    starts = []
+    for draw in (0, 1, 0):
+        spec = replace(control, draw=draw)
+        shelf, jobs = done(spec, trained(), source), jobs_of(spec, trained(), source)
+        for level in (1, 2):
+            assert equal(masks_at(shelf, level), masks_at(source, level))
+            assert shelf.rows()[level - 1]["receipt"]["passed"]
+        starts.append([job.observer.start.model for job in jobs])
+    (first, second), others, again = starts
+    assert equal(first, again[0])
+    assert equal(second, again[1])
+    assert not equal(first, others[0])
+    assert not equal(first, second)
+    assert (
+        rows(done(replace(control, levels=(2,)), trained(), source))
+        == rows(done(control, trained(), source))[1:]
+    )
+    assert control.needs() == (DENSE, ticket)
+
+
+def test_one_dense_training_serves_all_and_is_left_as_it_was():
+    fresh = done(DENSE)
+    for mask1, mask0 in (("rewind", "zero"), ("permute", "freeze_init"), ("finetune", "train_on")):
+        spec = Ticket(DENSE, rounds=1, mask1=mask1, mask0=mask0)
+        done(spec, trained())
+        assert spec.needs() == (DENSE,)
+    for name in ("state-0", "state-2", "state-5", "final"):
+        assert equal(trained().get(name), fresh.get(name))
+    assert equal(state_on(fresh, "state-0").model, DENSE.network().state_dict())
+    assert [row["step"] for row in fresh.curve()] == [0, 3, 6, 8]
+
+
+def test_same_seeds_same_bits_and_other_replicates_others():
+    finals, masks = [], []
+    for replicate in (0, 0, 1):
+        dense = replace(DENSE, replicate=replicate)
+        spec = Ticket(
+            dense, rounds=2, criterion="random", mask1="permute", mask0="freeze_init_zero_reshuffled"
+        )
+        shelf = done(spec, done(dense))
+        finals.append(shelf.get("final"))
+        masks.append(masks_at(shelf, 2))
+    assert equal(finals[0], finals[1])
+    assert equal(masks[0], masks[1])
+    assert not any(torch.equal(finals[0][name], finals[2][name]) for name in finals[0])
+    assert not any(torch.equal(masks[0][name], masks[2][name]) for name in masks[0])
+
+
+def test_random_roles_are_seeds_of_their_own():
+    """The masks of a random criterion do not hang on what an action draws, nor the order of examples on either."""
+    spec = Ticket(DENSE, rounds=2, criterion="random")
+    shelves = [done(replace(spec, mask1=mask1), trained()) for mask1 in ("rewind", "permute")]
+    assert equal(masks_at(shelves[0], 1), masks_at(shelves[1], 1))
+    assert not equal(masks_at(shelves[0], 1), masks_at(shelves[0], 2))
+    assert len({job.seed for job in jobs_of(spec, trained())}) == 1
+
+
+def test_the_stored_accuracies_are_those_of_the_kept_weights():
+    spec = Ticket(
+        replace(DENSE, recipe=RECIPE.but(learning_rate=0.5, decay="constant")), rounds=2, rates=Rates(0.5)
+    )
+    jobs, shelf = jobs_of(spec, trained(spec.dense)), done(spec, trained(spec.dense))
+    model, data = spec.dense.network(), spec.dense.dataset()
+    assert len({len(split) for split in (data.train, data.test)}) == 2
+    for job, row in zip(jobs, shelf.rows(), strict=True):
+        losses = [point.validation_loss for point in job.observer.curve]
+        assert row["stop_step"] == job.observer.curve[losses.index(min(losses))].step
+        model.load_state_dict(job.observer.best)
+        assert row["stop_test_accuracy"] == evaluate(model, data.test).accuracy
+        assert row["stop_validation_loss"] == evaluate(model, data.validation).loss
+        assert row["steps"] == LAST
+    model.load_state_dict(shelf.get("final"))
+    assert row["final_test_accuracy"] == evaluate(model, data.test).accuracy
+    assert any(row["stop_step"] < LAST for row in shelf.rows())
+
+
+def test_weights_that_train_on_start_at_zero_and_move():
+    spec = Ticket(DENSE, rounds=2, mask0="train_on")
+    jobs, shelf = jobs_of(spec, trained()), done(spec, trained())
+    for level, job in enumerate(jobs, start=1):
+        holes = at(job.observer.start.model, masks_at(shelf, level), kept=False)
+        assert not any(values.any() for values in holes.values())
+    assert all(values.any() for values in at(shelf.get("final"), masks_at(shelf, 2), kept=False).values())
+    assert are_nested(masks_at(shelf, 2), masks_at(shelf, 1))
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_criterion_and_actions_of_ones_own(step):
+    spec = Ticket(DENSE, rounds=2, criterion="small:by_column", mask1="small:half", mask0="small:hundredth")
+    shelf, jobs = done(spec, trained()), jobs_of(spec, trained())
+    masks, start = masks_at(shelf, 2), jobs[1].observer.start.model
+    assert not masks["1.weight"][:, 0].any()
+    assert masks["1.weight"][:, -1].all()
+    assert equal(at(start, masks), at({n: state_on(trained(), "state-0").model[n] / 2 for n in masks}, masks))
+    for tensors in (start, shelf.get("final")):
+        assert all((values == torch.tensor(0.01)).all() for values in at(tensors, masks, kept=False).values())
+    assert all(row["receipt"]["passed"] for row in shelf.rows())
+    assert "mask-1: kept weights are half of what they were" in shelf.rows()[0]["receipt"]["checks"]
+    late = done(replace(spec, rewind_step=step), trained())
+    assert late.rows()[0]["steps"] == LAST
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"criterion": "nothing"}, UnknownNameError, "criterion"),
+        ({"mask1": "rewound"}, UnknownNameError, "did you mean 'rewind'"),
+        ({"mask0": "zeros"}, UnknownNameError, "did you mean 'zero'"),
+        ({"mask1": "small:nobody"}, UnknownNameError, "has no 'nobody'"),
+        ({"mask1": "small:function"}, SpecError, "small:function was to be a KeptAction"),
+        ({"mask0": "small:half"}, SpecError, "small:half was to be a PrunedAction"),
+        ({"scope": "nothing"}, UnknownNameError, "scope"),
+        ({"schedule": "cubic"}, SpecError, "iterative, one_shot"),
+        ({"levels": (1,)}, SpecError, "passes through every level"),
+        ({"levels": (3,), "schedule": "one_shot"}, SpecError, r"\[3\]"),
+        ({"rounds": 0}, SpecError, "0 rounds"),
+        ({"rewind_step": 3}, SpecError, r"\(2, 5\)"),
+        ({"rewind_step": 2, "mask1": "permute"}, SpecError, "not to step 2"),
+        ({"rates": Rates(linear=1.0)}, DensityError, "Density 0.0"),
+        ({"rates": Rates(linear=-0.1)}, DensityError, "Density 1.1"),
+        ({"masks_of": Ticket(DENSE, rounds=1)}, SpecError, "other levels"),
+    ],
+)
+def test_a_ticket_that_cannot_be_is_refused_in_a_sentence(settings, error, said):
+    with pytest.raises(error, match=said):
+        done(Ticket(DENSE, **{"rounds": 2, **settings}), trained(), trained())
+
+
+@pytest.mark.parametrize(
+    ("dense", "said"),
+    [
+        (replace(DENSE, every=0), "every is 0"),
+        (replace(DENSE, examples=0), "examples is 0"),
+        (replace(DENSE, recipe=RECIPE.but(epochs=0)), "recipe.epochs is 0"),
+        (replace(DENSE, recipe=RECIPE.but(batch_size=0)), "recipe.batch_size is 0"),
+        (replace(DENSE, recipe=RECIPE.but(patience=3)), "full length"),
+        (replace(DENSE, states=(8,)), "step 8"),
+        (replace(DENSE, states=(-1,)), "step -1"),
+    ],
+)
+def test_a_dense_training_that_cannot_be_is_refused_in_a_sentence(dense, said):
+    with pytest.raises(SpecError, match=said):
+        done(dense)
+    if not dense.states or dense.states == DENSE.states:
+        with pytest.raises(SpecError, match=said):
+            Ticket(dense).cost()
+
+
+class Killed(BaseException):
+    """What no procedure catches."""
+
+
+class Fragile(Memory):
+    """A shelf whose process dies before the write of that number."""
+
+    def __init__(self, dies_at: int) -> None:
+        super().__init__()
+        self.left = dies_at
+
+    def _write(self) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+    def put(self, *arguments):
+        self._write()
+        super().put(*arguments)
+
+    def append(self, *arguments):
+        self._write()
+        super().append(*arguments)
+
+    def append_curve(self, *arguments):
+        self._write()
+        super().append_curve(*arguments)
+
+    def drop(self, *arguments):
+        self._write()
+        super().drop(*arguments)
+
+
+PROCEDURES = {
+    "dense": DENSE,
+    "iterative": Ticket(DENSE, rounds=3, mask0="freeze_init"),
+    "one-shot": Ticket(DENSE, rounds=2, schedule="one_shot"),
+    "instability": Instability(DENSE, 5, points=3),
+}
+
+
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_killed_between_any_two_writes_and_taken_up(name):
+    spec = PROCEDURES[name]
+    needed = [trained(need) for need in spec.needs()]
+    whole = done(spec, *needed)
+    for moment in range(1000):
+        shelf = Fragile(moment)
+        try:
+            done(spec, *needed, shelf=shelf)
+        except Killed:
+            shelf.left = 1000
+            done(spec, *needed, shelf=shelf)
+        else:
+            break
+        assert rows(shelf) == rows(whole)
+        assert shelf.curve() == whole.curve()
+        kept = {name for name in shelf._tensors if not name.startswith("training")}
+        assert kept == {name for name in whole._tensors if not name.startswith("training")}
+        assert all(equal(shelf.get(name), whole.get(name)) for name in kept)
+    assert 4 <= moment < 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "failed"),
+    [
+        ({"mask1": "small:not_rewound"}, "mask-1: every kept weight is "),
+        ({"mask1": "small:shifted"}, "mask-1: every kept weight is "),
+        ({"mask0": "small:not_zero"}, "mask-0: every pruned weight is zero"),
+        ({"mask0": "small:meddling"}, "mask-0: every kept weight is what the mask-1 action made it"),
+    ],
+)
+def test_a_broken_action_fails_its_receipt_and_the_run_goes_on(settings, failed):
+    spec = Ticket(DENSE, rounds=2, **settings)
+    with pytest.warns(ReceiptWarning, match=f"The receipt fails: {failed}"):
+        shelf = done(spec, trained())
+    assert [row["level"] for row in shelf.rows()] == [1, 2]
+    for row in shelf.rows():
+        assert not row["receipt"]["passed"]
+        (sentence,) = (sentence for sentence, holds in row["receipt"]["checks"].items() if not holds)
+        assert sentence.startswith(failed)
+
+
+class Leaking(Masked):
+    """A mask that is applied before training, and then forgotten."""
+
+    def hold(self):
+        if not hasattr(self, "once"):
+            super().hold()
+        self.once = True
+
+
+def leaking(job):
+    return replace(job, constraint=Leaking(job.model, masks_in(job)))
+
+
+def masks_in(job):
+    constraint = job.constraint
+    return {name: factor != 0 for name, factor in zip(constraint.names, constraint.factors, strict=True)}
+
+
+def starting(**changes):
+    return lambda job: replace(job, start=replace(job.start, **{k: f(job.start) for k, f in changes.items()}))
+
+
+def with_(name, change):
+    def changed(state):
+        model = {n: t.clone() for n, t in state.model.items()}
+        change(model[name])
+        return model
+
+    return starting(model=changed)
+
+
+def a_little(tensor):
+    tensor.view(-1)[0] = torch.nextafter(tensor.view(-1)[0], torch.tensor(9.0))
+
+
+def a_kept_one(tensor):
+    place = tensor.view(-1).nonzero()[0]
+    tensor.view(-1)[place] = torch.nextafter(tensor.view(-1)[place], torch.tensor(9.0))
+
+
+MEDDLED = {
+    "pruned weights drift": (leaking, "pruned weights are what the action says at every evaluation"),
+    "a bias is not rewound": (with_("1.bias", a_little), "biases and buffers are rewound"),
+    "a mean is not rewound": (with_("2.running_mean", a_little), "biases and buffers are rewound"),
+    "a count is not rewound": (
+        with_("2.num_batches_tracked", lambda t: t.add_(1)),
+        "biases and buffers are rewound",
+    ),
+    "a kept weight is another": (
+        with_("1.weight", a_kept_one),
+        "mask-0: every kept weight is what the mask-1 action made it",
+    ),
+    "the optimiser forgets": (starting(optimiser=lambda state: {}), "the optimiser is rewound"),
+    "the optimiser remembers otherwise": (
+        starting(optimiser=lambda state: {key: value * 2 for key, value in state.optimiser.items()}),
+        "the optimiser is rewound",
+    ),
+    "it starts later": (starting(step=lambda state: state.step + 1), "the start was seen"),
+}
+
+
+@pytest.mark.parametrize("what", MEDDLED)
+def test_a_training_that_is_not_as_asked_fails_the_receipt(what):
+    """The procedure is right here, and who carries out its trainings is not."""
+    change, sentence = MEDDLED[what]
+    dense = replace(DENSE, model="small:normed")
+    with pytest.warns(ReceiptWarning, match=sentence):
+        shelf = done(Ticket(dense, rounds=2, rewind_step=5), trained(dense), change=change)
+    for row in shelf.rows():
+        assert [s for s, holds in row["receipt"]["checks"].items() if not holds] == [sentence]
+
+
+def one_too_few(scores, density, within=None, seed=0):
+    masks = layer(scores, density, within, seed)
+    name = next(iter(masks))
+    masks[name].view(-1)[masks[name].view(-1).nonzero()[0]] = False
+    return masks
+
+
+def forgetting(scores, density, within=None, seed=0):
+    return layer(scores, density, None, seed)
+
+
+@pytest.mark.parametrize(
+    ("scope", "criterion", "levels", "sentence"),
+    [
+        (one_too_few, "large_final", [1, 2], "every layer keeps exactly its count"),
+        (forgetting, "small_final", [2], "the masks are nested"),
+    ],
+)
+def test_masks_that_are_wrong_fail_the_receipt(scope, criterion, levels, sentence, monkeypatch):
+    monkeypatch.setitem(SCOPES, "broken", scope)
+    with pytest.warns(ReceiptWarning, match=sentence):
+        shelf = done(Ticket(DENSE, rounds=2, criterion=criterion, scope="broken"), trained())
+    failed = {
+        row["level"]: [s for s, holds in row["receipt"]["checks"].items() if not holds]
+        for row in shelf.rows()
+    }
+    assert failed == {level: [sentence] if level in levels else [] for level in (1, 2)}
+
+
+@pytest.mark.parametrize("ticket", [None, Ticket(DENSE, rounds=2, rates=Rates(0.4))], ids=["dense", "ticket"])
+def test_two_copies_part_at_a_step_and_the_line_between_them_is_walked(ticket):
+    needed = [trained()] + ([done(ticket, trained())] if ticket else [])
+    spec = Instability(DENSE, 5, ticket=ticket, level=2 if ticket else 0, points=5)
+    jobs, shelf = jobs_of(spec, *needed), done(spec, *needed)
+    state, ends = state_on(trained(), "state-5"), [shelf.get("copy-1"), shelf.get("copy-2")]
+    masks = masks_at(needed[1], 2) if ticket else {}
+    for job in jobs:
+        assert job.start.step == 5
+        assert equal(rest(job.start.model, masks), rest(state.model, masks))
+        assert equal(at(job.start.model, masks), at(state.model, masks))
+        assert equal(job.start.optimiser, state.optimiser)
+    for end in ends:
+        assert not any(values.any() for values in at(end, masks, kept=False).values())
+    assert not equal(*ends)
+    model, test = DENSE.network(), DENSE.dataset().test
+    for row in shelf.rows():
+        between = {n: (1 - row["alpha"]) * ends[0][n] + row["alpha"] * ends[1][n] for n in ends[0]}
+        model.load_state_dict(between)
+        assert abs(row["test_error"] - evaluate(model, test).error) < 101 / len(test)
+    errors = [row["test_error"] for row in shelf.rows()]
+    assert [row["alpha"] for row in shelf.rows()] == [0, 0.25, 0.5, 0.75, 1]
+    assert shelf.rows()[-1]["barrier"] == max(errors) - (errors[0] + errors[-1]) / 2 >= 0

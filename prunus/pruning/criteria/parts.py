@@ -18,7 +18,7 @@ def initial_of(evidence: Evidence, criterion: str) -> Params:
             f"The criterion {criterion!r} looks at the weights that training started from, and the evidence "
             "has none; pass them as Evidence(weights, initial=...)."
         )
-    _check_alike(evidence, evidence.initial, "initial weights", criterion)
+    check_alike(evidence, evidence.initial, "initial weights", criterion)
     return {name: evidence.initial[name].detach() for name in evidence.weights}
 
 
@@ -26,7 +26,7 @@ def masks_of(evidence: Evidence, criterion: str) -> Masks:
     """The masks of earlier rounds, all True where there were none; EvidenceError where they do not fit."""
     if evidence.masks is None:
         return {name: torch.ones_like(w, dtype=torch.bool) for name, w in evidence.weights.items()}
-    _check_alike(evidence, evidence.masks, "masks", criterion)
+    check_alike(evidence, evidence.masks, "masks", criterion)
     return {name: evidence.masks[name].bool() for name in evidence.weights}
 
 
@@ -94,13 +94,15 @@ def _ranks(values: Tensor, mask: Tensor) -> Tensor:
 
     Equal values have equal ranks. In float64, so that no two ranks of a large layer are rounded to one.
     """
-    left = values[mask]
+    _, which, counts = values[mask].unique(return_inverse=True, return_counts=True)
+    smaller = counts.cumsum(0) - counts
     ranks = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
-    ranks[mask] = (torch.searchsorted(left.sort().values, left) + 1).double() / len(left)
+    ranks[mask] = (smaller[which] + 1).double() / len(which)
     return ranks
 
 
-def _check_alike(evidence: Evidence, tensors: Mapping[str, Tensor], what: str, criterion: str) -> None:
+def check_alike(evidence: Evidence, tensors: Mapping[str, Tensor], what: str, criterion: str) -> None:
+    """Raise EvidenceError unless `tensors` have the names and shapes of the weights."""
     wanted = {name: tuple(weight.shape) for name, weight in evidence.weights.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))

@@ -94,7 +94,7 @@ def _ranks(values: Tensor, mask: Tensor) -> Tensor:
 
     Equal values have equal ranks. In float64, so that no two ranks of a large layer are rounded to one.
     """
-    _, which, counts = values[mask].unique(return_inverse=True, return_counts=True)
+    _, which, counts = torch.unique(values[mask], return_inverse=True, return_counts=True)
     smaller = counts.cumsum(0) - counts
     ranks = torch.zeros(values.shape, dtype=torch.float64, device=values.device)
     ranks[mask] = (smaller[which] + 1).double() / len(which)

@@ -1,24 +1,68 @@
-"""Every Python block of README and docs runs, in the order of its page, in an empty folder."""
+"""Every Python block of README and docs runs, in the order of its page, in an empty folder.
+
+A block that begins with `# NAME.py` is that file. On a page that has one, its commands run too.
+"""
 
 import re
+import shlex
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 
+from prunus.cli import main
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page: Path, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def files(page: Path) -> dict[str, str]:
+    named = ((re.match(r"# (\w+\.py)\n", block), block) for block in blocks(page))
+    return {name[1]: block for name, block in named if name}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == tmp_path:
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_page_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_page_runs(page, folder):
     names: dict[str, object] = {"__name__": "__page__"}
+    for name, text in files(page).items():
+        (folder / name).write_text(text)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         for block in blocks(page):
-            exec(compile(block, str(page), "exec"), names)
+            if block not in files(page).values():
+                exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if files(page)], ids=lambda page: page.name)
+def test_the_commands_of_the_page_run(page, folder, capsys):
+    for name, text in files(page).items():
+        (folder / name).write_text(text)
+    lines = [shlex.split(line, comments=True) for block in blocks(page, "sh") for line in block.splitlines()]
+    for program, *arguments in lines:
+        assert program == "prunus"
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        printed = capsys.readouterr()
+        assert not ended.value.code, printed.err
+        for option, value in zip(arguments, arguments[1:], strict=False):
+            assert option != "--out" or (folder / value).exists()
+
+
+def test_the_page_on_models_of_ones_own_has_its_file():
+    assert list(files(ROOT / "docs" / "your-model.md")) == ["mymodels.py"]

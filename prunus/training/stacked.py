@@ -7,24 +7,27 @@ one does never reaches another. The numbers agree with those of `train` to round
 R replicate, B batch, I in, O out, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from prunus.data.batches import order
-from prunus.errors import ModelError, SpecError
+from prunus.errors import ModelError, PrunusError
 from prunus.tables import look_up
 from prunus.training import optimisers
 from prunus.training.augmentation import AUGMENTATIONS, stream
-from prunus.training.constraints import Free, Masked
+from prunus.training.constraints import Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.job import Job
 from prunus.training.layouts import Layout, layout_of
 from prunus.training.learning_rates import DECAYS
-from prunus.training.loop import finish_epoch, steps_per_epoch
+from prunus.training.loop import finish_epoch, own_random_stream, steps_per_epoch
 from prunus.training.penalties import PENALTIES
+from prunus.training.stackable import check_together
 from prunus.training.state import State, copies, optimiser_state, put_optimiser_state
 
 
@@ -36,6 +39,22 @@ class Member:
         self.model, self.recipe = job.model, job.recipe
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
+        self.error: PrunusError | None = None
+        """Why it is over for this one; the others go on."""
+
+    def attempt(self, act: Callable[[], object]) -> None:
+        """Do `act`, unless it is over; note where it fails."""
+        if self.error is None:
+            try:
+                act()
+            except PrunusError as error:
+                self.error = error
+
+    def finish_epoch(self, loss: float) -> None:
+        """Evaluate, and report."""
+        finish_epoch(self, loss, self.job.data)
+        if self.job.report is not None:
+            self.job.report(self.epochs[-1])
 
     @property
     def done(self) -> int:
@@ -117,7 +136,7 @@ class Stack:
             self.write_back()
             for job, member in zip(self.jobs, self.members, strict=True):
                 if job.observer is not None and job.observer.due(self.done):
-                    job.observer.observe(member)
+                    member.attempt(partial(job.observer.observe, member))
 
     def epoch(self) -> list[float]:
         """What is left of a pass over the data; returns each replicate's mean loss."""
@@ -180,23 +199,27 @@ class Stack:
 
     @torch.no_grad()
     def _check_answer(self) -> None:
-        """The stack must answer as each of its networks does; else they are not just layers with ReLU."""
+        """The stack must answer as each of its networks does, in training too; else they are not just its layers."""
         inputs = self.jobs[0].data.train.inputs[:8]
         copies_of_it = self.layout.inputs(inputs).expand(len(self.jobs), *self.layout.inputs(inputs).shape)
-        together = self.layout.answer(self.tensors, copies_of_it)
-        for member, mine in zip(self.members, together, strict=True):
+        for training, member in product((False, True), self.members):
             mode = member.model.training
-            alone = member.model.eval()(inputs)
+            member.model.train(training)
+            with own_random_stream(0):
+                alone, mine = (
+                    member.model(inputs),
+                    self.layout.answer(self.tensors, copies_of_it)[member.place],
+                )
             member.model.train(mode)
             if not torch.allclose(alone, mine, rtol=1e-4, atol=1e-5):
                 raise ModelError(
-                    f"{type(member.model).__name__} is not its linear layers with ReLU between them, "
-                    "which is all that can be stacked; use the engine inline or processes."
+                    f"{type(member.model).__name__} is more than its linear layers with ReLU between them (dropout, "
+                    "say), and no more can be stacked; use the engine inline or processes."
                 )
 
 
-def train_stacked(jobs: Sequence[Job]) -> list[list[Epoch]]:
-    """Carry out `jobs` as one training; returns what `train` would of each.
+def train_stacked(jobs: Sequence[Job]) -> list[list[Epoch] | PrunusError]:
+    """Carry out `jobs` as one training; returns what `train` would of each, or what it would raise.
 
     All have one architecture (linear layers with ReLU between), one data set, one recipe without patience, and
     start at one step. Raises ModelError or SpecError where they cannot go together.
@@ -205,29 +228,12 @@ def train_stacked(jobs: Sequence[Job]) -> list[list[Epoch]]:
     stack = Stack(jobs)
     stack.observe()
     total = stack.recipe.epochs * steps_per_epoch(stack.recipe, jobs[0].data.train)
-    while stack.done < total:
+    while stack.done < total and any(member.error is None for member in stack.members):
         losses = stack.epoch()
         stack.write_back()
         for member, loss in zip(stack.members, losses, strict=True):
-            finish_epoch(member, loss, member.job.data)
-            if member.job.report is not None:
-                member.job.report(member.epochs[-1])
+            member.attempt(partial(member.finish_epoch, loss))
     for job, mode in zip(jobs, modes, strict=True):
         job.constraint.finish()
         job.model.train(mode)
-    return [member.epochs for member in stack.members]
-
-
-def check_together(jobs: Sequence[Job]) -> None:
-    """Raise SpecError unless the trainings differ only in what replicates may differ in."""
-    first = jobs[0]
-    kinds = {type(job.constraint) for job in jobs}
-    data = {(job.data.train.inputs.data_ptr(), len(job.data.train)) for job in jobs}
-    if len({job.recipe for job in jobs}) > 1 or len(data) > 1:
-        raise SpecError("Trainings can be stacked only with one recipe on one data set.")
-    if first.recipe.patience is not None:
-        raise SpecError("Trainings that stop at different times (`patience`) cannot be stacked.")
-    if len(kinds) > 1 or not kinds <= {Free, Masked}:
-        raise SpecError(f"Trainings under {sorted(kind.__name__ for kind in kinds)} cannot be stacked.")
-    if len({job.start.step if job.start else 0 for job in jobs}) > 1:
-        raise SpecError("Trainings that start at different steps cannot be stacked.")
+    return [member.epochs if member.error is None else member.error for member in stack.members]

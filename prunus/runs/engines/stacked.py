@@ -15,6 +15,7 @@ from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.work import Procedure, Say, Work, begin
 from prunus.runs.settings import canonical, settings
 from prunus.runs.store import Store
+from prunus.training import Epoch
 from prunus.training.stacked import train_stacked
 
 
@@ -47,25 +48,38 @@ def _without_replicate(found: Any) -> Any:
 def together(specs: Sequence[Procedure], path: Path) -> list[Outcome]:
     """In a worker: do some runs in step."""
     store = Store(path)
-    works = [(spec, begin(spec, store, "stacked", len(specs))) for spec in specs]
-    while going := [work for _, work in works if work is not None and work.job is not None]:
+    works = [(spec, _begun(spec, store, len(specs))) for spec in specs]
+    while going := [work for _, work in works if isinstance(work, Work) and work.job is not None]:
         _train(going)
     return [_outcome(spec, work) for spec, work in works]
 
 
-def _train(works: list[Work]) -> None:
-    jobs = [work.job for work in works if work.job is not None]
+def _begun(spec: Procedure, store: Store, share: int) -> Work | PrunusError | None:
     try:
-        results = train_stacked(jobs)
+        return begin(spec, store, "stacked", share)
     except PrunusError as error:
+        return error
+
+
+def _train(works: list[Work]) -> None:
+    results: list[list[Epoch] | PrunusError]
+    try:
+        results = train_stacked([work.job for work in works if work.job is not None])
+    except PrunusError as error:
+        results = [error] * len(works)
+    except BaseException as error:
         for work in works:
-            work.failed(error)
-    else:
-        for work, epochs in zip(works, results, strict=True):
-            work.trained(epochs)
+            work.store.fail(work.folder, error)
+        raise
+    for work, result in zip(works, results, strict=True):
+        if isinstance(result, PrunusError):
+            work.failed(result)
+        else:
+            work.trained(result)
 
 
-def _outcome(spec: Procedure, work: Work | None) -> Outcome:
-    if work is None or isinstance(work.error, LostClaimError):
+def _outcome(spec: Procedure, work: Work | PrunusError | None) -> Outcome:
+    error = work.error if isinstance(work, Work) else work
+    if work is None or isinstance(error, LostClaimError):
         return spec, False, None
-    return spec, work.error is None, work.error
+    return spec, error is None, error

@@ -36,12 +36,16 @@ class Work:
     def __init__(self, spec: Procedure, store: Store, folder: RunFolder, share: int) -> None:
         self.spec, self.store, self.folder, self.share = spec, store, folder, share
         self.began = time.monotonic()
-        needed = [store.folder(identity(need)) for need in spec.needs()]
-        self.procedure = spec.steps(folder, needed)
+        self.procedure: Generator[Job, list[Epoch], dict[str, Any]]
         self.job: Job | None = None
         """The training it waits for; None: it is finished, or has failed."""
         self.error: PrunusError | None = None
-        self._advance(lambda: next(self.procedure))
+        self._advance(self._first)
+
+    def _first(self) -> Job:
+        needed = [self.store.folder(identity(need)) for need in self.spec.needs()]
+        self.procedure = self.spec.steps(self.folder, needed)
+        return next(self.procedure)
 
     def trained(self, epochs: list[Epoch]) -> None:
         """Go on with what came of the training."""
@@ -51,7 +55,10 @@ class Work:
         """Leave the run, with the reason, for another attempt."""
         self.job, self.error = None, error
         if not isinstance(error, LostClaimError):
-            self.store.fail(self.folder, str(error))
+            try:
+                self.store.fail(self.folder, str(error))
+            except LostClaimError as lost:
+                self.error = lost
 
     def _advance(self, on: Callable[[], Job]) -> None:
         try:

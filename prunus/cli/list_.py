@@ -41,8 +41,10 @@ def everything() -> dict[str, dict[str, str]]:
     from prunus.pruning.criteria import CRITERIA
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
+    from prunus.runs.engines import ENGINES
     from prunus.tickets.mask0 import MASK0
     from prunus.tickets.mask1 import MASK1
+    from prunus.training.augmentation import AUGMENTATIONS
 
     rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
         "models": (MODELS, _of_function),
@@ -54,6 +56,8 @@ def everything() -> dict[str, dict[str, str]]:
         "mask-0 actions": (MASK0, lambda action: _of_card(action.values)),
         "codecs": (CODECS, lambda codec: _of_card(codec.encode)),
         "starts": (STARTS, _of_function),
+        "augmentations": (AUGMENTATIONS, _of_function),
+        "engines": (ENGINES, _of_card),
         "recipes": (COMPRESSION_RECIPES, _of_recipe),
         "experiments": (EXPERIMENTS, _of_function),
     }

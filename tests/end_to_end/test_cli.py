@@ -23,8 +23,10 @@ from prunus.experiments import EXPERIMENTS
 from prunus.models import MODELS
 from prunus.report import text
 from prunus.resolve import resolve
+from prunus.runs.engines import ENGINES
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
+from prunus.training.augmentation import AUGMENTATIONS
 
 OWN = """
 import itertools, os, signal
@@ -279,6 +281,8 @@ def test_list_names_everything_built_in(run):
         "mask-0_actions": MASK0,
         "codecs": CODECS,
         "starts": STARTS,
+        "augmentations": AUGMENTATIONS,
+        "engines": ENGINES,
         "recipes": prunus.COMPRESSION_RECIPES,
         "experiments": EXPERIMENTS,
     }

@@ -20,8 +20,10 @@ from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
+from prunus.runs.engines import ENGINES
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
+from prunus.training.augmentation import AUGMENTATIONS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
@@ -102,6 +104,8 @@ def test_everything_built_in_is_in_the_docs():
         CODECS,
         STARTS,
         EXPERIMENTS,
+        ENGINES,
+        AUGMENTATIONS,
         prunus.COMPRESSION_RECIPES,
     )
     missing = [name for table in tables for name in table if f"`{name}`" not in text]

@@ -46,6 +46,8 @@ class Evidence:
     """What earlier rounds left; None: everything. A criterion that ranks within a layer ranks these alone."""
     probe: Probe | None = None
     """The network as it was when its prunable weights were `initial`."""
+    curvature: Params | None = None
+    """The diagonal of the Hessian of the error at `weights`, d²E/dw² of each."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A data set is a function (root, device, seed, download) -> Dataset, one file eac
 from collections.abc import Callable
 from pathlib import Path
 
-from prunus.data import cifar10, digits, fashion_mnist, mnist
+from prunus.data import cifar10, digits, fashion_mnist, mnist, monks
 from prunus.data.batches import batches, order
 from prunus.data.check import checked
 from prunus.data.root import data_root
@@ -22,6 +22,9 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "fashion-mnist": fashion_mnist.load,
     "cifar-10": cifar10.load,
     "digits": digits.load,
+    "monks-1": monks.loader(1),
+    "monks-2": monks.loader(2),
+    "monks-3": monks.loader(3),
 }
 
 

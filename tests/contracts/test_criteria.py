@@ -1,6 +1,6 @@
 """Laws of every criterion: shapes, determinism, purity, what must be given; and the mathematics of each by hand.
 
-Those that ask a probe have their mathematics in test_probe.py.
+Those that ask a probe have their mathematics in test_probe.py; curvature comes from test_second_order.py.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from prunus.seeds import generator
 
 PROBED = {"snip", "gradient", "grasp", "synflow"}
 """Ask the network, so that every layer's scores depend on the other layers."""
-FINAL_ONLY = {"magnitude", "large_final", "small_final", "scaled_magnitude", "random"}
+FINAL_ONLY = {"magnitude", "large_final", "small_final", "scaled_magnitude", "random", "obd"}
 """Need no initial weights."""
 
 each_criterion = pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
@@ -57,14 +57,16 @@ def evidence(seed: int = 0, model: nn.Module | None = None) -> Evidence:
     masks = {name: torch.rand(weight.shape, generator=draw) < 0.5 for name, weight in weights.items()}
     inputs = torch.randn(7, 2, 3, 3, generator=draw)
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
-    return Evidence(weights, seed, initial, masks, probe(model, inputs, labels))
+    curvature = {name: torch.rand(weight.shape, generator=draw) for name, weight in weights.items()}
+    return Evidence(weights, seed, initial, masks, probe(model, inputs, labels), curvature)
 
 
 def every_tensor(given: Evidence) -> Iterator[Tensor]:
     assert given.initial is not None
     assert given.masks is not None
     assert given.probe is not None
-    for tensors in (given.weights, given.initial, given.masks):
+    assert given.curvature is not None
+    for tensors in (given.weights, given.initial, given.masks, given.curvature):
         yield from tensors.values()
     yield from (given.probe.inputs, given.probe.labels)
 
@@ -108,8 +110,9 @@ def test_a_tensor_is_scored_alone_unless_the_network_is_asked(name):
     changed = CRITERIA[name](replace(given, weights=scaled, initial=others))[last]
     assert torch.equal(changed, scores) == (name not in PROBED)
     if name not in PROBED:
-        only = [{last: tensors[last]} for tensors in (given.weights, given.initial, given.masks)]
-        alone = CRITERIA[name](Evidence(only[0], given.seed, only[1], only[2]))
+        parts = (given.weights, given.initial, given.masks, given.curvature)
+        only = [{last: tensors[last]} for tensors in parts]
+        alone = CRITERIA[name](Evidence(only[0], given.seed, only[1], only[2], curvature=only[3]))
         assert torch.equal(alone[last], scores)
 
 
@@ -127,11 +130,14 @@ def test_what_is_needed_and_not_given_is_named(name):
         name not in FINAL_ONLY
     )
     assert ("probe=prunus.pruning.probe.probe(model" in wants(replace(given, probe=None))) == (name in PROBED)
+    assert ("curvature=prunus" in wants(replace(given, curvature=None))) == (name == "obd")
     assert not wants(replace(given, masks=None))
     short = {n: w for n, w in given.initial.items() if n != "0.weight"}
     assert ("{'0.weight': None}" in wants(replace(given, initial=short))) == (name not in FINAL_ONLY)
     turned = {n: w.mT if n == "6.weight" else w for n, w in given.initial.items()}
     assert ("{'6.weight': (4, 5)}" in wants(replace(given, initial=turned))) == (name not in FINAL_ONLY)
+    odd = {n: h.mT if n == "6.weight" else h for n, h in given.curvature.items()}
+    assert ("{'6.weight': (4, 5)}" in wants(replace(given, curvature=odd))) == (name == "obd")
     ranked = name in {"large_init_large_final", "small_init_small_final", "synflow"}
     assert ("masks" in wants(replace(given, masks={}))) == ranked
 
@@ -150,18 +156,18 @@ def test_pruned_places_never_count(criterion, scope, density):
 
 
 @each_name
-@pytest.mark.parametrize("spoilt", ["weights", "initial"])
+@pytest.mark.parametrize("spoilt", ["weights", "initial", "curvature"])
 def test_a_nan_never_passes_in_silence(name, spoilt):
     """Neither a rank, nor a sign, nor a mask of the scores may hide one."""
     given = evidence()
     tensors = {n: tensor.detach().clone() for n, tensor in getattr(given, spoilt).items()}
     tensors["4.weight"][tuple(given.masks["4.weight"].nonzero()[0])] = torch.nan
     bad = replace(given, **{spoilt: tensors})
-    looked_at = (
-        name not in PROBED | {"large_init", "small_init", "random"}
-        if spoilt == "weights"
-        else (name not in FINAL_ONLY)
-    )
+    looked_at = {
+        "weights": name not in PROBED | {"large_init", "small_init", "random"},
+        "initial": name not in FINAL_ONLY,
+        "curvature": name == "obd",
+    }[spoilt]
     with pytest.raises(NotFiniteError) if looked_at else nullcontext():
         layer(CRITERIA[name](bad), 0.2, within=given.masks)
 
@@ -193,12 +199,18 @@ def test_by_hand(name):
 
 
 def test_every_criterion_has_its_mathematics():
-    assert set(BY_HAND) | PROBED | {"random", "scaled_magnitude"} == set(CRITERIA)
+    assert set(BY_HAND) | PROBED | {"random", "scaled_magnitude", "obd"} == set(CRITERIA)
 
 
 def test_random_depends_on_its_seed():
     one, other = (CRITERIA["random"](evidence(seed)) for seed in (0, 1))
     assert not torch.equal(one["4.weight"], other["4.weight"])
+
+
+def test_obd_is_half_the_curvature_times_the_square():
+    curvature = {"a": torch.tensor([[0.0, 1.0, -4.0, 3.0]])}
+    scores = CRITERIA["obd"](Evidence({"a": torch.tensor([[5.0, -2.0, 1.0, 0.0]])}, curvature=curvature))
+    assert scores["a"].tolist() == [[0, 2, -2, 0]]
 
 
 def test_scaled_magnitude_is_hans_threshold():

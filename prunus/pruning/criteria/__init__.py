@@ -15,6 +15,7 @@ from prunus.pruning.criteria.magnitude_increase import magnitude_increase
 from prunus.pruning.criteria.magnitude_increase_diff_sign import magnitude_increase_diff_sign
 from prunus.pruning.criteria.magnitude_increase_same_sign import magnitude_increase_same_sign
 from prunus.pruning.criteria.movement import movement
+from prunus.pruning.criteria.obd import obd
 from prunus.pruning.criteria.random import random
 from prunus.pruning.criteria.scaled_magnitude import scaled_magnitude
 from prunus.pruning.criteria.small_final import small_final
@@ -45,6 +46,7 @@ CRITERIA: dict[str, Criterion] = {
     "gradient": gradient,
     "grasp": grasp,
     "synflow": synflow,
+    "obd": obd,
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "magnitude_increase_diff_sign",
     "magnitude_increase_same_sign",
     "movement",
+    "obd",
     "random",
     "scaled_magnitude",
     "small_final",

@@ -1,0 +1,32 @@
+"""OBD: weights whose removal would raise the error most, by its curvature, are kept.
+
+    score = h_kk u_k² / 2          h_kk = d²E/du_k², of the evidence
+
+Source: LeCun, Denker, Solla 1990, "Optimal Brain Damage", eq. 5, "saliency". It takes the weights to be at a minimum
+(no slope) and the Hessian to be diagonal. The diagonal is computed, in one of four ways that are chosen by name, by
+`prunus.pruning.second_order.DIAGONALS`.
+A curvature that is negative, as away from a minimum, gives a negative score: such a weight goes first.
+"""
+
+from prunus.errors import EvidenceError
+from prunus.nouns import Evidence, Scores
+from prunus.pruning.criteria.parts import check_alike
+
+
+def obd(evidence: Evidence) -> Scores:
+    """h u² / 2 of every weight. Raises EvidenceError where the curvature is missing.
+
+    >>> import torch
+    >>> obd(Evidence({"fc": torch.tensor([2.0, 1.0])}, curvature={"fc": torch.tensor([1.0, 6.0])}))
+    {'fc': tensor([2., 3.])}
+    """
+    if evidence.curvature is None:
+        raise EvidenceError(
+            "The criterion 'obd' looks at the diagonal of the Hessian, and the evidence has none; pass "
+            "Evidence(weights, curvature=prunus.pruning.second_order.DIAGONALS['recursion'](objective))."
+        )
+    check_alike(evidence, evidence.curvature, "curvature", "obd")
+    return {
+        name: evidence.curvature[name].detach() * weight.detach().square() / 2
+        for name, weight in evidence.weights.items()
+    }

@@ -1,0 +1,29 @@
+"""Second order: pruning by the curvature of the error, from Optimal Brain Damage to Optimal Brain Surgeon.
+
+objective(model, weights, inputs, targets, loss)   the error as a function of the weights
+DIAGONALS[name](objective)                         the diagonal of its Hessian, for the criterion `obd`
+obs(objective), obd(objective)                     surgeons: scores and, with OBS, an update of what stays
+operate(surgeon, weights, density, scope)          prune with one, under any scope
+"""
+
+from prunus.pruning.second_order.diagonals import DIAGONALS, Diagonal
+from prunus.pruning.second_order.losses import LOSSES
+from prunus.pruning.second_order.obd import obd
+from prunus.pruning.second_order.objective import Objective, objective
+from prunus.pruning.second_order.obs import obs
+from prunus.pruning.second_order.surgeon import Examine, Operation, Surgeon, criterion_surgeon, operate
+
+__all__ = [
+    "DIAGONALS",
+    "LOSSES",
+    "Diagonal",
+    "Examine",
+    "Objective",
+    "Operation",
+    "Surgeon",
+    "criterion_surgeon",
+    "obd",
+    "objective",
+    "obs",
+    "operate",
+]

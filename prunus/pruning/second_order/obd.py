@@ -1,0 +1,49 @@
+"""Optimal Brain Damage as a surgeon: saliencies from a diagonal that is looked at, nothing moved.
+
+    score = h_kk u_k² / 2          predicted increase = the sum of those deleted
+
+Source: LeCun, Denker, Solla 1990, eq. 5 and the recipe of section 2.3. The criterion of the same name takes the
+diagonal as evidence.
+"""
+
+from dataclasses import dataclass
+
+from prunus.nouns import Evidence, Masks, Params, Scores
+from prunus.pruning.criteria.obd import obd as saliency
+from prunus.pruning.masks import apply_masks
+from prunus.pruning.second_order.diagonals import DIAGONALS
+from prunus.pruning.second_order.objective import Objective
+from prunus.pruning.second_order.surgeon import Examine
+from prunus.tables import look_up
+
+
+@dataclass(frozen=True)
+class ObdSurgeon:
+    """Weights, what is left of them, and the diagonal of the Hessian."""
+
+    weights: Params
+    masks: Masks
+    curvature: Params
+    predicted: float = 0.0
+    damping: float = 0.0
+
+    def scores(self) -> Scores:
+        """h w² / 2 of every weight; 0 for deleted ones."""
+        return saliency(Evidence(self.weights, curvature=self.curvature))
+
+    def keep(self, masks: Masks) -> "ObdSurgeon":
+        """Set the rest to zero."""
+        scores = self.scores()
+        cost = sum(float(scores[n][self.masks[n] & ~mask].sum()) for n, mask in masks.items())
+        return ObdSurgeon(apply_masks(self.weights, masks), masks, self.curvature, self.predicted + cost)
+
+
+def obd(asked: Objective, diagonal: str = "recursion", seed: int = 0) -> Examine:
+    """The surgeon with a diagonal of DIAGONALS, chosen by name. Raises what the diagonal raises."""
+    estimate = look_up("diagonal", DIAGONALS, diagonal)
+
+    def examine(weights: Params, masks: Masks) -> ObdSurgeon:
+        here = asked.at(apply_masks(weights, masks))
+        return ObdSurgeon(here.weights, masks, estimate(here, seed=seed))
+
+    return examine

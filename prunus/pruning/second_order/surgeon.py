@@ -1,0 +1,158 @@
+"""Surgeons: scores with an optional update of the weights that stay, at the joints where a criterion stands.
+
+    examine(weights, masks)               -> a surgeon            looks at the curvature there
+    surgeon.scores()                      -> scores               as a criterion: the highest are kept
+    scope(scores, density, within, seed)  -> masks                any scope
+    surgeon.keep(masks)                   -> the next surgeon     the rest deleted, what stays moved
+
+A criterion without an update is the surgeon that deletes and moves nothing (`criterion_surgeon`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from prunus.errors import DensityError
+from prunus.nouns import Density, Evidence, Masks, Params, Scores, density_of, sizes
+from prunus.pruning.criteria import Criterion
+from prunus.pruning.masks import apply_masks, count, densities_by_name
+from prunus.pruning.scopes import Scope
+from prunus.seeds import derive
+
+
+class Surgeon(Protocol):
+    """What is known of a network at some weights; a value, which deleting does not change."""
+
+    @property
+    def weights(self) -> Params:
+        """The weights as they are now, zero where they are deleted."""
+
+    @property
+    def masks(self) -> Masks:
+        """Which are left."""
+
+    @property
+    def predicted(self) -> float:
+        """The increase of the error that was foretold for all that this surgeon deleted; NaN: it foretells none."""
+
+    @property
+    def damping(self) -> float:
+        """What was added to the diagonal of the Hessian so that it can be inverted; 0: it is not inverted."""
+
+    def scores(self) -> Scores:
+        """A score a weight, finite everywhere; the lowest of those left goes first."""
+
+    def keep(self, masks: Masks) -> "Surgeon":
+        """Delete what `masks`, which lie within its own, do not keep."""
+
+
+Examine = Callable[[Params, Masks], Surgeon]
+"""(weights, masks) -> a surgeon that has looked at the network with these weights."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What pruning with a surgeon gave."""
+
+    weights: Params
+    masks: Masks
+    predicted: float
+    """The increase of the error that was foretold, all cuts together."""
+    damping: float
+    """The largest that was used."""
+    cuts: int
+    looks: int
+
+
+def operate(
+    examine: Examine,
+    weights: Params,
+    density: Density,
+    scope: Scope,
+    *,
+    within: Masks | None = None,
+    seed: int = 0,
+    cuts: int | None = 1,
+    looks: int = 1,
+) -> Operation:
+    """Prune `weights` to `density` with a surgeon, under any scope, in some cuts and after some looks.
+
+    Args:
+        examine: what to prune with, as `obs(objective)`.
+        density, scope, within, seed: as for a scope.
+        cuts: in how many steps of equal size the weights are deleted, scores anew before each; None: one weight
+            at a time (under a scope that ranks layers alone, one of each layer's as its share falls due).
+        looks: before how many of the cuts, evenly spread, the curvature is looked at anew.
+
+    Raises what the surgeon and the scope raise, DensityError for cuts or looks below 1.
+    """
+    masks = within or {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    path, weights = _path(density, masks, cuts), apply_masks(weights, masks)
+    if not path or not looks >= 1:
+        raise DensityError(f"{cuts} cuts and {looks} looks were asked for; both must be at least 1.")
+    looks = min(looks, len(path))
+    at = {len(path) * look // looks for look in range(looks)}
+    surgeon, predicted, damping = None, 0.0, 0.0
+    for place, target in enumerate(path):
+        if surgeon is None or place in at:
+            predicted += surgeon.predicted if surgeon else 0.0
+            surgeon = examine(surgeon.weights if surgeon else weights, masks)
+            damping = max(damping, surgeon.damping)
+        masks = scope(surgeon.scores(), target, masks, derive(seed, "cut", place))
+        surgeon = surgeon.keep(masks)
+    assert surgeon is not None
+    return Operation(surgeon.weights, masks, predicted + surgeon.predicted, damping, len(path), looks)
+
+
+def _path(density: Density, masks: Masks, cuts: int | None) -> list[Density]:
+    """The densities to pass through, by equal steps, the last exactly as asked."""
+    targets, total = densities_by_name(density, list(masks)), sizes(masks)
+    if cuts is None:
+        kept = sum(count(targets[name], total[name]) for name in masks)
+        cuts = max(1, sum(int(mask.sum()) for mask in masks.values()) - kept)
+    if isinstance(density, float | int):
+        start = density_of(masks)
+        steps: list[Density] = [start + (density - start) * cut / cuts for cut in range(1, cuts)]
+    else:
+        starts = {name: density_of({name: mask}) for name, mask in masks.items()}
+        steps = [
+            {n: starts[n] + (targets[n] - starts[n]) * cut / cuts for n in masks} for cut in range(1, cuts)
+        ]
+    return [*steps, density] if cuts >= 1 else []
+
+
+@dataclass(frozen=True)
+class CriterionSurgeon:
+    """A criterion's scores; deletes and moves nothing else."""
+
+    criterion: Criterion
+    evidence: Evidence
+    masks: Masks
+    predicted: float = float("nan")
+    damping: float = 0.0
+
+    @property
+    def weights(self) -> Params:
+        """The weights, zero where they are deleted."""
+        return apply_masks(self.evidence.weights, self.masks)
+
+    def scores(self) -> Scores:
+        """The criterion's."""
+        return self.criterion(self.evidence)
+
+    def keep(self, masks: Masks) -> "CriterionSurgeon":
+        """Set the rest to zero."""
+        return CriterionSurgeon(self.criterion, self.evidence, masks, self.predicted)
+
+
+def criterion_surgeon(criterion: Criterion, seed: int = 0) -> Examine:
+    """A criterion that looks at nothing but the weights as a surgeon that updates nothing.
+
+    >>> from prunus.pruning.criteria import magnitude
+    >>> from prunus.pruning.scopes import layer
+    >>> operate(criterion_surgeon(magnitude), {"fc": torch.tensor([3.0, -1.0])}, 0.5, layer).weights
+    {'fc': tensor([3., 0.])}
+    """
+    return lambda weights, masks: CriterionSurgeon(criterion, Evidence(weights, seed, masks=masks), masks)

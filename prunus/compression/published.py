@@ -62,12 +62,12 @@ HAN_LENET_300_100 = LENET_300_100.but(
     source="Han et al. 2016, Table 2",
 )
 
-HAN_LENET_5 = LENET_5.but(
+HAN_LENET_5 = HAN_LENET_300_100.but(
+    dense=_DENSE.but(epochs=10),
     density={"conv1.weight": 0.66, "conv2.weight": 0.12, "fc1.weight": 0.08, "fc2.weight": 0.19},
+    rounds=10,
+    settle=_DENSE.but(epochs=15, learning_rate=1e-3, penalty_strength=3e-4),
     bits={"conv": 8, "linear": 5},
-    start="linear",
-    half=False,
-    coding=Coding(codec="huffman", index_bits=5),
     source="Han et al. 2016, Table 3",
 )
 

@@ -1,0 +1,117 @@
+"""A step of learning a mask beside a dense step, and beside masks learned through autograd: LeNet-300-100, batch 60, SGD.
+
+"autograd" is the way of the public implementations, written here as they describe it: every layer's mask is part of its forward
+pass, with `torch.rand_like`, straight-through functions, and for edge-popup a full sort.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.timing import interleaved, table
+from prunus import models
+from prunus.pruning.prunable import prunable
+from prunus.tickets.supermask import Bernoulli, EdgePopup, Kind, Learned, Signed
+from prunus.training import Recipe
+from prunus.training.constraints import Free
+from prunus.training.loop import Training
+
+RECIPE = Recipe(epochs=1, learning_rate=0.1, batch_size=60, optimiser="sgd", momentum=0.9)
+KINDS: dict[str, Kind] = {
+    "Bernoulli": Bernoulli(),
+    "Bernoulli, rescaled": Bernoulli(rescale=True),
+    "edge-popup": EdgePopup(density=0.5),
+    "signed": Signed(),
+}
+
+
+class Sample(torch.autograd.Function):
+    """A Bernoulli sample, straight through."""
+
+    @staticmethod
+    def forward(ctx: object, chances: Tensor) -> Tensor:  # type: ignore[override]
+        return (torch.rand_like(chances) < chances).float()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+
+class Top(torch.autograd.Function):
+    """The higher half, by a full sort, straight through."""
+
+    @staticmethod
+    def forward(ctx: object, sizes: Tensor) -> Tensor:  # type: ignore[override]
+        order = sizes.flatten().sort().indices
+        mask = torch.ones(sizes.numel())
+        mask[order[: sizes.numel() // 2]] = 0
+        return mask.view(sizes.shape)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient
+
+
+class Masked(nn.Linear):
+    """A linear layer whose mask is in its forward pass."""
+
+    def __init__(self, like: nn.Linear, kind: str) -> None:
+        super().__init__(like.in_features, like.out_features)
+        self.kind = kind
+        bound = 1 / sqrt(like.in_features)
+        self.scores = nn.Parameter(torch.empty_like(self.weight).uniform_(-bound, bound))
+        self.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "edge-popup":
+            mask = Top.apply(self.scores.abs())  # type: ignore[no-untyped-call]
+        else:
+            mask = Sample.apply(torch.sigmoid(self.scores))  # type: ignore[no-untyped-call]
+        if self.kind.endswith("rescaled"):
+            mask = mask * (mask.numel() / mask.sum())
+        return F.linear(x, self.weight * mask, self.bias)
+
+
+def autograd(kind: str) -> Training:
+    """The network with masked layers, trained as any."""
+    model = models.lenet_300_100()
+    for name in ("fc1", "fc2", "fc3"):
+        setattr(model, name, Masked(getattr(model, name), kind))
+    return Training(model, RECIPE, Free(model))
+
+
+def learned(kind: Kind) -> Training:
+    """The network under a constraint."""
+    model = models.lenet_300_100()
+    weights = {name: weight.detach().clone() for name, weight in prunable(model).items()}
+    constraint = Learned(model, weights, kind, seed=0)
+    constraint.hold()
+    return Training(model, RECIPE, constraint)
+
+
+def run(rounds: int = 15, steps: int = 30) -> str:
+    inputs, labels = torch.randn(60, 1, 28, 28), torch.randint(0, 10, (60,))
+    dense = models.lenet_300_100()
+    trainings = {"dense": Training(dense, RECIPE, Free(dense))}
+    for name, kind in KINDS.items():
+        trainings[name] = learned(kind)
+        if name != "signed":
+            trainings[f"{name}, autograd"] = autograd(name)
+    repeated = {
+        name: lambda training=training: [training.step(inputs, labels) for _ in range(steps)]
+        for name, training in trainings.items()
+    }
+    timed = interleaved(repeated, rounds=rounds)
+    rows = [
+        [name, f"{timed.median(name) * 1000 / steps:.2f}", timed.ratio(name, "dense")] for name in trainings
+    ]
+    return table(
+        [
+            f"LeNet-300-100, batch 60, SGD, one thread, n = {rounds} x {steps} steps",
+            "CPU ms a step",
+            "ratio (quartiles)",
+        ],
+        rows,
+    )

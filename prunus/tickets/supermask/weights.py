@@ -1,0 +1,91 @@
+"""The weights under a supermask: those of the network's initialisation, or made of them, or generated from a seed.
+
+    initial           as the network was initialised                            Zhou et al. 2019, section 5
+    signed_constant   their signs, times the standard deviation of the layer    the same, "signed constant"
+    glorot            normal, deviation sqrt(2 / (fan_in + fan_out))
+    signed_glorot     that deviation, with random signs
+    kaiming           normal, deviation sqrt(2 / fan_in)                        Ramanujan et al. 2020, section 4
+    signed_kaiming    that deviation, with random signs                         the same, "signed Kaiming constant"
+
+The last four come from `prunus.generators`, so that a file need hold no more of them than a seed. All are times a multiplier;
+"scaled fan" (Ramanujan et al. 2020) is the multiplier 1 / sqrt(density).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod, sqrt
+
+import torch
+from torch import Tensor
+
+from prunus.generators import Generated, of_deviation
+from prunus.nouns import Params
+from prunus.seeds import derive
+from prunus.tickets.mask1.scale import deviation
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Weights that are never trained."""
+
+    values: Params
+    generated: Mapping[str, Generated] = field(default_factory=dict)
+    """How each comes from a seed, where they do."""
+
+
+Draw = Callable[[Params, float, int], Frozen]
+"""(initial weights, multiplier, seed) -> the weights; those that are generated look at nothing but the shapes."""
+
+
+def fans(weight: Tensor) -> tuple[int, int]:
+    """Inputs and outputs of a weight [O, I, K...], counted as torch's initialisations count them.
+
+    >>> fans(torch.empty(8, 3, 5, 5))
+    (75, 200)
+    """
+    kernel = prod(weight.shape[2:])
+    return weight.shape[1] * kernel, weight.shape[0] * kernel
+
+
+def initial(first: Params, multiplier: float, seed: int) -> Frozen:
+    """As initialised."""
+    return Frozen({name: weight.detach() * multiplier for name, weight in first.items()})
+
+
+def signed_constant(first: Params, multiplier: float, seed: int) -> Frozen:
+    """The initial signs, times σ of the layer's initial weights as a population."""
+    return Frozen(
+        {name: weight.sign() * (deviation(weight) * multiplier) for name, weight in first.items()}
+    )
+
+
+def generated(generator: str, fan: Callable[[int, int], float]) -> Draw:
+    """Weights of `generator` with the deviation 1 / sqrt(fan(inputs, outputs)), a seed a tensor."""
+
+    def draw(first: Params, multiplier: float, seed: int) -> Frozen:
+        how = {
+            name: of_deviation(generator, derive(seed, name), multiplier / sqrt(fan(*fans(weight))))
+            for name, weight in first.items()
+        }
+        values = {name: torch.from_numpy(how[name].values(tuple(w.shape))).to(w) for name, w in first.items()}
+        return Frozen(values, how)
+
+    return draw
+
+
+def _glorot(inputs: int, outputs: int) -> float:
+    return (inputs + outputs) / 2
+
+
+def _kaiming(inputs: int, outputs: int) -> float:
+    return inputs / 2
+
+
+WEIGHTS: dict[str, Draw] = {
+    "initial": initial,
+    "signed_constant": signed_constant,
+    "glorot": generated("normals", _glorot),
+    "signed_glorot": generated("signs", _glorot),
+    "kaiming": generated("normals", _kaiming),
+    "signed_kaiming": generated("signs", _kaiming),
+}

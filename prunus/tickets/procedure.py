@@ -50,9 +50,8 @@ def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
         past, last = run.past(level)
         masks, counts = run.masks(level, past, last)
         if all(torch.equal(mask, past.masks[name]) for name, mask in masks.items()):
-            warnings.warn(
-                f"Level {level} prunes nothing: {spec.source.rates}.", NoEffectWarning, stacklevel=2
-            )
+            why = "the learned mask keeps all" if spec.source is None else spec.source.rates
+            warnings.warn(f"Level {level} prunes nothing: {why}.", NoEffectWarning, stacklevel=2)
         kept, start, values, recipe = run.start(level, past, masks, last)
         constraint = Masked(run.model, masks, values) if run.mask0.frozen else None
         job, watch = spec.dense.training(
@@ -115,6 +114,9 @@ class Run:
     def masks(self, level: int, past: Past, last: Params) -> tuple[Masks, Mapping[str, int]]:
         """This level's masks, and how many weights each layer must keep."""
         source = self.spec.source
+        if source is None:
+            learned = self.needed[1].get_masks(mask_name(level))
+            return learned, {name: int(mask.sum()) for name, mask in learned.items()}
         density = densities(self.model, source.rates, source.scope, level)
         sizes = {name: weight.numel() for name, weight in past.original.items()}
         if isinstance(density, Mapping):

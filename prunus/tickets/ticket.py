@@ -12,6 +12,7 @@ from prunus.errors import SpecError
 from prunus.tickets.dense import Dense, Steps
 from prunus.tickets.procedure import levels
 from prunus.tickets.shelf import Shelf
+from prunus.tickets.supermask.spec import Supermask
 
 REWINDING = ("rewind", "finetune", "rewind_learning_rate")
 """The mask-1 actions whose values may be those of another step than 0."""
@@ -46,14 +47,14 @@ class Ticket:
     mask1: str = "rewind"
     mask0: str = "zero"
     rewind_step: int = 0
-    masks_of: "Ticket | None" = None
-    """Take the masks of this other ticket instead of a criterion's: the control of Frankle & Carbin."""
+    masks_of: "Ticket | Supermask | None" = None
+    """Take the masks of this other ticket instead of a criterion's (the control of Frankle & Carbin), or a learned one."""
     probe_size: int = 100
     """Training examples that gradient criteria look at."""
     draw: int = 0
     """Which draw, where an action draws at random: the same ticket reinitialised again."""
 
-    def needs(self) -> tuple["Dense | Ticket", ...]:
+    def needs(self) -> tuple["Dense | Ticket | Supermask", ...]:
         """The dense training, and the ticket whose masks are taken."""
         return (self.dense,) if self.masks_of is None else (self.dense, self.masks_of)
 
@@ -63,8 +64,8 @@ class Ticket:
         return self.dense.device
 
     @property
-    def source(self) -> "Ticket":
-        """The ticket whose criterion, rates and scope made the masks."""
+    def source(self) -> "Ticket | None":
+        """The ticket whose criterion, rates and scope made the masks; None: they were learned."""
         return self if self.masks_of is None else self.masks_of.source
 
     @property

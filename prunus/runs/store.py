@@ -12,7 +12,8 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -125,18 +126,32 @@ class Store:
     def runs(self) -> list[Run]:
         """Every run that has a folder, finished or not, in the order of their identities."""
         entries = self.ledger.entries()
-        asked: dict[str, list[str]] = {}
-        for request in self.requests():
-            for id in dict.fromkeys(entry.id for entry in request.entries):
-                asked.setdefault(id, []).append(request.name)
+        folders = list(self._folders())
+        asked = self._asked(folders)
         found = {}
-        for folder in self._folders():
+        for folder in folders:
             try:
                 found[folder.id] = self._run(folder, entries.get(folder.id), asked.get(folder.id, []))
             except StoreError as error:
                 if folder.path.is_dir():  # else it was finished or removed while we looked
                     warnings.warn(f"The run {folder.id} is left out: {error}", stacklevel=2)
         return [found[id] for id in sorted(found)]
+
+    def _asked(self, folders: Sequence[RunFolder]) -> dict[str, list[str]]:
+        """For each run, the experiments that asked for it, or for what was made of it."""
+        needs: dict[str, list[str]] = {}
+        for folder in folders:
+            with suppress(StoreError):  # `runs` warns of a folder that cannot be read
+                needs[folder.id] = folder.spec()["needs"]
+        asked: dict[str, dict[str, None]] = {}
+        for request in self.requests():
+            stack = [entry.id for entry in request.entries]
+            while stack:
+                id = stack.pop()
+                if request.name not in asked.setdefault(id, {}):
+                    asked[id][request.name] = None
+                    stack += needs.get(id, ())
+        return {id: list(names) for id, names in asked.items()}
 
     def find(self, prefix: str) -> str:
         """The identity that begins with `prefix`, or has a hash that does."""

@@ -178,7 +178,7 @@ def test_keys_are_those_that_can_be_set():
     assert not {"note", "dense.recipe.source", "extra", "dense", "masks_of"} & set(keys(Ticket()))
     spec = Ticket(masks_of=Ticket(), extra={"a": 1.0})
     for key in keys(spec):
-        if key.split(".")[-1] in ("optimiser", "decay", "penalty"):
+        if key.split(".")[-1] in ("optimiser", "decay", "penalty", "augmentation"):
             assert identity(but(spec, {key: "x"})) != identity(spec)
         else:
             with pytest.raises(SpecError, match=f"{key} was set to 'x'"):
@@ -412,6 +412,14 @@ def test_what_experiments_asked_for(store):
     assert store.runs()[0].experiments == ("han2015.tables.full",)
     with pytest.raises(StoreError, match="cannot be stored as"):
         store.request("../x", "smoke", [], {})
+
+
+def test_a_dense_run_belongs_to_the_experiments_of_what_was_made_of_it(store):
+    finished(store, Dense())
+    finished(store, Ticket())
+    store.request("zhou2019.zeros", "smoke", [({}, Ticket())], {})
+    store.request("other", "smoke", [({}, Dense(seed=1))], {})
+    assert [run.experiments for run in store.runs()] == [("zhou2019.zeros.smoke",)] * 2
 
 
 def test_what_is_removed_and_what_is_not(store):

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_commands_of_the_page_run(page, folder, capsys):
             main(arguments)
         printed = capsys.readouterr()
         assert not ended.value.code, printed.err
-        for option, value in zip(arguments, arguments[1:], strict=False):
+        for option, value in pairwise(arguments):
             assert option != "--out" or (folder / value).exists()
 
 

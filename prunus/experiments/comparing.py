@@ -1,45 +1,183 @@
-"""Paired comparisons: two curves on the same replicates, level by level, with an interval and a sentence."""
+"""Paired comparisons: two curves on the same replicates, level by level, and what they come to in a few lines.
 
-from collections.abc import Sequence
-from typing import Any
+A replicate that drew several times counts once, by the mean of its draws.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import TypeVar
 
 from prunus.experiments.result import Row
-from prunus.report.statistics import paired
+from prunus.report import text
+from prunus.report.experiment_page import Verdict, Verdicts
+from prunus.report.statistics import Comparison, paired
 
-WORDS = {
-    "stop_step": ("iterations", "later to stop"),
-    "stop_test_accuracy": ("pp", "more accurate"),
-    "final_test_accuracy": ("pp", "more accurate"),
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric is called, the unit of a difference, and what the larger and the smaller value are."""
+
+    name: str
+    unit: str
+    more: str
+    less: str
+
+    @property
+    def column(self) -> str:
+        """The name with the unit of the values."""
+        return f"{self.name} (%)" if self.unit == "pp" else self.name
+
+
+METRICS = {
+    "stop_step": Metric("early-stopping iteration", "iterations", "later to stop", "earlier to stop"),
+    "stop_test_accuracy": Metric(
+        "test accuracy at the early-stopping iteration", "pp", "more accurate", "less accurate"
+    ),
+    "final_test_accuracy": Metric(
+        "test accuracy at the end of training", "pp", "more accurate", "less accurate"
+    ),
 }
-"""The unit of a metric, and what the larger value is."""
+"""Those that are compared."""
 
 
-def compare(
-    rows: Sequence[Row], against: str, metrics: Sequence[str], said: Sequence[str]
-) -> tuple[list[str], list[Row]]:
-    """For every other curve, level and metric: the difference to `against` on the replicates both have.
+@dataclass(frozen=True)
+class Difference:
+    """A curve against another at one density, on the replicates both have."""
 
-    Returns sentences for the metrics in `said`, and all of it as rows.
-    """
-    values: dict[tuple[str, str, Any, str], dict[int, float]] = {}
+    group: str
+    curve: str
+    against: str
+    density: float
+    """In percent."""
+    metric: str
+    comparison: Comparison
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the curve is shown to lie above or below the other; else 0."""
+        return (self.comparison.difference > 0) - (self.comparison.difference < 0) if self.shown else 0
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a difference for which one pair is not all the proof."""
+        return self.comparison.n > 1 and self.comparison.shown
+
+    def amount(self, brief: bool = False) -> str:
+        """How large it is, with its interval."""
+        return self.comparison.amount(METRICS[self.metric].unit, brief=brief)
+
+
+def compare(rows: Iterable[Row], against: str, metrics: Sequence[str]) -> list[Difference]:
+    """For every other curve, density and metric of a pruned network: the difference to `against`."""
+    values: dict[tuple[str, str, float, str], dict[int, list[float]]] = {}
     for row in rows:
         for metric in metrics:
             if metric in row and row.get("level"):
                 key = (row.get("group", ""), row["curve"], row["density %"], metric)
-                values.setdefault(key, {}).setdefault(row["replicate"], row[metric])
-    sentences, found = [], []
-    for (group, name, left, metric), mine in values.items():
-        other = values.get((group, against, left, metric))
-        if name == against or other is None:
-            continue
-        result = paired(other, mine)
-        about = {"group": group} if group else {}
-        found.append({
-            **about, "curve": name, "against": against, "density %": left, "metric": metric, "n": result.n,
-            "difference": result.difference, "low": result.low, "high": result.high,
-        })  # fmt: skip
-        if metric not in said:
-            continue
-        where = f"{group + ', ' if group else ''}density {left:g} %, {metric}"
-        sentences.append(f"- {where}: {result.sentence(against, name, *WORDS[metric])}")
-    return sentences, found
+                values.setdefault(key, {}).setdefault(row["replicate"], []).append(row[metric])
+    means = {key: {seed: mean(draws) for seed, draws in found.items()} for key, found in values.items()}
+    return [
+        Difference(group, curve, against, density, metric, paired(other, mine))
+        for (group, curve, density, metric), mine in means.items()
+        if curve != against and (other := means.get((group, against, density, metric), {})).keys() & mine
+    ]
+
+
+def as_rows(found: Iterable[Difference]) -> list[Row]:
+    """Every comparison as a row of numbers."""
+    return [
+        {
+            **({"group": one.group} if one.group else {}),
+            "curve": one.curve,
+            "against": one.against,
+            "density %": one.density,
+            "metric": one.metric,
+            "n": one.comparison.n,
+            "difference": one.comparison.difference,
+            "low": one.comparison.low,
+            "high": one.comparison.high,
+        }
+        for one in found
+    ]
+
+
+def lines(found: Iterable[Difference], said: Sequence[str], where: str) -> list[str]:
+    """What the comparisons of the metrics `said` come to: a line a curve, under a heading a network and metric.
+
+    Args:
+        where: the file that holds every single one.
+    """
+    asked = [one for one in found if one.metric in said]
+    if not asked:
+        return []
+    if not any(one.comparison.n > 1 for one in asked):
+        return [f"one replicate: no difference is proved; what there is stands in {where}"]
+    told = [f"every comparison, with its interval: {where}"]
+    for (group, metric), members in _grouped(asked, lambda one: (one.group, one.metric)).items():
+        heading = f"{METRICS[metric].name}, against {members[0].against} on the same replicates"
+        told += ["", f"{group + ', ' if group else ''}{heading}:", ""]
+        told += [
+            f"- {curve}: {_line(own)}" for curve, own in _grouped(members, lambda one: one.curve).items()
+        ]
+    return told
+
+
+def _line(found: Sequence[Difference]) -> str:
+    """A curve's comparisons at all densities, with the largest of the differences that are shown."""
+    words = METRICS[found[0].metric]
+    parts = []
+    for sign, word in ((1, words.more), (-1, words.less)):
+        if mine := [one for one in found if one.sign == sign]:
+            at = f"most at {_largest(mine).density:.3g} %, " if len(mine) > 1 else ""
+            by = f"{at}by {_largest(mine).amount()}"
+            parts.append(f"{word} than {found[0].against} at {_densities(mine, found)}, {by}")
+    if all(one.comparison.low == one.comparison.high == 0 for one in found):
+        return f"no difference in any pair at {_densities(found, found, 'any')}"
+    if mine := [one for one in found if not one.sign]:
+        parts.append(f"no difference shown at {_densities(mine, found, 'any')}")
+        if len(parts) == 1:
+            at = f", the largest at {_largest(mine).density:.3g} %" if len(mine) > 1 else ""
+            parts[0] += f"{at}: {_largest(mine).amount()}"
+    return "; ".join(parts)
+
+
+def _densities(mine: Sequence[Difference], found: Sequence[Difference], every: str = "every") -> str:
+    if len(mine) == len(found) > 2:
+        return f"{every} density from {mine[0].density:.3g} to {mine[-1].density:.3g} %"
+    return f"density {', '.join(f'{one.density:.3g}' for one in mine)} %"
+
+
+def _largest(found: Sequence[Difference]) -> Difference:
+    return max(found, key=lambda one: abs(one.comparison.difference))
+
+
+def verdicts(found: Iterable[Difference], said: Sequence[str]) -> list[Verdicts]:
+    """The same for the page: density by density; nothing where no comparison has two pairs."""
+    asked = [one for one in found if one.metric in said]
+    if not any(one.comparison.n > 1 for one in asked):
+        return []
+    told = []
+    for (group, metric), members in _grouped(asked, lambda one: (one.group, one.metric)).items():
+        words = METRICS[metric]
+        heading = f"{group + ', ' if group else ''}{words.name}, against {members[0].against}"
+        rows = [_verdict(own) for own in _grouped(members, lambda one: one.density).values()]
+        told.append(Verdicts(heading[:1].upper() + heading[1:], words.more, words.less, rows))
+    return told
+
+
+def _verdict(found: Sequence[Difference]) -> Verdict:
+    more, less = (
+        [(one.curve, one.amount(brief=True)) for one in found if one.sign == sign] for sign in (1, -1)
+    )
+    same = [one.curve for one in found if not one.sign]
+    return Verdict(text.density(found[0].density / 100), more, less, same)
+
+
+def _grouped(members: Iterable[Difference], key: Callable[[Difference], K]) -> dict[K, list[Difference]]:
+    found: dict[K, list[Difference]] = {}
+    for one in members:
+        found.setdefault(key(one), []).append(one)
+    return found

@@ -14,18 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import NoEffectWarning, StoreError, UnknownNameError
-from prunus.experiments.comparing import compare
+from prunus.errors import NoEffectWarning, UnknownNameError
+from prunus.experiments.comparing import as_rows, compare, lines
+from prunus.experiments.evidence import receipts
+from prunus.experiments.reading import curves_of, receipts_line, requested, rows_of
 from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, summarise
 from prunus.experiments.settings import changed
+from prunus.experiments.telling import page_of
+from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figures import Reference
 from prunus.runs.engines import ARITHMETIC, ENGINES
 from prunus.runs.engines.work import Procedure
 from prunus.runs.execute import execute
-from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tables import look_up
-from prunus.tickets.dense import Dense
 from prunus.tickets.ticket import Ticket
 
 KEYS = ("group", "curve", "from", "level", "density %", "sparsity %")
@@ -149,30 +151,34 @@ class Laboratory:
         rows = rows_of(store, request)
         for panel in self.panels:
             self._draw(record, panel, rows if panel.source == "rows" else curves_of(store, request))
-        lines, comparisons = (
-            compare(rows, self.against, self.metrics, self.said) if self.against else ([], [])
-        )
-        if comparisons:
-            record.save_rows("comparisons", comparisons)
+        found = compare(rows, self.against, self.metrics) if self.against else []
+        if found:
+            record.save_rows("comparisons", as_rows(found))
         told = [row for row in rows if all(metric in row for metric in self.metrics)]
         by = [key for key in KEYS if all(key in row for row in told)]
-        table = summarise(told, by, self.metrics)
-        return record.finish(table, "\n".join([receipts_line(rows), *lines]), command=request.settings)
+        checked = receipts(store, request)
+        failed = [f"- failed: {where}: {sentence} ({run})" for where, sentence, run in checked.failed]
+        said = lines(found, self.said, f"{self.name}.comparisons.csv")
+        paragraphs = (receipts_line(rows), "\n".join(failed), "\n".join(said))
+        note = "\n\n".join(filter(None, paragraphs))
+        result = record.finish(summarise(told, by, self.metrics), note, command=request.settings)
+        page = record.out / f"{self.name}.html"
+        write_experiment_page(page, page_of(self, store, request, record, result, found, checked))
+        return replace(result, files=[page, *result.files])
 
     def _draw(self, record: Record, panel: Panel, rows: Sequence[Row]) -> None:
         for group in dict.fromkeys(row.get("group", "") for row in rows):
             mine = [
                 row for row in rows if row.get("group", "") == group and panel.y in row and panel.x in row
             ]
-            names = list(dict.fromkeys(str(row[panel.lines]) for row in mine))
-            curves = [
-                curve(name, [row for row in mine if str(row[panel.lines]) == name], panel.x, panel.y)
-                for name in names
-            ]
+            named: dict[str, list[Row]] = {}
+            for row in mine:
+                name = f"{row[panel.lines]:.3g} %" if panel.lines == "density %" else row[panel.lines]
+                named.setdefault(name, []).append(row)
             record.draw(
                 f"{panel.suffix}.{group}" if group else panel.suffix,
-                curves,
-                title=f"{panel.title}, {group}" if group else panel.title,
+                [curve(name, own, panel.x, panel.y) for name, own in named.items()],
+                title=f"{panel.title} – {'; '.join(dict.fromkeys(row['network'] for row in mine))}",
                 x_label=panel.x_label,
                 y_label=panel.y_label,
                 x_log=panel.x_log,
@@ -180,53 +186,3 @@ class Laboratory:
                 reference=panel.reference,
                 receipts=receipts_line(mine),
             )
-
-
-def requested(store: Store, name: str, size: str | None) -> Request:
-    """What the experiment last asked of the store, in that size or the largest there is."""
-    found = {request.size: request for request in store.requests() if request.experiment == name}
-    sizes = [known for known in reversed(SIZES) if known in found and size in (None, known)]
-    if not sizes:
-        raise StoreError(f"{name} has not been run in the store {store.path}; `prunus run {name}` does.")
-    return found[sizes[0]]
-
-
-def rows_of(store: Store, request: Request) -> list[Row]:
-    """A row a run and level, with its label; the dense network is level 0 of what was made of it."""
-    found: list[Row] = []
-    for entry in request.entries:
-        folder = store.folder(entry.id)
-        needs = folder.spec()["needs"] if entry.id.startswith(f"{Ticket.kind}-") else []
-        dense = [store.folder(need) for need in needs if need.startswith(f"{Dense.kind}-")]
-        for row in [*(row for need in dense for row in need.rows()), *folder.rows()]:
-            found.append({**entry.label, **_flat(row), "run": entry.id})
-    return found
-
-
-def curves_of(store: Store, request: Request) -> list[Row]:
-    """A row a run, level and step, with its label and its level's density."""
-    found: list[Row] = []
-    for entry in request.entries:
-        folder = store.folder(entry.id)
-        levels: dict[int, Row] = {row["level"]: _flat(row) for row in folder.rows()}
-        for point in folder.curve():
-            about = levels[point["level"]]
-            kept: Row = {key: about[key] for key in ("density %", "passed") if key in about}
-            found.append({**entry.label, **kept, **point, "run": entry.id})
-    return found
-
-
-def receipts_line(rows: Sequence[Row]) -> str:
-    """How many of the points stand on a receipt, and how many of these passed."""
-    points = {(row["run"], row["level"]): row["passed"] for row in rows if "passed" in row}
-    return f"receipts: {sum(points.values())} of {len(points)} points passed" if points else ""
-
-
-def _flat(row: Row) -> Row:
-    flat = {key: value for key, value in row.items() if key not in ("receipt", "density", "seconds")}
-    if "density" in row:
-        flat["density %"] = round(100 * row["density"], 3)
-        flat["sparsity %"] = round(100 - 100 * row["density"], 3)
-    if "receipt" in row:
-        flat["passed"] = row["receipt"]["passed"]
-    return flat

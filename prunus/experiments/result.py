@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from prunus.errors import UnknownNameError
-from prunus.report.figures import Curve, save_lines
+from prunus.report.figures import Curve, Drawing, save_drawing
 
 Size = Literal["smoke", "default", "full"]
 SIZES = ("smoke", "default", "full")
@@ -42,12 +42,17 @@ class Record:
     say: Say
     started: float = field(default_factory=time.perf_counter)
     files: list[Path] = field(default_factory=list)
+    drawn: list[tuple[Drawing, Path, Path]] = field(default_factory=list)
+    """The figures so far, each with its SVG and its CSV."""
 
     def draw(self, suffix: str, curves: Sequence[Curve], *, title: str, **labels: Any) -> None:
         """Draw `curves` into NAME.SUFFIX.png, .svg, .html and .csv; the title says when it is not full size."""
         mark = {"smoke": " (smoke size)", "default": " (shortened)"}.get(self.size, "")
+        drawing = Drawing(curves, title=title + mark, **labels)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.files += save_lines(self.out / f"{self.name}.{suffix}", curves, title=title + mark, **labels)
+        png, svg, page, table = save_drawing(self.out / f"{self.name}.{suffix}", drawing)
+        self.files += [png, svg, page, table]
+        self.drawn.append((drawing, svg, table))
 
     def save_rows(self, suffix: str, rows: Sequence[Row]) -> None:
         """Write rows of one shape as the table NAME.SUFFIX.csv."""
@@ -109,14 +114,26 @@ def summarise(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> 
 
 
 def curve(name: str, rows: Iterable[Row], x: str, y: str) -> Curve:
-    """The rows as one curve: at each x the mean of y over the replicates, in a band from lowest to highest."""
+    """The rows as one curve: at each x the mean of y over the replicates, in a band from lowest to highest.
+
+    A point has failed where the receipt of any of its rows has.
+    """
     points: dict[float, list[float]] = {}
+    failed = set()
     for row in rows:
         points.setdefault(row[x], []).append(row[y])
+        if not row.get("passed", True):
+            failed.add(row[x])
     xs = sorted(points)
     ys = [points[value] for value in xs]
     return Curve(
-        name, xs, [mean(v) for v in ys], [min(v) for v in ys], [max(v) for v in ys], max(map(len, ys))
+        name,
+        xs,
+        [mean(v) for v in ys],
+        [min(v) for v in ys],
+        [max(v) for v in ys],
+        max(map(len, ys)),
+        [index for index, value in enumerate(xs) if value in failed],
     )
 
 
@@ -127,8 +144,12 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(row: Row, column: str) -> str:
-    """The value, with its standard deviation where it has one that is not zero."""
+def cell(row: Row, column: str) -> tuple[str, str]:
+    """The value, and its standard deviation; empty where that is not there or zero."""
     value, spread = row.get(column, ""), row.get(f"{column} ±", 0.0)
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"{text} ± {spread:.2g}" if spread else text
+    return f"{value:.4g}" if isinstance(value, float) else str(value), f"{spread:.2g}" if spread else ""
+
+
+def _cell(row: Row, column: str) -> str:
+    value, spread = cell(row, column)
+    return f"{value} ± {spread}" if spread else value

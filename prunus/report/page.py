@@ -1,21 +1,18 @@
 """The page of a compressed network: one HTML file that needs nothing else, no network and no script."""
 
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from prunus.compression.container.inspect import Inspection
 from prunus.compression.deep_compression import Compressed
-from prunus.errors import PrunusError
 from prunus.report import text
 from prunus.report.epochs import curve
 from prunus.report.histograms import histograms
 from prunus.report.layers import table
 from prunus.report.masks import bitmaps, kernels, looks
 from prunus.report.stages import sizes
-from prunus.report.templating import environment
+from prunus.report.templating import environment, write_whole
 from prunus.training.evaluate import Evaluation
 
 NAMES = {
@@ -89,15 +86,7 @@ def write_page(
             making=making(compressed, inspection, seconds, provenance),
         )
     )
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise PrunusError(f"The page could not be written to {target}: {error.strerror or error}.") from error
+    write_whole(path, page)
 
 
 def headline(

@@ -1,0 +1,67 @@
+"""Where a size of an experiment differs from the paper's, in words."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prunus.errors import NoEffectWarning
+from prunus.experiments.evidence import short
+from prunus.experiments.settings import changed
+from prunus.report import text
+from prunus.runs.requests import Request
+from prunus.runs.settings import complete_settings, flat
+
+if TYPE_CHECKING:
+    from prunus.experiments.laboratory import Laboratory
+
+ALL = {"examples": "all"}
+"""What a setting means that is not set."""
+NAMES = {
+    "examples": "training examples",
+    "every": "steps between evaluations",
+    "probe_size": "examples that gradient criteria look at",
+}
+"""What settings are called whose names do not say it."""
+
+
+def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What differs: "5 replicates instead of 20", "epochs 5 instead of 55".
+
+    Args:
+        specs: the complete settings of the runs.
+    """
+    if request.size == "full":
+        return []
+    n, full = len({entry.label["replicate"] for entry in request.entries}), laboratory.replicates[-1]
+    found = [f"{text.count(n, 'replicate')} instead of {full}"] if n != full else []
+    rest = dict(request.settings)
+    networks = rest.pop("network").split(",") if "network" in rest else laboratory.networks
+    said = [_differences(laboratory, network, request.size, rest) for network in networks]
+    if all(one == said[0] for one in said):
+        found += said[0]
+    else:
+        found += [f"{network}: {', '.join(one)}" for network, one in zip(networks, said, strict=True) if one]
+    levels = sorted({level for spec in specs for level in spec.get("levels", ())})
+    if levels:
+        where = "" if all(spec.get("levels") for spec in specs) else " in some runs"
+        found.append(f"levels {', '.join(map(str, levels))} instead of all{where}")
+    return found
+
+
+def _differences(laboratory: "Laboratory", network: str, size: str, settings: Mapping[str, str]) -> list[str]:
+    """The settings in which the templates of two sizes differ."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        here, there = (
+            flat(complete_settings(changed(laboratory.template(network, one), settings)))
+            for one in (size, "full")
+        )
+    return [
+        f"{NAMES.get(short(key), short(key))} {_words(key, here[key])} instead of {_words(key, there[key])}"
+        for key in there
+        if key in here and here[key] != there[key]
+    ]
+
+
+def _words(key: str, value: Any) -> str:
+    return ALL.get(short(key), "–") if value is None else text.settings(value)

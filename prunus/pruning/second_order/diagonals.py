@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vjp, vmap
 
 from prunus.nouns import Params
 from prunus.pruning.masks import check_finite
@@ -66,12 +66,13 @@ def hutchinson(asked: Objective, *, seed: int = 0, samples: int = SAMPLES) -> Pa
 
 
 def product(asked: Objective, direction: Tensor) -> Tensor:
-    """The Hessian times a vector over all weights, by differentiating the gradient along it."""
+    """The Hessian times a vector over all weights, by differentiating the gradient."""
 
     def error(vector: Tensor) -> Tensor:
         return asked.error(unflat(vector, asked.weights))
 
-    result: Tensor = jvp(grad(error), (flat(asked.weights),), (direction,))[1]
+    # Backwards twice: forward-mode differentiation warns on its first use, and a Hessian is symmetric.
+    result: Tensor = vjp(grad(error), flat(asked.weights))[1](direction)[0]
     return result
 
 

@@ -98,8 +98,9 @@ def _check(made: Objective) -> None:
     check_finite({"inputs": made.inputs}, "The batch of")
     if not made.loss.labelled:
         check_finite({"targets": made.targets}, "The batch of")
-    made.loss.check(made.answer(made.weights, made.inputs[:1]), made.targets[:1])
-    error = made.error(made.weights)
+    answers = made.answer(made.weights, made.inputs)
+    made.loss.check(answers, made.targets)
+    error = made.loss.value(answers, made.targets).mean()
     if not torch.isfinite(error):
         raise NotFiniteError(
             f"The error of {type(made.model).__name__} on {len(made.inputs)} examples is {float(error)}; "

@@ -8,7 +8,7 @@
 A criterion without an update is the surgeon that deletes and moves nothing (`criterion_surgeon`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import torch
 from prunus.errors import DensityError
 from prunus.nouns import Density, Evidence, Masks, Params, Scores, density_of, sizes
 from prunus.pruning.criteria import Criterion
-from prunus.pruning.masks import apply_masks, count, densities_by_name
+from prunus.pruning.masks import apply_masks, check_density, count, densities_by_name
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive
 
@@ -89,9 +89,9 @@ def operate(
     Raises what the surgeon and the scope raise, DensityError for cuts or looks below 1.
     """
     masks = within or {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    path, weights = _path(density, masks, cuts), apply_masks(weights, masks)
-    if not path or not looks >= 1:
+    if looks < 1 or (cuts is not None and cuts < 1):
         raise DensityError(f"{cuts} cuts and {looks} looks were asked for; both must be at least 1.")
+    path, weights = _path(density, masks, cuts), apply_masks(weights, masks)
     looks = min(looks, len(path))
     at = {len(path) * look // looks for look in range(looks)}
     surgeon, predicted, damping = None, 0.0, 0.0
@@ -108,19 +108,26 @@ def operate(
 
 def _path(density: Density, masks: Masks, cuts: int | None) -> list[Density]:
     """The densities to pass through, by equal steps, the last exactly as asked."""
-    targets, total = densities_by_name(density, list(masks)), sizes(masks)
-    if cuts is None:
-        kept = sum(count(targets[name], total[name]) for name in masks)
-        cuts = max(1, sum(int(mask.sum()) for mask in masks.values()) - kept)
-    if isinstance(density, float | int):
-        start = density_of(masks)
-        steps: list[Density] = [start + (density - start) * cut / cuts for cut in range(1, cuts)]
-    else:
+    if isinstance(density, Mapping):
+        targets = densities_by_name(density, list(masks))
         starts = {name: density_of({name: mask}) for name, mask in masks.items()}
-        steps = [
-            {n: starts[n] + (targets[n] - starts[n]) * cut / cuts for n in masks} for cut in range(1, cuts)
+        cuts = _cuts(cuts, masks, sum(count(targets[n], mask.numel()) for n, mask in masks.items()))
+        return [
+            *({n: _between(starts[n], targets[n], cut, cuts) for n in masks} for cut in range(1, cuts)),
+            density,
         ]
-    return [*steps, density] if cuts >= 1 else []
+    check_density(density)
+    cuts = _cuts(cuts, masks, count(density, sum(sizes(masks).values())))
+    return [*(_between(density_of(masks), density, cut, cuts) for cut in range(1, cuts)), density]
+
+
+def _cuts(cuts: int | None, masks: Masks, kept: int) -> int:
+    """As many as asked for; None: as many as weights are to go."""
+    return max(1, sum(int(mask.sum()) for mask in masks.values()) - kept) if cuts is None else cuts
+
+
+def _between(start: float, end: float, cut: int, cuts: int) -> float:
+    return start + (end - start) * cut / cuts
 
 
 @dataclass(frozen=True)

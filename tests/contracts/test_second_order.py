@@ -1,0 +1,610 @@
+"""Laws of second-order pruning: diagonals against the true Hessian and against loops, inverses against inversion,
+updates against the constrained minimum, and an error by name for what cannot be asked.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import hessian
+
+from prunus.errors import DensityError, EvidenceError, ModelError, NotFiniteError, UnknownNameError
+from prunus.models import MODELS
+from prunus.models.mlp import ScaledTanh, mlp
+from prunus.nouns import Evidence, Params
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.prunable import prunable
+from prunus.pruning.scopes import SCOPES
+from prunus.pruning.second_order import (
+    DIAGONALS,
+    LOSSES,
+    Objective,
+    criterion_surgeon,
+    obd,
+    objective,
+    obs,
+    operate,
+)
+from prunus.pruning.second_order.chain import chain, shares
+from prunus.pruning.second_order.diagonals import hutchinson
+from prunus.pruning.second_order.flat import flat, unflat
+from prunus.pruning.second_order.outer_products import LARGEST, inverse_hessian, outer_vectors
+from prunus.seeds import generator
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+import small
+
+ACTIVATIONS = [
+    nn.Tanh(),
+    nn.Sigmoid(),
+    ScaledTanh(),
+    nn.GELU(),
+    nn.Softplus(),
+    nn.ELU(),
+    nn.SiLU(),
+    nn.ReLU(),
+]
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+"""torch.func.hessian, by which the tests check, brings it in."""
+BAR = 1e-4
+"""Relative error against the true diagonal, in float64."""
+
+
+def draw(*shape: int, role: str = "x") -> Tensor:
+    return torch.randn(shape, generator=generator(0, role), dtype=torch.float64)
+
+
+def asked_of(
+    model: nn.Module, shape: tuple[int, ...], loss: str = "squared_error", n: int = 9, biases: bool = True
+) -> Objective:
+    """An objective in float64 with drawn weights, inputs and targets."""
+    model = small.drawn(model, 3).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(draw(len(module.running_mean), role="mean"))
+            module.running_var.copy_(draw(len(module.running_var), role="var").exp())
+    inputs = draw(n, *shape)
+    classes = model.eval()(inputs).shape[1]
+    labels = torch.arange(n) % classes
+    targets = draw(n, classes, role="targets") if loss == "squared_error" else labels
+    weights = dict(model.named_parameters()) if biases else prunable(model)
+    return objective(model, weights, inputs, targets, loss=loss)
+
+
+def true_hessian(asked: Objective) -> Tensor:
+    return hessian(lambda w: asked.error(unflat(w, asked.weights)))(flat(asked.weights))
+
+
+def apart(one: Params, other: Params) -> float:
+    """The largest relative error of a tensor."""
+    return max(float((one[n] - other[n]).abs().max() / other[n].abs().max()) for n in other)
+
+
+def convolved() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(3, 4, 2, groups=1),
+        nn.GELU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+
+
+# Losses
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_has_the_derivatives_it_says(loss):
+    outputs = draw(5, 4).requires_grad_()
+    targets = draw(5, 4, role="t") if loss == "squared_error" else torch.tensor([0, 1, 2, 3, 1])
+    own = LOSSES[loss]
+    (slope,) = torch.autograd.grad(own.value(outputs, targets).sum(), outputs)
+    torch.testing.assert_close(slope, own.slope(outputs, targets))
+    root = own.root(outputs, targets)
+    for place in range(5):
+        full = hessian(lambda o, p=place: own.value(o[None], targets[p : p + 1])[0])(outputs[place])
+        torch.testing.assert_close(root[place] @ root[place].T, full)
+        torch.testing.assert_close(own.bend(outputs, targets)[place], full.diagonal())
+
+
+# Diagonals
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_exact_is_the_diagonal_of_the_true_hessian(loss):
+    for model, shape in ((mlp(4, 5, 3), (4,)), (convolved(), (2, 7, 7)), (small.Residual(), (64,))):
+        asked = asked_of(model, shape, loss, n=3, biases=not isinstance(model, small.Residual))
+        if isinstance(model, small.Residual):
+            asked = objective(asked.model, {"last.weight": asked.weights["last.weight"]}, asked.inputs,
+                              asked.targets, loss=loss)  # fmt: skip
+        wanted = true_hessian(asked).diagonal()
+        found = flat(DIAGONALS["exact"](asked))
+        assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
+def test_the_recursion_is_exact_with_one_hidden_layer_and_squared_error(activation):
+    """Any activation, also after the last layer (eq. 8); Levenberg-Marquardt differs where f'' is not zero."""
+    model = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3), activation)
+    asked = asked_of(model, (4,))
+    exact = DIAGONALS["exact"](asked)
+    assert apart(DIAGONALS["recursion"](asked), exact) < BAR
+    lm = DIAGONALS["levenberg_marquardt"](asked)
+    assert all((h >= 0).all() for h in lm.values())
+    assert (apart(lm, exact) < BAR) == isinstance(activation, nn.ReLU)
+
+
+def test_the_recursion_is_exact_through_layers_one_unit_wide():
+    """However deep: there are no mixed derivatives to leave out."""
+    layers = itertools.chain.from_iterable((nn.Linear(1, 1), nn.Tanh()) for _ in range(5))
+    asked = asked_of(nn.Sequential(nn.Linear(3, 1), ScaledTanh(), *layers), (3,))
+    assert apart(DIAGONALS["recursion"](asked), DIAGONALS["exact"](asked)) < BAR
+
+
+def test_cross_entropy_is_exact_in_the_last_layer():
+    asked = asked_of(mlp(4, 5, 3), (4,), "cross_entropy")
+    found, exact = DIAGONALS["recursion"](asked), DIAGONALS["exact"](asked)
+    last = {name: found[name] for name in ("2.weight", "2.bias")}
+    assert apart(found, {name: exact[name] for name in last}) < BAR
+    assert apart(found, exact) > 0.01, "p (1 - p) leaves out what couples the outputs"
+
+
+def test_the_sign_of_the_second_derivative_is_plus():
+    """Printed with minus in eq. 7; finite differences of the error decide."""
+    asked = asked_of(nn.Sequential(nn.Linear(2, 1), nn.Tanh()), (2,))
+    w, step = flat(asked.weights), 1e-4
+
+    def error(vector: Tensor) -> float:
+        return float(asked.error(unflat(vector, asked.weights)))
+
+    differences = [
+        (error(w + step * e) - 2 * error(w) + error(w - step * e)) / step**2 for e in torch.eye(3).double()
+    ]
+    found = flat(DIAGONALS["recursion"](asked))
+    assert float((found - torch.tensor(differences)).abs().max() / found.abs().max()) < BAR
+
+
+def slow_recursion(asked: Objective, kernel: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """Eqs. 6 to 8 for conv 1 -> 1 of 2 x 2 on 3 x 3, tanh, linear: in loops over connections."""
+    curve, above = torch.zeros_like(kernel), torch.zeros_like(dense)
+    for x, d in zip(asked.inputs, asked.targets, strict=True):
+        a = torch.zeros(2, 2, dtype=torch.float64)
+        for i, j, k, m in itertools.product(range(2), repeat=4):
+            a[i, j] += kernel[k, m] * x[0, i + k, j + m]
+        y = torch.tanh(a)
+        slope = dense @ y.flatten() - d
+        above += y.flatten().square()
+        for i, j in itertools.product(range(2), repeat=2):
+            unit, f1 = 2 * i + j, 1 - y[i, j] ** 2
+            f2 = -2 * y[i, j] * f1
+            h = f1**2 * dense[:, unit].square().sum() + f2 * (dense[:, unit] * slope).sum()
+            for k, m in itertools.product(range(2), repeat=2):
+                curve[k, m] += h * x[0, i + k, j + m] ** 2
+    return curve / len(asked.inputs), above / len(asked.inputs)
+
+
+def test_shared_weights_are_summed_over_their_connections():
+    """Against the paper's equations in plain loops."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 1, 2, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(4, 2, bias=False)
+    )
+    asked = asked_of(model, (1, 3, 3))
+    kernel, dense = asked.weights["0.weight"][0, 0], asked.weights["3.weight"]
+    curve, above = slow_recursion(asked, kernel, dense)
+    found = DIAGONALS["recursion"](asked)
+    torch.testing.assert_close(found["0.weight"][0, 0], curve)
+    torch.testing.assert_close(found["3.weight"], above)
+
+
+def unshared(model: nn.Module, asked: Objective) -> Params:
+    """The recursion once more, each step as the matrix of its derivatives, squared."""
+    total = {name: torch.zeros_like(weight) for name, weight in asked.weights.items()}
+    for x, target in zip(asked.inputs, asked.targets, strict=True):
+        seen = [x[None]]
+        for module in model:
+            seen.append(module(seen[-1]).detach())
+        slope = asked.loss.slope(seen[-1], target[None]).flatten()
+        curve = asked.loss.bend(seen[-1], target[None]).flatten()
+        for place in reversed(range(len(model))):
+            module, before = model[place], seen[place]
+            matrix = torch.func.jacrev(module)(before).reshape(len(slope), -1)
+            for name, parameter in module.named_parameters():
+                if f"{place}.{name}" in total:
+                    by = torch.func.jacrev(lambda p: torch.func.functional_call(module, {name: p}, (before,)))  # noqa: B023
+                    # Every position of a kernel is a connection of its own, and its derivative one input.
+                    parts = by(parameter.detach()).reshape(len(curve), -1).square()
+                    total[f"{place}.{name}"] += (curve @ parts).reshape(parameter.shape)
+            bend = torch.zeros(matrix.shape[1], dtype=torch.float64)
+            if matrix.shape[0] == matrix.shape[1] and not list(module.parameters()):
+                point = before.detach().clone().requires_grad_()
+                (first,) = torch.autograd.grad(module(point).sum(), point, create_graph=True)
+                if first.requires_grad:
+                    bend = torch.autograd.grad(first.sum(), point)[0].flatten()
+            slope, curve = (
+                slope @ matrix,
+                curve @ matrix.square() + (bend * slope if bend.any() else 0.0),
+            )
+    return {name: h / len(asked.inputs) for name, h in total.items()}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_through_every_kind_of_layer_it_is_the_recursion_with_whole_matrices(loss):
+    """BatchNorm, both poolings, padding, groups: against Jacobians that know nothing of layers."""
+    model = convolved()
+    asked = asked_of(model, (2, 7, 7), loss, n=4)
+    weights = prunable(asked.model)
+    asked = objective(asked.model, weights, asked.inputs, asked.targets, loss=loss)
+    wanted = unshared(asked.model, asked)
+    assert apart(DIAGONALS["recursion"](asked), wanted) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(2),
+        nn.AvgPool2d(3, stride=2, padding=1),
+        nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+        nn.AvgPool2d((2, 3), ceil_mode=True),
+        nn.AvgPool2d(2, divisor_override=3),
+        nn.AdaptiveAvgPool2d((5, 3)),
+        nn.AdaptiveAvgPool2d(1),
+    ],
+    ids=str,
+)
+def test_the_share_of_an_average_is_its_derivative(pool):
+    image = draw(1, 1, 8, 7)
+    matrix = torch.func.jacrev(pool)(image).flatten(4).squeeze()
+    matrix = matrix.reshape(*pool(image).shape[2:], -1)
+    torch.testing.assert_close(matrix.amax(2), shares(pool, image))
+    assert all(set(row[row > 0].unique().tolist()) for row in matrix.flatten(0, 1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_walks_the_built_in_models_and_copies_nothing_back(name):
+    model = MODELS[name]()
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    shape = (3, 32, 32) if name.startswith("conv") else (1, 28, 28)
+    asked = objective(model, prunable(model), torch.rand(2, *shape), torch.tensor([1, 7]))
+    scores = CRITERIA["obd"](Evidence(prunable(model), curvature=DIAGONALS["levenberg_marquardt"](asked)))
+    assert all((score >= 0).all() and score.any() for score in scores.values())
+    assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert model.training
+
+
+def test_functions_and_methods_are_walked_as_modules_are():
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 2, 2), nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.avg_pool2d(torch.tanh(2.0 * self.conv(x) + 0.1), 2)
+            return self.fc(nn.functional.max_pool2d(x.relu(), 2).flatten(1))
+
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(2.0 * x + 0.1)
+
+    listed = nn.Sequential(nn.Conv2d(1, 2, 2), Twice(), nn.AvgPool2d(2), nn.ReLU(), nn.MaxPool2d(2),
+                           nn.Flatten(), nn.Linear(2, 3))  # fmt: skip
+    one = asked_of(Written(), (1, 5, 5))
+    renamed = {"conv": "0", "fc": "6"}
+    places = {name: f"{renamed[name.split('.')[0]]}.{name.split('.')[1]}" for name in one.weights}
+    listed.load_state_dict({places[name]: weight for name, weight in one.weights.items()})
+    other = objective(listed.double(), dict(listed.named_parameters()), one.inputs, one.targets,
+                      loss="squared_error")  # fmt: skip
+    found = DIAGONALS["recursion"](other)
+    for name, h in DIAGONALS["recursion"](one).items():
+        torch.testing.assert_close(h, found[places[name]])
+
+
+def test_hutchinson_converges_and_is_drawn_by_its_seed():
+    asked = asked_of(mlp(3, 4, 2), (3,))
+    full = true_hessian(asked)
+    wanted, spread = full.diagonal(), (full.square().sum(1) - full.diagonal().square()).sqrt()
+    estimates = torch.stack([flat(hutchinson(asked, seed=seed, samples=50)) for seed in range(8)])
+    assert ((estimates.mean(0) - wanted).abs() <= 5 * spread / 400**0.5 + 1e-12).all()
+    # The spread that its card states, over eight estimates of 50 samples.
+    ratio = estimates.std(0).square().sum() / (spread.square() / 50).sum()
+    assert 0.3 < float(ratio) < 3
+    assert torch.equal(flat(hutchinson(asked, seed=1, samples=50)), estimates[1])
+    assert not torch.equal(estimates[0], estimates[1])
+
+
+@pytest.mark.parametrize("name", DIAGONALS)
+def test_a_diagonal_is_the_mean_over_the_examples(name):
+    """Of the whole batch as of its halves; in the shape of the weights, and nothing changed."""
+    asked = asked_of(mlp(3, 4, 2), (3,), n=8)
+    before = {n: w.clone() for n, w in asked.weights.items()}
+    whole = DIAGONALS[name](asked)
+    halves = [
+        DIAGONALS[name](objective(asked.model, asked.weights, asked.inputs[part], asked.targets[part],
+                                  loss="squared_error"))
+        for part in (slice(4), slice(4, 8))
+    ]  # fmt: skip
+    for n, h in whole.items():
+        assert h.shape == before[n].shape
+        torch.testing.assert_close(h, (halves[0][n] + halves[1][n]) / 2)
+        assert torch.equal(before[n], asked.weights[n])
+
+
+# What cannot be walked, or asked
+
+
+class Odd(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.fc = kind, nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "softmax":
+            return self.fc(x).softmax(1)
+        if self.kind == "branch":
+            return self.fc(x) + x
+        if x.sum() > 0:
+            return self.fc(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (Odd("softmax"), r"'softmax' \(softmax\)"),
+        (Odd("branch"), r"'add' \(add\)"),
+        (Odd("control"), "cannot be traced"),
+        (nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), r"'1' \(LayerNorm\)"),
+        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)), "'1' has no running"),
+    ],
+    ids=["softmax", "branch", "control", "norm", "batch statistics"],
+)
+@pytest.mark.parametrize("diagonal", ["recursion", "levenberg_marquardt"])
+def test_what_the_recursion_cannot_walk_is_named_with_the_other_choices(model, named, diagonal):
+    asked = asked_of(model, (3,), biases=False)
+    with pytest.raises(ModelError, match=rf"{named}.*DIAGONALS\['exact'\] or DIAGONALS\['hutchinson'\]"):
+        DIAGONALS[diagonal](asked)
+    if not isinstance(model, Odd) or model.kind != "control":
+        assert apart(DIAGONALS["exact"](asked), hessian_diagonal(asked)) < 1e-8
+
+
+def hessian_diagonal(asked: Objective) -> Params:
+    return unflat(true_hessian(asked).diagonal(), asked.weights)
+
+
+def test_a_weight_of_a_norm_is_not_the_recursions():
+    with pytest.raises(ModelError, match=r"'1\.weight' belongs to none of the layers"):
+        DIAGONALS["recursion"](asked_of(convolved(), (2, 7, 7)))
+
+
+def test_what_cannot_be_asked_is_said():
+    model = mlp(3, 2).double()
+    weights, x, d = dict(model.named_parameters()), draw(4, 3), draw(4, 2)
+    ask = lambda **given: objective(  # noqa: E731
+        **{"model": model, "weights": weights, "inputs": x, "targets": d, "loss": "squared_error", **given}
+    )
+    for bad, error, said in (
+        ({"inputs": x[:0], "targets": d[:0]}, EvidenceError, "at least one"),
+        ({"targets": d[:2]}, EvidenceError, "as many targets"),
+        ({"weights": {}}, EvidenceError, "at least one"),
+        ({"targets": d[:, :1]}, EvidenceError, "squared_error"),
+        ({"loss": "cross_entropy"}, EvidenceError, "labels|int64"),
+        ({"loss": "cross_entropy", "targets": torch.tensor([0, 1, 2, 0])}, EvidenceError, "below C"),
+        ({"inputs": x * torch.nan}, NotFiniteError, "inputs"),
+        ({"targets": d * torch.inf}, NotFiniteError, "targets"),
+        ({"weights": {n: w * torch.nan for n, w in weights.items()}}, NotFiniteError, "weight"),
+        ({"weights": {"9.weight": d}}, ModelError, "9.weight"),
+        ({"weights": {"0.weight": d}}, ModelError, "0.weight"),
+        ({"loss": "hinge"}, UnknownNameError, "hinge"),
+    ):
+        with pytest.raises(error, match=said):
+            ask(**bad)
+
+
+def test_a_label_out_of_range_is_found_beyond_the_first_example():
+    with pytest.raises(EvidenceError, match="below C"):
+        objective(mlp(3, 2), prunable(mlp(3, 2)), torch.ones(2, 3), torch.tensor([0, 5]))
+
+
+# Optimal Brain Surgeon
+
+
+def outer_hessian(asked: Objective) -> Tensor:
+    vectors = torch.cat(list(outer_vectors(asked)))
+    return vectors.T @ vectors / len(asked.inputs)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_outer_products_are_the_hessian_where_outputs_are_linear_in_the_weights(loss):
+    asked = asked_of(mlp(3, 4), (3,), loss, n=40)
+    torch.testing.assert_close(outer_hessian(asked), true_hessian(asked))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("damping", [1e-4, 1e-6])
+def test_the_recursive_inverse_is_the_inverse(loss, damping):
+    """One vector at a time as the paper has it, blocks, and numpy's; fewer examples than weights: singular."""
+    asked = asked_of(mlp(3, 4, 2), (3,), loss, n=7)
+    size = len(flat(asked.weights))
+    plain = torch.from_numpy(
+        np.linalg.inv((outer_hessian(asked) + damping * torch.eye(size).double()).numpy())
+    )
+    for block in (1, 5, 1000):
+        found = inverse_hessian(outer_vectors(asked), 7, damping, block)
+        assert float((found - plain).abs().max() / plain.abs().max()) < 1e-6
+    assert torch.linalg.matrix_rank(outer_hessian(asked)) < size
+
+
+def masks_of(asked: Objective, left: Tensor) -> dict[str, Tensor]:
+    return unflat(left.clone(), asked.weights)
+
+
+def surgeon_of(asked: Objective, damping: float = 1e-5):
+    return obs(asked, damping=damping)(
+        asked.weights, masks_of(asked, torch.ones(len(flat(asked.weights))).bool())
+    )
+
+
+@pytest.mark.parametrize("gone", [[4], [0, 7, 21], list(range(0, 20, 2))], ids=["one", "three", "ten"])
+def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone):
+    """Against the linear system of Lagrange's conditions; the downdated inverse against inverting what is left."""
+    asked = asked_of(mlp(3, 4, 2), (3,), n=50)
+    before, w = surgeon_of(asked), flat(asked.weights)
+    full = outer_hessian(asked) + 1e-5 * torch.eye(len(w)).double()
+    left = torch.ones(len(w), dtype=torch.bool)
+    left[gone] = False
+    after = before.keep(masks_of(asked, left))
+    pick = torch.eye(len(w)).double()[gone]
+    system = torch.cat(
+        [torch.cat([full, pick.T], 1), torch.cat([pick, torch.zeros(len(gone), len(gone)).double()], 1)]
+    )
+    answer = torch.linalg.solve(system, torch.cat([torch.zeros(len(w)).double(), -w[gone]]))
+    move = answer[: len(w)]
+    torch.testing.assert_close(flat(after.weights), w + move, rtol=1e-6, atol=1e-8)
+    assert after.predicted == pytest.approx(float(move @ full @ move) / 2, rel=1e-6)
+    assert not flat(after.weights)[gone].any()
+    inverse = torch.linalg.inv(full[left][:, left])
+    assert float((after.inverse[left][:, left] - inverse).abs().max() / inverse.abs().max()) < 1e-6
+    assert not after.inverse[~left].any()
+    if len(gone) == 1:
+        assert float(flat(before.scores())[gone[0]]) == pytest.approx(after.predicted, rel=1e-9)
+
+
+def test_one_after_the_other_is_all_at_once():
+    """Of the same look: the quadratic model does not know in what order weights went."""
+    asked = asked_of(mlp(3, 4, 2), (3,), n=50)
+    left = torch.ones(26, dtype=torch.bool)
+    stepwise = start = surgeon_of(asked)
+    for place in (3, 11, 20):
+        left[place] = False
+        stepwise = stepwise.keep(masks_of(asked, left))
+    at_once = start.keep(masks_of(asked, left))
+    torch.testing.assert_close(flat(stepwise.weights), flat(at_once.weights), rtol=1e-7, atol=1e-9)
+    assert stepwise.predicted == pytest.approx(at_once.predicted)
+
+
+def test_on_a_quadratic_error_what_is_predicted_comes():
+    """A linear network at its minimum: predicted and true increase are one, for OBS; for OBD with its own term."""
+    model, n = mlp(6, 1), 60
+    x, d = draw(n, 6), draw(n, 1, role="d")
+    design = torch.cat([x, torch.ones(n, 1).double()], 1)
+    best = torch.linalg.lstsq(design, d).solution
+    weights = {"0.weight": best[:6].T.contiguous(), "0.bias": best[6]}
+    asked = objective(model.double(), weights, x, d, loss="squared_error")
+    start = float(asked.error(weights))
+    for density in (6 / 7, 3 / 7):
+        done = operate(obs(asked, damping=1e-10), weights, density, SCOPES["global"], cuts=None)
+        assert float(asked.error(done.weights)) - start == pytest.approx(done.predicted, rel=1e-6)
+        plain = operate(obd(asked, "exact"), weights, density, SCOPES["global"])
+        assert done.predicted <= float(asked.error(plain.weights)) - start
+        assert sum(int(m.sum()) for m in done.masks.values()) == round(7 * density)
+    one = operate(obd(asked), weights, 6 / 7, SCOPES["global"])
+    assert float(asked.error(one.weights)) - start == pytest.approx(one.predicted, rel=1e-9)
+
+
+def test_duplicate_inputs_cost_nothing_to_the_surgeon_and_much_to_the_others():
+    """Two weights on one input: one takes over the other's part, where the Hessian is singular."""
+    x = draw(20, 1).repeat(1, 2)
+    weights = {"0.weight": torch.tensor([[1.0, 1.1]]).double()}
+    asked = objective(nn.Sequential(nn.Linear(2, 1, bias=False)).double(), weights, x, x[:, :1] * 2.1,
+                      loss="squared_error")  # fmt: skip
+    for method, cheap in (
+        (obs(asked), True),
+        (obd(asked), False),
+        (criterion_surgeon(CRITERIA["magnitude"]), False),
+    ):
+        done = operate(method, weights, 0.5, SCOPES["global"])
+        assert (float(asked.error(done.weights)) < 1e-6) == cheap
+    assert operate(obs(asked, damping=1e-5), weights, 0.5, SCOPES["global"]).damping == 1e-5
+
+
+@pytest.mark.parametrize("cuts", [1, 4, None])
+@pytest.mark.parametrize("looks", [1, 3])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("make", [obs, obd], ids=["obs", "obd"])
+def test_a_surgeon_goes_through_every_scope_to_the_exact_count(make, scope, looks, cuts):
+    asked = asked_of(mlp(4, 5, 3), (4,), n=30)
+    given = {n: w.clone() for n, w in asked.weights.items()}
+    within = {n: torch.ones_like(w, dtype=torch.bool) for n, w in given.items()}
+    within["0.weight"][0, :2] = False
+    density = 0.5 if scope == "global" else {"0.weight": 0.5, "0.bias": 1.0, "2.weight": 0.4, "2.bias": 1.0}
+    done = operate(make(asked), given, density, SCOPES[scope], within=within, cuts=cuts, looks=looks, seed=1)
+    kept = sum(int(mask.sum()) for mask in done.masks.values())
+    assert kept == (22 if scope == "global" else 10 + 5 + 6 + 3)
+    for name, mask in done.masks.items():
+        assert not (mask & ~within[name]).any()
+        assert not done.weights[name][~mask].any()
+        assert torch.isfinite(done.weights[name]).all()
+        assert torch.equal(given[name], asked.weights[name])
+    assert done.cuts == (cuts or done.cuts)
+    if cuts is None:
+        assert done.cuts == 43 - 2 - kept
+    assert (done.looks, done.predicted > 0 or make is obd) == (min(looks, done.cuts), True)
+
+
+def test_as_many_looks_as_cuts_is_the_papers_loop():
+    """Look, delete the lowest, move the rest, look again; one look goes another way on a net that is not quadratic."""
+    asked = asked_of(mlp(4, 6, 2), (4,), n=40, biases=False)
+    examine, left, weights, foretold = obs(asked, damping=1e-4), torch.ones(36).bool(), asked.weights, 0.0
+    for _ in range(5):
+        here = examine(weights, masks_of(asked, left))
+        left[flat(here.scores()).masked_fill(~left, torch.inf).argmin()] = False
+        here = here.keep(masks_of(asked, left))
+        weights, foretold = here.weights, foretold + here.predicted
+    done = operate(examine, asked.weights, 31 / 36, SCOPES["global"], cuts=None, looks=5)
+    assert torch.equal(flat(done.weights), flat(weights))
+    assert torch.equal(flat(done.masks), left)
+    assert done.predicted == pytest.approx(foretold)
+    once = operate(examine, asked.weights, 31 / 36, SCOPES["global"], cuts=None, looks=1)
+    assert not torch.allclose(flat(once.weights), flat(weights))
+
+
+def test_weights_in_float32_stay_so():
+    model = mlp(4, 3)
+    asked = objective(model, prunable(model), torch.ones(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+    done = operate(obs(asked), asked.weights, 0.5, SCOPES["layer"])
+    assert done.weights["0.weight"].dtype == torch.float32
+    assert torch.isfinite(done.weights["0.weight"]).all(), "five equal examples: a Hessian of rank two"
+
+
+def test_what_a_surgeon_cannot_do_is_said():
+    asked = asked_of(mlp(3, 2), (3,))
+    for damping in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(EvidenceError, match="above 0"):
+            operate(obs(asked, damping=damping), asked.weights, 0.5, SCOPES["global"])
+    with pytest.raises(EvidenceError, match="no examples"):
+        inverse_hessian([], 1, 1e-3)
+    with pytest.raises(NotFiniteError):
+        inverse_hessian([torch.tensor([[torch.nan, 1.0]])], 1, 1e-3)
+    surgeon = surgeon_of(asked)
+    left = torch.ones(8, dtype=torch.bool)
+    left[0] = False
+    with pytest.raises(DensityError, match="does not come back"):
+        surgeon.keep(masks_of(asked, left)).keep(surgeon.masks)
+    assert surgeon.keep(surgeon.masks) is surgeon
+    for wrong in ({"cuts": 0}, {"looks": 0}):
+        with pytest.raises(DensityError, match="at least 1"):
+            operate(obs(asked), asked.weights, 0.5, SCOPES["global"], **wrong)
+    with pytest.raises(UnknownNameError):
+        obd(asked, "fisher")
+    big = nn.Linear(LARGEST, 1)
+    wide = objective(
+        big, dict(big.named_parameters()), torch.ones(1, LARGEST), torch.ones(1, 1), loss="squared_error"
+    )
+    with pytest.raises(ModelError, match="GiB"):
+        obs(wide)
+
+
+def test_the_chain_names_its_steps():
+    kinds = [(step.name, step.kind) for step in chain(convolved())]
+    assert kinds == [
+        ("0", "layer"), ("1", "elementwise"), ("2", "elementwise"), ("3", "average"), ("4", "layer"),
+        ("5", "elementwise"), ("6", "choice"), ("7", "choice"), ("8", "layer"),
+    ]  # fmt: skip

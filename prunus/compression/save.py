@@ -10,6 +10,7 @@ from torch import nn
 
 from prunus.compression.container import Coding, write
 from prunus.compression.deep_compression import Compressed
+from prunus.generators import Generated
 
 
 def save(
@@ -18,12 +19,15 @@ def save(
     *,
     coding: Coding | None = None,
     made: Mapping[str, Any] | None = None,
+    generated: Mapping[str, Generated] | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> int:
     """Write `network` to `path` and return the file's size in bytes.
 
     The file holds every parameter and buffer bit for bit; zeros and repeated values are what makes it small, so
     that any module may be saved. A built-in model comes back by `load(path)`, any other by
-    `load(path, into=module)`. `made` goes into the header as it is (JSON). Writes beside, then renames.
+    `load(path, into=module)`. `made` goes into the header as it is (JSON). Weights in
+    `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask. Writes beside, then renames.
 
     Raises NotFiniteError, ContainerError (a full disk, a kind of tensor that cannot be stored).
     """
@@ -34,7 +38,13 @@ def save(
     libraries = {name: version(name) for name in ("prunus", "torch", "numpy", "constriction")}
     built_in = getattr(model, "built_in", None)
     return write(
-        path, model.state_dict(), model=built_in, made={**libraries, **about, **(made or {})}, coding=coding
+        path,
+        model.state_dict(),
+        model=built_in,
+        made={**libraries, **about, **(made or {})},
+        coding=coding,
+        generated=generated,
+        factors=factors,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
-from prunus.compression.container.layout import HALF, HOLES, SHARED, varint
+from prunus.compression.container.layout import GENERATED, HALF, HOLES, SHARED, varint
 from prunus.errors import (
     ContainerError,
     CorruptError,
@@ -248,6 +248,54 @@ CODED = bytes([SHARED, 0])  # packed codes; then length of the codebook, codeboo
 def test_a_blob_that_contradicts_itself_is_refused(blob, says):
     with pytest.raises(CorruptError, match=says):
         unpack(one_tensor(blob))
+
+
+def seeded(number=0, scale=1.0, codes=bytes(2)):
+    """A generated blob of 16 entries."""
+    return (
+        bytes([GENERATED | SHARED, 0]) + struct.pack("<BQf", number, 5, scale) + varint(8) + bytes(8) + codes
+    )
+
+
+def test_a_generator_that_there_is_not_is_called_so():
+    assert unpack(one_tensor(seeded()))[1]["w"].tolist() == [[0.0] * 4] * 4
+    for number in (2, 255):
+        with pytest.raises(VersionError, match=f"generator {number}, which this library does not know"):
+            unpack(one_tensor(seeded(number)))
+
+
+@pytest.mark.parametrize("flags", [GENERATED, GENERATED | SHARED | HALF, GENERATED | SHARED | HOLES])
+def test_what_is_generated_has_a_codebook_and_nothing_else(flags):
+    with pytest.raises(CorruptError, match="flags"):
+        unpack(one_tensor(bytes([flags]) + seeded()[1:]))
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf")])
+def test_a_scale_is_a_number(scale):
+    with pytest.raises(CorruptError, match="scale"):
+        unpack(one_tensor(seeded(scale=scale)))
+
+
+def test_a_generated_blob_that_ends_early_or_is_no_float32_is_refused():
+    whole = seeded()
+    for end in range(1, len(whole)):
+        with pytest.raises(CorruptError):
+            unpack(one_tensor(whole[:end]))
+    with pytest.raises(CorruptError, match="never has"):
+        unpack(one_tensor(whole, dtype="float64"))
+
+
+def test_what_is_generated_is_bounded_as_everything_is():
+    blob = bytes([GENERATED | SHARED, 0]) + struct.pack("<BQf", 1, 5, 1.0) + varint(4) + b"\0\0\x80?"
+    for entries in (2**27, 2**58):
+        with pytest.raises(TooLargeError, match="max_bytes"):
+            unpack(of_tensors([["w", "float32", [entries], len(blob)]], [blob]))
+    tracemalloc.start()
+    try:
+        unpack(of_tensors([["w", "float32", [2**22], len(blob)]], [blob]), max_bytes=2**24)
+        assert tracemalloc.get_traced_memory()[1] < 6 * 2**24
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("dtype", ["int32", "bool", "uint8", "int64"])

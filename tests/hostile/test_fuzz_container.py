@@ -15,8 +15,10 @@ import torch
 from prunus.compression.codecs import CODECS
 from prunus.compression.container import Coding, pack, unpack
 from prunus.errors import ContainerError, NotFiniteError
+from prunus.generators import Generated
 
 LIMIT = 1 << 22
+SEEDED = {"signs": Generated("signs", 7, 0.5), "normals": Generated("normals", 2**64 - 1, 0.001)}
 NUMBERS = [-1, 0, 1, 2, 3, 7, 255, 256, 2**16, 2**31, 2**32, 2**53, 2**62, 2**64, 10**30]
 OTHERS = [1.5, True, None, "1", [], {}]
 TOKENS = [b"", b"{}", b"[]", b"null", b"NaN", b"-1", b"1e9", b"1e999", b'"', b"\\u0000", b"float16", b"\xff"]
@@ -35,10 +37,20 @@ def seeds():
         "bits": torch.tensor([True, False]),
         "scalar": torch.tensor(3),
         "wide": torch.full((50,), 0.3, dtype=torch.float64),
+        "signs": torch.from_numpy(SEEDED["signs"].values((20, 9)))
+        * few.bool()[torch.randint(24, (20, 9), generator=g)],
+        "normals": torch.from_numpy(SEEDED["normals"].values((70,))) * 1.5,
     }
+    state["signs"] += 0.0
     for codec in CODECS:
         for share in (True, False):
-            yield pack(state, made={"a": [1, "é"]}, coding=Coding(codec, share=share))
+            yield pack(
+                state,
+                made={"a": [1, "é"]},
+                coding=Coding(codec, share=share),
+                generated=SEEDED,
+                factors={"normals": 1.5},
+            )
 
 
 def parts(data):

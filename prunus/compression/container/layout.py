@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError, VersionError
+from prunus.generators import Generated
 
 MAGIC = b"\x89prunus\n"
 VERSION = 1
@@ -20,10 +21,14 @@ CHECKSUM = struct.Struct("<I")
 LONGEST_HEADER = 4 << 20
 """No header is longer, in bytes: some 40,000 tensors."""
 
-HOLES, SHARED, HALF, COLUMNS = 1, 2, 4, 8
-"""Flags of a blob: positions are coded; values are in a codebook; values are float16; columns come first."""
+HOLES, SHARED, HALF, COLUMNS, GENERATED = 1, 2, 4, 8, 16
+"""Flags of a blob: positions are coded; values are in a codebook; values are float16; columns come first; the values in the
+codebook are factors of what a seed generates."""
 
 CODEC_NUMBERS = {"bitpack": 0, "huffman": 1, "range": 2}
+GENERATOR_NUMBERS = {"signs": 0, "normals": 1}
+SEED = struct.Struct("<BQf")
+"""Generator, seed and scale."""
 
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
@@ -103,6 +108,7 @@ class Blob:
     index_bits: int = 0
     gaps: Stream | None = None
     codes: Stream | None = None
+    generated: Generated | None = None
 
     def to_bytes(self) -> bytes:
         """The blob as the file holds it."""
@@ -117,6 +123,9 @@ class Blob:
                 varint(len(self.gaps.data)),
                 self.gaps.data,
             ]
+        if self.generated is not None:
+            how = self.generated
+            parts.append(SEED.pack(GENERATOR_NUMBERS[how.generator], how.seed, how.scale))
         if self.codes is not None:
             parts += [varint(len(self.values)), self.values, self.codes.data]
         else:
@@ -162,7 +171,10 @@ def parse_blob(data: memoryview, entries: int, what: str) -> Blob:
     """The streams of a tensor of `entries` entries, not decoded yet. Raises CorruptError."""
     cursor = Cursor(data, what)
     flags = cursor.byte()
-    if flags & ~(HOLES | SHARED | HALF | COLUMNS) or (flags & COLUMNS and not flags & HOLES):
+    alone = GENERATED | SHARED
+    if (flags & ~(HOLES | SHARED | HALF | COLUMNS) and flags != alone) or (
+        flags & COLUMNS and not flags & HOLES
+    ):
         raise CorruptError(f"{what} has flags {flags:#04x}, which mean nothing.")
     names = {number: name for name, number in CODEC_NUMBERS.items()}
     used = [cursor.byte() for flag in (HOLES, SHARED) if flags & flag]
@@ -175,12 +187,21 @@ def parse_blob(data: memoryview, entries: int, what: str) -> Blob:
             raise CorruptError(f"{what} has {stored} entries at {index_bits} bits in a tensor of {entries}.")
         entries = stored
         gaps = Stream(names[used[0]], cursor.take(cursor.varint()))
+    generated = _generated(cursor, what) if flags & GENERATED else None
     if flags & SHARED:
         values = cursor.take(cursor.varint())
         codes = Stream(names[used[-1]], cursor.rest())
     else:
         values = cursor.rest()
-    return Blob(flags, entries, values, index_bits, gaps, codes)
+    return Blob(flags, entries, values, index_bits, gaps, codes, generated)
+
+
+def _generated(cursor: Cursor, what: str) -> Generated:
+    number, seed, scale = SEED.unpack(cursor.take(SEED.size))
+    names = {number: name for name, number in GENERATOR_NUMBERS.items()}
+    if number not in names:
+        raise VersionError(f"{what} comes from generator {number}, which this library does not know.")
+    return Generated(names[number], seed, scale)
 
 
 def parse_prefix(data: bytes | memoryview, file_size: int) -> int:

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
+from prunus.compression.container.generated import regenerated
 from prunus.compression.container.layout import (
     CHECKSUM,
     COLUMNS,
     DTYPES,
+    GENERATED,
     HALF,
     PREFIX,
     Bits,
@@ -208,9 +210,13 @@ def tensor_of(entry: Entry, blob: Blob) -> Tensor:
     """Decode one tensor. Raises CorruptError where its streams contradict its shape or each other."""
     dtype = DTYPES[entry.dtype]
     what = f"The blob of {entry.name!r}"
-    if (blob.flags and not dtype.is_floating_point) or (blob.flags & HALF and dtype != torch.float32):
+    if (blob.flags and not dtype.is_floating_point) or (
+        blob.flags & (HALF | GENERATED) and dtype != torch.float32
+    ):
         raise CorruptError(f"{what} has flags {blob.flags:#04x}, which {entry.dtype} never has.")
     bits = _values(blob, 2 if blob.flags & HALF else dtype.itemsize, what)
+    if blob.generated is not None:
+        bits = regenerated(bits, blob.generated, what)
     if blob.gaps is not None:
         bits = _spread(bits, entry, blob, what)
     if blob.flags & HALF:

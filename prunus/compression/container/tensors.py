@@ -39,7 +39,7 @@ read, may take so much more than a code for every entry."""
 
 def blob_of(name: str, tensor: Tensor, coding: Coding) -> Blob:
     """The smallest form of a tensor. Raises NotFiniteError, or ContainerError for a dtype no file holds."""
-    bits = _bits(name, tensor)
+    bits = bits_of(name, tensor)
     plain = Blob(0, bits.size, bits.tobytes())
     if not tensor.dtype.is_floating_point or not bits.size:
         return plain
@@ -58,7 +58,7 @@ def blob_of(name: str, tensor: Tensor, coding: Coding) -> Blob:
     return min(plain, found, key=lambda blob: len(blob.to_bytes()))
 
 
-def _bits(name: str, tensor: Tensor) -> Bits:
+def bits_of(name: str, tensor: Tensor) -> Bits:
     """The entries of a tensor in row-major order as little-endian unsigned integers."""
     if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
         kind = "quantised" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
@@ -113,7 +113,7 @@ def _dense_cost(bits: Bits, book: _Codebook, coding: Coding) -> float:
 def _without_holes(bits: Bits, book: _Codebook, flags: int, coding: Coding) -> Blob:
     """Every entry as a code, zero being one of the values if it occurs."""
     values = book.with_zero(int(book.counts.sum()) < bits.size)
-    codes = _stream(np.searchsorted(values, bits), len(values), coding)
+    codes = stream_of(np.searchsorted(values, bits), len(values), coding)
     return Blob(flags | SHARED, bits.size, values.tobytes(), codes=codes)
 
 
@@ -170,15 +170,15 @@ def _with_holes(
     entries = np.zeros(len(gaps), bits.dtype)
     entries[~is_filler] = bits[rows_first(plan.positions, shape) if plan.flags else plan.positions]
     flags |= HOLES | plan.flags
-    stream = _stream(gaps, 1 << plan.index_bits, coding)
+    stream = stream_of(gaps, 1 << plan.index_bits, coding)
     if book is None:
         return Blob(flags, len(gaps), entries.tobytes(), plan.index_bits, stream)
     values = book.with_zero(bool(is_filler.any()))
-    codes = _stream(np.searchsorted(values, entries), len(values), coding)
+    codes = stream_of(np.searchsorted(values, entries), len(values), coding)
     return Blob(flags | SHARED, len(gaps), values.tobytes(), plan.index_bits, stream, codes)
 
 
-def _stream(symbols: Ints, alphabet: int, coding: Coding) -> Stream:
+def stream_of(symbols: Ints, alphabet: int, coding: Coding) -> Stream:
     """The symbols by the codec that was asked for, or packed where that takes no more."""
     asked = CODECS[coding.codec].encode(symbols, alphabet)
     if -(-symbols.size * width(alphabet) // 8) <= len(asked):

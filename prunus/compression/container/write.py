@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prunus.compression.container.coding import Coding
+from prunus.compression.container.generated import generated_blob
 from prunus.compression.container.layout import (
     CHECKSUM,
     DTYPES,
@@ -21,6 +22,7 @@ from prunus.compression.container.layout import (
 )
 from prunus.compression.container.tensors import blob_of
 from prunus.errors import ContainerError
+from prunus.generators import Generated
 
 Json = Mapping[str, object]
 
@@ -31,11 +33,14 @@ def pack(
     model: Json | None = None,
     made: Json | None = None,
     coding: Coding = Coding(),  # noqa: B008 - frozen
+    generated: Mapping[str, Generated] | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> bytes:
     """The file that holds `state` bit for bit; the same arguments give the same bytes.
 
     `model` is {"name": ..., "arguments": {...}} of a built-in model, or None; `made` is anything JSON can
-    say about how the weights came to be. Raises NotFiniteError for NaN or infinity, ContainerError for what
+    say about how the weights came to be. Tensors in `generated` are stored as a seed and a mask: their entries are
+    zero, or what is generated times the tensor's entry in `factors` (1 by default) or minus that. Raises NotFiniteError for NaN or infinity, ContainerError for what
     no file holds.
 
     >>> import torch
@@ -45,13 +50,23 @@ def pack(
     tensor([[ 0.0000,  0.5000],
             [ 0.0000, -0.5000]])
     """
+    unknown = {*(generated or {}), *(factors or {})} - state.keys()
+    if unknown:
+        raise ContainerError(
+            f"{', '.join(sorted(unknown))} were to be stored as seeds, but are not in the state."
+        )
     names = {dtype: name for name, dtype in DTYPES.items()}
     tensors: list[list[object]] = []
     blobs = []
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ContainerError(f"{name} is a {type(tensor).__name__}; a file holds tensors only.")
-        blob = blob_of(name, tensor, coding).to_bytes()
+        if generated is not None and name in generated:
+            blob = generated_blob(
+                name, tensor, generated[name], (factors or {}).get(name, 1.0), coding
+            ).to_bytes()
+        else:
+            blob = blob_of(name, tensor, coding).to_bytes()
         blobs.append(blob)
         tensors.append([name, names[tensor.dtype], list(tensor.shape), len(blob)])
     header = _header(made or {}, model, tensors)
@@ -82,6 +97,8 @@ def write(
     model: Json | None = None,
     made: Json | None = None,
     coding: Coding = Coding(),  # noqa: B008 - frozen
+    generated: Mapping[str, Generated] | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> int:
     """Write `state` to `path` as `pack` does and return the file's size in bytes.
 
@@ -89,7 +106,7 @@ def write(
     ContainerError where that fails (a full disk, a folder that is not there) and leaves what was there
     before.
     """
-    data = pack(state, model=model, made=made, coding=coding)
+    data = pack(state, model=model, made=made, coding=coding, generated=generated, factors=factors)
     target = Path(path)
     beside: str | None = None
     try:

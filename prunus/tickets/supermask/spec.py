@@ -107,7 +107,9 @@ class Supermask:
         multiplier = self.multiplier
         if self.scaled_fan:
             if self.mask.density is None:
-                raise SpecError(f"A {self.mask.kind} mask has no density before it is learned to scale a fan by.")
+                raise SpecError(
+                    f"A {self.mask.kind} mask has no density before it is learned to scale a fan by."
+                )
             multiplier /= sqrt(self.mask.density)
         seed = derive(self.dense.replicate, "supermask-weights")
         return look_up("kind of weights", WEIGHTS, self.weights)(first, multiplier, seed)
@@ -171,10 +173,14 @@ class Supermask:
         names, state = learned.weights, model.state_dict()
         drawn = self.frozen({name: first[name].to(self.device) for name in names}).values
         still = {name: tensor for name, tensor in state.items() if name not in {*names, *_moving(model)}}
-        sizes = {name: {float(f) for f in factor[factor != 0].abs().unique()} for name, factor in factors.items()}
+        sizes = {
+            name: {float(f) for f in factor[factor != 0].abs().unique()} for name, factor in factors.items()
+        }
         checks = {
             "the weights under the mask are as they were drawn": same(learned.weights, drawn),
-            "what is not masked is as it was initialised": same(still, {name: first[name].to(self.device) for name in still}),
+            "what is not masked is as it was initialised": same(
+                still, {name: first[name].to(self.device) for name in still}
+            ),
             "a layer has one factor": all(len(found) <= 1 for found in sizes.values()),
             "what is evaluated is weight x mask x factor": all(
                 bool((state[name] == drawn[name] * factor).all()) for name, factor in factors.items()
@@ -186,17 +192,25 @@ class Supermask:
         return checks
 
     def _check(self) -> None:
-        for name, value in (("samples", self.samples), ("recipe.epochs", self.recipe.epochs), ("recipe.batch_size", self.recipe.batch_size)):
+        for name, value in (
+            ("samples", self.samples),
+            ("recipe.epochs", self.recipe.epochs),
+            ("recipe.batch_size", self.recipe.batch_size),
+        ):
             if value < 1:
                 raise SpecError(f"{name} is {value}; it must be at least 1.")
         if self.recipe.patience is not None:
             raise SpecError("A mask is scored at the end of its training: leave `recipe.patience` at none.")
         if not self.multiplier > 0:
-            raise SpecError(f"The multiplier is {self.multiplier}; weights are multiplied by a positive number.")
+            raise SpecError(
+                f"The multiplier is {self.multiplier}; weights are multiplied by a positive number."
+            )
         look_up("kind of weights", WEIGHTS, self.weights)
 
 
-def network_of(spec: Supermask, shelf: Shelf) -> tuple[nn.Module, Mapping[str, Generated], Mapping[str, float]]:
+def network_of(
+    spec: Supermask, shelf: Shelf
+) -> tuple[nn.Module, Mapping[str, Generated], Mapping[str, float]]:
     """A finished run's network under its most likely mask, how its weights come from seeds, and each layer's factor.
 
     `prunus.save(model, path, generated=..., factors=...)` writes the last two instead of the weights.
@@ -238,5 +252,3 @@ def _receipt(checks: Mapping[str, bool], watch: Watch) -> Receipt:
     if not found.passed:
         warnings.warn(f"The receipt fails: {'; '.join(found.failed)}.", ReceiptWarning, stacklevel=2)
     return found
-
-

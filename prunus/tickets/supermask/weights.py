@@ -54,9 +54,7 @@ def initial(first: Params, multiplier: float, seed: int) -> Frozen:
 
 def signed_constant(first: Params, multiplier: float, seed: int) -> Frozen:
     """The initial signs, times σ of the layer's initial weights as a population."""
-    return Frozen(
-        {name: weight.sign() * (deviation(weight) * multiplier) for name, weight in first.items()}
-    )
+    return Frozen({name: weight.sign() * (deviation(weight) * multiplier) for name, weight in first.items()})
 
 
 def generated(generator: str, fan: Callable[[int, int], float]) -> Draw:

@@ -1,9 +1,12 @@
 """What a user of tickets brings: small networks, a criterion, actions; sound ones and broken ones."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from prunus.seeds import generator
+from prunus.errors import EvidenceError
+from prunus.seeds import derive, generator
 from prunus.tickets.mask0.zero import zero
 from prunus.tickets.mask1.rewind import rewind
 from prunus.tickets.past import KeptAction, PrunedAction
@@ -130,3 +133,29 @@ meddling = PrunedAction(_touched, zero.claims)
 
 function = _half
 """A function, which is no action."""
+
+
+def failing(evidence):
+    """A criterion that refuses the second round while there is a file FAILING in the current folder."""
+    if (
+        evidence.masks
+        and not all(bool(mask.all()) for mask in evidence.masks.values())
+        and Path("FAILING").exists()
+    ):
+        raise EvidenceError("Asked to fail in the second round.")
+    return {name: weight.abs() for name, weight in evidence.weights.items()}
+
+
+def raising(evidence):
+    """A criterion with a fault in it."""
+    raise ValueError("a fault")
+
+
+def wild(seed: int) -> nn.Module:
+    """`mlp`; of the second replicate with weights so large that it diverges."""
+    model = mlp(seed)
+    if seed == derive(1, "model"):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(1e30)
+    return model

@@ -1,9 +1,12 @@
 """A pool of spawned workers, one thread each, that stay alive from task to task: importing torch takes seconds."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -28,9 +31,7 @@ def share_out(
 ) -> None:
     """Hand groups of the runs that can start to `workers` processes until nothing is left."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_settle) as pool:
         going: dict[Future[list[Outcome]], list[Procedure]] = {}
         try:
             while queue.left:
@@ -50,6 +51,19 @@ def share_out(
                 "A worker was killed, perhaps for want of memory; what is done is kept: run the same command again."
             ) from error
     queue.end()
+
+
+def _settle() -> None:
+    """In a worker, at first: one thread, and an end of it when the parent dies, who cannot say so any more."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _note(queue: Queue, outcomes: list[Outcome], say: Say) -> None:

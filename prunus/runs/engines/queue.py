@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from prunus.errors import PrunusError
+from prunus.errors import PrunusError, StoreError
 from prunus.runs.engines.work import Procedure
 from prunus.runs.spec import identity
 from prunus.runs.store import Store
@@ -84,3 +84,9 @@ class Queue:
             if self.store.done(key):
                 self._elsewhere.discard(key)
                 self.left.pop(key, None)
+        for key, spec in list(self.left.items()):
+            gone = [need for need in self.needs[key] if need not in self.left and not self.store.done(need)]
+            if gone and key in self.left and key not in self.working:
+                self.failed(
+                    spec, StoreError(f"The run {gone[0]}, which it needs, is gone; run the command again.")
+                )

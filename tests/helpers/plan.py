@@ -1,0 +1,47 @@
+"""A small plan of runs of every kind, and a program that carries it out: `python plan.py STORE ENGINE EPOCHS`."""
+
+import sys
+from dataclasses import replace
+
+from prunus.runs.engines import ARITHMETIC
+from prunus.runs.execute import execute
+from prunus.runs.store import Store
+from prunus.tickets.dense import Dense
+from prunus.tickets.instability import Instability
+from prunus.tickets.ticket import Ticket
+from prunus.training import Recipe
+
+RECIPE = Recipe(epochs=2, learning_rate=0.01, batch_size=25, decay="linear")
+DENSE = Dense("small:mlp", "digits", RECIPE, examples=85, every=3, states=(5,))
+
+
+def plan(engine: str = "inline", epochs: int = 2) -> list:
+    """For two replicates a ticket, the control under its masks, one rewound late, and two copies of the network."""
+    found: list = []
+    for replicate in (0, 1):
+        dense = replace(
+            DENSE,
+            replicate=replicate,
+            recipe=RECIPE.but(epochs=epochs),
+            arithmetic=ARITHMETIC.get(engine, "single"),
+        )
+        ticket = Ticket(dense, rounds=2)
+        found += [
+            ticket,
+            Ticket(dense, rounds=2, mask1="reinitialise", masks_of=ticket),
+            Ticket(dense, rounds=2, mask0="freeze_init", rewind_step=5),
+            Instability(dense, 5, points=3),
+        ]
+    return found
+
+
+if __name__ == "__main__":
+    path, engine, epochs = sys.argv[1:]
+    print("ready", flush=True)
+    execute(
+        plan(engine, int(epochs)),
+        Store(path),
+        engine=engine,
+        workers=2,
+        say=lambda line: print(line, flush=True),
+    )

@@ -1,13 +1,16 @@
 """The names of runs: a change here makes every store forget what it has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import pytest
 
 from prunus.runs.settings import canonical
 from prunus.runs.spec import identity, settings
+from prunus.tickets.dense import Dense
+from prunus.tickets.instability import Instability
+from prunus.tickets.ticket import Rates, Ticket
 from prunus.training.recipes import LENET_300_100, Recipe
 
 
@@ -52,3 +55,70 @@ def test_a_spec_has_this_name(name):
     spec, text = GOLDEN[name]
     assert canonical(settings(spec)) == text
     assert identity(spec) == name
+
+
+SHORTER = Dense(recipe=LENET_300_100.but(epochs=2), replicate=3, states=(100,))
+WINNING = Ticket(SHORTER, rounds=5)
+
+TICKETS = {
+    "dense-b573c6922e38b110": Dense(),
+    "dense-a43e1eb885113e48": SHORTER,
+    "ticket-3f35cf01c4c28c33": Ticket(),
+    "ticket-6409eb88d79429ee": Ticket(SHORTER, mask0="freeze_init", rewind_step=100, rates=Rates(linear=0.3)),
+    "ticket-15c7e46a65388962": Ticket(SHORTER, mask1="reinitialise", masks_of=WINNING, levels=(2, 5), draw=1),
+    "instability-f4ef72ef900b5b8a": Instability(),
+    "instability-59be6c6a7a1b224e": Instability(SHORTER, 100, WINNING, 5),
+}
+
+
+@pytest.mark.parametrize("name", TICKETS)
+def test_a_run_of_the_laboratory_has_this_name(name):
+    assert identity(TICKETS[name]) == name
+
+
+@dataclass(frozen=True)
+class LongerRates(Rates):
+    embedding: float = 0.5
+
+
+@dataclass(frozen=True)
+class LongerDense(Dense):
+    warm_up: int = 0
+    noise: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LongerTicket(Ticket):
+    dense: LongerDense = field(default_factory=LongerDense)
+    rates: LongerRates = field(default_factory=LongerRates)
+    of_sign: bool = False
+
+
+def longer(spec: Dense | Ticket) -> LongerDense | LongerTicket:
+    """The same spec, as classes that have got more fields would make it."""
+    mine = {f.name: getattr(spec, f.name) for f in fields(spec)}
+    if isinstance(spec, Dense):
+        return LongerDense(**mine)
+    more = {"dense": longer(spec.dense), "rates": LongerRates(**vars(spec.rates))}
+    return LongerTicket(**{**mine, **more, "masks_of": spec.masks_of and longer(spec.masks_of)})
+
+
+@pytest.mark.parametrize("name", [name for name in TICKETS if not name.startswith("instability")])
+def test_fields_that_are_added_with_a_default_rename_no_run(name):
+    spec = longer(TICKETS[name])
+    assert settings(spec) == settings(TICKETS[name])
+    assert identity(spec) == name
+    added = {"of_sign": True} if isinstance(spec, LongerTicket) else {"warm_up": 5}
+    assert identity(replace(spec, **added)) != name
+
+
+def test_a_field_added_deep_inside_that_is_set_does_rename():
+    ticket = longer(TICKETS["ticket-15c7e46a65388962"])
+    dense, source = replace(ticket.dense, noise=(0.1,)), longer(WINNING)
+    names = {
+        identity(replace(ticket, dense=dense)),
+        identity(replace(ticket, rates=replace(ticket.rates, embedding=0.1))),
+        identity(replace(ticket, masks_of=replace(source, dense=dense))),
+        identity(ticket),
+    }
+    assert len(names) == 4

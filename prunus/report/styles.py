@@ -29,6 +29,7 @@ FAMILIES = (
         "random reinitialisation": 1,
         "one-shot ticket": 2,
         "iterative ticket": 4,
+        "one-shot, random reinitialisation": 9,
         "dense": 7,
     },
     {
@@ -71,9 +72,10 @@ FAMILIES = (
         "freeze_init_zero_all": 4,
         "train_on": 5,
     },
+    {"rewind weights": 0, "fine-tune": 2, "rewind learning rate": 5},
 )
 """Names that figures share, by the figure they meet in, each with its place. Kin have one colour and unlike lines.
-The last three leave out the colours of "random" and "dense", which may stand beside any of them."""
+Those of criteria and actions leave out the colours of "random" and "dense", which may stand beside any of them."""
 
 STYLES = {
     name: FAMILY * family + place for family, names in enumerate(FAMILIES) for name, place in names.items()

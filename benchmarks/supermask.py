@@ -1,7 +1,7 @@
-"""A step of learning a mask beside a dense step, and beside masks learned through autograd: LeNet-300-100, batch 60, SGD.
+"""A step of learning a mask beside a dense step, and beside masks learned through autograd: LeNet-300-100.
 
-"autograd" is the way of the public implementations, written here as they describe it: every layer's mask is part of its forward
-pass, with `torch.rand_like`, straight-through functions, and for edge-popup a full sort.
+"autograd" is the way of the public implementations, written here as they describe it: every layer's mask is part of
+its forward pass, with `torch.rand_like`, straight-through functions, and for edge-popup a full sort.
 """
 
 from math import sqrt
@@ -65,10 +65,8 @@ class Masked(nn.Linear):
         self.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "edge-popup":
-            mask = Top.apply(self.scores.abs())  # type: ignore[no-untyped-call]
-        else:
-            mask = Sample.apply(torch.sigmoid(self.scores))  # type: ignore[no-untyped-call]
+        top = self.kind == "edge-popup"
+        mask = Top.apply(self.scores.abs()) if top else Sample.apply(torch.sigmoid(self.scores))  # type: ignore[no-untyped-call]
         if self.kind.endswith("rescaled"):
             mask = mask * (mask.numel() / mask.sum())
         return F.linear(x, self.weight * mask, self.bias)

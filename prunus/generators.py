@@ -3,13 +3,13 @@
     signs      +1 or -1
     normals    odd integers n = 2^17 (popcount(w) - 32) + 2 v - 65535, w of 64 random bits, v of 16
 
-The random bits are NumPy's Philox4x64-10 (Salmon et al. 2011), a counter-based generator with a fixed stream. What is made
-of them is integers that float32 holds exactly, and one float32 product: no logarithm, no cosine, no rounding that a
-platform may do otherwise.
+The random bits are NumPy's Philox4x64-10 (Salmon et al. 2011), a counter-based generator with a fixed stream. What
+is made of them is integers that float32 holds exactly, and one float32 product: no logarithm, no cosine, no
+rounding that a platform may do otherwise.
 
 `normals` is a binomial count of 64 coins, smeared by a uniform number of its own step: mean 0, variance
-2^38 + (2^32 - 1) / 3 exactly, excess kurtosis -0.031 (a normal distribution: 0), a distribution function within 0.0013 of the
-normal one, and nothing beyond 8.1 standard deviations.
+2^38 + (2^32 - 1) / 3 exactly, excess kurtosis -0.031 (a normal distribution: 0), a distribution function within
+0.0013 of the normal one, and nothing beyond 8.1 standard deviations.
 """
 
 from collections.abc import Callable, Iterator

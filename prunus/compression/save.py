@@ -27,7 +27,8 @@ def save(
     The file holds every parameter and buffer bit for bit; zeros and repeated values are what makes it small, so
     that any module may be saved. A built-in model comes back by `load(path)`, any other by
     `load(path, into=module)`. `made` goes into the header as it is (JSON). Weights in
-    `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask. Writes beside, then renames.
+    `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask.
+    Writes beside, then renames.
 
     Raises NotFiniteError, ContainerError (a full disk, a kind of tensor that cannot be stored).
     """

@@ -26,9 +26,9 @@ from prunus.report.figures import Reference
 from prunus.runs.engines import ARITHMETIC, ENGINES
 from prunus.runs.engines.work import Procedure
 from prunus.runs.execute import execute
+from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tables import look_up
-from prunus.tickets.ticket import Ticket
 
 KEYS = ("group", "curve", "from", "level", "density %", "sparsity %")
 """What the rows of a table are told apart by."""
@@ -62,9 +62,9 @@ class Laboratory:
     name: str
     about: str
     """The first line is what `prunus list` says."""
-    template: Callable[[str, str], Ticket]
-    """(network, size) -> what the runs have in common; `--set` changes it."""
-    wanted: Callable[[Ticket, str, Sequence[int]], Entries]
+    template: Callable[[str, str], Any]
+    """(network, size) -> what the runs have in common, a ticket or another spec with a `dense`; `--set` changes it."""
+    wanted: Callable[[Any, str, Sequence[int]], Entries]
     """(template, size, replicates) -> the runs on one network."""
     panels: Sequence[Panel]
     networks: Sequence[str] = ("lenet",)
@@ -77,6 +77,8 @@ class Laboratory:
     """The metrics whose comparisons are said in sentences."""
     replicates: tuple[int, int, int] = (1, 5, 5)
     """How many for the sizes smoke, default, full."""
+    table: Callable[[Store, Request, Sequence[Row]], Sequence[Row]] | None = None
+    """(store, request, rows) -> the rows of the table, each with the metrics; None: means, a row a curve and level."""
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
@@ -154,17 +156,21 @@ class Laboratory:
         found = compare(rows, self.against, self.metrics) if self.against else []
         if found:
             record.save_rows("comparisons", as_rows(found))
-        told = [row for row in rows if all(metric in row for metric in self.metrics)]
-        by = [key for key in KEYS if all(key in row for row in told)]
+        table = self.table(store, request, rows) if self.table else self._summary(rows)
         checked = receipts(store, request)
         failed = [f"- failed: {where}: {sentence} ({run})" for where, sentence, run in checked.failed]
         said = lines(found, self.said, f"{self.name}.comparisons.csv")
         paragraphs = (receipts_line(rows), "\n".join(failed), "\n".join(said))
         note = "\n\n".join(filter(None, paragraphs))
-        result = record.finish(summarise(told, by, self.metrics), note, command=request.settings)
+        result = record.finish(table, note, command=request.settings)
         page = record.out / f"{self.name}.html"
         write_experiment_page(page, page_of(self, store, request, record, result, found, checked))
         return replace(result, files=[page, *result.files])
+
+    def _summary(self, rows: Sequence[Row]) -> list[Row]:
+        told = [row for row in rows if all(metric in row for metric in self.metrics)]
+        by = [key for key in KEYS if all(key in row for row in told)]
+        return summarise(told, by, self.metrics)
 
     def _draw(self, record: Record, panel: Panel, rows: Sequence[Row]) -> None:
         for group in dict.fromkeys(row.get("group", "") for row in rows):

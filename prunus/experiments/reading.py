@@ -48,6 +48,7 @@ def curves_of(store: Store, request: Request) -> list[Row]:
 def network_of(folder: RunFolder) -> str:
     """The model and the data of a run."""
     complete = folder.spec()["complete"]
+    complete = complete.get("ticket") or complete
     dense = complete.get("dense", complete)
     return ", ".join(str(dense[key]) for key in ("model", "data") if key in dense)
 

@@ -1,18 +1,21 @@
 """The settings of a ticket experiment that a user may change: `--set key=value`."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from prunus.errors import SpecError
 from prunus.runs.spec import but, keys
-from prunus.tickets.ticket import Ticket
+
+T = TypeVar("T")
 
 SHORT = ("", "dense.", "dense.recipe.")
 """Where a key is looked for: `epochs` is `dense.recipe.epochs`, `every` is `dense.every`."""
 
 
-def changed(ticket: Ticket, settings: Mapping[str, str]) -> Ticket:
-    """The ticket with settings from text.
+def changed(ticket: T, settings: Mapping[str, str]) -> T:
+    """The ticket, or another spec with a `dense`, with settings from text.
 
+    >>> from prunus.tickets.ticket import Ticket
     >>> changed(Ticket(), {"epochs": "3"}).dense.recipe.epochs
     3
     """

@@ -3,6 +3,7 @@
     criteria, criteria_iterative   Figures 2 and 3: mask criteria
     zeros, zeros_iterative         section 4: mask-0 actions; freeze at the initial value, zero, variants and controls
     signs, signs_iterative         section 3: mask-1 actions; what of the initial weights matters
+    supermasks, found              section 5: masks over weights that are not trained; in `supermasks.py`
 
 `--set network=conv-2` (conv-4, conv-6) runs them on CIFAR-10. The iterative versions carry their actions on from round
 to round, as the paper does; the others prune the dense network in one shot, and share its training.
@@ -11,6 +12,7 @@ to round, as the paper does; the others prune the dense network in one shot, and
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from prunus.experiments import supermasks
 from prunus.experiments.laboratory import Entries, Laboratory, Panel
 from prunus.experiments.networks import network, of_replicate
 from prunus.tickets.ticket import Ticket
@@ -79,7 +81,7 @@ def _part(
     )
 
 
-PARTS = tuple(
+CHOICES = tuple(
     _part(name, about, setting, values, what, iterative)
     for name, about, setting, values, what in (
         ("criteria", "Figures 2 and 3: mask criteria compared", "criterion", CRITERIA, "Mask criteria"),
@@ -88,3 +90,4 @@ PARTS = tuple(
     )
     for iterative in (False, True)
 )
+PARTS = (*CHOICES, *supermasks.PARTS)

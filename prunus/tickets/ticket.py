@@ -48,7 +48,8 @@ class Ticket:
     mask0: str = "zero"
     rewind_step: int = 0
     masks_of: "Ticket | Supermask | None" = None
-    """Take the masks of this other ticket instead of a criterion's (the control of Frankle & Carbin), or a learned one."""
+    """Take the masks of this other ticket instead of a criterion's (the control of Frankle & Carbin), or a
+    learned one."""
     probe_size: int = 100
     """Training examples that gradient criteria look at."""
     draw: int = 0

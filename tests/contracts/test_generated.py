@@ -151,7 +151,7 @@ def test_what_a_seed_does_not_give_is_refused_by_name():
         ContainerError, match=r"w holds 1 entries that are neither 0 nor 1 times what the seed 1"
     ):
         pack({"w": tensor}, generated={"w": how})
-    with pytest.raises(ContainerError, match="w holds .* neither 0 nor 3 times"):
+    with pytest.raises(ContainerError, match=r"w holds .* neither 0 nor 3 times"):
         pack({"w": masked(how, (10, 10), 1.0)}, generated={"w": how}, factors={"w": 3.0})
     with pytest.raises(ContainerError, match="float64"):
         pack({"w": tensor.double()}, generated={"w": how})

@@ -1,4 +1,4 @@
-"""Tensors that a file holds as a seed and the codes of a mask: entry = factor[code] · (scale · integer of the generator).
+"""Tensors that a file holds as a seed and the codes of a mask: factor[code] · (scale · the generator's integer).
 
 A factor of zero bits is a hole, +0; both products are float32's. See `prunus.generators` for the integers.
 """

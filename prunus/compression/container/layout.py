@@ -22,8 +22,8 @@ LONGEST_HEADER = 4 << 20
 """No header is longer, in bytes: some 40,000 tensors."""
 
 HOLES, SHARED, HALF, COLUMNS, GENERATED = 1, 2, 4, 8, 16
-"""Flags of a blob: positions are coded; values are in a codebook; values are float16; columns come first; the values in the
-codebook are factors of what a seed generates."""
+"""Flags of a blob: positions are coded; values are in a codebook; values are float16; columns come
+first; the values in the codebook are factors of what a seed generates."""
 
 CODEC_NUMBERS = {"bitpack": 0, "huffman": 1, "range": 2}
 GENERATOR_NUMBERS = {"signs": 0, "normals": 1}

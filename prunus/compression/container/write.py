@@ -40,8 +40,8 @@ def pack(
 
     `model` is {"name": ..., "arguments": {...}} of a built-in model, or None; `made` is anything JSON can
     say about how the weights came to be. Tensors in `generated` are stored as a seed and a mask: their entries are
-    zero, or what is generated times the tensor's entry in `factors` (1 by default) or minus that. Raises NotFiniteError for NaN or infinity, ContainerError for what
-    no file holds.
+    zero, or what is generated times the tensor's entry in `factors` (1 by default) or minus that. Raises
+    NotFiniteError for NaN or infinity, ContainerError for what no file holds.
 
     >>> import torch
     >>> from prunus.compression.container.read import unpack

@@ -4,8 +4,8 @@
     scale = 1, or, with `rescale`, size / ones of *this* sample, inside the graph:
     ∂L/∂m_i = scale g_i w_i - Σ_j g_j w'_j / ones,  g = ∂L/∂w'
 
-Source: Zhou et al. 2019, section 5 (learned supermasks, dynamic weight rescaling); the rules of their code, as facts. Its
-score is the mean over 10 samples.
+Source: Zhou et al. 2019, section 5 (learned supermasks, dynamic weight rescaling); the rules of their code, as
+facts. Its score is the mean over 10 samples.
 Other names: sample-based sparsification (Ramanujan et al. 2020, code).
 Departs: probabilities are those of 16-bit numbers, within 2^-17. A layer whose sample is empty is not rescaled.
 `likely` keeps what has a probability above 1/2.

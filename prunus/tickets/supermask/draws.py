@@ -2,8 +2,8 @@
 
     u = (v + 1/2) / 2^16,  v of 16 bits of NumPy's SFC64, seeded by (seed, place)
 
-Four numbers a word of 64 bits. u < p holds with probability round(2^16 p) / 2^16: within 2^-17 of p. A draw is a function of
-(seed, place), so that nothing need be remembered of the stream, and the same wherever the weights lie.
+Four numbers a word of 64 bits. u < p holds with probability round(2^16 p) / 2^16: within 2^-17 of p. A draw is a
+function of (seed, place), so that nothing need be remembered of the stream, and the same wherever the weights lie.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from torch import Tensor
 
 STEP = 2.0**-16
 PIECE, LARGE_PIECE = 1 << 17, 1 << 24
-"""Entries worked on at a time: temporaries are small, and integers up to this many are exact in float32. The large ones are for a GPU."""
+"""Entries worked on at a time: temporaries are small, and integers up to this many are exact in float32. The
+large ones are for a GPU."""
 
 
 class Uniforms:
@@ -30,7 +31,7 @@ class Uniforms:
         self.stream = np.random.SFC64(sequence)
 
     def fill(self, out: Tensor) -> Tensor:
-        """Fill a flat tensor with the next numbers, the middles of 2^16 equal steps from 0 to 1; whole words are used up."""
+        """Fill a flat tensor with the next numbers, middles of 2^16 equal steps from 0 to 1; in whole words."""
         words = self.stream.random_raw(-(-out.numel() // 4)).astype("<u8", copy=False)
         drawn = words.view("<u2")[: out.numel()]
         if out.device.type == "cpu":

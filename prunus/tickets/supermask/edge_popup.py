@@ -2,11 +2,12 @@
 
     w' = w · m,  m = 1 for the k highest |s| of a layer,  ∂m/∂|s| := 1:  ∂L/∂s = g w sign(s)
 
-Source: Ramanujan et al. 2020, section 3; |s| and scores uniform on ±1 / sqrt(fan_in) as in the authors' code (the paper's
-algorithm ranks s). Settings of the paper: weights from Kaiming's normal distribution or the constant of its deviation with
-random signs, their fan scaled by the density; SGD with momentum 0.9, weight decay 1e-4 on the scores, cosine, batches of
-128; best densities 0.3 to 0.7.
-Departs: exactly density x size weights are kept, rounded, where their code truncates; ties go to the first in row-major order.
+Source: Ramanujan et al. 2020, section 3; |s| and scores uniform on ±1 / sqrt(fan_in) as in the authors' code (the
+paper's algorithm ranks s). Settings of the paper: weights from Kaiming's normal distribution or the constant of its
+deviation with random signs, their fan scaled by the density; SGD with momentum 0.9, weight decay 1e-4 on the
+scores, cosine, batches of 128; best densities 0.3 to 0.7.
+Departs: exactly density x size weights are kept, rounded, where their code truncates; ties go to the first in
+row-major order.
 """
 
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ class EdgePopupLayer:
 class Border:
     """The k-th largest size of many numbers, exactly, again and again while they change a little.
 
-    It is looked for among those near the last one, and among all where it has left them: a fifth of the time of a selection.
+    It is looked for among those near the last one, and among all where it has left them: a fifth of the time of a
+    selection.
 
     >>> Border().of(torch.tensor([3.0, 1.0, -2.0]), 2)
     (2.0, 2)

@@ -2,8 +2,9 @@
 
     accuracy of  w ⊙ m,  w untrained, m = select(criterion(θ_0, θ_T))
 
-Source: Zhou et al. 2019, section 5 and Figure 5: their best is large_final_same_sign over signed constants. The masks are
-those that a ticket of the same settings has; the paper's are of networks pruned again and again, as an iterative ticket is.
+Source: Zhou et al. 2019, section 5 and Figure 5: their best is large_final_same_sign over signed constants. The
+masks are those that a ticket of the same settings has; the paper's are of networks pruned again and again, as an
+iterative ticket is.
 """
 
 from collections.abc import Sequence

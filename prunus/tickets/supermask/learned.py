@@ -3,8 +3,8 @@
     forward    w' = w · f,  f = mask · scale of this step, written into the model's parameters in place
     backward   ∂L/∂w' by the loop; ∂L/∂score from it by the kind's straight-through rule, before the optimiser steps
 
-Nothing of the forward pass is repeated and nothing of it is in a graph: a step costs a dense one and a few passes over the
-weights.
+Nothing of the forward pass is repeated and nothing of it is in a graph: a step costs a dense one and a few passes
+over the weights.
 """
 
 import hashlib

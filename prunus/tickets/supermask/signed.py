@@ -4,11 +4,11 @@
 
 Source: Koster, Grothe, Rettinger 2022, "Signing the Supermask: Keep, Hide, Invert", and the authors' code, as facts:
 scores uniform on ±sqrt(6 / (fan_in + fan_out)), one threshold for all layers, signed constants as weights, SGD with
-Nesterov's momentum 0.9, learning rate 0.05 falling, decoupled weight decay 5e-4 on the scores, which is what empties the
-mask, 100 epochs of batches of 128.
-Departs: their networks have ELU and no biases and weights scaled for it; here the network is the one that is given. τ is 0.01,
-the default of their layers; the configurations say 0.4 of the largest score, but the line that would set it compares text by
-`is`, so that which of the two their figures come from is unverified.
+Nesterov's momentum 0.9, learning rate 0.05 falling, decoupled weight decay 5e-4 on the scores, which is what
+empties the mask, 100 epochs of batches of 128.
+Departs: their networks have ELU, no biases, and weights scaled for it; here the network is the one that is given.
+τ is 0.01, the default of their layers; the configurations say 0.4 of the largest score, but the line that would
+set it compares text by `is`, so that which of the two their figures come from is unverified.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ Source: Zhou et al. 2019, section 5; Ramanujan et al. 2020; Koster et al. 2022. 
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from math import sqrt
 from statistics import mean, stdev
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from torch import nn
 
 from prunus.errors import ReceiptWarning, SpecError
 from prunus.generators import Generated
-from prunus.nouns import Dataset, Masks, Params, density_of
+from prunus.nouns import Dataset, Params, density_of
 from prunus.pruning.masks import count
 from prunus.pruning.prunable import prunable
 from prunus.seeds import derive
@@ -44,7 +44,7 @@ PUBLISHED = Recipe(
     batch_size=250,
     optimiser="sgd",
     momentum=0.9,
-    source="Zhou et al. 2019, the command of their code for the fully connected network; those of the others are not given",
+    source="Zhou et al. 2019, their code's command for the fully connected network; the others' are not given",
 )
 
 
@@ -58,7 +58,7 @@ class Supermask:
 
     dense: Dense = field(default_factory=Dense)
     """Gives the network, its initialisation, the data and their order."""
-    mask: Bernoulli | EdgePopup | Signed = Bernoulli()
+    mask: Bernoulli | EdgePopup | Signed = field(default_factory=Bernoulli)
     weights: str = "initial"
     """A key of WEIGHTS."""
     multiplier: float = 1.0
@@ -103,7 +103,7 @@ class Supermask:
         return (time.process_time() - began) / PACE_STEPS
 
     def frozen(self, first: Params) -> Frozen:
-        """The weights under the mask, made of the initial ones or of seeds; of `first`, generated ones take the shapes only."""
+        """The weights under the mask, made of the initial ones, or of seeds and the shapes of `first` alone."""
         multiplier = self.multiplier
         if self.scaled_fan:
             if self.mask.density is None:
@@ -143,7 +143,9 @@ class Supermask:
             }
             shelf.put("scores", {name: layer.scores.detach() for name, layer in learned.layers.items()})
             shelf.put_masks(mask_name(LEVEL), masks)
-            shelf.put("factors", {name: factor.amax().view(1) for name, factor in factors.items()})
+            generated = {name: list(astuple(how)) for name, how in frozen.generated.items()}
+            sizes = {name: factor.abs().amax().view(1) for name, factor in factors.items()}
+            shelf.put("factors", sizes, {"generated": generated})
             shelf.put("final", model.state_dict())
             shelf.append_curve(curve_rows(LEVEL, watch))
             shelf.append(row)
@@ -173,15 +175,13 @@ class Supermask:
         names, state = learned.weights, model.state_dict()
         drawn = self.frozen({name: first[name].to(self.device) for name in names}).values
         still = {name: tensor for name, tensor in state.items() if name not in {*names, *_moving(model)}}
-        sizes = {
-            name: {float(f) for f in factor[factor != 0].abs().unique()} for name, factor in factors.items()
-        }
+        kept = {name: factor[factor != 0].abs() for name, factor in factors.items()}
         checks = {
             "the weights under the mask are as they were drawn": same(learned.weights, drawn),
             "what is not masked is as it was initialised": same(
                 still, {name: first[name].to(self.device) for name in still}
             ),
-            "a layer has one factor": all(len(found) <= 1 for found in sizes.values()),
+            "a layer has one factor": all(bool((size == size[:1]).all()) for size in kept.values()),
             "what is evaluated is weight x mask x factor": all(
                 bool((state[name] == drawn[name] * factor).all()) for name, factor in factors.items()
             ),
@@ -208,22 +208,16 @@ class Supermask:
         look_up("kind of weights", WEIGHTS, self.weights)
 
 
-def network_of(
-    spec: Supermask, shelf: Shelf
-) -> tuple[nn.Module, Mapping[str, Generated], Mapping[str, float]]:
+def network_of(spec: Supermask, shelf: Shelf) -> tuple[nn.Module, dict[str, Generated], dict[str, float]]:
     """A finished run's network under its most likely mask, how its weights come from seeds, and each layer's factor.
 
     `prunus.save(model, path, generated=..., factors=...)` writes the last two instead of the weights.
     """
     model = spec.dense.network()
     model.load_state_dict(shelf.get("final"))
-    factors = {name: float(value) for name, value in shelf.get("factors").items()}
-    return model, spec.frozen(copies(prunable(model))).generated, factors
-
-
-def learned_masks(shelf: Shelf) -> Masks:
-    """The most likely mask of a finished run."""
-    return shelf.get_masks(mask_name(LEVEL))
+    generated = {name: Generated(*how) for name, how in shelf.note("factors")["generated"].items()}
+    kept = {name: float(value) for name, value in shelf.get("factors").items() if name in generated}
+    return model, generated, kept
 
 
 def _accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:

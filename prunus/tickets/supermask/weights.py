@@ -7,8 +7,8 @@
     kaiming           normal, deviation sqrt(2 / fan_in)                        Ramanujan et al. 2020, section 4
     signed_kaiming    that deviation, with random signs                         the same, "signed Kaiming constant"
 
-The last four come from `prunus.generators`, so that a file need hold no more of them than a seed. All are times a multiplier;
-"scaled fan" (Ramanujan et al. 2020) is the multiplier 1 / sqrt(density).
+The last four come from `prunus.generators`, so that a file need hold no more of them than a seed. All are times a
+multiplier; "scaled fan" (Ramanujan et al. 2020) is the multiplier 1 / sqrt(density).
 """
 
 from collections.abc import Callable, Mapping

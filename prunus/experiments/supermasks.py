@@ -1,0 +1,244 @@
+"""Zhou, Lan, Liu, Yosinski 2019, "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask".
+
+    supermasks   section 5 and its table: masks found and learned, rescaled or not, over initial weights and signed
+    constants,
+                 beside the trained network; edge-popup (Ramanujan et al. 2020), the signed supermask (Koster et al.
+                 2022)
+    found        Figure 5: what every criterion's mask is worth over weights that are not trained
+
+Where we depart: found masks are those of one-shot tickets, the best density chosen on the validation split. The
+default size trains logits with Adam at 0.1, chosen on the validation split of MNIST; the paper's rule, SGD at 100
+for 2000 epochs, is the full size. For Conv-2, 4 and 6 no settings are published; theirs are those of a re-
+implementation (hidden-networks).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Any
+
+from prunus.compression.container import pack
+from prunus.experiments.laboratory import Entries, Laboratory, Panel
+from prunus.experiments.networks import NETWORKS, network
+from prunus.experiments.result import Row
+from prunus.generators import Generated
+from prunus.pruning.criteria import CRITERIA
+from prunus.report.figures import Reference
+from prunus.runs.folder import RunFolder
+from prunus.runs.requests import Request
+from prunus.runs.store import Store
+from prunus.tickets.dense import Dense
+from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed
+from prunus.tickets.supermask.found import Found
+from prunus.tickets.supermask.spec import PUBLISHED, Supermask
+from prunus.tickets.ticket import Rates, Ticket
+from prunus.training import Recipe
+
+ADAM = Recipe(epochs=30, learning_rate=0.1, batch_size=250, optimiser="adam", source="ours, for 30 epochs")
+POPUP = Recipe(
+    epochs=30,
+    learning_rate=1e-3,
+    batch_size=100,
+    optimiser="adam",
+    decay="cosine",
+    source="ours, for 30 epochs",
+)
+SIGNED = Recipe(
+    epochs=100, learning_rate=0.05, batch_size=128, optimiser="nesterov", momentum=0.9, weight_decay=5e-4,
+    source="Koster et al. 2022, configurations of their code; the weight decay is coupled here",
+)  # fmt: skip
+CONVOLUTIONS = {
+    name: Recipe(
+        100, rate, 60, "sgd", 0.9, decay="cosine", source="hidden-networks, smallscale_baselines/samplev2"
+    )
+    for name, rate in (("conv-2", 100.0), ("conv-4", 50.0), ("conv-6", 20.0))
+}
+EPOCHS = {"lenet": 30, "conv-2": 10, "conv-4": 10, "conv-6": 10}
+"""Of the default size."""
+LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15)
+"""Found masks of the default size: densities from 0.8 to 0.04."""
+
+SIGN, INIT = "signed constant", "init"
+WEIGHTS = {INIT: "initial", SIGN: "signed_constant"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A test accuracy in percent, and how sure we are that the paper says so."""
+
+    value: float
+    how: str = "unverified"
+
+    def __str__(self) -> str:
+        return f"{self.value:g} ({self.how})"
+
+
+REPORTED: Mapping[str, Mapping[str, Published]] = {
+    "lenet": {
+        "trained": Published(97.7), f"found, {INIT}": Published(79.3), f"found, {SIGN}": Published(86.3),
+        f"learned, {INIT}": Published(95.3, "second-hand"), f"learned, {SIGN}": Published(96.4),
+        f"learned + DWR, {INIT}": Published(97.8), f"learned + DWR, {SIGN}": Published(98.0, "second-hand"),
+        "signed supermask": Published(97.48, "authors' code"),
+    },
+    "conv-2": {
+        "trained": Published(69.2, "second-hand"), f"found, {INIT}": Published(22.3),
+        f"found, {SIGN}": Published(37.4), f"learned, {INIT}": Published(64.4), f"learned, {SIGN}": Published(66.3),
+        f"learned + DWR, {INIT}": Published(65.0), f"learned + DWR, {SIGN}": Published(66.0, "second-hand"),
+        "signed supermask": Published(68.37, "authors' code"),
+    },
+    "conv-4": {
+        "trained": Published(75.4, "second-hand"), f"found, {INIT}": Published(23.7),
+        f"found, {SIGN}": Published(39.7), f"learned, {INIT}": Published(65.4, "second-hand"),
+        f"learned, {SIGN}": Published(66.2), f"learned + DWR, {INIT}": Published(71.7),
+        f"learned + DWR, {SIGN}": Published(72.5, "second-hand"),
+        "signed supermask": Published(77.40, "authors' code"),
+    },
+    "conv-6": {
+        "trained": Published(78.3, "second-hand"), f"found, {INIT}": Published(24.0),
+        f"found, {SIGN}": Published(41.0), f"learned, {INIT}": Published(65.3), f"learned, {SIGN}": Published(65.4),
+        f"learned + DWR, {INIT}": Published(76.3), f"learned + DWR, {SIGN}": Published(76.5, "second-hand"),
+        "signed supermask": Published(79.17, "authors' code"),
+    },
+}  # fmt: skip
+"""The paper's table, as others report it; what is only unverified is said to be."""
+
+
+def _template(of: str, size: str) -> Supermask:
+    ticket = network(of, size, epochs=5, rounds=15)
+    if size == "full":
+        recipe = CONVOLUTIONS.get(of, PUBLISHED)
+    else:
+        recipe = ADAM.but(epochs=1 if size == "smoke" else EPOCHS[of])
+    return Supermask(ticket.dense, Bernoulli(), recipe=recipe, samples=2 if size == "smoke" else 10)
+
+
+def _ticket(dense: Dense, size: str) -> Ticket:
+    """The one-shot ticket of found masks, with the rates of its network."""
+    rates = next((t.rates for t in NETWORKS.values() if t.dense.model == dense.model), Rates())
+    rounds = 3 if size == "smoke" else 15
+    levels = LEVELS if size == "default" else ()
+    return Ticket(
+        dense, "large_final_same_sign", rates=rates, rounds=rounds, schedule="one_shot", levels=levels
+    )
+
+
+def _supermasks(template: Supermask, size: str, replicates: Sequence[int]) -> Entries:
+    found: Entries = []
+    for replicate in replicates:
+        dense = replace(template.dense, replicate=replicate)
+        ticket, learned = _ticket(dense, size), replace(template, dense=dense)
+        runs: dict[str, Any] = {"trained": dense}
+        for words, weights in WEIGHTS.items():
+            runs[f"found, {words}"] = Found(ticket, weights)
+        for rescale in (False, True):
+            for words, weights in WEIGHTS.items():
+                mask = Bernoulli(
+                    template.mask.start if isinstance(template.mask, Bernoulli) else 0.5, rescale
+                )
+                runs[f"learned{' + DWR' * rescale}, {words}"] = replace(learned, mask=mask, weights=weights)
+        best = runs[f"learned + DWR, {SIGN}"]
+        runs["learned + DWR, signs from a seed"] = replace(best, weights="signed_glorot")
+        epochs = template.recipe.epochs
+        runs["edge-popup"] = replace(
+            learned,
+            mask=EdgePopup(),
+            weights="signed_kaiming",
+            scaled_fan=True,
+            recipe=POPUP.but(epochs=epochs),
+        )
+        runs["signed supermask"] = replace(
+            learned,
+            mask=Signed(),
+            weights="signed_kaiming",
+            recipe=SIGNED.but(epochs=min(epochs, SIGNED.epochs)),
+        )
+        half = Rates(linear=0.5, conv=0.5, output=0.5)
+        one_shot = Ticket(dense, rates=half, rounds=1, schedule="one_shot")
+        runs["weights trained under the learned mask"] = Ticket(dense, rounds=1, masks_of=best)
+        runs["weights trained under a ticket's mask of density 0.5"] = one_shot
+        found += [({"curve": name, "replicate": replicate}, spec) for name, spec in runs.items()]
+    return found
+
+
+def _found(template: Supermask, size: str, replicates: Sequence[int]) -> Entries:
+    """Every criterion over both kinds of weights."""
+    criteria = ("large_final", "random") if size == "smoke" else ()
+    found: Entries = []
+    for replicate in replicates:
+        ticket = _ticket(replace(template.dense, replicate=replicate), size)
+        for criterion in dict.fromkeys(("large_final_same_sign", *(criteria or CRITERIA))):
+            for words, weights in WEIGHTS.items():
+                spec = Found(replace(ticket, criterion=criterion), weights)
+                found.append(({"curve": f"{criterion}, {words}", "replicate": replicate}, spec))
+    return found
+
+
+def best_levels(rows: Sequence[Row]) -> list[Row]:
+    """One row a run: of several levels, that of the highest accuracy on the validation split."""
+    best: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = (row["run"], row["curve"])
+        if key not in best or row["final_validation_accuracy"] > best[key]["final_validation_accuracy"]:
+            best[key] = row
+    return list(best.values())
+
+
+def _table(store: Store, request: Request, rows: Sequence[Row]) -> list[Row]:
+    """A row a network and curve: the accuracy, what is published, the density, the one mask's accuracy, its file."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in best_levels([row for row in rows if row["level"] or row["curve"] == "trained"]):
+        groups.setdefault((row.get("group", ""), row["curve"]), []).append(row)
+    table = []
+    for (group, name), members in groups.items():
+        accuracies = [row["final_test_accuracy"] for row in members]
+        likely = [row["likely_final_test_accuracy"] for row in members if "likely_final_test_accuracy" in row]
+        files = [size for row in members if (size := _file_size(store.folder(row["run"])))]
+        of = _key(members[0]["network"].partition(",")[0])
+        table.append({
+            **({"group": group} if group else {}), "curve": name, "n": len(members),
+            "final_test_accuracy": mean(accuracies),
+            "final_test_accuracy ±": stdev(accuracies) if len(accuracies) > 1 else 0.0,
+            "published": str(REPORTED.get(of, {}).get(name, "")),
+            "weights left %": mean(float(row["density %"]) for row in members),
+            "most likely mask": mean(likely) if likely else "", "file bytes": mean(files) if files else "",
+        })  # fmt: skip
+    return table
+
+
+def _key(model: str) -> str:
+    """What a model is called in NETWORKS."""
+    return next((key for key, ticket in NETWORKS.items() if ticket.dense.model == model), "")
+
+
+def _file_size(folder: RunFolder) -> int:
+    """Bytes of the file of a supermask whose weights come from seeds; 0 for other runs."""
+    if not folder.has("factors") or not folder.note("factors").get("generated"):
+        return 0
+    generated = {name: Generated(*how) for name, how in folder.note("factors")["generated"].items()}
+    factors = {name: float(value) for name, value in folder.get("factors").items()}
+    return len(pack(folder.get("final"), generated=generated, factors=factors))
+
+
+ACCURACY = Panel("accuracy", "final_test_accuracy", "test accuracy (%)", "Supermasks")
+
+supermasks = Laboratory(
+    "zhou2019.supermasks",
+    "Section 5: supermasks found and learned, beside the trained network.",
+    template=_template,
+    wanted=_supermasks,
+    panels=(replace(ACCURACY, reference=(Reference("chance", ((1.0, 10.0), (100.0, 10.0))),)),),
+    metrics=("final_test_accuracy", "published", "weights left %", "most likely mask", "file bytes"),
+    said=(),
+    replicates=(1, 3, 5),
+    table=_table,
+)
+found = Laboratory(
+    "zhou2019.found",
+    "Figure 5: the masks of all criteria over weights that are not trained.",
+    template=_template,
+    wanted=_found,
+    panels=(replace(ACCURACY, title="Found masks"),),
+    metrics=("final_test_accuracy",),
+    replicates=(1, 3, 5),
+)
+PARTS = (supermasks, found)

@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunus.experiments import frankle2019, frankle2020, han2015, han2016, renda2020, zhou2019
+from prunus.experiments import (
+    frankle2019,
+    frankle2020,
+    han2015,
+    han2016,
+    hassibi1993,
+    lecun1990,
+    renda2020,
+    zhou2019,
+)
 from prunus.experiments.laboratory import Laboratory
 from prunus.experiments.result import Result
 
@@ -21,6 +30,11 @@ LABORATORY: dict[str, Laboratory] = {part.name: part for paper in TICKETS for pa
 """The experiments whose runs live in a store."""
 
 PARTS: dict[str, Experiment] = {
+    "lecun1990.deletion": lecun1990.deletion,
+    "lecun1990.prediction": lecun1990.prediction,
+    "lecun1990.retraining": lecun1990.retraining,
+    "hassibi1993.xor": hassibi1993.xor,
+    "hassibi1993.monks": hassibi1993.monks,
     "han2015.tradeoff": han2015.tradeoff,
     "han2015.tables": han2015.tables,
     "han2016.tables": han2016.tables,

@@ -334,7 +334,9 @@ def test_a_run_is_begun_once_and_finished_once(store):
     assert Store(store.path).begin(spec, "test") is None
     assert not store.done(folder.id)
     folder.append({"level": 0, "receipt": {"passed": True, "checks": {"exact": True}}})
+    worked_on = folder.path.stat().st_ino
     store.finish(folder, {"best": 0.5})
+    assert folder.path.stat().st_ino == worked_on, "made final by a copy, which a reader can see half of"
     assert store.done(identity(spec))
     assert store.begin(spec, "test") is None
     (run,) = store.runs()

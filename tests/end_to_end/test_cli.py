@@ -301,7 +301,7 @@ def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypa
         """Count to three."""
         report("counting")
         (out / "counted.txt").write_text(f"{size} {replicates} {seed}")
-        return type("Result", (), {"files": [out / "counted.txt"], "table": "| 1 | 2 | 3 |"})
+        return type("Result", (), {"name": "count", "files": [out / "counted.txt"], "table": "| 1 | 2 | 3 |"})
 
     monkeypatch.setitem(EXPERIMENTS, "count", count)
     printed = run("run", "count", "--smoke", "--out", tmp_path / "new" / "folder", "--replicates=2", "--json")

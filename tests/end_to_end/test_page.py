@@ -16,6 +16,17 @@ from torch import nn
 
 import prunus
 from prunus.report import Curve, Reference, save_lines, write_page
+from prunus.report.experiment_page import (
+    Card,
+    ExperimentPage,
+    Receipts,
+    Table,
+    Verdict,
+    Verdicts,
+    write_experiment_page,
+)
+from prunus.report.figures import Drawing, save_drawing
+from prunus.report.interactive import chart
 from prunus.training import Recipe
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -247,3 +258,101 @@ def test_a_page_that_complains_is_noticed(tmp_path: Path) -> None:
     page.write_text("<title></title><script>throw new Error('hidden')</script>")
     with pytest.raises(AssertionError, match="hidden"):
         browse(page, tmp_path / "profile", "--dump-dom")
+
+
+# --- the page of an experiment --------------------------------------------------------------------------
+
+LOOK = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title></title>
+<style>body {{ margin: 0 }} iframe {{ border: 0 }}</style>
+<iframe width="{width}" height="900" srcdoc="{page}"></iframe>
+<script>
+addEventListener("load", () => {{
+  const view = frames[0], page = view.document, box = e => e.getBoundingClientRect();
+  const all = s => [...page.querySelectorAll(s)], charts = all(".chart"), readOuts = all(".read-out");
+  const lines = () => charts.map(e => e.querySelectorAll(".line").length);
+  const open = () => readOuts.map(e => !e.hidden), seen = {{}};
+  seen.inner = view.innerWidth;
+  seen.scroll = page.documentElement.scrollWidth;
+  seen.cut = all("h1, h2, h3, p, dt, dd, li, pre, .chart").filter(e => box(e).right > view.innerWidth).length;
+  seen.sizes = charts.map(e => [box(e).width, box(e).height]);
+  seen.lines = [lines()];
+  all(".all")[0].click();
+  seen.lines.push(lines());
+  all("[data-figure]")[1].querySelector("[data-curve]").click();
+  seen.lines.push(lines());
+  const marker = box(charts[1].querySelector(".marker"));
+  const at = {{ clientX: marker.left + marker.width / 2, clientY: marker.top + marker.height / 2 }};
+  charts[1].dispatchEvent(new view.PointerEvent("pointermove", at));
+  seen.open = open();
+  seen.stills = all(".still").length;
+  seen.background = view.getComputedStyle(page.body).backgroundColor;
+  document.title = JSON.stringify(seen);
+}});
+</script>"""
+"""The page in a frame, somebody who uses two of its charts, and what they saw in the title."""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    charts = []
+    for name in ("stop", "end"):
+        drawing = Drawing([TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True)
+        _, svg, _, numbers = save_drawing(folder / name, drawing)
+        charts.append(chart(drawing, numbers.read_text(), numbers.name, svg.read_text()))
+    long = "a_word_that_is_longer_than_a_telephone_is_wide_" * 2
+    some = [("small_final", "3.1 pp (2.9 to 3.3)"), (long, "0.2 pp (0.1 to 0.3)")]
+    verdicts = Verdicts(
+        long, "more accurate", "less accurate", [Verdict("80 % (20 %)", some, some, [long] * 3)]
+    )
+    write_experiment_page(
+        folder / "page.html",
+        ExperimentPage(
+            name=long, title=long, place="Figure 1", paper=long, notes=[long], size="default",
+            about_size="Shortened.", shortened=[long], cards=[Card("Size", long, long)] * 4, charts=charts,
+            about_comparisons=long, comparisons=[verdicts],
+            table=Table(["curve", *"abcdefghijkl"], [(long, [[("98.17", "0.12")] * 12] * 3)]),
+            receipts=Receipts(3, 2, [(long, 2, 3)], [(long, long, long)]), command=f"prunus run {long}",
+            settings={"model": long, "epochs": "5"}, evidence={"prunus": long}, runs=[(long, long)], files=[long],
+        ),
+    )  # fmt: skip
+    return folder / "page.html"
+
+
+@pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])
+def test_the_charts_of_an_experiment_answer_each_for_itself(
+    experiment: Path, width: int, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    framed = tmp_path / "framed.html"
+    framed.write_text(LOOK.format(width=width, page=html.escape(experiment.read_text())))
+    seen = title(browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom"))
+    assert seen["inner"] == width
+    assert seen["scroll"] <= width
+    assert seen["cut"] == 0
+    assert all(min(size) >= 280 for size in seen["sizes"])
+    assert seen["lines"] == [[2, 2], [0, 2], [0, 1]]
+    assert seen["open"] == [False, True]
+    assert seen["stills"] == 0
+    dark = max(map(int, re.findall(r"\d+", seen["background"]))) < 64
+    assert dark == (DARK in flags)
+
+
+def test_an_experiment_opens_from_its_file(experiment: Path, tmp_path: Path) -> None:
+    dom = browse(experiment, tmp_path / "profile", "--dump-dom")
+    assert dom.count('class="marker"') == 2 * (6 + 2)
+
+
+def test_without_its_script_an_experiment_shows_its_pictures(experiment: Path, tmp_path: Path) -> None:
+    framed, picture = tmp_path / "framed.html", tmp_path / "page.png"
+    page = re.sub(
+        r"<script.*?</script>", "", experiment.read_text(), flags=re.S
+    )  # they would be complained of
+    framed.write_text(
+        '<!DOCTYPE html><meta charset="utf-8"><iframe sandbox width="1280" height="3900" '
+        f'srcdoc="{html.escape(page)}"></iframe>'
+    )
+    browse(framed, tmp_path / "profile", "--window-size=1300,4000", f"--screenshot={picture}")
+    shot = matplotlib.image.imread(picture)[..., :3]
+    blue = np.abs(shot - np.array([0x00, 0x72, 0xB2]) / 255).max(-1) < 0.02
+    assert blue.sum() > 2000
+    assert (np.diff(np.flatnonzero(blue.any(1))) > 300).any(), "one picture is missing"

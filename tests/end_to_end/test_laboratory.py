@@ -1,0 +1,308 @@
+"""`prunus run` and `prunus figure` on experiments whose runs live in a store, on a small network and few pictures."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunus.cli import main
+from prunus.experiments import LABORATORY
+from prunus.runs.store import Store
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+NAME = "zhou2019.zeros"
+SMALL = {
+    "model": "small:mlp",
+    "data": "digits",
+    "examples": "85",
+    "epochs": "2",
+    "batch_size": "25",
+    "every": "3",
+    "rounds": "3",
+}
+
+
+def sets(**changes: str) -> list[str]:
+    settings = {**SMALL, **changes}
+    return [f"--set={key}={value}" for key, value in settings.items()]
+
+
+@pytest.fixture(autouse=True)
+def _helpers(monkeypatch):
+    monkeypatch.syspath_prepend(str(HELPERS))
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """`prunus` in this process, in a folder of its own: what it printed to stdout and to stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, code=0):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert (ended.value.code or 0) == code, printed.err
+        assert "Traceback" not in printed.out + printed.err
+        return printed
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store and a folder of figures, by a real process; and what it said."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    command = [
+        sys.executable,
+        "-m",
+        "prunus",
+        "run",
+        NAME,
+        "--smoke",
+        "--engine=inline",
+        "--replicates=2",
+        *sets(),
+    ]
+    done = subprocess.run(
+        [*command, "--store=store", "--out=figures"], cwd=folder, capture_output=True, text=True,
+        env={"PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture
+def store(made, tmp_path):
+    """A copy of the store, to be written to."""
+    shutil.copytree(made[0] / "store", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def csvs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "ledger" not in path.name)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def said(error: str) -> str:
+    """The one sentence on stderr."""
+    (line,) = (line for line in error.splitlines() if line.startswith("error: "))
+    return line
+
+
+def test_an_experiment_is_run_and_drawn(made):
+    folder, done = made
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("12 runs wanted, 0 found, 14 to do (2 dense runs shared by 12), about ")
+    assert lines[-1].startswith("14 of 14: ticket-")
+    assert "receipts: 36 of 36 points passed" not in done.stderr
+    assert "receipts: 12 of 12 points passed" in done.stdout  # level 3 is all there is of LEVELS in 3 rounds
+    found = Store(folder / "store", create=False)
+    assert len(found.runs()) == 14
+    assert {run.status for run in found.runs()} == {"done"}
+    assert {run.receipt for run in found.runs()} == {"passed", None}
+    files = [Path(line) for line in done.stdout.splitlines() if line.startswith("figures/")]
+    assert {file.suffix for file in files} == {".json", ".md", ".png", ".svg", ".csv", ".html"}
+    assert all((folder / file).stat().st_size for file in files)
+    record = json.loads((folder / f"figures/{NAME}.json").read_text())
+    assert record["evidence"]["command"] == SMALL
+    assert record["evidence"]["seeds"] == [0, 1]
+    assert {row["n"] for row in record["rows"]} == {2}
+
+
+def test_the_table_and_the_picture_say_what_the_runs_say(made):
+    """The means over replicates, worked out here from the runs' own files."""
+    folder, _ = made
+    found = Store(folder / "store", create=False)
+    values: dict[tuple[str, int], list[float]] = {}
+    for run in found.runs():
+        if run.kind == "ticket":
+            for row in found.folder(run.id).rows():
+                values.setdefault((run.spec.get("mask0", "zero"), row["level"]), []).append(
+                    row["stop_test_accuracy"]
+                )
+    assert len(values) == 6
+    rows = json.loads((folder / f"figures/{NAME}.json").read_text())["rows"]
+    for row in rows:
+        if row["level"]:
+            mine = values[row["curve"], row["level"]]
+            assert row["stop_test_accuracy"] == pytest.approx(sum(mine) / 2)
+    drawn = list(csv.DictReader((folder / f"figures/{NAME}.accuracy.csv").open()))
+    means = sorted(float(row["y"]) for row in drawn if float(row["x"]) < 100)
+    assert means == pytest.approx(sorted(sum(mine) / 2 for mine in values.values()))
+
+
+def test_a_second_time_nothing_is_done_anew(made, store, run, tmp_path):
+    before = contents(store)
+    printed = run(
+        "run",
+        NAME,
+        "--smoke",
+        "--engine=inline",
+        "--replicates=2",
+        *sets(),
+        "--store",
+        store,
+        "--out",
+        "again",
+    )
+    assert printed.err.splitlines()[0] == "12 runs wanted, 12 found, 0 to do"
+    assert " of 14" not in printed.err
+    assert contents(store) == before
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+def test_more_replicates_share_what_is_there(store, run):
+    printed = run(
+        "run",
+        NAME,
+        "--smoke",
+        "--engine=inline",
+        "--replicates=3",
+        *sets(),
+        "--store",
+        store,
+        "--out",
+        "again",
+    )
+    assert printed.err.startswith("18 runs wanted, 12 found, 7 to do (1 dense run shared by 6)")
+
+
+def test_another_experiment_shares_the_dense_runs(store, run):
+    arguments = ("--smoke", "--engine=inline", "--replicates=2", *sets(), "--store", store, "--out", "other")
+    printed = run("run", "zhou2019.signs", *arguments)
+    assert printed.err.startswith("14 runs wanted, 2 found, 12 to do, about ")
+
+
+def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
+    """The same bytes, also where the experiment's own folder is gone."""
+    run("figure", NAME, "--store", store, "--out", tmp_path / "drawn")
+    found = csvs(tmp_path / "drawn")
+    assert found == csvs(made[0] / "figures")
+    assert {f"{NAME}.accuracy.csv", f"{NAME}.comparisons.csv"} <= found.keys()
+    whole = run("figure", "zhou2019", "--store", store, "--out", tmp_path / "paper", "--json").out
+    assert json.loads(whole)["name"] == NAME
+    assert csvs(tmp_path / "paper") == found
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "sentence"),
+    [
+        ({"epoch": "3"}, 2, "error: No setting is called 'epoch'; there are: network, dense.model,"),
+        ({"recipe": "3"}, 2, "error: No setting is called 'recipe';"),
+        ({"epochs": "many"}, 2, "error: dense.recipe.epochs was set to 'many'; a whole number was expected."),
+        ({"epochs": "0"}, 2, "error: recipe.epochs is 0; it must be at least 1."),
+        ({"every": "0"}, 2, "error: every is 0; it must be at least 1."),
+        ({"batch_size": "-1"}, 2, "error: recipe.batch_size is -1; it must be at least 1."),
+        ({"patience": "3"}, 2, "error: Where tickets stop is found afterwards"),
+        ({"network": "lenet-5"}, 2, "error: No network is called 'lenet-5'"),
+        ({"data": "digit"}, 2, "error: No data set is called 'digit'; did you mean 'digits'?"),
+        ({"model": "small:nobody"}, 2, "error: Looking up 'small:nobody', module 'small' "),
+        ({"model": "lenet"}, 2, "error: No model is called 'lenet'"),
+        ({"optimiser": "adamm"}, 2, "error: No optimiser is called 'adamm'; did you mean 'adam'"),
+        ({"decay": "cos"}, 2, "error: No learning-rate decay is called 'cos'; did you mean 'cosine'"),
+        ({"criterion": "largest"}, 2, "No criterion is called 'largest'"),
+        ({"rates.linear": "1"}, 5, "Density 0.0 was asked for '1.weight'"),
+    ],
+)
+def test_what_cannot_be_set_is_a_sentence(change, code, sentence, run):
+    arguments = ("--smoke", "--engine=inline", *sets(**change), "--store", "store", "--out", "figures")
+    assert sentence in said(run("run", NAME, *arguments, code=code).err)
+    if sentence.startswith("error: "):
+        assert not any(Path("store/work").glob("*")), "work was begun that could not be done"
+        assert not any(Path("store/runs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("run", NAME, "--engine=cloud"), 2, "error: No engine is called 'cloud'"),
+        (("run", "zhou2019.zero"), 2, "error: No experiment is called 'zhou2019.zero'; did you mean"),
+        (("figure", NAME, "--store=nowhere"), 8, "error: There is no store of runs at nowhere."),
+        (("figure", "zhou2019.nothing"), 2, "error: No experiment is called"),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(arguments, code, sentence, run):
+    assert said(run(*arguments, code=code).err).startswith(sentence)
+    assert not Path("nowhere").exists()
+
+
+def test_wrong_options_are_refused(run):
+    for arguments in (
+        ("run", NAME, "--set=epochs"),
+        ("run", NAME, "--replicates=0"),
+        ("run", NAME, "--workers=0"),
+        ("run", NAME, "--smoke", "--full"),
+        ("run", "han2015.tables", "--set=epochs=3"),
+        ("run", "han2015.tables", "--engine=inline"),
+    ):
+        assert run(*arguments, code=2).err
+    assert not Path("store").exists()
+
+
+def test_a_figure_without_its_runs_is_a_sentence(store, run):
+    other = said(run("figure", "zhou2019.signs", "--store", store, code=8).err)
+    assert other.startswith(f"error: zhou2019.signs has not been run in the store {store}; `prunus run ")
+    full = said(run("figure", NAME, "--size=full", "--store", store, code=8).err)
+    assert full.startswith(f"error: {NAME} has not been run in the store")
+    lost = next((store / "runs").glob("ticket-*"))
+    shutil.rmtree(lost)
+    assert said(run("figure", NAME, "--store", store, code=8).err) == (
+        f"error: The run {lost.name} is not finished in the store {store}."
+    )
+    assert (
+        "1 to do"
+        in run(
+            "run",
+            NAME,
+            "--smoke",
+            "--engine=inline",
+            "--replicates=2",
+            *sets(),
+            "--store",
+            store,
+            "--out",
+            "again",
+        ).err
+    )
+
+
+@pytest.mark.parametrize("setting", ["mask0=freeze_init", "replicate=5", "schedule=one_shot"])
+def test_what_the_experiment_decides_cannot_be_set_unnoticed(setting, store, run):
+    key, value = setting.split("=")
+    arguments = (
+        "--smoke",
+        "--engine=inline",
+        "--replicates=2",
+        *sets(**{key: value}),
+        "--store",
+        store,
+        "--out",
+        "o",
+    )
+    printed = run("run", NAME, *arguments)
+    assert "warning: " in printed.err
+    assert f"{setting} changes nothing" in printed.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LABORATORY)
+def test_every_ticket_experiment_on_a_small_network(name, run, tmp_path):
+    """Run, found again, drawn from the store: the same for all, with nothing but their settings known."""
+    arguments = ("--smoke", "--engine=inline", *sets(rounds="4"), "--store", "store")
+    if name.startswith("renda2020"):
+        arguments = [a for a in arguments if "batch_size" not in a]
+    first = run("run", name, *arguments, "--out", "first")
+    assert "failed" not in first.out
+    again = run("run", name, *arguments, "--out", "again")
+    assert " 0 to do" in again.err
+    run("figure", name, "--store", "store", "--out", "drawn")
+    assert csvs(tmp_path / "first") == csvs(tmp_path / "again") == csvs(tmp_path / "drawn") != {}
+    assert {run.receipt for run in Store(tmp_path / "store").runs()} <= {"passed", None}

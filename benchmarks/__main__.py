@@ -5,7 +5,7 @@ from importlib import import_module
 
 import torch
 
-NAMES = ("selection", "masked_step", "coding", "kmeans", "checkpoint", "demo", "lenets")
+NAMES = ("selection", "masked_step", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets")
 
 
 def main() -> None:

@@ -44,6 +44,7 @@ def everything() -> dict[str, dict[str, str]]:
     from prunus.runs.engines import ENGINES
     from prunus.tickets.mask0 import MASK0
     from prunus.tickets.mask1 import MASK1
+    from prunus.tickets.supermask import SUPERMASKS
     from prunus.training.augmentation import AUGMENTATIONS
 
     rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
@@ -54,6 +55,7 @@ def everything() -> dict[str, dict[str, str]]:
         "schedules": (SCHEDULES, _of_card),
         "mask-1 actions": (MASK1, lambda action: _of_card(action.values)),
         "mask-0 actions": (MASK0, lambda action: _of_card(action.values)),
+        "supermasks": (SUPERMASKS, _of_card),
         "codecs": (CODECS, lambda codec: _of_card(codec.encode)),
         "starts": (STARTS, _of_function),
         "augmentations": (AUGMENTATIONS, _of_function),

@@ -16,6 +16,7 @@ from prunus.compression.codecs import CODECS
 from prunus.compression.sharing.starts import STARTS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
+from prunus.generators import GENERATORS
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.schedules import SCHEDULES
@@ -23,6 +24,7 @@ from prunus.pruning.scopes import SCOPES
 from prunus.runs.engines import ENGINES
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
+from prunus.tickets.supermask import SUPERMASKS, WEIGHTS
 from prunus.training.augmentation import AUGMENTATIONS
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +80,7 @@ def test_codecs_know_nothing_of_torch(room):
         ("pruning/schedules", SCHEDULES, {"progress"}),
         ("tickets/mask1", MASK1, {"rescaled", "scale", "shuffles"}),
         ("tickets/mask0", MASK0, {"places"}),
+        ("tickets/supermask", SUPERMASKS, {"draws", "found", "learned", "spec", "weights"}),
     ],
 )
 def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table, helpers):
@@ -101,6 +104,9 @@ def test_everything_built_in_is_in_the_docs():
         SCHEDULES,
         MASK1,
         MASK0,
+        SUPERMASKS,
+        WEIGHTS,
+        GENERATORS,
         CODECS,
         STARTS,
         EXPERIMENTS,

@@ -102,6 +102,7 @@ def files():
 
 jobs, draw, cut_short = [Job(number) for number in range(24)], random.Random(1), 0
 seen = set()
+Store(path)  # its folders are there before anybody looks
 for attempt in range(10):
     enough = files() + draw.randint(1, 20)  # of 9 a run
     pid = child(lambda: [carry_out(Store(path), job) for job in jobs])

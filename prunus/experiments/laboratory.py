@@ -106,6 +106,8 @@ class Laboratory:
         said = dict(settings or {})
         entries = self.entries(size, range(seed, seed + n), said, ARITHMETIC.get(engine, "single"))
         self._warn_of_no_effect(size, range(seed, seed + n), said)
+        for _, spec in entries:
+            spec.cost()  # what no run can be is refused before anything is written
         kept = Store(store or Path(out) / "store")
         kept.request(self.name, size, [(label, spec) for label, spec in entries], said)
         execute(
@@ -125,7 +127,9 @@ class Laboratory:
         networks = rest.pop("network").split(",") if "network" in rest else self.networks
         found: Entries = []
         for network in networks:
-            ticket = changed(self.template(network, size), rest)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoEffectWarning)  # __call__ says it once, whatever the reason
+                ticket = changed(self.template(network, size), rest)
             ticket = replace(ticket, dense=replace(ticket.dense, arithmetic=arithmetic))
             for label, spec in self.wanted(ticket, size, replicates):
                 found.append(({**label, "group": network} if len(networks) > 1 else label, spec))

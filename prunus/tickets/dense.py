@@ -4,7 +4,7 @@ Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 20
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from prunus.tickets.watch import Watch
 from prunus.training import RECIPES, Epoch, Free, Recipe, evaluate
 from prunus.training.constraints import Constraint
 from prunus.training.job import Job
-from prunus.training.loop import Training, steps_per_epoch
+from prunus.training.loop import Training, check_names, steps_per_epoch
 from prunus.training.state import State, flat, unflat
 
 PACE_STEPS = 20
@@ -66,7 +66,13 @@ class Dense:
     def total_steps(self) -> int:
         """Steps of the whole training. Raises SpecError where the settings make none."""
         self._check()
-        return self.recipe.epochs * steps_per_epoch(self.recipe, self.dataset().train)
+        total = self.recipe.epochs * steps_per_epoch(self.recipe, self.dataset().train)
+        for step in self.states:
+            if not 0 <= step < total:
+                raise SpecError(
+                    f"The state of step {step} was asked, but training has the steps 0 to {total}."
+                )
+        return total
 
     def dataset(self) -> Dataset:
         """The data, cut to `examples`."""
@@ -75,13 +81,13 @@ class Dense:
 
     def network(self, seed: int | None = None) -> nn.Module:
         """The network of this replicate, or of another draw of the initialisation."""
-        seed = derive(self.replicate, "model") if seed is None else seed
-        if ":" not in self.model:
-            return look_up("model", MODELS, self.model)(seed=seed).to(self.device)
-        made = resolve(self.model)(seed=seed)
+        made = self._maker()(seed=derive(self.replicate, "model") if seed is None else seed)
         if not isinstance(made, nn.Module):
             raise ModelError(f"{self.model} was to return a module and returned a {type(made).__name__}.")
         return made.to(self.device)
+
+    def _maker(self) -> Callable[..., Any]:
+        return resolve(self.model) if ":" in self.model else look_up("model", MODELS, self.model)
 
     def training(
         self,
@@ -133,10 +139,9 @@ class Dense:
 
     def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
         """Train; keep the initialisation, the wanted states, and the end."""
-        last = self.total_steps()
+        self.total_steps()
         began, model = time.perf_counter(), self.network()
         job, watch = self.training(model, shelf, 0, states=(0, *self.states))
-        _check_states(self.states, last)
         if not shelf.rows():
             yield job
             for step, state in watch.states.items():
@@ -163,6 +168,8 @@ class Dense:
             raise SpecError(
                 "Where tickets stop is found afterwards, in trainings of full length: leave `patience` at none."
             )
+        self._maker()
+        check_names(self.recipe)
 
 
 def measured(model: nn.Module, watch: Watch, data: Dataset) -> dict[str, Any]:
@@ -209,9 +216,3 @@ def loaded(name: str, device: str) -> Dataset:
     if (name, device) not in _LOADED:
         _LOADED[name, device] = load(name, device=device)
     return _LOADED[name, device]
-
-
-def _check_states(states: tuple[int, ...], last: int) -> None:
-    for step in states:
-        if not 0 <= step < last:
-            raise SpecError(f"The state of step {step} was asked, but training has the steps 0 to {last}.")

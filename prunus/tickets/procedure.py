@@ -19,7 +19,7 @@ from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.masks import count
 from prunus.pruning.probe import probe
 from prunus.pruning.prunable import layer_kinds, prunable
-from prunus.pruning.scopes import SCOPES
+from prunus.pruning.scopes import SCOPES, Scope
 from prunus.resolve import resolve
 from prunus.seeds import derive, generator
 from prunus.tables import look_up
@@ -80,8 +80,7 @@ class Run:
         self.spec, self.shelf, self.needed = spec, shelf, needed
         self.model = spec.dense.network()
         self.names = list(prunable(self.model))
-        self.mask1 = action("mask-1 action", MASK1, spec.mask1, KeptAction)
-        self.mask0 = action("mask-0 action", MASK0, spec.mask0, PrunedAction)
+        self.criterion, self.select, self.mask1, self.mask0 = joints(spec)
         self.original = state_on(needed[0], "state-0")
         self.rewind = state_on(needed[0], f"state-{spec.rewind_step}")
         self.recipe, self.seed = spec.dense.recipe, spec.dense.replicate
@@ -125,7 +124,6 @@ class Run:
             counts = {"all": count(density, sum(sizes.values()))}
         if self.spec.masks_of is not None:
             return self.needed[1].get_masks(mask_name(level)), counts
-        criterion: Criterion = found("criterion", CRITERIA, self.spec.criterion)
         evidence = Evidence(
             past.final,
             seed=derive(self.seed, "criterion", level),
@@ -133,8 +131,8 @@ class Run:
             masks=past.masks,
             probe=self._probe(past, last),
         )
-        select = look_up("scope", SCOPES, self.spec.scope)
-        return select(criterion(evidence), density, past.masks, derive(self.seed, "ties", level)), counts
+        scores = self.criterion(evidence)
+        return self.select(scores, density, past.masks, derive(self.seed, "ties", level)), counts
 
     def start(
         self, level: int, past: Past, masks: Masks, last: Params
@@ -186,6 +184,16 @@ class Run:
         source = self.rewind.model if self.mask1.rest == "rewound" else last
         model.load_state_dict({**source, **past.start})
         return probe(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
+
+
+def joints(spec: "Ticket") -> tuple[Criterion, Scope, KeptAction, PrunedAction]:
+    """What the ticket is made of. Raises UnknownNameError or SpecError where there is no such thing."""
+    return (
+        found("criterion", CRITERIA, spec.criterion),
+        look_up("scope", SCOPES, spec.scope),
+        action("mask-1 action", MASK1, spec.mask1, KeptAction),
+        action("mask-0 action", MASK0, spec.mask0, PrunedAction),
+    )
 
 
 def action(kind: str, table: Mapping[str, A], name: str, of: type[A]) -> A:

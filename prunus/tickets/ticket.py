@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from prunus.errors import SpecError
 from prunus.tickets.dense import Dense, Steps
-from prunus.tickets.procedure import levels
+from prunus.tickets.procedure import joints, levels
 from prunus.tickets.shelf import Shelf
 from prunus.tickets.supermask.spec import Supermask
 
@@ -84,7 +84,14 @@ class Ticket:
         return self.dense.pace()
 
     def trained_levels(self) -> tuple[int, ...]:
-        """The levels this run trains, in order. Raises SpecError where the settings contradict each other."""
+        """The levels this run trains, in order. Raises SpecError where the settings contradict each other.
+
+        Raises UnknownNameError where they name what there is not.
+        """
+        joints(self)
+        for name, rate in vars(self.rates).items():
+            if not 0 <= rate < 1:
+                raise SpecError(f"rates.{name} is {rate}; a round prunes a share of at least 0 and below 1.")
         everything = tuple(range(1, self.rounds + 1))
         if self.schedule not in ("iterative", "one_shot"):
             raise SpecError(

@@ -110,6 +110,17 @@ class Training:
             torch.set_rng_state(state.random)
 
 
+def check_names(recipe: Recipe) -> None:
+    """Raise UnknownNameError where the recipe names what no table holds."""
+    for kind, table, name in (
+        ("optimiser", optimisers.OPTIMISERS, recipe.optimiser),
+        ("learning-rate decay", DECAYS, recipe.decay),
+        ("penalty", PENALTIES, recipe.penalty),
+        ("augmentation", AUGMENTATIONS, recipe.augmentation),
+    ):
+        look_up(kind, table, name)
+
+
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:
     """Batches in one pass; the last may be shorter."""
     return -(-len(split) // recipe.batch_size)

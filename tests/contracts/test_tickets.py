@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunus.errors import DensityError, NoEffectWarning, ReceiptWarning, SpecError, UnknownNameError
+from prunus.errors import NoEffectWarning, ReceiptWarning, SpecError, UnknownNameError
 from prunus.nouns import density_of
 from prunus.pruning.masks import are_nested, count
 from prunus.pruning.prunable import layer_kinds, prunable
@@ -330,8 +330,8 @@ def test_a_criterion_and_actions_of_ones_own(step):
         ({"rounds": 0}, SpecError, "0 rounds"),
         ({"rewind_step": 3}, SpecError, r"\(2, 5\)"),
         ({"rewind_step": 2, "mask1": "permute"}, SpecError, "not to step 2"),
-        ({"rates": Rates(linear=1.0)}, DensityError, "Density 0.0"),
-        ({"rates": Rates(linear=-0.1)}, DensityError, "Density 1.1"),
+        ({"rates": Rates(linear=1.0)}, SpecError, "rates.linear is 1.0"),
+        ({"rates": Rates(output=-0.1)}, SpecError, "rates.output is -0.1"),
         ({"masks_of": Ticket(DENSE, rounds=1)}, SpecError, "other levels"),
     ],
 )

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunus.pruning.masks import check_density, count
@@ -84,8 +85,8 @@ class EdgePopupLayer:
 class Border:
     """The k-th largest size of many numbers, exactly, again and again while they change a little.
 
-    It is looked for among those near the last one, and among all where it has left them: a fifth of the time of a
-    selection.
+    It is looked for among those near the last one, and among all where it has left them: a tenth of the time of
+    a selection.
 
     >>> Border().of(torch.tensor([3.0, 1.0, -2.0]), 2)
     (2.0, 2)
@@ -101,31 +102,30 @@ class Border:
 
     def of(self, values: Tensor, k: int) -> tuple[float, int]:
         """The k-th largest size, counted from 1, and how many are as large or larger."""
-        above, parts = 0, []
-        for (piece,) in pieces(values):
-            sizes = piece.abs()
-            over = sizes > self.high
-            above += int(torch.count_nonzero(over))
-            parts.append(sizes[(sizes >= self.low) & ~over])
-        near = torch.cat(parts)
-        if not 1 <= k - above <= len(near) <= 8 * self.NEAR * values.numel():
-            above, near = 0, flat(values).abs()
-            self._settle(near, k)
-        border = _largest(near, k - above)
-        return border, above + int(torch.count_nonzero(near >= border))
+        if values.device.type != "cpu":
+            sizes = values.detach().abs()
+            border = float(sizes.flatten().kthvalue(sizes.numel() - k + 1).values)
+            return border, int(torch.count_nonzero(sizes >= border))
+        # NumPy compares in a fifth, and selects in half of the time that torch takes.
+        return self._on_cpu(np.abs(flat(values).numpy()), k)
 
-    def _settle(self, sizes: Tensor, k: int) -> None:
+    def _on_cpu(self, sizes: NDArray[np.float32], k: int) -> tuple[float, int]:
+        above = int(np.count_nonzero(sizes > self.high))
+        near = sizes[(sizes >= self.low) & (sizes <= self.high)]
+        if not 1 <= k - above <= near.size <= 8 * self.NEAR * sizes.size:
+            above, near = 0, sizes
+            self._settle(sizes, k)
+        border = _largest(near, k - above)
+        return border, above + int(np.count_nonzero(near >= border))
+
+    def _settle(self, sizes: NDArray[np.float32], k: int) -> None:
         """Where the near ones are from now on."""
         self.searches += 1
-        width = int(self.NEAR * sizes.numel()) + 1
-        self.low = _largest(sizes, min(k + width, sizes.numel()))
+        width = int(self.NEAR * sizes.size) + 1
+        self.low = _largest(sizes, min(k + width, sizes.size))
         self.high = _largest(sizes, max(k - width, 1))
 
 
-def _largest(values: Tensor, k: int) -> float:
+def _largest(values: NDArray[np.float32], k: int) -> float:
     """The k-th largest, counted from 1."""
-    place = values.numel() - k
-    if values.device.type == "cpu":
-        # NumPy's selection takes half the time of kthvalue on CPU.
-        return float(np.partition(values.numpy(), place)[place])
-    return float(values.kthvalue(place + 1).values)
+    return float(np.partition(values, values.size - k)[values.size - k])

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from prunus.experiments import EXPERIMENTS
+from prunus.experiments import EXPERIMENTS, LABORATORY
+from prunus.runs.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -12,10 +13,17 @@ pytestmark = pytest.mark.slow
 PARTS = [name for name in EXPERIMENTS if "." in name]
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One for all ticket experiments, which share what they can."""
+    return tmp_path_factory.mktemp("laboratory") / "store"
+
+
 @pytest.mark.parametrize("name", PARTS)
-def test_smoke(name, tmp_path):
+def test_smoke(name, tmp_path, store):
     said: list[str] = []
-    result = EXPERIMENTS[name]("smoke", tmp_path, seed=1, report=said.append)
+    more = {"store": store} if name in LABORATORY else {}
+    result = EXPERIMENTS[name]("smoke", tmp_path, seed=1, report=said.append, **more)
     assert said
     assert result.rows
     assert all(path.exists() and path.stat().st_size for path in result.files)
@@ -24,6 +32,22 @@ def test_smoke(name, tmp_path):
     assert record["evidence"]["torch"]
     assert record["rows"] == list(result.rows)
     assert result.table.count("\n") > len(result.rows)
+    if name in LABORATORY:
+        check_in_the_store(name, result, Store(store), tmp_path / "drawn")
+
+
+def check_in_the_store(name, result, store, folder):
+    """Every run is there, with receipts that hold, and the store alone gives the result again."""
+    (request,) = (request for request in store.requests() if request.experiment == name)
+    runs = {run.id: run for run in store.runs()}
+    assert request.entries
+    assert {runs[entry.id].status for entry in request.entries} == {"done"}
+    assert {run.receipt for run in runs.values()} <= {"passed", None}
+    drawn = LABORATORY[name].figure(store, folder)
+    assert drawn.rows == result.rows
+    for file in drawn.files:
+        if file.suffix == ".csv":
+            assert file.read_bytes() == (folder.parent / file.name).read_bytes()
 
 
 def test_a_paper_is_all_its_parts(tmp_path):

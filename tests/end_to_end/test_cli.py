@@ -26,6 +26,7 @@ from prunus.resolve import resolve
 from prunus.runs.engines import ENGINES
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
+from prunus.tickets.supermask import SUPERMASKS
 from prunus.training.augmentation import AUGMENTATIONS
 
 OWN = """
@@ -279,6 +280,7 @@ def test_list_names_everything_built_in(run):
         "schedules": prunus.SCHEDULES,
         "mask-1_actions": MASK1,
         "mask-0_actions": MASK0,
+        "supermasks": SUPERMASKS,
         "codecs": CODECS,
         "starts": STARTS,
         "augmentations": AUGMENTATIONS,

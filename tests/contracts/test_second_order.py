@@ -602,6 +602,11 @@ def test_what_a_surgeon_cannot_do_is_said():
         obs(wide)
 
 
+def test_a_layer_alone_is_a_chain():
+    asked = asked_of(nn.Linear(3, 2), (3,))
+    assert apart(DIAGONALS["recursion"](asked), DIAGONALS["exact"](asked)) < BAR
+
+
 def test_the_chain_names_its_steps():
     kinds = [(step.name, step.kind) for step in chain(convolved())]
     assert kinds == [

@@ -56,6 +56,9 @@ class Step:
 
 def chain(model: nn.Module) -> list[Step]:
     """The steps of `model`, first to last. Raises ModelError naming what is no step of a chain."""
+    whole = _of_module(model, "", model)
+    if whole is not None:
+        return [whole]
     try:
         graph = fx.Tracer().trace(model)
     except Exception as error:  # a forward may do anything while it is traced
@@ -106,25 +109,26 @@ def shares(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def _step(model: nn.Module, node: fx.Node) -> Step:
     if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        kinds = {LAYERS: "layer", ACTIVATIONS + NORMS: "elementwise", CHOICES: "choice", AVERAGES: "average"}
-        for types, kind in kinds.items():
-            # Not isinstance: a subclass may compute something else.
-            if type(module) in types:
-                layer = module if kind == "layer" else None
-                return _checked(model, node, Step(str(node.target), kind, module, layer))
+        step = _of_module(model, str(node.target), model.get_submodule(str(node.target)))
+        if step is not None:
+            return step
     elif node.op in ("call_function", "call_method") and FUNCTIONS.get(node.target):
-        return _checked(model, node, Step(node.name, FUNCTIONS[node.target], _calling(node)))
+        return Step(node.name, FUNCTIONS[node.target], _calling(node))
     raise refusal(model, f"it has no rule for {_described(model, node)}")
 
 
-def _checked(model: nn.Module, node: fx.Node, step: Step) -> Step:
-    module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, NORMS) and module.running_mean is None:
-        raise refusal(
-            model, f"{step.name!r} has no running statistics, so that examples depend on each other"
-        )
-    return step
+def _of_module(model: nn.Module, name: str, module: nn.Module) -> Step | None:
+    """The step that `module` is; None where there is no rule for it."""
+    kinds = {LAYERS: "layer", ACTIVATIONS + NORMS: "elementwise", CHOICES: "choice", AVERAGES: "average"}
+    for types, kind in kinds.items():
+        # Not isinstance: a subclass may compute something else.
+        if type(module) in types:
+            if isinstance(module, NORMS) and module.running_mean is None:
+                raise refusal(
+                    model, f"{name!r} has no running statistics, so that examples depend on each other"
+                )
+            return Step(name, kind, module, module if kind == "layer" else None)
+    return None
 
 
 def _calling(node: fx.Node) -> Callable[[Tensor], Tensor]:

@@ -320,6 +320,31 @@ def test_hutchinson_converges_and_is_drawn_by_its_seed():
     assert not torch.equal(estimates[0], estimates[1])
 
 
+def test_hutchinson_is_exact_where_weights_do_not_hang_together():
+    """The squares of signs are one: of a diagonal Hessian a single sample knows all."""
+    model = nn.Linear(4, 1, bias=False).double()
+    asked = objective(
+        model,
+        {"weight": draw(1, 4)},
+        torch.diag(draw(4, role="one-hot")),
+        draw(4, 1, role="t"),
+        loss="squared_error",
+    )
+    for samples in (1, 3):
+        assert apart(hutchinson(asked, samples=samples), DIAGONALS["exact"](asked)) < 1e-12
+
+
+def test_a_network_is_asked_in_evaluation_mode_whatever_mode_it_is_in():
+    model = nn.Sequential(
+        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2)
+    ).double()
+    ask = lambda: objective(model, prunable(model), draw(6, 3), draw(6, 2), loss="squared_error")  # noqa: E731
+    training, quiet = ask(), (model.eval(), ask())[1]
+    for diagonal in DIAGONALS.values():
+        assert torch.equal(flat(diagonal(training)), flat(diagonal(quiet)))
+    assert int(model[1].num_batches_tracked) == 0
+
+
 @pytest.mark.parametrize("name", DIAGONALS)
 def test_a_diagonal_is_the_mean_over_the_examples(name):
     """Of the whole batch as of its halves; in the shape of the weights, and nothing changed."""

@@ -199,7 +199,7 @@ def _table(store: Store, request: Request, rows: Sequence[Row]) -> list[Row]:
             "final_test_accuracy ±": stdev(accuracies) if len(accuracies) > 1 else 0.0,
             "published": str(REPORTED.get(of, {}).get(name, "")),
             "weights left %": mean(float(row["density %"]) for row in members),
-            "most likely mask": mean(likely) if likely else "", "file bytes": mean(files) if files else "",
+            "most likely mask": mean(likely) if likely else "", "file bytes": round(mean(files)) if files else "",
         })  # fmt: skip
     return table
 

@@ -12,6 +12,7 @@ import prunus
 from prunus.compression.counts import check_counts
 from prunus.compression.deep_compression import STAGES, bits_by_name
 from prunus.errors import DensityError, NotFiniteError, NothingPrunableError, SharingError
+from prunus.models.initialise import glorot_normal
 from prunus.pruning.masks import count
 from prunus.training import Recipe
 
@@ -38,6 +39,7 @@ def same_bits(a: dict, b: dict) -> bool:
 @pytest.fixture(scope="module")
 def trained(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+    glorot_normal(model, seed=0)
     prunus.train(model, digits, Recipe(8, 0.003, 32))
     return model
 

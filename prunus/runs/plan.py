@@ -1,19 +1,16 @@
 """What is missing: of the runs somebody wants, those that are not in the store, needs first, each once."""
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from statistics import median
-from typing import TypeVar
 
 from prunus.errors import SpecError
 from prunus.runs.settings import check_same, complete_settings, settings
 from prunus.runs.spec import Spec, identity
 from prunus.runs.store import Store
-
-S = TypeVar("S", bound=Spec)
 
 
 @dataclass(frozen=True)
@@ -108,16 +105,6 @@ def plan(specs: Iterable[Spec], store: Store) -> Plan:
         users={id: tuple(ids) for id, ids in users.items()},
         waiting_on=waiting_on,
     )
-
-
-def ready(todo: Sequence[S], done: Collection[str]) -> list[S]:
-    """Of the runs of a plan, those that can start now that the runs `done` are, in the plan's order."""
-    left = {identity(spec) for spec in todo} - set(done)
-    return [
-        spec
-        for spec in todo
-        if identity(spec) in left and not any(identity(need) in left for need in spec.needs())
-    ]
 
 
 def paces(store: Store) -> dict[str, float]:

@@ -51,7 +51,8 @@ class Instability:
         return (self.dense,) if self.ticket is None else (self.dense, self.ticket)
 
     def cost(self) -> tuple[str, float]:
-        """Training steps of both copies."""
+        """Training steps of both copies. Raises SpecError where the settings contradict each other."""
+        self._check()
         unit, steps = self.dense.cost()
         return unit, len(COPIES) * (steps - self.step)
 

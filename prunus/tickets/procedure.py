@@ -105,7 +105,7 @@ class Run:
             start, final, masks = self._prunable(self.rewind.model), self.needed[0].get("final"), everything
 
         def fresh(seed: int) -> Params:
-            return copies(prunable(self.spec.dense.network(seed)))
+            return {name: w.cpu() for name, w in copies(prunable(self.spec.dense.network(seed))).items()}
 
         original, rewind = self._prunable(self.original.model), self._prunable(self.rewind.model)
         return Past(original, rewind, start, self._prunable(final), masks, fresh), final
@@ -145,7 +145,9 @@ class Run:
         source, optimiser = (self.rewind.model, self.rewind.optimiser) if rewound else (last, {})
         start = State(self.rewind.step, {**source, **whole}, dict(optimiser), self.rewind.random)
         zeros = not any(bool((whole[name][~masks[name]] != 0).any()) for name in masks)
-        recipe = self.recipe if self.mask1.rate == "schedule" else at_last_rate(self.recipe)
+        recipe = self.recipe
+        if self.mask1.rate == "last":
+            recipe = at_last_rate(recipe, self.spec.dense.total_steps())
         return kept, start, None if zeros else whole, recipe
 
     def write(
@@ -225,9 +227,13 @@ def densities(model: nn.Module, rates: "Rates", scope: str, level: int) -> Densi
     return {name: (1 - rate[name]) ** level for name in names}
 
 
-def at_last_rate(recipe: Recipe) -> Recipe:
-    """The recipe with its last learning rate throughout: fine-tuning (Renda et al. 2020, section 2)."""
-    last = look_up("learning-rate decay", DECAYS, recipe.decay)(1 - 1 / max(recipe.epochs, 2))
+def at_last_rate(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with the rate of the last of its `steps` throughout: fine-tuning (Renda et al. 2020, section 2).
+
+    >>> at_last_rate(Recipe(1, 0.1, 60, decay="steps"), 10).learning_rate
+    0.001
+    """
+    last = look_up("learning-rate decay", DECAYS, recipe.decay)((steps - 1) / steps)
     return recipe.but(learning_rate=recipe.learning_rate * last, decay="constant")
 
 

@@ -6,7 +6,7 @@ test split need be looked at only once a point, after the choice.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class Watch:
         """Evaluate, and keep what is wanted."""
         step = moment.done
         if step == self.first:
-            self.start = moment.capture()
+            self.start = near(moment.capture())
         if step in self.wanted:
             self.states[step] = moment.capture()
         if step % self.every == 0 or step in (self.first, self.last):
@@ -113,6 +113,14 @@ class Watch:
         states = {int(key): unflat(step, under(f"{key}/", tensors)) for key, step in values["states"].items()}
         self.start = states.pop(-1, None)
         self.states = states
+
+
+def near(state: State) -> State:
+    """The state on the CPU, where what was kept of earlier trainings is."""
+    model, optimiser = (
+        {n: t.cpu() for n, t in tensors.items()} for tensors in (state.model, state.optimiser)
+    )
+    return replace(state, model=model, optimiser=optimiser)
 
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

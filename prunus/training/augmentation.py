@@ -41,6 +41,11 @@ def flip_crop(pictures: Tensor, draw: torch.Generator) -> Tensor:
 AUGMENTATIONS: dict[str, Augment] = {"none": none, "shift": shift, "flip_crop": flip_crop}
 
 
+def augmented(augment: Augment, pictures: Tensor, seed: int, epoch: int, place: int) -> Tensor:
+    """A batch after `augment`, with the draws of its place in the epoch."""
+    return pictures if augment is none else augment(pictures, stream(seed, epoch, place))
+
+
 def stream(seed: int, epoch: int, place: int) -> torch.Generator:
     """What a batch draws from."""
     return generator(seed, "augmentation", epoch, place)

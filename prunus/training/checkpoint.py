@@ -50,7 +50,7 @@ def save(path: Path, run: "Training", seed: int, observer: Observer | None = Non
     try:
         # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
         save_file(
-            {k: v.detach().clone().contiguous() for k, v in tensors.items()},
+            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
             beside,
             {"prunus": json.dumps(metadata)},
         )

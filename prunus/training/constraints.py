@@ -96,7 +96,7 @@ class Masked:
         if values is not None:
             check_masks(values, masks)
             self.values = [
-                torch.zeros_like(w).copy_(torch.where(masks[n], 0.0, values[n].to(w.device)))
+                torch.zeros_like(w).copy_(torch.where(masks[n], 0.0, values[n]).to(w.device))
                 for n, w in zip(self.names, self.weights, strict=True)
             ]
 

@@ -15,7 +15,7 @@ from prunus.nouns import Dataset, Split
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import optimisers
-from prunus.training.augmentation import AUGMENTATIONS, none, stream
+from prunus.training.augmentation import AUGMENTATIONS, augmented
 from prunus.training.checkpoint import restore, save
 from prunus.training.constraints import Constraint, Free
 from prunus.training.early_stopping import best, should_stop
@@ -83,8 +83,7 @@ class Training:
         total, seen = torch.zeros((), device=split.labels.device), 0
         for index, (inputs, labels) in enumerate(batches(split, size, seed, number, first), start=first):
             self.set_learning_rate((number + index / count) / self.recipe.epochs)
-            if self.augment is not none:
-                inputs = self.augment(inputs, stream(seed, number, index))
+            inputs = augmented(self.augment, inputs, seed, number, index)
             total += self.step(inputs, labels) * len(labels)
             seen += len(labels)
             self.done += 1

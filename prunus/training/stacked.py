@@ -19,7 +19,7 @@ from prunus.data.batches import order
 from prunus.errors import ModelError, PrunusError
 from prunus.tables import look_up
 from prunus.training import optimisers
-from prunus.training.augmentation import AUGMENTATIONS, stream
+from prunus.training.augmentation import AUGMENTATIONS, augmented
 from prunus.training.constraints import Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.job import Job
@@ -152,7 +152,7 @@ class Stack:
                 )
             places = torch.stack(chosen).to(self.device)
             inputs = torch.stack([
-                self.layout.inputs(self.augment(split.inputs[mine], stream(job.seed, number, index)))
+                self.layout.inputs(augmented(self.augment, split.inputs[mine], job.seed, number, index))
                 for job, mine in zip(self.jobs, places, strict=True)
             ])  # fmt: skip
             total += self.step(inputs, split.labels[places]) * places.shape[1]

@@ -9,7 +9,7 @@ from hypothesis import settings as runs
 from hypothesis import strategies as st
 
 from prunus.errors import SpecError, StoreError
-from prunus.runs.plan import paces, plan, ready
+from prunus.runs.plan import paces, plan
 from prunus.runs.spec import identity
 from prunus.runs.store import Store
 
@@ -73,20 +73,6 @@ def test_everything_once_and_needs_first(empty, family):
         assert set(found.waiting_on[identity(spec)]) == {identity(need) for need in spec.needs()}
     users = {id: sum(id in closure([one]) and id != identity(one) for one in set(wanted)) for id in order}
     assert found.shared == {id: number for id, number in users.items() if number > 1}
-
-
-@given(families(), st.integers(1, 4))
-@runs(max_examples=60, deadline=None)
-def test_the_runs_that_are_ready_lead_through_the_plan(empty, family, workers):
-    todo, done = plan(family[1], empty).todo, set()
-    while len(done) < len(todo):
-        can = ready(todo, done)
-        assert can, "stuck"
-        for spec in can[:workers]:
-            assert all(identity(need) in done for need in spec.needs())
-            assert identity(spec) not in done
-        done |= {identity(spec) for spec in can[:workers]}
-    assert ready(todo, done) == []
 
 
 @given(families(), st.integers(1, 4))

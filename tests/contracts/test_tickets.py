@@ -147,7 +147,7 @@ def test_what_goes_with_the_weights(mask1):
         assert equal(rest(start.model, masks), rest(source, masks))
         assert equal(start.optimiser, point.optimiser if action.rest == "rewound" else {})
         assert (job.recipe.decay, job.recipe.learning_rate) == (
-            ("linear", 0.02) if action.rate == "schedule" else ("constant", 0.01)
+            ("linear", 0.02) if action.rate == "schedule" else ("constant", 0.02 / LAST)
         )
     assert not equal(rest(point.model, masks), rest(ends[0], masks))
     assert not equal(rest(ends[0], masks), rest(ends[1], masks))

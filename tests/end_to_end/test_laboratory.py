@@ -311,3 +311,32 @@ def test_every_ticket_experiment_on_a_small_network(name, run, tmp_path):
     run("figure", name, "--store", "store", "--out", "drawn")
     assert csvs(tmp_path / "first") == csvs(tmp_path / "again") == csvs(tmp_path / "drawn") != {}
     assert {run.receipt for run in Store(tmp_path / "store").runs()} <= {"passed", None}
+
+
+@pytest.mark.parametrize(
+    "experiment", ["frankle2020.rewinding", pytest.param("zhou2019.signs", marks=pytest.mark.slow)]
+)
+def test_a_device_computes_what_the_cpu_does(experiment, tmp_path):
+    """With a pretend device (`far.py`), as strict as a GPU: every receipt passes, and the numbers are the CPU's."""
+    told = []
+    for device in ("cpu", "far"):
+        command = [
+            sys.executable,
+            Path(__file__).with_name("far.py"),
+            "run",
+            experiment,
+            "--smoke",
+            "--engine=inline",
+        ]
+        done = subprocess.run(
+            [*command, *sets(device=device), f"--store={device}", "--out=out", "--json"], cwd=tmp_path,
+            capture_output=True, text=True,
+            env={"PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        table = json.loads(done.stdout)["table"]
+        (line,) = [line for line in table.splitlines() if line.startswith("receipts: ")]
+        passed, points = (int(word) for word in line.split() if word.isdigit())
+        assert passed == points > 0
+        told.append(table)
+    assert told[0] == told[1]

@@ -25,9 +25,14 @@ ACCURACY = Panel(
     "accuracy",
     "stop_test_accuracy",
     "test accuracy at the early-stopping iteration (%)",
-    "How well it has learnt then",
+    "Accuracy where training stops",
 )
-END = Panel("end", "final_test_accuracy", "test accuracy at the end of training (%)", "How well it ends")
+END = Panel(
+    "end",
+    "final_test_accuracy",
+    "test accuracy at the end of training (%)",
+    "Accuracy at the end of training",
+)
 
 
 def _levels(ticket: Ticket, wanted: Sequence[int]) -> tuple[int, ...]:

@@ -147,7 +147,16 @@ def markdown(rows: Sequence[Row]) -> str:
 def cell(row: Row, column: str) -> tuple[str, str]:
     """The value, and its standard deviation; empty where that is not there or zero."""
     value, spread = row.get(column, ""), row.get(f"{column} ±", 0.0)
-    return f"{value:.4g}" if isinstance(value, float) else str(value), f"{spread:.2g}" if spread else ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value), _two_digits(spread) if spread else ""
+
+
+def _two_digits(spread: float) -> str:
+    """Two significant digits, without an exponent where the number is large.
+
+    >>> _two_digits(292.7), _two_digits(0.0512)
+    ('290', '0.051')
+    """
+    return f"{float(f'{spread:.2g}'):.0f}" if spread >= 10 else f"{spread:.2g}"
 
 
 def _cell(row: Row, column: str) -> str:

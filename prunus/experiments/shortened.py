@@ -1,4 +1,4 @@
-"""Where a size of an experiment differs from the paper's, in words."""
+"""Where the runs of an experiment differ from the paper's size, by its own size or by `--set`, in words."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,6 @@ def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mappin
     Args:
         specs: the complete settings of the runs.
     """
-    if request.size == "full":
-        return []
     n, full = len({entry.label["replicate"] for entry in request.entries}), laboratory.replicates[-1]
     found = [f"{text.count(n, 'replicate')} instead of {full}"] if n != full else []
     rest = dict(request.settings)
@@ -49,12 +47,15 @@ def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mappin
 
 
 def _differences(laboratory: "Laboratory", network: str, size: str, settings: Mapping[str, str]) -> list[str]:
-    """The settings in which the templates of two sizes differ."""
+    """The settings in which this size, changed as asked, differs from the paper's, as it stands."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         here, there = (
-            flat(complete_settings(changed(laboratory.template(network, one), settings)))
-            for one in (size, "full")
+            flat(complete_settings(template))
+            for template in (
+                changed(laboratory.template(network, size), settings),
+                laboratory.template(network, "full"),
+            )
         )
     return [
         f"{NAMES.get(short(key), short(key))} {_words(key, here[key])} instead of {_words(key, there[key])}"

@@ -129,13 +129,7 @@ class Dense:
     def pace(self) -> float:
         """Seconds a training step takes here, measured over a few of them."""
         model = self.network()
-        run = Training(model, self.recipe, Free(model))
-        data = self.dataset().train.first(self.recipe.batch_size)
-        run.step(data.inputs, data.labels)
-        began = time.process_time()  # not the clock on the wall: others may be at work now
-        for _ in range(PACE_STEPS):
-            run.step(data.inputs, data.labels)
-        return (time.process_time() - began) / PACE_STEPS
+        return pace(Training(model, self.recipe, Free(model)), self.dataset())
 
     def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
         """Train; keep the initialisation, the wanted states, and the end."""
@@ -170,6 +164,16 @@ class Dense:
             )
         self._maker()
         check_names(self.recipe)
+
+
+def pace(run: Training, data: Dataset) -> float:
+    """Seconds that a step of `run` takes here."""
+    batch = data.train.first(run.recipe.batch_size)
+    run.step(batch.inputs, batch.labels)
+    began = time.process_time()  # not the clock on the wall: others may be at work now
+    for _ in range(PACE_STEPS):
+        run.step(batch.inputs, batch.labels)
+    return (time.process_time() - began) / PACE_STEPS
 
 
 def measured(model: nn.Module, watch: Watch, data: Dataset) -> dict[str, Any]:

@@ -327,6 +327,12 @@ def test_the_full_size_differs_in_nothing(tmp_path: Path) -> None:
     assert "Stop – lenet-300-100, digits" in page.words
 
 
+@pytest.mark.parametrize("size", ["default", "full"])
+def test_what_is_set_by_hand_is_held_against_the_papers_size_too(tmp_path: Path, size: str) -> None:
+    _, page, _, _ = drawn(tmp_path, size=size, asked={"epochs": "3"})
+    assert "epochs 3 instead of 9" in " ".join(page.words)
+
+
 @pytest.mark.parametrize(
     ("size", "n", "asked"),
     [("default", 0, {}), ("full", 2, {}), ("smoke", 2, {"epochs": "3", "batch_size": "30"})],

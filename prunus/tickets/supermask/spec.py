@@ -20,7 +20,7 @@ from prunus.pruning.masks import count
 from prunus.pruning.prunable import prunable
 from prunus.seeds import derive
 from prunus.tables import look_up
-from prunus.tickets.dense import Dense, Steps, curve_rows, state_on, training_name
+from prunus.tickets.dense import Dense, Steps, curve_rows, pace, state_on, training_name
 from prunus.tickets.invariants import Receipt, count_kept
 from prunus.tickets.procedure import mask_name
 from prunus.tickets.shelf import Shelf
@@ -36,7 +36,6 @@ from prunus.training.state import copies
 
 LEVEL = 1
 """A supermask has one level."""
-PACE_STEPS = 10
 
 PUBLISHED = Recipe(
     epochs=2000,
@@ -94,13 +93,7 @@ class Supermask:
         model = self.dense.network()
         learned = self.constraint(model, self.frozen(copies(prunable(model))))
         learned.hold()
-        run = Training(model, self.recipe, learned)
-        data = self.dense.dataset().train.first(self.recipe.batch_size)
-        run.step(data.inputs, data.labels)
-        began = time.process_time()
-        for _ in range(PACE_STEPS):
-            run.step(data.inputs, data.labels)
-        return (time.process_time() - began) / PACE_STEPS
+        return pace(Training(model, self.recipe, learned), self.dense.dataset())
 
     def frozen(self, first: Params) -> Frozen:
         """The weights under the mask, made of the initial ones, or of seeds and the shapes of `first` alone."""

@@ -5,7 +5,10 @@ from importlib import import_module
 
 import torch
 
-NAMES = ("selection", "masked_step", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets")
+NAMES = (
+    "selection", "masked_step", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets", "tickets", "receipts",
+    "stacked",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from benchmarks.timing import table
 from prunus import models
 from prunus.data import load
-from prunus.experiments.result import cut
 from prunus.nouns import Evidence
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable
@@ -15,7 +14,7 @@ from prunus.training import RECIPES, Masked, train
 
 
 def run() -> str:
-    data, rows = cut(load("mnist"), 600, 100), []
+    data, rows = load("mnist").first(600, 100), []
     for optimiser in ("sgd", "adam"):
         recipe = RECIPES["lenet-300-100"].but(optimiser=optimiser, epochs=1)
         sizes = []

@@ -17,9 +17,7 @@ class Timed:
 
     def ratio(self, name: str, to: str) -> str:
         """Median of the rounds' ratios, with the quartiles."""
-        ratios = [a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True)]
-        low, _, high = quantiles(ratios, n=4)
-        return f"{median(ratios):.2f} ({low:.2f} to {high:.2f})"
+        return spread([a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True)])
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int = 15) -> Timed:
@@ -32,6 +30,12 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int = 15)
             if turn:
                 seconds[name].append(time.process_time() - start)
     return Timed(seconds)
+
+
+def spread(ratios: list[float]) -> str:
+    """The median, with the quartiles."""
+    low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return f"{median(ratios):.2f} ({low:.2f} to {high:.2f})"
 
 
 def table(header: list[str], rows: list[list[object]]) -> str:

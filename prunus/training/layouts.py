@@ -1,6 +1,6 @@
 """How R networks of one shape lie in memory as one, and how that one answers.
 
-    Layers     linear layers with ReLU between: weights [R, I, O], batched products; the fast one on CPU
+    Layers     linear layers with ReLU between: weights [R, I, O], batched products; the one for a CPU
     Mapped     any network without buffers: its own forward, mapped over R; on a GPU, where convolutions gain from it
 
 R replicate, B batch, I in, O out, C classes.

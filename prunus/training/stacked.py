@@ -1,8 +1,9 @@
 """R trainings of one network as one: for fully connected ones, weights [R, in, out] and batched products.
 
-On CPU the network of R replicates trains 1.5 to 1.8 times as fast as R networks one after the other, because the
-optimiser and the overhead of a step are shared. Each replicate has its own weights, order of examples and masks; what
-one does never reaches another. The numbers agree with those of `train` to rounding, not to the bit.
+The overhead of a step is shared, which can only pay where it is large beside the products, as for narrow networks or
+on a GPU (not measured). LeNet-300-100 on a CPU has nothing to gain: 0.95 times the pace of one after the other
+(`python -m benchmarks stacked`). Each replicate has its own weights, order of examples and masks; what one does never
+reaches another. The numbers agree with those of `train` to rounding, not to the bit.
 
 R replicate, B batch, I in, O out, C classes.
 """

@@ -207,3 +207,15 @@ def test_modules_can_be_imported_alone():
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if not name.endswith("__main__"):
             importlib.import_module(name)
+
+
+def test_every_benchmark_is_listed_and_imports():
+    """They are run by hand; a name that moved under one of them shows here."""
+    code = (
+        "from importlib import import_module; from benchmarks.__main__ import NAMES;"
+        "[import_module(f'benchmarks.{name}').run for name in NAMES]; print(*NAMES)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert files - {"__init__", "__main__", "timing", "plain_lottery"} == set(done.stdout.split())

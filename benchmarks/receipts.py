@@ -1,0 +1,87 @@
+"""What a ticket's store and receipts cost: CPU of whole runs beside that of their bare trainings; bytes of a mask.
+
+Bare: the same trainings from the same states under the same masks, evaluated as often, with no criterion, no receipt,
+no count of broken weights, no checkpoint and nowhere to write.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.timing import interleaved, table
+from prunus.runs.engines.work import OneThread, carry_out
+from prunus.runs.spec import identity
+from prunus.runs.store import Store
+from prunus.tickets.dense import Dense, measured
+from prunus.tickets.procedure import mask_name
+from prunus.tickets.shelf import Memory
+from prunus.tickets.ticket import Ticket
+from prunus.tickets.watch import Watch
+from prunus.training import RECIPES
+from prunus.training.job import Job
+
+
+def spec(epochs: int) -> Ticket:
+    return Ticket(Dense(recipe=RECIPES["lenet-300-100"].but(epochs=epochs)), rounds=2)
+
+
+def jobs_of(ticket: Ticket, store: Store) -> list[Job]:
+    """The trainings that the run asks for, each with what it starts from."""
+    jobs, shelf = [], Memory()
+    steps = ticket.steps(shelf, [store.folder(identity(need)) for need in ticket.needs()])
+    try:
+        job = next(steps)
+        while True:
+            jobs.append(job)
+            job = steps.send(job.carry_out())
+    except StopIteration:
+        return jobs
+
+
+def bare(job: Job) -> None:
+    """Train and evaluate, and nothing else."""
+    watched = job.observer
+    assert isinstance(watched, Watch)
+    watch = Watch(job.data.validation, first=watched.first, last=watched.last, every=watched.every)
+    replace(job, observer=watch, checkpoint=None).carry_out()
+    measured(job.model, watch, job.data)
+
+
+def kept(ticket: Ticket, store: Store) -> None:
+    """The whole run, anew."""
+    shutil.rmtree(store.finished / identity(ticket), ignore_errors=True)
+    assert carry_out(ticket, store, "inline")
+
+
+def run(rounds: int = 7, epochs: int = 5) -> str:
+    ticket = spec(epochs)
+    with tempfile.TemporaryDirectory() as folder, OneThread():
+        store = Store(folder)
+        for need in ticket.needs():
+            carry_out(need, store, "inline")
+        jobs = jobs_of(ticket, store)
+        functions: dict[str, Callable[[], object]] = {
+            "bare trainings": lambda: [bare(job) for job in jobs],
+            "run with store and receipts": lambda: kept(ticket, store),
+        }
+        timed = interleaved(functions, rounds=rounds)
+        costs = table(
+            [
+                f"LeNet-300-100, {len(jobs)} levels of {epochs} epochs, one thread, n = {rounds}",
+                "CPU s",
+                "ratio",
+            ],
+            [[name, f"{timed.median(name):.2f}", timed.ratio(name, "bare trainings")] for name in functions],
+        )
+        path = Path(store.folder(identity(ticket)).path) / f"{mask_name(1)}.safetensors"
+        weights = sum(
+            mask.numel() for mask in store.folder(identity(ticket)).get_masks(mask_name(1)).values()
+        )
+        size = path.stat().st_size
+    masks = table(
+        ["stored mask", "weights", "bytes", "bits a weight"],
+        [["LeNet-300-100", weights, size, f"{8 * size / weights:.4f}"]],
+    )
+    return f"{costs}\n\n{masks}\n\nBars: 1.03 times the bare trainings; 1.01 bits a weight."

@@ -28,6 +28,14 @@ RecipeName = Annotated[
     str | None, optional("NAME", "One of `prunus list`; else the model's own, or default.")
 ]
 Density = Annotated[float | None, optional("SHARE", "Share of weights to keep, the same for all layers.")]
+Scope = Annotated[
+    str | None,
+    optional(
+        "NAME",
+        "What is ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. 2:4 takes --density 0.5 "
+        "--rounds 1.",
+    ),
+]
 Bits = Annotated[int | None, optional("N", "Bits of a weight, 1 to 8, the same for all layers.", 1, 8)]
 Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1)]
 Epochs = Annotated[
@@ -57,6 +65,7 @@ def compress(
     recipe: RecipeName = None,
     density: Density = None,
     bits: Bits = None,
+    scope: Scope = None,
     rounds: Rounds = None,
     epochs: Epochs = None,
     include: Include = None,
@@ -85,7 +94,7 @@ def compress(
     torch.set_num_threads(threads)
     device = checked(device)
     check_writable(out)
-    settings = chosen(model, recipe, density, bits, rounds, epochs or [])
+    settings = chosen(model, recipe, density, bits, rounds, epochs or [], scope)
     net = network(model, seed)
     if weights is not None:
         put_weights(net, weights)

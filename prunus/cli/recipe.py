@@ -17,6 +17,7 @@ def chosen(
     bits: int | None,
     rounds: int | None,
     epochs: Sequence[str],
+    scope: str | None = None,
 ) -> CompressionRecipe:
     """The recipe called `name`, else the model's own, else "default"; changed as asked.
 
@@ -24,7 +25,7 @@ def chosen(
     """
     own = model if model in COMPRESSION_RECIPES else "default"
     recipe = look_up("recipe", COMPRESSION_RECIPES, own if name is None else name)
-    asked = {"density": density, "bits": bits, "rounds": rounds}
+    asked = {"density": density, "bits": bits, "rounds": rounds, "scope": scope}
     recipe = recipe.but(**{key: value for key, value in asked.items() if value is not None})
     for text in epochs:
         stage, equals, number = text.partition("=")

@@ -14,20 +14,17 @@ from prunus.cli.networks import check_fit
 from prunus.cli.progress import epochs, total
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
-from prunus.compression.counts import check_counts
-from prunus.compression.deep_compression import Compressed, bits_by_name, deep_compress
+from prunus.compression.deep_compression import Compressed, bits_by_name, deep_compress, reachable
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.save import save
 from prunus.errors import CorruptError, PrunusError
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
 from prunus.pruning.prunable import prunable
-from prunus.pruning.schedules import SCHEDULES
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
 from prunus.seeds import derive
-from prunus.tables import look_up
 from prunus.training import Evaluation, train
 from prunus.training import evaluate as measure
 
@@ -132,9 +129,9 @@ def _check(job: Job) -> int:
     check_fit(job.model, job.data)
     weights = prunable(job.model, job.include, job.exclude)
     densities = densities_by_name(job.recipe.density, list(weights))
-    check_counts(job.recipe.density, job.recipe.scope, weights)
+    rounds = len(reachable(job.recipe, weights))
     bits = bits_by_name(job.model, list(weights), job.recipe.bits)
-    together = job.recipe.scope != "layer"
+    together = job.recipe.scope == "global"
     for name, weight in weights.items():
         shape, to = " × ".join(map(str, weight.shape)), "" if together else f" to density {densities[name]:g}"
         say(f"will prune {name} ({shape}){to}, and share it in {bits[name]} bits")
@@ -143,7 +140,7 @@ def _check(job: Job) -> int:
     whole = [name for name, _ in job.model.named_parameters() if name not in weights]
     if whole:
         say(f"will keep whole: {', '.join(whole)}")
-    return len(look_up("schedule", SCHEDULES, job.recipe.schedule)(job.recipe.density, job.recipe.rounds))
+    return rounds
 
 
 def _load_back(job: Job, compressed: Compressed) -> nn.Module:

@@ -6,10 +6,11 @@ from decimal import ROUND_CEILING, Context
 from prunus.errors import DensityError
 from prunus.nouns import Density, Params, sizes
 from prunus.pruning.masks import count, densities_by_name
+from prunus.pruning.scopes import hole
 
 
 def check_counts(density: Density, scope: str, weights: Params) -> None:
-    """Raise DensityError where `density` rounds to no weight of a tensor, or of all where they are ranked together.
+    """Raise DensityError where `density` rounds to no weight (or block) of a tensor, or of all if ranked together.
 
     >>> import torch
     >>> check_counts({"a": 0.5, "b": 0.01}, "layer", {"a": torch.ones(4), "b": torch.ones(40)})
@@ -17,7 +18,9 @@ def check_counts(density: Density, scope: str, weights: Params) -> None:
     prunus.errors.DensityError: Density 0.01 keeps none of the 40 weights of 'b'; 0.0125 is the smallest that keeps one.
     """
     shares, totals = densities_by_name(density, list(weights)), sizes(weights)
-    named = {f"weights of {name!r}": (shares[name], totals[name]) for name in weights}
+    at_once = hole(scope)
+    what = "weights" if at_once == 1 else f"blocks of {scope}"
+    named = {f"{what} of {name!r}": (shares[name], totals[name] // at_once) for name in weights}
     if scope == "global" and not isinstance(density, Mapping):
         named = {"weights of all layers together": (density, sum(totals.values()))}
     for what, (share, total) in named.items():

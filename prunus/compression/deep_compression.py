@@ -18,13 +18,13 @@ from prunus.compression.counts import check_counts
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
 from prunus.errors import SharingError
-from prunus.nouns import Dataset, Masks, Params
+from prunus.nouns import Dataset, Density, Masks, Params
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import check_finite
 from prunus.pruning.prunable import layer_kinds, prunable
 from prunus.pruning.retrain import Round, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
-from prunus.pruning.scopes import SCOPES
+from prunus.pruning.scopes import rehearse, scope_named
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
@@ -94,7 +94,7 @@ def deep_compress(
     model = copy.deepcopy(model)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     weights = prunable(model, include, exclude)
-    check_counts(recipe.density, recipe.scope, weights)
+    reachable(recipe, weights)
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
     rounds = prune_as(
@@ -149,6 +149,17 @@ def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str
     return {name: bits.get(name, bits.get(kinds[name], 0)) for name in names}
 
 
+def reachable(recipe: CompressionRecipe, weights: Params) -> list[Density]:
+    """The densities that the recipe passes through, all of which its scope can give: known before any work.
+
+    Raises DensityError where one cannot be, or keeps nothing of a tensor; UnknownNameError.
+    """
+    check_counts(recipe.density, recipe.scope, weights)
+    densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
+    rehearse(scope_named(recipe.scope), weights, densities)
+    return densities
+
+
 def prune_as(
     recipe: CompressionRecipe,
     model: nn.Module,
@@ -168,7 +179,7 @@ def prune_as(
         densities,
         [recipe.retrain] * (len(densities) - 1) + [recipe.settle],
         criterion=look_up("criterion", CRITERIA, recipe.criterion),
-        scope=look_up("scope", SCOPES, recipe.scope),
+        scope=scope_named(recipe.scope),
         seed=seed,
         checkpoints=checkpoints,
         report=report,

@@ -15,7 +15,7 @@ from prunus.errors import NoEffectWarning
 from prunus.nouns import Dataset, Density, Evidence, Masks, Params, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
-from prunus.pruning.scopes import Scope
+from prunus.pruning.scopes import Scope, rehearse
 from prunus.seeds import derive
 from prunus.training import Epoch, Masked, Recipe, train
 
@@ -53,8 +53,10 @@ def prune_and_retrain(
         within: masks the first round's must lie within.
         checkpoints: a folder; with it a killed call goes on where it was.
 
-    Raises what the criterion, the scope and the training raise.
+    Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities,
+    before any training.
     """
+    rehearse(scope, weights, densities, within)
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):

@@ -19,7 +19,7 @@ from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.masks import count
 from prunus.pruning.probe import probe
 from prunus.pruning.prunable import layer_kinds, prunable
-from prunus.pruning.scopes import SCOPES, Scope
+from prunus.pruning.scopes import Scope, hole, rehearse, scope_named
 from prunus.resolve import resolve
 from prunus.seeds import derive, generator
 from prunus.tables import look_up
@@ -119,7 +119,8 @@ class Run:
         density = densities(self.model, source.rates, source.scope, level)
         sizes = {name: weight.numel() for name, weight in past.original.items()}
         if isinstance(density, Mapping):
-            counts = {name: count(density[name], sizes[name]) for name in sizes}
+            once = hole(source.scope)
+            counts = {name: once * count(density[name], sizes[name] // once) for name in sizes}
         else:
             counts = {"all": count(density, sum(sizes.values()))}
         if self.spec.masks_of is not None:
@@ -192,7 +193,7 @@ def joints(spec: "Ticket") -> tuple[Criterion, Scope, KeptAction, PrunedAction]:
     """What the ticket is made of. Raises UnknownNameError or SpecError where there is no such thing."""
     return (
         found("criterion", CRITERIA, spec.criterion),
-        look_up("scope", SCOPES, spec.scope),
+        scope_named(spec.scope),
         action("mask-1 action", MASK1, spec.mask1, KeptAction),
         action("mask-0 action", MASK0, spec.mask0, PrunedAction),
     )
@@ -209,6 +210,15 @@ def action(kind: str, table: Mapping[str, A], name: str, of: type[A]) -> A:
 def found(kind: str, table: Mapping[str, Any], name: str) -> Any:
     """A built-in variant, or "package.module:name", yours."""
     return resolve(name) if ":" in name else look_up(kind, table, name)
+
+
+def check_reach(spec: "Ticket", wanted: Sequence[int]) -> None:
+    """Raise DensityError where the scope cannot give the density of a wanted level: known before any training."""
+    if spec.masks_of is not None or spec.scope in ("layer", "global"):
+        return  # those give every density
+    model = spec.dense.network()
+    path = [densities(model, spec.rates, spec.scope, level) for level in wanted]
+    rehearse(scope_named(spec.scope), prunable(model), path)
 
 
 def densities(model: nn.Module, rates: "Rates", scope: str, level: int) -> Density:

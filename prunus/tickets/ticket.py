@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from prunus.errors import SpecError
 from prunus.tickets.dense import Dense, Steps
-from prunus.tickets.procedure import joints, levels
+from prunus.tickets.procedure import check_reach, joints, levels
 from prunus.tickets.shelf import Shelf
 from prunus.tickets.supermask.spec import Supermask
 
@@ -86,7 +86,7 @@ class Ticket:
     def trained_levels(self) -> tuple[int, ...]:
         """The levels this run trains, in order. Raises SpecError where the settings contradict each other.
 
-        Raises UnknownNameError where they name what there is not.
+        Raises UnknownNameError where they name what there is not, DensityError where the scope cannot give a level's.
         """
         joints(self)
         for name, rate in vars(self.rates).items():
@@ -121,6 +121,7 @@ class Ticket:
             raise SpecError(
                 f"Levels {mine} were asked, but the ticket whose masks are taken has other levels."
             )
+        check_reach(self, mine)
         return mine
 
     def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:

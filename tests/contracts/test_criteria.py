@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import EvidenceError, NotFiniteError
+from prunus.models.initialise import glorot_normal
 from prunus.nouns import Evidence, Masks
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import are_nested, count
 from prunus.pruning.probe import probe
 from prunus.pruning.prunable import prunable
-from prunus.pruning.scopes import SCOPES, global_, layer, threshold
+from prunus.pruning.scopes import SCOPES, global_, layer, scope_named, threshold
 from prunus.seeds import generator
 
 PROBED = {"snip", "gradient", "grasp", "synflow"}
@@ -28,7 +29,10 @@ FINAL_ONLY = {"magnitude", "large_final", "small_final", "scaled_magnitude", "ra
 
 each_criterion = pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
 each_name = pytest.mark.parametrize("name", CRITERIA)
-each_scope = pytest.mark.parametrize("scope", SCOPES.values(), ids=SCOPES)
+each_scope = pytest.mark.parametrize("scope", [layer, global_])
+"""Those that take any density."""
+PATTERNS = {"2:4": "3:4", "4:8": "6:8", "1x4": "1x4"}
+"""The others, and what may have pruned before them at a density of 0.75."""
 
 
 def network() -> nn.Module:
@@ -48,14 +52,14 @@ def network() -> nn.Module:
     return model
 
 
-def evidence(seed: int = 0, model: nn.Module | None = None) -> Evidence:
+def evidence(seed: int = 0, model: nn.Module | None = None, channels: int = 2) -> Evidence:
     """Everything a criterion may look at: parameters as weights, initial ones, masks of a half, a probe."""
     model, draw = model or network(), generator(0, "evidence")
     weights = prunable(model)
     noise = {name: torch.randn(weight.shape, generator=draw) for name, weight in weights.items()}
     initial = {name: weight.detach() + 0.5 * noise[name] for name, weight in weights.items()}
     masks = {name: torch.rand(weight.shape, generator=draw) < 0.5 for name, weight in weights.items()}
-    inputs = torch.randn(7, 2, 3, 3, generator=draw)
+    inputs = torch.randn(7, channels, 3, 3, generator=draw)
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     curvature = {name: torch.rand(weight.shape, generator=draw) for name, weight in weights.items()}
     return Evidence(weights, seed, initial, masks, probe(model, inputs, labels), curvature)
@@ -153,6 +157,22 @@ def test_pruned_places_never_count(criterion, scope, density):
     for group in groups:
         kept = sum(int(masks[n].sum()) for n in group)
         assert kept == count(density, sum(masks[n].numel() for n in group))
+
+
+@each_criterion
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_pruned_places_never_count_in_a_pattern(criterion, pattern):
+    assert {"layer", "global", *PATTERNS} == set(SCOPES)
+    model = nn.Sequential(
+        nn.Conv2d(8, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)
+    )
+    glorot_normal(model, seed=0)
+    given = evidence(model=model, channels=8)
+    drawn = {n: torch.rand(w.shape, generator=generator(1, n)) for n, w in given.weights.items()}
+    given = replace(given, masks=scope_named(PATTERNS[pattern])(drawn, 0.75))
+    masks = SCOPES[pattern](criterion(given), 0.5, within=given.masks, seed=1)
+    assert are_nested(masks, given.masks)
+    assert [int(mask.sum()) for mask in masks.values()] == [32, 64, 32]
 
 
 @each_name

@@ -7,11 +7,12 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import prunus
 from prunus.compression.counts import check_counts
 from prunus.compression.deep_compression import STAGES, bits_by_name
-from prunus.errors import DensityError, NotFiniteError, NothingPrunableError, SharingError
+from prunus.errors import DensityError, NotFiniteError, NothingPrunableError, SharingError, UnknownNameError
 from prunus.models.initialise import glorot_normal
 from prunus.pruning.masks import count
 from prunus.training import Recipe
@@ -187,6 +188,62 @@ def test_a_density_that_keeps_nothing_is_refused_before_the_work(recipe, says, t
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(DensityError, match=says):
         prunus.deep_compress(trained, nothing, recipe)
+
+
+@pytest.fixture(scope="module")
+def wide(digits):
+    """160 + 40 of the digits on a field of 28 × 28."""
+    parts = (prunus.nouns.Split(F.pad(s.inputs[:n].reshape(-1, 1, 8, 8), (10,) * 4), s.labels[:n])
+             for s, n in ((digits.train, 160), (digits.validation, 40), (digits.test, 40)))  # fmt: skip
+    return prunus.nouns.Dataset("wide", *parts, digits.classes)
+
+
+@pytest.mark.parametrize(("scope", "density"), [("2:4", 0.5), ("4:8", 0.5), ("1:4", 0.25), ("2x4", 0.3)])
+def test_a_pattern_goes_all_the_way(scope, density, wide, tmp_path):
+    """The file gives back zeros in the pattern, whatever retraining and fine-tuning did."""
+    recipe = RECIPE.but(scope=scope, density=density, schedule="one_shot")
+    exclude = ["fc2.*", "fc3.*"] if scope == "4:8" else []  # 300 and 100 inputs are no multiple of 8
+    done = prunus.deep_compress(prunus.models.lenet_300_100(), wide, recipe, exclude=exclude)
+    prunus.save(done, tmp_path / "m")
+    state = prunus.load(tmp_path / "m").state_dict()
+    for name in prunus.prunable(done.model, exclude=exclude):
+        there = state[name] != 0
+        o, i = there.shape
+        assert not (there & ~done.masks[name]).any()
+        if ":" in scope:
+            n, m = map(int, scope.split(":"))
+            assert (done.masks[name].reshape(o, i // m, m).sum(-1) == n).all()
+            assert (there.reshape(o, i // m, m).sum(-1) <= n).all()
+        else:
+            blocks = done.masks[name].reshape(o // 2, 2, i // 4, 4).sum((1, 3))
+            assert set(blocks.unique().tolist()) == {0, 8}
+            assert int((blocks == 8).sum()) == count(density, blocks.numel())
+
+
+UNREACHABLE = [
+    (RECIPE.but(scope="2:4", density=0.5), r"Density 0\.707107 .* 2:4 keeps exactly 0\.5"),
+    (RECIPE.but(scope="2:4", density=0.5, schedule="cubic"), r"2:4 keeps exactly 0\.5"),
+    (RECIPE.but(scope="2:4", density=0.3, schedule="one_shot"), r"2:4 keeps exactly 0\.5"),
+    (RECIPE.but(scope="3:7", density=3 / 7, schedule="one_shot"), r"'1\.weight', \[100, 64\], has 64"),
+    (RECIPE.but(scope="3x4", density=0.5), r"3 outputs at a time .*'1\.weight', \[100, 64\]"),
+    (
+        RECIPE.but(scope="2x4", density=0.003),
+        "0.003 keeps none of the 125 blocks of 2x4 of '3.weight'; 0.004 is",
+    ),
+]
+
+
+@pytest.mark.parametrize(("recipe", "says"), UNREACHABLE)
+def test_a_density_that_a_pattern_cannot_give_is_refused_before_the_work(recipe, says, trained, digits):
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    with pytest.raises(DensityError, match=says):
+        prunus.deep_compress(trained, nothing, recipe)
+
+
+def test_a_scope_that_there_is_not_is_refused_before_the_work(trained, digits):
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    with pytest.raises(UnknownNameError, match="Patterns N:M"):
+        prunus.deep_compress(trained, nothing, RECIPE.but(scope="filters"))
 
 
 @pytest.mark.parametrize("weights", [1, 2, 3, 7, 10, 999, 1000, 6400, 266_200, 10_000_001])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunus.errors import NoEffectWarning, ReceiptWarning, SpecError, UnknownNameError
+from prunus.errors import DensityError, NoEffectWarning, ReceiptWarning, SpecError, UnknownNameError
 from prunus.nouns import density_of
 from prunus.pruning.masks import are_nested, count
 from prunus.pruning.prunable import layer_kinds, prunable
@@ -182,6 +182,31 @@ def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
     assert zeros == {name: sizes[name] - kept[name] if name in names else 0 for name in zeros}
 
 
+@pytest.mark.parametrize(
+    ("scope", "rate", "rounds"), [("2:4", 0.5, 1), ("1:4", 0.75, 1), ("1x4", 0.3, 3), ("2x2", 0.5, 2)]
+)
+def test_a_ticket_may_have_a_pattern_and_its_receipt_holds(scope, rate, rounds):
+    spec = Ticket(DENSE, rounds=rounds, scope=scope, rates=Rates(rate, rate, rate))
+    shelf = done(spec, trained())
+    for level, row in enumerate(shelf.rows(), start=1):
+        assert row["receipt"]["passed"]
+        assert row["density"] == pytest.approx((1 - rate) ** level, abs=0.02)
+        for mask in masks_at(shelf, level).values():
+            tiles = mask.reshape(len(mask), -1, 4 if scope != "2x2" else 2).sum(-1)
+            if scope == "2x2":
+                tiles = tiles.reshape(len(mask) // 2, 2, -1).sum(1)
+            assert set(tiles.unique().tolist()) <= ({int(scope[0])} if ":" in scope else {0, 4})
+
+
+def test_a_pattern_that_no_level_can_have_is_known_from_the_plan():
+    """Without a dense training."""
+    spec = Ticket(DENSE, rounds=2, scope="2:4", rates=Rates(0.5, 0.5, 0.5))
+    with pytest.raises(DensityError, match="2:4"):
+        spec.cost()
+    assert replace(spec, schedule="one_shot", levels=(1,)).cost()
+    assert replace(spec, rounds=1).trained_levels() == (1,)
+
+
 @pytest.mark.parametrize("criterion", ["large_final", "random", "movement", "snip"])
 def test_iterative_masks_are_nested_and_the_first_is_the_one_shot_one(criterion):
     spec = Ticket(DENSE, rounds=3, criterion=criterion)
@@ -325,6 +350,13 @@ def test_a_criterion_and_actions_of_ones_own(step):
         ({"mask1": "small:function"}, SpecError, "small:function was to be a KeptAction"),
         ({"mask0": "small:half"}, SpecError, "small:half was to be a PrunedAction"),
         ({"scope": "nothing"}, UnknownNameError, "scope"),
+        (
+            {"scope": "2:4", "rates": Rates(0.5, 0.5, 0.5)},
+            DensityError,
+            r"Density 0\.25 .* 2:4 keeps exactly 0\.5",
+        ),
+        ({"scope": "2:4", "rounds": 1}, DensityError, r"Density 0\.8 .* 2:4 keeps exactly 0\.5"),
+        ({"scope": "1:5", "rates": Rates(0.8, 0.8, 0.8)}, DensityError, "has 64, which is no multiple"),
         ({"schedule": "cubic"}, SpecError, "iterative, one_shot"),
         ({"levels": (1,)}, SpecError, "passes through every level"),
         ({"levels": (3,), "schedule": "one_shot"}, SpecError, r"\[3\]"),

@@ -261,6 +261,23 @@ def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
     assert torch.equal(found["2.running_var"], state["2.running_var"])
 
 
+def test_a_scope_may_be_a_pattern(run, tmp_path):
+    out = tmp_path / "out.prunus"
+    asked = (*COMPRESS, "--out", out, "--scope=2:4")
+    printed = run(*asked, "--density=0.5", "--rounds=1")
+    assert "will prune 1.weight (24 × 64) to density 0.5" in printed.err
+    for name in ("1.weight", "4.weight"):
+        there = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
+        assert set(there.unique().tolist()) <= {1, 2}  # a shared value may be zero
+    out.unlink()
+    for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
+        printed = run(*asked, *wrong, code=5)
+        assert "2:4 keeps exactly 0.5" in printed.err
+        assert "training" not in printed.err
+    assert "as 1:4, and blocks ROWSxCOLUMNS" in run(*asked[:-1], "--scope=filters", code=2).err
+    assert not out.exists()
+
+
 def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
     table = prunus.COMPRESSION_RECIPES
     assert chosen("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
@@ -269,6 +286,8 @@ def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
     assert (changed.settle.epochs, changed.dense.epochs) == (4, 0)
     assert changed.finetune == table["lenet-300-100"].finetune
+    assert changed.scope == table["lenet-300-100"].scope
+    assert chosen("own:net", None, None, None, None, [], "4x4").scope == "4x4"
 
 
 def test_list_names_everything_built_in(run):

@@ -76,7 +76,7 @@ def test_codecs_know_nothing_of_torch(room):
     ("folder", "table", "helpers"),
     [
         ("pruning/criteria", CRITERIA, {"parts"}),
-        ("pruning/scopes", SCOPES, {"threshold"}),
+        ("pruning/scopes", SCOPES, {"threshold", "tiles", "rehearse"}),
         ("pruning/schedules", SCHEDULES, {"progress"}),
         ("tickets/mask1", MASK1, {"rescaled", "scale", "shuffles"}),
         ("tickets/mask0", MASK0, {"places"}),
@@ -86,7 +86,9 @@ def test_codecs_know_nothing_of_torch(room):
 def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table, helpers):
     stems = {path.stem for path in (ROOT / "prunus" / folder).glob("*.py")} - {"__init__"}
     files = {stem.rstrip("_") for stem in stems}
-    variants = {name for name in table if not name.endswith("_rescaled")}  # those, `rescaled` makes of others
+    patterns = {"2:4": "n_m", "4:8": "n_m", "1x4": "block"}
+    # What ends so, `rescaled` makes of others; patterns of one kind are one file.
+    variants = {patterns.get(name, name) for name in table if not name.endswith("_rescaled")}
     assert files - helpers == variants
     for name in variants | (helpers & {"rescaled"}):
         module = next(p for p in (ROOT / "prunus" / folder).glob("*.py") if p.stem.rstrip("_") == name)

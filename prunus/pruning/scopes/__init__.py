@@ -1,15 +1,64 @@
 """Scopes: scores and a density -> masks. What is ranked together, and the shape of a hole. A file a scope."""
 
-from collections.abc import Callable
+import re
 
-from prunus.nouns import Masks
+from prunus.errors import UnknownNameError
+from prunus.pruning.scopes.block import block
 from prunus.pruning.scopes.global_ import global_
-from prunus.pruning.scopes.layer import layer
+from prunus.pruning.scopes.layer import Scope, layer
+from prunus.pruning.scopes.n_m import n_m
+from prunus.pruning.scopes.rehearse import rehearse
 from prunus.pruning.scopes.threshold import threshold
+from prunus.tables import look_up
 
-Scope = Callable[..., Masks]
-"""(scores, density, within=None, seed=0) -> masks."""
+SCOPES: dict[str, Scope] = {
+    "layer": layer,
+    "global": global_,
+    "2:4": n_m(2, 4),
+    "4:8": n_m(4, 8),
+    "1x4": block(1, 4),
+}
+"""Other N:M and blocks have names too: see `scope_named`."""
 
-SCOPES: dict[str, Scope] = {"layer": layer, "global": global_}
 
-__all__ = ["SCOPES", "Scope", "global_", "layer", "threshold"]
+def scope_named(name: str) -> Scope:
+    """The scope of SCOPES, or the one that "N:M" or "ROWSxCOLUMNS" describes.
+
+    Raises UnknownNameError, or DensityError where there is no such pattern.
+
+    >>> import torch
+    >>> scope_named("1:3")({"fc": torch.tensor([[3.0, 1.0, 2.0]])}, 1 / 3)
+    {'fc': tensor([[ True, False, False]])}
+    """
+    if name in SCOPES:
+        return SCOPES[name]
+    if pattern := re.fullmatch(r"(\d+):(\d+)", name):
+        return n_m(int(pattern[1]), int(pattern[2]))
+    if shape := _rows_and_columns(name):
+        return block(*shape)
+    try:
+        return look_up("scope", SCOPES, name)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error} Patterns N:M, as 1:4, and blocks ROWSxCOLUMNS, as 4x4, are scopes too."
+        ) from None
+
+
+def hole(name: str) -> int:
+    """How many weights go at once under the scope of this name: those of a block, else one.
+
+    >>> hole("4x4"), hole("2:4")
+    (16, 1)
+    """
+    rows, columns = _rows_and_columns(name) or (1, 1)
+    return rows * columns
+
+
+def _rows_and_columns(name: str) -> tuple[int, int] | None:
+    shape = re.fullmatch(r"(\d+)x(\d+)", name)
+    return (int(shape[1]), int(shape[2])) if shape else None
+
+
+__all__ = [
+    "SCOPES", "Scope", "block", "global_", "hole", "layer", "n_m", "rehearse", "scope_named", "threshold",
+]  # fmt: skip

@@ -4,12 +4,17 @@ Source: Han et al. 2015, section 3.1 (a threshold a layer); Frankle & Carbin 201
 Also called: local, layer-wise, uniform (where the densities are equal).
 """
 
+from collections.abc import Callable
+
 import torch
 
 from prunus.errors import DensityError
 from prunus.nouns import Density, Masks, Scores
 from prunus.pruning.masks import check_finite, count, densities_by_name, top_k, warn_if_emptied
 from prunus.seeds import generator
+
+Scope = Callable[..., Masks]
+"""(scores, density, within=None, seed=0) -> masks."""
 
 
 def layer(scores: Scores, density: Density, within: Masks | None = None, seed: int = 0) -> Masks:

@@ -7,7 +7,7 @@ import torch
 
 NAMES = (
     "selection", "masked_step", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets", "tickets", "receipts",
-    "stacked",
+    "stacked", "supermask_conv",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ A criterion without an update is the surgeon that deletes and moves nothing (`cr
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -64,6 +64,17 @@ class Operation:
     """The largest that was used."""
     cuts: int
     looks: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each layer took, where layers are pruned one by one."""
+
+
+class Prune(Protocol):
+    """Pruning with an update of what stays, at one go: `operate` with a surgeon, or a schedule of its own."""
+
+    def __call__(
+        self, weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
+    ) -> Operation:
+        """Prune `weights` to `density` under `scope`, which ranks what `within` has left."""
 
 
 def operate(
@@ -103,7 +114,8 @@ def operate(
         masks = scope(surgeon.scores(), target, masks, derive(seed, "cut", place))
         surgeon = surgeon.keep(masks)
     assert surgeon is not None
-    return Operation(surgeon.weights, masks, predicted + surgeon.predicted, damping, len(path), looks)
+    foretold, seconds = predicted + surgeon.predicted, getattr(surgeon, "seconds", {})
+    return Operation(surgeon.weights, masks, foretold, damping, len(path), looks, seconds)
 
 
 def _path(density: Density, masks: Masks, cuts: int | None) -> list[Density]:

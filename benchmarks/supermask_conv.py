@@ -1,0 +1,68 @@
+"""Masks found and learned over the signed constants of Conv-2, 4 and 6 on CIFAR-10: a schedule that a CPU can take.
+
+10,000 training pictures, 5 epochs (835 steps) of Adam at 0.1 for the logits and of the published Adam for the trained
+network, from which the found masks come (large_final_same_sign, the density chosen on the validation split).
+"""
+
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import replace
+
+from benchmarks.timing import spread, table
+from prunus.experiments.networks import network
+from prunus.experiments.supermasks import ADAM, LEVELS, SIGN, WEIGHTS, best_levels
+from prunus.runs.execute import execute
+from prunus.runs.spec import identity
+from prunus.runs.store import Store
+from prunus.tickets.supermask import Bernoulli
+from prunus.tickets.supermask.found import Found
+from prunus.tickets.supermask.spec import Supermask
+from prunus.tickets.ticket import Ticket
+
+NETWORKS = ("conv-2", "conv-4", "conv-6")
+EXAMPLES, EPOCHS, SAMPLES = 10_000, 5, 3
+CURVES = ("trained", "found", "learned", "learned + DWR")
+
+
+def specs(name: str, replicate: int) -> dict[str, object]:
+    ticket = network(name, "default", EPOCHS, rounds=15)
+    dense = replace(ticket.dense, examples=EXAMPLES, every=167, replicate=replicate)
+    one_shot = Ticket(
+        dense, "large_final_same_sign", rates=ticket.rates, rounds=15, schedule="one_shot", levels=LEVELS
+    )
+    learned = Supermask(
+        dense, recipe=ADAM.but(epochs=EPOCHS, batch_size=60), samples=SAMPLES, weights=WEIGHTS[SIGN]
+    )
+    return {
+        "trained": dense,
+        "found": Found(one_shot, WEIGHTS[SIGN]),
+        "learned": replace(learned, mask=Bernoulli()),
+        "learned + DWR": replace(learned, mask=Bernoulli(rescale=True)),
+    }
+
+
+def run(replicates: int = 1, folder: str | None = None) -> str:
+    """Everything is kept in `folder`, so that a run cut short goes on."""
+    store = Store(folder or tempfile.mkdtemp(prefix="prunus-supermasks-"))
+    rows = []
+    for name in NETWORKS:
+        found: dict[str, list[float]] = defaultdict(list)
+        for replicate in range(replicates):
+            wanted = specs(name, replicate)
+            execute(
+                list(wanted.values()),  # type: ignore[arg-type]
+                store,
+                engine="inline",
+                workers=1,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+            for curve, spec in wanted.items():
+                levels = store.folder(identity(spec)).rows()  # type: ignore[arg-type]
+                labelled = [
+                    {**row, "run": "", "curve": curve} for row in levels if row["level"] or curve == "trained"
+                ]
+                found[curve].append(best_levels(labelled)[0]["final_test_accuracy"])
+        rows.append([name, "10.0", *(spread(found[curve]) for curve in CURVES)])
+    note = f"test accuracy in %, n = {replicates}; a sampled mask is the mean of {SAMPLES} draws."
+    return f"{table(['network', 'chance', *CURVES], rows)}\n\n{note}"

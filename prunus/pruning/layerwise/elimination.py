@@ -1,0 +1,146 @@
+"""The inner loop of ExactOBS, compiled: one row's weights deleted one after another, cheapest first."""
+
+import numpy as np
+from numba import get_num_threads, njit, prange, set_num_threads
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def eliminate(
+    weights: Floats, inverse: Floats, left: Bools, block: int, group: int, quota: int, threads: int
+) -> Floats:
+    """What each deletion costs, in the order of its row: costs that only rise within a row.
+
+    Args:
+        weights: [R, D].
+        inverse: [D, D], of the damped Hessian.
+        left: [R, D], which weights are still there; the others are zero.
+        block: columns that go together, neighbours; 1: single weights.
+        group, quota: of every `group` neighbouring columns at most `quota` are deleted before all others are at
+            theirs; a group of D and a quota of D: no such rule.
+        threads: rows at once; the result does not depend on it.
+
+    Returns [R, D]: 0 where nothing is left, else the cost at which the weight went, or that of the dearest before it
+    in its row and a hair more: so that cheaper scores of a row are its earlier deletions.
+    """
+    scores = np.zeros_like(weights)
+    before = get_num_threads()
+    set_num_threads(max(1, min(threads, before)))
+    try:
+        _rows(weights, inverse, left, block, group, quota, scores)
+    finally:
+        set_num_threads(before)
+    return scores
+
+
+@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+def _rows(
+    weights: Floats, inverse: Floats, left: Bools, block: int, group: int, quota: int, scores: Floats
+) -> None:
+    for row in prange(len(weights)):
+        _row(weights[row].copy(), inverse.copy(), left[row], block, group, quota, scores[row])
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, scores: Floats) -> None:
+    """`w` and the lower triangle of `a` shrink: the weight that goes changes places with the last one."""
+    size = len(w)
+    column = np.arange(size)  # of a place
+    place = np.arange(size)  # of a column
+    for q in range(size):
+        if not left[q]:
+            w[place[q]] = 0.0
+            size = _delete(place[q], w, a, size, column, place)
+    quotas = np.full(-(-len(left) // group), quota)
+    alive = left.copy()
+    dearest = 0.0
+    while size:
+        first, cost = _cheapest(w, a, size, column, place, alive, block, group, quotas)
+        if first < 0:  # every group is at its quota
+            quotas[:] = len(left)
+            continue
+        for q in range(first, min(first + block, len(left))):
+            if alive[q]:
+                dearest = max(np.nextafter(dearest, np.inf), cost)
+                scores[q] = dearest
+                alive[q] = False
+                quotas[q // group] -= 1
+                size = _delete(place[q], w, a, size, column, place)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _cheapest(
+    w: Floats,
+    a: Floats,
+    size: int,
+    column: NDArray[np.int64],
+    place: NDArray[np.int64],
+    alive: Bools,
+    block: int,
+    group: int,
+    quotas: NDArray[np.int64],
+) -> tuple[int, float]:
+    """The first column of what costs least to delete, and its cost; -1: nothing may be."""
+    found, lowest = -1, np.inf
+    if block == 1:
+        for i in range(size):
+            cost = w[i] * w[i] / (2 * a[i, i])
+            if quotas[column[i] // group] > 0 and (found < 0 or cost < lowest):
+                found, lowest = column[i], cost
+        return found, lowest
+    for first in range(0, len(alive), block):
+        if alive[first : first + block].any():
+            cost = _joint(w, a, first, min(first + block, len(alive)), place, alive)
+            if found < 0 or cost < lowest:
+                found, lowest = first, cost
+    return found, lowest
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _joint(w: Floats, a: Floats, first: int, end: int, place: NDArray[np.int64], alive: Bools) -> float:
+    """½ w_Bᵀ (A_BB)⁻¹ w_B, one member after another."""
+    members = [place[q] for q in range(first, end) if alive[q]]
+    n = len(members)
+    v, s = np.empty(n), np.empty((n, n))
+    for i in range(n):
+        v[i] = w[members[i]]
+        for j in range(i + 1):
+            s[i, j] = a[max(members[i], members[j]), min(members[i], members[j])]
+    cost = 0.0
+    for q in range(n):
+        cost += v[q] * v[q] / (2 * s[q, q])
+        for i in range(q + 1, n):
+            share = s[i, q] / s[q, q]
+            v[i] -= share * v[q]
+            for j in range(q + 1, i + 1):
+                s[i, j] -= share * s[j, q]
+    return cost
+
+
+@njit(cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator]
+def _delete(
+    at: int, w: Floats, a: Floats, size: int, column: NDArray[np.int64], place: NDArray[np.int64]
+) -> int:
+    """Delete the weight at a place, move the others, downdate the inverse; one fewer are left."""
+    last = size - 1
+    v = np.empty(size)
+    for i in range(size):
+        v[i] = a[at, i] if i < at else a[i, at]
+    pivot, share = v[at], w[at] / v[at]
+    if at != last:  # the last takes its place
+        w[at], v[at] = w[last], v[last]
+        moved, gone = column[last], column[at]
+        column[at], place[moved] = moved, at
+        column[last], place[gone] = gone, last
+        for j in range(at):
+            a[at, j] = a[last, j]
+        a[at, at] = a[last, last]
+        for i in range(at + 1, last):
+            a[i, at] = a[last, i]
+    for i in range(last):
+        w[i] -= share * v[i]
+        if v[i]:
+            a[i, : i + 1] -= v[i] / pivot * v[: i + 1]
+    return last

@@ -1,0 +1,218 @@
+"""What the inputs of a layer say of its weights: the Hessian of the error of its output, layer by layer.
+
+    E(W') = (1/N) Σ_n |W x_n - W' x_n|²          H = (2/N) Σ_n x_n x_nᵀ,  the same for every row of W
+
+N examples; a convolution has an x at every place of its output, and their errors are summed. H is gathered while the
+examples pass: never more inputs are in memory than H itself takes.
+
+Source: Dong et al. 2017 (L-OBS); Frantar & Alistarh 2022, eq. 2, H = 2 X Xᵀ. Dividing by N changes no choice, and makes
+errors comparable between layers and calibration sets.
+Damping: λ I is added before inverting, λ a share of the mean of the diagonal (0.01 as Frantar & Alistarh 2023), over
+inputs that are not always zero. It is reported, and no other is ever added.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.errors import EvidenceError, ModelError, NotFiniteError
+from prunus.nouns import Params
+from prunus.pruning.masks import check_finite
+from prunus.pruning.matrix import to_matrix
+
+DAMPING = 0.01
+ROWS = 1024
+"""The fewest inputs that are multiplied at once, where there are as many."""
+UNFOLDED = 1 << 23
+"""Entries of a convolution's inputs that are laid out at once: 32 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """The Hessian of a layer's output error, and what it was made of."""
+
+    hessian: Tensor
+    """[G, D, D] in float64, undamped: G groups of a convolution (else 1), D the columns of its matrix."""
+    damping: float
+    """λ, absolute."""
+    examples: int
+    vectors: int
+    """Inputs x that were seen; with fewer than D, H is singular and only λ makes it invertible."""
+
+    @property
+    def dead(self) -> int:
+        """Inputs that were zero in every example: their weights have no say."""
+        return int((self.hessian.diagonal(dim1=1, dim2=2) == 0).sum())
+
+    def damped(self) -> Tensor:
+        """H + λ I, [G, D, D]."""
+        damped = self.hessian.clone()
+        damped.diagonal(dim1=1, dim2=2).add_(self.damping)
+        return damped
+
+    def error(self, change: Tensor) -> float:
+        """E of a change of the layer's weight, of the weight's shape: (1/N) Σ_n |ΔW x_n|²."""
+        rows = self.rows(change)
+        return float((rows @ self.hessian * rows).sum() / 2)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weight as [G, O / G, D] in float64."""
+        matrix = to_matrix(weight.detach()).double()
+        return matrix.reshape(len(self.hessian), -1, matrix.shape[1])
+
+
+@torch.no_grad()
+def layer_inputs(
+    model: nn.Module,
+    weights: Params,
+    inputs: Tensor,
+    *,
+    damping: float = DAMPING,
+    batch_size: int = 100,
+) -> dict[str, LayerInputs]:
+    """One forward pass of `inputs` through `model`, in evaluation mode, gathering H of each of `weights`.
+
+    Args:
+        model: any module; its mode is restored.
+        weights: by name, `prunable(model)`: of Linear, Conv1d and Conv2d layers.
+        inputs: calibration examples [N, ...], on the device of the model.
+        damping: λ as a share of the mean of H's diagonal.
+        batch_size: examples a forward pass.
+
+    Raises EvidenceError (no example, a shape the model does not take, damping below 0, a layer whose inputs are all
+    zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, or one that the
+    forward pass does not reach).
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> found = layer_inputs(model, dict(model.named_parameters()), torch.tensor([[1.0, 3.0], [1.0, 1.0]]))
+    >>> found["weight"].hessian, found["weight"].damping
+    (tensor([[[ 2.,  4.],
+             [ 4., 10.]]], dtype=torch.float64), 0.06)
+    """
+    if not len(inputs) or not inputs.numel():
+        raise EvidenceError(f"Calibration inputs of shape {tuple(inputs.shape)} hold no example.")
+    if not 0 <= damping < float("inf"):
+        raise EvidenceError(f"Damping {damping} was asked for; it must be 0 or a share of H, as in 0.01.")
+    check_finite({"calibration": inputs}, "The inputs for")
+    grams = {name: _Gram(name, _module(model, name)) for name in weights}
+    training = model.training
+    with ExitStack() as stack:
+        stack.callback(model.train, training)
+        model.eval()
+        for gram in grams.values():
+            stack.enter_context(gram.module.register_forward_pre_hook(partial(_seen, gram)))
+        for batch in torch.split(inputs, batch_size):
+            _forward(model, batch)
+    return {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
+
+
+class _Gram:
+    """The sum of x xᵀ over what one layer is given."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module = name, module
+        self.vectors, self.held = 0, 0
+        self.waiting: list[Tensor] = []
+        self.total: Tensor | None = None
+
+    def add(self, given: Tensor) -> None:
+        """Take the layer's input of a batch."""
+        for rows in _unfolded(self.module, given):
+            self.waiting.append(rows)
+            self.held += rows.shape[1]
+            if self.held >= max(ROWS, rows.shape[2]):
+                self.multiply()
+
+    def multiply(self) -> None:
+        """A product of many rows costs less than many of few; its sum is kept in float64."""
+        x = torch.cat(self.waiting, 1)
+        product = x.mT @ x
+        self.total = product.double() if self.total is None else self.total.add_(product)
+        self.vectors, self.held, self.waiting = self.vectors + x.shape[1], 0, []
+
+    def finished(self, examples: int, damping: float) -> LayerInputs:
+        """H; ModelError, NotFiniteError, EvidenceError."""
+        if self.waiting:
+            self.multiply()
+        if self.total is None:
+            raise ModelError(
+                f"The forward pass of the calibration examples never reached the layer of {self.name!r}; leave it out "
+                f"with exclude=[{self.name!r}]."
+            )
+        hessian = self.total.mul_(2 / examples)
+        check_finite({self.name: hessian}, "The calibration inputs of the layer of")
+        pivots = hessian.diagonal(dim1=1, dim2=2)
+        alive = pivots[pivots > 0]
+        if not len(alive):
+            raise EvidenceError(
+                f"All inputs of the layer of {self.name!r} are zero in all {examples} calibration examples: nothing "
+                f"can be said of its weights; pass other examples, or exclude=[{self.name!r}]."
+            )
+        return LayerInputs(hessian, damping * float(alive.mean()), examples, self.vectors)
+
+
+def _seen(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    gram.add(arguments[0])
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    path, _, last = name.rpartition(".")
+    module = model.get_submodule(path)
+    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        raise ModelError(
+            f"Layer by layer, weights of Linear, Conv1d and Conv2d can be pruned; {name!r} is of a "
+            f"{type(module).__name__}: leave it out with exclude=[{name!r}]."
+        )
+    return module
+
+
+def _forward(model: nn.Module, batch: Tensor) -> None:
+    try:
+        model(batch)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise EvidenceError(
+            f"{type(model).__name__} does not take calibration inputs of shape {tuple(batch.shape)}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _unfolded(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
+    """The vectors that the rows of the layer's matrix are multiplied with, [G, n, D] at a time."""
+    if isinstance(module, nn.Linear):
+        yield given.reshape(1, -1, module.in_features)
+        return
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
+    if isinstance(module, nn.Conv1d):
+        given = given.unsqueeze(-2)
+    given = given if given.dim() == 4 else given.unsqueeze(0)
+    kernel, stride, dilation = (
+        (1, *pair) if isinstance(module, nn.Conv1d) else pair
+        for pair in (module.kernel_size, module.stride, module.dilation)
+    )
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(given, module._reversed_padding_repeated_twice, mode=mode)
+    inputs = module.in_channels // module.groups
+    size = padded.shape[1] * kernel[0] * kernel[1] * padded.shape[2] * padded.shape[3]
+    for part in torch.split(padded, max(1, UNFOLDED // size)):
+        columns = F.unfold(part, kernel, dilation=dilation, stride=stride)  # [B, G · I · K, L]
+        columns = columns.reshape(len(part), module.groups, inputs, -1, columns.shape[2])
+        yield columns.permute(1, 0, 4, 3, 2).reshape(module.groups, -1, inputs * kernel[0] * kernel[1])
+
+
+def output_errors(found: Mapping[str, LayerInputs], before: Params, after: Params) -> dict[str, float]:
+    """What a change of weights does to the output of each layer, as a share of the output: |ΔW X|² / |W X|².
+
+    Raises NotFiniteError where a layer whose output is all zero is asked.
+    """
+    shares = {}
+    for name, inputs in found.items():
+        whole = inputs.error(before[name])
+        if not whole:
+            raise NotFiniteError(f"The layer of {name!r} answers all calibration examples with zero.")
+        shares[name] = inputs.error(after[name].detach() - before[name].detach()) / whole
+    return shares

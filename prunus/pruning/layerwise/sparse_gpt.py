@@ -1,0 +1,207 @@
+"""The schedule of SparseGPT: one factorisation a layer, and columns from first to last for all rows at once.
+
+    H + λ I = (UᵀU)⁻¹,  U upper triangular          of the columns from c on, U[c:, c:] is that of the inverse
+    at column c:    score w_c² / (2 U_cc²)           e = w_c / U_cc where deleted, 0 where kept
+                    W[:, c+1:] -= e U[c, c+1:]       what a column lost, the columns after it make up for
+
+Masks are chosen as the columns come, `select` of them at a time, from weights that have made up for those before.
+
+Source: Frantar & Alistarh 2023, "SparseGPT", sections 3.2-3.4 and Algorithm 1 (select: its B_s = 128, M for N:M).
+Where we depart: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting H; the
+lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; blocks round
+their counts so that a layer's count is exact.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import DensityError
+from prunus.nouns import Density, Masks, Params
+from prunus.pruning.layerwise.exact_obs import at, cholesky
+from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs
+from prunus.pruning.masks import apply_masks, check_finite, count, densities_by_name
+from prunus.pruning.matrix import from_matrix, to_matrix
+from prunus.pruning.scopes import Scope, global_
+from prunus.pruning.second_order.surgeon import Operation, Prune
+from prunus.seeds import derive
+
+SELECT = 128
+
+Choose = Callable[[int, int, Tensor], Tensor]
+"""(first column, end, scores [O, end - first]) -> which of them to keep."""
+
+
+def sparse_gpt(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    damping: float = DAMPING,
+    select: int | None = SELECT,
+    batch_size: int = 100,
+) -> Prune:
+    """What prunes and updates every layer alone, with calibration `inputs` [N, ...].
+
+    Args:
+        model: where the layers are; left as it is.
+        inputs, damping, batch_size: as for `layer_inputs`.
+        select: columns whose masks are chosen at a time; a multiple of M for N:M. None: all masks are chosen at once
+            and before anything moves, as a scope that ranks layers together needs.
+
+    The result raises what `layer_inputs` and the scope raise, NotFiniteError where H is singular with this damping,
+    DensityError where a scope that ranks layers together is asked to choose column by column.
+
+    >>> from prunus.pruning.scopes import layer
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> prune = sparse_gpt(model, torch.tensor([[1.0, 1.0], [2.0, 2.0]]), damping=1e-6)
+    >>> prune({"weight": torch.tensor([[0.5, 1.0]])}, 0.5, layer).weights
+    {'weight': tensor([[0.0000, 1.5000]])}
+    """
+
+    def prune(
+        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
+    ) -> Operation:
+        if select is not None and scope is global_:
+            raise DensityError(
+                f"The global scope ranks all layers together and cannot choose {select} columns of one at a time; "
+                "pass select=None, or the layer scope."
+            )
+        masks = within or {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+        weights = apply_masks({n: w.detach() for n, w in weights.items()}, masks)
+        found = at(model, weights, inputs, damping, batch_size)
+        sweeps = {name: _Sweep(name, weights[name], found[name]) for name in weights}
+        # All masks at once, from the weights as they are: also what a scope has to say of shapes and densities.
+        chosen = scope(
+            {name: sweep.all_scores() for name, sweep in sweeps.items()},
+            density,
+            within,
+            derive(seed, "once"),
+        )
+        for name, sweep in sweeps.items():
+            if select is None:
+                sweep.run(sweep.columns, _given(to_matrix(chosen[name])))
+            else:
+                share = densities_by_name(density, list(weights))[name]
+                sweep.run(select, _as_they_come(name, scope, share, to_matrix(masks[name]), within, seed))
+        moved = {name: sweep.weight() for name, sweep in sweeps.items()}
+        check_finite(moved, "The updated weight")
+        return Operation(
+            moved,
+            {name: sweep.mask() for name, sweep in sweeps.items()},
+            predicted=sum(sweep.cost for sweep in sweeps.values()),
+            damping=max(inputs.damping for inputs in found.values()),
+            cuts=1,
+            looks=1,
+            seconds={name: sweep.seconds for name, sweep in sweeps.items()},
+        )
+
+    return prune
+
+
+class _Sweep:
+    """One layer on its way: columns as rows, [G, D, R], so that each stands in one piece."""
+
+    def __init__(self, name: str, weight: Tensor, inputs: LayerInputs) -> None:
+        began = time.perf_counter()
+        self.like = weight
+        self.columns = inputs.hessian.shape[1]
+        self.upper = torch.stack([_upper(name, inputs, g) for g in range(len(inputs.hessian))]).to(
+            weight.dtype
+        )
+        self.w = inputs.rows(weight).mT.to(weight.dtype).contiguous()
+        self.lost = torch.zeros_like(self.w)
+        self.kept = torch.zeros_like(self.w, dtype=torch.bool)
+        self.cost = 0.0
+        self.seconds = time.perf_counter() - began
+
+    def run(self, select: int, choose: Choose) -> None:
+        """From the first column to the last."""
+        began = time.perf_counter()
+        self._span(0, self.columns, select, choose)
+        self.cost = float(self.lost.square().sum(dtype=torch.float64)) / 2
+        self.seconds += time.perf_counter() - began
+
+    def _span(self, first: int, end: int, select: int, choose: Choose | None) -> None:
+        """The columns from `first` to `end`, which have made up for those before; masks are chosen on the way."""
+        width = end - first
+        if choose and width <= select:
+            self.kept[:, first:end] = self._grouped(
+                choose(first, end, self._matrix(self._scores(first, end)))
+            )
+            choose = None
+        if width == 1:
+            self._column(first)
+            return
+        unit = select if choose else 1
+        middle = first + max(1, width // 2 // unit) * unit
+        self._span(first, middle, select, choose)
+        self.w[:, middle:end].baddbmm_(
+            self.upper[:, first:middle, middle:end].mT, self.lost[:, first:middle], alpha=-1
+        )
+        self._span(middle, end, select, choose)
+
+    def _column(self, c: int) -> None:
+        w, kept = self.w[:, c], self.kept[:, c]
+        self.lost[:, c] = (w / self.upper[:, c, c, None]).masked_fill_(kept, 0.0)
+        w.masked_fill_(~kept, 0.0)
+
+    def _scores(self, first: int, end: int) -> Tensor:
+        pivots = self.upper.diagonal(dim1=1, dim2=2)[:, first:end, None]
+        return (self.w[:, first:end] / pivots).square() / 2
+
+    def all_scores(self) -> Tensor:
+        """A score a weight as they are now, of the weight's shape."""
+        return from_matrix(self._matrix(self._scores(0, self.columns)), self.like)
+
+    def _matrix(self, columns: Tensor) -> Tensor:
+        """[G, D, R] -> [O, D]."""
+        return columns.mT.flatten(0, 1)
+
+    def _grouped(self, matrix: Tensor) -> Tensor:
+        """[O, D] -> [G, D, R]."""
+        return matrix.reshape(len(self.w), -1, matrix.shape[1]).mT
+
+    def weight(self) -> Tensor:
+        """As it is now."""
+        return from_matrix(self._matrix(self.w), self.like).contiguous()
+
+    def mask(self) -> Tensor:
+        """Which weights are kept."""
+        return from_matrix(self._matrix(self.kept), self.like).contiguous()
+
+
+def _upper(name: str, inputs: LayerInputs, group: int) -> Tensor:
+    """U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed back."""
+    factor = cholesky(name, inputs, group, reverse=True)
+    eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+    lower: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return lower.flip(0, 1)
+
+
+def _given(mask: Tensor) -> Choose:
+    return lambda first, end, scores: mask[:, first:end]
+
+
+def _as_they_come(
+    name: str, scope: Scope, density: float, left: Tensor, within: Masks | None, seed: int
+) -> Choose:
+    """The scope's choice of some columns; what it has kept so far rounds to `density` at every step."""
+    available = int(left.sum())
+    whole = min(count(density, left.numel()), available)
+    seen, kept = 0, 0
+
+    def choose(first: int, end: int, scores: Tensor) -> Tensor:
+        nonlocal seen, kept
+        here = left[:, first:end]
+        seen += int(here.sum())
+        keep = count(whole / available, seen) - kept
+        kept += keep
+        if keep == 0:
+            return torch.zeros_like(here)
+        masks = None if within is None else {name: here}
+        chosen = scope({name: scores}, keep / here.numel(), masks, derive(seed, "columns", first))
+        return chosen[name]
+
+    return choose

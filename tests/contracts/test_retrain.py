@@ -16,7 +16,7 @@ from prunus.pruning.masks import are_nested, count
 from prunus.pruning.prunable import prunable
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative, layer_by_layer
-from prunus.pruning.scopes import global_, layer
+from prunus.pruning.scopes import global_, layer, n_m
 from prunus.pruning.sensitivity import Point, choose_densities, sensitivity
 from prunus.training import Recipe, evaluate, train
 
@@ -41,6 +41,14 @@ def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
     for name, mask in rounds[-1].masks.items():
         assert not mlp.get_parameter(name)[~mask].any()
         assert not torch.signbit(mlp.get_parameter(name)[~mask]).any()  # +0.0, a hole in a file
+
+
+def test_a_density_that_the_scope_cannot_give_is_refused_before_any_training(mlp, few):
+    before = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
+    for scope, densities in ((n_m(2, 4), [0.5, 0.3]), (layer, [0.5, 0.6])):
+        with pytest.raises(DensityError):
+            go(mlp, few, densities, scope=scope)
+        assert all(torch.equal(before[n], tensor) for n, tensor in mlp.state_dict().items())
 
 
 def test_layer_by_layer_leaves_the_layers_to_come_whole(mlp, few):

@@ -205,6 +205,8 @@ def test_a_pattern_that_no_level_can_have_is_known_from_the_plan():
         spec.cost()
     assert replace(spec, schedule="one_shot", levels=(1,)).cost()
     assert replace(spec, rounds=1).trained_levels() == (1,)
+    taken = replace(spec, masks_of=Ticket(DENSE, rounds=2))
+    assert taken.trained_levels() == (1, 2), "whose masks are taken is asked, not who takes them"
 
 
 @pytest.mark.parametrize("criterion", ["large_final", "random", "movement", "snip"])

@@ -18,6 +18,8 @@ from prunus.resolve import resolve
 from prunus.seeds import derive
 from prunus.tables import look_up
 
+COUNTER = "num_batches_tracked"
+
 
 def network(name: str, seed: int = 0) -> nn.Module:
     """A built-in model, or what "package.module:function" returns; its initial weights drawn from `seed`.
@@ -59,13 +61,14 @@ def put_weights(model: nn.Module, path: Path) -> None:
     """Copy the weights in a .safetensors or torch file into `model`.
 
     A torch file is opened with `weights_only`, so that no code of its runs; it holds a state_dict, or a
-    mapping with one under "state_dict". Raises ModelError where the file holds anything else, MismatchError
+    mapping with one under "state_dict". The counters of BatchNorm's batches may be missing, as they are in files of
+    other libraries: they stay as they are. Raises ModelError where the file holds anything else, MismatchError
     where the weights are of another model.
     """
     found = _read(path)
     wanted = model.state_dict()
     wrong = [
-        *(f"{name} is missing" for name in wanted if name not in found),
+        *(f"{name} is missing" for name in wanted if name not in found and not name.endswith(COUNTER)),
         *(f"{name} is unknown" for name in found if name not in wanted),
         *(
             f"{name} is {list(found[name].shape)}, not {list(tensor.shape)}"
@@ -78,7 +81,7 @@ def put_weights(model: nn.Module, path: Path) -> None:
         raise MismatchError(
             f"{path} is for another model than {type(model).__name__}: {'; '.join(wrong[:3])}{more}."
         )
-    model.load_state_dict(found)
+    model.load_state_dict({**wanted, **found})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,111 @@
+"""ResNet-20, -32, -56 and -110 for CIFAR (He et al. 2016, "Deep residual learning for image recognition", section 4.2).
+
+A 3 × 3 convolution; three stages of n blocks with 16, 32 and 64 channels on 32 × 32, 16 × 16 and 8 × 8; the mean over
+all places; 10 units: 6n + 2 layers. A block is two 3 × 3 convolutions with BatchNorm and ReLU, and a bridge over both
+without a parameter (the paper's option A): where a stage halves the side, every second place, and zeros for the
+channels that are new, half of them before and half after those that were there. Kaiming-normal weights.
+
+The names of the parameters are those of Idelbayev's "Proper ResNet implementation for CIFAR10/CIFAR100 in PyTorch", so
+that weights trained with it load. Those were trained on pictures that are normalised by the constants of ImageNet, and
+`cifar-10` is normalised by its own: the network begins by going from the ones to the others. That is a fixed change of
+scale and origin, no parameter, and in no state_dict; trained from scratch it makes no difference.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.data.cifar10 import MEAN, STD
+from prunus.models.initialise import build, kaiming_normal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Block(nn.Module):
+    """Two convolutions and the bridge over them. [B, I, S, S] -> [B, O, S / stride, S / stride]."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.new = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of a batch."""
+        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        before = self.new // 2
+        bridge = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new - before))
+        return F.relu(residual + bridge)
+
+
+class ResNet(nn.Module):
+    """`blocks` residual blocks a stage. [B, 3, 32, 32], normalised as `cifar-10` is -> [B, 10]."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, blocks, 1)
+        self.layer2 = _stage(16, 32, blocks, 2)
+        self.layer3 = _stage(32, 64, blocks, 2)
+        self.linear = nn.Linear(64, 10)
+        # (x · STD + MEAN - IMAGENET_MEAN) / IMAGENET_STD, channel by channel
+        mean, std, asked_mean, asked_std = (
+            torch.tensor(constants, dtype=torch.float64).reshape(1, 3, 1, 1)
+            for constants in (MEAN, STD, IMAGENET_MEAN, IMAGENET_STD)
+        )
+        self.register_buffer("scale", (std / asked_std).float(), persistent=False)
+        self.register_buffer("shift", ((mean - asked_mean) / asked_std).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        x = F.relu(self.bn1(self.conv1(x * self.scale + self.shift)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    first = Block(inputs, outputs, stride)
+    return nn.Sequential(first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+def resnet_20(*, seed: int = 0) -> nn.Module:
+    """ResNet-20: 268,336 weights, 269,722 parameters.
+
+    >>> sum(p.numel() for p in resnet_20().parameters())
+    269722
+    """
+    return build("resnet-20", ResNet(3), seed, kaiming_normal)
+
+
+def resnet_32(*, seed: int = 0) -> nn.Module:
+    """ResNet-32: 461,872 weights, 464,154 parameters.
+
+    >>> sum(p.numel() for p in resnet_32().parameters())
+    464154
+    """
+    return build("resnet-32", ResNet(5), seed, kaiming_normal)
+
+
+def resnet_56(*, seed: int = 0) -> nn.Module:
+    """ResNet-56: 848,944 weights, 853,018 parameters.
+
+    >>> sum(p.numel() for p in resnet_56().parameters())
+    853018
+    """
+    return build("resnet-56", ResNet(9), seed, kaiming_normal)
+
+
+def resnet_110(*, seed: int = 0) -> nn.Module:
+    """ResNet-110: 1,719,856 weights, 1,727,962 parameters.
+
+    >>> sum(p.numel() for p in resnet_110().parameters())
+    1727962
+    """
+    return build("resnet-110", ResNet(18), seed, kaiming_normal)

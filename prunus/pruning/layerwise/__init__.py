@@ -6,6 +6,7 @@ sparse_gpt(model, inputs)               a schedule, column by column: layers of 
 budget(curves, density)                 densities of the layers from their errors, by dynamic programming
 """
 
+from prunus.pruning.layerwise.budget import budget, curves, shares
 from prunus.pruning.layerwise.exact_obs import ExactObsSurgeon, Holes, exact_obs
 from prunus.pruning.layerwise.inputs import LayerInputs, layer_inputs, output_errors
 from prunus.pruning.layerwise.sparse_gpt import sparse_gpt
@@ -14,8 +15,11 @@ __all__ = [
     "ExactObsSurgeon",
     "Holes",
     "LayerInputs",
+    "budget",
+    "curves",
     "exact_obs",
     "layer_inputs",
     "output_errors",
+    "shares",
     "sparse_gpt",
 ]

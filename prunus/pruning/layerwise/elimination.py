@@ -11,7 +11,7 @@ Bools = NDArray[np.bool_]
 def eliminate(
     weights: Floats, inverse: Floats, left: Bools, block: int, group: int, quota: int, threads: int
 ) -> Floats:
-    """What each deletion costs, in the order of its row: costs that only rise within a row.
+    """What each deletion costs, levelled so that costs rise along the row's deletions.
 
     Args:
         weights: [R, D].
@@ -22,8 +22,9 @@ def eliminate(
             theirs; a group of D and a quota of D: no such rule.
         threads: rows at once; the result does not depend on it.
 
-    Returns [R, D]: 0 where nothing is left, else the cost at which the weight went, or that of the dearest before it
-    in its row and a hair more: so that cheaper scores of a row are its earlier deletions.
+    Returns [R, D]: 0 where nothing is left; else what the weight cost when it went (of a block its share), where later
+    ones cost less the mean of that stretch, and a hair more than the one before: the order of a row is that of its
+    scores.
     """
     scores = np.zeros_like(weights)
     before = get_num_threads()
@@ -55,19 +56,45 @@ def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, 
             size = _delete(place[q], w, a, size, column, place)
     quotas = np.full(-(-len(left) // group), quota)
     alive = left.copy()
-    dearest = 0.0
+    went, costs = np.empty(size, np.int64), np.empty(size)
+    gone = 0
     while size:
         first, cost = _cheapest(w, a, size, column, place, alive, block, group, quotas)
         if first < 0:  # every group is at its quota
             quotas[:] = len(left)
             continue
+        members = alive[first : first + block].sum()
         for q in range(first, min(first + block, len(left))):
             if alive[q]:
-                dearest = max(np.nextafter(dearest, np.inf), cost)
-                scores[q] = dearest
+                went[gone], costs[gone] = q, cost / members
+                gone += 1
                 alive[q] = False
                 quotas[q // group] -= 1
                 size = _delete(place[q], w, a, size, column, place)
+    _level(costs)
+    before = -np.inf
+    for t in range(gone):
+        before = max(np.nextafter(before, np.inf), costs[t])
+        scores[went[t]] = before
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _level(costs: Floats) -> None:
+    """Where costs fall, all of that stretch cost their mean: the slopes below the curve of their sums."""
+    starts, means = np.empty(len(costs), np.int64), np.empty(len(costs))
+    stretches = 0
+    for t in range(len(costs)):
+        start, mean = t, costs[t]
+        while stretches and means[stretches - 1] >= mean:
+            stretches -= 1
+            longer = start - starts[stretches]
+            mean = (means[stretches] * longer + mean * (t + 1 - start)) / (t + 1 - starts[stretches])
+            start = starts[stretches]
+        starts[stretches], means[stretches] = start, mean
+        stretches += 1
+    for stretch in range(stretches):
+        end = starts[stretch + 1] if stretch + 1 < stretches else len(costs)
+        costs[starts[stretch] : end] = means[stretch]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]

@@ -10,12 +10,13 @@ that keeps the highest scores deletes exactly what was cheapest, of a layer or o
 Source: Frantar & Alistarh 2022, "Optimal Brain Compression" (OBC), section 4 and Algorithm 1; N:M and blocks as its
 section 4.2.
 Also called: OBC, ExactOBS; on layers of some thousand inputs `sparse_gpt` stands in for it.
-Where we depart: where a deletion costs less than the one before it in its row, its score is that of the one before and
-a hair more; weights are solved for once, for the masks chosen, instead of being stored along the way. Deleting runs on
+Where we depart: where a deletion costs less than those before it in its row, that stretch is scored with its mean
+(greedy choice then is along the convex curve below that of the errors); weights are solved for once, for the masks chosen, instead of being stored along the way. Deleting runs on
 the CPU wherever the weights are.
 """
 
 import copy
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from prunus.errors import DensityError, NotFiniteError
 from prunus.nouns import Masks, Params, Scores
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs, layer_inputs
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
-from prunus.pruning.matrix import from_matrix, to_matrix
+from prunus.pruning.matrix import from_matrix
 from prunus.pruning.second_order.surgeon import Examine
 
 SOLVED = 1 << 24
@@ -42,6 +43,18 @@ class Holes:
     """Neighbouring columns that go together, as the scope "1x4" deletes them."""
     n_m: tuple[int, int] | None = None
     """Of every M neighbouring columns N are kept until all others are gone, as the scope "2:4" keeps them."""
+
+    @staticmethod
+    def of(scope: str) -> "Holes":
+        """What the scope of this name deletes; single weights where it has no pattern along a row.
+
+        >>> Holes.of("2:4"), Holes.of("1x4")
+        (Holes(block=1, n_m=(2, 4)), Holes(block=4, n_m=None))
+        """
+        if pattern := re.fullmatch(r"(\d+):(\d+)", scope):
+            return Holes(n_m=(int(pattern[1]), int(pattern[2])))
+        pattern = re.fullmatch(r"1x(\d+)", scope)
+        return Holes(block=int(pattern[1])) if pattern else Holes()
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,24 @@
 objective(model, weights, inputs, targets, loss)   the error as a function of the weights
 DIAGONALS[name](objective)                         the diagonal of its Hessian, for the criterion `obd`
 obs(objective), obd(objective)                     surgeons: scores and, with OBS, an update of what stays
+fisher(objective)                                  OBS in blocks, for networks of any size: WoodFisher, oBERT
 operate(surgeon, weights, density, scope)          prune with one, under any scope
 """
 
 from prunus.pruning.second_order.diagonals import DIAGONALS, Diagonal
+from prunus.pruning.second_order.fisher import fisher
 from prunus.pruning.second_order.losses import LOSSES
 from prunus.pruning.second_order.obd import obd
 from prunus.pruning.second_order.objective import Objective, objective
 from prunus.pruning.second_order.obs import obs
-from prunus.pruning.second_order.surgeon import Examine, Operation, Surgeon, criterion_surgeon, operate
+from prunus.pruning.second_order.surgeon import (
+    Examine,
+    Operation,
+    Prune,
+    Surgeon,
+    criterion_surgeon,
+    operate,
+)
 
 __all__ = [
     "DIAGONALS",
@@ -20,8 +29,10 @@ __all__ = [
     "Examine",
     "Objective",
     "Operation",
+    "Prune",
     "Surgeon",
     "criterion_surgeon",
+    "fisher",
     "obd",
     "objective",
     "obs",

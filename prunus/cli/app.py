@@ -12,6 +12,7 @@ from prunus.cli.evaluate import evaluate
 from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
 from prunus.cli.outcomes import ended
+from prunus.cli.prune import prune
 from prunus.cli.run import figure, run
 from prunus.cli.runs import app as runs
 from prunus.version import __version__
@@ -19,6 +20,7 @@ from prunus.version import __version__
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "compress": compress,
+    "prune": prune,
     "inspect": inspect,
     "evaluate": evaluate,
     "decompress": decompress,

@@ -19,9 +19,9 @@ from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
 from prunus.errors import SharingError
 from prunus.nouns import Dataset, Density, Masks, Params
-from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import check_finite
 from prunus.pruning.prunable import layer_kinds, prunable
+from prunus.pruning.pruners import criterion_named
 from prunus.pruning.retrain import Round, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import rehearse, scope_named
@@ -178,7 +178,7 @@ def prune_as(
         data,
         densities,
         [recipe.retrain] * (len(densities) - 1) + [recipe.settle],
-        criterion=look_up("criterion", CRITERIA, recipe.criterion),
+        criterion=criterion_named(recipe.criterion, recipe.scope),
         scope=scope_named(recipe.scope),
         seed=seed,
         checkpoints=checkpoints,

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from prunus.errors import NoEffectWarning
-from prunus.nouns import Dataset, Density, Evidence, Masks, Params, density_of
+from prunus.nouns import Dataset, Density, Masks, Params, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
+from prunus.pruning.pruners import Pruner, prune_of
 from prunus.pruning.scopes import Scope, rehearse
 from prunus.seeds import derive
 from prunus.training import Epoch, Masked, Recipe, train
@@ -37,7 +39,7 @@ def prune_and_retrain(
     densities: Sequence[Density],
     retrain: Sequence[Recipe],
     *,
-    criterion: Criterion,
+    criterion: Criterion | Pruner,
     scope: Scope,
     within: Masks | None = None,
     seed: int = 0,
@@ -50,6 +52,7 @@ def prune_and_retrain(
         weights: the prunable parameters of `model`, by name (`prunable`).
         densities: from a schedule.
         retrain: one recipe a density; with no epochs there is no retraining.
+        criterion: of weights alone, or a pruner, which looks at training examples and may update what stays.
         within: masks the first round's must lie within.
         checkpoints: a folder; with it a killed call goes on where it was.
 
@@ -60,8 +63,10 @@ def prune_and_retrain(
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
-        scores = criterion(Evidence(weights, seed=derive(seed, "criterion", number)))
-        masks = scope(scores, density, masks, derive(seed, "ties", number))
+        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number))
+        done = prune(weights, density, scope, within=masks, seed=derive(seed, "ties", number))
+        masks = done.masks
+        _put(weights, done.weights)
         with scaled_dropout(model, masks):
             epochs = train(
                 model,
@@ -76,3 +81,9 @@ def prune_and_retrain(
     if rounds and rounds[-1].density == 1.0:
         warnings.warn("Every density asked for is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     return rounds
+
+
+@torch.no_grad()
+def _put(weights: Params, moved: Params) -> None:
+    for name, weight in weights.items():
+        weight.copy_(moved[name])

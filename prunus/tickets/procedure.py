@@ -8,6 +8,7 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.masks import count
 from prunus.pruning.probe import probe
 from prunus.pruning.prunable import layer_kinds, prunable
+from prunus.pruning.pruners import PRUNERS, Pruner
 from prunus.pruning.scopes import Scope, hole, rehearse, scope_named
 from prunus.resolve import resolve
 from prunus.seeds import derive, generator
@@ -125,6 +127,8 @@ class Run:
             counts = {"all": count(density, sum(sizes.values()))}
         if self.spec.masks_of is not None:
             return self.needed[1].get_masks(mask_name(level)), counts
+        if isinstance(self.criterion, Pruner):
+            return self.pruned(self.criterion, level, past, last, density), counts
         evidence = Evidence(
             past.final,
             seed=derive(self.seed, "criterion", level),
@@ -134,6 +138,14 @@ class Run:
         )
         scores = self.criterion(evidence)
         return self.select(scores, density, past.masks, derive(self.seed, "ties", level)), counts
+
+    def pruned(self, pruner: Pruner, level: int, past: Past, last: Params, density: Density) -> Masks:
+        """The masks of a pruner that looks at the trained network; what it would make of the weights is not used."""
+        trained, data = self.spec.dense.network(), self.spec.dense.dataset().train.to("cpu")
+        trained.load_state_dict({**last, **past.final})
+        prune = pruner.on(trained.cpu(), data, derive(self.seed, "criterion", level))
+        seed = derive(self.seed, "ties", level)
+        return prune(past.final, density, self.select, within=past.masks, seed=seed).masks
 
     def start(
         self, level: int, past: Past, masks: Masks, last: Params
@@ -189,14 +201,19 @@ class Run:
         return probe(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
 
 
-def joints(spec: "Ticket") -> tuple[Criterion, Scope, KeptAction, PrunedAction]:
+def joints(spec: "Ticket") -> tuple[Criterion | Pruner, Scope, KeptAction, PrunedAction]:
     """What the ticket is made of. Raises UnknownNameError or SpecError where there is no such thing."""
     return (
-        found("criterion", CRITERIA, spec.criterion),
+        _of_scope(found("criterion", {**CRITERIA, **PRUNERS}, spec.criterion), spec.scope),
         scope_named(spec.scope),
         action("mask-1 action", MASK1, spec.mask1, KeptAction),
         action("mask-0 action", MASK0, spec.mask0, PrunedAction),
     )
+
+
+def _of_scope(criterion: Criterion | Pruner, scope: str) -> Criterion | Pruner:
+    """A pruner knows what holes it will make."""
+    return replace(criterion, scope=scope) if isinstance(criterion, Pruner) else criterion
 
 
 def action(kind: str, table: Mapping[str, A], name: str, of: type[A]) -> A:

@@ -1,0 +1,113 @@
+"""`prunus prune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.compress import Exclude, Include, Weights
+from prunus.cli.options import AsJson, Device, Seed, Threads, optional
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A built-in model, yours: package.module:function, which returns a torch.nn.Module, or a FILE.prunus "
+        "of a built-in one.",
+        show_default=False,
+    ),
+]
+Criterion = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="One of `prunus list`; obs, sparse_gpt, fisher and full_obs also update what stays.",
+    ),
+]
+Density = Annotated[
+    float, typer.Option(metavar="SHARE", help="Share of weights to keep.", show_default=False)
+]
+Scope = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What is ranked together: layer, global, a pattern N:M, blocks ROWSxCOLUMNS; or budget: the best density "
+        "of each layer by what obs says of them.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    optional(
+        "FILE",
+        "Where the pruned network goes: .safetensors, or .prunus, which codes it; MODEL-pruned.safetensors by default.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    optional(
+        "NAME",
+        "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model.",
+    ),
+]
+Examples = Annotated[int, typer.Option(metavar="N", min=1, help="Training examples to look at.")]
+Damping = Annotated[
+    float | None,
+    optional("SHARE", "Added to the curvature so that it can be inverted, as the criterion means it."),
+]
+Cuts = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Steps to prune in, the network looked at before each.")
+]
+Recalibrate = Annotated[
+    bool, typer.Option("--recalibrate", help="Estimate BatchNorm's statistics anew afterwards.")
+]
+
+
+def prune(
+    model: Model,
+    density: Density,
+    criterion: Criterion = "magnitude",
+    scope: Scope = "layer",
+    weights: Weights = None,
+    data: Data = None,
+    out: Out = None,
+    examples: Examples = 1024,
+    damping: Damping = None,
+    cuts: Cuts = 1,
+    recalibrate: Recalibrate = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Prune a trained network at one go, without retraining, and say layer by layer what it costs.
+
+    Example: prunus prune lenet-300-100 --criterion obs --density 0.5 --scope 2:4
+
+    Example: prunus prune nets:mine --weights mine.pt --data digits --criterion sparse_gpt --density 0.3
+    """
+    import torch
+
+    from prunus.cli.devices import checked
+    from prunus.cli.pruning import Job, carry_out, show
+
+    torch.set_num_threads(threads)
+    job = Job(
+        model=model,
+        weights=weights,
+        data=data,
+        device=checked(device),
+        criterion=criterion,
+        density=density,
+        scope=scope,
+        examples=examples,
+        damping=damping,
+        cuts=cuts,
+        recalibrate=recalibrate,
+        include=tuple(include or ("*",)),
+        exclude=tuple(exclude or ()),
+        out=out,
+        seed=seed,
+    )
+    show(carry_out(job), as_json)

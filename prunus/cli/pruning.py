@@ -1,0 +1,295 @@
+"""What `prune` does: train where need be, prune at one go, write the network, and say what it costs."""
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from prunus.cli.files import check_writable, write_whole
+from prunus.cli.networks import check_fit, data_set, network, put_weights
+from prunus.cli.progress import epochs
+from prunus.cli.recipe import chosen
+from prunus.cli.show import put, put_json, put_table, say
+from prunus.compression.container import load
+from prunus.compression.save import save
+from prunus.errors import DataError, EvidenceError, ModelError
+from prunus.models import MODELS
+from prunus.nouns import Dataset, Density, Masks, Params, Split, density_of
+from prunus.pruning.layerwise import (
+    LayerInputs,
+    budget,
+    curves,
+    exact_obs,
+    layer_inputs,
+    output_errors,
+    shares,
+)
+from prunus.pruning.prunable import prunable
+from prunus.pruning.pruners import Pruner, criterion_named, prune_of
+from prunus.pruning.recalibrate import recalibrate
+from prunus.pruning.scopes import rehearse, scope_named
+from prunus.pruning.second_order import Operation
+from prunus.report import text
+from prunus.seeds import derive
+from prunus.training import Evaluation, evaluate, train
+
+BUDGET = "budget"
+DAMPED = ("obs", "sparse_gpt", "fisher", "full_obs")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line asks for."""
+
+    model: str
+    weights: Path | None
+    data: str | None
+    device: str
+    criterion: str
+    density: float
+    scope: str
+    examples: int
+    damping: float | None
+    cuts: int
+    recalibrate: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    out: Path | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer; errors are those of its output on examples of the validation split, as shares of the output."""
+
+    name: str
+    shape: tuple[int, ...]
+    density: float
+    zeroed: float | None
+    """With the pruned weights at zero and the others as they were; None: not of a kind whose output is looked at."""
+    updated: float | None
+    """With the weights as they are written."""
+    seconds: float | None
+    """None: the layers were not pruned one by one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job."""
+
+    job: Job
+    out: Path
+    rows: list[Row]
+    done: Operation
+    recalibrated: int
+    before: Evaluation
+    after: Evaluation
+    seconds: float
+    """Of pruning alone."""
+
+
+def carry_out(job: Job) -> Outcome:
+    """Do it. Raises before the work what can be known before it."""
+    out = job.out or Path(f"{Path(job.model.replace(':', '.')).stem}-pruned.safetensors")
+    check_writable(out)
+    if out.suffix not in (".safetensors", ".prunus"):
+        raise ModelError(f"{out} was to be written; a name ends in .safetensors or .prunus.")
+    model, trained = _model(job)
+    data = data_set(job.data or _usual_data(job.model), job.device, job.seed)
+    check_fit(model, data)
+    weights = prunable(model, job.include, job.exclude)
+    criterion = _criterion(job)
+    scope = scope_named("layer" if job.scope == BUDGET else job.scope)
+    rehearse(scope, weights, [job.density])
+    if not trained:
+        model = _trained(job, model, data)
+        weights = prunable(model, job.include, job.exclude)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    began = time.perf_counter()
+    density = _budgeted(job, model, before, data.train) if job.scope == BUDGET else job.density
+    prune = prune_of(criterion, model, data.train, derive(job.seed, "prune"))
+    done = prune(before, density, scope, seed=derive(job.seed, "ties"))
+    seconds = time.perf_counter() - began
+    pruned = _with(model, done.weights)
+    recalibrated = recalibrate(pruned, data.train.first(job.examples).inputs) if job.recalibrate else 0
+    rows = _rows(model, before, done, data.validation.first(job.examples))
+    _write(job, pruned, out)
+    dense, after = evaluate(model, data.test), evaluate(pruned, data.test)
+    return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
+
+
+def _model(job: Job) -> tuple[nn.Module, bool]:
+    """The network, and whether it is trained."""
+    path = Path(job.model)
+    if path.suffix == ".prunus":
+        if job.weights is not None:
+            raise ModelError(f"{path} has weights of its own; --weights {job.weights} would replace them.")
+        return load(path).to(job.device), True
+    model = network(job.model, job.seed)
+    if job.weights is not None:
+        put_weights(model, job.weights)
+    return model.to(job.device), job.weights is not None
+
+
+def _usual_data(model: str) -> str:
+    name = model if model in MODELS else "".join(n for n in MODELS if Path(model).stem.startswith(n))
+    if not name:
+        raise DataError(f"Which data {model} takes is not known; name a data set with --data.")
+    return "mnist" if name.startswith("lenet") else "cifar-10"
+
+
+def _criterion(job: Job) -> Any:
+    found = criterion_named(job.criterion, "layer" if job.scope == BUDGET else job.scope)
+    if job.damping is not None and job.criterion not in DAMPED:
+        raise EvidenceError(
+            f"Damping {job.damping:g} was asked for, but {job.criterion!r} inverts nothing; {', '.join(DAMPED)} do."
+        )
+    if isinstance(found, Pruner):
+        return replace(found, examples=job.examples, damping=job.damping, cuts=job.cuts)
+    if job.cuts != 1:
+        raise EvidenceError(
+            f"{job.cuts} cuts were asked for, but {job.criterion!r} looks at weights alone: they change nothing."
+        )
+    return found
+
+
+def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
+    recipe = chosen(job.model, None, None, None, None, []).dense
+    say(
+        f"{job.model} is trained first, {text.count(recipe.epochs, 'epoch')}; --weights FILE takes trained ones"
+    )
+    model = copy.deepcopy(model)
+    with epochs(recipe.epochs) as report:
+        train(
+            model, data, recipe, seed=derive(job.seed, "dense"), report=lambda epoch: report("dense", epoch)
+        )
+    return model
+
+
+def _budgeted(job: Job, model: nn.Module, weights: Params, split: Split) -> Density:
+    """The density of each layer, from the errors that exact OBS foretells."""
+    few = split.first(job.examples)
+    everything: Masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    surgeon = exact_obs(model, few.inputs)(weights, everything)
+    found = shares(curves(surgeon.scores(), everything), layer_inputs(model, weights, few.inputs), weights)
+    return budget(found, {name: w.numel() for name, w in weights.items()}, job.density)
+
+
+@torch.no_grad()
+def _with(model: nn.Module, weights: Params) -> nn.Module:
+    trial = copy.deepcopy(model)
+    parameters = dict(trial.named_parameters())
+    for name, weight in weights.items():
+        parameters[name].copy_(weight)
+    return trial
+
+
+def _rows(model: nn.Module, before: Params, done: Operation, few: Split) -> list[Row]:
+    zeroed, updated = _errors(model, before, done, few)
+    return [
+        Row(
+            name,
+            tuple(weight.shape),
+            density_of({name: done.masks[name]}),
+            zeroed.get(name),
+            updated.get(name),
+            done.seconds.get(name),
+        )
+        for name, weight in before.items()
+    ]
+
+
+def _errors(
+    model: nn.Module, before: Params, done: Operation, few: Split
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Before and after the update. A layer that cannot be looked at has none."""
+    found = _looked_at(model, before, few)
+    bare = {name: before[name] * done.masks[name] for name in found}
+    return output_errors(found, before, bare), output_errors(found, before, done.weights)
+
+
+def _looked_at(model: nn.Module, weights: Params, few: Split) -> dict[str, LayerInputs]:
+    try:
+        return layer_inputs(model, weights, few.inputs)
+    except (ModelError, EvidenceError) as error:
+        if len(weights) == 1:
+            say(f"no error of {next(iter(weights))}: {error}")
+            return {}
+    alone = [_looked_at(model, {name: weight}, few) for name, weight in weights.items()]
+    return {name: found for one in alone for name, found in one.items()}
+
+
+def _write(job: Job, pruned: nn.Module, out: Path) -> None:
+    if out.suffix == ".prunus":
+        save(pruned, out, made={"criterion": job.criterion, "density": job.density, "scope": job.scope})
+        return
+    state = {name: tensor.cpu().contiguous() for name, tensor in pruned.state_dict().items()}
+    write_whole(out, to_bytes(state, {"format": "pt"}))
+
+
+def to_json(outcome: Outcome) -> dict[str, object]:
+    """The same as JSON has it; errors of the network in percent, of a layer as a share."""
+    job = outcome.job
+    return {
+        "file": str(outcome.out),
+        "criterion": job.criterion,
+        "scope": job.scope,
+        "density": density_of(outcome.done.masks),
+        "damping": outcome.done.damping,
+        "recalibrated": outcome.recalibrated,
+        "dense_test_error": outcome.before.error,
+        "test_error": outcome.after.error,
+        "n": outcome.after.n,
+        "seconds": outcome.seconds,
+        "layers": [
+            {
+                "name": row.name,
+                "shape": list(row.shape),
+                "density": row.density,
+                "error_before": row.zeroed,
+                "error_after": row.updated,
+                "seconds": row.seconds,
+            }
+            for row in outcome.rows
+        ],
+    }
+
+
+def show(outcome: Outcome, as_json: bool) -> None:
+    """Print a row a layer, and what became of the network."""
+    if as_json:
+        put_json(to_json(outcome))
+        return
+    put_table(
+        ("weights", "shape", "density (sparsity)", "error, zeroed", "error, updated", "seconds"),
+        [
+            (
+                row.name,
+                " × ".join(map(str, row.shape)),
+                text.density(row.density),
+                _share(row.zeroed),
+                _share(row.updated),
+                "–" if row.seconds is None else f"{row.seconds:.2f}",
+            )
+            for row in outcome.rows
+        ],
+        words=2,
+        title="What the layers answer: the squared error of their outputs as a share of the outputs",
+    )
+    whole = density_of(outcome.done.masks)
+    damping = f", damping {outcome.done.damping:.3g}" if outcome.done.damping else ""
+    put(f"all    {text.density(whole)} kept in {outcome.seconds:.1f} s{damping}")
+    if outcome.job.recalibrate:
+        put(f"norms  {outcome.recalibrated} recalibrated")
+    put(f"test   {text.error(outcome.before)} wrong before, {text.error(outcome.after)} after")
+    put(f"file   {outcome.out}")
+
+
+def _share(error: float | None) -> str:
+    return "–" if error is None else f"{100 * error:.3g} %"

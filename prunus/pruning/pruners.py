@@ -1,0 +1,195 @@
+"""Pruners: criteria that look at a network with examples, most of which also update the weights that stay.
+
+    obs          OBS layer by layer, exactly, row by row               `layerwise.exact_obs`        updates
+    sparse_gpt   OBS layer by layer, column by column                  `layerwise.sparse_gpt`       updates
+    fisher       OBS with the blockwise empirical Fisher               `second_order.fisher`        updates
+    full_obs     OBS with the inverse Hessian of the whole network     `second_order.obs`           updates
+    obd          OBD with the Levenberg-Marquardt diagonal             `second_order.obd`
+    obd_hutchinson   the same with an estimated diagonal, through any network
+
+`AT_WEIGHTS` has the criteria snip, gradient, grasp and synflow as they are at trained weights.
+
+A pruner stands wherever a criterion stands: in schedules with retraining, Deep Compression, tickets (which take its
+masks alone) and `prunus prune`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from prunus.errors import EvidenceError
+from prunus.nouns import Density, Evidence, Masks, Params, Split
+from prunus.pruning.criteria import CRITERIA, Criterion
+from prunus.pruning.layerwise import Holes, exact_obs, sparse_gpt
+from prunus.pruning.layerwise.inputs import DAMPING as OF_LAYERS
+from prunus.pruning.layerwise.sparse_gpt import SELECT
+from prunus.pruning.probe import probe
+from prunus.pruning.scopes import Scope
+from prunus.pruning.second_order import (
+    Examine,
+    Objective,
+    Operation,
+    Prune,
+    Surgeon,
+    criterion_surgeon,
+    fisher,
+    obd,
+    objective,
+    obs,
+    operate,
+)
+from prunus.pruning.second_order.fisher import DAMPING as OF_FISHER
+from prunus.pruning.second_order.obs import DAMPING as OF_OBS
+from prunus.pruning.second_order.surgeon import CriterionSurgeon
+from prunus.resolve import resolve
+from prunus.seeds import generator
+from prunus.tables import look_up
+
+
+@final
+@dataclass(frozen=True)
+class Pruner:
+    """How to prune a network that can be looked at; `PRUNERS` has one a method."""
+
+    line: str
+    """What it is, for lists."""
+    make: "Callable[[Pruner, nn.Module, Split], Prune]"
+    scope: str = "layer"
+    """The name of the scope it will be used under: what a hole looks like."""
+    examples: int = 1024
+    """Training examples to look at, drawn by the seed."""
+    damping: float | None = None
+    """As the method means it; None: its own."""
+    cuts: int = 1
+    """Steps of equal size; the curvature is looked at anew before each."""
+
+    def on(self, model: nn.Module, split: Split, seed: int) -> Prune:
+        """This way of pruning `model`, with `examples` of `split` drawn by `seed`; `model` is not changed.
+
+        Raises EvidenceError where there is no example.
+        """
+        if self.examples < 1 or not len(split):
+            raise EvidenceError(
+                f"Pruning was to look at {self.examples} of {len(split)} examples; at least one is needed."
+            )
+        draw = torch.randperm(len(split), generator=generator(seed, "calibration"))[: self.examples]
+        chosen = draw.to(split.labels.device)
+        return self.make(self, model, Split(split.inputs[chosen], split.labels[chosen]))
+
+    def damped(self, own: float) -> float:
+        """The damping asked for, else the method's own."""
+        return own if self.damping is None else self.damping
+
+
+def by_criterion(criterion: Criterion) -> Prune:
+    """A criterion that looks at nothing but weights, as a way of pruning: what goes is set to zero."""
+
+    def prune(
+        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
+    ) -> Operation:
+        return operate(criterion_surgeon(criterion, seed), weights, density, scope, within=within, seed=seed)
+
+    return prune
+
+
+def prune_of(criterion: "Criterion | Pruner", model: nn.Module, split: Split, seed: int) -> Prune:
+    """The way of pruning of a criterion or a pruner."""
+    return criterion.on(model, split, seed) if isinstance(criterion, Pruner) else by_criterion(criterion)
+
+
+def criterion_named(name: str, scope: str = "layer") -> "Criterion | Pruner":
+    """The pruner or criterion of this name, or yours: "package.module:function".
+
+    Raises UnknownNameError.
+
+    >>> criterion_named("obs", "2:4").scope
+    '2:4'
+    """
+    if ":" in name:
+        return resolve(name)
+    named: dict[str, Any] = {**CRITERIA, **AT_WEIGHTS, **PRUNERS}
+    found = look_up("criterion", named, name)
+    return replace(found, scope=scope) if isinstance(found, Pruner) else found
+
+
+def _operating(asked: Pruner, examine_of: Callable[[Params], Examine]) -> Prune:
+    def prune(
+        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
+    ) -> Operation:
+        examine = examine_of(weights)
+        return operate(
+            examine, weights, density, scope, within=within, seed=seed, cuts=asked.cuts, looks=asked.cuts
+        )
+
+    return prune
+
+
+def _obs(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+    examine = exact_obs(model, split.inputs, damping=asked.damped(OF_LAYERS), holes=Holes.of(asked.scope))
+    return _operating(asked, lambda weights: examine)
+
+
+def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+    if asked.cuts != 1:
+        raise EvidenceError(f"sparse_gpt prunes in one go; {asked.cuts} cuts were asked for.")
+    groups = re.fullmatch(r"\d+:(\d+)", asked.scope)
+    select = None if asked.scope == "global" else int(groups[1]) if groups else SELECT
+    return sparse_gpt(model, split.inputs, damping=asked.damped(OF_LAYERS), select=select)
+
+
+def _by_objective(
+    surgeon: Callable[[Objective, Pruner], Examine],
+) -> Callable[[Pruner, nn.Module, Split], Prune]:
+    def make(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+        return _operating(
+            asked, lambda weights: surgeon(objective(model, weights, split.inputs, split.labels), asked)
+        )
+
+    return make
+
+
+def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split], Prune]:
+    """A criterion of gradients, at the weights as they are."""
+
+    def make(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+        look = probe(model, split.inputs, split.labels)
+
+        def examine(weights: Params, masks: Masks) -> Surgeon:
+            evidence = Evidence(weights, initial=weights, masks=masks, probe=look)
+            return CriterionSurgeon(CRITERIA[name], evidence, masks)
+
+        return _operating(asked, lambda weights: examine)
+
+    return make
+
+
+PRUNERS: Mapping[str, Pruner] = {
+    "obs": Pruner("OBS layer by layer, row by row (ExactOBS), and the update of what stays.", _obs),
+    "sparse_gpt": Pruner("OBS layer by layer, column by column (SparseGPT), and the update.", _sparse_gpt),
+    "fisher": Pruner(
+        "OBS with the blockwise empirical Fisher (WoodFisher, oBERT), and the update.",
+        _by_objective(lambda objective, asked: fisher(objective, damping=asked.damped(OF_FISHER))),
+    ),
+    "full_obs": Pruner(
+        "OBS with the inverse Hessian of the whole network, up to 16,384 weights, and the update.",
+        _by_objective(lambda objective, asked: obs(objective, damping=asked.damped(OF_OBS))),
+    ),
+    "obd": Pruner(
+        "OBD: h w² / 2 with the Levenberg-Marquardt diagonal; nothing is moved.",
+        _by_objective(lambda objective, asked: obd(objective, "levenberg_marquardt")),
+    ),
+    "obd_hutchinson": Pruner(
+        "OBD: h w² / 2 with the diagonal as Hutchinson estimates it, through any network; nothing is moved.",
+        _by_objective(lambda objective, asked: obd(objective, "hutchinson")),
+    ),
+}
+
+AT_WEIGHTS: Mapping[str, Pruner] = {
+    name: Pruner(f"{name}, at the weights as they are.", _by_probe(name))
+    for name in ("snip", "gradient", "grasp", "synflow")
+}
+"""What criteria of gradients are outside of tickets, where there are no initial weights to look back to."""

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from prunus.errors import DensityError, EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params, density_of
 from prunus.pruning.layerwise import Holes, budget, curves, exact_obs, layer_inputs, output_errors, sparse_gpt
-from prunus.pruning.layerwise.sparse_gpt import _upper
+from prunus.pruning.layerwise.inputs import STRIPE
+from prunus.pruning.layerwise.sparse_gpt import SOLVED, _upper
 from prunus.pruning.masks import are_nested, count
 from prunus.pruning.matrix import to_matrix
 from prunus.pruning.prunable import prunable
@@ -105,6 +106,30 @@ def test_many_inputs_are_multiplied_as_they_come():
     inputs = correlated(3000, IN)
     found = layer_inputs(model, weights, inputs, batch_size=100)["weight"]
     torch.testing.assert_close(found.hessian[0], 2 * inputs.T @ inputs / 3000)
+
+
+@pytest.mark.parametrize("batch", [300, 1500])
+def test_h_is_whole_where_it_is_summed_in_stripes(batch):
+    model, inputs = nn.Linear(2 * STRIPE + 76, 1, bias=False).double(), draw(1500, 2 * STRIPE + 76)
+    found = layer_inputs(model, prunable(model), inputs, batch_size=batch)["weight"]
+    torch.testing.assert_close(found.hessian[0], 2 * inputs.T @ inputs / 1500)
+    assert found.vectors == 1500
+
+
+def test_what_the_model_writes_over_its_inputs_later_does_not_count():
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3, bias=False).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            x += self.fc(x)
+            return x
+
+    model, inputs = Residual(), draw(6, 3)
+    found = layer_inputs(model, prunable(model), inputs)["fc.weight"]
+    torch.testing.assert_close(found.hessian[0], 2 * inputs.T @ inputs / 6)
 
 
 def test_sequences_count_every_place():
@@ -359,9 +384,10 @@ def test_halves_of_halves_are_the_schedule_column_by_column(select, density):
     assert int(mask.sum()) == count(density, OUT * IN)
 
 
-def test_the_factor_is_that_of_the_inverse():
-    model, weights, inputs = linear()
-    found = layer_inputs(model, weights, inputs)["weight"]
+@pytest.mark.parametrize("size", [IN, 2 * SOLVED + 45])
+def test_the_factor_is_that_of_the_inverse(size):
+    model, inputs = nn.Linear(size, 1, bias=False).double(), correlated(N, size)
+    found = layer_inputs(model, prunable(model), inputs)["weight"]
     upper = _upper("weight", found, 0)
     assert torch.equal(upper, upper.triu())
     torch.testing.assert_close(upper.T @ upper, found.damped()[0].inverse())

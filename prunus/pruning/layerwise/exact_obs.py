@@ -10,9 +10,9 @@ that keeps the highest scores deletes exactly what was cheapest, of a layer or o
 Source: Frantar & Alistarh 2022, "Optimal Brain Compression" (OBC), section 4 and Algorithm 1; N:M and blocks as its
 section 4.2.
 Also called: OBC, ExactOBS; on layers of some thousand inputs `sparse_gpt` stands in for it.
-Where we depart: where a deletion costs less than those before it in its row, that stretch is scored with its mean
-(greedy choice then is along the convex curve below that of the errors); weights are solved for once, for the masks chosen, instead of being stored along the way. Deleting runs on
-the CPU wherever the weights are.
+Where we depart: where a deletion costs less than those before it in its row, that stretch is scored with its mean, so
+that greedy choice is along the convex curve below that of the errors; weights are solved for once, for the masks
+chosen, instead of being stored along the way. Deleting runs on the CPU wherever the weights are.
 """
 
 import copy
@@ -29,7 +29,6 @@ from prunus.nouns import Masks, Params, Scores
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs, layer_inputs
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
 from prunus.pruning.matrix import from_matrix
-from prunus.pruning.second_order.surgeon import Examine
 
 SOLVED = 1 << 24
 """Entries of the systems that are solved at once: 128 MiB."""
@@ -140,9 +139,11 @@ def inverse(name: str, inputs: LayerInputs, group: int) -> Tensor:
 
 def cholesky(name: str, inputs: LayerInputs, group: int, reverse: bool = False) -> Tensor:
     """L with L Lᵀ = H + λ I of a group, on request of the last input first. Raises NotFiniteError."""
-    hessian = inputs.damped()[group]
+    hessian = inputs.hessian[group]
+    hessian = hessian.flip(0, 1) if reverse else hessian.clone()
+    hessian.diagonal().add_(inputs.damping)
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1) if reverse else hessian)
+    factor, failed = torch.linalg.cholesky_ex(hessian)
     if failed:
         raise NotFiniteError(
             f"The Hessian of {name!r}, {len(hessian)} inputs from {inputs.vectors} vectors of which {inputs.dead} "
@@ -183,7 +184,7 @@ def exact_obs(
     damping: float = DAMPING,
     holes: Holes = Holes(),
     batch_size: int = 100,
-) -> Examine:
+) -> Callable[[Params, Masks], ExactObsSurgeon]:
     """The surgeon of every layer alone, with calibration `inputs` [N, ...]; for layers of some hundred inputs.
 
     Args:

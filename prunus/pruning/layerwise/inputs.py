@@ -28,6 +28,8 @@ from prunus.pruning.matrix import to_matrix
 DAMPING = 0.01
 ROWS = 1024
 """The fewest inputs that are multiplied at once, where there are as many."""
+STRIPE = 512
+"""Rows of H that are summed at once, from the diagonal on: what lies on its other side is the same."""
 UNFOLDED = 1 << 23
 """Entries of a convolution's inputs that are laid out at once: 32 MiB in float32."""
 
@@ -117,34 +119,51 @@ class _Gram:
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module = name, module
         self.vectors, self.held = 0, 0
-        self.waiting: list[Tensor] = []
+        self.waiting: Tensor | None = None
         self.total: Tensor | None = None
 
     def add(self, given: Tensor) -> None:
-        """Take the layer's input of a batch."""
-        for rows in _unfolded(self.module, given):
-            self.waiting.append(rows)
-            self.held += rows.shape[1]
-            if self.held >= max(ROWS, rows.shape[2]):
-                self.multiply()
+        """Take the layer's input of a batch; copied, as the model may write over it."""
+        for x in _unfolded(self.module, given):
+            count, size = x.shape[1:]
+            if self.waiting is None:
+                self.waiting = x.new_empty(len(x), max(ROWS, size), size)
+            if self.held + count > self.waiting.shape[1]:
+                self.flush()
+            if count < self.waiting.shape[1]:
+                self.waiting[:, self.held : self.held + count] = x
+                self.held += count
+            else:
+                self.multiply(x)
 
-    def multiply(self) -> None:
-        """A product of many rows costs less than many of few; its sum is kept in float64."""
-        x = torch.cat(self.waiting, 1)
-        product = x.mT @ x
-        self.total = product.double() if self.total is None else self.total.add_(product)
-        self.vectors, self.held, self.waiting = self.vectors + x.shape[1], 0, []
+    def flush(self) -> None:
+        """A product of many inputs costs less than many of few."""
+        if self.waiting is not None and self.held:
+            self.multiply(self.waiting[:, : self.held])
+            self.held = 0
+
+    def multiply(self, x: Tensor) -> None:
+        """Add what is on and above the diagonal; the sum is kept in float64."""
+        groups, count, size = x.shape
+        if self.total is None:
+            self.total = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
+        for first in range(0, size, STRIPE):
+            end = first + STRIPE
+            self.total[:, first:end, first:] += x[:, :, first:end].mT @ x[:, :, first:]
+        self.vectors += count
 
     def finished(self, examples: int, damping: float) -> LayerInputs:
         """H; ModelError, NotFiniteError, EvidenceError."""
-        if self.waiting:
-            self.multiply()
+        self.flush()
         if self.total is None:
             raise ModelError(
                 f"The forward pass of the calibration examples never reached the layer of {self.name!r}; leave it out "
                 f"with exclude=[{self.name!r}]."
             )
         hessian = self.total.mul_(2 / examples)
+        for first in range(0, hessian.shape[1], STRIPE):
+            end = first + STRIPE
+            hessian[:, end:, first:end] = hessian[:, first:end, end:].mT
         check_finite({self.name: hessian}, "The calibration inputs of the layer of")
         pivots = hessian.diagonal(dim1=1, dim2=2)
         alive = pivots[pivots > 0]

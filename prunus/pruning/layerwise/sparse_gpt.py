@@ -29,6 +29,8 @@ from prunus.pruning.second_order.surgeon import Operation, Prune
 from prunus.seeds import derive
 
 SELECT = 128
+SOLVED = 128
+"""Columns of a triangle that are inverted at once."""
 
 Choose = Callable[[int, int, Tensor], Tensor]
 """(first column, end, scores [O, end - first]) -> which of them to keep."""
@@ -107,10 +109,10 @@ class _Sweep:
         began = time.perf_counter()
         self.like = weight
         self.columns = inputs.hessian.shape[1]
-        self.upper = torch.stack([_upper(name, inputs, g) for g in range(len(inputs.hessian))]).to(
-            weight.dtype
+        self.upper = torch.stack(
+            [_upper(name, inputs, g).to(weight.dtype) for g in range(len(inputs.hessian))]
         )
-        self.w = inputs.rows(weight).mT.to(weight.dtype).contiguous()
+        self.w = self._grouped(to_matrix(weight)).clone(memory_format=torch.contiguous_format)
         self.lost = torch.zeros_like(self.w)
         self.kept = torch.zeros_like(self.w, dtype=torch.bool)
         self.cost = 0.0
@@ -120,19 +122,20 @@ class _Sweep:
         """From the first column to the last."""
         began = time.perf_counter()
         self._span(0, self.columns, select, choose)
-        self.cost = float(self.lost.square().sum(dtype=torch.float64)) / 2
+        self.w.masked_fill_(~self.kept, 0.0)
+        self.cost = float(torch.linalg.vector_norm(self.lost, dim=2).double().square().sum()) / 2
         self.seconds += time.perf_counter() - began
 
     def _span(self, first: int, end: int, select: int, choose: Choose | None) -> None:
         """The columns from `first` to `end`, which have made up for those before; masks are chosen on the way."""
         width = end - first
         if choose and width <= select:
-            self.kept[:, first:end] = self._grouped(
-                choose(first, end, self._matrix(self._scores(first, end)))
-            )
+            kept = self._grouped(choose(first, end, self._matrix(self._scores(first, end))))
+            self.kept[:, first:end], self.lost[:, first:end] = kept, ~kept
             choose = None
         if width == 1:
-            self._column(first)
+            # Until now 1 for what goes, 0 for what stays. What goes becomes zero at the end, for all columns at once.
+            self.lost[:, first].mul_(self.w[:, first] / self.upper[:, first, first, None])
             return
         unit = select if choose else 1
         middle = first + max(1, width // 2 // unit) * unit
@@ -141,11 +144,6 @@ class _Sweep:
             self.upper[:, first:middle, middle:end].mT, self.lost[:, first:middle], alpha=-1
         )
         self._span(middle, end, select, choose)
-
-    def _column(self, c: int) -> None:
-        w, kept = self.w[:, c], self.kept[:, c]
-        self.lost[:, c] = (w / self.upper[:, c, c, None]).masked_fill_(kept, 0.0)
-        w.masked_fill_(~kept, 0.0)
 
     def _scores(self, first: int, end: int) -> Tensor:
         pivots = self.upper.diagonal(dim1=1, dim2=2)[:, first:end, None]
@@ -161,7 +159,7 @@ class _Sweep:
 
     def _grouped(self, matrix: Tensor) -> Tensor:
         """[O, D] -> [G, D, R]."""
-        return matrix.reshape(len(self.w), -1, matrix.shape[1]).mT
+        return matrix.reshape(len(self.upper), -1, matrix.shape[1]).mT
 
     def weight(self) -> Tensor:
         """As it is now."""
@@ -175,9 +173,23 @@ class _Sweep:
 def _upper(name: str, inputs: LayerInputs, group: int) -> Tensor:
     """U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed back."""
     factor = cholesky(name, inputs, group, reverse=True)
-    eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-    lower: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
-    return lower.flip(0, 1)
+    _invert(factor)
+    return factor.flip(0, 1)
+
+
+def _invert(lower: Tensor) -> None:
+    """Invert a lower triangle in place, by halves: a third of the work of solving for the identity."""
+    size = len(lower)
+    if size <= SOLVED:
+        eye = torch.eye(size, dtype=lower.dtype, device=lower.device)
+        lower.copy_(torch.linalg.solve_triangular(lower, eye, upper=False))
+        return
+    half = size // 2
+    first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    right = torch.linalg.solve_triangular(last, below, upper=False)
+    below.copy_(torch.linalg.solve_triangular(first, right, upper=False, left=False).neg_())
+    _invert(first)
+    _invert(last)
 
 
 def _given(mask: Tensor) -> Choose:
@@ -188,14 +200,14 @@ def _as_they_come(
     name: str, scope: Scope, density: float, left: Tensor, within: Masks | None, seed: int
 ) -> Choose:
     """The scope's choice of some columns; what it has kept so far rounds to `density` at every step."""
-    available = int(left.sum())
+    available = int(torch.count_nonzero(left))
     whole = min(count(density, left.numel()), available)
     seen, kept = 0, 0
 
     def choose(first: int, end: int, scores: Tensor) -> Tensor:
         nonlocal seen, kept
         here = left[:, first:end]
-        seen += int(here.sum())
+        seen += int(torch.count_nonzero(here))
         keep = count(whole / available, seen) - kept
         kept += keep
         if keep == 0:

@@ -1,0 +1,142 @@
+"""Second order layer by layer: SparseGPT's schedule and H beside the arithmetic they need, ExactOBS beside its bars."""
+
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import Timed, interleaved, spread, table
+from prunus.nouns import Params
+from prunus.pruning.layerwise import exact_obs, layer_inputs
+from prunus.pruning.layerwise.sparse_gpt import SELECT, _as_they_come, _Sweep
+from prunus.pruning.scopes import layer
+
+THREADS = 2
+WIDTH, ROW_BY_ROW = 4096, 512
+INPUTS = 16_384
+DENSITIES = [step / 20 for step in range(1, 21)]
+
+
+def run(rounds: int = 7, size: int = WIDTH, small: int = ROW_BY_ROW) -> str:
+    with _threads(THREADS):
+        tables = [_schedule(rounds, size), _streaming(rounds, size), _database(3, small)]
+    return "\n\n".join(tables)
+
+
+@contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _layer(inputs: int, outputs: int, examples: int) -> tuple[nn.Module, Params, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Linear(inputs, outputs, bias=False)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    model.load_state_dict({"weight": weight})
+    return model, {"weight": weight}, torch.randn(examples, inputs, generator=generator)
+
+
+def _schedule(rounds: int, size: int) -> str:
+    """From H on: what `sparse_gpt` does with a layer, beside one inversion and the updates as plain products."""
+    model, weights, inputs = _layer(size, size, 2 * size)
+    found = layer_inputs(model, weights, inputs, batch_size=256)["weight"]
+    everything = torch.ones(size, size, dtype=torch.bool)
+    damped = found.damped()[0]
+    upper, w, lost = (torch.rand(size, size) for _ in range(3))
+    del model, inputs
+
+    def swept() -> None:
+        sweep = _Sweep("weight", weights["weight"], found)
+        layer({"weight": sweep.all_scores()}, 0.5)
+        sweep.run(SELECT, _as_they_come("weight", layer, 0.5, everything, None, 0))
+        assert int(sweep.mask().sum()) == size * size // 2
+        assert sweep.weight().isfinite().all()
+
+    def inverted() -> None:
+        torch.cholesky_inverse(torch.linalg.cholesky(damped))
+
+    def updated() -> None:
+        for first in range(0, size, SELECT):
+            end = first + SELECT
+            w[end:].addmm_(upper[first:end, end:].T, lost[first:end], alpha=-1)
+
+    parts = {"Cholesky inverse, float64": inverted, "updates, float32, a product a block": updated}
+    timed = interleaved({**parts, "SparseGPT's schedule": swept}, rounds, clock=time.perf_counter)
+    both = [
+        inverse + products for inverse, products in zip(*(timed.seconds[part] for part in parts), strict=True)
+    ]
+    timed = Timed({"both": both, **timed.seconds})
+    rows: list[list[object]] = [
+        [name, f"{timed.median(name):.3f}", timed.ratio(name, "both")]
+        for name in (*parts, "both", "SparseGPT's schedule")
+    ]
+    header = [f"{size} x {size}, density 0.5, {THREADS} threads, n = {rounds}", "s", "ratio (quartiles)"]
+    return table(header, rows)
+
+
+def _streaming(rounds: int, size: int) -> str:
+    """H while inputs pass, beside one product of all of them; both counted as that product's multiply-adds."""
+    model, weights, inputs = _layer(size, 64, INPUTS)
+    product, streamed = "one float32 product", "layer_inputs, batches of 256"
+    timed = interleaved(
+        {
+            product: lambda: inputs.T @ inputs,
+            streamed: lambda: layer_inputs(model, weights, inputs, batch_size=256),
+        },
+        rounds,
+        clock=time.perf_counter,
+    )
+    rows: list[list[object]] = []
+    for name in timed.seconds:
+        seconds = timed.median(name)
+        pace = f"{size**2 * INPUTS / seconds / 1e9:.0f}"
+        rows.append([name, f"{seconds:.3f}", pace, timed.ratio(product, name)])
+    header = [
+        f"H of {INPUTS:,} inputs {size} wide, {THREADS} threads, n = {rounds}",
+        "s",
+        "G multiply-adds/s",
+        "pace (quartiles)",
+    ]
+    return table(header, rows)
+
+
+def _database(rounds: int, size: int) -> str:
+    """In a process of its own, forked from a small one: what it holds at most is then its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
+        seconds, peak = pool.submit(_all_densities, rounds, size).result()
+    steps = ["H and scores of all deletions", f"weights at {len(DENSITIES)} densities", "both"]
+    rows: list[list[object]] = [
+        [step, spread(times), f"{peak / 2**30:.2f}" if step == "both" else ""]
+        for step, times in zip(steps, seconds, strict=True)
+    ]
+    header = [f"ExactOBS, {size} x {size}, {THREADS} threads, n = {rounds}", "s (quartiles)", "GiB at most"]
+    return table(header, rows)
+
+
+def _all_densities(rounds: int, size: int) -> tuple[list[list[float]], int]:
+    """Seconds of the scores, of the weights and of both, a round each; and the most bytes held."""
+    torch.set_num_threads(THREADS)
+    taken: list[list[float]] = [[], [], []]
+    for turn, width in enumerate([8, *[size] * rounds]):  # the first compiles
+        model, weights, inputs = _layer(width, width, 4 * width)
+        began = time.perf_counter()
+        surgeon = exact_obs(model, inputs)(weights, {"weight": torch.ones(width, width, dtype=torch.bool)})
+        scores = surgeon.scores()
+        scored = time.perf_counter()
+        stored = [surgeon.keep(layer(scores, density)).weights["weight"] for density in DENSITIES]
+        ended = time.perf_counter()
+        assert len(stored) == len(DENSITIES)
+        if turn:
+            for times, seconds in zip(taken, (scored - began, ended - scored, ended - began), strict=True):
+                times.append(seconds)
+    return taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

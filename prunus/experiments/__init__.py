@@ -15,6 +15,7 @@ from prunus.experiments import (
     han2016,
     hassibi1993,
     lecun1990,
+    one_shot,
     renda2020,
     zhou2019,
 )
@@ -35,6 +36,7 @@ PARTS: dict[str, Experiment] = {
     "lecun1990.retraining": lecun1990.retraining,
     "hassibi1993.xor": hassibi1993.xor,
     "hassibi1993.monks": hassibi1993.monks,
+    "one_shot": one_shot.one_shot,
     "han2015.tradeoff": han2015.tradeoff,
     "han2015.tables": han2015.tables,
     "han2016.tables": han2016.tables,

@@ -48,7 +48,7 @@ class FisherSurgeon:
     weights: Params
     masks: Masks
     fisher: Params
-    """[blocks, block, block] in float64, without damping, of all weights that were left at the look."""
+    """[blocks, block, block] in float64, without damping; those of deleted weights are never used."""
     pivots: Params
     """[F_LL⁻¹]_qq in float64 over the weights that are left; 1 for the others."""
     damping: float
@@ -145,7 +145,7 @@ def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, ba
 
     def examine(weights: Params, masks: Masks) -> FisherSurgeon:
         here = asked.at(apply_masks(weights, masks))
-        found = empirical_fisher(here, masks, block, batch)
+        found = empirical_fisher(here, block, batch)
         pivots = {}
         for name, blocks in found.items():
             left = to_blocks(masks[name].flatten(), blocks.shape[1]).double()

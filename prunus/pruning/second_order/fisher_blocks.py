@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, NotFiniteError
-from prunus.nouns import Masks, Params
+from prunus.nouns import Params
 from prunus.pruning.second_order.objective import Objective
 
 LARGEST = 2**34
@@ -55,17 +55,20 @@ def from_blocks(blocks: Tensor, like: Tensor) -> Tensor:
     return blocks.flatten()[: like.numel()].reshape(like.shape)
 
 
-def empirical_fisher(asked: Objective, masks: Masks, block: int, batch: int) -> Params:
-    """F by tensor, [blocks, block, block] in float64, without damping; deleted weights have no gradient.
+def empirical_fisher(asked: Objective, block: int, batch: int) -> Params:
+    """F by tensor, [blocks, block, block] in float64, without damping.
 
     Raises ModelError (larger than LARGEST), NotFiniteError (a gradient, or a product of two).
     """
     _check_size(asked.weights, block)
-    left = {name: to_blocks(masks[name].flatten(), block).double() for name in asked.weights}
-    total = {name: left.new_zeros(*left.shape, left.shape[1]) for name, left in left.items()}
+    shapes = {name: to_blocks(w.flatten(), block).shape for name, w in asked.weights.items()}
+    total = {
+        name: w.new_zeros(*shapes[name], shapes[name][1], dtype=torch.float64)
+        for name, w in asked.weights.items()
+    }
     for batched in gradients(asked, batch):
         for name, g in batched.items():
-            _add_products(total[name], to_blocks(g.flatten(1), block), left[name])
+            _add_products(total[name], to_blocks(g.flatten(1), block))
     for name, blocks in total.items():
         blocks /= len(asked.inputs)
         # The largest products stand on the diagonal.
@@ -77,12 +80,12 @@ def empirical_fisher(asked: Objective, masks: Masks, block: int, batch: int) -> 
     return total
 
 
-def _add_products(total: Tensor, g: Tensor, left: Tensor) -> None:
+def _add_products(total: Tensor, g: Tensor) -> None:
     """total += Σ_n g_n g_nᵀ, some blocks at a time, so that only a chunk is ever in float64."""
     step = max(1, CHUNK // (len(g) * g.shape[2]))
     for at in range(0, len(total), step):
         here = slice(at, at + step)
-        one = (g[:, here] * left[here]).transpose(0, 1)
+        one = g[:, here].double().transpose(0, 1)
         total[here].baddbmm_(one.transpose(1, 2), one)
 
 
@@ -97,7 +100,7 @@ def _check_size(weights: Params, block: int) -> None:
 
 
 def damped_factor(fisher: Tensor, left: Tensor, damping: float, name: str) -> Tensor:
-    """The Cholesky factor of λI + F over the weights that are left, λ alone elsewhere: [n, block, block].
+    """The Cholesky factor of λI + F over the weights that are left, λI elsewhere: [n, block, block].
 
     In exact arithmetic every squared pivot is at least λ, the smallest eigenvalue. One that is not tells that
     rounding has taken the place of the damping; then NotFiniteError.

@@ -48,7 +48,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> int:
     >>> recalibrate(norm, torch.tensor([[1.0], [2.0], [6.0]])), norm.running_mean, norm.running_var
     (1, tensor([3.]), tensor([7.]))
     """
-    if batch_size < 1 or not len(inputs) or not inputs.numel():
+    if batch_size < 1 or not inputs.numel():
         raise EvidenceError(
             f"Batches of {batch_size} of inputs of shape {list(inputs.shape)} were to be looked at; there must be an "
             "example, and batches of at least one."

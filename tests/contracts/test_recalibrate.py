@@ -225,6 +225,20 @@ def test_other_precisions(dtype):
     torch.testing.assert_close(norm.running_var, inputs.double().var(0).to(dtype))
 
 
+def test_double_precision_is_not_lost():
+    norm, inputs = nn.BatchNorm1d(1).double(), torch.arange(100.0).double().reshape(-1, 1) + 2**30
+    recalibrate(norm, inputs, 7)
+    torch.testing.assert_close(norm.running_var, inputs.var(0))
+
+
+def test_half_precision_is_rounded_once():
+    """Means of 130.4 and 131.4 make 130.9, hence 131; each rounded for itself they are 130 and 131, hence 130."""
+    norm = nn.BatchNorm1d(1).to(torch.bfloat16)
+    parts = [130, 130, 130, 131, 131, 131, 131, 131, 132, 132]
+    recalibrate(norm, torch.tensor(parts, dtype=torch.bfloat16).reshape(-1, 1), 5)
+    assert norm.running_mean.item() == 131
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_inputs_that_are_not_finite_are_named(wrong):
     model, inputs = chain(), draw(8, 3, 4, 4)

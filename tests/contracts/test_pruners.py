@@ -1,0 +1,243 @@
+"""Laws of pruners: each prunes exactly, under every kind of scope, in schedules, Deep Compression and tickets."""
+
+import copy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.errors import EvidenceError, UnknownNameError
+from prunus.nouns import Evidence, Split, density_of
+from prunus.pruning.criteria import CRITERIA, magnitude
+from prunus.pruning.layerwise import exact_obs
+from prunus.pruning.masks import are_nested, count
+from prunus.pruning.prunable import prunable
+from prunus.pruning.pruners import AT_WEIGHTS, PRUNERS, by_criterion, criterion_named, prune_of
+from prunus.pruning.retrain import prune_and_retrain
+from prunus.pruning.schedules import iterative
+from prunus.pruning.scopes import SCOPES, scope_named
+from prunus.pruning.second_order import operate
+from prunus.tickets.dense import Dense
+from prunus.tickets.procedure import mask_name
+from prunus.tickets.shelf import Memory
+from prunus.tickets.ticket import Rates, Ticket
+from prunus.training import Recipe, evaluate, train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+import small
+
+ALL = {**PRUNERS, **AT_WEIGHTS}
+MOVING = ("obs", "sparse_gpt", "fisher", "full_obs")
+each = pytest.mark.parametrize("name", ALL)
+
+
+def tiny(seed):
+    """64-8-8-10."""
+    layers = nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10)
+    return small.drawn(nn.Sequential(nn.Flatten(), *layers), seed)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return prunus.load_data("digits").first(300, 100)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    trained = tiny(0)
+    train(trained, data, Recipe(6, 0.01, 25), seed=0)
+    return trained
+
+
+def on(name, model, split, scope="layer", **settings):
+    return replace(criterion_named(name, scope), examples=60, **settings).on(model, split, 0)
+
+
+@each
+@pytest.mark.parametrize("scope", ["layer", "global", "2:4", "1x2"])
+def test_every_pruner_prunes_exactly_under_every_kind_of_scope(name, scope, model, data):
+    before = copy.deepcopy(model.state_dict())
+    weights = prunable(model)
+    done = on(name, model, data.train, scope)(weights, 0.5, scope_named(scope), seed=1)
+    if scope == "global":
+        assert density_of(done.masks) == count(0.5, sum(w.numel() for w in weights.values())) / sum(
+            w.numel() for w in weights.values()
+        )
+    else:
+        assert all(float(mask.double().mean()) == 0.5 for mask in done.masks.values())
+    for key, mask in done.masks.items():
+        assert not done.weights[key][~mask].any()
+        assert torch.isfinite(done.weights[key]).all()
+        moved = not torch.equal(done.weights[key][mask], weights[key].detach()[mask])
+        assert moved is (name in MOVING)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_the_update_is_better_than_none_on_the_network_itself(name, model, data):
+    weights = prunable(model)
+    damping = {"fisher": 1e-3, "full_obs": 1e-3}.get(name)
+    asked = replace(PRUNERS[name], examples=300, damping=damping, cuts=1 if name == "sparse_gpt" else 4)
+    done = asked.on(model, data.train, 0)(weights, 0.5, SCOPES["layer"], seed=0)
+    bare = {key: weights[key].detach() * mask for key, mask in done.masks.items()}
+    losses = []
+    for tensors in (done.weights, bare):
+        trial = copy.deepcopy(model)
+        trial.load_state_dict({**trial.state_dict(), **tensors})
+        losses.append(evaluate(trial, data.train).loss)
+    assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize("name", ["obs", "fisher", "obd"])
+def test_a_pruner_is_the_operation_it_stands_for(name, model, data):
+    """`obs` by hand: the same examples, the same surgeon."""
+    weights = prunable(model)
+    done = on(name, model, data.train)(weights, 0.4, SCOPES["layer"], seed=3)
+    again = on(name, model, data.train)(weights, 0.4, SCOPES["layer"], seed=3)
+    assert all(torch.equal(done.weights[key], again.weights[key]) for key in weights)
+    if name == "obs":
+        draw = torch.randperm(300, generator=prunus.seeds.generator(0, "calibration"))[:60]
+        hand = operate(exact_obs(model, data.train.inputs[draw]), weights, 0.4, SCOPES["layer"], seed=3)
+        assert all(torch.equal(done.weights[key], hand.weights[key]) for key in weights)
+
+
+def test_the_seed_draws_the_examples(model, data):
+    weights, asked = prunable(model), replace(PRUNERS["obs"], examples=40)
+    one, other = (asked.on(model, data.train, seed)(weights, 0.4, SCOPES["layer"]) for seed in (0, 1))
+    assert any(not torch.equal(one.weights[key], other.weights[key]) for key in weights)
+
+
+def test_the_pattern_of_the_scope_reaches_the_surgeon(model, data):
+    """Deleted with the pattern in mind, what 2:4 keeps costs less than what it keeps of single deletions."""
+    weights = prunable(model)
+    told = on("obs", model, data.train, "2:4")(weights, 0.5, SCOPES["2:4"])
+    untold = on("obs", model, data.train, "layer")(weights, 0.5, SCOPES["2:4"])
+    assert told.predicted < untold.predicted
+
+
+@each
+def test_cuts_look_again(name, model, data):
+    weights = prunable(model)
+    if name == "sparse_gpt":
+        with pytest.raises(EvidenceError, match="one go"):
+            on(name, model, data.train, cuts=2)
+        return
+    done = on(name, model, data.train, cuts=2)(weights, 0.4, SCOPES["layer"])
+    assert (done.cuts, done.looks) == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["snip", "gradient"])
+def test_at_weights_is_the_criterion_with_the_weights_for_initial_ones(name, model, data):
+    weights = prunable(model)
+    draw = torch.randperm(300, generator=prunus.seeds.generator(0, "calibration"))[:60]
+    look = prunus.pruning.probe.probe(model, data.train.inputs[draw], data.train.labels[draw])
+    scores = CRITERIA[name](Evidence(weights, initial=weights, probe=look))
+    done = on(name, model, data.train)(weights, 0.3, SCOPES["layer"])
+    hand = SCOPES["layer"](scores, 0.3)
+    assert all(torch.equal(done.masks[key], hand[key]) for key in weights)
+
+
+def test_no_example_is_refused(model, data):
+    with pytest.raises(EvidenceError, match="at least one"):
+        replace(PRUNERS["obs"], examples=0).on(model, data.train, 0)
+    with pytest.raises(EvidenceError, match="at least one"):
+        PRUNERS["obs"].on(model, Split(data.train.inputs[:0], data.train.labels[:0]), 0)
+
+
+def test_names():
+    assert criterion_named("magnitude") is magnitude
+    assert criterion_named("small:by_column") is small.by_column or callable(
+        criterion_named("small:by_column")
+    )
+    assert criterion_named("obs", "4:8").scope == "4:8"
+    with pytest.raises(UnknownNameError, match="criterion"):
+        criterion_named("nothing")
+
+
+@pytest.mark.parametrize("name", [*PRUNERS, "magnitude"])
+def test_a_schedule_with_retraining_takes_pruners(name, model, data):
+    mine = copy.deepcopy(model)
+    criterion = criterion_named(name)
+    if not callable(criterion):
+        criterion = replace(criterion, examples=100)
+    rounds = prune_and_retrain(
+        mine,
+        prunable(mine),
+        data,
+        iterative(0.25, 2),
+        [Recipe(1, 0.005, 25)] * 2,
+        criterion=criterion,
+        scope=SCOPES["layer"],
+    )
+    assert are_nested(rounds[1].masks, rounds[0].masks)
+    assert all(not mine.get_parameter(key)[~mask].any() for key, mask in rounds[1].masks.items())
+
+
+def test_without_retraining_the_update_stays(model, data):
+    mine = copy.deepcopy(model)
+    prune_and_retrain(
+        mine,
+        prunable(mine),
+        data,
+        [0.4],
+        [Recipe(0, 0.005, 25)],
+        criterion=replace(PRUNERS["obs"], examples=100),
+        scope=SCOPES["layer"],
+    )
+    assert any(
+        (mine.get_parameter(n) != w).any()
+        for n, w in by_criterion(magnitude)(prunable(model), 0.4, SCOPES["layer"]).weights.items()
+    )
+    losses = evaluate(mine, data.train).loss
+    zeroed = copy.deepcopy(model)
+    done = prune_of(magnitude, model, data.train, 0)(prunable(model), 0.4, SCOPES["layer"])
+    zeroed.load_state_dict({**zeroed.state_dict(), **done.weights})
+    assert losses < evaluate(zeroed, data.train).loss
+
+
+def test_deep_compression_takes_pruners(model, data, tmp_path):
+    short = Recipe(1, 0.005, 25)
+    recipe = prunus.COMPRESSION_RECIPES["default"].but(
+        density=0.5, scope="2:4", schedule="one_shot", rounds=1, retrain=short, settle=short, finetune=short,
+        criterion="obs", bits=3,
+    )  # fmt: skip
+    done = prunus.deep_compress(model, data, recipe)
+    assert all(float(mask.double().mean()) == 0.5 for mask in done.masks.values())
+    prunus.save(done, tmp_path / "obs.prunus")
+    again = prunus.load(tmp_path / "obs.prunus", into=tiny(1))
+    assert evaluate(again, data.test) == evaluate(done.model, data.test)
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_tickets_take_the_masks_of_pruners(name):
+    dense = Dense("small:normed", "digits", Recipe(2, 0.02, 25), examples=85, every=3)
+    ticket = Ticket(dense, criterion=name, rounds=2, rates=Rates(0.5, 0.5, 0.5))
+    shelf, needed = Memory(), carried_out(dense)
+    rows = carried_out(ticket, needed, shelf=shelf).rows()
+    assert [row["receipt"]["passed"] for row in rows if row["level"]] == [True, True]
+    first, second = (shelf.get_masks(mask_name(level)) for level in (1, 2))
+    assert are_nested(second, first)
+    assert all(int(mask.sum()) == count(0.5, mask.numel()) for mask in first.values())
+    # By another route: the masks of the pruner at the trained weights.
+    model = dense.network()
+    model.load_state_dict(needed.get("final"))
+    split = dense.dataset().train
+    prune = PRUNERS[name].on(model, split, prunus.seeds.derive(0, "criterion", 1))
+    seed = prunus.seeds.derive(0, "ties", 1)
+    hand = prune(prunable(model), dict.fromkeys(first, 0.5), SCOPES["layer"], seed=seed).masks
+    assert all(torch.equal(first[key], hand[key]) for key in first)
+
+
+def carried_out(spec, *needed, shelf=None):
+    shelf = Memory() if shelf is None else shelf
+    steps = spec.steps(shelf, needed)
+    try:
+        job = next(steps)
+        while True:
+            job = steps.send(job.carry_out())
+    except StopIteration:
+        return shelf

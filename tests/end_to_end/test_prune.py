@@ -1,0 +1,197 @@
+"""`prunus prune` as a user meets it: the file, the table layer by layer, and one sentence for what cannot be done."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import prunus
+from prunus.cli import main
+from prunus.pruning.pruners import AT_WEIGHTS, PRUNERS
+from prunus.training import Recipe, evaluate, train
+
+OWN = """
+from torch import nn
+from prunus import Dataset, Split, load_data
+
+def net():
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 10)
+    )
+
+class Spare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(64, 10), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.used(x.flatten(1))
+
+def spare():
+    return Spare()
+
+def few():
+    return load_data("digits").first(300, 150)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a network of one's own, and weights that it was trained to."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "prune_nets.py").write_text(OWN)
+    names: dict = {}
+    exec(OWN, names)
+    torch.manual_seed(0)
+    model = names["net"]()
+    train(model, names["few"](), Recipe(8, 0.01, 25), seed=0)
+    save_file(model.state_dict(), folder / "own.safetensors")
+    return folder
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(*arguments, code=0):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert (ended.value.code or 0) == code, printed.err
+        assert "Traceback" not in printed.out + printed.err
+        return printed
+
+    return call
+
+
+OURS = ("prune", "prune_nets:net", "--weights=own.safetensors", "--data=prune_nets:few", "--examples=200")
+CRITERIA = ["magnitude", "random", *AT_WEIGHTS, *(name for name in PRUNERS if name != "obd")]
+
+
+def own_model(folder, path):
+    names: dict = {}
+    exec(OWN, names)
+    model = names["net"]()
+    model.load_state_dict(load_file(path))
+    return model, names["few"]()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_writes_a_network_that_is_what_the_table_says(criterion, run, folder, tmp_path):
+    out = tmp_path / "out.safetensors"
+    said = json.loads(run(*OURS, "--criterion", criterion, "--density=0.5", "--out", out, "--json").out)
+    model, data = own_model(folder, out)
+    assert said["test_error"] == evaluate(model, data.test).error
+    dense, _ = own_model(folder, folder / "own.safetensors")
+    assert said["dense_test_error"] == evaluate(dense, data.test).error
+    assert [layer["name"] for layer in said["layers"]] == ["1.weight", "4.weight"]
+    for layer in said["layers"]:
+        weight = load_file(out)[layer["name"]]
+        assert layer["shape"] == list(weight.shape)
+        assert layer["density"] == pytest.approx(float((weight != 0).double().mean()))
+        assert layer["error_after"] > 0
+        if criterion not in PRUNERS or criterion == "obd_hutchinson":
+            assert layer["error_after"] == layer["error_before"]
+    assert torch.equal(load_file(out)["1.bias"], load_file(folder / "own.safetensors")["1.bias"])
+
+
+def test_obs_with_a_pattern_beats_magnitude_with_it(run, tmp_path):
+    found = {}
+    for criterion in ("magnitude", "obs", "sparse_gpt"):
+        out = tmp_path / f"{criterion}.safetensors"
+        printed = run(*OURS, "--criterion", criterion, "--density=0.5", "--scope=2:4", "--out", out, "--json")
+        found[criterion] = json.loads(printed.out)
+        for name in ("1.weight", "4.weight"):
+            groups = (load_file(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
+            assert groups.unique().tolist() == [2]
+    for layer, rival in zip(found["obs"]["layers"], found["magnitude"]["layers"], strict=True):
+        assert layer["error_after"] < rival["error_after"]
+        assert layer["error_after"] < layer["error_before"]
+        assert layer["seconds"] > 0
+    assert found["obs"]["damping"] > 0
+
+
+def test_a_budget_gives_layers_what_they_need(run, tmp_path):
+    out = tmp_path / "out.safetensors"
+    said = json.loads(
+        run(*OURS, "--criterion=obs", "--density=0.4", "--scope=budget", "--out", out, "--json").out
+    )
+    assert said["density"] <= 0.4
+    assert said["density"] == pytest.approx(0.4, abs=0.01)
+    assert len({layer["density"] for layer in said["layers"]}) == 2
+
+
+def test_recalibration_changes_statistics_alone(run, tmp_path):
+    plain, again = tmp_path / "plain.safetensors", tmp_path / "again.safetensors"
+    run(*OURS, "--density=0.3", "--out", plain)
+    printed = run(*OURS, "--density=0.3", "--out", again, "--recalibrate")
+    assert "1 recalibrated" in printed.out
+    one, other = load_file(plain), load_file(again)
+    changed = {name for name in one if not torch.equal(one[name], other[name])}
+    assert changed == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
+
+
+def test_the_table_has_a_row_a_layer_and_the_file(run, tmp_path):
+    out = tmp_path / "out.prunus"
+    printed = run(*OURS, "--criterion=sparse_gpt", "--density=0.5", "--out", out).out
+    assert all(word in printed for word in ("1.weight", "12 × 64", "50.00 % (50.00 %)", "error, updated"))
+    assert "wrong before" in printed
+    assert str(out) in printed
+    assert set(prunus.read(out)) >= {"1.weight", "2.running_mean"}
+
+
+def test_a_built_in_file_is_pruned_again_without_being_told_its_data(run, tmp_path, monkeypatch):
+    model = prunus.models.lenet_300_100(seed=0)
+    monkeypatch.chdir(tmp_path)
+    prunus.save(model, "lenet-300-100.prunus")
+    run("prune", "lenet-300-100.prunus", "--density=0.5", "--examples=50")
+    assert (load_file("lenet-300-100-pruned.safetensors")["fc1.weight"] != 0).double().mean() == 0.5
+
+
+def test_a_layer_that_is_never_reached_is_named_or_left_out(run, tmp_path):
+    out = tmp_path / "out.safetensors"
+    spare = ("prune", "prune_nets:spare", "--data=prune_nets:few", "--density=0.5", "--out", out)
+    torch.manual_seed(1)
+    names: dict = {}
+    exec(OWN, names)
+    save_file(names["spare"]().state_dict(), tmp_path / "spare.safetensors")
+    spare = (*spare, "--weights", tmp_path / "spare.safetensors")
+    assert "never reached" in run(*spare, "--criterion=obs", code=4).err
+    assert not out.exists()
+    run(*spare, "--criterion=obs", "--exclude=spare.*")
+    printed = run(*spare, "--criterion=magnitude")
+    assert "no error of spare.weight" in printed.err
+    assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--density=0.3", "--scope=2:4"), 5, "2:4 keeps exactly 0.5"),
+        (("--density=0",), 5, "above 0"),
+        (("--density=0.5", "--criterion=nothing"), 2, "No criterion"),
+        (("--density=0.5", "--scope=nothing"), 2, "No scope"),
+        (("--density=0.5", "--damping=0.1"), 5, "inverts nothing"),
+        (("--density=0.5", "--cuts=3"), 5, "change nothing"),
+        (("--density=0.5", "--criterion=sparse_gpt", "--cuts=3"), 5, "one go"),
+        (("--density=0.5", "--criterion=obs", "--damping=-1"), 5, "Damping"),
+        (("--density=0.5", "--criterion=movement"), 5, "initial"),
+        (("--density=0.5", "--exclude=nothing*"), 4, "matches none"),
+        (("--density=0.5", "--out=out.bin"), 4, ".safetensors or .prunus"),
+        (("--density=0.5", "--out=nowhere/out.safetensors"), 1, "cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(arguments, code, words, run, folder):
+    before = sorted(path.name for path in folder.iterdir())
+    printed = run(*OURS, *arguments, code=code)
+    assert words in printed.err
+    assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == [
+        name for name in before if name != "__pycache__"
+    ]
+
+
+def test_which_data_is_asked_where_nobody_can_know(run):
+    assert "--data" in run("prune", "prune_nets:net", "--density=0.5", code=3).err

@@ -1,11 +1,11 @@
 """Pruners: criteria that look at a network with examples, most of which also update the weights that stay.
 
-    obs          OBS layer by layer, exactly, row by row               `layerwise.exact_obs`        updates
-    sparse_gpt   OBS layer by layer, column by column                  `layerwise.sparse_gpt`       updates
-    fisher       OBS with the blockwise empirical Fisher               `second_order.fisher`        updates
-    full_obs     OBS with the inverse Hessian of the whole network     `second_order.obs`           updates
-    obd          OBD with the Levenberg-Marquardt diagonal             `second_order.obd`
-    obd_hutchinson   the same with an estimated diagonal, through any network
+    obs              OBS layer by layer, exactly, row by row               `layerwise.exact_obs`        updates
+    sparse_gpt       OBS layer by layer, column by column                  `layerwise.sparse_gpt`       updates
+    fisher           OBS with the blockwise empirical Fisher               `second_order.fisher`        updates
+    full_obs         OBS with the inverse Hessian of the whole network     `second_order.obs`           updates
+    obd              OBD with the Levenberg-Marquardt diagonal             `second_order.obd`
+    obd_hutchinson   the same with an estimated diagonal, any network      `second_order.obd`
 
 `AT_WEIGHTS` has the criteria snip, gradient, grasp and synflow as they are at trained weights.
 

@@ -2,8 +2,8 @@
 
 layer_inputs(model, weights, inputs)    H = 2 X Xᵀ of each layer, gathered while the examples pass
 exact_obs(model, inputs)                a surgeon, row by row and exact: layers of some hundred inputs
-sparse_gpt(model, inputs)               a schedule, column by column: layers of some thousand
-budget(curves, density)                 densities of the layers from their errors, by dynamic programming
+sparse_gpt(model, inputs)               a schedule, column by column: layers of some thousand inputs
+budget(curves, sizes, density)          densities of the layers from their errors, by dynamic programming
 """
 
 from prunus.pruning.layerwise.budget import budget, curves, shares

@@ -5,8 +5,8 @@
 by dynamic programming over what is spent. E_l comes from a layer's scores: what is deleted costs its score, cheapest
 first. Errors are taken as shares of what the layer answers, so that a layer of large outputs does not rule the others.
 
-Source: Frantar & Alistarh 2022, section 4.3 and appendix (densities from the database, a dynamic program after Yao et
-al. 2021). With curves that are convex it does what the `global` scope does with the same scores.
+Source: the dynamic program of "SPDY" (Frantar & Alistarh 2022), which "Optimal Brain Compression" (2022) runs over its
+layers pruned to many densities. Where the curves are convex it does what the `global` scope does with the same scores.
 """
 
 from collections.abc import Mapping, Sequence

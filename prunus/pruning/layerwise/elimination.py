@@ -22,7 +22,7 @@ def eliminate(
             theirs; a group of D and a quota of D: no such rule.
         threads: rows at once; the result does not depend on it.
 
-    Returns [R, D]: 0 where nothing is left; else what the weight cost when it went (of a block its share), where later
+    Returns [R, D]: 0 where a weight was not there; else what it cost when it went (of a block its share), where later
     ones cost less the mean of that stretch, and a hair more than the one before: the order of a row is that of its
     scores.
     """
@@ -80,7 +80,7 @@ def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _level(costs: Floats) -> None:
-    """Where costs fall, all of that stretch cost their mean: the slopes below the curve of their sums."""
+    """Where costs fall, all of that stretch cost their mean: the slopes of the convex curve below their sums."""
     starts, means = np.empty(len(costs), np.int64), np.empty(len(costs))
     stretches = 0
     for t in range(len(costs)):

@@ -2,16 +2,15 @@
 
     score of a weight = what its deletion adds to E (`layerwise.inputs`), at its turn, cheapest first in its row:
         w_q² / (2 [H⁻¹]_qq)          w -= w_q / [H⁻¹]_qq · H⁻¹_:q          H⁻¹ -= H⁻¹_:q H⁻¹_q: / [H⁻¹]_qq
-    what is left of a row, S deleted:  w_K = H_KK⁻¹ (H w)_K,  the least squares that these deletions add up to
+    what is left of a row, K:    w_K = H_KK⁻¹ (H w)_K,  the least squares that the deletions add up to
 
 Every row of a layer has the same H, so that rows go separately and one run through each serves all densities: a scope
 that keeps the highest scores deletes exactly what was cheapest, of a layer or of all of them.
 
-Source: Frantar & Alistarh 2022, "Optimal Brain Compression" (OBC), section 4 and Algorithm 1; N:M and blocks as its
-section 4.2.
+Source: Frantar & Alistarh 2022, "Optimal Brain Compression" (OBC), section 4 and Algorithm 1, N:M and blocks as there.
 Also called: OBC, ExactOBS; on layers of some thousand inputs `sparse_gpt` stands in for it.
 Where we depart: where a deletion costs less than those before it in its row, that stretch is scored with its mean, so
-that greedy choice is along the convex curve below that of the errors; weights are solved for once, for the masks
+that the lowest scores follow the convex curve that lies below the errors; weights are solved for once, for the masks
 chosen, instead of being stored along the way. Deleting runs on the CPU wherever the weights are.
 """
 
@@ -188,11 +187,12 @@ def exact_obs(
     """The surgeon of every layer alone, with calibration `inputs` [N, ...]; for layers of some hundred inputs.
 
     Args:
-        model: where the layers are; what it is given is copied, and put back as it was.
+        model: where the layers are; left as it is.
         inputs, damping, batch_size: as for `layer_inputs`.
-        holes: what a scope other than `layer` and `global` deletes together.
+        holes: what the scope deletes together, as `Holes.of("2:4")`.
 
-    Raises, when it looks, what `layer_inputs` raises, and NotFiniteError where H is singular with this damping.
+    Raises, when it looks, what `layer_inputs` raises; when it scores or deletes, NotFiniteError where H is singular with
+    this damping.
 
     >>> from prunus.pruning.scopes import layer
     >>> from prunus.pruning.second_order import operate

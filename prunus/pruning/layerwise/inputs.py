@@ -3,7 +3,7 @@
     E(W') = (1/N) Σ_n |W x_n - W' x_n|²          H = (2/N) Σ_n x_n x_nᵀ,  the same for every row of W
 
 N examples; a convolution has an x at every place of its output, and their errors are summed. H is gathered while the
-examples pass: never more inputs are in memory than H itself takes.
+examples pass, so that memory does not grow with their number.
 
 Source: Dong et al. 2017 (L-OBS); Frantar & Alistarh 2022, eq. 2, H = 2 X Xᵀ. Dividing by N changes no choice, and makes
 errors comparable between layers and calibration sets.

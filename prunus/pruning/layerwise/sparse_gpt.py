@@ -1,15 +1,16 @@
 """The schedule of SparseGPT: one factorisation a layer, and columns from first to last for all rows at once.
 
-    H + λ I = (UᵀU)⁻¹,  U upper triangular          of the columns from c on, U[c:, c:] is that of the inverse
+    H + λ I = (UᵀU)⁻¹,  U upper triangular          U[c:, c:] is the same for the columns from c on alone
     at column c:    score w_c² / (2 U_cc²)           e = w_c / U_cc where deleted, 0 where kept
                     W[:, c+1:] -= e U[c, c+1:]       what a column lost, the columns after it make up for
 
 Masks are chosen as the columns come, `select` of them at a time, from weights that have made up for those before.
 
-Source: Frantar & Alistarh 2023, "SparseGPT", sections 3.2-3.4 and Algorithm 1 (select: its B_s = 128, M for N:M).
+Source: Frantar & Alistarh 2023, "SparseGPT", section 3 and Algorithm 1 (select: its B_s = 128, M for N:M).
 Where we depart: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting H; the
-lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; blocks round
-their counts so that a layer's count is exact.
+lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; the counts of
+blocks are rounded so that the layer's is exact; inputs are those of the network before any layer is pruned, where theirs
+have passed through the pruned layers before.
 """
 
 import time

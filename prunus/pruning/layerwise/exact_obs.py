@@ -191,8 +191,8 @@ def exact_obs(
         inputs, damping, batch_size: as for `layer_inputs`.
         holes: what the scope deletes together, as `Holes.of("2:4")`.
 
-    Raises, when it looks, what `layer_inputs` raises; when it scores or deletes, NotFiniteError where H is singular with
-    this damping.
+    Raises, when it looks, what `layer_inputs` raises; when it scores or deletes, NotFiniteError where H is singular
+    with this damping.
 
     >>> from prunus.pruning.scopes import layer
     >>> from prunus.pruning.second_order import operate

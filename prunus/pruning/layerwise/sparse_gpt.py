@@ -9,8 +9,8 @@ Masks are chosen as the columns come, `select` of them at a time, from weights t
 Source: Frantar & Alistarh 2023, "SparseGPT", section 3 and Algorithm 1 (select: its B_s = 128, M for N:M).
 Where we depart: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting H; the
 lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; the counts of
-blocks are rounded so that the layer's is exact; inputs are those of the network before any layer is pruned, where theirs
-have passed through the pruned layers before.
+blocks are rounded so that the layer's is exact; inputs are those of the network before any layer is pruned, where
+theirs have passed through the layers that are pruned by then.
 """
 
 import time

@@ -9,7 +9,7 @@ budget(curves, sizes, density)          densities of the layers from their error
 from prunus.pruning.layerwise.budget import budget, curves, shares
 from prunus.pruning.layerwise.exact_obs import ExactObsSurgeon, Holes, exact_obs
 from prunus.pruning.layerwise.inputs import LayerInputs, layer_inputs, output_errors
-from prunus.pruning.layerwise.sparse_gpt import sparse_gpt
+from prunus.pruning.layerwise.sparse_gpt import sparse_gpt, swept
 
 __all__ = [
     "ExactObsSurgeon",
@@ -22,4 +22,5 @@ __all__ = [
     "output_errors",
     "shares",
     "sparse_gpt",
+    "swept",
 ]

@@ -14,7 +14,8 @@ theirs have passed through the layers that are pruned by then.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from prunus.pruning.layerwise.exact_obs import at, cholesky
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs
 from prunus.pruning.masks import apply_masks, check_finite, count, densities_by_name
 from prunus.pruning.matrix import from_matrix, to_matrix
-from prunus.pruning.scopes import Scope, global_
+from prunus.pruning.scopes import Scope, global_, rehearse
 from prunus.pruning.second_order.surgeon import Operation, Prune
 from prunus.seeds import derive
 
@@ -66,6 +67,19 @@ def sparse_gpt(
     def prune(
         weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
     ) -> Operation:
+        here = weights if within is None else apply_masks(weights, within)
+        found = at(model, here, inputs, damping, batch_size)
+        return swept(found, select=select)(weights, density, scope, within=within, seed=seed)
+
+    return prune
+
+
+def swept(found: Mapping[str, LayerInputs], *, select: int | None = SELECT) -> Prune:
+    """`sparse_gpt` where what the layers are given is known: from `layer_inputs`, once for many densities."""
+
+    def prune(
+        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
+    ) -> Operation:
         if select is not None and scope is global_:
             raise DensityError(
                 f"The global scope ranks all layers together and cannot choose {select} columns of one at a time; "
@@ -73,34 +87,55 @@ def sparse_gpt(
             )
         masks = within or {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
         weights = apply_masks({n: w.detach() for n, w in weights.items()}, masks)
-        found = at(model, weights, inputs, damping, batch_size)
-        sweeps = {name: _Sweep(name, weights[name], found[name]) for name in weights}
-        # All masks at once, from the weights as they are: also what a scope has to say of shapes and densities.
-        chosen = scope(
-            {name: sweep.all_scores() for name, sweep in sweeps.items()},
-            density,
-            within,
-            derive(seed, "once"),
-        )
-        for name, sweep in sweeps.items():
-            if select is None:
-                sweep.run(sweep.columns, _given(to_matrix(chosen[name])))
-            else:
-                share = densities_by_name(density, list(weights))[name]
-                sweep.run(select, _as_they_come(name, scope, share, to_matrix(masks[name]), within, seed))
-        moved = {name: sweep.weight() for name, sweep in sweeps.items()}
+        if select is None:
+            done = _chosen_once(weights, found, density, scope, within, seed)
+        else:
+            # What the scope has to say of shapes and densities comes before the work.
+            rehearse(scope, weights, [density], within)
+            shares, done = densities_by_name(density, list(weights)), {}
+            for name, weight in weights.items():
+                sweep = _Sweep(name, weight, found[name])
+                left = to_matrix(masks[name])
+                sweep.run(select, _as_they_come(name, scope, shares[name], left, within, seed))
+                done[name] = sweep.finished()
+        moved = {name: one.weight for name, one in done.items()}
         check_finite(moved, "The updated weight")
         return Operation(
             moved,
-            {name: sweep.mask() for name, sweep in sweeps.items()},
-            predicted=sum(sweep.cost for sweep in sweeps.values()),
-            damping=max(inputs.damping for inputs in found.values()),
+            {name: one.mask for name, one in done.items()},
+            predicted=sum(one.cost for one in done.values()),
+            damping=max(found[name].damping for name in weights),
             cuts=1,
             looks=1,
-            seconds={name: sweep.seconds for name, sweep in sweeps.items()},
+            seconds={name: one.seconds for name, one in done.items()},
         )
 
     return prune
+
+
+@dataclass(frozen=True)
+class _Done:
+    weight: Tensor
+    mask: Tensor
+    cost: float
+    seconds: float
+
+
+def _chosen_once(
+    weights: Params,
+    found: Mapping[str, LayerInputs],
+    density: Density,
+    scope: Scope,
+    within: Masks | None,
+    seed: int,
+) -> dict[str, _Done]:
+    """All masks at once, from the weights as they are."""
+    sweeps = {name: _Sweep(name, weight, found[name]) for name, weight in weights.items()}
+    scores = {name: sweep.all_scores() for name, sweep in sweeps.items()}
+    chosen = scope(scores, density, within, derive(seed, "once"))
+    for name, sweep in sweeps.items():
+        sweep.run(sweep.columns, _given(to_matrix(chosen[name])))
+    return {name: sweep.finished() for name, sweep in sweeps.items()}
 
 
 class _Sweep:
@@ -161,6 +196,10 @@ class _Sweep:
     def _grouped(self, matrix: Tensor) -> Tensor:
         """[O, D] -> [G, D, R]."""
         return matrix.reshape(len(self.upper), -1, matrix.shape[1]).mT
+
+    def finished(self) -> _Done:
+        """What the sweep came to, without its factors."""
+        return _Done(self.weight(), self.mask(), self.cost, self.seconds)
 
     def weight(self) -> Tensor:
         """As it is now."""

@@ -59,4 +59,6 @@ def test_a_paper_is_all_its_parts(tmp_path):
 
 
 def test_every_part_belongs_to_a_paper():
-    assert {name.split(".")[0] for name in PARTS} == set(EXPERIMENTS) - set(PARTS)
+    papers = {name.split(".")[0] for name in PARTS if "." in name}
+    assert papers == set(EXPERIMENTS) - set(PARTS)
+    assert set(PARTS) - {part for paper in papers for part in parts_of(paper)} == {"one_shot"}

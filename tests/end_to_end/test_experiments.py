@@ -4,13 +4,10 @@ import json
 
 import pytest
 
-from prunus.experiments import EXPERIMENTS, LABORATORY
+from prunus.experiments import EXPERIMENTS, LABORATORY, PARTS, parts_of
 from prunus.runs.store import Store
 
 pytestmark = pytest.mark.slow
-
-
-PARTS = [name for name in EXPERIMENTS if "." in name]
 
 
 @pytest.fixture(scope="module")

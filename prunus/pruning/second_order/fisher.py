@@ -8,13 +8,13 @@
 The inverse of what is left, [F_LL]⁻¹, is the downdated inverse of OBS; it is computed from F, which every surgeon of
 one look shares, so that deleting in many steps adds up no rounding.
 
-Source: Singh & Alistarh 2020 (WoodFisher; F, blocks, λ of 1e-5); Kurtic et al. 2022 (oBERT; blocks of 50, 1024
+Source: Singh & Alistarh 2020 (WoodFisher; F and its blocks); Kurtic et al. 2022 (oBERT; blocks of 50, 1024
 gradients, λ of 1e-7 or from a grid of 1e-4 to 1e-8, F looked at anew several times within one pruning step).
 Also called: oBERT, oBS for BERT; block 1 is the diagonal Fisher, with which nothing is moved.
-Where we depart: a gradient is of one example, where the papers' are of small batches; F is summed in float64 and
-factorised, where they update F⁻¹ one gradient after the other in float32; what is deleted of a block is deleted
-jointly, where they add up the moves as if each weight went alone. The cuts of `operate` are of equal size, where
-oBERT's are equal in ratio.
+Where we depart: a gradient is of one example, where the papers' are of small batches, which makes F larger and asks
+for more damping: ours is the upper end of oBERT's grid. F is summed in float64 and factorised, where they update F⁻¹
+one gradient after the other in float32; what is deleted of a block is deleted jointly, where oBERT's program adds up
+the moves as if each weight went alone. The cuts of `operate` are of equal size, where oBERT's are equal in ratio.
 """
 
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ from prunus.pruning.second_order.objective import Objective
 from prunus.pruning.second_order.surgeon import Examine
 
 BLOCK = 50
-DAMPING = 1e-7
+DAMPING = 1e-4
 BATCH = 32
 """Examples whose gradients are in memory at once."""
 
@@ -70,13 +70,13 @@ class FisherSurgeon:
             raise DensityError(
                 "A mask keeps a weight that was deleted before; a deleted weight does not come back."
             )
-        if all(torch.equal(masks[name], mask) for name, mask in self.masks.items()):
-            return self
         weights, pivots, cost = {}, {}, 0.0
         for name, w in self.weights.items():
-            moved = _cut(self, name, masks[name])
-            weights[name], pivots[name] = moved.weights.to(w.dtype), moved.pivots
-            cost += moved.cost
+            weights[name], pivots[name] = w, self.pivots[name]
+            if not torch.equal(masks[name], self.masks[name]):
+                moved = _cut(self, name, masks[name])
+                weights[name], pivots[name] = moved.weights.to(w.dtype), moved.pivots
+                cost += moved.cost
         check_finite(weights, "The updated weight")
         return replace(self, weights=weights, masks=masks, pivots=pivots, predicted=self.predicted + cost)
 
@@ -121,7 +121,8 @@ def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, ba
     Args:
         asked: the network, the weights to choose from, the examples, of which each gives a gradient.
         block: how many consecutive weights of a tensor are seen together; at least 1.
-        damping: λ, absolute; it is what a surgeon reports, and no other is ever added.
+        damping: λ, absolute; it is what a surgeon reports, and no other is ever added. The smaller it is, the further
+            weights move where few examples look, and the more a second look is worth.
         batch: of how many examples the gradients are in memory at once.
 
     Raises EvidenceError (block, damping or batch out of range); when it looks, what `empirical_fisher` raises, and
@@ -140,7 +141,7 @@ def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, ba
     if block < 1 or batch < 1 or not 0 < damping < float("inf"):
         raise EvidenceError(
             f"The Fisher was asked for in blocks of {block} with damping {damping} and {batch} examples at once; "
-            "blocks and examples must be at least 1, damping above 0 and finite, as in 1e-7."
+            "blocks and examples must be at least 1, damping above 0 and finite, as in 1e-4."
         )
 
     def examine(weights: Params, masks: Masks) -> FisherSurgeon:

@@ -102,17 +102,17 @@ def _check_size(weights: Params, block: int) -> None:
 def damped_factor(fisher: Tensor, left: Tensor, damping: float, name: str) -> Tensor:
     """The Cholesky factor of λI + F over the weights that are left, λI elsewhere: [n, block, block].
 
-    In exact arithmetic every squared pivot is at least λ, the smallest eigenvalue. One that is not tells that
-    rounding has taken the place of the damping; then NotFiniteError.
+    Raises NotFiniteError where λ is within the rounding of F, (block - 1) ε times its largest entry: a factor might
+    exist and mean nothing.
     """
     here = fisher * left.unsqueeze(2) * left.unsqueeze(1)
     here.diagonal(dim1=1, dim2=2).add_(damping)
+    largest = float(here.diagonal(dim1=1, dim2=2).max())
+    rounding = (here.shape[1] - 1) * torch.finfo(here.dtype).eps * largest
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(here)
-    pivots = factor.diagonal(dim1=1, dim2=2).square()
-    if failed.any() or not (pivots > damping / 2).all():
-        largest = float(here.diagonal(dim1=1, dim2=2).max())
-        enough = 10.0 ** math.ceil(math.log10(max(largest * 1e-13, damping * 10)))
+    if damping < rounding or failed.any():
+        enough = 10.0 ** math.ceil(math.log10(max(rounding, 2 * damping)))
         raise NotFiniteError(
             f"A block of the Fisher of {name!r} with entries up to {largest:.3g} cannot be inverted with damping "
             f"{damping:g}; try a larger one, as {enough:g}."

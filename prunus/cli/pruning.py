@@ -96,7 +96,8 @@ class Outcome:
 
 def carry_out(job: Job) -> Outcome:
     """Do it. Raises before the work what can be known before it."""
-    out = job.out or Path(f"{Path(job.model.replace(':', '.')).stem}-pruned.safetensors")
+    name = Path(job.model).name.removesuffix(".prunus").replace(":", ".")
+    out = job.out or Path(f"{name}-pruned.safetensors")
     check_writable(out)
     if out.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"{out} was to be written; a name ends in .safetensors or .prunus.")
@@ -280,7 +281,7 @@ def show(outcome: Outcome, as_json: bool) -> None:
             for row in outcome.rows
         ],
         words=2,
-        title="What the layers answer: the squared error of their outputs as a share of the outputs",
+        title="Squared error of what each layer answers, as a share of the answers",
     )
     whole = density_of(outcome.done.masks)
     damping = f", damping {outcome.done.damping:.3g}" if outcome.done.damping else ""

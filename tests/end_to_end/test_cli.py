@@ -21,6 +21,7 @@ from prunus.compression.sharing.starts import STARTS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
 from prunus.models import MODELS
+from prunus.pruning.pruners import PRUNERS
 from prunus.report import text
 from prunus.resolve import resolve
 from prunus.runs.engines import ENGINES
@@ -296,6 +297,7 @@ def test_list_names_everything_built_in(run):
         "models": MODELS,
         "data_sets": DATASETS,
         "criteria": prunus.CRITERIA,
+        "pruners": PRUNERS,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,
         "mask-1_actions": MASK1,

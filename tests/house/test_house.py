@@ -19,8 +19,10 @@ from prunus.experiments import EXPERIMENTS
 from prunus.generators import GENERATORS
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.pruners import PRUNERS
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
+from prunus.pruning.second_order import DIAGONALS, LOSSES
 from prunus.runs.engines import ENGINES
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
@@ -102,6 +104,9 @@ def test_everything_built_in_is_in_the_docs():
         MODELS,
         DATASETS,
         CRITERIA,
+        PRUNERS,
+        DIAGONALS,
+        LOSSES,
         SCOPES,
         SCHEDULES,
         MASK1,

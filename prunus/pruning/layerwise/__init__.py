@@ -3,6 +3,7 @@
 layer_inputs(model, weights, inputs)    H = 2 X Xᵀ of each layer, gathered while the examples pass
 exact_obs(model, inputs)                a surgeon, row by row and exact: layers of some hundred inputs
 sparse_gpt(model, inputs)               a schedule, column by column: layers of some thousand inputs
+swept(found)                            the same where H is known, once for many densities
 budget(curves, sizes, density)          densities of the layers from their errors, by dynamic programming
 """
 

@@ -267,6 +267,7 @@ def test_threads_do_not_change_a_bit():
     for threads in (1, 2):
         torch.set_num_threads(threads)
         found.append(exact_obs(model, inputs)(weights, ones(weights)).scores()["weight"])
+        assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert torch.equal(*found)
 

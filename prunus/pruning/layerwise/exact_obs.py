@@ -108,6 +108,7 @@ class ExactObsSurgeon:
         groups, size = inputs.hessian.shape[:2]
         n, m = self.holes.n_m or (0, size)
         rows, left = inputs.rows(weight).cpu(), inputs.rows(self.masks[name]).bool().cpu()
+        threads = torch.get_num_threads()
         scores = [
             eliminate(
                 rows[group].numpy(),
@@ -116,10 +117,11 @@ class ExactObsSurgeon:
                 self.holes.block,
                 m,
                 m - n,
-                torch.get_num_threads(),
+                threads,
             )
             for group in range(groups)
         ]
+        torch.set_num_threads(threads)  # numba counts the threads of the whole process anew
         matrix = torch.cat([torch.from_numpy(one) for one in scores])
         return from_matrix(matrix, weight).to(weight.device)
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 from benchmarks.timing import spread, table
 from prunus.experiments.networks import network
@@ -25,7 +26,7 @@ EXAMPLES, EPOCHS, SAMPLES = 10_000, 5, 3
 CURVES = ("trained", "found", "learned", "learned + DWR")
 
 
-def specs(name: str, replicate: int) -> dict[str, object]:
+def specs(name: str, replicate: int) -> dict[str, Any]:
     ticket = network(name, "default", EPOCHS, rounds=15)
     dense = replace(ticket.dense, examples=EXAMPLES, every=167, replicate=replicate)
     one_shot = Ticket(
@@ -51,14 +52,14 @@ def run(replicates: int = 1, folder: str | None = None) -> str:
         for replicate in range(replicates):
             wanted = specs(name, replicate)
             execute(
-                list(wanted.values()),  # type: ignore[arg-type]
+                list(wanted.values()),
                 store,
                 engine="inline",
                 workers=1,
                 say=lambda line: print(line, file=sys.stderr, flush=True),
             )
             for curve, spec in wanted.items():
-                levels = store.folder(identity(spec)).rows()  # type: ignore[arg-type]
+                levels = store.folder(identity(spec)).rows()
                 labelled = [
                     {**row, "run": "", "curve": curve} for row in levels if row["level"] or curve == "trained"
                 ]

@@ -18,6 +18,22 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def called(capsys):
+    """`prunus` in this process: what it printed to stdout and to stderr."""
+    from prunus.cli import main
+
+    def call(*arguments, code=0):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert (ended.value.code or 0) == code, printed.err
+        assert "Traceback" not in printed.out + printed.err
+        return printed
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return load("digits")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save as to_bytes
 from torch import nn
 
@@ -19,8 +18,7 @@ from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import load
 from prunus.compression.save import save
 from prunus.errors import DataError, EvidenceError, ModelError
-from prunus.models import MODELS
-from prunus.nouns import Dataset, Density, Masks, Params, Split, density_of
+from prunus.nouns import Dataset, Density, Params, Split, density_of, sizes
 from prunus.pruning.layerwise import (
     LayerInputs,
     budget,
@@ -30,17 +28,18 @@ from prunus.pruning.layerwise import (
     output_errors,
     shares,
 )
+from prunus.pruning.masks import everything
 from prunus.pruning.prunable import prunable
-from prunus.pruning.pruners import Pruner, criterion_named, prune_of
+from prunus.pruning.pruners import Pruner, criterion_named, drawn, prune_of
 from prunus.pruning.recalibrate import recalibrate
 from prunus.pruning.scopes import rehearse, scope_named
 from prunus.pruning.second_order import Operation
+from prunus.pruning.weights import replaced
 from prunus.report import text
 from prunus.seeds import derive
 from prunus.training import Evaluation, evaluate, train
 
 BUDGET = "budget"
-DAMPED = ("obs", "sparse_gpt", "fisher", "full_obs")
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def carry_out(job: Job) -> Outcome:
     if out.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"{out} was to be written; a name ends in .safetensors or .prunus.")
     model, trained = _model(job)
-    data = data_set(job.data or _usual_data(job.model), job.device, job.seed)
+    data = data_set(job.data or _usual_data(job.model, model), job.device, job.seed)
     check_fit(model, data)
     weights = prunable(model, job.include, job.exclude)
     criterion = _criterion(job)
@@ -113,12 +112,14 @@ def carry_out(job: Job) -> Outcome:
         weights = prunable(model, job.include, job.exclude)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     began = time.perf_counter()
-    density = _budgeted(job, model, before, data.train) if job.scope == BUDGET else job.density
-    prune = prune_of(criterion, model, data.train, derive(job.seed, "prune"))
+    seed = derive(job.seed, "prune")
+    few = drawn(data.train, job.examples, seed)
+    density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
+    prune = prune_of(criterion, model, data.train, seed)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
-    pruned = _with(model, done.weights)
-    recalibrated = recalibrate(pruned, data.train.first(job.examples).inputs) if job.recalibrate else 0
+    pruned = replaced(model, done.weights)
+    recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
     rows = _rows(model, before, done, data.validation.first(job.examples))
     _write(job, pruned, out)
     dense, after = evaluate(model, data.test), evaluate(pruned, data.test)
@@ -138,25 +139,23 @@ def _model(job: Job) -> tuple[nn.Module, bool]:
     return model.to(job.device), job.weights is not None
 
 
-def _usual_data(model: str) -> str:
-    name = model if model in MODELS else "".join(n for n in MODELS if Path(model).stem.startswith(n))
-    if not name:
-        raise DataError(f"Which data {model} takes is not known; name a data set with --data.")
-    return "mnist" if name.startswith("lenet") else "cifar-10"
+def _usual_data(name: str, model: nn.Module) -> str:
+    """The data set that the papers of a built-in model have it on."""
+    built_in: Any = getattr(model, "built_in", None)
+    if built_in is None:
+        raise DataError(f"Which data {name} takes is not known; name a data set with --data.")
+    return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
 
 
 def _criterion(job: Job) -> Any:
     found = criterion_named(job.criterion, "layer" if job.scope == BUDGET else job.scope)
-    if job.damping is not None and job.criterion not in DAMPED:
-        raise EvidenceError(
-            f"Damping {job.damping:g} was asked for, but {job.criterion!r} inverts nothing; {', '.join(DAMPED)} do."
-        )
     if isinstance(found, Pruner):
         return replace(found, examples=job.examples, damping=job.damping, cuts=job.cuts)
-    if job.cuts != 1:
-        raise EvidenceError(
-            f"{job.cuts} cuts were asked for, but {job.criterion!r} looks at weights alone: they change nothing."
-        )
+    for asked, usual, what in ((job.cuts, 1, "cuts"), (job.damping, None, "damping")):
+        if asked != usual:
+            raise EvidenceError(
+                f"{asked} {what} were asked for, but {job.criterion!r} looks at weights alone: they change nothing."
+            )
     return found
 
 
@@ -173,22 +172,11 @@ def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
     return model
 
 
-def _budgeted(job: Job, model: nn.Module, weights: Params, split: Split) -> Density:
+def _budgeted(job: Job, model: nn.Module, weights: Params, few: Split) -> Density:
     """The density of each layer, from the errors that exact OBS foretells."""
-    few = split.first(job.examples)
-    everything: Masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    surgeon = exact_obs(model, few.inputs)(weights, everything)
-    found = shares(curves(surgeon.scores(), everything), layer_inputs(model, weights, few.inputs), weights)
-    return budget(found, {name: w.numel() for name, w in weights.items()}, job.density)
-
-
-@torch.no_grad()
-def _with(model: nn.Module, weights: Params) -> nn.Module:
-    trial = copy.deepcopy(model)
-    parameters = dict(trial.named_parameters())
-    for name, weight in weights.items():
-        parameters[name].copy_(weight)
-    return trial
+    surgeon = exact_obs(model, few.inputs)(weights, everything(weights))
+    found = shares(curves(surgeon.scores(), surgeon.masks), surgeon.inputs, weights)
+    return budget(found, sizes(weights), job.density)
 
 
 def _rows(model: nn.Module, before: Params, done: Operation, few: Split) -> list[Row]:

@@ -25,6 +25,7 @@ from prunus.pruning.pruners import criterion_named
 from prunus.pruning.retrain import Round, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import rehearse, scope_named
+from prunus.pruning.weights import put
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
@@ -117,7 +118,7 @@ def deep_compress(
         report=_as("shared", report),
     )
     shared = tied.result()
-    _put(
+    put(
         model,
         {
             **{name: s.dense() for name, s in shared.items()},
@@ -207,13 +208,6 @@ def _float_bytes(state: Mapping[str, Tensor]) -> int:
 
 def _packed(model: nn.Module, coding: Coding) -> int:
     return len(pack(model.state_dict(), coding=coding))
-
-
-def _put(model: nn.Module, tensors: Params) -> None:
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            if name in tensors:
-                tensor.copy_(tensors[name])
 
 
 def _halved(model: nn.Module, shared: Mapping[str, Shared]) -> Params:

@@ -19,8 +19,9 @@ from prunus.data import load
 from prunus.experiments.full_batch import minimise, minimise_many, outputs
 from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
 from prunus.models.mlp import mlp
-from prunus.nouns import Dataset, Masks, Params, Split
+from prunus.nouns import Dataset, Params, Split
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.masks import everything
 from prunus.pruning.second_order import Examine, Objective, criterion_surgeon, obd, objective, obs
 from prunus.pruning.second_order.flat import flat, unflat
 from prunus.seeds import derive, generator
@@ -72,7 +73,9 @@ def _first_deletions(networks: int, replicate: int) -> list[Row]:
     trained = trained[_solves(asked, trained)][:networks]
     costs, rows = _costs(asked, trained), []
     for method, surgeon in SURGEONS.items():
-        here = [surgeon(asked, XOR_DAMPING)(unflat(w, asked.weights), _all(asked)) for w in trained]
+        here = [
+            surgeon(asked, XOR_DAMPING)(unflat(w, asked.weights), everything(asked.weights)) for w in trained
+        ]
         chosen = torch.tensor([int(flat(one.scores()).argmin()) for one in here])
         left = torch.arange(9) != chosen[:, None]
         after = [one.keep(unflat(row, asked.weights)) for one, row in zip(here, left, strict=True)]
@@ -97,10 +100,6 @@ def _first_deletions(networks: int, replicate: int) -> list[Row]:
     return rows
 
 
-def _all(asked: Objective) -> Masks:
-    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in asked.weights.items()}
-
-
 def _xor() -> Objective:
     """2-2-1 with biases and logistic units, as a function of all nine weights."""
     model = mlp(2, 2, 1, hidden="sigmoid", output="sigmoid").double()
@@ -119,7 +118,7 @@ def _costs(asked: Objective, trained: Tensor) -> Tensor:
     left = ~torch.eye(9, dtype=torch.bool)
     found = []
     for w in trained:
-        surgeon = obs(asked, damping=XOR_DAMPING)(unflat(w, asked.weights), _all(asked))
+        surgeon = obs(asked, damping=XOR_DAMPING)(unflat(w, asked.weights), everything(asked.weights))
         moved = torch.stack([flat(surgeon.keep(unflat(row, asked.weights)).weights) for row in left])
         found.append(torch.cat([w * left, moved]))
     repeated = left.repeat(2 * len(trained), 1)
@@ -192,7 +191,7 @@ def _deleted(
     problem: int,
 ) -> list[Row]:
     """One weight at a time, the curvature looked at anew before each, until five in a row know too little."""
-    masks, decay = _all(asked), DECAY[problem]
+    masks, decay = everything(asked.weights), DECAY[problem]
     total = len(flat(masks))
     path = [_point(asked, test, weights, total)]
     for left in range(total - 1, 0, -1):

@@ -24,6 +24,7 @@ from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.prunable import prunable
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import Examine, criterion_surgeon, obd, objective, operate
+from prunus.pruning.weights import put, replaced
 from prunus.seeds import derive
 from prunus.training import Masked, Recipe, evaluate, train
 
@@ -147,7 +148,7 @@ def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
             examine = _examine(method, model, few, weights, derive(replicate, method))
             for share in SHARES:
                 done = operate(examine, weights, 1 - share, SCOPES["global"], seed=replicate)
-                trial = _with(model, done.weights)
+                trial = replaced(model, done.weights)
                 left = sum(int(mask.sum()) for mask in done.masks.values())
                 error = evaluate(trial, few).loss
                 rows.append(
@@ -177,7 +178,7 @@ def _iterated(
         examine = _examine(method, model, few, weights, replicate)
         done = operate(examine, weights, 1 - share, SCOPES["global"], within=masks, seed=replicate)
         masks = done.masks
-        _put(model, done.weights)
+        put(model, done.weights)
         if again:
             constraint = Masked(model, masks)
             train(model, data, recipe, constraint=constraint, seed=derive(replicate, "again", number))
@@ -193,16 +194,3 @@ def _iterated(
             }
         )
     return rows
-
-
-def _with(model: nn.Module, weights: Params) -> nn.Module:
-    trial = copy.deepcopy(model)
-    _put(trial, weights)
-    return trial
-
-
-@torch.no_grad()
-def _put(model: nn.Module, weights: Params) -> None:
-    parameters = dict(model.named_parameters())
-    for name, weight in weights.items():
-        parameters[name].copy_(weight)

@@ -11,31 +11,28 @@ recalibrated). The network is `resnet20-cifar10-jpeg.safetensors` in the data ro
 there is none, a ResNet-20 is trained first, shorter than published, and the table says so.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from prunus.data import load
 from prunus.data.root import data_root
-from prunus.errors import DensityError
 from prunus.experiments.result import Record, Result, Row, Say, begin, curve, summarise
 from prunus.models import MODELS
-from prunus.nouns import Dataset, Density, Masks, Params, Split
+from prunus.nouns import Dataset, Density, Params, Split, sizes
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.layerwise import budget, curves, exact_obs, shares, swept
-from prunus.pruning.masks import apply_masks
+from prunus.pruning.masks import apply_masks, everything
 from prunus.pruning.prunable import prunable
-from prunus.pruning.pruners import PRUNERS, by_criterion
+from prunus.pruning.pruners import PRUNERS, by_criterion, drawn
 from prunus.pruning.recalibrate import recalibrate
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import fisher, objective
+from prunus.pruning.weights import replaced
 from prunus.report.statistics import paired
-from prunus.seeds import generator
 from prunus.training import Recipe, evaluate, train
 
 TRAINED = "resnet20-cifar10-jpeg.safetensors"
@@ -57,7 +54,7 @@ RECIPE = Recipe(
     source="He et al. 2016, section 4.2, for 12 epochs with a cosine instead of 164 with steps",
 )
 
-Fit = Callable[[Density], Params]
+Fit = Callable[[float], Params]
 """A density -> the pruned weights."""
 
 
@@ -73,7 +70,7 @@ def one_shot(
     dense = evaluate(model, test).accuracy
     rows: list[Row] = []
     for draw in record.seeds:
-        few = _drawn(data.train, EXAMPLES[size], draw)
+        few = drawn(data.train, EXAMPLES[size], draw)
         for method, fit in _fits(model, few, draw, LOOKS[size]).items():
             rows += list(_points(model, method, fit, few, test, size, draw))
             record.say(
@@ -111,15 +108,9 @@ def _network(size: str, data: Dataset, record: Record) -> tuple[nn.Module, str]:
     return model.eval(), f"trained here for {recipe.epochs} epochs"
 
 
-def _drawn(split: Split, examples: int, draw: int) -> Split:
-    chosen = torch.randperm(len(split), generator=generator(draw, "calibration"))[:examples]
-    return Split(split.inputs[chosen], split.labels[chosen])
-
-
 def _fits(model: nn.Module, few: Split, draw: int, looks: int) -> dict[str, Fit]:
     """Each method, having looked at the calibration examples as often as it can before a density is asked."""
     weights = {name: weight.detach() for name, weight in prunable(model).items()}
-    everything = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
 
     def magnitude(scope: str) -> Fit:
         prune = by_criterion(CRITERIA["magnitude"])
@@ -133,39 +124,35 @@ def _fits(model: nn.Module, few: Split, draw: int, looks: int) -> dict[str, Fit]
     return {
         "magnitude": magnitude("layer"),
         "magnitude, global": magnitude("global"),
-        "OBD": _obd(model, weights, everything, few, draw),
+        "OBD": _obd(model, weights, few, draw),
         "Fisher": pruner("fisher", "layer"),
         f"Fisher, global, {looks} looks": pruner("fisher", "global", looks),
-        **_by_layers(model, weights, everything, few, draw),
+        **_by_layers(model, weights, few, draw),
     }
 
 
-def _obd(model: nn.Module, weights: Params, everything: Masks, few: Split, draw: int) -> Fit:
+def _obd(model: nn.Module, weights: Params, few: Split, draw: int) -> Fit:
     """Saliencies with the diagonal of the Fisher, which at a minimum is that of the Hessian and never negative."""
-    scores = fisher(objective(model, weights, few.inputs, few.labels), block=1)(weights, everything).scores()
-    return lambda density: apply_masks(weights, SCOPES["layer"](scores, density, everything, draw))
+    scores = fisher(objective(model, weights, few.inputs, few.labels), block=1)(
+        weights, everything(weights)
+    ).scores()
+    return lambda density: apply_masks(weights, SCOPES["layer"](scores, density, seed=draw))
 
 
-def _by_layers(model: nn.Module, weights: Params, everything: Masks, few: Split, draw: int) -> dict[str, Fit]:
+def _by_layers(model: nn.Module, weights: Params, few: Split, draw: int) -> dict[str, Fit]:
     """SparseGPT and ExactOBS look once for all densities."""
-    surgeon = exact_obs(model, few.inputs)(weights, everything)
+    surgeon = exact_obs(model, few.inputs)(weights, everything(weights))
     scores = surgeon.scores()
-    found = shares(curves(scores, everything), surgeon.inputs, weights)
-    sizes = {name: weight.numel() for name, weight in weights.items()}
+    found = shares(curves(scores, surgeon.masks), surgeon.inputs, weights)
     sweep = swept(surgeon.inputs)
 
     def even(density: Density) -> Params:
-        return surgeon.keep(SCOPES["layer"](scores, density, everything, draw)).weights
-
-    def budgeted(density: Density) -> Params:
-        if not isinstance(density, float):
-            raise DensityError(f"A budget is one density, not {density}.")
-        return even(budget(found, sizes, density))
+        return surgeon.keep(SCOPES["layer"](scores, density, seed=draw)).weights
 
     return {
         "SparseGPT": lambda density: sweep(weights, density, SCOPES["layer"], seed=draw).weights,
         "ExactOBS": even,
-        "ExactOBS, one budget": budgeted,
+        "ExactOBS, one budget": lambda density: even(budget(found, sizes(weights), density)),
     }
 
 
@@ -173,11 +160,7 @@ def _points(
     model: nn.Module, method: str, fit: Fit, few: Split, test: Split, size: str, draw: int
 ) -> Iterator[Row]:
     for sparsity in SPARSITIES[size]:
-        pruned = copy.deepcopy(model)
-        parameters = dict(pruned.named_parameters())
-        with torch.no_grad():
-            for name, weight in fit(1 - sparsity / 100).items():
-                parameters[name].copy_(weight)
+        pruned = replaced(model, fit(1 - sparsity / 100))
         bare = evaluate(pruned, test).accuracy
         recalibrate(pruned, few.inputs)
         accuracy = evaluate(pruned, test).accuracy

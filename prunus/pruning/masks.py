@@ -93,6 +93,11 @@ def warn_if_emptied(masks: Masks) -> None:
             )
 
 
+def everything(weights: Params) -> Masks:
+    """Masks that keep all."""
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+
 def apply_masks(params: Params, masks: Masks) -> Params:
     """The tensors of `params` with +0.0 where `masks` is False; those without a mask as they are."""
     check_masks(params, masks)

@@ -13,7 +13,6 @@ A pruner stands wherever a criterion stands: in schedules with retraining, Deep 
 masks alone) and `prunus prune`.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -28,7 +27,7 @@ from prunus.pruning.layerwise import Holes, exact_obs, sparse_gpt
 from prunus.pruning.layerwise.inputs import DAMPING as OF_LAYERS
 from prunus.pruning.layerwise.sparse_gpt import SELECT
 from prunus.pruning.probe import probe
-from prunus.pruning.scopes import Scope
+from prunus.pruning.scopes import Scope, n_m_of
 from prunus.pruning.second_order import (
     Examine,
     Objective,
@@ -53,7 +52,10 @@ from prunus.tables import look_up
 @final
 @dataclass(frozen=True)
 class Pruner:
-    """How to prune a network that can be looked at; `PRUNERS` has one a method."""
+    """How to prune a network that can be looked at; `PRUNERS` has one a method.
+
+    Raises EvidenceError where damping or cuts are asked for that it has no use for.
+    """
 
     line: str
     """What it is, for lists."""
@@ -66,6 +68,19 @@ class Pruner:
     """As the method means it; None: its own."""
     cuts: int = 1
     """Steps of equal size; the curvature is looked at anew before each."""
+    inverts: bool = True
+    """Whether it inverts a curvature, so that damping means something."""
+    stepwise: bool = True
+    """Whether it can prune in more than one cut."""
+
+    def __post_init__(self) -> None:
+        if self.damping is not None and not self.inverts:
+            raise EvidenceError(
+                f"Damping {self.damping:g} was asked for, but nothing is inverted: {self.line} "
+                f"These invert: {', '.join(name for name, one in PRUNERS.items() if one.inverts)}."
+            )
+        if self.cuts != 1 and not self.stepwise:
+            raise EvidenceError(f"{self.cuts} cuts were asked for, but it prunes in one go: {self.line}")
 
     def on(self, model: nn.Module, split: Split, seed: int) -> Prune:
         """This way of pruning `model`, with `examples` of `split` drawn by `seed`; `model` is not changed.
@@ -76,13 +91,18 @@ class Pruner:
             raise EvidenceError(
                 f"Pruning was to look at {self.examples} of {len(split)} examples; at least one is needed."
             )
-        draw = torch.randperm(len(split), generator=generator(seed, "calibration"))[: self.examples]
-        chosen = draw.to(split.labels.device)
-        return self.make(self, model, Split(split.inputs[chosen], split.labels[chosen]))
+        return self.make(self, model, drawn(split, self.examples, seed))
 
     def damped(self, own: float) -> float:
         """The damping asked for, else the method's own."""
         return own if self.damping is None else self.damping
+
+
+def drawn(split: Split, examples: int, seed: int) -> Split:
+    """Some examples of `split`, or all where it has no more, in an order drawn by `seed`."""
+    draw = torch.randperm(len(split), generator=generator(seed, "calibration"))[:examples]
+    chosen = draw.to(split.labels.device)
+    return Split(split.inputs[chosen], split.labels[chosen])
 
 
 def by_criterion(criterion: Criterion) -> Prune:
@@ -101,8 +121,14 @@ def prune_of(criterion: "Criterion | Pruner", model: nn.Module, split: Split, se
     return criterion.on(model, split, seed) if isinstance(criterion, Pruner) else by_criterion(criterion)
 
 
-def criterion_named(name: str, scope: str = "layer") -> "Criterion | Pruner":
+def criterion_named(
+    name: str, scope: str = "layer", table: "Mapping[str, Criterion | Pruner] | None" = None
+) -> "Criterion | Pruner":
     """The pruner or criterion of this name, or yours: "package.module:function".
+
+    Args:
+        scope: the name of the scope it will be used under.
+        table: where to look; None: pruners, criteria of gradients at the weights as they are, and the other criteria.
 
     Raises UnknownNameError.
 
@@ -111,8 +137,7 @@ def criterion_named(name: str, scope: str = "layer") -> "Criterion | Pruner":
     """
     if ":" in name:
         return resolve(name)
-    named: dict[str, Any] = {**CRITERIA, **AT_WEIGHTS, **PRUNERS}
-    found = look_up("criterion", named, name)
+    found: Any = look_up("criterion", table or {**CRITERIA, **AT_WEIGHTS, **PRUNERS}, name)
     return replace(found, scope=scope) if isinstance(found, Pruner) else found
 
 
@@ -134,10 +159,8 @@ def _obs(asked: Pruner, model: nn.Module, split: Split) -> Prune:
 
 
 def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split) -> Prune:
-    if asked.cuts != 1:
-        raise EvidenceError(f"sparse_gpt prunes in one go; {asked.cuts} cuts were asked for.")
-    groups = re.fullmatch(r"\d+:(\d+)", asked.scope)
-    select = None if asked.scope == "global" else int(groups[1]) if groups else SELECT
+    _, group = n_m_of(asked.scope) or (0, SELECT)
+    select = None if asked.scope == "global" else group
     return sparse_gpt(model, split.inputs, damping=asked.damped(OF_LAYERS), select=select)
 
 
@@ -169,7 +192,9 @@ def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split], Prune]:
 
 PRUNERS: Mapping[str, Pruner] = {
     "obs": Pruner("OBS layer by layer, row by row (ExactOBS), and the update of what stays.", _obs),
-    "sparse_gpt": Pruner("OBS layer by layer, column by column (SparseGPT), and the update.", _sparse_gpt),
+    "sparse_gpt": Pruner(
+        "OBS layer by layer, column by column (SparseGPT), and the update.", _sparse_gpt, stepwise=False
+    ),
     "fisher": Pruner(
         "OBS with the blockwise empirical Fisher (WoodFisher, oBERT), and the update.",
         _by_objective(lambda objective, asked: fisher(objective, damping=asked.damped(OF_FISHER))),
@@ -181,15 +206,17 @@ PRUNERS: Mapping[str, Pruner] = {
     "obd": Pruner(
         "OBD: h w² / 2 with the Levenberg-Marquardt diagonal; nothing is moved.",
         _by_objective(lambda objective, asked: obd(objective, "levenberg_marquardt")),
+        inverts=False,
     ),
     "obd_hutchinson": Pruner(
         "OBD: h w² / 2 with the diagonal as Hutchinson estimates it, through any network; nothing is moved.",
         _by_objective(lambda objective, asked: obd(objective, "hutchinson")),
+        inverts=False,
     ),
 }
 
 AT_WEIGHTS: Mapping[str, Pruner] = {
-    name: Pruner(f"{name}, at the weights as they are.", _by_probe(name))
+    name: Pruner(f"{name}, at the weights as they are.", _by_probe(name), inverts=False)
     for name in ("snip", "gradient", "grasp", "synflow")
 }
 """What criteria of gradients are outside of tickets, where there are no initial weights to look back to."""

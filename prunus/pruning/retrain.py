@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from prunus.errors import NoEffectWarning
@@ -18,6 +17,7 @@ from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.pruners import Pruner, prune_of
 from prunus.pruning.scopes import Scope, rehearse
+from prunus.pruning.weights import put
 from prunus.seeds import derive
 from prunus.training import Epoch, Masked, Recipe, train
 
@@ -66,7 +66,7 @@ def prune_and_retrain(
         prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number))
         done = prune(weights, density, scope, within=masks, seed=derive(seed, "ties", number))
         masks = done.masks
-        _put(weights, done.weights)
+        put(model, done.weights)
         with scaled_dropout(model, masks):
             epochs = train(
                 model,
@@ -81,9 +81,3 @@ def prune_and_retrain(
     if rounds and rounds[-1].density == 1.0:
         warnings.warn("Every density asked for is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     return rounds
-
-
-@torch.no_grad()
-def _put(weights: Params, moved: Params) -> None:
-    for name, weight in weights.items():
-        weight.copy_(moved[name])

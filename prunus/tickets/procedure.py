@@ -8,7 +8,6 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,10 +16,10 @@ from torch import nn
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.nouns import Density, Evidence, Masks, Params, Probe, density_of
 from prunus.pruning.criteria import CRITERIA, Criterion
-from prunus.pruning.masks import count
+from prunus.pruning.masks import count, everything
 from prunus.pruning.probe import probe
 from prunus.pruning.prunable import layer_kinds, prunable
-from prunus.pruning.pruners import PRUNERS, Pruner
+from prunus.pruning.pruners import PRUNERS, Pruner, criterion_named
 from prunus.pruning.scopes import Scope, hole, rehearse, scope_named
 from prunus.resolve import resolve
 from prunus.seeds import derive, generator
@@ -95,16 +94,14 @@ class Run:
 
     def past(self, level: int) -> tuple[Past, Params]:
         """The moments of this level, and the whole model as the last training left it."""
-        everything = {
-            name: torch.ones_like(self.original.model[name], dtype=torch.bool) for name in self.names
-        }
         if self.spec.chained and self.written:
             last = self.shelf.get("last")
             start = {name: last[f"start/{name}"] for name in self.names}
             final = self.last_model()
             masks = self.shelf.get_masks(mask_name(level - 1))
         else:
-            start, final, masks = self._prunable(self.rewind.model), self.needed[0].get("final"), everything
+            start, final = self._prunable(self.rewind.model), self.needed[0].get("final")
+            masks = everything(start)
 
         def fresh(seed: int) -> Params:
             return {name: w.cpu() for name, w in copies(prunable(self.spec.dense.network(seed))).items()}
@@ -204,16 +201,11 @@ class Run:
 def joints(spec: "Ticket") -> tuple[Criterion | Pruner, Scope, KeptAction, PrunedAction]:
     """What the ticket is made of. Raises UnknownNameError or SpecError where there is no such thing."""
     return (
-        _of_scope(found("criterion", {**CRITERIA, **PRUNERS}, spec.criterion), spec.scope),
+        criterion_named(spec.criterion, spec.scope, {**CRITERIA, **PRUNERS}),
         scope_named(spec.scope),
         action("mask-1 action", MASK1, spec.mask1, KeptAction),
         action("mask-0 action", MASK0, spec.mask0, PrunedAction),
     )
-
-
-def _of_scope(criterion: Criterion | Pruner, scope: str) -> Criterion | Pruner:
-    """A pruner knows what holes it will make."""
-    return replace(criterion, scope=scope) if isinstance(criterion, Pruner) else criterion
 
 
 def action(kind: str, table: Mapping[str, A], name: str, of: type[A]) -> A:

@@ -5,6 +5,7 @@ recursive inverse, updates against the constrained minimum, and one step against
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from prunus.errors import DensityError, EvidenceError, ModelError, NotFiniteError
 from prunus.models import MODELS
 from prunus.models.mlp import mlp
-from prunus.nouns import Masks, Params, density_of
-from prunus.pruning.masks import are_nested
+from prunus.nouns import Masks, density_of
+from prunus.pruning.masks import are_nested, everything
 from prunus.pruning.prunable import prunable
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import Objective, criterion_surgeon, fisher, objective, operate
@@ -34,11 +35,9 @@ from prunus.pruning.second_order.outer_products import inverse_hessian
 from prunus.seeds import generator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+import asking
 import small
-
-
-def draw(*shape: int, role: str = "x") -> Tensor:
-    return torch.randn(shape, generator=generator(0, role), dtype=torch.float64)
+from asking import draw
 
 
 class Normed(nn.Module):
@@ -58,23 +57,7 @@ class Normed(nn.Module):
         return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def asked_of(
-    model: nn.Module, shape: tuple[int, ...], loss: str = "cross_entropy", n: int = 30, biases: bool = False
-) -> Objective:
-    """An objective in float64 with drawn weights, statistics, inputs and targets."""
-    model = small.drawn(model, 3).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.copy_(draw(len(module.running_mean), role="mean"))
-            module.running_var.copy_(draw(len(module.running_var), role="var").exp())
-    inputs, classes = draw(n, *shape), model.eval()(draw(1, *shape)).shape[1]
-    targets = draw(n, classes, role="targets") if loss == "squared_error" else torch.arange(n) % classes
-    weights = dict(model.named_parameters()) if biases else prunable(model)
-    return objective(model.train(), weights, inputs, targets, loss=loss)
-
-
-def all_of(weights: Params) -> Masks:
-    return {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+asked_of = partial(asking.asked_of, loss="cross_entropy", n=30, biases=False)
 
 
 def without(asked: Objective, gone: Sequence[int]) -> Masks:
@@ -121,7 +104,7 @@ WORST = 1e-6
 @pytest.mark.parametrize("made", MODELS_HERE.values(), ids=MODELS_HERE)
 def test_gradients_are_those_of_a_loop(made, loss):
     """Biases too; whatever the batch; BatchNorm with the statistics it has, though the model was in training."""
-    asked = asked_of(*made(), loss, n=7, biases=True)
+    asked = asked_of(*made(), loss=loss, n=7, biases=True)
     for batch in (1, 3, 100):
         found = torch.cat([torch.cat([t.flatten(1) for t in g.values()], 1) for g in gradients(asked, batch)])
         torch.testing.assert_close(found, loop(asked))
@@ -216,7 +199,7 @@ def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone, block)
     """And what is predicted is its increase there; blocks without a deleted weight stay as they are, bit for bit."""
     asked = asked_of(mlp(4, 6, 2), (4,), n=50)
     w, full = flat(asked.weights), dense(asked, block, 1e-5)
-    before = fisher(asked, block=block, damping=1e-5)(asked.weights, all_of(asked.weights))
+    before = fisher(asked, block=block, damping=1e-5)(asked.weights, everything(asked.weights))
     after, move = before.keep(without(asked, gone)), lagrange(full, w, gone)
     torch.testing.assert_close(flat(after.weights), w + move, rtol=1e-6, atol=1e-8)
     assert after.predicted == pytest.approx(float(move @ full @ move) / 2, rel=1e-6)
@@ -238,7 +221,7 @@ def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
     full = torch.einsum("nbp,nbq->bpq", g, g) / 40 + 1e-4 * torch.eye(50).double()
     assert full.numel() > 3 * CHUNK
     assert g.numel() > 3 * CHUNK
-    before = fisher(asked, batch=40)(asked.weights, all_of(asked.weights))
+    before = fisher(asked, batch=40)(asked.weights, everything(asked.weights))
     inverse = torch.linalg.inv(full)
     pivots = from_blocks(inverse.diagonal(dim1=1, dim2=2), asked.weights["weight"])
     torch.testing.assert_close(before.pivots["weight"], pivots, rtol=WORST, atol=0)
@@ -257,7 +240,7 @@ def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
 def test_one_tensor_in_one_block_is_obs_with_the_fisher_for_the_hessian():
     """Scores, weights, predictions, through two deletions; OBS downdates an inverse that was found by recursion."""
     asked = asked_of(nn.Linear(5, 4, bias=False), (5,), n=40)
-    masks = all_of(asked.weights)
+    masks = everything(asked.weights)
     inverse = inverse_hessian([loop(asked)], 40, 1e-4)
     theirs, ours = (
         ObsSurgeon(asked.weights, masks, inverse, 1e-4),
@@ -272,7 +255,7 @@ def test_one_tensor_in_one_block_is_obs_with_the_fisher_for_the_hessian():
 
 def test_blocks_of_one_are_the_diagonal_fisher_and_move_nothing():
     asked = asked_of(*MODELS_HERE["normed"]())
-    before = fisher(asked, block=1, damping=1e-3)(asked.weights, all_of(asked.weights))
+    before = fisher(asked, block=1, damping=1e-3)(asked.weights, everything(asked.weights))
     wanted = flat(asked.weights).square() * (loop(asked).square().mean(0) + 1e-3) / 2
     torch.testing.assert_close(flat(before.scores()), wanted)
     done = operate(
@@ -288,7 +271,7 @@ def test_blocks_of_one_are_the_diagonal_fisher_and_move_nothing():
 def test_one_after_the_other_is_all_at_once(block):
     """Of the same look: the quadratic model does not know in what order weights went."""
     asked = asked_of(mlp(4, 6, 2), (4,), n=50)
-    start = fisher(asked, block=block)(asked.weights, all_of(asked.weights))
+    start = fisher(asked, block=block)(asked.weights, everything(asked.weights))
     gone, stepwise = [3, 11, 1, 20, 22, 24, 0], start
     for count in range(1, len(gone) + 1):
         stepwise = stepwise.keep(without(asked, gone[:count]))
@@ -302,13 +285,13 @@ def test_one_after_the_other_is_all_at_once(block):
 def test_a_look_sees_no_gradient_of_deleted_weights():
     """A look at weights some of which are gone is a look at a network without them."""
     asked = asked_of(nn.Linear(6, 4, bias=False), (6,), n=40)
-    masks = all_of(asked.weights)
+    masks = everything(asked.weights)
     masks["weight"][:, 2:4] = False
     surgeon = fisher(asked, block=6)(asked.weights, masks)
     left = [0, 1, 4, 5]
     thin = objective(nn.Linear(4, 4, bias=False).double(), {"weight": asked.weights["weight"][:, left]},
                      asked.inputs[:, left], asked.targets)  # fmt: skip
-    other = fisher(thin, block=4)(thin.weights, all_of(thin.weights))
+    other = fisher(thin, block=4)(thin.weights, everything(thin.weights))
     torch.testing.assert_close(surgeon.scores()["weight"][:, left], other.scores()["weight"])
     assert not surgeon.scores()["weight"][:, 2:4].any()
     assert not surgeon.weights["weight"][:, 2:4].any()
@@ -345,7 +328,7 @@ def test_it_goes_through_scopes_to_the_exact_count(made, scope, cuts, looks):
     if cuts is None:
         asked = objective(asked.model, dict(list(asked.weights.items())[-1:]), asked.inputs, asked.targets)
     given = {name: w.clone() for name, w in asked.weights.items()}
-    within = all_of(given)
+    within = everything(given)
     next(iter(within.values()))[0, :2] = False
     density = 0.3 if scope == "global" else dict.fromkeys(given, 0.3)
     done = operate(
@@ -385,7 +368,7 @@ def test_float32_is_near_float64():
     """The Fisher is summed in float64 whatever the network computes in, so that 1e-7 stays above rounding."""
     asked = asked_of(*MODELS_HERE["residual"](), n=64)
     single = objective(asked.model, asked.weights, asked.inputs, asked.targets, dtype=torch.float32)
-    one, two = (fisher(a, damping=1e-7)(a.weights, all_of(a.weights)) for a in (asked, single))
+    one, two = (fisher(a, damping=1e-7)(a.weights, everything(a.weights)) for a in (asked, single))
     assert all(w.dtype == torch.float32 for w in two.weights.values())
     torch.testing.assert_close(flat(two.scores()), flat(one.scores()), rtol=2e-3, atol=0)
     masks = SCOPES["global"](one.scores(), 0.5)
@@ -403,7 +386,7 @@ def test_what_cannot_be_asked_is_said():
     for wrong in ({"block": 0}, {"batch": 0}, *({"damping": d} for d in (0.0, -1.0, math.inf, math.nan))):
         with pytest.raises(EvidenceError, match="at least 1, damping above 0"):
             fisher(asked, **wrong)
-    surgeon = fisher(asked)(asked.weights, all_of(asked.weights))
+    surgeon = fisher(asked)(asked.weights, everything(asked.weights))
     with pytest.raises(DensityError, match="does not come back"):
         surgeon.keep(without(asked, [0])).keep(surgeon.masks)
     again = surgeon.keep(surgeon.masks)
@@ -413,7 +396,7 @@ def test_what_cannot_be_asked_is_said():
     model = nn.Linear(wide, 1)
     asked = objective(model, prunable(model), torch.ones(1, wide), torch.ones(1, 1), loss="squared_error")
     with pytest.raises(ModelError, match="16 GiB"):
-        fisher(asked, block=wide)(asked.weights, all_of(asked.weights))
+        fisher(asked, block=wide)(asked.weights, everything(asked.weights))
 
 
 def test_too_small_a_damping_is_said_with_the_tensor_and_one_that_does():
@@ -421,12 +404,12 @@ def test_too_small_a_damping_is_said_with_the_tensor_and_one_that_does():
     with pytest.raises(
         NotFiniteError, match=r"'0\.weight'.*damping 1e-30; try a larger one, as 1e-1\d"
     ) as said:
-        fisher(asked, damping=1e-30)(asked.weights, all_of(asked.weights))
+        fisher(asked, damping=1e-30)(asked.weights, everything(asked.weights))
     damping = float(str(said.value).split()[-1].rstrip("."))
-    surgeon = fisher(asked, damping=damping)(asked.weights, all_of(asked.weights))
+    surgeon = fisher(asked, damping=damping)(asked.weights, everything(asked.weights))
     assert surgeon.damping == damping
     assert all((p > 0).all() and (p <= 2 / damping).all() for p in surgeon.pivots.values())
-    one = fisher(asked, damping=1e-30, block=1)(asked.weights, all_of(asked.weights))
+    one = fisher(asked, damping=1e-30, block=1)(asked.weights, everything(asked.weights))
     assert one.damping == 1e-30, "a diagonal has nothing that cancels"
 
 
@@ -449,4 +432,4 @@ def test_gradients_that_are_not_finite_are_said():
     huge = objective(model, {"weight": torch.full((1, 2), 1e-20)}, torch.full((1, 2), 1e30),
                      torch.full((1, 1), -1e18), loss="squared_error")  # fmt: skip
     with pytest.raises(NotFiniteError, match="'weight'"):
-        fisher(huge)(huge.weights, all_of(huge.weights))
+        fisher(huge)(huge.weights, everything(huge.weights))

@@ -19,7 +19,7 @@ from prunus.nouns import Params, density_of
 from prunus.pruning.layerwise import Holes, budget, curves, exact_obs, layer_inputs, output_errors, sparse_gpt
 from prunus.pruning.layerwise.inputs import STRIPE
 from prunus.pruning.layerwise.sparse_gpt import SOLVED, _upper
-from prunus.pruning.masks import are_nested, count
+from prunus.pruning.masks import are_nested, count, everything
 from prunus.pruning.matrix import to_matrix
 from prunus.pruning.prunable import prunable
 from prunus.pruning.scopes import SCOPES, scope_named
@@ -196,7 +196,7 @@ def cost_without(row: Tensor, hessian: Tensor, left: list[int]) -> float:
 
 def test_scores_are_the_costs_of_deleting_the_cheapest_next():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, ones(weights))
+    surgeon = exact_obs(model, inputs)(weights, everything(weights))
     scores, hessian = surgeon.scores()["weight"], surgeon.inputs["weight"].damped()[0]
     for row, said in zip(weights["weight"].detach(), scores, strict=True):
         path = deleted_by_hand(row, hessian)
@@ -240,7 +240,7 @@ def test_predicted_is_the_increase_of_the_damped_error():
 
 def test_in_two_steps_what_is_left_is_the_same_as_at_once():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, ones(weights))
+    surgeon = exact_obs(model, inputs)(weights, everything(weights))
     half = SCOPES["layer"](surgeon.scores(), 0.6)
     less = SCOPES["layer"](surgeon.scores(), 0.3, half)
     at_once, stepwise = surgeon.keep(less), surgeon.keep(half).keep(less)
@@ -251,7 +251,7 @@ def test_in_two_steps_what_is_left_is_the_same_as_at_once():
 def test_scores_go_on_from_what_is_left():
     """The order in which the rest goes does not depend on when one looks at it."""
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, ones(weights))
+    surgeon = exact_obs(model, inputs)(weights, everything(weights))
     first = surgeon.scores()["weight"]
     half = SCOPES["layer"]({"weight": first}, 0.5)
     again = surgeon.keep(half).scores()["weight"]
@@ -266,7 +266,7 @@ def test_threads_do_not_change_a_bit():
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(exact_obs(model, inputs)(weights, ones(weights)).scores()["weight"])
+        found.append(exact_obs(model, inputs)(weights, everything(weights)).scores()["weight"])
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -298,7 +298,9 @@ def test_patterns_are_kept_and_the_update_pays(method, scope, kind):
 
 def test_an_n_m_run_deletes_from_every_group_before_it_empties_one():
     model, weights, inputs = linear()
-    scores = exact_obs(model, inputs, holes=Holes(n_m=(2, 4)))(weights, ones(weights)).scores()["weight"]
+    scores = exact_obs(model, inputs, holes=Holes(n_m=(2, 4)))(weights, everything(weights)).scores()[
+        "weight"
+    ]
     for row in scores:
         early = set(row.argsort()[: IN // 2].tolist())
         assert len(early & set(range(4))) == len(early & set(range(4, 8))) == 2
@@ -306,7 +308,7 @@ def test_an_n_m_run_deletes_from_every_group_before_it_empties_one():
 
 def test_a_block_costs_what_its_weights_cost_together():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs, holes=Holes(block=4))(weights, ones(weights))
+    surgeon = exact_obs(model, inputs, holes=Holes(block=4))(weights, everything(weights))
     scores, hessian = surgeon.scores()["weight"], surgeon.inputs["weight"].damped()[0]
     for row, said in zip(weights["weight"].detach(), scores, strict=True):
         costs = [cost_without(row, hessian, rest) for rest in ([4, 5, 6, 7], [0, 1, 2, 3])]
@@ -317,7 +319,7 @@ def test_a_block_costs_what_its_weights_cost_together():
 def test_dead_inputs_go_first_and_move_nothing():
     model, weights, inputs = linear()
     inputs[:, [1, 5]] = 0
-    surgeon = exact_obs(model, inputs, damping=1e-9)(weights, ones(weights))
+    surgeon = exact_obs(model, inputs, damping=1e-9)(weights, everything(weights))
     assert surgeon.inputs["weight"].dead == 2
     done = operate(exact_obs(model, inputs, damping=1e-9), weights, 0.75, SCOPES["layer"])
     assert not done.masks["weight"][:, [1, 5]].any()
@@ -338,10 +340,10 @@ def test_fewer_examples_than_inputs_are_damped_and_say_so():
 
 def test_a_deleted_weight_does_not_come_back():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, ones(weights))
+    surgeon = exact_obs(model, inputs)(weights, everything(weights))
     half = SCOPES["layer"](surgeon.scores(), 0.5)
     with pytest.raises(DensityError, match="does not come back"):
-        surgeon.keep(half).keep(ones(weights))
+        surgeon.keep(half).keep(everything(weights))
 
 
 # --- SparseGPT -------------------------------------------------------------------------------------------------
@@ -432,7 +434,7 @@ def test_predicted_is_what_the_schedule_lost():
 def test_with_the_same_masks_exact_obs_is_never_worse():
     model, weights, inputs = linear()
     swept = sparse_gpt(model, inputs, select=4)(weights, 0.5, SCOPES["layer"])
-    exact = exact_obs(model, inputs)(weights, ones(weights)).keep(swept.masks)
+    exact = exact_obs(model, inputs)(weights, everything(weights)).keep(swept.masks)
     assert exact.predicted <= swept.predicted * (1 + 1e-9)
 
 
@@ -476,10 +478,6 @@ def by_surgeon(model: nn.Module, inputs: Tensor, **kw: float):
     return lambda weights, density, scope, **rest: operate(
         exact_obs(model, inputs, **kw), weights, density, scope, **rest
     )
-
-
-def ones(weights: Params) -> dict[str, Tensor]:
-    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
 
 @each_method
@@ -599,14 +597,14 @@ def test_on_convex_curves_a_budget_is_the_global_scope():
     scores = {name: draw(*shape, role=name).square() for name, shape in {"a": (10, 5), "b": (7, 10)}.items()}
     sizes = {name: score.numel() for name, score in scores.items()}
     fine = [level / 350 for level in range(1, 351)]
-    chosen = budget(curves(scores, ones(scores), fine), sizes, 0.5)
+    chosen = budget(curves(scores, everything(scores), fine), sizes, 0.5)
     masks = SCOPES["global"](scores, 0.5)
     assert {n: count(chosen[n], sizes[n]) for n in sizes} == {n: int(m.sum()) for n, m in masks.items()}
 
 
 def test_curves_are_the_errors_of_exact_obs():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, ones(weights))
+    surgeon = exact_obs(model, inputs)(weights, everything(weights))
     scores = surgeon.scores()
     curve = curves(scores, surgeon.masks, [0.25, 0.5, 1.0])["weight"]
     assert curve[1.0] == 0

@@ -130,6 +130,27 @@ def test_cuts_look_again(name, model, data):
     assert (done.cuts, done.looks) == (2, 2)
 
 
+def test_seconds_are_of_all_looks(model, data):
+    weights, layer = prunable(model), SCOPES["layer"]
+    examine, taken = exact_obs(model, data.train.inputs[:60]), []
+
+    def noted(weights, masks):
+        taken.append(examine(weights, masks))
+        return taken[-1]
+
+    done = operate(noted, weights, 0.3, layer, cuts=3, looks=3)
+    assert len(taken) == 3
+    for name in weights:
+        assert done.seconds[name] == pytest.approx(sum(one.seconds[name] for one in taken))
+        assert all(0 < one.seconds[name] < done.seconds[name] for one in taken)
+
+
+@pytest.mark.parametrize("name", ["obd", "obd_hutchinson", *AT_WEIGHTS])
+def test_damping_where_nothing_is_inverted_is_refused(name):
+    with pytest.raises(EvidenceError, match=r"nothing is inverted.*obs, sparse_gpt, fisher, full_obs"):
+        replace(criterion_named(name), damping=0.1)
+
+
 @pytest.mark.parametrize("name", ["snip", "gradient"])
 def test_at_weights_is_the_criterion_with_the_weights_for_initial_ones(name, model, data):
     weights = prunable(model)

@@ -33,10 +33,10 @@ from prunus.pruning.second_order.chain import chain, shares
 from prunus.pruning.second_order.diagonals import hutchinson
 from prunus.pruning.second_order.flat import flat, unflat
 from prunus.pruning.second_order.outer_products import LARGEST, inverse_hessian, outer_vectors
-from prunus.seeds import generator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small
+from asking import asked_of, draw
 
 ACTIVATIONS = [
     nn.Tanh(),
@@ -52,27 +52,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWa
 """torch.func.hessian, by which the tests check, brings it in."""
 BAR = 1e-4
 """Relative error against the true diagonal, in float64."""
-
-
-def draw(*shape: int, role: str = "x") -> Tensor:
-    return torch.randn(shape, generator=generator(0, role), dtype=torch.float64)
-
-
-def asked_of(
-    model: nn.Module, shape: tuple[int, ...], loss: str = "squared_error", n: int = 9, biases: bool = True
-) -> Objective:
-    """An objective in float64 with drawn weights, inputs and targets."""
-    model = small.drawn(model, 3).double()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.copy_(draw(len(module.running_mean), role="mean"))
-            module.running_var.copy_(draw(len(module.running_var), role="var").exp())
-    inputs = draw(n, *shape)
-    classes = model.eval()(inputs).shape[1]
-    labels = torch.arange(n) % classes
-    targets = draw(n, classes, role="targets") if loss == "squared_error" else labels
-    weights = dict(model.named_parameters()) if biases else prunable(model)
-    return objective(model, weights, inputs, targets, loss=loss)
 
 
 def true_hessian(asked: Objective) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prunus
-from prunus.cli import main
 from prunus.cli.app import COMMANDS
 from prunus.cli.recipe import chosen
 from prunus.compression.codecs import CODECS
@@ -72,19 +71,11 @@ def process(folder, *arguments, **options):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, made):
+def run(called, monkeypatch, made):
     """`prunus` in this process, where `made` is: what it printed to stdout and to stderr."""
     monkeypatch.chdir(made)
     monkeypatch.setattr(sys, "path", [*sys.path])
-
-    def call(*arguments, code=0):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert (ended.value.code or 0) == code, printed.err
-        return printed
-
-    return call
+    return called
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from prunus.errors import EvidenceError
 from prunus.nouns import Evidence, Masks, Params, Probe
-from prunus.pruning.masks import check_finite
+from prunus.pruning.masks import check_finite, everything
 
 
 def initial_of(evidence: Evidence, criterion: str) -> Params:
@@ -25,7 +25,7 @@ def initial_of(evidence: Evidence, criterion: str) -> Params:
 def masks_of(evidence: Evidence, criterion: str) -> Masks:
     """The masks of earlier rounds, all True where there were none; EvidenceError where they do not fit."""
     if evidence.masks is None:
-        return {name: torch.ones_like(w, dtype=torch.bool) for name, w in evidence.weights.items()}
+        return everything(evidence.weights)
     check_alike(evidence, evidence.masks, "masks", criterion)
     return {name: evidence.masks[name].bool() for name in evidence.weights}
 

@@ -14,8 +14,6 @@ that the lowest scores follow the convex curve that lies below the errors; weigh
 chosen, instead of being stored along the way. Deleting runs on the CPU wherever the weights are.
 """
 
-import copy
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,8 @@ from prunus.nouns import Masks, Params, Scores
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs, layer_inputs
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
 from prunus.pruning.matrix import from_matrix
+from prunus.pruning.scopes import block_of, n_m_of
+from prunus.pruning.weights import replaced
 
 SOLVED = 1 << 24
 """Entries of the systems that are solved at once: 128 MiB."""
@@ -49,10 +49,8 @@ class Holes:
         >>> Holes.of("2:4"), Holes.of("1x4")
         (Holes(block=1, n_m=(2, 4)), Holes(block=4, n_m=None))
         """
-        if pattern := re.fullmatch(r"(\d+):(\d+)", scope):
-            return Holes(n_m=(int(pattern[1]), int(pattern[2])))
-        pattern = re.fullmatch(r"1x(\d+)", scope)
-        return Holes(block=int(pattern[1])) if pattern else Holes()
+        rows, columns = block_of(scope) or (0, 0)
+        return Holes(columns if rows == 1 else 1, n_m_of(scope))
 
 
 @dataclass(frozen=True)
@@ -218,9 +216,4 @@ def at(
 ) -> dict[str, LayerInputs]:
     """What the layers are given where the network has these weights; `model` itself is left alone."""
     check_finite(weights, "The weight")
-    trial = copy.deepcopy(model)
-    parameters = dict(trial.named_parameters())
-    with torch.no_grad():
-        for name, weight in weights.items():
-            parameters[name].copy_(weight)
-    return layer_inputs(trial, weights, inputs, damping=damping, batch_size=batch_size)
+    return layer_inputs(replaced(model, weights), weights, inputs, damping=damping, batch_size=batch_size)

@@ -24,7 +24,7 @@ from prunus.errors import DensityError
 from prunus.nouns import Density, Masks, Params
 from prunus.pruning.layerwise.exact_obs import at, cholesky
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs
-from prunus.pruning.masks import apply_masks, check_finite, count, densities_by_name
+from prunus.pruning.masks import apply_masks, check_finite, count, densities_by_name, everything
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.scopes import Scope, global_, rehearse
 from prunus.pruning.second_order.surgeon import Operation, Prune
@@ -85,7 +85,7 @@ def swept(found: Mapping[str, LayerInputs], *, select: int | None = SELECT) -> P
                 f"The global scope ranks all layers together and cannot choose {select} columns of one at a time; "
                 "pass select=None, or the layer scope."
             )
-        masks = within or {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+        masks = within or everything(weights)
         weights = apply_masks({n: w.detach() for n, w in weights.items()}, masks)
         if select is None:
             done = _chosen_once(weights, found, density, scope, within, seed)

@@ -32,9 +32,9 @@ def scope_named(name: str) -> Scope:
     """
     if name in SCOPES:
         return SCOPES[name]
-    if pattern := re.fullmatch(r"(\d+):(\d+)", name):
-        return n_m(int(pattern[1]), int(pattern[2]))
-    if shape := _rows_and_columns(name):
+    if pattern := n_m_of(name):
+        return n_m(*pattern)
+    if shape := block_of(name):
         return block(*shape)
     try:
         return look_up("scope", SCOPES, name)
@@ -50,15 +50,34 @@ def hole(name: str) -> int:
     >>> hole("4x4"), hole("2:4")
     (16, 1)
     """
-    rows, columns = _rows_and_columns(name) or (1, 1)
+    rows, columns = block_of(name) or (1, 1)
     return rows * columns
 
 
-def _rows_and_columns(name: str) -> tuple[int, int] | None:
-    shape = re.fullmatch(r"(\d+)x(\d+)", name)
-    return (int(shape[1]), int(shape[2])) if shape else None
+def n_m_of(name: str) -> tuple[int, int] | None:
+    """N and M of a scope of that kind, else None.
+
+    >>> n_m_of("2:4"), n_m_of("layer")
+    ((2, 4), None)
+    """
+    return _two_numbers(":", name)
+
+
+def block_of(name: str) -> tuple[int, int] | None:
+    """Rows and columns of the blocks of a scope of that kind, else None.
+
+    >>> block_of("1x4"), block_of("2:4")
+    ((1, 4), None)
+    """
+    return _two_numbers("x", name)
+
+
+def _two_numbers(between: str, name: str) -> tuple[int, int] | None:
+    found = re.fullmatch(rf"(\d+){between}(\d+)", name)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 __all__ = [
-    "SCOPES", "Scope", "block", "global_", "hole", "layer", "n_m", "rehearse", "scope_named", "threshold",
+    "SCOPES", "Scope", "block", "block_of", "global_", "hole", "layer", "n_m", "n_m_of", "rehearse", "scope_named",
+    "threshold",
 ]  # fmt: skip

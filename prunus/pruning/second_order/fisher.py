@@ -17,7 +17,8 @@ one gradient after the other in float32; what is deleted of a block is deleted j
 the moves as if each weight went alone. The cuts of `operate` are of equal size, where oBERT's are equal in ratio.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ class FisherSurgeon:
     """[F_LL⁻¹]_qq in float64 over the weights that are left; 1 for the others."""
     damping: float
     predicted: float = 0.0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self) -> Scores:
         """w_q² / (2 [F⁻¹]_qq) of every weight that is left; 0 for the others."""

@@ -6,7 +6,8 @@ Source: LeCun, Denker, Solla 1990, eq. 5 and the recipe of section 2.3. The crit
 diagonal as evidence.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prunus.nouns import Evidence, Masks, Params, Scores
 from prunus.pruning.criteria.obd import obd as saliency
@@ -26,6 +27,7 @@ class ObdSurgeon:
     curvature: Params
     predicted: float = 0.0
     damping: float = 0.0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self) -> Scores:
         """h w² / 2 of every weight; 0 for deleted ones."""

@@ -11,6 +11,7 @@ from prunus.errors import EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.losses import LOSSES, Loss
+from prunus.pruning.weights import replaced
 from prunus.tables import look_up
 
 
@@ -38,12 +39,11 @@ class Objective:
     def at(self, weights: Params) -> "Objective":
         """The same objective, to be asked at other weights; NotFiniteError."""
         check_finite(weights, "The weight")
-        model = copy.deepcopy(self.model)
-        parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, weight in weights.items():
-                parameters[name].copy_(weight)
-        return replace(self, model=model, weights={n: w.detach().clone() for n, w in weights.items()})
+        return replace(
+            self,
+            model=replaced(self.model, weights),
+            weights={n: w.detach().clone() for n, w in weights.items()},
+        )
 
 
 def objective(

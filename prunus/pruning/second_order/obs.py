@@ -12,7 +12,8 @@ Where we depart: the inverse is downdated within a look, where the paper compute
 for `operate(..., cuts=None, looks=the number of deletions)` for that.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class ObsSurgeon:
     """[P, P] in float64 over all weights in their order; zero in the rows and columns of deleted ones."""
     damping: float
     predicted: float = 0.0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self) -> Scores:
         """L_q of every weight that is left; 0 for the others."""

@@ -8,16 +8,15 @@
 A criterion without an update is the surgeon that deletes and moves nothing (`criterion_surgeon`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
-
 from prunus.errors import DensityError
 from prunus.nouns import Density, Evidence, Masks, Params, Scores, density_of, sizes
 from prunus.pruning.criteria import Criterion
-from prunus.pruning.masks import apply_masks, check_density, count, densities_by_name
+from prunus.pruning.masks import apply_masks, check_density, count, densities_by_name, everything
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive
 
@@ -40,6 +39,10 @@ class Surgeon(Protocol):
     @property
     def damping(self) -> float:
         """What was added to the diagonal of the Hessian so that it can be inverted; 0: it is not inverted."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """What each layer has taken since the look, where layers are pruned one by one; else nothing."""
 
     def scores(self) -> Scores:
         """A score a weight, finite everywhere; the lowest of those left goes first."""
@@ -99,22 +102,26 @@ def operate(
 
     Raises what the surgeon and the scope raise, DensityError for cuts or looks below 1.
     """
-    masks = within or {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    masks = within or everything(weights)
     if looks < 1 or (cuts is not None and cuts < 1):
         raise DensityError(f"{cuts} cuts and {looks} looks were asked for; both must be at least 1.")
     path, weights = _path(density, masks, cuts), apply_masks(weights, masks)
     looks = min(looks, len(path))
     at = {len(path) * look // looks for look in range(looks)}
     surgeon, predicted, damping = None, 0.0, 0.0
+    seconds: Counter[str] = Counter()
     for place, target in enumerate(path):
         if surgeon is None or place in at:
-            predicted += surgeon.predicted if surgeon else 0.0
+            if surgeon:
+                predicted += surgeon.predicted
+                seconds.update(surgeon.seconds)
             surgeon = examine(surgeon.weights if surgeon else weights, masks)
             damping = max(damping, surgeon.damping)
         masks = scope(surgeon.scores(), target, masks, derive(seed, "cut", place))
         surgeon = surgeon.keep(masks)
     assert surgeon is not None
-    foretold, seconds = predicted + surgeon.predicted, getattr(surgeon, "seconds", {})
+    seconds.update(surgeon.seconds)
+    foretold = predicted + surgeon.predicted
     return Operation(surgeon.weights, masks, foretold, damping, len(path), looks, seconds)
 
 
@@ -151,6 +158,7 @@ class CriterionSurgeon:
     masks: Masks
     predicted: float = float("nan")
     damping: float = 0.0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def weights(self) -> Params:

@@ -1,0 +1,30 @@
+"""Objectives of small networks with everything drawn."""
+
+import small
+import torch
+from torch import Tensor, nn
+
+from prunus.pruning.prunable import prunable
+from prunus.pruning.second_order import Objective, objective
+from prunus.seeds import generator
+
+
+def draw(*shape: int, role: str = "x") -> Tensor:
+    """Normal numbers in float64, of their role's own seed."""
+    return torch.randn(shape, generator=generator(0, role), dtype=torch.float64)
+
+
+def asked_of(
+    model: nn.Module, shape: tuple[int, ...], loss: str = "squared_error", n: int = 9, biases: bool = True
+) -> Objective:
+    """An objective in float64 with drawn weights, statistics, inputs and targets."""
+    model = small.drawn(model, 3).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(draw(len(module.running_mean), role="mean"))
+            module.running_var.copy_(draw(len(module.running_var), role="var").exp())
+    inputs = draw(n, *shape)
+    classes = model.eval()(inputs).shape[1]
+    targets = draw(n, classes, role="targets") if loss == "squared_error" else torch.arange(n) % classes
+    weights = dict(model.named_parameters()) if biases else prunable(model)
+    return objective(model, weights, inputs, targets, loss=loss)

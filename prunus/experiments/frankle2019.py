@@ -143,7 +143,7 @@ curves = Laboratory(
 one_shot = Laboratory(
     "frankle2019.one_shot",
     "Figure 4: one-shot against iterative pruning.",
-    template=lambda name, size: network(name, size, epochs=15, rounds=15),
+    template=lambda name, size: network(name, size, epochs=20, rounds=15),
     wanted=_one_shot,
     panels=(STOP, ACCURACY, END),
     against="iterative ticket",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prunus.errors import PrunusError
 from prunus.report.curves import Curve, Drawing, Reference, check, numbers
 from prunus.report.interactive import interactive
-from prunus.report.styles import PALETTE, styles
+from prunus.report.styles import styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,8 @@ __all__ = ["Curve", "Drawing", "Reference", "save_drawing", "save_lines"]
 FAILED = "#d0021b"
 """The edge of a point whose receipt failed."""
 QUIET = "#555555"
+MANY = 6
+"""With more curves than this, the legend stands beside the axes; `figure.js` has the same number."""
 
 
 def save_lines(
@@ -77,7 +79,7 @@ def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, 
         "text.parse_math": False,
     }
     with matplotlib.rc_context(fixed):
-        crowded = len(drawing.series) + len(drawing.reference) > len(PALETTE)
+        crowded = len(drawing.series) + len(drawing.reference) > MANY
         figure = Figure(figsize=(9.5 if crowded else 7, 4.5), layout="constrained")
         _draw(figure, drawing, crowded)
         figure.savefig(png, dpi=150, metadata={"Software": None})

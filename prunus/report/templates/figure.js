@@ -5,7 +5,7 @@ for (const root of document.querySelectorAll("[data-figure]")) {
   const buttons = [...root.querySelectorAll("[data-curve]")];
   const hidden = new Set();
   const TOP = 10, RIGHT = 16, BOTTOM = 26, REACH = 60;
-  const crowded = figure.curves.length > 8;
+  const crowded = figure.curves.length > 6;
   let log = figure.log && figure.curves.some(c => c.points.some(p => p[0] > 0));
   let spots = []; // what can be pointed at: where it is drawn, and the curve and the point behind it
   let chosen = null, ring = null;

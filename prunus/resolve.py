@@ -2,15 +2,14 @@
 
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prunus.errors import UnknownNameError
 
 
-def resolve(reference: str) -> Callable[..., Any]:
-    """The callable that `reference`, "package.module:function", names.
+def resolve(reference: str, also: type | None = None) -> Any:
+    """The callable that `reference`, "package.module:function", names, or a value of the type `also`.
 
     The current directory is importable, first of all, as it is under `python -m`; it stays so, since the
     function may import more when it runs. Importing runs the module: name only code you trust.
@@ -39,9 +38,10 @@ def resolve(reference: str) -> Callable[..., Any]:
             f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}."
         )
     found = getattr(module, name)
-    if not callable(found):
-        raise UnknownNameError(f"{reference!r} is a {type(found).__name__}, not a function to call.")
-    return found  # type: ignore[no-any-return]
+    if not (callable(found) or (also and isinstance(found, also))):
+        wanted = f"a {also.__name__} or a function" if also else "a function to call"
+        raise UnknownNameError(f"{reference!r} is a {type(found).__name__}, not {wanted}.")
+    return found
 
 
 def _origin(module: object) -> str:

@@ -49,13 +49,14 @@ Data = Annotated[
         "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model.",
     ),
 ]
-Examples = Annotated[int, typer.Option(metavar="N", min=1, help="Training examples to look at.")]
+Examples = Annotated[int | None, optional("N", "Training examples to look at; 1024 by default.", lowest=1)]
 Damping = Annotated[
     float | None,
     optional("SHARE", "Added to the curvature so that it can be inverted, as the criterion means it."),
 ]
 Cuts = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Steps to prune in, the network looked at before each.")
+    int | None,
+    optional("N", "Steps to prune in, the network looked at before each; one by default.", lowest=1),
 ]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Estimate BatchNorm's statistics anew afterwards.")
@@ -70,9 +71,9 @@ def prune(
     weights: Weights = None,
     data: Data = None,
     out: Out = None,
-    examples: Examples = 1024,
+    examples: Examples = None,
     damping: Damping = None,
-    cuts: Cuts = 1,
+    cuts: Cuts = None,
     recalibrate: Recalibrate = False,
     include: Include = None,
     exclude: Exclude = None,

@@ -17,7 +17,7 @@ from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import load
 from prunus.compression.save import save
-from prunus.errors import DataError, EvidenceError, ModelError
+from prunus.errors import DataError, DensityError, EvidenceError, ModelError
 from prunus.nouns import Dataset, Density, Params, Split, density_of, sizes
 from prunus.pruning.layerwise import (
     LayerInputs,
@@ -32,14 +32,16 @@ from prunus.pruning.masks import everything
 from prunus.pruning.prunable import prunable
 from prunus.pruning.pruners import Pruner, criterion_named, drawn, prune_of
 from prunus.pruning.recalibrate import recalibrate
-from prunus.pruning.scopes import rehearse, scope_named
-from prunus.pruning.second_order import Operation
+from prunus.pruning.scopes import Scope, rehearse, scope_named
+from prunus.pruning.second_order import Operation, passed
 from prunus.pruning.weights import replaced
 from prunus.report import text
 from prunus.seeds import derive
 from prunus.training import Evaluation, evaluate, train
 
 BUDGET = "budget"
+EXAMPLES = 1024
+"""That a layer's error is looked at with, where the criterion does not say."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Job:
     criterion: str
     density: float
     scope: str
-    examples: int
+    examples: int | None
     damping: float | None
-    cuts: int
+    cuts: int | None
     recalibrate: bool
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -106,22 +108,23 @@ def carry_out(job: Job) -> Outcome:
     weights = prunable(model, job.include, job.exclude)
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
-    rehearse(scope, weights, [job.density])
+    _rehearse(criterion, scope, weights, job.density)
     if not trained:
         model = _trained(job, model, data)
         weights = prunable(model, job.include, job.exclude)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     began = time.perf_counter()
     seed = derive(job.seed, "prune")
-    few = drawn(data.train, job.examples, seed)
+    examples = criterion.examples if isinstance(criterion, Pruner) else job.examples or EXAMPLES
+    few = drawn(data.train, examples, seed)
     density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
     prune = prune_of(criterion, model, data.train, seed)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
     pruned = replaced(model, done.weights)
     recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
-    rows = _rows(model, before, done, data.validation.first(job.examples))
     _write(job, pruned, out)
+    rows = _rows(model, before, done, data.validation.first(examples))
     dense, after = evaluate(model, data.test), evaluate(pruned, data.test)
     return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
 
@@ -150,13 +153,33 @@ def _usual_data(name: str, model: nn.Module) -> str:
 def _criterion(job: Job) -> Any:
     found = criterion_named(job.criterion, "layer" if job.scope == BUDGET else job.scope)
     if isinstance(found, Pruner):
-        return replace(found, examples=job.examples, damping=job.damping, cuts=job.cuts)
-    for asked, usual, what in ((job.cuts, 1, "cuts"), (job.damping, None, "damping")):
+        return replace(
+            found,
+            examples=found.examples if job.examples is None else job.examples,
+            damping=found.damping if job.damping is None else job.damping,
+            cuts=found.cuts if job.cuts is None else job.cuts,
+        )
+    for asked, usual, what in ((job.cuts or 1, 1, "cuts"), (job.damping, None, "damping")):
         if asked != usual:
             raise EvidenceError(
                 f"{asked} {what} were asked for, but {job.criterion!r} looks at weights alone: they change nothing."
             )
     return found
+
+
+def _rehearse(criterion: Any, scope: Scope, weights: Params, density: float) -> None:
+    """Raise before any training what sizes and densities will raise."""
+    rehearse(scope, weights, [density])
+    if not isinstance(criterion, Pruner):
+        return
+    criterion.check_size(sum(sizes(weights).values()))
+    *between, _ = passed(density, scope, everything(weights), criterion.cuts)
+    try:
+        rehearse(scope, weights, between)
+    except DensityError as error:
+        raise DensityError(
+            f"{criterion.cuts} cuts pass through other densities on the way to {density}: {error}"
+        ) from None
 
 
 def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
@@ -197,8 +220,12 @@ def _rows(model: nn.Module, before: Params, done: Operation, few: Split) -> list
 def _errors(
     model: nn.Module, before: Params, done: Operation, few: Split
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Before and after the update. A layer that cannot be looked at has none."""
-    found = _looked_at(model, before, few)
+    """Before and after the update. A layer that cannot be looked at, or answers zero, has none."""
+    found = {
+        name: inputs
+        for name, inputs in _looked_at(model, before, few).items()
+        if inputs.error(before[name])  # a layer that answers zero has no share of it
+    }
     bare = {name: before[name] * done.masks[name] for name in found}
     return output_errors(found, before, bare), output_errors(found, before, done.weights)
 

@@ -15,6 +15,7 @@ masks alone) and `prunus prune`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, final
 
 import torch
@@ -43,9 +44,10 @@ from prunus.pruning.second_order import (
 )
 from prunus.pruning.second_order.fisher import DAMPING as OF_FISHER
 from prunus.pruning.second_order.obs import DAMPING as OF_OBS
+from prunus.pruning.second_order.outer_products import check_size
 from prunus.pruning.second_order.surgeon import CriterionSurgeon
 from prunus.resolve import resolve
-from prunus.seeds import generator
+from prunus.seeds import derive, generator
 from prunus.tables import look_up
 
 
@@ -54,12 +56,13 @@ from prunus.tables import look_up
 class Pruner:
     """How to prune a network that can be looked at; `PRUNERS` has one a method.
 
-    Raises EvidenceError where damping or cuts are asked for that it has no use for.
+    Raises EvidenceError where damping or cuts are asked for that it has no use for, or damping out of range.
     """
 
     line: str
     """What it is, for lists."""
-    make: "Callable[[Pruner, nn.Module, Split], Prune]"
+    make: "Callable[[Pruner, nn.Module, Split, int], Prune]"
+    """(itself, the network, the examples to look at, a seed) -> the way of pruning."""
     scope: str = "layer"
     """The name of the scope it will be used under: what a hole looks like."""
     examples: int = 1024
@@ -70,14 +73,23 @@ class Pruner:
     """Steps of equal size; the curvature is looked at anew before each."""
     inverts: bool = True
     """Whether it inverts a curvature, so that damping means something."""
+    undamped: bool = False
+    """Whether it can do with a damping of zero."""
     stepwise: bool = True
     """Whether it can prune in more than one cut."""
+    check_size: Callable[[int], None] = lambda weights: None
+    """Raises ModelError where it cannot take so many weights together."""
 
     def __post_init__(self) -> None:
         if self.damping is not None and not self.inverts:
             raise EvidenceError(
                 f"Damping {self.damping:g} was asked for, but nothing is inverted: {self.line} "
                 f"These invert: {', '.join(name for name, one in PRUNERS.items() if one.inverts)}."
+            )
+        if self.damping is not None and not (0 <= self.damping < inf and (self.damping or self.undamped)):
+            raise EvidenceError(
+                f"Damping {self.damping:g} was asked for; it must be {'0 or' if self.undamped else ''} above 0 and "
+                f"finite, as in 0.01: {self.line}"
             )
         if self.cuts != 1 and not self.stepwise:
             raise EvidenceError(f"{self.cuts} cuts were asked for, but it prunes in one go: {self.line}")
@@ -91,7 +103,7 @@ class Pruner:
             raise EvidenceError(
                 f"Pruning was to look at {self.examples} of {len(split)} examples; at least one is needed."
             )
-        return self.make(self, model, drawn(split, self.examples, seed))
+        return self.make(self, model, drawn(split, self.examples, seed), derive(seed, "pruner"))
 
     def damped(self, own: float) -> float:
         """The damping asked for, else the method's own."""
@@ -124,7 +136,7 @@ def prune_of(criterion: "Criterion | Pruner", model: nn.Module, split: Split, se
 def criterion_named(
     name: str, scope: str = "layer", table: "Mapping[str, Criterion | Pruner] | None" = None
 ) -> "Criterion | Pruner":
-    """The pruner or criterion of this name, or yours: "package.module:function".
+    """The pruner or criterion of this name, or yours: "package.module:name".
 
     Args:
         scope: the name of the scope it will be used under.
@@ -135,9 +147,11 @@ def criterion_named(
     >>> criterion_named("obs", "2:4").scope
     '2:4'
     """
-    if ":" in name:
-        return resolve(name)
-    found: Any = look_up("criterion", table or {**CRITERIA, **AT_WEIGHTS, **PRUNERS}, name)
+    found: Any = (
+        resolve(name, Pruner)
+        if ":" in name
+        else look_up("criterion", table or {**CRITERIA, **AT_WEIGHTS, **PRUNERS}, name)
+    )
     return replace(found, scope=scope) if isinstance(found, Pruner) else found
 
 
@@ -153,32 +167,32 @@ def _operating(asked: Pruner, examine_of: Callable[[Params], Examine]) -> Prune:
     return prune
 
 
-def _obs(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+def _obs(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
     examine = exact_obs(model, split.inputs, damping=asked.damped(OF_LAYERS), holes=Holes.of(asked.scope))
     return _operating(asked, lambda weights: examine)
 
 
-def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
     _, group = n_m_of(asked.scope) or (0, SELECT)
     select = None if asked.scope == "global" else group
     return sparse_gpt(model, split.inputs, damping=asked.damped(OF_LAYERS), select=select)
 
 
 def _by_objective(
-    surgeon: Callable[[Objective, Pruner], Examine],
-) -> Callable[[Pruner, nn.Module, Split], Prune]:
-    def make(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+    surgeon: Callable[[Objective, Pruner, int], Examine],
+) -> Callable[[Pruner, nn.Module, Split, int], Prune]:
+    def make(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
         return _operating(
-            asked, lambda weights: surgeon(objective(model, weights, split.inputs, split.labels), asked)
+            asked, lambda weights: surgeon(objective(model, weights, split.inputs, split.labels), asked, seed)
         )
 
     return make
 
 
-def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split], Prune]:
+def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split, int], Prune]:
     """A criterion of gradients, at the weights as they are."""
 
-    def make(asked: Pruner, model: nn.Module, split: Split) -> Prune:
+    def make(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
         look = probe(model, split.inputs, split.labels)
 
         def examine(weights: Params, masks: Masks) -> Surgeon:
@@ -191,26 +205,32 @@ def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split], Prune]:
 
 
 PRUNERS: Mapping[str, Pruner] = {
-    "obs": Pruner("OBS layer by layer, row by row (ExactOBS), and the update of what stays.", _obs),
+    "obs": Pruner(
+        "OBS layer by layer, row by row (ExactOBS), and the update of what stays.", _obs, undamped=True
+    ),
     "sparse_gpt": Pruner(
-        "OBS layer by layer, column by column (SparseGPT), and the update.", _sparse_gpt, stepwise=False
+        "OBS layer by layer, column by column (SparseGPT), and the update.",
+        _sparse_gpt,
+        undamped=True,
+        stepwise=False,
     ),
     "fisher": Pruner(
         "OBS with the blockwise empirical Fisher (WoodFisher, oBERT), and the update.",
-        _by_objective(lambda objective, asked: fisher(objective, damping=asked.damped(OF_FISHER))),
+        _by_objective(lambda objective, asked, seed: fisher(objective, damping=asked.damped(OF_FISHER))),
     ),
     "full_obs": Pruner(
         "OBS with the inverse Hessian of the whole network, up to 16,384 weights, and the update.",
-        _by_objective(lambda objective, asked: obs(objective, damping=asked.damped(OF_OBS))),
+        _by_objective(lambda objective, asked, seed: obs(objective, damping=asked.damped(OF_OBS))),
+        check_size=check_size,
     ),
     "obd": Pruner(
         "OBD: h w² / 2 with the Levenberg-Marquardt diagonal; nothing is moved.",
-        _by_objective(lambda objective, asked: obd(objective, "levenberg_marquardt")),
+        _by_objective(lambda objective, asked, seed: obd(objective, "levenberg_marquardt")),
         inverts=False,
     ),
     "obd_hutchinson": Pruner(
         "OBD: h w² / 2 with the diagonal as Hutchinson estimates it, through any network; nothing is moved.",
-        _by_objective(lambda objective, asked: obd(objective, "hutchinson")),
+        _by_objective(lambda objective, asked, seed: obd(objective, "hutchinson", seed)),
         inverts=False,
     ),
 }

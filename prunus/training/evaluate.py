@@ -1,5 +1,7 @@
 """Loss and accuracy of a model on a split."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -33,18 +35,36 @@ class Epoch:
     validation_accuracy: float
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode it had, a frozen BatchNorm too.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    >>> with evaluating(model):
+    ...     model.training
+    False
+    >>> model.training, model[1].training
+    (True, False)
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split, batch_size: int = 1000) -> Evaluation:
-    """Evaluate `model` in eval mode; its mode is restored afterwards."""
-    training = model.training
-    model.eval()
+    """Evaluate `model` in eval mode; the modes of its modules are restored afterwards."""
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     parts = torch.split(split.inputs, batch_size), torch.split(split.labels, batch_size)
-    for inputs, labels in zip(*parts, strict=True):
-        outputs: Tensor = model(inputs)
-        loss += F.cross_entropy(outputs, labels, reduction="sum")
-        right += (outputs.argmax(1) == labels).sum()
-    model.train(training)
+    with evaluating(model):
+        for inputs, labels in zip(*parts, strict=True):
+            outputs: Tensor = model(inputs)
+            loss += F.cross_entropy(outputs, labels, reduction="sum")
+            right += (outputs.argmax(1) == labels).sum()
     n = len(split)
     return Evaluation(loss=float(loss) / n, accuracy=100 * int(right) / n, n=n)

@@ -57,6 +57,8 @@ CONVOLUTIONS = {
     "depthwise": (nn.Conv2d(4, 4, 3, groups=4), (4, 6, 6)),
     "one": (nn.Conv1d(4, 6, 3, padding=1, stride=2), (4, 9)),
     "one grouped": (nn.Conv1d(4, 6, 3, groups=2), (4, 9)),
+    "one replicated": (nn.Conv1d(4, 6, 3, padding=2, padding_mode="replicate"), (4, 9)),
+    "one circular": (nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular"), (4, 9)),
 }
 
 
@@ -158,11 +160,12 @@ def test_a_layer_that_is_called_twice_is_given_both():
 
 def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Linear(IN, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 2)).double().train()
+    model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     layer_inputs(model, prunable(model), correlated(N, IN))
     operate(exact_obs(model, correlated(N, IN)), prunable(model), 0.5, SCOPES["layer"])
     sparse_gpt(model, correlated(N, IN))(prunable(model), 0.5, SCOPES["layer"])
-    assert model.training
+    assert [module.training for module in model] == [True, False, True, True]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(not module._forward_pre_hooks for module in model.modules())
 
@@ -304,6 +307,37 @@ def test_an_n_m_run_deletes_from_every_group_before_it_empties_one():
     for row in scores:
         early = set(row.argsort()[: IN // 2].tolist())
         assert len(early & set(range(4))) == len(early & set(range(4, 8))) == 2
+
+
+def test_what_a_group_has_lost_before_counts_in_an_n_m_run():
+    """2:4 within 3:4 deletes one of each group before it deletes a second of any."""
+    model, weights, inputs = linear()
+    before = scope_named("3:4")({"weight": weights["weight"].detach().abs()}, 0.75)
+    surgeon = exact_obs(model, inputs, holes=Holes.of("2:4"))(weights, before)
+    scores, left = surgeon.scores()["weight"].reshape(OUT, -1, 4), before["weight"].reshape(OUT, -1, 4)
+    first = scores.masked_fill(~left, float("inf")).amin(2)  # the cheapest of a group
+    second = scores.masked_fill(~left, float("inf")).kthvalue(2, 2).values
+    assert bool((first.amax(1) < second.amin(1)).all())
+
+
+def test_what_is_kept_lies_in_memory_as_files_want_it():
+    model, weights, inputs = convolution("grouped")
+    done = operate(exact_obs(model, inputs), weights, 0.5, SCOPES["layer"])
+    assert all(weight.is_contiguous() for weight in done.weights.values())
+
+
+def test_a_layer_called_by_keyword_is_looked_at():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(IN, OUT).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(input=x)
+
+    model, inputs = Named(), correlated(N, IN)
+    found = layer_inputs(model, prunable(model), inputs)["fc.weight"]
+    torch.testing.assert_close(found.hessian[0], 2 * inputs.T @ inputs / N)
 
 
 def test_a_block_costs_what_its_weights_cost_together():

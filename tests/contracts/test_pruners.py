@@ -262,3 +262,68 @@ def carried_out(spec, *needed, shelf=None):
             job = steps.send(job.carry_out())
     except StopIteration:
         return shelf
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
+def test_damping_out_of_range_is_refused_before_anything_is_looked_at(name, damping):
+    with pytest.raises(EvidenceError, match="Damping"):
+        replace(PRUNERS[name], damping=damping)
+
+
+def test_only_layer_by_layer_can_do_without_damping():
+    taken = [name for name, one in PRUNERS.items() if one.inverts and _takes_zero(one)]
+    assert taken == ["obs", "sparse_gpt"]
+
+
+def _takes_zero(pruner):
+    try:
+        return replace(pruner, damping=0.0).damping == 0.0
+    except EvidenceError:
+        return False
+
+
+@pytest.mark.parametrize("name", [name for name in PRUNERS if name != "sparse_gpt"])
+def test_the_order_masks_come_in_is_nothing_to_a_pruner(name, model, data):
+    weights = prunable(model)
+    before = SCOPES["layer"]({n: w.detach().abs() for n, w in weights.items()}, 0.8)
+    turned = dict(reversed(before.items()))
+    prune = on(name, model, data.train)
+    one, other = (prune(weights, 0.5, SCOPES["layer"], within=masks) for masks in (before, turned))
+    assert list(one.weights) == list(other.weights) == list(other.masks)
+    assert all(torch.equal(one.weights[n], other.weights[n]) for n in weights)
+    assert one.predicted == other.predicted
+
+
+def test_cuts_start_from_what_each_layer_has_left(model, data):
+    weights = prunable(model)
+    first, *others = weights
+    uneven = SCOPES["layer"](
+        {n: w.detach().abs() for n, w in weights.items()}, {first: 0.3, **dict.fromkeys(others, 1.0)}
+    )
+    done = on("fisher", model, data.train, cuts=3)(weights, 0.2, SCOPES["layer"], within=uneven)
+    assert {n: int(mask.sum()) for n, mask in done.masks.items()} == {
+        n: count(0.2, w.numel()) for n, w in weights.items()
+    }
+    assert are_nested(done.masks, uneven)
+
+
+def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
+    def kept(seed):
+        prune = replace(PRUNERS["obd_hutchinson"], examples=len(data.train)).on(model, data.train, seed)
+        return prune(prunable(model), 0.5, SCOPES["layer"]).predicted
+
+    assert kept(0) == kept(0)
+    assert len({kept(seed) for seed in range(3)}) == 3
+
+
+def test_a_pruner_of_your_own_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "my_pruners.py").write_text(
+        "from dataclasses import replace\nfrom prunus.pruning.pruners import PRUNERS\n"
+        "mine = replace(PRUNERS['obs'], damping=0.5, examples=300, cuts=3)\nother = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = criterion_named("my_pruners:mine", "2:4")
+    assert found == replace(PRUNERS["obs"], damping=0.5, examples=300, cuts=3, scope="2:4")
+    with pytest.raises(UnknownNameError, match="is a int, not a Pruner or a function"):
+        criterion_named("my_pruners:other")

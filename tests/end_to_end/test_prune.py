@@ -31,6 +31,21 @@ class Spare(nn.Module):
 def spare():
     return Spare()
 
+class Zero(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.zero = nn.Linear(64, 10), nn.Linear(64, 10)
+        nn.init.zeros_(self.zero.weight)
+
+    def forward(self, x):
+        return self.used(x.flatten(1)) + self.zero(x.flatten(1))
+
+def zero():
+    return Zero()
+
+def large():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 10))
+
 def few():
     return load_data("digits").first(300, 150)
 """
@@ -139,6 +154,41 @@ def test_a_built_in_file_is_pruned_again_without_being_told_its_data(run, tmp_pa
     prunus.save(model, "mine.prunus")  # the file says what model it is, whatever its name
     run("prune", "mine.prunus", "--density=0.5", "--examples=50")
     assert (load_file("mine-pruned.safetensors")["fc1.weight"] != 0).double().mean() == 0.5
+
+
+def test_a_layer_that_answers_zero_has_no_error_and_the_file_is_written(run, folder, tmp_path):
+    names: dict = {}
+    exec(OWN, names)
+    save_file(names["zero"]().state_dict(), folder / "zero.safetensors")
+    out = tmp_path / "zero-pruned.safetensors"
+    asked = (
+        "prune",
+        "prune_nets:zero",
+        "--weights=zero.safetensors",
+        "--data=prune_nets:few",
+        "--density=0.5",
+    )
+    said = json.loads(run(*asked, "--out", out, "--json").out)
+    errors = {layer["name"]: layer["error_after"] for layer in said["layers"]}
+    assert errors["zero.weight"] is None
+    assert errors["used.weight"] > 0
+    assert int(load_file(out)["used.weight"].count_nonzero()) == 320
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--criterion=obs", "--scope=2:4", "--cuts=2"), 5, "2 cuts pass through other densities"),
+        (("--criterion=sparse_gpt", "--damping=-1"), 5, "Damping"),
+        (("--criterion=fisher", "--damping=0"), 5, "Damping"),
+        (("--criterion=full_obs",), 4, "full inverse Hessian"),
+    ],
+)
+def test_what_can_be_known_is_said_before_any_training(arguments, code, words, run, tmp_path):
+    untrained = ("prune", "prune_nets:large", "--data=prune_nets:few", "--density=0.5")
+    printed = run(*untrained, "--out", tmp_path / "x.safetensors", *arguments, code=code)
+    assert words in printed.err
+    assert "trained first" not in printed.err
 
 
 def test_a_layer_that_is_never_reached_is_named_or_left_out(run, tmp_path):

@@ -54,7 +54,9 @@ def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, 
         if not left[q]:
             w[place[q]] = 0.0
             size = _delete(place[q], w, a, size, column, place)
-    quotas = np.full(-(-len(left) // group), quota)
+    quotas = np.full(-(-len(left) // group), quota)  # what went before counts
+    for q in range(len(left)):
+        quotas[q // group] -= not left[q]
     alive = left.copy()
     went, costs = np.empty(size, np.int64), np.empty(size)
     gone = 0

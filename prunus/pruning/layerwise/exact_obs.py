@@ -128,7 +128,7 @@ class ExactObsSurgeon:
         rows, left = inputs.rows(weight).clone(), inputs.rows(mask).bool()
         for group, hessian in enumerate(inputs.damped()):
             _solve(name, rows[group], left[group], hessian)
-        return from_matrix(rows.flatten(0, 1), weight).to(weight.dtype)
+        return from_matrix(rows.flatten(0, 1), weight).to(weight.dtype).contiguous()
 
 
 def inverse(name: str, inputs: LayerInputs, group: int) -> Tensor:

@@ -24,6 +24,7 @@ from prunus.errors import EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import to_matrix
+from prunus.training.evaluate import evaluating
 
 DAMPING = 0.01
 ROWS = 1024
@@ -60,7 +61,8 @@ class LayerInputs:
     def error(self, change: Tensor) -> float:
         """E of a change of the layer's weight, of the weight's shape: (1/N) Σ_n |ΔW x_n|²."""
         rows = self.rows(change)
-        return float((rows @ self.hessian * rows).sum() / 2)
+        # Rounding can take a sum of squares below zero.
+        return max(0.0, float((rows @ self.hessian * rows).sum() / 2))
 
     def rows(self, weight: Tensor) -> Tensor:
         """The weight as [G, O / G, D] in float64."""
@@ -80,7 +82,7 @@ def layer_inputs(
     """One forward pass of `inputs` through `model`, in evaluation mode, gathering H of each of `weights`.
 
     Args:
-        model: any module; its mode is restored.
+        model: any module; the modes of all its modules are restored.
         weights: by name, `prunable(model)`: of Linear, Conv1d and Conv2d layers.
         inputs: calibration examples [N, ...], on the device of the model.
         damping: λ as a share of the mean of H's diagonal.
@@ -102,12 +104,10 @@ def layer_inputs(
         raise EvidenceError(f"Damping {damping} was asked for; it must be 0 or a share of H, as in 0.01.")
     check_finite({"calibration": inputs}, "The inputs for")
     grams = {name: _Gram(name, _module(model, name)) for name in weights}
-    training = model.training
     with ExitStack() as stack:
-        stack.callback(model.train, training)
-        model.eval()
+        stack.enter_context(evaluating(model))
         for gram in grams.values():
-            stack.enter_context(gram.module.register_forward_pre_hook(partial(_seen, gram)))
+            stack.enter_context(gram.module.register_forward_pre_hook(partial(_seen, gram), with_kwargs=True))
         for batch in torch.split(inputs, batch_size):
             _forward(model, batch)
     return {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
@@ -175,8 +175,8 @@ class _Gram:
         return LayerInputs(hessian, damping * float(alive.mean()), examples, self.vectors)
 
 
-def _seen(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-    gram.add(arguments[0])
+def _seen(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    gram.add(arguments[0] if arguments else named["input"])
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
@@ -206,15 +206,15 @@ def _unfolded(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
         yield given.reshape(1, -1, module.in_features)
         return
     assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    if isinstance(module, nn.Conv1d):
-        given = given.unsqueeze(-2)
-    given = given if given.dim() == 4 else given.unsqueeze(0)
     kernel, stride, dilation = (
         (1, *pair) if isinstance(module, nn.Conv1d) else pair
         for pair in (module.kernel_size, module.stride, module.dilation)
     )
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     padded = F.pad(given, module._reversed_padding_repeated_twice, mode=mode)
+    if isinstance(module, nn.Conv1d):
+        padded = padded.unsqueeze(-2)
+    padded = padded if padded.dim() == 4 else padded.unsqueeze(0)
     inputs = module.in_channels // module.groups
     size = padded.shape[1] * kernel[0] * kernel[1] * padded.shape[2] * padded.shape[3]
     for part in torch.split(padded, max(1, UNFOLDED // size)):

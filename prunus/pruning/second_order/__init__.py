@@ -20,6 +20,7 @@ from prunus.pruning.second_order.surgeon import (
     Surgeon,
     criterion_surgeon,
     operate,
+    passed,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "objective",
     "obs",
     "operate",
+    "passed",
 ]

@@ -15,6 +15,7 @@ from prunus.pruning.masks import apply_masks
 from prunus.pruning.second_order.diagonals import DIAGONALS
 from prunus.pruning.second_order.objective import Objective
 from prunus.pruning.second_order.surgeon import Examine
+from prunus.seeds import derive
 from prunus.tables import look_up
 
 
@@ -46,6 +47,8 @@ def obd(asked: Objective, diagonal: str = "recursion", seed: int = 0) -> Examine
 
     def examine(weights: Params, masks: Masks) -> ObdSurgeon:
         here = asked.at(apply_masks(weights, masks))
-        return ObdSurgeon(here.weights, masks, estimate(here, seed=seed))
+        left = sum(int(mask.sum()) for mask in masks.values())
+        look = derive(seed, "diagonal", left)  # an estimate draws anew when fewer are left
+        return ObdSurgeon(here.weights, masks, estimate(here, seed=look))
 
     return examine

@@ -55,6 +55,7 @@ class ObsSurgeon:
             raise DensityError(
                 "A mask keeps a weight that was deleted before; a deleted weight does not come back."
             )
+        masks = {name: masks[name] for name in self.weights}  # flat in one order
         gone = (flat(self.masks) & ~flat(masks)).nonzero().squeeze(1)
         if not len(gone):
             return self
@@ -98,6 +99,7 @@ def obs(asked: Objective, *, damping: float = DAMPING) -> Examine:
     check_size(len(flat(asked.weights)))
 
     def examine(weights: Params, masks: Masks) -> ObsSurgeon:
+        masks = {name: masks[name] for name in asked.weights}  # flat in one order
         left, here = flat(masks), asked.at(weights)
         # A deleted weight has no derivative: its row and column are those of the damping alone, and leave.
         vectors = (x * left for x in outer_vectors(here))

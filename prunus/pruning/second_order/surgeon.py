@@ -17,7 +17,7 @@ from prunus.errors import DensityError
 from prunus.nouns import Density, Evidence, Masks, Params, Scores, density_of, sizes
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.masks import apply_masks, check_density, count, densities_by_name, everything
-from prunus.pruning.scopes import Scope
+from prunus.pruning.scopes import Scope, global_
 from prunus.seeds import derive
 
 
@@ -105,7 +105,9 @@ def operate(
     masks = within or everything(weights)
     if looks < 1 or (cuts is not None and cuts < 1):
         raise DensityError(f"{cuts} cuts and {looks} looks were asked for; both must be at least 1.")
-    path, weights = _path(density, masks, cuts), apply_masks(weights, masks)
+    weights = apply_masks(weights, masks)
+    masks = {name: masks[name] for name in weights}  # in one order, whichever they came in
+    path = passed(density, scope, masks, cuts)
     looks = min(looks, len(path))
     at = {len(path) * look // looks for look in range(looks)}
     surgeon, predicted, damping = None, 0.0, 0.0
@@ -125,11 +127,15 @@ def operate(
     return Operation(surgeon.weights, masks, foretold, damping, len(path), looks, seconds)
 
 
-def _path(density: Density, masks: Masks, cuts: int | None) -> list[Density]:
-    """The densities to pass through, by equal steps, the last exactly as asked."""
-    if isinstance(density, Mapping):
+def passed(density: Density, scope: Scope, masks: Masks, cuts: int | None) -> list[Density]:
+    """The densities that `operate` passes through from `masks`, by equal steps, the last exactly as asked.
+
+    Where tensors are ranked alone and have not the same density to begin with, each goes its own way.
+    """
+    starts = {name: density_of({name: mask}) for name, mask in masks.items()}
+    uneven = scope is not global_ and len(set(starts.values())) > 1
+    if uneven or isinstance(density, Mapping):
         targets = densities_by_name(density, list(masks))
-        starts = {name: density_of({name: mask}) for name, mask in masks.items()}
         cuts = _cuts(cuts, masks, sum(count(targets[n], mask.numel()) for n, mask in masks.items()))
         return [
             *({n: _between(starts[n], targets[n], cut, cuts) for n in masks} for cut in range(1, cuts)),

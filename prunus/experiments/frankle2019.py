@@ -126,6 +126,9 @@ conv = Laboratory(
     replicates=(1, 2, 5),
 )
 
+FIGURE_3 = (0, 3, 7, 12, 15, 18)
+"""The levels of the figure: densities 1, 0.51, 0.21, 0.07, 0.04 and 0.02."""
+
 curves = Laboratory(
     "frankle2019.curves",
     "Figure 3: test accuracy over training, a curve a density.",
@@ -135,6 +138,7 @@ curves = Laboratory(
         Panel(
             "training", "test_accuracy", "test accuracy (%)", "Winning tickets in training", x="step",
             x_label="training iterations", x_log=False, invert_x=False, source="curves", lines="density %",
+            drawn=lambda row: row["level"] in FIGURE_3 and row["step"] > 0,
         ),
     ),
     replicates=(1, 3, 5),

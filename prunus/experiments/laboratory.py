@@ -52,6 +52,8 @@ class Panel:
     """"rows": a row a level; "curves": a row a level and step."""
     lines: str = "curve"
     """The key of a row whose values are the curves."""
+    drawn: Callable[[Row], bool] = lambda row: True
+    """Which of the rows are drawn."""
     reference: Sequence[Reference] = ()
 
 
@@ -179,7 +181,9 @@ class Laboratory:
     def _draw(self, record: Record, panel: Panel, rows: Sequence[Row]) -> None:
         for group in dict.fromkeys(row.get("group", "") for row in rows):
             mine = [
-                row for row in rows if row.get("group", "") == group and panel.y in row and panel.x in row
+                row
+                for row in rows
+                if row.get("group", "") == group and panel.y in row and panel.x in row and panel.drawn(row)
             ]
             named: dict[str, list[Row]] = {}
             for row in mine:

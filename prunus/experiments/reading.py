@@ -25,24 +25,29 @@ def rows_of(store: Store, request: Request) -> list[Row]:
     found: list[Row] = []
     for entry in request.entries:
         folder = store.folder(entry.id)
-        needs = folder.spec()["needs"] if entry.id.startswith(f"{Ticket.kind}-") else []
-        dense = [store.folder(need) for need in needs if need.startswith(f"{Dense.kind}-")]
-        for row in [*(row for need in dense for row in need.rows()), *folder.rows()]:
+        for row in (row for one in _with_dense(store, folder) for row in one.rows()):
             found.append({**entry.label, **_flat(row), "network": network_of(folder), "run": entry.id})
     return found
 
 
 def curves_of(store: Store, request: Request) -> list[Row]:
-    """A row a run, level and step, with its label and its level's density."""
+    """A row a run, level and step, with its label and its level's density; the dense network is level 0."""
     found: list[Row] = []
     for entry in request.entries:
         folder = store.folder(entry.id)
-        levels: dict[int, Row] = {row["level"]: _flat(row) for row in folder.rows()}
-        for point in folder.curve():
+        folders = _with_dense(store, folder)
+        levels: dict[int, Row] = {row["level"]: _flat(row) for one in folders for row in one.rows()}
+        for point in (point for one in folders for point in one.curve()):
             about = levels[point["level"]]
             kept: Row = {key: about[key] for key in ("density %", "passed") if key in about}
             found.append({**entry.label, **kept, **point, "network": network_of(folder), "run": entry.id})
     return found
+
+
+def _with_dense(store: Store, folder: RunFolder) -> list[RunFolder]:
+    """A run, and before a ticket the dense network that it was made of."""
+    needs = folder.spec()["needs"] if folder.id.startswith(f"{Ticket.kind}-") else []
+    return [*(store.folder(need) for need in needs if need.startswith(f"{Dense.kind}-")), folder]
 
 
 def network_of(folder: RunFolder) -> str:

@@ -28,7 +28,7 @@ from prunus.pruning.layerwise import Holes, exact_obs, sparse_gpt
 from prunus.pruning.layerwise.inputs import DAMPING as OF_LAYERS
 from prunus.pruning.layerwise.sparse_gpt import SELECT
 from prunus.pruning.probe import probe
-from prunus.pruning.scopes import Scope, n_m_of
+from prunus.pruning.scopes import Scope
 from prunus.pruning.second_order import (
     Examine,
     Objective,
@@ -173,8 +173,7 @@ def _obs(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
 
 
 def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
-    _, group = n_m_of(asked.scope) or (0, SELECT)
-    select = None if asked.scope == "global" else group
+    select = None if asked.scope == "global" else SELECT
     return sparse_gpt(model, split.inputs, damping=asked.damped(OF_LAYERS), select=select)
 
 

@@ -5,22 +5,24 @@
                     W[:, c+1:] -= e U[c, c+1:]       what a column lost, the columns after it make up for
 
 Masks are chosen as the columns come, `select` of them at a time, from weights that have made up for those before.
+How many is the scope's to say: of N:M they are M, of blocks some blocks' columns.
 
 Source: Frantar & Alistarh 2023, "SparseGPT", section 3 and Algorithm 1 (select: its B_s = 128, M for N:M).
 Where we depart: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting H; the
-lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; the counts of
-blocks are rounded so that the layer's is exact; inputs are those of the network before any layer is pruned, where
-theirs have passed through the layers that are pruned by then.
+lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; what is kept
+of `select` columns is rounded so that the layer keeps what its scope keeps of it; inputs are those of the network
+before any layer is pruned, where theirs have passed through the layers that are pruned by then.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import DensityError
+from prunus.errors import DensityError, EmptiedLayerWarning
 from prunus.nouns import Density, Masks, Params
 from prunus.pruning.layerwise.exact_obs import at, cholesky
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs
@@ -51,8 +53,9 @@ def sparse_gpt(
     Args:
         model: where the layers are; left as it is.
         inputs, damping, batch_size: as for `layer_inputs`.
-        select: columns whose masks are chosen at a time; a multiple of M for N:M. None: all masks are chosen at once
-            and before anything moves, as a scope that ranks layers together needs.
+        select: columns whose masks are chosen at a time: as many of them as holes fill, and at least one hole's;
+            under N:M always M. None: all masks are chosen at once and before anything moves, as a scope that ranks
+            layers together needs.
 
     The result raises what `layer_inputs` and the scope raise, NotFiniteError where H is singular with this damping,
     DensityError where a scope that ranks layers together is asked to choose column by column.
@@ -96,7 +99,8 @@ def swept(found: Mapping[str, LayerInputs], *, select: int | None = SELECT) -> P
             for name, weight in weights.items():
                 sweep = _Sweep(name, weight, found[name])
                 left = to_matrix(masks[name])
-                sweep.run(select, _as_they_come(name, scope, shares[name], left, within, seed))
+                step = _step(name, scope, shares[name], left, select)
+                sweep.run(step, _as_they_come(name, scope, shares[name], left, within, seed))
                 done[name] = sweep.finished()
         moved = {name: one.weight for name, one in done.items()}
         check_finite(moved, "The updated weight")
@@ -236,24 +240,54 @@ def _given(mask: Tensor) -> Choose:
     return lambda first, end, scores: mask[:, first:end]
 
 
+def _step(name: str, scope: Scope, density: float, left: Tensor, select: int) -> int:
+    """`select`, in whole holes; the fewest columns that the scope takes where every hole has the same density."""
+    columns = left.shape[1]
+    fewest = next(
+        (c for c in range(1, columns) if columns % c == 0 and _takes(name, scope, density, left[:, :c])),
+        columns,
+    )
+    return max(fewest, select // fewest * fewest) if _takes(name, scope, 1.0, left) else fewest
+
+
+def _takes(name: str, scope: Scope, density: float, columns: Tensor) -> bool:
+    """Whether the scope gives this density of columns that are whole. N:M has no density but its own."""
+    try:
+        rehearse(scope, {name: columns}, [density])
+    except DensityError:
+        return False
+    return True
+
+
 def _as_they_come(
     name: str, scope: Scope, density: float, left: Tensor, within: Masks | None, seed: int
 ) -> Choose:
-    """The scope's choice of some columns; what it has kept so far rounds to `density` at every step."""
-    available = int(torch.count_nonzero(left))
-    whole = min(count(density, left.numel()), available)
+    """The scope's choice of some columns: in all as many weights as it keeps of the layer, evenly of what is left.
+
+    Under a scope of one density, N:M, evenly of all, whatever is left.
+    """
+    # How many it keeps does not depend on the scores: any will do.
+    any_scores = torch.arange(left.numel(), dtype=torch.float32, device=left.device).reshape(left.shape)
+    masks = None if within is None else {name: left}
+    whole = int(torch.count_nonzero(scope({name: any_scores}, density, masks)[name]))
+    counted = left if _takes(name, scope, 1.0, left) else torch.ones_like(left)
+    # An emptied layer has nothing to share out.
+    share = whole / max(1, int(torch.count_nonzero(counted)))
     seen, kept = 0, 0
 
     def choose(first: int, end: int, scores: Tensor) -> Tensor:
         nonlocal seen, kept
-        here = left[:, first:end]
-        seen += int(torch.count_nonzero(here))
-        keep = count(whole / available, seen) - kept
-        kept += keep
-        if keep == 0:
-            return torch.zeros_like(here)
-        masks = None if within is None else {name: here}
-        chosen = scope({name: scores}, keep / here.numel(), masks, derive(seed, "columns", first))
-        return chosen[name]
+        here = int(torch.count_nonzero(counted[:, first:end]))
+        seen += here
+        keep = min(count(share, seen) - kept, here)
+        if keep <= 0:
+            return torch.zeros_like(left[:, first:end])
+        masks = None if within is None else {name: left[:, first:end]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptiedLayerWarning)  # these columns are not the layer
+            chosen = scope({name: scores}, keep / scores.numel(), masks, derive(seed, "columns", first))[name]
+        # Of blocks it keeps whole ones: what it rounds here it makes up for in the columns that follow.
+        kept += int(torch.count_nonzero(chosen))
+        return chosen
 
     return choose

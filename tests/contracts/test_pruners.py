@@ -314,7 +314,8 @@ def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
         return prune(prunable(model), 0.5, SCOPES["layer"]).predicted
 
     assert kept(0) == kept(0)
-    assert len({kept(seed) for seed in range(3)}) == 3
+    # The examples are the same, in another order: without other signs only the last digits would differ.
+    assert len({f"{kept(seed):.3g}" for seed in range(3)}) == 3
 
 
 def test_a_pruner_of_your_own_has_a_name(tmp_path, monkeypatch):

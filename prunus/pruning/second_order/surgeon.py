@@ -106,7 +106,6 @@ def operate(
     if looks < 1 or (cuts is not None and cuts < 1):
         raise DensityError(f"{cuts} cuts and {looks} looks were asked for; both must be at least 1.")
     weights = apply_masks(weights, masks)
-    masks = {name: masks[name] for name in weights}  # in one order, whichever they came in
     path = passed(density, scope, masks, cuts)
     looks = min(looks, len(path))
     at = {len(path) * look // looks for look in range(looks)}

@@ -88,7 +88,7 @@ class Pruner:
             )
         if self.damping is not None and not (0 <= self.damping < inf and (self.damping or self.undamped)):
             raise EvidenceError(
-                f"Damping {self.damping:g} was asked for; it must be {'0 or' if self.undamped else ''} above 0 and "
+                f"Damping {self.damping:g} was asked for; it must be {'at least' if self.undamped else 'above'} 0 and "
                 f"finite, as in 0.01: {self.line}"
             )
         if self.cuts != 1 and not self.stepwise:

@@ -267,13 +267,17 @@ def carried_out(spec, *needed, shelf=None):
 @pytest.mark.parametrize("name", PRUNERS)
 @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
 def test_damping_out_of_range_is_refused_before_anything_is_looked_at(name, damping):
-    with pytest.raises(EvidenceError, match="Damping"):
+    least = "at least 0" if PRUNERS[name].undamped else "above 0"
+    words = f"it must be {least} and finite" if PRUNERS[name].inverts else "nothing is inverted"
+    with pytest.raises(EvidenceError, match=words):
         replace(PRUNERS[name], damping=damping)
 
 
 def test_only_layer_by_layer_can_do_without_damping():
-    taken = [name for name, one in PRUNERS.items() if one.inverts and _takes_zero(one)]
-    assert taken == ["obs", "sparse_gpt"]
+    assert [name for name, one in PRUNERS.items() if one.inverts and _takes_zero(one)] == [
+        "obs",
+        "sparse_gpt",
+    ]
 
 
 def _takes_zero(pruner):

@@ -129,7 +129,7 @@ def operate(
 def passed(density: Density, scope: Scope, masks: Masks, cuts: int | None) -> list[Density]:
     """The densities that `operate` passes through from `masks`, by equal steps, the last exactly as asked.
 
-    Where tensors are ranked alone and have not the same density to begin with, each goes its own way.
+    Where tensors have not the same density to begin with, each goes its own way, by name; not under the global scope.
     """
     starts = {name: density_of({name: mask}) for name, mask in masks.items()}
     uneven = scope is not global_ and len(set(starts.values())) > 1

@@ -18,7 +18,7 @@ def to_matrix(weight: Tensor) -> Tensor:
     """
     if weight.dim() < 2:
         return weight.reshape(1, -1)
-    return weight.movedim(1, -1).reshape(len(weight), -1)
+    return weight.movedim(1, -1).flatten(1)
 
 
 def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:

@@ -71,5 +71,5 @@ def _check_not_tied(chosen: Params, parameters: dict[str, Tensor]) -> None:
         if twins:
             raise TiedWeightsError(
                 f"{name!r} is the same tensor as {twins[0]!r}, so that pruning one prunes the other; "
-                f"leave it out with exclude=[{name!r}]."
+                f"exclude {name!r} to leave it out."
             )

@@ -157,8 +157,8 @@ class _Gram:
         self.flush()
         if self.total is None:
             raise ModelError(
-                f"The forward pass of the calibration examples never reached the layer of {self.name!r}; leave it out "
-                f"with exclude=[{self.name!r}]."
+                f"The forward pass of the calibration examples never reached the layer of {self.name!r}; exclude "
+                "that name to leave it out."
             )
         hessian = self.total.mul_(2 / examples)
         for first in range(0, hessian.shape[1], STRIPE):
@@ -170,7 +170,7 @@ class _Gram:
         if not len(alive):
             raise EvidenceError(
                 f"All inputs of the layer of {self.name!r} are zero in all {examples} calibration examples: nothing "
-                f"can be said of its weights; pass other examples, or exclude=[{self.name!r}]."
+                f"can be said of its weights; pass other examples, or exclude that name."
             )
         return LayerInputs(hessian, damping * float(alive.mean()), examples, self.vectors)
 
@@ -185,7 +185,7 @@ def _module(model: nn.Module, name: str) -> nn.Module:
     if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         raise ModelError(
             f"Layer by layer, weights of Linear, Conv1d and Conv2d can be pruned; {name!r} is of a "
-            f"{type(module).__name__}: leave it out with exclude=[{name!r}]."
+            f"{type(module).__name__}: exclude {name!r} to leave it out."
         )
     return module
 

@@ -20,9 +20,9 @@ def tiles(name: str, tensor: Tensor, rows: int, columns: int) -> Tensor:
         if there % asked:
             raise DensityError(
                 f"{asked} {what}s at a time were to be pruned together, but {name!r}, {list(tensor.shape)}, has "
-                f"{there}, which is no multiple; leave it out with exclude=[{name!r}]."
+                f"{there}, which is no multiple; exclude {name!r} to leave it out."
             )
-    matrix = to_matrix(tensor) if tensor.numel() else tensor.flatten(1)
+    matrix = to_matrix(tensor)
     return matrix.reshape(outputs // rows, rows, matrix.shape[1] // columns, columns)
 
 

@@ -176,6 +176,8 @@ class Laboratory:
     def _summary(self, rows: Sequence[Row]) -> list[Row]:
         told = [row for row in rows if all(metric in row for metric in self.metrics)]
         by = [key for key in KEYS if all(key in row for row in told)]
+        if "density %" not in by:
+            by = [key for key in by if key != "level"]  # places on a line, not levels of density
         return summarise(told, by, self.metrics)
 
     def _draw(self, record: Record, panel: Panel, rows: Sequence[Row]) -> None:

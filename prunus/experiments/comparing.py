@@ -15,6 +15,9 @@ from prunus.report.statistics import Comparison, paired
 
 K = TypeVar("K", bound=Hashable)
 
+DENSE = "the dense network"
+"""What a curve's level 0 is called."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -71,19 +74,25 @@ class Difference:
 
 
 def compare(rows: Iterable[Row], against: str, metrics: Sequence[str]) -> list[Difference]:
-    """For every other curve, density and metric of a pruned network: the difference to `against`."""
+    """For every other curve, density and metric of a pruned network: the difference to `against`.
+
+    After them that of `against` itself to the dense network, where there is one.
+    """
     values: dict[tuple[str, str, float, str], dict[int, list[float]]] = {}
     for row in rows:
         for metric in metrics:
-            if metric in row and row.get("level"):
-                key = (row.get("group", ""), row["curve"], row["density %"], metric)
+            if metric in row and (row.get("level") or row["curve"] == against):
+                curve = row["curve"] if row.get("level") else DENSE
+                key = (row.get("group", ""), curve, row["density %"], metric)
                 values.setdefault(key, {}).setdefault(row["replicate"], []).append(row[metric])
     means = {key: {seed: mean(draws) for seed, draws in found.items()} for key, found in values.items()}
-    return [
-        Difference(group, curve, against, density, metric, paired(other, mine))
-        for (group, curve, density, metric), mine in means.items()
-        if curve != against and (other := means.get((group, against, density, metric), {})).keys() & mine
-    ]
+    found = []
+    for (group, curve, density, metric), mine in means.items():
+        beside = (DENSE, 100.0) if curve == against else (against, density)
+        other = means.get((group, *beside, metric), {})
+        if curve != DENSE and other.keys() & mine:
+            found.append(Difference(group, curve, beside[0], density, metric, paired(other, mine)))
+    return sorted(found, key=lambda one: one.against == DENSE)
 
 
 def as_rows(found: Iterable[Difference]) -> list[Row]:
@@ -99,6 +108,7 @@ def as_rows(found: Iterable[Difference]) -> list[Row]:
             "difference": one.comparison.difference,
             "low": one.comparison.low,
             "high": one.comparison.high,
+            "p": one.comparison.p,
         }
         for one in found
     ]
@@ -116,8 +126,8 @@ def lines(found: Iterable[Difference], said: Sequence[str], where: str) -> list[
     if not any(one.comparison.n > 1 for one in asked):
         return [f"one replicate: no difference is proved; what there is stands in {where}"]
     told = [f"every comparison, with its interval: {where}"]
-    for (group, metric), members in _grouped(asked, lambda one: (one.group, one.metric)).items():
-        heading = f"{METRICS[metric].name}, against {members[0].against} on the same replicates"
+    for (group, metric, against), members in _grouped(asked, _beside).items():
+        heading = f"{METRICS[metric].name}, against {against} on the same replicates"
         told += ["", f"{group + ', ' if group else ''}{heading}:", ""]
         told += [
             f"- {curve}: {_line(own)}" for curve, own in _grouped(members, lambda one: one.curve).items()
@@ -160,12 +170,17 @@ def verdicts(found: Iterable[Difference], said: Sequence[str]) -> list[Verdicts]
     if not any(one.comparison.n > 1 for one in asked):
         return []
     told = []
-    for (group, metric), members in _grouped(asked, lambda one: (one.group, one.metric)).items():
+    for (group, metric, against), members in _grouped(asked, _beside).items():
         words = METRICS[metric]
-        heading = f"{group + ', ' if group else ''}{words.name}, against {members[0].against}"
+        heading = f"{group + ', ' if group else ''}{words.name}, against {against}"
         rows = [_verdict(own) for own in _grouped(members, lambda one: one.density).values()]
         told.append(Verdicts(heading[:1].upper() + heading[1:], words.more, words.less, rows))
     return told
+
+
+def _beside(one: Difference) -> tuple[str, str, str]:
+    """What stands under one heading."""
+    return one.group, one.metric, one.against
 
 
 def _verdict(found: Sequence[Difference]) -> Verdict:

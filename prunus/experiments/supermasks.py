@@ -161,10 +161,8 @@ def _supermasks(template: Supermask, size: str, replicates: Sequence[int]) -> En
             weights="signed_kaiming",
             recipe=SIGNED.but(epochs=min(epochs, SIGNED.epochs)),
         )
-        half = Rates(linear=0.5, conv=0.5, output=0.5)
-        one_shot = Ticket(dense, rates=half, rounds=1, schedule="one_shot")
         runs["weights trained under the learned mask"] = Ticket(dense, rounds=1, masks_of=best)
-        runs["weights trained under a ticket's mask of density 0.5"] = one_shot
+        runs["a ticket of the same density"] = Ticket(dense, rounds=1, as_dense_as=best)
         found += [({"curve": name, "replicate": replicate}, spec) for name, spec in runs.items()]
     return found
 
@@ -193,30 +191,32 @@ def best_levels(rows: Sequence[Row]) -> list[Row]:
 
 
 def _table(store: Store, request: Request, rows: Sequence[Row]) -> list[Row]:
-    """A row a network and curve: the accuracy, what is published, the density, the one mask's accuracy, its file."""
+    """A row a network and curve: the accuracy, what is published, the density; the one likely mask's; its file."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in best_levels([row for row in rows if row["level"] or row["curve"] == "trained"]):
         groups.setdefault((row.get("group", ""), row["curve"]), []).append(row)
     table = []
     for (group, name), members in groups.items():
         accuracies = [row["final_test_accuracy"] for row in members]
-        likely = [row["likely_final_test_accuracy"] for row in members if "likely_final_test_accuracy" in row]
+        likely = [row for row in members if "likely_final_test_accuracy" in row]
         files = [size for row in members if (size := _file_size(store.folder(row["run"])))]
-        of = _key(members[0]["network"].partition(",")[0])
+        of = _key(members[0]["network"])
         table.append({
             **({"group": group} if group else {}), "curve": name, "n": len(members),
             "final_test_accuracy": mean(accuracies),
             "final_test_accuracy ±": stdev(accuracies) if len(accuracies) > 1 else 0.0,
             "published": str(REPORTED.get(of, {}).get(name, "")),
             "weights left %": mean(float(row["density %"]) for row in members),
-            "most likely mask": mean(likely) if likely else "", "file bytes": round(mean(files)) if files else "",
+            "most likely mask": mean(row["likely_final_test_accuracy"] for row in likely) if likely else "",
+            "its weights left %": 100 * mean(row["likely_density"] for row in likely) if likely else "",
+            "file bytes": round(mean(files)) if files else "",
         })  # fmt: skip
     return table
 
 
-def _key(model: str) -> str:
-    """What a model is called in NETWORKS."""
-    return next((key for key, ticket in NETWORKS.items() if ticket.dense.model == model), "")
+def _key(network: str) -> str:
+    """What "model, data" is called in NETWORKS; other data have no published numbers."""
+    return next((key for key, of in NETWORKS.items() if f"{of.dense.model}, {of.dense.data}" == network), "")
 
 
 def _file_size(folder: RunFolder) -> int:
@@ -236,7 +236,14 @@ supermasks = Laboratory(
     template=_template,
     wanted=_supermasks,
     panels=(replace(ACCURACY, reference=(Reference("chance", ((1.0, 10.0), (100.0, 10.0))),)),),
-    metrics=("final_test_accuracy", "published", "weights left %", "most likely mask", "file bytes"),
+    metrics=(
+        "final_test_accuracy",
+        "published",
+        "weights left %",
+        "most likely mask",
+        "its weights left %",
+        "file bytes",
+    ),
     said=(),
     replicates=(1, 3, 5),
     table=_table,

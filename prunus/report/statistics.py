@@ -36,8 +36,8 @@ class Comparison:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves zero out; one pair shows nothing."""
-        return not self.low <= 0 <= self.high
+        """Whether the interval leaves zero out, and chance seldom brings as much; one pair shows nothing."""
+        return not self.low <= 0 <= self.high and self.p < 1 - self.confidence
 
     def sentence(self, name_a: str, name_b: str, unit: str, more: str = "more accurate") -> str:
         """What it comes to in words, the same for b with a as for a with b where a difference is shown.
@@ -90,7 +90,8 @@ class Comparison:
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Comparison:
     """Compare b with a on the seeds that both have.
 
-    One pair has an interval without ends and p = 1; differences that are all the same have one without width.
+    One pair has an interval without ends and p = 1. Differences that are all the same have one without width: Student
+    knows no spread of them, and p is that of the signs alone, 2^(1 - n).
     Raises PrunusError where no seed is shared or a value is no number, or where scipy is not installed.
 
     >>> paired({1: 2.0, 2: 4.0, 3: 1.0}, {1: 2.5, 2: 5.5, 4: 0.0}).difference
@@ -104,7 +105,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
         return Comparison(n, middle, -math.inf, math.inf, 1.0, confidence)
     error = stdev(differences) / math.sqrt(n)
     if not error:
-        return Comparison(n, middle, middle, middle, 0.0 if middle else 1.0, confidence)
+        return Comparison(n, middle, middle, middle, 2.0 ** (1 - n) if middle else 1.0, confidence)
     try:
         from scipy.special import stdtr, stdtrit
     except ImportError as problem:

@@ -1,9 +1,9 @@
 """The receipt of a ticket: what must hold after a round, checked on the tensors and not by those who made them.
 
 exact counts        every layer keeps as many weights as its density says
-nested masks        nothing pruned comes back
+nested masks        nothing pruned comes back, where the masks of a level are made within those before
 kept weights        what the mask-1 action claims, bit for bit
-pruned weights      what the mask-0 action claims, and that they stood so at every evaluation
+pruned weights      what the mask-0 action claims, and that they stood so at every evaluation, where they are held
 the rest            biases, BatchNorm and its buffers start as at the rewind point, or as the last training left them
 the optimiser       remembers what it did at the rewind step, or nothing
 """
@@ -47,6 +47,7 @@ class Receipt:
 def receipt(
     past: Past,
     masks: Masks,
+    before: Masks | None,
     counts: Mapping[str, int],
     kept: Params,
     rewind: State,
@@ -60,6 +61,7 @@ def receipt(
     Args:
         past: what the actions could look at.
         masks: the round's.
+        before: the masks that they must lie within; None: of none are they a part by their making.
         counts: how many weights each layer must keep; one entry "all" where they are ranked together.
         kept: what the mask-1 action gave.
         rewind: the dense training at the rewind step.
@@ -71,10 +73,13 @@ def receipt(
     began = watch.start
     checks = {
         "every layer keeps exactly its count": count_kept(masks, counts) == dict(counts),
-        "the masks are nested": are_nested(masks, past.masks),
         "the start was seen": began is not None,
-        "pruned weights are what the action says at every evaluation": watch.violations == 0,
     }
+    if before is not None:
+        checks["the masks are nested"] = are_nested(masks, before)
+    if mask0.frozen:
+        held = watch.broken is not None and watch.violations == 0
+        checks["pruned weights are what the action says at every evaluation"] = held
     if began is not None:
         start: Params = {name: began.model[name] for name in masks}
         checks |= {
@@ -92,7 +97,7 @@ def receipt(
             f"the optimiser is {'rewound' if rewound else 'fresh'}": same(began.optimiser, remembered),
             "training starts at the rewind step": began.step == rewind.step,
         }
-    result = Receipt(checks, len(watch.curve))
+    result = Receipt(checks, len(watch.curve) if mask0.frozen else 0)
     if not result.passed:
         warnings.warn(f"The receipt fails: {'; '.join(result.failed)}.", ReceiptWarning, stacklevel=2)
     return result

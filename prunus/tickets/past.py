@@ -1,13 +1,15 @@
 """What the start of a ticket may be made of, and what an action is.
 
-All tensors are the prunable weights, by name; actions never mutate them and never return one of them itself.
+All tensors are the prunable weights, by name. Actions and criteria are given copies: what one of them does to its
+own reaches neither the next round nor the receipt.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prunus.nouns import Masks, Params
+from prunus.training.state import copies
 
 Claims = Mapping[str, bool]
 """What must hold of a result, a short sentence each, and whether it does, bit for bit where it speaks of equality."""
@@ -29,6 +31,20 @@ class Past:
     """The masks of the last training; all True in round 1."""
     fresh: Callable[[int], Params]
     """A new draw of the initialisation, of the same distribution, by a seed."""
+    learned: Params = field(default_factory=dict)
+    """What a supermask's weights are under its mask, where the masks are a supermask's."""
+
+    def apart(self) -> "Past":
+        """The same on tensors of its own."""
+        return replace(
+            self,
+            original=copies(self.original),
+            rewind=copies(self.rewind),
+            start=copies(self.start),
+            final=copies(self.final),
+            masks=copies(self.masks),
+            learned=copies(self.learned),
+        )
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from prunus.errors import NoEffectWarning, SpecError
-from prunus.nouns import Density, Evidence, Masks, Params, Probe, density_of
+from prunus.errors import DensityError, NoEffectWarning, SpecError
+from prunus.nouns import Density, Evidence, Masks, Params, Probe, density_of, sizes
 from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.masks import count, everything
 from prunus.pruning.probe import probe
@@ -24,7 +25,7 @@ from prunus.pruning.scopes import Scope, hole, rehearse, scope_named
 from prunus.resolve import resolve
 from prunus.seeds import derive, generator
 from prunus.tables import look_up
-from prunus.tickets.dense import Steps, curve_rows, measured, state_on, training_name
+from prunus.tickets.dense import Dense, Steps, curve_rows, measured, state_on, training_name
 from prunus.tickets.invariants import receipt
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
@@ -32,7 +33,7 @@ from prunus.tickets.past import KeptAction, Past, PrunedAction
 from prunus.tickets.shelf import Shelf
 from prunus.training import Masked, Recipe
 from prunus.training.learning_rates import DECAYS
-from prunus.training.state import State, copies
+from prunus.training.state import State, copies, under
 
 if TYPE_CHECKING:
     from prunus.tickets.ticket import Rates, Ticket
@@ -44,6 +45,7 @@ def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
     """Level after level; a level that is written down is not trained again."""
     wanted = spec.trained_levels()
     run = Run(spec, shelf, needed)
+    _warn_of_a_standstill(spec)
     for level in wanted:
         if level in run.written:
             continue
@@ -59,7 +61,8 @@ def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
             run.model, shelf, level, constraint=constraint, start=start, recipe=recipe
         )
         yield job
-        proof = receipt(past, masks, counts, kept, run.rewind, last, watch, run.mask1, run.mask0)
+        before = run.before(level, past)
+        proof = receipt(past, masks, before, counts, kept, run.rewind, last, watch, run.mask1, run.mask0)
         row = {
             "level": level,
             "density": density_of(masks),
@@ -107,31 +110,33 @@ class Run:
             return {name: w.cpu() for name, w in copies(prunable(self.spec.dense.network(seed))).items()}
 
         original, rewind = self._prunable(self.original.model), self._prunable(self.rewind.model)
-        return Past(original, rewind, start, self._prunable(final), masks, fresh), final
+        learned = {} if self.spec.learned is None else self._prunable(self.needed[1].get("final"))
+        return Past(original, rewind, start, self._prunable(final), masks, fresh, learned), final
 
     def masks(self, level: int, past: Past, last: Params) -> tuple[Masks, Mapping[str, int]]:
         """This level's masks, and how many weights each layer must keep."""
-        source = self.spec.source
-        if source is None:
+        given, source = past.apart(), self.spec.source
+        if self.spec.masks_of is not None and (source is None or source.as_dense_as is not None):
             learned = self.needed[1].get_masks(mask_name(level))
             return learned, {name: int(mask.sum()) for name, mask in learned.items()}
-        density = densities(self.model, source.rates, source.scope, level)
-        sizes = {name: weight.numel() for name, weight in past.original.items()}
+        source = source or self.spec  # for the reader of types: without masks of others, it is this ticket
+        density = self._density(source, level)
+        numbers = sizes(past.original)
         if isinstance(density, Mapping):
             once = hole(source.scope)
-            counts = {name: once * count(density[name], sizes[name] // once) for name in sizes}
+            counts = {name: once * count(density[name], number // once) for name, number in numbers.items()}
         else:
-            counts = {"all": count(density, sum(sizes.values()))}
+            counts = {"all": count(density, sum(numbers.values()))}
         if self.spec.masks_of is not None:
             return self.needed[1].get_masks(mask_name(level)), counts
         if isinstance(self.criterion, Pruner):
-            return self.pruned(self.criterion, level, past, last, density), counts
+            return self.pruned(self.criterion, level, given, last, density), counts
         evidence = Evidence(
-            past.final,
+            given.final,
             seed=derive(self.seed, "criterion", level),
-            initial=past.start,
-            masks=past.masks,
-            probe=self._probe(past, last),
+            initial=given.start,
+            masks=given.masks,
+            probe=self._probe(),
         )
         scores = self.criterion(evidence)
         return self.select(scores, density, past.masks, derive(self.seed, "ties", level)), counts
@@ -149,8 +154,9 @@ class Run:
     ) -> tuple[Params, State, Params | None, Recipe]:
         """What the mask-1 action gives, the state training starts from, what pruned weights stay at, and how."""
         draw = (self.spec.draw,) if self.spec.draw else ()
-        kept = self.mask1.values(past, masks, derive(self.seed, "mask1", level, *draw))
-        whole = self.mask0.values(past, masks, kept, derive(self.seed, "mask0", level, *draw))
+        seeds = [derive(self.seed, name, level, *draw) for name in ("mask1", "mask0")]
+        kept = self.mask1.values(past.apart(), copies(masks), seeds[0])
+        whole = self.mask0.values(past.apart(), copies(masks), copies(kept), seeds[1])
         rewound = self.mask1.rest == "rewound"
         source, optimiser = (self.rewind.model, self.rewind.optimiser) if rewound else (last, {})
         start = State(self.rewind.step, {**source, **whole}, dict(optimiser), self.rewind.random)
@@ -166,14 +172,22 @@ class Run:
         """Lay down the level so that a kill between two writes loses nothing: what is needed to go on, then the row."""
         self.shelf.put_masks(mask_name(level), masks)
         last = {f"final/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        last |= {f"start/{name}": start.model[name] for name in masks}
+        last |= {f"start/{name}": tensor for name, tensor in start.model.items()}
         self.shelf.put("last", last, {"row": row, "curve": curve})
         self._finish_writing()
 
     def last_model(self) -> Params:
         """The whole model as the last level left it."""
-        last = self.shelf.get("last")
-        return {name.removeprefix("final/"): t for name, t in last.items() if name.startswith("final/")}
+        return under("final/", self.shelf.get("last"))
+
+    def before(self, level: int, past: Past) -> Masks | None:
+        """The masks that a level's must lie within: those it was made within; None where it was made alone."""
+        if self.spec.chained:
+            return past.masks
+        source, taken = self.spec.source, self.spec.masks_of
+        if source is None or taken is None or not source.chained or level - 1 not in taken.trained_levels():
+            return None
+        return self.needed[1].get_masks(mask_name(level - 1))
 
     def _finish_writing(self) -> None:
         if self.shelf.has("last"):
@@ -187,14 +201,21 @@ class Run:
     def _prunable(self, model: Params) -> Params:
         return {name: model[name] for name in self.names}
 
-    def _probe(self, past: Past, last: Params) -> Probe:
+    def _density(self, source: "Ticket", level: int) -> Density:
+        """What a level keeps: what the rates say, or as much of each layer as a learned mask does."""
+        if source.as_dense_as is None:
+            return densities(self.model, source.rates, source.scope, level)
+        learned = self.needed[1].get_masks(mask_name(level))
+        return {name: density_of({name: mask}) for name, mask in learned.items()}
+
+    def _probe(self) -> Probe:
         """The network as this round's training started, and a batch drawn before it."""
         data = self.spec.dense.dataset().train
         draw = torch.randperm(len(data), generator=generator(self.seed, "probe"))[: self.spec.probe_size]
         chosen = draw.to(data.labels.device)
         model: nn.Module = self.spec.dense.network()
-        source = self.rewind.model if self.mask1.rest == "rewound" else last
-        model.load_state_dict({**source, **past.start})
+        chained = self.spec.chained and self.written
+        model.load_state_dict(under("start/", self.shelf.get("last")) if chained else self.rewind.model)
         return probe(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
 
 
@@ -222,12 +243,33 @@ def found(kind: str, table: Mapping[str, Any], name: str) -> Any:
 
 
 def check_reach(spec: "Ticket", wanted: Sequence[int]) -> None:
-    """Raise DensityError where the scope cannot give the density of a wanted level: known before any training."""
-    if spec.masks_of is not None or spec.scope in ("layer", "global"):
-        return  # those give every density
-    model = spec.dense.network()
+    """Raise before any training what shapes alone tell.
+
+    Raises DensityError where the scope cannot give the density of a wanted level, or leaves a layer without a weight;
+    ModelError where the network is too large for the criterion.
+    """
+    if spec.masks_of is not None or spec.as_dense_as is not None:
+        return
+    model = outline(spec.dense.model)
+    weights = prunable(model)
+    if isinstance(criterion := joints(spec)[0], Pruner):
+        criterion.check_size(sum(sizes(weights).values()))
     path = [densities(model, spec.rates, spec.scope, level) for level in wanted]
-    rehearse(scope_named(spec.scope), prunable(model), path)
+    if spec.scope not in ("layer", "global"):  # those give every density
+        rehearse(scope_named(spec.scope), weights, path)
+    for level, density in zip(wanted, path, strict=True):
+        for name, asked in density.items() if isinstance(density, Mapping) else ():
+            if not count(asked, weights[name].numel()):
+                raise DensityError(
+                    f"Level {level} would keep none of the {weights[name].numel():,} weights of {name!r} (density "
+                    f"{asked:.1e}): no signal passes it; ask for fewer rounds or lower rates."
+                )
+
+
+@lru_cache(maxsize=8)
+def outline(model: str) -> nn.Module:
+    """A network of that name, for its shapes."""
+    return Dense(model).network()
 
 
 def densities(model: nn.Module, rates: "Rates", scope: str, level: int) -> Density:
@@ -254,6 +296,20 @@ def at_last_rate(recipe: Recipe, steps: int) -> Recipe:
     """
     last = look_up("learning-rate decay", DECAYS, recipe.decay)((steps - 1) / steps)
     return recipe.but(learning_rate=recipe.learning_rate * last, decay="constant")
+
+
+def _warn_of_a_standstill(spec: "Ticket") -> None:
+    """Warn where fine-tuning has a rate at which nothing moves: the last of a decay that ends at nothing."""
+    recipe = spec.dense.recipe
+    if joints(spec)[2].rate == "last":
+        last = at_last_rate(recipe, spec.dense.total_steps()).learning_rate
+        if last < recipe.learning_rate / 1000:
+            warnings.warn(
+                f"Fine-tuning keeps the last learning rate, which the decay {recipe.decay!r} makes {last:.1e}: next to "
+                "nothing moves; take another decay.",
+                NoEffectWarning,
+                stacklevel=3,
+            )
 
 
 def mask_name(level: int) -> str:

@@ -43,21 +43,33 @@ class Ticket:
     schedule: str = "iterative"
     """"iterative": level after level; "one_shot": every level straight from the dense network."""
     levels: tuple[int, ...] = ()
-    """One-shot, or under the masks of another ticket: the levels to train; empty: all."""
+    """One-shot, or under the masks of another ticket: the levels to train; empty: all. Kept in order, once each."""
     mask1: str = "rewind"
     mask0: str = "zero"
     rewind_step: int = 0
     masks_of: "Ticket | Supermask | None" = None
     """Take the masks of this other ticket instead of a criterion's (the control of Frankle & Carbin), or a
     learned one."""
+    as_dense_as: Supermask | None = None
+    """Keep as many weights of each layer as this learned mask does, at one level, in place of what `rates` say."""
     probe_size: int = 100
     """Training examples that gradient criteria look at."""
     draw: int = 0
     """Which draw, where an action draws at random: the same ticket reinitialised again."""
 
+    def __post_init__(self) -> None:
+        levels = tuple(sorted(set(self.levels)))
+        everything = tuple(range(1, self.rounds + 1))
+        object.__setattr__(self, "levels", () if levels == everything else levels)
+
     def needs(self) -> tuple["Dense | Ticket | Supermask", ...]:
-        """The dense training, and the ticket whose masks are taken."""
-        return (self.dense,) if self.masks_of is None else (self.dense, self.masks_of)
+        """The dense training, and the ticket or the learned mask that is looked at."""
+        return (self.dense, *(one for one in (self.masks_of, self.as_dense_as) if one is not None))
+
+    @property
+    def learned(self) -> Supermask | None:
+        """The supermask whose masks are taken."""
+        return self.masks_of if isinstance(self.masks_of, Supermask) else None
 
     @property
     def device(self) -> str:
@@ -116,13 +128,32 @@ class Ticket:
                 f"To rewind to step {self.rewind_step} the dense training must keep that state; "
                 f"its `states` are {self.dense.states}."
             )
-        mine = tuple(sorted(set(self.levels))) or everything
+        self._check_learned()
+        mine = self.levels or everything
         if self.masks_of is not None and not set(mine) <= set(self.masks_of.trained_levels()):
             raise SpecError(
                 f"Levels {mine} were asked, but the ticket whose masks are taken has other levels."
             )
         check_reach(self, mine)
         return mine
+
+    def _check_learned(self) -> None:
+        if self.mask1 == "supermask" and self.learned is None:
+            raise SpecError(
+                "Kept weights were to start from a supermask's; `masks_of` must name the supermask."
+            )
+        looks_back = self.mask1.removesuffix("_rescaled") in REWINDING or self.mask1.startswith("signed")
+        if self.learned is not None and looks_back and self.learned.foreign:
+            raise SpecError(
+                f"{self.mask1} starts from the initialisation of the dense network, but the {self.learned.mask.kind} "
+                f"mask was learned over weights of other signs, {self.learned.weights}; mask1='supermask' starts from "
+                "those."
+            )
+        if self.as_dense_as is not None and (self.rounds != 1 or self.masks_of or self.scope == "global"):
+            raise SpecError(
+                "A ticket as dense as a learned mask has one round, a criterion of its own, and a density a layer: "
+                f"rounds is {self.rounds}, masks_of {'a mask' if self.masks_of else 'none'}, scope {self.scope!r}."
+            )
 
     def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
         """Level after level; a level that is written down is not trained again."""

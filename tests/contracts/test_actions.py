@@ -23,6 +23,8 @@ DRAWS = {name for name in MASK1 if "permute" in name or "reshuffle" in name or "
 DRAWS |= {"reinitialise", "signed_reinitialise", "reinitialise_rescaled"}
 WHOLE_LAYER = {name for name in MASK1 if "permute" in name or "constant" in name}
 
+MOMENTS = ("original", "rewind", "start", "final", "masks", "learned")
+
 each_kept = pytest.mark.parametrize("name", MASK1)
 each_pruned = pytest.mark.parametrize("name", MASK0)
 each_density = pytest.mark.parametrize("densities", DENSITIES.values(), ids=DENSITIES)
@@ -68,12 +70,11 @@ def a_past(later: bool = True) -> Past:
         final[name] = torch.where(masks[name], weight, start[name])
         start[name].view(-1)[5:25] = 0.0
     drawn = {seed: normal(seed, "fresh", mean=0.03) for seed in (0, 1)}
-    return Past(original, rewind, start, final, masks, drawn.__getitem__)
+    return Past(original, rewind, start, final, masks, drawn.__getitem__, normal(0, "learned"))
 
 
 def copy(past: Past) -> dict[str, Params]:
-    moments = ("original", "rewind", "start", "final", "masks")
-    return {m: {n: t.clone() for n, t in getattr(past, m).items()} for m in moments}
+    return {m: {n: t.clone() for n, t in getattr(past, m).items()} for m in MOMENTS}
 
 
 def pointers(*many: Params) -> set[int]:
@@ -189,7 +190,7 @@ def test_kept_weights_are_the_mask1_actions_or_zero_whatever_stands_in_pruned_pl
 @each_kept
 def test_a_mask1_action_takes_each_layer_alone_by_its_name(name):
     past, masks = a_past(), some(DENSITIES["most kept"], 1, a_past().masks)
-    only = {m: {"b": getattr(past, m)["b"]} for m in ("original", "rewind", "start", "final", "masks")}
+    only = {m: {"b": getattr(past, m)["b"]} for m in MOMENTS}
     alone = MASK1[name].values(replace(past, **only), {"b": masks["b"]}, 0)
     assert equal(alone, {"b": MASK1[name].values(past, masks, 0)["b"]})
 
@@ -360,6 +361,12 @@ DEFECTS1 = {
     },
     "finetune": {"rewound": on(lambda p, m, n: p.rewind[n]), "shifted": honest("finetune", off_by_one)},
     "rewind_learning_rate": {"rewound": on(lambda p, m, n: p.rewind[n]), "zeroed": zeros},
+    "supermask": {
+        "rewound": on(lambda p, m, n: p.rewind[n]),
+        "signs lost": honest("supermask", unsigned),
+        "the scale lost": honest("supermask", lambda w, p, n: w / 2),
+        "a kept weight at zero": zeros,
+    },
     "reinitialise": {
         "not drawn": original,
         "the rewind point's": on(lambda p, m, n: p.rewind[n]),

@@ -137,13 +137,24 @@ def test_differences_without_spread_have_no_interval() -> None:
     same = paired(DENSE, DENSE)
     assert (same.difference, same.low, same.high, same.p, same.shown) == (0, 0, 0, 1, False)
     assert same.sentence("A", "B", "pp") == "no difference between A and B in any pair (n = 4 pairs)"
-    low = {0: 0.1, 1: 0.7, 2: 98.1}
+    low = {0: 0.1, 1: 0.7, 2: 98.1, 3: 5.0, 4: 0.3, 5: 98.2}
     dust = {seed: value + 0.1 for seed, value in low.items()}
     assert len({dust[seed] - low[seed] for seed in low}) > 1
     up = paired(low, dust)
-    assert (up.low, up.difference, up.high, up.p) == (0.1, 0.1, 0.1, 0)
-    words = "B is more accurate than A by 0.1 pp in every pair (no spread, no interval, n = 3 pairs)"
+    assert (up.low, up.difference, up.high, up.p) == (0.1, 0.1, 0.1, 1 / 32)
+    words = "B is more accurate than A by 0.1 pp in every pair (no spread, no interval, n = 6 pairs)"
     assert up.sentence("A", "B", "pp") == paired(dust, low).sentence("B", "A", "pp") == words
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+def test_equal_differences_are_as_sure_as_their_signs(n: int) -> None:
+    """All of one sign by chance: one time in 2^(n - 1); below 5 % from six pairs on."""
+    found = paired(dict.fromkeys(range(n), 98.0), dict.fromkeys(range(n), 98.1))
+    assert found.p == 2 / 2**n
+    assert found.shown == (n >= 6)
+    assert found.sentence("A", "B", "pp").startswith(
+        "B is more accurate" if n >= 6 else "no difference shown"
+    )
 
 
 @pytest.mark.parametrize(

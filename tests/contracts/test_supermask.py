@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from prunus.errors import (
     CheckpointError,
     DensityError,
+    EmptiedLayerWarning,
     ModelError,
     ReceiptWarning,
     SpecError,
@@ -143,12 +145,15 @@ def test_an_empty_sample_is_not_rescaled():
 
 
 @every_kind
-def test_a_weight_that_got_no_gradient_moves_no_score(kind):
+def test_a_weight_that_gets_no_gradient_is_no_mask_in_silence(kind):
     model = small.mlp(0)
     learned = over(model, kind)
     learned.hold()
-    learned.before_step()
-    assert all(layer.scores.grad is None for layer in learned.layers.values())
+    with pytest.raises(ModelError, match=r"'1\.weight', which the forward pass does not reach"):
+        learned.before_step()
+    model[3].weight.requires_grad_(False)
+    with pytest.raises(ModelError, match=r"'3\.weight', which has requires_grad = False"):
+        over(model, kind)
 
 
 # --- the sampler
@@ -421,7 +426,7 @@ def test_a_run_of_every_kind_over_all_weights(kind, weights, dense):
     assert row["receipt"]["passed"]
     assert row["receipt"]["evaluations"] == len(shelf.curve()) == 5
     masks = shelf.get_masks(mask_name(1))
-    assert row["density"] == density_of(masks)
+    assert row["likely_density"] == density_of(masks)
     model, generated, factors = network_of(spec, shelf)
     assert evaluate(model, DENSE.dataset().test).accuracy == row["likely_final_test_accuracy"]
     assert set(generated) == (set() if weights in ("initial", "signed_constant") else set(masks))
@@ -432,6 +437,22 @@ def test_a_run_of_every_kind_over_all_weights(kind, weights, dense):
     if not kind.random:
         assert row["final_test_accuracy"] == row["likely_final_test_accuracy"]
         assert row["sample_spread"] == 0
+        assert row["density"] == row["likely_density"]
+
+
+def test_the_density_beside_a_sampled_accuracy_is_that_of_the_samples(dense):
+    """Far from a half the one likely mask is another network: here nearly all, where samples keep 85 %."""
+    row = done(replace(SPEC, mask=Bernoulli(start=0.85)), dense)[1]
+    assert row["density"] == pytest.approx(0.85, abs=0.05)
+    assert row["likely_density"] > 0.95
+
+
+def test_a_layer_that_its_mask_empties_is_warned_of(dense):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EmptiedLayerWarning)
+        done(replace(SPEC, mask=Signed(threshold=5.0)), dense)
+    said = [str(one.message) for one in caught]
+    assert [name in words for name, words in zip(prunable(DENSE.network()), said, strict=True)] == [True] * 3
 
 
 def test_a_run_is_the_same_again_and_unlike_in_another_replicate(dense):
@@ -509,6 +530,8 @@ def test_found_masks_are_the_tickets_over_untrained_weights(weights, dense):
         (replace(SPEC, mask=Bernoulli(start=math.nan)), SpecError, "starting probability"),
         (replace(SPEC, mask=EdgePopup(density=0.0)), DensityError, "above 0"),
         (replace(SPEC, mask=EdgePopup(density=1.5)), DensityError, "at most 1"),
+        (replace(SPEC, mask=EdgePopup(density=0.002)), DensityError, "none of 160 weights"),
+        (replace(SPEC, multiplier=math.inf), SpecError, "multiplier"),
         (replace(SPEC, mask=Signed(threshold=-0.1)), SpecError, "threshold"),
         (replace(SPEC, mask=Signed(), scaled_fan=True), SpecError, "no density"),
         (replace(SPEC, multiplier=0.0), SpecError, "multiplier"),

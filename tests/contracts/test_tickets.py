@@ -1,13 +1,22 @@
 """Laws of tickets: what starts from what, counts, masks, receipts that pass and receipts that fail."""
 
+import re
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from prunus.errors import DensityError, NoEffectWarning, ReceiptWarning, SpecError, UnknownNameError
+from prunus.errors import (
+    DensityError,
+    ModelError,
+    NoEffectWarning,
+    ReceiptWarning,
+    SpecError,
+    UnknownNameError,
+)
 from prunus.nouns import density_of
 from prunus.pruning.masks import are_nested, count
 from prunus.pruning.prunable import layer_kinds, prunable
@@ -19,13 +28,19 @@ from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
 from prunus.tickets.procedure import mask_name
 from prunus.tickets.shelf import Memory
+from prunus.tickets.supermask import Bernoulli, Signed
+from prunus.tickets.supermask.spec import Supermask
 from prunus.tickets.ticket import REWINDING, Rates, Ticket
 from prunus.training import Masked, Recipe, evaluate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
+import small  # the module that "small:NAME" means
+
 RECIPE = Recipe(epochs=2, learning_rate=0.02, batch_size=25, decay="linear")
 DENSE = Dense("small:mlp", "digits", RECIPE, examples=85, every=3, states=(2, 5))
+LEARNED = Supermask(DENSE, recipe=Recipe(2, 0.1, 20), samples=2)
+HELD = "pruned weights are what the action says at every evaluation"
 LAST = 8
 """Steps: two epochs of three batches of 25 and one of 10."""
 NOTHING = Rates(0.0, 0.0, 0.0)
@@ -44,11 +59,11 @@ def done(spec, *needed, change=lambda job: job, shelf=None):
         return shelf
 
 
-def trained(dense: Dense = DENSE) -> Memory:
-    """The dense training, carried out once."""
-    if identity(dense) not in SHELVES:
-        SHELVES[identity(dense)] = done(dense)
-    return SHELVES[identity(dense)]
+def trained(spec: Dense | Supermask = DENSE) -> Memory:
+    """The dense training, or the learning of a mask, carried out once."""
+    if identity(spec) not in SHELVES:
+        SHELVES[identity(spec)] = done(spec, *(trained(one) for one in spec.needs()))
+    return SHELVES[identity(spec)]
 
 
 def jobs_of(spec, *needed) -> list:
@@ -79,6 +94,11 @@ def rows(shelf):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in shelf.rows()]
 
 
+def figures(shelf):
+    """The rows without their receipts."""
+    return [{key: value for key, value in row.items() if key != "receipt"} for row in rows(shelf)]
+
+
 def masks_at(shelf, level):
     return shelf.get_masks(mask_name(level))
 
@@ -86,12 +106,118 @@ def masks_at(shelf, level):
 @pytest.mark.parametrize("mask0", MASK0)
 @pytest.mark.parametrize("mask1", MASK1)
 def test_every_combination_of_actions_has_a_receipt_that_passes(mask1, mask0):
-    shelf = done(Ticket(DENSE, rounds=2, rates=Rates(0.4), mask1=mask1, mask0=mask0), trained())
-    assert [row["level"] for row in shelf.rows()] == [1, 2]
+    spec = Ticket(DENSE, rounds=2, rates=Rates(0.4), mask1=mask1, mask0=mask0)
+    if mask1 == "supermask":
+        spec = replace(spec, rounds=1, masks_of=LEARNED)
+    shelf = done(spec, *(trained(one) for one in spec.needs()))
+    assert [row["level"] for row in shelf.rows()] == list(range(1, spec.rounds + 1))
     for row in shelf.rows():
         assert row["receipt"]["passed"], row["receipt"]
-        assert row["receipt"]["evaluations"] == 4  # at steps 0, 3, 6 and 8
-        assert len(row["receipt"]["checks"]) >= 9
+        held = MASK0[mask0].frozen
+        assert row["receipt"]["evaluations"] == (4 if held else 0)  # at steps 0, 3, 6 and 8
+        assert (HELD in row["receipt"]["checks"]) == held
+        assert len(row["receipt"]["checks"]) >= 8
+
+
+def test_masks_are_said_to_be_nested_where_they_are_made_so():
+    """And where another's masks are taken, of which that is known."""
+    iterative = Ticket(DENSE, rounds=2, criterion="random")
+    single = replace(iterative, schedule="one_shot")
+    said = {}
+    for name, spec in {
+        "iterative": iterative,
+        "one-shot": single,
+        "of iterative": Ticket(DENSE, rounds=2, masks_of=iterative),
+        "of one-shot": Ticket(DENSE, rounds=2, masks_of=single),
+    }.items():
+        shelf = done(spec, *(done(one, trained()) if one != DENSE else trained() for one in spec.needs()))
+        nested = are_nested(masks_at(shelf, 2), masks_at(shelf, 1))
+        checks = [row["receipt"]["checks"] for row in shelf.rows()]
+        assert all(row["receipt"]["passed"] for row in shelf.rows())
+        said[name] = (nested, *("the masks are nested" in one for one in checks))
+    assert said == {
+        "iterative": (True, True, True),
+        "one-shot": (False, False, False),
+        "of iterative": (True, False, True),
+        "of one-shot": (False, False, False),
+    }
+
+
+def test_what_criteria_and_actions_do_to_what_they_are_given_reaches_nothing():
+    """A criterion that meddles gives the ticket it would have given; an action that does fails its receipt."""
+    honest = Ticket(DENSE, rounds=2)
+    drifted = done(replace(honest, criterion="small:drifting"), trained())
+    assert rows(drifted) == rows(done(honest, trained()))
+    assert equal(drifted.get("final"), done(honest, trained()).get("final"))
+    with pytest.warns(ReceiptWarning, match="every kept weight is the rewind point's"):
+        shelf = done(replace(honest, mask1="small:mutating"), trained())
+    first, point = shelf.rows()[0], state_on(trained(), "state-0").model
+    failed = [sentence for sentence, holds in first["receipt"]["checks"].items() if not holds]
+    assert failed == ["mask-1: every kept weight is the rewind point's"]
+    assert equal(masks_at(shelf, 1), masks_at(done(honest, trained()), 1))
+    assert equal(point, DENSE.network().state_dict())
+
+
+@pytest.mark.parametrize("mask1", REWINDING)
+def test_the_probe_is_the_network_as_its_training_started(mask1):
+    """With its biases, which the action rewinds or keeps."""
+    dense = replace(DENSE, model="small:normed")
+    small.ASKED.clear()
+    spec = Ticket(dense, rounds=2, mask1=mask1, criterion="small:asking")
+    jobs = jobs_of(spec, trained(dense))
+    model, nothing = dense.network().eval(), torch.zeros_like(dense.dataset().train.inputs[:1])
+    for asked, started in zip(
+        small.ASKED, (state_on(trained(dense), "state-0"), jobs[0].observer.start), strict=True
+    ):
+        model.load_state_dict(started.model)
+        assert torch.allclose(asked, model(nothing), atol=1e-6)
+
+
+def test_a_ticket_from_a_supermask_starts_as_the_supermask_works():
+    """Its weights, signs and scale, whatever kind of mask it is; only biases are trained before anything else is."""
+    for mask, weights in ((Signed(0.05), "signed_kaiming"), (Bernoulli(rescale=True), "signed_glorot")):
+        learned = replace(LEARNED, mask=mask, weights=weights)
+        (job,) = jobs_of(
+            Ticket(DENSE, rounds=1, masks_of=learned, mask1="supermask"), trained(), trained(learned)
+        )
+        model = DENSE.network()
+        model.load_state_dict(job.observer.start.model)
+        row = trained(learned).rows()[0]
+        assert evaluate(model, DENSE.dataset().test).accuracy == row["likely_final_test_accuracy"]
+        for settings in ({"mask1": "rewind"}, {"mask1": "signed_constant"}, {"mask1": "rewind_rescaled"}):
+            with pytest.raises(SpecError, match="mask1='supermask'"):
+                Ticket(DENSE, rounds=1, masks_of=learned, **settings).cost()
+        assert Ticket(DENSE, rounds=1, masks_of=learned, mask1="reinitialise").cost()
+
+
+def test_a_ticket_as_dense_as_a_learned_mask_keeps_as_many_weights_of_every_layer():
+    spec = Ticket(DENSE, rounds=1, as_dense_as=LEARNED)
+    shelf, wanted = done(spec, trained(), trained(LEARNED)), masks_at(trained(LEARNED), 1)
+    kept = masks_at(shelf, 1)
+    assert {n: int(m.sum()) for n, m in kept.items()} == {n: int(m.sum()) for n, m in wanted.items()}
+    assert len({density_of({n: m}) for n, m in kept.items()}) == len(kept)
+    assert not equal(kept, wanted)
+    final = {name: trained().get("final")[name].abs() for name in kept}
+    assert equal(kept, layer(final, {name: density_of({name: mask}) for name, mask in wanted.items()}))
+    assert shelf.rows()[0]["receipt"]["passed"]
+    control = Ticket(DENSE, rounds=1, mask1="reinitialise", masks_of=spec)
+    assert equal(masks_at(done(control, trained(), shelf), 1), kept)
+
+
+def test_levels_are_one_run_however_they_are_written():
+    single = Ticket(DENSE, rounds=3, schedule="one_shot")
+    assert identity(replace(single, levels=(3, 1, 2))) == identity(single)
+    assert identity(replace(single, levels=(3, 1, 3))) == identity(replace(single, levels=(1, 3)))
+    assert replace(single, levels=(3, 1)).trained_levels() == (1, 3)
+
+
+@pytest.mark.parametrize(("decay", "stands"), [("cosine", True), ("linear", False), ("constant", False)])
+def test_fine_tuning_at_a_rate_of_nothing_warns(decay, stands):
+    dense = replace(DENSE, recipe=RECIPE.but(decay=decay, epochs=20))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoEffectWarning)
+        done(Ticket(dense, rounds=1, mask1="finetune"), trained(dense))
+    assert [bool(re.search("next to nothing moves", str(one.message))) for one in caught] == [True] * stands
 
 
 @pytest.mark.parametrize("model", ["mlp", "normed"])
@@ -218,7 +344,7 @@ def test_iterative_masks_are_nested_and_the_first_is_the_one_shot_one(criterion)
     assert are_nested(masks[2], masks[1])
     assert not are_nested(masks[0], masks[1])
     assert equal(masks[0], masks_at(single, 1))
-    assert rows(shelf)[0] == rows(single)[0]
+    assert figures(shelf)[0] == figures(single)[0]
     assert not equal(masks[1], masks_at(single, 2))
 
 
@@ -368,11 +494,19 @@ def test_a_criterion_and_actions_of_ones_own(step):
         ({"rates": Rates(linear=1.0)}, SpecError, "rates.linear is 1.0"),
         ({"rates": Rates(output=-0.1)}, SpecError, "rates.output is -0.1"),
         ({"masks_of": Ticket(DENSE, rounds=1)}, SpecError, "other levels"),
+        ({"mask1": "supermask"}, SpecError, "must name the supermask"),
+        ({"as_dense_as": LEARNED}, SpecError, "has one round.*rounds is 2"),
+        (
+            {"rounds": 60},
+            DensityError,
+            r"Level 30 would keep none of the 384 weights of '3.weight'.*fewer rounds",
+        ),
+        ({"criterion": "full_obs", "dense": replace(DENSE, model="lenet-300-100")}, ModelError, "16,384"),
     ],
 )
 def test_a_ticket_that_cannot_be_is_refused_in_a_sentence(settings, error, said):
     with pytest.raises(error, match=said):
-        done(Ticket(DENSE, **{"rounds": 2, **settings}), trained(), trained())
+        done(Ticket(**{"dense": DENSE, "rounds": 2, **settings}), trained(), trained())
 
 
 @pytest.mark.parametrize(

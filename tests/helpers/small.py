@@ -131,6 +131,41 @@ def _touched(past, masks, kept, seed):
 meddling = PrunedAction(_touched, zero.claims)
 """Broken: changes kept weights by a ten-thousandth."""
 
+
+def _doubled(past, masks, seed):
+    for moment in (past.original, past.rewind, past.start, past.final):
+        for weight in moment.values():
+            weight.mul_(2)
+    for mask in masks.values():
+        mask.logical_not_()
+    return {name: weight.clone() for name, weight in past.rewind.items()}
+
+
+mutating = KeptAction(_doubled, rewind.claims)
+"""Broken: what it is given it doubles, then says that it rewinds to it."""
+
+
+def drifting(evidence):
+    """Broken: large final, and what it is given it makes larger."""
+    for moment in (evidence.weights, evidence.initial):
+        for weight in moment.values():
+            weight.mul_(2)
+    for mask in evidence.masks.values():
+        mask.fill_(False)
+    return {name: weight.abs() for name, weight in evidence.weights.items()}
+
+
+ASKED: list[torch.Tensor] = []
+"""What `asking` saw, round after round."""
+
+
+def asking(evidence):
+    """A criterion that notes what the network of the probe answers to nothing at all: its biases' say."""
+    probe = evidence.probe
+    ASKED.append(probe.answer(evidence.initial, torch.zeros_like(probe.inputs[:1])).detach())
+    return {name: weight.abs() for name, weight in evidence.weights.items()}
+
+
 function = _half
 """A function, which is no action."""
 

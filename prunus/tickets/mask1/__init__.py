@@ -19,6 +19,7 @@ from prunus.tickets.mask1.signed_constant import signed_constant
 from prunus.tickets.mask1.signed_permute import signed_permute
 from prunus.tickets.mask1.signed_reinitialise import signed_reinitialise
 from prunus.tickets.mask1.signed_reshuffle import signed_reshuffle
+from prunus.tickets.mask1.supermask import supermask
 from prunus.tickets.past import KeptAction
 
 MASK1: dict[str, KeptAction] = {
@@ -33,6 +34,7 @@ MASK1: dict[str, KeptAction] = {
     "signed_reshuffle": signed_reshuffle,
     "signed_constant": signed_constant,
     "random_signed_constant": random_signed_constant,
+    "supermask": supermask,
     "rewind_rescaled": rescaled(rewind),
     "reinitialise_rescaled": rescaled(reinitialise),
     "permute_rescaled": rescaled(permute),
@@ -57,4 +59,5 @@ __all__ = [
     "signed_permute",
     "signed_reinitialise",
     "signed_reshuffle",
+    "supermask",
 ]

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prunus.errors import DensityError
 from prunus.pruning.masks import check_density, count
 from prunus.seeds import generator
 from prunus.tickets.supermask.draws import flat, pieces
@@ -41,6 +42,11 @@ class EdgePopup:
         bound = 1 / sqrt(fans(weight)[0])
         scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, "scores"))
         keep = count(self.density, weight.numel())
+        if not keep and weight.numel() > 1:
+            raise DensityError(
+                f"A density of {self.density:g} keeps none of {weight.numel():,} weights; the lowest that keeps one is "
+                f"{1 / weight.numel():.2g}."
+            )
         return EdgePopupLayer(torch.empty_like(weight).copy_(scores), weight, keep)
 
 

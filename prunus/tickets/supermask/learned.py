@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import CheckpointError
+from prunus.errors import CheckpointError, ModelError
 from prunus.nouns import Masks, Params
 from prunus.seeds import derive
 from prunus.tickets.supermask.draws import laid_out_as, pieces
@@ -74,6 +74,12 @@ class Learned:
         parameters = dict(model.named_parameters())
         check_masks(parameters, weights)
         self.parameters = {name: parameters[name] for name in weights}
+        for name, parameter in self.parameters.items():
+            if not parameter.requires_grad:
+                raise ModelError(
+                    f"A mask was to be learned over {name!r}, which has requires_grad = False: no gradient tells "
+                    "what to keep; set it to True."
+                )
         self.effective = {name: parameter.detach() for name, parameter in self.parameters.items()}
         """The parameters themselves, to be written in place."""
         self.weights = {
@@ -95,8 +101,10 @@ class Learned:
         for name, layer in self.layers.items():
             upstream = self.parameters[name].grad
             if upstream is None:
-                layer.scores.grad = None
-                continue
+                raise ModelError(
+                    f"A mask was to be learned over {name!r}, which the forward pass does not reach: no gradient tells "
+                    "what to keep; take the layer out of the network."
+                )
             if layer.scores.grad is None:
                 layer.scores.grad = torch.empty_like(layer.scores)
             effective = self.effective[name]

@@ -7,16 +7,17 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from math import sqrt
+from math import inf, sqrt
 from statistics import mean, stdev
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from prunus.errors import ReceiptWarning, SpecError
 from prunus.generators import Generated
 from prunus.nouns import Dataset, Params, density_of
-from prunus.pruning.masks import count
+from prunus.pruning.masks import count, warn_if_emptied
 from prunus.pruning.prunable import prunable
 from prunus.seeds import derive
 from prunus.tables import look_up
@@ -69,6 +70,11 @@ class Supermask:
     samples: int = 10
     """Masks drawn for the final score, where they are drawn."""
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the network's initial weights differ in sign from those under the mask."""
+        return self.weights not in ("initial", "signed_constant") or isinstance(self.mask, Signed)
+
     def needs(self) -> tuple[Dense]:
         """The dense training, for its initialisation and to be compared with."""
         return (self.dense,)
@@ -98,11 +104,7 @@ class Supermask:
     def frozen(self, first: Params) -> Frozen:
         """The weights under the mask, made of the initial ones, or of seeds and the shapes of `first` alone."""
         multiplier = self.multiplier
-        if self.scaled_fan:
-            if self.mask.density is None:
-                raise SpecError(
-                    f"A {self.mask.kind} mask has no density before it is learned to scale a fan by."
-                )
+        if self.scaled_fan and self.mask.density is not None:
             multiplier /= sqrt(self.mask.density)
         seed = derive(self.dense.replicate, "supermask-weights")
         return look_up("kind of weights", WEIGHTS, self.weights)(first, multiplier, seed)
@@ -124,12 +126,13 @@ class Supermask:
             sampled = self._sampled(learned, model, job.data)
             factors = learned.put_likely()
             masks = masks_of(factors)
+            warn_if_emptied(masks)
             checks = self._checks(frozen, learned, model, first, factors)
             row = {
                 "level": LEVEL,
-                "density": density_of(masks),
                 "steps": watch.curve[-1].step,
                 **sampled,
+                "likely_density": density_of(masks),
                 **{f"likely_{key}": value for key, value in _accuracies(model, job.data).items()},
                 "seconds": round(time.perf_counter() - began, 2),
                 "receipt": _receipt(checks, watch).to_json(),
@@ -146,7 +149,7 @@ class Supermask:
         return dict(shelf.rows()[0])
 
     def _sampled(self, learned: Learned, model: nn.Module, data: Dataset) -> dict[str, Any]:
-        """The final score: the mean over fresh samples, with their spread and the density they have."""
+        """The final score: the mean over fresh samples, with their spread and their mean density."""
         found, densities = [], []
         for number in range(self.samples if self.mask.random else 1):
             learned.sample(number)
@@ -158,7 +161,7 @@ class Supermask:
         return {
             **means,
             "sample_spread": stdev(spread) if len(spread) > 1 else 0.0,
-            "sampled_density": mean(densities),
+            "density": mean(densities),
         }
 
     def _checks(
@@ -194,10 +197,13 @@ class Supermask:
                 raise SpecError(f"{name} is {value}; it must be at least 1.")
         if self.recipe.patience is not None:
             raise SpecError("A mask is scored at the end of its training: leave `recipe.patience` at none.")
-        if not self.multiplier > 0:
+        if not 0 < self.multiplier < inf:
             raise SpecError(
-                f"The multiplier is {self.multiplier}; weights are multiplied by a positive number."
+                f"The multiplier is {self.multiplier}; weights are multiplied by a positive, finite number."
             )
+        self.mask.layer(torch.ones(1, 1), 0)  # raises what its settings cannot be
+        if self.scaled_fan and self.mask.density is None:
+            raise SpecError(f"A {self.mask.kind} mask has no density before it is learned to scale a fan by.")
         look_up("kind of weights", WEIGHTS, self.weights)
 
 

@@ -552,3 +552,38 @@ def test_a_mask_over_what_the_model_has_not_is_refused():
         Learned(nn.Linear(2, 2), {"nothing": torch.ones(2, 2)}, Bernoulli(), 0)
     with pytest.raises(ModelError, match="shape"):
         Learned(nn.Linear(2, 2), {"weight": torch.ones(2, 3)}, Bernoulli(), 0)
+
+
+@pytest.mark.parametrize(
+    ("cut", "dense"),
+    [
+        (lambda big: big[:, ::2], False),
+        (lambda big: big[::2], False),
+        (lambda big: big[:, :3], False),
+        (lambda big: big[:1].expand(4, 6), False),
+        (lambda big: big.as_strided((4, 6), (1, 1)), False),
+        (lambda big: big[1:3], True),
+        (lambda big: big.T, True),
+        (lambda big: big[:1, ::2][:, :1], True),
+        (lambda big: big[:0, ::2], True),
+    ],
+    ids=["columns", "rows", "left", "repeated", "overlapping", "inner", "turned", "one", "none"],
+)
+@every_kind
+def test_a_mask_writes_nothing_beside_its_weight(kind, cut, dense):
+    """A parameter that is part of a larger tensor: refused by name, or learned with the rest untouched."""
+    big = torch.arange(1.0, 25.0).view(4, 6)
+    linear = nn.Linear(1, 1)
+    linear.weight = nn.Parameter(cut(big))
+    weights = {"weight": linear.weight.detach().clone()}
+    if not dense:
+        with pytest.raises(ModelError, match=r"weight .* gaps or overlaps"):
+            Learned(linear, weights, kind, 0)
+        assert torch.equal(big, torch.arange(1.0, 25.0).view(4, 6))
+        return
+    learned = Learned(linear, weights, kind, 0)
+    learned.hold()
+    learned.put_likely()
+    with torch.no_grad():
+        linear.weight.copy_(weights["weight"])
+    assert torch.equal(big, torch.arange(1.0, 25.0).view(4, 6))

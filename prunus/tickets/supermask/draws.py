@@ -41,6 +41,20 @@ class Uniforms:
         return out.add_(STEP / 2)
 
 
+def gapless(tensor: Tensor) -> bool:
+    """Whether the entries fill one stretch of memory, each its own place: what `flat` may be asked for.
+
+    >>> [gapless(tensor) for tensor in (torch.ones(4, 6).T, torch.ones(4, 6)[:, ::2], torch.ones(4, 1).expand(4, 6))]
+    [True, False, False]
+    """
+    filled = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != filled:
+            return tensor.numel() == 0
+        filled *= size
+    return True
+
+
 def flat(tensor: Tensor) -> Tensor:
     """The entries of a tensor without gaps, in the order they lie in memory; shares the memory.
 

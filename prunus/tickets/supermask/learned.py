@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunus.errors import CheckpointError, ModelError
 from prunus.nouns import Masks, Params
 from prunus.seeds import derive
-from prunus.tickets.supermask.draws import laid_out_as, pieces
+from prunus.tickets.supermask.draws import gapless, laid_out_as, pieces
 from prunus.training.constraints import check_masks
 
 
@@ -80,6 +80,12 @@ class Learned:
                     f"A mask was to be learned over {name!r}, which has requires_grad = False: no gradient tells "
                     "what to keep; set it to True."
                 )
+        gaps = [name for name, parameter in self.parameters.items() if not gapless(parameter)]
+        if gaps:
+            raise ModelError(
+                f"{', '.join(gaps)} would be learned in place but are views with gaps or overlaps in memory; "
+                "make each a parameter of its own, nn.Parameter(weight.detach().contiguous())."
+            )
         self.effective = {name: parameter.detach() for name, parameter in self.parameters.items()}
         """The parameters themselves, to be written in place."""
         self.weights = {

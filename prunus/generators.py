@@ -14,11 +14,12 @@ rounding that a platform may do otherwise.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunus.errors import SpecError
 from prunus.tables import look_up
 
 Floats = NDArray[np.float32]
@@ -70,18 +71,29 @@ class Generated:
     generator: str
     """A key of GENERATORS."""
     seed: int
-    """64 bits."""
+    """64 bits: 0 to 2^64 - 1."""
     scale: float
-    """A float32."""
+    """Rounded to float32; finite."""
+
+    def flaw(self) -> str | None:
+        """What is wrong with seed or scale, in words that go on after "is generated"; None: nothing is."""
+        if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 1 << 64:
+            return f"from the seed {self.seed}; a seed is an integer from 0 to 2^64 - 1."
+        if not is_float32(self.scale):
+            return f"at the scale {self.scale}; a scale is a finite float32."
+        return None
 
     def values(self, shape: tuple[int, ...]) -> Floats:
-        """The tensor.
+        """The tensor; its entries are infinite where scale · integer is. Raises SpecError where `flaw` says one.
 
         >>> Generated("signs", 0, 0.5).values((2, 2)).tolist()
         [[-0.5, -0.5], [0.5, -0.5]]
         """
+        if flaw := self.flaw():
+            raise SpecError(f"Nothing is generated {flaw}")
         found = look_up("generator", GENERATORS, self.generator)(self.seed, prod(shape))
-        found *= np.float32(self.scale)
+        with np.errstate(over="ignore"):
+            found *= np.float32(self.scale)
         return found.reshape(shape)
 
 
@@ -89,6 +101,19 @@ def of_deviation(generator: str, seed: int, deviation: float) -> Generated:
     """Generated values of (nearly, the scale is a float32) this standard deviation."""
     scale = deviation / look_up("generator", DEVIATION, generator)
     return Generated(generator, seed, float(np.float32(scale)))
+
+
+def is_float32(number: float) -> bool:
+    """Whether a number is finite, and is so as a float32.
+
+    >>> is_float32(0.1), is_float32(1e39)
+    (True, False)
+    """
+    try:
+        with np.errstate(over="ignore"):
+            return isfinite(number) and bool(np.isfinite(np.float32(number)))
+    except (TypeError, OverflowError):  # no number, or an integer beyond every float
+        return False
 
 
 def _philox(seed: int, stream: int) -> np.random.Philox:

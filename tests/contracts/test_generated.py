@@ -6,7 +6,7 @@ import torch
 
 import prunus
 from prunus.compression.container import Coding, inspect, pack, unpack
-from prunus.errors import ContainerError, UnknownNameError
+from prunus.errors import ContainerError, NotFiniteError, UnknownNameError
 from prunus.generators import CHUNK, DEVIATION, GENERATORS, Generated, of_deviation
 from prunus.pruning.prunable import prunable
 from prunus.tickets.supermask.weights import WEIGHTS
@@ -111,6 +111,38 @@ def test_a_seed_and_a_mask_come_back_bit_for_bit(generator, factor, signed, codi
         back = unpack(data)[1]["w"]
         assert back.shape == tensor.shape
         assert torch.equal(back.reshape(-1).view(torch.int32), tensor.reshape(-1).view(torch.int32))
+
+
+@pytest.mark.parametrize("factor", [1.0, -2.5, 0.0])
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_weight_times_a_mask_comes_back_with_every_zero_plus(generator, factor):
+    """The products with 0 are -0.0 where the weight is negative: equal in value, and in the bytes of the file."""
+    how = of_deviation(generator, 3, 0.1)
+    mask = torch.arange(60).view(6, 10) % 3 == 0
+    tensor = torch.from_numpy(how.values((6, 10))) * mask * factor
+    assert ((tensor == 0) & tensor.signbit()).any()
+    data, plus = (pack({"w": w}, generated={"w": how}, factors={"w": factor}) for w in (tensor, tensor + 0.0))
+    assert data == plus
+    back = unpack(data)[1]["w"]
+    assert torch.equal(back, tensor)
+    assert not (back.signbit() & (back == 0)).any()
+
+
+@pytest.mark.parametrize(("scale", "factor"), [(3e38, 1.0), (3e38, 2.0), (1e-38, 1e-30), (1e-10, 3e38)])
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_products_at_the_ends_of_float32_come_back_or_are_refused(generator, scale, factor):
+    how = Generated(generator, 5, scale)
+    with np.errstate(over="ignore"):
+        product = torch.from_numpy(how.values((40,)) * np.float32(factor))
+    mask = (torch.arange(40) % 2).bool()
+    for kept in (mask, mask & product.isfinite()):
+        tensor = torch.where(kept, product, 0.0)
+        if not tensor.isfinite().all():
+            with pytest.raises(NotFiniteError, match="w holds"):
+                pack({"w": tensor}, generated={"w": how}, factors={"w": factor})
+            continue
+        data = pack({"w": tensor}, generated={"w": how}, factors={"w": factor})
+        assert torch.equal(unpack(data)[1]["w"], tensor)
 
 
 @pytest.mark.parametrize("density", [0.03, 0.5, 0.9, 1.0])

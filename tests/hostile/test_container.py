@@ -1,7 +1,9 @@
 """Bad files and bad requests: a named error each, bounded memory, and no half-written file."""
 
 import json
+import math
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -21,11 +23,13 @@ from prunus.errors import (
     NotAContainerError,
     NotFiniteError,
     PrunusError,
+    SpecError,
     TooLargeError,
     TruncatedError,
     UnknownNameError,
     VersionError,
 )
+from prunus.generators import Generated
 
 
 def small_file(codec="range"):
@@ -250,11 +254,10 @@ def test_a_blob_that_contradicts_itself_is_refused(blob, says):
         unpack(one_tensor(blob))
 
 
-def seeded(number=0, scale=1.0, codes=bytes(2)):
-    """A generated blob of 16 entries."""
-    return (
-        bytes([GENERATED | SHARED, 0]) + struct.pack("<BQf", number, 5, scale) + varint(8) + bytes(8) + codes
-    )
+def seeded(number=0, scale=1.0, codes=bytes(2), factor=0.0, zero=0.0):
+    """A generated blob of 16 entries, by a codebook of `zero` and `factor`."""
+    made = struct.pack("<BQf", number, 5, scale)
+    return bytes([GENERATED | SHARED, 0]) + made + varint(8) + struct.pack("<ff", zero, factor) + codes
 
 
 def test_a_generator_that_there_is_not_is_called_so():
@@ -296,6 +299,61 @@ def test_what_is_generated_is_bounded_as_everything_is():
         assert tracemalloc.get_traced_memory()[1] < 6 * 2**24
     finally:
         tracemalloc.stop()
+
+
+def bits_of(value, dtype):
+    """A float as bytes of a dtype."""
+    return torch.tensor([value], dtype=dtype).view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_values_that_are_no_numbers_are_refused_by_name(dtype, value):
+    """As entries, in a codebook (one that no code asks for as well), beside holes; the largest number passes."""
+    kind = getattr(torch, dtype)
+    largest, four = torch.finfo(kind).max, varint(2) + varint(1) + b"\x11"
+    for number in (largest, -largest, value):
+        values = bits_of(1.0, kind) + bits_of(number, kind)
+        book = varint(len(values)) + values
+        blobs = [b"\0" + values, *(CODED + book + codes for codes in (b"\x40", b"\0"))]
+        blobs += [HOLED + four + values, bytes([HOLES | SHARED, 0, 0, 4]) + four + book + b"\x40"]
+        for blob in blobs:
+            data = one_tensor(blob, shape=(4,) if blob[0] & HOLES else (2,), dtype=dtype)
+            if math.isfinite(number):
+                assert torch.isfinite(unpack(data)[1]["w"]).all()
+                continue
+            with pytest.raises(CorruptError, match="'w' holds values that are NaN or infinite"):
+                unpack(data)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_halved_values_that_are_no_numbers_are_refused_by_name(value):
+    values = bits_of(value, torch.float16) + bits_of(65504.0, torch.float16)
+    for blob in (bytes([HALF]) + values, bytes([HALF | SHARED, 0]) + varint(4) + values + b"\x40"):
+        with pytest.raises(CorruptError, match="'w' holds values that are NaN or infinite"):
+            unpack(one_tensor(blob, shape=(2,)))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_zero_of_either_sign_is_a_hole_in_what_is_generated(number):
+    plus, minus = (
+        unpack(one_tensor(seeded(number, codes=b"\x5a\x0f", factor=-1.0, zero=zero)))[1]["w"]
+        for zero in (0.0, -0.0)
+    )
+    assert int(minus.view(torch.int32).count_nonzero()) == 8
+    assert torch.equal(plus.view(torch.int32), minus.view(torch.int32))
+
+
+def test_what_is_generated_is_finite():
+    """A factor that is none, even where no code asks for it; a product that is none, unless a hole is there."""
+    for factor in (float("nan"), float("inf"), float("-inf")):
+        for codes in (b"\xff\xff", b"\0\0"):
+            with pytest.raises(CorruptError, match="'w' holds values that are NaN or infinite"):
+                unpack(one_tensor(seeded(factor=factor, codes=codes)))
+    for number, scale, factor in ((1, 3e38, 1.0), (0, 3e38, 2.0), (0, -2.0, 3e38)):
+        with pytest.raises(CorruptError, match="'w' generates entries that are infinite"):
+            unpack(one_tensor(seeded(number, scale, b"\0\1", factor)))
+        assert unpack(one_tensor(seeded(number, scale, b"\0\0", factor)))[1]["w"].tolist() == [[0.0] * 4] * 4
 
 
 @pytest.mark.parametrize("dtype", ["int32", "bool", "uint8", "int64"])
@@ -383,6 +441,40 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value, dtype, tmp_path)
     with pytest.raises(NotFiniteError, match=r"fc1\.weight holds 1 values"):
         write(tmp_path / "f.prunus", {"fc1.weight": w})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        *((("signs", seed, 1.0), f"from the seed {seed};") for seed in (-1, 2**64, 1.5, None, "1")),
+        *((("signs", 1, scale), f"at the scale {scale};") for scale in (1e300, 10**400, None, "1")),
+        *((("normals", 1, float(scale)), f"at the scale {scale};") for scale in ("nan", "inf", "-inf")),
+    ],
+    ids=str,
+)
+def test_what_nothing_can_be_generated_from_is_refused_by_name(how, says):
+    how = Generated(*how)
+    for tensor in (torch.zeros(3), torch.ones(3), torch.zeros(0)):
+        with pytest.raises(ContainerError, match=rf"fc1\.weight is generated {re.escape(says)}"):
+            pack({"fc1.weight": tensor}, generated={"fc1.weight": how})
+    with pytest.raises(SpecError, match=re.escape(says)):
+        how.values((3,))
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), float("-inf"), 1e300, 10**400, None, "2"])
+def test_a_factor_is_a_number(factor):
+    with pytest.raises(
+        ContainerError, match=re.escape(f"w has the factor {factor}; a factor is a finite float32")
+    ):
+        pack({"w": torch.zeros(3)}, generated={"w": Generated("signs", 1, 0.5)}, factors={"w": factor})
+
+
+@pytest.mark.parametrize("generated", [None, {}, {"v": Generated("signs", 1, 0.5)}])
+def test_a_factor_of_what_is_not_generated_is_refused_by_name(generated):
+    state = {"w": torch.zeros(3), "v": torch.zeros(3)}
+    for name in ("w", "not there"):
+        with pytest.raises(ContainerError, match=f"{name} are in `factors` but not in `generated`"):
+            pack(state, generated=generated, factors={name: 2.0})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Tensors that a file holds as a seed and the codes of a mask: factor[code] · (scale · the generator's integer).
 
-A factor of zero bits is a hole, +0; both products are float32's. See `prunus.generators` for the integers.
+A factor of zero is a hole, +0; both products are float32's. See `prunus.generators` for the integers.
 """
+
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -12,23 +14,48 @@ from prunus.compression.container.coding import Coding
 from prunus.compression.container.layout import GENERATED, SHARED, Bits, Blob
 from prunus.compression.container.tensors import bits_of, stream_of
 from prunus.errors import ContainerError, CorruptError
-from prunus.generators import CHUNK, Generated
+from prunus.generators import CHUNK, Generated, is_float32
+
+_MAGNITUDE = 0x7FFFFFFF
+"""All bits of a float32 but its sign: zeros are told by these, as a flushed subnormal compares equal to zero."""
+
+
+def check(generated: Mapping[str, Generated], factors: Mapping[str, float], names: Collection[str]) -> None:
+    """Raise ContainerError unless `generated` and `factors` can be asked for in a state of these names: each names a
+    tensor in it, a factor one that is generated, seeds and scales are sound and factors finite in float32."""
+    if unknown := generated.keys() - names:
+        raise ContainerError(
+            f"{', '.join(sorted(unknown))} were to be stored as seeds, but are not in the state."
+        )
+    if stray := factors.keys() - generated.keys():
+        raise ContainerError(
+            f"{', '.join(sorted(stray))} are in `factors` but not in `generated`, without which a factor means "
+            "nothing; name them in both or in neither."
+        )
+    for name, how in generated.items():
+        if flaw := how.flaw():
+            raise ContainerError(f"{name} is generated {flaw}")
+        if name in factors and not is_float32(factors[name]):
+            raise ContainerError(f"{name} has the factor {factors[name]}; a factor is a finite float32.")
 
 
 def generated_blob(name: str, tensor: Tensor, how: Generated, factor: float, coding: Coding) -> Blob:
     """The blob of a tensor whose entries are zero, or what `how` generates times `factor` or minus it.
 
-    Raises ContainerError where an entry is anything else.
+    A zero of either sign is a hole: a negative weight times a mask leaves -0.0. Raises ContainerError where an
+    entry is anything else. What is asked for is to be passed through `check` before.
     """
     if tensor.dtype != torch.float32:
         raise ContainerError(f"{name} is {tensor.dtype}; what is generated is float32.")
     bits = bits_of(name, tensor)
+    filled = bits & _MAGNITUDE != 0
     made = how.values((bits.size,))
     factors = np.array([0.0, factor, -factor], dtype="<f4")
     codes: Ints = np.zeros(bits.size, np.int64)
     for code in (1, 2):
-        codes[(bits == (made * factors[code]).astype("<f4").view("<u4")) & (bits != 0)] = code
-    wrong = int(np.count_nonzero((codes == 0) & (bits != 0)))
+        with np.errstate(all="ignore"):  # where a hole is, the product may overflow
+            codes[(bits == (made * factors[code]).astype("<f4").view("<u4")) & filled] = code
+    wrong = int(np.count_nonzero((codes == 0) & filled))
     if wrong:
         raise ContainerError(
             f"{name} holds {wrong} entries that are neither 0 nor {factor:g} times what the seed {how.seed} gives; "
@@ -42,13 +69,17 @@ def generated_blob(name: str, tensor: Tensor, how: Generated, factor: float, cod
 
 
 def regenerated(factors: Bits, how: Generated, what: str) -> Bits:
-    """The entries, from the factor of each. Raises CorruptError for a scale that is no number."""
-    if not np.isfinite(np.float32(how.scale)):
-        raise CorruptError(f"{what} is generated at the scale {how.scale}.")
+    """The entries, from the factor of each. Raises CorruptError where the scale or an entry is not finite."""
+    if flaw := how.flaw():
+        raise CorruptError(f"{what} is generated {flaw}")
     with np.errstate(all="ignore"):
         made = how.values((factors.size,))
         for start in range(0, factors.size, CHUNK):
             piece, factor = made[start : start + CHUNK], factors[start : start + CHUNK]
             piece *= factor.view("<f4")
-            piece[factor == 0] = 0.0
+            piece[factor & _MAGNITUDE == 0] = 0.0
+            if not np.isfinite(piece).all():
+                raise CorruptError(
+                    f"{what} generates entries that are infinite; a file holds finite numbers."
+                )
     return made.astype("<f4", copy=False).view("<u4")

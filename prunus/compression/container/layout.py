@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError, VersionError
-from prunus.generators import Generated
+from prunus.generators import CHUNK, Generated
 
 MAGIC = b"\x89prunus\n"
 VERSION = 1
@@ -39,6 +39,14 @@ DTYPES: dict[str, torch.dtype] = {
 }
 """The dtypes a file may hold, by name."""
 
+_EXPONENTS = {
+    torch.float64: 0x7FF0 << 48,
+    torch.float32: 0x7F80 << 16,
+    torch.float16: 0x7C00,
+    torch.bfloat16: 0x7F80,
+}
+"""The bits of infinity: an exponent of ones, which only infinities and NaN have."""
+
 Bits = NDArray[np.unsignedinteger]
 """The entries of a tensor as unsigned integers of its item size: what the coder sees of a number."""
 
@@ -57,6 +65,13 @@ def header_text(made: object, model: object, tensors: list[list[object]]) -> str
 def unsigned(itemsize: int) -> np.dtype[np.unsignedinteger]:
     """The little-endian unsigned dtype of this many bytes."""
     return np.dtype(f"<u{itemsize}")
+
+
+def all_finite(bits: Bits, dtype: torch.dtype) -> bool:
+    """Whether none of these entries of a float dtype is NaN or infinite; piece after piece, to take no memory."""
+    exponent = bits.dtype.type(_EXPONENTS[dtype])
+    pieces = (bits[start : start + CHUNK] for start in range(0, bits.size, CHUNK))
+    return all(int((piece & exponent).max()) < exponent for piece in pieces)
 
 
 def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from prunus.compression.container.layout import (
     PREFIX,
     Bits,
     Blob,
+    all_finite,
     checksum,
     parse_blob,
     parse_prefix,
@@ -207,14 +208,15 @@ def _entry(row: object) -> Entry:
 
 
 def tensor_of(entry: Entry, blob: Blob) -> Tensor:
-    """Decode one tensor. Raises CorruptError where its streams contradict its shape or each other."""
+    """Decode one tensor. Raises CorruptError where its streams contradict its shape or each other, or are of
+    values that are not finite."""
     dtype = DTYPES[entry.dtype]
     what = f"The blob of {entry.name!r}"
     if (blob.flags and not dtype.is_floating_point) or (
         blob.flags & (HALF | GENERATED) and dtype != torch.float32
     ):
         raise CorruptError(f"{what} has flags {blob.flags:#04x}, which {entry.dtype} never has.")
-    bits = _values(blob, 2 if blob.flags & HALF else dtype.itemsize, what)
+    bits = _values(blob, torch.float16 if blob.flags & HALF else dtype, what)
     if blob.generated is not None:
         bits = regenerated(bits, blob.generated, what)
     if blob.gaps is not None:
@@ -227,11 +229,14 @@ def tensor_of(entry: Entry, blob: Blob) -> Tensor:
     return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
 
 
-def _values(blob: Blob, itemsize: int, what: str) -> Bits:
-    """The value of every entry of the streams, fillers included."""
-    if len(blob.values) % itemsize:
-        raise CorruptError(f"{what} holds values that are no multiple of {itemsize} bytes.")
-    values = np.frombuffer(blob.values, unsigned(itemsize))
+def _values(blob: Blob, dtype: torch.dtype, what: str) -> Bits:
+    """The value, of this dtype, of every entry of the streams, fillers included."""
+    if len(blob.values) % dtype.itemsize:
+        raise CorruptError(f"{what} holds values that are no multiple of {dtype.itemsize} bytes.")
+    values = np.frombuffer(blob.values, unsigned(dtype.itemsize))
+    # Of a codebook this is all there is to look at, however many entries point to it.
+    if dtype.is_floating_point and not all_finite(values, dtype):
+        raise CorruptError(f"{what} holds values that are NaN or infinite; a file holds finite numbers.")
     if blob.codes is None:
         if len(values) != blob.entries:
             raise CorruptError(f"{what} holds {len(values)} values for {blob.entries} entries.")

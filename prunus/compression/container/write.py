@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from prunus.compression.container.coding import Coding
-from prunus.compression.container.generated import generated_blob
+from prunus.compression.container.generated import check, generated_blob
 from prunus.compression.container.layout import (
     CHECKSUM,
     DTYPES,
@@ -40,8 +40,9 @@ def pack(
 
     `model` is {"name": ..., "arguments": {...}} of a built-in model, or None; `made` is anything JSON can
     say about how the weights came to be. Tensors in `generated` are stored as a seed and a mask: their entries are
-    zero, or what is generated times the tensor's entry in `factors` (1 by default) or minus that. Raises
-    NotFiniteError for NaN or infinity, ContainerError for what no file holds.
+    zero, or what is generated times the tensor's entry in `factors` (1 by default) or minus that; of them alone
+    -0.0, which a mask leaves of a negative weight, comes back as the +0.0 it equals. Raises NotFiniteError for NaN or
+    infinity, ContainerError for what no file holds.
 
     >>> import torch
     >>> from prunus.compression.container.read import unpack
@@ -50,21 +51,16 @@ def pack(
     tensor([[ 0.0000,  0.5000],
             [ 0.0000, -0.5000]])
     """
-    unknown = {*(generated or {}), *(factors or {})} - state.keys()
-    if unknown:
-        raise ContainerError(
-            f"{', '.join(sorted(unknown))} were to be stored as seeds, but are not in the state."
-        )
+    generated, factors = generated or {}, factors or {}
+    check(generated, factors, state.keys())
     names = {dtype: name for name, dtype in DTYPES.items()}
     tensors: list[list[object]] = []
     blobs = []
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ContainerError(f"{name} is a {type(tensor).__name__}; a file holds tensors only.")
-        if generated is not None and name in generated:
-            blob = generated_blob(
-                name, tensor, generated[name], (factors or {}).get(name, 1.0), coding
-            ).to_bytes()
+        if name in generated:
+            blob = generated_blob(name, tensor, generated[name], factors.get(name, 1.0), coding).to_bytes()
         else:
             blob = blob_of(name, tensor, coding).to_bytes()
         blobs.append(blob)

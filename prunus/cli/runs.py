@@ -53,7 +53,7 @@ def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
 
     opened = Store(store, create=False)
     found = opened.find(id)
-    run = next(run for run in opened.runs() if run.id == found)
+    run = opened.run(found)
     folder = opened.look(found)
     environment, rows = folder.environment(), folder.rows()
     if as_json:
@@ -110,7 +110,8 @@ def rm(
     ],
     store: StoreFolder,
     force: Annotated[
-        bool, typer.Option("--force", help="Also those that finished runs were made from.")
+        bool,
+        typer.Option("--force", help="Also those that other runs were made from, or are being made from."),
     ] = False,
 ) -> None:
     """Remove runs from a store; those that are under way are refused.

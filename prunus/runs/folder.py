@@ -1,7 +1,8 @@
 """The folder of a run: what a procedure reads and writes, whoever runs it.
 
     spec.json          identity, kind, settings, the complete settings, needs, cost
-    environment.json   versions, machine, threads, device, engine; `earlier`: those of earlier attempts
+    environment.json   versions, machine, threads, device, engine; `together`: the runs that a stack began with, this
+                       one among them; `earlier`: those of earlier attempts
     metrics.jsonl      a row a level             curves.jsonl   a row a level and step
     NAME.safetensors   tensors, or masks as bits, with a note
     claim.json         while it is worked on: who works on it
@@ -31,6 +32,8 @@ from prunus.training.constraints import pack, unpack
 BEAT_SECONDS = 2.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BITS = "masks"
+_SPEC = ("settings", "complete", "needs")
+"""What every spec.json says."""
 
 
 class Beating(Protocol):
@@ -141,7 +144,10 @@ class RunFolder:
 
     def spec(self) -> dict[str, Any]:
         """What spec.json says."""
-        return self._json("spec")
+        found = self._json("spec")
+        if missing := [key for key in _SPEC if key not in found]:
+            raise StoreError(f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}.")
+        return found
 
     def environment(self) -> dict[str, Any]:
         """What environment.json says; empty where it is not there."""
@@ -166,6 +172,16 @@ class RunFolder:
         if before and before != found:
             earlier = [*earlier, before]
         write_json(self._file("environment"), {**found, **({"earlier": earlier} if earlier else {})})
+
+    def add_environment(self, more: Mapping[str, Any]) -> None:
+        """Add to what environment.json says of this attempt what was known only after it had begun."""
+        self._may_write()
+        now = self.environment()
+        earlier = now.pop("earlier", [])
+        now |= more
+        if earlier and earlier[-1] == now:
+            earlier.pop()
+        write_json(self._file("environment"), {**now, **({"earlier": earlier} if earlier else {})})
 
     def write_claim(self, claim: Mapping[str, Any]) -> None:
         """Write claim.json."""

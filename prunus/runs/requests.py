@@ -1,15 +1,20 @@
-"""What experiments asked the store for: which runs, and what each of them is called there."""
+"""What experiments asked the store for: which runs, and what each of them is called there.
 
+Each request has a file of its own, named by what it asks for, so that no later one hides what an earlier one gave.
+"""
+
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError
 from prunus.runs.files import read_json, write_json
+from prunus.runs.settings import canonical
 from prunus.runs.settings import settings as settings_of
-from prunus.runs.spec import Spec, identity
+from prunus.runs.spec import HEX, Spec, identity
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -33,6 +38,8 @@ class Request:
     size: str
     settings: Mapping[str, Any]
     entries: tuple[Wanted, ...]
+    number: int = 0
+    """The larger, the later it was asked."""
 
     @property
     def name(self) -> str:
@@ -46,31 +53,39 @@ def write_request(
     size: str,
     entries: Sequence[tuple[Mapping[str, Any], Spec]],
     settings: Mapping[str, Any],
-) -> None:
-    """Write the request of an experiment in place of an earlier one."""
+) -> Request:
+    """Write the request of an experiment beside its earlier ones; the same again becomes the latest."""
     for word in (experiment, size):
         if not _WORD.fullmatch(word):
             raise StoreError(
                 f"An experiment cannot be stored as {word!r}: use letters, digits, '.', '-', '_'."
             )
-    runs = [
-        {"label": dict(label), "id": identity(spec), "spec": settings_of(spec)} for label, spec in entries
-    ]
-    write_json(
-        folder / f"{experiment}.{size}.json",
-        {"experiment": experiment, "size": size, "settings": dict(settings), "entries": runs},
-    )
+    runs = tuple(Wanted(dict(label), identity(spec), settings_of(spec)) for label, spec in entries)
+    request = Request(experiment, size, dict(settings), runs)
+    earlier = [one for one in read_requests(folder) if (one.experiment, one.size) == (experiment, size)]
+    if earlier and _asked(earlier[-1]) == _asked(request):
+        return earlier[-1]
+    request = replace(request, number=earlier[-1].number + 1 if earlier else 1)
+    hex = hashlib.sha256(_asked(request).encode()).hexdigest()[:HEX]
+    write_json(folder / f"{experiment}.{size}.{hex}.json", asdict(request))
+    return request
+
+
+def _asked(request: Request) -> str:
+    """What it is named by: all but when it was asked."""
+    return canonical({**asdict(request), "entries": [asdict(one) for one in request.entries], "number": 0})
 
 
 def read_requests(folder: Path) -> list[Request]:
-    """All requests, by the names of their files."""
-    return [_request(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+    """All requests, by name, the latest of a name last."""
+    found = [_request(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
+    return sorted(found, key=lambda request: (request.name, request.number))
 
 
 def _request(path: Path) -> Request:
     found = read_json(path)
     try:
         entries = tuple(Wanted(**entry) for entry in found["entries"])
-        return Request(found["experiment"], found["size"], found["settings"], entries)
+        return Request(found["experiment"], found["size"], found["settings"], entries, found.get("number", 0))
     except (KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: it is not the request of an experiment ({error}).") from error

@@ -2,7 +2,7 @@
 
     STORE/runs/ID/                       finished, by construction: results, never touched again
     STORE/work/ID/                       under way, or cut short and to be resumed
-    STORE/experiments/NAME.SIZE.json     what experiments asked for
+    STORE/experiments/NAME.SIZE.HEX.json what experiments asked for, each request once
     STORE/ledger.sqlite                  who works on what; can be lost
 
 The folders are the truth: a run is done when it is under runs/, whatever the ledger says.
@@ -137,6 +137,13 @@ class Store:
                     warnings.warn(f"The run {folder.id} is left out: {error}", stacklevel=2)
         return [found[id] for id in sorted(found)]
 
+    def run(self, id: str) -> Run:
+        """A run that has a folder, finished or not. Raises StoreError where its files cannot be read."""
+        folder = self.look(id)
+        return self._run(
+            folder, self.ledger.entries().get(id), self._asked(list(self._folders())).get(id, [])
+        )
+
     def _asked(self, folders: Sequence[RunFolder]) -> dict[str, list[str]]:
         """For each run, the experiments that asked for it, or for what was made of it."""
         needs: dict[str, list[str]] = {}
@@ -170,25 +177,22 @@ class Store:
         size: str,
         entries: list[tuple[dict[str, Any], Spec]],
         settings: Mapping[str, Any],
-    ) -> None:
-        """Note which runs an experiment asks for, each with its label there; the last such note stays."""
-        write_request(self.experiments, experiment, size, entries, settings)
+    ) -> Request:
+        """Note which runs an experiment asks for, each with its label there; what it asked for before stays."""
+        return write_request(self.experiments, experiment, size, entries, settings)
 
     def requests(self) -> list[Request]:
-        """What experiments asked for."""
+        """What experiments asked for, by name, the latest of a name last."""
         return read_requests(self.experiments)
 
     def remove(self, id: str, *, force: bool = False) -> None:
-        """Remove a run, finished or not; with `force` also one that a finished run was made from.
+        """Remove a run, finished or not; with `force` also one that another run was made from, or is being made from.
 
-        Raises StoreError for a run that is under way.
+        Raises StoreError for a run that is under way, and, without `force`, where a run that is finished or under way
+        reads it, or where of another run it cannot be read what that needs.
         """
-        users = [] if force else [run.id for run in self.runs() if run.status == "done" and id in run.needs]
-        if users:
-            raise StoreError(
-                f"The run {id} was read by the finished {', '.join(users[:3])}; remove "
-                f"{'that' if len(users) == 1 else 'those'} first, or force it."
-            )
+        if not force:
+            self._check_unused(id)
         found = [folder.path for folder in self._folders() if folder.id == id]
         if not found:
             raise StoreError(f"The store {self.path} has no run {id!r}.")
@@ -205,6 +209,33 @@ class Store:
         with storing(self.path):
             for place in self.path.glob("removed-*"):
                 shutil.rmtree(place, ignore_errors=True)
+
+    def _check_unused(self, id: str) -> None:
+        """Raise StoreError unless it is certain that no run that is finished or under way reads this one."""
+        entries = self.ledger.entries()
+        users: dict[str, list[str]] = {"done": [], "running": []}
+        for folder in self._folders():
+            finished = folder.path.parent == self.finished
+            if folder.id == id or not (finished or folder.has_spec()):
+                continue  # one killed before it wrote what it is has read nothing
+            try:
+                needs = folder.spec()["needs"]
+            except StoreError as error:
+                if not folder.path.is_dir():
+                    continue  # it was finished or removed while we looked
+                raise StoreError(
+                    f"Whether the run {folder.id} was made from {id} cannot be read: {error} Remove {folder.id} "
+                    "first, or force it."
+                ) from error
+            if id in needs:
+                users.get(status(finished, entries.get(folder.id)), []).append(folder.id)
+        done, running = (", ".join(found[:3]) for found in users.values())
+        said = [f"was read by the finished {done}"] * bool(done)
+        said += [f"is read by {running}, under way"] * bool(running)
+        if said:
+            ways = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
+            that = "that" if sum(map(len, users.values())) == 1 else "those"
+            raise StoreError(f"The run {id} {' and '.join(said)}; {ways} {that} first, or force it.")
 
     def _claim(self, id: str, kind: str) -> Claim | None:
         claim = self.ledger.claim(id, kind)

@@ -410,8 +410,13 @@ def test_what_experiments_asked_for(store):
     assert request.settings == {"epochs": "3"}
     assert [(entry.label, entry.id) for entry in request.entries] == [(a, identity(b)) for a, b in runs]
     assert store.runs()[0].experiments == ("han2015.tables.full", "lecun1990.smoke")
-    store.request("lecun1990", "smoke", [], {})
-    assert store.runs()[0].experiments == ("han2015.tables.full",)
+    again = store.request("lecun1990", "smoke", runs, {"epochs": "3"})
+    assert (again, len(store.requests())) == (request, 2)
+    other = store.request("lecun1990", "smoke", [], {})
+    assert store.requests()[1:] == [request, other]
+    assert store.runs()[0].experiments == ("han2015.tables.full", "lecun1990.smoke")
+    store.request("lecun1990", "smoke", runs, {"epochs": "3"})
+    assert [one.settings for one in store.requests()[1:]] == [{}, {"epochs": "3"}]
     with pytest.raises(StoreError, match="cannot be stored as"):
         store.request("../x", "smoke", [], {})
 
@@ -431,8 +436,18 @@ def test_what_is_removed_and_what_is_not(store):
     going = store.begin(Ticket(rounds=4), "test")
     with pytest.raises(StoreError, match="is under way"):
         store.remove(going.id, force=True)
+    with pytest.raises(
+        StoreError, match=f"{ticket} and is read by {going.id}, under way; remove or stop those"
+    ):
+        store.remove(dense)
+    store.remove(ticket)
+    with pytest.raises(
+        StoreError, match=f"{dense} is read by {going.id}, under way; stop that first, or force"
+    ):
+        store.remove(dense)
     store.fail(going, "stop")
     store.remove(going.id)
+    ticket = finished(store, Ticket())
     store.remove(dense, force=True)
     assert [run.id for run in store.runs()] == [ticket]
     assert store.begin(Dense(), "test") is not None

@@ -128,6 +128,15 @@ def test_show_tells_all_of_a_run(run):
     assert "[red]too hot\\x1b[0m" in failed
 
 
+def test_a_damaged_run_is_named_and_what_it_read_is_kept(run, store):
+    (store.finished / IDS["good"] / "spec.json").write_text("{")
+    assert "spec.json is damaged" in run("show", IDS["good"], code=8).err
+    run("rm", IDS["bad"], code=8)
+    said = run("rm", IDS["dense"], code=8).err
+    assert f"error: Whether the run {IDS['good']} was made from {IDS['dense']} cannot be read: " in said
+    run("rm", IDS["dense"], "--force")
+
+
 def test_compare_names_what_differs(run):
     found = json.loads(run("compare", IDS["good"], IDS["bad"], "--json").out)
     assert found["settings"] == {"criterion": ["magnitude", "random"]}

@@ -477,6 +477,26 @@ def test_damaged_json_is_named(store, content):
         store.requests()
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", None])
+@pytest.mark.parametrize("place", ["runs", "work"])
+def test_where_it_cannot_be_read_what_a_run_was_made_from_nothing_is_removed(store, place, content):
+    read, damaged = (store.begin(Job(number), "test") for number in range(2))
+    store.finish(read, {})
+    store.finish(damaged, {}) if place == "runs" else store.fail(damaged, "stop")
+    spec = store.path / place / damaged.id / "spec.json"
+    spec.unlink() if content is None else spec.write_text(content)
+    if (place, content) != ("work", None):  # that one was killed before it wrote what it is
+        with pytest.raises(
+            StoreError, match=rf"Whether the run {damaged.id} was made from {read.id} .*spec\.json"
+        ):
+            store.remove(read.id)
+        with pytest.raises(StoreError, match=r"spec\.json"):
+            store.run(damaged.id)
+    assert store.run(read.id).status == "done"
+    store.remove(damaged.id)
+    store.remove(read.id)
+
+
 def test_two_ledgers_are_made_at_once_as_one(tmp_path):
     code = (
         "import sys; from pathlib import Path; from prunus.runs.ledger import Ledger\n"

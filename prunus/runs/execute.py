@@ -15,7 +15,8 @@ def execute(
 ) -> Plan:
     """Do the runs of `specs`, and those they need, that `store` does not have.
 
-    Raises at the end, where runs failed, what the first raised; the others are done.
+    A run that fails, be it by a fault in a user's own function, does not stop the others. Raises at the end, where
+    runs failed, what the first raised, with how many they are.
     """
     carry = look_up("engine", ENGINES, engine)
     found = plan(specs, store)

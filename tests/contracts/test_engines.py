@@ -2,11 +2,14 @@
 
 import json
 import os
+import pickle
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prunus.errors import DivergedError, EvidenceError, ReceiptWarning, SpecError, StoreError
+from prunus.errors import DivergedError, EvidenceError, LostClaimError, ReceiptWarning, SpecError, StoreError
 from prunus.runs.engines import ARITHMETIC, ENGINES
+from prunus.runs.engines.pool import sent
+from prunus.runs.engines.processes import one as alone
 from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.stacked import groups, together
+from prunus.runs.engines.work import begin
 from prunus.runs.execute import execute
 from prunus.runs.plan import plan as plan_of
 from prunus.runs.spec import identity
@@ -193,12 +199,104 @@ def test_taken_up_after_a_failure_where_it_was(tmp_path, monkeypatch):
     assert store.folder(identity(spec)).result()["attempts"] == 2
 
 
-def test_a_fault_in_a_users_function_lets_go_of_the_run(tmp_path):
-    spec, store = Ticket(DENSE, rounds=1, criterion="small:raising"), Store(tmp_path)
-    with pytest.raises(ValueError, match="a fault"):
-        execute([spec], store, engine="inline", say=print)
-    states = {run.id: (run.status, run.error) for run in store.runs()}
-    assert states == {identity(DENSE): ("done", None), identity(spec): ("failed", "ValueError: a fault")}
+@pytest.mark.parametrize(
+    "engine",
+    ["inline", *(pytest.param(name, marks=pytest.mark.slow) for name in ENGINES if name != "inline")],
+)
+def test_a_fault_in_a_users_function_is_that_runs_alone(engine, tmp_path):
+    dense = replace(DENSE, arithmetic=ARITHMETIC.get(engine, "single"))
+    bad, good = (Ticket(dense, rounds=1, criterion=name) for name in ("small:raising", "small:by_column"))
+    store, said = Store(tmp_path), []
+    with pytest.raises(
+        ValueError, match=f"^1 of 3 runs failed; the first, {identity(bad)}: a fault$"
+    ) as ended:
+        execute([bad, good], store, engine=engine, workers=2, say=said.append)
+    cause = ended.value.__cause__
+    assert (type(cause), str(cause)) == (ValueError, "a fault")
+    assert ", in raising\n" in "".join(traceback.format_exception(cause))
+    assert f"failed: {identity(bad)}: ValueError: a fault" in said
+    assert {run.id: (run.status, run.error) for run in store.runs()} == {
+        identity(dense): ("done", None),
+        identity(good): ("done", None),
+        identity(bad): ("failed", "ValueError: a fault"),
+    }
+
+
+@pytest.mark.parametrize("carry", [alone, together], ids=["processes", "stacked"])
+def test_a_fault_comes_back_from_a_worker_and_says_where(carry, tmp_path):
+    dense = replace(DENSE, arithmetic="stacked" if carry is together else "single")
+    carry([dense], tmp_path)
+    (outcome,) = carry([Ticket(dense, rounds=1, criterion="small:raising")], tmp_path)
+    error = pickle.loads(pickle.dumps(outcome[2]))
+    assert (outcome[1], type(error), str(error)) == (False, ValueError, "a fault")
+    assert ", in raising\n" in error.__notes__[0]
+
+
+class Odd(Exception):
+    """Of a type that takes more than words, so that it does not come back."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+@pytest.mark.parametrize(
+    ("error", "type_", "said"),
+    [
+        (DivergedError("It is NaN."), DivergedError, "It is NaN."),
+        (ValueError("a fault"), ValueError, "a fault"),
+        (OSError(28, "No space left"), OSError, "[Errno 28] No space left"),
+        (KeyError("x"), RuntimeError, "KeyError: 'x'"),
+        (Odd("this", "that"), RuntimeError, "Odd: this and that"),
+    ],
+)
+def test_what_is_raised_at_the_end_is_what_the_first_raised(error, type_, said, tmp_path):
+    for mine in (error, sent(error)):
+        queue = Queue([DENSE], Store(tmp_path))
+        queue.failed(DENSE, mine)
+        with pytest.raises(type_) as ended:
+            queue.end()
+        assert str(ended.value) == f"1 of 1 runs failed; the first, {identity(DENSE)}: {said}"
+        assert ended.value.__cause__ is (None if type_ is DivergedError else mine)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_who_interrupts_stops_everything(interrupt, tmp_path, monkeypatch):
+    def stopped(evidence):
+        raise interrupt
+
+    monkeypatch.setattr("small.stopped", stopped, raising=False)
+    specs = [Ticket(DENSE, rounds=1, criterion=name) for name in ("small:stopped", "small:by_column")]
+    store = Store(tmp_path)
+    with pytest.raises(interrupt):
+        execute(specs, store, engine="inline", say=print)
+    assert [store.done(identity(spec)) for spec in (DENSE, *specs)] == [True, False, False]
+
+
+def test_a_training_of_a_run_that_is_lost_leaves_no_checkpoint(tmp_path):
+    """No evaluation, with its sign of life, comes between the loss and the end of the epoch."""
+    spec, store, taken = (
+        replace(DENSE, every=1000, states=(), recipe=RECIPE.but(epochs=4)),
+        Store(tmp_path),
+        [],
+    )
+    work = begin(spec, store, "inline")
+    checkpoint = work.job.checkpoint
+
+    def lose(epoch):
+        if not taken:
+            assert checkpoint.exists()
+            with sqlite3.connect(store.ledger.path) as connection:
+                connection.execute("UPDATE runs SET host = 'elsewhere', heartbeat = 0")
+            connection.close()
+            taken.append(store.begin(spec, "another"))
+            taken[0].drop(checkpoint.stem)
+            work.folder._beaten = 0.0  # nobody takes over what was alive two seconds ago
+
+    work.job = replace(work.job, report=lose)
+    with pytest.raises(LostClaimError):
+        work.job.carry_out()
+    assert not checkpoint.exists()
+    assert not list(checkpoint.parent.glob(f".{checkpoint.name}*"))
 
 
 def test_a_need_that_is_gone_is_said_and_waited_for_by_nobody(tmp_path):
@@ -234,6 +332,29 @@ def test_of_a_stack_only_the_one_that_fails_fails(tmp_path):
     assert [store.done(identity(spec)) for spec in dense] == [True, False, True]
     (failed,) = (run for run in store.runs() if run.status == "failed")
     assert failed.id == identity(dense[1])
+
+
+def test_a_stack_says_who_began_together(tmp_path):
+    dense = [replace(DENSE, replicate=r, arithmetic="stacked") for r in range(5)]
+    store, ids = Store(tmp_path), [identity(spec) for spec in dense]
+    held = store.begin(dense[2], "test")
+    together(dense[:3], store.path)
+    together(dense[3:4], store.path)
+    store.fail(held, "let go")
+    for member, members in ((0, ids[:2]), (1, ids[:2]), (3, ids[3:4])):
+        assert store.folder(ids[member]).environment()["together"] == members
+    assert "together" not in held.environment()
+
+
+def test_a_stack_begun_again_with_the_same_members_is_no_other_environment(tmp_path):
+    store = Store(tmp_path)
+    for members, earlier in (([1, 2], []), ([1, 2], []), ([1], [[1, 2]]), ([1], [[1, 2]])):
+        folder = store.begin(DENSE, "stacked")
+        folder.add_environment({"together": members})
+        found = folder.environment()
+        assert found["together"] == members
+        assert [one["together"] for one in found.get("earlier", [])] == earlier
+        store.fail(folder, "stop")
 
 
 def test_of_a_stack_what_another_holds_or_spoilt_is_left_out(tmp_path):

@@ -5,7 +5,6 @@ The engine to debug with, and the one the others are compared with.
 
 from collections.abc import Sequence
 
-from prunus.errors import PrunusError
 from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.work import OneThread, Procedure, Say, carry_out
 from prunus.runs.store import Store
@@ -17,10 +16,12 @@ def inline(todo: Sequence[Procedure], store: Store, *, workers: int = 1, say: Sa
     with OneThread():
         while (spec := queue.next()) is not None:
             try:
-                if carry_out(spec, store, "inline"):
-                    say(queue.finished(spec))
-                else:
-                    queue.elsewhere(spec)
-            except PrunusError as error:
+                here = carry_out(spec, store, "inline")
+            except Exception as error:  # a user's own function may fail in any way at all
                 say(queue.failed(spec, error))
+                continue
+            if here:
+                say(queue.finished(spec))
+            else:
+                queue.elsewhere(spec)
     queue.end()

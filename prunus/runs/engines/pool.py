@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import pickle
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,12 +13,14 @@ from pathlib import Path
 
 import torch
 
-from prunus.errors import PrunusError, StoreError
-from prunus.runs.engines.queue import PATIENCE, Queue
-from prunus.runs.engines.work import Procedure, Say
+from prunus.errors import StoreError
+from prunus.runs.engines.queue import PATIENCE, Queue, foreseen
+from prunus.runs.engines.work import Procedure, Say, words
 
-Outcome = tuple[Procedure, bool, PrunusError | None]
+Outcome = tuple[Procedure, bool, Exception | None]
 """A run, whether it was done here, and why not where it failed."""
+
+WORKER = "In its worker:"
 
 Task = Callable[[Sequence[Procedure], Path], list[Outcome]]
 """Do some runs together on the store at a path; a module's own function, so that a process can be handed it."""
@@ -51,6 +55,22 @@ def share_out(
                 "A worker was killed, perhaps for want of memory; what is done is kept: run the same command again."
             ) from error
     queue.end()
+
+
+def sent(error: Exception) -> Exception:
+    """In a worker: `error` as it can go to the parent, which would see neither its traceback nor its cause."""
+    notes = getattr(error, "__notes__", [])
+    if not foreseen(error) and not any(note.startswith(WORKER) for note in notes):  # a stack shares an error
+        error.add_note(f"{WORKER}\n{''.join(traceback.format_exception(error))}")
+    try:
+        back = pickle.loads(pickle.dumps(error))
+    except Exception:  # of a type whose errors can be made in one place only
+        back = None
+    if type(back) is type(error) and str(back) == str(error):
+        return error
+    other = RuntimeError(words(error))
+    other.__notes__ = getattr(error, "__notes__", [])
+    return other
 
 
 def _settle() -> None:

@@ -6,8 +6,7 @@ The bits are those of `inline`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from prunus.errors import PrunusError
-from prunus.runs.engines.pool import Outcome, share_out
+from prunus.runs.engines.pool import Outcome, sent, share_out
 from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.work import Procedure, Say, carry_out
 from prunus.runs.store import Store
@@ -23,5 +22,5 @@ def one(specs: Sequence[Procedure], path: Path) -> list[Outcome]:
     (spec,) = specs
     try:
         return [(spec, carry_out(spec, Store(path), "processes"), None)]
-    except PrunusError as error:
-        return [(spec, False, error)]
+    except Exception as error:  # a user's own function may fail in any way at all
+        return [(spec, False, sent(error))]

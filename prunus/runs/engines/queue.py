@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from prunus.errors import PrunusError, StoreError
-from prunus.runs.engines.work import Procedure
+from prunus.runs.engines.work import Procedure, words
 from prunus.runs.spec import identity
 from prunus.runs.store import Store
 
@@ -21,7 +21,7 @@ class Queue:
         self.needs = {key: [identity(need) for need in spec.needs()] for key, spec in self.left.items()}
         self.total = len(self.left)
         self.working: set[str] = set()
-        self.errors: dict[str, PrunusError] = {}
+        self.errors: dict[str, Exception] = {}
         self._elsewhere: set[str] = set()
 
     def ready(self) -> list[Procedure]:
@@ -56,7 +56,7 @@ class Queue:
         self.left.pop(identity(spec), None)
         return f"{self.total - len(self.left)} of {self.total}: {identity(spec)}"
 
-    def failed(self, spec: Procedure, error: PrunusError) -> str:
+    def failed(self, spec: Procedure, error: Exception) -> str:
         """It cannot be done, nor can what needs it; returns a line that says so."""
         key = identity(spec)
         self.working.discard(key)
@@ -66,13 +66,16 @@ class Queue:
             lost |= more
         for one in lost:
             self.left.pop(one, None)
-        return f"failed: {key}: {error}" + (f" ({len(lost) - 1} more need it)" if len(lost) > 1 else "")
+        return f"failed: {key}: {words(error)}" + (
+            f" ({len(lost) - 1} more need it)" if len(lost) > 1 else ""
+        )
 
     def end(self) -> None:
-        """Raise the first error, with how many there were."""
+        """Raise the first error, with how many there were, and from it where its traceback says more."""
         if self.errors:
             key, error = next(iter(self.errors.items()))
-            raise type(error)(f"{len(self.errors)} of {self.total} runs failed; the first, {key}: {error}")
+            count = f"{len(self.errors)} of {self.total} runs failed; the first, {key}: "
+            raise _again(error, count) from (None if foreseen(error) else error)
 
     def elsewhere(self, spec: Procedure) -> None:
         """Another process holds it: look again later."""
@@ -90,3 +93,18 @@ class Queue:
                 self.failed(
                     spec, StoreError(f"The run {gone[0]}, which it needs, is gone; run the command again.")
                 )
+
+
+def foreseen(error: Exception) -> bool:
+    """Whether its sentence says all: an error of ours that did not come of another, nor of another process's."""
+    return isinstance(error, PrunusError) and error.__cause__ is None and not hasattr(error, "__notes__")
+
+
+def _again(error: Exception, before: str) -> Exception:
+    """An error of the same type with words before its own; where the type takes no words, one that names it."""
+    text = f"{before}{error}"
+    try:
+        made = type(error)(text)
+    except Exception:
+        made = None
+    return made if made is not None and str(made) == text else RuntimeError(f"{before}{words(error)}")

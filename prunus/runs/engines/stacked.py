@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import LostClaimError, PrunusError
-from prunus.runs.engines.pool import Outcome, share_out
+from prunus.runs.engines.pool import Outcome, sent, share_out
 from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.work import Procedure, Say, Work, begin
 from prunus.runs.settings import canonical, settings
@@ -49,37 +49,48 @@ def together(specs: Sequence[Procedure], path: Path) -> list[Outcome]:
     """In a worker: do some runs in step."""
     store = Store(path)
     works = [(spec, _begun(spec, store, len(specs))) for spec in specs]
+    _note([work for _, work in works if isinstance(work, Work) and work.job is not None])
     while going := [work for _, work in works if isinstance(work, Work) and work.job is not None]:
         _train(going)
     return [_outcome(spec, work) for spec, work in works]
 
 
-def _begun(spec: Procedure, store: Store, share: int) -> Work | PrunusError | None:
+def _begun(spec: Procedure, store: Store, share: int) -> Work | Exception | None:
     try:
         return begin(spec, store, "stacked", share)
-    except PrunusError as error:
+    except Exception as error:  # a user's own function may fail in any way at all
         return error
 
 
+def _note(works: list[Work]) -> None:
+    """Write down who goes on together: the bits of each hang on how many they are."""
+    members = [work.folder.id for work in works]
+    for work in works:
+        try:
+            work.folder.add_environment({"together": members})
+        except PrunusError as error:
+            work.failed(error)
+
+
 def _train(works: list[Work]) -> None:
-    results: list[list[Epoch] | PrunusError]
+    results: Sequence[list[Epoch] | Exception]
     try:
         results = train_stacked([work.job for work in works if work.job is not None])
-    except PrunusError as error:
+    except Exception as error:
         results = [error] * len(works)
     except BaseException as error:
         for work in works:
             work.store.fail(work.folder, error)
         raise
     for work, result in zip(works, results, strict=True):
-        if isinstance(result, PrunusError):
+        if isinstance(result, Exception):
             work.failed(result)
         else:
             work.trained(result)
 
 
-def _outcome(spec: Procedure, work: Work | PrunusError | None) -> Outcome:
+def _outcome(spec: Procedure, work: Work | Exception | None) -> Outcome:
     error = work.error if isinstance(work, Work) else work
     if work is None or isinstance(error, LostClaimError):
         return spec, False, None
-    return spec, error is None, error
+    return spec, error is None, None if error is None else sent(error)

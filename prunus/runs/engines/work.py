@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from prunus.errors import LostClaimError, PrunusError
 from prunus.runs.folder import RunFolder
@@ -12,6 +14,7 @@ from prunus.runs.spec import Spec, identity
 from prunus.runs.store import Store
 from prunus.training import Epoch
 from prunus.training.job import Job
+from prunus.training.state import Observer
 
 Say = Callable[[str], None]
 
@@ -30,6 +33,28 @@ class Procedure(Spec, Protocol):
         """Yield the trainings it needs, take what came of each, return a summary."""
 
 
+def words(error: BaseException) -> str:
+    """What is said of an error: our own speak for themselves, of others the type says more.
+
+    >>> words(PrunusError("Too hot.")), words(KeyError("x"))
+    ('Too hot.', "KeyError: 'x'")
+    """
+    return str(error) if isinstance(error, PrunusError) else f"{type(error).__name__}: {error}"
+
+
+class Guarded:
+    """An observer whose training writes no checkpoint into the folder of a run that is another's by now."""
+
+    def __init__(self, observer: Observer, folder: RunFolder) -> None:
+        self.observer, self.folder = observer, folder
+        self.due, self.observe, self.restore = observer.due, observer.observe, observer.restore
+
+    def state(self) -> tuple[dict[str, Tensor], Any]:
+        """Asked for right before a checkpoint is written. Raises LostClaimError."""
+        self.folder.beat()
+        return self.observer.state()
+
+
 class Work:
     """A claimed run between two of its trainings."""
 
@@ -39,7 +64,7 @@ class Work:
         self.procedure: Generator[Job, list[Epoch], dict[str, Any]]
         self.job: Job | None = None
         """The training it waits for; None: it is finished, or has failed."""
-        self.error: PrunusError | None = None
+        self.error: Exception | None = None
         self._advance(self._first)
 
     def _first(self) -> Job:
@@ -51,25 +76,27 @@ class Work:
         """Go on with what came of the training."""
         self._advance(lambda: self.procedure.send(epochs))
 
-    def failed(self, error: PrunusError) -> None:
+    def failed(self, error: Exception) -> None:
         """Leave the run, with the reason, for another attempt."""
         self.job, self.error = None, error
         if not isinstance(error, LostClaimError):
             try:
-                self.store.fail(self.folder, str(error))
+                self.store.fail(self.folder, words(error))
             except LostClaimError as lost:
                 self.error = lost
 
     def _advance(self, on: Callable[[], Job]) -> None:
         try:
-            self.job = on()
+            job = on()
+            guard = None if job.observer is None else Guarded(job.observer, self.folder)
+            self.job = replace(job, observer=guard)
         except StopIteration as end:
             self.job = None
             alone = self.share == 1
             self.store.finish(
                 self.folder, end.value, None if alone else (time.monotonic() - self.began) / self.share
             )
-        except PrunusError as error:
+        except Exception as error:  # a user's own function may fail in any way at all
             self.failed(error)
         except BaseException as error:
             self.store.fail(self.folder, error)
@@ -88,7 +115,7 @@ def begin(spec: Procedure, store: Store, engine: str, share: int = 1) -> Work | 
 def carry_out(spec: Procedure, store: Store, engine: str) -> bool:
     """Do a run from where it is to its end; False where it is done, or somebody else holds it.
 
-    Raises PrunusError where the run fails; its folder stays for another attempt.
+    Raises what the run fails with; its folder stays for another attempt.
     """
     work = begin(spec, store, engine)
     if work is None:
@@ -96,7 +123,7 @@ def carry_out(spec: Procedure, store: Store, engine: str) -> bool:
     while work.job is not None:
         try:
             epochs = work.job.carry_out()
-        except PrunusError as error:
+        except Exception as error:
             work.failed(error)
         except BaseException as error:
             store.fail(work.folder, error)

@@ -84,11 +84,13 @@ def figure(
     store: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the runs are.")] = STORE,
     out: Out = None,
     size: Annotated[
-        str | None, optional("SIZE", "smoke, default or full; else the largest there is.")
+        str | None, optional("SIZE", "smoke, default or full; else the largest of which a run is finished.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw the figures of a ticket experiment from the runs in a store, and from nothing else.
+    """Draw the figures of a ticket experiment from the finished runs in a store, and from nothing else.
+
+    Drawn is what was asked for last and is finished altogether; where nothing is, what there is of it, which is said.
 
     Example: prunus figure zhou2019.criteria --store store --out figures
     """
@@ -99,7 +101,11 @@ def figure(
 
     look_up("experiment", EXPERIMENTS, name)
     kept = Store(store, create=False)
-    asked = {request.experiment for request in kept.requests()}
+    asked = {
+        request.experiment
+        for request in kept.requests()
+        if size in (None, request.size) and any(kept.done(entry.id) for entry in request.entries)
+    }
     parts = [part for part in parts_of(name) if part in LABORATORY]
     if not parts:
         raise typer.BadParameter(f"{name} keeps no runs in a store; `prunus run {name}` draws it.")
@@ -121,10 +127,15 @@ def _show(result: Any, size: str, as_json: bool) -> None:
 
 
 def _settings(changes: list[str]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for change in changes:
         key, sign, value = change.partition("=")
         if not (key and sign):
             raise typer.BadParameter(f"--set takes KEY=VALUE, not {change!r}.")
-        found[key.strip()] = value.strip()
+        key = key.strip()
+        if key in found:
+            raise typer.BadParameter(
+                f"--set gives {key} twice, {found[key]!r} and {value.strip()!r}; give it once."
+            )
+        found[key] = value.strip()
     return found

@@ -4,7 +4,8 @@
     wanted(tickets, size, replicates) -> [(label, spec)]  a label holds "curve", "replicate", "group" (the network)
     panels                                                what is drawn, from the rows in the store alone
 
-To run it is to note the request in the store, to do what is missing, and to draw.
+To run it is to note the request in the store, to do what is missing, and to draw. What can be drawn at any time is what
+is finished of it.
 """
 
 import os
@@ -14,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import NoEffectWarning, UnknownNameError
+from prunus.errors import NoEffectWarning, SpecError, UnknownNameError
 from prunus.experiments.comparing import as_rows, compare, lines
 from prunus.experiments.evidence import receipts
-from prunus.experiments.reading import curves_of, receipts_line, requested, rows_of
-from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, summarise
+from prunus.experiments.reading import curves_of, drawable, missing_line, receipts_line, requested, rows_of
+from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, over_draws, summarise
 from prunus.experiments.settings import changed
-from prunus.experiments.telling import page_of
+from prunus.experiments.telling import command, page_of
 from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figures import Reference
 from prunus.runs.engines import ARITHMETIC, ENGINES
@@ -111,7 +112,7 @@ class Laboratory:
         for _, spec in entries:
             spec.cost()  # what no run can be is refused before anything is written
         kept = Store(store or Path(out) / "store")
-        kept.request(self.name, size, [(label, spec) for label, spec in entries], said)
+        request = kept.request(self.name, size, [(label, spec) for label, spec in entries], said)
         execute(
             [spec for _, spec in entries],
             kept,
@@ -119,7 +120,7 @@ class Laboratory:
             workers=workers or os.cpu_count() or 1,
             say=say,
         )
-        return self.figure(kept, out, size=size, report=say)
+        return self._drawn(kept, request, out, say)
 
     def entries(
         self, size: str, replicates: Sequence[int], settings: Mapping[str, str], arithmetic: str = "single"
@@ -127,6 +128,8 @@ class Laboratory:
         """The runs of a size under other settings, with their labels."""
         rest = dict(settings)
         networks = rest.pop("network").split(",") if "network" in rest else self.networks
+        if twice := [name for name in networks if networks.count(name) > 1]:
+            raise SpecError(f"network={','.join(networks)} names {twice[0]} twice; name each network once.")
         found: Entries = []
         for network in networks:
             with warnings.catch_warnings():
@@ -152,13 +155,29 @@ class Laboratory:
     def figure(
         self, store: Store, out: Path, *, size: str | None = None, report: Say | None = None
     ) -> Result:
-        """Draw from what is in the store. Raises StoreError where this experiment never ran there."""
-        request = requested(store, self.name, size)
-        seeds = sorted({entry.label["replicate"] for entry in request.entries})
-        record = Record(self.name, request.size, Path(out), seeds, report or (lambda line: None))
+        """Draw from what is finished in the store, and say so where that is not all that was asked for.
+
+        Raises StoreError where no run of this experiment, in that size, is finished there.
+        """
+        say = report or (lambda line: None)
+        return self._drawn(store, requested(store, self.name, size, say), out, say)
+
+    def _drawn(self, store: Store, asked: Request, out: Path, say: Say) -> Result:
+        request = drawable(store, asked)
+        seeds, all_seeds = (
+            sorted({entry.label["replicate"] for entry in one.entries}) for one in (request, asked)
+        )
+        again = command(self, store, request, all_seeds)
+        missing = missing_line(asked, request, again)
+        record = Record(self.name, request.size, Path(out), seeds, say)
         rows = rows_of(store, request)
         for panel in self.panels:
-            self._draw(record, panel, rows if panel.source == "rows" else curves_of(store, request))
+            self._draw(
+                record,
+                panel,
+                rows if panel.source == "rows" else curves_of(store, request),
+                missing.partition(":")[0],
+            )
         found = compare(rows, self.against, self.metrics) if self.against else []
         if found:
             record.save_rows("comparisons", as_rows(found))
@@ -166,11 +185,13 @@ class Laboratory:
         checked = receipts(store, request)
         failed = [f"- failed: {where}: {sentence} ({run})" for where, sentence, run in checked.failed]
         said = lines(found, self.said, f"{self.name}.comparisons.csv")
-        paragraphs = (receipts_line(rows), "\n".join(failed), "\n".join(said))
+        paragraphs = (receipts_line(rows), missing, "\n".join(failed), "\n".join(said))
         note = "\n\n".join(filter(None, paragraphs))
         result = record.finish(table, note, command=request.settings)
         page = record.out / f"{self.name}.html"
-        write_experiment_page(page, page_of(self, store, request, record, result, found, checked))
+        told = page_of(self, store, request, record, result, found, checked)
+        about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
+        write_experiment_page(page, replace(told, about_size=about, command=again))
         return replace(result, files=[page, *result.files])
 
     def _summary(self, rows: Sequence[Row]) -> list[Row]:
@@ -178,27 +199,32 @@ class Laboratory:
         by = [key for key in KEYS if all(key in row for row in told)]
         if "density %" not in by:
             by = [key for key in by if key != "level"]  # places on a line, not levels of density
-        return summarise(told, by, self.metrics)
+        return summarise(over_draws(told, by, self.metrics), by, self.metrics)
 
-    def _draw(self, record: Record, panel: Panel, rows: Sequence[Row]) -> None:
+    def _draw(self, record: Record, panel: Panel, rows: Sequence[Row], missing: str) -> None:
         for group in dict.fromkeys(row.get("group", "") for row in rows):
             mine = [
                 row
                 for row in rows
                 if row.get("group", "") == group and panel.y in row and panel.x in row and panel.drawn(row)
             ]
+            if missing and not mine:
+                continue  # none of what the panel shows is finished
             named: dict[str, list[Row]] = {}
             for row in mine:
                 name = f"{row[panel.lines]:.3g} %" if panel.lines == "density %" else row[panel.lines]
                 named.setdefault(name, []).append(row)
             record.draw(
                 f"{panel.suffix}.{group}" if group else panel.suffix,
-                [curve(name, own, panel.x, panel.y) for name, own in named.items()],
+                [
+                    curve(name, over_draws(own, [panel.x], [panel.y]), panel.x, panel.y)
+                    for name, own in named.items()
+                ],
                 title=f"{panel.title} – {'; '.join(dict.fromkeys(row['network'] for row in mine))}",
                 x_label=panel.x_label,
                 y_label=panel.y_label,
                 x_log=panel.x_log,
                 invert_x=panel.invert_x,
                 reference=panel.reference,
-                receipts=receipts_line(mine),
+                receipts="; ".join(filter(None, (receipts_line(mine), missing))),
             )

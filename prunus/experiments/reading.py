@@ -1,9 +1,10 @@
 """What a figure is drawn from: the rows of an experiment's runs, read from the store, each with its label."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from prunus.errors import StoreError
-from prunus.experiments.result import SIZES, Row
+from prunus.experiments.result import SIZES, Row, Say
 from prunus.runs.folder import RunFolder
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
@@ -11,13 +12,63 @@ from prunus.tickets.dense import Dense
 from prunus.tickets.ticket import Ticket
 
 
-def requested(store: Store, name: str, size: str | None) -> Request:
-    """What the experiment last asked of the store, in that size or the largest there is."""
-    found = {request.size: request for request in store.requests() if request.experiment == name}
-    sizes = [known for known in reversed(SIZES) if known in found and size in (None, known)]
-    if not sizes:
-        raise StoreError(f"{name} has not been run in the store {store.path}; `prunus run {name}` does.")
-    return found[sizes[0]]
+def requested(store: Store, name: str, size: str | None, say: Say) -> Request:
+    """Of what the experiment asked of the store, what there is to draw, in that size or the largest that has a run.
+
+    The last request all of whose runs are finished, or, where there is none, the last that has a finished run. What
+    was asked later, and is passed over, is said.
+
+    Raises StoreError where no run of the experiment, in that size, is finished.
+    """
+    of_size = f" in the size {size}" if size else ""
+    asked = [one for one in store.requests() if one.experiment == name and size in (None, one.size)]
+    if not asked:
+        raise StoreError(
+            f"{name} has not been run in the store {store.path}{of_size}; `prunus run {name}` does."
+        )
+    for known in reversed(SIZES):
+        latest_first = [one for one in reversed(asked) if one.size == known]
+        whole = [one for one in latest_first if 0 < _runs(drawable(store, one)) == _runs(one)]
+        begun = [one for one in latest_first if drawable(store, one).entries]
+        if begun:
+            chosen = (whole or begun)[0]
+            for later in latest_first[: latest_first.index(chosen)]:
+                say(
+                    f"{name}.{known} was asked for again since, {_said(later.settings)}: "
+                    f"{_runs(drawable(store, later))} of {_runs(later)} runs of that are finished; "
+                    f"drawn is what was asked for before, {_said(chosen.settings)}"
+                )
+            return chosen
+    raise StoreError(
+        f"No run of {name}{of_size} is finished in the store {store.path}; run `prunus run {name}` again."
+    )
+
+
+def drawable(store: Store, request: Request) -> Request:
+    """The request with those of its runs that are finished."""
+    return replace(request, entries=tuple(entry for entry in request.entries if store.done(entry.id)))
+
+
+def missing_line(request: Request, drawn: Request, command: str) -> str:
+    """How many of the runs are drawn, and how to get the others; empty where all are."""
+    if _runs(drawn) == _runs(request):
+        return ""
+    return (
+        f"{_runs(drawn)} of {_runs(request)} runs are drawn; the others are not finished or failed: "
+        f"run `{command}` again"
+    )
+
+
+def _runs(request: Request) -> int:
+    return len({entry.id for entry in request.entries})
+
+
+def _said(settings: Mapping[str, str]) -> str:
+    return (
+        f"with {', '.join(f'{key}={value}' for key, value in settings.items())}"
+        if settings
+        else "with nothing set"
+    )
 
 
 def rows_of(store: Store, request: Request) -> list[Row]:

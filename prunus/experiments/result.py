@@ -94,8 +94,34 @@ def begin(name: str, size: str, out: Path, replicates: int | None, seed: int, sa
     return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None))
 
 
+def over_draws(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
+    """One row a group and replicate: of a replicate that drew several times, the mean of each value.
+
+    A replicate has passed where every one of its draws has.
+
+    >>> rows = [{"arm": "a", "replicate": 0, "draw": draw, "error": 2.0 * draw} for draw in range(3)]
+    >>> over_draws(rows, ["arm"], ["error"])
+    [{'arm': 'a', 'replicate': 0, 'error': 2.0}]
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in (*by, "replicate")), []).append(row)
+    return [
+        {
+            **dict(zip((*by, "replicate"), key, strict=True)),
+            **{value: _mean([row[value] for row in draws]) for value in values},
+            **({} if all(row.get("passed", True) for row in draws) else {"passed": False}),
+        }
+        for key, draws in groups.items()
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return values[0] if len(values) == 1 else mean(values)
+
+
 def summarise(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
-    """One row a group: n, and mean and standard deviation of each value."""
+    """One row a group: n, the number of its rows, and mean and standard deviation of each value over them."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in by), []).append(row)
@@ -114,7 +140,7 @@ def summarise(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> 
 
 
 def curve(name: str, rows: Iterable[Row], x: str, y: str) -> Curve:
-    """The rows as one curve: at each x the mean of y over the replicates, in a band from lowest to highest.
+    """The rows, one a replicate and x, as one curve: at each x the mean of y, in a band from lowest to highest.
 
     A point has failed where the receipt of any of its rows has.
     """

@@ -18,9 +18,18 @@ def changed(ticket: T, settings: Mapping[str, str]) -> T:
     >>> from prunus.tickets.ticket import Ticket
     >>> changed(Ticket(), {"epochs": "3"}).dense.recipe.epochs
     3
+
+    Raises SpecError for a key that is unknown, and for two that are one setting.
     """
     known = keys(ticket)
-    return but(ticket, {_key(key, known): value for key, value in settings.items()}) if settings else ticket
+    changes: dict[str, str] = {}
+    asked: dict[str, str] = {}
+    for key, value in settings.items():
+        name = _key(key, known)
+        if name in asked:
+            raise SpecError(f"{asked[name]} and {key} are one setting, {name}; set it once.")
+        asked[name], changes[name] = key, value
+    return but(ticket, changes) if changes else ticket
 
 
 def _key(key: str, known: list[str]) -> str:

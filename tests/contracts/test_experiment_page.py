@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunus.cli.run import _settings
-from prunus.errors import PrunusError
+from prunus.errors import PrunusError, SpecError, StoreError
 from prunus.experiments import LABORATORY
 from prunus.experiments.comparing import METRICS, as_rows, compare, lines, verdicts
 from prunus.experiments.laboratory import Laboratory, Panel
+from prunus.experiments.reading import drawable, requested
 from prunus.experiments.result import Result, curve
 from prunus.experiments.telling import card
 from prunus.report.curves import Curve, Drawing
@@ -252,13 +253,22 @@ TINY = Laboratory(
 
 
 def put(
-    store: Store, size: str = "default", *, broken: str = "", asked: dict[str, str] | None = None, n: int = 0
+    store: Store,
+    size: str = "default",
+    *,
+    broken: str = "",
+    asked: dict[str, str] | None = None,
+    n: int = 0,
+    until: int | None = None,
 ) -> set[str]:
-    """What the experiment leaves in a store, without the computing; returns the identities of its runs."""
+    """What the experiment leaves in a store, without the computing; returns the identities of its runs.
+
+    Of the runs asked for, only the first `until` are finished.
+    """
     entries = TINY.entries(size, range(n or SEEDS[size]), asked or {})
     store.request(TINY.name, size, entries, asked or {})
     ids = set()
-    for label, spec in entries:
+    for label, spec in entries[:until]:
         for one in (*spec.needs(), spec):
             ids.add(identity(one))
             folder = store.begin(one, "inline")
@@ -373,6 +383,94 @@ def test_a_receipt_that_failed_is_named(tmp_path: Path) -> None:
         assert failed == {("small_final", 64.0)}
 
 
+def test_what_is_finished_is_drawn_and_said_to_be_a_part(tmp_path: Path) -> None:
+    result, page, store, ids = drawn(tmp_path, until=3, asked={"epochs": "3"})
+    said = "3 of 6 runs are drawn; the others are not finished or failed"
+    command = f"prunus run mine.tiny --set epochs=3 --store {store.path}"
+    assert f"{said}: run `{command}` again" in result.table
+    assert page.words.count(f"receipts: 6 of 6 points passed; {said}") == 2
+    assert f"paper's time. {said}: run {command} again." in " ".join(page.words)
+    assert command in page.words
+    assert sorted(word for word in page.words if word in ids) == sorted(ids)
+    assert {(row["curve"], row["n"]) for row in result.rows} == {("large_final", 2), ("small_final", 1)}
+
+
+def test_a_later_request_hides_nothing_that_is_whole(tmp_path: Path) -> None:
+    store, told = Store(tmp_path), []
+
+    def chosen(size: str | None = None) -> tuple[object, int]:
+        told.clear()
+        found = requested(store, TINY.name, size, told.append)
+        return found.settings.get("epochs"), len(drawable(store, found).entries)
+
+    put(store, until=0)
+    for size in (None, "default"):
+        with pytest.raises(StoreError, match=r"No run of mine\.tiny .*is finished in the store"):
+            chosen(size)
+    with pytest.raises(StoreError, match=r"has not been run in the store .* in the size full"):
+        chosen("full")
+    put(store, asked={"epochs": "3"}, until=1)
+    assert chosen() == ("3", 1)
+    put(store, asked={"epochs": "4"}, until=0)
+    assert chosen() == ("3", 1), "one that has nothing hides what there is"
+    put(store, asked={"epochs": "5"})
+    put(store, asked={"epochs": "6"}, until=5)
+    assert chosen() == ("5", 6)
+    assert told == [
+        "mine.tiny.default was asked for again since, with epochs=6: 5 of 6 runs of that are finished; "
+        "drawn is what was asked for before, with epochs=5"
+    ]
+    for epochs in "656":
+        put(store, asked={"epochs": epochs})
+        assert (chosen(), told) == ((epochs, 6), [])
+    put(store, "full", until=0)
+    assert chosen() == ("6", 6), "a size that has nothing hides one that has"
+    put(store, "full", until=1)
+    assert chosen() == (None, 1)
+
+
+def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -> None:
+    """With three draws a replicate of one curve, whose dense network is read three times."""
+
+    def draws(template: Ticket, size: str, replicates: Any) -> Any:
+        found = []
+        for label, spec in wanted(template, size, replicates):
+            for draw in range(3 if label["curve"] == "small_final" else 1):
+                found.append(({**label, "draw": draw}, replace(spec, draw=draw)))
+        return found
+
+    store, laboratory = Store(tmp_path / "store"), replace(TINY, wanted=draws)
+    entries = laboratory.entries("default", range(2), {})
+    store.request(laboratory.name, "default", entries, {})
+    for label, spec in entries:
+        for one in (*spec.needs(), spec):
+            folder = store.begin(one, "inline")
+            if folder is not None:
+                value = 8.0 * label["replicate"] + (label["draw"] - 1 if one.kind == "ticket" else 0)
+                for level in [0] if one.kind == "dense" else (1, 2):
+                    numbers = dict.fromkeys((ACCURACY, "final_test_accuracy"), value)
+                    folder.append({"level": level, "density": 0.5**level, **numbers})
+                store.finish(folder, {})
+    result = laboratory.figure(store, tmp_path / "out")
+    for row in result.rows:
+        assert row["n"] == 2
+        assert row[f"{ACCURACY} ±"] == pytest.approx(32**0.5)
+        lower = row["curve"] == "large_final" and row["level"]
+        assert row[ACCURACY] == (3.0 if lower else 4.0)
+    page = Html(result.files[0].read_text(encoding="utf-8"))
+    for figure in page.figures:
+        (small,) = (one for one in figure["curves"] if one["name"] == "small_final")
+        assert small["n"] == 2
+        assert [point[1:4] for point in small["points"]] == [[4, 0, 8]] * 3
+
+
+def test_a_network_is_named_once() -> None:
+    with pytest.raises(
+        SpecError, match="network=lenet,conv-2,lenet names lenet twice; name each network once"
+    ):
+        LABORATORY["frankle2019.lenet"].entries("smoke", [0], {"network": "lenet,conv-2,lenet"})
+
+
 def test_the_table_is_that_of_the_rows(shortened: Any) -> None:
     result, page, _, _ = shortened
     at = page.words.index("density (sparsity)")
@@ -383,6 +481,7 @@ def test_the_table_is_that_of_the_rows(shortened: Any) -> None:
     small = cells[cells.index("small_final") :]
     assert small[8:15] == ["1", "80.00 % (20.00 %)", "3", "81.12", "± 0.094", "87", "± 1"]
     assert len(result.rows) == 6
+    assert "are drawn" not in result.table + " ".join(page.words)
 
 
 def test_the_comparisons_are_all_in_the_file_and_grouped_on_the_page(shortened: Any) -> None:

@@ -186,6 +186,12 @@ def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
     [
         ({"epoch": "3"}, 2, "error: No setting is called 'epoch'; there are: network, dense.model,"),
         ({"recipe": "3"}, 2, "error: No setting is called 'recipe';"),
+        ({"dense.recipe.epochs": "3"}, 2, "error: epochs and dense.recipe.epochs are one setting, dense.rec"),
+        (
+            {"network": "lenet,lenet"},
+            2,
+            "error: network=lenet,lenet names lenet twice; name each network once.",
+        ),
         ({"epochs": "many"}, 2, "error: dense.recipe.epochs was set to 'many'; a whole number was expected."),
         ({"epochs": "0"}, 2, "error: recipe.epochs is 0; it must be at least 1."),
         ({"every": "0"}, 2, "error: every is 0; it must be at least 1."),
@@ -224,6 +230,7 @@ def test_what_is_not_there_is_a_sentence(arguments, code, sentence, run):
 def test_wrong_options_are_refused(run):
     for arguments in (
         ("run", NAME, "--set=epochs"),
+        ("run", NAME, "--smoke", "--set=epochs=1", "--set= epochs=1"),
         ("run", NAME, "--replicates=0"),
         ("run", NAME, "--workers=0"),
         ("run", NAME, "--smoke", "--full"),
@@ -232,6 +239,25 @@ def test_wrong_options_are_refused(run):
     ):
         assert run(*arguments, code=2).err
     assert not Path("store").exists()
+
+
+def test_a_fault_in_a_users_function_ends_as_what_was_not_foreseen(run):
+    arguments = (
+        "--smoke",
+        "--engine=inline",
+        *sets(criterion="small:raising"),
+        "--store",
+        "store",
+        "--out",
+        "o",
+    )
+    printed = run("run", NAME, *arguments, code=70)
+    sentence = said(printed.err)
+    assert sentence.startswith("error: ValueError: 6 of 7 runs failed; the first, ticket-")
+    assert sentence.endswith(": a fault (PRUNUS_TRACEBACK=1 shows where)")
+    assert len([line for line in printed.err.splitlines() if line.startswith("failed: ticket-")]) == 6
+    none = said(run("figure", NAME, "--store", "store", code=8).err)
+    assert none == f"error: No run of {NAME} is finished in the store store; run `prunus run {NAME}` again."
 
 
 def test_what_is_refused_leaves_the_store_as_it_was(store, run):
@@ -247,9 +273,8 @@ def test_a_figure_without_its_runs_is_a_sentence(store, run):
     assert full.startswith(f"error: {NAME} has not been run in the store")
     lost = next((store / "runs").glob("ticket-*"))
     shutil.rmtree(lost)
-    assert said(run("figure", NAME, "--store", store, code=8).err) == (
-        f"error: The run {lost.name} is not finished in the store {store}."
-    )
+    printed = run("figure", NAME, "--store", store, "--out", "part")
+    assert "11 of 12 runs are drawn; the others are not finished or failed: run `prunus run " in printed.out
     assert (
         "1 to do"
         in run(

@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import load
 from prunus.compression.save import save
-from prunus.errors import DataError, DensityError, EvidenceError, ModelError
+from prunus.errors import DataError, DensityError, EvidenceError, ModelError, NoEffectWarning
 from prunus.nouns import Dataset, Density, Params, Split, density_of, sizes
 from prunus.pruning.layerwise import (
     LayerInputs,
@@ -121,6 +122,8 @@ def carry_out(job: Job) -> Outcome:
     prune = prune_of(criterion, model, data.train, seed)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
+    if density_of(done.masks) == 1.0:
+        warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     pruned = replaced(model, done.weights)
     recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
     _write(job, pruned, out)

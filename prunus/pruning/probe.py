@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from prunus.errors import EvidenceError, ModelError
 from prunus.nouns import Params, Probe
+from prunus.pruning.looks import taken
 
 
 def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
@@ -21,8 +22,8 @@ def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
         model: any module that answers [B, ...] with logits [B, C].
         inputs, labels: a batch of at least one, [B, ...] and [B], on the device of the model.
 
-    Raises EvidenceError (an empty or mismatched batch), ModelError (answers that are no logits of these labels).
-    `answer` raises ModelError for weights that the model has not.
+    Raises EvidenceError (an empty or mismatched batch, inputs of a shape the model does not take), ModelError
+    (answers that are no logits of these labels). `answer` raises ModelError for weights that the model has not.
 
     >>> asked = probe(nn.Linear(2, 3), torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))
     >>> asked.answer({"weight": torch.zeros(3, 2), "bias": torch.ones(3)}, torch.ones(1, 2))
@@ -40,8 +41,7 @@ def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
         _check_weights(model, own, weights)
         dtype = next(iter(weights.values())).dtype
         rest = {name: _cast(tensor, dtype) for name, tensor in own.items() if name not in weights}
-        logits: Tensor = functional_call(frozen, {**rest, **weights}, (_cast(asked, dtype),))
-        return logits
+        return taken(model, _cast(asked, dtype), lambda x: functional_call(frozen, {**rest, **weights}, (x,)))
 
     with torch.no_grad():
         # One example tells the classes; a label beyond them would be an index out of range, on a GPU a crash.

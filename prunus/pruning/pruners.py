@@ -97,12 +97,8 @@ class Pruner:
     def on(self, model: nn.Module, split: Split, seed: int) -> Prune:
         """This way of pruning `model`, with `examples` of `split` drawn by `seed`; `model` is not changed.
 
-        Raises EvidenceError where there is no example.
+        Raises what `drawn` raises.
         """
-        if self.examples < 1 or not len(split):
-            raise EvidenceError(
-                f"Pruning was to look at {self.examples} of {len(split)} examples; at least one is needed."
-            )
         return self.make(self, model, drawn(split, self.examples, seed), derive(seed, "pruner"))
 
     def damped(self, own: float) -> float:
@@ -111,7 +107,19 @@ class Pruner:
 
 
 def drawn(split: Split, examples: int, seed: int) -> Split:
-    """Some examples of `split`, or all where it has no more, in an order drawn by `seed`."""
+    """Some examples of `split`, or all where it has no more, in an order drawn by `seed`.
+
+    Raises EvidenceError where there is none, or not a label for every input.
+    """
+    if len(split.inputs) != len(split.labels):
+        raise EvidenceError(
+            f"Pruning was to look at {len(split.inputs)} inputs with {len(split.labels)} labels; pass a split with one "
+            "label for each input."
+        )
+    if examples < 1 or not len(split):
+        raise EvidenceError(
+            f"Pruning was to look at {examples} of {len(split)} examples; at least one is needed."
+        )
     draw = torch.randperm(len(split), generator=generator(seed, "calibration"))[:examples]
     chosen = draw.to(split.labels.device)
     return Split(split.inputs[chosen], split.labels[chosen])

@@ -142,8 +142,9 @@ def test_what_is_needed_and_not_given_is_named(name):
     assert ("{'6.weight': (4, 5)}" in wants(replace(given, initial=turned))) == (name not in FINAL_ONLY)
     odd = {n: h.mT if n == "6.weight" else h for n, h in given.curvature.items()}
     assert ("{'6.weight': (4, 5)}" in wants(replace(given, curvature=odd))) == (name == "obd")
-    ranked = name in {"large_init_large_final", "small_init_small_final", "synflow"}
-    assert ("masks" in wants(replace(given, masks={}))) == ranked
+    derived = {"snip", "gradient", "grasp", "synflow", "obd"}
+    masked = name in {"large_init_large_final", "small_init_small_final"} | derived
+    assert ("masks" in wants(replace(given, masks={}))) == masked
 
 
 @each_scope

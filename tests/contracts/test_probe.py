@@ -141,6 +141,15 @@ def test_weights_of_another_network_are_refused():
         asked.answer({}, inputs())
 
 
+def test_inputs_of_another_shape_are_refused():
+    said = r"Sequential does not take calibration inputs of shape \(1, 3\)"
+    with pytest.raises(EvidenceError, match=said):
+        probe(normed(), torch.ones(5, 3), LABELS)
+    model = normed()
+    with pytest.raises(EvidenceError, match=said):
+        probe(model, inputs(), LABELS).answer(copies(model), torch.ones(1, 3))
+
+
 @pytest.mark.parametrize("name", ["snip", "gradient", "grasp", "synflow"])
 def test_an_answer_that_ignores_the_weights_is_refused(name):
     given = evidence(bias_free())

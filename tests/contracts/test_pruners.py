@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import EvidenceError, UnknownNameError
+from prunus.errors import EvidenceError, ModelError, UnknownNameError
 from prunus.nouns import Evidence, Split, density_of
 from prunus.pruning.criteria import CRITERIA, magnitude
 from prunus.pruning.layerwise import exact_obs
@@ -167,6 +167,63 @@ def test_no_example_is_refused(model, data):
         replace(PRUNERS["obs"], examples=0).on(model, data.train, 0)
     with pytest.raises(EvidenceError, match="at least one"):
         PRUNERS["obs"].on(model, Split(data.train.inputs[:0], data.train.labels[:0]), 0)
+
+
+@pytest.mark.parametrize("fewer", ["labels", "inputs"])
+def test_a_split_with_a_label_too_many_or_too_few_is_refused(fewer, model, data):
+    inputs, labels = data.train.inputs[:50], data.train.labels[:50]
+    split = Split(inputs, labels[:40]) if fewer == "labels" else Split(inputs[:40], labels)
+    said = rf"{len(split.inputs)} inputs with {len(split.labels)} labels"
+    with pytest.raises(EvidenceError, match=said):
+        PRUNERS["obs"].on(model, split, 0)
+
+
+@each
+def test_inputs_of_another_shape_are_refused(name, model, data):
+    few = Split(torch.ones(20, 1, 7, 7), data.train.labels[:20])
+    with pytest.raises(
+        EvidenceError, match=r"Sequential does not take calibration inputs of shape \(\d+, 1, 7, 7\)"
+    ):
+        on(name, model, few)(prunable(model), 0.5, SCOPES["layer"])
+
+
+class Spare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.Linear(64, 10), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.used(x.flatten(1))
+
+
+@each
+def test_a_layer_that_is_never_reached_is_named(name, data):
+    model = small.drawn(Spare(), 0)
+    with pytest.raises(ModelError, match=r"never reached the layer of 'spare.weight'.*exclude"):
+        on(name, model, data.train)(prunable(model), 0.5, SCOPES["layer"])
+    on(name, model, data.train)(prunable(model, exclude=["spare.*"]), 0.5, SCOPES["layer"])
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "synflow"])
+def test_a_layer_of_which_the_examples_say_nothing_is_named(name, model, data):
+    """Of inputs that are all zero; what comes after it has its biases to look at."""
+    few = Split(torch.zeros(20, 1, 8, 8), data.train.labels[:20])
+    said = r"'1\.weight'.*(is|are) zero .*nothing can be said of its weights; pass other examples, or exclude"
+    with pytest.raises(EvidenceError, match=said):
+        on(name, model, few)(prunable(model), 0.5, SCOPES["layer"])
+    if name != "obd_hutchinson":  # the same, in 200 products
+        on(name, model, few)(prunable(model, exclude=["1.weight"]), 0.5, SCOPES["layer"])
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.EmptiedLayerWarning")
+@pytest.mark.parametrize("name", ["fisher", "full_obs", "obd_hutchinson", "snip", "gradient", "grasp"])
+def test_of_a_layer_with_no_weight_left_nothing_need_be_said(name, data):
+    model = small.residual(0)
+    model.over.bias.data.fill_(-1.0)  # without its weights it is silent, and so are their derivatives
+    weights = prunable(model)
+    within = {key: torch.full_like(w, key != "over.weight", dtype=torch.bool) for key, w in weights.items()}
+    done = on(name, model, data.train)(weights, 0.3, SCOPES["global"], within=within)
+    assert not done.masks["over.weight"].any()
 
 
 def test_names():

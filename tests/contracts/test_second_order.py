@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import hessian
+from torch.nn import functional as F
 
 from prunus.errors import DensityError, EvidenceError, ModelError, NotFiniteError, UnknownNameError
 from prunus.models import MODELS
@@ -45,7 +46,9 @@ ACTIVATIONS = [
     nn.GELU(),
     nn.Softplus(),
     nn.ELU(),
+    nn.CELU(0.7),
     nn.SiLU(),
+    nn.Hardswish(),
     nn.ReLU(),
 ]
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
@@ -61,6 +64,22 @@ def true_hessian(asked: Objective) -> Tensor:
 def apart(one: Params, other: Params) -> float:
     """The largest relative error of a tensor."""
     return max(float((one[n] - other[n]).abs().max() / other[n].abs().max()) for n in other)
+
+
+def convolved_1d() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(2, 4, 3, padding=1, padding_mode="replicate"),
+        nn.BatchNorm1d(4),
+        nn.Tanh(),
+        nn.AvgPool1d(3, stride=2, padding=1),
+        nn.Conv1d(4, 4, 2, groups=2),
+        nn.GELU(),
+        nn.MaxPool1d(3, stride=1),
+        nn.AdaptiveAvgPool1d(3),
+        nn.AdaptiveMaxPool1d(2),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
 
 
 def convolved() -> nn.Sequential:
@@ -134,6 +153,46 @@ def test_cross_entropy_is_exact_in_the_last_layer():
     last = {name: found[name] for name in ("2.weight", "2.bias")}
     assert apart(found, {name: exact[name] for name in last}) < BAR
     assert apart(found, exact) > 0.01, "p (1 - p) leaves out what couples the outputs"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_last_layer_that_shares_weights_is_exact_with_squared_error_alone(loss):
+    """A convolution's places are outputs of their own, which cross-entropy couples through the weights they share."""
+    asked = asked_of(nn.Sequential(nn.Conv2d(2, 1, 2), nn.Tanh(), nn.Flatten()), (2, 3, 3), loss)
+    error = apart(DIAGONALS["recursion"](asked), DIAGONALS["exact"](asked))
+    assert error < BAR if loss == "squared_error" else error > 0.01
+
+
+POOLS_1D = [
+    nn.MaxPool1d(2),
+    nn.AvgPool1d(2),
+    nn.AdaptiveMaxPool1d(3),
+    nn.AdaptiveAvgPool1d(3),
+    nn.AvgPool1d(2, padding=1, count_include_pad=False),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS_1D, ids=str)
+@pytest.mark.parametrize("shape", [(1, 4), (4,)], ids=["a channel", "features"])
+def test_through_a_pooling_of_one_axis_it_is_exact_with_one_hidden_layer(pool, shape):
+    """Windows that share no unit; whether there is an axis of channels, or only units."""
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.Tanh(), pool, nn.Flatten(), nn.Linear(pool(draw(1, 6)).shape[1], 2)
+    )
+    asked = asked_of(model, shape)
+    assert apart(DIAGONALS["recursion"](asked), DIAGONALS["exact"](asked)) < BAR
+
+
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "circular"])
+@pytest.mark.parametrize("layer", [nn.Conv1d, nn.Conv2d])
+def test_through_a_padded_convolution_it_is_exact_with_one_hidden_layer(layer, mode):
+    """On one place: no weight is shared, and padding puts its input under the whole kernel."""
+    model = nn.Sequential(
+        layer(2, 3, 2), nn.Tanh(), layer(3, 2, 3, padding=1, padding_mode=mode), nn.Tanh(), nn.Flatten()
+    )
+    asked = asked_of(model, (2, 2, 2)[: 2 if layer is nn.Conv1d else 3])
+    exact = DIAGONALS["exact"](asked)
+    assert apart(DIAGONALS["recursion"](asked), exact) < BAR
 
 
 def test_the_sign_of_the_second_derivative_is_plus():
@@ -215,19 +274,45 @@ def unshared(model: nn.Module, asked: Objective) -> Params:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_through_every_kind_of_layer_it_is_the_recursion_with_whole_matrices(loss):
+@pytest.mark.parametrize(
+    ("make", "shape"), [(convolved, (2, 7, 7)), (convolved_1d, (2, 13))], ids=["2-d", "1-d"]
+)
+def test_through_every_kind_of_layer_it_is_the_recursion_with_whole_matrices(make, shape, loss):
     """BatchNorm, both poolings, padding, groups: against Jacobians that know nothing of layers."""
-    model = convolved()
-    asked = asked_of(model, (2, 7, 7), loss, n=4)
+    asked = asked_of(make(), shape, loss, n=4)
     weights = prunable(asked.model)
     asked = objective(asked.model, weights, asked.inputs, asked.targets, loss=loss)
     wanted = unshared(asked.model, asked)
     assert apart(DIAGONALS["recursion"](asked), wanted) < 1e-10
 
 
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect", "circular"])
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"kernel_size": 3, "padding": 1}, (6, 6)),
+        ({"kernel_size": 3, "padding": "same", "groups": 2}, (4, 3)),
+        ({"kernel_size": (3, 4), "padding": 2, "stride": (2, 1), "dilation": (2, 1)}, (5, 3)),
+    ],
+    ids=["plain", "groups", "wrapped"],
+)
+def test_inputs_that_padding_repeats_are_one_connection(settings, shape, mode):
+    """Eq. 7 with the w_li that the Jacobian has: the sum of a window's places that stand on one input."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Tanh(), nn.Conv2d(2, 2, padding_mode=mode, **settings), nn.Tanh(),
+                          nn.Flatten())  # fmt: skip
+    asked = asked_of(model, (1, *shape), n=3)
+    weights = prunable(asked.model)
+    asked = objective(asked.model, weights, asked.inputs, asked.targets, loss="squared_error")
+    assert apart(DIAGONALS["recursion"](asked), unshared(asked.model, asked)) < 1e-10
+
+
 @pytest.mark.parametrize(
     "pool",
     [
+        nn.AvgPool1d(3, stride=2, padding=1),
+        nn.AvgPool1d(3, stride=2, padding=1, count_include_pad=False),
+        nn.AvgPool1d(3, ceil_mode=True),
+        nn.AdaptiveAvgPool1d(5),
         nn.AvgPool2d(2),
         nn.AvgPool2d(3, stride=2, padding=1),
         nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
@@ -239,11 +324,11 @@ def test_through_every_kind_of_layer_it_is_the_recursion_with_whole_matrices(los
     ids=str,
 )
 def test_the_share_of_an_average_is_its_derivative(pool):
-    image = draw(1, 1, 8, 7)
-    matrix = torch.func.jacrev(pool)(image).flatten(4).squeeze()
-    matrix = matrix.reshape(*pool(image).shape[2:], -1)
-    torch.testing.assert_close(matrix.amax(2), shares(pool, image))
-    assert all(set(row[row > 0].unique().tolist()) for row in matrix.flatten(0, 1))
+    axes = 1 if "1d" in str(pool) else 2
+    image = draw(1, 1, 8, 7)[(..., 0) if axes == 1 else ...]
+    matrix = torch.func.jacrev(pool)(image).reshape(*pool(image).shape[2:], -1)
+    torch.testing.assert_close(matrix.amax(axes), shares(pool, image, axes))
+    assert all(set(row[row > 0].unique().tolist()) for row in matrix.flatten(0, axes - 1))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("resnet")])
@@ -291,6 +376,39 @@ def test_functions_and_methods_are_walked_as_modules_are():
     found = DIAGONALS["recursion"](other)
     for name, h in DIAGONALS["recursion"](one).items():
         torch.testing.assert_close(h, found[places[name]])
+
+
+class Applied(nn.Module):
+    """A function between two layers, of whose outputs it makes three or six."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.first = function, nn.Linear(4, 6)
+        self.last = nn.Linear(function(torch.ones(1, 1, 6)).shape[2], 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x))).flatten(1)
+
+
+FUNCTIONS = {
+    "celu": F.celu,
+    "torch.celu": torch.celu,
+    "torch.selu": torch.selu,
+    "hardswish": F.hardswish,
+    "tanhshrink": F.tanhshrink,
+    "max_pool1d": lambda x: F.max_pool1d(x, 2),
+    "torch.max_pool1d": lambda x: torch.max_pool1d(x, 2),
+    "adaptive_max_pool1d": lambda x: F.adaptive_max_pool1d(x, 3),
+    "avg_pool1d": lambda x: F.avg_pool1d(x, 2),
+    "torch.avg_pool1d": lambda x: torch.avg_pool1d(x, 2),
+    "adaptive_avg_pool1d": lambda x: F.adaptive_avg_pool1d(x, 3),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_through_a_function_it_is_exact_with_one_hidden_layer(name):
+    asked = asked_of(Applied(FUNCTIONS[name]), (1, 4))
+    assert apart(DIAGONALS["recursion"](asked), DIAGONALS["exact"](asked)) < BAR
 
 
 def test_hutchinson_converges_and_is_drawn_by_its_seed():
@@ -408,6 +526,11 @@ def test_what_cannot_be_asked_is_said():
         ({"targets": d[:, :1]}, EvidenceError, "squared_error"),
         ({"loss": "cross_entropy"}, EvidenceError, "labels|int64"),
         ({"loss": "cross_entropy", "targets": torch.tensor([0, 1, 2, 0])}, EvidenceError, "below C"),
+        (
+            {"inputs": x[:, :2]},
+            EvidenceError,
+            r"Sequential does not take calibration inputs of shape \(4, 2\)",
+        ),
         ({"inputs": x * torch.nan}, NotFiniteError, "inputs"),
         ({"targets": d * torch.inf}, NotFiniteError, "targets"),
         ({"weights": {n: w * torch.nan for n, w in weights.items()}}, NotFiniteError, "weight"),
@@ -417,6 +540,26 @@ def test_what_cannot_be_asked_is_said():
     ):
         with pytest.raises(error, match=said):
             ask(**bad)
+
+
+class Seldom(nn.Module):
+    """Asks its second layer only where an example is above 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.seldom = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.always(x) + (self.seldom(x) if (x > 2).any() else 0.0)
+
+
+def test_a_layer_that_one_example_of_many_reaches_is_reached():
+    model, labels = Seldom(), torch.zeros(100, dtype=torch.int64)
+    x = torch.ones(100, 3)
+    with pytest.raises(ModelError, match=r"never reached the layer of 'seldom.weight'.*exclude"):
+        objective(model, prunable(model), x, labels)
+    x[99] = 3.0
+    assert set(objective(model, prunable(model), x, labels).weights) == {"always.weight", "seldom.weight"}
 
 
 def test_a_label_out_of_range_is_found_beyond_the_first_example():

@@ -139,6 +139,18 @@ def test_recalibration_changes_statistics_alone(run, tmp_path):
     assert changed == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "obs"])
+def test_a_density_of_one_prunes_nothing_and_says_so(criterion, run, folder, tmp_path):
+    out = tmp_path / "out.safetensors"
+    assert (
+        "warning: Every weight is kept, so nothing is pruned."
+        in run(*OURS, "--criterion", criterion, "--density=1", "--out", out).err
+    )
+    before, after = load_file(folder / "own.safetensors"), load_file(out)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert "warning" not in run(*OURS, "--criterion", criterion, "--density=0.9", "--out", out).err
+
+
 def test_the_table_has_a_row_a_layer_and_the_file(run, tmp_path):
     out = tmp_path / "out.prunus"
     printed = run(*OURS, "--criterion=sparse_gpt", "--density=0.5", "--out", out).out

@@ -12,7 +12,10 @@ from prunus.pruning.criteria.parts import loss_gradient
 
 
 def gradient(evidence: Evidence) -> Scores:
-    """|g| of every weight. Raises EvidenceError where the initial weights or the probe are missing.
+    """|g| of every weight.
+
+    Raises EvidenceError where the initial weights or the probe are missing, or the gradient by a whole layer is zero;
+    ModelError naming a layer that the forward pass does not reach.
 
     >>> import torch
     >>> from prunus.nouns import Probe

@@ -13,12 +13,16 @@ global scope.
 import torch
 
 from prunus.nouns import Evidence, Scores
-from prunus.pruning.criteria.parts import derivative, initial_of, leaves, loss, probe_of
+from prunus.pruning.criteria.parts import derivative, initial_of, leaves, loss, masks_of, probe_of
+from prunus.pruning.looks import check_felt
 
 
 @torch.enable_grad()
 def grasp(evidence: Evidence) -> Scores:
-    """w_i · (H g) of every weight. Raises EvidenceError where the initial weights or the probe are missing.
+    """w_i · (H g) of every weight.
+
+    Raises EvidenceError where the initial weights or the probe are missing, or H g by a whole layer is zero;
+    ModelError naming a layer that the forward pass does not reach.
 
     >>> import torch
     >>> from prunus.nouns import Probe
@@ -32,5 +36,8 @@ def grasp(evidence: Evidence) -> Scores:
     slopes = derivative(loss(probe_of(evidence, "grasp"), weights), weights, graph=True)
     # The derivative of g·c by w is H c for a constant c; c = g, without its history, gives H g.
     product = torch.stack([(slope * slope.detach()).sum() for slope in slopes.values()]).sum()
-    curved = derivative(product, weights)
+    # A weight that every slope is constant in has no part in the product: its curvature is zero.
+    found = torch.autograd.grad(product, list(weights.values()), materialize_grads=True)
+    curved = dict(zip(weights, found, strict=True))
+    check_felt(curved, masks_of(evidence, "grasp"), "The curvature H g by")
     return {name: weight.detach() * curved[name] for name, weight in weights.items()}

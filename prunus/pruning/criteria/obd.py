@@ -10,11 +10,12 @@ A curvature that is negative, as away from a minimum, gives a negative score: su
 
 from prunus.errors import EvidenceError
 from prunus.nouns import Evidence, Scores
-from prunus.pruning.criteria.parts import check_alike
+from prunus.pruning.criteria.parts import check_alike, masks_of
+from prunus.pruning.looks import check_felt
 
 
 def obd(evidence: Evidence) -> Scores:
-    """h u² / 2 of every weight. Raises EvidenceError where the curvature is missing.
+    """h u² / 2 of every weight. Raises EvidenceError where the curvature is missing, or zero for a whole layer.
 
     >>> import torch
     >>> obd(Evidence({"fc": torch.tensor([2.0, 1.0])}, curvature={"fc": torch.tensor([1.0, 6.0])}))
@@ -26,6 +27,7 @@ def obd(evidence: Evidence) -> Scores:
             "Evidence(weights, curvature=prunus.pruning.second_order.DIAGONALS['recursion'](objective))."
         )
     check_alike(evidence, evidence.curvature, "curvature", "obd")
+    check_felt(evidence.curvature, masks_of(evidence, "obd"), "The curvature by")
     return {
         name: evidence.curvature[name].detach() * weight.detach().square() / 2
         for name, weight in evidence.weights.items()

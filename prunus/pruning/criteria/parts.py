@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from prunus.errors import EvidenceError
 from prunus.nouns import Evidence, Masks, Params, Probe
+from prunus.pruning.looks import check_felt, never_reached
 from prunus.pruning.masks import check_finite, everything
 
 
@@ -70,23 +71,31 @@ def loss(probe: Probe, weights: Params) -> Tensor:
 
 
 def derivative(value: Tensor, weights: Params, graph: bool = False) -> Params:
-    """The derivative of `value` by each of `weights`, zero where it does not depend on one; on request with
-    the graph of a second derivative. EvidenceError where it depends on none.
+    """The derivative of `value` by each of `weights`; on request with the graph of a second derivative.
+
+    Raises EvidenceError where it depends on none, ModelError naming the first on which it does not.
     """
     if not value.requires_grad:
         raise EvidenceError(
             f"The probe's answer does not depend on the weights {list(weights)} it is given; its `answer` must "
             "use them, and be differentiable."
         )
-    slopes = torch.autograd.grad(value, list(weights.values()), create_graph=graph, materialize_grads=True)
-    return dict(zip(weights, slopes, strict=True))
+    slopes = torch.autograd.grad(value, list(weights.values()), create_graph=graph, allow_unused=True)
+    found = {}
+    for name, slope in zip(weights, slopes, strict=True):
+        if slope is None:
+            raise never_reached(name)
+        found[name] = slope
+    return found
 
 
 @torch.enable_grad()
 def loss_gradient(evidence: Evidence, criterion: str) -> Params:
-    """The gradient of the probe's loss at the initial weights."""
+    """The gradient of the probe's loss at the initial weights; EvidenceError where it is zero by a whole layer."""
     weights = leaves(initial_of(evidence, criterion))
-    return derivative(loss(probe_of(evidence, criterion), weights), weights)
+    slopes = derivative(loss(probe_of(evidence, criterion), weights), weights)
+    check_felt(slopes, masks_of(evidence, criterion), "The gradient by")
+    return slopes
 
 
 def _ranks(values: Tensor, mask: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ NAME = "synflow"
 def synflow(evidence: Evidence) -> Scores:
     """|w · dR/dw| of every weight, float64; of the probe only the network and the shape of an input are used.
 
-    Raises EvidenceError where the initial weights or the probe are missing.
+    Raises EvidenceError where the initial weights or the probe are missing, ModelError naming a layer that the
+    forward pass does not reach.
 
     >>> import torch
     >>> from prunus.nouns import Probe

@@ -11,19 +11,19 @@ Damping: λ I is added before inverting, λ a share of the mean of the diagonal 
 inputs that are not always zero. It is reported, and no other is ever added.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prunus.errors import EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params
+from prunus.pruning.looks import never_reached, says_nothing, taken
 from prunus.pruning.masks import check_finite
-from prunus.pruning.matrix import to_matrix
+from prunus.pruning.matrix import to_matrix, unfolded
 from prunus.training.evaluate import evaluating
 
 DAMPING = 0.01
@@ -31,8 +31,6 @@ ROWS = 1024
 """The fewest inputs that are multiplied at once, where there are as many."""
 STRIPE = 512
 """Rows of H that are summed at once, from the diagonal on: what lies on its other side is the same."""
-UNFOLDED = 1 << 23
-"""Entries of a convolution's inputs that are laid out at once: 32 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def layer_inputs(
         for gram in grams.values():
             stack.enter_context(gram.module.register_forward_pre_hook(partial(_seen, gram), with_kwargs=True))
         for batch in torch.split(inputs, batch_size):
-            _forward(model, batch)
+            taken(model, batch, model)
     return {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
 
 
@@ -124,7 +122,7 @@ class _Gram:
 
     def add(self, given: Tensor) -> None:
         """Take the layer's input of a batch; copied, as the model may write over it."""
-        for x in _unfolded(self.module, given):
+        for x in unfolded(self.module, given):
             count, size = x.shape[1:]
             if self.waiting is None:
                 self.waiting = x.new_empty(len(x), max(ROWS, size), size)
@@ -156,10 +154,7 @@ class _Gram:
         """H; ModelError, NotFiniteError, EvidenceError."""
         self.flush()
         if self.total is None:
-            raise ModelError(
-                f"The forward pass of the calibration examples never reached the layer of {self.name!r}; exclude "
-                "that name to leave it out."
-            )
+            raise never_reached(self.name)
         hessian = self.total.mul_(2 / examples)
         for first in range(0, hessian.shape[1], STRIPE):
             end = first + STRIPE
@@ -168,9 +163,8 @@ class _Gram:
         pivots = hessian.diagonal(dim1=1, dim2=2)
         alive = pivots[pivots > 0]
         if not len(alive):
-            raise EvidenceError(
-                f"All inputs of the layer of {self.name!r} are zero in all {examples} calibration examples: nothing "
-                f"can be said of its weights; pass other examples, or exclude that name."
+            raise says_nothing(
+                f"All inputs of the layer of {self.name!r} are zero in all {examples} calibration examples"
             )
         return LayerInputs(hessian, damping * float(alive.mean()), examples, self.vectors)
 
@@ -188,39 +182,6 @@ def _module(model: nn.Module, name: str) -> nn.Module:
             f"{type(module).__name__}: exclude {name!r} to leave it out."
         )
     return module
-
-
-def _forward(model: nn.Module, batch: Tensor) -> None:
-    try:
-        model(batch)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise EvidenceError(
-            f"{type(model).__name__} does not take calibration inputs of shape {tuple(batch.shape)}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-
-
-def _unfolded(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
-    """The vectors that the rows of the layer's matrix are multiplied with, [G, n, D] at a time."""
-    if isinstance(module, nn.Linear):
-        yield given.reshape(1, -1, module.in_features)
-        return
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    kernel, stride, dilation = (
-        (1, *pair) if isinstance(module, nn.Conv1d) else pair
-        for pair in (module.kernel_size, module.stride, module.dilation)
-    )
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(given, module._reversed_padding_repeated_twice, mode=mode)
-    if isinstance(module, nn.Conv1d):
-        padded = padded.unsqueeze(-2)
-    padded = padded if padded.dim() == 4 else padded.unsqueeze(0)
-    inputs = module.in_channels // module.groups
-    size = padded.shape[1] * kernel[0] * kernel[1] * padded.shape[2] * padded.shape[3]
-    for part in torch.split(padded, max(1, UNFOLDED // size)):
-        columns = F.unfold(part, kernel, dilation=dilation, stride=stride)  # [B, G · I · K, L]
-        columns = columns.reshape(len(part), module.groups, inputs, -1, columns.shape[2])
-        yield columns.permute(1, 0, 4, 3, 2).reshape(module.groups, -1, inputs * kernel[0] * kernel[1])
 
 
 def output_errors(found: Mapping[str, LayerInputs], before: Params, after: Params) -> dict[str, float]:

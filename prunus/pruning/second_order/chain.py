@@ -1,6 +1,6 @@
 """A network as a chain of steps, each of which knows how curvature passes backwards through it.
 
-    layer        Linear, Conv2d                  h_x = (W ∘ W)ᵀ h_a
+    layer        Linear, Conv1d, Conv2d          h_x = (W ∘ W)ᵀ h_a
     elementwise  activations, BatchNorm, ×, +    h_x = f'² h_y + f'' g_y
     choice       max-pooling, flatten, dropout   h_x = h_y, carried back to the input it was copied from
     average      average pooling                 h_x = Σ s² h_y, s an input's share of a window
@@ -20,24 +20,36 @@ from torch.nn import functional as F
 
 from prunus.errors import ModelError
 
-LAYERS = (nn.Linear, nn.Conv2d)
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 ACTIVATIONS = (
     nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
-    nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Hardtanh, nn.ReLU6,
+    nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Hardtanh, nn.ReLU6, nn.Hardswish,
 )  # fmt: skip
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-CHOICES = (nn.MaxPool2d, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+CHOICES = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Identity,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout,
+)  # fmt: skip
+AVERAGES: dict[Any, int] = {
+    **dict.fromkeys((nn.AvgPool1d, nn.AdaptiveAvgPool1d, F.avg_pool1d, F.adaptive_avg_pool1d), 1),
+    **dict.fromkeys((nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.avg_pool2d, F.adaptive_avg_pool2d), 2),
+}
+"""Modules and functions, and how many axes they pool, which are the last."""
 
 FUNCTIONS: dict[Any, str] = {
     **dict.fromkeys(
         (torch.relu, torch.tanh, torch.sigmoid, F.relu, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish,
-         F.tanh, F.sigmoid, F.softplus, F.softsign, F.logsigmoid, F.hardtanh, F.relu6, operator.mul, operator.add,
-         operator.sub, operator.truediv, operator.neg, "relu", "tanh", "sigmoid"),
+         F.tanh, F.sigmoid, F.softplus, F.softsign, F.logsigmoid, F.hardtanh, F.relu6, F.celu, torch.celu, torch.selu,
+         F.tanhshrink, F.hardswish, operator.mul, operator.add, operator.sub, operator.truediv,
+         operator.neg, "relu", "tanh", "sigmoid"),
         "elementwise",
     ),
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d, torch.flatten, F.dropout, "flatten"), "choice"),
-    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d), "average"),
+    **dict.fromkeys(
+        (F.max_pool1d, torch.max_pool1d, F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool1d,
+         F.adaptive_max_pool2d, torch.flatten, F.dropout, "flatten"),
+        "choice",
+    ),
+    **dict.fromkeys(AVERAGES, "average"),
 }  # fmt: skip
 """What a graph may call besides modules: functions, and methods of a tensor by name."""
 
@@ -52,6 +64,8 @@ class Step:
     """"layer", "elementwise", "choice" or "average"."""
     call: Callable[[Tensor], Tensor]
     layer: nn.Module | None = None
+    axes: int = 0
+    """How many axes an average pools."""
 
 
 def chain(model: nn.Module) -> list[Step]:
@@ -82,28 +96,32 @@ def chain(model: nn.Module) -> list[Step]:
 def refusal(model: nn.Module, why: str) -> ModelError:
     """The error for a network that no recursion can walk."""
     return ModelError(
-        f"The curvature recursion cannot walk {type(model).__name__}: {why}; it walks a chain of Linear, Conv2d, "
-        "pooling, flatten, BatchNorm and elementwise activations. For other networks choose DIAGONALS['exact'] or "
-        "DIAGONALS['hutchinson']."
+        f"The curvature recursion cannot walk {type(model).__name__}: {why}; it walks a chain of Linear, Conv1d, "
+        "Conv2d, pooling, flatten, BatchNorm and elementwise activations. For other networks choose "
+        "DIAGONALS['exact'] or DIAGONALS['hutchinson']."
     )
 
 
-def shares(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What an average pooling weighs the inputs of each window with, [H, W] of its output.
+def shares(call: Callable[[Tensor], Tensor], x: Tensor, axes: int) -> Tensor:
+    """What an average pooling of the last `axes` axes weighs the inputs of each window with: [L] or [H, W] of output.
 
     Windows are rectangles, so that the share at (i, j) is (i, 0) · (0, j) / (0, 0), and the first row and column
     tell all: whatever stride, padding, divisor or rounding there is.
 
-    >>> shares(nn.AvgPool2d(2, ceil_mode=True), torch.ones(1, 1, 3, 3)).tolist()
+    >>> shares(nn.AvgPool2d(2, ceil_mode=True), torch.ones(1, 1, 3, 3), 2).tolist()
     [[0.25, 0.5], [0.5, 1.0]]
     """
-    height, width = call(x[:1, :1]).shape[-2:]
-    asked = torch.zeros(height + width, 1, height, width, dtype=x.dtype, device=x.device)
-    asked[range(height), 0, range(height), 0] = 1
-    asked[range(height, height + width), 0, 0, range(width)] = 1
-    blank = x.new_zeros(height + width, 1, *x.shape[-2:])
-    found = torch.func.vjp(call, blank)[1](asked)[0].flatten(1).amax(1)
-    share: Tensor = found[:height, None] * found[height:] / found[0]
+    size = call(x.new_zeros(1, 1, *x.shape[-axes:])).shape[2:]
+    asked = []
+    for axis, length in enumerate(size):
+        along = x.new_zeros(length, 1, *size)
+        along[(range(length), 0, *(range(length) if other == axis else 0 for other in range(axes)))] = 1
+        asked.append(along)
+    blank = x.new_zeros(sum(size), 1, *x.shape[-axes:])
+    found = torch.func.vjp(call, blank)[1](torch.cat(asked))[0].flatten(1).amax(1)
+    share, *others = torch.split(found, list(size))
+    for other in others:
+        share = share.unsqueeze(-1) * other / other[0]
     return share
 
 
@@ -113,13 +131,14 @@ def _step(model: nn.Module, node: fx.Node) -> Step:
         if step is not None:
             return step
     elif node.op in ("call_function", "call_method") and FUNCTIONS.get(node.target):
-        return Step(node.name, FUNCTIONS[node.target], _calling(node))
+        return Step(node.name, FUNCTIONS[node.target], _calling(node), axes=AVERAGES.get(node.target, 0))
     raise refusal(model, f"it has no rule for {_described(model, node)}")
 
 
 def _of_module(model: nn.Module, name: str, module: nn.Module) -> Step | None:
     """The step that `module` is; None where there is no rule for it."""
-    kinds = {LAYERS: "layer", ACTIVATIONS + NORMS: "elementwise", CHOICES: "choice", AVERAGES: "average"}
+    averages = tuple(AVERAGES)
+    kinds = {LAYERS: "layer", ACTIVATIONS + NORMS: "elementwise", CHOICES: "choice", averages: "average"}
     for types, kind in kinds.items():
         # Not isinstance: a subclass may compute something else.
         if type(module) in types:
@@ -127,7 +146,8 @@ def _of_module(model: nn.Module, name: str, module: nn.Module) -> Step | None:
                 raise refusal(
                     model, f"{name!r} has no running statistics, so that examples depend on each other"
                 )
-            return Step(name, kind, module, module if kind == "layer" else None)
+            layer = module if kind == "layer" else None
+            return Step(name, kind, module, layer, axes=AVERAGES.get(type(module), 0))
     return None
 
 

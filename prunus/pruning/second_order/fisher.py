@@ -25,6 +25,7 @@ from torch import Tensor
 
 from prunus.errors import DensityError, EvidenceError
 from prunus.nouns import Masks, Params, Scores
+from prunus.pruning.looks import check_felt
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
 from prunus.pruning.second_order.fisher_blocks import (
     CHUNK,
@@ -127,8 +128,9 @@ def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, ba
             weights move where few examples look, and the more a second look is worth.
         batch: of how many examples the gradients are in memory at once.
 
-    Raises EvidenceError (block, damping or batch out of range); when it looks, what `empirical_fisher` raises, and
-    NotFiniteError where λ is too small for a block to be inverted.
+    Raises EvidenceError (block, damping or batch out of range); when it looks, what `empirical_fisher` raises,
+    EvidenceError where all gradients by a layer are zero, and NotFiniteError where λ is too small for a block to be
+    inverted.
 
     >>> from torch import nn
     >>> from prunus.pruning.scopes import global_
@@ -149,6 +151,7 @@ def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, ba
     def examine(weights: Params, masks: Masks) -> FisherSurgeon:
         here = asked.at(apply_masks(weights, masks))
         found = empirical_fisher(here, block, batch)
+        check_felt(found, masks, "The gradient by")
         pivots = {}
         for name, blocks in found.items():
             left = to_blocks(masks[name].flatten(), blocks.shape[1]).double()

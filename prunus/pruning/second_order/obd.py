@@ -32,7 +32,7 @@ class ObdSurgeon:
 
     def scores(self) -> Scores:
         """h w² / 2 of every weight; 0 for deleted ones."""
-        return saliency(Evidence(self.weights, curvature=self.curvature))
+        return saliency(Evidence(self.weights, masks=self.masks, curvature=self.curvature))
 
     def keep(self, masks: Masks) -> "ObdSurgeon":
         """Set the rest to zero."""
@@ -42,7 +42,7 @@ class ObdSurgeon:
 
 
 def obd(asked: Objective, diagonal: str = "recursion", seed: int = 0) -> Examine:
-    """The surgeon with a diagonal of DIAGONALS, chosen by name. Raises what the diagonal raises."""
+    """The surgeon with a diagonal of DIAGONALS, chosen by name. Raises what the diagonal and the criterion raise."""
     estimate = look_up("diagonal", DIAGONALS, diagonal)
 
     def examine(weights: Params, masks: Masks) -> ObdSurgeon:

@@ -8,8 +8,9 @@ Source: LeCun, Denker, Solla 1990, section 3.1. Eq. 7 is printed with minus befo
 own eq. 8, have plus. Means are over the examples.
 Also called: diagonal Hessian backpropagation. variant "levenberg_marquardt" drops f'' (their last paragraph of the
 section): never negative, a diagonal of the Gauss-Newton kind.
-What it leaves out: mixed derivatives between units of a layer. It is exact for the last layer, and for a network
-with one hidden layer, squared error and no shared weights; elsewhere it is the paper's approximation.
+What it leaves out: mixed derivatives between units of a layer. With squared error it is exact for the last layer,
+and for a network with one hidden layer that shares no weights; with cross-entropy, for a last layer that shares none,
+as a convolution does. (After a last layer nothing but elementwise steps.) Elsewhere it is the paper's approximation.
 Where we depart: the loss may be cross-entropy, whose Hessian by the outputs enters by its diagonal p (1 - p);
 biases are weights of an input that is one; averages and choices of pooling are linear maps like any other.
 """
@@ -24,6 +25,7 @@ from prunus.errors import ModelError
 from prunus.nouns import Params
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.chain import Step, chain, refusal, shares
+from prunus.pruning.second_order.connections import squared
 from prunus.pruning.second_order.objective import Objective
 
 BATCH = 250
@@ -81,12 +83,9 @@ def _through(step: Step, x: Tensor, slope: Tensor, curve: Tensor, bent: bool) ->
         return first * slope, first.square() * curve + (second * slope if bent else 0.0)
     back: Callable[[Tensor], tuple[Tensor]] = vjp(step.call, x)[1]
     if step.layer is not None:
-        parameters = {n: p.square() for n, p in step.layer.named_parameters()}
-        layer = step.layer
-        squared = vjp(lambda z: functional_call(layer, parameters, (z,)), x)[1]
-        return back(slope)[0], squared(curve)[0]
+        return back(slope)[0], squared(step.layer, x, curve)
     if step.kind == "average":
-        return back(slope)[0], back(shares(step.call, x) * curve)[0]
+        return back(slope)[0], back(shares(step.call, x, step.axes) * curve)[0]
     return back(slope)[0], back(curve)[0]
 
 

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from prunus.errors import EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params
+from prunus.pruning.looks import check_reached, taken
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.losses import LOSSES, Loss
 from prunus.pruning.weights import replaced
@@ -64,8 +65,9 @@ def objective(
         loss: a key of LOSSES.
         dtype: what to compute in; None: the dtype of the model.
 
-    Raises EvidenceError (no example, targets of the wrong kind), NotFiniteError (inputs, weights, answers),
-    ModelError (a name that the model has not, an answer that is no [B, C]).
+    Raises EvidenceError (no example, inputs of a shape the model does not take, answers that are no [B, C],
+    targets of the wrong kind), NotFiniteError (inputs, weights, answers), ModelError (a name that the model has
+    not, a weight that the forward pass does not reach).
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> asked = objective(model, dict(model.named_parameters()), torch.ones(1, 2), torch.zeros(1, 1),
@@ -98,7 +100,7 @@ def _check(made: Objective) -> None:
     check_finite({"inputs": made.inputs}, "The batch of")
     if not made.loss.labelled:
         check_finite({"targets": made.targets}, "The batch of")
-    answers = made.answer(made.weights, made.inputs)
+    answers = taken(made.model, made.inputs, lambda x: made.answer(made.weights, x))
     made.loss.check(answers, made.targets)
     error = made.loss.value(answers, made.targets).mean()
     if not torch.isfinite(error):
@@ -106,6 +108,7 @@ def _check(made: Objective) -> None:
             f"The error of {type(made.model).__name__} on {len(made.inputs)} examples is {float(error)}; "
             "second derivatives are of a finite error alone."
         )
+    check_reached(made.answer, made.weights, made.inputs)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,7 +12,7 @@ Where we depart: the inverse is downdated within a look, where the paper compute
 for `operate(..., cuts=None, looks=the number of deletions)` for that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from prunus.errors import DensityError, NotFiniteError
 from prunus.nouns import Masks, Params, Scores
+from prunus.pruning.looks import check_felt
 from prunus.pruning.masks import are_nested, check_finite
 from prunus.pruning.second_order.flat import flat, unflat
 from prunus.pruning.second_order.objective import Objective
@@ -83,7 +84,7 @@ def obs(asked: Objective, *, damping: float = DAMPING) -> Examine:
         asked: the network, the weights to choose from (biases too where they are named), the examples.
         damping: α, absolute; it is what a surgeon reports, and no other is ever added.
 
-    Raises, when it looks, what `inverse_hessian` raises.
+    Raises, when it looks, what `inverse_hessian` raises, and EvidenceError where all curvature by a layer is zero.
 
     >>> from torch import nn
     >>> from prunus.pruning.scopes import global_
@@ -101,9 +102,16 @@ def obs(asked: Objective, *, damping: float = DAMPING) -> Examine:
     def examine(weights: Params, masks: Masks) -> ObsSurgeon:
         masks = {name: masks[name] for name in asked.weights}  # flat in one order
         left, here = flat(masks), asked.at(weights)
-        # A deleted weight has no derivative: its row and column are those of the damping alone, and leave.
-        vectors = (x * left for x in outer_vectors(here))
-        inverse = inverse_hessian(vectors, len(here.inputs), damping)
+        felt = torch.zeros_like(left)
+
+        def vectors() -> Iterator[Tensor]:
+            for x in outer_vectors(here):
+                felt.logical_or_(x.any(0))
+                # A deleted weight has no derivative: its row and column are those of the damping alone, and leave.
+                yield x * left
+
+        inverse = inverse_hessian(vectors(), len(here.inputs), damping)
+        check_felt(unflat(felt, here.weights), masks, "The curvature by")
         inverse[~left], inverse[:, ~left] = 0.0, 0.0
         return ObsSurgeon(here.weights, masks, inverse, damping)
 

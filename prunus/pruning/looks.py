@@ -1,0 +1,69 @@
+"""What every look at a network with examples refuses, whoever looks, and in the same words.
+
+inputs of a shape that the network does not take        EvidenceError    `taken`
+a layer that the forward pass does not reach            ModelError       `check_reached`, `never_reached`
+a layer of which the examples say nothing               EvidenceError    `check_felt`, `says_nothing`
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import EvidenceError, ModelError
+from prunus.nouns import Masks, Params
+
+BATCH = 32
+"""Examples at a time: the first few reach all layers, save where the data choose the way."""
+
+
+def taken(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `forward`, which passes `inputs` through `model`, answers; EvidenceError where they do not fit it."""
+    try:
+        return forward(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise EvidenceError(
+            f"{type(model).__name__} does not take calibration inputs of shape {tuple(inputs.shape)}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+@torch.enable_grad()
+def check_reached(answer: Callable[[Params, Tensor], Tensor], weights: Params, inputs: Tensor) -> None:
+    """Raise ModelError naming the first of `weights` on which no answer to `inputs` [N, ...] depends."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    missing = list(leaves)
+    for batch in torch.split(inputs, BATCH):
+        answers = answer(leaves, batch)
+        if answers.requires_grad:
+            sought = [leaves[name] for name in missing]
+            slopes = torch.autograd.grad(answers.sum(), sought, allow_unused=True)
+            missing = [name for name, slope in zip(missing, slopes, strict=True) if slope is None]
+        if not missing:
+            return
+    raise never_reached(missing[0])
+
+
+def never_reached(name: str) -> ModelError:
+    """The error for a weight that no answer depends on."""
+    return ModelError(
+        f"The forward pass of the calibration examples never reached the layer of {name!r}; exclude that name to "
+        "leave it out."
+    )
+
+
+def check_felt(found: Mapping[str, Tensor], masks: Masks, what: str) -> None:
+    """Raise EvidenceError naming the first layer with weights left for which all of `found` is exactly zero.
+
+    `what` begins the sentence, as in "The gradient by".
+    """
+    for name, derivatives in found.items():
+        if masks[name].any() and not derivatives.any():
+            raise says_nothing(f"{what} {name!r} is zero on all calibration examples")
+
+
+def says_nothing(what: str) -> EvidenceError:
+    """The error for a layer that examples do not tell about, as `what` says."""
+    return EvidenceError(
+        f"{what}: nothing can be said of its weights; pass other examples, or exclude that name."
+    )

@@ -130,9 +130,9 @@ def _about(laboratory: "Laboratory", found: Sequence[Difference]) -> str:
         return f"One replicate proves no difference; what differences there are stand in {where}."
     n = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     return (
-        f"Every curve is compared with {laboratory.against} on the same replicates (n = {n}). A difference is shown "
-        f"where its 95 % interval, in brackets, leaves zero out. Where nothing differs, one interval in 20 does so all "
-        f"the same, and here are {len(asked)}; all of them are in {where}."
+        f"Every curve is compared with {laboratory.against} on the same replicates (n = {n}), and {laboratory.against} "
+        "with the dense network. A difference is shown where its 95 % interval, in brackets, leaves zero out; where "
+        f"nothing differs, one in 20 does so all the same, and here are {len(asked)}. All of them are in {where}."
     )
 
 

@@ -5,10 +5,9 @@ A replicate that drew several times counts once, by the mean of its draws.
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import TypeVar
 
-from prunus.experiments.result import Row
+from prunus.experiments.result import Row, over_draws
 from prunus.report import text
 from prunus.report.experiment_page import Verdict, Verdicts
 from prunus.report.statistics import Comparison, paired
@@ -78,14 +77,17 @@ def compare(rows: Iterable[Row], against: str, metrics: Sequence[str]) -> list[D
 
     After them that of `against` itself to the dense network, where there is one.
     """
-    values: dict[tuple[str, str, float, str], dict[int, list[float]]] = {}
-    for row in rows:
-        for metric in metrics:
-            if metric in row and (row.get("level") or row["curve"] == against):
-                curve = row["curve"] if row.get("level") else DENSE
-                key = (row.get("group", ""), curve, row["density %"], metric)
-                values.setdefault(key, {}).setdefault(row["replicate"], []).append(row[metric])
-    means = {key: {seed: mean(draws) for seed, draws in found.items()} for key, found in values.items()}
+    asked = [
+        {**row, "group": row.get("group", ""), "curve": row["curve"] if row.get("level") else DENSE}
+        for row in rows
+        if row.get("level") or row["curve"] == against
+    ]
+    means: dict[tuple[str, str, float, str], dict[int, float]] = {}
+    for metric in metrics:
+        told = (row for row in asked if metric in row)
+        for row in over_draws(told, ("group", "curve", "density %"), (metric,)):
+            key = (row["group"], row["curve"], row["density %"], metric)
+            means.setdefault(key, {})[row["replicate"]] = row[metric]
     found = []
     for (group, curve, density, metric), mine in means.items():
         beside = (DENSE, 100.0) if curve == against else (against, density)

@@ -45,7 +45,7 @@ def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
     """Level after level; a level that is written down is not trained again."""
     wanted = spec.trained_levels()
     run = Run(spec, shelf, needed)
-    _warn_of_a_standstill(spec)
+    _warn_of_a_standstill(run)
     for level in wanted:
         if level in run.written:
             continue
@@ -115,11 +115,10 @@ class Run:
 
     def masks(self, level: int, past: Past, last: Params) -> tuple[Masks, Mapping[str, int]]:
         """This level's masks, and how many weights each layer must keep."""
-        given, source = past.apart(), self.spec.source
-        if self.spec.masks_of is not None and (source is None or source.as_dense_as is not None):
+        source, taken = self.spec.source, self.spec.masks_of is not None
+        if source is None or (taken and source.as_dense_as is not None):  # their counts are their own
             learned = self.needed[1].get_masks(mask_name(level))
             return learned, {name: int(mask.sum()) for name, mask in learned.items()}
-        source = source or self.spec  # for the reader of types: without masks of others, it is this ticket
         density = self._density(source, level)
         numbers = sizes(past.original)
         if isinstance(density, Mapping):
@@ -127,8 +126,9 @@ class Run:
             counts = {name: once * count(density[name], number // once) for name, number in numbers.items()}
         else:
             counts = {"all": count(density, sum(numbers.values()))}
-        if self.spec.masks_of is not None:
+        if taken:
             return self.needed[1].get_masks(mask_name(level)), counts
+        given = past.apart()
         if isinstance(self.criterion, Pruner):
             return self.pruned(self.criterion, level, given, last, density), counts
         evidence = Evidence(
@@ -298,18 +298,18 @@ def at_last_rate(recipe: Recipe, steps: int) -> Recipe:
     return recipe.but(learning_rate=recipe.learning_rate * last, decay="constant")
 
 
-def _warn_of_a_standstill(spec: "Ticket") -> None:
+def _warn_of_a_standstill(run: Run) -> None:
     """Warn where fine-tuning has a rate at which nothing moves: the last of a decay that ends at nothing."""
-    recipe = spec.dense.recipe
-    if joints(spec)[2].rate == "last":
-        last = at_last_rate(recipe, spec.dense.total_steps()).learning_rate
-        if last < recipe.learning_rate / 1000:
-            warnings.warn(
-                f"Fine-tuning keeps the last learning rate, which the decay {recipe.decay!r} makes {last:.1e}: next to "
-                "nothing moves; take another decay.",
-                NoEffectWarning,
-                stacklevel=3,
-            )
+    if run.mask1.rate != "last":
+        return
+    last = at_last_rate(run.recipe, run.spec.dense.total_steps()).learning_rate
+    if last < run.recipe.learning_rate / 1000:
+        warnings.warn(
+            f"Fine-tuning keeps the last learning rate, which the decay {run.recipe.decay!r} makes {last:.1e}: next to "
+            "nothing moves; take another decay.",
+            NoEffectWarning,
+            stacklevel=3,
+        )
 
 
 def mask_name(level: int) -> str:

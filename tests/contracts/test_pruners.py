@@ -187,21 +187,13 @@ def test_inputs_of_another_shape_are_refused(name, model, data):
         on(name, model, few)(prunable(model), 0.5, SCOPES["layer"])
 
 
-class Spare(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.used, self.spare = nn.Linear(64, 10), nn.Linear(4, 4)
-
-    def forward(self, x):
-        return self.used(x.flatten(1))
-
-
 @each
 def test_a_layer_that_is_never_reached_is_named(name, data):
-    model = small.drawn(Spare(), 0)
-    with pytest.raises(ModelError, match=r"never reached the layer of 'spare.weight'.*exclude"):
+    model = small.mlp(0)
+    model[1].spare = small.drawn(nn.Linear(4, 4), 0)
+    with pytest.raises(ModelError, match=r"never reached the layer of '1.spare.weight'.*exclude"):
         on(name, model, data.train)(prunable(model), 0.5, SCOPES["layer"])
-    on(name, model, data.train)(prunable(model, exclude=["spare.*"]), 0.5, SCOPES["layer"])
+    on(name, model, data.train)(prunable(model, exclude=["1.spare.*"]), 0.5, SCOPES["layer"])
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "synflow"])

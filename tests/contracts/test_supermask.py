@@ -564,10 +564,10 @@ def test_a_mask_over_what_the_model_has_not_is_refused():
         (lambda big: big.as_strided((4, 6), (1, 1)), False),
         (lambda big: big[1:3], True),
         (lambda big: big.T, True),
-        (lambda big: big[:1, ::2][:, :1], True),
+        (lambda big: big[:1, 1:5], True),
         (lambda big: big[:0, ::2], True),
     ],
-    ids=["columns", "rows", "left", "repeated", "overlapping", "inner", "turned", "one", "none"],
+    ids=["columns", "rows", "left", "repeated", "overlapping", "inner", "turned", "one row", "none"],
 )
 @every_kind
 def test_a_mask_writes_nothing_beside_its_weight(kind, cut, dense):

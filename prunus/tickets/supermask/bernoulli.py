@@ -39,12 +39,16 @@ class Bernoulli:
         """That of the start."""
         return self.start
 
-    def layer(self, weight: Tensor, seed: int) -> "BernoulliLayer":
-        """The mask of a tensor."""
+    def check(self) -> None:
+        """Raise SpecError where a logit would not be finite."""
         if not 0 < self.start < 1:
             raise SpecError(
                 f"The starting probability is {self.start}; it must be above 0 and below 1, where logits are finite."
             )
+
+    def layer(self, weight: Tensor, seed: int) -> "BernoulliLayer":
+        """The mask of a tensor."""
+        self.check()
         scores = torch.full_like(weight, log(self.start / (1 - self.start)))
         return BernoulliLayer(scores, weight, self.rescale, seed)
 

@@ -36,13 +36,17 @@ class EdgePopup:
     density: float = 0.5
     """The share of every layer that is kept."""
 
-    def layer(self, weight: Tensor, seed: int) -> "EdgePopupLayer":
-        """The mask of a tensor."""
+    def check(self) -> None:
+        """Raise DensityError where the density is out of range."""
         check_density(self.density)
+
+    def layer(self, weight: Tensor, seed: int) -> "EdgePopupLayer":
+        """The mask of a tensor. Raises DensityError where it would keep none of its weights."""
+        self.check()
         bound = 1 / sqrt(fans(weight)[0])
         scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, "scores"))
         keep = count(self.density, weight.numel())
-        if not keep and weight.numel() > 1:
+        if weight.numel() and not keep:
             raise DensityError(
                 f"A density of {self.density:g} keeps none of {weight.numel():,} weights; the lowest that keeps one is "
                 f"{1 / weight.numel():.2g}."

@@ -52,8 +52,11 @@ class Kind(Protocol):
     def random(self) -> bool:
         """Whether a mask is drawn anew in every step."""
 
+    def check(self) -> None:
+        """Raise PrunusError where no mask can have these settings."""
+
     def layer(self, weight: Tensor, seed: int) -> Layer:
-        """The mask of a tensor, before its first draw. Raises PrunusError where no mask can have these settings."""
+        """The mask of a tensor, before its first draw. Raises PrunusError as `check` does, or for this tensor."""
 
 
 class Learned:

@@ -35,10 +35,14 @@ class Signed:
     threshold: float = 0.01
     """τ."""
 
-    def layer(self, weight: Tensor, seed: int) -> "SignedLayer":
-        """The mask of a tensor."""
+    def check(self) -> None:
+        """Raise SpecError where the threshold is out of range."""
         if not self.threshold >= 0:
             raise SpecError(f"The threshold is {self.threshold}; it must be at least 0.")
+
+    def layer(self, weight: Tensor, seed: int) -> "SignedLayer":
+        """The mask of a tensor."""
+        self.check()
         bound = sqrt(6 / sum(fans(weight)))
         scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, "scores"))
         return SignedLayer(torch.empty_like(weight).copy_(scores), weight, self.threshold)

@@ -11,7 +11,6 @@ from math import inf, sqrt
 from statistics import mean, stdev
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from prunus.errors import ReceiptWarning, SpecError
@@ -201,7 +200,7 @@ class Supermask:
             raise SpecError(
                 f"The multiplier is {self.multiplier}; weights are multiplied by a positive, finite number."
             )
-        self.mask.layer(torch.ones(1, 1), 0)  # raises what its settings cannot be
+        self.mask.check()
         if self.scaled_fan and self.mask.density is None:
             raise SpecError(f"A {self.mask.kind} mask has no density before it is learned to scale a fan by.")
         look_up("kind of weights", WEIGHTS, self.weights)

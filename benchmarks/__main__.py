@@ -7,7 +7,7 @@ import torch
 
 NAMES = (
     "selection", "masked_step", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets", "tickets", "receipts",
-    "stacked", "supermask_conv", "layerwise",
+    "stacked", "layerwise",
 )  # fmt: skip
 
 

@@ -126,8 +126,7 @@ class Laboratory:
         self, size: str, replicates: Sequence[int], settings: Mapping[str, str], arithmetic: str = "single"
     ) -> Entries:
         """The runs of a size under other settings, with their labels."""
-        rest = dict(settings)
-        networks = rest.pop("network").split(",") if "network" in rest else self.networks
+        networks, rest = self.asked(settings)
         if twice := [name for name in networks if networks.count(name) > 1]:
             raise SpecError(f"network={','.join(networks)} names {twice[0]} twice; name each network once.")
         found: Entries = []
@@ -139,6 +138,17 @@ class Laboratory:
             for label, spec in self.wanted(ticket, size, replicates):
                 found.append(({**label, "group": network} if len(networks) > 1 else label, spec))
         return found
+
+    def asked(self, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """The networks that are asked for, and the other settings.
+
+        Another model, or other data, is one network, and takes the place of the first.
+        """
+        rest = dict(settings)
+        if "network" in rest:
+            return rest.pop("network").split(","), rest
+        own = {"model", "data", "dense.model", "dense.data"} & rest.keys()
+        return list(self.networks[:1] if own else self.networks), rest
 
     def _warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:
         """Warn of a setting that the experiment itself decides, so that setting it changes no run."""

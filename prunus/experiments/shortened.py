@@ -22,6 +22,8 @@ NAMES = {
     "probe_size": "examples that gradient criteria look at",
 }
 """What settings are called whose names do not say it."""
+PARTS = {"recipe.": "the scores' ", "mask.": "the mask's "}
+"""What the parts of a supermask are called whose settings have names of their own."""
 
 
 def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -32,8 +34,7 @@ def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mappin
     """
     n, full = len({entry.label["replicate"] for entry in request.entries}), laboratory.replicates[-1]
     found = [f"{text.count(n, 'replicate')} instead of {full}"] if n != full else []
-    rest = dict(request.settings)
-    networks = rest.pop("network").split(",") if "network" in rest else laboratory.networks
+    networks, rest = laboratory.asked(request.settings)
     said = [_differences(laboratory, network, request.size, rest) for network in networks]
     if all(one == said[0] for one in said):
         found += said[0]
@@ -58,10 +59,17 @@ def _differences(laboratory: "Laboratory", network: str, size: str, settings: Ma
             )
         )
     return [
-        f"{NAMES.get(short(key), short(key))} {_words(key, here[key])} instead of {_words(key, there[key])}"
+        f"{_name(short(key))} {_words(key, here[key])} instead of {_words(key, there[key])}"
         for key in there
         if key in here and here[key] != there[key]
     ]
+
+
+def _name(key: str) -> str:
+    if key in NAMES:
+        return NAMES[key]
+    part = next((part for part in PARTS if key.startswith(part)), "")
+    return PARTS.get(part, "") + key.removeprefix(part).replace("_", " ")
 
 
 def _words(key: str, value: Any) -> str:

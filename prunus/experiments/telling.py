@@ -138,7 +138,7 @@ def _about(laboratory: "Laboratory", found: Sequence[Difference]) -> str:
 
 def _table(rows: Sequence[Row], metrics: Sequence[str]) -> Table:
     """The summarised rows, a group a curve."""
-    kept = ["level", "density %"] if "density %" in rows[0] else []
+    kept = [key for key in ("level", "density %") if key in rows[0]]
     heads = {"density %": "density (sparsity)", "level": "level"}
     groups: dict[str, list[list[Cell]]] = {}
     for row in rows:

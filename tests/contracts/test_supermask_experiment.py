@@ -1,0 +1,122 @@
+"""The experiment of supermasks: the cells of the paper's table, on which networks, and what its rows say."""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+import prunus
+from prunus.data import load
+from prunus.errors import SpecError
+from prunus.experiments.supermasks import CONVOLUTIONS, RAMANUJAN, REPORTED, SIGNED, supermasks
+from prunus.runs.spec import identity
+from prunus.runs.store import Store
+from prunus.tickets.supermask.spec import PUBLISHED, Supermask, network_of
+from prunus.training import evaluate
+
+SMALL = {"model": "tests.helpers.small:mlp", "data": "digits", "examples": "85", "epochs": "2", "every": "3"}
+
+
+@pytest.mark.parametrize("size", ["smoke", "default", "full"])
+def test_every_cell_of_the_papers_table_is_a_run(size):
+    entries = supermasks.entries(size, [0], {})
+    found = {(label["group"], label["curve"]) for label, _ in entries}
+    assert {(network, cell) for network, cells in REPORTED.items() for cell in cells} <= found
+    assert len(found) == len(entries)
+
+
+def test_the_full_size_has_the_published_settings():
+    runs = {(label["group"], label["curve"]): spec for label, spec in supermasks.entries("full", [0], {})}
+    for network in REPORTED:
+        learned = runs[network, "learned + DWR, signed constant"]
+        assert learned.recipe == CONVOLUTIONS.get(network, PUBLISHED)
+        assert (learned.mask.start, learned.samples, learned.dense.examples) == (0.5, 10, None)
+        assert runs[network, "edge-popup"].recipe == RAMANUJAN
+        assert runs[network, "signed supermask"].recipe == SIGNED
+        assert runs[network, "trained"] == learned.dense
+
+
+def test_scores_are_never_trained_for_longer_than_the_logits():
+    for size in ("smoke", "default"):
+        entries = supermasks.entries(size, [0], {"recipe.epochs": "2"})
+        assert {spec.recipe.epochs for _, spec in entries if isinstance(spec, Supermask)} == {2}
+
+
+@pytest.mark.parametrize(
+    "own", [{"model": "tests.helpers.small:mlp"}, {"data": "fashion-mnist"}, {"dense.data": "digits"}]
+)
+def test_a_model_or_data_of_ones_own_is_one_network(own):
+    names, rest = supermasks.asked(own)
+    assert (names, rest) == (["lenet"], own)
+    assert supermasks.asked({"network": "conv-2,conv-4", **own}) == (["conv-2", "conv-4"], own)
+    assert supermasks.asked({"epochs": "2"}) == (list(REPORTED), {"epochs": "2"})
+    with pytest.raises(SpecError, match="names lenet twice"):
+        supermasks.entries("smoke", [0], {"network": "lenet,lenet"})
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The smoke size on digits, two replicates: the store, the entries, and the rows of the table by their curve."""
+    folder: Path = tmp_path_factory.mktemp("supermasks")
+    store = folder / "store"
+    result = supermasks("smoke", folder / "out", replicates=2, store=store, engine="inline", settings=SMALL)
+    told = json.loads((folder / "out" / "zhou2019.supermasks.json").read_text())["rows"]
+    assert told == list(result.rows)
+    return Store(store), supermasks.entries("smoke", [0, 1], SMALL), {row["curve"]: row for row in told}
+
+
+def runs_of(drawn, curve):
+    """The finished rows of a curve, a list a replicate, and their specs."""
+    store, entries, _ = drawn
+    mine = [spec for label, spec in entries if label["curve"] == curve]
+    return [(spec, store.folder(identity(spec)).rows()) for spec in mine]
+
+
+def test_a_row_is_the_mean_of_the_replicates_with_their_spread(drawn):
+    _, entries, table = drawn
+    assert list(table) == list(dict.fromkeys(label["curve"] for label, _ in entries))
+    for curve, row in table.items():
+        # of several levels, the one that is best on the validation split; the dense network is nobody's level
+        best = [
+            max(
+                (one for one in rows if one["level"] or curve == "trained"),
+                key=lambda one: one["final_validation_accuracy"],
+            )
+            for _, rows in runs_of(drawn, curve)
+        ]
+        accuracies = [one["final_test_accuracy"] for one in best]
+        assert row["n"] == 2
+        assert row["final_test_accuracy"] == pytest.approx(mean(accuracies))
+        assert row["final_test_accuracy ±"] == pytest.approx(stdev(accuracies))
+        assert row["density %"] == pytest.approx(100 * mean(one["density"] for one in best), abs=1e-3)
+        assert row["density %"] + row["sparsity %"] == pytest.approx(100)
+        assert row["published"] == "", "nothing is published of this network"
+
+
+def test_the_likely_mask_and_the_file_are_those_of_the_runs(drawn, tmp_path):
+    *_, table = drawn
+    for curve in ("learned + DWR, signs from a seed", "edge-popup", "signed supermask"):
+        sizes, accuracies, densities = [], [], []
+        for spec, (row,) in runs_of(drawn, curve):
+            model, generated, factors = network_of(spec, drawn[0].folder(identity(spec)))
+            sizes.append(prunus.save(model, tmp_path / "one.prunus", generated=generated, factors=factors))
+            loaded = prunus.load(tmp_path / "one.prunus", into=spec.dense.network())
+            test = load("digits").first(85, 28).test
+            accuracies.append(evaluate(loaded, test).accuracy)
+            densities.append(row["likely_density"])
+        assert table[curve]["likely mask: accuracy %"] == pytest.approx(mean(accuracies), abs=1e-9)
+        assert table[curve]["likely mask: density %"] == pytest.approx(100 * mean(densities))
+        assert table[curve]["likely mask: sparsity %"] == pytest.approx(100 - 100 * mean(densities))
+        assert abs(table[curve]["file bytes"] - mean(sizes)) < 200, "beside the name of the model"
+    for curve in ("trained", "found, init", "learned, init", "weights trained under the learned mask"):
+        assert table[curve]["file bytes"] == ""
+
+
+def test_the_ticket_beside_a_learned_mask_is_exactly_as_dense(drawn):
+    *_, table = drawn
+    beside = table["a ticket of the same density"]["density %"]
+    assert beside == table["weights trained under the learned mask"]["density %"]
+    assert beside == pytest.approx(
+        table["learned + DWR, signed constant"]["likely mask: density %"], abs=1e-3
+    )

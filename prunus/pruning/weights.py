@@ -14,8 +14,8 @@ def put(model: nn.Module, weights: Params) -> None:
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> put(model, {"weight": torch.tensor([[3.0]])})
-    >>> float(model.weight)
-    3.0
+    >>> model.weight.tolist()
+    [[3.0]]
     """
     parameters = dict(model.named_parameters())
     for name, weight in weights.items():

@@ -182,6 +182,7 @@ class CriterionSurgeon:
 def criterion_surgeon(criterion: Criterion, seed: int = 0) -> Examine:
     """A criterion that looks at nothing but the weights as a surgeon that updates nothing.
 
+    >>> import torch
     >>> from prunus.pruning.criteria import magnitude
     >>> from prunus.pruning.scopes import layer
     >>> operate(criterion_surgeon(magnitude), {"fc": torch.tensor([3.0, -1.0])}, 0.5, layer).weights

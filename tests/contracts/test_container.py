@@ -18,7 +18,7 @@ from prunus.compression.codecs import CODECS
 from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
 from prunus.compression.container.layout import DTYPES
 from prunus.compression.container.read import open_bytes
-from prunus.errors import MismatchError
+from prunus.errors import ContainerError, MismatchError
 from prunus.models import MODELS
 
 settings.register_profile("compiled", deadline=None)
@@ -150,6 +150,27 @@ def test_metadata_comes_back(tmp_path):
     assert header["made"] == made
     assert header["model"] == model
     assert unpack((tmp_path / "f.prunus").read_bytes()) == (header, {})
+
+
+@pytest.mark.parametrize(
+    ("made", "model"),
+    [
+        ([1], None),
+        ("by hand", None),
+        ({1: "a", "1": "b"}, None),
+        ({"big": 1e300 * 1e300}, None),
+        ({"digits": 10**5000}, None),
+        ({}, {"name": "lenet-5"}),
+        ({}, {"name": 5, "arguments": {}}),
+        ({}, {"name": "lenet-5", "arguments": {"sizes": [1, 2]}}),
+        ({}, {"name": "lenet-5", "arguments": {}, "more": 1}),
+        ({}, "lenet-5"),
+    ],
+)
+def test_what_would_not_be_read_is_not_written(made, model, tmp_path):
+    with pytest.raises(ContainerError, match=r"^(No file may say this|The header cannot be written)"):
+        write(tmp_path / "f.prunus", {"w": torch.ones(2)}, model=model, made=made)
+    assert not any(tmp_path.iterdir())
 
 
 def test_another_process_writes_the_same_bytes(tmp_path):

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from prunus.compression.codecs.bitpack import width
-from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, PREFIX, Blob, header_text
+from prunus.compression.container.header import header_text
+from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, PREFIX, Blob
 from prunus.compression.container.read import Entry, file_bytes, open_bytes, tensor_of
 
 

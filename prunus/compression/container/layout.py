@@ -1,6 +1,5 @@
 """What writer and reader agree on: framing, dtypes, and the blob of a tensor. SPEC.md says it in words."""
 
-import json
 import math
 import struct
 import zlib
@@ -54,12 +53,6 @@ Bits = NDArray[np.unsignedinteger]
 def checksum(content: bytes | memoryview, before: int = 0) -> int:
     """CRC-32 of `content`, carried on from the checksum `before`, so that sections cannot change places."""
     return zlib.crc32(content, before)
-
-
-def header_text(made: object, model: object, tensors: list[list[object]]) -> str:
-    """The header of these rows [name, dtype, shape, length]: compact JSON, keys sorted."""
-    content = {"format": "prunus", "made": made, "model": model, "tensors": tensors}
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def unsigned(itemsize: int) -> np.dtype[np.unsignedinteger]:

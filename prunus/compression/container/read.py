@@ -1,7 +1,6 @@
 """Read a file back into a state_dict or a module. Nothing in a file is trusted: every length, name, code
 and position is checked before it is used, and what a file may make the reader allocate is bounded."""
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.container.generated import regenerated
+from prunus.compression.container.header import Header, parse_header
 from prunus.compression.container.layout import (
     CHECKSUM,
     COLUMNS,
@@ -32,8 +32,6 @@ from prunus.compression.container.layout import (
     unsigned,
 )
 from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError
-
-Header = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -138,50 +136,9 @@ def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...]
     running = checksum(view[:at])
     if CHECKSUM.unpack(view[at : at + CHECKSUM.size])[0] != running:
         raise CorruptError("The checksum of the header does not fit its bytes.")
-    try:
-        header = json.loads(
-            bytes(view[PREFIX.size : at]).decode(),
-            parse_constant=_finite,
-            parse_float=_finite,
-            object_pairs_hook=_unique,
-        )
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"The header is no JSON that a file may hold: {error}.") from error
-    if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
-        raise CorruptError("The header does not hold exactly format, made, model and tensors.")
-    model = header["model"]
-    if header["format"] != "prunus" or not isinstance(header["made"], dict):
-        raise CorruptError(f"The header names the format {header['format']!r:.80}, or made is no object.")
-    if model is not None and not _is_model(model):
-        raise CorruptError("The header's model is neither null nor a name with arguments.")
+    header = parse_header(bytes(view[PREFIX.size : at]))
     entries = _entries(header["tensors"])
     return header, entries, running, at + CHECKSUM.size
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object holds a key twice")
-    return found
-
-
-def _is_model(model: object) -> bool:
-    """{"name": text, "arguments": {text: scalar}}."""
-    if not isinstance(model, dict) or model.keys() != {"name", "arguments"}:
-        return False
-    arguments = model["arguments"]
-    return (
-        isinstance(model["name"], str)
-        and isinstance(arguments, dict)
-        and all(value is None or isinstance(value, str | int | float) for value in arguments.values())
-    )
 
 
 def _entries(rows: object) -> tuple[Entry, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunus.compression.container.coding import Coding
 from prunus.compression.container.generated import check, generated_blob
+from prunus.compression.container.header import header_text, parse_header
 from prunus.compression.container.layout import (
     CHECKSUM,
     DTYPES,
@@ -18,10 +19,9 @@ from prunus.compression.container.layout import (
     PREFIX,
     VERSION,
     checksum,
-    header_text,
 )
 from prunus.compression.container.tensors import blob_of
-from prunus.errors import ContainerError
+from prunus.errors import ContainerError, CorruptError
 from prunus.generators import Generated
 
 Json = Mapping[str, object]
@@ -65,7 +65,7 @@ def pack(
             blob = blob_of(name, tensor, coding).to_bytes()
         blobs.append(blob)
         tensors.append([name, names[tensor.dtype], list(tensor.shape), len(blob)])
-    header = _header(made or {}, model, tensors)
+    header = _header({} if made is None else made, model, tensors)
     prefix = PREFIX.pack(MAGIC, VERSION, len(header))
     parts, running = [prefix + header], checksum(prefix + header)
     for blob in blobs:
@@ -79,6 +79,10 @@ def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> byte
         header = header_text(made, model, tensors).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ContainerError(f"The header cannot be written as JSON: {error}.") from error
+    try:
+        parse_header(header)
+    except CorruptError as error:
+        raise ContainerError(f"No file may say this of itself: {error}") from error
     if len(header) > LONGEST_HEADER:
         raise ContainerError(
             f"The header would take {len(header)} bytes; the most allowed is {LONGEST_HEADER}."

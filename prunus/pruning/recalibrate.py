@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import EvidenceError, NoEffectWarning
+from prunus.pruning.looks import taken
 from prunus.pruning.masks import check_finite
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -41,8 +42,8 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> int:
         batch_size: examples a forward pass, at most.
 
     A BatchNorm that the forward pass does not reach stays as it is. Warns with NoEffectWarning where none is set.
-    Raises EvidenceError (no example, one alone where a layer needs two, batches below 1), NotFiniteError (inputs, or
-    what a layer is given); the model is then as it was.
+    Raises EvidenceError (no example, one alone where a layer needs two, batches below 1, a shape that the model does
+    not take), NotFiniteError (inputs, or what a layer is given); the model is then as it was.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> recalibrate(norm, torch.tensor([[1.0], [2.0], [6.0]])), norm.running_mean, norm.running_var
@@ -66,7 +67,7 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> int:
             handles = [m.register_forward_pre_hook(partial(_look, seen[name])) for name, m in norms.items()]
             try:
                 for batch in batches:
-                    model(batch)
+                    taken(model, batch, model)
             finally:
                 for handle in handles:
                     handle.remove()

@@ -158,7 +158,7 @@ def test_nothing_else_is_touched(training, fails):
     before = copy.deepcopy(model)
     inputs = draw(23, 3, 4, 4)
     if fails:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(EvidenceError):
             recalibrate(model, inputs[:, :2], 8)
         close(statistics(model), statistics(before))
     else:
@@ -268,9 +268,11 @@ def test_a_layer_that_is_given_what_is_not_finite_is_named():
         ((8, 3, 4, 4), -1, "Batches of -1"),
         ((8, 3, 4, 4), 1, "BatchNorm '6' was given a single value"),
         ((1, 3, 4, 4), 8, "BatchNorm '6' was given a single value"),
+        ((8, 5, 4, 4), 8, r"does not take calibration inputs of shape \(8, 5, 4, 4\)"),
+        ((8, 3), 8, r"does not take calibration inputs of shape \(8, 3\)"),
     ],
 )
-def test_too_few_examples_are_refused(shape, batch_size, says):
+def test_too_few_examples_and_others_than_the_models_are_refused(shape, batch_size, says):
     model = chain()
     before = statistics(model)
     with pytest.raises(EvidenceError, match=says):

@@ -104,6 +104,50 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
     put_table(("level", "metric", *ids, "difference"), [compared(level) for level in levels], words=2)
 
 
+def save(
+    id: RunId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.", show_default=False)],
+    store: StoreFolder,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the network that a run ended with into a file: a supermask over weights from a seed as a seed and a mask.
+
+    A ticket's network is that of its last level, a supermask's that of the most likely mask.
+
+    Example: prunus runs save supermask-3f mask.prunus --store store
+    """
+    from prunus.cli.files import check_writable
+    from prunus.compression.save import save as write
+    from prunus.errors import PrunusError
+    from prunus.report import text
+    from prunus.runs.store import Store
+    from prunus.tickets.dense import Dense
+    from prunus.tickets.network import network_of
+
+    opened = Store(store, create=False)
+    found = opened.find(id)
+    folder = opened.look(found)
+    complete = folder.spec()["complete"]
+    dense = complete.get("dense", complete)
+    if not opened.done(found):
+        raise PrunusError(f"{found} has no network to write: it is {opened.run(found).status}, not done.")
+    if not folder.has("final") or not {"model", "replicate"} <= dense.keys():
+        raise PrunusError(f"{found} has no network to write: what a run of its kind leaves is numbers.")
+    check_writable(file)
+    if file.exists() and not force:
+        raise PrunusError(f"{file} is there already; pass --force to replace it.")
+    spec = Dense(model=dense["model"], replicate=dense["replicate"])
+    model, generated, factors = network_of(spec, folder)
+    size = write(model, file, made={"run": found}, generated=generated, factors=factors)
+    if as_json:
+        put_json({"run": found, "file": str(file), "bytes": size, "generated": list(generated)})
+        return
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    how = f", the weights of {text.count(len(generated), 'layer')} from a seed" if generated else ""
+    put(f"{file}: {text.integer(weights)} parameters in {text.integer(size)} bytes{how}.")
+
+
 def rm(
     ids: Annotated[
         list[str], typer.Argument(metavar="ID...", help="Runs, as in `list`.", show_default=False)
@@ -164,6 +208,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "show": show,
     "compare": compare,
+    "save": save,
     "rm": rm,
     "query": query,
 }

@@ -21,13 +21,13 @@ from prunus.compression.container import pack
 from prunus.experiments.laboratory import Entries, Laboratory, Panel
 from prunus.experiments.networks import NETWORKS, network
 from prunus.experiments.result import Row
-from prunus.generators import Generated
 from prunus.pruning.criteria import CRITERIA
 from prunus.report.figures import Reference
 from prunus.runs.folder import RunFolder
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tickets.dense import Dense
+from prunus.tickets.network import from_seeds
 from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.found import Found
 from prunus.tickets.supermask.spec import PUBLISHED, Supermask
@@ -236,11 +236,8 @@ def _key(network: str) -> str:
 
 def _file_size(folder: RunFolder) -> int:
     """Bytes of the file of a supermask whose weights come from seeds; 0 for other runs."""
-    if not folder.has("factors") or not folder.note("factors").get("generated"):
-        return 0
-    generated = {name: Generated(*how) for name, how in folder.note("factors")["generated"].items()}
-    factors = {name: float(value) for name, value in folder.get("factors").items()}
-    return len(pack(folder.get("final"), generated=generated, factors=factors))
+    generated, factors = from_seeds(folder)
+    return len(pack(folder.get("final"), generated=generated, factors=factors)) if generated else 0
 
 
 ACCURACY = Panel("accuracy", "final_test_accuracy", "test accuracy (%)", "Supermasks")

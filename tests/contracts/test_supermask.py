@@ -27,13 +27,14 @@ from prunus.runs.spec import identity
 from prunus.seeds import generator
 from prunus.tickets.dense import Dense, state_on
 from prunus.tickets.mask1.scale import deviation
+from prunus.tickets.network import network_of
 from prunus.tickets.procedure import mask_name
 from prunus.tickets.shelf import Memory
 from prunus.tickets.supermask import SUPERMASKS, WEIGHTS, Bernoulli, EdgePopup, Learned, Signed
 from prunus.tickets.supermask.draws import PIECE, Uniforms, flat, pieces
 from prunus.tickets.supermask.edge_popup import Border
 from prunus.tickets.supermask.found import Found
-from prunus.tickets.supermask.spec import Supermask, network_of
+from prunus.tickets.supermask.spec import Supermask
 from prunus.tickets.ticket import Rates, Ticket
 from prunus.training import Recipe, evaluate, train
 from prunus.training.state import copies

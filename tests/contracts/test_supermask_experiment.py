@@ -12,7 +12,8 @@ from prunus.errors import SpecError
 from prunus.experiments.supermasks import CONVOLUTIONS, RAMANUJAN, REPORTED, SIGNED, supermasks
 from prunus.runs.spec import identity
 from prunus.runs.store import Store
-from prunus.tickets.supermask.spec import PUBLISHED, Supermask, network_of
+from prunus.tickets.network import network_of
+from prunus.tickets.supermask.spec import PUBLISHED, Supermask
 from prunus.training import evaluate
 
 SMALL = {"model": "tests.helpers.small:mlp", "data": "digits", "examples": "85", "epochs": "2", "every": "3"}
@@ -120,3 +121,30 @@ def test_the_ticket_beside_a_learned_mask_is_exactly_as_dense(drawn):
     assert beside == pytest.approx(
         table["learned + DWR, signed constant"]["likely mask: density %"], abs=1e-3
     )
+
+
+def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
+    store, entries, _ = drawn
+    file, test = tmp_path / "one.prunus", load("digits").first(85, 28).test
+    seeded = 0
+    for label, spec in entries[: len(entries) // 2]:
+        id = identity(spec)
+        arguments = ["runs", "save", id, file, "--store", store.path]
+        if spec.kind == "found":
+            said = called(*arguments, code=1).err
+            assert said == f"error: {id} has no network to write: what a run of its kind leaves is numbers.\n"
+            continue
+        told = json.loads(called(*arguments, "--json", "--force").out)
+        assert told["run"] == prunus.inspect(file).made["run"] == id
+        assert told["bytes"] == file.stat().st_size
+        row = store.folder(id).rows()[-1]
+        accuracy = row.get("likely_final_test_accuracy", row["final_test_accuracy"])
+        dense = spec if spec.kind == "dense" else spec.dense
+        assert evaluate(prunus.load(file, into=dense.network()), test).accuracy == accuracy, label["curve"]
+        if told["generated"]:
+            seeded += 1
+            assert told["bytes"] < 0.2 * sum(4 * weight.numel() for weight in dense.network().parameters())
+    assert seeded == 3
+    said = called("runs", "save", id, file, "--store", store.path, code=1).err
+    assert said == f"error: {file} is there already; pass --force to replace it.\n"
+    assert "parameters in" in called("runs", "save", id, file, "--store", store.path, "--force").out

@@ -128,6 +128,17 @@ def test_show_tells_all_of_a_run(run):
     assert "[red]too hot\\x1b[0m" in failed
 
 
+def test_what_leaves_no_network_is_not_saved(run, tmp_path):
+    file = tmp_path / "net.prunus"
+    for id, why in (
+        (IDS["good"], "what a run of its kind leaves is numbers"),
+        (identity(Dense(seed=1)), "it is failed, not done"),
+        (identity(Dense(seed=2)), "it is stale, not done"),
+    ):
+        assert run("save", id, file, code=1).err == f"error: {id} has no network to write: {why}.\n"
+    assert not file.exists()
+
+
 def test_a_damaged_run_is_named_and_what_it_read_is_kept(run, store):
     (store.finished / IDS["good"] / "spec.json").write_text("{")
     assert "spec.json is damaged" in run("show", IDS["good"], code=8).err

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunus.errors import ReceiptWarning, SpecError
-from prunus.generators import Generated
 from prunus.nouns import Dataset, Params, density_of
 from prunus.pruning.masks import count, warn_if_emptied
 from prunus.pruning.prunable import prunable
@@ -204,18 +203,6 @@ class Supermask:
         if self.scaled_fan and self.mask.density is None:
             raise SpecError(f"A {self.mask.kind} mask has no density before it is learned to scale a fan by.")
         look_up("kind of weights", WEIGHTS, self.weights)
-
-
-def network_of(spec: Supermask, shelf: Shelf) -> tuple[nn.Module, dict[str, Generated], dict[str, float]]:
-    """A finished run's network under its most likely mask, how its weights come from seeds, and each layer's factor.
-
-    `prunus.save(model, path, generated=..., factors=...)` writes the last two instead of the weights.
-    """
-    model = spec.dense.network()
-    model.load_state_dict(shelf.get("final"))
-    generated = {name: Generated(*how) for name, how in shelf.note("factors")["generated"].items()}
-    kept = {name: float(value) for name, value in shelf.get("factors").items() if name in generated}
-    return model, generated, kept
 
 
 def _accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:

@@ -213,10 +213,10 @@ def _table(store: Store, request: Request, rows: Sequence[Row]) -> list[Row]:
             **_told("final_test_accuracy", [row["final_test_accuracy"] for row in members]),
             "published": str(REPORTED.get(of, {}).get(name, "")),
             **_told("density %", [row["density %"] for row in members]),
-            "sparsity %": 100 - mean(row["density %"] for row in members),
+            "sparsity %": _sparsity([row["density %"] for row in members]),
             **_told(LIKELY[0], [row["likely_final_test_accuracy"] for row in likely]),
             **_told(LIKELY[1], [100 * row["likely_density"] for row in likely]),
-            LIKELY[2]: 100 - 100 * mean(row["likely_density"] for row in likely) if likely else "",
+            LIKELY[2]: _sparsity([100 * row["likely_density"] for row in likely]),
             "file bytes": round(mean(files)) if files else "",
         })  # fmt: skip
     return table
@@ -227,6 +227,11 @@ def _told(name: str, values: Sequence[float]) -> Row:
     if not values:
         return {name: ""}
     return {name: mean(values), f"{name} ±": stdev(values) if len(values) > 1 else 0.0}
+
+
+def _sparsity(densities: Sequence[float]) -> float | str:
+    """Of the mean density as it is printed, so that the two add up to 100 there."""
+    return 100 - float(f"{mean(densities):.4g}") if densities else ""
 
 
 def _key(network: str) -> str:

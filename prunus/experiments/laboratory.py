@@ -220,6 +220,7 @@ class Laboratory:
             ]
             if missing and not mine:
                 continue  # none of what the panel shows is finished
+            by = ["level"] if panel.x == "density %" else []  # learned masks end at densities of their own
             named: dict[str, list[Row]] = {}
             for row in mine:
                 name = f"{row[panel.lines]:.3g} %" if panel.lines == "density %" else row[panel.lines]
@@ -227,7 +228,7 @@ class Laboratory:
             record.draw(
                 f"{panel.suffix}.{group}" if group else panel.suffix,
                 [
-                    curve(name, over_draws(own, [panel.x], [panel.y]), panel.x, panel.y)
+                    curve(name, over_draws(own, [*by, panel.x], [panel.y]), panel.x, panel.y, *by)
                     for name, own in named.items()
                 ],
                 title=f"{panel.title} – {'; '.join(dict.fromkeys(row['network'] for row in mine))}",

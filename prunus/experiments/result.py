@@ -117,7 +117,8 @@ def over_draws(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) ->
 
 
 def _mean(values: Sequence[float]) -> float:
-    return values[0] if len(values) == 1 else mean(values)
+    """Equal values as they are, not off by a rounding."""
+    return values[0] if len(set(values)) == 1 else mean(values)
 
 
 def summarise(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
@@ -139,27 +140,31 @@ def summarise(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> 
     ]
 
 
-def curve(name: str, rows: Iterable[Row], x: str, y: str) -> Curve:
-    """The rows, one a replicate and x, as one curve: at each x the mean of y, in a band from lowest to highest.
+def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None) -> Curve:
+    """The rows, one a replicate and point, as one curve: at each point the mean of y, in a band from lowest to highest.
 
-    A point has failed where the receipt of any of its rows has.
+    A point is a value of `by`, or of x; where the replicates' x differ at one, it lies at their mean. It has failed
+    where the receipt of any of its rows has.
+
+    >>> rows = [{"level": 1, "density": d, "accuracy": 90 + d} for d in (2, 4)]
+    >>> curve("learned", rows, "density", "accuracy", "level")
+    Curve(name='learned', x=[3], mean=[93], low=[92], high=[94], n=2, failed=[])
     """
-    points: dict[float, list[float]] = {}
-    failed = set()
+    points: dict[Any, list[Row]] = {}
     for row in rows:
-        points.setdefault(row[x], []).append(row[y])
-        if not row.get("passed", True):
-            failed.add(row[x])
-    xs = sorted(points)
-    ys = [points[value] for value in xs]
+        points.setdefault(row[by or x], []).append(row)
+    placed = sorted(
+        ((_mean([row[x] for row in own]), own) for own in points.values()), key=lambda one: one[0]
+    )
+    ys = [[row[y] for row in own] for _, own in placed]
     return Curve(
         name,
-        xs,
+        [place for place, _ in placed],
         [mean(v) for v in ys],
         [min(v) for v in ys],
         [max(v) for v in ys],
         max(map(len, ys)),
-        [index for index, value in enumerate(xs) if value in failed],
+        [index for index, (_, own) in enumerate(placed) if not all(row.get("passed", True) for row in own)],
     )
 
 

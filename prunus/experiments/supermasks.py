@@ -12,7 +12,7 @@ those of a re-implementation (hidden-networks), the default size 15,000 pictures
 0.85 in place of 0.5. Edge-popup and the signed supermask have their own papers' settings in the full size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
@@ -247,6 +247,12 @@ def _file_size(folder: RunFolder) -> int:
 
 ACCURACY = Panel("accuracy", "final_test_accuracy", "test accuracy (%)", "Supermasks")
 
+
+def _over(weights: str) -> Callable[[Row], bool]:
+    """Whether a row is of masks over these weights."""
+    return lambda row: row["curve"].endswith(f", {weights}")
+
+
 supermasks = Laboratory(
     "zhou2019.supermasks",
     "Section 5: supermasks found and learned, beside the trained network.",
@@ -264,7 +270,10 @@ found = Laboratory(
     "Figure 5: the masks of all criteria over weights that are not trained.",
     template=_template,
     wanted=_found,
-    panels=(replace(ACCURACY, title="Found masks"),),
+    panels=(
+        replace(ACCURACY, suffix="initial", title="Masks found, over initial weights", drawn=_over(INIT)),
+        replace(ACCURACY, suffix="signed", title="Masks found, over signed constants", drawn=_over(SIGN)),
+    ),
     metrics=("final_test_accuracy",),
     replicates=(1, 3, 5),
 )

@@ -23,6 +23,8 @@ FAILED = "#d0021b"
 QUIET = "#555555"
 MANY = 6
 """With more curves than this, the legend stands beside the axes; `figure.js` has the same number."""
+LINE = 0.185
+"""Inches that a line of the legend takes."""
 
 
 def save_lines(
@@ -79,8 +81,10 @@ def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, 
         "text.parse_math": False,
     }
     with matplotlib.rc_context(fixed):
-        crowded = len(drawing.series) + len(drawing.reference) > MANY
-        figure = Figure(figsize=(9.5 if crowded else 7, 4.5), layout="constrained")
+        entries = len(drawing.series) + len(drawing.reference)
+        crowded = entries > MANY
+        height = max(4.5, LINE * (entries + 3))  # with a heading, a failed receipt, and room
+        figure = Figure(figsize=(9.5 if crowded else 7, height), layout="constrained")
         _draw(figure, drawing, crowded)
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": None})

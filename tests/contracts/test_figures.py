@@ -255,6 +255,18 @@ def test_fixed_names_have_places_of_their_own() -> None:
         assert not shared & {look(STYLES[name]).colour for name in names}
 
 
+@pytest.mark.parametrize("n", [7, 22, 23, 24, 60])
+def test_the_legend_is_whole_however_many_curves_there_are(n: int, tmp_path: Path) -> None:
+    curves = [Curve(f"curve {i}", [1, 2], [i, i], [i, i], [i + 1, i + 1], 3, [1]) for i in range(n)]
+    about = {**ABOUT, "reference": PAPER, "receipts": "receipts: 1 of 2 points passed"}
+    svg = save_lines(tmp_path / "figure", curves, **about)[1].read_text()
+    (height,) = re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)
+    words = [*(f"curve {i} (n = 3)" for i in range(n)), "paper", "receipt failed", "band: min to max"]
+    for word in words:
+        (place,) = re.findall(rf"<!-- {re.escape(word)} -->\s*<g [^>]*translate\([\d.]+ (-?[\d.]+)\)", svg)
+        assert 8 < float(place) < float(height) - 16, f"{word} is cut off, or over the line on receipts"
+
+
 def test_many_curves_have_their_legend_beside_them(tmp_path: Path) -> None:
     criteria = [*FAMILIES[4], "random", "dense"]
     curves = [Curve(name, [1, 2], [i, i], [i, i], [i + 1, i + 1], 3) for i, name in enumerate(criteria)]

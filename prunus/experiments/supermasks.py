@@ -271,8 +271,8 @@ found = Laboratory(
     template=_template,
     wanted=_found,
     panels=(
-        replace(ACCURACY, suffix="initial", title="Masks found, over initial weights", drawn=_over(INIT)),
-        replace(ACCURACY, suffix="signed", title="Masks found, over signed constants", drawn=_over(SIGN)),
+        replace(ACCURACY, suffix="initial", title="Found: initial weights", drawn=_over(INIT)),
+        replace(ACCURACY, suffix="signed", title="Found: signed constants", drawn=_over(SIGN)),
     ),
     metrics=("final_test_accuracy",),
     replicates=(1, 3, 5),

@@ -132,7 +132,7 @@ def save(
     dense = complete.get("dense", complete)
     if not opened.done(found):
         raise PrunusError(f"{found} has no network to write: it is {opened.run(found).status}, not done.")
-    if not folder.has("final") or not {"model", "replicate"} <= dense.keys():
+    if not folder.has("final") or not isinstance(dense, dict) or not {"model", "replicate"} <= dense.keys():
         raise PrunusError(f"{found} has no network to write: what a run of its kind leaves is numbers.")
     check_writable(file)
     if file.exists() and not force:

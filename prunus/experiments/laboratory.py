@@ -107,6 +107,9 @@ class Laboratory:
         look_up("engine", ENGINES, engine)
         n = replicates or dict(zip(SIZES, self.replicates, strict=True))[size]
         said = dict(settings or {})
+        networks = self.asked(said)[0]
+        if "network" not in said and len(networks) < len(self.networks):
+            say(f"on {', '.join(networks)} alone; --set network={','.join(self.networks)} asks for others")
         entries = self.entries(size, range(seed, seed + n), said, ARITHMETIC.get(engine, "single"))
         self._warn_of_no_effect(size, range(seed, seed + n), said)
         for _, spec in entries:
@@ -142,13 +145,19 @@ class Laboratory:
     def asked(self, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """The networks that are asked for, and the other settings.
 
-        Another model, or other data, is one network, and takes the place of the first.
+        Without `network`: all, of which other data leave those that are of such data; a model of the user's, or data
+        that none is of, is one network, and takes the place of the first.
         """
         rest = dict(settings)
         if "network" in rest:
             return rest.pop("network").split(","), rest
-        own = {"model", "data", "dense.model", "dense.data"} & rest.keys()
-        return list(self.networks[:1] if own else self.networks), rest
+        if {"model", "dense.model"} & rest.keys():
+            return list(self.networks[:1]), rest
+        data = rest.get("data", rest.get("dense.data"))
+        if data is None:
+            return list(self.networks), rest
+        of_such = [name for name in self.networks if self.template(name, "smoke").dense.data == data]
+        return of_such or list(self.networks[:1]), rest
 
     def _warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:
         """Warn of a setting that the experiment itself decides, so that setting it changes no run."""
@@ -220,7 +229,8 @@ class Laboratory:
             ]
             if missing and not mine:
                 continue  # none of what the panel shows is finished
-            by = ["level"] if panel.x == "density %" else []  # learned masks end at densities of their own
+            # learned masks end at densities of their own: their point is the level
+            point = "level" if panel.x == "density %" else panel.x
             named: dict[str, list[Row]] = {}
             for row in mine:
                 name = f"{row[panel.lines]:.3g} %" if panel.lines == "density %" else row[panel.lines]
@@ -228,7 +238,9 @@ class Laboratory:
             record.draw(
                 f"{panel.suffix}.{group}" if group else panel.suffix,
                 [
-                    curve(name, over_draws(own, [*by, panel.x], [panel.y]), panel.x, panel.y, *by)
+                    curve(
+                        name, over_draws(own, [point], {panel.x, panel.y} - {point}), panel.x, panel.y, point
+                    )
                     for name, own in named.items()
                 ],
                 title=f"{panel.title} – {'; '.join(dict.fromkeys(row['network'] for row in mine))}",

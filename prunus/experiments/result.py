@@ -94,7 +94,7 @@ def begin(name: str, size: str, out: Path, replicates: int | None, seed: int, sa
     return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None))
 
 
-def over_draws(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
+def over_draws(rows: Iterable[Row], by: Sequence[str], values: Iterable[str]) -> list[Row]:
     """One row a group and replicate: of a replicate that drew several times, the mean of each value.
 
     A replicate has passed where every one of its draws has.

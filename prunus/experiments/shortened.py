@@ -34,12 +34,15 @@ def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mappin
     """
     n, full = len({entry.label["replicate"] for entry in request.entries}), laboratory.replicates[-1]
     found = [f"{text.count(n, 'replicate')} instead of {full}"] if n != full else []
-    networks, rest = laboratory.asked(request.settings)
+    networks, rest = networks_of(laboratory, request)
     said = [_differences(laboratory, network, request.size, rest) for network in networks]
     if all(one == said[0] for one in said):
         found += said[0]
     else:
         found += [f"{network}: {', '.join(one)}" for network, one in zip(networks, said, strict=True) if one]
+    for network in networks:
+        where = f"{network}, " if len(networks) > 1 else ""
+        found += [where + line for line in _scores(laboratory, network, request.size, rest)]
     levels = sorted({level for spec in specs for level in spec.get("levels", ())})
     if levels:
         where = "" if all(spec.get("levels") for spec in specs) else " in some runs"
@@ -47,21 +50,53 @@ def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mappin
     return found
 
 
+def networks_of(laboratory: "Laboratory", request: Request) -> tuple[list[str], dict[str, str]]:
+    """The networks of a request, and its other settings: one, where its runs say of no network that they are its."""
+    networks, rest = laboratory.asked(request.settings)
+    return (networks if any("group" in entry.label for entry in request.entries) else networks[:1]), rest
+
+
 def _differences(laboratory: "Laboratory", network: str, size: str, settings: Mapping[str, str]) -> list[str]:
     """The settings in which this size, changed as asked, differs from the paper's, as it stands."""
+    here, there = _templates(laboratory, network, size, settings)
+    return _apart(flat(complete_settings(here)), flat(complete_settings(there)), scores=False)
+
+
+def _scores(laboratory: "Laboratory", network: str, size: str, settings: Mapping[str, str]) -> list[str]:
+    """The same of how masks are learned, where they are: a line for those that differ in the same way."""
+    here, there = (
+        {
+            label["curve"]: flat(complete_settings(spec))
+            for label, spec in laboratory.wanted(template, of, [0])
+        }
+        for template, of in zip(_templates(laboratory, network, size, settings), (size, "full"), strict=True)
+    )
+    alike: dict[str, list[str]] = {}
+    for name in here.keys() & there.keys():
+        if "recipe.epochs" in here[name] and (apart := _apart(here[name], there[name], scores=True)):
+            alike.setdefault(", ".join(apart), []).append(name)
+    order = list(here)
+    return sorted(
+        (f"{'; '.join(sorted(names, key=order.index))}: {apart}" for apart, names in alike.items()),
+        key=lambda line: order.index(line.partition(":")[0].partition(";")[0]),
+    )
+
+
+def _templates(
+    laboratory: "Laboratory", network: str, size: str, settings: Mapping[str, str]
+) -> tuple[Any, Any]:
+    """What the runs have in common, in this size, changed as asked, and in the paper's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
-        here, there = (
-            flat(complete_settings(template))
-            for template in (
-                changed(laboratory.template(network, size), settings),
-                laboratory.template(network, "full"),
-            )
-        )
+        return changed(laboratory.template(network, size), settings), laboratory.template(network, "full")
+
+
+def _apart(here: Mapping[str, Any], there: Mapping[str, Any], *, scores: bool) -> list[str]:
+    """The settings that differ, of learning scores or the others, in words."""
     return [
         f"{_name(short(key))} {_words(key, here[key])} instead of {_words(key, there[key])}"
         for key in there
-        if key in here and here[key] != there[key]
+        if key in here and here[key] != there[key] and short(key).startswith(tuple(PARTS)) == scores
     ]
 
 

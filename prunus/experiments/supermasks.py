@@ -189,10 +189,10 @@ def _found(template: Supermask, size: str, replicates: Sequence[int]) -> Entries
 
 
 def best_levels(rows: Sequence[Row]) -> list[Row]:
-    """One row a run: of several levels, that of the highest accuracy on the validation split."""
-    best: dict[tuple[str, str], Row] = {}
+    """One row a run and label: of several levels, that of the highest accuracy on the validation split."""
+    best: dict[tuple[str, str, str], Row] = {}
     for row in rows:
-        key = (row["run"], row["curve"])
+        key = (row.get("group", ""), row["curve"], row["run"])
         if key not in best or row["final_validation_accuracy"] > best[key]["final_validation_accuracy"]:
             best[key] = row
     return list(best.values())
@@ -212,11 +212,9 @@ def _table(store: Store, request: Request, rows: Sequence[Row]) -> list[Row]:
             **({"group": group} if group else {}), "curve": name, "n": len(members),
             **_told("final_test_accuracy", [row["final_test_accuracy"] for row in members]),
             "published": str(REPORTED.get(of, {}).get(name, "")),
-            **_told("density %", [row["density %"] for row in members]),
-            "sparsity %": _sparsity([row["density %"] for row in members]),
+            **_densities("density %", "sparsity %", [row["density %"] for row in members]),
             **_told(LIKELY[0], [row["likely_final_test_accuracy"] for row in likely]),
-            **_told(LIKELY[1], [100 * row["likely_density"] for row in likely]),
-            LIKELY[2]: _sparsity([100 * row["likely_density"] for row in likely]),
+            **_densities(*LIKELY[1:], [100 * row["likely_density"] for row in likely]),
             "file bytes": round(mean(files)) if files else "",
         })  # fmt: skip
     return table
@@ -229,9 +227,12 @@ def _told(name: str, values: Sequence[float]) -> Row:
     return {name: mean(values), f"{name} ±": stdev(values) if len(values) > 1 else 0.0}
 
 
-def _sparsity(densities: Sequence[float]) -> float | str:
-    """Of the mean density as it is printed, so that the two add up to 100 there."""
-    return 100 - float(f"{mean(densities):.4g}") if densities else ""
+def _densities(density: str, sparsity: str, values: Sequence[float]) -> Row:
+    """Their mean in percent, beside it the sparsity, both to two places, so that they add up to 100 as printed."""
+    if not values:
+        return {density: "", sparsity: ""}
+    kept = round(mean(values), 2)
+    return {**_told(density, values), density: kept, sparsity: round(100 - kept, 2)}
 
 
 def _key(network: str) -> str:

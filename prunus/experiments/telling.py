@@ -9,7 +9,7 @@ from prunus.experiments.comparing import METRICS, Difference, verdicts
 from prunus.experiments.evidence import environments, everything, said, settings, wanted
 from prunus.experiments.reading import network_of
 from prunus.experiments.result import SIZES, Record, Result, Row, cell
-from prunus.experiments.shortened import shortened
+from prunus.experiments.shortened import networks_of, shortened
 from prunus.report import text
 from prunus.report.experiment_page import Card, Cell, ExperimentPage, Receipts, Table
 from prunus.report.interactive import chart
@@ -84,7 +84,11 @@ def command(laboratory: "Laboratory", store: Store, request: Request, seeds: Seq
     if len(seeds) != laboratory.replicates[SIZES.index(request.size)]:
         words += ["--replicates", str(len(seeds))]
     words += ["--seed", str(seeds[0])] if seeds[0] else []
-    for key, value in request.settings.items():
+    networks, _ = networks_of(laboratory, request)
+    settings = dict(request.settings)
+    if networks != laboratory.asked(settings)[0]:  # the request is older than the experiment's other networks
+        settings["network"] = ",".join(networks)
+    for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
     complete = store.folder(request.entries[0].id).spec()["complete"]
     if complete.get("dense", complete).get("arithmetic") == "stacked":

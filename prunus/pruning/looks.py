@@ -21,10 +21,12 @@ def taken(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor])
     """What `forward`, which passes `inputs` through `model`, answers; EvidenceError where they do not fit it."""
     try:
         return forward(inputs)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise EvidenceError(
-            f"{type(model).__name__} does not take calibration inputs of shape {tuple(inputs.shape)}: "
-            f"{str(error).splitlines()[0]}"
+            f"{type(model).__name__} does not take calibration inputs of shape {tuple(inputs.shape)}: {why}"
         ) from error
 
 

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from prunus.errors import MismatchError
 from prunus.generators import Generated
 from prunus.nouns import Params
 from prunus.tickets.dense import Dense
@@ -35,9 +36,17 @@ def network_of(spec: Dense | OfDense, kept: Kept) -> tuple[nn.Module, dict[str, 
 
     With it, which of its weights come from seeds, and each layer's factor: empty but for a supermask over such
     weights. `prunus.save(model, path, generated=..., factors=...)` writes the two instead of the weights.
+    Raises MismatchError where the model has changed since.
     """
-    model = (spec if isinstance(spec, Dense) else spec.dense).network()
-    model.load_state_dict(kept.get("final"))
+    dense = spec if isinstance(spec, Dense) else spec.dense
+    model = dense.network()
+    try:
+        model.load_state_dict(kept.get("final"))
+    except RuntimeError as error:
+        why = " ".join(str(error).split())
+        raise MismatchError(
+            f"{dense.model} does not make the network that the run ended with: {why}"
+        ) from error
     return model, *from_seeds(kept)
 
 

@@ -60,10 +60,11 @@ def evaluate(model: nn.Module, split: Split, batch_size: int | None = None) -> E
     """Evaluate `model` in eval mode; the modes of its modules are restored afterwards.
 
     Args:
-        batch_size: examples a forward pass; None: 100 on a CPU, where Conv-2 takes 1.5 times as long with 1,000
-            of them, since what its layers answer then leaves the caches; 1,000 on other devices.
+        batch_size: examples a forward pass; None: 100 on a CPU, so that what convolutions answer stays in its
+            caches; 1,000 on other devices.
     """
-    batch_size = batch_size or (100 if split.inputs.device.type == "cpu" else 1000)
+    if batch_size is None:
+        batch_size = 100 if split.inputs.device.type == "cpu" else 1000
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     parts = torch.split(split.inputs, batch_size), torch.split(split.labels, batch_size)

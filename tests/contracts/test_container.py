@@ -173,6 +173,20 @@ def test_what_would_not_be_read_is_not_written(made, model, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {1: torch.ones(2)},
+        {1: torch.ones(2), "1": torch.ones(2)},
+        {"w": torch.zeros(0, 1 << 61)},
+        {"w": torch.zeros(0, 1 << 40, 1 << 22)},
+    ],
+)
+def test_no_tensor_is_written_that_would_not_be_read(state):
+    with pytest.raises(ContainerError, match=r"^No file may say this of itself"):
+        pack(state)
+
+
 def test_another_process_writes_the_same_bytes(tmp_path):
     program = (
         "import sys, torch; from prunus.compression.container import write;"

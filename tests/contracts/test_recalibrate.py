@@ -278,3 +278,17 @@ def test_too_few_examples_and_others_than_the_models_are_refused(shape, batch_si
     with pytest.raises(EvidenceError, match=says):
         recalibrate(model, draw(*shape), batch_size)
     close(statistics(model), before)
+
+
+@pytest.mark.parametrize("words", ["", "line one\nline two"])
+def test_a_model_that_fails_says_why_or_what_it_raised(words):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            raise ValueError(words)
+
+    with pytest.raises(EvidenceError, match=f"shape .*: {words.split(chr(10))[0] or 'ValueError'}$"):
+        recalibrate(Broken(), draw(8, 3))

@@ -2,10 +2,33 @@
 
 import json
 import math
+from dataclasses import dataclass
 
+from prunus.compression.container.layout import DTYPES
 from prunus.errors import CorruptError
 
 Header = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the header says of one tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    length: int
+    """Bytes of its blob."""
+
+    @property
+    def size(self) -> int:
+        """Entries of the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in memory."""
+        return self.size * DTYPES[self.dtype].itemsize
 
 
 def header_text(made: object, model: object, tensors: list[list[object]]) -> str:
@@ -14,8 +37,8 @@ def header_text(made: object, model: object, tensors: list[list[object]]) -> str
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def parse_header(content: bytes) -> Header:
-    """The header back, its rows of tensors not looked at yet. Raises CorruptError for what no file may say."""
+def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
+    """The header back, and its tensors. Raises CorruptError for what no file may say."""
     try:
         header = json.loads(
             content.decode(),
@@ -32,7 +55,30 @@ def parse_header(content: bytes) -> Header:
         raise CorruptError(f"The header names the format {header['format']!r:.80}, or made is no object.")
     if model is not None and not _is_model(model):
         raise CorruptError("The header's model is neither null nor a name with arguments.")
-    return header
+    return header, _entries(header["tensors"])
+
+
+def _entries(rows: object) -> tuple[Entry, ...]:
+    """The tensor list of a header, each row checked."""
+    if not isinstance(rows, list):
+        raise CorruptError("The header's tensors are no list.")
+    entries = tuple(_entry(row) for row in rows)
+    if len({entry.name for entry in entries}) != len(entries):
+        raise CorruptError("The header names a tensor twice.")
+    return entries
+
+
+def _entry(row: object) -> Entry:
+    match row:
+        case [str(name), str(dtype), list(shape), int(length)] if dtype in DTYPES:
+            numbers = [*shape, length]
+            # bool is an int to Python; a rank of 64 and 2^62 bytes are where torch itself ends.
+            sound = (
+                all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) and len(shape) <= 64
+            )
+            if sound and math.prod(max(side, 1) for side in shape) < 1 << 59:
+                return Entry(name, dtype, tuple(shape), length)
+    raise CorruptError(f"The header describes a tensor as {row!r:.120}, which is none.")
 
 
 def _finite(text: str) -> float:

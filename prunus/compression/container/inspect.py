@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 import torch
 
 from prunus.compression.codecs.bitpack import width
-from prunus.compression.container.header import header_text
+from prunus.compression.container.header import Entry, header_text
 from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, PREFIX, Blob
-from prunus.compression.container.read import Entry, file_bytes, open_bytes, tensor_of
+from prunus.compression.container.read import file_bytes, open_bytes, tensor_of
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Read a file back into a state_dict or a module. Nothing in a file is trusted: every length, name, code
 and position is checked before it is used, and what a file may make the reader allocate is bounded."""
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.container.generated import regenerated
-from prunus.compression.container.header import Header, parse_header
+from prunus.compression.container.header import Entry, Header, parse_header
 from prunus.compression.container.layout import (
     CHECKSUM,
     COLUMNS,
@@ -32,27 +31,6 @@ from prunus.compression.container.layout import (
     unsigned,
 )
 from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the header says of one tensor."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    length: int
-    """Bytes of its blob."""
-
-    @property
-    def size(self) -> int:
-        """Entries of the tensor."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor in memory."""
-        return self.size * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
@@ -136,32 +114,8 @@ def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...]
     running = checksum(view[:at])
     if CHECKSUM.unpack(view[at : at + CHECKSUM.size])[0] != running:
         raise CorruptError("The checksum of the header does not fit its bytes.")
-    header = parse_header(bytes(view[PREFIX.size : at]))
-    entries = _entries(header["tensors"])
+    header, entries = parse_header(bytes(view[PREFIX.size : at]))
     return header, entries, running, at + CHECKSUM.size
-
-
-def _entries(rows: object) -> tuple[Entry, ...]:
-    """The tensor list of a header, each row checked."""
-    if not isinstance(rows, list):
-        raise CorruptError("The header's tensors are no list.")
-    entries = tuple(_entry(row) for row in rows)
-    if len({entry.name for entry in entries}) != len(entries):
-        raise CorruptError("The header names a tensor twice.")
-    return entries
-
-
-def _entry(row: object) -> Entry:
-    match row:
-        case [str(name), str(dtype), list(shape), int(length)] if dtype in DTYPES:
-            numbers = [*shape, length]
-            # bool is an int to Python; a rank of 64 and 2^62 bytes are where torch itself ends.
-            sound = (
-                all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) and len(shape) <= 64
-            )
-            if sound and math.prod(max(side, 1) for side in shape) < 1 << 59:
-                return Entry(name, dtype, tuple(shape), length)
-    raise CorruptError(f"The header describes a tensor as {row!r:.120}, which is none.")
 
 
 def tensor_of(entry: Entry, blob: Blob) -> Tensor:

@@ -73,7 +73,7 @@ def _scores(laboratory: "Laboratory", network: str, size: str, settings: Mapping
     )
     alike: dict[str, list[str]] = {}
     for name in here.keys() & there.keys():
-        if "recipe.epochs" in here[name] and (apart := _apart(here[name], there[name], scores=True)):
+        if "samples" in here[name] and (apart := _apart(here[name], there[name], scores=True)):
             alike.setdefault(", ".join(apart), []).append(name)
     order = list(here)
     return sorted(

@@ -43,9 +43,10 @@ def shortened(laboratory: "Laboratory", request: Request, specs: Sequence[Mappin
     for network in networks:
         where = f"{network}, " if len(networks) > 1 else ""
         found += [where + line for line in _scores(laboratory, network, request.size, rest)]
-    levels = sorted({level for spec in specs for level in spec.get("levels", ())})
+    taken = [(spec.get("ticket") or spec).get("levels", ()) for spec in specs]  # found masks are a ticket's
+    levels = sorted({level for one in taken for level in one})
     if levels:
-        where = "" if all(spec.get("levels") for spec in specs) else " in some runs"
+        where = "" if all(taken) else " in some runs"
         found.append(f"levels {', '.join(map(str, levels))} instead of all{where}")
     return found
 
@@ -72,14 +73,9 @@ def _scores(laboratory: "Laboratory", network: str, size: str, settings: Mapping
         for template, of in zip(_templates(laboratory, network, size, settings), (size, "full"), strict=True)
     )
     alike: dict[str, list[str]] = {}
-    for name in here.keys() & there.keys():
-        if "samples" in here[name] and (apart := _apart(here[name], there[name], scores=True)):
-            alike.setdefault(", ".join(apart), []).append(name)
-    order = list(here)
-    return sorted(
-        (f"{'; '.join(sorted(names, key=order.index))}: {apart}" for apart, names in alike.items()),
-        key=lambda line: order.index(line.partition(":")[0].partition(";")[0]),
-    )
+    for name in (name for name in here if name in there and "samples" in here[name]):
+        alike.setdefault(", ".join(_apart(here[name], there[name], scores=True)), []).append(name)
+    return [f"{'; '.join(names)}: {apart}" for apart, names in alike.items() if apart]
 
 
 def _templates(

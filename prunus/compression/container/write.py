@@ -79,14 +79,14 @@ def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> byte
         header = header_text(made, model, tensors).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ContainerError(f"The header cannot be written as JSON: {error}.") from error
-    try:
-        parse_header(header)
-    except CorruptError as error:
-        raise ContainerError(f"No file may say this of itself: {error}") from error
     if len(header) > LONGEST_HEADER:
         raise ContainerError(
             f"The header would take {len(header)} bytes; the most allowed is {LONGEST_HEADER}."
         )
+    try:
+        parse_header(header)
+    except CorruptError as error:
+        raise ContainerError(f"No file may say this of itself: {error}") from error
     return header
 
 

@@ -20,8 +20,9 @@ def said(label: Mapping[str, Any]) -> str:
     >>> said({"curve": "random", "replicate": 3, "draw": 0, "group": "conv-2"})
     'conv-2, random, replicate 3, draw 0'
     """
-    first = [str(label[key]) for key in ("group", "curve") if key in label]
-    return ", ".join([*first, *(f"{k} {v}" for k, v in label.items() if k not in ("group", "curve"))])
+    plain = ("group", "curve", "over")
+    first = [str(label[key]) for key in plain if key in label]
+    return ", ".join([*first, *(f"{k} {v}" for k, v in label.items() if k not in plain)])
 
 
 def wanted(store: Store, request: Request) -> list[RunFolder]:

@@ -31,7 +31,7 @@ from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tables import look_up
 
-KEYS = ("group", "curve", "from", "level", "density %", "sparsity %")
+KEYS = ("group", "curve", "over", "from", "level", "density %", "sparsity %")
 """What the rows of a table are told apart by."""
 
 Entries = list[tuple[dict[str, Any], Procedure]]

@@ -184,7 +184,7 @@ def _found(template: Supermask, size: str, replicates: Sequence[int]) -> Entries
         for criterion in dict.fromkeys(("large_final_same_sign", *(criteria or CRITERIA))):
             for words, weights in WEIGHTS.items():
                 spec = Found(replace(ticket, criterion=criterion), weights)
-                found.append(({"curve": f"{criterion}, {words}", "replicate": replicate}, spec))
+                found.append(({"curve": criterion, "over": words, "replicate": replicate}, spec))
     return found
 
 
@@ -251,7 +251,7 @@ ACCURACY = Panel("accuracy", "final_test_accuracy", "test accuracy (%)", "Superm
 
 def _over(weights: str) -> Callable[[Row], bool]:
     """Whether a row is of masks over these weights."""
-    return lambda row: row["curve"].endswith(f", {weights}")
+    return lambda row: row["over"] == weights
 
 
 supermasks = Laboratory(

@@ -26,7 +26,7 @@ SIZE = {
     "full": ("full", "The size of the paper."),
 }
 """What a size is called, and what is said of it."""
-NAMES = ("group", "curve", "from")
+NAMES = ("group", "curve", "over", "from")
 """What names the rows of a table."""
 
 

@@ -1,6 +1,8 @@
 """The experiment of supermasks: the cells of the paper's table, on which networks, and what its rows say."""
 
+import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -219,3 +221,18 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
     said = called("runs", "save", id, file, "--store", store.path, code=1).err
     assert said == f"error: {file} is there already; pass --force to replace it.\n"
     assert "parameters in" in called("runs", "save", id, file, "--store", store.path, "--force").out
+
+
+def test_a_criterion_looks_the_same_over_all_weights(tmp_path):
+    result = found("smoke", tmp_path / "out", store=tmp_path / "store", engine="inline", settings=SMALL)
+    table = {(row["over"], row["curve"], row["density %"]): row["final_test_accuracy"] for row in result.rows}
+    assert len(table) == len(result.rows) == 2 * 3 * 4, "two kinds of weights, three criteria, four levels"
+    told = {}
+    for suffix, weights in (("initial", "init"), ("signed", "signed constant")):
+        base = tmp_path / "out" / f"zhou2019.found.{suffix}"
+        names = re.findall(r"<!-- (\w+) \(n = 1\) -->", base.with_name(f"{base.name}.svg").read_text())
+        assert names == ["large_final_same_sign", "large_final", "random"], "without words on the weights"
+        with base.with_name(f"{base.name}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        told |= {(weights, row["name"], float(row["x"])): float(row["mean"]) for row in rows}
+    assert told == table

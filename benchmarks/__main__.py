@@ -6,8 +6,8 @@ from importlib import import_module
 import torch
 
 NAMES = (
-    "selection", "masked_step", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets", "tickets", "receipts",
-    "stacked", "layerwise",
+    "selection", "masked_step", "evaluation", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets",
+    "tickets", "receipts", "stacked", "layerwise",
 )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
             raise ModelError(
-                f"Expected real parameters, but {name!r} is {parameter.dtype}; prunus has no complex ones."
+                f"Expected real parameters, but {name!r} is {parameter.dtype}; prunus trains real networks only."
             )
         bad = count_not_finite(parameter.detach())
         if bad:
@@ -179,8 +179,8 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             for (module, name, buffer), value in zip(before, values, strict=True):
                 if buffer is not None and value is not None:
                     buffer.copy_(value)
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
+                if isinstance(module._buffers, dict) and module._buffers.get(name) is not buffer:
+                    module._buffers[name] = buffer  # a forward pass may have put another tensor there
 
 
 def _reason(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from prunus.data.check import check_split, count_labeled
 from prunus.nouns import IGNORE_INDEX, Split
-from prunus.training.checks import check_logits, forward
+from prunus.training.checks import check_initialized, check_logits, forward
 from prunus.training.modes import evaluating
 
 __all__ = ["Epoch", "Evaluation", "evaluate", "evaluating"]
@@ -56,6 +56,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int | None = None) -> E
     50.0
     """
     check_split(split)
+    check_initialized(model)
     if batch_size is None:
         batch_size = 100 if split.inputs.device.type == "cpu" else 1000
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)

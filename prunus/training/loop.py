@@ -213,7 +213,7 @@ def finish_epoch(run: Unfinished, training_loss: float, data: Dataset) -> None:
     number = -(-run.done // steps_per_epoch(run.recipe, data.train))
     if not torch.isfinite(torch.tensor([training_loss, result.loss])).all():
         raise DivergedError(
-            f"The training loss is {training_loss} and the validation loss {result.loss} after epoch {number} of "
+            f"The loss is {training_loss} in training and {result.loss} in validation after epoch {number} of "
             f"{run.recipe.epochs} with learning rate {run.recipe.learning_rate}; a lower learning rate may help."
         )
     run.epochs.append(Epoch(number, training_loss, result.loss, result.accuracy))

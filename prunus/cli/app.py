@@ -11,7 +11,7 @@ from prunus.cli.demo import demo
 from prunus.cli.evaluate import evaluate
 from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
-from prunus.cli.outcomes import ended
+from prunus.cli.outcomes import CommandGroup, ended
 from prunus.cli.prune import prune
 from prunus.cli.run import figure, run
 from prunus.cli.runs import app as runs
@@ -29,9 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "figure": figure,
 }
 
-app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
-)
+app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False, rich_markup_mode="rich")
 for _name, _command in COMMANDS.items():
     app.command(_name)(ended(_command))
 app.add_typer(runs, name="runs")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.options import AsJson
-from prunus.cli.outcomes import ended
+from prunus.cli.outcomes import CommandGroup, ended
 from prunus.cli.show import put, put_json, put_table, say
 
 StoreFolder = Annotated[
@@ -213,6 +213,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "query": query,
 }
 
-app = typer.Typer(no_args_is_help=True, help="Look into a store of runs, and clear it up.")
+app = typer.Typer(cls=CommandGroup, help="Look into a store of runs, and clear it up.")
 for _name, _command in COMMANDS.items():
     app.command(_name)(ended(_command))

@@ -83,15 +83,13 @@ def compress(
 
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
-    import torch
-
-    from prunus.cli.devices import checked
+    from prunus.cli.devices import checked, use_threads
     from prunus.cli.files import check_writable
     from prunus.cli.networks import data_set, network, put_weights
     from prunus.cli.recipe import chosen
     from prunus.cli.work import Job, carry_out, show
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     device = checked(device)
     check_writable(out)
     settings = chosen(model, recipe, density, bits, rounds, epochs or [], scope)

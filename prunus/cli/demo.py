@@ -23,16 +23,14 @@ def demo(
 
     Example: prunus demo --open
     """
-    import torch
-
-    from prunus.cli.devices import checked
+    from prunus.cli.devices import checked, use_threads
     from prunus.cli.files import make_folder
     from prunus.cli.networks import network
     from prunus.cli.work import Job, carry_out, show
     from prunus.compression.published import COMPRESSION_RECIPES
     from prunus.data import load
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     device = checked(device)
     make_folder(out)
     job = Job(

@@ -25,14 +25,20 @@ DataName = Annotated[
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
-Seed = Annotated[int, typer.Option(help="The seed from which everything random is drawn.")]
+MAX_SEED = 2**63 - 1
+"""The largest seed: a signed 64-bit integer, as `prunus.seeds` derives seeds for torch."""
+
+Seed = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed from which everything random is drawn."),
+]
 
 Threads = Annotated[
     int,
     typer.Option(
         metavar="N",
         min=1,
-        help="Threads of computing. One is the fastest for networks as small as the LeNets; a large one gains "
+        help="Threads of computing, at most as many as there are CPUs. One is the fastest for networks as small as the LeNets; a large one gains "
         "from more. The same seed gives the same bits only with the same number.",
     ),
 ]

@@ -34,7 +34,9 @@ EXIT_CODES = {
     7: "a file that is not a sound prunus file, or one of another model",
     8: "a store of runs, or a run in it, that cannot be used",
     70: "an unexpected error: a user's own module that failed during training, or a bug in prunus",
-    130: "interrupted (Ctrl-C)",
+    129: "the terminal was closed (SIGHUP)",
+    130: "interrupted (SIGINT, Ctrl-C)",
+    143: "terminated (SIGTERM)",
 }
 """What each exit code means; the class of `prunus.errors` that a command raises has the code."""
 

@@ -88,12 +88,10 @@ def prune(
 
     Example: prunus prune nets:mine --weights mine.pt --data digits --criterion sparse_gpt --density 0.3
     """
-    import torch
-
-    from prunus.cli.devices import checked
+    from prunus.cli.devices import checked, use_threads
     from prunus.cli.pruning import Job, carry_out, show
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     job = Job(
         model=model,
         weights=weights,

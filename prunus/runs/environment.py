@@ -22,7 +22,7 @@ def environment(engine: str, device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": version("numpy"),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device,
@@ -46,7 +46,8 @@ def _commit() -> str | None:
 
 
 @cache
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The model of the CPU, as the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

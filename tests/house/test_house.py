@@ -42,7 +42,7 @@ ROOMS = (
     ("runs",),
     ("compression",),
     ("report",),
-    ("experiments",),
+    ("experiments", "diagnostics"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import UnknownNameError
+from prunus.tables import suggestion
 
 
 def resolve(reference: str, also: type | None = None) -> Any:
@@ -34,8 +35,10 @@ def resolve(reference: str, also: type | None = None) -> Any:
             f"failed: {type(error).__name__}: {error}"
         ) from error
     if not hasattr(module, name):
+        hint = suggestion(name, [other for other in vars(module) if callable(getattr(module, other))])
         raise UnknownNameError(
-            f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}."
+            f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}"
+            + (f"; {hint}" if hint else ".")
         )
     found = getattr(module, name)
     if not (callable(found) or (also and isinstance(found, also))):

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.names import completion
 from prunus.cli.options import AsJson, DataName, Device, Seed, Threads, optional
 
 Model = Annotated[
@@ -13,6 +14,7 @@ Model = Annotated[
         metavar="NAME",
         help="A built-in model, or yours: package.module:function, which returns a torch.nn.Module.",
         show_default=False,
+        autocompletion=completion("model"),
     ),
 ]
 Out = Annotated[
@@ -25,7 +27,10 @@ Weights = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str | None, optional("NAME", "One of `prunus list`; else the model's own, or default.")
+    str | None,
+    optional(
+        "NAME", "One of `prunus list`; else the model's own, or default.", complete=completion("recipe")
+    ),
 ]
 Density = Annotated[float | None, optional("SHARE", "Share of weights to keep, the same for all layers.")]
 Scope = Annotated[
@@ -34,6 +39,7 @@ Scope = Annotated[
         "NAME",
         "What is ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. 2:4 takes --density 0.5 "
         "--rounds 1.",
+        complete=completion("scope"),
     ),
 ]
 Bits = Annotated[int | None, optional("N", "Bits of a weight, 1 to 8, the same for all layers.", 1, 8)]
@@ -88,6 +94,8 @@ def compress(
     from prunus.cli.networks import data_set, network, put_weights
     from prunus.cli.recipe import chosen
     from prunus.cli.work import Job, carry_out, show
+    from prunus.compression.deep_compression import reachable
+    from prunus.pruning.prunable import prunable
 
     use_threads(threads)
     device = checked(device)
@@ -96,6 +104,8 @@ def compress(
     net = network(model, seed)
     if weights is not None:
         put_weights(net, weights)
+    # What the recipe cannot do with these weights is known before a data set is fetched.
+    reachable(settings, prunable(net, tuple(include or ("*",)), tuple(exclude or ())))
     job = Job(
         title=f"{model} on {data}",
         model=net.to(device),

@@ -31,7 +31,11 @@ def doctor(
     else:
         sections = [finding.section for finding in diagnosis.findings]
         rows = [
-            ("" if place and sections[place - 1] == finding.section else finding.section, finding.name, str(finding.value))
+            (
+                "" if place and sections[place - 1] == finding.section else finding.section,
+                finding.name,
+                str(finding.value),
+            )
             for place, finding in enumerate(diagnosis.findings)
         ]
         put_table(("", "name", ""), rows, words=3)

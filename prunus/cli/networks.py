@@ -1,6 +1,7 @@
 """Models and data sets as the command line names them, weights as it is given them, and whether they fit."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunus.data import load
-from prunus.errors import DataError, MismatchError, ModelError, PrunusError
+from prunus.errors import DataError, EmptiedLayerWarning, MismatchError, ModelError, PrunusError
 from prunus.models import MODELS
 from prunus.nouns import Dataset
 from prunus.resolve import resolve
@@ -63,7 +64,7 @@ def put_weights(model: nn.Module, path: Path) -> None:
     A torch file is opened with `weights_only`, so that no code of its runs; it holds a state_dict, or a
     mapping with one under "state_dict". The counters of BatchNorm's batches may be missing, as they are in files of
     other libraries: they stay as they are. Raises ModelError where the file holds anything else, MismatchError
-    where the weights are of another model.
+    where the weights are of another model or are not floating-point numbers, and ModelError where all of them are zero.
     """
     found = _read(path)
     wanted = model.state_dict()
@@ -75,13 +76,35 @@ def put_weights(model: nn.Module, path: Path) -> None:
             for name, tensor in wanted.items()
             if name in found and found[name].shape != tensor.shape
         ),
+        *(
+            f"{name} is {found[name].dtype}, not {tensor.dtype}"
+            for name, tensor in wanted.items()
+            if name in found and _kind(found[name]) != _kind(tensor)
+        ),
     ]
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise MismatchError(
             f"{path} is for another model than {type(model).__name__}: {'; '.join(wrong[:3])}{more}."
         )
+    parameters = [found[name] for name, _ in model.named_parameters() if name in found]
+    if parameters and not any(bool(tensor.any()) for tensor in parameters):
+        raise ModelError(
+            f"Expected trained weights in {path}, but every parameter there is zero; save the weights after training."
+        )
     model.load_state_dict({**wanted, **found})
+    for name, weight in found.items():
+        if weight.dim() > 1 and not weight.any():
+            warnings.warn(
+                f"All of {name!r} in {path} is zero: no signal passes it.", EmptiedLayerWarning, stacklevel=2
+            )
+
+
+def _kind(tensor: Tensor) -> str:
+    """What kind of numbers a tensor holds; within a kind they can be converted."""
+    if tensor.is_complex():
+        return "complex"
+    return "floating point" if tensor.is_floating_point() else "integer"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,14 +1,25 @@
 """Options that several commands have."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from prunus.cli.names import completion
 
-def optional(metavar: str, text: str, lowest: int | None = None, highest: int | None = None) -> Any:
-    """An option whose default, None, is in the words of its help."""
-    return typer.Option(metavar=metavar, help=text, min=lowest, max=highest, show_default=False)
+
+def optional(
+    metavar: str,
+    text: str,
+    lowest: int | None = None,
+    highest: int | None = None,
+    complete: Callable[[str], list[str]] | None = None,
+) -> Any:
+    """An option whose default, None, is in the words of its help; `complete` is a function of `names.completion`."""
+    return typer.Option(
+        metavar=metavar, help=text, min=lowest, max=highest, show_default=False, autocompletion=complete
+    )
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that prunus wrote.", show_default=False)]
@@ -20,6 +31,7 @@ DataName = Annotated[
         metavar="NAME",
         help="A built-in data set, or yours: package.module:function, which returns a prunus Dataset.",
         show_default=False,
+        autocompletion=completion("data set"),
     ),
 ]
 

@@ -88,7 +88,9 @@ def _describe(error: Any) -> str:
     if context is None:
         return str(error.message)
     if hasattr(error, "possibilities"):  # an option that does not exist
-        options = [name for option in context.command.params for name in (*option.opts, *option.secondary_opts)]
+        options = [
+            name for option in context.command.params for name in (*option.opts, *option.secondary_opts)
+        ]
         sentence = f"No option is called {error.option_name!r}"
         if hint := suggestion(error.option_name, [*options, "--help"]):
             return f"{sentence}; {hint}"
@@ -99,7 +101,9 @@ def _describe(error: Any) -> str:
     return f"{sentence.strip().rstrip('.')}; see `{context.command_path} --help`."
 
 
-def ended(command: Callable[Arguments, None], needs: Sequence[str] = PAGE_PACKAGES) -> Callable[Arguments, None]:
+def ended(
+    command: Callable[Arguments, None], needs: Sequence[str] = PAGE_PACKAGES
+) -> Callable[Arguments, None]:
     """`command`, ending in an exit code of EXIT_CODES; the packages `needs` must be installed."""
 
     @functools.wraps(command)

@@ -104,12 +104,12 @@ def carry_out(job: Job) -> Outcome:
     if out.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"{out} was to be written; a name ends in .safetensors or .prunus.")
     model, trained = _model(job)
-    data = data_set(job.data or _usual_data(job.model, model), job.device, job.seed)
-    check_fit(model, data)
     weights = prunable(model, job.include, job.exclude)
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
     _rehearse(criterion, scope, weights, job.density)
+    data = data_set(job.data or _usual_data(job.model, model), job.device, job.seed)
+    check_fit(model, data)
     if not trained:
         model = _trained(job, model, data)
         weights = prunable(model, job.include, job.exclude)

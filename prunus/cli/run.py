@@ -6,13 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.options import AsJson, optional
+from prunus.cli.names import completion
+from prunus.cli.options import MAX_SEED, AsJson, optional
 from prunus.cli.show import put, put_json, say
 
 STORE = Path("store")
 """Where runs are kept when nothing is said."""
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="One of `prunus list`.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="One of `prunus list`.",
+        show_default=False,
+        autocompletion=completion("experiment"),
+    ),
+]
 Out = Annotated[Path | None, optional("FOLDER", "Where to; runs/NAME by default.")]
 
 
@@ -24,14 +33,20 @@ def run(
     replicates: Annotated[
         int | None, optional("N", "How often, each with its own seeds; else the size's.", lowest=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the first replicate.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed of the first replicate.")
+    ] = 0,
     store: Annotated[
         Path | None,
         optional("FOLDER", f"Ticket experiments: where runs are kept, and found again; {STORE}/ by default."),
     ] = None,
     engine: Annotated[
         str | None,
-        optional("NAME", "Ticket experiments: inline, processes (the default), or stacked."),
+        optional(
+            "NAME",
+            "Ticket experiments: inline, processes (the default), or stacked.",
+            complete=completion("engine"),
+        ),
     ] = None,
     workers: Annotated[
         int | None, optional("N", "Ticket experiments: processes at work; one a core by default.", lowest=1)
@@ -84,7 +99,12 @@ def figure(
     store: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the runs are.")] = STORE,
     out: Out = None,
     size: Annotated[
-        str | None, optional("SIZE", "smoke, default or full; else the largest of which a run is finished.")
+        str | None,
+        optional(
+            "SIZE",
+            "smoke, default or full; else the largest of which a run is finished.",
+            complete=completion("size"),
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.cli.files import check_writable
 from prunus.cli.networks import check_fit
+from prunus.diagnostics import why_not_writable
 from prunus.cli.progress import epochs, total
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
@@ -126,6 +127,10 @@ def _check(job: Job) -> int:
         raise PrunusError(f"{job.out} would be both the file and its page; name another with --page.")
     check_writable(job.out)
     check_writable(job.page)
+    if job.checkpoints is not None and (reason := why_not_writable(job.checkpoints)):
+        raise PrunusError(
+            f"Checkpoints cannot be written to {job.checkpoints}: {reason}; name a folder with --checkpoints."
+        )
     check_fit(job.model, job.data)
     weights = prunable(job.model, job.include, job.exclude)
     densities = densities_by_name(job.recipe.density, list(weights))

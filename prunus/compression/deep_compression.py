@@ -155,7 +155,9 @@ def reachable(recipe: CompressionRecipe, weights: Params) -> list[Density]:
 
     Raises DensityError where one cannot be, or keeps nothing of a tensor; UnknownNameError.
     """
-    scope = scope_named(recipe.scope)  # first of all: the counts below are of holes that the scope knows to make
+    scope = scope_named(
+        recipe.scope
+    )  # first of all: the counts below are of holes that the scope knows to make
     check_counts(recipe.density, recipe.scope, weights)
     densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
     rehearse(scope, weights, densities)

@@ -13,5 +13,7 @@ def present_data_sets(root: Path) -> dict[str, bool]:
     >>> present_data_sets(Path("no such folder"))
     {'mnist': False, 'fashion-mnist': False, 'cifar-10': False}
     """
-    found = {description.name: idx_set.is_present(root, description) for description in (MNIST, FASHION_MNIST)}
+    found = {
+        description.name: idx_set.is_present(root, description) for description in (MNIST, FASHION_MNIST)
+    }
     return {**found, "cifar-10": cifar10.is_present(root)}

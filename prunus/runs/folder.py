@@ -77,7 +77,7 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """The rows of metrics."""
-        return read_rows(self.metrics_path)
+        return read_rows(self.metrics_path, self._remedy)
 
     def append_curve(self, rows: Iterable[Row], keys: tuple[str, ...] = ("level", "step")) -> None:
         """Rows of the curves; each takes the place of an earlier one with the same `keys`."""
@@ -86,7 +86,7 @@ class RunFolder:
 
     def curve(self) -> list[Row]:
         """The rows of the curves."""
-        return read_rows(self.curves_path)
+        return read_rows(self.curves_path, self._remedy)
 
     def put(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
         """Write tensors, and a note of plain values, in place of what `name` held."""
@@ -146,7 +146,9 @@ class RunFolder:
         """What spec.json says."""
         found = self._json("spec")
         if missing := [key for key in _SPEC if key not in found]:
-            raise StoreError(f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}.")
+            raise StoreError(
+                f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}{self._remedy}."
+            )
         return found
 
     def environment(self) -> dict[str, Any]:
@@ -218,10 +220,18 @@ class RunFolder:
         return self.path / f"{name}.json"
 
     def _json(self, name: str) -> dict[str, Any]:
-        found = read_json(self._file(name))
+        found = read_json(self._file(name), self._remedy)
         if not isinstance(found, dict):
-            raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object.")
+            raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object{self._remedy}.")
         return found
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about a damaged file, as the end of a sentence."""
+        return (
+            f"; remove the run with `prunus runs rm {self.id} --store {self.path.parent.parent}` and run the "
+            "experiment again to do it anew"
+        )
 
     def _tensors(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

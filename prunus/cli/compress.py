@@ -43,7 +43,7 @@ Scope = Annotated[
     ),
 ]
 Bits = Annotated[int | None, optional("N", "Bits of a weight, 1 to 8, the same for all layers.", 1, 8)]
-Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1)]
+Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1, 10_000)]
 Epochs = Annotated[
     list[str] | None,
     optional(

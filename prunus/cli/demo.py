@@ -24,7 +24,7 @@ def demo(
     Example: prunus demo --open
     """
     from prunus.cli.devices import checked, use_threads
-    from prunus.cli.files import make_folder
+    from prunus.cli.files import output_folder
     from prunus.cli.networks import network
     from prunus.cli.work import Job, carry_out, show
     from prunus.compression.published import COMPRESSION_RECIPES
@@ -32,17 +32,18 @@ def demo(
 
     use_threads(threads)
     device = checked(device)
-    make_folder(out)
-    job = Job(
-        title="LeNet-300-100 on MNIST",
-        model=network("lenet-300-100", seed).to(device),
-        trained=False,
-        data=load("mnist", device=device, seed=seed),
-        recipe=COMPRESSION_RECIPES["demo"],
-        out=out / "lenet-300-100.prunus",
-        page=out / "report.html",
-        seed=seed,
-    )
-    show(carry_out(job), as_json)
+    with output_folder(out):
+        job = Job(
+            title="LeNet-300-100 on MNIST",
+            model=network("lenet-300-100", seed).to(device),
+            trained=False,
+            data=load("mnist", device=device, seed=seed),
+            recipe=COMPRESSION_RECIPES["demo"],
+            out=out / "lenet-300-100.prunus",
+            page=out / "report.html",
+            seed=seed,
+        )
+        outcome = carry_out(job)
+    show(outcome, as_json)
     if open_page:
         webbrowser.open(job.page.resolve().as_uri())

@@ -15,6 +15,7 @@ from prunus.data import load
 from prunus.errors import DataError, EmptiedLayerWarning, MismatchError, ModelError, PrunusError
 from prunus.models import MODELS
 from prunus.nouns import Dataset
+from prunus.pruning.masks import check_finite
 from prunus.resolve import resolve
 from prunus.seeds import derive
 from prunus.tables import look_up
@@ -92,6 +93,9 @@ def put_weights(model: nn.Module, path: Path) -> None:
         raise ModelError(
             f"Expected trained weights in {path}, but every parameter there is zero; save the weights after training."
         )
+    check_finite(
+        {name: found[name] for name, _ in model.named_parameters() if name in found}, f"In {path}, the tensor"
+    )
     model.load_state_dict({**wanted, **found})
     for name, weight in found.items():
         if weight.dim() > 1 and not weight.any():

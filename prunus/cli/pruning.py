@@ -17,6 +17,7 @@ from prunus.cli.progress import epochs
 from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import load
+from prunus.compression.counts import check_counts
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, EvidenceError, ModelError, NoEffectWarning
 from prunus.nouns import Dataset, Density, Params, Split, density_of, sizes
@@ -107,8 +108,8 @@ def carry_out(job: Job) -> Outcome:
     weights = prunable(model, job.include, job.exclude)
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
-    _rehearse(criterion, scope, weights, job.density)
-    data = data_set(job.data or _usual_data(job.model, model), job.device, job.seed)
+    _rehearse(job, criterion, scope, weights)
+    data = data_set(_usual_data(job.model, model) if job.data is None else job.data, job.device, job.seed)
     check_fit(model, data)
     if not trained:
         model = _trained(job, model, data)
@@ -170,8 +171,10 @@ def _criterion(job: Job) -> Any:
     return found
 
 
-def _rehearse(criterion: Any, scope: Scope, weights: Params, density: float) -> None:
+def _rehearse(job: Job, criterion: Any, scope: Scope, weights: Params) -> None:
     """Raise before any training what sizes and densities will raise."""
+    density = job.density
+    check_counts(density, "global" if job.scope == BUDGET else job.scope, weights)
     rehearse(scope, weights, [density])
     if not isinstance(criterion, Pruner):
         return

@@ -69,7 +69,7 @@ def run(
 
     Example: prunus run zhou2019.criteria --smoke --store store
     """
-    from prunus.cli.files import make_folder
+    from prunus.cli.files import output_folder
     from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of
     from prunus.tables import look_up
 
@@ -89,9 +89,10 @@ def run(
             f"--store, --engine, --workers and --set are for ticket experiments; {name} is none of them."
         )
     folder = Path("runs") / name if out is None else out
-    make_folder(folder)
     size = "smoke" if smoke else "full" if full else "default"
-    _show(experiment(size, folder, replicates=replicates, seed=seed, report=say, **more), size, as_json)
+    with output_folder(folder):
+        result = experiment(size, folder, replicates=replicates, seed=seed, report=say, **more)
+    _show(result, size, as_json)
 
 
 def figure(
@@ -114,7 +115,7 @@ def figure(
 
     Example: prunus figure zhou2019.criteria --store store --out figures
     """
-    from prunus.cli.files import make_folder
+    from prunus.cli.files import output_folder
     from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of, together
     from prunus.runs.store import Store
     from prunus.tables import look_up
@@ -131,8 +132,8 @@ def figure(
         raise typer.BadParameter(f"{name} keeps no runs in a store; `prunus run {name}` draws it.")
     parts = [part for part in parts if part in asked] or parts
     folder = Path("runs") / name if out is None else out
-    make_folder(folder)
-    results = [LABORATORY[part].figure(kept, folder, size=size, report=say) for part in parts]
+    with output_folder(folder):
+        results = [LABORATORY[part].figure(kept, folder, size=size, report=say) for part in parts]
     _show(results[0] if len(results) == 1 else together(name, results), size or "", as_json)
 
 

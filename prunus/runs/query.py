@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
+READING = ("SELECT", "EXPLAIN", "PRAGMA", "MULTI")
+"""The types of statements that return rows and change no table; DuckDB calls a PIVOT "MULTI"."""
+
+
 def query(store: Store, sql: str) -> list[dict[str, Any]]:
     """The rows that `sql` selects from the tables of this file's card.
 
@@ -34,6 +38,11 @@ def query(store: Store, sql: str) -> list[dict[str, Any]]:
         _fill(connection, store, sql.lower())
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         try:
+            kinds = [statement.type.name for statement in connection.extract_statements(sql)]
+            if len(kinds) != 1 or kinds[0] not in READING:
+                raise PrunusError(
+                    f"The query cannot be answered: expected one SELECT statement, got {', '.join(kinds) or 'nothing'}."
+                )
             connection.execute(sql)
             names = [column[0] for column in connection.description or []]
             return [dict(zip(names, row, strict=True)) for row in connection.fetchall()]

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -58,8 +61,10 @@ def unsplit():
     return prunus.Dataset("unsplit", [], [], [], ("a", "b"))
 
 class Late(nn.Linear):
+    count = 0
     def forward(self, x):
-        if self.training:
+        self.count += self.training
+        if self.count > 5:
             raise RuntimeError("nobody expects this")
         return super().forward(x.flatten(1))
 
@@ -723,7 +728,14 @@ OTHERS = [
     *((8, "runs", "show", id, "--store=store") for id in ("", "dense", "../../folder", "' OR 1=1 --", "*")),
     *(
         (1, "runs", "query", sql, "--store=store")
-        for sql in ("", "selec", "SELECT x FROM runs", "SELECT 1; SELECT 2", "COPY runs TO 'out'", "DROP TABLE runs")
+        for sql in (
+            "",
+            "selec",
+            "SELECT x FROM runs",
+            "SELECT 1; SELECT 2",
+            "COPY runs TO 'out'",
+            "DROP TABLE runs",
+        )
     ),
     (2, "runs", "lst", "--store=store"),
     (2, "runs", "show", "--store=store"),
@@ -821,6 +833,28 @@ def test_a_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_fo
     assert "Traceback" not in sentence
     assert content(shared_folder) == before
     assert seconds < 5
+
+
+def test_a_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tmp_path, called):
+    store = shutil.copytree(shared_folder / "store", tmp_path / "store")
+    (run, *_) = sorted((store / "runs").iterdir())
+    (run / "result.json").write_text((run / "result.json").read_text()[:20])
+    said = called("runs", "show", run.name, "--store", store, code=8).err
+    assert f"{run / 'result.json'} is damaged" in said
+    command = re.search("`prunus (.*?)`", said)[1]
+    called(*shlex.split(command))
+    assert not run.exists()
+
+
+def test_a_misspelled_setting_is_suggested(refused):
+    arguments = ("run", "zhou2019.criteria", "--smoke", "--out=out", "--store=out/store")
+    assert refused(2, *arguments, "--set=epoch=1").endswith(
+        "No setting is called 'epoch'; did you mean 'epochs'?"
+    )
+    assert refused(2, *arguments, "--set=networks=lenet").endswith("did you mean 'network'?")
+    assert "did you mean 'nothing_to_prune'?" in refused(
+        2, "prune", "bad_nets:nothing_to_prun", "--density=0.5"
+    )
 
 
 @pytest.mark.parametrize(("option", "arguments"), list(misspelled_options()), ids=str)

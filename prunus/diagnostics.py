@@ -121,7 +121,8 @@ def _versions() -> Iterator[Finding]:
             "torch with numpy",
             "do not work together",
             f"torch {_version('torch')} and numpy {_version('numpy')} do not work together "
-            f"({type(error).__name__}: {_first_line(error)}); install versions that do: pip install --upgrade torch numpy",
+            f"({type(error).__name__}: {_first_line(error)}); install versions that do: "
+            "pip install --upgrade torch numpy",
         )
 
 

@@ -19,6 +19,7 @@ from prunus.pruning.masks import check_finite
 from prunus.resolve import resolve
 from prunus.seeds import derive
 from prunus.tables import look_up
+from prunus.training.checks import check_initialized, check_model
 
 COUNTER = "num_batches_tracked"
 
@@ -41,6 +42,7 @@ def network(name: str, seed: int = 0) -> nn.Module:
             ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} was to return a torch.nn.Module and returned a {type(model).__name__}.")
+    check_initialized(model)
     return model
 
 
@@ -142,19 +144,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-@torch.no_grad()
 def check_fit(model: nn.Module, data: Dataset) -> None:
     """Raise ModelError unless `model` takes a batch of `data` and returns [B, C] logits, one a class."""
-    batch = data.train.inputs[:2]
-    asked = f"{type(model).__name__} was given a batch of {data.name}, {list(batch.shape)},"
-    mode = model.training
-    try:
-        logits = model.eval()(batch)
-    except Exception as error:  # a user's forward may fail in any way at all
-        raise ModelError(f"{asked} and failed: {type(error).__name__}: {error}") from error
-    finally:
-        model.train(mode)
-    classes = len(data.classes)
-    if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] >= classes):
-        got = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ModelError(f"{asked} and returned {got}; [{len(batch)}, {classes}] logits were expected.")
+    check_model(model, data.train, len(data.classes))

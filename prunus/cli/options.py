@@ -50,8 +50,8 @@ Threads = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Threads of computing, at most as many as there are CPUs. One is the fastest for networks as small as the LeNets; a large one gains "
-        "from more. The same seed gives the same bits only with the same number.",
+        help="Threads of computing, at most as many as there are CPUs. One is the fastest for networks as small as "
+        "the LeNets; a large one gains from more. The same seed gives the same bits only with the same number.",
     ),
 ]
 

@@ -10,14 +10,19 @@ import torch
 from torch import nn
 
 from prunus.cli.files import check_writable
-from prunus.cli.networks import check_fit
-from prunus.diagnostics import why_not_writable
 from prunus.cli.progress import epochs, total
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
-from prunus.compression.deep_compression import Compressed, bits_by_name, deep_compress, reachable
+from prunus.compression.deep_compression import (
+    Compressed,
+    bits_by_name,
+    check_compressible,
+    deep_compress,
+    reachable,
+)
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.save import save
+from prunus.diagnostics import why_not_writable
 from prunus.errors import CorruptError, PrunusError
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
@@ -131,8 +136,8 @@ def _check(job: Job) -> int:
         raise PrunusError(
             f"Checkpoints cannot be written to {job.checkpoints}: {reason}; name a folder with --checkpoints."
         )
-    check_fit(job.model, job.data)
     weights = prunable(job.model, job.include, job.exclude)
+    check_compressible(job.model, job.data, job.recipe, weights)
     densities = densities_by_name(job.recipe.density, list(weights))
     rounds = len(reachable(job.recipe, weights))
     bits = bits_by_name(job.model, list(weights), job.recipe.bits)

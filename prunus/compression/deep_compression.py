@@ -17,6 +17,7 @@ from prunus.compression.container import Coding, pack
 from prunus.compression.counts import check_counts
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
+from prunus.data.check import check_dataset
 from prunus.errors import SharingError
 from prunus.nouns import Dataset, Density, Masks, Params
 from prunus.pruning.masks import check_finite
@@ -29,6 +30,8 @@ from prunus.pruning.weights import put
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
+from prunus.training.checkpoint import check_writable
+from prunus.training.checks import check_float32, check_tensor_state, check_trainable
 
 Report = Callable[[str, Epoch], None]
 """Called with the stage's name after each epoch."""
@@ -92,10 +95,14 @@ def deep_compress(
 
     Raises NothingPrunableError, TiedWeightsError, NotFiniteError, DensityError, SharingError, TrainingError.
     """
+    check_tensor_state(model)
     model = copy.deepcopy(model)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     weights = prunable(model, include, exclude)
     reachable(recipe, weights)
+    check_compressible(model, data, recipe, weights)
+    if checkpoints is not None:
+        check_writable(checkpoints / "finetune.safetensors")
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
     rounds = prune_as(
@@ -133,6 +140,15 @@ def deep_compress(
     return Compressed(model, masks, shared, stages, epochs, recipe, seed)
 
 
+def check_compressible(model: nn.Module, data: Dataset, recipe: CompressionRecipe, weights: Params) -> None:
+    """Raise DataError, ModelError or NotFiniteError unless `weights` of `model` can be compressed as in `recipe`."""
+    check_tensor_state(model)
+    check_float32(weights)
+    check_dataset(data, ("train", "validation"))
+    for training in (recipe.retrain, recipe.settle, recipe.finetune):
+        check_trainable(model, data, training)
+
+
 def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str, int]) -> dict[str, int]:
     """The bits of each tensor: by its own name, else by the kind of its layer ("conv", "linear").
 
@@ -155,9 +171,7 @@ def reachable(recipe: CompressionRecipe, weights: Params) -> list[Density]:
 
     Raises DensityError where one cannot be, or keeps nothing of a tensor; UnknownNameError.
     """
-    scope = scope_named(
-        recipe.scope
-    )  # first of all: the counts below are of holes that the scope knows to make
+    scope = scope_named(recipe.scope)  # refuses what is no scope, of which no holes can be counted
     check_counts(recipe.density, recipe.scope, weights)
     densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
     rehearse(scope, weights, densities)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunus.errors import ModelError, NothingPrunableError, TiedWeightsError
 from prunus.nouns import Params
+from prunus.training.checks import check_initialized
 
 LINEAR = (nn.Linear, nn.Bilinear)
 CONVOLUTIONS = (
@@ -44,6 +45,7 @@ def prunable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequenc
     >>> list(prunable(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), exclude=["2.*"]))
     ['0.weight']
     """
+    check_initialized(model)
     kinds = layer_kinds(model)
     for pattern in (*include, *exclude):
         if pattern != "*" and not any(fnmatchcase(name, pattern) for name in kinds):

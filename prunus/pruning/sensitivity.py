@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from prunus.data.check import check_split
 from prunus.errors import DensityError
 from prunus.nouns import Evidence, Split
 from prunus.pruning.criteria import Criterion
@@ -17,6 +18,7 @@ from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable
 from prunus.pruning.scopes import layer
 from prunus.training import evaluate
+from prunus.training.checks import check_model
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def sensitivity(
 
     `model` itself is left as it is.
     """
+    check_split(split)
+    check_model(model, split, int(split.labels.max()) + 1)
     trial = copy.deepcopy(model)
     weights = prunable(trial, include, exclude)
     curves: Curves = {}

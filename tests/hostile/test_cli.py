@@ -274,7 +274,11 @@ def refused(folder, capsys):
             "no data set: TypeError: needs_an_argument() missing 1",
         ),
         (3, (NET, "--data=bad_nets:quits"), "no data set: SystemExit: 0"),
-        (3, (NET, "--data=bad_nets:unsplit"), "no data set: AttributeError: 'list' object has no attribute"),
+        (
+            3,
+            (NET, "--data=bad_nets:unsplit"),
+            "Expected the train split of unsplit to be a prunus.Split of two tensors, got list",
+        ),
         (5, (NET, DATA, "--density=0"), "above 0"),
         (5, (NET, DATA, "--density=0.0005"), "none of the 640 weights of all layers"),
         (5, (NET, DATA, "--density=0.0005", "--recipe=lenet-300-100"), "of the 640 weights of '1.weight'"),

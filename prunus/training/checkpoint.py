@@ -2,21 +2,21 @@
 
 Tensors: `model/NAME`, `optimiser/NAME/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `observer/NAME`, `random`.
 Metadata: one JSON object `prunus` with the steps behind, the epochs so far, what the observer wrote down, and a
-fingerprint of recipe, seed and shapes, so that a checkpoint of another run is refused. Written beside, then renamed.
+fingerprint of recipe, seed and shapes, so that a checkpoint of another run is refused. Written whole or not at all.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from prunus.errors import CheckpointError
+from prunus.files import os_errors, write_atomic
 from prunus.training.evaluate import Epoch
 from prunus.training.state import Observer, flat, under, unflat
 
@@ -45,20 +45,15 @@ def save(path: Path, run: "Training", seed: int, observer: Observer | None = Non
         "observer": said,
         "fingerprint": fingerprint(run, seed),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+    copies = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     try:
-        # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
-        save_file(
-            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
-            beside,
-            {"prunus": json.dumps(metadata)},
-        )
-        beside.replace(path)
-    except (OSError, SafetensorError) as error:
+        content = to_bytes(copies, {"prunus": json.dumps(metadata)})
+    except SafetensorError as error:
         raise CheckpointError(f"The checkpoint {path} could not be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with os_errors(path, CheckpointError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content, error=CheckpointError)
 
 
 def restore(path: Path, run: "Training", seed: int, observer: Observer | None = None) -> None:

@@ -19,6 +19,9 @@ from prunus.errors import OutputError, PrunusError
 TEMPORARY = ".part"
 """How the names of temporary files end; they begin with a dot. A killed process may leave one."""
 
+NAMED = 4
+"""The most files that a message names."""
+
 AnyPath = str | os.PathLike[str]
 
 _KINDS = {
@@ -141,6 +144,8 @@ def after_writing(*paths: AnyPath) -> Iterator[None]:
         kind = type(error) if isinstance(error, PrunusError) else OutputError
         reason = str(error) if isinstance(error, PrunusError) else f"{type(error).__name__}: {error}"
         names = [os.fspath(path) for path in paths]
+        if len(names) > NAMED:
+            names[NAMED - 1 :] = [f"{len(names) - NAMED + 1} more files"]
         complete = f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
         raise kind(f"{complete} complete; what follows failed: {reason}") from error
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import AsJson, DataName, Device, Seed, Threads, optional
+from prunus.cli.options import AsJson, DataName, Device, Force, Seed, Threads, optional
 
 Model = Annotated[
     str,
@@ -75,6 +75,7 @@ def compress(
     threads: Threads = 1,
     checkpoints: Checkpoints = None,
     page: Page = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Prune a network, share its weights, and code it into one small file, with a page that shows how.
@@ -86,14 +87,17 @@ def compress(
     import torch
 
     from prunus.cli.devices import checked
-    from prunus.cli.files import check_writable
     from prunus.cli.networks import data_set, network, put_weights
     from prunus.cli.recipe import chosen
-    from prunus.cli.work import Job, carry_out, show
+    from prunus.cli.work import Job, carry_out, check_outputs, finish
+    from prunus.resolve import source_files
 
     torch.set_num_threads(threads)
     device = checked(device)
-    check_writable(out)
+    if page is None:
+        page = out.with_suffix(".html") if out.name else out
+    inputs = [*source_files(model, data), *([weights] if weights else [])]
+    check_outputs(out, page, checkpoints, force=force, inputs=inputs)
     settings = chosen(model, recipe, density, bits, rounds, epochs or [], scope)
     net = network(model, seed)
     if weights is not None:
@@ -105,10 +109,10 @@ def compress(
         data=data_set(data, device, seed),
         recipe=settings,
         out=out,
-        page=out.with_suffix(".html") if page is None else page,
+        page=page,
         seed=seed,
         include=tuple(include or ("*",)),
         exclude=tuple(exclude or ()),
         checkpoints=checkpoints,
     )
-    show(carry_out(job), as_json)
+    finish(carry_out(job), as_json)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from prunus.cli.tensors import missing_names
 from prunus.data import load
 from prunus.errors import DataError, MismatchError, ModelError, PrunusError
 from prunus.models import MODELS
@@ -62,13 +63,15 @@ def put_weights(model: nn.Module, path: Path) -> None:
 
     A torch file is opened with `weights_only`, so that no code of its runs; it holds a state_dict, or a
     mapping with one under "state_dict". The counters of BatchNorm's batches may be missing, as they are in files of
-    other libraries: they stay as they are. Raises ModelError where the file holds anything else, MismatchError
+    other libraries: they stay as they are. Of tied weights one name is enough.
+
+    Raises ModelError where the file holds anything else, MismatchError
     where the weights are of another model.
     """
     found = _read(path)
     wanted = model.state_dict()
     wrong = [
-        *(f"{name} is missing" for name in wanted if name not in found and not name.endswith(COUNTER)),
+        *(f"{name} is missing" for name in missing_names(wanted, found) if not name.endswith(COUNTER)),
         *(f"{name} is unknown" for name in found if name not in wanted),
         *(
             f"{name} is {list(found[name].shape)}, not {list(tensor.shape)}"

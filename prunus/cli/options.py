@@ -25,6 +25,10 @@ DataName = Annotated[
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace files that exist; never one that the command reads.")
+]
+
 Seed = Annotated[int, typer.Option(help="The seed from which everything random is drawn.")]
 
 Threads = Annotated[

@@ -47,5 +47,13 @@ def resolve(reference: str, also: type | None = None) -> Any:
     return found
 
 
+def source_files(*references: str | None) -> list[Path]:
+    """The files in the current directory that the references "package.module:function" among these names are in."""
+    named = [name.partition(":")[0].split(".") for name in references if name and ":" in name]
+    modules = [Path(*parts) for parts in named if all(part.isidentifier() for part in parts)]
+    files = [file for module in modules for file in (module.with_suffix(".py"), module / "__init__.py")]
+    return [file for file in files if file.is_file()]
+
+
 def _origin(module: object) -> str:
     return getattr(module, "__file__", None) or "built in"

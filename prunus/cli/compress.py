@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, DataName, Device, Seed, Threads, optional
+from prunus.cli.options import AsJson, DataName, Device, Force, Seed, Threads, optional
 
 Model = Annotated[
     str,
@@ -81,6 +81,7 @@ def compress(
     threads: Threads = 1,
     checkpoints: Checkpoints = None,
     page: Page = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Prune a network, share its weights, and code it into one small file, with a page that shows how.
@@ -90,16 +91,19 @@ def compress(
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
     from prunus.cli.devices import checked, use_threads
-    from prunus.cli.files import check_writable
     from prunus.cli.networks import data_set, network, put_weights
     from prunus.cli.recipe import chosen
-    from prunus.cli.work import Job, carry_out, show
+    from prunus.cli.work import Job, carry_out, check_outputs, finish
     from prunus.compression.deep_compression import reachable
     from prunus.pruning.prunable import prunable
+    from prunus.resolve import source_files
 
     use_threads(threads)
     device = checked(device)
-    check_writable(out)
+    if page is None:
+        page = out.with_suffix(".html") if out.name else out
+    inputs = [*source_files(model, data), *([weights] if weights else [])]
+    check_outputs(out, page, checkpoints, force=force, inputs=inputs)
     settings = chosen(model, recipe, density, bits, rounds, epochs or [], scope)
     net = network(model, seed)
     if weights is not None:
@@ -113,10 +117,10 @@ def compress(
         data=data_set(data, device, seed),
         recipe=settings,
         out=out,
-        page=out.with_suffix(".html") if page is None else page,
+        page=page,
         seed=seed,
         include=tuple(include or ("*",)),
         exclude=tuple(exclude or ()),
         checkpoints=checkpoints,
     )
-    show(carry_out(job), as_json)
+    finish(carry_out(job), as_json)

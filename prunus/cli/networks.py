@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from prunus.cli.tensors import missing_names
 from prunus.data import load
 from prunus.errors import DataError, EmptiedLayerWarning, MismatchError, ModelError, PrunusError
 from prunus.models import MODELS
@@ -66,13 +67,15 @@ def put_weights(model: nn.Module, path: Path) -> None:
 
     A torch file is opened with `weights_only`, so that no code of its runs; it holds a state_dict, or a
     mapping with one under "state_dict". The counters of BatchNorm's batches may be missing, as they are in files of
-    other libraries: they stay as they are. Raises ModelError where the file holds anything else, MismatchError
-    where the weights are of another model or are not floating-point numbers, and ModelError where all of them are zero.
+    other libraries: they stay as they are. Of tied weights one name is enough.
+
+    Raises ModelError where the file holds anything else or every parameter in it is zero, MismatchError where the
+    weights are of another model or no floating-point numbers, NotFiniteError where one is NaN or infinite.
     """
     found = _read(path)
     wanted = model.state_dict()
     wrong = [
-        *(f"{name} is missing" for name in wanted if name not in found and not name.endswith(COUNTER)),
+        *(f"{name} is missing" for name in missing_names(wanted, found) if not name.endswith(COUNTER)),
         *(f"{name} is unknown" for name in found if name not in wanted),
         *(
             f"{name} is {list(found[name].shape)}, not {list(tensor.shape)}"

@@ -37,6 +37,10 @@ DataName = Annotated[
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace files that exist; never one that the command reads.")
+]
+
 MAX_SEED = 2**63 - 1
 """The largest seed: a signed 64-bit integer, as `prunus.seeds` derives seeds for torch."""
 

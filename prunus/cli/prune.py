@@ -7,7 +7,7 @@ import typer
 
 from prunus.cli.compress import Exclude, Include, Weights
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, Device, Seed, Threads, optional
+from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
 
 Model = Annotated[
     str,
@@ -85,6 +85,7 @@ def prune(
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Prune a trained network at one go, without retraining, and say layer by layer what it costs.
@@ -113,5 +114,6 @@ def prune(
         exclude=tuple(exclude or ()),
         out=out,
         seed=seed,
+        force=force,
     )
     show(carry_out(job), as_json)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.errors import PrunusError
+from prunus.files import write_atomic
 from prunus.runs.store import Store
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _fill(connection: "DuckDBPyConnection", store: Store, sql: str) -> None:
         rows = [{key: value for key, value in asdict(run).items() if key != "cost"} for run in store.runs()]
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "runs.jsonl"
-            file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+            write_atomic(file, "".join(f"{json.dumps(row)}\n" for row in rows))
             _load(connection, "runs", "* EXCLUDE (filename)", [file])
     with_id = "parse_path(filename)[-2] AS id, * EXCLUDE (filename)"
     if "metrics" in sql:

@@ -581,7 +581,7 @@ WEIGHT_FILES = {
         "text.pt",
         "folder",
         "evil.pt",
-        "cut.safetensors",
+        "short.safetensors",
         "whole.prunus",
     ),
 }
@@ -781,7 +781,7 @@ def shared_folder(tmp_path_factory):
     }
     for name, tensors in weights.items():
         save_file(tensors, folder / f"{name}.safetensors")
-    (folder / "cut.safetensors").write_bytes((folder / "whole.safetensors").read_bytes()[:-9])
+    (folder / "short.safetensors").write_bytes((folder / "whole.safetensors").read_bytes()[:-9])
     (folder / "evil.pt").write_bytes(pickle.dumps(Bomb()))
     store = Store(folder / "store")
     for seed in range(2):

@@ -1,6 +1,7 @@
 """Every error prunus raises. Each says what was asked, what was found, and what to do.
 
     PrunusError                       exit code 1
+    ├── OutputError                   1   a file that cannot be written, or must not be replaced
     ├── UnknownNameError              2   a name that is in no table
     ├── DataError                     3   a data set that is missing, damaged, or cannot be fetched
     ├── ModelError                    4   a model prunus cannot work on
@@ -36,6 +37,10 @@ class PrunusError(Exception):
     """Anything prunus refuses to do; the message is one sentence a user can act on."""
 
     exit_code = 1
+
+
+class OutputError(PrunusError):
+    """A file that cannot be written, or that must not be replaced."""
 
 
 class UnknownNameError(PrunusError):

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-NEEDS = ("typer", "rich", "jinja2", "matplotlib")
-"""What the extra "cli" brings."""
+NEEDS = ("typer", "rich")
+"""What the command line itself is made of; what commands need beside is in `outcomes.PAGE_PACKAGES`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,5 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
             stream.reconfigure(errors="replace")
     from prunus.cli.app import app
+    from prunus.cli.outcomes import run
 
-    app(None if arguments is None else list(arguments))
+    sys.exit(run(app, None if arguments is None else list(arguments)))

@@ -171,9 +171,10 @@ def reachable(recipe: CompressionRecipe, weights: Params) -> list[Density]:
 
     Raises DensityError where one cannot be, or keeps nothing of a tensor; UnknownNameError.
     """
+    scope = scope_named(recipe.scope)  # refuses what is no scope, of which no holes can be counted
     check_counts(recipe.density, recipe.scope, weights)
     densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
-    rehearse(scope_named(recipe.scope), weights, densities)
+    rehearse(scope, weights, densities)
     return densities
 
 

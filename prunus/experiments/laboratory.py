@@ -22,8 +22,10 @@ from prunus.experiments.reading import curves_of, drawable, missing_line, receip
 from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, over_draws, summarise
 from prunus.experiments.settings import changed
 from prunus.experiments.telling import command, page_of
+from prunus.files import after_writing
 from prunus.report.experiment_page import write_experiment_page
-from prunus.report.figures import Reference
+from prunus.report.figures import Reference, check_figure_libraries
+from prunus.report.statistics import check_interval_library
 from prunus.runs.engines import ARITHMETIC, ENGINES
 from prunus.runs.engines.work import Procedure
 from prunus.runs.execute import execute
@@ -101,6 +103,9 @@ class Laboratory:
         settings: Mapping[str, str] | None = None,
     ) -> Result:
         """Do the runs that the store lacks, and draw."""
+        check_figure_libraries()
+        if self.against:
+            check_interval_library()
         if size not in SIZES:
             raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
         say = report or (lambda line: None)
@@ -208,9 +213,10 @@ class Laboratory:
         note = "\n\n".join(filter(None, paragraphs))
         result = record.finish(table, note, command=request.settings)
         page = record.out / f"{self.name}.html"
-        told = page_of(self, store, request, record, result, found, checked)
-        about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
-        write_experiment_page(page, replace(told, about_size=about, command=again))
+        with after_writing(*result.files):
+            told = page_of(self, store, request, record, result, found, checked)
+            about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
+            write_experiment_page(page, replace(told, about_size=about, command=again))
         return replace(result, files=[page, *result.files])
 
     def _summary(self, rows: Sequence[Row]) -> list[Row]:

@@ -24,8 +24,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prunus.errors import StoreError
+from prunus.files import TEMPORARY
 from prunus.nouns import Masks, Params
-from prunus.runs.files import PART, read_json, storing, write, write_json
+from prunus.runs.files import read_json, storing, write, write_json
 from prunus.runs.rows import Row, append_rows, cut_torn, read_rows
 from prunus.training.constraints import pack, unpack
 
@@ -77,7 +78,7 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """The rows of metrics."""
-        return read_rows(self.metrics_path)
+        return read_rows(self.metrics_path, self._remedy)
 
     def append_curve(self, rows: Iterable[Row], keys: tuple[str, ...] = ("level", "step")) -> None:
         """Rows of the curves; each takes the place of an earlier one with the same `keys`."""
@@ -86,7 +87,7 @@ class RunFolder:
 
     def curve(self) -> list[Row]:
         """The rows of the curves."""
-        return read_rows(self.curves_path)
+        return read_rows(self.curves_path, self._remedy)
 
     def put(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
         """Write tensors, and a note of plain values, in place of what `name` held."""
@@ -146,7 +147,9 @@ class RunFolder:
         """What spec.json says."""
         found = self._json("spec")
         if missing := [key for key in _SPEC if key not in found]:
-            raise StoreError(f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}.")
+            raise StoreError(
+                f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}{self._remedy}."
+            )
         return found
 
     def environment(self) -> dict[str, Any]:
@@ -194,7 +197,7 @@ class RunFolder:
     def tidy(self) -> None:
         """Remove what a killed writer left half-written."""
         with storing(self.path):
-            for part in self.path.glob(f".*{PART}"):
+            for part in self.path.glob(f".*{TEMPORARY}"):
                 part.unlink(missing_ok=True)
             cut_torn(self.metrics_path)
             cut_torn(self.curves_path)
@@ -218,10 +221,18 @@ class RunFolder:
         return self.path / f"{name}.json"
 
     def _json(self, name: str) -> dict[str, Any]:
-        found = read_json(self._file(name))
+        found = read_json(self._file(name), self._remedy)
         if not isinstance(found, dict):
-            raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object.")
+            raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object{self._remedy}.")
         return found
+
+    @property
+    def _remedy(self) -> str:
+        """What to do about a damaged file, as the end of a sentence."""
+        return (
+            f"; remove the run with `prunus runs rm {self.id} --store {self.path.parent.parent}` and run the "
+            "experiment again to do it anew"
+        )
 
     def _tensors(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

@@ -5,13 +5,12 @@ and `identity/outputs`. Metadata: `prunus`, one JSON object with the steps behin
 wrote down and the identity of the run; and `digest`, of that object and of all tensors.
 
 The identity of a run is everything that its result depends on. A checkpoint is used only by a run of the same identity,
-and only where its content has the digest that was written with it. Written beside, then renamed.
+and only where its content has the digest that was written with it. Written whole or not at all.
 """
 
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
+from prunus.files import write_atomic
 from prunus.nouns import Dataset, Split
 from prunus.training.checks import forward
 from prunus.training.constraints import Constraint, Masked
@@ -97,14 +97,11 @@ def save(path: Path, run: "Training", identity: Identity, observer: Observer | N
         "identity": identity.values,
     })  # fmt: skip
     check_writable(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        save_file(tensors, beside, {"prunus": metadata, "digest": digest(tensors, metadata)})
-        beside.replace(path)
-    except (OSError, SafetensorError) as error:
+        content = to_bytes(tensors, {"prunus": metadata, "digest": digest(tensors, metadata)})
+    except SafetensorError as error:
         raise CheckpointError(f"The checkpoint {path} could not be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomic(path, content, error=CheckpointError)
 
 
 @dataclass(frozen=True)

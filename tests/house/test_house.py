@@ -12,14 +12,17 @@ import pytest
 
 import prunus
 from prunus.cli.app import COMMANDS
+from prunus.cli.names import NAMES
+from prunus.cli.outcomes import EXIT_CODES
 from prunus.compression.codecs import CODECS
 from prunus.compression.sharing.starts import STARTS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
+from prunus.experiments.result import SIZES
 from prunus.generators import GENERATORS
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.pruners import PRUNERS
+from prunus.pruning.pruners import AT_WEIGHTS, PRUNERS
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import DIAGONALS, LOSSES
@@ -33,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
 
 ROOMS = (
-    ("errors", "version", "nouns", "seeds", "tables", "resolve", "generators"),
+    ("errors", "files", "version", "nouns", "seeds", "tables", "resolve", "generators"),
     ("data",),
     ("models",),
     ("training",),
@@ -42,7 +45,7 @@ ROOMS = (
     ("runs",),
     ("compression",),
     ("report",),
-    ("experiments",),
+    ("experiments", "diagnostics"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
@@ -180,6 +183,52 @@ def test_every_public_error_is_drawn_in_the_tree():
     for name, thing in vars(errors).items():
         if isinstance(thing, type) and issubclass(thing, Exception):
             assert re.search(rf"\b{name}\b", errors.__doc__ or ""), name
+
+
+def test_the_exit_codes_of_all_errors_are_in_the_table_of_the_page_and_in_the_tree():
+    from prunus import errors
+
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert {
+        int(code): text for code, text in re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    } == EXIT_CODES
+    named = {name: thing for name, thing in vars(errors).items() if hasattr(thing, "exit_code")}
+    assert {thing.exit_code for thing in named.values()} <= EXIT_CODES.keys()
+    drawn = {
+        name: int(code)
+        for name, code in re.findall(r"(\w+Error) +(?:exit code )?(\d)\b", errors.__doc__ or "")
+    }
+    assert drawn == {name: named[name].exit_code for name in drawn}
+    not_drawn = [thing for name, thing in named.items() if name not in drawn]
+    assert all(thing.exit_code == thing.__base__.exit_code for thing in not_drawn)
+
+
+def test_completion_offers_exactly_the_built_in_names():
+    tables = {
+        "model": MODELS,
+        "data set": DATASETS,
+        "criterion": {**CRITERIA, **AT_WEIGHTS, **PRUNERS},
+        "scope": SCOPES,
+        "recipe": prunus.COMPRESSION_RECIPES,
+        "experiment": EXPERIMENTS,
+        "engine": ENGINES,
+        "size": SIZES,
+    }
+    assert {kind: tuple(table) for kind, table in tables.items()} == NAMES
+
+
+@pytest.mark.parametrize("words", ["prunus compress --model le", "prunus run zhou", "prunus runs "])
+def test_completion_waits_for_nothing_heavy(words, monkeypatch):
+    monkeypatch.setenv("_PRUNUS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    code = (
+        "import atexit, sys; from prunus.cli import main;"
+        "atexit.register(lambda: print('heavy:', *({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))); main([])"
+    )
+    *offered, heavy = in_a_process_of_its_own(code)
+    assert heavy == "heavy:"
+    assert offered
 
 
 def test_import_is_light():

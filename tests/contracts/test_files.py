@@ -55,9 +55,13 @@ def test_write_atomic_keeps_the_old_file_when_a_step_fails(owner, step, old, mon
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, CheckpointError])
 def test_open_atomic_keeps_the_old_file_when_its_block_fails(error, old):
-    with pytest.raises(error), open_atomic(old) as file:
-        file.write(b"half")
-        raise error
+    def write_half():
+        with open_atomic(old) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert old.read_bytes() == b"old"
     assert names(old.parent) == ["file"]
 

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from prunus.cli.interrupts import Interrupted, interruptible
+
 NEEDS = ("typer", "rich", "jinja2", "matplotlib")
 """What the extra "cli" brings."""
 
@@ -18,6 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
             stream.reconfigure(errors="replace")
-    from prunus.cli.app import app
+    try:
+        with interruptible():
+            from prunus.cli.app import app
 
-    app(None if arguments is None else list(arguments))
+            app(None if arguments is None else list(arguments))
+    except Interrupted as error:  # while the command was being imported
+        print(f"error: {error.sentence}", file=sys.stderr)
+        sys.exit(error.exit_code)

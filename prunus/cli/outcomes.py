@@ -5,7 +5,13 @@
           nobody reads the output any more (`prunus list | head -1`)
     2-8   as `prunus.errors` says; 2 also for a wrong option
     70    not foreseen: a user's own module that failed while it was trained, or a fault of prunus
-    130   interrupted (Ctrl-C)
+    129   the terminal was closed (SIGHUP)
+    130   interrupted (SIGINT, Ctrl-C)
+    143   terminated (SIGTERM)
+
+Where a signal ends a command, temporary files are removed, files that were there before stay whole, and no worker
+process is left; see `prunus.cli.interrupts`. What `prunus run` had finished stays in its store, and the same command
+goes on from there to the same bits.
 
 With PRUNUS_TRACEBACK=1 in the environment, what was not foreseen shows its traceback, and so does what came of
 another error (a user's own function that failed).
@@ -21,6 +27,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
+from prunus.cli.interrupts import Interrupted, describe
 from prunus.cli.show import say
 from prunus.errors import PrunusError
 
@@ -40,8 +47,10 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
                 sys.stdout.flush()
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
-            except KeyboardInterrupt:
-                _fail("interrupted.", INTERRUPTED)
+            except Interrupted as error:
+                _fail(error.sentence, error.exit_code)
+            except KeyboardInterrupt as error:
+                _fail(describe("interrupted", error), INTERRUPTED)
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
                 raise typer.Exit(1) from None

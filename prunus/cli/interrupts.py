@@ -51,12 +51,14 @@ def interruptible() -> Iterator[None]:
     first: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
+        error = Interrupted(number)
         if first:
             for child in multiprocessing.active_children():
                 child.kill()
-            os._exit(128 + number)
+            os.write(2, f"error: {error.sentence}\n".encode())
+            os._exit(error.exit_code)
         first.append(number)
-        raise Interrupted(number)
+        raise error
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,7 +19,17 @@ from prunus.errors import NoEffectWarning, SpecError, UnknownNameError
 from prunus.experiments.comparing import as_rows, compare, lines
 from prunus.experiments.evidence import receipts
 from prunus.experiments.reading import curves_of, drawable, missing_line, receipts_line, requested, rows_of
-from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, over_draws, summarise
+from prunus.experiments.result import (
+    SIZES,
+    Record,
+    Result,
+    Row,
+    Say,
+    check_requirements,
+    curve,
+    over_draws,
+    summarise,
+)
 from prunus.experiments.settings import changed
 from prunus.experiments.telling import command, page_of
 from prunus.report.experiment_page import write_experiment_page
@@ -104,6 +114,7 @@ class Laboratory:
         if size not in SIZES:
             raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
         say = report or (lambda line: None)
+        check_requirements()
         look_up("engine", ENGINES, engine)
         n = replicates or dict(zip(SIZES, self.replicates, strict=True))[size]
         said = dict(settings or {})
@@ -178,6 +189,7 @@ class Laboratory:
 
         Raises StoreError where no run of this experiment, in that size, is finished there.
         """
+        check_requirements()
         say = report or (lambda line: None)
         return self._drawn(store, requested(store, self.name, size, say), out, say)
 
@@ -207,7 +219,7 @@ class Laboratory:
         paragraphs = (receipts_line(rows), missing, "\n".join(failed), "\n".join(said))
         note = "\n\n".join(filter(None, paragraphs))
         result = record.finish(table, note, command=request.settings)
-        page = record.out / f"{self.name}.html"
+        page = record.out / f"{self.name}.html"  # last: it shows the figures
         told = page_of(self, store, request, record, result, found, checked)
         about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
         write_experiment_page(page, replace(told, about_size=about, command=again))

@@ -1,6 +1,7 @@
 """What every experiment gives back and leaves behind: rows of numbers with their evidence, a table, a picture."""
 
 import csv
+import io
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,10 @@ from typing import Any, Literal
 import torch
 
 from prunus.errors import UnknownNameError
-from prunus.report.figures import Curve, Drawing, save_drawing
+from prunus.nouns import Progress
+from prunus.report.figures import Curve, Drawing, check_drawing, save_drawing
+from prunus.report.statistics import check_statistics
+from prunus.report.templating import write_whole
 
 Size = Literal["smoke", "default", "full"]
 SIZES = ("smoke", "default", "full")
@@ -43,29 +47,32 @@ class Record:
     started: float = field(default_factory=time.perf_counter)
     files: list[Path] = field(default_factory=list)
     drawn: list[tuple[Drawing, Path, Path]] = field(default_factory=list)
-    """The figures so far, each with its SVG and its CSV."""
+    """The figures that are drawn, each with its SVG and its CSV."""
+    progress: Progress | None = None
+    _to_draw: list[tuple[Path, Drawing]] = field(default_factory=list)
 
     def draw(self, suffix: str, curves: Sequence[Curve], *, title: str, **labels: Any) -> None:
-        """Draw `curves` into NAME.SUFFIX.png, .svg, .html and .csv; the title says when it is not full size."""
+        """Have `curves` drawn by `finish`, into NAME.SUFFIX.png, .svg, .html and .csv.
+
+        The title says when the figure is not of full size.
+        """
         mark = {"smoke": " (smoke size)", "default": " (shortened)"}.get(self.size, "")
         drawing = Drawing(curves, title=title + mark, **labels)
-        self.out.mkdir(parents=True, exist_ok=True)
-        png, svg, page, table = save_drawing(self.out / f"{self.name}.{suffix}", drawing)
-        self.files += [png, svg, page, table]
-        self.drawn.append((drawing, svg, table))
+        self._to_draw.append((self.out / f"{self.name}.{suffix}", drawing))
 
     def save_rows(self, suffix: str, rows: Sequence[Row]) -> None:
         """Write rows of one shape as the table NAME.SUFFIX.csv."""
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / f"{self.name}.{suffix}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(path, text.getvalue())
         self.files.append(path)
 
     def finish(self, rows: Sequence[Row], note: str = "", **evidence: Any) -> Result:
-        """Write the rows with their evidence into NAME.json and NAME.md."""
+        """Write the rows with their evidence into NAME.json and NAME.md, and then draw the figures."""
         self.out.mkdir(parents=True, exist_ok=True)
         known = {
             "experiment": self.name,
@@ -78,20 +85,40 @@ class Record:
             **evidence,
         }
         numbers, table = self.out / f"{self.name}.json", self.out / f"{self.name}.md"
-        result = Result(
-            self.name, rows, [numbers, table, *self.files], f"{markdown(rows)}\n\n{note}".rstrip()
+        text = f"{markdown(rows)}\n\n{note}".rstrip()
+        write_whole(
+            numbers, json.dumps({"evidence": known, "rows": list(rows), "note": note}, indent=1) + "\n"
         )
-        numbers.write_text(json.dumps({"evidence": known, "rows": list(rows), "note": note}, indent=1) + "\n")
-        table.write_text(f"# {self.name} ({self.size}, n = {len(self.seeds)})\n\n{result.table}\n")
-        return result
+        write_whole(table, f"# {self.name} ({self.size}, n = {len(self.seeds)})\n\n{text}\n")
+        for path, drawing in self._to_draw:
+            png, svg, page, curves = save_drawing(path, drawing)
+            self.files += [png, svg, page, curves]
+            self.drawn.append((drawing, svg, curves))
+        self._to_draw.clear()
+        return Result(self.name, rows, [numbers, table, *self.files], text)
 
 
-def begin(name: str, size: str, out: Path, replicates: int | None, seed: int, say: Say | None) -> Record:
+def check_requirements() -> None:
+    """Raise PrunusError, before any run, where a library that figures and comparisons need is missing."""
+    check_drawing()
+    check_statistics()
+
+
+def begin(
+    name: str,
+    size: str,
+    out: Path,
+    replicates: int | None,
+    seed: int,
+    say: Say | None,
+    progress: Progress | None = None,
+) -> Record:
     """Start an experiment: 1, 3 or 5 replicates by size where no number is asked for."""
+    check_requirements()
     if size not in SIZES:
         raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
     n = replicates or {"smoke": 1, "default": 3, "full": 5}[size]
-    return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None))
+    return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None), progress=progress)
 
 
 def over_draws(rows: Iterable[Row], by: Sequence[str], values: Iterable[str]) -> list[Row]:

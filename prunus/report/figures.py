@@ -3,6 +3,8 @@
 One name has one colour, one marker and one kind of line in every figure. The same arguments give the same bytes.
 """
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "Drawing", "Reference", "save_drawing", "save_lines"]
+__all__ = ["Curve", "Drawing", "Reference", "check_drawing", "save_drawing", "save_lines"]
 
 FAILED = "#d0021b"
 """The edge of a point whose receipt failed."""
@@ -62,14 +64,10 @@ def save_lines(
 def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, Path]:
     """Write `path`.png, .svg, .html and .csv of a drawing, as `save_lines` does; returns the four."""
     check(drawing.series)
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PrunusError(
-            f"Figures need {error.name}, which is not installed: pip install 'prunus[cli]'."
-        ) from error
+    check_drawing()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     base = Path(path)
     png, svg, page, table = (
         base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "svg", "html", "csv")
@@ -80,6 +78,8 @@ def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, 
         "font.family": "DejaVu Sans",
         "text.parse_math": False,
     }
+    text = numbers(drawing)
+    table.write_text(text, encoding="utf-8", newline="")  # the numbers first: they took the time
     with matplotlib.rc_context(fixed):
         entries = len(drawing.series) + len(drawing.reference)
         crowded = entries > MANY
@@ -88,10 +88,27 @@ def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, 
         _draw(figure, drawing, crowded)
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    text = numbers(drawing)
     page.write_text(interactive(drawing, text, table.name), encoding="utf-8")
-    table.write_text(text, encoding="utf-8", newline="")
     return png, svg, page, table
+
+
+def check_drawing() -> None:
+    """Raise PrunusError where figures cannot be drawn because a library is missing.
+
+    Figures are drawn without a window, so that MPLBACKEND is not needed; a backend that matplotlib does not know, as
+    that of a notebook is outside of it, would make the import fail.
+    """
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise PrunusError(
+            f"Figures need {error.name}, which is not installed: pip install 'prunus[cli]'."
+        ) from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def _draw(figure: "Figure", drawing: Drawing, crowded: bool) -> None:

@@ -182,9 +182,9 @@ class _Pool:
             # Where the signal went to the whole process group, this process is about to receive it too, and its own
             # handler says the right thing.
             time.sleep(SIGNAL_SECONDS)
+            why = ", perhaps for want of memory" if code == -9 else ""
             raise WorkerError(
-                f"A worker was killed by signal {-code}, perhaps for want of memory; what is done is kept: run the "
-                "same command again."
+                f"A worker was killed by signal {-code}{why}; what is done is kept: run the same command again."
             )
         if not worker.is_ready:
             raise WorkerError(UNGUARDED)

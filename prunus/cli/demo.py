@@ -27,10 +27,9 @@ def demo(
 
     from prunus.cli.devices import checked
     from prunus.cli.files import make_folder
-    from prunus.cli.networks import network
+    from prunus.cli.networks import data_set, network
     from prunus.cli.work import Job, carry_out, show
     from prunus.compression.published import COMPRESSION_RECIPES
-    from prunus.data import load
 
     torch.set_num_threads(threads)
     device = checked(device)
@@ -39,7 +38,7 @@ def demo(
         title="LeNet-300-100 on MNIST",
         model=network("lenet-300-100", seed).to(device),
         trained=False,
-        data=load("mnist", device=device, seed=seed),
+        data=data_set("mnist", device, seed),
         recipe=COMPRESSION_RECIPES["demo"],
         out=out / "lenet-300-100.prunus",
         page=out / "report.html",

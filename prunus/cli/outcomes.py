@@ -28,6 +28,7 @@ from typing import NoReturn, ParamSpec
 import typer
 
 from prunus.cli.interrupts import Interrupted, describe
+from prunus.cli.progress import reporting
 from prunus.cli.show import say
 from prunus.errors import PrunusError
 
@@ -43,7 +44,8 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _warnings_in_a_line():
             try:
-                command(*arguments, **options)
+                with reporting(command.__name__.rstrip("_")):
+                    command(*arguments, **options)
                 sys.stdout.flush()
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunus.cli.interrupts import Interrupted
 from prunus.cli.options import AsJson, optional
 from prunus.cli.show import put, put_json, say
 
@@ -55,6 +56,8 @@ def run(
     Example: prunus run zhou2019.criteria --smoke --store store
     """
     from prunus.cli.files import make_folder
+    from prunus.cli.progress import report, report_line
+    from prunus.data.fetch import progress as downloads
     from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of
     from prunus.tables import look_up
 
@@ -76,7 +79,16 @@ def run(
     folder = Path("runs") / name if out is None else out
     make_folder(folder)
     size = "smoke" if smoke else "full" if full else "default"
-    _show(experiment(size, folder, replicates=replicates, seed=seed, report=say, **more), size, as_json)
+    downloads.set(report)
+    try:
+        result = experiment(
+            size, folder, replicates=replicates, seed=seed, report=report_line, progress=report, **more
+        )
+    except (Interrupted, KeyboardInterrupt) as error:
+        if "store" in more:
+            error.add_note(f"what is finished is in {more['store']}: run the same command again to go on")
+        raise
+    _show(result, size, as_json)
 
 
 def figure(

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prunus.errors import NoEffectWarning, SpecError, UnknownNameError
 from prunus.experiments.comparing import as_rows, compare, lines
@@ -32,12 +32,14 @@ from prunus.experiments.result import (
 )
 from prunus.experiments.settings import changed
 from prunus.experiments.telling import command, page_of
+from prunus.nouns import Progress
 from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figures import Reference
 from prunus.runs.engines import ARITHMETIC, ENGINES
 from prunus.runs.engines.work import Procedure
 from prunus.runs.execute import execute
 from prunus.runs.requests import Request
+from prunus.runs.spec import identity
 from prunus.runs.store import Store
 from prunus.tables import look_up
 
@@ -109,6 +111,7 @@ class Laboratory:
         engine: str = "processes",
         workers: int | None = None,
         settings: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> Result:
         """Do the runs that the store lacks, and draw."""
         if size not in SIZES:
@@ -127,12 +130,17 @@ class Laboratory:
             spec.cost()  # what no run can be is refused before anything is written
         kept = Store(store or Path(out) / "store")
         request = kept.request(self.name, size, [(label, spec) for label, spec in entries], said)
+        specs = [spec for _, spec in entries]
+        # A need of a finished run that is gone, as one that was removed because it was damaged, is drawn as well.
+        done = [spec for spec in specs if kept.done(identity(spec))]
+        gone = [need for spec in done for need in spec.needs() if not kept.done(identity(need))]
         execute(
-            [spec for _, spec in entries],
+            [*specs, *cast("list[Procedure]", gone)],
             kept,
             engine=engine,
             workers=workers or os.cpu_count() or 1,
             say=say,
+            progress=progress,
         )
         return self._drawn(kept, request, out, say)
 

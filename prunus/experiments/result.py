@@ -51,6 +51,11 @@ class Record:
     progress: Progress | None = None
     _to_draw: list[tuple[Path, Drawing]] = field(default_factory=list)
 
+    def report(self, what: str, done: int, total: int) -> None:
+        """Report how much of some work is done, where somebody wants to know."""
+        if self.progress is not None:
+            self.progress(what, done, total)
+
     def draw(self, suffix: str, curves: Sequence[Curve], *, title: str, **labels: Any) -> None:
         """Have `curves` drawn by `finish`, into NAME.SUFFIX.png, .svg, .html and .csv.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from prunus.errors import NoEffectWarning
-from prunus.nouns import Dataset, Density, Masks, Params, density_of
+from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.pruners import Pruner, prune_of
@@ -45,6 +45,7 @@ def prune_and_retrain(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Round]:
     """Pass through `densities`, retraining after each with the recipe of the same place; `model` in place.
 
@@ -55,6 +56,7 @@ def prune_and_retrain(
         criterion: of weights alone, or a pruner, which looks at training examples and may update what stays.
         within: masks the first round's must lie within.
         checkpoints: a folder; with it a killed call goes on where it was.
+        progress: is told of every batch of a retraining, as by `train`.
 
     Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities,
     before any training.
@@ -76,6 +78,7 @@ def prune_and_retrain(
                 seed=derive(seed, "retrain", number),
                 checkpoint=checkpoints / f"prune-{number}.safetensors" if checkpoints else None,
                 report=report,
+                progress=progress,
             )
         rounds.append(Round(number, density_of(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:

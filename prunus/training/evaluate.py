@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.nouns import Split
+from prunus.nouns import Progress, Split
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, batch_size: int | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module, split: Split, batch_size: int | None = None, *, progress: Progress | None = None
+) -> Evaluation:
     """Evaluate `model` in eval mode; the modes of its modules are restored afterwards.
 
     Args:
         batch_size: examples a forward pass; None: 100 on a CPU, so that what convolutions answer stays in its
             caches; 1,000 on other devices.
+        progress: is told after every batch how many of the examples are done.
     """
     if batch_size is None:
         batch_size = 100 if split.inputs.device.type == "cpu" else 1000
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
     right = torch.zeros((), dtype=torch.int64, device=split.labels.device)
     parts = torch.split(split.inputs, batch_size), torch.split(split.labels, batch_size)
+    done, n = 0, len(split)
     with evaluating(model):
         for inputs, labels in zip(*parts, strict=True):
             outputs: Tensor = model(inputs)
             loss += F.cross_entropy(outputs, labels, reduction="sum")
             right += (outputs.argmax(1) == labels).sum()
-    n = len(split)
+            done += len(labels)
+            if progress is not None:
+                progress("evaluation", done, n)
     return Evaluation(loss=float(loss) / n, accuracy=100 * int(right) / n, n=n)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from prunus.data.batches import batches
 from prunus.errors import DivergedError
-from prunus.nouns import Dataset, Split
+from prunus.nouns import Dataset, Progress, Split
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import optimisers
@@ -76,7 +76,9 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * self.decay(done)
 
-    def epoch(self, split: Split, seed: int, observer: Observer | None = None) -> float:
+    def epoch(
+        self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
+    ) -> float:
         """What is left of this pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone."""
         size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
@@ -87,6 +89,8 @@ class Training:
             total += self.step(inputs, labels) * len(labels)
             seen += len(labels)
             self.done += 1
+            if progress is not None:
+                progress(f"epoch {number + 1} of {self.recipe.epochs}", self.done, count * self.recipe.epochs)
             if observer is not None and observer.due(self.done):
                 observer.observe(self)
         return float(total) / seen
@@ -136,6 +140,7 @@ def train(
     observer: Observer | None = None,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> list[Epoch]:
     """Train `model` in place; returns one `Epoch` an epoch.
 
@@ -146,6 +151,7 @@ def train(
         checkpoint: the whole state is written there after every epoch, and a call with the same arguments
             goes on from it: a run killed at any moment and started again ends with the same bits (on CPU,
             with the same number of threads).
+        progress: is told after every batch how many of all steps are done.
 
     Raises DivergedError when the loss is no longer a number, CheckpointError when the file belongs to another
     run.
@@ -160,9 +166,11 @@ def train(
             restore(checkpoint, run, seed, observer)
         elif observer is not None and observer.due(run.done):
             observer.observe(run)
+        if progress is not None:
+            progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
         while not _finished(run, data.train):
             model.train()
-            finish_epoch(run, run.epoch(data.train, seed, observer), data)
+            finish_epoch(run, run.epoch(data.train, seed, observer, progress), data)
             if checkpoint is not None:
                 save(checkpoint, run, seed, observer)
             if report is not None:

@@ -206,7 +206,7 @@ def _signals_deferred() -> Iterator[None]:
         received.append(number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
     # A handler that is not Python's own cannot be put back, and one that ignores must go on to do so.
     before = {number: signal.getsignal(number) for number in numbers} if is_main else {}
     handlers = {number: handler for number, handler in before.items() if callable(handler)}

@@ -44,7 +44,7 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _warnings_in_a_line():
             try:
-                with reporting(command.__name__.rstrip("_")):
+                with reporting(f"prunus {command.__name__.rstrip('_')}"):
                     command(*arguments, **options)
                 sys.stdout.flush()
             except (typer.Exit, typer.Abort, typer.BadParameter):

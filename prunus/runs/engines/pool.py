@@ -155,7 +155,7 @@ class _Pool:
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
-                self._raise_dead(worker)
+                raise self._death(worker) from None
             worker.is_ready = True
             if isinstance(message, Exception):
                 message = [(spec, False, message) for spec in worker.specs]
@@ -175,7 +175,8 @@ class _Pool:
         theirs.close()
         return worker
 
-    def _raise_dead(self, worker: _Worker) -> None:
+    def _death(self, worker: _Worker) -> WorkerError:
+        """The error that says why a worker is dead."""
         worker.process.join()
         code = worker.process.exitcode or 0
         if code < 0:
@@ -183,12 +184,12 @@ class _Pool:
             # handler says the right thing.
             time.sleep(SIGNAL_SECONDS)
             why = ", perhaps for want of memory" if code == -9 else ""
-            raise WorkerError(
+            return WorkerError(
                 f"A worker was killed by signal {-code}{why}; what is done is kept: run the same command again."
             )
         if not worker.is_ready:
-            raise WorkerError(UNGUARDED)
-        raise WorkerError(
+            return WorkerError(UNGUARDED)
+        return WorkerError(
             f"A worker exited with code {code}; what is done is kept: run the same command again, with the engine "
             '"inline" to see why.'
         )

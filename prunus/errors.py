@@ -13,7 +13,8 @@
     ├── SharingError                  5   a codebook that cannot be made
     ├── SpecError                     2   a setting that no run can have
     ├── StoreError                    8   a store of runs that cannot be used
-    │   └── LostClaimError                another process took the run over
+    │   ├── LostClaimError                another process took the run over
+    │   └── WorkerError                   a worker process that could not start, or was killed
     ├── TrainingError                 6
     │   ├── DivergedError
     │   └── CheckpointError
@@ -101,6 +102,10 @@ class StoreError(PrunusError):
 
 class LostClaimError(StoreError):
     """This process held a run for too long without a sign of life, and another took it over."""
+
+
+class WorkerError(StoreError):
+    """A worker process that could not start, or that ended before its work was done."""
 
 
 class SharingError(PrunusError):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from prunus.cli.networks import check_fit, data_set, network, put_weights
-from prunus.cli.progress import epochs
+from prunus.cli.progress import epoch_lines, report
 from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.cli.tensors import safetensors_bytes
@@ -125,6 +125,7 @@ def carry_out(job: Job) -> Outcome:
     examples = criterion.examples if isinstance(criterion, Pruner) else job.examples or EXAMPLES
     few = drawn(data.train, examples, seed)
     density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
+    report("pruning", 0, 0)
     prune = prune_of(criterion, model, data.train, seed)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
@@ -134,8 +135,10 @@ def carry_out(job: Job) -> Outcome:
     recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
     _write(job, pruned, out)
     with after_writing(out):
+        report("measuring the error of each layer", 0, 0)
         rows = _rows(model, before, done, data.validation.first(examples))
-        dense, after = evaluate(model, data.test), evaluate(pruned, data.test)
+        dense = evaluate(model, data.test, progress=report)
+        after = evaluate(pruned, data.test, progress=report)
         return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
 
 
@@ -200,10 +203,15 @@ def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
         f"{job.model} is trained first, {text.count(recipe.epochs, 'epoch')}; --weights FILE takes trained ones"
     )
     model = copy.deepcopy(model)
-    with epochs(recipe.epochs) as report:
-        train(
-            model, data, recipe, seed=derive(job.seed, "dense"), report=lambda epoch: report("dense", epoch)
-        )
+    epoch_line = epoch_lines(recipe.epochs)
+    train(
+        model,
+        data,
+        recipe,
+        seed=derive(job.seed, "dense"),
+        report=lambda epoch: epoch_line("dense", epoch),
+        progress=report,
+    )
     return model
 
 

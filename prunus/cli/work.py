@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunus.cli.progress import epochs, total
+from prunus.cli.progress import added_up, epoch_lines, num_epochs, num_steps, report
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
 from prunus.compression.deep_compression import (
@@ -91,30 +91,35 @@ def carry_out(job: Job) -> Outcome:
     began = time.perf_counter()
     rounds = _check(job)
     model = copy.deepcopy(job.model)
-    with epochs(total(job.recipe, rounds, train=not job.trained)) as report:
-        if not job.trained:
-            train(
-                model,
-                job.data,
-                job.recipe.dense,
-                seed=derive(job.seed, "dense"),
-                checkpoint=job.checkpoints / "dense.safetensors" if job.checkpoints else None,
-                report=lambda epoch: report("dense", epoch),
-            )
-        compressed = deep_compress(
+    epoch_line = epoch_lines(num_epochs(job.recipe, rounds, not job.trained))
+    progress = added_up(num_steps(job.recipe, rounds, not job.trained, job.data), report)
+    if not job.trained:
+        train(
             model,
             job.data,
-            job.recipe,
-            include=job.include,
-            exclude=job.exclude,
-            seed=job.seed,
-            checkpoints=job.checkpoints,
-            report=report,
+            job.recipe.dense,
+            seed=derive(job.seed, "dense"),
+            checkpoint=job.checkpoints / "dense.safetensors" if job.checkpoints else None,
+            report=lambda epoch: epoch_line("dense", epoch),
+            progress=progress,
         )
+    compressed = deep_compress(
+        model,
+        job.data,
+        job.recipe,
+        include=job.include,
+        exclude=job.exclude,
+        seed=job.seed,
+        checkpoints=job.checkpoints,
+        report=epoch_line,
+        progress=progress,
+    )
+    report("writing the file", 0, 0)
     save(compressed, job.out, made={"data": job.data.name})
     again = _load_back(job, compressed)
     with after_writing(job.out):
-        dense_test, test = measure(model, job.data.test), measure(again, job.data.test)
+        dense_test = measure(model, job.data.test, progress=report)
+        test = measure(again, job.data.test, progress=report)
         seconds = time.perf_counter() - began
         return Outcome(job, compressed, inspect(job.out), dense_test, test, seconds)
 
@@ -139,6 +144,7 @@ def check_outputs(
 def finish(outcome: Outcome, as_json: bool) -> None:
     """Print the numbers, then write the page, also where nobody reads what is printed."""
     job = outcome.job
+    report("writing the page", 0, 0)
     with after_writing(job.out):
         try:
             show(outcome, as_json)

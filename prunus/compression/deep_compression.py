@@ -19,7 +19,7 @@ from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
 from prunus.data.check import check_dataset
 from prunus.errors import SharingError
-from prunus.nouns import Dataset, Density, Masks, Params
+from prunus.nouns import Dataset, Density, Masks, Params, Progress
 from prunus.pruning.masks import check_finite
 from prunus.pruning.prunable import layer_kinds, prunable
 from prunus.pruning.pruners import criterion_named
@@ -81,6 +81,7 @@ def deep_compress(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> Compressed:
     """Prune, share and code a trained `model`; the model given is left as it is.
 
@@ -92,6 +93,7 @@ def deep_compress(
         seed: of ties, batch order, dropout, codebooks.
         checkpoints: a folder; a call killed there and made again goes on, to the same bits.
         report: called after each epoch.
+        progress: is told of every batch of a training, as by `train`, and of the stages between, with a total of 0.
 
     Raises NothingPrunableError, TiedWeightsError, NotFiniteError, DensityError, SharingError, TrainingError.
     """
@@ -106,12 +108,21 @@ def deep_compress(
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
     rounds = prune_as(
-        recipe, model, weights, data, seed=seed, checkpoints=checkpoints, report=_as("pruned", report)
+        recipe,
+        model,
+        weights,
+        data,
+        seed=seed,
+        checkpoints=checkpoints,
+        report=_as("pruned", report),
+        progress=progress,
     )
     masks = rounds[-1].masks
     raw = Coding(codec="bitpack", share=False)
     stages.append(_stage("pruned", model, data, list(weights), _packed(model, raw)))
 
+    if progress is not None:
+        progress("sharing the weights", 0, 0)
     tied = Tied(
         model, share(weights, masks, bits_by_name(model, list(masks), recipe.bits), recipe.start, seed)
     )
@@ -123,7 +134,10 @@ def deep_compress(
         seed=derive(seed, "finetune"),
         checkpoint=checkpoints / "finetune.safetensors" if checkpoints else None,
         report=_as("shared", report),
+        progress=progress,
     )
+    if progress is not None:
+        progress("coding the weights", 0, 0)
     shared = tied.result()
     put(
         model,
@@ -187,6 +201,7 @@ def prune_as(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Round]:
     """The first stage: prune `model` in place along the recipe's schedule, retraining after each round."""
     densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
@@ -201,6 +216,7 @@ def prune_as(
         seed=seed,
         checkpoints=checkpoints,
         report=report,
+        progress=progress,
     )
 
 

@@ -14,7 +14,8 @@ No other module spells these names. Every file is whole or not there; rows are w
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +79,8 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """The rows of metrics."""
-        return read_rows(self.metrics_path, self._remedy)
+        with self._advising():
+            return read_rows(self.metrics_path)
 
     def append_curve(self, rows: Iterable[Row], keys: tuple[str, ...] = ("level", "step")) -> None:
         """Rows of the curves; each takes the place of an earlier one with the same `keys`."""
@@ -87,7 +89,8 @@ class RunFolder:
 
     def curve(self) -> list[Row]:
         """The rows of the curves."""
-        return read_rows(self.curves_path, self._remedy)
+        with self._advising():
+            return read_rows(self.curves_path)
 
     def put(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
         """Write tensors, and a note of plain values, in place of what `name` held."""
@@ -147,9 +150,8 @@ class RunFolder:
         """What spec.json says."""
         found = self._json("spec")
         if missing := [key for key in _SPEC if key not in found]:
-            raise StoreError(
-                f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}{self._remedy}."
-            )
+            with self._advising():
+                raise StoreError(f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}.")
         return found
 
     def environment(self) -> dict[str, Any]:
@@ -221,18 +223,11 @@ class RunFolder:
         return self.path / f"{name}.json"
 
     def _json(self, name: str) -> dict[str, Any]:
-        found = read_json(self._file(name), self._remedy)
-        if not isinstance(found, dict):
-            raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object{self._remedy}.")
-        return found
-
-    @property
-    def _remedy(self) -> str:
-        """What to do about a damaged file, as the end of a sentence."""
-        return (
-            f"; remove the run with `prunus runs rm {self.id} --store {self.path.parent.parent}` and run the "
-            "experiment again to do it anew"
-        )
+        with self._advising():
+            found = read_json(self._file(name))
+            if not isinstance(found, dict):
+                raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object.")
+            return found
 
     def _tensors(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -262,9 +257,20 @@ class RunFolder:
 
     def _open(self, name: str) -> Any:
         path = self._tensors(name)
+        with self._advising():
+            try:
+                return safe_open(path, framework="pt")
+            except FileNotFoundError:
+                raise StoreError(f"The run {self.id} has no tensors called {name!r}.") from None
+            except (OSError, SafetensorError) as error:
+                raise StoreError(f"{path} cannot be read: {error}.") from error
+
+    @contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Inside, an error of reading says what to do about a damaged run, which the same command computes again."""
         try:
-            return safe_open(path, framework="pt")
-        except FileNotFoundError:
-            raise StoreError(f"The run {self.id} has no tensors called {name!r}.") from None
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path} cannot be read: {error}.") from error
+            yield
+        except StoreError as error:
+            store = self.path.parent.parent
+            advice = f"remove the run, `prunus runs rm {self.id} --store {store}`, and run the command again"
+            raise StoreError(f"{str(error).rstrip('.')}; {advice}.") from error.__cause__

@@ -317,7 +317,7 @@ def test_list_names_everything_built_in(run):
 
 
 def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypatch, tmp_path):
-    def count(size, out, *, replicates=None, seed=0, report=print):
+    def count(size, out, *, replicates=None, seed=0, report=print, progress=None):
         """Count to three."""
         report("counting")
         (out / "counted.txt").write_text(f"{size} {replicates} {seed}")

@@ -281,6 +281,28 @@ def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypa
     assert json.loads((tmp_path / "mine.json").read_bytes())["rows"] == [{"x": 1}]
 
 
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2", "scipy"])
+def test_a_library_that_is_not_installed_is_named_before_the_work(library, folder, called, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr("prunus.cli.NEEDS", ())
+    monkeypatch.setattr(
+        "prunus.experiments.laboratory.execute", lambda *arguments, **options: pytest.fail("begun")
+    )
+    monkeypatch.setattr("prunus.experiments.lecun1990._trained", lambda *arguments: pytest.fail("begun"))
+    commands = [("run", NAME, "--smoke", "--store=store")]
+    if library != "scipy":
+        commands.append(("run", "lecun1990.deletion", "--smoke"))
+    if library == "jinja2":
+        monkeypatch.setattr("prunus.cli.work.train", lambda *arguments, **options: pytest.fail("begun"))
+        commands.append(("compress", NET, DATA, "--out=out.prunus"))
+    for arguments in commands:
+        said = called(*arguments, code=1).err.splitlines()[-1]
+        assert f"{library}" in said
+        assert "which is not installed: pip install 'prunus[cli]'" in said
+
+
 CURVE = [Curve("a ×", [1, 2], [2, 3], [1, 2], [3, 4], 2)]
 LABELS = {"title": "t ±", "x_label": "x", "y_label": "y"}
 IN_C_LOCALE = f"""

@@ -103,8 +103,9 @@ def check_drawing() -> None:
         import jinja2  # noqa: F401
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
+        library = (error.name or "a library").partition(".")[0]
         raise PrunusError(
-            f"Figures need {error.name}, which is not installed: pip install 'prunus[cli]'."
+            f"Figures need {library}, which is not installed: pip install 'prunus[cli]'."
         ) from error
     finally:
         if backend is not None:

@@ -67,8 +67,15 @@ def put_weights(model: nn.Module, path: Path) -> None:
     """
     found = _read(path)
     wanted = model.state_dict()
+    # A tied weight may be in the file under one of its names, as safetensors writes it.
+    there = {(tensor.data_ptr(), tensor.shape) for name, tensor in wanted.items() if name in found}
+    missing = [
+        name
+        for name, tensor in wanted.items()
+        if name not in found and not (tensor.numel() and (tensor.data_ptr(), tensor.shape) in there)
+    ]
     wrong = [
-        *(f"{name} is missing" for name in wanted if name not in found and not name.endswith(COUNTER)),
+        *(f"{name} is missing" for name in missing if not name.endswith(COUNTER)),
         *(f"{name} is unknown" for name in found if name not in wanted),
         *(
             f"{name} is {list(found[name].shape)}, not {list(tensor.shape)}"

@@ -3,20 +3,22 @@
 import copy
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.cli.files import check_writable, write_whole
 from prunus.cli.networks import check_fit, data_set, network, put_weights
 from prunus.cli.progress import epochs
 from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
-from prunus.compression.container import load
+from prunus.compression.container import load, pack
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, EvidenceError, ModelError, NoEffectWarning
 from prunus.nouns import Dataset, Density, Params, Split, density_of, sizes
@@ -110,6 +112,7 @@ def carry_out(job: Job) -> Outcome:
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
     _rehearse(criterion, scope, weights, job.density)
+    _check_writable_state(model.state_dict(), out)
     if not trained:
         model = _trained(job, model, data)
         weights = prunable(model, job.include, job.exclude)
@@ -248,8 +251,48 @@ def _write(job: Job, pruned: nn.Module, out: Path) -> None:
     if out.suffix == ".prunus":
         save(pruned, out, made={"criterion": job.criterion, "density": job.density, "scope": job.scope})
         return
-    state = {name: tensor.cpu().contiguous() for name, tensor in pruned.state_dict().items()}
-    write_whole(out, to_bytes(state, {"format": "pt"}))
+    state, aliases = untied(pruned.state_dict())
+    write_whole(out, to_bytes(state, {**aliases, "format": "pt"}))
+
+
+def untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of `state` for a safetensors file, each once, and the names that were left out.
+
+    A tensor that has several names, as a tied weight, is under the first of them; the others are in the second dict,
+    with the name that holds their values, as `safetensors.torch.save_model` writes them into the metadata. Tensors that
+    share a part of their memory are copied.
+    """
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    names: dict[tuple[object, ...], str] = {}
+    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values() if tensor.numel())
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in names:
+            aliases[name] = names[place]
+            continue
+        names[place] = name
+        content = tensor.detach().cpu().contiguous()
+        tensors[name] = content.clone() if shared[tensor.untyped_storage().data_ptr()] > 1 else content
+    return tensors, aliases
+
+
+def _check_writable_state(state: Mapping[str, object], out: Path) -> None:
+    """Write the first entries of each tensor in memory: what the file cannot hold is known before the work."""
+    samples: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ModelError(
+                f"Expected a state_dict of tensors, got a {type(tensor).__name__} at {name!r}; make it a buffer."
+            )
+        samples[name] = tensor.detach()
+    if out.suffix == ".prunus":
+        pack({name: tensor.flatten()[:100] for name, tensor in samples.items()})
+        return
+    try:
+        to_bytes(untied({name: tensor.flatten()[:100].clone() for name, tensor in samples.items()})[0])
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"{out} cannot hold this model: {error}") from error
 
 
 def to_json(outcome: Outcome) -> dict[str, object]:

@@ -14,13 +14,18 @@ from prunus.cli.networks import check_fit
 from prunus.cli.progress import epochs, total
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
-from prunus.compression.deep_compression import Compressed, bits_by_name, deep_compress, reachable
+from prunus.compression.deep_compression import (
+    Compressed,
+    bits_by_name,
+    check_inputs,
+    deep_compress,
+    reachable,
+)
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.save import save
 from prunus.errors import CorruptError, PrunusError
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
-from prunus.pruning.prunable import prunable
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
@@ -127,7 +132,7 @@ def _check(job: Job) -> int:
     check_writable(job.out)
     check_writable(job.page)
     check_fit(job.model, job.data)
-    weights = prunable(job.model, job.include, job.exclude)
+    weights = check_inputs(job.model, job.recipe, job.include, job.exclude)
     densities = densities_by_name(job.recipe.density, list(weights))
     rounds = len(reachable(job.recipe, weights))
     bits = bits_by_name(job.model, list(weights), job.recipe.bits)

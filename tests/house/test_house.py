@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
 
 ROOMS = (
-    ("errors", "version", "nouns", "seeds", "tables", "resolve", "generators"),
+    ("errors", "version", "nouns", "seeds", "tables", "resolve", "generators", "compiled"),
     ("data",),
     ("models",),
     ("training",),

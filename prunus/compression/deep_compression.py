@@ -22,7 +22,7 @@ from prunus.compression.sharing import Shared, Tied, share
 from prunus.compression.sharing.share import bits_of_each, check_shareable, check_start
 from prunus.errors import DensityError, ModelError, NoEffectWarning, NothingPrunableError, SharingError
 from prunus.nouns import Dataset, Density, Masks, Params, density_of, sizes
-from prunus.pruning.masks import check_finite, densities_by_name, everything, warn_if_emptied
+from prunus.pruning.masks import check_finite, densities_by_name, everything
 from prunus.pruning.prunable import layer_kinds, prunable
 from prunus.pruning.pruners import criterion_named
 from prunus.pruning.retrain import Round, prune_and_retrain
@@ -104,8 +104,8 @@ def deep_compress(
       so that a density above that of the model prunes nothing (NoEffectWarning).
     - Parameters with `requires_grad=False` and all buffers are left exactly as they are. Frozen weights that the
       patterns would prune are left out with a warning (NoEffectWarning).
-    - Parameters that an `exclude` pattern matches, and weights that `include` leaves out, are trained, but not pruned and
-      not rounded. Other parameters, such as biases, are rounded to half precision where the recipe says so.
+    - Parameters that an `exclude` pattern matches, and weights that `include` leaves out, are trained, but neither
+      pruned nor rounded. Other parameters, such as biases, are rounded to half precision where the recipe says so.
 
     A layer that loses all of its weights (EmptiedLayerWarning) is stored as zeros.
 
@@ -404,16 +404,28 @@ def _plan_rounds(
             f"{error} Weights that are zero at the start count as pruned: exclude these layers, or prune with scope "
             "'layer'."
         ) from error
-    if warn and lowered[-1] != densities[-1]:
-        own = ", ".join(f"{density_of({name: mask}):.4g} in {name!r}" for name, mask in masks.items())
-        warnings.warn(
-            f"The density {recipe.density} is above that of the model, which has zeros already and keeps them: {own}; "
-            "layers above their own density are not pruned further.",
-            NoEffectWarning,
-            stacklevel=3,
-        )
-    warn_if_emptied(masks)
+    if warn:
+        _warn_if_lowered(densities[-1], recipe.scope, masks)
     return lowered, masks
+
+
+def _warn_if_lowered(density: Density, scope: str, masks: Masks) -> None:
+    """Warn where more weights would be kept than are not zero. (Of layers without any, the scope warns.)"""
+    parts = {repr(name): ({name: mask}, density) for name, mask in masks.items()}
+    if isinstance(density, Mapping):
+        parts = {repr(name): ({name: mask}, density[name]) for name, mask in masks.items()}
+    elif scope == "global":
+        parts = {"all layers together": (masks, density)}
+    own = {what: density_of(part) for what, (part, _) in parts.items()}
+    above = [what for what, (_, asked) in parts.items() if 0 < own[what] < asked]
+    if above:
+        left = ", ".join(f"{own[what]:.4g} of {what}" for what in above)
+        warnings.warn(
+            f"Zeros that the model has already stay zero: they leave {left}, which is less than the density that was "
+            "asked for, so that nothing more is pruned there.",
+            NoEffectWarning,
+            stacklevel=4,
+        )
 
 
 def _at_most(density: Density, scope: str, masks: Masks) -> Density:

@@ -411,13 +411,13 @@ def _plan_rounds(
 
 def _warn_if_lowered(density: Density, scope: str, masks: Masks) -> None:
     """Warn where more weights would be kept than are not zero. (Of layers without any, the scope warns.)"""
-    parts = {repr(name): ({name: mask}, density) for name, mask in masks.items()}
-    if isinstance(density, Mapping):
-        parts = {repr(name): ({name: mask}, density[name]) for name, mask in masks.items()}
-    elif scope == "global":
-        parts = {"all layers together": (masks, density)}
-    own = {what: density_of(part) for what, (part, _) in parts.items()}
-    above = [what for what, (_, asked) in parts.items() if 0 < own[what] < asked]
+    if scope == "global" and not isinstance(density, Mapping):
+        parts = {"all layers together": (density, masks)}
+    else:
+        asked = densities_by_name(density, list(masks))
+        parts = {repr(name): (asked[name], {name: mask}) for name, mask in masks.items()}
+    own = {what: density_of(part) for what, (_, part) in parts.items()}
+    above = [what for what, (share, _) in parts.items() if 0 < own[what] < share]
     if above:
         left = ", ".join(f"{own[what]:.4g} of {what}" for what in above)
         warnings.warn(

@@ -469,8 +469,11 @@ def with_buffer(trained: nn.Module, buffer: torch.Tensor) -> nn.Module:
     return model
 
 
-def test_what_would_fail_late_fails_before_the_work(trained, digits):
-    """Before the data are looked at: the data set has no splits."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monkeypatch):
+    """Before the data are looked at: the data set has no splits. Of large models, samples are written."""
+    if not whole:
+        monkeypatch.setattr("prunus.compression.deep_compression.REHEARSED_WHOLE", 10)
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     lone = with_buffer(trained, torch.zeros(1))
     lone.get_submodule("3").register_buffer("\ud800", torch.zeros(1))

@@ -80,7 +80,7 @@ def share(
     result = {}
     for name, mask in masks.items():
         weight = params[name].detach().flatten()
-        places = (mask.flatten() & (weight != 0)).nonzero().squeeze(1)
+        places = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
         kept = weight[places].cpu().numpy()
         codebook, codes = _codebook(kept, widths[name], start, seed, name)
         result[name] = Shared(

@@ -29,6 +29,7 @@
     NoEffectWarning                   something was asked that changes nothing
     ReceiptWarning                    an invariant of a ticket does not hold
     EmptiedLayerWarning               a layer has no weight left
+    UnusedCentroidsWarning            a codebook has fewer values than its bits allow
 
 The exit code is what the command line returns; 2 is also what it returns for a wrong option.
 """
@@ -168,3 +169,7 @@ class ReceiptWarning(UserWarning):
 
 class EmptiedLayerWarning(UserWarning):
     """A layer has no weight left: nothing passes it any more."""
+
+
+class UnusedCentroidsWarning(UserWarning):
+    """Weights are stored in fewer shared values than their bits allow, and not exactly."""

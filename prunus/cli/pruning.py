@@ -15,7 +15,7 @@ from prunus.cli.progress import epoch_lines, report
 from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.cli.tensors import safetensors_bytes
-from prunus.compression.container import load
+from prunus.compression.container import load, pack
 from prunus.compression.counts import check_counts
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, EvidenceError, ModelError, NoEffectWarning
@@ -114,6 +114,7 @@ def carry_out(job: Job) -> Outcome:
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
     _rehearse(job, criterion, scope, weights)
+    _check_format(model, out)
     data = data_set(_usual_data(job.model, model) if job.data is None else job.data, job.device, job.seed)
     check_fit(model, data)
     if not trained:
@@ -266,6 +267,17 @@ def _write(job: Job, pruned: nn.Module, out: Path) -> None:
         save(pruned, out, made={"criterion": job.criterion, "density": job.density, "scope": job.scope})
         return
     write_atomic(out, safetensors_bytes(pruned.state_dict()))
+
+
+def _check_format(model: nn.Module, out: Path) -> None:
+    """Raise, before any work, what writing a tensor of `model` into `out` would raise: one entry of each is encoded."""
+    check_tensor_state(model)
+    state = model.state_dict()
+    samples = {name: state[name].detach().flatten()[:1].clone() for name in state}
+    if out.suffix == ".prunus":
+        pack(samples)
+    else:
+        safetensors_bytes(samples)
 
 
 def to_json(outcome: Outcome) -> dict[str, object]:

@@ -17,7 +17,7 @@ from prunus.compression.container import Inspection, inspect, load
 from prunus.compression.deep_compression import (
     Compressed,
     bits_by_name,
-    check_compressible,
+    check_inputs,
     deep_compress,
     reachable,
 )
@@ -28,7 +28,6 @@ from prunus.errors import CorruptError, OutputError
 from prunus.files import after_writing, check_writable
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
-from prunus.pruning.prunable import prunable
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
@@ -167,8 +166,7 @@ def finish(outcome: Outcome, as_json: bool) -> None:
 def _check(job: Job) -> int:
     """The rounds of pruning, after saying what will be pruned; raises what would otherwise be raised late."""
     environment()  # that of the page, which is written last
-    weights = prunable(job.model, job.include, job.exclude)
-    check_compressible(job.model, job.data, job.recipe, weights)
+    weights = check_inputs(job.model, job.data, job.recipe, job.include, job.exclude)
     densities = densities_by_name(job.recipe.density, list(weights))
     rounds = len(reachable(job.recipe, weights))
     bits = bits_by_name(job.model, list(weights), job.recipe.bits)

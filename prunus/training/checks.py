@@ -1,6 +1,6 @@
 """Check a model before any work is done with it: can it be evaluated, or trained, on this data?"""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -89,15 +89,6 @@ def check_initialized(model: nn.Module) -> None:
                     f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
                     "first, after model.to_empty(device=...)."
                 )
-
-
-def check_float32(weights: Mapping[str, Tensor]) -> None:
-    """Raise ModelError unless all `weights` are float32."""
-    for name, weight in weights.items():
-        if weight.dtype != torch.float32:
-            raise ModelError(
-                f"Expected float32 weights to compress, got {name!r} of {weight.dtype}; convert with model.float()."
-            )
 
 
 def check_tensor_state(model: nn.Module) -> None:

@@ -1,13 +1,14 @@
 """The inner loop of Huffman decoding, compiled; imported only when something is decoded."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from prunus.compiled import compile_kernel
 
 _PEEK = 11  # bits looked up at once; longer codes are rare by construction
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compile_kernel()
 def decode_canonical(
     payload: NDArray[np.uint8],
     order: NDArray[np.int32],

@@ -2,15 +2,25 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from prunus.compression.container.layout import DTYPES
-from prunus.errors import CorruptError
+from prunus.errors import CorruptError, TooLargeError
+
+MOST_VALUES = 1 << 18
+"""No header has more commas, colons, lists and objects together: some 37,000 tensors."""
+DEEPEST = 64
+"""No list or object of a header lies within more others than this."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 Header = dict[str, object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the header says of one tensor."""
 
@@ -38,7 +48,11 @@ def header_text(made: object, model: object, tensors: list[list[object]]) -> str
 
 
 def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
-    """The header back, and its tensors. Raises CorruptError for what no file may say."""
+    """The header back, and its tensors.
+
+    Raises CorruptError for what no file may say, and TooLargeError for more than any file says.
+    """
+    _check_structure(content)
     try:
         header = json.loads(
             content.decode(),
@@ -48,6 +62,8 @@ def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
         )
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"The header is no JSON that a file may hold: {error}.") from error
+    if b"\\u" in content:
+        _check_text(header)
     if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
         raise CorruptError("The header does not hold exactly format, made, model and tensors.")
     model = header["model"]
@@ -56,6 +72,30 @@ def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
     if model is not None and not _is_model(model):
         raise CorruptError("The header's model is neither null nor a name with arguments.")
     return header, _entries(header["tensors"])
+
+
+def _check_structure(content: bytes) -> None:
+    """Refuse a header that would take much more memory or stack than its bytes, before it is parsed."""
+    outside_strings = np.frombuffer(_STRING.sub(b"", content), np.uint8)
+    opening, closing = (np.isin(outside_strings, list(brackets)) for brackets in (b"[{", b"]}"))
+    depth = np.cumsum(opening.view(np.int8) - closing.view(np.int8), dtype=np.int32)
+    if depth.size and int(depth.max()) > DEEPEST:
+        raise CorruptError(
+            f"The header nests lists and objects {int(depth.max())} deep; the most allowed is {DEEPEST}."
+        )
+    num_values = int(np.count_nonzero(opening)) + int(np.isin(outside_strings, list(b",:")).sum())
+    if num_values > MOST_VALUES:
+        raise TooLargeError(f"The header holds {num_values} values; the most allowed is {MOST_VALUES}.")
+
+
+def _check_text(header: object) -> None:
+    """Raise CorruptError for half of a surrogate pair, which an escape may say and no text may hold."""
+    try:
+        json.dumps(header, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CorruptError(
+            f"The header holds text that is not valid Unicode: {error.object[error.start : error.end]!r}."
+        ) from error
 
 
 def _entries(rows: object) -> tuple[Entry, ...]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,8 @@ MOST_VALUES = 1 << 18
 DEEPEST = 64
 """No list or object of a header lies within more others than this."""
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_PIECE = 1 << 16
+"""Bytes of a header that are looked at together before it is parsed."""
 
 Header = dict[str, object]
 
@@ -76,14 +76,20 @@ def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
 
 def _check_structure(content: bytes) -> None:
     """Refuse a header that would take much more memory or stack than its bytes, before it is parsed."""
-    outside_strings = np.frombuffer(_STRING.sub(b"", content), np.uint8)
-    opening, closing = (np.isin(outside_strings, list(brackets)) for brackets in (b"[{", b"]}"))
-    depth = np.cumsum(opening.view(np.int8) - closing.view(np.int8), dtype=np.int32)
-    if depth.size and int(depth.max()) > DEEPEST:
-        raise CorruptError(
-            f"The header nests lists and objects {int(depth.max())} deep; the most allowed is {DEEPEST}."
-        )
-    num_values = int(np.count_nonzero(opening)) + int(np.isin(outside_strings, list(b",:")).sum())
+    if b"\\" in content:
+        content = content.replace(b"\\\\", b"").replace(b'\\"', b"")
+    num_quotes = num_values = depth = 0
+    for start in range(0, len(content), _PIECE):
+        piece = np.frombuffer(content[start : start + _PIECE], np.uint8)
+        quotes = num_quotes + np.cumsum(piece == ord('"'), dtype=np.int32)
+        num_quotes = int(quotes[-1])
+        outside = piece[quotes % 2 == 0]  # of all strings, as an even number of quotes comes before
+        opening, closing = (outside | 0x20 == ord(bracket) for bracket in "{}")  # "[" | 0x20 is "{"
+        depths = depth + np.cumsum(opening.astype(np.int32) - closing)
+        if int(depths.max(initial=0)) > DEEPEST:
+            raise CorruptError(f"The header nests lists and objects more than {DEEPEST} deep.")
+        depth = int(depths[-1]) if depths.size else depth
+        num_values += int((opening | (outside == ord(",")) | (outside == ord(":"))).sum())
     if num_values > MOST_VALUES:
         raise TooLargeError(f"The header holds {num_values} values; the most allowed is {MOST_VALUES}.")
 

@@ -25,7 +25,7 @@ _PER_TABLE_SYMBOL = 64
 
 _WORK_PER_BYTE = 4
 """max_bytes ÷ this is the number of symbols that are decoded: as many as a float32 tensor of that size has entries."""
-_WORK_PER_TABLE_SEGMENT = 16
+_WORK_PER_TABLE_SEGMENT = 64
 _WORK_PER_STREAM = 2048
 """What parsing a segment of a table and opening a stream take, in symbols that are decoded in the same time."""
 

@@ -41,6 +41,7 @@ from prunus.report import text
 from prunus.resolve import source_files
 from prunus.seeds import derive
 from prunus.training import Evaluation, evaluate, train
+from prunus.training.checks import check_tensor_state
 
 BUDGET = "budget"
 EXAMPLES = 1024

@@ -123,7 +123,7 @@ def deep_compress(
         seed: Seed of ties, batch order, dropout and codebooks.
         checkpoints: Directory of checkpoints; a call killed there and made again goes on, to the same bits.
         report: Called after each epoch.
-        progress: Called after every batch of a training, as by `train`, and with a total of 0 before the stages between.
+        progress: Called after every batch of a training, as by `train`; with a total of 0 before the other stages.
 
     Returns:
         The compressed copy with its masks, shared tensors and the record of each stage.

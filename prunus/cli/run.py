@@ -176,7 +176,7 @@ def _check_results(folder: Path, name: str, store: Path | None, force: bool) -> 
                     f"{folder} is inside the store {store}; name a folder outside it with --out."
                 )
     create_folder(folder)
-    for part in parts_of(name):
+    for part in parts_of(name) or [name]:
         numbers = folder / f"{part}.json"
         own = part in LABORATORY and _is_result(numbers, part)
         there = [path for path in folder.glob(f"{glob.escape(part)}.*") if path.suffix in RESULTS]

@@ -1,5 +1,6 @@
 """Tensors as a safetensors file: tied ones once, and what such a file cannot hold as one sentence."""
 
+import json
 from collections.abc import Iterable, Mapping
 
 from safetensors import SafetensorError
@@ -56,7 +57,16 @@ def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
         }
         if "__metadata__" in state:
             raise ValueError("the name __metadata__ is reserved")
-        content: bytes = save(tensors, {"format": "pt", **tied})
-        return content
+        return _with_sorted_metadata(save(tensors, {"format": "pt", **tied}))
     except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(f"The tensors cannot be written as a safetensors file: {error}.") from error
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """The same file with its metadata in order, which safetensors writes in another order every time."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[start:]

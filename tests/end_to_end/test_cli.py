@@ -211,7 +211,9 @@ def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, i
         return json.loads(done.stdout)
 
     names = (f"--model={model}", f"--data={data}")
-    compressed = there("compress", *names, "--out=far.prunus", "--density=0.2", "--rounds=2", *EPOCHS)
+    compressed = there(
+        "compress", *names, "--out=far.prunus", "--density=0.2", "--rounds=2", "--force", *EPOCHS
+    )
     measured = there("evaluate", "far.prunus", f"--data={data}", *into)
     assert measured["test_error"] == compressed["test_error"]
     near = run("evaluate", "far.prunus", f"--data={data}", *into, "--json")
@@ -264,6 +266,7 @@ def test_a_scope_may_be_a_pattern(run, tmp_path):
         there = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
         assert set(there.unique().tolist()) <= {1, 2}  # a shared value may be zero
     out.unlink()
+    out.with_suffix(".html").unlink()
     for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
         printed = run(*asked, *wrong, code=5)
         assert "2:4 keeps exactly 0.5" in printed.err

@@ -22,6 +22,7 @@ from prunus.errors import (
     MismatchError,
     NotAContainerError,
     NotFiniteError,
+    OutputError,
     PrunusError,
     SpecError,
     TooLargeError,
@@ -513,12 +514,12 @@ def test_codings_that_there_are_not_are_refused():
 FULL_DISK = """
 import resource, sys, torch
 from prunus.compression.container import write
-from prunus.errors import ContainerError
+from prunus.errors import OutputError
 g = torch.Generator().manual_seed(0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     write(sys.argv[1], {"w": torch.randn(100, 100, generator=g)})
-except ContainerError as error:
+except OutputError as error:
     print(error)
     sys.exit(7)
 """
@@ -532,19 +533,18 @@ def test_a_full_disk_leaves_what_was_there(before, tmp_path):
         path.write_bytes(before)
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
-    assert "f.prunus could not be written (40" in done.stdout
-    assert "too large" in done.stdout
+    assert "f.prunus cannot be written: File too large." in done.stdout
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ContainerError, match=r"nowhere.*No such file"):
+    with pytest.raises(OutputError, match=r"nowhere.*No such file"):
         write(tmp_path / "nowhere" / "f.prunus", {})
 
 
 def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path):
     (tmp_path / "f.prunus").mkdir()
-    with pytest.raises(ContainerError, match="could not be written"):
+    with pytest.raises(OutputError, match="cannot be written: it is a folder"):
         write(tmp_path / "f.prunus", {})
     assert [p.name for p in tmp_path.iterdir()] == ["f.prunus"]
 

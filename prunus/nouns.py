@@ -18,11 +18,11 @@ Scores = dict[str, Tensor]
 Masks = dict[str, Tensor]
 """Boolean tensors of the weight's shape, True where the weight is kept."""
 
-Progress = Callable[[str, int, int], None]
-"""(what is being done, steps done, steps in total), called after each step of long work; what it raises ends the work."""
-
 Density = float | Mapping[str, float]
 """One density for everything that is ranked, or one a tensor, by name."""
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total) -> None: called again and again by work that may take long, with how much of it is done."""
 
 
 @dataclass(frozen=True)

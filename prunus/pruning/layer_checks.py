@@ -111,7 +111,7 @@ def why_zeros_may_not_hold(module: nn.Module) -> str | None:
     >>> why_zeros_may_not_hold(Centered(2, 2))
     'the forward of Centered multiplies with other values than its weight, in which zeros do not stay zero'
     """
-    if _has_forward_of_torch(module):
+    if has_forward_of_torch(module):
         return None
     kind = type(module).__name__
     try:
@@ -126,13 +126,15 @@ def why_zeros_may_not_hold(module: nn.Module) -> str | None:
     return None
 
 
-def _has_forward_of_torch(module: nn.Module) -> bool:
+def has_forward_of_torch(module: nn.Module) -> bool:
     """Whether forward, and what it calls of the module, are those of torch.nn."""
     if {"forward", "_conv_forward"} & set(vars(module)):
         return False
     for method in ("forward", "_conv_forward"):
         definition = next((vars(kind)[method] for kind in type(module).__mro__ if method in vars(kind)), None)
-        if definition is not None and not definition.__module__.startswith("torch.nn.modules."):
+        if definition is not None and not getattr(definition, "__module__", "").startswith(
+            "torch.nn.modules."
+        ):
             return False
     return True
 

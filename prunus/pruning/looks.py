@@ -18,14 +18,20 @@ BATCH = 32
 
 
 def check_inputs(inputs: object) -> None:
-    """Raise EvidenceError unless calibration inputs are one tensor of numbers with an example in it."""
+    """Raise EvidenceError unless calibration inputs are one tensor with an example in it."""
+    check_is_tensor(inputs)
+    assert isinstance(inputs, Tensor)
+    if not inputs.dim() or not inputs.numel():
+        raise EvidenceError(f"Calibration inputs of shape {list(inputs.shape)} hold no example.")
+
+
+def check_is_tensor(inputs: object) -> None:
+    """Raise EvidenceError unless calibration inputs are one tensor, with values."""
     if not isinstance(inputs, Tensor):
         raise EvidenceError(
-            f"Expected calibration inputs as a tensor [N, ...], got a {type(inputs).__name__}; pass the examples as one "
-            "tensor, and wrap a model that takes several in a module that takes one."
+            f"Expected calibration inputs as a tensor [N, ...], got a {type(inputs).__name__}; pass the examples as "
+            "one tensor, and wrap a model that takes several in a module that takes one."
         )
-    if not inputs.dim() or not inputs.numel():
-        raise EvidenceError(f"Calibration inputs of shape {tuple(inputs.shape)} hold no example.")
     if inputs.is_meta:
         raise EvidenceError("Expected calibration inputs with values, got a tensor on the meta device.")
 

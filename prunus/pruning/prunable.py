@@ -5,7 +5,7 @@ frozen (requires_grad=False) may be pruned like any other: exclude it to keep it
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -81,22 +81,37 @@ def prunable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequenc
             f"{total:,} parameters: {grouped_by_reason(reasons)}; exclude them by name to leave them out without "
             "this warning.",
             NotPrunedWarning,
-            stacklevel=2,
+            stacklevel=1,  # so that a command that asks several times warns once
         )
     return selection.chosen
 
 
 def skipped_parameters(
-    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    model: nn.Module,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    *,
+    pruned: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Why each parameter that `prunable` leaves out is left out: {name: reason}.
+
+    Args:
+        model, include, exclude: as for `prunable`.
+        pruned: the names that were pruned, where they are not all of those that `prunable` gives.
 
     Raises ModelError as `prunable` does.
 
     >>> skipped_parameters(nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 1, bias=False)))
     {'0.bias': 'bias', '1.weight_ih_l0': 'weight of LSTM, not supported', '1.weight_hh_l0': 'weight of LSTM, ...'}
     """
-    return _select(model, include, exclude).skipped
+    selection = _select(model, include, exclude)
+    left_out = {
+        name: "left out" if weight.requires_grad else "frozen: requires_grad=False"
+        for name, weight in selection.chosen.items()
+        if pruned is not None and name not in pruned
+    }
+    reasons = selection.skipped | left_out
+    return {name: reasons[name] for name in selection.parameters if name in reasons}
 
 
 def describe_skipped(model: nn.Module, skipped: Mapping[str, str]) -> str:

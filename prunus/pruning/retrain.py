@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from prunus.errors import NoEffectWarning
-from prunus.nouns import Dataset, Density, Masks, Params, density_of
+from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.pruners import Pruner, prune_of
@@ -45,6 +45,7 @@ def prune_and_retrain(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Round]:
     """Pass through `densities`, retraining after each with the recipe of the same place; `model` in place.
 
@@ -55,6 +56,7 @@ def prune_and_retrain(
         criterion: of weights alone, or a pruner, which looks at training examples and may update what stays.
         within: masks the first round's must lie within.
         checkpoints: a folder; with it a killed call goes on where it was.
+        progress: is told of every batch of a retraining, as by `train`.
 
     Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities,
     before any training.
@@ -63,7 +65,7 @@ def prune_and_retrain(
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
-        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number))
+        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number), progress)
         done = prune(weights, density, scope, within=masks, seed=derive(seed, "ties", number))
         masks = done.masks
         put(model, done.weights)

@@ -97,8 +97,8 @@ def layer_inputs(
         batch_size: examples a forward pass.
         progress: called after each batch.
 
-    Raises EvidenceError (no example, no tensor, a shape the model does not take, damping below 0, a layer whose inputs are all
-    zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, one that does not
+    Raises EvidenceError (no example, no tensor, a shape the model does not take, damping below 0, a layer whose inputs
+    are all zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, one that does not
     return weight · input + bias, or one that the forward pass does not reach).
 
     >>> model = nn.Linear(2, 1, bias=False)
@@ -203,8 +203,8 @@ def _seen(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...], named: 
         raise
     except RuntimeError as error:
         raise ModelError(
-            f"The inputs of the layer of {gram.name!r} ({type(module).__name__}), of shape {tuple(given.shape)}, are not "
-            f"what its type multiplies ({next(iter(str(error).splitlines()), '')}); exclude {gram.name!r}."
+            f"The inputs of the layer of {gram.name!r} ({type(module).__name__}), of shape {tuple(given.shape)}, are "
+            f"not what its type multiplies ({next(iter(str(error).splitlines()), '')}); exclude {gram.name!r}."
         ) from error
 
 

@@ -11,8 +11,8 @@ Source: Frantar & Alistarh 2023, "SparseGPT", section 3 and Algorithm 1 (select:
 Where we depart: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting H; the
 lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; what is kept
 of `select` columns is rounded so that the layer keeps what its scope keeps of it; inputs are those of the network
-before any layer is pruned, where theirs have passed through the layers that are pruned by then; a layer whose update loses
-more of its output than zeroing is solved for again with the same mask (`layerwise.fallback`), with a warning.
+before any layer is pruned, where theirs have passed through the layers that are pruned by then; a layer whose update
+loses more of its output than zeroing is solved for again with the same mask (`layerwise.fallback`), with a warning.
 """
 
 import time

@@ -27,6 +27,8 @@
         └── MismatchError                 a good file, for another model
 
     NoEffectWarning                   something was asked that changes nothing
+    NotPrunedWarning                  weights that prunus cannot prune are left as they are
+    UpdateRejectedWarning             an update of the kept weights was worse than no update
     ReceiptWarning                    an invariant of a ticket does not hold
     EmptiedLayerWarning               a layer has no weight left
     UnusedCentroidsWarning            a codebook has fewer values than its bits allow
@@ -161,6 +163,14 @@ class MismatchError(ContainerError):
 
 class NoEffectWarning(UserWarning):
     """Something was asked that changes nothing."""
+
+
+class NotPrunedWarning(UserWarning):
+    """The model has weights that prunus cannot prune; they stay as they are, and count in no density."""
+
+
+class UpdateRejectedWarning(UserWarning):
+    """A method's update of the kept weights lost more than setting the pruned weights to zero, and was replaced."""
 
 
 class ReceiptWarning(UserWarning):

@@ -75,7 +75,7 @@ def prune_and_retrain(
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
-        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number))
+        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number), progress)
         done = prune(weights, density, scope, within=masks, seed=derive(seed, "ties", number))
         masks = done.masks
         put(model, done.weights)

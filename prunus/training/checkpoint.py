@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
 from prunus.nouns import Dataset, Split
-from prunus.training.checks import forward
+from prunus.training.checks import forward, unchanged
 from prunus.training.constraints import Constraint, Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.modes import evaluating
@@ -207,7 +207,7 @@ def _digest_of_structure(model: nn.Module) -> str:
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
     """[B, C] in evaluation mode, in float32."""
-    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with unchanged(model), torch.no_grad(), evaluating(model):
         outputs = forward(model, inputs)
     assert isinstance(outputs, Tensor)  # checked before the training
     return outputs.detach().float().cpu()

@@ -32,6 +32,7 @@ from prunus.report.stages import on_disk, sizes
 from prunus.seeds import derive
 from prunus.training import Evaluation, train
 from prunus.training import evaluate as measure
+from prunus.training.checkpoint import check_writable as check_checkpoint
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def _check(job: Job) -> int:
         raise PrunusError(f"{job.out} would be both the file and its page; name another with --page.")
     check_writable(job.out)
     check_writable(job.page)
+    if job.checkpoints is not None:
+        check_checkpoint(job.checkpoints / "dense.safetensors")
     weights = prunable(job.model, job.include, job.exclude)
     check_compressible(job.model, job.data, job.recipe, weights)
     densities = densities_by_name(job.recipe.density, list(weights))

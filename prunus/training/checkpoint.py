@@ -8,8 +8,10 @@ The identity of a run is everything that its result depends on. A checkpoint is 
 and only where its content has the digest that was written with it. Written beside, then renamed.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -67,15 +69,15 @@ def identity_of(run: "Training", data: Dataset, seed: int) -> Identity:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of `path`. Raises CheckpointError where no checkpoint can be written there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"The folder {path.parent} for checkpoints cannot be made ({error.strerror}); choose another."
-        ) from error
+    """Raise CheckpointError where no checkpoint can be written to `path`, whose folders need not exist yet."""
     if path.is_dir():
         raise CheckpointError(f"The checkpoint {path} would be a file, but is a folder; choose another name.")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise CheckpointError(
+            f"No checkpoint can be written to {path.parent}: {existing} is no folder that can be written to; choose "
+            "another."
+        )
 
 
 def save(path: Path, run: "Training", identity: Identity, observer: Observer | None = None) -> None:
@@ -96,15 +98,16 @@ def save(path: Path, run: "Training", identity: Identity, observer: Observer | N
         "observer": said,
         "identity": identity.values,
     })  # fmt: skip
-    check_writable(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, beside, {"prunus": metadata, "digest": digest(tensors, metadata)})
         beside.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {path} could not be written: {error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

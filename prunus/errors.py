@@ -13,7 +13,8 @@
     ├── SharingError                  5   a codebook that cannot be made
     ├── SpecError                     2   a setting that no run can have
     ├── StoreError                    8   a store of runs that cannot be used
-    │   └── LostClaimError                another process took the run over
+    │   ├── LostClaimError                another process took the run over
+    │   └── WorkerError                   a worker process that could not start, or was killed
     ├── TrainingError                 6
     │   ├── DivergedError
     │   └── CheckpointError
@@ -26,8 +27,11 @@
         └── MismatchError                 a good file, for another model
 
     NoEffectWarning                   something was asked that changes nothing
+    NotPrunedWarning                  weights that prunus cannot prune are left as they are
+    UpdateRejectedWarning             an update of the kept weights was worse than no update
     ReceiptWarning                    an invariant of a ticket does not hold
     EmptiedLayerWarning               a layer has no weight left
+    UnusedCentroidsWarning            a codebook has fewer values than its bits allow
 
 The exit code is what the command line returns; 2 is also what it returns for a wrong option.
 """
@@ -103,6 +107,10 @@ class LostClaimError(StoreError):
     """This process held a run for too long without a sign of life, and another took it over."""
 
 
+class WorkerError(StoreError):
+    """A worker process that could not start, or that ended before its work was done."""
+
+
 class SharingError(PrunusError):
     """A codebook that cannot be made as asked."""
 
@@ -157,9 +165,21 @@ class NoEffectWarning(UserWarning):
     """Something was asked that changes nothing."""
 
 
+class NotPrunedWarning(UserWarning):
+    """The model has weights that prunus cannot prune; they stay as they are, and count in no density."""
+
+
+class UpdateRejectedWarning(UserWarning):
+    """A method's update of the kept weights lost more than setting the pruned weights to zero, and was replaced."""
+
+
 class ReceiptWarning(UserWarning):
     """An invariant that the receipt of a ticket checks does not hold."""
 
 
 class EmptiedLayerWarning(UserWarning):
     """A layer has no weight left: nothing passes it any more."""
+
+
+class UnusedCentroidsWarning(UserWarning):
+    """Weights are stored in fewer shared values than their bits allow, and not exactly."""

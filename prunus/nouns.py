@@ -21,6 +21,9 @@ Masks = dict[str, Tensor]
 Density = float | Mapping[str, float]
 """One density for everything that is ranked, or one a tensor, by name."""
 
+Progress = Callable[[str, int, int], None]
+"""(what, done, total) -> None: called again and again by work that may take long, with how much of it is done."""
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -31,10 +31,9 @@ def demo(
     Example: prunus demo --open
     """
     from prunus.cli.devices import checked, use_threads
-    from prunus.cli.networks import network
+    from prunus.cli.networks import data_set, network
     from prunus.cli.work import Job, carry_out, finish
     from prunus.compression.published import COMPRESSION_RECIPES
-    from prunus.data import load
     from prunus.files import check_writable, output_folder
 
     use_threads(threads)
@@ -47,7 +46,7 @@ def demo(
             title=TITLE,
             model=network("lenet-300-100", seed).to(device),
             trained=False,
-            data=load("mnist", device=device, seed=seed),
+            data=data_set("mnist", device, seed),
             recipe=COMPRESSION_RECIPES["demo"],
             out=file,
             page=page,

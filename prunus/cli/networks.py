@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from prunus.cli.progress import report
 from prunus.cli.tensors import missing_names
 from prunus.data import load
+from prunus.data.fetch import progress as downloads
 from prunus.errors import DataError, EmptiedLayerWarning, MismatchError, ModelError, PrunusError
 from prunus.models import MODELS
 from prunus.nouns import Dataset
@@ -52,6 +54,8 @@ def data_set(name: str, device: str, seed: int = 0) -> Dataset:
 
     Raises what `prunus.data.load` raises, and DataError where a user's function fails.
     """
+    report(f"loading {name}", 0, 0)
+    downloads.set(report)
     try:
         return load(name, device=device, seed=seed)
     except (Exception, SystemExit) as error:

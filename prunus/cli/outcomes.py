@@ -1,5 +1,9 @@
 """How a command ends: quietly, or with one sentence on stderr and an exit code of EXIT_CODES; never with a traceback.
 
+Where a signal ends a command, temporary files are removed, files that were there before stay whole, and no worker
+process is left; see `prunus.cli.interrupts`. What `prunus run` had finished stays in its store, and the same command
+goes on from there to the same bits.
+
 With PRUNUS_TRACEBACK=1 in the environment, an unexpected error shows its traceback, and so does an error with
 another error as its cause (a user's own function that failed).
 """
@@ -15,6 +19,8 @@ from typing import Any, NoReturn, ParamSpec
 import typer
 from typer.core import TyperGroup
 
+from prunus.cli.interrupts import Interrupted, describe
+from prunus.cli.progress import reporting
 from prunus.cli.show import say
 from prunus.errors import PrunusError
 from prunus.tables import suggestion
@@ -104,12 +110,15 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _warnings_in_a_line():
             try:
-                command(*arguments, **options)
+                with reporting(f"prunus {command.__name__.rstrip('_')}"):
+                    command(*arguments, **options)
                 sys.stdout.flush()
             except (typer.Exit, typer.Abort, UsageError):
                 raise
-            except KeyboardInterrupt:
-                _fail("interrupted.", INTERRUPTED)
+            except Interrupted as error:
+                _fail(error.sentence, error.exit_code)
+            except KeyboardInterrupt as error:
+                _fail(describe("interrupted", error), INTERRUPTED)
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
                 raise typer.Exit(REFUSED) from None

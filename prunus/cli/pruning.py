@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from prunus.cli.networks import check_fit, data_set, network, put_weights
-from prunus.cli.progress import epochs
+from prunus.cli.progress import epoch_lines, report
 from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.cli.tensors import safetensors_bytes
-from prunus.compression.container import load
+from prunus.compression.container import load, pack
 from prunus.compression.counts import check_counts
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, EvidenceError, ModelError, NoEffectWarning
@@ -41,6 +41,7 @@ from prunus.report import text
 from prunus.resolve import source_files
 from prunus.seeds import derive
 from prunus.training import Evaluation, evaluate, train
+from prunus.training.checks import check_tensor_state
 
 BUDGET = "budget"
 EXAMPLES = 1024
@@ -114,6 +115,7 @@ def carry_out(job: Job) -> Outcome:
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
     _rehearse(job, criterion, scope, weights)
+    _check_format(model, out)
     data = data_set(_usual_data(job.model, model) if job.data is None else job.data, job.device, job.seed)
     check_fit(model, data)
     if not trained:
@@ -125,6 +127,7 @@ def carry_out(job: Job) -> Outcome:
     examples = criterion.examples if isinstance(criterion, Pruner) else job.examples or EXAMPLES
     few = drawn(data.train, examples, seed)
     density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
+    report("pruning", 0, 0)
     prune = prune_of(criterion, model, data.train, seed)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
@@ -134,8 +137,10 @@ def carry_out(job: Job) -> Outcome:
     recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
     _write(job, pruned, out)
     with after_writing(out):
+        report("measuring the error of each layer", 0, 0)
         rows = _rows(model, before, done, data.validation.first(examples))
-        dense, after = evaluate(model, data.test), evaluate(pruned, data.test)
+        dense = evaluate(model, data.test, progress=report)
+        after = evaluate(pruned, data.test, progress=report)
         return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
 
 
@@ -200,10 +205,15 @@ def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
         f"{job.model} is trained first, {text.count(recipe.epochs, 'epoch')}; --weights FILE takes trained ones"
     )
     model = copy.deepcopy(model)
-    with epochs(recipe.epochs) as report:
-        train(
-            model, data, recipe, seed=derive(job.seed, "dense"), report=lambda epoch: report("dense", epoch)
-        )
+    epoch_line = epoch_lines(recipe.epochs)
+    train(
+        model,
+        data,
+        recipe,
+        seed=derive(job.seed, "dense"),
+        report=lambda epoch: epoch_line("dense", epoch),
+        progress=report,
+    )
     return model
 
 
@@ -258,6 +268,17 @@ def _write(job: Job, pruned: nn.Module, out: Path) -> None:
         save(pruned, out, made={"criterion": job.criterion, "density": job.density, "scope": job.scope})
         return
     write_atomic(out, safetensors_bytes(pruned.state_dict()))
+
+
+def _check_format(model: nn.Module, out: Path) -> None:
+    """Raise, before any work, what writing a tensor of `model` into `out` would raise: one entry of each is encoded."""
+    check_tensor_state(model)
+    state = model.state_dict()
+    samples = {name: state[name].detach().flatten()[:1].clone() for name in state}
+    if out.suffix == ".prunus":
+        pack(samples)
+    else:
+        safetensors_bytes(samples)
 
 
 def to_json(outcome: Outcome) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunus.cli.interrupts import Interrupted
 from prunus.cli.names import completion
 from prunus.cli.options import MAX_SEED, AsJson, Force, optional
 from prunus.cli.show import put, put_json, say
@@ -77,6 +78,8 @@ def run(
 
     Example: prunus run zhou2019.criteria --smoke --store store
     """
+    from prunus.cli.progress import report, report_line
+    from prunus.data.fetch import progress as downloads
     from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of
     from prunus.files import output_folder
     from prunus.tables import look_up
@@ -98,9 +101,17 @@ def run(
         )
     folder = Path("runs") / name if out is None else out
     size = "smoke" if smoke else "full" if full else "default"
-    with output_folder(folder):
-        _check_results(folder, name, more.get("store"), force)
-        result = experiment(size, folder, replicates=replicates, seed=seed, report=say, **more)
+    downloads.set(report)
+    try:
+        with output_folder(folder):
+            _check_results(folder, name, more.get("store"), force)
+            result = experiment(
+                size, folder, replicates=replicates, seed=seed, report=report_line, progress=report, **more
+            )
+    except (Interrupted, KeyboardInterrupt) as error:
+        if "store" in more:
+            error.add_note(f"what is finished is in {more['store']}: run the same command again to go on")
+        raise
     _show(result, size, as_json)
 
 

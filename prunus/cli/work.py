@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunus.cli.progress import epochs, total
+from prunus.cli.progress import added_up, epoch_lines, num_epochs, num_steps, report
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
 from prunus.compression.deep_compression import (
     Compressed,
     bits_by_name,
-    check_compressible,
+    check_inputs,
     deep_compress,
     reachable,
 )
@@ -28,7 +28,6 @@ from prunus.errors import CorruptError, OutputError
 from prunus.files import after_writing, check_writable
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
-from prunus.pruning.prunable import prunable
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
@@ -91,30 +90,35 @@ def carry_out(job: Job) -> Outcome:
     began = time.perf_counter()
     rounds = _check(job)
     model = copy.deepcopy(job.model)
-    with epochs(total(job.recipe, rounds, train=not job.trained)) as report:
-        if not job.trained:
-            train(
-                model,
-                job.data,
-                job.recipe.dense,
-                seed=derive(job.seed, "dense"),
-                checkpoint=job.checkpoints / "dense.safetensors" if job.checkpoints else None,
-                report=lambda epoch: report("dense", epoch),
-            )
-        compressed = deep_compress(
+    epoch_line = epoch_lines(num_epochs(job.recipe, rounds, not job.trained))
+    progress = added_up(num_steps(job.recipe, rounds, not job.trained, job.data), report)
+    if not job.trained:
+        train(
             model,
             job.data,
-            job.recipe,
-            include=job.include,
-            exclude=job.exclude,
-            seed=job.seed,
-            checkpoints=job.checkpoints,
-            report=report,
+            job.recipe.dense,
+            seed=derive(job.seed, "dense"),
+            checkpoint=job.checkpoints / "dense.safetensors" if job.checkpoints else None,
+            report=lambda epoch: epoch_line("dense", epoch),
+            progress=progress,
         )
+    compressed = deep_compress(
+        model,
+        job.data,
+        job.recipe,
+        include=job.include,
+        exclude=job.exclude,
+        seed=job.seed,
+        checkpoints=job.checkpoints,
+        report=epoch_line,
+        progress=progress,
+    )
+    report("writing the file", 0, 0)
     save(compressed, job.out, made={"data": job.data.name})
     again = _load_back(job, compressed)
     with after_writing(job.out):
-        dense_test, test = measure(model, job.data.test), measure(again, job.data.test)
+        dense_test = measure(model, job.data.test, progress=report)
+        test = measure(again, job.data.test, progress=report)
         seconds = time.perf_counter() - began
         return Outcome(job, compressed, inspect(job.out), dense_test, test, seconds)
 
@@ -139,6 +143,7 @@ def check_outputs(
 def finish(outcome: Outcome, as_json: bool) -> None:
     """Print the numbers, then write the page, also where nobody reads what is printed."""
     job = outcome.job
+    report("writing the page", 0, 0)
     with after_writing(job.out):
         try:
             show(outcome, as_json)
@@ -161,8 +166,7 @@ def finish(outcome: Outcome, as_json: bool) -> None:
 def _check(job: Job) -> int:
     """The rounds of pruning, after saying what will be pruned; raises what would otherwise be raised late."""
     environment()  # that of the page, which is written last
-    weights = prunable(job.model, job.include, job.exclude)
-    check_compressible(job.model, job.data, job.recipe, weights)
+    weights = check_inputs(job.model, job.data, job.recipe, job.include, job.exclude)
     densities = densities_by_name(job.recipe.density, list(weights))
     rounds = len(reachable(job.recipe, weights))
     bits = bits_by_name(job.model, list(weights), job.recipe.bits)

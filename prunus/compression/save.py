@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -52,6 +51,13 @@ def save(
 
 def summary(compressed: Compressed) -> dict[str, Any]:
     """How a network was compressed, for the file's header: the recipe without its training details, the seed."""
-    settings = asdict(compressed.recipe)
     names = ("criterion", "scope", "schedule", "rounds", "density", "bits", "start")
-    return {"recipe": {name: settings[name] for name in names}, "seed": compressed.seed}
+    settings = {name: _plain(getattr(compressed.recipe, name)) for name in names}
+    return {"recipe": settings, "seed": _plain(compressed.seed)}
+
+
+def _plain(value: Any) -> Any:
+    """`value` with Python's own numbers and dicts, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.item() if hasattr(value, "item") else value

@@ -15,6 +15,7 @@ import torch
 
 from prunus.errors import UnknownNameError
 from prunus.files import after_writing, create_folder, write_atomic
+from prunus.nouns import Progress
 from prunus.report.figures import (
     Curve,
     Drawing,
@@ -53,6 +54,12 @@ class Record:
     files: list[Path] = field(default_factory=list)
     drawn: list[tuple[Drawing, Path]] = field(default_factory=list)
     """The figures so far, each with the path of its files without their suffixes."""
+    progress: Progress | None = None
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Report how much of some work is done, if a caller follows the progress."""
+        if self.progress is not None:
+            self.progress(what, done, total)
 
     def draw(self, suffix: str, curves: Sequence[Curve], *, title: str, **labels: Any) -> None:
         """Write the numbers of `curves` into NAME.SUFFIX.csv, for `finish` to draw beside it as .png, .svg and .html.
@@ -110,7 +117,15 @@ class Record:
         return result
 
 
-def begin(name: str, size: str, out: Path, replicates: int | None, seed: int, say: Say | None) -> Record:
+def begin(
+    name: str,
+    size: str,
+    out: Path,
+    replicates: int | None,
+    seed: int,
+    say: Say | None,
+    progress: Progress | None = None,
+) -> Record:
     """Start an experiment: 1, 3 or 5 replicates by size where no number is asked for.
 
     Raises UnknownNameError for an unknown size, PrunusError where what draws its figures is not installed.
@@ -119,7 +134,7 @@ def begin(name: str, size: str, out: Path, replicates: int | None, seed: int, sa
         raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
     check_figure_libraries()
     n = replicates or {"smoke": 1, "default": 3, "full": 5}[size]
-    return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None))
+    return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None), progress=progress)
 
 
 def over_draws(rows: Iterable[Row], by: Sequence[str], values: Iterable[str]) -> list[Row]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from prunus.data.check import check_dataset
 from prunus.errors import NoEffectWarning
-from prunus.nouns import Dataset, Density, Masks, Params, density_of
+from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.pruners import Pruner, prune_of
@@ -48,6 +48,7 @@ def prune_and_retrain(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Round]:
     """Pass through `densities`, retraining after each with the recipe of the same place; `model` in place.
 
@@ -59,6 +60,7 @@ def prune_and_retrain(
         within: masks the first round's must lie within.
         checkpoints: a folder; with it a killed call goes on where it was, given the same arguments: `model` with the
             weights of the first call, the same data, densities, recipes and seed. Others are a CheckpointError.
+        progress: called after every batch of a retraining, as by `train`.
 
     Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities, or
     the model cannot be trained on the data, before any training.
@@ -73,7 +75,7 @@ def prune_and_retrain(
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
-        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number))
+        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number), progress)
         done = prune(weights, density, scope, within=masks, seed=derive(seed, "ties", number))
         masks = done.masks
         put(model, done.weights)
@@ -86,6 +88,7 @@ def prune_and_retrain(
                 seed=derive(seed, "retrain", number),
                 checkpoint=checkpoints / f"prune-{number}.safetensors" if checkpoints else None,
                 report=report,
+                progress=progress,
             )
         rounds.append(Round(number, density_of(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:

@@ -104,8 +104,9 @@ def check_figure_libraries() -> None:
         import matplotlib.backends.backend_svg
         import matplotlib.figure
     except ImportError as error:
+        library = (error.name or "a library").partition(".")[0]
         raise PrunusError(
-            f"Figures need {error.name}, which is not installed: pip install 'prunus[cli]'."
+            f"Figures need {library}, which is not installed: pip install 'prunus[cli]'."
         ) from error
     finally:
         if inherited is not None:

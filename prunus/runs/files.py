@@ -39,11 +39,11 @@ def to_json(value: object, path: Path, indent: int | None = None) -> str:
         raise StoreError(f"{path.name} of {path.parent.name} holds plain values only: {error}.") from error
 
 
-def read_json(path: Path, remedy: str = "") -> Any:
-    """The value of a JSON file. Raises StoreError; if the file is damaged, with `remedy`, what to do about it."""
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises StoreError if the file cannot be read or is damaged."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise StoreError(f"{path} is damaged: it is not JSON ({error}){remedy}.") from error
+        raise StoreError(f"{path} is damaged: it is not JSON ({error}).") from error

@@ -12,9 +12,9 @@ from prunus.runs.files import storing, to_json, write
 Row = dict[str, Any]
 
 
-def read_rows(path: Path, remedy: str = "") -> list[Row]:
-    """The whole lines of `path`; none where there is no such file. `remedy`: what to do if a line is damaged."""
-    return _read(path, remedy)[0]
+def read_rows(path: Path) -> list[Row]:
+    """The whole lines of `path`; none where there is no such file."""
+    return _read(path)[0]
 
 
 def append_rows(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ def _lines(path: Path, rows: Sequence[Row]) -> bytes:
     return "".join(f"{to_json(row, path)}\n" for row in rows).encode()
 
 
-def _read(path: Path, remedy: str = "") -> tuple[list[Row], int]:
+def _read(path: Path) -> tuple[list[Row], int]:
     """The rows, and the bytes they take."""
     try:
         content = path.read_bytes()
@@ -70,5 +70,5 @@ def _read(path: Path, remedy: str = "") -> tuple[list[Row], int]:
         except ValueError as error:
             if number == len(lines):  # a power cut may leave zeros where the last line was to be
                 return rows, len(whole) - len(line) - 1
-            raise StoreError(f"{path} is damaged: line {number} is not JSON ({error}){remedy}.") from error
+            raise StoreError(f"{path} is damaged: line {number} is not JSON ({error}).") from error
     return rows, len(whole)

@@ -22,7 +22,7 @@ from prunus.errors import StoreError
 from prunus.files import sync_folder
 from prunus.runs.environment import environment
 from prunus.runs.files import storing
-from prunus.runs.folder import RunFolder
+from prunus.runs.folder import FINISHED, RunFolder
 from prunus.runs.ledger import Claim, Entry, Ledger
 from prunus.runs.listing import Run, receipt, status
 from prunus.runs.requests import Request, read_requests, write_request
@@ -35,7 +35,7 @@ class Store:
 
     def __init__(self, path: Path | str, *, create: bool = True) -> None:
         self.path = Path(path)
-        self.finished, self.work = self.path / "runs", self.path / "work"
+        self.finished, self.work = self.path / FINISHED, self.path / "work"
         self.experiments = self.path / "experiments"
         if not create and not self.finished.is_dir():
             raise StoreError(f"There is no store of runs at {self.path}.")
@@ -106,9 +106,9 @@ class Store:
                 "attempts": claim.entry.attempts,
                 "cost": folder.spec()["cost"],
             }
-            folder.write_result(result)
             folder.let_go()
             folder.tidy()
+            folder.write_result(result)
             with storing(place):
                 sync_folder(folder.path)
                 folder.path.rename(place)

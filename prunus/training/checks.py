@@ -1,6 +1,6 @@
 """Check a model before any work is done with it: can it be evaluated, or trained, on this data?"""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -46,7 +46,7 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
             raise ModelError(
-                f"Expected real parameters, but {name!r} is {parameter.dtype}; prunus has no complex ones."
+                f"Expected real parameters, but {name!r} is {parameter.dtype}; prunus trains real networks only."
             )
         bad = count_not_finite(parameter.detach())
         if bad:
@@ -89,15 +89,6 @@ def check_initialized(model: nn.Module) -> None:
                     f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
                     "first, after model.to_empty(device=...)."
                 )
-
-
-def check_float32(weights: Mapping[str, Tensor]) -> None:
-    """Raise ModelError unless all `weights` are float32."""
-    for name, weight in weights.items():
-        if weight.dtype != torch.float32:
-            raise ModelError(
-                f"Expected float32 weights to compress, got {name!r} of {weight.dtype}; convert with model.float()."
-            )
 
 
 def check_tensor_state(model: nn.Module) -> None:
@@ -179,8 +170,8 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             for (module, name, buffer), value in zip(before, values, strict=True):
                 if buffer is not None and value is not None:
                     buffer.copy_(value)
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
+                if isinstance(module._buffers, dict) and module._buffers.get(name) is not buffer:
+                    module._buffers[name] = buffer  # a forward pass may have put another tensor there
 
 
 def _reason(error: BaseException) -> str:

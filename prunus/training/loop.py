@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from prunus.data.batches import batches
 from prunus.data.check import check_dataset, count_labeled
 from prunus.errors import DivergedError
-from prunus.nouns import IGNORE_INDEX, Dataset, Split
+from prunus.nouns import IGNORE_INDEX, Dataset, Progress, Split
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import optimisers
@@ -79,7 +79,9 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * self.decay(done)
 
-    def epoch(self, split: Split, seed: int, observer: Observer | None = None) -> float:
+    def epoch(
+        self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
+    ) -> float:
         """What is left of this pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone.
 
         The mean is over the examples that have a label; a batch in which none has one changes nothing.
@@ -96,6 +98,8 @@ class Training:
                 total += self.step(inputs, labels) * n
                 seen += n
             self.done += 1
+            if progress is not None:
+                progress(f"epoch {number + 1} of {self.recipe.epochs}", self.done, count * self.recipe.epochs)
             if observer is not None and observer.due(self.done):
                 observer.observe(self)
         return float(total) / seen if seen else 0.0
@@ -145,6 +149,7 @@ def train(
     observer: Observer | None = None,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> list[Epoch]:
     """Train `model` in place; returns one `Epoch` an epoch.
 
@@ -163,6 +168,7 @@ def train(
             with the same number of threads). The same arguments are the same recipe, seed, training and validation
             data, structure and function of the model, constraint, and initial weights: `model` must be given as it was
             at the first call.
+        progress: called after every batch with the number of steps that are done, of all steps.
 
     Raises DataError and ModelError before any work where data or model cannot be trained, DivergedError when the loss
     is no longer a number, CheckpointError when the file is damaged or belongs to another run.
@@ -188,9 +194,11 @@ def train(
             restore(saved, run, observer)
         elif observer is not None and observer.due(run.done):
             observer.observe(run)
+        if progress is not None:
+            progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
         while not _finished(run, data.train):
             set_modes(modes)
-            finish_epoch(run, run.epoch(data.train, seed, observer), data)
+            finish_epoch(run, run.epoch(data.train, seed, observer, progress), data)
             if checkpoint and identity:
                 save(checkpoint, run, identity, observer)
             if report is not None:
@@ -213,7 +221,7 @@ def finish_epoch(run: Unfinished, training_loss: float, data: Dataset) -> None:
     number = -(-run.done // steps_per_epoch(run.recipe, data.train))
     if not torch.isfinite(torch.tensor([training_loss, result.loss])).all():
         raise DivergedError(
-            f"The training loss is {training_loss} and the validation loss {result.loss} after epoch {number} of "
+            f"The loss is {training_loss} in training and {result.loss} in validation after epoch {number} of "
             f"{run.recipe.epochs} with learning rate {run.recipe.learning_rate}; a lower learning rate may help."
         )
     run.epochs.append(Epoch(number, training_loss, result.loss, result.accuracy))

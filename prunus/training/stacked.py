@@ -23,6 +23,7 @@ from prunus.errors import ModelError, PrunusError
 from prunus.tables import look_up
 from prunus.training import optimisers
 from prunus.training.augmentation import AUGMENTATIONS, augmented
+from prunus.training.checks import check_trainable
 from prunus.training.constraints import Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.job import Job
@@ -231,6 +232,8 @@ def train_stacked(jobs: Sequence[Job]) -> list[list[Epoch] | PrunusError]:
     start at one step. Raises ModelError or SpecError where they cannot go together.
     """
     check_dataset(jobs[0].data, ("train", "validation"))
+    for job in jobs:
+        check_trainable(job.model, jobs[0].data, job.recipe)
     with ExitStack() as restored:
         for job in jobs:
             restored.enter_context(restored_modes(job.model))

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
 
 ROOMS = (
-    ("errors", "files", "version", "nouns", "seeds", "tables", "resolve", "generators"),
+    ("errors", "files", "version", "nouns", "seeds", "tables", "resolve", "generators", "compiled"),
     ("data",),
     ("models",),
     ("training",),

@@ -18,7 +18,7 @@ from prunus.compression.container.layout import (
     checksum,
 )
 from prunus.compression.container.tensors import blob_of
-from prunus.errors import ContainerError, CorruptError
+from prunus.errors import ContainerError, CorruptError, TooLargeError
 from prunus.files import write_atomic
 from prunus.generators import Generated
 
@@ -75,6 +75,11 @@ def pack(
 def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> bytes:
     try:
         header = header_text(made, model, tensors).encode()
+    except UnicodeEncodeError as error:
+        raise ContainerError(
+            "The header cannot be written: expected names and metadata of valid Unicode, got "
+            f"{error.object[max(error.start - 20, 0) : error.end + 20]!r}; rename the tensor or correct the metadata."
+        ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ContainerError(f"The header cannot be written as JSON: {error}.") from error
     if len(header) > LONGEST_HEADER:
@@ -83,7 +88,7 @@ def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> byte
         )
     try:
         parse_header(header)
-    except CorruptError as error:
+    except (CorruptError, TooLargeError) as error:
         raise ContainerError(f"No file may say this of itself: {error}") from error
     return header
 

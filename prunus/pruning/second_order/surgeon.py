@@ -123,7 +123,8 @@ def operate(
     assert surgeon is not None
     seconds.update(surgeon.seconds)
     foretold = predicted + surgeon.predicted
-    return Operation(surgeon.weights, masks, foretold, damping, len(path), looks, seconds)
+    # Exactly +0.0 where pruned, whatever the surgeon left there.
+    return Operation(apply_masks(surgeon.weights, masks), masks, foretold, damping, len(path), looks, seconds)
 
 
 def passed(density: Density, scope: Scope, masks: Masks, cuts: int | None) -> list[Density]:

@@ -148,7 +148,9 @@ def test_a_file_and_its_page_are_two_files(refused):
 
 @pytest.mark.parametrize("checkpoints", ["mine", "mine/steps", "pipe"])
 def test_checkpoints_that_cannot_be_written_are_known_before_the_work(checkpoints, refused):
-    assert "cannot be made" in refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
+    said = refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
+    assert f"Checkpoints cannot be written to {checkpoints}: " in said
+    assert "is not a folder" in said
 
 
 def test_a_file_is_none_of_the_checkpoints(refused, folder):

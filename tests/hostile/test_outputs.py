@@ -150,7 +150,9 @@ def test_a_file_and_its_page_are_two_files(refused):
 
 @pytest.mark.parametrize("checkpoints", ["mine", "mine/steps", "pipe"])
 def test_checkpoints_that_cannot_be_written_are_known_before_the_work(checkpoints, refused):
-    assert "cannot be made" in refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
+    said = refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
+    assert checkpoints in said
+    assert "cannot be " in said
 
 
 def test_a_file_is_none_of_the_checkpoints(refused, folder):
@@ -302,8 +304,8 @@ def test_a_library_that_is_not_installed_is_named_before_the_work(library, folde
         commands.append(("compress", NET, DATA, "--out=out.prunus"))
     for arguments in commands:
         said = called(*arguments, code=1).err.splitlines()[-1]
-        assert f"{library}" in said
-        assert "which is not installed: pip install 'prunus[cli]'" in said
+        assert library in said
+        assert "prunus[cli]" in said
 
 
 CURVE = [Curve("a ×", [1, 2], [2, 3], [1, 2], [3, 4], 2)]

@@ -420,7 +420,7 @@ def test_a_full_disk_leaves_what_was_there(folder):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "error: a.safetensors cannot be written: File too large.\n"
-    assert Path("a.safetensors").read_text() == "mine"
+    assert Path("a.safetensors").read_text(encoding="utf-8") == "mine"
     assert {path.name for path in folder.iterdir()} == {"bad_nets.py", "a.prunus", "a.safetensors"}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prunus.cli.show import errors, say
+from prunus.cli.show import before_output, errors, say
 
 if TYPE_CHECKING:
     from prunus.compression.recipes import CompressionRecipe
@@ -100,18 +100,24 @@ _current: list[Reporter] = []
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Inside, `report` shows progress on stderr; it begins with `what`."""
+    """Inside, `report` shows progress on stderr, until the first result is printed; it begins with `what`."""
     reporter = Reporter(what, (lambda line: None) if errors.is_terminal else say)
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(reporter, ended), daemon=True)
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+
     _current.append(reporter)
+    before_output.append(stop)
     thread.start()
     try:
         yield
     finally:
-        _current.pop()
-        ended.set()
-        thread.join()
+        before_output.remove(stop)
+        _current.remove(reporter)
+        stop()
 
 
 def report(what: str, done: int, total: int) -> None:

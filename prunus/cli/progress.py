@@ -32,7 +32,7 @@ class Reporter:
 
     >>> seconds = [0.0]
     >>> reporter = Reporter("prune", print, lambda: seconds[0])
-    >>> reporter("fc1.weight", 1, 4)
+    >>> reporter("fc1.weight", 0, 4)
     >>> seconds[0] = 10.0
     >>> reporter("fc2.weight", 2, 4)
     fc2.weight: 50 %, about 10 s left

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.timing import interleaved, table
-from prunus.compression.sharing.kmeans import Sorted, lloyd, nearest, wcss
+from prunus.compression.sharing.kmeans import Sorted, cluster, nearest, wcss
 from prunus.compression.sharing.starts import STARTS
 
 
@@ -12,12 +12,12 @@ def run() -> str:
     numbers, rows = Sorted.of(weights), []
     for k in (32, 256):
         centroids = {
-            name: lloyd(numbers, start(numbers, k, np.random.default_rng(0)))
+            name: cluster(numbers, start(numbers, k, np.random.default_rng(0)), k)
             for name, start in STARTS.items()
         }
         errors = {name: wcss(weights, found) for name, found in centroids.items()}
         functions = {
-            name: lambda start=start, k=k: lloyd(numbers, start(numbers, k, np.random.default_rng(0)))
+            name: lambda start=start, k=k: cluster(numbers, start(numbers, k, np.random.default_rng(0)), k)
             for name, start in STARTS.items()
         }
         shared = {

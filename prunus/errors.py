@@ -1,6 +1,7 @@
 """Every error prunus raises. Each says what was asked, what was found, and what to do.
 
     PrunusError                       exit code 1
+    ├── OutputError                   1   a file that cannot be written, or must not be replaced
     ├── UnknownNameError              2   a name that is in no table
     ├── DataError                     3   a data set that is missing, damaged, or cannot be fetched
     ├── ModelError                    4   a model prunus cannot work on
@@ -26,8 +27,11 @@
         └── MismatchError                 a good file, for another model
 
     NoEffectWarning                   something was asked that changes nothing
+    NotPrunedWarning                  weights that prunus cannot prune are left as they are
+    UpdateRejectedWarning             an update of the kept weights was worse than no update
     ReceiptWarning                    an invariant of a ticket does not hold
     EmptiedLayerWarning               a layer has no weight left
+    UnusedCentroidsWarning            a codebook has fewer values than its bits allow
 
 The exit code is what the command line returns; 2 is also what it returns for a wrong option.
 """
@@ -37,6 +41,10 @@ class PrunusError(Exception):
     """Anything prunus refuses to do; the message is one sentence a user can act on."""
 
     exit_code = 1
+
+
+class OutputError(PrunusError):
+    """A file that cannot be written, or that must not be replaced."""
 
 
 class UnknownNameError(PrunusError):
@@ -157,9 +165,21 @@ class NoEffectWarning(UserWarning):
     """Something was asked that changes nothing."""
 
 
+class NotPrunedWarning(UserWarning):
+    """The model has weights that prunus cannot prune; they stay as they are, and count in no density."""
+
+
+class UpdateRejectedWarning(UserWarning):
+    """A method's update of the kept weights lost more than setting the pruned weights to zero, and was replaced."""
+
+
 class ReceiptWarning(UserWarning):
     """An invariant that the receipt of a ticket checks does not hold."""
 
 
 class EmptiedLayerWarning(UserWarning):
     """A layer has no weight left: nothing passes it any more."""
+
+
+class UnusedCentroidsWarning(UserWarning):
+    """Weights are stored in fewer shared values than their bits allow, and not exactly."""

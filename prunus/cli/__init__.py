@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 from prunus.cli.interrupts import Interrupted, interruptible
 
-NEEDS = ("typer", "rich", "jinja2", "matplotlib")
-"""What the extra "cli" brings."""
+NEEDS = ("typer", "rich")
+"""What the command line itself is made of; what commands need beside is in `outcomes.PAGE_PACKAGES`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,8 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with interruptible():
             from prunus.cli.app import app
+            from prunus.cli.outcomes import run
 
-            app(None if arguments is None else list(arguments))
+            code = run(app, None if arguments is None else list(arguments))
     except Interrupted as error:  # while the command was being imported
         print(f"error: {error.sentence}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    sys.exit(code)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.names import completion
 from prunus.cli.options import AsJson, DataName, Device, File
 from prunus.cli.show import put, put_json
 
@@ -18,6 +19,7 @@ def evaluate(
             metavar="NAME",
             help="The model to fill, package.module:function; not needed for a built-in one.",
             show_default=False,
+            autocompletion=completion("model"),
         ),
     ] = None,
     device: Device = "cpu",

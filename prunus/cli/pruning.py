@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save as to_bytes
 from torch import nn
 
-from prunus.cli.files import check_writable, write_whole
 from prunus.cli.networks import check_fit, data_set, network, put_weights
 from prunus.cli.progress import epoch_lines, report
 from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
-from prunus.compression.container import load
+from prunus.cli.tensors import safetensors_bytes
+from prunus.compression.container import load, pack
+from prunus.compression.counts import check_counts
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, EvidenceError, ModelError, NoEffectWarning
+from prunus.files import after_writing, check_writable, write_atomic
 from prunus.nouns import Dataset, Density, Params, Split, density_of, sizes
 from prunus.pruning.layerwise import (
     LayerInputs,
@@ -37,8 +38,10 @@ from prunus.pruning.scopes import Scope, rehearse, scope_named
 from prunus.pruning.second_order import Operation, passed
 from prunus.pruning.weights import replaced
 from prunus.report import text
+from prunus.resolve import source_files
 from prunus.seeds import derive
 from prunus.training import Evaluation, evaluate, train
+from prunus.training.checks import check_tensor_state
 
 BUDGET = "budget"
 EXAMPLES = 1024
@@ -64,6 +67,7 @@ class Job:
     exclude: tuple[str, ...]
     out: Path | None
     seed: int
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,16 +104,20 @@ def carry_out(job: Job) -> Outcome:
     """Do it. Raises before the work what can be known before it."""
     name = Path(job.model).name.removesuffix(".prunus").replace(":", ".")
     out = job.out or Path(f"{name}-pruned.safetensors")
-    check_writable(out)
+    inputs = [Path(job.model), *([job.weights] if job.weights else []), *source_files(job.model, job.data)]
+    check_writable(out, force=job.force, inputs=inputs)
     if out.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"{out} was to be written; a name ends in .safetensors or .prunus.")
     model, trained = _model(job)
-    data = data_set(job.data or _usual_data(job.model, model), job.device, job.seed)
-    check_fit(model, data)
+    if out.suffix == ".safetensors":
+        safetensors_bytes(model.state_dict())  # what such a file cannot hold is known before the work
     weights = prunable(model, job.include, job.exclude)
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
-    _rehearse(criterion, scope, weights, job.density)
+    _rehearse(job, criterion, scope, weights)
+    _check_format(model, out)
+    data = data_set(_usual_data(job.model, model) if job.data is None else job.data, job.device, job.seed)
+    check_fit(model, data)
     if not trained:
         model = _trained(job, model, data)
         weights = prunable(model, job.include, job.exclude)
@@ -128,11 +136,12 @@ def carry_out(job: Job) -> Outcome:
     pruned = replaced(model, done.weights)
     recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
     _write(job, pruned, out)
-    report("measuring the error of each layer", 0, 0)
-    rows = _rows(model, before, done, data.validation.first(examples))
-    dense = evaluate(model, data.test, progress=report)
-    after = evaluate(pruned, data.test, progress=report)
-    return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
+    with after_writing(out):
+        report("measuring the error of each layer", 0, 0)
+        rows = _rows(model, before, done, data.validation.first(examples))
+        dense = evaluate(model, data.test, progress=report)
+        after = evaluate(pruned, data.test, progress=report)
+        return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
 
 
 def _model(job: Job) -> tuple[nn.Module, bool]:
@@ -173,8 +182,10 @@ def _criterion(job: Job) -> Any:
     return found
 
 
-def _rehearse(criterion: Any, scope: Scope, weights: Params, density: float) -> None:
+def _rehearse(job: Job, criterion: Any, scope: Scope, weights: Params) -> None:
     """Raise before any training what sizes and densities will raise."""
+    density = job.density
+    check_counts(density, "global" if job.scope == BUDGET else job.scope, weights)
     rehearse(scope, weights, [density])
     if not isinstance(criterion, Pruner):
         return
@@ -256,8 +267,18 @@ def _write(job: Job, pruned: nn.Module, out: Path) -> None:
     if out.suffix == ".prunus":
         save(pruned, out, made={"criterion": job.criterion, "density": job.density, "scope": job.scope})
         return
-    state = {name: tensor.cpu().contiguous() for name, tensor in pruned.state_dict().items()}
-    write_whole(out, to_bytes(state, {"format": "pt"}))
+    write_atomic(out, safetensors_bytes(pruned.state_dict()))
+
+
+def _check_format(model: nn.Module, out: Path) -> None:
+    """Raise, before any work, what writing a tensor of `model` into `out` would raise: one entry of each is encoded."""
+    check_tensor_state(model)
+    state = model.state_dict()
+    samples = {name: state[name].detach().flatten()[:1].clone() for name in state}
+    if out.suffix == ".prunus":
+        pack(samples)
+    else:
+        safetensors_bytes(samples)
 
 
 def to_json(outcome: Outcome) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -28,9 +27,10 @@ def save(
     that any module may be saved. A built-in model comes back by `load(path)`, any other by
     `load(path, into=module)`. `made` goes into the header as it is (JSON). Weights in
     `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask.
-    Writes beside, then renames.
+    A file that exists is replaced, once the new one is complete.
 
-    Raises NotFiniteError, ContainerError (a full disk, a kind of tensor that cannot be stored).
+    Raises NotFiniteError, ContainerError (a kind of tensor that cannot be stored), OutputError (a full disk; a path
+    that is a folder or a device).
     """
     if isinstance(network, nn.Module):
         model, about, coding = network, {}, coding or Coding()
@@ -51,6 +51,13 @@ def save(
 
 def summary(compressed: Compressed) -> dict[str, Any]:
     """How a network was compressed, for the file's header: the recipe without its training details, the seed."""
-    settings = asdict(compressed.recipe)
     names = ("criterion", "scope", "schedule", "rounds", "density", "bits", "start")
-    return {"recipe": {name: settings[name] for name in names}, "seed": compressed.seed}
+    settings = {name: _plain(getattr(compressed.recipe, name)) for name in names}
+    return {"recipe": settings, "seed": _plain(compressed.seed)}
+
+
+def _plain(value: Any) -> Any:
+    """`value` with Python's own numbers and dicts, which JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.item() if hasattr(value, "item") else value

@@ -25,16 +25,17 @@ from prunus.experiments.result import (
     Result,
     Row,
     Say,
-    check_requirements,
     curve,
     over_draws,
     summarise,
 )
 from prunus.experiments.settings import changed
 from prunus.experiments.telling import command, page_of
+from prunus.files import after_writing
 from prunus.nouns import Progress
 from prunus.report.experiment_page import write_experiment_page
-from prunus.report.figures import Reference
+from prunus.report.figures import Reference, check_figure_libraries
+from prunus.report.statistics import check_interval_library
 from prunus.runs.engines import ARITHMETIC, ENGINES
 from prunus.runs.engines.work import Procedure
 from prunus.runs.execute import execute
@@ -114,10 +115,10 @@ class Laboratory:
         progress: Progress | None = None,
     ) -> Result:
         """Do the runs that the store lacks, and draw."""
+        self._check_libraries()
         if size not in SIZES:
             raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
         say = report or (lambda line: None)
-        check_requirements()
         look_up("engine", ENGINES, engine)
         n = replicates or dict(zip(SIZES, self.replicates, strict=True))[size]
         said = dict(settings or {})
@@ -197,9 +198,15 @@ class Laboratory:
 
         Raises StoreError where no run of this experiment, in that size, is finished there.
         """
-        check_requirements()
+        self._check_libraries()
         say = report or (lambda line: None)
         return self._drawn(store, requested(store, self.name, size, say), out, say)
+
+    def _check_libraries(self) -> None:
+        """Raise PrunusError, before any work, if a library that the figures or the comparisons need is missing."""
+        check_figure_libraries()
+        if self.against:
+            check_interval_library()
 
     def _drawn(self, store: Store, asked: Request, out: Path, say: Say) -> Result:
         request = drawable(store, asked)
@@ -227,10 +234,11 @@ class Laboratory:
         paragraphs = (receipts_line(rows), missing, "\n".join(failed), "\n".join(said))
         note = "\n\n".join(filter(None, paragraphs))
         result = record.finish(table, note, command=request.settings)
-        page = record.out / f"{self.name}.html"  # last: it shows the figures
-        told = page_of(self, store, request, record, result, found, checked)
-        about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
-        write_experiment_page(page, replace(told, about_size=about, command=again))
+        page = record.out / f"{self.name}.html"
+        with after_writing(*result.files):
+            told = page_of(self, store, request, record, result, found, checked)
+            about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
+            write_experiment_page(page, replace(told, about_size=about, command=again))
         return replace(result, files=[page, *result.files])
 
     def _summary(self, rows: Sequence[Row]) -> list[Row]:

@@ -106,7 +106,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
     error = stdev(differences) / math.sqrt(n)
     if not error:
         return Comparison(n, middle, middle, middle, 2.0 ** (1 - n) if middle else 1.0, confidence)
-    check_statistics()
+    check_interval_library()
     from scipy.special import stdtr, stdtrit
 
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
@@ -114,8 +114,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
     return Comparison(n, middle, middle - half, middle + half, p, confidence)
 
 
-def check_statistics() -> None:
-    """Raise PrunusError where intervals cannot be computed because scipy is missing."""
+def check_interval_library() -> None:
+    """Import what `paired` needs, before the work whose results it compares. Raises PrunusError."""
     try:
         import scipy.special  # noqa: F401
     except ImportError as error:

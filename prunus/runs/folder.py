@@ -27,8 +27,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prunus.errors import StoreError
+from prunus.files import TEMPORARY
 from prunus.nouns import Masks, Params
-from prunus.runs.files import PART, read_json, storing, write, write_json
+from prunus.runs.files import read_json, storing, write, write_json
 from prunus.runs.rows import Row, append_rows, cut_torn, read_rows
 from prunus.training.constraints import pack, unpack
 
@@ -207,7 +208,7 @@ class RunFolder:
     def tidy(self) -> None:
         """Remove what a killed writer left half-written."""
         with storing(self.path):
-            for part in self.path.glob(f".*{PART}"):
+            for part in self.path.glob(f".*{TEMPORARY}"):
                 part.unlink(missing_ok=True)
             cut_torn(self.metrics_path)
             cut_torn(self.curves_path)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError
+from prunus.files import sync_folder
 from prunus.runs.environment import environment
-from prunus.runs.files import storing, sync
+from prunus.runs.files import storing
 from prunus.runs.folder import FINISHED, RunFolder
 from prunus.runs.ledger import Claim, Entry, Ledger
 from prunus.runs.listing import Run, receipt, status
@@ -109,10 +110,10 @@ class Store:
             folder.tidy()
             folder.write_result(result)
             with storing(place):
-                sync(folder.path)
+                sync_folder(folder.path)
                 folder.path.rename(place)
-                sync(self.finished)
-                sync(self.work)
+                sync_folder(self.finished)
+                sync_folder(self.work)
 
         claim.finish(publish)
         folder.path, folder.reading, folder.claim = place, True, None

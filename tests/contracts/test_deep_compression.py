@@ -3,7 +3,11 @@
 import copy
 import dataclasses
 import re
+import warnings
+from contextlib import nullcontext
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +16,18 @@ from torch.nn import functional as F
 import prunus
 from prunus.compression.counts import check_counts
 from prunus.compression.deep_compression import STAGES, bits_by_name
-from prunus.errors import DensityError, NotFiniteError, NothingPrunableError, SharingError, UnknownNameError
+from prunus.errors import (
+    ContainerError,
+    DensityError,
+    EmptiedLayerWarning,
+    ModelError,
+    NoEffectWarning,
+    NotFiniteError,
+    NothingPrunableError,
+    PrunusError,
+    SharingError,
+    UnknownNameError,
+)
 from prunus.models.initialise import glorot_normal
 from prunus.pruning.masks import count
 from prunus.training import Recipe
@@ -160,7 +175,7 @@ def test_bad_input_is_named(trained, digits):
         (nn.Sequential(nn.Flatten()), RECIPE, NothingPrunableError, "Sequential"),
         (trained, RECIPE.but(density=0.0), DensityError, "Density 0.0"),
         (trained, RECIPE.but(density=1.5), DensityError, "Density 1.5"),
-        (trained, RECIPE.but(bits=9), SharingError, "9 bits"),
+        (trained, RECIPE.but(bits=9), SharingError, "1 to 8 bits for '1.weight', as an integer, got 9"),
         (trained, RECIPE.but(rounds=0), DensityError, "0 rounds"),
     ]
     for model, recipe, error, message in cases:
@@ -263,7 +278,9 @@ def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(we
 def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     model[1].weight.data.fill_(value)
-    compressed = prunus.deep_compress(model, digits, RECIPE)
+    with pytest.warns(EmptiedLayerWarning) if value == 0 else nullcontext():
+        compressed = prunus.deep_compress(model, digits, RECIPE)
+    assert bool(compressed.masks["1.weight"].any()) == (value != 0)
     prunus.save(compressed, tmp_path / "m")
     assert same_bits(prunus.read(tmp_path / "m"), compressed.model.state_dict())
 
@@ -281,3 +298,242 @@ def test_density_one_prunes_nothing_and_says_so(trained, digits):
     with pytest.warns(prunus.errors.NoEffectWarning, match="nothing is pruned"):
         compressed = prunus.deep_compress(trained, digits, RECIPE.but(density=1.0, rounds=1))
     assert compressed.density == 1.0
+
+
+def sparse(trained: nn.Module, density: float, scope: str = "layer") -> tuple[nn.Module, dict]:
+    """A copy of `trained`, pruned by magnitude, half of its zeros -0.0 as a product with a mask leaves them."""
+    model = copy.deepcopy(trained)
+    masks = prunus.SCOPES[scope](
+        prunus.CRITERIA["magnitude"](prunus.Evidence(prunus.prunable(model))), density
+    )
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+    return model, masks
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "obs"])
+@pytest.mark.parametrize("density", [1.0, 0.1])
+def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, few, tmp_path):
+    model, masks = sparse(trained, 0.3)
+    recipe = RECIPE.but(density=density, scope=scope, criterion=criterion)
+    with pytest.warns(NoEffectWarning, match="stay zero") if density == 1 else nullcontext():
+        done = prunus.deep_compress(model, few, recipe)
+    expected = {name: count(min(density, 0.3), mask.numel()) for name, mask in masks.items()}
+    assert sum(int(mask.sum()) for mask in done.masks.values()) == sum(expected.values())
+    assert done.density == sum(expected.values()) / sum(mask.numel() for mask in masks.values())
+    for name, mask in masks.items():
+        assert not (done.masks[name] & ~mask).any()
+        assert torch.equal(done.model.get_parameter(name) != 0, done.masks[name])
+        assert scope == "global" or int(done.masks[name].sum()) == expected[name]
+    prunus.save(done, tmp_path / "m")
+    assert same_bits(prunus.read(tmp_path / "m"), done.model.state_dict())
+
+
+def test_a_model_with_a_pattern_keeps_its_zeros_and_one_without_is_refused_before_the_work(trained, few):
+    model, masks = sparse(trained, 0.5, "2:4")
+    recipe = RECIPE.but(scope="2:4", density=0.5, schedule="one_shot", rounds=1)
+    done = prunus.deep_compress(model, few, recipe)
+    assert all(torch.equal(done.masks[name], mask) for name, mask in masks.items())
+    epochs = []
+    with pytest.raises(DensityError, match="zero at the start count as pruned: exclude these layers"):
+        prunus.deep_compress(sparse(trained, 0.3)[0], few, recipe, report=lambda *epoch: epochs.append(epoch))
+    assert not epochs
+
+
+def test_negative_zeros_are_counted_nowhere(trained, few):
+    model, masks = sparse(trained, 0.3)
+    assert any(bool(torch.signbit(w[w == 0]).any()) for w in prunus.prunable(model).values())
+    with pytest.warns(NoEffectWarning):
+        done = prunus.deep_compress(model, few, RECIPE.but(density=1.0, rounds=1))
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert [stage.kept for stage in done.stages] == [kept] * len(STAGES)
+    assert all(sum(sum(counts) for _, counts in stage.histograms.values()) == kept for stage in done.stages)
+    for name, weight in prunus.prunable(done.model).items():
+        assert not torch.signbit(weight[~done.masks[name]]).any()
+
+
+@pytest.mark.parametrize("emptied", ["1.weight", "3.weight", "5.weight"])
+def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, few, tmp_path):
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
+    )
+    glorot_normal(model, seed=0)
+    model.get_parameter(emptied).data.mul_(1e-6)
+    still = SHORT.but(learning_rate=1e-9)
+    with pytest.warns(EmptiedLayerWarning, match=f"No weight of '{emptied}'"):
+        done = prunus.deep_compress(model, few, RECIPE.but(scope="global", retrain=still, settle=still))
+    assert not done.masks[emptied].any()
+    assert not done.model.get_parameter(emptied).any()
+    assert len(done.shared[emptied].codebook) == 0
+    prunus.save(done, tmp_path / "m")
+    again = prunus.load(tmp_path / "m", into=copy.deepcopy(model))
+    assert same_bits(again.state_dict(), done.model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        with pytest.warns(EmptiedLayerWarning):  # and once more, from the file
+            assert not prunus.deep_compress(again, few, RECIPE).model.get_parameter(emptied).any()
+
+
+def with_all_kinds() -> nn.Module:
+    """Frozen, excluded and other layers, and buffers, all with values that half precision does not hold."""
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 16),
+        nn.ReLU(),
+        nn.Linear(16, 10),
+    )
+    model.register_buffer("offset", torch.full((3,), 0.1))
+    draw = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3, generator=draw)
+    model[1].bias.data.fill_(2e-8)
+    return model
+
+
+def test_excluded_and_frozen_tensors_are_left_bit_for_bit(few):
+    model = with_all_kinds()
+    model[1].requires_grad_(False)
+    model[2].bias.requires_grad_(False)
+    recipe = RECIPE.but(
+        retrain=SHORT.but(weight_decay=0.1), finetune=SHORT.but(optimiser="adamw", weight_decay=0.1)
+    )
+    done = prunus.deep_compress(model, few, recipe, exclude=["1.weight", "6.*"])
+    for name in ("1.weight", "1.bias", "2.bias", "offset"):
+        assert same_bits({name: done.model.state_dict()[name]}, {name: model.state_dict()[name]})
+    rounded = {name: torch.equal(p, p.half().float()) for name, p in done.model.named_parameters()}
+    assert rounded["2.weight"]
+    assert rounded["4.bias"]
+    for name in ("6.weight", "6.bias"):  # excluded, but not frozen: trained and not rounded
+        assert not rounded[name]
+        assert not torch.equal(done.model.get_parameter(name), model.get_parameter(name))
+
+
+def test_frozen_weights_are_left_out_with_a_warning(few):
+    model = with_all_kinds()
+    model[1].requires_grad_(False)
+    with pytest.warns(NoEffectWarning, match=r"\['1.weight'\] have requires_grad=False"):
+        done = prunus.deep_compress(model, few, RECIPE)
+    assert list(done.masks) == ["4.weight", "6.weight"]
+    assert same_bits(done.model[1].state_dict(), model[1].state_dict())
+    with pytest.raises(NothingPrunableError, match="only frozen ones"):
+        prunus.deep_compress(model.requires_grad_(False), few, RECIPE)
+
+
+def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.full((64,), 1 / 3))
+            self.body, self.head = nn.Linear(64, 64), nn.Linear(64, 10)
+            self.body.bias = self.scale
+
+        def forward(self, x):
+            return self.head(self.body(x.flatten(1) * self.scale).relu())
+
+    done = prunus.deep_compress(Tied(), few, RECIPE, exclude=["body.*"])
+    assert not torch.equal(done.model.scale, done.model.scale.half().float())
+    assert torch.equal(done.model.head.bias, done.model.head.bias.half().float())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_copy_has_the_modes_and_flags_of_the_model_given(mode, few):
+    model = with_all_kinds().train(mode)
+    model[2].train(not mode)
+    model[2].weight.requires_grad_(False)
+    flags = lambda m: (  # noqa: E731
+        [module.training for module in m.modules()],
+        [(p.requires_grad, p.grad) for p in m.parameters()],
+    )
+    before, state = flags(model), copy.deepcopy(model.state_dict())
+    done = prunus.deep_compress(model, few, RECIPE)
+    assert flags(model) == flags(done.model) == before
+    assert same_bits(state, model.state_dict())
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def with_buffer(trained: nn.Module, buffer: torch.Tensor) -> nn.Module:
+    model = copy.deepcopy(trained)
+    model.register_buffer("extra", buffer)
+    return model
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monkeypatch):
+    """Before the data are looked at: the data set has no splits. Of large models, samples are written."""
+    if not whole:
+        monkeypatch.setattr("prunus.compression.deep_compression.REHEARSED_WHOLE", 10)
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    lone = with_buffer(trained, torch.zeros(1))
+    lone.get_submodule("3").register_buffer("\ud800", torch.zeros(1))
+    shared = copy.deepcopy(trained)
+    shared[1].derived = shared[1].weight * 2  # the result of a computation, which cannot be copied
+    cases = [
+        (copy.deepcopy(trained).double(), RECIPE, SharingError, "float64 in '1.weight'"),
+        (copy.deepcopy(trained).bfloat16(), RECIPE, SharingError, "bfloat16 in '1.weight'"),
+        (nn.Sequential(trained[0], Extra(64, 10)), RECIPE, ModelError, "another object at '1._extra_state'"),
+        (shared, RECIPE, ModelError, "copy.deepcopy"),
+        (with_buffer(trained, torch.zeros(2).to_sparse()), RECIPE, ContainerError, "extra is torch.sparse"),
+        (with_buffer(trained, torch.zeros(2, dtype=torch.complex64)), RECIPE, ContainerError, "complex64"),
+        (lone, RECIPE, ContainerError, "."),
+        (
+            trained,
+            RECIPE.but(bits={"linear": 4, "conv2d": 5}),
+            SharingError,
+            r"\['conv2d'\]; correct or remove",
+        ),
+        (trained, RECIPE.but(bits={"linear": 4, "9.weight": 5}), SharingError, r"\['9.weight'\]; correct"),
+        (trained, RECIPE.but(bits={"linear": 0}), SharingError, "got 0"),
+        (trained, RECIPE.but(bits=4.0), SharingError, "got 4.0"),
+        (trained, RECIPE.but(density={"1.weight": 0.5, "3.weight": 0.5, "x": 0.5}), DensityError, "x"),
+        (trained, RECIPE.but(start="optimum"), UnknownNameError, "did you mean 'optimal'"),
+        (trained, RECIPE.but(criterion="magnitud"), UnknownNameError, "did you mean 'magnitude'"),
+        (trained, RECIPE.but(schedule="cubical"), UnknownNameError, "cubic"),
+        (trained, RECIPE.but(finetune=SHORT.but(optimiser="adan")), UnknownNameError, "adam"),
+        (trained, RECIPE.but(settle=SHORT.but(decay="cosin")), UnknownNameError, "cosine"),
+    ]
+    for model, recipe, error, message in cases:
+        with pytest.raises(PrunusError) as raised:
+            prunus.deep_compress(model, nothing, recipe)
+        assert isinstance(raised.value, error), repr(raised.value)
+        assert re.search(message, str(raised.value)), repr(raised.value)
+
+
+def test_weights_that_are_neighboring_floats_are_compressed_and_counted(few):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    near = np.float32(0.25).view(np.uint32) + np.arange(640, dtype=np.uint32) % 7
+    model[1].weight.data = torch.from_numpy(near.view(np.float32).reshape(10, 64).copy())
+    with pytest.warns(NoEffectWarning):
+        done = prunus.deep_compress(
+            model,
+            few,
+            RECIPE.but(
+                density=1.0,
+                rounds=1,
+                retrain=SHORT.but(epochs=0),
+                settle=SHORT.but(epochs=0),
+                finetune=SHORT.but(epochs=0),
+            ),
+        )
+    assert same_bits({"w": done.model[1].weight}, {"w": model[1].weight})
+    assert sum(done.stages[0].histograms["1.weight"][1]) == 640
+
+
+def test_settings_that_are_no_python_numbers_are_written(trained, few, tmp_path):
+    recipe = RECIPE.but(density=MappingProxyType({"1.weight": np.float32(0.25), "3.weight": np.float64(0.5)}))
+    done = prunus.deep_compress(trained, few, recipe, seed=np.int64(3))
+    prunus.save(done, tmp_path / "m")
+    header = prunus.inspect(tmp_path / "m").made
+    assert header["seed"] == 3
+    assert header["recipe"]["density"] == {"1.weight": 0.25, "3.weight": 0.5}

@@ -1,18 +1,31 @@
 """Laws of weight sharing: Lloyd only improves, the optimum is one, zero stays zero, gradients are sums."""
 
 import copy
+import warnings
+from fractions import Fraction
 
+import kmeans1d
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from prunus.compression.sharing import Tied, centroid_gradient, share
-from prunus.compression.sharing.kmeans import Sorted, borders, lloyd, nearest, wcss
+from prunus.compression.sharing.kmeans import Sorted, borders, cluster, lloyd, nearest, wcss
 from prunus.compression.sharing.starts import STARTS
-from prunus.errors import CheckpointError, NoEffectWarning, NotFiniteError, SharingError, UnknownNameError
+from prunus.errors import (
+    CheckpointError,
+    DivergedError,
+    ModelError,
+    NoEffectWarning,
+    NotFiniteError,
+    SharingError,
+    UnknownNameError,
+    UnusedCentroidsWarning,
+)
 from prunus.nouns import Evidence
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.masks import apply_masks
@@ -136,14 +149,193 @@ def test_bits_out_of_range_are_refused(bits):
         share({"a": torch.randn(9)}, {"a": torch.ones(9, dtype=torch.bool)}, bits)
 
 
-def test_nothing_to_share_nan_and_an_unknown_start_are_named():
+def test_nan_and_an_unknown_start_are_named():
     some = {"a": torch.randn(500)}, {"a": torch.ones(500, dtype=torch.bool)}
-    with pytest.raises(SharingError, match="'a' has no weight left"):
-        share({"a": torch.randn(3)}, {"a": torch.zeros(3, dtype=torch.bool)}, 2)
     with pytest.raises(NotFiniteError, match="'a' cannot be shared"):
         share({"a": some[0]["a"] / 0}, some[1], 2)
     with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
         share(*some, 2, "liner")
+
+
+def all_kept(weights) -> tuple[dict, dict]:
+    """`weights` as the parameter "a", and a mask that keeps all of it."""
+    tensor = torch.as_tensor(np.asarray(weights, np.float32))
+    return {"a": tensor}, {"a": torch.ones_like(tensor, dtype=torch.bool)}
+
+
+def with_outlier(size: float, n: int = 2_000) -> np.ndarray:
+    values = np.random.default_rng(0).standard_normal(n).astype(np.float32)
+    values[0] = size
+    return values
+
+
+def heavy_tailed(n: int = 2_000) -> np.ndarray:
+    return np.random.default_rng(0).standard_cauchy(n).astype(np.float32)
+
+
+@each_start
+@pytest.mark.parametrize("values", [with_outlier(20), with_outlier(1e30), heavy_tailed()])
+@pytest.mark.parametrize("bits", [3, 5, 8])
+def test_all_centroids_are_used_when_there_are_outliers(start, values, bits):
+    name = next(key for key, value in STARTS.items() if value is start)
+    shared = share(*all_kept(values), bits, name)["a"]
+    assert len(shared.codebook) == len(shared.codes.unique()) == 2**bits
+    if name in ("linear", "optimal"):  # the others give the outlier no centroid of its own
+        best = wcss(values, lloyd(Sorted.of(values), np.sort(kmeans1d.cluster(values, 2**bits).centroids)))
+        assert wcss(values, shared.codebook.double().numpy()) <= 1.6 * best
+
+
+def test_moved_centroids_never_make_it_worse_and_end_at_a_fixed_point():
+    for k in (8, 32, 256):
+        numbers = Sorted.of(with_outlier(1000))
+        start = STARTS["linear"](numbers, k, np.random.default_rng(0))
+        without, moved = lloyd(numbers, start), cluster(numbers, start, k)
+        assert (np.diff(borders(numbers.values, without)) == 0).sum() > k // 4
+        assert wcss(numbers.values, moved) < 0.5 * wcss(numbers.values, without)
+        assert np.array_equal(lloyd(numbers, moved), moved)
+
+
+def test_centroids_that_are_all_used_are_not_moved():
+    numbers = Sorted.of(weights(0))
+    start = STARTS["density"](numbers, 16, np.random.default_rng(0))
+    assert np.array_equal(cluster(numbers, start, 16), lloyd(numbers, start))
+
+
+def neighbors(start: float, n: int) -> np.ndarray:
+    """n float32 numbers of which each is the next one after the one before."""
+    first = np.float32(start).view(np.uint32)
+    return (first + np.arange(n, dtype=np.uint32)).view(np.float32)
+
+
+FEW_VALUES = {
+    "neighbors of 1": neighbors(1.0, 32),
+    "neighbors of -3e38": neighbors(-3e38, 32),
+    "subnormal numbers": neighbors(1e-45, 32),
+    "the smallest and the largest": np.array([-3.4e38, -1e-45, 1e-45, 3.4e38], np.float32),
+    "small ones among many large ones": np.concatenate([-np.ones(100), neighbors(1e-20, 30), np.ones(100)]),
+}
+
+
+@pytest.mark.parametrize("values", FEW_VALUES.values(), ids=FEW_VALUES)
+def test_few_distinct_values_are_kept_bit_for_bit(values):
+    params, masks = all_kept(np.random.default_rng(0).permutation(np.repeat(values, 3)))
+    with pytest.warns(NoEffectWarning):
+        shared = share(params, masks, 5)["a"]
+    assert torch.equal(shared.dense().view(torch.int32), params["a"].view(torch.int32))
+
+
+def test_the_nearest_centroid_is_that_of_exact_arithmetic():
+    values = np.concatenate([neighbors(1.0, 9), neighbors(1e-45, 9)])
+    centroids = np.sort(
+        np.concatenate([values[::2].astype(np.float64), [np.mean(values[:2], dtype=np.float64)]])
+    )
+    exact = [Fraction(float(c)) for c in centroids]
+    for value, code in zip(values, nearest(values, centroids), strict=True):
+        distances = [abs(Fraction(float(value)) - c) for c in exact]
+        assert distances[code] == min(distances)
+
+
+def test_fewer_codes_than_centroids_are_said_when_values_are_neighboring_floats():
+    """33 numbers of which the means of two cannot be told from one of them, in float32."""
+    params, masks = all_kept(neighbors(1.0, 33))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        shared = share(params, masks, 5)["a"]
+    used = len(shared.codebook)
+    assert used == len(shared.codebook.unique()) == len(shared.codes.unique())
+    assert [w.category for w in caught] == ([UnusedCentroidsWarning] if used < 32 else [])
+    assert all(f"{used} of 32 centroids" in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_zeros_stay_zero_whatever_the_mask_says(zero):
+    values = weights(0, 500)
+    values[::3] = zero
+    shared = share(*all_kept(values), 3)["a"]
+    assert not shared.dense()[::3].view(torch.int32).any()  # +0.0, bit for bit
+    assert torch.equal(shared.places, torch.from_numpy(np.flatnonzero(values)))
+    assert not (shared.codebook == 0).any()
+
+
+def test_a_tensor_without_a_weight_is_shared_as_zeros_and_can_be_trained(few):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(model).items()}
+    masks["3.weight"] &= False
+    constraint = Tied(model, share(prunable(model), masks, 2))
+    before = model[3].bias.detach().clone()
+    train(model, few, Recipe(1, 0.01, 32), constraint=constraint)
+    shared = constraint.result()["3.weight"]
+    assert len(shared.codebook) == len(shared.codes) == 0
+    assert not shared.dense().any()
+    assert shared.dense().shape == model[3].weight.shape
+    assert not torch.equal(before, model[3].bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int8])
+def test_weights_that_are_not_float32_are_refused(dtype):
+    with pytest.raises(
+        SharingError, match=rf"{str(dtype)[6:]} in 'a'; convert the model with model\.float\(\)"
+    ):
+        share({"a": torch.ones(9, dtype=dtype)}, {"a": torch.ones(9, dtype=torch.bool)}, 2)
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        ({"b": 2}, r"\['a'\] missing"),
+        ({"a": 2, "b": 2}, r"\['b'\] not to be shared"),
+        ({"a": 9}, "1 to 8 bits for 'a', as an integer, got 9"),
+        (2.0, "as an integer, got 2.0"),
+        (True, "as an integer, got True"),
+        ("2", "as an integer, got '2'"),
+    ],
+)
+def test_bits_that_fit_no_codebook_are_refused(bits, message):
+    with pytest.raises(SharingError, match=message):
+        share(*all_kept(weights(0)), bits)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ModelError, match="'a' has shape"):
+        share({"a": torch.ones(9)}, {"a": torch.ones(8, dtype=torch.bool)}, 2)
+
+
+def test_gradients_of_pruned_weights_are_zero_before_the_step(mlp, few):
+    masks = pruned(mlp)
+    constraint = Tied(mlp, share(prunable(mlp), masks, 3))
+    constraint.hold()
+    F.cross_entropy(mlp(few.train.inputs), few.train.labels).backward()
+    before = {name: w.grad.clone() for name, w in prunable(mlp).items()}
+    constraint.before_step()
+    for name, weight in prunable(mlp).items():
+        assert before[name][~masks[name]].any()
+        assert torch.equal(weight.grad, torch.where(masks[name], before[name], 0.0))
+
+
+def test_centroids_that_are_not_finite_are_an_error(mlp):
+    constraint = Tied(mlp, share(prunable(mlp), pruned(mlp), 3))
+    with torch.no_grad():
+        constraint.codebooks["4.weight"][2] = float("nan")
+    constraint.hold()
+    with pytest.raises(DivergedError, match=r"centroids of '4\.weight' after training, got 1 of 8"):
+        constraint.finish()
+
+
+def test_a_checkpoint_of_other_masks_is_refused():
+    """With the same number of kept weights and the same codes."""
+    model = nn.Linear(4, 1, bias=False)
+    places = ([True, True, False, False], [False, False, True, True])
+    with pytest.warns(NoEffectWarning):
+        one, other = (
+            Tied(
+                model,
+                share({"weight": torch.tensor([[1.0, 2.0, 1.0, 2.0]])}, {"weight": torch.tensor([p])}, 1),
+            )
+            for p in places
+        )
+    other.restore(other.state())
+    with pytest.raises(CheckpointError, match="other codes or masks"):
+        other.restore(one.state())
 
 
 # The gradient of a centroid, three ways.
@@ -241,7 +433,8 @@ def test_fine_tuning_lowers_the_loss_and_resumes_exactly(mlp, few, tmp_path):
     fresh = copy.deepcopy(mlp)
     assert train(fresh, few, recipe, constraint=Tied(fresh, shared), checkpoint=path) == epochs
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
-    with pytest.raises(CheckpointError, match="other codes"):
+    fresh = copy.deepcopy(mlp)
+    with pytest.raises(CheckpointError, match=r"\(its constraint \(masks"):
         train(fresh, few, recipe, constraint=Tied(fresh, share(prunable(mlp), masks, 3)), checkpoint=path)
 
 

@@ -173,8 +173,9 @@ def test_another_experiment_shares_the_dense_runs(store, run):
 
 
 def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
-    """The same bytes, also where the experiment's own folder is gone."""
-    run("figure", NAME, "--store", store, "--out", tmp_path / "drawn")
+    """The same bytes, also where the experiment's own folder is gone, and in place of an earlier figure."""
+    for _ in range(2):
+        run("figure", NAME, "--store", store, "--out", tmp_path / "drawn")
     found = csvs(tmp_path / "drawn")
     assert found == csvs(made[0] / "figures")
     assert {f"{NAME}.accuracy.csv", f"{NAME}.comparisons.csv"} <= found.keys()

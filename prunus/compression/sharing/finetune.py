@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.sharing.share import Shared, shared_values
-from prunus.errors import CheckpointError
-from prunus.training.constraints import trainable
+from prunus.errors import CheckpointError, DivergedError
+from prunus.training.constraints import pack, trainable
 
 
 class Tied:
@@ -29,14 +29,19 @@ class Tied:
         self.weights = {name: p for name, p in model.named_parameters() if name in shared}
 
     def trainables(self) -> dict[str, Tensor]:
-        """The codebooks, and the parameters that are not shared."""
+        """The codebooks that hold a value, and the parameters that are not shared."""
         free = {name: p for name, p in trainable(self.model).items() if name not in self.shared}
-        return {**free, **self.codebooks}
+        return {**free, **{name: book for name, book in self.codebooks.items() if len(book)}}
 
     def before_step(self) -> None:
-        """Sum the gradients of the weights of each centroid."""
+        """Sum the gradients of the weights of each centroid, and set those of pruned weights to zero."""
         for name, weight in self.weights.items():
-            self.codebooks[name].grad = centroid_gradient(weight.grad, self.shared[name])
+            shared = self.shared[name]
+            self.codebooks[name].grad = centroid_gradient(weight.grad, shared)
+            if weight.grad is not None:
+                flat = weight.grad.flatten()
+                kept = torch.zeros_like(flat).scatter_(0, shared.places, flat[shared.places])
+                weight.grad = kept.reshape(shared.shape)
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -46,22 +51,39 @@ class Tied:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Read the codebooks back: early stopping may have put the weights of an earlier epoch in place."""
+        """Read the codebooks back: early stopping may have put the weights of an earlier epoch in place.
+
+        Raises DivergedError where a centroid is NaN or infinite.
+        """
         for name, weight in self.weights.items():
             shared = self.shared[name]
             self.codebooks[name][shared.codes] = weight.flatten()[shared.places]
+            bad = int((~torch.isfinite(self.codebooks[name])).sum())
+            if bad:
+                raise DivergedError(
+                    f"Expected finite centroids of {name!r} after training, got {bad} of {len(self.codebooks[name])} "
+                    "that are NaN or infinite; train the centroids with a lower learning rate."
+                )
 
     def state(self) -> dict[str, Tensor]:
-        """The codebooks, with their codes."""
-        books = {f"{name}/codebook": book.detach() for name, book in self.codebooks.items()}
-        return {**books, **{f"{name}/codes": s.codes.to(torch.uint8) for name, s in self.shared.items()}}
+        """The codebooks, with their codes and the masks, one bit a weight."""
+        state = {f"{name}/codebook": book.detach() for name, book in self.codebooks.items()}
+        for name, shared in self.shared.items():
+            kept = torch.zeros(shared.shape.numel(), dtype=torch.bool)
+            kept[shared.places.cpu()] = True
+            state |= {f"{name}/codes": shared.codes.to(torch.uint8), f"{name}/mask": pack(kept)}
+        return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take the codebooks back; the codes must be the same."""
-        mine = self.state()
-        codes = [key for key in mine if key.endswith("/codes")]
-        if mine.keys() != state.keys() or not all(torch.equal(mine[key], state[key].cpu()) for key in codes):
-            raise CheckpointError("The checkpoint was made with other codes than this run's.")
+        """Take the codebooks back. Raises CheckpointError unless the codes and the masks are the same."""
+        own = self.state()
+        fixed = [key for key in own if not key.endswith("/codebook")]
+        if own.keys() != state.keys() or not all(
+            torch.equal(own[key].cpu(), state[key].cpu()) for key in fixed
+        ):
+            raise CheckpointError(
+                "The checkpoint was made with other codes or masks than this run's; delete it or name another."
+            )
         for name, book in self.codebooks.items():
             book.data.copy_(state[f"{name}/codebook"])
 

@@ -9,7 +9,9 @@ between centroids, and its sum is a difference of prefix sums. A pass of Lloyd's
 k log n, whatever the number of weights.
 """
 
+import heapq
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from prunus.errors import NotFiniteError, SharingError
 
 Floats = NDArray[np.float64]
+
+MOVES = 100
+"""How often unused centroids are moved; real layers take one to four rounds."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Sorted:
         """Sort a copy of `weights` (any shape). Raises SharingError when empty, NotFiniteError for NaN."""
         values = np.sort(weights, axis=None)
         if not len(values):
-            raise SharingError("k-means was asked for no weights at all.")
+            raise SharingError("Expected at least one weight to share, got none.")
         if not (np.isfinite(values[0]) and np.isfinite(values[-1])):  # NaN sorts last
             raise NotFiniteError(f"k-means was asked for {len(values)} weights of which some are not finite.")
         sums = np.zeros(len(values) + 1)
@@ -42,11 +47,18 @@ class Sorted:
 
 
 def midpoints(centroids: Floats) -> NDArray[np.float32]:
-    """[k - 1] borders between ascending centroids, in the weights' own precision.
+    """Return the [k - 1] borders between ascending centroids: the smallest float32 at or above each midpoint.
 
-    (In float64 every search would first convert all the weights.)
+    A float32 number is below the midpoint exactly where it is below this border, so that also neighboring floats and
+    subnormal numbers go to the nearest centroid. (In float64 every search would first convert all the weights.)
     """
-    return ((centroids[1:] + centroids[:-1]) / 2).astype(np.float32)
+    return _at_or_above((centroids[1:] + centroids[:-1]) / 2)
+
+
+def _at_or_above(numbers: Floats) -> NDArray[np.float32]:
+    """The smallest float32 that is not below each number."""
+    rounded = numbers.astype(np.float32)
+    return np.where(rounded < numbers, np.nextafter(rounded, np.float32(np.inf)), rounded)
 
 
 def borders(values: NDArray[np.float32], centroids: Floats) -> NDArray[np.intp]:
@@ -65,11 +77,76 @@ def lloyd(numbers: Sorted, start: Floats, passes: int = 300) -> Floats:
         edges = borders(numbers.values, centroids)
         if previous is not None and np.array_equal(edges, previous):
             break
-        counts = np.diff(edges)
-        totals = np.diff(numbers.sums[edges])
-        centroids = np.where(counts > 0, totals / np.maximum(counts, 1), centroids)
+        centroids = np.where(np.diff(edges) > 0, _means(numbers, edges), centroids)
         previous = edges
     return centroids
+
+
+def cluster(numbers: Sorted, start: Floats, k: int) -> Floats:
+    """Run Lloyd's algorithm from `start`, and move the centroids that no number is nearest to, until all are used.
+
+    An unused centroid moves to the cluster with the largest sum of squares, which is split in two at its mean, so that
+    the sum of squares falls every time. Without this, one outlier leaves most of the centroids of a linear
+    initialization between itself and the other numbers. Where we depart: Han et al. 2016 do not say what becomes of an
+    empty cluster.
+
+    Args:
+        numbers: The numbers in ascending order.
+        start: [at most k] initial centroids.
+        k: Number of clusters.
+
+    Returns:
+        [k] ascending centroids in float64, each of which is the nearest one of some of the numbers; fewer where there
+        are fewer distinct numbers, or where `MOVES` rounds of moves did not suffice.
+    """
+    centroids = lloyd(numbers, start)
+    for _ in range(MOVES):
+        edges = borders(numbers.values, centroids)
+        used = np.diff(edges) > 0
+        if len(centroids) == k and used.all():
+            return centroids
+        centroids = _split(numbers, np.append(edges[:-1][used], edges[-1]), k)
+        if len(centroids) < k:
+            return centroids
+        centroids = lloyd(numbers, centroids)
+    return centroids[np.diff(borders(numbers.values, centroids)) > 0]
+
+
+def _means(numbers: Sorted, edges: NDArray[np.intp]) -> Floats:
+    """The mean of each cluster; of an empty one, any number."""
+    counts = np.diff(edges)
+    means = np.diff(numbers.sums[edges]) / np.maximum(counts, 1)
+    # A difference of prefix sums may be off by more than a cluster of small numbers is wide.
+    first = numbers.values[np.minimum(edges[:-1], len(numbers.values) - 1)].astype(np.float64)
+    last = numbers.values[np.maximum(edges[1:] - 1, 0)].astype(np.float64)
+    inside: Floats = np.clip(means, np.minimum(first, last), np.maximum(first, last))
+    return inside
+
+
+def _split(numbers: Sorted, edges: NDArray[np.intp], k: int) -> Floats:
+    """The means of k clusters, made of those between `edges` by splitting the one of the largest sum of squares."""
+    clusters: list[tuple[float, int, int, int]] = []
+
+    def push(first: int, end: int) -> None:
+        values = numbers.values[first:end]
+        if values[0] == values[-1]:
+            heapq.heappush(clusters, (0.0, first, first, end))
+            return
+        mean = _means(numbers, np.array([first, end]))
+        squares = float(((values - mean) ** 2).sum())
+        below = int(np.searchsorted(values, _at_or_above(mean))[0])
+        if below == 0:  # the mean is so near to the smallest value that it was rounded to it
+            below = int(np.searchsorted(values, values[0], side="right"))
+        heapq.heappush(clusters, (-squares, first, first + below, end))
+
+    for first, end in pairwise(edges.tolist()):
+        push(first, end)
+    while len(clusters) < k and clusters[0][0] < 0:
+        _, first, middle, end = heapq.heappop(clusters)
+        push(first, middle)
+        push(middle, end)
+    starts = np.array(sorted(first for _, first, _, _ in clusters))
+    return _means(numbers, np.append(starts, len(numbers.values)))
 
 
 def wcss(weights: NDArray[np.float32], centroids: Floats) -> float:

@@ -9,9 +9,9 @@ histogram, which on real layers is within 0.01 % of the optimum.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from prunus.compiled import compile_kernel
 from prunus.compression.sharing.kmeans import Floats, Sorted
 
 BINS = 16_384
@@ -40,17 +40,19 @@ def _bin_edges(values: NDArray[np.float32], bins: int) -> NDArray[np.intp]:
     if len(changes) < bins:  # a bin a distinct value: nothing is lost
         return np.concatenate(([0], changes, [len(values)]))
     inner = np.searchsorted(values, np.linspace(values[0], values[-1], bins + 1, dtype=np.float64)[1:-1])
-    return np.unique(np.concatenate(([0], inner, [len(values)])))
+    # An outlier makes bins of equal width so wide that one holds all other values; some bins of equal count do not.
+    quantiles = np.searchsorted(values, values[np.arange(1, bins // 8) * len(values) // (bins // 8)])
+    return np.unique(np.concatenate(([0], inner, quantiles, [len(values)])))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compile_kernel()
 def _cost(prefix: Floats, h: int, i: int) -> float:
     count = prefix[0, i] - prefix[0, h]
     total = prefix[1, i] - prefix[1, h]
     return prefix[2, i] - prefix[2, h] - total * total / count  # type: ignore[no-any-return]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compile_kernel()
 def _partition(prefix: Floats, k: int) -> NDArray[np.intp]:
     """The first bin of each of k clusters."""
     n = prefix.shape[1] - 1

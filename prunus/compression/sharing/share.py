@@ -1,11 +1,12 @@
 """Give the kept weights of each tensor 2^bits shared values: a codebook of centroids, and a code a weight.
 
 Zero stays zero: pruned weights take no part, and no centroid stands for them. Tensors do not share with one
-another. Source: Han et al. 2016, section 3.
+another. Source: Han et al. 2016, section 3. Where we depart: centroids that no weight is nearest to are moved
+(`kmeans.cluster`).
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prunus.compression.sharing.kmeans import Floats, Sorted, lloyd, nearest
+from prunus.compression.sharing.kmeans import Sorted, cluster, nearest
 from prunus.compression.sharing.starts import STARTS
-from prunus.errors import NoEffectWarning, NotFiniteError, SharingError
+from prunus.errors import NoEffectWarning, NotFiniteError, SharingError, UnusedCentroidsWarning
 from prunus.nouns import Masks, Params
 from prunus.seeds import derive
 from prunus.tables import look_up
+from prunus.training.constraints import check_masks
 
 MAX_BITS = 8
 
@@ -51,43 +53,85 @@ def share(
 ) -> dict[str, Shared]:
     """Share the kept weights of each tensor of `masks` by k-means with 2^bits centroids.
 
-    Args:
-        params: weights by name; float32, any shape.
-        masks: which weights are kept; tensors without a mask are left out.
-        bits: 1 to 8; one for all, or one a name.
-        start: a key of `starts.STARTS`.
-        seed: for the random start.
+    A weight that is exactly zero (or -0.0) counts as pruned, whatever its mask says, and stays zero. A tensor without
+    any other weight gets an empty codebook.
 
-    A tensor with no more than 2^bits distinct values keeps them exactly (NoEffectWarning). Raises
-    SharingError (bits out of range, nothing kept), NotFiniteError, UnknownNameError.
+    Args:
+        params: Weights by name; float32, any shape.
+        masks: Which weights are kept; tensors without a mask are left out.
+        bits: Bits of a code, 1 to 8; one for all tensors, or one for each name in `masks`.
+        start: Initialization of k-means, a key of `starts.STARTS`.
+        seed: Seed of the random initialization.
+
+    Returns:
+        The shared tensors by name. A tensor with no more than 2^bits distinct values keeps them exactly
+        (NoEffectWarning).
+
+    Raises:
+        SharingError: Bits out of range, missing, or given for a name without a mask; weights that are not float32.
+        ModelError: A mask without a weight of its name and shape.
+        NotFiniteError: A kept weight is NaN or infinite.
+        UnknownNameError: `start` is in no table.
     """
+    check_masks(params, masks)
+    check_shareable({name: params[name] for name in masks})
+    check_start(start)
+    widths = bits_of_each(bits, list(masks))
     result = {}
     for name, mask in masks.items():
-        width = bits if isinstance(bits, int) else bits[name]
-        places = mask.flatten().nonzero().squeeze(1)
-        kept = params[name].detach().flatten()[places].cpu().numpy()
-        centroids = _centroids(kept, width, start, seed, name)
-        codes = nearest(kept, centroids)
-        used, codes = np.unique(codes, return_inverse=True)
+        weight = params[name].detach().flatten()
+        places = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
+        kept = weight[places].cpu().numpy()
+        codebook, codes = _codebook(kept, widths[name], start, seed, name)
         result[name] = Shared(
-            torch.from_numpy(centroids[used].astype(np.float32)).to(params[name].device),
-            torch.from_numpy(codes).to(params[name].device),
+            torch.from_numpy(codebook).to(weight.device),
+            torch.from_numpy(codes).to(weight.device),
             places,
             params[name].shape,
         )
     return result
 
 
-def _centroids(kept: NDArray[np.float32], width: int, start: str, seed: int, name: str) -> Floats:
-    if not 1 <= width <= MAX_BITS:
-        raise SharingError(f"{width} bits were asked for {name!r}; a codebook takes 1 to {MAX_BITS}.")
+def check_shareable(weights: Params) -> None:
+    """Raise SharingError unless all weights are float32."""
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32:
+            raise SharingError(
+                f"Expected float32 weights, got {str(weight.dtype).removeprefix('torch.')} in {name!r}; convert the "
+                "model with model.float() before it is compressed."
+            )
+
+
+def check_start(start: str) -> None:
+    """Raise UnknownNameError unless `start` is an initialization of k-means."""
+    look_up("start of k-means", STARTS, start)
+
+
+def bits_of_each(bits: int | Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    """The bits of each of `names`, from one number for all or from exactly one for each. Raises SharingError."""
+    widths = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
+    for what, keys in (("missing", set(names) - set(widths)), ("not to be shared", set(widths) - set(names))):
+        if keys:
+            raise SharingError(
+                f"Expected bits for each of {list(names)}, got {dict(widths)}: {sorted(map(str, keys))} {what}."
+            )
+    for name, width in widths.items():
+        if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= MAX_BITS:
+            raise SharingError(f"Expected 1 to {MAX_BITS} bits for {name!r}, as an integer, got {width!r}.")
+    return widths
+
+
+def _codebook(
+    kept: NDArray[np.float32], width: int, start: str, seed: int, name: str
+) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """The codebook of the non-zero numbers `kept`, ascending, and the code of each."""
     if not len(kept):
-        raise SharingError(f"{name!r} has no weight left, so there is nothing to share.")
+        return np.zeros(0, np.float32), np.zeros(0, np.intp)
     try:
         numbers = Sorted.of(kept)
     except NotFiniteError as error:
         raise NotFiniteError(f"{name!r} cannot be shared: {error}") from error
-    distinct = int(np.count_nonzero(np.diff(numbers.values))) + 1
+    distinct = int(np.count_nonzero(numbers.values[1:] != numbers.values[:-1])) + 1
     if distinct <= 2**width:
         warnings.warn(
             f"{name!r} has {distinct} distinct values, which {width} bits hold exactly: "
@@ -95,6 +139,16 @@ def _centroids(kept: NDArray[np.float32], width: int, start: str, seed: int, nam
             NoEffectWarning,
             stacklevel=3,
         )
-        return np.unique(numbers.values).astype(np.float64)
+        return np.unique(kept, return_inverse=True)
     generator = np.random.default_rng(derive(seed, "codebook", name))
-    return lloyd(numbers, look_up("start of k-means", STARTS, start)(numbers, 2**width, generator))
+    centroids = cluster(numbers, STARTS[start](numbers, 2**width, generator), 2**width)
+    # Two centroids may be one float32 number, where values are neighboring floats. -0.0 becomes 0.0.
+    codebook, merged = np.unique(centroids.astype(np.float32) + np.float32(0), return_inverse=True)
+    codes = merged[nearest(kept, centroids)]
+    if len(codebook) < 2**width:
+        warnings.warn(
+            f"{name!r} has {distinct} distinct values, for which {len(codebook)} of {2**width} centroids are used.",
+            UnusedCentroidsWarning,
+            stacklevel=3,
+        )
+    return codebook, codes

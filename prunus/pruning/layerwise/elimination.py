@@ -1,8 +1,10 @@
 """The inner loop of ExactOBS, compiled: one row's weights deleted one after another, cheapest first."""
 
 import numpy as np
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import get_num_threads, prange, set_num_threads
 from numpy.typing import NDArray
+
+from prunus.compiled import compile_kernel
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -36,7 +38,7 @@ def eliminate(
     return scores
 
 
-@njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+@compile_kernel(parallel=True)
 def _rows(
     weights: Floats, inverse: Floats, left: Bools, block: int, group: int, quota: int, scores: Floats
 ) -> None:
@@ -44,7 +46,7 @@ def _rows(
         _row(weights[row].copy(), inverse.copy(), left[row], block, group, quota, scores[row])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compile_kernel()
 def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, scores: Floats) -> None:
     """`w` and the lower triangle of `a` shrink: the weight that goes changes places with the last one."""
     size = len(w)
@@ -80,7 +82,7 @@ def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, 
         scores[went[t]] = before
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compile_kernel()
 def _level(costs: Floats) -> None:
     """Where costs fall, all of that stretch cost their mean: the slopes of the convex curve below their sums."""
     starts, means = np.empty(len(costs), np.int64), np.empty(len(costs))
@@ -99,7 +101,7 @@ def _level(costs: Floats) -> None:
         costs[starts[stretch] : end] = means[stretch]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compile_kernel()
 def _cheapest(
     w: Floats,
     a: Floats,
@@ -127,7 +129,7 @@ def _cheapest(
     return found, lowest
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compile_kernel()
 def _joint(w: Floats, a: Floats, first: int, end: int, place: NDArray[np.int64], alive: Bools) -> float:
     """½ w_Bᵀ (A_BB)⁻¹ w_B, one member after another."""
     members = [place[q] for q in range(first, end) if alive[q]]
@@ -148,7 +150,7 @@ def _joint(w: Floats, a: Floats, first: int, end: int, place: NDArray[np.int64],
     return cost
 
 
-@njit(cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator]
+@compile_kernel(fastmath={"contract"})
 def _delete(
     at: int, w: Floats, a: Floats, size: int, column: NDArray[np.int64], place: NDArray[np.int64]
 ) -> int:

@@ -191,7 +191,9 @@ def epoch_lines(total: int) -> "Callable[[str, Epoch], None]":
 
 
 def added_up(total: int, progress: "Progress") -> "Progress":
-    """The progress of several trainings, one after the other, as that of one of `total` steps.
+    """The progress of several calls of `train`, one after the other, as that of one of `total` steps.
+
+    What other work between them reports is passed on as it is.
 
     >>> add = added_up(20, print)
     >>> add("epoch 2 of 2", 9, 10)
@@ -203,8 +205,8 @@ def added_up(total: int, progress: "Progress") -> "Progress":
 
     def add(what: str, done: int, of: int) -> None:
         nonlocal before, last, length
-        if of == 0:
-            progress(what, done, of)  # not a training
+        if what != "training" and not what.startswith("epoch "):
+            progress(what, done, of)
             return
         if done <= last and length:
             before += length

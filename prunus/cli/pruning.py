@@ -128,13 +128,13 @@ def carry_out(job: Job) -> Outcome:
     few = drawn(data.train, examples, seed)
     density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
     report("pruning", 0, 0)
-    prune = prune_of(criterion, model, data.train, seed)
+    prune = prune_of(criterion, model, data.train, seed, report)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
     if density_of(done.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     pruned = replaced(model, done.weights)
-    recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
+    recalibrated = recalibrate(pruned, few.inputs, progress=report) if job.recalibrate else 0
     _write(job, pruned, out)
     with after_writing(out):
         report("measuring the error of each layer", 0, 0)
@@ -219,7 +219,7 @@ def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
 
 def _budgeted(job: Job, model: nn.Module, weights: Params, few: Split) -> Density:
     """The density of each layer, from the errors that exact OBS foretells."""
-    surgeon = exact_obs(model, few.inputs)(weights, everything(weights))
+    surgeon = exact_obs(model, few.inputs, progress=report)(weights, everything(weights))
     found = shares(curves(surgeon.scores(), surgeon.masks), surgeon.inputs, weights)
     return budget(found, sizes(weights), job.density)
 
@@ -254,7 +254,7 @@ def _errors(
 
 def _looked_at(model: nn.Module, weights: Params, few: Split) -> dict[str, LayerInputs]:
     try:
-        return layer_inputs(model, weights, few.inputs)
+        return layer_inputs(model, weights, few.inputs, progress=report)
     except (ModelError, EvidenceError) as error:
         if len(weights) == 1:
             say(f"no error of {next(iter(weights))}: {error}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
@@ -279,20 +280,23 @@ def untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 def _check_writable_state(state: Mapping[str, object], out: Path) -> None:
     """Write the first entries of each tensor in memory: what the file cannot hold is known before the work."""
-    samples: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ModelError(
                 f"Expected a state_dict of tensors, got a {type(tensor).__name__} at {name!r}; make it a buffer."
             )
-        samples[name] = tensor.detach()
-    if out.suffix == ".prunus":
-        pack({name: tensor.flatten()[:100] for name, tensor in samples.items()})
-        return
-    try:
-        to_bytes(untied({name: tensor.flatten()[:100].clone() for name, tensor in samples.items()})[0])
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"{out} cannot hold this model: {error}") from error
+        is_dense = tensor.layout == torch.strided and not tensor.is_quantized
+        sample = {name: tensor.detach().flatten()[:100].clone() if is_dense else tensor.detach()}
+        if out.suffix == ".prunus":
+            pack(sample)
+            continue
+        try:
+            to_bytes(sample)
+        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"Expected tensors that a safetensors file can hold, got {tensor.dtype} of layout {tensor.layout} at "
+                f"{name!r}: {error}"
+            ) from error
 
 
 def to_json(outcome: Outcome) -> dict[str, object]:

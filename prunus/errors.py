@@ -1,6 +1,7 @@
 """Every error prunus raises. Each says what was asked, what was found, and what to do.
 
     PrunusError                       exit code 1
+    ├── OutputError                   1   a file that cannot be written, or must not be replaced
     ├── UnknownNameError              2   a name that is in no table
     ├── DataError                     3   a data set that is missing, damaged, or cannot be fetched
     ├── ModelError                    4   a model prunus cannot work on
@@ -12,7 +13,8 @@
     ├── SharingError                  5   a codebook that cannot be made
     ├── SpecError                     2   a setting that no run can have
     ├── StoreError                    8   a store of runs that cannot be used
-    │   └── LostClaimError                another process took the run over
+    │   ├── LostClaimError                another process took the run over
+    │   └── WorkerError                   a worker process that could not start, or was killed
     ├── TrainingError                 6
     │   ├── DivergedError
     │   └── CheckpointError
@@ -25,6 +27,8 @@
         └── MismatchError                 a good file, for another model
 
     NoEffectWarning                   something was asked that changes nothing
+    NotPrunedWarning                  weights that prunus cannot prune are left as they are
+    UpdateRejectedWarning             an update of the kept weights was worse than no update
     ReceiptWarning                    an invariant of a ticket does not hold
     EmptiedLayerWarning               a layer has no weight left
     UnusedCentroidsWarning            a codebook has fewer values than its bits allow
@@ -37,6 +41,10 @@ class PrunusError(Exception):
     """Anything prunus refuses to do; the message is one sentence a user can act on."""
 
     exit_code = 1
+
+
+class OutputError(PrunusError):
+    """A file that cannot be written, or that must not be replaced."""
 
 
 class UnknownNameError(PrunusError):
@@ -99,6 +107,10 @@ class LostClaimError(StoreError):
     """This process held a run for too long without a sign of life, and another took it over."""
 
 
+class WorkerError(StoreError):
+    """A worker process that could not start, or that ended before its work was done."""
+
+
 class SharingError(PrunusError):
     """A codebook that cannot be made as asked."""
 
@@ -151,6 +163,14 @@ class MismatchError(ContainerError):
 
 class NoEffectWarning(UserWarning):
     """Something was asked that changes nothing."""
+
+
+class NotPrunedWarning(UserWarning):
+    """The model has weights that prunus cannot prune; they stay as they are, and count in no density."""
+
+
+class UpdateRejectedWarning(UserWarning):
+    """A method's update of the kept weights lost more than setting the pruned weights to zero, and was replaced."""
 
 
 class ReceiptWarning(UserWarning):

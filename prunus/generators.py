@@ -24,7 +24,7 @@ from prunus.tables import look_up
 
 Floats = NDArray[np.float32]
 
-CHUNK = 1 << 18
+CHUNK = 1 << 15
 """Entries made at a time, so that little more memory is used than the result takes."""
 
 

@@ -21,6 +21,9 @@ Masks = dict[str, Tensor]
 Density = float | Mapping[str, float]
 """One density for everything that is ranked, or one a tensor, by name."""
 
+Progress = Callable[[str, int, int], None]
+"""(what, done, total) -> None: called again and again by work that may take long, with how much of it is done."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -50,11 +53,16 @@ class Evidence:
     """The diagonal of the Hessian of the error at `weights`, d²E/dw² of each."""
 
 
+IGNORE_INDEX = -100
+"""The label of examples that count neither in a loss nor in an accuracy (PyTorch's `ignore_index`)."""
+
+
 @dataclass(frozen=True)
 class Split:
     """One part of a data set, resident as two tensors.
 
-    `inputs` is [N, ...] float32, `labels` is [N] int64, both on one device.
+    `inputs` is [N, ...], usually float32 (or integer tokens), `labels` is [N] int64, both on one device. A label is the
+    index of a class, or `IGNORE_INDEX`.
     """
 
     inputs: Tensor

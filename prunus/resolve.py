@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import UnknownNameError
+from prunus.tables import suggestion
 
 
 def resolve(reference: str, also: type | None = None) -> Any:
@@ -34,14 +35,24 @@ def resolve(reference: str, also: type | None = None) -> Any:
             f"failed: {type(error).__name__}: {error}"
         ) from error
     if not hasattr(module, name):
+        hint = suggestion(name, [other for other in vars(module) if callable(getattr(module, other))])
         raise UnknownNameError(
-            f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}."
+            f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}"
+            + (f"; {hint}" if hint else ".")
         )
     found = getattr(module, name)
     if not (callable(found) or (also and isinstance(found, also))):
         wanted = f"a {also.__name__} or a function" if also else "a function to call"
         raise UnknownNameError(f"{reference!r} is a {type(found).__name__}, not {wanted}.")
     return found
+
+
+def source_files(*references: str | None) -> list[Path]:
+    """The files in the current directory that the references "package.module:function" among these names are in."""
+    named = [name.partition(":")[0].split(".") for name in references if name and ":" in name]
+    modules = [Path(*parts) for parts in named if all(part.isidentifier() for part in parts)]
+    files = [file for module in modules for file in (module.with_suffix(".py"), module / "__init__.py")]
+    return [file for file in files if file.is_file()]
 
 
 def _origin(module: object) -> str:

@@ -19,9 +19,11 @@ def _one_thread():
 
 
 @pytest.fixture
-def called(capsys):
-    """`prunus` in this process: what it printed to stdout and to stderr."""
-    from prunus.cli import main
+def called(capsys, monkeypatch):
+    """`prunus` in this process: what it printed to stdout and to stderr, without progress, which takes time to come."""
+    from prunus.cli import main, progress
+
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 3600.0)
 
     def call(*arguments, code=0):
         with pytest.raises(SystemExit) as ended:

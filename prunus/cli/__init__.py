@@ -5,8 +5,10 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-NEEDS = ("typer", "rich", "jinja2", "matplotlib")
-"""What the extra "cli" brings."""
+from prunus.cli.interrupts import Interrupted, interruptible
+
+NEEDS = ("typer", "rich")
+"""What the command line itself is made of; what commands need beside is in `outcomes.PAGE_PACKAGES`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,6 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
             stream.reconfigure(errors="replace")
-    from prunus.cli.app import app
+    try:
+        with interruptible():
+            from prunus.cli.app import app
+            from prunus.cli.outcomes import run
 
-    app(None if arguments is None else list(arguments))
+            code = run(app, None if arguments is None else list(arguments))
+    except Interrupted as error:  # while the command was being imported
+        print(f"error: {error.sentence}", file=sys.stderr)
+        code = error.exit_code
+    sys.exit(code)

@@ -8,10 +8,11 @@ import typer
 from prunus.cli.compress import compress
 from prunus.cli.decompress import decompress
 from prunus.cli.demo import demo
+from prunus.cli.doctor import doctor
 from prunus.cli.evaluate import evaluate
 from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
-from prunus.cli.outcomes import ended
+from prunus.cli.outcomes import PAGE_PACKAGES, CommandGroup, ended
 from prunus.cli.prune import prune
 from prunus.cli.run import figure, run
 from prunus.cli.runs import app as runs
@@ -27,13 +28,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "run": run,
     "figure": figure,
+    "doctor": doctor,
 }
 
-app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="rich"
-)
+app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False, rich_markup_mode="rich")
 for _name, _command in COMMANDS.items():
-    app.command(_name)(ended(_command))
+    # The doctor reports what is missing, and so works without it.
+    app.command(_name)(ended(_command, needs=() if _command is doctor else PAGE_PACKAGES))
 app.add_typer(runs, name="runs")
 
 

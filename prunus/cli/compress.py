@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import AsJson, DataName, Device, Seed, Threads, optional
+from prunus.cli.names import completion
+from prunus.cli.options import AsJson, DataName, Device, Force, Seed, Threads, optional
 
 Model = Annotated[
     str,
@@ -13,6 +14,7 @@ Model = Annotated[
         metavar="NAME",
         help="A built-in model, or yours: package.module:function, which returns a torch.nn.Module.",
         show_default=False,
+        autocompletion=completion("model"),
     ),
 ]
 Out = Annotated[
@@ -25,7 +27,10 @@ Weights = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str | None, optional("NAME", "One of `prunus list`; else the model's own, or default.")
+    str | None,
+    optional(
+        "NAME", "One of `prunus list`; else the model's own, or default.", complete=completion("recipe")
+    ),
 ]
 Density = Annotated[float | None, optional("SHARE", "Share of weights to keep, the same for all layers.")]
 Scope = Annotated[
@@ -34,10 +39,11 @@ Scope = Annotated[
         "NAME",
         "What is ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. 2:4 takes --density 0.5 "
         "--rounds 1.",
+        complete=completion("scope"),
     ),
 ]
 Bits = Annotated[int | None, optional("N", "Bits of a weight, 1 to 8, the same for all layers.", 1, 8)]
-Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1)]
+Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1, 10_000)]
 Epochs = Annotated[
     list[str] | None,
     optional(
@@ -75,6 +81,7 @@ def compress(
     threads: Threads = 1,
     checkpoints: Checkpoints = None,
     page: Page = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Prune a network, share its weights, and code it into one small file, with a page that shows how.
@@ -83,21 +90,26 @@ def compress(
 
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
-    import torch
-
-    from prunus.cli.devices import checked
-    from prunus.cli.files import check_writable
+    from prunus.cli.devices import checked, use_threads
     from prunus.cli.networks import data_set, network, put_weights
     from prunus.cli.recipe import chosen
-    from prunus.cli.work import Job, carry_out, show
+    from prunus.cli.work import Job, carry_out, check_outputs, finish
+    from prunus.compression.deep_compression import reachable
+    from prunus.pruning.prunable import prunable
+    from prunus.resolve import source_files
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     device = checked(device)
-    check_writable(out)
+    if page is None:
+        page = out.with_suffix(".html") if out.name else out
+    inputs = [*source_files(model, data), *([weights] if weights else [])]
+    check_outputs(out, page, checkpoints, force=force, inputs=inputs)
     settings = chosen(model, recipe, density, bits, rounds, epochs or [], scope)
     net = network(model, seed)
     if weights is not None:
         put_weights(net, weights)
+    # What the recipe cannot do with these weights is known before a data set is fetched.
+    reachable(settings, prunable(net, tuple(include or ("*",)), tuple(exclude or ())))
     job = Job(
         title=f"{model} on {data}",
         model=net.to(device),
@@ -105,10 +117,10 @@ def compress(
         data=data_set(data, device, seed),
         recipe=settings,
         out=out,
-        page=out.with_suffix(".html") if page is None else page,
+        page=page,
         seed=seed,
         include=tuple(include or ("*",)),
         exclude=tuple(exclude or ()),
         checkpoints=checkpoints,
     )
-    show(carry_out(job), as_json)
+    finish(carry_out(job), as_json)

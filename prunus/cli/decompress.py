@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import File
+from prunus.cli.options import File, Force
 from prunus.cli.show import put
 
 
@@ -15,24 +15,20 @@ def decompress(
         Path | None,
         typer.Option(metavar="FILE", help="Where to; FILE with .safetensors by default.", show_default=False),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Force = False,
 ) -> None:
     """Turn a file back into plain tensors, as a safetensors file.
 
     Example: prunus decompress demo/lenet-300-100.prunus --out lenet.safetensors
     """
-    from safetensors.torch import save
-
-    from prunus.cli.files import check_writable, write_whole
+    from prunus.cli.tensors import safetensors_bytes
     from prunus.compression.container import read
-    from prunus.errors import PrunusError
+    from prunus.files import check_writable, write_atomic
     from prunus.report import text
 
-    state = read(file)
     target = file.with_suffix(".safetensors") if out is None else out
-    check_writable(target)
-    if target.exists() and not force:
-        raise PrunusError(f"{target} is there already; pass --force to replace it.")
-    content = save(state, {"format": "pt"})
-    write_whole(target, content)
+    check_writable(target, force=force, inputs=[file])
+    state = read(file)
+    content = safetensors_bytes(state)
+    write_atomic(target, content)
     put(f"{target}: {len(state)} tensors, {text.integer(len(content))} bytes.")

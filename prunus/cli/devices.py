@@ -1,8 +1,10 @@
-"""Devices as the command line names them."""
+"""Devices and threads as the command line names them."""
+
+import os
 
 import torch
 
-from prunus.errors import UnknownNameError
+from prunus.errors import SpecError, UnknownNameError
 
 
 def checked(name: str) -> str:
@@ -16,6 +18,16 @@ def checked(name: str) -> str:
             f"there is: {', '.join(_there())}."
         ) from error
     return name
+
+
+def use_threads(number: int) -> None:
+    """Let torch compute with `number` threads. Raises SpecError unless there are as many CPUs."""
+    cpus = os.cpu_count() or 1
+    if not 1 <= number <= cpus:  # torch takes any number, and crashes where the system has no more threads
+        raise SpecError(
+            f"Expected --threads from 1 to {cpus}, the number of CPUs here, got {number}; choose fewer threads."
+        )
+    torch.set_num_threads(number)
 
 
 def _there() -> list[str]:

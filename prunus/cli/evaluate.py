@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.names import completion
 from prunus.cli.options import AsJson, DataName, Device, File
 from prunus.cli.show import put, put_json
 
@@ -18,6 +19,7 @@ def evaluate(
             metavar="NAME",
             help="The model to fill, package.module:function; not needed for a built-in one.",
             show_default=False,
+            autocompletion=completion("model"),
         ),
     ] = None,
     device: Device = "cpu",
@@ -30,6 +32,7 @@ def evaluate(
     from prunus import training
     from prunus.cli.devices import checked
     from prunus.cli.networks import check_fit, data_set, network
+    from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
     from prunus.compression.container.read import arguments_of
     from prunus.errors import MismatchError
@@ -42,7 +45,7 @@ def evaluate(
     loaded = load(file, None if model is None else network(model)).to(device)
     examples = data_set(data, device)
     check_fit(loaded, examples)
-    result = training.evaluate(loaded, examples.test)
+    result = training.evaluate(loaded, examples.test, progress=report)
     if as_json:
         loss = result.loss if math.isfinite(result.loss) else None
         put_json({"test_error": result.error, "n": result.n, "loss": loss})

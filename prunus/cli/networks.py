@@ -1,6 +1,7 @@
 """Models and data sets as the command line names them, weights as it is given them, and whether they fit."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +11,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from prunus.cli.progress import report
+from prunus.cli.tensors import missing_names
 from prunus.data import load
-from prunus.errors import DataError, MismatchError, ModelError, PrunusError
+from prunus.data.fetch import progress as downloads
+from prunus.errors import DataError, EmptiedLayerWarning, MismatchError, ModelError, PrunusError
 from prunus.models import MODELS
 from prunus.nouns import Dataset
+from prunus.pruning.masks import check_finite
 from prunus.resolve import resolve
 from prunus.seeds import derive
 from prunus.tables import look_up
+from prunus.training.checks import check_initialized, check_model
 
 COUNTER = "num_batches_tracked"
 
@@ -39,6 +45,7 @@ def network(name: str, seed: int = 0) -> nn.Module:
             ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} was to return a torch.nn.Module and returned a {type(model).__name__}.")
+    check_initialized(model)
     return model
 
 
@@ -47,6 +54,8 @@ def data_set(name: str, device: str, seed: int = 0) -> Dataset:
 
     Raises what `prunus.data.load` raises, and DataError where a user's function fails.
     """
+    report(f"loading {name}", 0, 0)
+    downloads.set(report)
     try:
         return load(name, device=device, seed=seed)
     except (Exception, SystemExit) as error:
@@ -62,25 +71,25 @@ def put_weights(model: nn.Module, path: Path) -> None:
 
     A torch file is opened with `weights_only`, so that no code of its runs; it holds a state_dict, or a
     mapping with one under "state_dict". The counters of BatchNorm's batches may be missing, as they are in files of
-    other libraries: they stay as they are. Raises ModelError where the file holds anything else, MismatchError
-    where the weights are of another model.
+    other libraries: they stay as they are. Of tied weights one name is enough.
+
+    Raises ModelError where the file holds anything else or every parameter in it is zero, MismatchError where the
+    weights are of another model or no floating-point numbers, NotFiniteError where one is NaN or infinite.
     """
     found = _read(path)
     wanted = model.state_dict()
-    # A tied weight may be in the file under one of its names, as safetensors writes it.
-    there = {(tensor.data_ptr(), tensor.shape) for name, tensor in wanted.items() if name in found}
-    missing = [
-        name
-        for name, tensor in wanted.items()
-        if name not in found and not (tensor.numel() and (tensor.data_ptr(), tensor.shape) in there)
-    ]
     wrong = [
-        *(f"{name} is missing" for name in missing if not name.endswith(COUNTER)),
+        *(f"{name} is missing" for name in missing_names(wanted, found) if not name.endswith(COUNTER)),
         *(f"{name} is unknown" for name in found if name not in wanted),
         *(
             f"{name} is {list(found[name].shape)}, not {list(tensor.shape)}"
             for name, tensor in wanted.items()
             if name in found and found[name].shape != tensor.shape
+        ),
+        *(
+            f"{name} is {found[name].dtype}, not {tensor.dtype}"
+            for name, tensor in wanted.items()
+            if name in found and _kind(found[name]) != _kind(tensor)
         ),
     ]
     if wrong:
@@ -88,7 +97,27 @@ def put_weights(model: nn.Module, path: Path) -> None:
         raise MismatchError(
             f"{path} is for another model than {type(model).__name__}: {'; '.join(wrong[:3])}{more}."
         )
+    parameters = [found[name] for name, _ in model.named_parameters() if name in found]
+    if parameters and not any(bool(tensor.any()) for tensor in parameters):
+        raise ModelError(
+            f"Expected trained weights in {path}, but every parameter there is zero; save the weights after training."
+        )
+    check_finite(
+        {name: found[name] for name, _ in model.named_parameters() if name in found}, f"In {path}, the tensor"
+    )
     model.load_state_dict({**wanted, **found})
+    for name, weight in found.items():
+        if weight.dim() > 1 and not weight.any():
+            warnings.warn(
+                f"All of {name!r} in {path} is zero: no signal passes it.", EmptiedLayerWarning, stacklevel=2
+            )
+
+
+def _kind(tensor: Tensor) -> str:
+    """What kind of numbers a tensor holds; within a kind they can be converted."""
+    if tensor.is_complex():
+        return "complex"
+    return "floating point" if tensor.is_floating_point() else "integer"
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -122,19 +151,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-@torch.no_grad()
 def check_fit(model: nn.Module, data: Dataset) -> None:
     """Raise ModelError unless `model` takes a batch of `data` and returns [B, C] logits, one a class."""
-    batch = data.train.inputs[:2]
-    asked = f"{type(model).__name__} was given a batch of {data.name}, {list(batch.shape)},"
-    mode = model.training
-    try:
-        logits = model.eval()(batch)
-    except Exception as error:  # a user's forward may fail in any way at all
-        raise ModelError(f"{asked} and failed: {type(error).__name__}: {error}") from error
-    finally:
-        model.train(mode)
-    classes = len(data.classes)
-    if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] >= classes):
-        got = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ModelError(f"{asked} and returned {got}; [{len(batch)}, {classes}] logits were expected.")
+    check_model(model, data.train, len(data.classes))

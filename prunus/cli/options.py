@@ -1,14 +1,25 @@
 """Options that several commands have."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from prunus.cli.names import completion
 
-def optional(metavar: str, text: str, lowest: int | None = None, highest: int | None = None) -> Any:
-    """An option whose default, None, is in the words of its help."""
-    return typer.Option(metavar=metavar, help=text, min=lowest, max=highest, show_default=False)
+
+def optional(
+    metavar: str,
+    text: str,
+    lowest: int | None = None,
+    highest: int | None = None,
+    complete: Callable[[str], list[str]] | None = None,
+) -> Any:
+    """An option whose default, None, is in the words of its help; `complete` is a function of `names.completion`."""
+    return typer.Option(
+        metavar=metavar, help=text, min=lowest, max=highest, show_default=False, autocompletion=complete
+    )
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that prunus wrote.", show_default=False)]
@@ -20,20 +31,31 @@ DataName = Annotated[
         metavar="NAME",
         help="A built-in data set, or yours: package.module:function, which returns a prunus Dataset.",
         show_default=False,
+        autocompletion=completion("data set"),
     ),
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
-Seed = Annotated[int, typer.Option(help="The seed from which everything random is drawn.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace files that exist; never one that the command reads.")
+]
+
+MAX_SEED = 2**63 - 1
+"""The largest seed: a signed 64-bit integer, as `prunus.seeds` derives seeds for torch."""
+
+Seed = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed from which everything random is drawn."),
+]
 
 Threads = Annotated[
     int,
     typer.Option(
         metavar="N",
         min=1,
-        help="Threads of computing. One is the fastest for networks as small as the LeNets; a large one gains "
-        "from more. The same seed gives the same bits only with the same number.",
+        help="Threads of computing, at most as many as there are CPUs. One is the fastest for networks as small as "
+        "the LeNets; a large one gains from more. The same seed gives the same bits only with the same number.",
     ),
 ]
 

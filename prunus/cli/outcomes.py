@@ -1,63 +1,154 @@
-"""How a command ends: quietly, or with one sentence on stderr and an exit code; never with a traceback.
+"""How a command ends: quietly, or with one sentence on stderr and an exit code of EXIT_CODES; never with a traceback.
 
-    0     done
-    1     something could not be read or written, or anything else that prunus refuses; without a word where
-          nobody reads the output any more (`prunus list | head -1`)
-    2-8   as `prunus.errors` says; 2 also for a wrong option
-    70    not foreseen: a user's own module that failed while it was trained, or a fault of prunus
-    130   interrupted (Ctrl-C)
+Where a signal ends a command, temporary files are removed, files that were there before stay whole, and no worker
+process is left; see `prunus.cli.interrupts`. What `prunus run` had finished stays in its store, and the same command
+goes on from there to the same bits.
 
-With PRUNUS_TRACEBACK=1 in the environment, what was not foreseen shows its traceback, and so does what came of
-another error (a user's own function that failed).
+With PRUNUS_TRACEBACK=1 in the environment, an unexpected error shows its traceback, and so does an error with
+another error as its cause (a user's own function that failed).
 """
 
 import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, ParamSpec
+from importlib.util import find_spec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
+from prunus.cli.interrupts import Interrupted, describe
+from prunus.cli.progress import reporting
 from prunus.cli.show import say
 from prunus.errors import PrunusError
+from prunus.tables import suggestion
 
 Arguments = ParamSpec("Arguments")
 
-UNFORESEEN, INTERRUPTED = 70, 130
+EXIT_CODES = {
+    0: "success",
+    1: "a file or folder that cannot be read or written, a missing optional package, a problem that "
+    "`prunus doctor` found, output that nobody reads, or any other refusal",
+    2: "a wrong command line: an unknown command, option, name or setting, or a value out of range",
+    3: "a data set that is missing, damaged, or unsuitable",
+    4: "a model, or a file of weights, that prunus cannot work on",
+    5: "a density, criterion, scope or sharing that cannot be had, or NaN or infinity where numbers are needed",
+    6: "training that diverged, or a checkpoint of another run",
+    7: "a file that is not a sound prunus file, or one of another model",
+    8: "a store of runs, or a run in it, that cannot be used",
+    70: "an unexpected error: a user's own module that failed during training, or a bug in prunus",
+    129: "the terminal was closed (SIGHUP)",
+    130: "interrupted (SIGINT, Ctrl-C)",
+    143: "terminated (SIGTERM)",
+}
+"""What each exit code means; the class of `prunus.errors` that a command raises has the code."""
+
+REFUSED, WRONG_USAGE, UNEXPECTED, INTERRUPTED = 1, 2, 70, 130
+
+PAGE_PACKAGES = ("jinja2", "matplotlib")
+"""The packages of the extra "cli", beside those that the command line is made of, that pages and figures need."""
+
+# Typer uses click, of which its later versions bring a copy of their own; the base class is the same in both.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
-def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """`command`, ending as the card of this file says."""
+class CommandGroup(TyperGroup):
+    """A group of commands that shows its help if no command is given, and suggests one if it is misspelled."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As any group, except that no arguments are answered by the help and the exit code of a wrong usage."""
+        if not args and not ctx.resilient_parsing:
+            print(ctx.get_help())
+            ctx.exit(WRONG_USAGE)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names, and what it is given."""
+        name = args[0]
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            hint = suggestion(name, self.commands) or f"the commands are: {', '.join(self.commands)}."
+            raise UsageError(f"No command is called {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `app` and return its exit code; a wrong option ends in one sentence on stderr."""
+    try:
+        # Named, because what is run by `python -m prunus` is not a name that shell completion can be installed for.
+        code = app(arguments, prog_name="prunus", standalone_mode=False)
+    except UsageError as error:
+        say(f"error: {_describe(error)}")
+        return WRONG_USAGE
+    except typer.Abort:
+        say("error: interrupted.")
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _describe(error: Any) -> str:
+    """A usage error in one sentence, with a suggestion if an option is misspelled, and where to read more."""
+    context = error.ctx
+    if context is None:
+        return str(error.message)
+    if hasattr(error, "possibilities"):  # an option that does not exist
+        options = [
+            name for option in context.command.params for name in (*option.opts, *option.secondary_opts)
+        ]
+        sentence = f"No option is called {error.option_name!r}"
+        if hint := suggestion(error.option_name, [*options, "--help"]):
+            return f"{sentence}; {hint}"
+    elif getattr(error, "param", None) is None and getattr(error, "param_hint", None) is None:
+        sentence = str(error.message)  # without the "Invalid value" that is about no option
+    else:
+        sentence = error.format_message()
+    return f"{sentence.strip().rstrip('.')}; see `{context.command_path} --help`."
+
+
+def ended(
+    command: Callable[Arguments, None], needs: Sequence[str] = PAGE_PACKAGES
+) -> Callable[Arguments, None]:
+    """`command`, ending in an exit code of EXIT_CODES; the packages `needs` must be installed."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _warnings_in_a_line():
             try:
-                command(*arguments, **options)
+                check_installed(needs)
+                with reporting(f"prunus {command.__name__.rstrip('_')}"):
+                    command(*arguments, **options)
                 sys.stdout.flush()
-            except (typer.Exit, typer.Abort, typer.BadParameter):
+            except (typer.Exit, typer.Abort, UsageError):
                 raise
-            except KeyboardInterrupt:
-                _fail("interrupted.", INTERRUPTED)
+            except Interrupted as error:
+                _fail(error.sentence, error.exit_code)
+            except KeyboardInterrupt as error:
+                _fail(describe("interrupted", error), INTERRUPTED)
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
-                raise typer.Exit(1) from None
+                raise typer.Exit(REFUSED) from None
             except PrunusError as error:
                 if error.__cause__ is not None and _traceback_wanted():
                     raise
                 _fail(str(error), error.exit_code)
             except OSError as error:
                 what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-                _fail(f"{what}{error.strerror or error}.", 1)
+                _fail(f"{what}{error.strerror or error}.", REFUSED)
             except Exception as error:
                 if _traceback_wanted():
                     raise
-                _fail(f"{type(error).__name__}: {error} (PRUNUS_TRACEBACK=1 shows where)", UNFORESEEN)
+                _fail(f"{type(error).__name__}: {error} (PRUNUS_TRACEBACK=1 shows where)", UNEXPECTED)
 
     return wrapped
+
+
+def check_installed(packages: Sequence[str]) -> None:
+    """Raise PrunusError, with what to install, if a package of the extra "cli" is missing."""
+    for name in packages:
+        if find_spec(name) is None:
+            raise PrunusError(f'the command line needs {name}: pip install "prunus[cli]"')
 
 
 def _traceback_wanted() -> bool:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from prunus.cli.compress import Exclude, Include, Weights
-from prunus.cli.options import AsJson, Device, Seed, Threads, optional
+from prunus.cli.names import completion
+from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
 
 Model = Annotated[
     str,
@@ -15,6 +16,7 @@ Model = Annotated[
         help="A built-in model, yours: package.module:function, which returns a torch.nn.Module, or a FILE.prunus "
         "of a built-in one.",
         show_default=False,
+        autocompletion=completion("model"),
     ),
 ]
 Criterion = Annotated[
@@ -22,6 +24,7 @@ Criterion = Annotated[
     typer.Option(
         metavar="NAME",
         help="One of `prunus list`; obs, sparse_gpt, fisher and full_obs also update what stays.",
+        autocompletion=completion("criterion"),
     ),
 ]
 Density = Annotated[
@@ -33,6 +36,7 @@ Scope = Annotated[
         metavar="NAME",
         help="What is ranked together: layer, global, a pattern N:M, blocks ROWSxCOLUMNS; or budget: the best density "
         "of each layer by what obs says of them.",
+        autocompletion=completion("scope", "budget"),
     ),
 ]
 Out = Annotated[
@@ -47,6 +51,7 @@ Data = Annotated[
     optional(
         "NAME",
         "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model.",
+        complete=completion("data set"),
     ),
 ]
 Examples = Annotated[int | None, optional("N", "Training examples to look at; 1024 by default.", lowest=1)]
@@ -80,6 +85,7 @@ def prune(
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Prune a trained network at one go, without retraining, and say layer by layer what it costs.
@@ -88,12 +94,10 @@ def prune(
 
     Example: prunus prune nets:mine --weights mine.pt --data digits --criterion sparse_gpt --density 0.3
     """
-    import torch
-
-    from prunus.cli.devices import checked
+    from prunus.cli.devices import checked, use_threads
     from prunus.cli.pruning import Job, carry_out, show
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     job = Job(
         model=model,
         weights=weights,
@@ -110,5 +114,6 @@ def prune(
         exclude=tuple(exclude or ()),
         out=out,
         seed=seed,
+        force=force,
     )
     show(carry_out(job), as_json)

@@ -3,25 +3,24 @@
 import copy
 import time
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import nn
 
-from prunus.cli.files import check_writable, write_whole
 from prunus.cli.networks import check_fit, data_set, network, put_weights
-from prunus.cli.progress import epochs
+from prunus.cli.progress import epoch_lines, report
 from prunus.cli.recipe import chosen
 from prunus.cli.show import put, put_json, put_table, say
+from prunus.cli.tensors import safetensors_bytes
 from prunus.compression.container import load, pack
+from prunus.compression.counts import check_counts
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, EvidenceError, ModelError, NoEffectWarning
+from prunus.files import after_writing, check_writable, write_atomic
 from prunus.nouns import Dataset, Density, Params, Split, density_of, sizes
 from prunus.pruning.layerwise import (
     LayerInputs,
@@ -40,8 +39,10 @@ from prunus.pruning.scopes import Scope, rehearse, scope_named
 from prunus.pruning.second_order import Operation, passed
 from prunus.pruning.weights import replaced
 from prunus.report import text
+from prunus.resolve import source_files
 from prunus.seeds import derive
 from prunus.training import Evaluation, evaluate, train
+from prunus.training.checks import check_tensor_state
 
 BUDGET = "budget"
 EXAMPLES = 1024
@@ -67,6 +68,7 @@ class Job:
     exclude: tuple[str, ...]
     out: Path | None
     seed: int
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,20 @@ def carry_out(job: Job) -> Outcome:
     """Do it. Raises before the work what can be known before it."""
     name = Path(job.model).name.removesuffix(".prunus").replace(":", ".")
     out = job.out or Path(f"{name}-pruned.safetensors")
-    check_writable(out)
+    inputs = [Path(job.model), *([job.weights] if job.weights else []), *source_files(job.model, job.data)]
+    check_writable(out, force=job.force, inputs=inputs)
     if out.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"{out} was to be written; a name ends in .safetensors or .prunus.")
     model, trained = _model(job)
-    data = data_set(job.data or _usual_data(job.model, model), job.device, job.seed)
-    check_fit(model, data)
+    if out.suffix == ".safetensors":
+        safetensors_bytes(model.state_dict())  # what such a file cannot hold is known before the work
     weights = prunable(model, job.include, job.exclude)
     criterion = _criterion(job)
     scope = scope_named("layer" if job.scope == BUDGET else job.scope)
-    _rehearse(criterion, scope, weights, job.density)
-    _check_writable_state(model.state_dict(), out)
+    _rehearse(job, criterion, scope, weights)
+    _check_format(model, out)
+    data = data_set(_usual_data(job.model, model) if job.data is None else job.data, job.device, job.seed)
+    check_fit(model, data)
     if not trained:
         model = _trained(job, model, data)
         weights = prunable(model, job.include, job.exclude)
@@ -123,6 +128,7 @@ def carry_out(job: Job) -> Outcome:
     examples = criterion.examples if isinstance(criterion, Pruner) else job.examples or EXAMPLES
     few = drawn(data.train, examples, seed)
     density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
+    report("pruning", 0, 0)
     prune = prune_of(criterion, model, data.train, seed)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
@@ -131,9 +137,12 @@ def carry_out(job: Job) -> Outcome:
     pruned = replaced(model, done.weights)
     recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
     _write(job, pruned, out)
-    rows = _rows(model, before, done, data.validation.first(examples))
-    dense, after = evaluate(model, data.test), evaluate(pruned, data.test)
-    return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
+    with after_writing(out):
+        report("measuring the error of each layer", 0, 0)
+        rows = _rows(model, before, done, data.validation.first(examples))
+        dense = evaluate(model, data.test, progress=report)
+        after = evaluate(pruned, data.test, progress=report)
+        return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
 
 
 def _model(job: Job) -> tuple[nn.Module, bool]:
@@ -174,8 +183,10 @@ def _criterion(job: Job) -> Any:
     return found
 
 
-def _rehearse(criterion: Any, scope: Scope, weights: Params, density: float) -> None:
+def _rehearse(job: Job, criterion: Any, scope: Scope, weights: Params) -> None:
     """Raise before any training what sizes and densities will raise."""
+    density = job.density
+    check_counts(density, "global" if job.scope == BUDGET else job.scope, weights)
     rehearse(scope, weights, [density])
     if not isinstance(criterion, Pruner):
         return
@@ -195,10 +206,15 @@ def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
         f"{job.model} is trained first, {text.count(recipe.epochs, 'epoch')}; --weights FILE takes trained ones"
     )
     model = copy.deepcopy(model)
-    with epochs(recipe.epochs) as report:
-        train(
-            model, data, recipe, seed=derive(job.seed, "dense"), report=lambda epoch: report("dense", epoch)
-        )
+    epoch_line = epoch_lines(recipe.epochs)
+    train(
+        model,
+        data,
+        recipe,
+        seed=derive(job.seed, "dense"),
+        report=lambda epoch: epoch_line("dense", epoch),
+        progress=report,
+    )
     return model
 
 
@@ -252,51 +268,21 @@ def _write(job: Job, pruned: nn.Module, out: Path) -> None:
     if out.suffix == ".prunus":
         save(pruned, out, made={"criterion": job.criterion, "density": job.density, "scope": job.scope})
         return
-    state, aliases = untied(pruned.state_dict())
-    write_whole(out, to_bytes(state, {**aliases, "format": "pt"}))
+    write_atomic(out, safetensors_bytes(pruned.state_dict()))
 
 
-def untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of `state` for a safetensors file, each once, and the names that were left out.
-
-    A tensor that has several names, as a tied weight, is under the first of them; the others are in the second dict,
-    with the name that holds their values, as `safetensors.torch.save_model` writes them into the metadata. Tensors that
-    share a part of their memory are copied.
-    """
-    tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    names: dict[tuple[object, ...], str] = {}
-    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values() if tensor.numel())
-    for name, tensor in state.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in names:
-            aliases[name] = names[place]
-            continue
-        names[place] = name
-        content = tensor.detach().cpu().contiguous()
-        tensors[name] = content.clone() if shared[tensor.untyped_storage().data_ptr()] > 1 else content
-    return tensors, aliases
-
-
-def _check_writable_state(state: Mapping[str, object], out: Path) -> None:
-    """Write the first entries of each tensor in memory: what the file cannot hold is known before the work."""
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise ModelError(
-                f"Expected a state_dict of tensors, got a {type(tensor).__name__} at {name!r}; make it a buffer."
-            )
-        is_dense = tensor.layout == torch.strided and not tensor.is_quantized
-        sample = {name: tensor.detach().flatten()[:100].clone() if is_dense else tensor.detach()}
-        if out.suffix == ".prunus":
-            pack(sample)
-            continue
-        try:
-            to_bytes(sample)
-        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"Expected tensors that a safetensors file can hold, got {tensor.dtype} of layout {tensor.layout} at "
-                f"{name!r}: {error}"
-            ) from error
+def _check_format(model: nn.Module, out: Path) -> None:
+    """Raise, before any work, what writing a tensor of `model` into `out` would raise: one entry of each is encoded."""
+    check_tensor_state(model)
+    samples = {
+        # What is not dense has no first entry, and is refused as a whole.
+        name: tensor.detach().flatten()[:1].clone() if tensor.layout == torch.strided else tensor.detach()
+        for name, tensor in model.state_dict().items()
+    }
+    if out.suffix == ".prunus":
+        pack(samples)
+    else:
+        safetensors_bytes(samples)
 
 
 def to_json(outcome: Outcome) -> dict[str, object]:

@@ -29,7 +29,7 @@ def chosen(
     recipe = recipe.but(**{key: value for key, value in asked.items() if value is not None})
     for text in epochs:
         stage, equals, number = text.partition("=")
-        if not (equals and number.isdecimal()):
+        if not (equals and number.isdecimal() and len(number) <= 9):
             raise typer.BadParameter(f"{text!r} is not of the form STAGE=N.", param_hint="--epochs")
         training: dict[str, Recipe] = {
             "dense": recipe.dense,

@@ -1,18 +1,32 @@
 """`prunus run` and `prunus figure`."""
 
+import glob
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.options import AsJson, optional
+from prunus.cli.interrupts import Interrupted
+from prunus.cli.names import completion
+from prunus.cli.options import MAX_SEED, AsJson, Force, optional
 from prunus.cli.show import put, put_json, say
 
 STORE = Path("store")
 """Where runs are kept when nothing is said."""
+RESULTS = (".json", ".md", ".csv", ".html", ".png", ".svg")
+"""How the files of an experiment end."""
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="One of `prunus list`.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="One of `prunus list`.",
+        show_default=False,
+        autocompletion=completion("experiment"),
+    ),
+]
 Out = Annotated[Path | None, optional("FOLDER", "Where to; runs/NAME by default.")]
 
 
@@ -24,14 +38,20 @@ def run(
     replicates: Annotated[
         int | None, optional("N", "How often, each with its own seeds; else the size's.", lowest=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the first replicate.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed of the first replicate.")
+    ] = 0,
     store: Annotated[
         Path | None,
         optional("FOLDER", f"Ticket experiments: where runs are kept, and found again; {STORE}/ by default."),
     ] = None,
     engine: Annotated[
         str | None,
-        optional("NAME", "Ticket experiments: inline, processes (the default), or stacked."),
+        optional(
+            "NAME",
+            "Ticket experiments: inline, processes (the default), or stacked.",
+            complete=completion("engine"),
+        ),
     ] = None,
     workers: Annotated[
         int | None, optional("N", "Ticket experiments: processes at work; one a core by default.", lowest=1)
@@ -45,17 +65,23 @@ def run(
             show_default=False,
         ),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment of a paper, and write its numbers and its figures.
+
+    Results of a ticket experiment, which can be drawn again from its store, take the place of its earlier ones; other
+    files are replaced only with --force.
 
     A ticket experiment does the runs that its store lacks, in several processes, and draws what is in the store; one
     that was killed goes on where it was.
 
     Example: prunus run zhou2019.criteria --smoke --store store
     """
-    from prunus.cli.files import make_folder
+    from prunus.cli.progress import report, report_line
+    from prunus.data.fetch import progress as downloads
     from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of
+    from prunus.files import output_folder
     from prunus.tables import look_up
 
     if smoke and full:
@@ -74,9 +100,19 @@ def run(
             f"--store, --engine, --workers and --set are for ticket experiments; {name} is none of them."
         )
     folder = Path("runs") / name if out is None else out
-    make_folder(folder)
     size = "smoke" if smoke else "full" if full else "default"
-    _show(experiment(size, folder, replicates=replicates, seed=seed, report=say, **more), size, as_json)
+    downloads.set(report)
+    try:
+        with output_folder(folder):
+            _check_results(folder, name, more.get("store"), force)
+            result = experiment(
+                size, folder, replicates=replicates, seed=seed, report=report_line, progress=report, **more
+            )
+    except (Interrupted, KeyboardInterrupt) as error:
+        if "store" in more:
+            error.add_note(f"what is finished is in {more['store']}: run the same command again to go on")
+        raise
+    _show(result, size, as_json)
 
 
 def figure(
@@ -84,8 +120,14 @@ def figure(
     store: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the runs are.")] = STORE,
     out: Out = None,
     size: Annotated[
-        str | None, optional("SIZE", "smoke, default or full; else the largest of which a run is finished.")
+        str | None,
+        optional(
+            "SIZE",
+            "smoke, default or full; else the largest of which a run is finished.",
+            complete=completion("size"),
+        ),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw the figures of a ticket experiment from the finished runs in a store, and from nothing else.
@@ -94,8 +136,8 @@ def figure(
 
     Example: prunus figure zhou2019.criteria --store store --out figures
     """
-    from prunus.cli.files import make_folder
     from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of, together
+    from prunus.files import output_folder
     from prunus.runs.store import Store
     from prunus.tables import look_up
 
@@ -111,8 +153,9 @@ def figure(
         raise typer.BadParameter(f"{name} keeps no runs in a store; `prunus run {name}` draws it.")
     parts = [part for part in parts if part in asked] or parts
     folder = Path("runs") / name if out is None else out
-    make_folder(folder)
-    results = [LABORATORY[part].figure(kept, folder, size=size, report=say) for part in parts]
+    with output_folder(folder):
+        _check_results(folder, name, store, force)
+        results = [LABORATORY[part].figure(kept, folder, size=size, report=say) for part in parts]
     _show(results[0] if len(results) == 1 else together(name, results), size or "", as_json)
 
 
@@ -124,6 +167,40 @@ def _show(result: Any, size: str, as_json: bool) -> None:
     put(result.table)
     for file in result.files:
         put(str(file))
+
+
+def _check_results(folder: Path, name: str, store: Path | None, force: bool) -> None:
+    """Create `folder` and check that the files of the experiment `name` may be written there.
+
+    Those that an earlier run of the same ticket experiment wrote may be replaced: they can be drawn again from its
+    store. Raises OutputError.
+    """
+    from prunus.errors import OutputError
+    from prunus.experiments import LABORATORY, parts_of
+    from prunus.files import check_writable, create_folder
+
+    if store is not None:
+        for part in ("runs", "work", "experiments"):
+            inside = (store / part).resolve()
+            if folder.resolve() == inside or inside in folder.resolve().parents:
+                raise OutputError(
+                    f"{folder} is inside the store {store}; name a folder outside it with --out."
+                )
+    create_folder(folder)
+    for part in parts_of(name) or [name]:
+        numbers = folder / f"{part}.json"
+        own = part in LABORATORY and _is_result(numbers, part)
+        there = [path for path in folder.glob(f"{glob.escape(part)}.*") if path.suffix in RESULTS]
+        for path in sorted({numbers, *there}):
+            check_writable(path, force=force or own)
+
+
+def _is_result(path: Path, experiment: str) -> bool:
+    """Whether `path` holds numbers that a run of the experiment wrote."""
+    try:
+        return bool(json.loads(path.read_bytes())["evidence"]["experiment"] == experiment)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _settings(changes: list[str]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import AsJson
-from prunus.cli.outcomes import ended
+from prunus.cli.options import AsJson, Force
+from prunus.cli.outcomes import CommandGroup, ended
 from prunus.cli.show import put, put_json, put_table, say
 
 StoreFolder = Annotated[
@@ -108,7 +108,7 @@ def save(
     id: RunId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.", show_default=False)],
     store: StoreFolder,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the network that a run ended with into a file: a supermask over weights from a seed as a seed and a mask.
@@ -117,9 +117,9 @@ def save(
 
     Example: prunus runs save supermask-3f mask.prunus --store store
     """
-    from prunus.cli.files import check_writable
     from prunus.compression.save import save as write
     from prunus.errors import PrunusError
+    from prunus.files import check_writable
     from prunus.report import text
     from prunus.runs.store import Store
     from prunus.tickets.dense import Dense
@@ -134,9 +134,7 @@ def save(
         raise PrunusError(f"{found} has no network to write: it is {opened.run(found).status}, not done.")
     if not folder.has("final") or not isinstance(dense, dict) or not {"model", "replicate"} <= dense.keys():
         raise PrunusError(f"{found} has no network to write: what a run of its kind leaves is numbers.")
-    check_writable(file)
-    if file.exists() and not force:
-        raise PrunusError(f"{file} is there already; pass --force to replace it.")
+    check_writable(file, force=force, inputs=opened.path.rglob("*"))
     spec = Dense(model=dense["model"], replicate=dense["replicate"])
     model, generated, factors = network_of(spec, folder)
     size = write(model, file, made={"run": found}, generated=generated, factors=factors)
@@ -213,6 +211,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "query": query,
 }
 
-app = typer.Typer(no_args_is_help=True, help="Look into a store of runs, and clear it up.")
+app = typer.Typer(cls=CommandGroup, help="Look into a store of runs, and clear it up.")
 for _name, _command in COMMANDS.items():
     app.command(_name)(ended(_command))

@@ -1,17 +1,17 @@
 """What `compress` and `demo` do: train where need be, compress, save, load the file back, look once at the
-test split, write the page, and print what came of it."""
+test split, print what came of it, and write the page."""
 
 import copy
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from prunus.cli.files import check_writable
-from prunus.cli.networks import check_fit
-from prunus.cli.progress import epochs, total
+from prunus.cli.progress import added_up, epoch_lines, num_epochs, num_steps, report
 from prunus.cli.show import put, put_json, put_table, say
 from prunus.compression.container import Inspection, inspect, load
 from prunus.compression.deep_compression import (
@@ -23,12 +23,15 @@ from prunus.compression.deep_compression import (
 )
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.save import save
-from prunus.errors import CorruptError, PrunusError
+from prunus.diagnostics import why_not_writable
+from prunus.errors import CorruptError, OutputError
+from prunus.files import after_writing, check_writable
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
+from prunus.report.templating import environment
 from prunus.seeds import derive
 from prunus.training import Evaluation, train
 from prunus.training import evaluate as measure
@@ -87,52 +90,83 @@ def carry_out(job: Job) -> Outcome:
     began = time.perf_counter()
     rounds = _check(job)
     model = copy.deepcopy(job.model)
-    with epochs(total(job.recipe, rounds, train=not job.trained)) as report:
-        if not job.trained:
-            train(
-                model,
-                job.data,
-                job.recipe.dense,
-                seed=derive(job.seed, "dense"),
-                checkpoint=job.checkpoints / "dense.safetensors" if job.checkpoints else None,
-                report=lambda epoch: report("dense", epoch),
-            )
-        compressed = deep_compress(
+    epoch_line = epoch_lines(num_epochs(job.recipe, rounds, not job.trained))
+    progress = added_up(num_steps(job.recipe, rounds, not job.trained, job.data), report)
+    if not job.trained:
+        train(
             model,
             job.data,
-            job.recipe,
-            include=job.include,
-            exclude=job.exclude,
-            seed=job.seed,
-            checkpoints=job.checkpoints,
-            report=report,
+            job.recipe.dense,
+            seed=derive(job.seed, "dense"),
+            checkpoint=job.checkpoints / "dense.safetensors" if job.checkpoints else None,
+            report=lambda epoch: epoch_line("dense", epoch),
+            progress=progress,
         )
+    compressed = deep_compress(
+        model,
+        job.data,
+        job.recipe,
+        include=job.include,
+        exclude=job.exclude,
+        seed=job.seed,
+        checkpoints=job.checkpoints,
+        report=epoch_line,
+        progress=progress,
+    )
+    report("writing the file", 0, 0)
     save(compressed, job.out, made={"data": job.data.name})
     again = _load_back(job, compressed)
-    dense_test, test = measure(model, job.data.test), measure(again, job.data.test)
-    seconds = time.perf_counter() - began
-    outcome = Outcome(job, compressed, inspect(job.out), dense_test, test, seconds)
-    write_page(
-        job.page,
-        compressed,
-        outcome.inspection,
-        title=job.title,
-        dense_test=dense_test,
-        test=test,
-        seconds=seconds,
-        provenance=job.data.provenance,
-    )
-    return outcome
+    with after_writing(job.out):
+        dense_test = measure(model, job.data.test, progress=report)
+        test = measure(again, job.data.test, progress=report)
+        seconds = time.perf_counter() - began
+        return Outcome(job, compressed, inspect(job.out), dense_test, test, seconds)
+
+
+def check_outputs(
+    out: Path, page: Path, checkpoints: Path | None, *, force: bool, inputs: Sequence[Path]
+) -> None:
+    """Check before the work that the file, its page and the checkpoints can be written, and destroy no input."""
+    if checkpoints is not None:
+        if reason := why_not_writable(checkpoints):
+            raise OutputError(
+                f"Checkpoints cannot be written to {checkpoints}: {reason}; name a folder with --checkpoints."
+            )
+        inputs = [
+            *inputs,
+            *(checkpoints / path.name for path in (out, page) if path.suffix == ".safetensors"),
+        ]
+    check_writable(out, force=force, inputs=inputs)
+    check_writable(page, force=force, inputs=[*inputs, out])
+
+
+def finish(outcome: Outcome, as_json: bool) -> None:
+    """Print the numbers, then write the page, also where nobody reads what is printed."""
+    job = outcome.job
+    report("writing the page", 0, 0)
+    with after_writing(job.out):
+        try:
+            show(outcome, as_json)
+            sys.stdout.flush()
+        finally:
+            write_page(
+                job.page,
+                outcome.compressed,
+                outcome.inspection,
+                title=job.title,
+                dense_test=outcome.dense_test,
+                test=outcome.test,
+                seconds=outcome.seconds,
+                provenance=job.data.provenance,
+            )
+    if not as_json:
+        put(f"page  {job.page}")
 
 
 def _check(job: Job) -> int:
     """The rounds of pruning, after saying what will be pruned; raises what would otherwise be raised late."""
-    if job.page == job.out:
-        raise PrunusError(f"{job.out} would be both the file and its page; name another with --page.")
-    check_writable(job.out)
-    check_writable(job.page)
-    check_fit(job.model, job.data)
-    weights = check_inputs(job.model, job.recipe, job.include, job.exclude)
+    environment()  # that of the page, which is written last
+    weights = check_inputs(job.model, job.data, job.recipe, job.include, job.exclude)
     densities = densities_by_name(job.recipe.density, list(weights))
     rounds = len(reachable(job.recipe, weights))
     bits = bits_by_name(job.model, list(weights), job.recipe.bits)
@@ -179,4 +213,3 @@ def show(outcome: Outcome, as_json: bool) -> None:
     file = outcome.inspection
     put(f"file  {outcome.job.out}: {text.integer(file.file_bytes)} bytes, {text.ratio(file.ratio)} smaller")
     put(f"test  {text.error(outcome.dense_test)} wrong before, {text.error(outcome.test)} after")
-    put(f"page  {outcome.job.page}")

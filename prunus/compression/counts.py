@@ -24,6 +24,8 @@ def check_counts(density: Density, scope: str, weights: Params) -> None:
     if scope == "global" and not isinstance(density, Mapping):
         named = {"weights of all layers together": (density, sum(totals.values()))}
     for what, (share, total) in named.items():
+        if total == 0:
+            raise DensityError(f"There are no {what}, which is smaller than one; choose smaller blocks.")
         if count(share, total) == 0:
             raise DensityError(
                 f"Density {share:g} keeps none of the {total} {what}; {_smallest(total):g} is the smallest that "

@@ -20,8 +20,9 @@ from prunus.compression.counts import check_counts
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
 from prunus.compression.sharing.share import bits_of_each, check_shareable, check_start
+from prunus.data.check import check_dataset
 from prunus.errors import DensityError, ModelError, NoEffectWarning, NothingPrunableError, SharingError
-from prunus.nouns import Dataset, Density, Masks, Params, density_of, sizes
+from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of, sizes
 from prunus.pruning.masks import check_finite, densities_by_name, everything
 from prunus.pruning.prunable import layer_kinds, prunable
 from prunus.pruning.pruners import criterion_named
@@ -32,6 +33,8 @@ from prunus.pruning.weights import put
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
+from prunus.training.checkpoint import check_writable
+from prunus.training.checks import check_tensor_state, check_trainable
 from prunus.training.loop import check_names
 
 Report = Callable[[str, Epoch], None]
@@ -95,6 +98,7 @@ def deep_compress(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> Compressed:
     """Prune, share and code a trained `model`; the model given is left as it is, and its copy keeps its modes.
 
@@ -119,6 +123,7 @@ def deep_compress(
         seed: Seed of ties, batch order, dropout and codebooks.
         checkpoints: Directory of checkpoints; a call killed there and made again goes on, to the same bits.
         report: Called after each epoch.
+        progress: Called after every batch of a training, as by `train`; with a total of 0 before the other stages.
 
     Returns:
         The compressed copy with its masks, shared tensors and the record of each stage.
@@ -135,9 +140,12 @@ def deep_compress(
     All errors but those of training are raised before any work.
     """
     modes = {name: module.training for name, module in model.named_modules()}
+    check_tensor_state(model)
     model = _copy_of(model)
-    weights = check_inputs(model, recipe, include, exclude)
+    weights = check_inputs(model, data, recipe, include, exclude)
     densities, within = _plan_rounds(recipe, weights, warn=True)
+    if checkpoints is not None:
+        check_writable(checkpoints / "finetune.safetensors")
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
     rounds = _prune(
@@ -150,11 +158,14 @@ def deep_compress(
         seed=seed,
         checkpoints=checkpoints,
         report=_as("pruned", report),
+        progress=progress,
     )
     # A kept weight that retraining left at exactly zero is stored as a pruned one.
     masks = {name: mask & (weights[name].detach() != 0) for name, mask in rounds[-1].masks.items()}
     stages.append(_stage("pruned", model, data, list(weights), _packed(model, PRUNED)))
 
+    if progress is not None:
+        progress("sharing the weights", 0, 0)
     tied = Tied(
         model, share(weights, masks, bits_by_name(model, list(masks), recipe.bits), recipe.start, seed)
     )
@@ -166,7 +177,10 @@ def deep_compress(
         seed=derive(seed, "finetune"),
         checkpoint=checkpoints / "finetune.safetensors" if checkpoints else None,
         report=_as("shared", report),
+        progress=progress,
     )
+    if progress is not None:
+        progress("coding the weights", 0, 0)
     shared = tied.result()
     put(model, {name: s.dense() for name, s in shared.items()})
     if recipe.half:
@@ -183,7 +197,11 @@ def deep_compress(
 
 
 def check_inputs(
-    model: nn.Module, recipe: CompressionRecipe, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    model: nn.Module,
+    data: Dataset,
+    recipe: CompressionRecipe,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
 ) -> Params:
     """Return the weights of `model` to compress, by name; raise before any work what would be raised later.
 
@@ -192,17 +210,14 @@ def check_inputs(
 
     Raises what `deep_compress` raises, except errors of training.
     """
-    not_tensors = [n for n, t in model.state_dict().items() if not isinstance(t, Tensor)]
-    if not_tensors:
-        raise ModelError(
-            f"Expected a state_dict of tensors, got another object at {not_tensors[0]!r}, which no file holds; make it "
-            "a buffer or remove it."
-        )
+    check_tensor_state(model)
+    check_dataset(data, ("train", "validation"))
     weights = weights_to_compress(model, include, exclude)
     check_shareable(weights)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
         check_names(training)
+        check_trainable(model, data, training)
     criterion_named(recipe.criterion, recipe.scope)
     check_start(recipe.start)
     bits = bits_of_each(bits_by_name(model, list(weights), recipe.bits), list(weights))
@@ -266,9 +281,10 @@ def reachable(recipe: CompressionRecipe, weights: Params) -> list[Density]:
 
     Raises DensityError where one cannot be, or keeps nothing of a tensor; UnknownNameError.
     """
+    scope = scope_named(recipe.scope)  # refuses what is no scope, of which no holes can be counted
     check_counts(recipe.density, recipe.scope, weights)
     densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
-    rehearse(scope_named(recipe.scope), weights, densities)
+    rehearse(scope, weights, densities)
     return densities
 
 
@@ -281,6 +297,7 @@ def prune_as(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Round]:
     """The first stage: prune `model` in place along the recipe's schedule, retraining after each round.
 
@@ -288,7 +305,16 @@ def prune_as(
     """
     densities, within = _plan_rounds(recipe, weights)
     return _prune(
-        recipe, model, weights, data, densities, within, seed=seed, checkpoints=checkpoints, report=report
+        recipe,
+        model,
+        weights,
+        data,
+        densities,
+        within,
+        seed=seed,
+        checkpoints=checkpoints,
+        report=report,
+        progress=progress,
     )
 
 
@@ -303,6 +329,7 @@ def _prune(
     seed: int,
     checkpoints: Path | None,
     report: Callable[[Epoch], None] | None,
+    progress: Progress | None,
 ) -> list[Round]:
     return prune_and_retrain(
         model,
@@ -316,6 +343,7 @@ def _prune(
         seed=seed,
         checkpoints=checkpoints,
         report=report,
+        progress=progress,
     )
 
 

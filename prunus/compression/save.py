@@ -27,9 +27,10 @@ def save(
     that any module may be saved. A built-in model comes back by `load(path)`, any other by
     `load(path, into=module)`. `made` goes into the header as it is (JSON). Weights in
     `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask.
-    Writes beside, then renames.
+    A file that exists is replaced, once the new one is complete.
 
-    Raises NotFiniteError, ContainerError (a full disk, a kind of tensor that cannot be stored).
+    Raises NotFiniteError, ContainerError (a kind of tensor that cannot be stored), OutputError (a full disk; a path
+    that is a folder or a device).
     """
     if isinstance(network, nn.Module):
         model, about, coding = network, {}, coding or Coding()

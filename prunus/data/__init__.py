@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunus.data import cifar10, digits, fashion_mnist, mnist, monks
 from prunus.data.batches import batches, order
-from prunus.data.check import checked
+from prunus.data.check import check_dataset
 from prunus.data.root import data_root
 from prunus.errors import DataError
 from prunus.nouns import Dataset
@@ -43,8 +43,11 @@ def load(
     """
     if ":" not in name:
         found = look_up("data set", DATASETS, name)
-        return checked(found(root=root, device=device, seed=seed, download=download))
+        data = found(root=root, device=device, seed=seed, download=download)
+        check_dataset(data)
+        return data
     own = resolve(name)()
     if not isinstance(own, Dataset):
         raise DataError(f"{name} was to return a prunus Dataset and returned a {type(own).__name__}.")
-    return checked(own).to(device)
+    check_dataset(own)
+    return own.to(device)

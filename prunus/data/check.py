@@ -1,33 +1,135 @@
-"""What every data set must be."""
+"""Check data sets before any work is done with them."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from prunus.errors import DataError
-from prunus.nouns import Dataset, Split
+from prunus.nouns import IGNORE_INDEX, Dataset, Split
+
+SPLITS = ("train", "validation", "test")
 
 
-def checked(dataset: Dataset) -> Dataset:
-    """`dataset` itself. Raises DataError if a split is empty, of the wrong types, uneven, or mislabelled."""
-    for part in ("train", "validation", "test"):
-        fault = _fault(getattr(dataset, part), len(dataset.classes))
-        if fault:
-            raise DataError(f"The {part} split of {dataset.name} {fault}.")
-    shapes = {tuple(split.inputs.shape[1:]) for split in (dataset.train, dataset.validation, dataset.test)}
-    if len(shapes) > 1:
-        raise DataError(f"The splits of {dataset.name} have inputs of unlike shapes: {sorted(shapes)}.")
-    return dataset
+def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
+    """Raise DataError unless the named splits of `data` can train and evaluate a classifier.
+
+    Every split must satisfy `check_split` with the classes of `data`; all of them must have inputs of one shape and
+    one dtype on one device.
+    """
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"Expected a prunus.Dataset, got a {type(data).__name__}; build one with prunus.Dataset(...)."
+        )
+    if not data.classes:
+        raise DataError(
+            f"Expected the class names of {data.name} in `classes`, got none; prunus trains and evaluates classifiers, "
+            "so that each label is the index of a class."
+        )
+    for name in splits:
+        check_split(getattr(data, name), f"the {name} split of {data.name}", len(data.classes))
+    kinds = {
+        (tuple(inputs.shape[1:]), inputs.dtype, inputs.device)
+        for inputs in (getattr(data, name).inputs for name in splits)
+    }
+    if len(kinds) > 1:
+        raise DataError(
+            f"Expected the splits of {data.name} to have inputs of one shape and dtype on one device, got "
+            f"{' and '.join(sorted(f'{list(shape)} {dtype} on {device}' for shape, dtype, device in kinds))}."
+        )
 
 
-def _fault(split: Split, classes: int) -> str:
-    """What is wrong with `split`, as the end of a sentence; empty if nothing is."""
-    inputs, labels = split.inputs, split.labels
-    if inputs.dtype != torch.float32 or labels.dtype != torch.int64:
-        return f"is {inputs.dtype} with labels {labels.dtype}, not torch.float32 with torch.int64"
+def check_split(split: Split, name: str = "the split", num_classes: int | None = None) -> None:
+    """Raise DataError unless `split` holds examples that a classifier can be trained and evaluated on.
+
+    Args:
+        split: inputs [N, ...] of a real dtype, finite; labels [N] int64, each a class index from 0 or `IGNORE_INDEX`.
+            At least one label must be a class index.
+        name: how to call the split in the error.
+        num_classes: labels must be below it. Defaults to no upper bound.
+    """
+    inputs, labels = getattr(split, "inputs", None), getattr(split, "labels", None)
+    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
+        got = ", ".join(
+            type(part).__name__ for part in ((inputs, labels) if isinstance(split, Split) else (split,))
+        )
+        raise DataError(
+            f"Expected {name} to be a prunus.Split of two tensors, got {got}; convert with torch.as_tensor."
+        )
+    if labels.dtype != torch.int64:
+        advice = (
+            "prunus has no regression and no soft labels"
+            if labels.is_floating_point()
+            else "use labels.long()"
+        )
+        raise DataError(
+            f"Expected the labels of {name} to be class indices [N] of torch.int64, got {labels.dtype} "
+            f"{list(labels.shape)}; {advice}."
+        )
     if labels.ndim != 1 or inputs.ndim < 2 or len(inputs) != len(labels):
-        return f"has inputs {tuple(inputs.shape)} with labels {tuple(labels.shape)}, not [N, ...] with [N]"
-    if len(labels) == 0:
-        return "is empty"
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        return f"has labels {low}..{high}, outside 0..{classes - 1}"
-    return ""
+        raise DataError(
+            f"Expected {name} to have inputs [N, ...] with labels [N], got inputs {list(inputs.shape)} with labels "
+            f"{list(labels.shape)}."
+        )
+    if inputs.device != labels.device:
+        raise DataError(
+            f"Expected inputs and labels of {name} on one device, got {inputs.device} and {labels.device}; move them "
+            "with split.to(device)."
+        )
+    if not inputs.numel():
+        raise DataError(
+            f"Expected {name} to have at least one example, but it is empty: {list(inputs.shape)}."
+        )
+    _check_labels(labels, name, num_classes)
+    _check_inputs(inputs, name)
+
+
+def count_labeled(labels: Tensor) -> int:
+    """The number of labels that are class indices.
+
+    >>> count_labeled(torch.tensor([0, IGNORE_INDEX, 2]))
+    2
+    """
+    return int(torch.count_nonzero(labels != IGNORE_INDEX))
+
+
+def count_not_finite(tensor: Tensor) -> int:
+    """The number of entries that are NaN or infinite.
+
+    >>> count_not_finite(torch.tensor([1.0, float("nan"), float("-inf")]))
+    2
+    """
+    # A sum is not finite as soon as one entry is not, and costs a tenth of isfinite().all().
+    if not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor.sum())):
+        return 0
+    return int(torch.count_nonzero(~torch.isfinite(tensor)))
+
+
+def _check_labels(labels: Tensor, name: str, num_classes: int | None) -> None:
+    low, high = (int(value) for value in labels.aminmax())
+    if low == high == IGNORE_INDEX:
+        raise DataError(
+            f"Expected at least one label of {name} to be a class index, but all {len(labels)} are {IGNORE_INDEX}, "
+            "which marks examples to ignore."
+        )
+    if low < 0:
+        low = int(labels[labels != IGNORE_INDEX].min())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        allowed = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
+        raise DataError(
+            f"Expected the labels of {name} to be {allowed}, or {IGNORE_INDEX} for examples to ignore, got "
+            f"{low}..{high}."
+        )
+
+
+def _check_inputs(inputs: Tensor, name: str) -> None:
+    if inputs.is_complex():
+        raise DataError(
+            f"Expected the inputs of {name} to be real numbers, got {inputs.dtype}; convert with torch.view_as_real."
+        )
+    bad = count_not_finite(inputs)
+    if bad:
+        raise DataError(
+            f"Expected the inputs of {name} to be finite, but {bad} of {inputs.numel()} entries are NaN or infinite; "
+            "remove or replace these examples."
+        )

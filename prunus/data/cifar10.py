@@ -55,6 +55,12 @@ def load(
     return Dataset("cifar-10", train, validation, test, CLASSES, provenance).to(device)
 
 
+def is_present(root: Path) -> bool:
+    """Whether all files of one of the two layouts are below the data root `root`."""
+    binary = all((root / DIRECTORY / f"{part}.bin").is_file() for part in PARTS)
+    return binary or all((root / PYTHON_DIRECTORY / part).is_file() for part in PARTS)
+
+
 def _parts(root: Path, download: bool) -> tuple[list[Records], str]:
     """The six files' records, the test part last, and where they came from."""
     binary, python = root / DIRECTORY, root / PYTHON_DIRECTORY

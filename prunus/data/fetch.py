@@ -4,14 +4,19 @@ import hashlib
 import http.client
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 
 from prunus.data.files import writing
 from prunus.errors import DataError
+from prunus.nouns import Progress
 
 TIMEOUT = 8.0
 """Seconds without an answer, or without another byte, after which a source is given up."""
 PIECE = 1 << 20
+
+progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+"""What a download reports its bytes to, where somebody wants to know."""
 
 
 class SourceError(DataError):
@@ -64,8 +69,11 @@ def _pieces(url: str, limit: int) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             announced = response.headers.get("Content-Length")
+            report = progress.get()
             while piece := response.read(PIECE):
                 received += len(piece)
+                if report is not None:
+                    report(f"downloading {name}", received, int(announced or 0))
                 if received > limit:
                     raise SourceError(f"{name}: more than the {limit} bytes expected")
                 yield piece

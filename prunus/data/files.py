@@ -1,8 +1,6 @@
 """Read files within bounds, and write them so that a partial one never looks complete."""
 
 import gzip
-import os
-import secrets
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +9,9 @@ from typing import BinaryIO, cast
 
 from prunus.data.root import VARIABLE
 from prunus.errors import DataError
+from prunus.files import open_atomic, os_errors
+
+ADVICE = f"make room there or make it writable, or set {VARIABLE} to another data root"
 
 
 def unpacked(path: Path, limit: int) -> bytes:
@@ -41,29 +42,16 @@ def again(path: Path) -> str:
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and is removed when it does not.
 
-    Missing folders are made. It is written beside, flushed to disk, then renamed. Raises DataError if the
-    folder cannot be made or written, or the disk is full.
+    Missing folders are made. Raises DataError if the folder cannot be made or written, or the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with local_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+    with open_atomic(path, error=DataError, advice=ADVICE) as file:
+        yield file
 
 
 @contextmanager
 def local_errors(folder: Path) -> Iterator[None]:
     """Inside, a failing file operation is a DataError that names `folder` and what to set."""
-    try:
+    with os_errors(folder, DataError, ADVICE):
         yield
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written: {error.strerror or error}; make room there or make it writable, "
-            f"or set {VARIABLE} to another data root."
-        ) from error

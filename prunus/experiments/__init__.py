@@ -1,7 +1,7 @@
 """Experiments: one function a figure or table of a paper, by name.
 
-Each is `(size, out, *, replicates=None, seed=0, report=None) -> Result` with size "smoke", "default" or "full";
-it writes its numbers as JSON and markdown, and its picture as PNG, SVG and CSV, into the folder `out`.
+Each is `(size, out, *, replicates=None, seed=0, report=None, progress=None) -> Result` with size "smoke", "default"
+or "full"; it writes its numbers as JSON and markdown, and its picture as PNG, SVG and CSV, into the folder `out`.
 """
 
 from collections.abc import Callable, Sequence

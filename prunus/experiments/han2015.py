@@ -17,7 +17,7 @@ from prunus.compression.published import COMPRESSION_RECIPES
 from prunus.experiments.lenets import at_size, dense, mnist, pruned
 from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
 from prunus.models import MODELS
-from prunus.nouns import Dataset, Masks
+from prunus.nouns import Dataset, Masks, Progress
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.prunable import prunable
 from prunus.pruning.retrain import prune_and_retrain
@@ -42,10 +42,16 @@ PUBLISHED = {
 
 
 def tradeoff(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Figure 5: L1 and L2, with and without retraining, and L2 pruned iteratively from its 80 % point on."""
-    record = begin("han2015.tradeoff", size, out, replicates, seed, report)
+    record = begin("han2015.tradeoff", size, out, replicates, seed, report, progress)
     epochs, retrain = {"smoke": (1, 1), "default": (10, 5), "full": (55, 15)}[size]
     shares = {"smoke": [0.5, 0.9, 0.95], "default": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98]}.get(
         size, [0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.99]
@@ -56,12 +62,12 @@ def tradeoff(
         for penalty in ("l1", "l2"):
             model = MODELS["lenet-300-100"](seed=derive(replicate, "model"))
             recipe = Recipe(epochs, 1.2e-3, 60, penalty=penalty, penalty_strength=PENALTY[penalty])
-            train(model, data, recipe, seed=derive(replicate, "dense"))
+            train(model, data, recipe, seed=derive(replicate, "dense"), progress=progress)
             before = evaluate(model, data.test).accuracy
             again = recipe.but(epochs=retrain, learning_rate=recipe.learning_rate / 10)
-            rows += _one_shot(model, data, penalty.upper(), shares, again, before, replicate)
+            rows += _one_shot(model, data, penalty.upper(), shares, again, before, replicate, progress)
             if penalty == "l2":
-                rows += _iterative(model, data, shares, again, before, replicate)
+                rows += _iterative(model, data, shares, again, before, replicate, progress)
         record.say(f"replicate {replicate}: {sum(row['replicate'] == replicate for row in rows)} points")
     curves = [curve(c, [r for r in rows if r["curve"] == c], "pruned %", "accuracy lost") for c in CURVES]
     record.draw(
@@ -78,28 +84,41 @@ def tradeoff(
 
 
 def _one_shot(
-    model: nn.Module, data: Dataset, name: str, shares: list[float], again: Recipe, before: float, seed: int
+    model: nn.Module,
+    data: Dataset,
+    name: str,
+    shares: list[float],
+    again: Recipe,
+    before: float,
+    seed: int,
+    progress: Progress | None,
 ) -> list[Row]:
     rows = []
     for share in shares:
         for label, recipe in (("no retraining", again.but(epochs=0)), ("retraining", again)):
             trial = copy.deepcopy(model)
-            _prune(trial, data, [1 - share], recipe, seed)
+            _prune(trial, data, [1 - share], recipe, seed, progress)
             lost = before - evaluate(trial, data.test).accuracy
             rows.append(_row(f"{name}, {label}", share, lost, seed))
     return rows
 
 
 def _iterative(
-    model: nn.Module, data: Dataset, shares: list[float], again: Recipe, before: float, seed: int
+    model: nn.Module,
+    data: Dataset,
+    shares: list[float],
+    again: Recipe,
+    before: float,
+    seed: int,
+    progress: Progress | None,
 ) -> list[Row]:
     """Pruned from the 80 % point on, through every further share, retrained at each."""
     first = min(shares, key=lambda share: abs(share - 0.8))
     trial, rows = copy.deepcopy(model), []
-    masks = _prune(trial, data, [1 - first], again, seed)
+    masks = _prune(trial, data, [1 - first], again, seed, progress)
     rows.append(_row(CURVES[-1], first, before - evaluate(trial, data.test).accuracy, seed))
     for share in [share for share in shares if share > first]:
-        masks = _prune(trial, data, [1 - share], again, seed, masks)
+        masks = _prune(trial, data, [1 - share], again, seed, progress, masks)
         rows.append(_row(CURVES[-1], share, before - evaluate(trial, data.test).accuracy, seed))
     return rows
 
@@ -110,6 +129,7 @@ def _prune(
     densities: list[float],
     recipe: Recipe,
     seed: int,
+    progress: Progress | None,
     within: Masks | None = None,
 ) -> Masks:
     """Han's thresholds: one quality for all layers, times the layer's standard deviation."""
@@ -123,6 +143,7 @@ def _prune(
         scope=SCOPES["global"],
         seed=seed,
         within=within,
+        progress=progress,
     )
     return rounds[-1].masks
 
@@ -132,15 +153,21 @@ def _row(name: str, share: float, lost: float, seed: int) -> Row:
 
 
 def tables(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Tables 2 and 3: weights, FLOP, activations and what pruning leaves, for both LeNets, beside the paper's."""
-    record = begin("han2015.tables", size, out, replicates, seed, report)
+    record = begin("han2015.tables", size, out, replicates, seed, report, progress)
     data = mnist(size)
     rows: list[Row] = []
     for replicate in record.seeds:
         for name in PUBLISHED:
-            rows += _table(name, data, size, replicate)
+            rows += _table(name, data, size, replicate, progress)
             record.say(f"replicate {replicate}: {name}")
     values = ["weights", "FLOP", "act %", "weights kept %", "FLOP kept %", "test error"]
     table = summarise(rows, ["network", "layer"], values)
@@ -151,9 +178,9 @@ def tables(
     return record.finish(table, note)
 
 
-def _table(name: str, data: Dataset, size: str, replicate: int) -> list[Row]:
+def _table(name: str, data: Dataset, size: str, replicate: int, progress: Progress | None) -> list[Row]:
     recipe = at_size(COMPRESSION_RECIPES[f"han2016-{name}"], size)
-    model, masks = pruned(dense(name, data, recipe, replicate), data, recipe, replicate)
+    model, masks = pruned(dense(name, data, recipe, replicate, progress), data, recipe, replicate, progress)
     error = evaluate(model, data.test).error
     return [
         {"network": name, "replicate": replicate, "test error": error, **row}

@@ -25,7 +25,7 @@ from prunus.compression.sharing import Tied, share
 from prunus.compression.sharing.starts import STARTS
 from prunus.experiments.lenets import at_size, dense, mnist, pruned
 from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
-from prunus.nouns import Dataset, Masks
+from prunus.nouns import Dataset, Masks, Progress
 from prunus.pruning.prunable import prunable
 from prunus.seeds import derive
 from prunus.training import Recipe, evaluate, train
@@ -51,16 +51,22 @@ COLUMNS = ("weights %", "weight bits", "weight bits H", "index bits", "index bit
 
 
 def tables(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Tables 1-3: both LeNets after pruning, sharing and Huffman coding, beside the paper's numbers."""
-    record = begin("han2016.tables", size, out, replicates, seed, report)
+    record = begin("han2016.tables", size, out, replicates, seed, report, progress)
     data, rows = mnist(size), []
     for replicate in record.seeds:
         for name in PUBLISHED:
             recipe = at_size(COMPRESSION_RECIPES[f"han2016-{name}"], size)
-            model = dense(name, data, recipe, replicate)
-            compressed = deep_compress(model, data, recipe, seed=replicate)
+            model = dense(name, data, recipe, replicate, progress)
+            compressed = deep_compress(model, data, recipe, seed=replicate, progress=progress)
             errors = {
                 "dense error": evaluate(model, data.test).error,
                 "error": evaluate(compressed.model, data.test).error,
@@ -131,32 +137,47 @@ def _rates(layer: str, values: Sequence[float], fixed: int, coded: int) -> Row:
 
 
 def _shared(
-    model: nn.Module, masks: Masks, data: Dataset, bits: int, start: str, recipe: Recipe, seed: int
+    model: nn.Module,
+    masks: Masks,
+    data: Dataset,
+    bits: int,
+    start: str,
+    recipe: Recipe,
+    seed: int,
+    progress: Progress | None,
 ) -> nn.Module:
     """A copy of `model` with shared values, its centroids trained by `recipe`."""
     model = copy.deepcopy(model)
     tied = Tied(model, share(prunable(model), masks, bits, start, seed))
-    train(model, data, recipe, constraint=tied, seed=derive(seed, "finetune"))
+    train(model, data, recipe, constraint=tied, seed=derive(seed, "finetune"), progress=progress)
     return model
 
 
 def starts(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Figure 8: accuracy of the pruned LeNet-300-100 against bits, by start of k-means, fine-tuned and not."""
-    record = begin("han2016.starts", size, out, replicates, seed, report)
+    record = begin("han2016.starts", size, out, replicates, seed, report, progress)
     data, recipe = mnist(size), at_size(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
     widths = {"smoke": (1, 3, 6)}.get(size, (1, 2, 3, 4, 5, 6, 7, 8))
     epochs = {"smoke": 1, "default": 1, "full": 5}[size]
     rows: list[Row] = []
     for replicate in record.seeds:
-        model, masks = pruned(dense("lenet-300-100", data, recipe, replicate), data, recipe, replicate)
+        model, masks = pruned(
+            dense("lenet-300-100", data, recipe, replicate, progress), data, recipe, replicate, progress
+        )
         for start in STARTS:
             for bits in widths:
                 row = {"start": start, "bits": bits, "replicate": replicate}
                 for stage, tuning in (("k-means", 0), ("fine-tuned", epochs)):
                     tuned = recipe.finetune.but(epochs=tuning)
-                    shared = _shared(model, masks, data, bits, start, tuned, replicate)
+                    shared = _shared(model, masks, data, bits, start, tuned, replicate, progress)
                     row[stage] = evaluate(shared, data.test).accuracy
                 rows.append(row)
         record.say(f"replicate {replicate}: {len(rows)} points")
@@ -174,16 +195,22 @@ def starts(
 
 
 def sizes(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Figure 6: accuracy lost against the size left, for pruning alone, sharing alone, and both."""
-    record = begin("han2016.sizes", size, out, replicates, seed, report)
+    record = begin("han2016.sizes", size, out, replicates, seed, report, progress)
     data, recipe = mnist(size), at_size(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
     densities = {"smoke": (0.2, 0.05)}.get(size, (0.5, 0.3, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01))
     widths = {"smoke": (1, 4)}.get(size, (1, 2, 3, 4, 5, 6, 8))
     rows: list[Row] = []
     for replicate in record.seeds:
-        model = dense("lenet-300-100", data, recipe, replicate)
+        model = dense("lenet-300-100", data, recipe, replicate, progress)
         before = evaluate(model, data.test).accuracy
 
         def note(name: str, network: nn.Module, coding: Coding, at: object, seed: int, before: float) -> Row:
@@ -193,14 +220,14 @@ def sizes(
 
         whole = {name: weight.detach() != 0 for name, weight in prunable(model).items()}
         for bits in widths:
-            network = _shared(model, whole, data, bits, "linear", recipe.finetune, replicate)
+            network = _shared(model, whole, data, bits, "linear", recipe.finetune, replicate, progress)
             rows.append(note("sharing", network, Coding(codec="bitpack"), f"{bits} bits", replicate, before))
         for density in densities:
             even = recipe.but(density=dict.fromkeys(prunable(model), density))
-            network, masks = pruned(model, data, even, replicate)
+            network, masks = pruned(model, data, even, replicate, progress)
             coding = Coding(codec="bitpack", share=False)
             rows.append(note("pruning", network, coding, density, replicate, before))
-            both = _shared(network, masks, data, 5, "linear", recipe.finetune, replicate)
+            both = _shared(network, masks, data, 5, "linear", recipe.finetune, replicate, progress)
             coding = Coding(codec="bitpack")
             rows.append(note("pruning and sharing", both, coding, density, replicate, before))
         record.say(f"replicate {replicate}: {len(rows)} points")

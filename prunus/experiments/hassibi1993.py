@@ -19,7 +19,7 @@ from prunus.data import load
 from prunus.experiments.full_batch import minimise, minimise_many, outputs
 from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
 from prunus.models.mlp import mlp
-from prunus.nouns import Dataset, Params, Split
+from prunus.nouns import Dataset, Params, Progress, Split
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import everything
 from prunus.pruning.second_order import Examine, Objective, criterion_surgeon, obd, objective, obs
@@ -46,10 +46,16 @@ network learns the noise as little as the published one did."""
 
 
 def xor(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """The first weight to go from a trained XOR network: 100 networks, OBS, OBD and magnitude."""
-    record = begin("hassibi1993.xor", size, out, replicates or 1, seed, report)
+    record = begin("hassibi1993.xor", size, out, replicates or 1, seed, report, progress)
     networks = {"smoke": 10}.get(size, 100)
     rows: list[Row] = []
     for replicate in record.seeds:
@@ -127,10 +133,16 @@ def _costs(asked: Objective, trained: Tensor) -> Tensor:
 
 
 def monks(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """The MONK's problems: how few weights are left, and what they still know, beside the published numbers."""
-    record = begin("hassibi1993.monks", size, out, replicates, seed, report)
+    record = begin("hassibi1993.monks", size, out, replicates, seed, report, progress)
     rows: list[Row] = []
     points: list[Row] = []
     for replicate in record.seeds:
@@ -138,6 +150,7 @@ def monks(
             asked, test, weights = _network(problem, replicate, {"smoke": 3}.get(size, 10))
             for method, retrains in (("OBS", True), ("OBS", False), ("OBD", True), ("magnitude", True)):
                 name = method if retrains else f"{method}, no retraining"
+                record.report(f"replicate {replicate}, MONK {problem}, {name}", 0, 0)
                 path = _deleted(asked, test, weights, SURGEONS[method], retrains, problem)
                 points += [{"problem": problem, "method": name, "replicate": replicate, **p} for p in path]
                 rows.append(_row(problem, name, replicate, path))

@@ -13,21 +13,34 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prunus.errors import NoEffectWarning, SpecError, UnknownNameError
 from prunus.experiments.comparing import as_rows, compare, lines
 from prunus.experiments.evidence import receipts
 from prunus.experiments.reading import curves_of, drawable, missing_line, receipts_line, requested, rows_of
-from prunus.experiments.result import SIZES, Record, Result, Row, Say, curve, over_draws, summarise
+from prunus.experiments.result import (
+    SIZES,
+    Record,
+    Result,
+    Row,
+    Say,
+    curve,
+    over_draws,
+    summarise,
+)
 from prunus.experiments.settings import changed
 from prunus.experiments.telling import command, page_of
+from prunus.files import after_writing
+from prunus.nouns import Progress
 from prunus.report.experiment_page import write_experiment_page
-from prunus.report.figures import Reference
+from prunus.report.figures import Reference, check_figure_libraries
+from prunus.report.statistics import check_interval_library
 from prunus.runs.engines import ARITHMETIC, ENGINES
 from prunus.runs.engines.work import Procedure
 from prunus.runs.execute import execute
 from prunus.runs.requests import Request
+from prunus.runs.spec import identity
 from prunus.runs.store import Store
 from prunus.tables import look_up
 
@@ -99,8 +112,10 @@ class Laboratory:
         engine: str = "processes",
         workers: int | None = None,
         settings: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> Result:
         """Do the runs that the store lacks, and draw."""
+        self._check_libraries()
         if size not in SIZES:
             raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
         say = report or (lambda line: None)
@@ -116,12 +131,17 @@ class Laboratory:
             spec.cost()  # what no run can be is refused before anything is written
         kept = Store(store or Path(out) / "store")
         request = kept.request(self.name, size, [(label, spec) for label, spec in entries], said)
+        specs = [spec for _, spec in entries]
+        # A need of a finished run that is gone, as one that was removed because it was damaged, is drawn as well.
+        done = [spec for spec in specs if kept.done(identity(spec))]
+        gone = [need for spec in done for need in spec.needs() if not kept.done(identity(need))]
         execute(
-            [spec for _, spec in entries],
+            [*specs, *cast("list[Procedure]", gone)],
             kept,
             engine=engine,
             workers=workers or os.cpu_count() or 1,
             say=say,
+            progress=progress,
         )
         return self._drawn(kept, request, out, say)
 
@@ -178,8 +198,15 @@ class Laboratory:
 
         Raises StoreError where no run of this experiment, in that size, is finished there.
         """
+        self._check_libraries()
         say = report or (lambda line: None)
         return self._drawn(store, requested(store, self.name, size, say), out, say)
+
+    def _check_libraries(self) -> None:
+        """Raise PrunusError, before any work, if a library that the figures or the comparisons need is missing."""
+        check_figure_libraries()
+        if self.against:
+            check_interval_library()
 
     def _drawn(self, store: Store, asked: Request, out: Path, say: Say) -> Result:
         request = drawable(store, asked)
@@ -208,9 +235,10 @@ class Laboratory:
         note = "\n\n".join(filter(None, paragraphs))
         result = record.finish(table, note, command=request.settings)
         page = record.out / f"{self.name}.html"
-        told = page_of(self, store, request, record, result, found, checked)
-        about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
-        write_experiment_page(page, replace(told, about_size=about, command=again))
+        with after_writing(*result.files):
+            told = page_of(self, store, request, record, result, found, checked)
+            about = f"{told.about_size} {missing}.".replace("`", "") if missing else told.about_size
+            write_experiment_page(page, replace(told, about_size=about, command=again))
         return replace(result, files=[page, *result.files])
 
     def _summary(self, rows: Sequence[Row]) -> list[Row]:

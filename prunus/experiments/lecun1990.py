@@ -19,7 +19,7 @@ from prunus.experiments.lenets import mnist
 from prunus.experiments.result import Record, Result, Row, Say, begin, curve, summarise
 from prunus.models.initialise import glorot_normal
 from prunus.models.mlp import ScaledTanh
-from prunus.nouns import Dataset, Params, Split
+from prunus.nouns import Dataset, Params, Progress, Split
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.prunable import prunable
 from prunus.pruning.scopes import SCOPES
@@ -49,10 +49,16 @@ def network(seed: int) -> nn.Module:
 
 
 def deletion(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Figure 1a: deleted by OBD, by magnitude and at random, without retraining."""
-    record = begin("lecun1990.deletion", size, out, replicates, seed, report)
+    record = begin("lecun1990.deletion", size, out, replicates, seed, report, progress)
     rows = _one_shot(record, METHODS)
     record.draw(
         "figure1a",
@@ -72,10 +78,16 @@ def deletion(
 
 
 def prediction(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Figure 1b: predicted against true increase of the error."""
-    record = begin("lecun1990.prediction", size, out, replicates, seed, report)
+    record = begin("lecun1990.prediction", size, out, replicates, seed, report, progress)
     rows = _one_shot(record, METHODS[:2])
     kinds = {f"{method}: {kind}": (method, kind) for method in METHODS[:2] for kind in ("true", "predicted")}
     record.draw(
@@ -93,17 +105,23 @@ def prediction(
 
 
 def retraining(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Figure 2: deleted a little at a time, with and without retraining after each."""
-    record = begin("lecun1990.retraining", size, out, replicates, seed, report)
+    record = begin("lecun1990.retraining", size, out, replicates, seed, report, progress)
     rows: list[Row] = []
     for replicate in record.seeds:
-        model, data = _trained(size, replicate)
+        model, data = _trained(size, replicate, progress)
         for again in (False, True):
             for method in ("OBD", "magnitude"):
                 name = f"{method}, {'retrained' if again else 'not retrained'}"
-                rows += _iterated(copy.deepcopy(model), data, size, replicate, method, again, name)
+                rows += _iterated(copy.deepcopy(model), data, record, replicate, method, again, name)
         record.say(f"replicate {replicate}: {len(rows)} points")
     names = list(dict.fromkeys(row["curve"] for row in rows))
     for kind in ("training error", "test error"):
@@ -118,10 +136,10 @@ def retraining(
     return record.finish(table, "The paper: with retraining, both errors stay until about 60 % are deleted.")
 
 
-def _trained(size: str, replicate: int) -> tuple[nn.Module, Dataset]:
+def _trained(size: str, replicate: int, progress: Progress | None) -> tuple[nn.Module, Dataset]:
     data = mnist(size)
     model = network(derive(replicate, "model"))
-    train(model, data, _recipe(size), seed=derive(replicate, "dense"))
+    train(model, data, _recipe(size), seed=derive(replicate, "dense"), progress=progress)
     return model, data
 
 
@@ -140,13 +158,14 @@ def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
     """Every method, every share, each from the trained network."""
     rows: list[Row] = []
     for replicate in record.seeds:
-        model, data = _trained(record.size, replicate)
+        model, data = _trained(record.size, replicate, record.progress)
         few, weights = data.train.first(EXAMPLES), prunable(model)
         start = evaluate(model, few).loss
         total = sum(weight.numel() for weight in weights.values())
         for method in methods:
             examine = _examine(method, model, few, weights, derive(replicate, method))
-            for share in SHARES:
+            for number, share in enumerate(SHARES):
+                record.report(f"replicate {replicate}, {method}", number, len(SHARES))
                 done = operate(examine, weights, 1 - share, SCOPES["global"], seed=replicate)
                 trial = replaced(model, done.weights)
                 left = sum(int(mask.sum()) for mask in done.masks.values())
@@ -168,12 +187,13 @@ def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
 
 
 def _iterated(
-    model: nn.Module, data: Dataset, size: str, replicate: int, method: str, again: bool, name: str
+    model: nn.Module, data: Dataset, record: Record, replicate: int, method: str, again: bool, name: str
 ) -> list[Row]:
     """Through all shares, the diagonal looked at anew before each; `model` in place."""
-    few, masks, rows = data.train.first(EXAMPLES), None, []
+    few, masks, rows, size = data.train.first(EXAMPLES), None, [], record.size
     recipe = _recipe(size).but(epochs={"smoke": 1, "default": 2, "full": 4}[size], learning_rate=5e-4)
     for number, share in enumerate(SHARES):
+        record.report(f"replicate {replicate}, {name}", number, len(SHARES))
         weights = prunable(model)
         examine = _examine(method, model, few, weights, replicate)
         done = operate(examine, weights, 1 - share, SCOPES["global"], within=masks, seed=replicate)

@@ -8,7 +8,7 @@ from prunus.compression.deep_compression import prune_as
 from prunus.compression.recipes import CompressionRecipe
 from prunus.data import load
 from prunus.models import MODELS
-from prunus.nouns import Dataset, Masks
+from prunus.nouns import Dataset, Masks, Progress
 from prunus.pruning.prunable import prunable
 from prunus.seeds import derive
 from prunus.training import train
@@ -32,16 +32,23 @@ def at_size(recipe: CompressionRecipe, size: str) -> CompressionRecipe:
     )
 
 
-def dense(name: str, data: Dataset, recipe: CompressionRecipe, replicate: int) -> nn.Module:
+def dense(
+    name: str, data: Dataset, recipe: CompressionRecipe, replicate: int, progress: Progress | None = None
+) -> nn.Module:
     """The model `name` of replicate `replicate`, trained by the recipe's dense settings."""
     model = MODELS[name](seed=derive(replicate, "model"))
-    train(model, data, recipe.dense, seed=derive(replicate, "dense"))
+    train(model, data, recipe.dense, seed=derive(replicate, "dense"), progress=progress)
     return model
 
 
 def pruned(
-    model: nn.Module, data: Dataset, recipe: CompressionRecipe, replicate: int
+    model: nn.Module,
+    data: Dataset,
+    recipe: CompressionRecipe,
+    replicate: int,
+    progress: Progress | None = None,
 ) -> tuple[nn.Module, Masks]:
     """A copy of `model`, pruned and retrained by the recipe, and its masks."""
     model = copy.deepcopy(model)
-    return model, prune_as(recipe, model, prunable(model), data, seed=replicate)[-1].masks
+    rounds = prune_as(recipe, model, prunable(model), data, seed=replicate, progress=progress)
+    return model, rounds[-1].masks

@@ -22,7 +22,7 @@ from prunus.data import load
 from prunus.data.root import data_root
 from prunus.experiments.result import Record, Result, Row, Say, begin, curve, summarise
 from prunus.models import MODELS
-from prunus.nouns import Dataset, Density, Params, Split, sizes
+from prunus.nouns import Dataset, Density, Params, Progress, Split, sizes
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.layerwise import budget, curves, exact_obs, shares, swept
 from prunus.pruning.masks import apply_masks, everything
@@ -59,11 +59,17 @@ Fit = Callable[[float], Params]
 
 
 def one_shot(
-    size: str, out: Path, *, replicates: int | None = None, seed: int = 0, report: Say | None = None
+    size: str,
+    out: Path,
+    *,
+    replicates: int | None = None,
+    seed: int = 0,
+    report: Say | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """ResNet-20 pruned at one go, by magnitude to SparseGPT, with and without BatchNorm recalibration."""
     n = replicates or {"smoke": 1}.get(size, 5)
-    record = begin("one_shot", size, out, n, seed, report)
+    record = begin("one_shot", size, out, n, seed, report, progress)
     data = load("cifar-10")
     model, how = _network(size, data, record)
     test = data.test.first(PICTURES[size])
@@ -72,6 +78,7 @@ def one_shot(
     for draw in record.seeds:
         few = drawn(data.train, EXAMPLES[size], draw)
         for method, fit in _fits(model, few, draw, LOOKS[size]).items():
+            record.report(f"draw {draw}, {method}", 0, 0)
             rows += list(_points(model, method, fit, few, test, size, draw))
             record.say(
                 f"draw {draw}, {method}: {rows[-1]['recalibrated']:.1f} % at {rows[-1]['sparsity %']} %"
@@ -104,7 +111,7 @@ def _network(size: str, data: Dataset, record: Record) -> tuple[nn.Module, str]:
     recipe = RECIPE.but(epochs=1) if size == "smoke" else RECIPE
     record.say(f"no {path}: a ResNet-20 is trained first, {recipe.epochs} epochs")
     few = data.first(1000, 100) if size == "smoke" else data
-    train(model, few, recipe, seed=0)
+    train(model, few, recipe, seed=0, progress=record.progress)
     return model.eval(), f"trained here for {recipe.epochs} epochs"
 
 

@@ -1,6 +1,7 @@
 """What every experiment gives back and leaves behind: rows of numbers with their evidence, a table, a picture."""
 
 import csv
+import io
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,16 @@ from typing import Any, Literal
 import torch
 
 from prunus.errors import UnknownNameError
-from prunus.report.figures import Curve, Drawing, save_drawing
+from prunus.files import after_writing, create_folder, write_atomic
+from prunus.nouns import Progress
+from prunus.report.figures import (
+    Curve,
+    Drawing,
+    check_figure_libraries,
+    files_of,
+    save_numbers,
+    save_pictures,
+)
 
 Size = Literal["smoke", "default", "full"]
 SIZES = ("smoke", "default", "full")
@@ -42,31 +52,47 @@ class Record:
     say: Say
     started: float = field(default_factory=time.perf_counter)
     files: list[Path] = field(default_factory=list)
-    drawn: list[tuple[Drawing, Path, Path]] = field(default_factory=list)
-    """The figures so far, each with its SVG and its CSV."""
+    drawn: list[tuple[Drawing, Path]] = field(default_factory=list)
+    """The figures so far, each with the path of its files without their suffixes."""
+    progress: Progress | None = None
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Report how much of some work is done, if a caller follows the progress."""
+        if self.progress is not None:
+            self.progress(what, done, total)
 
     def draw(self, suffix: str, curves: Sequence[Curve], *, title: str, **labels: Any) -> None:
-        """Draw `curves` into NAME.SUFFIX.png, .svg, .html and .csv; the title says when it is not full size."""
+        """Write the numbers of `curves` into NAME.SUFFIX.csv, for `finish` to draw beside it as .png, .svg and .html.
+
+        The title says when it is not full size.
+        """
         mark = {"smoke": " (smoke size)", "default": " (shortened)"}.get(self.size, "")
         drawing = Drawing(curves, title=title + mark, **labels)
-        self.out.mkdir(parents=True, exist_ok=True)
-        png, svg, page, table = save_drawing(self.out / f"{self.name}.{suffix}", drawing)
-        self.files += [png, svg, page, table]
-        self.drawn.append((drawing, svg, table))
+        create_folder(self.out)
+        path = self.out / f"{self.name}.{suffix}"
+        save_numbers(path, drawing)
+        self.files += files_of(path)
+        self.drawn.append((drawing, path))
 
     def save_rows(self, suffix: str, rows: Sequence[Row]) -> None:
         """Write rows of one shape as the table NAME.SUFFIX.csv."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        create_folder(self.out)
         path = self.out / f"{self.name}.{suffix}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(path, text.getvalue())
         self.files.append(path)
 
     def finish(self, rows: Sequence[Row], note: str = "", **evidence: Any) -> Result:
-        """Write the rows with their evidence into NAME.json and NAME.md."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        """Write the rows with their evidence into NAME.json and NAME.md, then draw the figures.
+
+        Raises:
+            PrunusError: A file cannot be written, or a figure cannot be drawn; then the message names the files of
+                numbers, which are complete.
+        """
+        create_folder(self.out)
         known = {
             "experiment": self.name,
             "size": self.size,
@@ -81,17 +107,34 @@ class Record:
         result = Result(
             self.name, rows, [numbers, table, *self.files], f"{markdown(rows)}\n\n{note}".rstrip()
         )
-        numbers.write_text(json.dumps({"evidence": known, "rows": list(rows), "note": note}, indent=1) + "\n")
-        table.write_text(f"# {self.name} ({self.size}, n = {len(self.seeds)})\n\n{result.table}\n")
+        write_atomic(
+            numbers, json.dumps({"evidence": known, "rows": list(rows), "note": note}, indent=1) + "\n"
+        )
+        write_atomic(table, f"# {self.name} ({self.size}, n = {len(self.seeds)})\n\n{result.table}\n")
+        with after_writing(*(file for file in result.files if file.suffix in (".json", ".md", ".csv"))):
+            for drawing, path in self.drawn:
+                save_pictures(path, drawing)
         return result
 
 
-def begin(name: str, size: str, out: Path, replicates: int | None, seed: int, say: Say | None) -> Record:
-    """Start an experiment: 1, 3 or 5 replicates by size where no number is asked for."""
+def begin(
+    name: str,
+    size: str,
+    out: Path,
+    replicates: int | None,
+    seed: int,
+    say: Say | None,
+    progress: Progress | None = None,
+) -> Record:
+    """Start an experiment: 1, 3 or 5 replicates by size where no number is asked for.
+
+    Raises UnknownNameError for an unknown size, PrunusError where what draws its figures is not installed.
+    """
     if size not in SIZES:
         raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
+    check_figure_libraries()
     n = replicates or {"smoke": 1, "default": 3, "full": 5}[size]
-    return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None))
+    return Record(name, size, Path(out), range(seed, seed + n), say or (lambda line: None), progress=progress)
 
 
 def over_draws(rows: Iterable[Row], by: Sequence[str], values: Iterable[str]) -> list[Row]:

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from prunus.errors import SpecError
 from prunus.runs.spec import but, keys
+from prunus.tables import suggestion
 
 T = TypeVar("T")
 
@@ -35,5 +36,8 @@ def changed(ticket: T, settings: Mapping[str, str]) -> T:
 def _key(key: str, known: list[str]) -> str:
     found = [prefix + key for prefix in SHORT if prefix + key in known]
     if not found:
-        raise SpecError(f"No setting is called {key!r}; there are: network, {', '.join(known)}.")
+        names = ["network", *known]
+        short = {name.removeprefix(prefix) for name in names for prefix in SHORT if name.startswith(prefix)}
+        hint = suggestion(key, sorted(short)) or f"there are: {', '.join(names)}."
+        raise SpecError(f"No setting is called {key!r}; {hint}")
     return found[0]

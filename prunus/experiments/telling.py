@@ -12,6 +12,7 @@ from prunus.experiments.result import SIZES, Record, Result, Row, cell
 from prunus.experiments.shortened import networks_of, shortened
 from prunus.report import text
 from prunus.report.experiment_page import Card, Cell, ExperimentPage, Receipts, Table
+from prunus.report.figures import files_of
 from prunus.report.interactive import chart
 from prunus.runs.folder import RunFolder
 from prunus.runs.requests import Request
@@ -57,7 +58,8 @@ def page_of(
         cards=_cards(request, record, made, checked),
         charts=[
             chart(drawing, numbers.read_text(encoding="utf-8"), numbers.name, svg.read_text(encoding="utf-8"))
-            for drawing, svg, numbers in record.drawn
+            for drawing, path in record.drawn
+            for _, svg, _, numbers in [files_of(path)]
         ],
         about_comparisons=_about(laboratory, found),
         comparisons=verdicts(found, laboratory.said),

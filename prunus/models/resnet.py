@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.cifar10 import MEAN, STD
+from prunus.errors import ModelError
 from prunus.models.initialise import build, kaiming_normal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -64,7 +65,9 @@ class ResNet(nn.Module):
         self.register_buffer("shift", ((mean - asked_mean) / asked_std).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch."""
+        """Logits of a batch. Raises ModelError for pictures of another number of channels."""
+        if x.dim() != 4 or x.shape[1] != 3:  # one channel would be spread over three without a word
+            raise ModelError(f"Expected pictures [B, 3, H, W] of three channels, got {list(x.shape)}.")
         x = F.relu(self.bn1(self.conv1(x * self.scale + self.shift)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]

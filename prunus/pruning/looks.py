@@ -10,20 +10,39 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import EvidenceError, ModelError
+from prunus.errors import EvidenceError, ModelError, PrunusError
 from prunus.nouns import Masks, Params
 
 BATCH = 32
 """Examples at a time: the first few reach all layers, save where the data choose the way."""
 
 
+def check_inputs(inputs: object) -> None:
+    """Raise EvidenceError unless calibration inputs are one tensor with an example in it."""
+    check_is_tensor(inputs)
+    assert isinstance(inputs, Tensor)
+    if not inputs.dim() or not inputs.numel():
+        raise EvidenceError(f"Calibration inputs of shape {list(inputs.shape)} hold no example.")
+
+
+def check_is_tensor(inputs: object) -> None:
+    """Raise EvidenceError unless calibration inputs are one tensor, with values."""
+    if not isinstance(inputs, Tensor):
+        raise EvidenceError(
+            f"Expected calibration inputs as a tensor [N, ...], got a {type(inputs).__name__}; pass the examples as "
+            "one tensor, and wrap a model that takes several in a module that takes one."
+        )
+    if inputs.is_meta:
+        raise EvidenceError("Expected calibration inputs with values, got a tensor on the meta device.")
+
+
 def taken(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
     """What `forward`, which passes `inputs` through `model`, answers; EvidenceError where they do not fit it."""
     try:
         return forward(inputs)
-    except torch.OutOfMemoryError:
+    except (PrunusError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:  # a user's forward may fail in any way
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise EvidenceError(
             f"{type(model).__name__} does not take calibration inputs of shape {tuple(inputs.shape)}: {why}"

@@ -1,14 +1,13 @@
 """A probe: a network as it is now and a batch, to ask how it would answer with other weights."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunus.errors import EvidenceError, ModelError
 from prunus.nouns import Params, Probe
-from prunus.pruning.looks import taken
+from prunus.pruning.looks import check_is_tensor, taken
+from prunus.pruning.weights import copied
 
 
 def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
@@ -29,12 +28,13 @@ def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
     >>> asked.answer({"weight": torch.zeros(3, 2), "bias": torch.ones(3)}, torch.ones(1, 2))
     tensor([[1., 1., 1.]])
     """
+    check_is_tensor(inputs)
     if not inputs.numel() or labels.shape != inputs.shape[:1] or labels.dtype != torch.int64:
         raise EvidenceError(
             f"A probe was asked for inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of "
             f"{labels.dtype}; pass a batch of at least one input with one label, torch.int64, each."
         )
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = copied(model).eval().requires_grad_(False)
     own = {**dict(frozen.named_parameters()), **dict(frozen.named_buffers())}
 
     def answer(weights: Params, asked: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ A pruner stands wherever a criterion stands: in schedules with retraining, Deep 
 masks alone) and `prunus prune`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
@@ -21,12 +22,13 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from prunus.errors import EvidenceError
-from prunus.nouns import Density, Evidence, Masks, Params, Split
+from prunus.errors import EvidenceError, UpdateRejectedWarning
+from prunus.nouns import Density, Evidence, Masks, Params, Progress, Split
 from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.layerwise import Holes, exact_obs, sparse_gpt
 from prunus.pruning.layerwise.inputs import DAMPING as OF_LAYERS
 from prunus.pruning.layerwise.sparse_gpt import SELECT
+from prunus.pruning.masks import apply_masks
 from prunus.pruning.probe import probe
 from prunus.pruning.scopes import Scope
 from prunus.pruning.second_order import (
@@ -49,6 +51,9 @@ from prunus.pruning.second_order.surgeon import CriterionSurgeon
 from prunus.resolve import resolve
 from prunus.seeds import derive, generator
 from prunus.tables import look_up
+
+ROUNDING = 1e-6
+"""Relative difference of two errors that is rounding."""
 
 
 @final
@@ -77,6 +82,8 @@ class Pruner:
     """Whether it can do with a damping of zero."""
     stepwise: bool = True
     """Whether it can prune in more than one cut."""
+    progress: Progress | None = None
+    """Called after each step of long work."""
     check_size: Callable[[int], None] = lambda weights: None
     """Raises ModelError where it cannot take so many weights together."""
 
@@ -94,12 +101,15 @@ class Pruner:
         if self.cuts != 1 and not self.stepwise:
             raise EvidenceError(f"{self.cuts} cuts were asked for, but it prunes in one go: {self.line}")
 
-    def on(self, model: nn.Module, split: Split, seed: int) -> Prune:
+    def on(self, model: nn.Module, split: Split, seed: int, progress: Progress | None = None) -> Prune:
         """This way of pruning `model`, with `examples` of `split` drawn by `seed`; `model` is not changed.
+
+        `progress` is called after each step of long work.
 
         Raises what `drawn` raises.
         """
-        return self.make(self, model, drawn(split, self.examples, seed), derive(seed, "pruner"))
+        asked = self if progress is None else replace(self, progress=progress)
+        return self.make(asked, model, drawn(split, self.examples, seed), derive(seed, "pruner"))
 
     def damped(self, own: float) -> float:
         """The damping asked for, else the method's own."""
@@ -136,9 +146,19 @@ def by_criterion(criterion: Criterion) -> Prune:
     return prune
 
 
-def prune_of(criterion: "Criterion | Pruner", model: nn.Module, split: Split, seed: int) -> Prune:
-    """The way of pruning of a criterion or a pruner."""
-    return criterion.on(model, split, seed) if isinstance(criterion, Pruner) else by_criterion(criterion)
+def prune_of(
+    criterion: "Criterion | Pruner",
+    model: nn.Module,
+    split: Split,
+    seed: int,
+    progress: Progress | None = None,
+) -> Prune:
+    """The way of pruning of a criterion or a pruner; `progress` is called after each step of long work."""
+    return (
+        criterion.on(model, split, seed, progress)
+        if isinstance(criterion, Pruner)
+        else by_criterion(criterion)
+    )
 
 
 def criterion_named(
@@ -176,24 +196,60 @@ def _operating(asked: Pruner, examine_of: Callable[[Params], Examine]) -> Prune:
 
 
 def _obs(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
-    examine = exact_obs(model, split.inputs, damping=asked.damped(OF_LAYERS), holes=Holes.of(asked.scope))
+    examine = exact_obs(
+        model,
+        split.inputs,
+        damping=asked.damped(OF_LAYERS),
+        holes=Holes.of(asked.scope),
+        progress=asked.progress,
+    )
     return _operating(asked, lambda weights: examine)
 
 
 def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
     select = None if asked.scope == "global" else SELECT
-    return sparse_gpt(model, split.inputs, damping=asked.damped(OF_LAYERS), select=select)
+    return sparse_gpt(
+        model, split.inputs, damping=asked.damped(OF_LAYERS), select=select, progress=asked.progress
+    )
 
 
 def _by_objective(
     surgeon: Callable[[Objective, Pruner, int], Examine],
 ) -> Callable[[Pruner, nn.Module, Split, int], Prune]:
-    def make(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
-        return _operating(
-            asked, lambda weights: surgeon(objective(model, weights, split.inputs, split.labels), asked, seed)
-        )
+    def make(asked: Pruner, model: nn.Module, split: Split, draw: int) -> Prune:
+        def prune(
+            weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
+        ) -> Operation:
+            target = objective(model, weights, split.inputs, split.labels)
+            done = _operating(asked, lambda weights: surgeon(target, asked, draw))(
+                weights, density, scope, within=within, seed=seed
+            )
+            return no_worse_than_zeroing(target, weights, done) if asked.inverts else done
+
+        return prune
 
     return make
+
+
+@torch.no_grad()
+def no_worse_than_zeroing(target: Objective, weights: Params, done: Operation) -> Operation:
+    """`done`, or the weights zeroed under the same masks where the updated ones have a higher error.
+
+    Warns with UpdateRejectedWarning where they have, or where the error is not finite.
+    """
+    zeroed = apply_masks({name: weight.detach() for name, weight in weights.items()}, done.masks)
+    updated_error, zeroed_error = float(target.error(done.weights)), float(target.error(zeroed))
+    # NaN compares false.
+    if updated_error <= zeroed_error * (1 + ROUNDING) or not zeroed_error < inf:
+        return done
+    warnings.warn(
+        f"The update of the kept weights gives an error of {updated_error:.3g} on the calibration examples, where "
+        f"setting the pruned weights to zero alone gives {zeroed_error:.3g}; the kept weights stay as they were. More "
+        "damping, more examples or more cuts make the update better.",
+        UpdateRejectedWarning,
+        stacklevel=3,
+    )
+    return replace(done, weights=zeroed)
 
 
 def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split, int], Prune]:
@@ -223,21 +279,31 @@ PRUNERS: Mapping[str, Pruner] = {
     ),
     "fisher": Pruner(
         "OBS with the blockwise empirical Fisher (WoodFisher, oBERT), and the update.",
-        _by_objective(lambda objective, asked, seed: fisher(objective, damping=asked.damped(OF_FISHER))),
+        _by_objective(
+            lambda objective, asked, seed: fisher(
+                objective, damping=asked.damped(OF_FISHER), progress=asked.progress
+            )
+        ),
     ),
     "full_obs": Pruner(
         "OBS with the inverse Hessian of the whole network, up to 16,384 weights, and the update.",
-        _by_objective(lambda objective, asked, seed: obs(objective, damping=asked.damped(OF_OBS))),
+        _by_objective(
+            lambda objective, asked, seed: obs(
+                objective, damping=asked.damped(OF_OBS), progress=asked.progress
+            )
+        ),
         check_size=check_size,
     ),
     "obd": Pruner(
         "OBD: h w² / 2 with the Levenberg-Marquardt diagonal; nothing is moved.",
-        _by_objective(lambda objective, asked, seed: obd(objective, "levenberg_marquardt")),
+        _by_objective(
+            lambda objective, asked, seed: obd(objective, "levenberg_marquardt", progress=asked.progress)
+        ),
         inverts=False,
     ),
     "obd_hutchinson": Pruner(
         "OBD: h w² / 2 with the diagonal as Hutchinson estimates it, through any network; nothing is moved.",
-        _by_objective(lambda objective, asked, seed: obd(objective, "hutchinson", seed)),
+        _by_objective(lambda objective, asked, seed: obd(objective, "hutchinson", seed, asked.progress)),
         inverts=False,
     ),
 }

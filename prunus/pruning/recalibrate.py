@@ -26,20 +26,24 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import EvidenceError, NoEffectWarning
-from prunus.pruning.looks import taken
+from prunus.nouns import Progress
+from prunus.pruning.looks import check_inputs, taken
 from prunus.pruning.masks import check_finite
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> int:
+def recalibrate(
+    model: nn.Module, inputs: Tensor, batch_size: int = 500, *, progress: Progress | None = None
+) -> int:
     """Set the running statistics of every BatchNorm of `model` to those of `inputs`, in place; how many were set.
 
     Args:
         model: any module. All but BatchNorm is in evaluation mode meanwhile; parameters and modes stay as they are.
         inputs: examples [N, ...], on the device of the model, as the training split has them.
         batch_size: examples a forward pass, at most.
+        progress: called after each batch.
 
     A BatchNorm that the forward pass does not reach stays as it is. Warns with NoEffectWarning where none is set.
     Raises EvidenceError (no example, one alone where a layer needs two, batches below 1, a shape that the model does
@@ -49,7 +53,8 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> int:
     >>> recalibrate(norm, torch.tensor([[1.0], [2.0], [6.0]])), norm.running_mean, norm.running_var
     (1, tensor([3.]), tensor([7.]))
     """
-    if batch_size < 1 or not inputs.numel():
+    check_inputs(inputs)
+    if batch_size < 1:
         raise EvidenceError(
             f"Batches of {batch_size} of inputs of shape {list(inputs.shape)} were to be looked at; there must be an "
             "example, and batches of at least one."
@@ -64,10 +69,15 @@ def recalibrate(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> int:
     batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
     if norms:
         with _normalising_by_batch(model, norms.values()):
-            handles = [m.register_forward_pre_hook(partial(_look, seen[name])) for name, m in norms.items()]
+            handles = [
+                m.register_forward_pre_hook(partial(_look, seen[name]), with_kwargs=True)
+                for name, m in norms.items()
+            ]
             try:
-                for batch in batches:
+                for number, batch in enumerate(batches, start=1):
                     taken(model, batch, model)
+                    if progress:
+                        progress("batches of the BatchNorm statistics", number, len(batches))
             finally:
                 for handle in handles:
                     handle.remove()
@@ -111,8 +121,10 @@ class _Moments:
         self.mean, self.n = self.mean + off * (n / total), total
 
 
-def _look(moments: _Moments, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-    moments.add(arguments[0])
+def _look(
+    moments: _Moments, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]
+) -> None:
+    moments.add(arguments[0] if arguments else named["input"])
 
 
 @contextmanager

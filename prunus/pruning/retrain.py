@@ -11,8 +11,9 @@ from pathlib import Path
 
 from torch import nn
 
+from prunus.data.check import check_dataset
 from prunus.errors import NoEffectWarning
-from prunus.nouns import Dataset, Density, Masks, Params, density_of
+from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.pruners import Pruner, prune_of
@@ -20,6 +21,8 @@ from prunus.pruning.scopes import Scope, rehearse
 from prunus.pruning.weights import put
 from prunus.seeds import derive
 from prunus.training import Epoch, Masked, Recipe, train
+from prunus.training.checkpoint import check_writable
+from prunus.training.checks import check_tensor_state, check_trainable
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def prune_and_retrain(
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[Epoch], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Round]:
     """Pass through `densities`, retraining after each with the recipe of the same place; `model` in place.
 
@@ -54,16 +58,24 @@ def prune_and_retrain(
         retrain: one recipe a density; with no epochs there is no retraining.
         criterion: of weights alone, or a pruner, which looks at training examples and may update what stays.
         within: masks the first round's must lie within.
-        checkpoints: a folder; with it a killed call goes on where it was.
+        checkpoints: a folder; with it a killed call goes on where it was, given the same arguments: `model` with the
+            weights of the first call, the same data, densities, recipes and seed. Others are a CheckpointError.
+        progress: called after every batch of a retraining, as by `train`.
 
-    Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities,
-    before any training.
+    Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities, or
+    the model cannot be trained on the data, before any training.
     """
+    check_dataset(data, ("train", "validation"))
+    for recipe in retrain:
+        check_trainable(model, data, recipe)
+    if checkpoints is not None:
+        check_tensor_state(model)
+        check_writable(checkpoints / "prune-1.safetensors")
     rehearse(scope, weights, densities, within)
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
-        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number))
+        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number), progress)
         done = prune(weights, density, scope, within=masks, seed=derive(seed, "ties", number))
         masks = done.masks
         put(model, done.weights)
@@ -76,6 +88,7 @@ def prune_and_retrain(
                 seed=derive(seed, "retrain", number),
                 checkpoint=checkpoints / f"prune-{number}.safetensors" if checkpoints else None,
                 report=report,
+                progress=progress,
             )
         rounds.append(Round(number, density_of(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:

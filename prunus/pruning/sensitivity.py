@@ -3,20 +3,22 @@
 Source: Han et al. 2015, Figure 6, from whose curves the thresholds of the layers were chosen.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
+from prunus.data.check import check_split
 from prunus.errors import DensityError
-from prunus.nouns import Evidence, Split
+from prunus.nouns import Evidence, Progress, Split
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.criteria.magnitude import magnitude
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable
 from prunus.pruning.scopes import layer
+from prunus.pruning.weights import copied
 from prunus.training import evaluate
+from prunus.training.checks import check_model
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,16 @@ def sensitivity(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Curves:
     """One curve a prunable layer, without retraining, measured on `split` (use the validation split).
 
-    `model` itself is left as it is.
+    `model` itself is left as it is. `progress` is called after each density of each layer. Warns and raises as
+    `prunable` does; `skipped_parameters` names the parameters without a curve.
     """
-    trial = copy.deepcopy(model)
+    check_split(split)
+    check_model(model, split, int(split.labels.max()) + 1)
+    trial = copied(model)
     weights = prunable(trial, include, exclude)
     curves: Curves = {}
     for name, weight in weights.items():
@@ -59,6 +65,9 @@ def sensitivity(
             weight.data.copy_(apply_masks({name: original}, masks)[name])
             result = evaluate(trial, split)
             curves[name].append(Point(density, result.accuracy, result.loss))
+            if progress:
+                done = (len(curves) - 1) * len(densities) + len(curves[name])
+                progress("densities of layers evaluated", done, len(weights) * len(densities))
         weight.data.copy_(original)
     return curves
 

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from prunus.errors import ModelError
 from prunus.nouns import Params
 
 
@@ -19,11 +20,31 @@ def put(model: nn.Module, weights: Params) -> None:
     """
     parameters = dict(model.named_parameters())
     for name, weight in weights.items():
+        if name not in parameters:
+            raise ModelError(
+                f"Expected a parameter {name!r} to set, but {type(model).__name__} has none of that name; a weight that "
+                "a parametrization computes cannot be set."
+            )
         parameters[name].copy_(weight)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of `model`. Raises ModelError where it holds tensors that cannot be copied.
+
+    >>> copied(nn.Linear(1, 1)).in_features
+    1
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a user's module may hold anything
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({next(iter(str(error).splitlines()), type(error).__name__)}); a "
+            "weight that weight_norm or torch.nn.utils.prune computes has to be made a parameter first."
+        ) from error
 
 
 def replaced(model: nn.Module, weights: Params) -> nn.Module:
     """A copy of `model` with the parameters of these names replaced."""
-    made = copy.deepcopy(model)
+    made = copied(model)
     put(made, weights)
     return made

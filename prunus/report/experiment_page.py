@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prunus.files import write_atomic
 from prunus.report.interactive import Chart, digest, script
-from prunus.report.templating import environment, write_whole
+from prunus.report.templating import environment
 
 Cell = tuple[str, str]
 """A value, and its standard deviation; empty where it has none."""
@@ -101,8 +102,8 @@ class ExperimentPage:
 def write_experiment_page(path: Path, page: ExperimentPage) -> None:
     """Write the page to `path`, whole or not at all; the same page gives the same bytes.
 
-    Raises PrunusError where it cannot be written.
+    Raises OutputError where it cannot be written, PrunusError where jinja2 is not installed.
     """
     code = script()
     template = environment().get_template("experiment.html")
-    write_whole(path, template.render(page=page, script=code, digest=digest(code)))
+    write_atomic(path, template.render(page=page, script=code, digest=digest(code)))

@@ -3,11 +3,16 @@
 One name has one colour, one marker and one kind of line in every figure. The same arguments give the same bytes.
 """
 
+import io
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.errors import PrunusError
+from prunus.files import write_atomic
 from prunus.report.curves import Curve, Drawing, Reference, check, numbers
 from prunus.report.interactive import interactive
 from prunus.report.styles import styles
@@ -60,20 +65,65 @@ def save_lines(
 
 
 def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, Path]:
-    """Write `path`.png, .svg, .html and .csv of a drawing, as `save_lines` does; returns the four."""
+    """Write `path`.csv, .png, .svg and .html of a drawing, as `save_lines` does; returns PNG, SVG, page and CSV."""
+    save_numbers(path, drawing)
+    return save_pictures(path, drawing)
+
+
+def save_numbers(path: str | Path, drawing: Drawing) -> Path:
+    """Write the numbers of a drawing as `path`.csv, which needs neither matplotlib nor jinja2; returns the file."""
     check(drawing.series)
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PrunusError(
-            f"Figures need {error.name}, which is not installed: pip install 'prunus[cli]'."
-        ) from error
+    table = files_of(path)[-1]
+    write_atomic(table, numbers(drawing))
+    return table
+
+
+def files_of(path: str | Path) -> tuple[Path, Path, Path, Path]:
+    """The four files of a drawing: PNG, SVG, page and CSV."""
     base = Path(path)
     png, svg, page, table = (
         base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "svg", "html", "csv")
     )
+    return png, svg, page, table
+
+
+def check_figure_libraries() -> None:
+    """Import what figures and their pages need, before the work whose results they show.
+
+    Whatever the environment names as the backend of matplotlib, an inline one of a notebook or one that does not
+    exist, has no effect on prunus: figures are drawn without one. It is still what pyplot finds afterwards.
+
+    Raises:
+        PrunusError: One of them is not installed.
+    """
+    inherited = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib
+        import matplotlib.backends.backend_agg
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure
+    except ImportError as error:
+        library = (error.name or "a library").partition(".")[0]
+        raise PrunusError(
+            f"Figures need {library}, which is not installed: pip install 'prunus[cli]'."
+        ) from error
+    finally:
+        if inherited is not None:
+            os.environ["MPLBACKEND"] = inherited
+    if inherited:
+        with suppress(ValueError):  # a backend that does not exist
+            matplotlib.rcParams["backend"] = inherited
+
+
+def save_pictures(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, Path]:
+    """Write `path`.png, .svg and .html of a drawing, whose numbers are in `path`.csv; returns the four."""
+    check(drawing.series)
+    check_figure_libraries()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    png, svg, page, table = files_of(path)
     fixed = {
         "svg.hashsalt": "prunus",
         "font.size": 10,
@@ -86,11 +136,12 @@ def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, 
         height = max(4.5, LINE * (entries + 3))  # with a heading, a failed receipt, and room
         figure = Figure(figsize=(9.5 if crowded else 7, height), layout="constrained")
         _draw(figure, drawing, crowded)
-        figure.savefig(png, dpi=150, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    text = numbers(drawing)
-    page.write_text(interactive(drawing, text, table.name), encoding="utf-8")
-    table.write_text(text, encoding="utf-8", newline="")
+        as_png, as_svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(as_png, format="png", backend="agg", dpi=150, metadata={"Software": None})
+        figure.savefig(as_svg, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
+    write_atomic(png, as_png.getvalue())
+    write_atomic(svg, as_svg.getvalue())
+    write_atomic(page, interactive(drawing, numbers(drawing), table.name))
     return png, svg, page, table
 
 

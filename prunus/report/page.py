@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 
 from prunus.compression.container.inspect import Inspection
 from prunus.compression.deep_compression import Compressed
+from prunus.files import write_atomic
 from prunus.report import text
 from prunus.report.epochs import curve
 from prunus.report.histograms import histograms
 from prunus.report.layers import table
 from prunus.report.masks import bitmaps, kernels, looks
 from prunus.report.stages import sizes
-from prunus.report.templating import environment, write_whole
+from prunus.report.templating import environment
 from prunus.training.evaluate import Evaluation
 
 NAMES = {
@@ -68,7 +69,8 @@ def write_page(
         seconds: the time all of it took.
         provenance: where the data came from (`Dataset.provenance`).
 
-    The page appears whole or not at all. Raises PrunusError where it cannot be written.
+    The page appears whole or not at all. Raises OutputError where it cannot be written, PrunusError where jinja2
+    is not installed.
     """
     page = (
         environment()
@@ -86,7 +88,7 @@ def write_page(
             making=making(compressed, inspection, seconds, provenance),
         )
     )
-    write_whole(path, page)
+    write_atomic(path, page)
 
 
 def headline(

@@ -106,15 +106,22 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0
     error = stdev(differences) / math.sqrt(n)
     if not error:
         return Comparison(n, middle, middle, middle, 2.0 ** (1 - n) if middle else 1.0, confidence)
-    try:
-        from scipy.special import stdtr, stdtrit
-    except ImportError as problem:
-        raise PrunusError(
-            "Intervals need scipy, which is not installed: pip install 'prunus[cli]'."
-        ) from problem
+    check_interval_library()
+    from scipy.special import stdtr, stdtrit
+
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
     p = 2 * float(stdtr(n - 1, -abs(middle) / error))
     return Comparison(n, middle, middle - half, middle + half, p, confidence)
+
+
+def check_interval_library() -> None:
+    """Import what `paired` needs, before the work whose results it compares. Raises PrunusError."""
+    try:
+        import scipy.special  # noqa: F401
+    except ImportError as error:
+        raise PrunusError(
+            "Intervals need scipy, which is not installed: pip install 'prunus[cli]'."
+        ) from error
 
 
 def summary(values: Iterable[float], band: str = "min to max") -> tuple[float, float, float]:

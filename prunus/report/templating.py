@@ -1,7 +1,5 @@
 """The templates of the HTML pages: every name that a page shows is escaped, a forgotten one is an error."""
 
-import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,12 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def environment() -> "Environment":
     """The templates of this room."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise PrunusError(
+            "A page needs jinja2, which is not installed: pip install 'prunus[cli]'."
+        ) from error
 
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -24,16 +27,3 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def write_whole(path: str | os.PathLike[str], page: str) -> None:
-    """Write a page, which appears whole or not at all. Raises PrunusError where it cannot be written."""
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise PrunusError(f"The page could not be written to {target}: {error.strerror or error}.") from error

@@ -5,11 +5,11 @@ import types
 import warnings
 from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.runs.settings import canonical, complete_settings, hints_of, setting_fields
+from prunus.tables import closest_names
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def _why_not(spec: object, name: str) -> str:
     if inside:
         return f"{name} is a group of settings; set one of: {', '.join(inside)}."
     last = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
-    near = list(dict.fromkeys([*last, *get_close_matches(name, known)]))
+    near = list(dict.fromkeys([*last, *closest_names(name, known, limit=3)]))
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{type(spec).__name__} has no setting {name!r}; {hint}There are: {', '.join(known)}."
 

@@ -3,21 +3,35 @@
 from collections.abc import Sequence
 from typing import cast
 
+from prunus.nouns import Progress
 from prunus.runs.engines import ENGINES
+from prunus.runs.engines.pool import check_main_guard
 from prunus.runs.engines.work import OneThread, Procedure, Say
 from prunus.runs.plan import Plan, paces, plan
+from prunus.runs.progress import RunsProgress
+from prunus.runs.spec import identity
 from prunus.runs.store import Store
 from prunus.tables import look_up
 
 
 def execute(
-    specs: Sequence[Procedure], store: Store, *, engine: str = "processes", workers: int = 2, say: Say
+    specs: Sequence[Procedure],
+    store: Store,
+    *,
+    engine: str = "processes",
+    workers: int = 2,
+    say: Say,
+    progress: Progress | None = None,
 ) -> Plan:
     """Do the runs of `specs`, and those they need, that `store` does not have.
 
     A run that fails, be it by a fault in a user's own function, does not stop the others. Raises at the end, where
-    runs failed, what the first raised, with how many they are.
+    runs failed, what the first raised, with how many they are. Worker processes import the main script, so that a
+    script must call this under `if __name__ == "__main__":`; raises WorkerError where it does not.
+
+    `progress` is told of the estimated work that is done, in milliseconds.
     """
+    check_main_guard()
     carry = look_up("engine", ENGINES, engine)
     found = plan(specs, store)
     todo = cast("Sequence[Procedure]", found.todo)
@@ -25,7 +39,8 @@ def execute(
     for line in found.lines(known, 1 if engine == "inline" else workers):
         say(line)
     if todo:
-        carry(todo, store, workers=workers, say=say)
+        seconds = {identity(spec): spec.cost()[1] * known[spec.cost()[0]] for spec in todo}
+        carry(todo, store, workers=workers, say=say, progress=RunsProgress(seconds, progress))
     return found
 
 

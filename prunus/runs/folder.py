@@ -6,15 +6,18 @@
     metrics.jsonl      a row a level             curves.jsonl   a row a level and step
     NAME.safetensors   tensors, or masks as bits, with a note
     claim.json         while it is worked on: who works on it
-    result.json        once it is finished: summary, receipt, seconds, cost
+    result.json        once it is finished: summary, receipt, seconds, cost, and the digests of all other files
 
+A finished run is never changed: a file of it that is missing or differs from its digest is an error, not other numbers.
 No other module spells these names. Every file is whole or not there; rows are whole lines.
 """
 
+import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +27,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prunus.errors import StoreError
+from prunus.files import TEMPORARY
 from prunus.nouns import Masks, Params
-from prunus.runs.files import PART, read_json, storing, write, write_json
+from prunus.runs.files import read_json, storing, write, write_json
 from prunus.runs.rows import Row, append_rows, cut_torn, read_rows
 from prunus.training.constraints import pack, unpack
 
@@ -34,6 +38,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BITS = "masks"
 _SPEC = ("settings", "complete", "needs")
 """What every spec.json says."""
+FINISHED = "runs"
+"""The folder of a store that the finished runs are in."""
+ADVICE = "remove the run, `prunus runs rm"
+_CHECKED: dict[tuple[Path, int, int], str] = {}
+"""The digests of files of finished runs that were checked in this process, by path, time and size."""
 
 
 class Beating(Protocol):
@@ -77,7 +86,7 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """The rows of metrics."""
-        return read_rows(self.metrics_path)
+        return self._rows(self.metrics_path)
 
     def append_curve(self, rows: Iterable[Row], keys: tuple[str, ...] = ("level", "step")) -> None:
         """Rows of the curves; each takes the place of an earlier one with the same `keys`."""
@@ -86,7 +95,7 @@ class RunFolder:
 
     def curve(self) -> list[Row]:
         """The rows of the curves."""
-        return read_rows(self.curves_path)
+        return self._rows(self.curves_path)
 
     def put(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
         """Write tensors, and a note of plain values, in place of what `name` held."""
@@ -126,7 +135,8 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether there are tensors or masks of that name."""
-        return self._tensors(name).exists()
+        path = self._tensors(name)
+        return path.exists() or path.name in self._digests()
 
     def checkpoint(self, name: str) -> Path:
         """Where a training may write its own state of that name, to be dropped when it is over."""
@@ -146,7 +156,8 @@ class RunFolder:
         """What spec.json says."""
         found = self._json("spec")
         if missing := [key for key in _SPEC if key not in found]:
-            raise StoreError(f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}.")
+            with self._advising():
+                raise StoreError(f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}.")
         return found
 
     def environment(self) -> dict[str, Any]:
@@ -155,7 +166,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any]:
         """What result.json says; empty where the run is not finished."""
-        return self._json("result") if self._file("result").exists() else {}
+        return self._json("result") if self._is_finished or self._file("result").exists() else {}
 
     def claimed(self) -> dict[str, Any] | None:
         """What claim.json says: who was the last to work on the run."""
@@ -188,13 +199,16 @@ class RunFolder:
         write_json(self._file("claim"), claim)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json."""
-        write_json(self._file("result"), result)
+        """Write result.json, with the digests of the other files; the last thing that is written."""
+        written = [
+            path for path in sorted(self.path.iterdir()) if path not in map(self._file, ("result", "claim"))
+        ]
+        write_json(self._file("result"), {**result, "files": {path.name: _digest(path) for path in written}})
 
     def tidy(self) -> None:
         """Remove what a killed writer left half-written."""
         with storing(self.path):
-            for part in self.path.glob(f".*{PART}"):
+            for part in self.path.glob(f".*{TEMPORARY}"):
                 part.unlink(missing_ok=True)
             cut_torn(self.metrics_path)
             cut_torn(self.curves_path)
@@ -217,11 +231,44 @@ class RunFolder:
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.json"
 
+    @property
+    def _is_finished(self) -> bool:
+        return self.path.parent.name == FINISHED
+
+    def _digests(self) -> dict[str, str]:
+        """The digests of the files of a finished run, by name; empty for one that has none."""
+        return self.result().get("files", {}) if self._is_finished else {}
+
+    def _check_content(self, path: Path) -> None:
+        """Raise StoreError where a file of a finished run is not what was written."""
+        expected = self._digests().get(path.name)
+        if expected is None:
+            return
+        try:
+            state = path.stat()
+            key = (path.absolute(), state.st_mtime_ns, state.st_size)
+            if _CHECKED.get(key) != expected:
+                if _digest(path) != expected:
+                    raise StoreError(
+                        f"{path} is damaged: it is not what was written when the run was finished."
+                    )
+                _CHECKED[key] = expected
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+    def _rows(self, path: Path) -> list[Row]:
+        with self._advising():
+            self._check_content(path)
+            return read_rows(path)
+
     def _json(self, name: str) -> dict[str, Any]:
-        found = read_json(self._file(name))
-        if not isinstance(found, dict):
-            raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object.")
-        return found
+        with self._advising():
+            if name != "result":
+                self._check_content(self._file(name))
+            found = read_json(self._file(name))
+            if not isinstance(found, dict):
+                raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object.")
+            return found
 
     def _tensors(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -251,9 +298,28 @@ class RunFolder:
 
     def _open(self, name: str) -> Any:
         path = self._tensors(name)
+        with self._advising():
+            self._check_content(path)
+            try:
+                return safe_open(path, framework="pt")
+            except FileNotFoundError:
+                raise StoreError(f"The run {self.id} has no tensors called {name!r}.") from None
+            except (OSError, SafetensorError) as error:
+                raise StoreError(f"{path} cannot be read: {error}.") from error
+
+    @contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Inside, an error of reading says what to do about a damaged run, which the same command computes again."""
         try:
-            return safe_open(path, framework="pt")
-        except FileNotFoundError:
-            raise StoreError(f"The run {self.id} has no tensors called {name!r}.") from None
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path} cannot be read: {error}.") from error
+            yield
+        except StoreError as error:
+            if ADVICE in str(error):
+                raise
+            store = self.path.parent.parent
+            advice = f"{ADVICE} {self.id} --store {store}`, and run the command again"
+            raise StoreError(f"{str(error).rstrip('.')}; {advice}.") from error.__cause__
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,6 @@ SQLite's write-ahead log needs a file system of this machine; over a network, gi
 """
 
 import secrets
-import shutil
 import sqlite3
 import time
 import warnings
@@ -20,7 +19,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from prunus.errors import LostClaimError, StoreError
-from prunus.runs.files import storing
+from prunus.runs.files import storing, write
 from prunus.runs.locks import locked
 from prunus.runs.processes import Process, alive, this_process
 
@@ -228,7 +227,7 @@ class Ledger:
                 new.execute(_TABLE)
                 new.executemany(_PUT, [astuple(entry) for entry in entries])
             if self.path.exists():
-                shutil.copyfile(self.path, self.path.with_name("ledger.damaged"))
+                write(self.path.with_name("ledger.damaged"), self.path.read_bytes())
             for log in ("-wal", "-shm"):  # of the old file: it would be played into the new one
                 self.path.with_name(self.path.name + log).unlink(missing_ok=True)
             beside.replace(self.path)

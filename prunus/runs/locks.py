@@ -15,7 +15,7 @@ except ImportError:  # Windows
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Inside, no other process is inside with the same `path`."""
-    with storing(path), path.open("a") as file:
+    with storing(path), path.open("ab") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -56,8 +56,13 @@ def _host() -> str:
 def _started(pid: int) -> str | None:
     """The start of a process in clock ticks of this boot; "dead" for one that waits to be buried."""
     try:
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-        words = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        words = (
+            (PROC / str(pid) / "stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except (OSError, ValueError):
         return None
     return "dead" if words[0] in "ZX" else f"{boot}-{words[19]}"

@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.errors import PrunusError
+from prunus.files import write_atomic
 from prunus.runs.store import Store
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+
+READING = ("SELECT", "EXPLAIN", "PRAGMA", "MULTI")
+"""The types of statements that return rows and change no table; DuckDB calls a PIVOT "MULTI"."""
 
 
 def query(store: Store, sql: str) -> list[dict[str, Any]]:
@@ -34,6 +39,11 @@ def query(store: Store, sql: str) -> list[dict[str, Any]]:
         _fill(connection, store, sql.lower())
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         try:
+            kinds = [statement.type.name for statement in connection.extract_statements(sql)]
+            if len(kinds) != 1 or kinds[0] not in READING:
+                raise PrunusError(
+                    f"The query cannot be answered: expected one SELECT statement, got {', '.join(kinds) or 'nothing'}."
+                )
             connection.execute(sql)
             names = [column[0] for column in connection.description or []]
             return [dict(zip(names, row, strict=True)) for row in connection.fetchall()]
@@ -47,7 +57,7 @@ def _fill(connection: "DuckDBPyConnection", store: Store, sql: str) -> None:
         rows = [{key: value for key, value in asdict(run).items() if key != "cost"} for run in store.runs()]
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "runs.jsonl"
-            file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+            write_atomic(file, "".join(f"{json.dumps(row)}\n" for row in rows))
             _load(connection, "runs", "* EXCLUDE (filename)", [file])
     with_id = "parse_path(filename)[-2] AS id, * EXCLUDE (filename)"
     if "metrics" in sql:

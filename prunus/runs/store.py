@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError
+from prunus.files import sync_folder
 from prunus.runs.environment import environment
-from prunus.runs.files import storing, sync
-from prunus.runs.folder import RunFolder
+from prunus.runs.files import storing
+from prunus.runs.folder import FINISHED, RunFolder
 from prunus.runs.ledger import Claim, Entry, Ledger
 from prunus.runs.listing import Run, receipt, status
 from prunus.runs.requests import Request, read_requests, write_request
@@ -34,7 +35,7 @@ class Store:
 
     def __init__(self, path: Path | str, *, create: bool = True) -> None:
         self.path = Path(path)
-        self.finished, self.work = self.path / "runs", self.path / "work"
+        self.finished, self.work = self.path / FINISHED, self.path / "work"
         self.experiments = self.path / "experiments"
         if not create and not self.finished.is_dir():
             raise StoreError(f"There is no store of runs at {self.path}.")
@@ -105,14 +106,14 @@ class Store:
                 "attempts": claim.entry.attempts,
                 "cost": folder.spec()["cost"],
             }
-            folder.write_result(result)
             folder.let_go()
             folder.tidy()
+            folder.write_result(result)
             with storing(place):
-                sync(folder.path)
+                sync_folder(folder.path)
                 folder.path.rename(place)
-                sync(self.finished)
-                sync(self.work)
+                sync_folder(self.finished)
+                sync_folder(self.work)
 
         claim.finish(publish)
         folder.path, folder.reading, folder.claim = place, True, None

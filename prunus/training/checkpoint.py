@@ -1,36 +1,84 @@
-"""The state of a training run between two epochs, as one safetensors file.
+"""The state of a training run between two epochs, as one safetensors file, and whose run it is.
 
-Tensors: `model/NAME`, `optimiser/NAME/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `observer/NAME`, `random`.
-Metadata: one JSON object `prunus` with the steps behind, the epochs so far, what the observer wrote down, and a
-fingerprint of recipe, seed and shapes, so that a checkpoint of another run is refused. Written beside, then renamed.
+Tensors: `model/NAME`, `optimiser/NAME/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `observer/NAME`, `random`,
+and `identity/outputs`. Metadata: `prunus`, one JSON object with the steps behind, the epochs so far, what the observer
+wrote down and the identity of the run; and `digest`, of that object and of all tensors.
+
+The identity of a run is everything that its result depends on. A checkpoint is used only by a run of the same identity,
+and only where its content has the digest that was written with it. Written whole or not at all.
 """
 
+import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
+from prunus.files import write_atomic
+from prunus.nouns import Dataset, Split
+from prunus.training.checks import forward
+from prunus.training.constraints import Constraint, Masked
 from prunus.training.evaluate import Epoch
-from prunus.training.state import Observer, flat, under, unflat
+from prunus.training.modes import evaluating
+from prunus.training.state import Observer, flat, optimiser_state, under, unflat
 
 if TYPE_CHECKING:
     from prunus.training.loop import Training
 
-
-def fingerprint(run: "Training", seed: int) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be this run's."""
-    shapes = {name: list(tensor.shape) for name, tensor in run.model.state_dict().items()}
-    return {"recipe": asdict(run.recipe), "seed": seed, "shapes": shapes}
+TOLERANCE = 1e-3
+"""Relative difference of outputs that other numbers of threads, or another machine, may explain."""
 
 
-def save(path: Path, run: "Training", seed: int, observer: Observer | None = None) -> None:
+@dataclass(frozen=True)
+class Identity:
+    """What the result of a run depends on."""
+
+    values: dict[str, Any]
+    """What must be equal, by name; digests, but for recipe and seed."""
+    outputs: Tensor
+    """Of the initial model for two training examples, which tell functions apart that have the same structure."""
+
+
+def identity_of(run: "Training", data: Dataset, seed: int) -> Identity:
+    """The identity of a run whose model, optimizer and constraint are as they were given."""
+    recipe = {
+        f.name: getattr(run.recipe, f.name) for f in fields(run.recipe) if f.metadata.get("identity", True)
+    }
+    values = {
+        "recipe": recipe,
+        "seed": seed,
+        "first step": run.done,
+        "training data": _digest_of_split(data.train),
+        "validation data": _digest_of_split(data.validation),
+        "model": _digest_of_structure(run.model),
+        "initial weights": digest(run.model.state_dict()),
+        "initial optimizer state": digest(optimiser_state(run.optimiser, run.trainables)),
+        "constraint": _digest_of_constraint(run.constraint),
+    }
+    return Identity(values, _outputs(run.model, data.train.inputs[:2]))
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of `path`. Raises CheckpointError where no checkpoint can be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"The folder {path.parent} for checkpoints cannot be made ({error.strerror}); choose another."
+        ) from error
+    if path.is_dir():
+        raise CheckpointError(f"The checkpoint {path} would be a file, but is a folder; choose another name.")
+
+
+def save(path: Path, run: "Training", identity: Identity, observer: Observer | None = None) -> None:
     """Write the state of `run`; a reader never sees half of it."""
     seen, said = observer.state() if observer is not None else ({}, None)
     tensors = {
@@ -38,41 +86,52 @@ def save(path: Path, run: "Training", seed: int, observer: Observer | None = Non
         **_under("constraint", run.constraint.state()),
         **_under("best", run.best),
         **_under("observer", seen),
+        "identity/outputs": identity.outputs,
     }
-    metadata = {
+    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    metadata = json.dumps({
         "step": run.done,
         "epochs": [asdict(epoch) for epoch in run.epochs],
         "observer": said,
-        "fingerprint": fingerprint(run, seed),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+        "identity": identity.values,
+    })  # fmt: skip
+    check_writable(path)
     try:
-        # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
-        save_file(
-            {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
-            beside,
-            {"prunus": json.dumps(metadata)},
-        )
-        beside.replace(path)
-    except (OSError, SafetensorError) as error:
+        content = to_bytes(tensors, {"prunus": metadata, "digest": digest(tensors, metadata)})
+    except SafetensorError as error:
         raise CheckpointError(f"The checkpoint {path} could not be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomic(path, content, error=CheckpointError)
 
 
-def restore(path: Path, run: "Training", seed: int, observer: Observer | None = None) -> None:
-    """Put the state at `path` into `run`, into its observer, and into torch's random stream."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a file."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def read(path: Path, identity: Identity, observer: Observer | None = None) -> Checkpoint:
+    """The checkpoint at `path`. Raises CheckpointError where it is damaged, or not of the run of this identity."""
     tensors, metadata = _read(path)
-    mine = fingerprint(run, seed)
-    for key, found in metadata["fingerprint"].items():
-        if found != mine[key]:
-            raise CheckpointError(
-                f"The checkpoint {path} is of another run: its {key} is {found}, this run's {mine[key]}; "
-                "delete it or name another."
-            )
+    differences = _differences(metadata["identity"], identity.values)
+    theirs = tensors["identity/outputs"]
+    if not differences and not _are_close(theirs, identity.outputs):
+        differences = ["its model computes another function of the same weights"]
+    if differences:
+        raise CheckpointError(
+            f"The checkpoint {path} belongs to another run ({'; '.join(differences)}); delete it, or name another "
+            "file, to train from the start."
+        )
     if (metadata["observer"] is None) != (observer is None):
         raise CheckpointError(f"The checkpoint {path} is of a run that was observed otherwise; delete it.")
+    return Checkpoint(tensors, metadata)
+
+
+def restore(checkpoint: Checkpoint, run: "Training", observer: Observer | None = None) -> None:
+    """Put a checkpoint into the run it is of, into its observer, and into torch's random stream."""
+    tensors, metadata = checkpoint.tensors, checkpoint.metadata
     run.constraint.restore(under("constraint/", tensors))
     run.put(unflat(metadata["step"], tensors))
     run.best = under("best/", tensors)
@@ -81,15 +140,105 @@ def restore(path: Path, run: "Training", seed: int, observer: Observer | None = 
         observer.restore(under("observer/", tensors), metadata["observer"])
 
 
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """32 hexadecimal digits that tell the names, types, shapes and bits of `tensors`, and `text`, from all others."""
+    found = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            values = tensor.detach().cpu().contiguous().reshape(-1)
+            found.update(values.view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, as clauses of a sentence."""
+    found = []
+    for key, value in mine.items():
+        other = theirs.get(key)
+        if other == value:
+            continue
+        if key == "recipe" and isinstance(other, Mapping):
+            changed = [name for name in value if other.get(name) != value[name]]
+            found += [
+                f"its recipe has {name} = {other.get(name)!r}, this one {value[name]!r}" for name in changed
+            ]
+        elif key in ("seed", "first step"):
+            found.append(f"its {key} is {other}, this run's {value}")
+        else:
+            found.append(_DIFFERS[key])
+    return found
+
+
+_DIFFERS = {
+    "training data": "its training data were others",
+    "validation data": "its validation data were others",
+    "model": "its model has another structure (layers, parameters, frozen parameters, modes)",
+    "initial weights": "its initial weights were others (to go on, pass the model as it was at the first call)",
+    "initial optimizer state": "its initial optimizer state was another",
+    "constraint": "its constraint (masks, pruned values, codebooks or scores) was another",
+}
+
+
+def _digest_of_split(split: Split) -> str:
+    return digest({"inputs": split.inputs, "labels": split.labels})
+
+
+def _digest_of_constraint(constraint: Constraint) -> str:
+    """Of its kind, its state before the first step, and the values of pruned weights."""
+    values = constraint.values if isinstance(constraint, Masked) else []
+    pruned = {f"values/{place}": value for place, value in enumerate(values)}
+    return digest({**_under("state", constraint.state()), **pruned}, type(constraint).__name__)
+
+
+def _digest_of_structure(model: nn.Module) -> str:
+    """Of the layers with their settings, the parameters, which of them are trained, and the modes of all modules."""
+    parameters = [
+        f"{name} {p.dtype} {tuple(p.shape)} {p.requires_grad}"
+        for name, p in model.named_parameters(remove_duplicate=False)
+    ]
+    modes = [f"{name} {module.training}" for name, module in model.named_modules()]
+    layers = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))  # addresses differ from process to process
+    return digest({}, "\n".join([layers, *parameters, *modes]))
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """[B, C] in evaluation mode, in float32."""
+    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        outputs = forward(model, inputs)
+    assert isinstance(outputs, Tensor)  # checked before the training
+    return outputs.detach().float().cpu()
+
+
+def _are_close(theirs: Tensor, mine: Tensor) -> bool:
+    """Whether outputs are equal up to rounding."""
+    scale = float(mine.nan_to_num().abs().max()) if mine.numel() else 0.0
+    return theirs.shape == mine.shape and torch.allclose(
+        theirs, mine, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True
+    )
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["prunus"])
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            written = file.metadata() or {}
+            text = written["prunus"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = json.loads(text)
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"The checkpoint {path} cannot be read ({error}); delete it to start again."
         ) from error
+    if "digest" not in written:
+        raise CheckpointError(
+            f"The checkpoint {path} was written by an earlier version of prunus, which did not write whose run it is; "
+            "delete it to start again."
+        )
+    if written["digest"] != digest(tensors, text):
+        raise CheckpointError(
+            f"The checkpoint {path} is damaged: its content is not what was written; delete it to start again."
+        )
+    return tensors, metadata
 
 
 def _under(room: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,17 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.batches import batches
+from prunus.data.check import check_dataset, count_labeled
 from prunus.errors import DivergedError
-from prunus.nouns import Dataset, Split
+from prunus.nouns import IGNORE_INDEX, Dataset, Progress, Split
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import optimisers
 from prunus.training.augmentation import AUGMENTATIONS, augmented
-from prunus.training.checkpoint import restore, save
-from prunus.training.constraints import Constraint, Free
+from prunus.training.checkpoint import check_writable, identity_of, read, restore, save
+from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.training.constraints import Constraint, Free, all_trainables
 from prunus.training.early_stopping import best, should_stop
 from prunus.training.evaluate import Epoch, evaluate
 from prunus.training.learning_rates import DECAYS
+from prunus.training.modes import restored_modes, set_modes, start_training
 from prunus.training.penalties import PENALTIES
 from prunus.training.recipes import Recipe
 from prunus.training.state import Observer, State, copies, optimiser_state, put_optimiser_state
@@ -48,7 +51,7 @@ class Training:
         self.model = model
         self.recipe = recipe
         self.constraint = constraint
-        self.trainables = constraint.trainables()
+        self.trainables = all_trainables(model, constraint)
         self.optimiser = optimisers.make(list(self.trainables.values()), recipe)
         self.weights = [p for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
         self.penalise = look_up("penalty", PENALTIES, recipe.penalty)
@@ -62,7 +65,7 @@ class Training:
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step of gradient descent on a batch; returns the loss. The constraint holds afterwards."""
-        loss = F.cross_entropy(self.model(inputs), labels)
+        loss = F.cross_entropy(self.model(inputs), labels, ignore_index=IGNORE_INDEX)
         self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.penalise(self.weights, self.recipe.penalty_strength)
@@ -76,20 +79,30 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.learning_rate * self.decay(done)
 
-    def epoch(self, split: Split, seed: int, observer: Observer | None = None) -> float:
-        """What is left of this pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone."""
+    def epoch(
+        self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
+    ) -> float:
+        """What is left of this pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone.
+
+        The mean is over the examples that have a label; a batch in which none has one changes nothing.
+        """
         size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
         total, seen = torch.zeros((), device=split.labels.device), 0
+        is_labeled = bool((split.labels != IGNORE_INDEX).all())
         for index, (inputs, labels) in enumerate(batches(split, size, seed, number, first), start=first):
             self.set_learning_rate((number + index / count) / self.recipe.epochs)
             inputs = augmented(self.augment, inputs, seed, number, index)
-            total += self.step(inputs, labels) * len(labels)
-            seen += len(labels)
+            n = len(labels) if is_labeled else count_labeled(labels)
+            if n:
+                total += self.step(inputs, labels) * n
+                seen += n
             self.done += 1
+            if progress is not None:
+                progress(f"epoch {number + 1} of {self.recipe.epochs}", self.done, count * self.recipe.epochs)
             if observer is not None and observer.due(self.done):
                 observer.observe(self)
-        return float(total) / seen
+        return float(total) / seen if seen else 0.0
 
     def capture(self) -> State:
         """A copy of all that a step changes."""
@@ -136,41 +149,63 @@ def train(
     observer: Observer | None = None,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    progress: Progress | None = None,
 ) -> list[Epoch]:
     """Train `model` in place; returns one `Epoch` an epoch.
 
     Args:
+        model: maps inputs [B, ...] to logits [B, C]. In training mode, it is trained with every module in the mode it
+            has; in evaluation mode, everything is put into training mode but normalization layers whose parameters are
+            all frozen. Afterwards every module is in the mode it had.
+        data: the training split trains, the validation split is evaluated; the test split is not used. Examples whose
+            label is `IGNORE_INDEX` (-100) count neither in a loss nor in an accuracy.
+        constraint: must hold after every step, such as `Masked`; of `model` or of a submodule of it.
         start: go on from this state, in the middle of the schedule and of the order of examples where it was
             captured there; None: from the model as it is, at step 0.
         observer: is shown the training where it says it is due, at the start among others.
         checkpoint: the whole state is written there after every epoch, and a call with the same arguments
             goes on from it: a run killed at any moment and started again ends with the same bits (on CPU,
-            with the same number of threads).
+            with the same number of threads). The same arguments are the same recipe, seed, training and validation
+            data, structure and function of the model, constraint, and initial weights: `model` must be given as it was
+            at the first call.
+        progress: called after every batch with the number of steps that are done, of all steps.
 
-    Raises DivergedError when the loss is no longer a number, CheckpointError when the file belongs to another
-    run.
+    Raises DataError and ModelError before any work where data or model cannot be trained, DivergedError when the loss
+    is no longer a number, CheckpointError when the file is damaged or belongs to another run.
     """
+    check_names(recipe)
+    check_dataset(data, ("train", "validation"))
+    check_trainable(model, data, recipe)
+    if checkpoint is not None:
+        check_writable(checkpoint)
+    if recipe.patience is not None or any(part is not None for part in (checkpoint, observer, start)):
+        check_tensor_state(model)
     run = Training(model, recipe, constraint or Free(model))
-    mode = model.training
-    with own_random_stream(seed):
+    with restored_modes(model), own_random_stream(seed):
+        modes = start_training(model)
         if start is not None:
             run.put(start)
+        identity = None if checkpoint is None else identity_of(run, data, seed)
+        saved = (
+            read(checkpoint, identity, observer) if checkpoint and identity and checkpoint.exists() else None
+        )
         run.constraint.hold()
-        if checkpoint is not None and checkpoint.exists():
-            restore(checkpoint, run, seed, observer)
+        if saved is not None:
+            restore(saved, run, observer)
         elif observer is not None and observer.due(run.done):
             observer.observe(run)
+        if progress is not None:
+            progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
         while not _finished(run, data.train):
-            model.train()
-            finish_epoch(run, run.epoch(data.train, seed, observer), data)
-            if checkpoint is not None:
-                save(checkpoint, run, seed, observer)
+            set_modes(modes)
+            finish_epoch(run, run.epoch(data.train, seed, observer, progress), data)
+            if checkpoint and identity:
+                save(checkpoint, run, identity, observer)
             if report is not None:
                 report(run.epochs[-1])
-    if run.best:
-        model.load_state_dict(run.best)
-    run.constraint.finish()
-    model.train(mode)
+        if run.best:
+            model.load_state_dict(run.best)
+        run.constraint.finish()
     return run.epochs
 
 
@@ -186,8 +221,8 @@ def finish_epoch(run: Unfinished, training_loss: float, data: Dataset) -> None:
     number = -(-run.done // steps_per_epoch(run.recipe, data.train))
     if not torch.isfinite(torch.tensor([training_loss, result.loss])).all():
         raise DivergedError(
-            f"The loss is {training_loss} after epoch {number} of {run.recipe.epochs} with learning rate "
-            f"{run.recipe.learning_rate}; a lower learning rate may help."
+            f"The loss is {training_loss} in training and {result.loss} in validation after epoch {number} of "
+            f"{run.recipe.epochs} with learning rate {run.recipe.learning_rate}; a lower learning rate may help."
         )
     run.epochs.append(Epoch(number, training_loss, result.loss, result.accuracy))
     if (

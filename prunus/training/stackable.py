@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from prunus.errors import ModelError, SpecError
+from prunus.nouns import IGNORE_INDEX
 from prunus.training.constraints import Free, Masked
 from prunus.training.job import Job
 
@@ -20,6 +21,13 @@ def check_together(jobs: Sequence[Job]) -> None:
         raise SpecError("Trainings that stop at different times (`patience`) cannot be stacked.")
     if len(kinds) > 1 or not kinds <= {Free, Masked}:
         raise SpecError(f"Trainings under {sorted(kind.__name__ for kind in kinds)} cannot be stacked.")
+    if any(getattr(job.constraint, "model", job.model) is not job.model for job in jobs):
+        raise SpecError("Trainings whose constraint is of another module than the model cannot be stacked.")
+    if bool((jobs[0].data.train.labels == IGNORE_INDEX).any()):
+        raise SpecError(
+            f"Trainings on examples without a label ({IGNORE_INDEX}) cannot be stacked; use the engine inline or "
+            "processes."
+        )
     if len({tuple(job.constraint.names) for job in jobs if isinstance(job.constraint, Masked)}) > 1:
         raise SpecError("Trainings whose masks are of different tensors cannot be stacked.")
     _check_starts(jobs)

@@ -9,6 +9,7 @@ R replicate, B batch, I in, O out, C classes.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import product
 
@@ -17,16 +18,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prunus.data.batches import order
+from prunus.data.check import check_dataset
 from prunus.errors import ModelError, PrunusError
 from prunus.tables import look_up
 from prunus.training import optimisers
 from prunus.training.augmentation import AUGMENTATIONS, augmented
+from prunus.training.checks import check_trainable
 from prunus.training.constraints import Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.job import Job
 from prunus.training.layouts import Layout, layout_of
 from prunus.training.learning_rates import DECAYS
 from prunus.training.loop import finish_epoch, own_random_stream, steps_per_epoch
+from prunus.training.modes import restored_modes
 from prunus.training.penalties import PENALTIES
 from prunus.training.stackable import check_together
 from prunus.training.state import State, copies, optimiser_state, put_optimiser_state
@@ -111,6 +115,10 @@ class Stack:
         self.optimiser.zero_grad(set_to_none=True)
         means.sum().backward()  # type: ignore[no-untyped-call]
         self.penalise(self.weights, self.recipe.penalty_strength)
+        for name, factor in self.factors.items():
+            gradient = self.tensors[name].grad
+            if gradient is not None:
+                gradient.mul_(factor)
         self.optimiser.step()
         self.hold()
         self.done += 1
@@ -204,14 +212,12 @@ class Stack:
         inputs = self.jobs[0].data.train.inputs[:8]
         copies_of_it = self.layout.inputs(inputs).expand(len(self.jobs), *self.layout.inputs(inputs).shape)
         for training, member in product((False, True), self.members):
-            mode = member.model.training
-            member.model.train(training)
-            with own_random_stream(0):
+            with restored_modes(member.model), own_random_stream(0):
+                member.model.train(training)
                 alone, mine = (
                     member.model(inputs),
                     self.layout.answer(self.tensors, copies_of_it)[member.place],
                 )
-            member.model.train(mode)
             if not torch.allclose(alone, mine, rtol=1e-4, atol=1e-5):
                 raise ModelError(
                     f"{type(member.model).__name__} is more than its linear layers with ReLU between them (dropout, "
@@ -225,16 +231,20 @@ def train_stacked(jobs: Sequence[Job]) -> list[list[Epoch] | PrunusError]:
     All have one architecture (linear layers with ReLU between), one data set, one recipe without patience, and
     start at one step. Raises ModelError or SpecError where they cannot go together.
     """
-    modes = [job.model.training for job in jobs]
-    stack = Stack(jobs)
-    stack.observe()
-    total = stack.recipe.epochs * steps_per_epoch(stack.recipe, jobs[0].data.train)
-    while stack.done < total and any(member.error is None for member in stack.members):
-        losses = stack.epoch()
-        stack.write_back()
-        for member, loss in zip(stack.members, losses, strict=True):
-            member.attempt(partial(member.finish_epoch, loss))
-    for job, mode in zip(jobs, modes, strict=True):
-        job.constraint.finish()
-        job.model.train(mode)
+    check_dataset(jobs[0].data, ("train", "validation"))
+    for job in jobs:
+        check_trainable(job.model, jobs[0].data, job.recipe)
+    with ExitStack() as restored:
+        for job in jobs:
+            restored.enter_context(restored_modes(job.model))
+        stack = Stack(jobs)
+        stack.observe()
+        total = stack.recipe.epochs * steps_per_epoch(stack.recipe, jobs[0].data.train)
+        while stack.done < total and any(member.error is None for member in stack.members):
+            losses = stack.epoch()
+            stack.write_back()
+            for member, loss in zip(stack.members, losses, strict=True):
+                member.attempt(partial(member.finish_epoch, loss))
+        for job in jobs:
+            job.constraint.finish()
     return [member.epochs if member.error is None else member.error for member in stack.members]

@@ -56,6 +56,7 @@ def kept(masks: Masks) -> dict[str, int]:
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
 
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("select", [1, 7, 128])
 @pytest.mark.parametrize("before", [False, True], ids=["whole", "thinned"])
 @pytest.mark.parametrize(("name", "density"), asked())

@@ -219,7 +219,7 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
             assert told["bytes"] < 0.2 * sum(4 * weight.numel() for weight in dense.network().parameters())
     assert seeded == 3
     said = called("runs", "save", id, file, "--store", store.path, code=1).err
-    assert said == f"error: {file} is there already; pass --force to replace it.\n"
+    assert said == f"error: {file} exists; pass --force to replace it, or name another file.\n"
     assert "parameters in" in called("runs", "save", id, file, "--store", store.path, "--force").out
 
 

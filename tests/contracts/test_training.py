@@ -217,14 +217,16 @@ def test_resume_keeps_the_memory_order_of_convolutions(optimiser, few, tmp_path)
 
 
 def test_a_checkpoint_of_another_run_is_refused(mlp, few, tmp_path):
-    path = tmp_path / "checkpoint.safetensors"
-    train(mlp, few, RECIPE, checkpoint=path)
-    with pytest.raises(CheckpointError, match="its seed is 0"):
+    path, first = tmp_path / "checkpoint.safetensors", copy.deepcopy(mlp)
+    expected = train(first, few, RECIPE, checkpoint=path)
+    with pytest.raises(CheckpointError, match="its seed is 0, this run's 1\\)"):
         train(mlp, few, RECIPE, seed=1, checkpoint=path)
-    with pytest.raises(CheckpointError, match="its recipe"):
+    with pytest.raises(CheckpointError, match=r"its recipe has learning_rate = 0\.01, this one 1\.0\)"):
         train(mlp, few, RECIPE.but(learning_rate=1.0), checkpoint=path)
-    with pytest.raises(CheckpointError, match="other masks"):
+    with pytest.raises(CheckpointError, match=r"\(its constraint \(masks"):
         train(mlp, few, RECIPE, constraint=Masked(mlp, masks_of(mlp)), checkpoint=path)
+    assert train(mlp, few, RECIPE.but(source="the same numbers"), checkpoint=path) == expected
+    assert same(first, mlp)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="cannot be read"):
         train(mlp, few, RECIPE, checkpoint=path)

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +42,7 @@ count = itertools.count(1)
 class Flat(nn.Flatten):
     def forward(self, x):
         assert x.device.type == os.environ.get("DEVICE", "cpu")
-        if next(count) == int(os.environ.get("INTERRUPT_AT", 0)):
+        if len(x) > 2 and next(count) == int(os.environ.get("INTERRUPT_AT", 0)):
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             signal.raise_signal(signal.SIGINT)  # as Ctrl-C would, at a moment that does not depend on speed
         return super().forward(x)
@@ -209,7 +211,9 @@ def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, i
         return json.loads(done.stdout)
 
     names = (f"--model={model}", f"--data={data}")
-    compressed = there("compress", *names, "--out=far.prunus", "--density=0.2", "--rounds=2", *EPOCHS)
+    compressed = there(
+        "compress", *names, "--out=far.prunus", "--density=0.2", "--rounds=2", "--force", *EPOCHS
+    )
     measured = there("evaluate", "far.prunus", f"--data={data}", *into)
     assert measured["test_error"] == compressed["test_error"]
     near = run("evaluate", "far.prunus", f"--data={data}", *into, "--json")
@@ -218,7 +222,7 @@ def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, i
 
 def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
     arguments = (*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps")
-    stopped = process(made, *arguments, env={**os.environ, "INTERRUPT_AT": "26"})
+    stopped = process(made, *arguments, env={**os.environ, "INTERRUPT_AT": "48"})
     assert stopped.returncode == 130
     assert "error: interrupted." in stopped.stderr
     assert "pruning" in stopped.stderr
@@ -262,6 +266,7 @@ def test_a_scope_may_be_a_pattern(run, tmp_path):
         there = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
         assert set(there.unique().tolist()) <= {1, 2}  # a shared value may be zero
     out.unlink()
+    out.with_suffix(".html").unlink()
     for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
         printed = run(*asked, *wrong, code=5)
         assert "2:4 keeps exactly 0.5" in printed.err
@@ -312,7 +317,7 @@ def test_list_names_everything_built_in(run):
 
 
 def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypatch, tmp_path):
-    def count(size, out, *, replicates=None, seed=0, report=print):
+    def count(size, out, *, replicates=None, seed=0, report=print, progress=None):
         """Count to three."""
         report("counting")
         (out / "counted.txt").write_text(f"{size} {replicates} {seed}")
@@ -349,6 +354,56 @@ def test_without_the_extra_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
     said = run("list", code=1).err
     assert said == 'error: the command line needs typer: pip install "prunus[cli]"\n'
+
+
+@pytest.mark.parametrize("group", [(), ("runs",)])
+def test_a_group_without_a_command_shows_its_help(group, called):
+    printed = called(*group, code=2)
+    assert printed.err == ""
+    assert printed.out.strip() == called(*group, "--help").out.strip()
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run a script in bash, with `prunus` on the path and a home directory of its own; returns what it printed."""
+    bash = shutil.which("bash") or pytest.skip("there is no bash here")
+    program = tmp_path / "prunus"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m prunus "$@"\n')
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+
+    def run(script):
+        command, aside = [bash, "--norc", "-c", script], {**os.environ, "PATH": path, "HOME": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=aside)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("prunus dec", ["decompress"]),
+        ("prunus compress --check", ["--checkpoints"]),
+        ("prunus compress --model lenet-5", ["lenet-5"]),
+        ("prunus prune lenet-5 --criterion full_", ["full_obs"]),
+        ("prunus evaluate my.prunus --data fash", ["fashion-mnist"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_names(words, offered, shell):
+    place = len(words.split()) - 1
+    complete = f"COMP_WORDS=({words}); COMP_CWORD={place}; _prunus_completion prunus"
+    script = f'eval "$(prunus --show-completion)"; {complete}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    assert shell(script) == offered
+
+
+def test_completion_is_installed_for_the_shell_it_is_called_from(shell, tmp_path):
+    *_, said = shell("prunus --install-completion; true")
+    assert said == "Completion will take effect once you restart the terminal"
+    (script,) = (tmp_path / ".bash_completions").iterdir()
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    assert "_prunus_completion" in script.read_text()
 
 
 def test_the_version(run):

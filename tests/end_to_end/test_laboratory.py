@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from prunus.experiments import LABORATORY
 from prunus.runs.store import Store
 
 HELPERS = Path(__file__).parents[1] / "helpers"
+PATHS = os.pathsep.join([str(HELPERS), str(Path(__file__).parents[2])])
 NAME = "zhou2019.zeros"
 SMALL = {
     "model": "small:mlp",
@@ -59,7 +61,7 @@ def made(tmp_path_factory):
     ]
     done = subprocess.run(
         [*command, "--store=store", "--out=figures"], cwd=folder, capture_output=True, text=True,
-        env={"PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(folder)},
+        env={"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(folder)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -89,7 +91,7 @@ def said(error: str) -> str:
 
 def test_an_experiment_is_run_and_drawn(made):
     folder, done = made
-    lines = done.stderr.splitlines()
+    lines = [line for line in done.stderr.splitlines() if not line.endswith((" left", " so far"))]  # progress
     assert lines[0].startswith("12 runs wanted, 0 found, 14 to do (2 dense runs shared by 12), about ")
     assert lines[-1].startswith("14 of 14: ticket-")
     assert "receipts: 12 of 12 points passed" in done.stdout  # level 3 is the only one of LEVELS in 4 rounds
@@ -171,8 +173,9 @@ def test_another_experiment_shares_the_dense_runs(store, run):
 
 
 def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
-    """The same bytes, also where the experiment's own folder is gone."""
-    run("figure", NAME, "--store", store, "--out", tmp_path / "drawn")
+    """The same bytes, also where the experiment's own folder is gone, and in place of an earlier figure."""
+    for _ in range(2):
+        run("figure", NAME, "--store", store, "--out", tmp_path / "drawn")
     found = csvs(tmp_path / "drawn")
     assert found == csvs(made[0] / "figures")
     assert {f"{NAME}.accuracy.csv", f"{NAME}.comparisons.csv"} <= found.keys()
@@ -346,7 +349,7 @@ def test_a_device_computes_what_the_cpu_does(experiment, tmp_path):
         done = subprocess.run(
             [*command, *sets(device=device), f"--store={device}", "--out=out", "--json"], cwd=tmp_path,
             capture_output=True, text=True,
-            env={"PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(tmp_path)},
+            env={"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(tmp_path)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         table = json.loads(done.stdout)["table"]
@@ -355,3 +358,125 @@ def test_a_device_computes_what_the_cpu_does(experiment, tmp_path):
         assert passed == points > 0
         told.append(table)
     assert told[0] == told[1]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def cut_last_row(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def change_digit(path: Path) -> None:
+    content = path.read_bytes()
+    place = content.index(b'_accuracy": ') + len(b'_accuracy": ')
+    path.write_bytes(
+        content[:place] + (b"8" if content[place : place + 1] == b"9" else b"9") + content[place + 1 :]
+    )
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+RUN = ("run", NAME, "--smoke", "--engine=inline", "--replicates=2")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("result.json", cut),
+        ("result.json", Path.unlink),
+        ("spec.json", cut),
+        ("environment.json", cut),
+        ("metrics.jsonl", cut),
+        ("metrics.jsonl", cut_last_row),
+        ("metrics.jsonl", change_digit),
+        ("metrics.jsonl", Path.unlink),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The run")
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do_which_helps(
+    file, damage, made, store, run, tmp_path
+):
+    ticket = next((store / "runs").glob("ticket-*"))
+    damage(ticket / file)
+    sentence = said(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
+    assert f"{ticket / file}" in sentence
+    advice = f"`prunus runs rm {ticket.name} --store {store}`"
+    assert sentence.endswith(f"; remove the run, {advice}, and run the command again.")
+    run(*advice.strip("`").split()[1:])
+    assert "1 to do" in run(*RUN, *sets(), "--store", store, "--out", "again").err
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+@pytest.mark.parametrize("damage", [flip_bit, cut, Path.unlink])
+@pytest.mark.parametrize("name", ["state-0", "final"])
+def test_a_damaged_dense_network_never_goes_into_a_ticket(name, damage, made, store, run, tmp_path):
+    tickets = list((store / "runs").glob("ticket-*"))
+    dense = json.loads((tickets[0] / "spec.json").read_text())["needs"][0]
+    shutil.rmtree(tickets[0])
+    damage(store / "runs" / dense / f"{name}.safetensors")
+    sentence = said(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
+    assert f"{dense}/{name}.safetensors" in sentence
+    assert f"`prunus runs rm {dense} --store {store}`" in sentence
+    run("runs", "rm", dense, "--store", store, "--force")
+    assert "2 to do" in run(*RUN, *sets(), "--store", store, "--out", "again").err
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+def test_what_was_removed_of_a_finished_run_is_computed_again_to_be_drawn(made, store, run, tmp_path):
+    dense = next((store / "runs").glob("dense-*"))
+    run("runs", "rm", dense.name, "--store", store, "--force")
+    assert "1 to do" in run(*RUN, *sets(), "--store", store, "--out", "again").err
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+def test_the_numbers_are_on_disk_before_a_figure_is_drawn(made, store, run, tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no figure today")
+
+    monkeypatch.setattr("prunus.experiments.result.save_drawing", fail)
+    run(*RUN, *sets(), "--store", store, "--out", "again", code=70)
+    files = ["comparisons.csv", "json", "md"]
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [
+        f"{NAME}.{file}" for file in files
+    ]
+    rows = [
+        json.loads((folder / f"{NAME}.json").read_text())["rows"]
+        for folder in (tmp_path / "again", made[0] / "figures")
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2", "scipy"])
+@pytest.mark.parametrize("name", [NAME, "han2016.starts"])
+def test_a_missing_library_is_known_before_the_runs(name, library, run, monkeypatch):
+    for module in [known for known in sys.modules if known.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr("prunus.cli.NEEDS", ())
+    arguments = ("--store=s", *sets()) if name == NAME else ()
+    sentence = said(run("run", name, "--smoke", *arguments, "--out=o", code=1).err)
+    assert f" need {library}, which is not installed: pip install 'prunus[cli]'." in sentence
+    assert not Path("s").exists()
+    assert not list(Path("o").iterdir())
+
+
+@pytest.mark.parametrize(
+    "backend", ["module://matplotlib_inline.backend_inline", pytest.param("nonsense", marks=pytest.mark.slow)]
+)
+def test_figures_are_drawn_whatever_backend_the_environment_names(backend, made):
+    folder, _ = made
+    done = subprocess.run(
+        [sys.executable, "-m", "prunus", "figure", NAME, "--store=store", f"--out={backend[-8:]}"],
+        cwd=folder, capture_output=True, text=True,
+        env={"PYTHONPATH": PATHS, "MPLBACKEND": backend, "PATH": "", "HOME": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (
+        len(list((folder / backend[-8:]).glob("*.png"))) == len(list((folder / "figures").glob("*.png"))) > 0
+    )

@@ -12,14 +12,17 @@ import pytest
 
 import prunus
 from prunus.cli.app import COMMANDS
+from prunus.cli.names import NAMES
+from prunus.cli.outcomes import EXIT_CODES
 from prunus.compression.codecs import CODECS
 from prunus.compression.sharing.starts import STARTS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
+from prunus.experiments.result import SIZES
 from prunus.generators import GENERATORS
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.pruners import PRUNERS
+from prunus.pruning.pruners import AT_WEIGHTS, PRUNERS
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import DIAGONALS, LOSSES
@@ -33,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
 
 ROOMS = (
-    ("errors", "version", "nouns", "seeds", "tables", "resolve", "generators", "compiled"),
+    ("errors", "files", "version", "nouns", "seeds", "tables", "resolve", "generators", "compiled"),
     ("data",),
     ("models",),
     ("training",),
@@ -42,7 +45,7 @@ ROOMS = (
     ("runs",),
     ("compression",),
     ("report",),
-    ("experiments",),
+    ("experiments", "diagnostics"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
@@ -50,7 +53,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 def imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
         elif isinstance(node, ast.Import):
@@ -66,6 +69,106 @@ def test_a_room_imports_only_rooms_above_it(path):
     for name in imports(path):
         other = name.split(".")[1]
         assert FLOOR[other] <= FLOOR[parts[0]], f"{path.name} imports {name}"
+
+
+READS = {"tarfile.open", "archive.open", "webbrowser.open", "zipfile.open"}
+"""Calls of `open` that open no file for writing, whatever their arguments."""
+WRITES = {
+    *("write_text", "write_bytes", "touch", "rename", "truncate", "ftruncate", "fdopen", "mkstemp", "link"),
+    *(
+        "symlink",
+        "symlink_to",
+        "hardlink_to",
+        "mknod",
+        "mkfifo",
+        "NamedTemporaryFile",
+        "save_file",
+        "copyfile",
+    ),
+    *("copy2", "copytree", "move", "savetxt", "tofile", "print_png", "print_svg"),
+}
+"""Methods and functions that write or rename a file."""
+ALLOWED = {
+    "files.py": {"open", "replace"},
+    "runs/rows.py": {"open", "truncate"},  # a log: rows are appended, and a torn last line is cut off
+    "runs/locks.py": {"open"},  # a lock file, which stays empty
+    "runs/store.py": {"rename"},  # folders, moved whole
+    "data/cifar10_archive.py": {"rename"},  # a folder, moved whole
+    "runs/ledger.py": {"replace"},  # a data base, which SQLite writes
+    "cli/outcomes.py": {"open"},  # the null device, in place of a closed pipe
+}
+"""Where something else than `prunus.files` writes, and how."""
+
+
+def calls(path: Path) -> list[tuple[ast.Call, str, str]]:
+    """The calls in a file, each with the name of what is called, without and with what stands before it."""
+    found = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+    ]
+    names = [ast.unparse(node.func) for node in found]
+    return [(node, name.rpartition(".")[2], name) for node, name in zip(found, names, strict=True)]
+
+
+def mode_of(node: ast.Call, name: str) -> str:
+    """The mode of a call of `open`: "?" where it is not written out, "w" for `os.open` that does not only read."""
+    if name == "os.open":
+        return "rb" if ast.unparse(node.args[1]) == "os.O_RDONLY" else "w"
+    given = [keyword.value for keyword in node.keywords if keyword.arg == "mode"]
+    given += node.args[1:2] if name in ("open", "io.open", "gzip.open") else node.args[:1]
+    mode = given[0] if given else ast.Constant("rb" if name == "gzip.open" else "r")
+    return str(mode.value) if isinstance(mode, ast.Constant) and isinstance(mode.value, str) else "?"
+
+
+def writes(node: ast.Call, short: str, name: str) -> bool:
+    if short == "open":
+        return name not in READS and not set(mode_of(node, name)) <= set("rbt")
+    if (
+        short == "replace"
+    ):  # of a path; that of a text has two arguments, that of a dataclass has a name alone
+        return name == "os.replace" or ("." in name and len(node.args) == 1 and not node.keywords)
+    if short in ("save", "savez") and name.partition(".")[0] in ("torch", "np", "numpy"):
+        return True
+    return short in WRITES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_written_in_one_place(path):
+    """A file that is written or renamed without `prunus.files` could be left half-written, or destroy another."""
+    place = str(path.relative_to(ROOT / "prunus"))
+    found = {short: node.lineno for node, short, name in calls(path) if writes(node, short, name)}
+    assert found.keys() == ALLOWED.get(place, set()), f"{place}: {found}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_has_an_encoding(path):
+    """Without one it would be that of the locale, which is ASCII in many a container."""
+    for node, short, name in calls(path):
+        given = {keyword.arg for keyword in node.keywords}
+        opens = short == "open" and name not in {*READS, "os.open"} and "b" not in mode_of(node, name)
+        texts = short in ("read_text", "write_text") or bool(given & {"text", "universal_newlines"})
+        assert not (opens or texts) or "encoding" in given, f"{path}, line {node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("code", "writing"),
+    [
+        ("path.open('wb')", True),
+        ("open(path, mode='a')", True),
+        ("open(path, mode)", True),
+        ("gzip.open(path, 'w')", True),
+        ("os.open(path, os.O_RDWR)", True),
+        ("path.replace(other)", True),
+        ("np.save(path, array)", True),
+        ("path.open()", False),
+        ("path.open('rb')", False),
+        ("gzip.open(path)", False),
+        ("name.replace('a', 'b')", False),
+        ("replace(settings, a=1)", False),
+    ],
+)
+def test_calls_that_write_are_told_from_others(code, writing, tmp_path):
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    assert [writes(*call) for call in calls(tmp_path / "code.py")] == [writing]
 
 
 @pytest.mark.parametrize("room", ["compression/codecs"])
@@ -180,6 +283,52 @@ def test_every_public_error_is_drawn_in_the_tree():
     for name, thing in vars(errors).items():
         if isinstance(thing, type) and issubclass(thing, Exception):
             assert re.search(rf"\b{name}\b", errors.__doc__ or ""), name
+
+
+def test_the_exit_codes_of_all_errors_are_in_the_table_of_the_page_and_in_the_tree():
+    from prunus import errors
+
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert {
+        int(code): text for code, text in re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    } == EXIT_CODES
+    named = {name: thing for name, thing in vars(errors).items() if hasattr(thing, "exit_code")}
+    assert {thing.exit_code for thing in named.values()} <= EXIT_CODES.keys()
+    drawn = {
+        name: int(code)
+        for name, code in re.findall(r"(\w+Error) +(?:exit code )?(\d)\b", errors.__doc__ or "")
+    }
+    assert drawn == {name: named[name].exit_code for name in drawn}
+    not_drawn = [thing for name, thing in named.items() if name not in drawn]
+    assert all(thing.exit_code == thing.__base__.exit_code for thing in not_drawn)
+
+
+def test_completion_offers_exactly_the_built_in_names():
+    tables = {
+        "model": MODELS,
+        "data set": DATASETS,
+        "criterion": {**CRITERIA, **AT_WEIGHTS, **PRUNERS},
+        "scope": SCOPES,
+        "recipe": prunus.COMPRESSION_RECIPES,
+        "experiment": EXPERIMENTS,
+        "engine": ENGINES,
+        "size": SIZES,
+    }
+    assert {kind: tuple(table) for kind, table in tables.items()} == NAMES
+
+
+@pytest.mark.parametrize("words", ["prunus compress --model le", "prunus run zhou", "prunus runs "])
+def test_completion_waits_for_nothing_heavy(words, monkeypatch):
+    monkeypatch.setenv("_PRUNUS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    code = (
+        "import atexit, sys; from prunus.cli import main;"
+        "atexit.register(lambda: print('heavy:', *({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))); main([])"
+    )
+    *offered, heavy = in_a_process_of_its_own(code)
+    assert heavy == "heavy:"
+    assert offered
 
 
 def test_import_is_light():

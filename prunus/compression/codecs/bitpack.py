@@ -3,13 +3,13 @@
 Source: the "P + Q" rows of Han et al. 2016, tables 2-5 (before Huffman). Also called: fixed-length code.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bits import Ints, as_symbols
+from prunus.compression.codecs.bits import CHUNK, Data, Ints, as_symbols, join_chunks, repeat_symbol
 from prunus.errors import CorruptError
-
-_BLOCK = 1 << 16
 
 
 def width(alphabet: int) -> int:
@@ -24,31 +24,36 @@ def width(alphabet: int) -> int:
 def encode(symbols: Ints, alphabet: int) -> bytes:
     """`symbols` (0..alphabet-1) as ceil(count * width / 8) bytes; the last one is padded with zero bits."""
     flat, bits = as_symbols(symbols, alphabet), width(alphabet)
-    blocks = (flat[start : start + _BLOCK].astype(">u4") for start in range(0, flat.size, _BLOCK))
+    blocks = (flat[start : start + CHUNK].astype(">u4") for start in range(0, flat.size, CHUNK))
     rows = (np.unpackbits(block.view(np.uint8).reshape(-1, 4), axis=1)[:, 32 - bits :] for block in blocks)
     return b"".join(np.packbits(row).tobytes() for row in rows)
 
 
-def decode(data: bytes, count: int, alphabet: int) -> NDArray[np.int32]:
+def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
     """The `count` symbols of `data`. Raises CorruptError on a wrong length, padding or symbol."""
+    return join_chunks(decode_chunks(data, count, alphabet), count)
+
+
+def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
+    """The same in chunks."""
     bits = width(alphabet)
     if len(data) != -(-count * bits // 8):
         raise CorruptError(f"{count} symbols of {bits} bits do not take {len(data)} bytes.")
-    out = np.zeros(count, np.int32)
     if bits == 0:
-        return out
+        yield from repeat_symbol(0, count)
+        return
     powers = (1 << np.arange(bits - 1, -1, -1)).astype(np.int32)
     packed = np.frombuffer(data, np.uint8)
-    for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
         rows = np.unpackbits(packed[start * bits // 8 :][: -(-(stop - start) * bits // 8)])
         used = (stop - start) * bits
         if rows[used:].any():
             raise CorruptError("The padding of a row of packed symbols is not zero.")
-        out[start:stop] = rows[:used].reshape(-1, bits) @ powers
-    if count and int(out.max()) >= alphabet:
-        raise CorruptError(f"Symbol {out.max()} is outside an alphabet of {alphabet}.")
-    return out
+        symbols: NDArray[np.int32] = rows[:used].reshape(-1, bits) @ powers
+        if int(symbols.max()) >= alphabet:
+            raise CorruptError(f"Symbol {symbols.max()} is outside an alphabet of {alphabet}.")
+        yield symbols
 
 
 def cost(counts: Ints) -> float:

@@ -7,6 +7,7 @@ ABSENT segment, which cannot be followed by another, it says that the level is t
 follow until the alphabet is full.
 """
 
+from collections.abc import Iterator
 from itertools import groupby
 
 import numpy as np
@@ -17,8 +18,17 @@ from prunus.errors import CorruptError
 ABSENT = -1
 """The level of a symbol that does not occur."""
 
+LARGEST_ALPHABET = 1 << 16
+"""Symbols that a table describes, at most."""
+
+CHUNK = 1 << 15
+"""Symbols that are decoded at a time, so that decoding needs little memory beside its result."""
+
 Ints = NDArray[np.integer]
 """What every codec takes and gives: a row of non-negative integers."""
+
+Data = bytes | memoryview
+"""The bytes of a stream; a view saves a copy."""
 
 
 def gamma(value: int) -> str:
@@ -33,6 +43,8 @@ def gamma(value: int) -> str:
 
 def pack_levels(levels: Ints) -> bytes:
     """The table of `levels` (one a symbol, 0..255 or ABSENT) as whole bytes, padded with zero bits."""
+    if len(levels) > LARGEST_ALPHABET:
+        raise ValueError(f"Expected an alphabet of at most {LARGEST_ALPHABET} symbols, got {len(levels)}.")
     bits, last = [], ABSENT
     for level, run in groupby(levels.tolist()):
         length = sum(1 for _ in run)
@@ -44,15 +56,27 @@ def pack_levels(levels: Ints) -> bytes:
     return int(text.ljust(8 * size, "0"), 2).to_bytes(size, "big") if text else b""
 
 
-def unpack_levels(data: bytes, alphabet: int, largest: int) -> tuple[Ints, int]:
+def unpack_levels(
+    data: Data, alphabet: int, largest: int, num_symbols: int | None = None
+) -> tuple[Ints, int]:
     """The levels of `alphabet` symbols at the head of `data`, and how many bytes they take.
 
-    Raises CorruptError where the table does not end, overruns the alphabet, or leaves 0..largest.
+    `num_symbols` is the length of the row that the table is for: a segment that is not absent covers a symbol that
+    occurs, so that a row of n symbols needs at most 2n + 1 segments.
+
+    Raises CorruptError where the table does not end, overruns the alphabet, leaves 0..largest, or has more segments
+    than its row can use.
     """
+    if alphabet > LARGEST_ALPHABET:
+        raise CorruptError(f"A table is of {alphabet} symbols; {LARGEST_ALPHABET} is the most allowed.")
     reader = _GammaReader(data)
     levels = np.full(alphabet, ABSENT, np.int64)
+    segments_left = alphabet if num_symbols is None else 2 * num_symbols + 1
     start, last, after_gap = 0, ABSENT, False
     while start < alphabet:
+        if not segments_left:
+            raise CorruptError(f"A table has more segments than a row of {num_symbols} symbols can use.")
+        segments_left -= 1
         run, code = reader.gamma(), reader.gamma() - 1
         if run > alphabet - start:
             raise CorruptError(f"A table runs to symbol {start + run} of an alphabet of {alphabet}.")
@@ -69,29 +93,59 @@ def unpack_levels(data: bytes, alphabet: int, largest: int) -> tuple[Ints, int]:
 
 
 class _GammaReader:
-    """Elias gamma codes from the head of some bytes; a window of bits is opened as needed."""
+    """Elias gamma codes from the head of some bytes, through a window of bits that slides along them.
 
-    def __init__(self, data: bytes) -> None:
-        self.data, self.bits, self.at = data, "", 0
+    `bits` is the window as characters 0 and 1, `at` the next bit in it, `end` the byte of `data` where it ends.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self.data, self.bits, self.at, self.end = data, "", 0, 0
 
     def gamma(self) -> int:
         one = self.bits.find("1", self.at)
         while one < 0 or len(self.bits) < 2 * one - self.at + 1:
-            opened = len(self.bits) // 8
-            chunk = self.data[opened : opened + 64]
+            chunk = self.data[self.end : self.end + 64]
             if not chunk or (one < 0 and len(self.bits) - self.at > 64):
                 raise CorruptError("A table of symbols does not end.")
-            self.bits += f"{int.from_bytes(chunk, 'big'):0{8 * len(chunk)}b}"
-            one = self.bits.find("1", self.at)
+            # Bits that were read are dropped, so that the time is linear in the length of the table.
+            self.bits = self.bits[self.at :] + f"{int.from_bytes(chunk, 'big'):0{8 * len(chunk)}b}"
+            self.at, self.end = 0, self.end + len(chunk)
+            one = self.bits.find("1")
         end = 2 * one - self.at + 1
         value, self.at = int(self.bits[one:end], 2), end
         return value
 
     def bytes_used(self) -> int:
-        used = -(-self.at // 8)
-        if "1" in self.bits[self.at : 8 * used]:
+        unread = len(self.bits) - self.at
+        if "1" in self.bits[self.at : self.at + unread % 8]:
             raise CorruptError("The padding of a table of symbols is not zero.")
-        return used
+        return self.end - unread // 8
+
+
+def join_chunks(chunks: Iterator[NDArray[np.int32]], count: int) -> NDArray[np.int32]:
+    """The `count` symbols of these chunks as one row."""
+    out, start = np.empty(count, np.int32), 0
+    for chunk in chunks:
+        out[start : start + chunk.size] = chunk
+        start += chunk.size
+    return out
+
+
+def chunk_sizes(count: int) -> Iterator[int]:
+    """The lengths of the chunks of a row of `count` symbols: CHUNK each, and what remains.
+
+    >>> list(chunk_sizes(2 * CHUNK + 3)) == [CHUNK, CHUNK, 3]
+    True
+    """
+    for start in range(0, count, CHUNK):
+        yield min(CHUNK, count - start)
+
+
+def repeat_symbol(symbol: int, count: int) -> Iterator[NDArray[np.int32]]:
+    """The chunks of a row in which one symbol occurs `count` times."""
+    chunk = np.full(min(count, CHUNK), symbol, np.int32)
+    for size in chunk_sizes(count):
+        yield chunk[:size]
 
 
 def as_symbols(symbols: Ints, alphabet: int) -> NDArray[np.int32]:

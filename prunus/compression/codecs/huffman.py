@@ -8,10 +8,22 @@ length 0: no bits.
 Source: Huffman 1952; used by Han et al. 2016, section 4, for codes and for index differences.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bits import ABSENT, Ints, as_symbols, pack_levels, unpack_levels
+from prunus.compression.codecs.bits import (
+    ABSENT,
+    Data,
+    Ints,
+    as_symbols,
+    chunk_sizes,
+    join_chunks,
+    pack_levels,
+    repeat_symbol,
+    unpack_levels,
+)
 from prunus.errors import CorruptError
 
 LONGEST = 24
@@ -91,15 +103,21 @@ def _bits(code: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint
     return ((np.repeat(code, length) >> left) & 1).astype(np.uint8)
 
 
-def decode(data: bytes, count: int, alphabet: int) -> NDArray[np.int32]:
+def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
     """The `count` symbols of `data`. Raises CorruptError where the bytes are not what `encode` writes."""
-    length, used = unpack_levels(data, alphabet, LONGEST)
+    return join_chunks(decode_chunks(data, count, alphabet), count)
+
+
+def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
+    """The same in chunks."""
+    length, used = unpack_levels(data, alphabet, LONGEST, count)
     present = np.flatnonzero(length != ABSENT)
     payload = np.frombuffer(data, np.uint8)[used:]
     if count == 0 or len(present) == 1:
         if payload.size or (count and length[present[0]] != 0):
             raise CorruptError(f"{payload.size} bytes of codes follow a table that needs none.")
-        return np.full(count, present[0] if count else 0, np.int32)
+        yield from repeat_symbol(int(present[0]) if count else 0, count)
+        return
     space = int((1 << (LONGEST - length[present])).sum())
     if not len(present) or int(length[present].min()) < 1 or space != 1 << LONGEST:
         raise CorruptError("The code lengths of a Huffman table make no complete code.")
@@ -109,11 +127,13 @@ def decode(data: bytes, count: int, alphabet: int) -> NDArray[np.int32]:
 
     order = present[np.argsort(length[present], kind="stable")].astype(np.int32)
     per_length = np.bincount(length[present], minlength=LONGEST + 1)
-    out = np.empty(count, np.int32)
-    bits = decode_canonical(payload, order, per_length, out)
+    bits = 0
+    for size in chunk_sizes(count):
+        symbols = np.empty(size, np.int32)
+        bits = decode_canonical(payload, bits, order, per_length, symbols)
+        yield symbols
     if -(-bits // 8) != payload.size or (bits % 8 and payload[-1] & ((1 << (8 - bits % 8)) - 1)):
         raise CorruptError(f"{count} Huffman codes do not end where {payload.size} bytes end.")
-    return out
 
 
 def cost(counts: Ints) -> float:

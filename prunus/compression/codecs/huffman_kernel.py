@@ -11,11 +11,14 @@ _PEEK = 11  # bits looked up at once; longer codes are rare by construction
 @compile_kernel()
 def decode_canonical(
     payload: NDArray[np.uint8],
+    start: int,
     order: NDArray[np.int32],
     per_length: NDArray[np.int64],
     out: NDArray[np.int32],
 ) -> int:
-    """Fill `out` from the codes in `payload` and return how many bits they took; past the end, bits are zero.
+    """Fill `out` from the codes in `payload` from its bit `start` on, and return the bit where they end.
+
+    Past the end of `payload`, bits are zero.
 
     `order` is the symbols by (length, symbol) and `per_length` how many have each length: a complete code.
     """
@@ -28,8 +31,8 @@ def decode_canonical(
     for length in range(1, longest + 1):
         code <<= 1
         first[length], index[length] = code, place
-        for k in range(per_length[length]):
-            if length <= _PEEK:
+        if length <= _PEEK:
+            for k in range(per_length[length]):
                 lowest = (code + k) << (_PEEK - length)
                 for entry in range(lowest, lowest + (1 << (_PEEK - length))):
                     symbol_of[entry], length_of[entry] = order[place + k], length
@@ -37,7 +40,9 @@ def decode_canonical(
         place += int(per_length[length])
 
     size = len(payload)
-    window, held, at, used = np.uint64(0), 0, 0, 0
+    window, held, at, used = np.uint64(0), 0, start >> 3, start
+    if start & 7:
+        window, held, at = np.uint64(payload[at] if at < size else np.uint8(0)), 8 - (start & 7), at + 1
     for i in range(len(out)):
         while held <= 48:
             byte = payload[at] if at < size else np.uint8(0)

@@ -16,10 +16,22 @@ Source: Duda 2009 (ANS), https://bamler-lab.github.io/constriction (words, state
 precision).
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bits import ABSENT, Ints, as_symbols, pack_levels, unpack_levels
+from prunus.compression.codecs.bits import (
+    ABSENT,
+    Data,
+    Ints,
+    as_symbols,
+    chunk_sizes,
+    join_chunks,
+    pack_levels,
+    repeat_symbol,
+    unpack_levels,
+)
 from prunus.errors import CorruptError
 
 LARGEST_LEVEL = 127
@@ -104,27 +116,37 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
     return table + words.astype("<u4").tobytes().rstrip(b"\0")
 
 
-def decode(data: bytes, count: int, alphabet: int) -> NDArray[np.int32]:
+def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
     """The `count` symbols of `data`. Raises CorruptError where the bytes are not what `encode` writes."""
+    return join_chunks(decode_chunks(data, count, alphabet), count)
+
+
+def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
+    """The same in chunks."""
     import constriction
 
-    levels, used = unpack_levels(data, alphabet, LARGEST_LEVEL)
+    levels, used = unpack_levels(data, alphabet, LARGEST_LEVEL, count)
     present = np.flatnonzero(levels != ABSENT).astype(np.int32)
-    payload = data[used:]
+    payload = memoryview(data)[used:]
     if count and not len(present):
         raise CorruptError(f"{count} symbols are announced with a table that holds none.")
     if len(present) <= 1 or count == 0:
         if payload:
             raise CorruptError(f"{len(payload)} bytes of words follow a table that needs none.")
-        return np.full(count, present[0] if count else 0, np.int32)
-    if payload.endswith(b"\0"):
+        yield from repeat_symbol(int(present[0]) if count else 0, count)
+        return
+    if payload and not payload[-1]:
         raise CorruptError("The words of a range coder end in a zero byte.")
-    words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").astype(np.uint32)
-    coder = constriction.stream.stack.AnsCoder(words)
-    ranks: NDArray[np.int32] = coder.decode(_model(levels[present]), count)
+    words = np.zeros(-(-len(payload) // 4), "<u4")
+    words.view(np.uint8)[: len(payload)] = np.frombuffer(payload, np.uint8)
+    coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32, copy=False))
+    del words  # the coder has its own copy
+    model = _model(levels[present])
+    for size in chunk_sizes(count):
+        ranks: NDArray[np.int32] = coder.decode(model, size)
+        yield ranks if len(present) == alphabet else present[ranks]
     if not coder.is_empty():
         raise CorruptError(f"{count} symbols do not use up the {len(payload)} bytes of their words.")
-    return ranks if len(present) == alphabet else present[ranks]
 
 
 def cost(counts: Ints) -> float:

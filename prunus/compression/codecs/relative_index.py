@@ -43,8 +43,19 @@ def steps_between(positions: Ints) -> NDArray[np.int64]:
 
 def decode(differences: Ints, is_filler: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The positions of the entries that are no fillers, counted from nought."""
-    positions = np.cumsum(differences, dtype=np.int64) + np.arange(len(differences))
+    positions = positions_after(-1, differences)
     return positions[~is_filler] if is_filler.any() else positions
+
+
+def positions_after(position: int, differences: Ints) -> NDArray[np.int64]:
+    """The positions of all entries, fillers included, that follow an entry at `position` (-1: there is none).
+
+    >>> positions_after(10, np.array([0, 2]))
+    array([11, 14])
+    """
+    positions = np.cumsum(differences, dtype=np.int64)
+    positions += np.arange(position + 1, position + 1 + len(differences))
+    return positions
 
 
 def histogram(steps: Ints, counts: Ints, bits: int) -> tuple[NDArray[np.int64], int]:

@@ -3,7 +3,7 @@
 A factor of zero is a hole, +0; both products are float32's. See `prunus.generators` for the integers.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from prunus.compression.container.coding import Coding
 from prunus.compression.container.layout import GENERATED, SHARED, Bits, Blob
 from prunus.compression.container.tensors import bits_of, stream_of
 from prunus.errors import ContainerError, CorruptError
-from prunus.generators import CHUNK, Generated, is_float32
+from prunus.generators import Generated, is_float32
 
 _MAGNITUDE = 0x7FFFFFFF
 """All bits of a float32 but its sign: zeros are told by these, as a flushed subnormal compares equal to zero."""
@@ -68,18 +68,22 @@ def generated_blob(name: str, tensor: Tensor, how: Generated, factor: float, cod
     return Blob(GENERATED | SHARED, bits.size, factors[used].tobytes(), codes=stream, generated=how)
 
 
-def regenerated(factors: Bits, how: Generated, what: str) -> Bits:
-    """The entries, from the factor of each. Raises CorruptError where the scale or an entry is not finite."""
+def regenerated(factors: Iterable[Bits], size: int, how: Generated, what: str) -> Bits:
+    """The `size` entries, from the factor of each, which come in chunks.
+
+    Raises CorruptError where the scale or an entry is not finite.
+    """
     if flaw := how.flaw():
         raise CorruptError(f"{what} is generated {flaw}")
+    made, start = how.values((size,)), 0
     with np.errstate(all="ignore"):
-        made = how.values((factors.size,))
-        for start in range(0, factors.size, CHUNK):
-            piece, factor = made[start : start + CHUNK], factors[start : start + CHUNK]
-            piece *= factor.view("<f4")
-            piece[factor & _MAGNITUDE == 0] = 0.0
+        for chunk in factors:
+            piece = made[start : start + chunk.size]
+            piece *= chunk.view("<f4")
+            piece[chunk & _MAGNITUDE == 0] = 0.0
             if not np.isfinite(piece).all():
                 raise CorruptError(
                     f"{what} generates entries that are infinite; a file holds finite numbers."
                 )
+            start += chunk.size
     return made.astype("<f4", copy=False).view("<u4")

@@ -4,13 +4,23 @@ import json
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from prunus.compression.container.layout import DTYPES
-from prunus.errors import CorruptError
+from prunus.errors import CorruptError, TooLargeError
+
+MOST_VALUES = 1 << 18
+"""No header has more commas, colons, lists and objects together: some 37,000 tensors."""
+DEEPEST = 64
+"""No list or object of a header lies within more others than this."""
+
+_PIECE = 1 << 16
+"""Bytes of a header that are looked at together before it is parsed."""
 
 Header = dict[str, object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What the header says of one tensor."""
 
@@ -38,7 +48,11 @@ def header_text(made: object, model: object, tensors: list[list[object]]) -> str
 
 
 def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
-    """The header back, and its tensors. Raises CorruptError for what no file may say."""
+    """The header back, and its tensors.
+
+    Raises CorruptError for what no file may say, and TooLargeError for more than any file says.
+    """
+    _check_structure(content)
     try:
         header = json.loads(
             content.decode(),
@@ -48,6 +62,8 @@ def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
         )
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"The header is no JSON that a file may hold: {error}.") from error
+    if b"\\u" in content:
+        _check_text(header)
     if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
         raise CorruptError("The header does not hold exactly format, made, model and tensors.")
     model = header["model"]
@@ -56,6 +72,36 @@ def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
     if model is not None and not _is_model(model):
         raise CorruptError("The header's model is neither null nor a name with arguments.")
     return header, _entries(header["tensors"])
+
+
+def _check_structure(content: bytes) -> None:
+    """Refuse a header that would take much more memory or stack than its bytes, before it is parsed."""
+    if b"\\" in content:
+        content = content.replace(b"\\\\", b"").replace(b'\\"', b"")
+    num_quotes = num_values = depth = 0
+    for start in range(0, len(content), _PIECE):
+        piece = np.frombuffer(content[start : start + _PIECE], np.uint8)
+        quotes = num_quotes + np.cumsum(piece == ord('"'), dtype=np.int32)
+        num_quotes = int(quotes[-1])
+        outside = piece[quotes % 2 == 0]  # of all strings, as an even number of quotes comes before
+        opening, closing = (outside | 0x20 == ord(bracket) for bracket in "{}")  # "[" | 0x20 is "{"
+        depths = depth + np.cumsum(opening.astype(np.int32) - closing)
+        if int(depths.max(initial=0)) > DEEPEST:
+            raise CorruptError(f"The header nests lists and objects more than {DEEPEST} deep.")
+        depth = int(depths[-1]) if depths.size else depth
+        num_values += int((opening | (outside == ord(",")) | (outside == ord(":"))).sum())
+    if num_values > MOST_VALUES:
+        raise TooLargeError(f"The header holds {num_values} values; the most allowed is {MOST_VALUES}.")
+
+
+def _check_text(header: object) -> None:
+    """Raise CorruptError for half of a surrogate pair, which an escape may say and no text may hold."""
+    try:
+        json.dumps(header, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CorruptError(
+            f"The header holds text that is not valid Unicode: {error.object[error.start : error.end]!r}."
+        ) from error
 
 
 def _entries(rows: object) -> tuple[Entry, ...]:

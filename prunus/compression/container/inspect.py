@@ -9,7 +9,7 @@ import torch
 from prunus.compression.codecs.bitpack import width
 from prunus.compression.container.header import Entry, header_text
 from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, PREFIX, Blob
-from prunus.compression.container.read import file_bytes, open_bytes, tensor_of
+from prunus.compression.container.read import file_bytes, memory_errors_named, open_bytes, tensor_of
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,14 @@ class Inspection:
 
 
 def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> Inspection:
-    """Open the file at `path`, check all of it, and say what it holds; errors as `unpack`."""
-    opened = open_bytes(file_bytes(path), max_bytes)
-    layers = tuple(_layer(entry, blob) for entry, blob in zip(opened.entries, opened.blobs, strict=True))
+    """Open the file at `path`, check all of it, and say what it holds; `max_bytes` and errors as `unpack`.
+
+    Tensors are decoded one after another and not kept, but `max_bytes` counts all of them, so that what can be
+    inspected can be read.
+    """
+    with memory_errors_named():
+        opened = open_bytes(file_bytes(path, max_bytes), max_bytes)
+        layers = tuple(_layer(entry, blob) for entry, blob in zip(opened.entries, opened.blobs, strict=True))
     original = sum(layer.original_bytes for layer in layers)
     framing = opened.size - sum(layer.bytes for layer in layers)
     made, model = opened.header["made"], opened.header["model"]
@@ -133,7 +138,7 @@ def _layer(entry: Entry, blob: Blob) -> Layer:
 def _bare_framing(entries: Sequence[Entry]) -> int:
     """The framing of a file of the same tensors that says nothing of how it was made."""
     rows: list[list[object]] = [[e.name, e.dtype, list(e.shape), e.length] for e in entries]
-    header = header_text({}, None, rows).encode(errors="surrogatepass")
+    header = header_text({}, None, rows).encode()
     return PREFIX.size + len(header) + CHECKSUM.size * (1 + len(entries))
 
 

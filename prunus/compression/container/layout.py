@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prunus.compression.codecs.bits import LARGEST_ALPHABET, Data
 from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError, VersionError
 from prunus.generators import CHUNK, Generated
 
@@ -93,15 +94,15 @@ def varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stream:
     """A row of symbols as it lies in a blob."""
 
     codec: str
-    data: bytes
+    data: Data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Blob:
     """One tensor as its streams: values alone, or with positions, or with a codebook, or both.
 
@@ -112,11 +113,13 @@ class Blob:
 
     flags: int
     entries: int
-    values: bytes
+    values: Data
     index_bits: int = 0
     gaps: Stream | None = None
     codes: Stream | None = None
     generated: Generated | None = None
+    codebook_size: int = 0
+    """Values in the codebook of a blob that was read."""
 
     def to_bytes(self) -> bytes:
         """The blob as the file holds it."""
@@ -147,16 +150,16 @@ class Cursor:
     def __init__(self, data: memoryview, what: str) -> None:
         self.data, self.what, self.at = data, what, 0
 
-    def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
+    def take(self, size: int) -> memoryview:
+        """The next `size` bytes, not copied."""
         if size > len(self.data) - self.at:
             raise CorruptError(
                 f"{self.what} announces {size} bytes where {len(self.data) - self.at} are left."
             )
         self.at += size
-        return bytes(self.data[self.at - size : self.at])
+        return self.data[self.at - size : self.at]
 
-    def rest(self) -> bytes:
+    def rest(self) -> memoryview:
         """All that is left."""
         return self.take(len(self.data) - self.at)
 
@@ -175,8 +178,12 @@ class Cursor:
         raise CorruptError(f"{self.what} holds a number of more than 63 bits.")
 
 
-def parse_blob(data: memoryview, entries: int, what: str) -> Blob:
-    """The streams of a tensor of `entries` entries, not decoded yet. Raises CorruptError."""
+def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, what: str) -> Blob:
+    """The streams of a tensor of `entries` entries of `dtype`, not decoded yet.
+
+    Raises CorruptError where they contradict the tensor or each other as far as can be seen without decoding, and
+    VersionError for a generator that is not known.
+    """
     cursor = Cursor(data, what)
     flags = cursor.byte()
     alone = GENERATED | SHARED
@@ -184,11 +191,15 @@ def parse_blob(data: memoryview, entries: int, what: str) -> Blob:
         flags & COLUMNS and not flags & HOLES
     ):
         raise CorruptError(f"{what} has flags {flags:#04x}, which mean nothing.")
+    if (flags and not dtype.is_floating_point) or (flags & (HALF | GENERATED) and dtype != torch.float32):
+        raise CorruptError(
+            f"{what} has flags {flags:#04x}, which {str(dtype).removeprefix('torch.')} never has."
+        )
     names = {number: name for name, number in CODEC_NUMBERS.items()}
     used = [cursor.byte() for flag in (HOLES, SHARED) if flags & flag]
     if any(number not in names for number in used):
         raise CorruptError(f"{what} is coded by codec {max(used)}, which there is not.")
-    index_bits, gaps, codes = 0, None, None
+    index_bits, gaps, codes, codebook_size = 0, None, None, 0
     if flags & HOLES:
         index_bits, stored = cursor.byte(), cursor.varint()
         if not 1 <= index_bits <= 16 or stored > entries:
@@ -196,12 +207,20 @@ def parse_blob(data: memoryview, entries: int, what: str) -> Blob:
         entries = stored
         gaps = Stream(names[used[0]], cursor.take(cursor.varint()))
     generated = _generated(cursor, what) if flags & GENERATED else None
+    itemsize = 2 if flags & HALF else dtype.itemsize
+    values = cursor.take(cursor.varint()) if flags & SHARED else cursor.rest()
+    num_values, remainder = divmod(len(values), itemsize)
+    if remainder:
+        raise CorruptError(f"{what} holds values that are no multiple of {itemsize} bytes.")
     if flags & SHARED:
-        values = cursor.take(cursor.varint())
-        codes = Stream(names[used[-1]], cursor.rest())
-    else:
-        values = cursor.rest()
-    return Blob(flags, entries, values, index_bits, gaps, codes, generated)
+        if not values:
+            raise CorruptError(f"{what} has an empty codebook.")
+        if num_values > min(max(entries, 1), LARGEST_ALPHABET):
+            raise CorruptError(f"{what} has a codebook of {num_values} values for {entries} entries.")
+        codes, codebook_size = Stream(names[used[-1]], cursor.rest()), num_values
+    elif num_values != entries:
+        raise CorruptError(f"{what} holds {num_values} values for {entries} entries.")
+    return Blob(flags, entries, values, index_bits, gaps, codes, generated, codebook_size)
 
 
 def _generated(cursor: Cursor, what: str) -> Generated:

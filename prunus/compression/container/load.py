@@ -16,18 +16,19 @@ def load(
     """The model whose weights are in the file at `path`, in evaluation mode where it is built here.
 
     With `into`, the weights are copied into that module, which is returned; its mode stays. Raises
-    MismatchError where the file is for another model, with the names and shapes that differ; other errors
-    as `unpack`.
+    MismatchError where the file is for another model, with the names and shapes that differ; `max_bytes` and other
+    errors as `unpack`. A module that is built here consists of the tensors that were read and takes no more memory.
     """
-    header, state = unpack(file_bytes(path), max_bytes)
+    header, state = unpack(file_bytes(path, max_bytes), max_bytes)
     module = _build(os.fspath(path), header, state) if into is None else into
     _compare(os.fspath(path), module, state)
-    module.load_state_dict(state)
+    # A module that was built here has no memory yet: the tensors that were read become its own.
+    module.load_state_dict(state, assign=into is None)
     return module.eval() if into is None else module
 
 
 def _build(path: str, header: Mapping[str, object], state: Mapping[str, Tensor]) -> nn.Module:
-    """The built-in model a header names; without memory first, so that arguments cannot ask for too much."""
+    """The built-in model that a header names, without memory, so that its arguments cannot demand too much."""
     from prunus.models import MODELS
 
     named = arguments_of(header)
@@ -41,8 +42,7 @@ def _build(path: str, header: Mapping[str, object], state: Mapping[str, Tensor])
     name, arguments = named
     try:
         with torch.device("meta"):
-            _compare(path, MODELS[name](**arguments), state)
-        return MODELS[name](**arguments)
+            return MODELS[name](**arguments)
     except PrunusError:
         raise
     except (

@@ -2,23 +2,26 @@
 and position is checked before it is used, and what a file may make the reader allocate is bounded."""
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
+from prunus.compression.codecs.bits import CHUNK
 from prunus.compression.container.generated import regenerated
 from prunus.compression.container.header import Entry, Header, parse_header
 from prunus.compression.container.layout import (
     CHECKSUM,
     COLUMNS,
     DTYPES,
-    GENERATED,
     HALF,
     PREFIX,
     Bits,
@@ -30,7 +33,16 @@ from prunus.compression.container.layout import (
     rows_first,
     unsigned,
 )
+from prunus.compression.container.limits import (
+    check_file_size,
+    check_tensors,
+    check_work,
+    default_max_bytes,
+)
 from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,18 +58,31 @@ class Opened:
 def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str, Tensor]]:
     """Header and tensors of a file's bytes.
 
-    Tensors of more than `max_bytes` together are refused (by default the larger of 256 MiB and 1000 × the
-    file). Raises NotAContainerError, VersionError, TruncatedError, CorruptError or TooLargeError, and
-    nothing else.
+    Args:
+        data: The content of the file.
+        max_bytes: The most memory that reading may take, in bytes: the file, its tensors, and the working memory of
+            decoding, of which the first 256 KiB are not counted. It bounds the time as well: at most one symbol is
+            decoded for every 4 bytes of it. By default the larger of 256 MiB and 1000 times the file. What a file
+            needs is summed up and compared before any of its tensors is decoded.
+
+    Returns:
+        The header, and the tensors by name, equal bit for bit to those that were written.
+
+    Raises:
+        NotAContainerError, VersionError, TruncatedError, CorruptError: The data is not a sound file.
+        TooLargeError: Reading would take more than `max_bytes`, or more memory than there is.
+        Nothing else is raised, whatever `data` is.
     """
-    opened = open_bytes(data, max_bytes)
-    pairs = zip(opened.entries, opened.blobs, strict=True)
-    return opened.header, {entry.name: tensor_of(entry, blob) for entry, blob in pairs}
+    with memory_errors_named():
+        opened = open_bytes(data, max_bytes)
+        pairs = zip(opened.entries, opened.blobs, strict=True)
+        return opened.header, {entry.name: tensor_of(entry, blob) for entry, blob in pairs}
 
 
 def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Tensor]:
-    """The state_dict in the file at `path`, equal bit for bit to what was written; errors as `unpack`."""
-    return unpack(file_bytes(path), max_bytes)[1]
+    """The state_dict in the file at `path`, equal bit for bit to what was written; `max_bytes` and errors as
+    `unpack`."""
+    return unpack(file_bytes(path, max_bytes), max_bytes)[1]
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -69,13 +94,21 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             data = head + file.read(parse_prefix(head, size) + CHECKSUM.size)
     except OSError as error:
         _unreadable(path, error)
-    return _header(memoryview(data), size)[0]
+    with memory_errors_named():
+        return _header(memoryview(data), size)[0]
 
 
-def file_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, or NotAContainerError where there is none to read."""
+def file_bytes(path: str | os.PathLike[str], max_bytes: int | None = None) -> bytes:
+    """The bytes of a file. Raises NotAContainerError where there is none to read, and TooLargeError, before it is
+    read, where it has more than `max_bytes`."""
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file, memory_errors_named():
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise NotAContainerError(f"{os.fspath(path)} cannot be read: it is not a regular file.")
+            size = status.st_size
+            check_file_size(size, default_max_bytes(size) if max_bytes is None else max_bytes)
+            return file.read(size + 1)
     except OSError as error:
         _unreadable(path, error)
 
@@ -84,14 +117,25 @@ def _unreadable(path: str | os.PathLike[str], error: OSError) -> NoReturn:
     raise NotAContainerError(f"{os.fspath(path)} cannot be read: {error.strerror or error}.") from error
 
 
+@contextmanager
+def memory_errors_named() -> Iterator[None]:
+    """Raise TooLargeError where the process runs out of memory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise TooLargeError(
+            f"Reading the file takes more memory than there is{f': {error}' if str(error) else ''}."
+        ) from error
+
+
 def open_bytes(data: bytes, max_bytes: int | None = None) -> Opened:
     """Check framing, checksums and announced sizes, and split the blobs into streams."""
     view = memoryview(data)
+    limit = default_max_bytes(len(view)) if max_bytes is None else max_bytes
     header, entries, running, at = _header(view, len(view))
-    limit = max(256 << 20, 1000 * len(view)) if max_bytes is None else max_bytes
-    total = sum(entry.nbytes for entry in entries)
-    if total > limit:
-        raise TooLargeError(f"The file announces tensors of {total} bytes; max_bytes allows {limit}.")
+    header_size = at - CHECKSUM.size - PREFIX.size
+    check_file_size(len(view), limit)
+    check_tensors(entries, limit)
     end = at + sum(entry.length + CHECKSUM.size for entry in entries)
     if end > len(view):
         raise TruncatedError(f"The file announces {end} bytes but has {len(view)}.")
@@ -104,8 +148,10 @@ def open_bytes(data: bytes, max_bytes: int | None = None) -> Opened:
         at += entry.length + CHECKSUM.size
         if CHECKSUM.unpack(view[at - CHECKSUM.size : at])[0] != running:
             raise CorruptError(f"The checksum of {entry.name!r} does not fit its bytes.")
-        blobs.append(parse_blob(section, entry.size, f"The blob of {entry.name!r}"))
-    return Opened(header, entries, tuple(blobs), len(view))
+        blobs.append(parse_blob(section, entry.size, DTYPES[entry.dtype], f"The blob of {entry.name!r}"))
+    opened = Opened(header, entries, tuple(blobs), len(view))
+    check_work(entries, opened.blobs, header_size, len(view), limit)
+    return opened
 
 
 def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...], int, int]:
@@ -119,56 +165,78 @@ def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...]
 
 
 def tensor_of(entry: Entry, blob: Blob) -> Tensor:
-    """Decode one tensor. Raises CorruptError where its streams contradict its shape or each other, or are of
-    values that are not finite."""
+    """Decode one tensor, in chunks, so that little memory is used beside it.
+
+    Raises CorruptError where its streams contradict its shape or each other, or hold values that are not finite.
+    """
     dtype = DTYPES[entry.dtype]
     what = f"The blob of {entry.name!r}"
-    if (blob.flags and not dtype.is_floating_point) or (
-        blob.flags & (HALF | GENERATED) and dtype != torch.float32
-    ):
-        raise CorruptError(f"{what} has flags {blob.flags:#04x}, which {entry.dtype} never has.")
-    bits = _values(blob, torch.float16 if blob.flags & HALF else dtype, what)
+    stored_dtype = torch.float16 if blob.flags & HALF else dtype
+    values = np.frombuffer(blob.values, unsigned(stored_dtype.itemsize))
+    # Of a codebook this is all there is to look at, however many entries point to it.
+    if dtype.is_floating_point and not all_finite(values, stored_dtype):
+        raise CorruptError(f"{what} holds values that are NaN or infinite; a file holds finite numbers.")
+    if blob.codes is not None and blob.flags & HALF:
+        values = _widened(values)
     if blob.generated is not None:
-        bits = regenerated(bits, blob.generated, what)
-    if blob.gaps is not None:
-        bits = _spread(bits, entry, blob, what)
-    if blob.flags & HALF:
-        bits = bits.view("<f2").astype("<f4").view("<u4")
+        bits = regenerated(_started(_chunks(values, blob)), entry.size, blob.generated, what)
+    elif blob.codes is None and blob.gaps is None:
+        bits = _widened(values) if blob.flags & HALF else values.copy()
+    else:
+        bits = _place(_chunks(values, blob), entry, blob, what)
     if dtype == torch.bool and bits.size and int(bits.max()) > 1:
         raise CorruptError(f"{what} holds a truth value that is neither 0 nor 1.")
-    native = bits.astype(bits.dtype.newbyteorder("="), copy=not bits.flags.writeable)
+    native = bits.astype(bits.dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
 
 
-def _values(blob: Blob, dtype: torch.dtype, what: str) -> Bits:
-    """The value, of this dtype, of every entry of the streams, fillers included."""
-    if len(blob.values) % dtype.itemsize:
-        raise CorruptError(f"{what} holds values that are no multiple of {dtype.itemsize} bytes.")
-    values = np.frombuffer(blob.values, unsigned(dtype.itemsize))
-    # Of a codebook this is all there is to look at, however many entries point to it.
-    if dtype.is_floating_point and not all_finite(values, dtype):
-        raise CorruptError(f"{what} holds values that are NaN or infinite; a file holds finite numbers.")
-    if blob.codes is None:
-        if len(values) != blob.entries:
-            raise CorruptError(f"{what} holds {len(values)} values for {blob.entries} entries.")
-        return values
-    if not len(values):
-        raise CorruptError(f"{what} has an empty codebook.")
-    return values[CODECS[blob.codes.codec].decode(blob.codes.data, blob.entries, len(values))]
+def _started(chunks: Iterator[T]) -> Iterator[T]:
+    """The same chunks, the first of them decoded now: most streams that are not sound are refused by that, before
+    their tensor takes memory."""
+    return chain([chunk for chunk in (next(chunks, None),) if chunk is not None], chunks)
 
 
-def _spread(values: Bits, entry: Entry, blob: Blob, what: str) -> Bits:
-    """The values at their positions in a tensor of zeros."""
-    assert blob.gaps is not None
-    gaps = CODECS[blob.gaps.codec].decode(blob.gaps.data, blob.entries, 1 << blob.index_bits)
-    is_filler = values == 0
-    positions = relative_index.decode(gaps, is_filler)
-    out = np.zeros(entry.size, values.dtype)
-    if positions.size:
-        if int(positions[-1]) >= entry.size:
-            raise CorruptError(f"{what} places a value at {int(positions[-1])} of {entry.size}.")
-        where = rows_first(positions, entry.shape) if blob.flags & COLUMNS else positions
-        out[where] = values[~is_filler] if is_filler.any() else values
+def _widened(halves: Bits) -> Bits:
+    """float16 as float32."""
+    return halves.view("<f2").astype("<f4").view("<u4")
+
+
+def _chunks(values: Bits, blob: Blob) -> Iterator[Bits]:
+    """The value of every entry of the streams, fillers included, in chunks as those of the codecs.
+
+    `values` is the codebook, in the dtype of the tensor, where there is one, else the values themselves.
+    """
+    if blob.codes is not None:
+        for codes in CODECS[blob.codes.codec].decode_chunks(blob.codes.data, blob.entries, len(values)):
+            yield values[codes]
+        return
+    for start in range(0, blob.entries, CHUNK):
+        chunk = values[start : start + CHUNK]
+        yield _widened(chunk) if blob.flags & HALF else chunk
+
+
+def _place(chunks: Iterator[Bits], entry: Entry, blob: Blob, what: str) -> Bits:
+    """The tensor of these values: one after another, or at their positions among zeros."""
+    dtype = unsigned(DTYPES[entry.dtype].itemsize)
+    chunks = _started(chunks)
+    if blob.gaps is None:
+        out, start = np.empty(entry.size, dtype), 0
+        for values in chunks:
+            out[start : start + values.size] = values
+            start += values.size
+        return out
+    gaps = CODECS[blob.gaps.codec].decode_chunks(blob.gaps.data, blob.entries, 1 << blob.index_bits)
+    gaps = _started(gaps)
+    out, last = np.zeros(entry.size, dtype), -1
+    for values, differences in zip(chunks, gaps, strict=True):
+        positions = relative_index.positions_after(last, differences)
+        last = int(positions[-1])
+        if last >= entry.size:
+            raise CorruptError(f"{what} places a value at {last} of {entry.size}.")
+        kept = values != 0
+        if not kept.all():
+            positions, values = positions[kept], values[kept]
+        out[rows_first(positions, entry.shape) if blob.flags & COLUMNS else positions] = values
     return out
 
 

@@ -1,10 +1,7 @@
 """Write a state_dict into a file: a pure function of its bits, the metadata and the coding."""
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
@@ -21,7 +18,8 @@ from prunus.compression.container.layout import (
     checksum,
 )
 from prunus.compression.container.tensors import blob_of
-from prunus.errors import ContainerError, CorruptError
+from prunus.errors import ContainerError, CorruptError, TooLargeError
+from prunus.files import write_atomic
 from prunus.generators import Generated
 
 Json = Mapping[str, object]
@@ -77,6 +75,11 @@ def pack(
 def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> bytes:
     try:
         header = header_text(made, model, tensors).encode()
+    except UnicodeEncodeError as error:
+        raise ContainerError(
+            "The header cannot be written: expected names and metadata of valid Unicode, got "
+            f"{error.object[max(error.start - 20, 0) : error.end + 20]!r}; rename the tensor or correct the metadata."
+        ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ContainerError(f"The header cannot be written as JSON: {error}.") from error
     if len(header) > LONGEST_HEADER:
@@ -85,7 +88,7 @@ def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> byte
         )
     try:
         parse_header(header)
-    except CorruptError as error:
+    except (CorruptError, TooLargeError) as error:
         raise ContainerError(f"No file may say this of itself: {error}") from error
     return header
 
@@ -102,28 +105,9 @@ def write(
 ) -> int:
     """Write `state` to `path` as `pack` does and return the file's size in bytes.
 
-    The file appears whole or not at all: it is written beside, forced to disk and renamed. Raises
-    ContainerError where that fails (a full disk, a folder that is not there) and leaves what was there
-    before.
+    The file appears whole or not at all, and replaces a regular file that exists. Raises OutputError where it
+    cannot be written (a full disk, no such folder, a device), and leaves the file that was there as it was.
     """
     data = pack(state, model=model, made=made, coding=coding, generated=generated, factors=factors)
-    target = Path(path)
-    beside: str | None = None
-    try:
-        handle, beside = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(beside).chmod(0o666 & ~umask)
-        Path(beside).replace(target)
-    except OSError as error:
-        if beside is not None:
-            with contextlib.suppress(OSError):
-                Path(beside).unlink()
-        raise ContainerError(
-            f"{target} could not be written ({len(data)} bytes): {error.strerror or error}."
-        ) from error
+    write_atomic(path, data)
     return len(data)

@@ -22,13 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, NotFiniteError
-from prunus.nouns import Masks, Params, Scores
+from prunus.nouns import Masks, Params, Progress, Scores
+from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rejected
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs, layer_inputs
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.scopes import block_of, n_m_of
 from prunus.pruning.weights import replaced
 
+ROW_WORK = 1 << 31
+"""Operations, D³ for each row, after which progress is reported at the latest: about a second."""
 SOLVED = 1 << 24
 """Entries of the systems that are solved at once: 128 MiB."""
 
@@ -66,6 +69,8 @@ class ExactObsSurgeon:
     predicted: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     """What each layer took so far."""
+    progress: Progress | None = None
+    """Called as rows are scored."""
 
     @property
     def damping(self) -> float:
@@ -85,7 +90,13 @@ class ExactObsSurgeon:
             raise DensityError(
                 "A mask keeps a weight that was deleted before; a deleted weight does not come back."
             )
-        weights = {name: self._timed(name, lambda name: self._kept(name, masks[name])) for name in masks}
+        weights, rejected = {}, {}
+        for name in masks:
+            solved = self._timed(name, lambda name: self._kept(name, masks[name]))
+            weights[name], rejected[name] = no_worse_than_zeroing(
+                self.inputs[name], self.start[name], masks[name], solved
+            )
+        warn_of_rejected("ExactOBS", [name for name, was_worse in rejected.items() if was_worse])
         check_finite(weights, "The updated weight")
         cost = sum(
             replace(inputs, hessian=inputs.damped()).error(weights[name] - self.start[name])
@@ -107,18 +118,16 @@ class ExactObsSurgeon:
         n, m = self.holes.n_m or (0, size)
         rows, left = inputs.rows(weight).cpu(), inputs.rows(self.masks[name]).bool().cpu()
         threads = torch.get_num_threads()
-        scores = [
-            eliminate(
-                rows[group].numpy(),
-                inverse(name, inputs, group).cpu().numpy(),
-                left[group].numpy(),
-                self.holes.block,
-                m,
-                m - n,
-                threads,
-            )
-            for group in range(groups)
-        ]
+        step, done, scores = max(threads, ROW_WORK // size**3), 0, []
+        for group in range(groups):
+            inverted = inverse(name, inputs, group).cpu().numpy()
+            for first in range(0, rows.shape[1], step):
+                here = slice(first, first + step)
+                part, mask = rows[group, here].numpy(), left[group, here].numpy()
+                scores.append(eliminate(part, inverted, mask, self.holes.block, m, m - n, threads))
+                done += len(part)
+                if self.progress:
+                    self.progress(f"rows of {name} scored", done, groups * rows.shape[1])
         torch.set_num_threads(threads)  # numba counts the threads of the whole process anew
         matrix = torch.cat([torch.from_numpy(one) for one in scores])
         return from_matrix(matrix, weight).to(weight.device)
@@ -183,6 +192,7 @@ def exact_obs(
     damping: float = DAMPING,
     holes: Holes = Holes(),
     batch_size: int = 100,
+    progress: Progress | None = None,
 ) -> Callable[[Params, Masks], ExactObsSurgeon]:
     """The surgeon of every layer alone, with calibration `inputs` [N, ...]; for layers of some hundred inputs.
 
@@ -190,6 +200,7 @@ def exact_obs(
         model: where the layers are; left as it is.
         inputs, damping, batch_size: as for `layer_inputs`.
         holes: what the scope deletes together, as `Holes.of("2:4")`.
+        progress: called after each batch of inputs, and as rows are scored.
 
     Raises, when it looks, what `layer_inputs` raises; when it scores or deletes, NotFiniteError where H is singular
     with this damping.
@@ -204,16 +215,23 @@ def exact_obs(
     """
 
     def examine(weights: Params, masks: Masks) -> ExactObsSurgeon:
-        found = at(model, weights, inputs, damping, batch_size)
+        found = at(model, weights, inputs, damping, batch_size, progress)
         start = {name: w.detach().clone() for name, w in apply_masks(weights, masks).items()}
-        return ExactObsSurgeon(start, masks, found, start, holes)
+        return ExactObsSurgeon(start, masks, found, start, holes, progress=progress)
 
     return examine
 
 
 def at(
-    model: nn.Module, weights: Params, inputs: Tensor, damping: float, batch_size: int
+    model: nn.Module,
+    weights: Params,
+    inputs: Tensor,
+    damping: float,
+    batch_size: int,
+    progress: Progress | None = None,
 ) -> dict[str, LayerInputs]:
     """What the layers are given where the network has these weights; `model` itself is left alone."""
     check_finite(weights, "The weight")
-    return layer_inputs(replaced(model, weights), weights, inputs, damping=damping, batch_size=batch_size)
+    return layer_inputs(
+        replaced(model, weights), weights, inputs, damping=damping, batch_size=batch_size, progress=progress
+    )

@@ -3,7 +3,8 @@
     E(W') = (1/N) Σ_n |W x_n - W' x_n|²          H = (2/N) Σ_n x_n x_nᵀ,  the same for every row of W
 
 N examples; a convolution has an x at every place of its output, and their errors are summed. H is gathered while the
-examples pass, so that memory does not grow with their number.
+examples pass, so that memory does not grow with their number. What a layer returns is compared with W x on the first
+examples, so that a layer that computes something else (its own padding, a standardized weight, a hook) is refused.
 
 Source: Dong et al. 2017 (L-OBS); Frantar & Alistarh 2022, eq. 2, H = 2 X Xᵀ. Dividing by N changes no choice, and makes
 errors comparable between layers and calibration sets.
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import EvidenceError, ModelError, NotFiniteError
-from prunus.nouns import Params
-from prunus.pruning.looks import never_reached, says_nothing, taken
+from prunus.nouns import Params, Progress
+from prunus.pruning.layer_checks import check_layer_output, first_examples
+from prunus.pruning.looks import check_inputs, never_reached, says_nothing, taken
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import to_matrix, unfolded
 from prunus.training.evaluate import evaluating
@@ -29,6 +31,8 @@ from prunus.training.evaluate import evaluating
 DAMPING = 0.01
 ROWS = 1024
 """The fewest inputs that are multiplied at once, where there are as many."""
+COMPARED = 4
+"""Calls of a layer whose outputs are compared with weight · input."""
 STRIPE = 512
 """Rows of H that are summed at once, from the diagonal on: what lies on its other side is the same."""
 
@@ -62,6 +66,11 @@ class LayerInputs:
         # Rounding can take a sum of squares below zero.
         return max(0.0, float((rows @ self.hessian * rows).sum() / 2))
 
+    def row_errors(self, change: Tensor) -> Tensor:
+        """The part of E that each row of the layer's matrix has, [G, O / G] in float64."""
+        rows = self.rows(change)
+        return (rows @ self.hessian * rows).sum(2).clamp(min=0) / 2
+
     def rows(self, weight: Tensor) -> Tensor:
         """The weight as [G, O / G, D] in float64."""
         matrix = to_matrix(weight.detach()).double()
@@ -76,6 +85,7 @@ def layer_inputs(
     *,
     damping: float = DAMPING,
     batch_size: int = 100,
+    progress: Progress | None = None,
 ) -> dict[str, LayerInputs]:
     """One forward pass of `inputs` through `model`, in evaluation mode, gathering H of each of `weights`.
 
@@ -85,10 +95,11 @@ def layer_inputs(
         inputs: calibration examples [N, ...], on the device of the model.
         damping: λ as a share of the mean of H's diagonal.
         batch_size: examples a forward pass.
+        progress: called after each batch.
 
-    Raises EvidenceError (no example, a shape the model does not take, damping below 0, a layer whose inputs are all
-    zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, or one that the
-    forward pass does not reach).
+    Raises EvidenceError (no example, no tensor, a shape the model does not take, damping below 0, a layer whose inputs
+    are all zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, one that does not
+    return weight · input + bias, or one that the forward pass does not reach).
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> found = layer_inputs(model, dict(model.named_parameters()), torch.tensor([[1.0, 3.0], [1.0, 1.0]]))
@@ -96,8 +107,7 @@ def layer_inputs(
     (tensor([[[ 2.,  4.],
              [ 4., 10.]]], dtype=torch.float64), 0.06)
     """
-    if not len(inputs) or not inputs.numel():
-        raise EvidenceError(f"Calibration inputs of shape {tuple(inputs.shape)} hold no example.")
+    check_inputs(inputs)
     if not 0 <= damping < float("inf"):
         raise EvidenceError(f"Damping {damping} was asked for; it must be 0 or a share of H, as in 0.01.")
     check_finite({"calibration": inputs}, "The inputs for")
@@ -106,8 +116,12 @@ def layer_inputs(
         stack.enter_context(evaluating(model))
         for gram in grams.values():
             stack.enter_context(gram.module.register_forward_pre_hook(partial(_seen, gram), with_kwargs=True))
-        for batch in torch.split(inputs, batch_size):
+            stack.enter_context(gram.module.register_forward_hook(partial(_compare, gram)))
+        batches = torch.split(inputs, batch_size)
+        for number, batch in enumerate(batches, start=1):
             taken(model, batch, model)
+            if progress:
+                progress("calibration batches", number, len(batches))
     return {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
 
 
@@ -116,7 +130,9 @@ class _Gram:
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module = name, module
-        self.vectors, self.held = 0, 0
+        self.vectors, self.held, self.calls = 0, 0, 0
+        self.first: Tensor | None = None
+        """The first examples of the inputs of the present call, where its output is to be compared."""
         self.waiting: Tensor | None = None
         self.total: Tensor | None = None
 
@@ -170,12 +186,39 @@ class _Gram:
 
 
 def _seen(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-    gram.add(arguments[0] if arguments else named["input"])
+    given = arguments[0] if arguments else named.get("input")
+    if not isinstance(given, Tensor):
+        raise ModelError(
+            f"Expected the layer of {gram.name!r} ({type(module).__name__}) to be given a tensor, got "
+            f"{'other arguments' if given is None else f'a {type(given).__name__}'}; exclude {gram.name!r}."
+        )
+    if given.shape[-1] != getattr(module, "in_features", given.shape[-1]):
+        return  # the layer's own error says more
+    gram.calls += 1
+    # Copied, as a forward may write over its input.
+    gram.first = first_examples(module, given).clone() if gram.calls <= COMPARED else None
+    try:
+        gram.add(given)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ModelError(
+            f"The inputs of the layer of {gram.name!r} ({type(module).__name__}), of shape {tuple(given.shape)}, are "
+            f"not what its type multiplies ({next(iter(str(error).splitlines()), '')}); exclude {gram.name!r}."
+        ) from error
+
+
+def _compare(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...], output: object) -> None:
+    if gram.first is not None:
+        check_layer_output(gram.name, module, gram.first, output)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
     path, _, last = name.rpartition(".")
-    module = model.get_submodule(path)
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise ModelError(f"{type(model).__name__} has no layer of the name {name!r}.") from None
     if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         raise ModelError(
             f"Layer by layer, weights of Linear, Conv1d and Conv2d can be pruned; {name!r} is of a "

@@ -11,20 +11,22 @@ Source: Frantar & Alistarh 2023, "SparseGPT", section 3 and Algorithm 1 (select:
 Where we depart: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting H; the
 lazy updates are made by halves of halves, which are large products, instead of in blocks of one width; what is kept
 of `select` columns is rounded so that the layer keeps what its scope keeps of it; inputs are those of the network
-before any layer is pruned, where theirs have passed through the layers that are pruned by then.
+before any layer is pruned, where theirs have passed through the layers that are pruned by then; a layer whose update
+loses more of its output than zeroing is solved for again with the same mask (`layerwise.fallback`), with a warning.
 """
 
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, EmptiedLayerWarning
-from prunus.nouns import Density, Masks, Params
+from prunus.nouns import Density, Masks, Params, Progress
 from prunus.pruning.layerwise.exact_obs import at, cholesky
+from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rejected
 from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs
 from prunus.pruning.masks import apply_masks, check_finite, count, densities_by_name, everything
 from prunus.pruning.matrix import from_matrix, to_matrix
@@ -47,6 +49,7 @@ def sparse_gpt(
     damping: float = DAMPING,
     select: int | None = SELECT,
     batch_size: int = 100,
+    progress: Progress | None = None,
 ) -> Prune:
     """What prunes and updates every layer alone, with calibration `inputs` [N, ...].
 
@@ -56,6 +59,7 @@ def sparse_gpt(
         select: columns whose masks are chosen at a time: as many of them as holes fill, and at least one hole's;
             under N:M always M. None: all masks are chosen at once and before anything moves, as a scope that ranks
             layers together needs.
+        progress: called after each batch of inputs and each layer.
 
     The result raises what `layer_inputs` and the scope raise, NotFiniteError where H is singular with this damping,
     DensityError where a scope that ranks layers together is asked to choose column by column.
@@ -71,13 +75,17 @@ def sparse_gpt(
         weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
     ) -> Operation:
         here = weights if within is None else apply_masks(weights, within)
-        found = at(model, here, inputs, damping, batch_size)
-        return swept(found, select=select)(weights, density, scope, within=within, seed=seed)
+        found = at(model, here, inputs, damping, batch_size, progress)
+        return swept(found, select=select, progress=progress)(
+            weights, density, scope, within=within, seed=seed
+        )
 
     return prune
 
 
-def swept(found: Mapping[str, LayerInputs], *, select: int | None = SELECT) -> Prune:
+def swept(
+    found: Mapping[str, LayerInputs], *, select: int | None = SELECT, progress: Progress | None = None
+) -> Prune:
     """`sparse_gpt` where what the layers are given is known: from `layer_inputs`, once for many densities."""
 
     def prune(
@@ -91,17 +99,20 @@ def swept(found: Mapping[str, LayerInputs], *, select: int | None = SELECT) -> P
         masks = within or everything(weights)
         weights = apply_masks({n: w.detach() for n, w in weights.items()}, masks)
         if select is None:
-            done = _chosen_once(weights, found, density, scope, within, seed)
+            done = _chosen_once(weights, found, density, scope, within, seed, progress)
         else:
             # What the scope has to say of shapes and densities comes before the work.
             rehearse(scope, weights, [density], within)
             shares, done = densities_by_name(density, list(weights)), {}
-            for name, weight in weights.items():
+            for number, (name, weight) in enumerate(weights.items(), start=1):
                 sweep = _Sweep(name, weight, found[name])
                 left = to_matrix(masks[name])
                 step = _step(name, scope, shares[name], left, select)
                 sweep.run(step, _as_they_come(name, scope, shares[name], left, within, seed))
                 done[name] = sweep.finished()
+                if progress:
+                    progress("layers updated", number, len(weights))
+        warn_of_rejected("SparseGPT", [name for name, one in done.items() if one.rejected])
         moved = {name: one.weight for name, one in done.items()}
         check_finite(moved, "The updated weight")
         return Operation(
@@ -123,6 +134,7 @@ class _Done:
     mask: Tensor
     cost: float
     seconds: float
+    rejected: bool
 
 
 def _chosen_once(
@@ -132,14 +144,19 @@ def _chosen_once(
     scope: Scope,
     within: Masks | None,
     seed: int,
+    progress: Progress | None,
 ) -> dict[str, _Done]:
     """All masks at once, from the weights as they are."""
     sweeps = {name: _Sweep(name, weight, found[name]) for name, weight in weights.items()}
     scores = {name: sweep.all_scores() for name, sweep in sweeps.items()}
     chosen = scope(scores, density, within, derive(seed, "once"))
-    for name, sweep in sweeps.items():
+    done = {}
+    for number, (name, sweep) in enumerate(sweeps.items(), start=1):
         sweep.run(sweep.columns, _given(to_matrix(chosen[name])))
-    return {name: sweep.finished() for name, sweep in sweeps.items()}
+        done[name] = sweep.finished()
+        if progress:
+            progress("layers updated", number, len(sweeps))
+    return done
 
 
 class _Sweep:
@@ -147,7 +164,7 @@ class _Sweep:
 
     def __init__(self, name: str, weight: Tensor, inputs: LayerInputs) -> None:
         began = time.perf_counter()
-        self.like = weight
+        self.like, self.inputs = weight, inputs
         self.columns = inputs.hessian.shape[1]
         self.upper = torch.stack(
             [_upper(name, inputs, g).to(weight.dtype) for g in range(len(inputs.hessian))]
@@ -203,7 +220,13 @@ class _Sweep:
 
     def finished(self) -> _Done:
         """What the sweep came to, without its factors."""
-        return _Done(self.weight(), self.mask(), self.cost, self.seconds)
+        began = time.perf_counter()
+        mask = self.mask()
+        weight, rejected = no_worse_than_zeroing(self.inputs, self.like, mask, self.weight())
+        if rejected:
+            damped = replace(self.inputs, hessian=self.inputs.damped())
+            self.cost = damped.error(weight - self.like)
+        return _Done(weight, mask, self.cost, self.seconds + time.perf_counter() - began, rejected)
 
     def weight(self) -> Tensor:
         """As it is now."""

@@ -73,7 +73,7 @@ def block_of(name: str) -> tuple[int, int] | None:
 
 
 def _two_numbers(between: str, name: str) -> tuple[int, int] | None:
-    found = re.fullmatch(rf"(\d+){between}(\d+)", name)
+    found = re.fullmatch(rf"([0-9]{{1,9}}){between}([0-9]{{1,9}})", name)  # no layer has more of either
     return (int(found[1]), int(found[2])) if found else None
 
 

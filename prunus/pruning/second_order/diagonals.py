@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp, vmap
 
-from prunus.nouns import Params
+from prunus.nouns import Params, Progress
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.flat import flat, unflat
 from prunus.pruning.second_order.obd_diagonal import levenberg_marquardt, recursion
@@ -29,13 +29,13 @@ SAMPLES = 200
 
 
 class Diagonal(Protocol):
-    """(objective, seed=0) -> d²E/dw² of every weight, of the weight's shape."""
+    """(objective, seed=0, progress=None) -> d²E/dw² of every weight, of the weight's shape."""
 
-    def __call__(self, asked: Objective, *, seed: int = 0) -> Params:
+    def __call__(self, asked: Objective, *, seed: int = 0, progress: Progress | None = None) -> Params:
         """The diagonal at the weights of the objective."""
 
 
-def exact(asked: Objective, *, seed: int = 0) -> Params:
+def exact(asked: Objective, *, seed: int = 0, progress: Progress | None = None) -> Params:
     """The true diagonal, up to rounding: e_q · H e_q for every weight q. `seed` changes nothing.
 
     >>> from torch import nn
@@ -51,17 +51,25 @@ def exact(asked: Objective, *, seed: int = 0) -> Params:
         basis = torch.zeros_like(at).scatter(0, place.reshape(1), 1.0)
         return basis @ product(asked, basis)
 
-    entries: Tensor = vmap(entry, chunk_size=CHUNK)(torch.arange(len(at), device=at.device))
-    return _finite(unflat(entries, asked.weights))
+    parts = []
+    for places in torch.split(torch.arange(len(at), device=at.device), CHUNK):
+        parts.append(vmap(entry)(places))
+        if progress:
+            progress("entries of the diagonal", int(places[-1]) + 1, len(at))
+    return _finite(unflat(torch.cat(parts), asked.weights))
 
 
-def hutchinson(asked: Objective, *, seed: int = 0, samples: int = SAMPLES) -> Params:
+def hutchinson(
+    asked: Objective, *, seed: int = 0, samples: int = SAMPLES, progress: Progress | None = None
+) -> Params:
     """An unbiased estimate of the diagonal from `samples` random sign vectors drawn by `seed`."""
     at, draw = flat(asked.weights), generator(seed, "hutchinson")
     total = torch.zeros_like(at)
-    for _ in range(samples):
+    for sample in range(1, samples + 1):
         signs = (torch.randint(2, at.shape, generator=draw) * 2 - 1).to(at)
         total += signs * product(asked, signs)
+        if progress:
+            progress("samples of the diagonal", sample, samples)
     return _finite(unflat(total / samples, asked.weights))
 
 

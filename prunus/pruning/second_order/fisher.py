@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, EvidenceError
-from prunus.nouns import Masks, Params, Scores
+from prunus.nouns import Masks, Params, Progress, Scores
 from prunus.pruning.looks import check_felt
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
 from prunus.pruning.second_order.fisher_blocks import (
@@ -105,7 +105,7 @@ def _cut(surgeon: FisherSurgeon, name: str, mask: Tensor) -> _Moved:
         factor = damped_factor(here, stay, damping, name)
         # F_LS w_S; damping stands on the diagonal alone and has no part in it.
         pull = torch.bmm(here, (before * (1 - stay)).unsqueeze(2)) * stay.unsqueeze(2)
-        w[at] = (before + torch.cholesky_solve(pull, factor).squeeze(2)) * stay
+        w[at] = torch.where(stay > 0, before + torch.cholesky_solve(pull, factor).squeeze(2), 0.0)
         move = w[at] - before
         cost += float((torch.bmm(here, move.unsqueeze(2)).squeeze(2) * move).sum() / 2)
         cost += damping * float(move.square().sum()) / 2
@@ -118,7 +118,14 @@ def _pivots(factor: Tensor, left: Tensor) -> Tensor:
     return torch.where(left > 0, torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2), 1.0)
 
 
-def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, batch: int = BATCH) -> Examine:
+def fisher(
+    asked: Objective,
+    *,
+    block: int = BLOCK,
+    damping: float = DAMPING,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> Examine:
     """The surgeon with the inverse of the blockwise empirical Fisher of `asked`.
 
     Args:
@@ -127,6 +134,7 @@ def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, ba
         damping: λ, absolute; it is what a surgeon reports, and no other is ever added. The smaller it is, the further
             weights move where few examples look, and the more a second look is worth.
         batch: of how many examples the gradients are in memory at once.
+        progress: called after each batch of gradients.
 
     Raises EvidenceError (block, damping or batch out of range); when it looks, what `empirical_fisher` raises,
     EvidenceError where all gradients by a layer are zero, and NotFiniteError where λ is too small for a block to be
@@ -150,7 +158,7 @@ def fisher(asked: Objective, *, block: int = BLOCK, damping: float = DAMPING, ba
 
     def examine(weights: Params, masks: Masks) -> FisherSurgeon:
         here = asked.at(apply_masks(weights, masks))
-        found = empirical_fisher(here, block, batch)
+        found = empirical_fisher(here, block, batch, progress)
         check_felt(found, masks, "The gradient by")
         pivots = {}
         for name, blocks in found.items():

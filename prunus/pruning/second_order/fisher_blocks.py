@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, NotFiniteError
-from prunus.nouns import Params
+from prunus.nouns import Params, Progress
 from prunus.pruning.second_order.objective import Objective
 
 LARGEST = 2**34
@@ -55,7 +55,7 @@ def from_blocks(blocks: Tensor, like: Tensor) -> Tensor:
     return blocks.flatten()[: like.numel()].reshape(like.shape)
 
 
-def empirical_fisher(asked: Objective, block: int, batch: int) -> Params:
+def empirical_fisher(asked: Objective, block: int, batch: int, progress: Progress | None = None) -> Params:
     """F by tensor, [blocks, block, block] in float64, without damping.
 
     Raises ModelError (larger than LARGEST), NotFiniteError (a gradient, or a product of two).
@@ -66,9 +66,11 @@ def empirical_fisher(asked: Objective, block: int, batch: int) -> Params:
         name: w.new_zeros(*shapes[name], shapes[name][1], dtype=torch.float64)
         for name, w in asked.weights.items()
     }
-    for batched in gradients(asked, batch):
+    for done, batched in enumerate(gradients(asked, batch), start=1):
         for name, g in batched.items():
             _add_products(total[name], to_blocks(g.flatten(1), block))
+        if progress:
+            progress("batches of gradients", done, -(-len(asked.inputs) // batch))
     for name, blocks in total.items():
         blocks /= len(asked.inputs)
         # The largest products stand on the diagonal.

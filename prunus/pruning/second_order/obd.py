@@ -9,7 +9,7 @@ diagonal as evidence.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prunus.nouns import Evidence, Masks, Params, Scores
+from prunus.nouns import Evidence, Masks, Params, Progress, Scores
 from prunus.pruning.criteria.obd import obd as saliency
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.second_order.diagonals import DIAGONALS
@@ -41,7 +41,9 @@ class ObdSurgeon:
         return ObdSurgeon(apply_masks(self.weights, masks), masks, self.curvature, self.predicted + cost)
 
 
-def obd(asked: Objective, diagonal: str = "recursion", seed: int = 0) -> Examine:
+def obd(
+    asked: Objective, diagonal: str = "recursion", seed: int = 0, progress: Progress | None = None
+) -> Examine:
     """The surgeon with a diagonal of DIAGONALS, chosen by name. Raises what the diagonal and the criterion raise."""
     estimate = look_up("diagonal", DIAGONALS, diagonal)
 
@@ -49,6 +51,6 @@ def obd(asked: Objective, diagonal: str = "recursion", seed: int = 0) -> Examine
         here = asked.at(apply_masks(weights, masks))
         left = sum(int(mask.sum()) for mask in masks.values())
         look = derive(seed, "diagonal", left)  # an estimate draws anew when fewer are left
-        return ObdSurgeon(here.weights, masks, estimate(here, seed=look))
+        return ObdSurgeon(here.weights, masks, estimate(here, seed=look, progress=progress))
 
     return examine

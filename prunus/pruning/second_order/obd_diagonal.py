@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
 from prunus.errors import ModelError
-from prunus.nouns import Params
+from prunus.nouns import Params, Progress
+from prunus.pruning.layer_checks import check_layer_output, first_examples
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.chain import Step, chain, refusal, shares
 from prunus.pruning.second_order.connections import squared
@@ -32,11 +33,11 @@ BATCH = 250
 """Examples at a time, so that memory does not grow with their number."""
 
 
-def recursion(asked: Objective, *, seed: int = 0) -> Params:
+def recursion(asked: Objective, *, seed: int = 0, progress: Progress | None = None) -> Params:
     """The diagonal as the paper's recursion gives it; may be negative. `seed` changes nothing.
 
-    Raises ModelError naming the module where the network is no chain of steps it knows, or where a weight is in
-    none of the layers.
+    Raises ModelError naming the module where the network is no chain of steps it knows, where a layer does not return
+    weight · input + bias, or where a weight is in none of the layers.
 
     >>> from prunus.pruning.second_order.objective import objective
     >>> model = nn.Linear(2, 1, bias=False)
@@ -44,25 +45,27 @@ def recursion(asked: Objective, *, seed: int = 0) -> Params:
     >>> recursion(objective(model, dict(model.named_parameters()), x, d, loss="squared_error"))
     {'weight': tensor([[1., 9.]])}
     """
-    return _backwards(asked, bent=True)
+    return _backwards(asked, True, progress)
 
 
-def levenberg_marquardt(asked: Objective, *, seed: int = 0) -> Params:
+def levenberg_marquardt(asked: Objective, *, seed: int = 0, progress: Progress | None = None) -> Params:
     """The recursion without f'': never negative. `seed` changes nothing. Raises as `recursion` does."""
-    return _backwards(asked, bent=False)
+    return _backwards(asked, False, progress)
 
 
 @torch.no_grad()
-def _backwards(asked: Objective, bent: bool) -> Params:
+def _backwards(asked: Objective, bent: bool, progress: Progress | None) -> Params:
     steps = chain(asked.model)
     _check_reached(asked, steps)
     total = {name: torch.zeros_like(weight) for name, weight in asked.weights.items()}
     pairs = zip(torch.split(asked.inputs, BATCH), torch.split(asked.targets, BATCH), strict=True)
-    for inputs, targets in pairs:
+    for done, (inputs, targets) in enumerate(pairs):
         seen = [inputs]
         for step in steps:
             # A copy, because an activation may work in place.
             seen.append(step.call(seen[-1].clone()))
+        if not done:
+            _check_steps(asked, steps, seen)
         slope, curve = asked.loss.slope(seen[-1], targets), asked.loss.bend(seen[-1], targets)
         for step, x in zip(reversed(steps), reversed(seen[:-1]), strict=True):
             if step.layer is not None:
@@ -71,6 +74,8 @@ def _backwards(asked: Objective, bent: bool) -> Params:
                     if name in total:
                         total[name] += curvature
             slope, curve = _through(step, x, slope, curve, bent)
+        if progress:
+            progress("batches of the curvature", done + 1, -(-len(asked.inputs) // BATCH))
     result = {name: curvature / len(asked.inputs) for name, curvature in total.items()}
     check_finite(result, "The curvature of")
     return result
@@ -106,6 +111,21 @@ def _weights(layer: nn.Module, x: Tensor, curve: Tensor) -> Params:
     back = vjp(lambda weights: functional_call(layer, weights, (x.square(),)), own)[1]
     found: Params = back(curve)[0]
     return found
+
+
+def _check_steps(asked: Objective, steps: list[Step], seen: list[Tensor]) -> None:
+    """Raise ModelError where a layer, or the chain as a whole, does not return what the network does: a hook, say."""
+    for step, x, output in zip(steps, seen[:-1], seen[1:], strict=True):
+        if step.layer is not None:
+            name = f"{step.name}.weight".removeprefix(".")
+            check_layer_output(name, step.layer, first_examples(step.layer, x), output)
+    returned = asked.answer(asked.weights, seen[0])
+    off, size = float((returned - seen[-1]).norm()), float(returned.norm())
+    if not off <= 1e-3 * size:
+        raise refusal(
+            asked.model,
+            f"the chain of its steps does not return what it returns (off by {off:.3g} of {size:.3g})",
+        )
 
 
 def _check_reached(asked: Objective, steps: list[Step]) -> None:

@@ -1,6 +1,5 @@
 """An objective: the mean error of a network on examples, as a function of some of its parameters."""
 
-import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,10 +8,10 @@ from torch.func import functional_call
 
 from prunus.errors import EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params
-from prunus.pruning.looks import check_reached, taken
+from prunus.pruning.looks import check_is_tensor, check_reached, taken
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.losses import LOSSES, Loss
-from prunus.pruning.weights import replaced
+from prunus.pruning.weights import copied, replaced
 from prunus.tables import look_up
 
 
@@ -75,6 +74,7 @@ def objective(
     >>> float(asked.error({"weight": torch.tensor([[2.0, 1.0]])}))
     4.5
     """
+    check_is_tensor(inputs)
     own, chosen = dict(model.named_parameters()), look_up("loss", LOSSES, loss)
     for name, weight in weights.items():
         if name not in own or own[name].shape != weight.shape:
@@ -88,7 +88,7 @@ def objective(
             f"{tuple(targets.shape)}; name at least one weight and pass as many targets as inputs, at least one."
         )
     dtype = dtype or next(iter(weights.values())).dtype
-    frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+    frozen = copied(model).to(dtype).eval().requires_grad_(False)
     given = Objective(frozen, {}, inputs.to(dtype), _cast(targets, dtype), chosen)
     made = given.at({name: weight.to(dtype) for name, weight in weights.items()})
     _check(made)

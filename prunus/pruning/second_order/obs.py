@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, NotFiniteError
-from prunus.nouns import Masks, Params, Scores
+from prunus.nouns import Masks, Params, Progress, Scores
 from prunus.pruning.looks import check_felt
 from prunus.pruning.masks import are_nested, check_finite
 from prunus.pruning.second_order.flat import flat, unflat
 from prunus.pruning.second_order.objective import Objective
-from prunus.pruning.second_order.outer_products import check_size, inverse_hessian, outer_vectors
+from prunus.pruning.second_order.outer_products import BATCH, check_size, inverse_hessian, outer_vectors
 from prunus.pruning.second_order.surgeon import Examine
 
 DAMPING = 1e-6
@@ -77,12 +77,13 @@ class ObsSurgeon:
         return ObsSurgeon(weights, masks, inverse, self.damping, self.predicted + cost)
 
 
-def obs(asked: Objective, *, damping: float = DAMPING) -> Examine:
+def obs(asked: Objective, *, damping: float = DAMPING, progress: Progress | None = None) -> Examine:
     """The surgeon with the full inverse Hessian of `asked`; for networks of some thousand weights.
 
     Args:
         asked: the network, the weights to choose from (biases too where they are named), the examples.
         damping: α, absolute; it is what a surgeon reports, and no other is ever added.
+        progress: called after each batch of examples.
 
     Raises, when it looks, what `inverse_hessian` raises, and EvidenceError where all curvature by a layer is zero.
 
@@ -102,15 +103,19 @@ def obs(asked: Objective, *, damping: float = DAMPING) -> Examine:
     def examine(weights: Params, masks: Masks) -> ObsSurgeon:
         masks = {name: masks[name] for name in asked.weights}  # flat in one order
         left, here = flat(masks), asked.at(weights)
-        felt = torch.zeros_like(left)
+        felt, batches = torch.zeros_like(left), -(-len(here.inputs) // BATCH)
 
         def vectors() -> Iterator[Tensor]:
-            for x in outer_vectors(here):
+            for batch, x in enumerate(outer_vectors(here)):
+                if progress and batch:
+                    progress("batches of the inverse Hessian", batch, batches)
                 felt.logical_or_(x.any(0))
                 # A deleted weight has no derivative: its row and column are those of the damping alone, and leave.
                 yield x * left
 
         inverse = inverse_hessian(vectors(), len(here.inputs), damping)
+        if progress:
+            progress("batches of the inverse Hessian", batches, batches)
         check_felt(unflat(felt, here.weights), masks, "The curvature by")
         inverse[~left], inverse[:, ~left] = 0.0, 0.0
         return ObsSurgeon(here.weights, masks, inverse, damping)

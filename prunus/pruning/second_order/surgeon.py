@@ -123,7 +123,8 @@ def operate(
     assert surgeon is not None
     seconds.update(surgeon.seconds)
     foretold = predicted + surgeon.predicted
-    return Operation(surgeon.weights, masks, foretold, damping, len(path), looks, seconds)
+    # Exactly +0.0 where pruned, whatever the surgeon left there.
+    return Operation(apply_masks(surgeon.weights, masks), masks, foretold, damping, len(path), looks, seconds)
 
 
 def passed(density: Density, scope: Scope, masks: Masks, cuts: int | None) -> list[Density]:
@@ -147,7 +148,14 @@ def passed(density: Density, scope: Scope, masks: Masks, cuts: int | None) -> li
 
 def _cuts(cuts: int | None, masks: Masks, kept: int) -> int:
     """As many as asked for; None: as many as weights are to go."""
-    return max(1, sum(int(mask.sum()) for mask in masks.values()) - kept) if cuts is None else cuts
+    left = sum(int(mask.sum()) for mask in masks.values())
+    if cuts is None:
+        return max(1, left - kept)
+    if cuts > left:
+        raise DensityError(
+            f"Expected at most {left} cuts, as there are so many weights to prune, got {cuts}."
+        )
+    return cuts
 
 
 def _between(start: float, end: float, cut: int, cuts: int) -> float:

@@ -11,7 +11,7 @@ from prunus.runs.engines.processes import processes
 from prunus.runs.engines.stacked import stacked
 
 Engine = Callable[..., None]
-"""(todo, store, *, workers, say) -> None."""
+"""(todo, store, *, workers, say, progress) -> None."""
 
 ENGINES: dict[str, Engine] = {"inline": inline, "processes": processes, "stacked": stacked}
 

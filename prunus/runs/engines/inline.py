@@ -7,16 +7,24 @@ from collections.abc import Sequence
 
 from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.work import OneThread, Procedure, Say, carry_out
+from prunus.runs.progress import RunsProgress
 from prunus.runs.store import Store
 
 
-def inline(todo: Sequence[Procedure], store: Store, *, workers: int = 1, say: Say) -> None:
+def inline(
+    todo: Sequence[Procedure],
+    store: Store,
+    *,
+    workers: int = 1,
+    say: Say,
+    progress: RunsProgress | None = None,
+) -> None:
     """Do `todo`, needs first. `workers` is not used. Raises at the end, where runs failed, what the first raised."""
-    queue = Queue(todo, store)
+    queue = Queue(todo, store, progress)
     with OneThread():
         while (spec := queue.next()) is not None:
             try:
-                here = carry_out(spec, store, "inline")
+                here = carry_out(spec, store, "inline", queue.progress.step)
             except Exception as error:  # a user's own function may fail in any way at all
                 say(queue.failed(spec, error))
                 continue

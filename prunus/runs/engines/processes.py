@@ -6,21 +6,30 @@ The bits are those of `inline`.
 from collections.abc import Sequence
 from pathlib import Path
 
+from prunus.nouns import Progress
 from prunus.runs.engines.pool import Outcome, sent, share_out
 from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.work import Procedure, Say, carry_out
+from prunus.runs.progress import RunsProgress
 from prunus.runs.store import Store
 
 
-def processes(todo: Sequence[Procedure], store: Store, *, workers: int = 2, say: Say) -> None:
+def processes(
+    todo: Sequence[Procedure],
+    store: Store,
+    *,
+    workers: int = 2,
+    say: Say,
+    progress: RunsProgress | None = None,
+) -> None:
     """Do `todo` in `workers` processes, needs first. Raises at the end, where runs failed, what the first raised."""
-    share_out(Queue(todo, store), one, lambda ready: [[spec] for spec in ready], workers, say)
+    share_out(Queue(todo, store, progress), one, lambda ready: [[spec] for spec in ready], workers, say)
 
 
-def one(specs: Sequence[Procedure], path: Path) -> list[Outcome]:
+def one(specs: Sequence[Procedure], path: Path, progress: Progress | None = None) -> list[Outcome]:
     """In a worker: do one run."""
     (spec,) = specs
     try:
-        return [(spec, carry_out(spec, Store(path), "processes"), None)]
+        return [(spec, carry_out(spec, Store(path), "processes", progress), None)]
     except Exception as error:  # a user's own function may fail in any way at all
         return [(spec, False, sent(error))]

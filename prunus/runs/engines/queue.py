@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from prunus.errors import PrunusError, StoreError
 from prunus.runs.engines.work import Procedure, words
+from prunus.runs.progress import RunsProgress
 from prunus.runs.spec import identity
 from prunus.runs.store import Store
 
@@ -15,8 +16,9 @@ PATIENCE = 0.5
 class Queue:
     """The runs of a plan, in order."""
 
-    def __init__(self, todo: Sequence[Procedure], store: Store) -> None:
+    def __init__(self, todo: Sequence[Procedure], store: Store, progress: RunsProgress | None = None) -> None:
         self.store = store
+        self.progress = progress or RunsProgress({}, None)
         self.left = {identity(spec): spec for spec in todo}
         self.needs = {key: [identity(need) for need in spec.needs()] for key, spec in self.left.items()}
         self.total = len(self.left)
@@ -54,6 +56,7 @@ class Queue:
         """It is done; returns a line that says so."""
         self.working.discard(identity(spec))
         self.left.pop(identity(spec), None)
+        self.progress.finish(identity(spec))
         return f"{self.total - len(self.left)} of {self.total}: {identity(spec)}"
 
     def failed(self, spec: Procedure, error: Exception) -> str:
@@ -66,6 +69,7 @@ class Queue:
             lost |= more
         for one in lost:
             self.left.pop(one, None)
+        self.progress.drop(lost)
         return f"failed: {key}: {words(error)}" + (
             f" ({len(lost) - 1} more need it)" if len(lost) > 1 else ""
         )
@@ -87,6 +91,7 @@ class Queue:
             if self.store.done(key):
                 self._elsewhere.discard(key)
                 self.left.pop(key, None)
+                self.progress.finish(key)
         for key, spec in list(self.left.items()):
             gone = [need for need in self.needs[key] if need not in self.left and not self.store.done(need)]
             if gone and key in self.left and key not in self.working:

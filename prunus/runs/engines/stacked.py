@@ -10,18 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import LostClaimError, PrunusError
+from prunus.nouns import Progress
 from prunus.runs.engines.pool import Outcome, sent, share_out
 from prunus.runs.engines.queue import Queue
 from prunus.runs.engines.work import Procedure, Say, Work, begin
+from prunus.runs.progress import RunsProgress
 from prunus.runs.settings import canonical, settings
 from prunus.runs.store import Store
 from prunus.training import Epoch
 from prunus.training.stacked import train_stacked
 
 
-def stacked(todo: Sequence[Procedure], store: Store, *, workers: int = 2, say: Say) -> None:
+def stacked(
+    todo: Sequence[Procedure],
+    store: Store,
+    *,
+    workers: int = 2,
+    say: Say,
+    progress: RunsProgress | None = None,
+) -> None:
     """Do `todo`, replicates together. Raises at the end, where runs failed, what the first raised."""
-    share_out(Queue(todo, store), together, lambda ready: groups(ready, workers), workers, say)
+    share_out(Queue(todo, store, progress), together, lambda ready: groups(ready, workers), workers, say)
 
 
 def groups(ready: Sequence[Procedure], workers: int) -> list[list[Procedure]]:
@@ -45,19 +54,19 @@ def _without_replicate(found: Any) -> Any:
     return found
 
 
-def together(specs: Sequence[Procedure], path: Path) -> list[Outcome]:
+def together(specs: Sequence[Procedure], path: Path, progress: Progress | None = None) -> list[Outcome]:
     """In a worker: do some runs in step."""
     store = Store(path)
-    works = [(spec, _begun(spec, store, len(specs))) for spec in specs]
+    works = [(spec, _begun(spec, store, len(specs), progress)) for spec in specs]
     _note([work for _, work in works if isinstance(work, Work) and work.job is not None])
     while going := [work for _, work in works if isinstance(work, Work) and work.job is not None]:
         _train(going)
     return [_outcome(spec, work) for spec, work in works]
 
 
-def _begun(spec: Procedure, store: Store, share: int) -> Work | Exception | None:
+def _begun(spec: Procedure, store: Store, share: int, progress: Progress | None) -> Work | Exception | None:
     try:
-        return begin(spec, store, "stacked", share)
+        return begin(spec, store, "stacked", share, progress)
     except Exception as error:  # a user's own function may fail in any way at all
         return error
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from prunus.errors import LostClaimError, PrunusError
+from prunus.nouns import Progress
 from prunus.runs.folder import RunFolder
 from prunus.runs.spec import Spec, identity
 from prunus.runs.store import Store
 from prunus.training import Epoch
 from prunus.training.job import Job
+from prunus.training.loop import steps_per_epoch
 from prunus.training.state import Observer
 
 Say = Callable[[str], None]
@@ -43,11 +45,19 @@ def words(error: BaseException) -> str:
 
 
 class Guarded:
-    """An observer whose training writes no checkpoint into the folder of a run that is another's by now."""
+    """An observer whose training writes no checkpoint into the folder of a run that is another's by now.
 
-    def __init__(self, observer: Observer, folder: RunFolder) -> None:
-        self.observer, self.folder = observer, folder
-        self.due, self.observe, self.restore = observer.due, observer.observe, observer.restore
+    `report` is told of every step.
+    """
+
+    def __init__(self, observer: Observer, folder: RunFolder, report: Callable[[int], None]) -> None:
+        self.observer, self.folder, self.report = observer, folder, report
+        self.observe, self.restore = observer.observe, observer.restore
+
+    def due(self, step: int) -> bool:
+        """Whether the observer is due at a step, which every step of a training asks."""
+        self.report(step)
+        return self.observer.due(step)
 
     def state(self) -> tuple[dict[str, Tensor], Any]:
         """Asked for right before a checkpoint is written. Raises LostClaimError."""
@@ -58,8 +68,15 @@ class Guarded:
 class Work:
     """A claimed run between two of its trainings."""
 
-    def __init__(self, spec: Procedure, store: Store, folder: RunFolder, share: int) -> None:
+    def __init__(
+        self, spec: Procedure, store: Store, folder: RunFolder, share: int, progress: Progress | None = None
+    ) -> None:
         self.spec, self.store, self.folder, self.share = spec, store, folder, share
+        self.progress = progress
+        self.num_steps = int(spec.cost()[1])
+        """The training steps of the whole run, where those are its cost."""
+        self.steps_before = 0
+        """The steps of its trainings that are over."""
         self.began = time.monotonic()
         self.procedure: Generator[Job, list[Epoch], dict[str, Any]]
         self.job: Job | None = None
@@ -74,6 +91,8 @@ class Work:
 
     def trained(self, epochs: list[Epoch]) -> None:
         """Go on with what came of the training."""
+        if self.job is not None:
+            self.steps_before += num_steps(self.job)
         self._advance(lambda: self.procedure.send(epochs))
 
     def failed(self, error: Exception) -> None:
@@ -88,7 +107,12 @@ class Work:
     def _advance(self, on: Callable[[], Job]) -> None:
         try:
             job = on()
-            guard = None if job.observer is None else Guarded(job.observer, self.folder)
+            first = 0 if job.start is None else job.start.step
+            guard = (
+                None
+                if job.observer is None
+                else Guarded(job.observer, self.folder, lambda step: self._report(step - first))
+            )
             self.job = replace(job, observer=guard)
         except StopIteration as end:
             self.job = None
@@ -102,22 +126,35 @@ class Work:
             self.store.fail(self.folder, error)
             raise
 
+    def _report(self, step: int) -> None:
+        if self.progress is not None:
+            done = self.steps_before + step
+            self.progress(self.folder.id, min(done, self.num_steps), self.num_steps)
 
-def begin(spec: Procedure, store: Store, engine: str, share: int = 1) -> Work | None:
+
+def num_steps(job: Job) -> int:
+    """The training steps of a job, from its start."""
+    first = 0 if job.start is None else job.start.step
+    return job.recipe.epochs * steps_per_epoch(job.recipe, job.data.train) - first
+
+
+def begin(
+    spec: Procedure, store: Store, engine: str, share: int = 1, progress: Progress | None = None
+) -> Work | None:
     """Claim a run and go to its first training; None where it is done, or somebody else holds it.
 
     `share` is how many runs are worked on together.
     """
     folder = store.begin(spec, engine, spec.device)
-    return None if folder is None else Work(spec, store, folder, share)
+    return None if folder is None else Work(spec, store, folder, share, progress)
 
 
-def carry_out(spec: Procedure, store: Store, engine: str) -> bool:
+def carry_out(spec: Procedure, store: Store, engine: str, progress: Progress | None = None) -> bool:
     """Do a run from where it is to its end; False where it is done, or somebody else holds it.
 
     Raises what the run fails with; its folder stays for another attempt.
     """
-    work = begin(spec, store, engine)
+    work = begin(spec, store, engine, progress=progress)
     if work is None:
         return False
     while work.job is not None:

@@ -1,0 +1,64 @@
+"""The built-in names that shell completion offers, written down here so that completing a word does not import torch.
+
+A test compares them with the tables that the names are looked up in.
+"""
+
+from collections.abc import Callable
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "model": (
+        *("lenet-300-100", "lenet-5", "conv-2", "conv-4", "conv-6"),
+        *("resnet-20", "resnet-32", "resnet-56", "resnet-110"),
+    ),
+    "data set": ("mnist", "fashion-mnist", "cifar-10", "digits", "monks-1", "monks-2", "monks-3"),
+    "criterion": (
+        *(
+            "magnitude",
+            "large_final",
+            "scaled_magnitude",
+            "random",
+            "small_final",
+            "large_init",
+            "small_init",
+        ),
+        *("large_init_large_final", "small_init_small_final", "magnitude_increase", "movement"),
+        *("large_final_same_sign", "large_final_diff_sign"),
+        *("magnitude_increase_same_sign", "magnitude_increase_diff_sign"),
+        *("snip", "gradient", "grasp", "synflow"),
+        *("obd", "obs", "sparse_gpt", "fisher", "full_obs", "obd_hutchinson"),
+    ),
+    "scope": ("layer", "global", "2:4", "4:8", "1x4"),
+    "recipe": ("lenet-300-100", "lenet-5", "demo", "han2016-lenet-300-100", "han2016-lenet-5", "default"),
+    "experiment": (
+        *("lecun1990", "hassibi1993", "one_shot", "han2015", "han2016"),
+        *("frankle2019", "zhou2019", "frankle2020", "renda2020"),
+        *("lecun1990.deletion", "lecun1990.prediction", "lecun1990.retraining"),
+        *("hassibi1993.xor", "hassibi1993.monks"),
+        *("han2015.tradeoff", "han2015.tables", "han2016.tables", "han2016.starts", "han2016.sizes"),
+        *("frankle2019.lenet", "frankle2019.conv", "frankle2019.curves", "frankle2019.one_shot"),
+        *("frankle2019.learning_rates", "frankle2019.optimisers"),
+        *("zhou2019.criteria", "zhou2019.criteria_iterative", "zhou2019.zeros", "zhou2019.zeros_iterative"),
+        *("zhou2019.signs", "zhou2019.signs_iterative", "zhou2019.supermasks", "zhou2019.found"),
+        *(
+            "frankle2020.rewinding",
+            "frankle2020.instability",
+            "frankle2020.interpolation",
+            "renda2020.retraining",
+        ),
+    ),
+    "engine": ("inline", "processes", "stacked"),
+    "size": ("smoke", "default", "full"),
+}
+
+
+def completion(kind: str, *more: str) -> Callable[[str], list[str]]:
+    """A function for `typer.Option(autocompletion=...)`: the names of that kind, and `more`, that begin as typed.
+
+    >>> completion("scope", "budget")("b")
+    ['budget']
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in (*NAMES[kind], *more) if name.startswith(incomplete)]
+
+    return complete

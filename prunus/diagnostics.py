@@ -1,0 +1,218 @@
+"""Check the installation and the machine: what `prunus doctor` reports, for Python users too.
+
+    print(prunus.diagnostics.diagnose().to_json())
+
+A finding is information, or a problem: something that will end a command in an error. A missing optional package and
+a data set that is not there yet (it is fetched when it is first used) are information. So is a cache that cannot be
+written: everything works without it, only slower. A package that cannot be imported, torch and numpy that do not
+work together, and a data root or a store that cannot be written are problems.
+
+This module imports neither torch nor anything else of prunus that does, so that it works in a broken installation.
+"""
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from prunus.version import __version__
+
+REQUIRED = ("torch", "numpy", "safetensors", "constriction", "numba")
+"""The packages that every installation needs."""
+
+OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    "cli": ("typer", "rich", "jinja2", "matplotlib", "scipy"),
+    "runs": ("duckdb",),
+}
+"""The packages of each extra: pip install "prunus[NAME]"."""
+
+COMPILED = "prunus.compression.codecs.huffman_kernel"
+"""A module of functions that numba compiles, all of which have one cache."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a diagnosis."""
+
+    section: str
+    """"versions", "machine", "data", "store", "optional" or "cache"."""
+    name: str
+    value: str | int
+    problem: str = ""
+    """A sentence that says what does not work and what to do; empty if all is well."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found out about the installation and the machine."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each problem."""
+        return [finding.problem for finding in self.findings if finding.problem]
+
+    def to_json(self) -> dict[str, Any]:
+        """Values by section and name, and the list of problems."""
+        sections: dict[str, Any] = {}
+        for finding in self.findings:
+            sections.setdefault(finding.section, {})[finding.name] = finding.value
+        return {**sections, "problems": self.problems}
+
+
+def diagnose(store: Path | str = "store") -> Diagnosis:
+    """Check versions, machine, data root, store, optional packages and the cache of compiled code.
+
+    Args:
+        store: The folder of runs to check. Nothing is created.
+
+    >>> diagnose().to_json()["versions"]["prunus"] == __version__
+    True
+    """
+    parts = (_versions(), _machine(), _data(), _store(Path(store)), _optional(), _cache())
+    return Diagnosis([finding for part in parts for finding in part])
+
+
+def why_not_writable(folder: Path) -> str:
+    """Why no file can be written in `folder`, or the folder cannot be made; empty if it can. Nothing is created.
+
+    >>> import tempfile
+    >>> why_not_writable(Path(tempfile.gettempdir()) / "new" / "folder"), why_not_writable(Path(__file__))
+    ('', 'it is not a folder')
+    """
+    # The nearest parent that exists: a missing folder will be made in it. `lexists` also finds broken links.
+    existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
+    if not existing.is_dir():
+        return "it is not a folder" if existing == folder else f"{existing} is not a folder"
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("versions", "prunus", __version__)
+    yield Finding("versions", "python", platform.python_version())
+    for name in REQUIRED:
+        try:
+            import_module(name)
+        except Exception as error:  # a broken installation may fail in any way
+            yield Finding("versions", name, "missing", _not_imported(name, error))
+        else:
+            yield Finding("versions", name, _version(name))
+    try:
+        import numpy
+        import torch
+
+        torch.from_numpy(numpy.ones(2)).numpy()
+    except ImportError:
+        return  # reported above
+    except Exception as error:
+        yield Finding(
+            "versions",
+            "torch with numpy",
+            "do not work together",
+            f"torch {_version('torch')} and numpy {_version('numpy')} do not work together "
+            f"({type(error).__name__}: {_first_line(error)}); install versions that do: "
+            "pip install --upgrade torch numpy",
+        )
+
+
+def _machine() -> Iterator[Finding]:
+    try:
+        import torch
+
+        from prunus.runs.environment import cpu_name
+    except Exception:  # reported among the versions
+        yield Finding("machine", "platform", platform.platform())
+        return
+    yield Finding("machine", "platform", platform.platform())
+    yield Finding("machine", "cpu", cpu_name())
+    yield Finding("machine", "cpu capability", torch.backends.cpu.get_cpu_capability())
+    yield Finding("machine", "cpus", os.cpu_count() or 1)
+    yield Finding("machine", "torch threads", torch.get_num_threads())
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    yield Finding("machine", "gpus", ", ".join(f"cuda:{i} {name}" for i, name in enumerate(gpus)) or "none")
+
+
+def _data() -> Iterator[Finding]:
+    from prunus.errors import DataError
+
+    try:
+        from prunus.data.present import present_data_sets
+        from prunus.data.root import VARIABLE, data_root
+
+        root = data_root()
+    except DataError as error:
+        yield Finding("data", "root", "none", str(error))
+        return
+    except Exception:  # torch cannot be imported, which is reported among the versions
+        return
+    present, reason, problem = present_data_sets(root), why_not_writable(root), ""
+    missing = [name for name, there in present.items() if not there]
+    if reason and missing:  # a root that cannot be written is no problem if nothing has to be fetched into it
+        problem = (
+            f"The data root {root} cannot be written ({reason}), so that {', '.join(missing)} cannot be fetched; make "
+            f"it writable, or set {VARIABLE} to another folder."
+        )
+    yield Finding("data", "root", str(root), problem)
+    for name, there in present.items():
+        yield Finding("data", name, "present" if there else "not there; fetched when it is first used")
+
+
+def _store(store: Path) -> Iterator[Finding]:
+    problem = ""
+    for folder in (store, store / "runs", store / "work", store / "experiments"):
+        if (folder == store or folder.exists()) and (reason := why_not_writable(folder)):
+            problem = f"The store {store} cannot be written: {reason}; make {folder} writable, or name another store."
+            break
+    exists = "there" if store.is_dir() else "not there; made when it is first used"
+    yield Finding("store", str(store), "cannot be written" if problem else exists, problem)
+
+
+def _optional() -> Iterator[Finding]:
+    for extra, packages in OPTIONAL.items():
+        for name in packages:
+            missing = find_spec(name) is None
+            value = f'missing: pip install "prunus[{extra}]"' if missing else _version(name)
+            yield Finding("optional", name, value)
+
+
+def _cache() -> Iterator[Finding]:
+    """Where numba keeps compiled functions; without such a folder each process compiles them again."""
+    slow = "every process compiles anew, which takes seconds; set NUMBA_CACHE_DIR to a folder that can be written"
+    try:
+        functions = [thing for thing in vars(import_module(COMPILED)).values() if hasattr(thing, "stats")]
+        path = functions[0].stats.cache_path
+    except Exception as error:
+        yield Finding("cache", "numba", f"unknown ({type(error).__name__}: {_first_line(error)})")
+        return
+    if path is None or (reason := why_not_writable(Path(path))):
+        yield Finding("cache", "numba", f"none: {slow}" if path is None else f"{path}: {reason}; {slow}")
+    else:
+        yield Finding("cache", "numba", str(path))
+
+
+def _not_imported(name: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == name:
+        return f"{name} is not installed: pip install {name}"
+    return f"{name} cannot be imported ({type(error).__name__}: {_first_line(error)}); install it again."
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown version"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "").rstrip(".")

@@ -1,0 +1,210 @@
+"""Write files: each appears whole or not at all, and only a regular file is ever replaced.
+
+Everything in the package that writes a file does it here, except logs that are only appended to. A path that is a
+symbolic link is written through: the link stays, and the file that it names is written. Text is UTF-8 in every locale.
+"""
+
+import os
+import secrets
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from prunus.errors import OutputError, PrunusError
+
+TEMPORARY = ".part"
+"""How the names of temporary files end; they begin with a dot. A killed process may leave one."""
+
+NAMED = 4
+"""The most files that a message names."""
+
+AnyPath = str | os.PathLike[str]
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+@contextmanager
+def open_atomic(
+    path: AnyPath, *, error: type[PrunusError] = OutputError, advice: str = ""
+) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the place of `path` when the block ends without an exception.
+
+    It is written under a random name in the same folder, flushed to the disk and renamed, with the permissions that
+    the umask leaves. After an exception the file that was there is unchanged, and no temporary file is left.
+
+    Args:
+        path: A new name, or a regular file, which is replaced. A symbolic link is followed.
+        error: What an OSError in the block is raised as.
+        advice: Added to the message of that error.
+
+    Raises:
+        OutputError: or `error`; the file cannot be written, or `path` is a folder, a device, a pipe or a socket.
+    """
+    with os_errors(path, error, advice):
+        target = _target(path, error)
+        temporary = target.with_name(f".{secrets.token_hex(8)}{TEMPORARY}")
+        try:
+            with temporary.open("xb") as file:  # O_EXCL: never an existing file, never through a link
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(_target(target, error))
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        sync_folder(target.parent)
+
+
+def write_atomic(
+    path: AnyPath, content: bytes | str, *, error: type[PrunusError] = OutputError, advice: str = ""
+) -> None:
+    r"""Write `content` to `path` as `open_atomic` does; text as UTF-8.
+
+    A lone surrogate, which stands for a byte of a file name that is not UTF-8, is written as an escape.
+
+    >>> path = Path(tempfile.mkdtemp(), "note.txt")
+    >>> write_atomic(path, "3 × 2")
+    >>> path.read_bytes()
+    b'3 \xc3\x97 2'
+    """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    with open_atomic(path, error=error, advice=advice) as file:
+        file.write(data)
+
+
+@contextmanager
+def os_errors(path: AnyPath, error: type[PrunusError] = OutputError, advice: str = "") -> Iterator[None]:
+    """Raise an OSError in the block as `error`, with the name and the reason: "PATH cannot be written: REASON"."""
+    try:
+        yield
+    except OSError as cause:
+        reason = cause.strerror or str(cause) or type(cause).__name__
+        raise error(f"{os.fspath(path)} cannot be written: {reason}{'; ' * bool(advice)}{advice}.") from cause
+
+
+def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPath] = ()) -> None:
+    """Check, before any work, that `path` can be written and that writing it destroys nothing.
+
+    Args:
+        path: The file to write.
+        force: Whether it may replace a file that exists.
+        inputs: Files that are read for it, and other files that are written with it; it is none of them, by any
+            spelling, symbolic link or hard link, not even with `force`.
+
+    Raises:
+        OutputError: The path is a folder, a device, a pipe or a socket; it is one of `inputs`; it exists and `force`
+            is False; its folder does not exist or cannot be written; its name is too long or has control characters.
+    """
+    name = os.fspath(path)
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise OutputError(f"{name!r} cannot be written: its name has control characters; name another file.")
+    with os_errors(name):
+        target = _target(name, OutputError)
+        for other in inputs:
+            if _is_same_file(target, other):
+                raise OutputError(
+                    f"{name} cannot be written: it is the same file as {os.fspath(other)}, which the command reads "
+                    "or writes as well; name another file."
+                )
+        if target.exists():
+            if not force:
+                raise OutputError(f"{name} exists; pass --force to replace it, or name another file.")
+        elif not target.parent.is_dir():
+            raise OutputError(
+                f"{name} cannot be written: {Path(name).parent} is not a folder; make it first, or name another."
+            )
+        try:
+            with tempfile.TemporaryFile(dir=target.parent):
+                pass
+        except OSError as cause:
+            raise OutputError(
+                f"{name} cannot be written: {cause.strerror or cause}; is {Path(name).parent} a folder you may "
+                "write to?"
+            ) from cause
+
+
+@contextmanager
+def after_writing(*paths: AnyPath) -> Iterator[None]:
+    """Say in the message of any exception in the block that the files `paths` are complete."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads the standard output any more
+        raise
+    except Exception as error:
+        kind = type(error) if isinstance(error, PrunusError) else OutputError
+        reason = str(error) if isinstance(error, PrunusError) else f"{type(error).__name__}: {error}"
+        names = [os.fspath(path) for path in paths]
+        if len(names) > NAMED:
+            names[NAMED - 1 :] = [f"{len(names) - NAMED + 1} more files"]
+        complete = f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
+        raise kind(f"{complete} complete; what follows failed: {reason}") from error
+
+
+def create_folder(path: AnyPath) -> None:
+    """Create the folder `path` and those above it, where they do not exist. Raises OutputError."""
+    name = os.fspath(path)
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        raise OutputError(f"The folder {name!r} cannot be made: its name has control characters.")
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"The folder {name} cannot be made: {getattr(error, 'strerror', None) or error}."
+        ) from error
+
+
+@contextmanager
+def output_folder(path: AnyPath) -> Iterator[None]:
+    """Create the folder `path` and those above it; those that are still empty after an error are removed again."""
+    missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+    create_folder(path)
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can.
+
+    Some file systems cannot. What was renamed is in place all the same, so that this is no reason to fail.
+    """
+    if os.name == "posix":
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _target(path: AnyPath, error: type[PrunusError]) -> Path:
+    """The regular file, or the new name, that `path` stands for once links are followed."""
+    try:
+        kind = _KINDS.get(stat.S_IFMT(Path(path).stat().st_mode))
+        if kind is not None:
+            raise error(f"{os.fspath(path)} cannot be written: it is {kind}; name another file.")
+    except FileNotFoundError:
+        pass
+    except ValueError as cause:  # a zero byte, or a character that the file system has no encoding for
+        raise error(f"{os.fspath(path)!r} cannot be written: {cause}; name another file.") from cause
+    return Path(os.path.realpath(path))
+
+
+def _is_same_file(path: Path, other: AnyPath) -> bool:
+    with suppress(OSError):
+        return path.samefile(other)
+    return path == Path(os.path.realpath(other))

@@ -1,0 +1,50 @@
+"""The progress of several runs together: how many are finished, and the estimated work that is done of all."""
+
+from collections.abc import Iterable, Mapping
+
+from prunus.nouns import Progress
+
+
+class RunsProgress:
+    """Adds up the progress of runs, each weighted by the seconds that it is estimated to take.
+
+    >>> progress = RunsProgress({"a": 1.0, "b": 3.0}, print)
+    >>> progress.step("b", 50, 100)
+    0 of 2 runs finished, b at step 50 of 100 1500 4000
+    >>> progress.finish("b")
+    1 of 2 runs finished 3000 4000
+    """
+
+    def __init__(self, seconds: Mapping[str, float], report: Progress | None) -> None:
+        """Take the estimated seconds of each run by its identity; `report` is told of the work in milliseconds."""
+        self.seconds = dict(seconds)
+        self.report = report
+        self.fractions = dict.fromkeys(seconds, 0.0)
+        self.num_finished = 0
+
+    def step(self, id: str, done: int, total: int) -> None:
+        """Report that `done` of the `total` steps of a run are done."""
+        if id in self.fractions:
+            self.fractions[id] = min(done / max(total, 1), 1.0)
+            self._report(f", {id} at step {done} of {total}")
+
+    def finish(self, id: str) -> None:
+        """Report that a run is finished."""
+        if id in self.fractions:
+            self.fractions[id] = 1.0
+            self.num_finished += 1
+            self._report("")
+
+    def drop(self, ids: Iterable[str]) -> None:
+        """Leave out the work of runs that will not be done, because they or their needs failed."""
+        for id in ids:
+            if id in self.fractions:
+                del self.fractions[id]
+
+    def _report(self, detail: str) -> None:
+        if self.report is None:
+            return
+        done = sum(fraction * self.seconds[id] for id, fraction in self.fractions.items())
+        total = sum(self.seconds[id] for id in self.fractions)
+        what = f"{self.num_finished} of {len(self.seconds)} runs finished{detail}"
+        self.report(what, int(1000 * done), int(1000 * total))

@@ -1,0 +1,180 @@
+"""Check a model before any work is done with it: can it be evaluated, or trained, on this data?"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from prunus.data.batches import order
+from prunus.data.check import count_not_finite
+from prunus.errors import ModelError, NotFiniteError, PrunusError
+from prunus.nouns import Dataset, Split
+from prunus.tables import look_up
+from prunus.training.augmentation import AUGMENTATIONS, augmented
+from prunus.training.modes import evaluating, restored_modes, start_training
+from prunus.training.recipes import Recipe
+
+
+def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
+    """Raise ModelError unless `model` can be evaluated on `split`; the model is left as it is.
+
+    The forward pass, in evaluation mode, must map two examples [B, ...] to logits [B, C] with C at least `num_classes`.
+    """
+    check_initialized(model)
+    _check_device(model, split.inputs.device)
+    with _unchanged(model), torch.no_grad(), evaluating(model):
+        inputs = split.inputs[:2]
+        check_logits(model, forward(model, inputs), len(inputs), num_classes)
+
+
+def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
+    """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is left as it is.
+
+    Beside what `check_model` checks: there is a parameter to train, parameters are real and finite (NotFiniteError),
+    and the forward pass in training mode takes batches of every size that occurs and returns logits that depend on the
+    parameters.
+    """
+    check_initialized(model)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ModelError(
+            f"Expected {type(model).__name__} to have a parameter to train, but none has requires_grad = True; "
+            "unfreeze some with module.requires_grad_(True)."
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise ModelError(
+                f"Expected real parameters, but {name!r} is {parameter.dtype}; prunus trains real networks only."
+            )
+        bad = count_not_finite(parameter.detach())
+        if bad:
+            raise NotFiniteError(
+                f"Expected finite parameters, but {bad} of {parameter.numel()} entries of {name!r} are NaN or infinite."
+            )
+    check_model(model, data.train, len(data.classes))
+    with _unchanged(model), torch.enable_grad(), restored_modes(model):
+        start_training(model)
+        sizes = _batch_sizes(recipe, data.train) if recipe.epochs else set()
+        for n in sorted({min(2, size) for size in sizes}, reverse=True):
+            try:
+                logits = _train_forward(model, data, recipe, n)
+            except ModelError as error:
+                if n > 1:
+                    raise
+                raise ModelError(
+                    f"{len(data.train)} examples in batches of batch_size = {recipe.batch_size} leave a batch of one "
+                    f"example, which {type(model).__name__} does not take in training mode "
+                    f"({_reason(error.__cause__ or error)}); choose another batch_size."
+                ) from error
+            if not logits.requires_grad:
+                raise ModelError(
+                    f"Expected the output of {type(model).__name__} to depend on its trainable parameters, but no "
+                    "gradient reaches them; is the forward pass under torch.no_grad, or all that it uses frozen?"
+                )
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Raise ModelError where a parameter or buffer has no values: lazy, or on the meta device."""
+    for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
+        for name, tensor in tensors():
+            if is_lazy(tensor):
+                raise ModelError(
+                    f"Expected initialized tensors, but the {kind} {name!r} is lazy and has no shape yet; pass one "
+                    "batch through the model first."
+                )
+            if tensor.is_meta:
+                raise ModelError(
+                    f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
+                    "first, after model.to_empty(device=...)."
+                )
+
+
+def check_tensor_state(model: nn.Module) -> None:
+    """Raise ModelError where the `state_dict` holds anything but tensors, so that it cannot be copied or written."""
+    check_initialized(model)
+    other = [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]
+    if other:
+        raise ModelError(
+            f"Expected a state_dict of tensors alone, but {other[0]!r} is the extra state of a module "
+            "(get_extra_state), which prunus neither copies nor writes; make it a buffer, or return a tensor."
+        )
+
+
+def check_logits(model: nn.Module, logits: object, batch_size: int, num_classes: int) -> Tensor:
+    """`logits`, which `model` returned. Raises ModelError unless they are [batch_size, C], C at least `num_classes`."""
+    kind, expected = type(model).__name__, f"logits [{batch_size}, C] with C at least {num_classes}"
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"Expected {kind} to return {expected}, got a {type(logits).__name__}; wrap it in a module whose forward "
+            "returns the logits alone."
+        )
+    if logits.ndim != 2 or len(logits) != batch_size or logits.shape[1] < num_classes:
+        raise ModelError(
+            f"Expected {kind} to return {expected}, one row per example, got {list(logits.shape)}."
+        )
+    if not logits.is_floating_point():
+        raise ModelError(f"Expected {kind} to return floating-point logits, got {logits.dtype}.")
+    return logits
+
+
+def forward(model: nn.Module, inputs: Tensor) -> object:
+    """The output of `model`. Raises ModelError where the forward pass fails, except for want of memory."""
+    try:
+        return model(inputs)
+    except (torch.OutOfMemoryError, MemoryError, PrunusError):
+        raise
+    except Exception as error:  # a user's forward may fail in any way
+        first = next(model.parameters(), inputs)
+        hint = ""
+        if first.is_floating_point() and inputs.is_floating_point() and first.dtype != inputs.dtype:
+            hint = f"; its parameters are {first.dtype}, convert them with model.to({inputs.dtype})"
+        raise ModelError(
+            f"{type(model).__name__} failed on a batch {list(inputs.shape)} of {inputs.dtype}: {_reason(error)}{hint}."
+        ) from error
+
+
+def _batch_sizes(recipe: Recipe, split: Split) -> set[int]:
+    """The sizes of the batches of an epoch."""
+    return {len(batch) for batch in order(len(split), recipe.batch_size, seed=0, epoch=0)}
+
+
+def _train_forward(model: nn.Module, data: Dataset, recipe: Recipe, n: int) -> Tensor:
+    augment: Callable[..., Tensor] = look_up("augmentation", AUGMENTATIONS, recipe.augmentation)
+    logits = forward(model, augmented(augment, data.train.inputs[:n], 0, 0, 0))
+    return check_logits(model, logits, n, len(data.classes))
+
+
+def _check_device(model: nn.Module, device: torch.device) -> None:
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if devices and device not in devices:
+        raise ModelError(
+            f"Expected {type(model).__name__} on the device of the data, {device}, got "
+            f"{', '.join(sorted(map(str, devices)))}; move it with model.to({str(device)!r})."
+        )
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Restore buffers (running statistics, for example) and the random streams on leaving."""
+    before = [
+        (module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
+    ]
+    values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in before]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        with torch.no_grad():
+            for (module, name, buffer), value in zip(before, values, strict=True):
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
+                if isinstance(module._buffers, dict) and module._buffers.get(name) is not buffer:
+                    module._buffers[name] = buffer  # a forward pass may have put another tensor there
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error, with its type."""
+    line = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

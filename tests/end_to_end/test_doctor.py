@@ -1,0 +1,123 @@
+"""`prunus doctor`: what it reports, and when it says that something will not work."""
+
+import json
+import subprocess
+import sys
+import types
+from importlib.metadata import version
+
+import pytest
+
+import prunus
+from prunus import diagnostics
+from prunus.diagnostics import OPTIONAL, REQUIRED, diagnose, why_not_writable
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder to stand in, with a data root in it that is not there yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNUS_DATA", str(tmp_path / "data"))
+    return tmp_path
+
+
+def test_doctor_reports_everything_and_creates_nothing(folder, called):
+    found = json.loads(called("doctor", "--json").out)
+    assert found == json.loads(json.dumps(diagnose().to_json()))
+    assert found["problems"] == []
+    assert found["versions"]["prunus"] == prunus.__version__
+    assert {name: found["versions"][name] for name in REQUIRED} == {name: version(name) for name in REQUIRED}
+    assert found["machine"].keys() >= {"cpu", "cpu capability", "cpus", "torch threads", "gpus"}
+    assert found["data"]["root"] == str(folder / "data")
+    assert set(found["data"]) == {"root", "mnist", "fashion-mnist", "cifar-10"}
+    assert "fetched" in found["data"]["mnist"]
+    assert found["optional"] == {name: version(name) for names in OPTIONAL.values() for name in names}
+    words = called("doctor")
+    assert words.out.endswith("No problem found.\n")
+    assert words.err == ""
+    assert list(folder.iterdir()) == []
+
+
+def test_doctor_names_a_data_root_and_a_store_that_cannot_be_written(folder, called, monkeypatch):
+    (folder / "file").write_text("")
+    monkeypatch.setenv("PRUNUS_DATA", str(folder / "file"))
+    printed = called("doctor", "--store", folder / "file" / "below", code=1)
+    data, store = printed.err.splitlines()
+    assert data.startswith(
+        f"problem: The data root {folder / 'file'} cannot be written (it is not a folder), so that mnist"
+    )
+    assert data.endswith("or set PRUNUS_DATA to another folder.")
+    assert store.startswith(f"problem: The store {folder / 'file' / 'below'} cannot be written: ")
+    assert "No problem found" not in printed.out
+    assert len(json.loads(called("doctor", "--store=file", "--json", code=1).out)["problems"]) == 2
+
+
+def test_a_data_root_that_has_everything_need_not_be_writable(folder, monkeypatch):
+    names = [f"{name}/{file}" for name in ("mnist", "fashion-mnist") for file in prunus.data.idx_set.FILES]
+    names += [f"cifar-10-batches-bin/{part}.bin" for part in prunus.data.cifar10.PARTS]
+    for name in names:
+        (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "data" / name).write_text("")
+    monkeypatch.setattr(
+        diagnostics, "why_not_writable", lambda path: "Read-only file system" if path.name == "data" else ""
+    )
+    assert diagnose().problems == []
+    (folder / "data" / names[-1]).unlink()
+    (problem,) = diagnose().problems
+    assert "(Read-only file system), so that cifar-10 cannot be fetched" in problem
+
+
+def test_a_folder_is_writable_if_it_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").symlink_to("nowhere")
+    assert why_not_writable(tmp_path) == ""
+    assert why_not_writable(tmp_path / "new" / "folder") == ""
+    assert why_not_writable(tmp_path / "file") == "it is not a folder"
+    assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path / 'file'} is not a folder"
+    assert why_not_writable(tmp_path / "broken") == "it is not a folder"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
+
+
+def test_an_optional_package_that_is_missing_is_no_problem(folder, called, monkeypatch):
+    for name in ("jinja2", "matplotlib", "duckdb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    optional = json.loads(called("doctor", "--json").out)["optional"]
+    assert optional["jinja2"] == optional["matplotlib"] == 'missing: pip install "prunus[cli]"'
+    assert optional["duckdb"] == 'missing: pip install "prunus[runs]"'
+    said = called("list", code=1).err
+    assert said == 'error: the command line needs jinja2: pip install "prunus[cli]"\n'
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_package_that_is_needed_and_missing_is_a_problem(name, folder, called, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert called("doctor", code=1).err == f"problem: {name} is not installed: pip install {name}\n"
+
+
+def test_doctor_works_in_a_process_without_torch(folder):
+    code = "import sys; sys.modules['torch'] = None; from prunus.cli import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "problem: torch is not installed: pip install torch\n")
+
+
+def test_torch_and_numpy_that_do_not_work_together_are_a_problem(folder, called, monkeypatch):
+    def refuse(array):
+        raise RuntimeError("Numpy is not available")
+
+    monkeypatch.setattr("torch.from_numpy", refuse)
+    said = called("doctor", code=1).err
+    assert said.startswith(
+        f"problem: torch {version('torch')} and numpy {version('numpy')} do not work together"
+    )
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", [None, "file/below"])
+def test_a_cache_that_cannot_be_written_is_no_problem(path, folder, monkeypatch):
+    (folder / "file").write_text("")
+    function = types.SimpleNamespace(stats=types.SimpleNamespace(cache_path=path))
+    monkeypatch.setitem(sys.modules, "compiled", types.SimpleNamespace(function=function))
+    monkeypatch.setattr(diagnostics, "COMPILED", "compiled")
+    diagnosis = diagnose()
+    assert diagnosis.problems == []
+    assert "NUMBA_CACHE_DIR" in diagnosis.to_json()["cache"]["numba"]

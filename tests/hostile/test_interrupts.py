@@ -1,0 +1,354 @@
+"""Signals: one sentence, the documented exit code, no process left, no half-written file, the same bits on resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunus.cli.interrupts import Interrupted, interruptible
+from prunus.runs.store import Store
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
+SETTINGS = {
+    "model": "small:mlp",
+    "data": "digits",
+    "examples": "85",
+    "epochs": "60",
+    "batch_size": "25",
+    "every": "3",
+    "rounds": "4",
+}
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """`prunus` in a process group of its own, as a terminal starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "prunus", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path]), "OMP_NUM_THREADS": "1"},
+        # What a shell starts in the background ignores SIGINT, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def start_run(folder: Path, engine: str) -> "subprocess.Popen[str]":
+    """A ticket experiment of seven runs."""
+    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
+    arguments = ("run", "zhou2019.zeros", "--smoke", f"--engine={engine}", "--workers=2", "--replicates=1")
+    return start(folder, *arguments, *settings, "--store=store", "--out=out")
+
+
+def wait_for_work(folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not any(folder.glob("store/work/*/spec.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def members(group: int) -> dict[int, str]:
+    """The living processes of a group, with their command lines."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, its_group, *_ = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(its_group) == group and state not in "ZX":
+                found[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found
+
+
+def workers(group: int) -> list[int]:
+    return [pid for pid, command in members(group).items() if "--multiprocessing-fork" in command]
+
+
+def check_none_left(group: int, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while left := members(group):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def check_sentence(error: str) -> str:
+    """The last line, which alone tells of the end."""
+    *before, last = error.splitlines()
+    assert last.startswith("error: ")
+    assert not [line for line in before if "error" in line.lower() or line.startswith(("Traceback", " "))]
+    return last
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """All that the finished runs hold, but times, attempts and the machine."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.glob("store/runs/*/*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".safetensors":
+            found[name] = path.read_bytes()
+        elif path.suffix == ".jsonl" or path.name in ("spec.json", "result.json"):
+            rows = (
+                [json.loads(line) for line in path.read_text().splitlines()]
+                if path.suffix == ".jsonl"
+                else []
+            )
+            found[name] = _timeless(rows or json.loads(path.read_text()))
+    return found
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {
+            key: _timeless(item) for key, item in value.items() if key not in ("seconds", "attempts", "files")
+        }
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+@pytest.mark.parametrize(
+    ("number", "to_group"),
+    [
+        (signal.SIGINT, True),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_ends_in_one_sentence_while_its_workers_start(number, to_group, tmp_path):
+    process = start_run(tmp_path, "processes")
+    while not workers(process.pid):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number) if to_group else process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    check_none_left(process.pid)
+    assert process.returncode == CODES[number]
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert check_sentence(error).startswith(
+        f"error: {word}; what is finished is in store: run the same command"
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """What a run leaves that nobody interrupts, by the kind of its arithmetic."""
+    found = {}
+
+    def by(engine: str) -> dict[str, object]:
+        kind = "stacked" if engine == "stacked" else "inline"
+        if kind not in found:
+            folder = tmp_path_factory.mktemp(kind)
+            process = start_run(folder, kind)
+            _, error = process.communicate(timeout=300)
+            assert process.returncode == 0, error
+            found[kind] = contents(folder)
+        return found[kind]
+
+    return by
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_group", [True, False], ids=["group", "parent"])
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize("engine", ["inline", "processes", "stacked"])
+def test_an_interrupted_run_resumes_to_the_same_bits(engine, number, to_group, uninterrupted, tmp_path):
+    process = start_run(tmp_path, engine)
+    wait_for_work(tmp_path)
+    time.sleep(0.3)
+    os.killpg(process.pid, number) if to_group else process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    check_none_left(process.pid)
+    assert process.returncode == CODES[number], error
+    check_sentence(error)
+    assert {run.status for run in Store(tmp_path / "store").runs()} <= {"done", "failed", "stale"}
+    process = start_run(tmp_path, engine)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert contents(tmp_path) == uninterrupted(engine)
+    assert not any((tmp_path / "store/work").iterdir())
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_killed_worker_is_a_sentence_that_says_what_to_do(number, uninterrupted, tmp_path):
+    process = start_run(tmp_path, "processes")
+    wait_for_work(tmp_path)
+    os.kill(workers(process.pid)[0], number)
+    _, error = process.communicate(timeout=60)
+    check_none_left(process.pid)
+    assert process.returncode == 8
+    assert f"A worker was killed by signal {number.value}" in check_sentence(error)
+    assert error.endswith("what is done is kept: run the same command again.\n")
+    process = start_run(tmp_path, "processes")
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert contents(tmp_path) == uninterrupted("processes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["starting", "working"])
+def test_no_worker_outlives_a_killed_parent(when, tmp_path):
+    process = start_run(tmp_path, "processes")
+    if when == "working":
+        wait_for_work(tmp_path)
+    while not workers(process.pid):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    check_none_left(process.pid, seconds=20.0)  # one that still imports torch ends when it has
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_the_run_at_once(tmp_path):
+    process = start_run(tmp_path, "processes")
+    wait_for_work(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    check_none_left(process.pid)
+    assert process.returncode == 130
+    assert check_sentence(error).startswith("error: interrupted")
+
+
+# In this process
+
+
+NETS = """
+import os, signal
+from torch import nn
+from prunus import load_data
+
+class Flat(nn.Flatten):
+    def forward(self, x):
+        if number := int(os.environ.get("SIGNAL", 0)):
+            signal.raise_signal(number)
+        return super().forward(x)
+
+def net():
+    return nn.Sequential(Flat(), nn.Linear(64, 10))
+
+def few():
+    return load_data("digits").first(120, 40)
+"""
+EPOCHS = [f"--epochs={stage}=1" for stage in ("dense", "retrain", "settle", "finetune")]
+NAMES = ("--data=signal_nets:few",)
+COMPRESS = ("compress", "--model=signal_nets:net", *NAMES, "--rounds=1", *EPOCHS, "--out=out.prunus")
+
+
+@pytest.fixture
+def run(called, monkeypatch, tmp_path):
+    """`prunus` in this process, which Ctrl-C interrupts whatever shell has started the tests."""
+    (tmp_path / "signal_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield called
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+COMMANDS = {
+    "compress": COMPRESS,
+    "prune": ("prune", "signal_nets:net", *NAMES, "--weights=w.pt", "--density=0.5", "--out=out.safetensors"),
+    "evaluate": ("evaluate", "whole.prunus", "--model=signal_nets:net", *NAMES),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_interrupted_leaves_nothing_half_written(
+    command, number, run, monkeypatch, tmp_path
+):
+    if command == "prune":
+        import torch
+        from signal_nets import net
+
+        torch.save(net().state_dict(), "w.pt")
+    elif command == "evaluate":
+        run(*COMPRESS[:-1], "--out=whole.prunus")
+    before = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    monkeypatch.setenv("SIGNAL", str(int(number)))
+    error = run(*COMMANDS[command], code=CODES[number]).err
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert check_sentence(error) == f"error: {word}."
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == before
+
+
+def test_an_interrupt_while_a_file_is_written_leaves_the_old_file_whole(run, monkeypatch, tmp_path):
+    run(*COMPRESS)
+    (tmp_path / "out.html").unlink()
+    before = (tmp_path / "out.prunus").read_bytes()
+    sync = os.fsync
+
+    def interrupted_sync(handle: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", interrupted_sync)
+    run("decompress", "out.prunus", code=143)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "out.prunus",
+        "signal_nets.py",
+    ]
+    assert (tmp_path / "out.prunus").read_bytes() == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted), interruptible():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Without a main guard
+
+
+SCRIPT = """
+from plan import DENSE
+from prunus.runs.execute import execute
+from prunus.runs.store import Store
+
+{before}
+execute([DENSE], Store("store"), engine="{engine}", workers=2, say=print)
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "before"),
+    [
+        ("processes", ""),
+        pytest.param("stacked", "", marks=pytest.mark.slow),
+        pytest.param("processes", "__import__('os').mkdir('new')", marks=pytest.mark.slow),
+    ],
+)
+def test_a_script_without_a_main_guard_is_told_about_the_guard(engine, before, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT.format(engine=engine, before=before))
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])},
+    )
+    assert done.returncode == 1
+    assert 'under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("prunus.errors.WorkerError: ")
+    if not before:  # else the workers fail before they reach prunus, and show how
+        assert done.stderr.count("Traceback") == 1
+    assert "bootstrapping phase" not in done.stderr

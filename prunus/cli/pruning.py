@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunus.cli.networks import check_fit, data_set, network, put_weights
@@ -273,8 +274,11 @@ def _write(job: Job, pruned: nn.Module, out: Path) -> None:
 def _check_format(model: nn.Module, out: Path) -> None:
     """Raise, before any work, what writing a tensor of `model` into `out` would raise: one entry of each is encoded."""
     check_tensor_state(model)
-    state = model.state_dict()
-    samples = {name: state[name].detach().flatten()[:1].clone() for name in state}
+    samples = {
+        # What is not dense has no first entry, and is refused as a whole.
+        name: tensor.detach().flatten()[:1].clone() if tensor.layout == torch.strided else tensor.detach()
+        for name, tensor in model.state_dict().items()
+    }
     if out.suffix == ".prunus":
         pack(samples)
     else:

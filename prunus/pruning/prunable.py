@@ -326,7 +326,7 @@ def _pairs_that_share_memory(tensors: Mapping[int, Tensor]) -> Iterator[tuple[in
     spans = sorted(
         (start, end, key)
         for key, tensor in tensors.items()
-        if not is_lazy(tensor) and not tensor.is_meta and tensor.numel()
+        if not is_lazy(tensor) and tensor.layout == torch.strided and not tensor.is_meta and tensor.numel()
         for start, end in [_span(tensor)]
     )
     for place, (_, end, key) in enumerate(spans):

@@ -36,9 +36,9 @@ from prunus.compression.container.layout import (
 
 DEFAULT_LIMIT = 256 << 20
 MAX_SECONDS = 5.0
-CONSTANT = 8 << 20
-"""Bytes that are allowed beside three times the file and its tensors: one chunk of entries, two tables, the noise of the
-allocator."""
+CONSTANT = 12 << 20
+"""Bytes that are allowed beside three times the file and its tensors: the objects of a header, one chunk of entries, two
+tables, the noise of the allocator."""
 
 BITPACK, HUFFMAN, RANGE = (CODEC_NUMBERS[name] for name in ("bitpack", "huffman", "range"))
 
@@ -195,6 +195,9 @@ def headers():
         return framed(b'{"format":"prunus","made":%s,"model":null,"tensors":[]}' % made, [])
 
     yield Bomb("a million keys", about(b"{%s}" % b",".join(b'"%x":1' % i for i in range(1_000_000))), 0, False)
+    yield Bomb("30,000 keys", about(b"{%s}" % b",".join(b'"%x":1' % i for i in range(30_000))), 0, True)
+    yield Bomb("100,000 lists", about(b'{"a":[%s]}' % b",".join([b"[]"] * 100_000)), 0, True)
+    yield Bomb("100,000 texts", about(b'{"a":[%s]}' % b",".join([b'"ab"'] * 100_000)), 0, True)
     yield Bomb("400,000 keys", about(b"{%s}" % b",".join(b'"%x":1' % i for i in range(400_000))), 0, False)
     for name, item in (("lists", b"[]"), ("objects", b"{}"), ("numbers", b"1"), ("texts", b'"ab"')):
         items = b",".join([item] * (((4 << 20) - 100) // (len(item) + 1)))

@@ -47,7 +47,7 @@ from tests.reference.test_container import as_numbers, read_as_specified
 
 NAMED = (NotAContainerError, VersionError, TruncatedError, CorruptError, TooLargeError)
 LIMITS = (8 << 20, 256 << 20)
-CONSTANT = 8 << 20
+CONSTANT = 12 << 20
 """Bytes that are allowed beside three times the file and its tensors."""
 MAX_ROUND_TRIP = 1 << 20
 """Tensors of more bytes than this are not written and read again."""

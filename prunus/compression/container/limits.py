@@ -41,6 +41,13 @@ def check_file_size(file_size: int, max_bytes: int) -> None:
         raise TooLargeError(f"The file has {file_size} bytes; max_bytes allows {max_bytes}.")
 
 
+def check_header_size(header_size: int, file_size: int, max_bytes: int) -> None:
+    """Raise TooLargeError where the file and the objects of its header take more than `max_bytes`."""
+    memory = file_size + _PER_HEADER_BYTE * header_size
+    if memory > max_bytes + ALLOWANCE:
+        raise TooLargeError(f"The file and its header may take {memory} bytes; max_bytes allows {max_bytes}.")
+
+
 def check_tensors(entries: Iterable[Entry], max_bytes: int) -> None:
     """Raise TooLargeError where the tensors that a header announces take more than `max_bytes`."""
     total = sum(entry.nbytes for entry in entries)

@@ -35,6 +35,7 @@ from prunus.compression.container.layout import (
 )
 from prunus.compression.container.limits import (
     check_file_size,
+    check_header_size,
     check_tensors,
     check_work,
     default_max_bytes,
@@ -132,9 +133,9 @@ def open_bytes(data: bytes, max_bytes: int | None = None) -> Opened:
     """Check framing, checksums and announced sizes, and split the blobs into streams."""
     view = memoryview(data)
     limit = default_max_bytes(len(view)) if max_bytes is None else max_bytes
+    header_size = parse_prefix(view, len(view))
+    check_header_size(header_size, len(view), limit)
     header, entries, running, at = _header(view, len(view))
-    header_size = at - CHECKSUM.size - PREFIX.size
-    check_file_size(len(view), limit)
     check_tensors(entries, limit)
     end = at + sum(entry.length + CHECKSUM.size for entry in entries)
     if end > len(view):

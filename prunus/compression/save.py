@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.container import Coding, write
+from prunus.compression.container.layout import DTYPES, INTEGERS
+from prunus.compression.container.tensors import is_lazy
 from prunus.compression.deep_compression import Compressed
 from prunus.generators import Generated
 
@@ -62,11 +64,11 @@ def clear_negative_zeros(state: Mapping[str, Any]) -> tuple[dict[str, Any], int]
     """
     cleared, total = dict(state), 0
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type == "meta":
-            continue  # a kind that no file holds, or one without floats: `write` says so
-        if tensor.dtype not in _SAME_SIZE:
+        if not isinstance(tensor, Tensor) or is_lazy(tensor) or tensor.dtype not in _FLOATS:
             continue
-        bits = tensor.detach().resolve_neg().view(_SAME_SIZE[tensor.dtype])
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type == "meta":
+            continue  # `write` refuses it by name
+        bits = tensor.detach().resolve_neg().view(INTEGERS[tensor.dtype.itemsize])
         is_negative_zero = bits == torch.iinfo(bits.dtype).min  # the sign bit alone
         if count := int(is_negative_zero.sum()):
             cleared[name] = torch.where(is_negative_zero, 0, bits).view(tensor.dtype)
@@ -74,13 +76,7 @@ def clear_negative_zeros(state: Mapping[str, Any]) -> tuple[dict[str, Any], int]
     return cleared, total
 
 
-_SAME_SIZE = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-}
-"""The integer dtype of the same size as each float dtype that a file holds."""
+_FLOATS = tuple(dtype for dtype in DTYPES.values() if dtype.is_floating_point)
 
 
 def summary(compressed: Compressed) -> dict[str, Any]:

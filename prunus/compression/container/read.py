@@ -93,7 +93,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             size = os.fstat(file.fileno()).st_size
             head = file.read(PREFIX.size)
             data = head + file.read(parse_prefix(head, size) + CHECKSUM.size)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the path holds a null byte
         _unreadable(path, error)
     with memory_errors_named():
         return _header(memoryview(data), size)[0]
@@ -110,12 +110,13 @@ def file_bytes(path: str | os.PathLike[str], max_bytes: int | None = None) -> by
             size = status.st_size
             check_file_size(size, default_max_bytes(size) if max_bytes is None else max_bytes)
             return file.read(size + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the path holds a null byte
         _unreadable(path, error)
 
 
-def _unreadable(path: str | os.PathLike[str], error: OSError) -> NoReturn:
-    raise NotAContainerError(f"{os.fspath(path)} cannot be read: {error.strerror or error}.") from error
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> NoReturn:
+    reason = getattr(error, "strerror", None) or error
+    raise NotAContainerError(f"{os.fspath(path)} cannot be read: {reason}.") from error
 
 
 @contextmanager

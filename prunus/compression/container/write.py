@@ -51,6 +51,10 @@ def pack(
     tensor([[ 0.0000,  0.5000],
             [ 0.0000, -0.5000]])
     """
+    if not isinstance(state, Mapping):
+        raise ContainerError(
+            f"Expected a state_dict, that is tensors by name, got a {type(state).__name__}; pass model.state_dict()."
+        )
     generated, factors = generated or {}, factors or {}
     check(generated, factors, state.keys())
     names = {dtype: name for name, dtype in DTYPES.items()}
@@ -124,11 +128,11 @@ def write(
         os.umask(umask)
         Path(beside).chmod(0o666 & ~umask)
         Path(beside).replace(target)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the path holds a null byte
         if beside is not None:
             with contextlib.suppress(OSError):
                 Path(beside).unlink()
         raise ContainerError(
-            f"{target} could not be written ({len(data)} bytes): {error.strerror or error}."
+            f"{target} could not be written ({len(data)} bytes): {getattr(error, 'strerror', None) or error}."
         ) from error
     return len(data)

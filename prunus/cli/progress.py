@@ -1,5 +1,6 @@
 """Epochs as they pass: a bar where stderr is a terminal, lines where it is not."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,19 @@ from prunus.cli.show import errors, say
 from prunus.compression.recipes import CompressionRecipe
 from prunus.training import Epoch
 
+EVERY_SECONDS = 20.0
+"""How long after a line of progress the next one comes."""
+_due = 0.0
+
 WORDS = {"dense": "training", "pruned": "pruning", "shared": "sharing"}
+
+
+def report(what: str, done: int, total: int) -> None:
+    """Say how much of some long work is done, now and then: a `prunus.nouns.Progress`."""
+    global _due
+    if time.monotonic() >= _due:
+        _due = time.monotonic() + EVERY_SECONDS
+        say(f"{what}: {done} of {total}")
 
 
 def total(recipe: CompressionRecipe, rounds: int, train: bool) -> int:

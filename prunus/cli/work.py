@@ -20,7 +20,7 @@ from prunus.compression.save import save
 from prunus.errors import CorruptError, PrunusError
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
-from prunus.pruning.prunable import prunable
+from prunus.pruning.prunable import coverage, describe_skipped, prunable
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
@@ -66,6 +66,7 @@ class Outcome:
             "original_bytes": self.inspection.original_bytes,
             "ratio": self.inspection.ratio,
             "density": self.compressed.density,
+            "coverage": coverage(self.job.model, self.compressed.skipped),
             "dense_test_error": self.dense_test.error,
             "test_error": self.test.error,
             "n": self.test.n,
@@ -174,4 +175,5 @@ def show(outcome: Outcome, as_json: bool) -> None:
     file = outcome.inspection
     put(f"file  {outcome.job.out}: {text.integer(file.file_bytes)} bytes, {text.ratio(file.ratio)} smaller")
     put(f"test  {text.error(outcome.dense_test)} wrong before, {text.error(outcome.test)} after")
+    put(f"rest  {describe_skipped(outcome.job.model, outcome.compressed.skipped)}")
     put(f"page  {outcome.job.page}")

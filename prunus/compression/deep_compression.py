@@ -6,7 +6,7 @@ is kept of each: how many weights are left, how many bytes the file would take, 
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from prunus.compression.sharing import Shared, Tied, share
 from prunus.errors import SharingError
 from prunus.nouns import Dataset, Density, Masks, Params
 from prunus.pruning.masks import check_finite
-from prunus.pruning.prunable import layer_kinds, prunable
+from prunus.pruning.prunable import layer_kinds, prunable, skipped_parameters
 from prunus.pruning.pruners import criterion_named
 from prunus.pruning.retrain import Round, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
@@ -61,6 +61,8 @@ class Compressed:
     epochs: Sequence[tuple[str, Epoch]]
     recipe: CompressionRecipe
     seed: int
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """The parameters that were not pruned, and why."""
 
     @property
     def density(self) -> float:
@@ -130,7 +132,8 @@ def deep_compress(
         size = _packed(model, replace(recipe.coding, codec=codec))
         stages.append(replace(coded, name=name, bytes=size))
     epochs = [("pruned", e) for r in rounds for e in r.epochs] + [("shared", e) for e in finetuned]
-    return Compressed(model, masks, shared, stages, epochs, recipe, seed)
+    skipped = skipped_parameters(model, include, exclude, pruned=masks)
+    return Compressed(model, masks, shared, stages, epochs, recipe, seed, skipped)
 
 
 def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str, int]) -> dict[str, int]:

@@ -31,8 +31,8 @@ from prunus.pruning.layerwise import (
     output_errors,
     shares,
 )
-from prunus.pruning.masks import everything
-from prunus.pruning.prunable import prunable
+from prunus.pruning.masks import apply_masks, everything
+from prunus.pruning.prunable import coverage, describe_skipped, prunable, skipped_parameters
 from prunus.pruning.pruners import Pruner, criterion_named, drawn, prune_of
 from prunus.pruning.recalibrate import recalibrate
 from prunus.pruning.scopes import Scope, rehearse, scope_named
@@ -99,6 +99,10 @@ class Outcome:
     after: Evaluation
     seconds: float
     """Of pruning alone."""
+    coverage: Mapping[str, object]
+    """How many of all parameters were not pruned, and why."""
+    not_pruned: str
+    """The same as a sentence."""
 
 
 def carry_out(job: Job) -> Outcome:
@@ -142,7 +146,19 @@ def carry_out(job: Job) -> Outcome:
         rows = _rows(model, before, done, data.validation.first(examples))
         dense = evaluate(model, data.test, progress=report)
         after = evaluate(pruned, data.test, progress=report)
-        return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
+        skipped = skipped_parameters(model, job.include, job.exclude)
+        return Outcome(
+            job,
+            out,
+            rows,
+            done,
+            recalibrated,
+            dense,
+            after,
+            seconds,
+            coverage(model, skipped),
+            describe_skipped(model, skipped),
+        )
 
 
 def _model(job: Job) -> tuple[nn.Module, bool]:
@@ -249,8 +265,8 @@ def _errors(
         for name, inputs in _looked_at(model, before, few).items()
         if inputs.error(before[name])  # a layer that answers zero has no share of it
     }
-    bare = {name: before[name] * done.masks[name] for name in found}
-    return output_errors(found, before, bare), output_errors(found, before, done.weights)
+    zeroed = apply_masks({name: before[name] for name in found}, {name: done.masks[name] for name in found})
+    return output_errors(found, before, zeroed), output_errors(found, before, done.weights)
 
 
 def _looked_at(model: nn.Module, weights: Params, few: Split) -> dict[str, LayerInputs]:
@@ -293,6 +309,7 @@ def to_json(outcome: Outcome) -> dict[str, object]:
         "criterion": job.criterion,
         "scope": job.scope,
         "density": density_of(outcome.done.masks),
+        "coverage": dict(outcome.coverage),
         "damping": outcome.done.damping,
         "recalibrated": outcome.recalibrated,
         "dense_test_error": outcome.before.error,
@@ -336,7 +353,9 @@ def show(outcome: Outcome, as_json: bool) -> None:
     )
     whole = density_of(outcome.done.masks)
     damping = f", damping {outcome.done.damping:.3g}" if outcome.done.damping else ""
-    put(f"all    {text.density(whole)} kept in {outcome.seconds:.1f} s{damping}")
+    weights = sum(sizes(outcome.done.masks).values())
+    put(f"all    {text.density(whole)} kept of {weights:,} weights in {outcome.seconds:.1f} s{damping}")
+    put(f"rest   {outcome.not_pruned}")
     if outcome.job.recalibrate:
         put(f"norms  {outcome.recalibrated} recalibrated")
     put(f"test   {text.error(outcome.before)} wrong before, {text.error(outcome.after)} after")

@@ -210,20 +210,19 @@ def test_a_batch_of_one_example_is_refused_where_a_norm_cannot_take_it(n, size):
     train(norm, data, recipe)
 
 
-def test_the_check_changes_neither_statistics_nor_random_streams():
+@pytest.mark.parametrize("modes", [[True, True, True, True], [True, False, False, True]])
+def test_the_check_changes_neither_statistics_nor_modes_nor_random_streams(modes):
     def make():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, 3))
 
-    model, random = make(), torch.get_rng_state()
-    model[1].eval()
+    model, expected, random = make(), make().state_dict(), torch.get_rng_state()
+    for module, mode in zip(model, modes, strict=True):
+        module.train(mode)
     check_trainable(model, dataset(), RECIPE)
     assert torch.equal(random, torch.get_rng_state())
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(model.state_dict().values(), make().state_dict().values(), strict=True)
-    )
-    assert [module.training for module in model] == [True, False, True, True]
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model] == modes
 
 
 def test_buffers_that_cannot_be_written_in_place_are_no_obstacle():

@@ -1,7 +1,6 @@
 """Laws of weight sharing: Lloyd only improves, the optimum is one, zero stays zero, gradients are sums."""
 
 import copy
-import warnings
 from fractions import Fraction
 
 import kmeans1d
@@ -235,16 +234,23 @@ def test_the_nearest_centroid_is_that_of_exact_arithmetic():
         assert distances[code] == min(distances)
 
 
-def test_fewer_codes_than_centroids_are_said_when_values_are_neighboring_floats():
-    """33 numbers of which the means of two cannot be told from one of them, in float32."""
+def test_one_value_more_than_centroids_changes_one_value_of_neighboring_floats():
     params, masks = all_kept(neighbors(1.0, 33))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    shared = share(params, masks, 5, "optimal")["a"]
+    assert len(shared.codebook.unique()) == len(shared.codes.unique()) == 32
+    assert int((shared.dense() != params["a"]).sum()) == 1
+
+
+def test_the_number_of_centroids_in_use_is_said_when_some_are_not(monkeypatch):
+    monkeypatch.setattr("prunus.compression.sharing.kmeans.MOVES", 0)
+    params, masks = all_kept(with_outlier(20))
+    with pytest.warns(
+        UnusedCentroidsWarning, match=r"'a' has \d+ distinct values, for which \d+ of 32"
+    ) as caught:
         shared = share(params, masks, 5)["a"]
-    used = len(shared.codebook)
-    assert used == len(shared.codebook.unique()) == len(shared.codes.unique())
-    assert [w.category for w in caught] == ([UnusedCentroidsWarning] if used < 32 else [])
-    assert all(f"{used} of 32 centroids" in str(w.message) for w in caught)
+    used = len(shared.codes.unique())
+    assert f"which {used} of 32 centroids" in str(caught[0].message)
+    assert used == len(shared.codebook) < 20
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])

@@ -5,13 +5,17 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load as load_bytes
+from safetensors.torch import load_file, load_model, save_file, save_model
 
 import prunus
+from prunus.cli.tensors import safetensors_bytes
 from prunus.pruning.pruners import AT_WEIGHTS, PRUNERS
 from prunus.training import Recipe, evaluate, train
 
 OWN = """
+import torch
 from torch import nn
 from prunus import Dataset, Split, load_data
 
@@ -45,6 +49,24 @@ def zero():
 
 def large():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 10))
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 64, bias=False), nn.Linear(64, 64), nn.Linear(64, 64, bias=False)
+        self.c.weight = self.a.weight
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x.flatten(1))).relu())[:, :10]
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.register_buffer("edges", torch.zeros(2).to_sparse())
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
 
 def few():
     return load_data("digits").first(300, 150)
@@ -166,6 +188,50 @@ def test_a_built_in_file_is_pruned_again_without_being_told_its_data(run, tmp_pa
     prunus.save(model, "mine.prunus")  # the file says what model it is, whatever its name
     run("prune", "mine.prunus", "--density=0.5", "--examples=50")
     assert (load_file("mine-pruned.safetensors")["fc1.weight"] != 0).double().mean() == 0.5
+
+
+def test_a_tied_weight_is_written_once_and_read_back(run, folder, tmp_path):
+    names: dict = {}
+    exec(OWN, names)
+    model = names["Tied"]()
+    save_model(model, folder / "tied.safetensors")
+    job = ("prune", "prune_nets:Tied", "--data=prune_nets:few", "--exclude=a.weight", "--exclude=c.weight")
+    run(*job, "--weights=tied.safetensors", "--density=0.5", "--out", tmp_path / "half.safetensors")
+    with safe_open(tmp_path / "half.safetensors", "pt") as file:
+        assert sorted(file.keys()) == ["a.weight", "b.bias", "b.weight"]
+        assert file.metadata() == {"c.weight": "a.weight", "format": "pt"}
+    load_model(names["Tied"](), tmp_path / "half.safetensors")  # as safetensors itself reads it
+    run(
+        *job,
+        "--weights",
+        tmp_path / "half.safetensors",
+        "--density=0.25",
+        "--out",
+        tmp_path / "q.safetensors",
+    )
+    quarter = load_file(tmp_path / "q.safetensors")
+    assert torch.equal(quarter["a.weight"], model.a.weight)
+    assert int((quarter["b.weight"] != 0).sum()) == 64 * 64 // 4
+
+
+def test_tensors_that_share_a_part_of_their_memory_are_written_whole():
+    base = torch.arange(6.0)
+    content = safetensors_bytes({"a": base, "b": base[:3], "c": base.reshape(2, 3), "d": base, "e": base[:0]})
+    state = load_bytes(content)
+    assert {name: tensor.tolist() for name, tensor in state.items()} == {
+        "a": [0, 1, 2, 3, 4, 5], "b": [0, 1, 2], "c": [[0, 1, 2], [3, 4, 5]], "e": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "prunus"])
+def test_a_tensor_that_the_file_cannot_hold_is_known_before_the_training(suffix, run, tmp_path):
+    out = tmp_path / f"m.{suffix}"
+    code = 4 if suffix == "safetensors" else 7
+    printed = run(
+        "prune", "prune_nets:Sparse", "--data=prune_nets:few", "--density=0.5", "--out", out, code=code
+    )
+    assert "epoch" not in printed.err
+    assert not out.exists()
 
 
 def test_a_layer_that_answers_zero_has_no_error_and_the_file_is_written(run, folder, tmp_path):

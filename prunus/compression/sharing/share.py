@@ -142,7 +142,7 @@ def _codebook(
         return np.unique(kept, return_inverse=True)
     generator = np.random.default_rng(derive(seed, "codebook", name))
     centroids = cluster(numbers, STARTS[start](numbers, 2**width, generator), 2**width)
-    # Two centroids may be one float32 number, where values are neighboring floats. -0.0 becomes 0.0.
+    # Centroids that have not converged may round to one float32 number. -0.0 becomes 0.0.
     codebook, merged = np.unique(centroids.astype(np.float32) + np.float32(0), return_inverse=True)
     codes = merged[nearest(kept, centroids)]
     if len(codebook) < 2**width:

@@ -6,8 +6,8 @@
     cube_root     evenly spaced in the integral of density^(1/3)   Panter & Dite 1951: best for many levels
     optimal       the global optimum, to the bins of a histogram   `optimal.py`
 
-Linear suits few centroids: large weights matter and are rare. From 64 on it leaves most centroids where no
-weights are; the cube root then ends within a few percent of the optimum.
+Linear suits few centroids: large weights matter and are rare. From 64 on it puts most centroids where no weights
+are, and `kmeans.cluster` has to move them; the cube root then ends within a few percent of the optimum.
 """
 
 from collections.abc import Callable

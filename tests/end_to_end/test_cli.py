@@ -222,7 +222,7 @@ def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, i
 
 def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
     arguments = (*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps")
-    stopped = process(made, *arguments, env={**os.environ, "INTERRUPT_AT": "48"})
+    stopped = process(made, *arguments, env={**os.environ, "INTERRUPT_AT": "26"})
     assert stopped.returncode == 130
     assert "error: interrupted." in stopped.stderr
     assert "pruning" in stopped.stderr

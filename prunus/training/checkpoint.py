@@ -23,7 +23,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
-from prunus.files import write_atomic
+from prunus.files import create_folder, write_atomic
 from prunus.nouns import Dataset, Split
 from prunus.training.checks import forward, unchanged
 from prunus.training.constraints import Constraint, Masked
@@ -97,7 +97,7 @@ def save(path: Path, run: "Training", identity: Identity, observer: Observer | N
         "observer": said,
         "identity": identity.values,
     })  # fmt: skip
-    check_writable(path)
+    create_folder(path.parent)
     try:
         content = to_bytes(tensors, {"prunus": metadata, "digest": digest(tensors, metadata)})
     except SafetensorError as error:

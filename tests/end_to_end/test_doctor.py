@@ -21,6 +21,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def problems(err):
+    """The lines on stderr, but for those that a slow machine adds: "prunus doctor: 2 s so far"."""
+    return [line for line in err.splitlines() if not line.startswith("prunus ")]
+
+
 def test_doctor_reports_everything_and_creates_nothing(folder, called):
     found = json.loads(called("doctor", "--json").out)
     assert found == json.loads(json.dumps(diagnose().to_json()))
@@ -34,7 +39,7 @@ def test_doctor_reports_everything_and_creates_nothing(folder, called):
     assert found["optional"] == {name: version(name) for names in OPTIONAL.values() for name in names}
     words = called("doctor")
     assert words.out.endswith("No problem found.\n")
-    assert words.err == ""
+    assert problems(words.err) == []
     assert list(folder.iterdir()) == []
 
 
@@ -42,7 +47,7 @@ def test_doctor_names_a_data_root_and_a_store_that_cannot_be_written(folder, cal
     (folder / "file").write_text("")
     monkeypatch.setenv("PRUNUS_DATA", str(folder / "file"))
     printed = called("doctor", "--store", folder / "file" / "below", code=1)
-    data, store = printed.err.splitlines()
+    data, store = problems(printed.err)
     assert data.startswith(
         f"problem: The data root {folder / 'file'} cannot be written (it is not a folder), so that mnist"
     )
@@ -90,13 +95,15 @@ def test_an_optional_package_that_is_missing_is_no_problem(folder, called, monke
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_package_that_is_needed_and_missing_is_a_problem(name, folder, called, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    assert called("doctor", code=1).err == f"problem: {name} is not installed: pip install {name}\n"
+    assert problems(called("doctor", code=1).err) == [f"problem: {name} is not installed: pip install {name}"]
 
 
 def test_doctor_works_in_a_process_without_torch(folder):
     code = "import sys; sys.modules['torch'] = None; from prunus.cli import main; main(['doctor'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, "problem: torch is not installed: pip install torch\n")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert problems(done.stderr) == ["problem: torch is not installed: pip install torch"]
 
 
 def test_torch_and_numpy_that_do_not_work_together_are_a_problem(folder, called, monkeypatch):
@@ -104,11 +111,10 @@ def test_torch_and_numpy_that_do_not_work_together_are_a_problem(folder, called,
         raise RuntimeError("Numpy is not available")
 
     monkeypatch.setattr("torch.from_numpy", refuse)
-    said = called("doctor", code=1).err
+    (said,) = problems(called("doctor", code=1).err)
     assert said.startswith(
         f"problem: torch {version('torch')} and numpy {version('numpy')} do not work together"
     )
-    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", [None, "file/below"])

@@ -197,7 +197,7 @@ class _Pool:
 
 @contextlib.contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Inside, SIGINT, SIGTERM and SIGHUP wait until the end of the block; a process that is started here is deaf to SIGINT.
+    """Inside, signals that end a process wait until the end of the block; one that is started here is deaf to SIGINT.
 
     A process whose start is broken off half-way shows a traceback of its own.
     """

@@ -197,7 +197,7 @@ class _Pool:
 
 @contextlib.contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM wait until the end of the block; a process that is started here is deaf to SIGINT.
+    """Inside, signals that end a process wait until the end of the block; one that is started here is deaf to SIGINT.
 
     A process whose start is broken off half-way shows a traceback of its own.
     """
@@ -207,7 +207,8 @@ def _signals_deferred() -> Iterator[None]:
         received.append(number)
 
     is_main = threading.current_thread() is threading.main_thread()
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers: list[int] = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # A handler that is not Python's own cannot be put back, and one that ignores must go on to do so.
     before = {number: signal.getsignal(number) for number in numbers} if is_main else {}
     handlers = {number: handler for number, handler in before.items() if callable(handler)}

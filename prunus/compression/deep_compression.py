@@ -211,18 +211,19 @@ def check_inputs(
     Raises what `deep_compress` raises, except errors of training.
     """
     check_tensor_state(model)
-    check_dataset(data, ("train", "validation"))
     weights = weights_to_compress(model, include, exclude)
     check_shareable(weights)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
         check_names(training)
-        check_trainable(model, data, training)
     criterion_named(recipe.criterion, recipe.scope)
     check_start(recipe.start)
     bits = bits_of_each(bits_by_name(model, list(weights), recipe.bits), list(weights))
     reachable(recipe, weights)
     _rehearse_end(model, recipe, weights, bits)
+    check_dataset(data, ("train", "validation"))
+    for training in (recipe.retrain, recipe.settle, recipe.finetune):
+        check_trainable(model, data, training)
     return weights
 
 

@@ -19,7 +19,7 @@ from prunus.compression.container import Coding, pack
 from prunus.compression.counts import check_counts
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
-from prunus.compression.sharing.share import bits_of_each, check_shareable, check_start
+from prunus.compression.sharing.share import bits_of_each, check_start
 from prunus.data.check import check_dataset
 from prunus.errors import DensityError, ModelError, NoEffectWarning, NothingPrunableError, SharingError
 from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of, sizes
@@ -34,7 +34,7 @@ from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
-from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.training.checks import check_float32, check_tensor_state, check_trainable
 from prunus.training.loop import check_names
 
 Report = Callable[[str, Epoch], None]
@@ -129,10 +129,10 @@ def deep_compress(
         The compressed copy with its masks, shared tensors and the record of each stage.
 
     Raises:
-        NothingPrunableError, TiedWeightsError, ModelError: The model cannot be compressed.
+        NothingPrunableError, TiedWeightsError, ModelError: The model cannot be compressed; its weights are not float32.
         NotFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
-        SharingError: The bits of the recipe, or weights that are not float32.
+        SharingError: The bits of the recipe are out of range, missing, or of a name that is not to be shared.
         UnknownNameError: The recipe names what is in no table.
         ContainerError: The model holds what no file holds.
         TrainingError: Training diverged, or a checkpoint is of another run.
@@ -212,7 +212,7 @@ def check_inputs(
     """
     check_tensor_state(model)
     weights = weights_to_compress(model, include, exclude)
-    check_shareable(weights)
+    check_float32(weights)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
         check_names(training)
@@ -242,7 +242,7 @@ def weights_to_compress(
     frozen = [name for name, weight in weights.items() if not weight.requires_grad]
     if len(frozen) == len(weights):
         raise NothingPrunableError(
-            f"Expected a weight with requires_grad=True, got only frozen ones, {frozen}; call "
+            f"Expected a weight to compress that is not frozen, but none has requires_grad = True, {frozen}; call "
             "model.requires_grad_(True) to compress them."
         )
     if frozen:

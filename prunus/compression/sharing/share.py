@@ -20,6 +20,7 @@ from prunus.errors import NoEffectWarning, NotFiniteError, SharingError, UnusedC
 from prunus.nouns import Masks, Params
 from prunus.seeds import derive
 from prunus.tables import look_up
+from prunus.training.checks import check_float32
 from prunus.training.constraints import check_masks
 
 MAX_BITS = 8
@@ -68,13 +69,13 @@ def share(
         (NoEffectWarning).
 
     Raises:
-        SharingError: Bits out of range, missing, or given for a name without a mask; weights that are not float32.
-        ModelError: A mask without a weight of its name and shape.
+        SharingError: Bits out of range, missing, or given for a name without a mask.
+        ModelError: A mask without a weight of its name and shape; weights that are not float32.
         NotFiniteError: A kept weight is NaN or infinite.
         UnknownNameError: `start` is in no table.
     """
     check_masks(params, masks)
-    check_shareable({name: params[name] for name in masks})
+    check_float32({name: params[name] for name in masks})
     check_start(start)
     widths = bits_of_each(bits, list(masks))
     result = {}
@@ -90,16 +91,6 @@ def share(
             params[name].shape,
         )
     return result
-
-
-def check_shareable(weights: Params) -> None:
-    """Raise SharingError unless all weights are float32."""
-    for name, weight in weights.items():
-        if weight.dtype != torch.float32:
-            raise SharingError(
-                f"Expected float32 weights, got {str(weight.dtype).removeprefix('torch.')} in {name!r}; convert the "
-                "model with model.float() before it is compressed."
-            )
 
 
 def check_start(start: str) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from prunus.cli.interrupts import Interrupted, interruptible
 
 NEEDS = ("typer", "rich")
-"""What the command line itself is made of; what commands need beside is in `outcomes.PAGE_PACKAGES`."""
+"""What the command line itself is made of; a command that needs more of the extra "cli" says so before its work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from prunus.cli.doctor import doctor
 from prunus.cli.evaluate import evaluate
 from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
-from prunus.cli.outcomes import PAGE_PACKAGES, CommandGroup, ended
+from prunus.cli.outcomes import CommandGroup, ended
 from prunus.cli.prune import prune
 from prunus.cli.run import figure, run
 from prunus.cli.runs import app as runs
@@ -33,8 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False, rich_markup_mode="rich")
 for _name, _command in COMMANDS.items():
-    # The doctor reports what is missing, and so works without it.
-    app.command(_name)(ended(_command, needs=() if _command is doctor else PAGE_PACKAGES))
+    app.command(_name)(ended(_command))
 app.add_typer(runs, name="runs")
 
 

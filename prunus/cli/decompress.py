@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import File, Force
+from prunus.cli.options import File, Force, MaxBytes
 from prunus.cli.show import put
 
 
@@ -16,6 +16,7 @@ def decompress(
         typer.Option(metavar="FILE", help="Where to; FILE with .safetensors by default.", show_default=False),
     ] = None,
     force: Force = False,
+    max_bytes: MaxBytes = None,
 ) -> None:
     """Turn a file back into plain tensors, as a safetensors file.
 
@@ -28,7 +29,7 @@ def decompress(
 
     target = file.with_suffix(".safetensors") if out is None else out
     check_writable(target, force=force, inputs=[file])
-    state = read(file)
+    state = read(file, max_bytes)
     content = safetensors_bytes(state)
     write_atomic(target, content)
     put(f"{target}: {len(state)} tensors, {text.integer(len(content))} bytes.")

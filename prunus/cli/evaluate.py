@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, DataName, Device, File
+from prunus.cli.options import AsJson, DataName, Device, File, MaxBytes
 from prunus.cli.show import put, put_json
 
 
@@ -23,6 +23,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "cpu",
+    max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
     """Load a file and measure its error on the test split, in percent.
@@ -42,7 +43,7 @@ def evaluate(
     device = checked(device)
     if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
         raise MismatchError(f"{file} is of no built-in model; name yours, --model package.module:function.")
-    loaded = load(file, None if model is None else network(model)).to(device)
+    loaded = load(file, None if model is None else network(model), max_bytes).to(device)
     examples = data_set(data, device)
     check_fit(loaded, examples)
     result = training.evaluate(loaded, examples.test, progress=report)

@@ -1,10 +1,10 @@
 """`prunus inspect`."""
 
-from prunus.cli.options import AsJson, File
+from prunus.cli.options import AsJson, File, MaxBytes
 from prunus.cli.show import clean, put, put_json, put_table
 
 
-def inspect(file: File, as_json: AsJson = False) -> None:
+def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> None:
     """Show what each tensor of a file costs, adding up to the size of the file.
 
     Bits are those of a stored entry, before and after entropy coding, and of the file their average; the share
@@ -16,7 +16,7 @@ def inspect(file: File, as_json: AsJson = False) -> None:
     from prunus.report import text
     from prunus.report.layers import table
 
-    inspection = look(file)
+    inspection = look(file, max_bytes)
     if as_json:
         put_json(inspection.to_json())
         return

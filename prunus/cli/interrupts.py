@@ -55,7 +55,8 @@ def interruptible() -> Iterator[None]:
         if first:
             for child in multiprocessing.active_children():
                 child.kill()
-            os.write(2, f"error: {error.sentence}\n".encode())
+            show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # which a progress bar hides
+            os.write(2, f"{show_cursor}error: {error.sentence}\n".encode())
             os._exit(error.exit_code)
         first.append(number)
         raise error

@@ -24,6 +24,17 @@ def optional(
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that prunus wrote.", show_default=False)]
 
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Refuse a file that takes more memory than this to read, in bytes: the file, its tensors, and the working "
+        "memory. By default the larger of 256 MiB and 1000 times the file.",
+        show_default=False,
+    ),
+]
+
 DataName = Annotated[
     str,
     typer.Option(

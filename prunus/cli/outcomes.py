@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any, NoReturn, ParamSpec
 
 import typer
@@ -47,9 +46,6 @@ EXIT_CODES = {
 """What each exit code means; the class of `prunus.errors` that a command raises has the code."""
 
 REFUSED, WRONG_USAGE, UNEXPECTED, INTERRUPTED = 1, 2, 70, 130
-
-PAGE_PACKAGES = ("jinja2", "matplotlib")
-"""The packages of the extra "cli", beside those that the command line is made of, that pages and figures need."""
 
 # Typer uses click, of which its later versions bring a copy of their own; the base class is the same in both.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -107,16 +103,13 @@ def _describe(error: Any) -> str:
     return f"{sentence.strip().rstrip('.')}; see `{context.command_path} --help`."
 
 
-def ended(
-    command: Callable[Arguments, None], needs: Sequence[str] = PAGE_PACKAGES
-) -> Callable[Arguments, None]:
-    """`command`, ending in an exit code of EXIT_CODES; the packages `needs` must be installed."""
+def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """`command`, ending in an exit code of EXIT_CODES."""
 
     @functools.wraps(command)
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _warnings_in_a_line():
             try:
-                check_installed(needs)
                 with reporting(f"prunus {command.__name__.rstrip('_')}"):
                     command(*arguments, **options)
                 sys.stdout.flush()
@@ -142,13 +135,6 @@ def ended(
                 _fail(f"{type(error).__name__}: {error} (PRUNUS_TRACEBACK=1 shows where)", UNEXPECTED)
 
     return wrapped
-
-
-def check_installed(packages: Sequence[str]) -> None:
-    """Raise PrunusError, with what to install, if a package of the extra "cli" is missing."""
-    for name in packages:
-        if find_spec(name) is None:
-            raise PrunusError(f'the command line needs {name}: pip install "prunus[cli]"')
 
 
 def _traceback_wanted() -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prunus.cli.show import errors, say
+from prunus.cli.show import before_output, errors, say
 
 if TYPE_CHECKING:
     from prunus.compression.recipes import CompressionRecipe
@@ -32,7 +32,7 @@ class Reporter:
 
     >>> seconds = [0.0]
     >>> reporter = Reporter("prune", print, lambda: seconds[0])
-    >>> reporter("fc1.weight", 1, 4)
+    >>> reporter("fc1.weight", 0, 4)
     >>> seconds[0] = 10.0
     >>> reporter("fc2.weight", 2, 4)
     fc2.weight: 50 %, about 10 s left
@@ -100,18 +100,24 @@ _current: list[Reporter] = []
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Inside, `report` shows progress on stderr; it begins with `what`."""
+    """Inside, `report` shows progress on stderr, until the first result is printed; it begins with `what`."""
     reporter = Reporter(what, (lambda line: None) if errors.is_terminal else say)
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(reporter, ended), daemon=True)
+
+    def stop() -> None:
+        ended.set()
+        thread.join()
+
     _current.append(reporter)
+    before_output.append(stop)
     thread.start()
     try:
         yield
     finally:
-        _current.pop()
-        ended.set()
-        thread.join()
+        before_output.remove(stop)
+        _current.remove(reporter)
+        stop()
 
 
 def report(what: str, done: int, total: int) -> None:
@@ -185,7 +191,9 @@ def epoch_lines(total: int) -> "Callable[[str, Epoch], None]":
 
 
 def added_up(total: int, progress: "Progress") -> "Progress":
-    """The progress of several trainings, one after the other, as that of one of `total` steps.
+    """The progress of several calls of `train`, one after the other, as that of one of `total` steps.
+
+    What other work between them reports is passed on as it is.
 
     >>> add = added_up(20, print)
     >>> add("epoch 2 of 2", 9, 10)
@@ -197,8 +205,8 @@ def added_up(total: int, progress: "Progress") -> "Progress":
 
     def add(what: str, done: int, of: int) -> None:
         nonlocal before, last, length
-        if of == 0:
-            progress(what, done, of)  # not a training
+        if what != "training" and not what.startswith("epoch "):
+            progress(what, done, of)
             return
         if done <= last and length:
             before += length

@@ -31,8 +31,8 @@ from prunus.pruning.layerwise import (
     output_errors,
     shares,
 )
-from prunus.pruning.masks import everything
-from prunus.pruning.prunable import prunable
+from prunus.pruning.masks import apply_masks, everything
+from prunus.pruning.prunable import coverage, describe_skipped, prunable, skipped_parameters
 from prunus.pruning.pruners import Pruner, criterion_named, drawn, prune_of
 from prunus.pruning.recalibrate import recalibrate
 from prunus.pruning.scopes import Scope, rehearse, scope_named
@@ -99,6 +99,10 @@ class Outcome:
     after: Evaluation
     seconds: float
     """Of pruning alone."""
+    coverage: Mapping[str, object]
+    """How many of all parameters were not pruned, and why."""
+    not_pruned: str
+    """The same as a sentence."""
 
 
 def carry_out(job: Job) -> Outcome:
@@ -129,20 +133,32 @@ def carry_out(job: Job) -> Outcome:
     few = drawn(data.train, examples, seed)
     density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
     report("pruning", 0, 0)
-    prune = prune_of(criterion, model, data.train, seed)
+    prune = prune_of(criterion, model, data.train, seed, report)
     done = prune(before, density, scope, seed=derive(job.seed, "ties"))
     seconds = time.perf_counter() - began
     if density_of(done.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     pruned = replaced(model, done.weights)
-    recalibrated = recalibrate(pruned, few.inputs) if job.recalibrate else 0
+    recalibrated = recalibrate(pruned, few.inputs, progress=report) if job.recalibrate else 0
     _write(job, pruned, out)
     with after_writing(out):
         report("measuring the error of each layer", 0, 0)
         rows = _rows(model, before, done, data.validation.first(examples))
         dense = evaluate(model, data.test, progress=report)
         after = evaluate(pruned, data.test, progress=report)
-        return Outcome(job, out, rows, done, recalibrated, dense, after, seconds)
+        skipped = skipped_parameters(model, job.include, job.exclude)
+        return Outcome(
+            job,
+            out,
+            rows,
+            done,
+            recalibrated,
+            dense,
+            after,
+            seconds,
+            coverage(model, skipped),
+            describe_skipped(model, skipped),
+        )
 
 
 def _model(job: Job) -> tuple[nn.Module, bool]:
@@ -220,7 +236,7 @@ def _trained(job: Job, model: nn.Module, data: Dataset) -> nn.Module:
 
 def _budgeted(job: Job, model: nn.Module, weights: Params, few: Split) -> Density:
     """The density of each layer, from the errors that exact OBS foretells."""
-    surgeon = exact_obs(model, few.inputs)(weights, everything(weights))
+    surgeon = exact_obs(model, few.inputs, progress=report)(weights, everything(weights))
     found = shares(curves(surgeon.scores(), surgeon.masks), surgeon.inputs, weights)
     return budget(found, sizes(weights), job.density)
 
@@ -249,13 +265,13 @@ def _errors(
         for name, inputs in _looked_at(model, before, few).items()
         if inputs.error(before[name])  # a layer that answers zero has no share of it
     }
-    bare = {name: before[name] * done.masks[name] for name in found}
-    return output_errors(found, before, bare), output_errors(found, before, done.weights)
+    zeroed = apply_masks({name: before[name] for name in found}, {name: done.masks[name] for name in found})
+    return output_errors(found, before, zeroed), output_errors(found, before, done.weights)
 
 
 def _looked_at(model: nn.Module, weights: Params, few: Split) -> dict[str, LayerInputs]:
     try:
-        return layer_inputs(model, weights, few.inputs)
+        return layer_inputs(model, weights, few.inputs, progress=report)
     except (ModelError, EvidenceError) as error:
         if len(weights) == 1:
             say(f"no error of {next(iter(weights))}: {error}")
@@ -293,6 +309,7 @@ def to_json(outcome: Outcome) -> dict[str, object]:
         "criterion": job.criterion,
         "scope": job.scope,
         "density": density_of(outcome.done.masks),
+        "coverage": dict(outcome.coverage),
         "damping": outcome.done.damping,
         "recalibrated": outcome.recalibrated,
         "dense_test_error": outcome.before.error,
@@ -336,7 +353,9 @@ def show(outcome: Outcome, as_json: bool) -> None:
     )
     whole = density_of(outcome.done.masks)
     damping = f", damping {outcome.done.damping:.3g}" if outcome.done.damping else ""
-    put(f"all    {text.density(whole)} kept in {outcome.seconds:.1f} s{damping}")
+    weights = sum(sizes(outcome.done.masks).values())
+    put(f"all    {text.density(whole)} kept of {weights:,} weights in {outcome.seconds:.1f} s{damping}")
+    put(f"rest   {outcome.not_pruned}")
     if outcome.job.recalibrate:
         put(f"norms  {outcome.recalibrated} recalibrated")
     put(f"test   {text.error(outcome.before)} wrong before, {text.error(outcome.after)} after")

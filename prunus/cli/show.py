@@ -6,7 +6,7 @@ What comes from a file is never taken for markup or control codes.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -18,6 +18,9 @@ errors = Console(stderr=True, highlight=False)
 
 UNSEEN_WIDTH = 140
 """Columns of a table that goes into a file or a pipe."""
+
+before_output: list[Callable[[], None]] = []
+"""Called before anything is written to stdout: a progress bar would stand in the middle of it."""
 
 
 def clean(text: str) -> str:
@@ -35,13 +38,20 @@ def say(text: str) -> None:
     errors.print(Text(clean(text)), soft_wrap=True)
 
 
+def _prepare_output() -> None:
+    for function in before_output:
+        function()
+
+
 def put(text: str) -> None:
     """Text on stdout as it is."""
+    _prepare_output()
     print(text)
 
 
 def put_json(value: object) -> None:
     """JSON on stdout."""
+    _prepare_output()
     print(json.dumps(value, indent=2))
 
 
@@ -49,6 +59,7 @@ def put_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, footer: int = 0, title: str = ""
 ) -> None:
     """A table on stdout: `words` columns of words, then numbers; a rule above the last `footer` rows."""
+    _prepare_output()
     table = Table(
         title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )

@@ -28,6 +28,7 @@ from prunus.errors import CorruptError, OutputError
 from prunus.files import after_writing, check_writable
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
+from prunus.pruning.prunable import coverage, describe_skipped
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
@@ -74,6 +75,7 @@ class Outcome:
             "original_bytes": self.inspection.original_bytes,
             "ratio": self.inspection.ratio,
             "density": self.compressed.density,
+            "coverage": coverage(self.job.model, self.compressed.skipped),
             "dense_test_error": self.dense_test.error,
             "test_error": self.test.error,
             "n": self.test.n,
@@ -213,3 +215,4 @@ def show(outcome: Outcome, as_json: bool) -> None:
     file = outcome.inspection
     put(f"file  {outcome.job.out}: {text.integer(file.file_bytes)} bytes, {text.ratio(file.ratio)} smaller")
     put(f"test  {text.error(outcome.dense_test)} wrong before, {text.error(outcome.test)} after")
+    put(f"rest  {describe_skipped(outcome.job.model, outcome.compressed.skipped)}")

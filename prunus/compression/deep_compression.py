@@ -7,7 +7,7 @@ is kept of each: how many weights are left, how many bytes the file would take, 
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from prunus.data.check import check_dataset
 from prunus.errors import DensityError, ModelError, NoEffectWarning, NothingPrunableError, SharingError
 from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of, sizes
 from prunus.pruning.masks import check_finite, densities_by_name, everything
-from prunus.pruning.prunable import layer_kinds, prunable
+from prunus.pruning.prunable import layer_kinds, prunable, skipped_parameters
 from prunus.pruning.pruners import criterion_named
 from prunus.pruning.retrain import Round, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
@@ -81,6 +81,8 @@ class Compressed:
     epochs: Sequence[tuple[str, Epoch]]
     recipe: CompressionRecipe
     seed: int
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """The parameters that were not pruned, and why."""
 
     @property
     def density(self) -> float:
@@ -193,7 +195,8 @@ def deep_compress(
     for name, module in model.named_modules():
         module.training = modes.get(name, module.training)
     epochs = [("pruned", e) for r in rounds for e in r.epochs] + [("shared", e) for e in finetuned]
-    return Compressed(model, masks, shared, stages, epochs, recipe, seed)
+    skipped = skipped_parameters(model, include, exclude, pruned=masks)
+    return Compressed(model, masks, shared, stages, epochs, recipe, seed, skipped)
 
 
 def check_inputs(

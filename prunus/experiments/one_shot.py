@@ -77,7 +77,7 @@ def one_shot(
     rows: list[Row] = []
     for draw in record.seeds:
         few = drawn(data.train, EXAMPLES[size], draw)
-        for method, fit in _fits(model, few, draw, LOOKS[size]).items():
+        for method, fit in _fits(model, few, draw, LOOKS[size], progress).items():
             record.report(f"draw {draw}, {method}", 0, 0)
             rows += list(_points(model, method, fit, few, test, size, draw))
             record.say(
@@ -115,7 +115,7 @@ def _network(size: str, data: Dataset, record: Record) -> tuple[nn.Module, str]:
     return model.eval(), f"trained here for {recipe.epochs} epochs"
 
 
-def _fits(model: nn.Module, few: Split, draw: int, looks: int) -> dict[str, Fit]:
+def _fits(model: nn.Module, few: Split, draw: int, looks: int, progress: Progress | None) -> dict[str, Fit]:
     """Each method, having looked at the calibration examples as often as it can before a density is asked."""
     weights = {name: weight.detach() for name, weight in prunable(model).items()}
 
@@ -125,7 +125,7 @@ def _fits(model: nn.Module, few: Split, draw: int, looks: int) -> dict[str, Fit]
 
     def pruner(name: str, scope: str, cuts: int = 1) -> Fit:
         asked = replace(PRUNERS[name], scope=scope, examples=len(few), cuts=cuts)
-        prune = asked.on(model, few, draw)
+        prune = asked.on(model, few, draw, progress)
         return lambda density: prune(weights, density, SCOPES[scope], seed=draw).weights
 
     return {
@@ -134,7 +134,7 @@ def _fits(model: nn.Module, few: Split, draw: int, looks: int) -> dict[str, Fit]
         "OBD": _obd(model, weights, few, draw),
         "Fisher": pruner("fisher", "layer"),
         f"Fisher, global, {looks} looks": pruner("fisher", "global", looks),
-        **_by_layers(model, weights, few, draw),
+        **_by_layers(model, weights, few, draw, progress),
     }
 
 
@@ -146,9 +146,11 @@ def _obd(model: nn.Module, weights: Params, few: Split, draw: int) -> Fit:
     return lambda density: apply_masks(weights, SCOPES["layer"](scores, density, seed=draw))
 
 
-def _by_layers(model: nn.Module, weights: Params, few: Split, draw: int) -> dict[str, Fit]:
+def _by_layers(
+    model: nn.Module, weights: Params, few: Split, draw: int, progress: Progress | None
+) -> dict[str, Fit]:
     """SparseGPT and ExactOBS look once for all densities."""
-    surgeon = exact_obs(model, few.inputs)(weights, everything(weights))
+    surgeon = exact_obs(model, few.inputs, progress=progress)(weights, everything(weights))
     scores = surgeon.scores()
     found = shares(curves(scores, surgeon.masks), surgeon.inputs, weights)
     sweep = swept(surgeon.inputs)

@@ -134,6 +134,18 @@ def describe_skipped(model: nn.Module, skipped: Mapping[str, str]) -> str:
     )
 
 
+def coverage(model: nn.Module, skipped: Mapping[str, str]) -> dict[str, object]:
+    """What `describe_skipped` says, for JSON: the parameters of `model`, how many were not pruned, and why.
+
+    >>> model = nn.Linear(4, 2)
+    >>> coverage(model, skipped_parameters(model))
+    {'parameters': 10, 'not_pruned': 2, 'reasons': {'bias': 'bias'}}
+    """
+    sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
+    left_out = sum(sizes.get(name, 0) for name in skipped)
+    return {"parameters": sum(sizes.values()), "not_pruned": left_out, "reasons": dict(skipped)}
+
+
 def grouped_by_reason(skipped: Mapping[str, str]) -> str:
     """The names with their reasons, at most three names for each reason.
 
@@ -169,7 +181,7 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
     _check_patterns(model, kinds, parameters, include, exclude)
     twins = _names_of_tensors(parameters)
     owners = dict(model.named_modules(remove_duplicate=False))
-    chosen, skipped, unsupported = {}, {}, []
+    chosen, skipped, unsupported, seen = {}, {}, [], set()
     for name, parameter in parameters.items():
         by_pattern = _why_patterns_leave_out(name, twins[id(parameter)], include, exclude)
         reason, is_weight = _why_not_prunable(name, parameter, kinds, owners)
@@ -180,8 +192,9 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
         if reason is None and by_pattern is None:
             chosen[name] = parameter
             continue
-        if name != twins[id(parameter)][0]:
+        if id(parameter) in seen:
             continue  # its first name has the reason
+        seen.add(id(parameter))
         skipped[name] = reason or by_pattern or ""
         if is_weight and by_pattern is None:
             unsupported.append(name)

@@ -54,6 +54,8 @@ from prunus.tables import look_up
 
 ROUNDING = 1e-6
 """Relative difference of two errors that is rounding."""
+STEPS = (0.5, 0.25, 0.125)
+"""Shares of an update that are tried where the whole of it raises the error."""
 
 
 @final
@@ -233,23 +235,30 @@ def _by_objective(
 
 @torch.no_grad()
 def no_worse_than_zeroing(target: Objective, weights: Params, done: Operation) -> Operation:
-    """`done`, or the weights zeroed under the same masks where the updated ones have a higher error.
+    """`done`, its update of the kept weights halved until the error is at most that of setting weights to zero alone.
 
-    Warns with UpdateRejectedWarning where they have, or where the error is not finite.
+    Warns with UpdateRejectedWarning where the update as a whole gives a higher error, or one that is not finite.
     """
     zeroed = apply_masks({name: weight.detach() for name, weight in weights.items()}, done.masks)
-    updated_error, zeroed_error = float(target.error(done.weights)), float(target.error(zeroed))
+    allowed = float(target.error(zeroed)) * (1 + ROUNDING)
+    updated, error = done.weights, float(target.error(done.weights))
     # NaN compares false.
-    if updated_error <= zeroed_error * (1 + ROUNDING) or not zeroed_error < inf:
+    if error <= allowed or not allowed < inf:
         return done
+    for step in STEPS:
+        updated = {name: zero + step * (done.weights[name] - zero) for name, zero in zeroed.items()}
+        if float(target.error(updated)) <= allowed:
+            break
+    else:
+        step, updated = 0.0, zeroed
     warnings.warn(
-        f"The update of the kept weights gives an error of {updated_error:.3g} on the calibration examples, where "
-        f"setting the pruned weights to zero alone gives {zeroed_error:.3g}; the kept weights stay as they were. More "
-        "damping, more examples or more cuts make the update better.",
+        f"The update of the kept weights gives an error of {error:.3g} on the calibration examples, where setting the "
+        f"pruned weights to zero alone gives {allowed:.3g}; the update was multiplied by {step:g}. More damping, more "
+        "examples or more cuts make it better.",
         UpdateRejectedWarning,
         stacklevel=3,
     )
-    return replace(done, weights=zeroed)
+    return replace(done, weights=apply_masks(updated, done.masks))
 
 
 def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split, int], Prune]:

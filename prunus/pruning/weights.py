@@ -22,8 +22,8 @@ def put(model: nn.Module, weights: Params) -> None:
     for name, weight in weights.items():
         if name not in parameters:
             raise ModelError(
-                f"Expected a parameter {name!r} to set, but {type(model).__name__} has none of that name; a weight that "
-                "a parametrization computes cannot be set."
+                f"Expected a parameter {name!r} to set, but {type(model).__name__} has none of that name; a weight "
+                "that a parametrization computes cannot be set."
             )
         parameters[name].copy_(weight)
 

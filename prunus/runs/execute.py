@@ -32,6 +32,8 @@ def execute(
     `progress` is told of the estimated work that is done, in milliseconds.
     """
     check_main_guard()
+    if progress is not None:
+        progress("estimating how long the runs take", 0, 0)
     carry = look_up("engine", ENGINES, engine)
     found = plan(specs, store)
     todo = cast("Sequence[Procedure]", found.todo)

@@ -20,18 +20,20 @@ class RunsProgress:
         self.seconds = dict(seconds)
         self.report = report
         self.fractions = dict.fromkeys(seconds, 0.0)
+        self.done, self.total = 0.0, sum(seconds.values())
+        """Seconds of work that are done, of all that will be; kept up, because every step asks."""
         self.num_finished = 0
 
     def step(self, id: str, done: int, total: int) -> None:
         """Report that `done` of the `total` steps of a run are done."""
         if id in self.fractions:
-            self.fractions[id] = min(done / max(total, 1), 1.0)
+            self._set(id, min(done / max(total, 1), 1.0))
             self._report(f", {id} at step {done} of {total}")
 
     def finish(self, id: str) -> None:
         """Report that a run is finished."""
         if id in self.fractions:
-            self.fractions[id] = 1.0
+            self._set(id, 1.0)
             self.num_finished += 1
             self._report("")
 
@@ -39,12 +41,16 @@ class RunsProgress:
         """Leave out the work of runs that will not be done, because they or their needs failed."""
         for id in ids:
             if id in self.fractions:
+                self._set(id, 0.0)
+                self.total -= self.seconds[id]
                 del self.fractions[id]
+
+    def _set(self, id: str, fraction: float) -> None:
+        self.done += (fraction - self.fractions[id]) * self.seconds[id]
+        self.fractions[id] = fraction
 
     def _report(self, detail: str) -> None:
         if self.report is None:
             return
-        done = sum(fraction * self.seconds[id] for id, fraction in self.fractions.items())
-        total = sum(self.seconds[id] for id in self.fractions)
         what = f"{self.num_finished} of {len(self.seconds)} runs finished{detail}"
-        self.report(what, int(1000 * done), int(1000 * total))
+        self.report(what, round(1000 * self.done), round(1000 * self.total))

@@ -10,6 +10,7 @@ and only where its content has the digest that was written with it. Written whol
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from prunus.errors import CheckpointError
 from prunus.files import write_atomic
 from prunus.nouns import Dataset, Split
-from prunus.training.checks import forward
+from prunus.training.checks import forward, unchanged
 from prunus.training.constraints import Constraint, Masked
 from prunus.training.evaluate import Epoch
 from prunus.training.modes import evaluating
@@ -67,15 +68,15 @@ def identity_of(run: "Training", data: Dataset, seed: int) -> Identity:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of `path`. Raises CheckpointError where no checkpoint can be written there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"The folder {path.parent} for checkpoints cannot be made ({error.strerror}); choose another."
-        ) from error
+    """Raise CheckpointError where no checkpoint can be written to `path`, whose folders need not exist yet."""
     if path.is_dir():
         raise CheckpointError(f"The checkpoint {path} would be a file, but is a folder; choose another name.")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise CheckpointError(
+            f"No checkpoint can be written to {path.parent}: {existing} is no folder that can be written to; choose "
+            "another."
+        )
 
 
 def save(path: Path, run: "Training", identity: Identity, observer: Observer | None = None) -> None:
@@ -204,7 +205,7 @@ def _digest_of_structure(model: nn.Module) -> str:
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
     """[B, C] in evaluation mode, in float32."""
-    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with unchanged(model), torch.no_grad(), evaluating(model):
         outputs = forward(model, inputs)
     assert isinstance(outputs, Tensor)  # checked before the training
     return outputs.detach().float().cpu()

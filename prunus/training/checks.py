@@ -24,7 +24,7 @@ def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
     """
     check_initialized(model)
     _check_device(model, split.inputs.device)
-    with _unchanged(model), torch.no_grad(), evaluating(model):
+    with unchanged(model), torch.no_grad(), evaluating(model):
         inputs = split.inputs[:2]
         check_logits(model, forward(model, inputs), len(inputs), num_classes)
 
@@ -54,7 +54,7 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
                 f"Expected finite parameters, but {bad} of {parameter.numel()} entries of {name!r} are NaN or infinite."
             )
     check_model(model, data.train, len(data.classes))
-    with _unchanged(model), torch.enable_grad(), restored_modes(model):
+    with unchanged(model), torch.enable_grad(), restored_modes(model):
         start_training(model)
         sizes = _batch_sizes(recipe, data.train) if recipe.epochs else set()
         for n in sorted({min(2, size) for size in sizes}, reverse=True):
@@ -76,7 +76,11 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
 
 
 def check_initialized(model: nn.Module) -> None:
-    """Raise ModelError where a parameter or buffer has no values: lazy, or on the meta device."""
+    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"Expected a torch.nn.Module, got a {type(model).__name__}; pass the network itself."
+        )
     for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
         for name, tensor in tensors():
             if is_lazy(tensor):
@@ -156,7 +160,7 @@ def _check_device(model: nn.Module, device: torch.device) -> None:
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore buffers (running statistics, for example) and the random streams on leaving."""
     before = [
         (module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
@@ -168,7 +172,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for (module, name, buffer), value in zip(before, values, strict=True):
-                if buffer is not None and value is not None:
+                if buffer is not None and value is not None and not torch.equal(buffer, value):
                     buffer.copy_(value)
                 if isinstance(module._buffers, dict) and module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer  # a forward pass may have put another tensor there

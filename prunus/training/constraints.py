@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError
 from prunus.nouns import Masks, Params
+from prunus.training.checks import check_initialized
 
 
 class Constraint(Protocol):
@@ -106,8 +107,14 @@ class Masked:
 
     def __init__(self, model: nn.Module, masks: Masks, values: Params | None = None) -> None:
         self.model = model
+        check_initialized(model)
         parameters = dict(model.named_parameters())
         check_masks(parameters, masks)
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise ModelError(
+                    f"Expected a boolean mask of {name!r}, got {mask.dtype}; True keeps a weight, as in mask != 0."
+                )
         self.names = list(masks)
         self.parameters = [parameters[name] for name in masks]
         self.weights = [parameter.detach() for parameter in self.parameters]

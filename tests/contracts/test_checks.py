@@ -126,6 +126,7 @@ def holding(value):
 
 
 BAD_MODELS = {
+    "a function": (lambda: F.relu, "Expected a torch.nn.Module, got a function"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), "'0.weight' is lazy"),
     "on the meta device": (lambda: network().to("meta"), "'0.weight' is on the meta device"),
     "of another dtype": (
@@ -223,6 +224,12 @@ def test_the_check_changes_neither_statistics_nor_random_streams():
         for a, b in zip(model.state_dict().values(), make().state_dict().values(), strict=True)
     )
     assert [module.training for module in model] == [True, False, True, True]
+
+
+def test_buffers_that_cannot_be_written_in_place_are_no_obstacle():
+    model = network()
+    model.register_buffer("positions", torch.arange(4).expand(3, 4))
+    check_trainable(model, dataset(), RECIPE)
 
 
 def test_ignored_examples_count_in_no_number_and_change_no_weight():

@@ -40,9 +40,7 @@ def test_write_atomic_writes_what_it_is_given_and_nothing_else(before, tmp_path)
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize(
-    ("owner", "step"), [(os, "fsync"), (Path, "replace")], ids=["flush to the disk", "rename"]
-)
+@pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")], ids=["flush", "rename"])
 def test_write_atomic_keeps_the_old_file_when_a_step_fails(owner, step, old, monkeypatch):
     monkeypatch.setattr(owner, step, fails)
     with pytest.raises(OutputError, match=r"file cannot be written: No space left on device\.$"):
@@ -93,6 +91,21 @@ def test_a_temporary_name_is_random_and_never_opened_through_a_link(old, monkeyp
     with pytest.raises(OutputError, match="File exists"):
         write_atomic(old, b"new")
     assert victim.read_bytes() == b"victim"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".file.part", f".file.{os.getpid()}.part", f".file.{os.getpid()}"],
+    ids=["part", "process part", "process"],
+)
+def test_a_link_at_a_name_that_can_be_predicted_is_not_followed(name, old):
+    victim = old.with_name("victim")
+    victim.write_bytes(b"victim")
+    old.with_name(name).symlink_to(victim)
+    write_atomic(old, b"new")
+    assert (old.read_bytes(), victim.read_bytes()) == (b"new", b"victim")
+    assert names(old.parent) == sorted([name, "file", "victim"])
+    assert not old.is_symlink()
 
 
 @pytest.mark.parametrize("target", ["old", "new"])

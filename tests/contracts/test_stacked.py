@@ -4,6 +4,7 @@
 fifth of it. The number of replicates, and the place among them, also change the rounding, and nothing else does.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from prunus.errors import DivergedError, LostClaimError, ModelError, PrunusError, SpecError
+from prunus.nouns import IGNORE_INDEX, Dataset, Split
 from prunus.seeds import generator
 from prunus.tickets.watch import Watch
 from prunus.training import Masked, Recipe, evaluate, train
@@ -51,6 +53,18 @@ def watching(data, first=0, states=()):
 def job(data, recipe=RECIPE, seed=0, kind="free", start=None, model=None, **more) -> Job:
     model = small.mlp(seed) if model is None else model
     return Job(model, data, recipe, constraint(model, kind, seed), seed=seed, start=start, **more)
+
+
+def of_a_part(data) -> Job:
+    model = small.mlp(0)
+    return Job(model, data, RECIPE, Free(model[1]))
+
+
+def unlabeled(data) -> Dataset:
+    """`data` with one training example that is to be ignored."""
+    labels = data.train.labels.clone()
+    labels[0] = IGNORE_INDEX
+    return dataclasses.replace(data, train=Split(data.train.inputs, labels))
 
 
 def distance(a, b) -> float:
@@ -251,6 +265,8 @@ REFUSED = {
         SpecError,
         "different steps",
     ),
+    "a part": (lambda d: [of_a_part(d)], SpecError, "constraint is of another module"),
+    "no labels": (lambda d: [job(unlabeled(d))], SpecError, r"without a label \(-100\)"),
     "a state and none": (lambda d: [job(d, start=state(d, step=0)), job(d)], SpecError, "some do not"),
     "memories": (
         lambda d: [job(d, start=state(d)), job(d, start=State(5, state(d).model))],

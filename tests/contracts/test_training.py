@@ -153,11 +153,15 @@ def test_divergence_is_named(mlp, few):
         train(mlp, few, Recipe(5, 1e20, 32, optimiser="sgd"))
 
 
-def test_a_mask_of_another_shape_or_name_is_refused(mlp):
+def test_a_mask_of_another_shape_name_or_type_is_refused(mlp):
     with pytest.raises(ModelError, match="'nobody'"):
         Masked(mlp, {"nobody": torch.ones(1, dtype=torch.bool)})
     with pytest.raises(ModelError, match="shape"):
         Masked(mlp, {"1.weight": torch.ones(2, 2, dtype=torch.bool)})
+    with pytest.raises(ModelError, match=r"boolean mask of '1\.weight', got torch"):
+        Masked(mlp, {"1.weight": torch.full((24, 64), 0.5)})
+    with pytest.raises(ModelError, match="lazy"):
+        Masked(nn.Sequential(nn.LazyLinear(2)), {"0.weight": torch.ones(2, 2, dtype=torch.bool)})
 
 
 def test_an_unknown_optimiser_is_named_with_what_is_near(mlp, few):

@@ -328,7 +328,7 @@ def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypa
     assert printed.err == "counting\n"
     found = json.loads(printed.out)
     assert found["table"] == "| 1 | 2 | 3 |"
-    assert Path(found["files"][0]).read_text() == "smoke 2 0"
+    assert Path(found["files"][0]).read_text(encoding="utf-8") == "smoke 2 0"
     assert "| 1 | 2 | 3 |" in run("run", "count", "--out", tmp_path).out
     assert (tmp_path / "counted.txt").read_text() == "default None 0"
 

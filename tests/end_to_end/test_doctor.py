@@ -84,8 +84,7 @@ def test_an_optional_package_that_is_missing_is_no_problem(folder, called, monke
     optional = json.loads(called("doctor", "--json").out)["optional"]
     assert optional["jinja2"] == optional["matplotlib"] == 'missing: pip install "prunus[cli]"'
     assert optional["duckdb"] == 'missing: pip install "prunus[runs]"'
-    said = called("list", code=1).err
-    assert said == 'error: the command line needs jinja2: pip install "prunus[cli]"\n'
+    assert "magnitude" in called("list").out
 
 
 @pytest.mark.parametrize("name", REQUIRED)

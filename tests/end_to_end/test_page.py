@@ -163,7 +163,7 @@ def test_it_fits_its_window_and_everything_is_drawn(
     page: Path, width: int, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     framed = tmp_path / "framed.html"
-    framed.write_text(FRAME.format(width=width, page=html.escape(page.read_text())))
+    framed.write_text(FRAME.format(width=width, page=html.escape(page.read_text(encoding="utf-8"))))
     dom = browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom")
     seen = title(dom)
     assert seen["inner"] == width
@@ -206,7 +206,7 @@ def figure(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])
 def test_a_figure_answers(figure: Path, width: int, flags: tuple[str, ...], tmp_path: Path) -> None:
     framed = tmp_path / "framed.html"
-    framed.write_text(VISIT.format(width=width, page=html.escape(figure.read_text())))
+    framed.write_text(VISIT.format(width=width, page=html.escape(figure.read_text(encoding="utf-8"))))
     seen = title(browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom"))
     assert seen["inner"] == width
     assert seen["scroll"] <= width
@@ -324,7 +324,7 @@ def test_the_charts_of_an_experiment_answer_each_for_itself(
     experiment: Path, width: int, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     framed = tmp_path / "framed.html"
-    framed.write_text(LOOK.format(width=width, page=html.escape(experiment.read_text())))
+    framed.write_text(LOOK.format(width=width, page=html.escape(experiment.read_text(encoding="utf-8"))))
     seen = title(browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom"))
     assert seen["inner"] == width
     assert seen["scroll"] <= width
@@ -344,7 +344,7 @@ def test_an_experiment_opens_from_its_file(experiment: Path, tmp_path: Path) -> 
 
 def test_without_its_script_an_experiment_shows_its_pictures(experiment: Path, tmp_path: Path) -> None:
     plain, picture = tmp_path / "plain.html", tmp_path / "page.png"
-    page = re.sub(r"<script.*?</script>", "", experiment.read_text(), flags=re.S)
+    page = re.sub(r"<script.*?</script>", "", experiment.read_text(encoding="utf-8"), flags=re.S)
     plain.write_text(page.replace("<noscript>", "<div>").replace("</noscript>", "</div>"))
     browse(plain, tmp_path / "profile", "--window-size=1280,3900", f"--screenshot={picture}")
     shot = matplotlib.image.imread(picture)[..., :3]

@@ -265,6 +265,7 @@ def refused(folder, capsys):
         (4, (NET, DATA, "--include=conv*"), "conv*"),
         (4, (NET, DATA, "--exclude=*"), "no weight to prune"),
         (4, ("--model=lenet-300-100", DATA), "[2, 1, 8, 8]"),
+        (6, (NET, DATA, "--checkpoints=bad_nets.py"), "bad_nets.py is no folder"),
         (4, ("--model=bad_nets:quits", DATA), "SystemExit: 0"),
         (3, (NET, "--data=bad_nets:no_module"), "returned a int"),
         (3, (NET, "--data=bad_nets:fails"), "no data set: RuntimeError: this is mine, and has two lines"),
@@ -419,7 +420,7 @@ def test_a_full_disk_leaves_what_was_there(folder):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "error: a.safetensors cannot be written: File too large.\n"
-    assert Path("a.safetensors").read_text() == "mine"
+    assert Path("a.safetensors").read_text(encoding="utf-8") == "mine"
     assert {path.name for path in folder.iterdir()} == {"bad_nets.py", "a.prunus", "a.safetensors"}
 
 

@@ -13,12 +13,14 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+import prunus
 from prunus.compression.codecs.bits import pack_levels
 
 from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
-from prunus.compression.container.layout import GENERATED, HALF, HOLES, SHARED, varint
+from prunus.compression.container.layout import DTYPES, GENERATED, HALF, HOLES, SHARED, varint
 from prunus.errors import (
     ContainerError,
     CorruptError,
@@ -495,14 +497,64 @@ def test_a_factor_of_what_is_not_generated_is_refused_by_name(generated):
         torch.zeros(3, dtype=torch.complex64),
         torch.eye(3).to_sparse(),
         torch.zeros(3, device="meta"),
+        torch.zeros(3).to(torch.float8_e4m3fn),
+        nn.LazyLinear(3).weight,
+        {"extra": "state"},
         [1.0, 2.0],
         None,
     ],
-    ids=["complex", "sparse", "meta", "list", "none"],
+    ids=["complex", "sparse", "meta", "float8", "lazy", "extra state", "list", "none"],
 )
 def test_what_no_file_holds_is_refused_by_name(tensor):
     with pytest.raises(ContainerError, match="odd"):
         pack({"good": torch.zeros(1), "odd": tensor})
+
+
+@pytest.mark.parametrize("state", [None, [torch.zeros(1)], nn.Linear(2, 2)], ids=["none", "list", "module"])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ContainerError, match="Expected a state_dict"):
+        pack(state)
+
+
+def test_views_of_any_stride_are_written():
+    """A single entry of a larger tensor has any stride; an imaginary part is negated where it is read."""
+    state = {
+        "one": torch.arange(4.0)[1::2][:1],
+        "negated": torch.tensor([1 + 2j, 3 - 4j]).conj().imag,
+        "spread": torch.ones(1, dtype=torch.bfloat16).expand(3),
+        "scalar": torch.arange(3)[1],
+    }
+    back = unpack(pack(state))[1]
+    assert [tensor.tolist() for tensor in back.values()] == [[1.0], [-2.0, 4.0], [1.0] * 3, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_save_writes_negative_zeros_as_zeros_and_counts_them(dtype, tmp_path):
+    """Pruning by a product with a mask leaves -0.0; the file is that of the same weights with 0.0, and one count."""
+    g = torch.Generator().manual_seed(0)
+    module = nn.Linear(200, 100, dtype=dtype)
+    with torch.no_grad():
+        module.weight.copy_(torch.randn(100, 200, generator=g) * (torch.rand(100, 200, generator=g) < 0.1))
+    before = module.weight.detach().clone()
+    num_negative = int(((before == 0) & before.signbit()).sum())
+    assert num_negative > 5000
+    size = prunus.save(module, tmp_path / "f.prunus")
+    back = read(tmp_path / "f.prunus")["weight"]
+    assert torch.equal(back, before)
+    assert not ((back == 0) & back.signbit()).any()
+    assert torch.equal(module.weight.signbit(), before.signbit())
+    made = read_header(tmp_path / "f.prunus")["made"]
+    assert made["negative_zeros_cleared"] == num_negative
+    with torch.no_grad():
+        module.weight.add_(0.0)
+    count = f'"negative_zeros_cleared":{num_negative},'
+    assert prunus.save(module, tmp_path / "f.prunus") == size - len(count)
+    assert "negative_zeros_cleared" not in read_header(tmp_path / "f.prunus")["made"]
+
+
+def test_the_container_keeps_negative_zeros():
+    w = torch.tensor([0.0, -0.0, 1.0, -0.0])
+    assert unpack(pack({"w": w}))[1]["w"].signbit().tolist() == w.signbit().tolist()
 
 
 @pytest.mark.parametrize(
@@ -585,6 +637,70 @@ def test_half_of_a_surrogate_pair_is_refused_in_names_and_in_all_of_the_header(t
         pack({text: torch.zeros(1)})
     with pytest.raises(ContainerError, match="Unicode"):
         pack({}, made={"a": [text]})
+
+
+def test_a_device_and_a_pipe_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for function in (read, load, inspect):
+        for path in ("/dev/zero", "/dev/null"):
+            with pytest.raises(NotAContainerError, match="not a regular file"):
+                function(path)
+        with pytest.raises(NotAContainerError, match="null byte"):
+            function("a\0b")
+
+
+@pytest.mark.parametrize("function", [read, load, inspect])
+def test_every_way_to_read_has_the_same_limit(function, tmp_path):
+    path = tmp_path / "f.prunus"
+    module = prunus.models.lenet_300_100(seed=0)
+    size = write(path, module.state_dict(), model={"name": "lenet-300-100", "arguments": {}})
+    assert size > 1_000_000
+    function(path, max_bytes=2 * size + (512 << 10))
+    for limit in (size + (512 << 10), 266_610 * 4 - 1, 1000, 0):
+        with pytest.raises(TooLargeError, match="max_bytes allows"):
+            function(path, max_bytes=limit)
+        if function is not load:
+            continue
+        with pytest.raises(TooLargeError, match="max_bytes allows"):
+            load(path, prunus.models.lenet_300_100(seed=0), limit)
+
+
+def test_the_commands_take_the_same_limit(called, tmp_path):
+    path = tmp_path / "f.prunus"
+    prunus.save(prunus.models.lenet_300_100(seed=0), path)
+    for command in (("inspect", path), ("evaluate", path, "--data", "digits"), ("decompress", path)):
+        refused = called(*command, "--max-bytes", 100_000, code=7)
+        assert "max_bytes allows 100000" in refused.err
+    assert not (tmp_path / "f.safetensors").exists()
+    called("decompress", path, "--max-bytes", 3_000_000)
+    assert (tmp_path / "f.safetensors").exists()
+
+
+def test_decompress_refuses_the_name_that_safetensors_reserves(called, tmp_path):
+    write(tmp_path / "f.prunus", {"__metadata__": torch.zeros(1), "w": torch.zeros(2)})
+    assert "__metadata__" in called("decompress", tmp_path / "f.prunus", code=7).err
+    assert [path.name for path in tmp_path.iterdir()] == ["f.prunus"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_decompress_writes_what_safetensors_reads(called, dtype, tmp_path):
+    state = {"w": torch.ones(2, 3).to(dtype), "empty": torch.zeros(0, 3).to(dtype), "\x1b[2J": torch.tensor(1).to(dtype)}
+    write(tmp_path / "f.prunus", state)
+    called("decompress", tmp_path / "f.prunus")
+    back = load_file(tmp_path / "f.safetensors")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_names_with_control_characters_do_not_reach_a_terminal(called, tmp_path):
+    name = "\x1b[2J\u202e\x07"
+    write(tmp_path / "f.prunus", {name: torch.zeros(2)}, made={name: name})
+    for options in ((), ("--json",)):
+        printed = called("inspect", tmp_path / "f.prunus", *options)
+        assert not set(name) - set("[2J") & set(printed.out + printed.err)
+    with pytest.raises(MismatchError) as error:
+        load(tmp_path / "f.prunus", into=nn.Linear(2, 2))
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("function", [read, read_header, load, inspect])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 import prunus
 from prunus.cli import demo as demo_command
 from prunus.cli import main
+from prunus.compression.deep_compression import Compressed
 from prunus.errors import OutputError
 from prunus.experiments.result import begin
 from prunus.report import Curve, save_lines
@@ -148,7 +150,9 @@ def test_a_file_and_its_page_are_two_files(refused):
 
 @pytest.mark.parametrize("checkpoints", ["mine", "mine/steps", "pipe"])
 def test_checkpoints_that_cannot_be_written_are_known_before_the_work(checkpoints, refused):
-    assert "cannot be made" in refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
+    said = refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
+    assert f"Checkpoints cannot be written to {checkpoints}: " in said
+    assert "is not a folder" in said
 
 
 def test_a_file_is_none_of_the_checkpoints(refused, folder):
@@ -175,10 +179,11 @@ def test_demo_replaces_only_what_a_demo_wrote(refused, folder, monkeypatch):
     file, page = folder / "demo" / "lenet-300-100.prunus", folder / "demo" / "report.html"
     file.write_text("mine", encoding="utf-8")
     assert "lenet-300-100.prunus exists; pass --force" in refused("demo")
-    prunus.save(prunus.models.lenet_300_100(), file, made={"data": "mnist", "recipe": {"density": 0.9}})
+    recipe, model = prunus.COMPRESSION_RECIPES["demo"], prunus.models.lenet_300_100()
+    other = Compressed(model, {}, {}, [], [], replace(recipe, rounds=recipe.rounds + 1), 0)
+    prunus.save(other, file, made={"data": "mnist"})
     assert "lenet-300-100.prunus exists; pass --force" in refused("demo")
-    density = prunus.COMPRESSION_RECIPES["demo"].density
-    prunus.save(prunus.models.lenet_300_100(), file, made={"data": "mnist", "recipe": {"density": density}})
+    prunus.save(replace(other, recipe=recipe), file, made={"data": "mnist"})
     page.write_text("<title>mine</title>", encoding="utf-8")
     assert "report.html exists; pass --force" in refused("demo")
     page.write_text(f"<title>{demo_command.TITLE} · prunus</title>", encoding="utf-8")
@@ -299,8 +304,8 @@ def test_a_library_that_is_not_installed_is_named_before_the_work(library, folde
         commands.append(("compress", NET, DATA, "--out=out.prunus"))
     for arguments in commands:
         said = called(*arguments, code=1).err.splitlines()[-1]
-        assert f"{library}" in said
-        assert "which is not installed: pip install 'prunus[cli]'" in said
+        assert library in said
+        assert "prunus[cli]" in said
 
 
 CURVE = [Curve("a ×", [1, 2], [2, 3], [1, 2], [3, 4], 2)]

@@ -11,6 +11,9 @@ from prunus.errors import CorruptError, TooLargeError
 
 MOST_VALUES = 1 << 18
 """No header has more commas, colons, lists and objects together: some 37,000 tensors."""
+MOST_TEXTS = 1 << 17
+"""Nor more texts, those that are keys counted."""
+MOST_KEYS = 1 << 15
 DEEPEST = 64
 """No list or object of a header lies within more others than this."""
 
@@ -78,7 +81,7 @@ def _check_structure(content: bytes) -> None:
     """Refuse a header that would take much more memory or stack than its bytes, before it is parsed."""
     if b"\\" in content:
         content = content.replace(b"\\\\", b"").replace(b'\\"', b"")
-    num_quotes = num_values = depth = 0
+    num_quotes = num_values = num_keys = depth = 0
     for start in range(0, len(content), _PIECE):
         piece = np.frombuffer(content[start : start + _PIECE], np.uint8)
         quotes = num_quotes + np.cumsum(piece == ord('"'), dtype=np.int32)
@@ -89,9 +92,15 @@ def _check_structure(content: bytes) -> None:
         if int(depths.max(initial=0)) > DEEPEST:
             raise CorruptError(f"The header nests lists and objects more than {DEEPEST} deep.")
         depth = int(depths[-1]) if depths.size else depth
+        num_keys += int((outside == ord(":")).sum())
         num_values += int((opening | (outside == ord(",")) | (outside == ord(":"))).sum())
-    if num_values > MOST_VALUES:
-        raise TooLargeError(f"The header holds {num_values} values; the most allowed is {MOST_VALUES}.")
+    for what, number, most in (
+        ("keys", num_keys, MOST_KEYS),
+        ("texts", num_quotes // 2, MOST_TEXTS),
+        ("values", num_values, MOST_VALUES),
+    ):
+        if number > most:
+            raise TooLargeError(f"The header holds {number} {what}; the most allowed is {most}.")
 
 
 def _check_text(header: object) -> None:

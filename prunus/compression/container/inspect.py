@@ -8,7 +8,7 @@ import torch
 
 from prunus.compression.codecs.bitpack import width
 from prunus.compression.container.header import Entry, header_text
-from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, PREFIX, Blob
+from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, INTEGERS, PREFIX, Blob
 from prunus.compression.container.read import file_bytes, memory_errors_named, open_bytes, tensor_of
 
 
@@ -151,7 +151,7 @@ def _average(layers: Sequence[Layer]) -> Average:
 
 def _integers(dtype: str) -> torch.dtype:
     """The integer dtype of the same size: a stored -0.0 is a value, only +0.0 is a hole."""
-    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[DTYPES[dtype].itemsize]
+    return INTEGERS[DTYPES[dtype].itemsize]
 
 
 def _bits(size: int, entries: int) -> float:

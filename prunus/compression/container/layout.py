@@ -39,6 +39,9 @@ DTYPES: dict[str, torch.dtype] = {
 }
 """The dtypes a file may hold, by name."""
 
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integer dtype of each item size, as which any tensor can be viewed bit for bit."""
+
 _EXPONENTS = {
     torch.float64: 0x7FF0 << 48,
     torch.float32: 0x7F80 << 16,

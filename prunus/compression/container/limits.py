@@ -20,6 +20,8 @@ _PER_TENSOR = 2048
 """Bytes of the objects that describe a tensor."""
 _PER_CHUNK_ENTRY = 128
 """Bytes, for each entry of a chunk, of symbols, bits, positions and values."""
+_PER_VALUE = 16
+"""The same where values are in the file as they are."""
 _PER_TABLE_SYMBOL = 64
 """Bytes, for each symbol of an alphabet, of its level, frequency and code."""
 
@@ -39,6 +41,13 @@ def check_file_size(file_size: int, max_bytes: int) -> None:
     """Raise TooLargeError where the file alone takes more than `max_bytes`."""
     if file_size > max_bytes + ALLOWANCE:
         raise TooLargeError(f"The file has {file_size} bytes; max_bytes allows {max_bytes}.")
+
+
+def check_header_size(header_size: int, file_size: int, max_bytes: int) -> None:
+    """Raise TooLargeError where the file and the objects of its header take more than `max_bytes`."""
+    memory = file_size + _PER_HEADER_BYTE * header_size
+    if memory > max_bytes + ALLOWANCE:
+        raise TooLargeError(f"The file and its header may take {memory} bytes; max_bytes allows {max_bytes}.")
 
 
 def check_tensors(entries: Iterable[Entry], max_bytes: int) -> None:
@@ -82,7 +91,8 @@ def _working_memory(blob: Blob) -> int:
     streams = _streams(blob)
     tables = sum(_PER_TABLE_SYMBOL * alphabet for stream, alphabet in streams if stream.codec != "bitpack")
     copies = sum(2 * len(stream.data) for stream, _ in streams)
-    return _PER_CHUNK_ENTRY * min(blob.entries, CHUNK) + tables + copies
+    per_entry = _PER_CHUNK_ENTRY if streams else _PER_VALUE
+    return per_entry * min(blob.entries, CHUNK) + tables + copies
 
 
 def _work(blob: Blob) -> int:

@@ -64,17 +64,26 @@ def _compare(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
     wanted = module.state_dict()
     missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     differing = [
-        f"{name} ({_kind(state[name])} in the file, {_kind(wanted[name])} in the model)"
+        f"{printable(name)} ({_kind(state[name])} in the file, {_kind(wanted[name])} in the model)"
         for name in wanted.keys() & state.keys()
         if _kind(state[name]) != _kind(wanted[name])
     ]
     found = [
-        f"{what}: {', '.join(sorted(names))}"
+        f"{what}: {', '.join(map(printable, sorted(names)))}"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("differing", differing))
         if names
     ]
     if found:
         raise MismatchError(f"{path} is for another model than {type(module).__name__}; {'; '.join(found)}.")
+
+
+def printable(name: str) -> str:
+    """A name for a message: as it is, or quoted with escapes where it has characters that a terminal may obey.
+
+    >>> printable("fc1.weight"), printable("\\x1b[2J")
+    ('fc1.weight', "'\\\\x1b[2J'")
+    """
+    return name if name.isprintable() else repr(name)
 
 
 def _kind(tensor: object) -> str:

@@ -35,6 +35,7 @@ from prunus.compression.container.layout import (
 )
 from prunus.compression.container.limits import (
     check_file_size,
+    check_header_size,
     check_tensors,
     check_work,
     default_max_bytes,
@@ -92,7 +93,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             size = os.fstat(file.fileno()).st_size
             head = file.read(PREFIX.size)
             data = head + file.read(parse_prefix(head, size) + CHECKSUM.size)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the path holds a null byte
         _unreadable(path, error)
     with memory_errors_named():
         return _header(memoryview(data), size)[0]
@@ -109,12 +110,13 @@ def file_bytes(path: str | os.PathLike[str], max_bytes: int | None = None) -> by
             size = status.st_size
             check_file_size(size, default_max_bytes(size) if max_bytes is None else max_bytes)
             return file.read(size + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the path holds a null byte
         _unreadable(path, error)
 
 
-def _unreadable(path: str | os.PathLike[str], error: OSError) -> NoReturn:
-    raise NotAContainerError(f"{os.fspath(path)} cannot be read: {error.strerror or error}.") from error
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> NoReturn:
+    reason = getattr(error, "strerror", None) or error
+    raise NotAContainerError(f"{os.fspath(path)} cannot be read: {reason}.") from error
 
 
 @contextmanager
@@ -132,9 +134,9 @@ def open_bytes(data: bytes, max_bytes: int | None = None) -> Opened:
     """Check framing, checksums and announced sizes, and split the blobs into streams."""
     view = memoryview(data)
     limit = default_max_bytes(len(view)) if max_bytes is None else max_bytes
+    header_size = parse_prefix(view, len(view))
+    check_header_size(header_size, len(view), limit)
     header, entries, running, at = _header(view, len(view))
-    header_size = at - CHECKSUM.size - PREFIX.size
-    check_file_size(len(view), limit)
     check_tensors(entries, limit)
     end = at + sum(entry.length + CHECKSUM.size for entry in entries)
     if end > len(view):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.parameter import UninitializedTensorMixin
 
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.codecs.bitpack import width
@@ -17,6 +18,7 @@ from prunus.compression.container.layout import (
     DTYPES,
     HALF,
     HOLES,
+    INTEGERS,
     SHARED,
     Bits,
     Blob,
@@ -58,19 +60,30 @@ def blob_of(name: str, tensor: Tensor, coding: Coding) -> Blob:
     return min(plain, found, key=lambda blob: len(blob.to_bytes()))
 
 
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a tensor has no shape yet, as those of a lazy module before its first batch."""
+    return isinstance(tensor, UninitializedTensorMixin)
+
+
 def bits_of(name: str, tensor: Tensor) -> Bits:
     """The entries of a tensor in row-major order as little-endian unsigned integers."""
-    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
-        kind = "quantised" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
+    if is_lazy(tensor):
+        raise ContainerError(
+            f"{name} is an uninitialized parameter of a lazy module; run the module on a batch before it is written."
+        )
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized or tensor.is_nested:
+        kind = f"{tensor.layout} on {tensor.device}"
+        kind = "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else kind
         raise ContainerError(f"{name} is {kind}; a file holds dense tensors with values.")
     if tensor.dtype not in DTYPES.values():
         raise ContainerError(f"{name} is {tensor.dtype}; a file holds {', '.join(DTYPES)}.")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if tensor.dtype.is_floating_point and not bool(torch.isfinite(flat).all()):
-        bad = int((~torch.isfinite(flat)).sum())
+    tensor = tensor.detach().resolve_neg().cpu()
+    if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
         raise NotFiniteError(f"{name} holds {bad} values that are NaN or infinite; nothing was written.")
-    size = unsigned(flat.element_size())
-    return flat.view(torch.uint8).numpy().view(size.newbyteorder("=")).astype(size, copy=False)
+    size = unsigned(tensor.element_size())
+    flat = np.ascontiguousarray(tensor.view(INTEGERS[tensor.element_size()]).numpy()).reshape(-1)
+    return flat.view(size.newbyteorder("=")).astype(size, copy=False)
 
 
 def _halve(bits: Bits) -> Bits | None:

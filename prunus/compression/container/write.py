@@ -49,6 +49,10 @@ def pack(
     tensor([[ 0.0000,  0.5000],
             [ 0.0000, -0.5000]])
     """
+    if not isinstance(state, Mapping):
+        raise ContainerError(
+            f"Expected a state_dict, that is tensors by name, got a {type(state).__name__}; pass model.state_dict()."
+        )
     generated, factors = generated or {}, factors or {}
     check(generated, factors, state.keys())
     names = {dtype: name for name, dtype in DTYPES.items()}

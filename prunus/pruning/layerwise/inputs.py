@@ -98,8 +98,8 @@ def layer_inputs(
         progress: called after each batch.
 
     Raises EvidenceError (no example, no tensor, a shape the model does not take, damping below 0, a layer whose inputs
-    are all zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, one that does not
-    return weight · input + bias, or one that the forward pass does not reach).
+    are all zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, one
+    that does not return weight · input + bias, or one that the forward pass does not reach).
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> found = layer_inputs(model, dict(model.named_parameters()), torch.tensor([[1.0, 3.0], [1.0, 1.0]]))

@@ -90,8 +90,8 @@ def _check_same(model: nn.Module, before: Sequence[Tensor], after: Sequence[Tens
         off = float((one - other).double().norm()) if one.shape == other.shape else float("inf")
         if not off <= tolerance * float(one.double().norm()):
             raise ModelError(
-                f"Without its dead neurons {type(model).__name__} does not compute the same function: an output of norm "
-                f"{float(one.double().norm()):.3g} differs by {off:.3g}; a hook, or a forward that reads another "
+                f"Without its dead neurons {type(model).__name__} does not compute the same function: an output of "
+                f"norm {float(one.double().norm()):.3g} differs by {off:.3g}; a hook, or a forward that reads another "
                 "layer's attributes, depends on them, so that they cannot be removed."
             )
 

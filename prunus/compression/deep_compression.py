@@ -19,7 +19,7 @@ from prunus.compression.container import Coding, pack
 from prunus.compression.counts import check_counts
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
-from prunus.compression.sharing.share import bits_of_each, check_start
+from prunus.compression.sharing.share import bits_of_each, check_float32, check_start
 from prunus.data.check import check_dataset
 from prunus.errors import DensityError, ModelError, NoEffectWarning, NothingPrunableError, SharingError
 from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of, sizes
@@ -34,7 +34,7 @@ from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
-from prunus.training.checks import check_float32, check_tensor_state, check_trainable
+from prunus.training.checks import check_initialized, check_tensor_state, check_trainable
 from prunus.training.loop import check_names
 
 Report = Callable[[str, Epoch], None]
@@ -141,8 +141,9 @@ def deep_compress(
 
     All errors but those of training are raised before any work.
     """
-    modes = {name: module.training for name, module in model.named_modules()}
+    check_initialized(model)
     check_tensor_state(model)
+    modes = {name: module.training for name, module in model.named_modules()}
     model = _copy_of(model)
     weights = check_inputs(model, data, recipe, include, exclude)
     densities, within = _plan_rounds(recipe, weights, warn=True)
@@ -398,7 +399,7 @@ def _halved(model: nn.Module, names: Sequence[str]) -> Params:
     limit = torch.finfo(torch.float16).max
     rest = {name: model.get_parameter(name).detach() for name in names}
     return {
-        name: p.half().float()
+        name: p.half().float() + 0.0  # -0.0, to which small negative numbers are rounded, becomes 0.0
         for name, p in rest.items()
         if p.dtype == torch.float32 and p.numel() and float(p.abs().max()) <= limit
     }

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from prunus.compression.sharing.kmeans import Sorted, cluster, nearest
 from prunus.compression.sharing.starts import STARTS
-from prunus.errors import NoEffectWarning, NotFiniteError, SharingError, UnusedCentroidsWarning
+from prunus.errors import ModelError, NoEffectWarning, NotFiniteError, SharingError, UnusedCentroidsWarning
 from prunus.nouns import Masks, Params
 from prunus.seeds import derive
 from prunus.tables import look_up
-from prunus.training.checks import check_float32
 from prunus.training.constraints import check_masks
 
 MAX_BITS = 8
@@ -91,6 +90,15 @@ def share(
             params[name].shape,
         )
     return result
+
+
+def check_float32(weights: Params) -> None:
+    """Raise ModelError unless all weights are float32."""
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32:
+            raise ModelError(
+                f"Expected float32 weights to compress, got {name!r} of {weight.dtype}; convert with model.float()."
+            )
 
 
 def check_start(start: str) -> None:

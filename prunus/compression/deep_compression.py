@@ -19,7 +19,7 @@ from prunus.compression.container import Coding, pack
 from prunus.compression.counts import check_counts
 from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
-from prunus.compression.sharing.share import bits_of_each, check_shareable, check_start
+from prunus.compression.sharing.share import bits_of_each, check_float32, check_start
 from prunus.data.check import check_dataset
 from prunus.errors import DensityError, ModelError, NoEffectWarning, NothingPrunableError, SharingError
 from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of, sizes
@@ -34,7 +34,7 @@ from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
-from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.training.checks import check_initialized, check_tensor_state, check_trainable
 from prunus.training.loop import check_names
 
 Report = Callable[[str, Epoch], None]
@@ -131,18 +131,19 @@ def deep_compress(
         The compressed copy with its masks, shared tensors and the record of each stage.
 
     Raises:
-        NothingPrunableError, TiedWeightsError, ModelError: The model cannot be compressed.
+        NothingPrunableError, TiedWeightsError, ModelError: The model cannot be compressed; its weights are not float32.
         NotFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
-        SharingError: The bits of the recipe, or weights that are not float32.
+        SharingError: The bits of the recipe are out of range, missing, or of a name that is not to be shared.
         UnknownNameError: The recipe names what is in no table.
         ContainerError: The model holds what no file holds.
         TrainingError: Training diverged, or a checkpoint is of another run.
 
     All errors but those of training are raised before any work.
     """
-    modes = {name: module.training for name, module in model.named_modules()}
+    check_initialized(model)
     check_tensor_state(model)
+    modes = {name: module.training for name, module in model.named_modules()}
     model = _copy_of(model)
     weights = check_inputs(model, data, recipe, include, exclude)
     densities, within = _plan_rounds(recipe, weights, warn=True)
@@ -214,18 +215,19 @@ def check_inputs(
     Raises what `deep_compress` raises, except errors of training.
     """
     check_tensor_state(model)
-    check_dataset(data, ("train", "validation"))
     weights = weights_to_compress(model, include, exclude)
-    check_shareable(weights)
+    check_float32(weights)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
         check_names(training)
-        check_trainable(model, data, training)
     criterion_named(recipe.criterion, recipe.scope)
     check_start(recipe.start)
     bits = bits_of_each(bits_by_name(model, list(weights), recipe.bits), list(weights))
     reachable(recipe, weights)
     _rehearse_end(model, recipe, weights, bits)
+    check_dataset(data, ("train", "validation"))
+    for training in (recipe.retrain, recipe.settle, recipe.finetune):
+        check_trainable(model, data, training)
     return weights
 
 
@@ -244,7 +246,7 @@ def weights_to_compress(
     frozen = [name for name, weight in weights.items() if not weight.requires_grad]
     if len(frozen) == len(weights):
         raise NothingPrunableError(
-            f"Expected a weight with requires_grad=True, got only frozen ones, {frozen}; call "
+            f"Expected a weight to compress that is not frozen, but none has requires_grad = True, {frozen}; call "
             "model.requires_grad_(True) to compress them."
         )
     if frozen:
@@ -397,7 +399,7 @@ def _halved(model: nn.Module, names: Sequence[str]) -> Params:
     limit = torch.finfo(torch.float16).max
     rest = {name: model.get_parameter(name).detach() for name in names}
     return {
-        name: p.half().float()
+        name: p.half().float() + 0.0  # -0.0, to which small negative numbers are rounded, becomes 0.0
         for name, p in rest.items()
         if p.dtype == torch.float32 and p.numel() and float(p.abs().max()) <= limit
     }

@@ -135,7 +135,7 @@ BAD_MODELS = {
     ),
     "complex": (
         lambda: nn.Sequential(nn.Linear(8, 3, dtype=torch.complex64)),
-        "torch.complex64|ComplexFloat",
+        "complex64|ComplexFloat",
     ),
     "returning a tuple": (lambda: Returning(lambda y: (y, y)), "got a tuple; wrap it"),
     "returning a dict": (lambda: Returning(lambda y: {"logits": y}), "got a dict; wrap it"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prunus.compression.sharing.kmeans import Sorted, cluster, nearest
 from prunus.compression.sharing.starts import STARTS
-from prunus.errors import NoEffectWarning, NotFiniteError, SharingError, UnusedCentroidsWarning
+from prunus.errors import ModelError, NoEffectWarning, NotFiniteError, SharingError, UnusedCentroidsWarning
 from prunus.nouns import Masks, Params
 from prunus.seeds import derive
 from prunus.tables import look_up
@@ -68,13 +68,13 @@ def share(
         (NoEffectWarning).
 
     Raises:
-        SharingError: Bits out of range, missing, or given for a name without a mask; weights that are not float32.
-        ModelError: A mask without a weight of its name and shape.
+        SharingError: Bits out of range, missing, or given for a name without a mask.
+        ModelError: A mask without a weight of its name and shape; weights that are not float32.
         NotFiniteError: A kept weight is NaN or infinite.
         UnknownNameError: `start` is in no table.
     """
     check_masks(params, masks)
-    check_shareable({name: params[name] for name in masks})
+    check_float32({name: params[name] for name in masks})
     check_start(start)
     widths = bits_of_each(bits, list(masks))
     result = {}
@@ -92,13 +92,12 @@ def share(
     return result
 
 
-def check_shareable(weights: Params) -> None:
-    """Raise SharingError unless all weights are float32."""
+def check_float32(weights: Params) -> None:
+    """Raise ModelError unless all weights are float32."""
     for name, weight in weights.items():
         if weight.dtype != torch.float32:
-            raise SharingError(
-                f"Expected float32 weights, got {str(weight.dtype).removeprefix('torch.')} in {name!r}; convert the "
-                "model with model.float() before it is compressed."
+            raise ModelError(
+                f"Expected float32 weights to compress, got {name!r} of {weight.dtype}; convert with model.float()."
             )
 
 

@@ -18,7 +18,6 @@ from torch import nn
 
 import prunus
 from prunus.compression.codecs.bits import pack_levels
-
 from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
 from prunus.compression.container.layout import DTYPES, GENERATED, HALF, HOLES, SHARED, varint
 from prunus.errors import (
@@ -249,7 +248,10 @@ CODED = bytes([SHARED, 0])  # packed codes; then length of the codebook, codeboo
         (HOLED + varint(1) + varint(1) + b"\xf1" + b"\1" * 4, "padding"),
         (CODED + varint(0) + bytes(2), "empty codebook"),
         (CODED + varint(68) + bytes(68 + 10), "a codebook of 17 values for 16 entries"),
-        (bytes([HOLES, 2, 4]) + varint(1) + varint(8) + pack_levels(np.arange(16) % 2) + bytes(4), "more segments than a row of 1"),
+        (
+            bytes([HOLES, 2, 4]) + varint(1) + varint(8) + pack_levels(np.arange(16) % 2) + bytes(4),
+            "more segments than a row of 1",
+        ),
         (CODED + varint(5) + bytes(5 + 2), "no multiple"),
         (CODED + varint(8) + bytes(8 + 1), "do not take 1 bytes"),
         (CODED + varint(12) + bytes(12) + b"\xff" * 4, "outside an alphabet of 3"),
@@ -613,9 +615,9 @@ def test_a_folder_in_the_place_of_the_file_is_left_alone(tmp_path):
 
 
 def test_a_header_with_spaces_and_escapes_can_be_inspected(tmp_path):
-    (tmp_path / "f").write_bytes(of_tensors([["\u00e9\U0001f600\"\x1b", "uint8", [3], 4]], [b"\0abc"]))
+    (tmp_path / "f").write_bytes(of_tensors([['\u00e9\U0001f600"\x1b', "uint8", [3], 4]], [b"\0abc"]))
     found = inspect(tmp_path / "f")
-    assert found.layers[0].name == "\u00e9\U0001f600\"\x1b"
+    assert found.layers[0].name == '\u00e9\U0001f600"\x1b'
     assert 0 < found.about_bytes < found.framing_bytes < found.file_bytes
 
 
@@ -681,7 +683,11 @@ def test_decompress_refuses_the_name_that_safetensors_reserves(called, tmp_path)
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_decompress_writes_what_safetensors_reads(called, dtype, tmp_path):
-    state = {"w": torch.ones(2, 3).to(dtype), "empty": torch.zeros(0, 3).to(dtype), "\x1b[2J": torch.tensor(1).to(dtype)}
+    state = {
+        "w": torch.ones(2, 3).to(dtype),
+        "empty": torch.zeros(0, 3).to(dtype),
+        "\x1b[2J": torch.tensor(1).to(dtype),
+    }
     write(tmp_path / "f.prunus", state)
     called("decompress", tmp_path / "f.prunus")
     back = load_file(tmp_path / "f.safetensors")

@@ -30,7 +30,9 @@ class Codec:
 CODECS: dict[str, Codec] = {
     "bitpack": Codec("bitpack", bitpack.encode, bitpack.decode, bitpack.decode_chunks, bitpack.cost),
     "huffman": Codec("huffman", huffman.encode, huffman.decode, huffman.decode_chunks, huffman.cost),
-    "range": Codec("range", range_coder.encode, range_coder.decode, range_coder.decode_chunks, range_coder.cost),
+    "range": Codec(
+        "range", range_coder.encode, range_coder.decode, range_coder.decode_chunks, range_coder.cost
+    ),
 }
 """The built-in codecs, by name."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prunus.compression.codecs.bits import CHUNK, Data, Ints, as_symbols, join_chunks, repeat_symbol
 from prunus.errors import CorruptError
 
+
 def width(alphabet: int) -> int:
     """Bits a symbol: ceil(log2(alphabet)).
 

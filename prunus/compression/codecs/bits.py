@@ -56,7 +56,9 @@ def pack_levels(levels: Ints) -> bytes:
     return int(text.ljust(8 * size, "0"), 2).to_bytes(size, "big") if text else b""
 
 
-def unpack_levels(data: Data, alphabet: int, largest: int, num_symbols: int | None = None) -> tuple[Ints, int]:
+def unpack_levels(
+    data: Data, alphabet: int, largest: int, num_symbols: int | None = None
+) -> tuple[Ints, int]:
     """The levels of `alphabet` symbols at the head of `data`, and how many bytes they take.
 
     `num_symbols` is the length of the row that the table is for: a segment that is not absent covers a symbol that

@@ -82,6 +82,8 @@ def regenerated(factors: Iterable[Bits], size: int, how: Generated, what: str) -
             piece *= chunk.view("<f4")
             piece[chunk & _MAGNITUDE == 0] = 0.0
             if not np.isfinite(piece).all():
-                raise CorruptError(f"{what} generates entries that are infinite; a file holds finite numbers.")
+                raise CorruptError(
+                    f"{what} generates entries that are infinite; a file holds finite numbers."
+                )
             start += chunk.size
     return made.astype("<f4", copy=False).view("<u4")

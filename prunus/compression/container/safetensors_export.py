@@ -26,11 +26,11 @@ def to_safetensors(state: Mapping[str, Tensor]) -> bytes:
     """
     if RESERVED_NAME in state:
         raise ContainerError(
-            f"Expected tensor names that a safetensors file can hold, got {RESERVED_NAME!r}, which that format reserves; "
+            f"Expected names that a safetensors file can hold, got {RESERVED_NAME!r}, which that format reserves; "
             "rename the tensor, or read the file with prunus.read."
         )
     try:
-        return save(dict(state), {"format": "pt"})
+        return bytes(save(dict(state), {"format": "pt"}))
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ContainerError(
             f"A safetensors file cannot hold these tensors: {error}; read the file with prunus.read instead."

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from prunus.compression.container import Coding, write
 from prunus.compression.container.layout import DTYPES, INTEGERS
-from prunus.compression.container.tensors import is_lazy
 from prunus.compression.deep_compression import Compressed
 from prunus.generators import Generated
 
@@ -26,11 +26,12 @@ def save(
 ) -> int:
     """Write `network` to `path` and return the file's size in bytes.
 
-    The file holds every parameter and buffer bit for bit, except that -0.0 is written as the 0.0 that it equals: a weight
-    times a mask is -0.0 in about half of the pruned places, and their signs would take more bytes than all positions of
-    a sparse tensor. How many there were is in the header, as "negative_zeros_cleared"; `container.write` keeps them.
-    Zeros and repeated values are what makes a file small, so that any module may be saved. A built-in model comes back by `load(path)`, any other by
-    `load(path, into=module)`. `made` goes into the header as it is (JSON). Weights in
+    The file holds every parameter and buffer bit for bit, except that -0.0 is written as the 0.0 that it equals: a
+    weight times a mask is -0.0 in about half of the pruned places, and their signs would take more bytes than the
+    positions of all other weights. How many there were is in the header, as "negative_zeros_cleared"; `container.write`
+    keeps them. Zeros and repeated values are what makes a file small, so that any module may be saved. A built-in model
+    comes back by `load(path)`, any other by `load(path, into=module)`. `made` goes into the header as it is (JSON).
+    Weights in
     `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask.
     A file that exists is replaced, once the new one is complete.
 

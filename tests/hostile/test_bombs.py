@@ -37,8 +37,8 @@ from prunus.compression.container.layout import (
 DEFAULT_LIMIT = 256 << 20
 MAX_SECONDS = 5.0
 CONSTANT = 12 << 20
-"""Bytes that are allowed beside three times the file and its tensors: the objects of a header, one chunk of entries, two
-tables, the noise of the allocator."""
+"""Bytes that are allowed beside three times the file and its tensors: the objects of a header, one chunk of entries,
+two tables, the noise of the allocator."""
 
 BITPACK, HUFFMAN, RANGE = (CODEC_NUMBERS[name] for name in ("bitpack", "huffman", "range"))
 
@@ -145,7 +145,9 @@ def streams(limit, dtypes=("float64", "float32", "float16", "bfloat16")):
             yield Bomb(f"{dtype} {name}, too large", make(dtype, size), size * itemsize, False)
     fillers = bytes([HOLES | SHARED, RANGE, RANGE]) + positions(limit // 16) + codebook(bytes(4))
     yield Bomb("fillers", file_of("float32", [limit // 8], fillers), limit // 2, True)
-    zeros = bytes([HOLES | SHARED, RANGE, RANGE]) + positions(0, stream=table(2)) + codebook(bytes(4), table(1))
+    zeros = (
+        bytes([HOLES | SHARED, RANGE, RANGE]) + positions(0, stream=table(2)) + codebook(bytes(4), table(1))
+    )
     yield Bomb("zeros", file_of("float32", [limit // 8], zeros), limit // 2, True)
 
 
@@ -154,7 +156,9 @@ def values(limit, dtypes=DTYPES):
     for dtype in dtypes:
         itemsize = DTYPES[dtype].itemsize
         size = limit // 3 // itemsize
-        yield Bomb(f"{dtype} values", file_of(dtype, [size], bytes(1 + size * itemsize)), size * itemsize, True)
+        yield Bomb(
+            f"{dtype} values", file_of(dtype, [size], bytes(1 + size * itemsize)), size * itemsize, True
+        )
         yield Bomb(f"{dtype} of 2^50 entries", file_of(dtype, [1 << 50], bytes(9)), 0, False)
     size = limit // 3 // 4
     yield Bomb("halves", file_of("float32", [size], bytes([HALF]) + bytes(2 * size)), 4 * size, True)
@@ -194,7 +198,9 @@ def headers():
     def about(made):
         return framed(b'{"format":"prunus","made":%s,"model":null,"tensors":[]}' % made, [])
 
-    yield Bomb("a million keys", about(b"{%s}" % b",".join(b'"%x":1' % i for i in range(1_000_000))), 0, False)
+    yield Bomb(
+        "a million keys", about(b"{%s}" % b",".join(b'"%x":1' % i for i in range(1_000_000))), 0, False
+    )
     yield Bomb("30,000 keys", about(b"{%s}" % b",".join(b'"%x":1' % i for i in range(30_000))), 0, True)
     yield Bomb("100,000 lists", about(b'{"a":[%s]}' % b",".join([b"[]"] * 100_000)), 0, True)
     yield Bomb("100,000 texts", about(b'{"a":[%s]}' % b",".join([b'"ab"'] * 100_000)), 0, True)
@@ -350,7 +356,11 @@ for path in sys.argv[1:4]:
 def test_memory_that_is_not_there_is_a_named_error(tmp_path):
     paths = []
     for size in (1 << 25, 2):
-        for name, data in (("codes", shared("float32", size)), ("positions", placed("float32", size)), ("normals", seeded(1, size))):
+        for name, data in (
+            ("codes", shared("float32", size)),
+            ("positions", placed("float32", size)),
+            ("normals", seeded(1, size)),
+        ):
             paths.append(tmp_path / f"{name}-{size}")
             paths[-1].write_bytes(data)
     done = subprocess.run([sys.executable, "-c", SCARCE, *map(str, paths)], capture_output=True, text=True)

@@ -18,7 +18,6 @@ from torch import nn
 
 import prunus
 from prunus.compression.codecs.bits import pack_levels
-
 from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
 from prunus.compression.container.layout import DTYPES, GENERATED, HALF, HOLES, SHARED, varint
 from prunus.errors import (
@@ -684,7 +683,11 @@ def test_decompress_refuses_the_name_that_safetensors_reserves(called, tmp_path)
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_decompress_writes_what_safetensors_reads(called, dtype, tmp_path):
-    state = {"w": torch.ones(2, 3).to(dtype), "empty": torch.zeros(0, 3).to(dtype), "\x1b[2J": torch.tensor(1).to(dtype)}
+    state = {
+        "w": torch.ones(2, 3).to(dtype),
+        "empty": torch.zeros(0, 3).to(dtype),
+        "\x1b[2J": torch.tensor(1).to(dtype),
+    }
     write(tmp_path / "f.prunus", state)
     called("decompress", tmp_path / "f.prunus")
     back = load_file(tmp_path / "f.safetensors")

@@ -126,7 +126,7 @@ class Blob:
 
     def to_bytes(self) -> bytes:
         """The blob as the file holds it."""
-        parts = [bytes([self.flags])]
+        parts: list[Data] = [bytes([self.flags])]
         for stream in (self.gaps, self.codes):
             if stream is not None:
                 parts.append(bytes([CODEC_NUMBERS[stream.codec]]))

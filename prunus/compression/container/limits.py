@@ -66,7 +66,8 @@ def check_work(
     memory = file_size + tensors + objects + max(map(_working_memory, blobs), default=0)
     if memory > max_bytes + ALLOWANCE:
         raise TooLargeError(
-            f"Reading the file may take {memory} bytes, {tensors} of them for its tensors; max_bytes allows {max_bytes}."
+            f"Reading the file may take {memory} bytes, {tensors} of them for its tensors; max_bytes allows "
+            f"{max_bytes}."
         )
     work = sum(_work(blob) for blob in blobs)
     if work > (max_bytes + ALLOWANCE) // _WORK_PER_BYTE:

@@ -42,7 +42,6 @@ from prunus.compression.container.limits import (
 )
 from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError
 
-
 T = TypeVar("T")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.codecs.bitpack import width
@@ -60,18 +60,18 @@ def blob_of(name: str, tensor: Tensor, coding: Coding) -> Blob:
     return min(plain, found, key=lambda blob: len(blob.to_bytes()))
 
 
-def is_lazy(tensor: Tensor) -> bool:
-    """Whether a tensor has no shape yet, as those of a lazy module before its first batch."""
-    return isinstance(tensor, UninitializedTensorMixin)
-
-
 def bits_of(name: str, tensor: Tensor) -> Bits:
     """The entries of a tensor in row-major order as little-endian unsigned integers."""
     if is_lazy(tensor):
         raise ContainerError(
             f"{name} is an uninitialized parameter of a lazy module; run the module on a batch before it is written."
         )
-    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized or tensor.is_nested:
+    if (
+        tensor.layout != torch.strided
+        or tensor.device.type == "meta"
+        or tensor.is_quantized
+        or tensor.is_nested
+    ):
         kind = f"{tensor.layout} on {tensor.device}"
         kind = "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else kind
         raise ContainerError(f"{name} is {kind}; a file holds dense tensors with values.")

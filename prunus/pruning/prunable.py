@@ -32,7 +32,6 @@ NORMS = (
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
-    nn.LocalResponseNorm,
 )
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -337,14 +336,18 @@ def _names_of_tensors(parameters: Params) -> dict[int, list[str]]:
 def _pairs_that_share_memory(tensors: Mapping[int, Tensor]) -> Iterator[tuple[int, int]]:
     """Keys of different tensors of which at least one entry is the same place in memory."""
     spans = sorted(
-        (start, end, key)
+        (str(tensor.device), *_span(tensor), key)
         for key, tensor in tensors.items()
-        if not is_lazy(tensor) and tensor.layout == torch.strided and not tensor.is_meta and tensor.numel()
-        for start, end in [_span(tensor)]
+        # Some devices give no address.
+        if not is_lazy(tensor)
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+        and tensor.numel()
+        and tensor.data_ptr()
     )
-    for place, (_, end, key) in enumerate(spans):
-        for start, _, other in spans[place + 1 :]:
-            if start >= end:
+    for place, (device, _, end, key) in enumerate(spans):
+        for other_device, start, _, other in spans[place + 1 :]:
+            if other_device != device or start >= end:
                 break
             if _share_an_entry(tensors[key], tensors[other]):
                 yield key, other

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prunus.errors import PrunusError
     from prunus.nouns import Dataset, Evidence, Split, density_of
     from prunus.pruning.criteria import CRITERIA
-    from prunus.pruning.prunable import prunable
+    from prunus.pruning.prunable import prunable, skipped_parameters
     from prunus.pruning.retrain import prune_and_retrain
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
@@ -42,7 +42,7 @@ else:
         "prunus.errors": ("PrunusError",),
         "prunus.nouns": ("Dataset", "Evidence", "Split", "density_of"),
         "prunus.pruning.criteria": ("CRITERIA",),
-        "prunus.pruning.prunable": ("prunable",),
+        "prunus.pruning.prunable": ("prunable", "skipped_parameters"),
         "prunus.pruning.retrain": ("prune_and_retrain",),
         "prunus.pruning.schedules": ("SCHEDULES",),
         "prunus.pruning.scopes": ("SCOPES",),
@@ -92,6 +92,7 @@ __all__ = [
     "read",
     "save",
     "sensitivity",
+    "skipped_parameters",
     "train",
 ]
 

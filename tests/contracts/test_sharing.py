@@ -130,7 +130,7 @@ def test_bits_a_name_and_a_seed_for_the_random_start(mlp):
 
 def test_fewer_values_than_centroids_are_kept_exactly_and_said():
     params = {"a": torch.tensor([0.5, 0.5, -1.25, 0.0])}
-    with pytest.warns(NoEffectWarning, match="'a' has 2 distinct values, which 5 bits hold exactly"):
+    with pytest.warns(NoEffectWarning, match="'a' has 2 distinct non-zero values, which 5 bits hold exactly"):
         shared = share(params, {"a": torch.tensor([True, True, True, False])}, 5)["a"]
     assert torch.equal(shared.dense(), params["a"])
 
@@ -245,7 +245,7 @@ def test_the_number_of_centroids_in_use_is_said_when_some_are_not(monkeypatch):
     monkeypatch.setattr("prunus.compression.sharing.kmeans.MOVES", 0)
     params, masks = all_kept(with_outlier(20))
     with pytest.warns(
-        UnusedCentroidsWarning, match=r"'a' has \d+ distinct values, for which \d+ of 32"
+        UnusedCentroidsWarning, match=r"'a' has \d+ distinct non-zero values, for which \d+ of 32"
     ) as caught:
         shared = share(params, masks, 5)["a"]
     used = len(shared.codes.unique())

@@ -133,8 +133,8 @@ def _codebook(
     distinct = int(np.count_nonzero(numbers.values[1:] != numbers.values[:-1])) + 1
     if distinct <= 2**width:
         warnings.warn(
-            f"{name!r} has {distinct} distinct values, which {width} bits hold exactly: "
-            "sharing changes nothing.",
+            f"{name!r} has {distinct} distinct non-zero values, which {width} bits hold exactly: "
+            "weight sharing has no effect.",
             NoEffectWarning,
             stacklevel=3,
         )
@@ -146,7 +146,7 @@ def _codebook(
     codes = merged[nearest(kept, centroids)]
     if len(codebook) < 2**width:
         warnings.warn(
-            f"{name!r} has {distinct} distinct values, for which {len(codebook)} of {2**width} centroids are used.",
+            f"{name!r} has {distinct} distinct non-zero values, for which {len(codebook)} of {2**width} centroids are used.",
             UnusedCentroidsWarning,
             stacklevel=3,
         )

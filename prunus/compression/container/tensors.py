@@ -82,7 +82,7 @@ def bits_of(name: str, tensor: Tensor) -> Bits:
         bad = int((~torch.isfinite(tensor)).sum())
         raise NotFiniteError(f"{name} holds {bad} values that are NaN or infinite; nothing was written.")
     size = unsigned(tensor.element_size())
-    flat = np.ascontiguousarray(tensor.view(INTEGERS[tensor.element_size()]).numpy()).reshape(-1)
+    flat = np.ascontiguousarray(tensor.view(INTEGERS[tensor.element_size()]).reshape(-1).numpy())
     return flat.view(size.newbyteorder("=")).astype(size, copy=False)
 
 

@@ -23,7 +23,7 @@ def demo(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train LeNet-300-100 on MNIST, make it more than forty times smaller, and write a page that shows how.
+    """Train LeNet-300-100 on MNIST, make it more than fifty times smaller, and write a page that shows how.
 
     Writes lenet-300-100.prunus and report.html. Those that an earlier demo wrote are replaced; other files of these
     names only with --force.

@@ -37,6 +37,8 @@ LENET_300_100 = CompressionRecipe(
 DEMO = LENET_300_100.but(
     density={"fc1.weight": 0.065, "fc2.weight": 0.1, "fc3.weight": 0.4},
     rounds=15,
+    # L2 chosen by the validation error of four seeds, among four recipes, on a CPU without AVX-512.
+    settle=LENET_300_100.settle.but(penalty_strength=5e-4),
     source="Han et al. 2016; densities between the paper's and those of lenet-300-100",
 )
 

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from prunus.errors import ModelError, NothingPrunableError, NotPrunedWarning, TiedWeightsError
 from prunus.nouns import Params
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
+from prunus.training.checks import check_module
 
 LINEAR = (nn.Linear, nn.Bilinear)
 CONVOLUTIONS = (
@@ -175,6 +176,7 @@ class _Selection:
 
 
 def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> _Selection:
+    check_module(model)
     parameters: Params = dict(model.named_parameters(remove_duplicate=False))
     kinds = layer_kinds(model)
     _check_patterns(model, kinds, parameters, include, exclude)

@@ -75,12 +75,17 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
                 )
 
 
-def check_initialized(model: nn.Module) -> None:
-    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
+def check_module(model: nn.Module) -> None:
+    """Raise ModelError unless `model` is a module."""
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"Expected a torch.nn.Module, got a {type(model).__name__}; pass the network itself."
         )
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
+    check_module(model)
     for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
         for name, tensor in tensors():
             if is_lazy(tensor):

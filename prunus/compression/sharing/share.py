@@ -146,7 +146,8 @@ def _codebook(
     codes = merged[nearest(kept, centroids)]
     if len(codebook) < 2**width:
         warnings.warn(
-            f"{name!r} has {distinct} distinct non-zero values, for which {len(codebook)} of {2**width} centroids are used.",
+            f"{name!r} has {distinct} distinct non-zero values, for which {len(codebook)} of {2**width} centroids are "
+            "used.",
             UnusedCentroidsWarning,
             stacklevel=3,
         )

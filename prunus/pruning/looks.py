@@ -5,7 +5,7 @@ a layer that the forward pass does not reach            ModelError       `check_
 a layer of which the examples say nothing               EvidenceError    `check_felt`, `says_nothing`
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,18 @@ def check_is_tensor(inputs: object, what: str = "calibration inputs") -> None:
             f"Expected {what} as a dense tensor with values, got a {kind} tensor; convert it first, for example with "
             "tensor.to_dense()."
         )
+
+
+def output_tensors(output: object) -> Iterator[Tensor]:
+    """The tensors in what a model returns, in mappings and sequences too."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from output_tensors(value)
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        for value in output:
+            yield from output_tensors(value)
 
 
 def check_is_output(model: nn.Module, output: object) -> None:

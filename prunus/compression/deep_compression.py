@@ -5,6 +5,7 @@ is kept of each: how many weights are left, how many bytes the file would take, 
 """
 
 import copy
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_initialized, check_tensor_state, check_trainable
-from prunus.training.loop import check_names
+from prunus.training.loop import check_recipe
 
 Report = Callable[[str, Epoch], None]
 """Called with the stage's name after each epoch."""
@@ -98,7 +99,7 @@ def deep_compress(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
-    checkpoints: Path | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
@@ -135,7 +136,7 @@ def deep_compress(
         NotFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
         SharingError: The bits of the recipe are out of range, missing, or of a name that is not to be shared.
-        UnknownNameError: The recipe names what is in no table.
+        UnknownNameError, SpecError: The recipe names what is in no table, or a number of it is out of range.
         ContainerError: The model holds what no file holds.
         TrainingError: Training diverged, or a checkpoint is of another run.
 
@@ -147,8 +148,9 @@ def deep_compress(
     model = _copy_of(model)
     weights = check_inputs(model, data, recipe, include, exclude)
     densities, within = _plan_rounds(recipe, weights, warn=True)
-    if checkpoints is not None:
-        check_writable(checkpoints / "finetune.safetensors")
+    folder = None if checkpoints is None else Path(checkpoints)
+    if folder is not None:
+        check_writable(folder / "finetune.safetensors")
     stages = [_stage("dense", model, data, list(weights), _float_bytes(model.state_dict()))]
 
     rounds = _prune(
@@ -159,7 +161,7 @@ def deep_compress(
         densities,
         within,
         seed=seed,
-        checkpoints=checkpoints,
+        checkpoints=folder,
         report=_as("pruned", report),
         progress=progress,
     )
@@ -178,7 +180,7 @@ def deep_compress(
         recipe.finetune,
         constraint=tied,
         seed=derive(seed, "finetune"),
-        checkpoint=checkpoints / "finetune.safetensors" if checkpoints else None,
+        checkpoint=folder / "finetune.safetensors" if folder else None,
         report=_as("shared", report),
         progress=progress,
     )
@@ -219,7 +221,7 @@ def check_inputs(
     check_float32(weights)
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
-        check_names(training)
+        check_recipe(training)
     criterion_named(recipe.criterion, recipe.scope)
     check_start(recipe.start)
     bits = bits_of_each(bits_by_name(model, list(weights), recipe.bits), list(weights))

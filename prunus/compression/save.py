@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from prunus.compression.container import Coding, write
 from prunus.compression.container.layout import DTYPES, INTEGERS
 from prunus.compression.deep_compression import Compressed
+from prunus.errors import ModelError
 from prunus.generators import Generated
 
 
@@ -35,11 +36,16 @@ def save(
     `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask.
     A file that exists is replaced, once the new one is complete.
 
-    Raises NotFiniteError, ContainerError (a kind of tensor that cannot be stored), OutputError (a full disk; a path
-    that is a folder or a device).
+    Raises ModelError (no module), NotFiniteError, ContainerError (a kind of tensor that cannot be stored), OutputError
+    (a full disk; a path that is a folder or a device).
     """
     if isinstance(network, nn.Module):
         model, about, coding = network, {}, coding or Coding()
+    elif not isinstance(network, Compressed):
+        raise ModelError(
+            f"Expected a torch.nn.Module or a prunus.Compressed, got a {type(network).__name__}; pass the network "
+            "itself."
+        )
     else:
         model, about, coding = network.model, summary(network), coding or network.recipe.coding
     libraries = {name: version(name) for name in ("prunus", "torch", "numpy", "constriction")}

@@ -56,6 +56,13 @@ def check_split(split: Split, name: str = "the split", num_classes: int | None =
         raise DataError(
             f"Expected {name} to be a prunus.Split of two tensors, got {got}; convert with torch.as_tensor."
         )
+    for part, tensor in (("inputs", inputs), ("labels", labels)):
+        kind = unusual_storage(tensor)
+        if kind is not None:
+            raise DataError(
+                f"Expected the {part} of {name} to be a dense tensor with values, got a {kind} tensor; convert it "
+                "first, for example with tensor.to_dense()."
+            )
     if labels.dtype != torch.int64:
         advice = (
             "prunus has no regression and no soft labels"
@@ -91,6 +98,21 @@ def count_labeled(labels: Tensor) -> int:
     2
     """
     return int(torch.count_nonzero(labels != IGNORE_INDEX))
+
+
+def unusual_storage(tensor: Tensor) -> str | None:
+    """How a tensor is stored that is no dense array of values; None where it is one.
+
+    >>> unusual_storage(torch.eye(2).to_sparse()), unusual_storage(torch.eye(2, device="meta"))
+    ('torch.sparse_coo', 'meta')
+    """
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout)
+    if tensor.is_quantized:
+        return "quantized"
+    return "meta" if tensor.is_meta else None
 
 
 def count_not_finite(tensor: Tensor) -> int:

@@ -5,11 +5,12 @@ a layer that the forward pass does not reach            ModelError       `check_
 a layer of which the examples say nothing               EvidenceError    `check_felt`, `says_nothing`
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from prunus.data.check import unusual_storage
 from prunus.errors import EvidenceError, ModelError, PrunusError
 from prunus.nouns import Masks, Params
 
@@ -25,15 +26,40 @@ def check_inputs(inputs: object) -> None:
         raise EvidenceError(f"Calibration inputs of shape {list(inputs.shape)} hold no example.")
 
 
-def check_is_tensor(inputs: object) -> None:
-    """Raise EvidenceError unless calibration inputs are one tensor, with values."""
+def check_is_tensor(inputs: object, what: str = "calibration inputs") -> None:
+    """Raise EvidenceError unless `inputs`, which `what` calls in the error, are one dense tensor, with values."""
     if not isinstance(inputs, Tensor):
         raise EvidenceError(
-            f"Expected calibration inputs as a tensor [N, ...], got a {type(inputs).__name__}; pass the examples as "
+            f"Expected {what} as a tensor [N, ...], got a {type(inputs).__name__}; pass the examples as "
             "one tensor, and wrap a model that takes several in a module that takes one."
         )
-    if inputs.is_meta:
-        raise EvidenceError("Expected calibration inputs with values, got a tensor on the meta device.")
+    kind = unusual_storage(inputs)
+    if kind is not None:
+        raise EvidenceError(
+            f"Expected {what} as a dense tensor with values, got a {kind} tensor; convert it first, for example with "
+            "tensor.to_dense()."
+        )
+
+
+def output_tensors(output: object) -> Iterator[Tensor]:
+    """The tensors in what a model returns, in mappings and sequences too."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from output_tensors(value)
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        for value in output:
+            yield from output_tensors(value)
+
+
+def check_is_output(model: nn.Module, output: object) -> None:
+    """Raise ModelError unless what `model` returned is one tensor."""
+    if not isinstance(output, Tensor):
+        raise ModelError(
+            f"Expected {type(model).__name__} to return logits [B, C], got a {type(output).__name__}; wrap it in a "
+            "module whose forward returns the logits alone."
+        )
 
 
 def taken(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,9 +15,10 @@ from prunus.training.constraints import check_masks
 
 def check_density(density: float, name: str = "everything") -> None:
     """Raise DensityError unless 0 < density <= 1."""
-    if not 0 < density <= 1:
+    number: object = density
+    if not isinstance(number, int | float | np.number) or not 0 < density <= 1:
         raise DensityError(
-            f"Density {density} was asked for {name}; density is the share of weights kept and must be "
+            f"Density {density!r} was asked for {name}; density is the share of weights kept and must be "
             "above 0 and at most 1."
         )
 

@@ -6,8 +6,9 @@ from torch.func import functional_call
 
 from prunus.errors import EvidenceError, ModelError
 from prunus.nouns import Params, Probe
-from prunus.pruning.looks import check_is_tensor, taken
+from prunus.pruning.looks import check_is_output, check_is_tensor, taken
 from prunus.pruning.weights import copied
+from prunus.training.checks import check_initialized
 
 
 def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
@@ -28,7 +29,9 @@ def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
     >>> asked.answer({"weight": torch.zeros(3, 2), "bias": torch.ones(3)}, torch.ones(1, 2))
     tensor([[1., 1., 1.]])
     """
+    check_initialized(model)
     check_is_tensor(inputs)
+    check_is_tensor(labels, "calibration labels")
     if not inputs.numel() or labels.shape != inputs.shape[:1] or labels.dtype != torch.int64:
         raise EvidenceError(
             f"A probe was asked for inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} of "
@@ -44,8 +47,9 @@ def probe(model: nn.Module, inputs: Tensor, labels: Tensor) -> Probe:
         return taken(model, _cast(asked, dtype), lambda x: functional_call(frozen, {**rest, **weights}, (x,)))
 
     with torch.no_grad():
-        # One example tells the classes; a label beyond them would be an index out of range, on a GPU a crash.
-        _check_logits(model, answer(dict(frozen.named_parameters()), inputs[:1]), labels)
+        # Two examples tell the classes; a label beyond them would be an index out of range, on a GPU a crash.
+        some = inputs[:2]
+        _check_logits(model, answer(dict(frozen.named_parameters()), some), len(some), labels)
     return Probe(answer, inputs, labels)
 
 
@@ -69,10 +73,11 @@ def _check_weights(model: nn.Module, own: Params, weights: Params) -> None:
             )
 
 
-def _check_logits(model: nn.Module, logits: Tensor, labels: Tensor) -> None:
+def _check_logits(model: nn.Module, logits: Tensor, n: int, labels: Tensor) -> None:
+    check_is_output(model, logits)
     shape, lowest, highest = tuple(logits.shape), int(labels.min()), int(labels.max())
-    if len(shape) != 2 or lowest < 0 or highest >= shape[1]:
+    if len(shape) != 2 or shape[0] != n or lowest < 0 or highest >= shape[1]:
         raise ModelError(
-            f"{type(model).__name__} answers one input with {shape}, but labels from {lowest} to {highest} need "
-            f"logits [1, C] with C above {highest}; pass a classifier of these labels."
+            f"{type(model).__name__} answers {n} inputs with {shape}, but labels from {lowest} to {highest} need "
+            f"logits [{n}, C] with C above {highest}; pass a classifier of these labels."
         )

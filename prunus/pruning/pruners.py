@@ -28,6 +28,7 @@ from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.layerwise import Holes, exact_obs, sparse_gpt
 from prunus.pruning.layerwise.inputs import DAMPING as OF_LAYERS
 from prunus.pruning.layerwise.sparse_gpt import SELECT
+from prunus.pruning.looks import check_is_tensor
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.probe import probe
 from prunus.pruning.scopes import Scope
@@ -123,6 +124,13 @@ def drawn(split: Split, examples: int, seed: int) -> Split:
 
     Raises EvidenceError where there is none, or not a label for every input.
     """
+    check_is_tensor(split.inputs)
+    check_is_tensor(split.labels, "calibration labels")
+    if not split.inputs.dim() or not split.labels.dim():
+        raise EvidenceError(
+            f"Expected calibration inputs [N, ...] with labels [N], got {list(split.inputs.shape)} with "
+            f"{list(split.labels.shape)}; add a dimension for the examples."
+        )
     if len(split.inputs) != len(split.labels):
         raise EvidenceError(
             f"Pruning was to look at {len(split.inputs)} inputs with {len(split.labels)} labels; pass a split with one "

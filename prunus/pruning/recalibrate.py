@@ -29,6 +29,7 @@ from prunus.errors import EvidenceError, NoEffectWarning
 from prunus.nouns import Progress
 from prunus.pruning.looks import check_inputs, taken
 from prunus.pruning.masks import check_finite
+from prunus.training.checks import check_module
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
@@ -46,13 +47,14 @@ def recalibrate(
         progress: called after each batch.
 
     A BatchNorm that the forward pass does not reach stays as it is. Warns with NoEffectWarning where none is set.
-    Raises EvidenceError (no example, one alone where a layer needs two, batches below 1, a shape that the model does
-    not take), NotFiniteError (inputs, or what a layer is given); the model is then as it was.
+    Raises ModelError (no module), EvidenceError (no example, one alone where a layer needs two, batches below 1, a
+    shape that the model does not take), NotFiniteError (inputs, or what a layer is given); the model is then as it was.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> recalibrate(norm, torch.tensor([[1.0], [2.0], [6.0]])), norm.running_mean, norm.running_var
     (1, tensor([3.]), tensor([7.]))
     """
+    check_module(model)
     check_inputs(inputs)
     if batch_size < 1:
         raise EvidenceError(

@@ -4,6 +4,7 @@ Survivors keep their values (they are not reinitialised); masks hold after every
 within those of the round before.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from prunus.seeds import derive
 from prunus.training import Epoch, Masked, Recipe, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.training.loop import check_recipe
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def prune_and_retrain(
     scope: Scope,
     within: Masks | None = None,
     seed: int = 0,
-    checkpoints: Path | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Round]:
@@ -67,10 +69,12 @@ def prune_and_retrain(
     """
     check_dataset(data, ("train", "validation"))
     for recipe in retrain:
+        check_recipe(recipe)
         check_trainable(model, data, recipe)
-    if checkpoints is not None:
+    folder = None if checkpoints is None else Path(checkpoints)
+    if folder is not None:
         check_tensor_state(model)
-        check_writable(checkpoints / "prune-1.safetensors")
+        check_writable(folder / "prune-1.safetensors")
     rehearse(scope, weights, densities, within)
     masks = within
     rounds = []
@@ -86,7 +90,7 @@ def prune_and_retrain(
                 recipe,
                 constraint=Masked(model, masks),
                 seed=derive(seed, "retrain", number),
-                checkpoint=checkpoints / f"prune-{number}.safetensors" if checkpoints else None,
+                checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
                 report=report,
                 progress=progress,
             )

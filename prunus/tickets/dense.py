@@ -22,7 +22,7 @@ from prunus.tickets.watch import Watch
 from prunus.training import RECIPES, Epoch, Free, Recipe, evaluate
 from prunus.training.constraints import Constraint
 from prunus.training.job import Job
-from prunus.training.loop import Training, check_names, steps_per_epoch
+from prunus.training.loop import Training, check_recipe, steps_per_epoch
 from prunus.training.state import State, flat, unflat
 
 PACE_STEPS = 20
@@ -163,7 +163,7 @@ class Dense:
                 "Where tickets stop is found afterwards, in trainings of full length: leave `patience` at none."
             )
         self._maker()
-        check_names(self.recipe)
+        check_recipe(self.recipe)
 
 
 def pace(run: Training, data: Dataset) -> float:

@@ -1,7 +1,7 @@
 """The state of a training run between two epochs, as one safetensors file, and whose run it is.
 
 Tensors: `model/NAME`, `optimiser/NAME/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `observer/NAME`, `random`,
-and `identity/outputs`. Metadata: `prunus`, one JSON object with the steps behind, the epochs so far, what the observer
+and `identity/NAME`. Metadata: `prunus`, one JSON object with the steps behind, the epochs so far, what the observer
 wrote down and the identity of the run; and `digest`, of that object and of all tensors.
 
 The identity of a run is everything that its result depends on. A checkpoint is used only by a run of the same identity,
@@ -34,6 +34,8 @@ from prunus.training.state import Observer, flat, optimiser_state, under, unflat
 if TYPE_CHECKING:
     from prunus.training.loop import Training
 
+RESPONSE_EXAMPLES = 8
+"""Examples for which the response of a model in training is compared, where a batch has as many."""
 TOLERANCE = 1e-3
 """Relative difference of outputs that other numbers of threads, or another machine, may explain."""
 
@@ -44,8 +46,8 @@ class Identity:
 
     values: dict[str, Any]
     """What must be equal, by name; digests, but for recipe and seed."""
-    outputs: Tensor
-    """Of the initial model for two training examples, which tell functions apart that have the same structure."""
+    responses: dict[str, Tensor]
+    """Of the initial model to some training examples, which tell functions apart that have the same structure."""
 
 
 def identity_of(run: "Training", data: Dataset, seed: int) -> Identity:
@@ -64,7 +66,9 @@ def identity_of(run: "Training", data: Dataset, seed: int) -> Identity:
         "initial optimizer state": digest(optimiser_state(run.optimiser, run.trainables)),
         "constraint": _digest_of_constraint(run.constraint),
     }
-    return Identity(values, _outputs(run.model, data.train.inputs[:2]))
+    responses = {"evaluation": _outputs(run.model, data.train.inputs[:2])}
+    batch = data.train.inputs[: min(RESPONSE_EXAMPLES, run.recipe.batch_size)]
+    return Identity(values, responses | _training_responses(run.model, batch))
 
 
 def check_writable(path: Path) -> None:
@@ -87,7 +91,7 @@ def save(path: Path, run: "Training", identity: Identity, observer: Observer | N
         **_under("constraint", run.constraint.state()),
         **_under("best", run.best),
         **_under("observer", seen),
-        "identity/outputs": identity.outputs,
+        **_under("identity", identity.responses),
     }
     # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -117,9 +121,11 @@ def read(path: Path, identity: Identity, observer: Observer | None = None) -> Ch
     """The checkpoint at `path`. Raises CheckpointError where it is damaged, or not of the run of this identity."""
     tensors, metadata = _read(path)
     differences = _differences(metadata["identity"], identity.values)
-    theirs = tensors["identity/outputs"]
-    if not differences and not _are_close(theirs, identity.outputs):
-        differences = ["its model computes another function of the same weights"]
+    theirs, empty = under("identity/", tensors), torch.empty(0)
+    if not differences and not all(
+        _are_close(theirs.get(name, empty), mine) for name, mine in identity.responses.items()
+    ):
+        differences = ["its model computes another function of the same weights, or other gradients"]
     if differences:
         raise CheckpointError(
             f"The checkpoint {path} belongs to another run ({'; '.join(differences)}); delete it, or name another "
@@ -209,6 +215,29 @@ def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
         outputs = forward(model, inputs)
     assert isinstance(outputs, Tensor)  # checked before the training
     return outputs.detach().float().cpu()
+
+
+def _training_responses(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Of the model in the modes in which it is trained: its outputs [B, C], and the norm of each gradient [P].
+
+    They depend on what evaluation does not show: the probability of a functional dropout, hooks on gradients. Empty
+    where a second call gives others, as with noise that does not come from torch.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def respond() -> dict[str, Tensor]:
+        with unchanged(model), torch.enable_grad():
+            torch.manual_seed(0)
+            outputs = forward(model, inputs)
+            assert isinstance(outputs, Tensor)  # checked before the training
+            found = torch.autograd.grad(outputs.square().mean(), parameters, allow_unused=True)
+        norms = [torch.zeros(()) if g is None else g.detach().norm().float().cpu() for g in found]
+        return {"training": outputs.detach().float().cpu(), "gradients": torch.stack(norms)}
+
+    first, second = respond(), respond()
+    if all(_are_close(first[name], second[name]) for name in first):
+        return first
+    return dict.fromkeys(first, torch.empty(0))
 
 
 def _are_close(theirs: Tensor, mine: Tensor) -> bool:

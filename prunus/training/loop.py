@@ -1,7 +1,10 @@
 """The training loop: one step that can be read at a glance, seeded batches, exact resume."""
 
+import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +14,7 @@ from torch.nn import functional as F
 
 from prunus.data.batches import batches
 from prunus.data.check import check_dataset, count_labeled
-from prunus.errors import DivergedError
+from prunus.errors import DivergedError, SpecError
 from prunus.nouns import IGNORE_INDEX, Dataset, Progress, Split
 from prunus.seeds import derive
 from prunus.tables import look_up
@@ -122,8 +125,8 @@ class Training:
             torch.set_rng_state(state.random)
 
 
-def check_names(recipe: Recipe) -> None:
-    """Raise UnknownNameError where the recipe names what no table holds."""
+def check_recipe(recipe: Recipe) -> None:
+    """Raise SpecError where a number of the recipe is out of range, UnknownNameError where a name is in no table."""
     for kind, table, name in (
         ("optimiser", optimisers.OPTIMISERS, recipe.optimiser),
         ("learning-rate decay", DECAYS, recipe.decay),
@@ -131,6 +134,25 @@ def check_names(recipe: Recipe) -> None:
         ("augmentation", AUGMENTATIONS, recipe.augmentation),
     ):
         look_up(kind, table, name)
+    for field, low in (("epochs", 0), ("batch_size", 1), ("patience", 0)):
+        value = getattr(recipe, field)
+        is_absent = value is None and field == "patience"
+        if not is_absent and (not isinstance(value, Integral) or int(value) < low):
+            raise SpecError(
+                f"Expected {field} to be an integer of at least {low}, got {value!r}; correct the recipe."
+            )
+    for field in ("learning_rate", "weight_decay", "penalty_strength", "momentum"):
+        value = getattr(recipe, field)
+        if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+            raise SpecError(
+                f"Expected {field} to be a finite number of at least 0, got {value!r}; correct the recipe."
+            )
+    if recipe.momentum >= 1 or (recipe.optimiser == "nesterov" and not recipe.momentum):
+        allowed = "above 0" if recipe.optimiser == "nesterov" else "at least 0"
+        raise SpecError(
+            f"Expected the momentum of the optimizer {recipe.optimiser!r} to be {allowed} and below 1, got "
+            f"{recipe.momentum!r}; set a value such as 0.9."
+        )
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:
@@ -147,7 +169,7 @@ def train(
     seed: int = 0,
     start: State | None = None,
     observer: Observer | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> list[Epoch]:
@@ -170,25 +192,25 @@ def train(
             at the first call.
         progress: called after every batch with the number of steps that are done, of all steps.
 
-    Raises DataError and ModelError before any work where data or model cannot be trained, DivergedError when the loss
-    is no longer a number, CheckpointError when the file is damaged or belongs to another run.
+    Raises SpecError, DataError and ModelError before any work where recipe, data or model are out of range or cannot be
+    trained, DivergedError when the loss is no longer a number, CheckpointError when the file is damaged or belongs to
+    another run.
     """
-    check_names(recipe)
+    check_recipe(recipe)
     check_dataset(data, ("train", "validation"))
     check_trainable(model, data, recipe)
-    if checkpoint is not None:
-        check_writable(checkpoint)
-    if recipe.patience is not None or any(part is not None for part in (checkpoint, observer, start)):
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        check_writable(path)
+    if recipe.patience is not None or any(part is not None for part in (path, observer, start)):
         check_tensor_state(model)
     run = Training(model, recipe, constraint or Free(model))
     with restored_modes(model), own_random_stream(seed):
         modes = start_training(model)
         if start is not None:
             run.put(start)
-        identity = None if checkpoint is None else identity_of(run, data, seed)
-        saved = (
-            read(checkpoint, identity, observer) if checkpoint and identity and checkpoint.exists() else None
-        )
+        identity = None if path is None else identity_of(run, data, seed)
+        saved = read(path, identity, observer) if path and identity and path.exists() else None
         run.constraint.hold()
         if saved is not None:
             restore(saved, run, observer)
@@ -199,8 +221,8 @@ def train(
         while not _finished(run, data.train):
             set_modes(modes)
             finish_epoch(run, run.epoch(data.train, seed, observer, progress), data)
-            if checkpoint and identity:
-                save(checkpoint, run, identity, observer)
+            if path and identity:
+                save(path, run, identity, observer)
             if report is not None:
                 report(run.epochs[-1])
         if run.best:

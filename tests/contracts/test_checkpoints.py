@@ -1,6 +1,7 @@
 """A checkpoint is used only by the run that wrote it, and only as it was written."""
 
 import copy
+import random
 import struct
 
 import pytest
@@ -117,6 +118,56 @@ def test_checkpoint_of_another_model_is_refused_and_the_model_stays_as_it_was(
     with pytest.raises(CheckpointError, match=message):
         train(model, dataset(), RECIPE, checkpoint=tmp_path / "run")
     assert states_equal(model, other)
+
+
+class Stochastic(nn.Module):
+    """What it does in training alone shows neither in its modules nor in its output in evaluation mode."""
+
+    def __init__(self, p=0.1, scale=1.0, source=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+        self.p, self.source = p, source
+        self.first.weight.register_hook(lambda gradient: scale * gradient)
+
+    def forward(self, x):
+        noise = self.source.random() if self.training and self.source else 0.0
+        return self.last(F.dropout(self.first(x).relu(), self.p, self.training)) + noise
+
+
+@pytest.mark.parametrize("other", [{"p": 0.2}, {"p": 0.0}, {"scale": 2.0}])
+def test_checkpoint_of_a_model_that_trains_otherwise_is_refused(other, tmp_path):
+    train(Stochastic(), dataset(), RECIPE, checkpoint=tmp_path / "run")
+    trained = []
+    train(Stochastic(), dataset(), RECIPE, checkpoint=tmp_path / "run", report=trained.append)
+    assert not trained
+    with pytest.raises(CheckpointError, match="another function of the same weights, or other gradients"):
+        train(Stochastic(**other), dataset(), RECIPE, checkpoint=tmp_path / "run")
+
+
+def test_run_with_noise_that_torch_does_not_draw_continues_from_its_checkpoint(tmp_path):
+    trained = []
+    for seed in range(2):
+        model = Stochastic(source=random.Random(seed))
+        train(model, dataset(), RECIPE, checkpoint=tmp_path / "run", report=trained.append)
+    assert len(trained) == RECIPE.epochs
+
+
+def test_identity_of_a_checkpoint_changes_nothing_of_the_model(tmp_path):
+    models = [layers(), layers()]
+    models[0][0].weight.grad = torch.ones(6, 8)
+    train(models[0], dataset(), RECIPE, checkpoint=tmp_path / "run")
+    train(models[1], dataset(), RECIPE)
+    assert states_equal(*models)
+
+
+def test_checkpoint_may_be_named_by_a_string(tmp_path):
+    train(network(), dataset(), RECIPE, checkpoint=str(tmp_path / "run"))
+    done = prunus.deep_compress(layers(), dataset(), COMPRESSION, checkpoints=str(tmp_path / "compression"))
+    again = prunus.deep_compress(layers(), dataset(), COMPRESSION, checkpoints=tmp_path / "compression")
+    assert states_equal(done.model, again.model)
+    assert (tmp_path / "run").is_file()
+    assert (tmp_path / "compression" / "finetune.safetensors").is_file()
 
 
 def test_checkpoint_under_another_constraint_is_refused(tmp_path):

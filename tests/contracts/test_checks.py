@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import prunus
-from prunus.errors import DataError, DivergedError, ModelError, NotFiniteError
+from prunus.errors import DataError, DensityError, DivergedError, ModelError, NotFiniteError, SpecError
 from prunus.nouns import IGNORE_INDEX, Dataset, Split
+from prunus.pruning.probe import probe
+from prunus.pruning.recalibrate import recalibrate
 from prunus.training import Masked, Recipe, evaluate, train
 from prunus.training.checks import check_trainable
 from prunus.training.constraints import Free
@@ -72,6 +74,9 @@ BAD_DATA = {
     "infinity": (with_entry(INPUTS, math.inf), LABELS, "1 of 480 entries are NaN or infinite"),
     "complex inputs": (INPUTS.to(torch.complex64), LABELS, "real numbers, got torch.complex64"),
     "arrays": (INPUTS.numpy(), LABELS.numpy(), "two tensors, got ndarray"),
+    "sparse inputs": (INPUTS.to_sparse(), LABELS, "inputs of .* got a torch.sparse_coo tensor"),
+    "sparse labels": (INPUTS, LABELS.to_sparse(), "labels of .* got a torch.sparse_coo tensor"),
+    "no values": (INPUTS.to("meta"), LABELS.to("meta"), "got a meta tensor"),
     "tokens for a linear layer": (INPUTS.long(), LABELS, "failed on a batch .* of torch.int64"),
     "another width": (INPUTS[:, 1:], LABELS, r"failed on a batch \[\d+, 7\]"),
 }
@@ -85,6 +90,58 @@ def test_bad_data_are_refused_and_the_model_stays_as_it_was(kind, call):
     with pytest.raises((DataError, ModelError), match=message):
         CALLS[call](model, dataset(inputs, labels))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), network().parameters(), strict=True))
+
+
+BAD_RECIPES = [
+    ({"epochs": -1}, "epochs to be an integer of at least 0, got -1"),
+    ({"epochs": 1.5}, "epochs to be an integer of at least 0, got 1.5"),
+    ({"batch_size": 0}, "batch_size to be an integer of at least 1, got 0"),
+    ({"batch_size": 2.5}, "batch_size to be an integer of at least 1, got 2.5"),
+    ({"patience": -1}, "patience to be an integer of at least 0, got -1"),
+    ({"learning_rate": -0.1}, "learning_rate to be a finite number of at least 0, got -0.1"),
+    ({"learning_rate": math.nan}, "learning_rate to be a finite number of at least 0, got nan"),
+    ({"learning_rate": "0.1"}, "learning_rate to be a finite number of at least 0, got '0.1'"),
+    ({"weight_decay": -1.0}, "weight_decay to be a finite number of at least 0, got -1.0"),
+    ({"optimiser": "sgd", "momentum": 1.0}, "to be at least 0 and below 1, got 1.0"),
+    ({"optimiser": "nesterov"}, "to be above 0 and below 1, got 0.0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_RECIPES)
+def test_numbers_of_a_recipe_that_are_out_of_range_are_refused(changes, message):
+    recipe, model = RECIPE.but(**changes), network()
+    magnitude = {"criterion": prunus.CRITERIA["magnitude"], "scope": prunus.SCOPES["layer"]}
+    calls = [
+        lambda: train(model, dataset(), recipe),
+        lambda: prunus.prune_and_retrain(
+            model, prunus.prunable(model), dataset(), [0.5], [recipe], **magnitude
+        ),
+        lambda: prunus.deep_compress(model, dataset(), COMPRESSION.but(finetune=recipe)),
+    ]
+    for call in calls:
+        with pytest.raises(SpecError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"density": "a"}, "'a' was"), ({"rounds": 1.5}, "an integer")]
+)
+def test_densities_and_rounds_that_are_no_numbers_of_their_kind_are_refused(changes, message):
+    with pytest.raises(DensityError, match=message):
+        prunus.deep_compress(network(), dataset(), COMPRESSION.but(**changes))
+
+
+@pytest.mark.parametrize("network", [nn.Linear, lambda x: x], ids=["class", "function"])
+def test_what_is_no_module_is_refused(network, tmp_path):
+    split = dataset().train
+    calls = [
+        lambda: prunus.save(network, tmp_path / "x.prunus"),
+        lambda: recalibrate(network, split.inputs),
+        lambda: probe(network, split.inputs, split.labels),
+    ]
+    for call in calls:
+        with pytest.raises(ModelError, match=r"Expected a torch\.nn\.Module"):
+            call()
 
 
 @pytest.mark.parametrize("call", TRAINS)

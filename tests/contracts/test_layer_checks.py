@@ -162,6 +162,48 @@ def test_a_layer_that_returns_something_else_is_refused_by_name(kind, method):
     assert [dict(module._forward_hooks) for module in model.modules()] == hooks
 
 
+class Reused(nn.Module):
+    """Its first layer is called; `reuse(first, x)`, of the layer's output x, may use the weight once more."""
+
+    def __init__(self, reuse):
+        super().__init__()
+        self.first, self.last, self.reuse = nn.Linear(6, 6), nn.Linear(6, 3), reuse
+
+    def forward(self, x):
+        return {"logits": self.last(self.reuse(self.first, self.first(x).relu())), "other": [x]}
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_weight_that_is_used_outside_of_its_layer_is_refused_by_layerwise_methods(requires_grad):
+    torch.manual_seed(0)
+    x = torch.randn(20, 6)
+    shared = {
+        "tied decoder": lambda first, x: F.linear(x, first.weight.t()),
+        "sum": lambda first, x: x + first.weight.sum(),
+    }
+    alone = {"called twice": lambda first, x: first(x), "bias": lambda first, x: x + first.bias}
+    for kind, reuse in (shared | alone).items():
+        model = Reused(reuse).requires_grad_(requires_grad)
+        weights = prunable(model)
+        calls = [
+            lambda model, weights: layer_inputs(model, weights, x),
+            lambda model, weights: operate(exact_obs(model, x), weights, 0.5, SCOPES["layer"]),
+            lambda model, weights: sparse_gpt(model, x)(weights, 0.5, SCOPES["layer"]),
+        ]
+        for call in calls:
+            if kind in shared:
+                with pytest.raises(
+                    ModelError, match=r"Expected 'first\.weight' to be used by its layer alone"
+                ):
+                    call(model, weights)
+                call(model, {"last.weight": weights["last.weight"]})
+            else:
+                call(model, weights)
+        assert all(p.requires_grad == requires_grad and p.grad is None for p in model.parameters())
+        assert not any(module._forward_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize("kind", ZEROS_DO_NOT_HOLD)
 def test_a_weight_whose_zeros_do_not_hold_is_left_out_under_every_method(kind):
     layer = ZEROS_DO_NOT_HOLD[kind][0]()

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import EvidenceError, ModelError
-from prunus.nouns import Evidence, Params, Probe
+from prunus.nouns import Evidence, Params, Probe, Split
 from prunus.pruning.criteria import CRITERIA, gradient, grasp, snip, synflow
 from prunus.pruning.probe import probe
 from prunus.pruning.prunable import prunable
-from prunus.pruning.scopes import global_
+from prunus.pruning.pruners import criterion_named
+from prunus.pruning.scopes import global_, layer
 from prunus.seeds import generator
 
 LABELS = torch.tensor([0, 1, 2, 1, 0])
@@ -127,8 +128,59 @@ def test_labels_beyond_the_classes_are_refused(labels):
 
 
 def test_an_answer_that_is_no_logits_is_refused():
-    with pytest.raises(ModelError, match=r"answers one input with \(1, 3, 2\)"):
+    with pytest.raises(ModelError, match=r"answers 2 inputs with \(2, 3, 2\)"):
         probe(nn.Sequential(seeded(nn.Linear(4, 6)), nn.Unflatten(1, (3, 2))), torch.ones(5, 4), LABELS)
+
+
+class Returning(nn.Module):
+    """Returns `change` of its logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.layer, self.change = seeded(nn.Linear(4, 3)), change
+
+    def forward(self, x):
+        return self.change(self.layer(x))
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "fisher", "obd_hutchinson"])
+@pytest.mark.parametrize(
+    "change", [lambda y: {"logits": y}, lambda y: (y, y), lambda y: None, lambda y: y[:1]]
+)
+def test_output_that_is_not_one_row_of_logits_per_example_is_refused_under_every_method(method, change):
+    model = Returning(change)
+    with pytest.raises((ModelError, EvidenceError), match=r"logits \[|outputs \[B, C\]"):
+        pruned_by(method, model, Split(torch.ones(5, 4), LABELS))
+
+
+BAD_SPLITS = {
+    "list": (torch.ones(5, 4).tolist(), LABELS, "got a list"),
+    "list of labels": (torch.ones(5, 4), LABELS.tolist(), "got a list"),
+    "sparse": (torch.eye(5, 4).to_sparse(), LABELS, "sparse_coo"),
+    "sparse labels": (torch.ones(5, 4), LABELS.to_sparse(), "sparse_coo"),
+    "meta": (torch.ones(5, 4, device="meta"), LABELS, "meta"),
+    "no examples dimension": (torch.tensor(1.0), LABELS[0], "add a dimension"),
+    "complex": (torch.ones(5, 4, dtype=torch.complex64), LABELS, "dtype"),
+}
+
+
+@pytest.mark.parametrize("method", ["snip", "obd", "obs", "sparse_gpt", "fisher"])
+@pytest.mark.parametrize("kind", BAD_SPLITS)
+def test_calibration_examples_that_are_not_dense_real_tensors_are_refused(kind, method):
+    inputs, labels, message = BAD_SPLITS[kind]
+    with pytest.raises(EvidenceError, match=message):
+        pruned_by(method, seeded(nn.Linear(4, 3)), Split(inputs, labels))
+
+
+def test_integer_inputs_stay_integers_under_second_order_methods():
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Flatten(), seeded(nn.Linear(8, 3)))
+    tokens = torch.arange(10).reshape(5, 2) % 6
+    masks = pruned_by("obd_hutchinson", model, Split(tokens, LABELS), exclude=["0.weight"]).masks
+    assert int(masks["2.weight"].sum()) == 12
+
+
+def pruned_by(method, model, split, **patterns):
+    return criterion_named(method).on(model, split, 0)(prunable(model, **patterns), 0.5, layer)
 
 
 def test_weights_of_another_network_are_refused():
@@ -142,7 +194,7 @@ def test_weights_of_another_network_are_refused():
 
 
 def test_inputs_of_another_shape_are_refused():
-    said = r"Sequential does not take calibration inputs of shape \(1, 3\)"
+    said = r"Sequential does not take calibration inputs of shape \([12], 3\)"
     with pytest.raises(EvidenceError, match=said):
         probe(normed(), torch.ones(5, 3), LABELS)
     model = normed()

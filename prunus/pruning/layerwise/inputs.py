@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from prunus.errors import EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params, Progress
-from prunus.pruning.layer_checks import check_layer_output, first_examples
-from prunus.pruning.looks import check_inputs, never_reached, says_nothing, taken
+from prunus.pruning.layer_checks import EXAMPLES, check_layer_output, first_examples
+from prunus.pruning.looks import check_inputs, never_reached, output_tensors, says_nothing, taken
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import to_matrix, unfolded
 from prunus.training.evaluate import evaluating
@@ -99,7 +99,8 @@ def layer_inputs(
 
     Raises EvidenceError (no example, no tensor, a shape the model does not take, damping below 0, a layer whose inputs
     are all zero), NotFiniteError (inputs, of the model or of a layer), ModelError (a layer of another kind, one
-    that does not return weight · input + bias, or one that the forward pass does not reach).
+    that does not return weight · input + bias, one whose weight is used elsewhere too, or one that the forward pass
+    does not reach).
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> found = layer_inputs(model, dict(model.named_parameters()), torch.tensor([[1.0, 3.0], [1.0, 1.0]]))
@@ -122,7 +123,9 @@ def layer_inputs(
             taken(model, batch, model)
             if progress:
                 progress("calibration batches", number, len(batches))
-    return {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
+        found = {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
+        _check_used_by_layers_alone(model, {name: gram.module for name, gram in grams.items()}, inputs)
+    return found
 
 
 class _Gram:
@@ -211,6 +214,51 @@ def _seen(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...], named: 
 def _compare(gram: _Gram, module: nn.Module, arguments: tuple[Tensor, ...], output: object) -> None:
     if gram.first is not None:
         check_layer_output(gram.name, module, gram.first, output)
+
+
+@torch.enable_grad()
+def _check_used_by_layers_alone(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor) -> None:
+    """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
+
+    The outputs of the layers are detached, so that a gradient of the model's output, or of what a layer is given,
+    reaches a weight only where something else uses it.
+    """
+    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    weights = {name: weight for name, weight in weights.items() if not weight.is_inference()}
+    frozen = [weight for weight in weights.values() if not weight.requires_grad]
+    read: list[Tensor] = []
+    with ExitStack() as stack:
+        for layer in layers.values():
+            stack.enter_context(layer.register_forward_hook(partial(_detach, read), with_kwargs=True))
+        for weight in frozen:
+            stack.callback(weight.requires_grad_, False)
+            weight.requires_grad_()
+        read += output_tensors(taken(model, inputs[:EXAMPLES], model))
+        read = [tensor for tensor in read if tensor.requires_grad]
+        if not read or not weights:
+            return
+        gradients = torch.autograd.grad(
+            read, list(weights.values()), [torch.ones_like(t) for t in read], allow_unused=True
+        )
+    for name, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            raise ModelError(
+                f"Expected {name!r} to be used by its layer alone, but the forward pass of {type(model).__name__} uses "
+                f"it elsewhere too, so that the error of its layer's output is not all that changes; exclude {name!r}, "
+                "or choose a method that uses weights or gradients alone, as magnitude."
+            )
+
+
+def _detach(
+    read: list[Tensor],
+    module: nn.Module,
+    arguments: tuple[object, ...],
+    named: dict[str, object],
+    output: object,
+) -> object:
+    """Note what a layer was given, and cut its output off from it."""
+    read += output_tensors((arguments, named))
+    return output.detach() if isinstance(output, Tensor) else output
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

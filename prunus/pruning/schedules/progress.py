@@ -12,8 +12,8 @@ def along(target: Density, rounds: int, curve: Callable[[float, float], float]) 
 
     Raises DensityError for fewer than one round, or a density out of range.
     """
-    if rounds < 1:
-        raise DensityError(f"{rounds} rounds were asked; pruning takes at least one.")
+    if rounds < 1 or rounds != int(rounds):
+        raise DensityError(f"{rounds!r} rounds were asked; pruning takes at least one, an integer.")
     if not isinstance(target, Mapping):
         check_density(target)
         return [*(curve(target, t / rounds) for t in range(1, rounds)), target]

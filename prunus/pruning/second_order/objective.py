@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from prunus.errors import EvidenceError, ModelError, NotFiniteError
 from prunus.nouns import Params
-from prunus.pruning.looks import check_is_tensor, check_reached, taken
+from prunus.pruning.looks import check_is_output, check_is_tensor, check_reached, taken
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.losses import LOSSES, Loss
 from prunus.pruning.weights import copied, replaced
@@ -60,7 +60,8 @@ def objective(
     Args:
         model: any module that answers [B, ...] with [B, C]; copied, so that training it later changes nothing.
         weights: some of its parameters by name, `prunable(model)` or `dict(model.named_parameters())`.
-        inputs, targets: [B, ...] and labels [B], or numbers [B, C] for squared_error.
+        inputs, targets: [B, ...] and labels [B], or numbers [B, C] for squared_error. Floating-point inputs are
+            converted to `dtype`; integers, as of tokens, stay integers.
         loss: a key of LOSSES.
         dtype: what to compute in; None: the dtype of the model.
 
@@ -89,7 +90,7 @@ def objective(
         )
     dtype = dtype or next(iter(weights.values())).dtype
     frozen = copied(model).to(dtype).eval().requires_grad_(False)
-    given = Objective(frozen, {}, inputs.to(dtype), _cast(targets, dtype), chosen)
+    given = Objective(frozen, {}, _cast(inputs, dtype), _cast(targets, dtype), chosen)
     made = given.at({name: weight.to(dtype) for name, weight in weights.items()})
     _check(made)
     return made
@@ -101,6 +102,7 @@ def _check(made: Objective) -> None:
     if not made.loss.labelled:
         check_finite({"targets": made.targets}, "The batch of")
     answers = taken(made.model, made.inputs, lambda x: made.answer(made.weights, x))
+    check_is_output(made.model, answers)
     made.loss.check(answers, made.targets)
     error = made.loss.value(answers, made.targets).mean()
     if not torch.isfinite(error):

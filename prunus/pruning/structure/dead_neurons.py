@@ -8,7 +8,7 @@ here they are taken out exactly, so that the function is the same up to the roun
 on the example inputs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from prunus.errors import ModelError
 from prunus.nouns import Masks
-from prunus.pruning.looks import check_inputs, taken
+from prunus.pruning.looks import check_inputs, output_tensors, taken
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.structure.chains import Link, links, weight_of
 from prunus.pruning.weights import copied
@@ -74,13 +74,18 @@ def remove_dead_neurons(
     masks, removed = dict(masks), []
     smaller.__dict__.pop("built_in", None)  # its shapes are its own now
     with evaluating(smaller), torch.no_grad():
-        before = list(_tensors(taken(smaller, example, smaller)))
+        before = _outputs(smaller, example)
         while found := [
             report for link in links(smaller) if (report := _shrink(smaller, link, masks, example))
         ]:
             removed += found
-        _check_same(model, before, list(_tensors(taken(smaller, example, smaller))))
+        _check_same(model, before, _outputs(smaller, example))
     return smaller, masks, removed
+
+
+def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+    """The floating-point tensors that `model` returns, copied."""
+    return [t.clone() for t in output_tensors(taken(model, example, model)) if t.is_floating_point()]
 
 
 def _check_same(model: nn.Module, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
@@ -94,19 +99,6 @@ def _check_same(model: nn.Module, before: Sequence[Tensor], after: Sequence[Tens
                 f"norm {float(one.double().norm()):.3g} differs by {off:.3g}; a hook, or a forward that reads another "
                 "layer's attributes, depends on them, so that they cannot be removed."
             )
-
-
-def _tensors(output: object) -> Iterator[Tensor]:
-    """The floating-point tensors in what a model returns, copied."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output.clone()
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, Sequence) and not isinstance(output, str):
-        for value in output:
-            yield from _tensors(value)
 
 
 def _alive(link: Link, model: nn.Module, masks: Masks) -> tuple[Tensor, Tensor]:

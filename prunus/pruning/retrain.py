@@ -23,7 +23,7 @@ from prunus.pruning.weights import put
 from prunus.seeds import derive
 from prunus.training import Epoch, Masked, Recipe, train
 from prunus.training.checkpoint import check_writable
-from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.loop import check_recipe
 
 
@@ -73,7 +73,7 @@ def prune_and_retrain(
         check_trainable(model, data, recipe)
     folder = None if checkpoints is None else Path(checkpoints)
     if folder is not None:
-        check_tensor_state(model)
+        check_dense_state(model)
         check_writable(folder / "prune-1.safetensors")
     rehearse(scope, weights, densities, within)
     masks = within

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from prunus.data.batches import order
-from prunus.data.check import count_not_finite
+from prunus.data.check import count_not_finite, unusual_storage
 from prunus.errors import ModelError, NotFiniteError, PrunusError
 from prunus.nouns import Dataset, Split
 from prunus.tables import look_up
@@ -111,6 +111,18 @@ def check_tensor_state(model: nn.Module) -> None:
         )
 
 
+def check_dense_state(model: nn.Module) -> None:
+    """Raise ModelError where the `state_dict` holds anything but dense tensors, which a checkpoint cannot hold."""
+    check_tensor_state(model)
+    for name, tensor in model.state_dict().items():
+        kind = unusual_storage(tensor)
+        if kind is not None:
+            raise ModelError(
+                f"Expected a state_dict of dense tensors, but {name!r} is a {kind} tensor, which prunus does not "
+                "write; make it dense, or a buffer with persistent=False."
+            )
+
+
 def check_logits(model: nn.Module, logits: object, batch_size: int, num_classes: int) -> Tensor:
     """`logits`, which `model` returned. Raises ModelError unless they are [batch_size, C], C at least `num_classes`."""
     kind, expected = type(model).__name__, f"logits [{batch_size}, C] with C at least {num_classes}"
@@ -170,7 +182,11 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     before = [
         (module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
     ]
-    values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in before]
+    # Sparse and quantized buffers cannot be compared and written everywhere; they are put back as objects only.
+    values = [
+        None if buffer is None or unusual_storage(buffer) else buffer.detach().clone()
+        for _, _, buffer in before
+    ]
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield

@@ -21,7 +21,7 @@ from prunus.tables import look_up
 from prunus.training import optimisers
 from prunus.training.augmentation import AUGMENTATIONS, augmented
 from prunus.training.checkpoint import check_writable, identity_of, read, restore, save
-from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraints import Constraint, Free, all_trainables
 from prunus.training.early_stopping import best, should_stop
 from prunus.training.evaluate import Epoch, evaluate
@@ -203,7 +203,7 @@ def train(
     if path is not None:
         check_writable(path)
     if recipe.patience is not None or any(part is not None for part in (path, observer, start)):
-        check_tensor_state(model)
+        check_dense_state(model)
     run = Training(model, recipe, constraint or Free(model))
     with restored_modes(model), own_random_stream(seed):
         modes = start_training(model)

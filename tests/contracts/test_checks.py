@@ -1,5 +1,6 @@
 """Data and models that a function cannot work on are refused in one sentence, before any work."""
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,15 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import prunus
-from prunus.errors import DataError, DensityError, DivergedError, ModelError, NotFiniteError, SpecError
+from prunus.errors import (
+    DataError,
+    DensityError,
+    DivergedError,
+    MismatchError,
+    ModelError,
+    NotFiniteError,
+    SpecError,
+)
 from prunus.nouns import IGNORE_INDEX, Dataset, Split
 from prunus.pruning.probe import probe
 from prunus.pruning.recalibrate import recalibrate
@@ -142,6 +151,32 @@ def test_what_is_no_module_is_refused(network, tmp_path):
     for call in calls:
         with pytest.raises(ModelError, match=r"Expected a torch\.nn\.Module"):
             call()
+
+
+def test_sparse_buffer_trains_but_is_refused_where_it_would_have_to_be_written(tmp_path):
+    model = network()
+    model.register_buffer("graph", torch.eye(3).to_sparse())
+    assert len(train(model, dataset(), RECIPE)) == 1
+    with pytest.raises(ModelError, match=r"'graph' is a torch\.sparse_coo tensor"):
+        train(model, dataset(), RECIPE, checkpoint=tmp_path / "run")
+
+
+def test_file_is_not_loaded_into_a_module_that_cannot_hold_it(tmp_path):
+    file, tied = tmp_path / "x.prunus", nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    prunus.save(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), file)
+    before = tied[0].weight.detach().clone()
+    with pytest.raises(MismatchError, match=r"different values for 0\.weight and 1\.weight"):
+        prunus.load(file, into=tied)
+    assert torch.equal(tied[0].weight, before)
+    lazy = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 3))
+    for module, message in ((lazy, "is lazy"), (copy.deepcopy(tied).to("meta"), "meta device")):
+        with pytest.raises(ModelError, match=message):
+            prunus.load(file, into=module)
+    prunus.save(tied, file)
+    again = copy.deepcopy(tied)
+    again[0].weight.data.zero_()
+    assert torch.equal(prunus.load(file, into=again)[1].weight, before)
 
 
 @pytest.mark.parametrize("call", TRAINS)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prunus.compression.container.read import arguments_of, file_bytes, unpack
 from prunus.errors import MismatchError, PrunusError
+from prunus.training.checks import check_initialized
 
 
 def load(
@@ -16,13 +17,18 @@ def load(
     """The model whose weights are in the file at `path`, in evaluation mode where it is built here.
 
     With `into`, the weights are copied into that module, which is returned; its mode stays. Raises
-    MismatchError where the file is for another model, with the names and shapes that differ; `max_bytes` and other
-    errors as `unpack`. A module that is built here consists of the tensors that were read and takes no more memory.
+    MismatchError where the file is for another model, with the names and shapes that differ, or has two values for what
+    is one tensor in `into`; ModelError where `into` is no module, or has tensors without values (lazy, on the meta
+    device); `max_bytes` and other errors as `unpack`. A module that is built here consists of the tensors that were
+    read and takes no more memory.
     """
+    if into is not None:
+        check_initialized(into)
     header, state = unpack(file_bytes(path, max_bytes), max_bytes)
     module = _build(os.fspath(path), header) if into is None else into
     _compare(os.fspath(path), module, state)
     if into is not None:
+        _check_shared(os.fspath(path), module, state)
         module.load_state_dict(state)
         return module
     # A module that was built here has no memory yet: the tensors that were read become its own.
@@ -81,6 +87,24 @@ def _compare(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
     ]
     if found:
         raise MismatchError(f"{path} is for another model than {type(module).__name__}; {'; '.join(found)}.")
+
+
+def _check_shared(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """MismatchError where one tensor of `module` would have to hold two different tensors of the file."""
+    names: dict[tuple[object, ...], str] = {}
+    for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, Tensor) or not tensor.numel():
+            continue
+        first = names.setdefault((tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+        if not torch.equal(_bits(state[first]), _bits(state[name])):
+            raise MismatchError(
+                f"{path} has different values for {printable(first)} and {printable(name)}, which are one tensor in "
+                f"the {type(module).__name__}; load it into a module in which they are two."
+            )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def printable(name: str) -> str:

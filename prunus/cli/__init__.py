@@ -1,9 +1,11 @@
 """The command line: a file a command, in the table of `app.py`. Commands import the rooms when they run."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from prunus.cli.interrupts import Interrupted, interruptible
 
@@ -17,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if missing:
         print(f'error: the command line needs {missing[0]}: pip install "prunus[cli]"', file=sys.stderr)
         sys.exit(1)
+    if sys.stdout is None:  # it was closed before the process began
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
             stream.reconfigure(errors="replace")

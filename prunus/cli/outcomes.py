@@ -134,6 +134,11 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
                 if error.__cause__ is not None and _traceback_wanted():
                     raise
                 _fail(str(error), error.exit_code)
+            except ModuleNotFoundError as error:
+                _fail(
+                    f"The package {error.name} is not installed; `prunus doctor` says how to install what is missing.",
+                    REFUSED,
+                )
             except OSError as error:
                 _fail(_sentence(error), REFUSED)
             except BaseException as error:  # SystemExit included: a command is done when its function returns

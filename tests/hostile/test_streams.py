@@ -64,6 +64,12 @@ def sparse():
     model.register_buffer("eye", torch.eye(3).to_sparse())
     return model
 
+def stops_at_a_seed(seed):
+    raise SystemExit(0)
+
+def no_data():
+    raise SystemExit(0)
+
 def unprintable():
     return dataclasses.replace(load_data("digits"), name="two\\nlines")
 
@@ -82,6 +88,20 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "stream_nets.py").write_text(OWN)
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), tmp_path / "net.pt")
     return tmp_path
+
+
+def test_a_package_that_is_not_installed_is_named(folder):
+    arguments = ["compress", "--model=lenet-5", "--data=digits", "--out=n.prunus"]
+    script = f"import sys; sys.modules['numba'] = None; from prunus.cli import main; main({arguments})"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "error: The package numba is not installed; `prunus doctor`" in done.stderr
 
 
 def test_what_a_users_function_prints_is_no_result(folder, called):
@@ -161,6 +181,27 @@ def test_an_output_without_a_name_or_behind_a_broken_link_is_refused(folder, cal
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("inspect", "-h"), ("runs", "rm", "-h")])
 def test_help_is_asked_for_by_either_name(arguments, called):
     assert "Example" in called(*arguments).out or "clear it up" in called(*arguments).out
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "says"),
+    [
+        (2, ("--set=learning_rate=-1",), "recipe.learning_rate is -1.0; it must be finite and at least 0"),
+        (2, ("--set=weight_decay=-0.1",), "recipe.weight_decay is -0.1; it must be finite and at least 0"),
+        (2, ("--engine=",), "No engine is called ''"),
+        (2, ("--replicates=1000000000000",), "--replicates"),
+        (8, ("--store=two\nlines",), "its name has control characters"),
+        (4, ("--set=model=stream_nets:net",), "stream_nets:net was called with seed="),
+        (4, ("--set=model=stream_nets:stops_at_a_seed",), "failed: SystemExit: 0"),
+        (3, ("--set=data=stream_nets:no_data",), "gave no data set: SystemExit: 0"),
+    ],
+)
+def test_run_refuses_before_it_makes_a_store(code, arguments, says, folder, called):
+    printed = called("run", "zhou2019.zeros", "--smoke", "--workers=1", *arguments, code=code)
+    assert says in printed.err.splitlines()[-1]
+    assert not [
+        path for path in folder.iterdir() if path.name not in ("stream_nets.py", "net.pt", "__pycache__")
+    ]
 
 
 @pytest.mark.parametrize(

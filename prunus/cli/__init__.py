@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from prunus.cli.interrupts import Interrupted, interruptible
 
@@ -20,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f'error: the command line needs {missing[0]}: pip install "prunus[cli]"', file=sys.stderr)
         sys.exit(1)
     if sys.stdout is None:  # it was closed before the process began
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
+        sys.stdout = io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "wb"), encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
             stream.reconfigure(errors="replace")

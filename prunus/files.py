@@ -92,6 +92,15 @@ def os_errors(path: AnyPath, error: type[PrunusError] = OutputError, advice: str
         raise error(f"{os.fspath(path)} cannot be written: {reason}{'; ' * bool(advice)}{advice}.") from cause
 
 
+def has_control_characters(path: AnyPath) -> bool:
+    r"""Whether there are control characters in the name `path`.
+
+    >>> has_control_characters("a\nb"), has_control_characters("a b")
+    (True, False)
+    """
+    return any(unicodedata.category(character) == "Cc" for character in os.fspath(path))
+
+
 def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPath] = ()) -> None:
     """Check, before any work, that `path` can be written and that writing it destroys nothing.
 
@@ -106,7 +115,7 @@ def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPa
             is False; its folder does not exist or cannot be written; its name is too long or has control characters.
     """
     name = os.fspath(path)
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if has_control_characters(name):
         raise OutputError(f"{name!r} cannot be written: its name has control characters; name another file.")
     with os_errors(name):
         target = _target(name, OutputError)
@@ -120,8 +129,9 @@ def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPa
             if not force:
                 raise OutputError(f"{name} exists; pass --force to replace it, or name another file.")
         elif not target.parent.is_dir():
+            parent = target.parent if Path(name).is_symlink() else Path(name).parent
             raise OutputError(
-                f"{name} cannot be written: {Path(name).parent} is not a folder; make it first, or name another."
+                f"{name} cannot be written: {parent} is not a folder; make it first, or name another."
             )
         try:
             with tempfile.TemporaryFile(dir=target.parent):
@@ -153,7 +163,7 @@ def after_writing(*paths: AnyPath) -> Iterator[None]:
 def create_folder(path: AnyPath) -> None:
     """Create the folder `path` and those above it, where they do not exist. Raises OutputError."""
     name = os.fspath(path)
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if has_control_characters(name):
         raise OutputError(f"The folder {name!r} cannot be made: its name has control characters.")
     try:
         Path(name).mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
 }
 
-app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(
+    cls=CommandGroup,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
 for _name, _command in COMMANDS.items():
     app.command(_name)(ended(_command))
 app.add_typer(runs, name="runs")

@@ -27,7 +27,7 @@ def decompress(
     from prunus.files import check_writable, write_atomic
     from prunus.report import text
 
-    target = file.with_suffix(".safetensors") if out is None else out
+    target = out or (file.with_suffix(".safetensors") if file.name else file)
     check_writable(target, force=force, inputs=[file])
     state = read(file, max_bytes)
     content = safetensors_bytes(state)

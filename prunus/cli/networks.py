@@ -78,6 +78,12 @@ def put_weights(model: nn.Module, path: Path) -> None:
     """
     found = _read(path)
     wanted = model.state_dict()
+    other = [name for name, tensor in found.items() if not _is_dense(tensor)]
+    if other:
+        raise ModelError(
+            f"Expected dense tensors with values in {path}, but {other[0]!r} is sparse, nested, quantized or on the "
+            "meta device; convert it, as with tensor.to_dense() or tensor.dequantize(), before it is saved."
+        )
     wrong = [
         *(f"{name} is missing" for name in missing_names(wanted, found) if not name.endswith(COUNTER)),
         *(f"{name} is unknown" for name in found if name not in wanted),
@@ -105,12 +111,21 @@ def put_weights(model: nn.Module, path: Path) -> None:
     check_finite(
         {name: found[name] for name, _ in model.named_parameters() if name in found}, f"In {path}, the tensor"
     )
-    model.load_state_dict({**wanted, **found})
+    try:
+        model.load_state_dict({**wanted, **found})
+    except RuntimeError as error:  # a tensor of the model cannot be written to, for example an expanded one
+        raise ModelError(
+            f"The weights in {path} cannot be copied into {type(model).__name__}: {' '.join(str(error).split())}"
+        ) from error
     for name, weight in found.items():
         if weight.dim() > 1 and not weight.any():
             warnings.warn(
                 f"All of {name!r} in {path} is zero: no signal passes it.", EmptiedLayerWarning, stacklevel=2
             )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return not (tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta)
 
 
 def _kind(tensor: Tensor) -> str:

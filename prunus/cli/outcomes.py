@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, ParamSpec
 
 import typer
@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from prunus.cli.interrupts import Interrupted, describe
 from prunus.cli.progress import reporting
-from prunus.cli.show import say
+from prunus.cli.show import say, stdout, stdout_for_results
 from prunus.errors import PrunusError
 from prunus.tables import suggestion
 
@@ -75,12 +75,20 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     try:
         # Named, because what is run by `python -m prunus` is not a name that shell completion can be installed for.
         code = app(arguments, prog_name="prunus", standalone_mode=False)
+        sys.stdout.flush()
     except UsageError as error:
         say(f"error: {_describe(error)}")
         return WRONG_USAGE
     except typer.Abort:
         say("error: interrupted.")
         return INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return REFUSED
+    except OSError as error:  # the help or the version cannot be written
+        _discard_stdout()
+        say(f"error: {_sentence(error)}")
+        return REFUSED
     return code if isinstance(code, int) else 0
 
 
@@ -110,9 +118,9 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _warnings_in_a_line():
             try:
-                with reporting(f"prunus {command.__name__.rstrip('_')}"):
+                with reporting(f"prunus {command.__name__.rstrip('_')}"), stdout_for_results():
                     command(*arguments, **options)
-                sys.stdout.flush()
+                    stdout().flush()
             except (typer.Exit, typer.Abort, UsageError):
                 raise
             except Interrupted as error:
@@ -120,21 +128,36 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             except KeyboardInterrupt as error:
                 _fail(describe("interrupted", error), INTERRUPTED)
             except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains
+                _discard_stdout()
                 raise typer.Exit(REFUSED) from None
             except PrunusError as error:
                 if error.__cause__ is not None and _traceback_wanted():
                     raise
                 _fail(str(error), error.exit_code)
+            except ModuleNotFoundError as error:
+                _fail(
+                    f"The package {error.name} is not installed; `prunus doctor` says how to install what is missing.",
+                    REFUSED,
+                )
             except OSError as error:
-                what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-                _fail(f"{what}{error.strerror or error}.", REFUSED)
-            except Exception as error:
-                if _traceback_wanted():
+                _fail(_sentence(error), REFUSED)
+            except BaseException as error:  # SystemExit included: a command is done when its function returns
+                if _traceback_wanted() and not isinstance(error, SystemExit):
                     raise
                 _fail(f"{type(error).__name__}: {error} (PRUNUS_TRACEBACK=1 shows where)", UNEXPECTED)
 
     return wrapped
+
+
+def _sentence(error: OSError) -> str:
+    what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{what}{error.strerror or error}."
+
+
+def _discard_stdout() -> None:
+    """Send to nowhere what is still to be written to stdout, or the last flush of the interpreter complains."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _traceback_wanted() -> bool:

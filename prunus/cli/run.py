@@ -15,6 +15,8 @@ from prunus.cli.show import put, put_json, say
 
 STORE = Path("store")
 """Where runs are kept when nothing is said."""
+MAX_REPLICATES = 10_000
+"""A plan lists the runs of every replicate before the first one is started."""
 RESULTS = (".json", ".md", ".csv", ".html", ".png", ".svg")
 """How the files of an experiment end."""
 
@@ -36,7 +38,8 @@ def run(
     full: Annotated[bool, typer.Option("--full", help="The size of the paper.")] = False,
     out: Out = None,
     replicates: Annotated[
-        int | None, optional("N", "How often, each with its own seeds; else the size's.", lowest=1)
+        int | None,
+        optional("N", "How often, each with its own seeds; else the size's.", 1, MAX_REPLICATES),
     ] = None,
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed of the first replicate.")
@@ -90,12 +93,12 @@ def run(
     more: dict[str, Any] = {}
     if any(part in LABORATORY for part in parts_of(name)):
         more = {
-            "store": store or STORE,
-            "engine": engine or "processes",
+            "store": _checked(store or STORE),
+            "engine": "processes" if engine is None else engine,
             "workers": workers or os.cpu_count() or 1,
             "settings": _settings(change or []),
         }
-    elif store or engine or workers or change:
+    elif store or engine is not None or workers or change:
         raise typer.BadParameter(
             f"--store, --engine, --workers and --set are for ticket experiments; {name} is none of them."
         )
@@ -201,6 +204,16 @@ def _is_result(path: Path, experiment: str) -> bool:
         return bool(json.loads(path.read_bytes())["evidence"]["experiment"] == experiment)
     except (OSError, ValueError, LookupError, TypeError):
         return False
+
+
+def _checked(store: Path) -> Path:
+    """`store` itself. Raises StoreError where a store cannot have the name."""
+    from prunus.errors import StoreError
+    from prunus.files import has_control_characters
+
+    if has_control_characters(store):
+        raise StoreError(f"The store {str(store)!r} cannot be made: its name has control characters.")
+    return store
 
 
 def _settings(changes: list[str]) -> dict[str, str]:

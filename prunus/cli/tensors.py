@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
@@ -21,7 +22,7 @@ def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[object, str] = {}
     tied = {}
     for name, tensor in state.items():
-        if not tensor.numel():
+        if tensor.layout != torch.strided or not tensor.numel():  # others have no one place in memory
             continue
         memory = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
         if memory in first:

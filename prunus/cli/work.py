@@ -2,7 +2,6 @@
 test split, print what came of it, and write the page."""
 
 import copy
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import torch
 from torch import nn
 
 from prunus.cli.progress import added_up, epoch_lines, num_epochs, num_steps, report
-from prunus.cli.show import put, put_json, put_table, say
+from prunus.cli.show import put, put_json, put_table, say, stdout
 from prunus.compression.container import Inspection, inspect, load
 from prunus.compression.deep_compression import (
     Compressed,
     bits_by_name,
     check_inputs,
+    copy_module,
     deep_compress,
     reachable,
 )
@@ -25,7 +25,7 @@ from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.save import save
 from prunus.diagnostics import why_not_writable
 from prunus.errors import CorruptError, OutputError
-from prunus.files import after_writing, check_writable
+from prunus.files import after_writing, check_writable, has_control_characters
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
 from prunus.pruning.prunable import coverage, describe_skipped
@@ -90,8 +90,8 @@ class Outcome:
 def carry_out(job: Job) -> Outcome:
     """Do it. Raises before the work what can be known before it."""
     began = time.perf_counter()
+    model = copy_module(job.model)
     rounds = _check(job)
-    model = copy.deepcopy(job.model)
     epoch_line = epoch_lines(num_epochs(job.recipe, rounds, not job.trained))
     progress = added_up(num_steps(job.recipe, rounds, not job.trained, job.data), report)
     if not job.trained:
@@ -130,6 +130,11 @@ def check_outputs(
 ) -> None:
     """Check before the work that the file, its page and the checkpoints can be written, and destroy no input."""
     if checkpoints is not None:
+        if has_control_characters(checkpoints):
+            raise OutputError(
+                f"Checkpoints cannot be written to {str(checkpoints)!r}: its name has control characters; name another "
+                "folder with --checkpoints."
+            )
         if reason := why_not_writable(checkpoints):
             raise OutputError(
                 f"Checkpoints cannot be written to {checkpoints}: {reason}; name a folder with --checkpoints."
@@ -149,7 +154,7 @@ def finish(outcome: Outcome, as_json: bool) -> None:
     with after_writing(job.out):
         try:
             show(outcome, as_json)
-            sys.stdout.flush()
+            stdout().flush()
         finally:
             write_page(
                 job.page,

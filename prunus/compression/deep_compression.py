@@ -145,7 +145,7 @@ def deep_compress(
     check_initialized(model)
     check_tensor_state(model)
     modes = {name: module.training for name, module in model.named_modules()}
-    model = _copy_of(model)
+    model = copy_module(model)
     weights = check_inputs(model, data, recipe, include, exclude)
     densities, within = _plan_rounds(recipe, weights, warn=True)
     folder = None if checkpoints is None else Path(checkpoints)
@@ -407,7 +407,8 @@ def _halved(model: nn.Module, names: Sequence[str]) -> Params:
     }
 
 
-def _copy_of(model: nn.Module) -> nn.Module:
+def copy_module(model: nn.Module) -> nn.Module:
+    """A deep copy of `model`. Raises ModelError where there is none."""
     try:
         return copy.deepcopy(model)
     except Exception as error:  # a module may define what a copy is

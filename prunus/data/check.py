@@ -21,6 +21,10 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
         raise DataError(
             f"Expected a prunus.Dataset, got a {type(data).__name__}; build one with prunus.Dataset(...)."
         )
+    if not isinstance(data.name, str) or not data.name.isprintable():
+        raise DataError(
+            f"Expected the name of a data set to be text that can be printed, got {data.name!r}; choose another `name`."
+        )
     if not data.classes:
         raise DataError(
             f"Expected the class names of {data.name} in `classes`, got none; prunus trains and evaluates classifiers, "

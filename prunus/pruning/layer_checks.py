@@ -118,7 +118,7 @@ def why_zeros_may_not_hold(module: nn.Module) -> str | None:
         responses = _responses_of_one_weight(module)
     except PrunusError:
         raise
-    except Exception as error:  # a user's forward may fail in any way
+    except (Exception, SystemExit) as error:  # a user's forward may fail in any way
         why = next(iter(str(error).splitlines()), type(error).__name__)
         return f"the forward of {kind} could not be tried on a single input ({why})"
     if int(responses.max()) > 1:

@@ -68,7 +68,7 @@ def taken(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor])
         return forward(inputs)
     except (PrunusError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # a user's forward may fail in any way
+    except (Exception, SystemExit) as error:  # a user's forward may fail in any way
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise EvidenceError(
             f"{type(model).__name__} does not take calibration inputs of shape {tuple(inputs.shape)}: {why}"

@@ -3,6 +3,7 @@
 Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 2019.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunus.data import load
-from prunus.errors import ModelError, SpecError
+from prunus.errors import DataError, ModelError, PrunusError, SpecError
 from prunus.models import MODELS
 from prunus.nouns import Dataset
 from prunus.resolve import resolve
@@ -81,7 +82,15 @@ class Dense:
 
     def network(self, seed: int | None = None) -> nn.Module:
         """The network of this replicate, or of another draw of the initialisation."""
-        made = self._maker()(seed=derive(self.replicate, "model") if seed is None else seed)
+        seed = derive(self.replicate, "model") if seed is None else seed
+        try:
+            made = self._maker()(seed=seed)
+        except (Exception, SystemExit) as error:  # a user's function may fail in any way
+            if isinstance(error, PrunusError) or ":" not in self.model:
+                raise
+            raise ModelError(
+                f"{self.model} was called with seed={seed} and failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(made, nn.Module):
             raise ModelError(f"{self.model} was to return a module and returned a {type(made).__name__}.")
         return made.to(self.device)
@@ -158,6 +167,10 @@ class Dense:
         for name, value in counts.items():
             if value is not None and value < 1:
                 raise SpecError(f"{name} is {value}; it must be at least 1.")
+        for name in ("learning_rate", "momentum", "weight_decay", "penalty_strength"):
+            value = getattr(self.recipe, name)
+            if not 0 <= value < math.inf:
+                raise SpecError(f"recipe.{name} is {value}; it must be finite and at least 0.")
         if self.recipe.patience is not None:
             raise SpecError(
                 "Where tickets stop is found afterwards, in trainings of full length: leave `patience` at none."
@@ -218,5 +231,12 @@ _LOADED: dict[tuple[str, str], Dataset] = {}
 def loaded(name: str, device: str) -> Dataset:
     """The data set, in memory once a process; its validation split is the same for all replicates."""
     if (name, device) not in _LOADED:
-        _LOADED[name, device] = load(name, device=device)
+        try:
+            _LOADED[name, device] = load(name, device=device)
+        except (Exception, SystemExit) as error:  # a user's function may fail in any way
+            if isinstance(error, PrunusError) or ":" not in name:
+                raise
+            raise DataError(
+                f"{name} was called without arguments and gave no data set: {type(error).__name__}: {error}"
+            ) from error
     return _LOADED[name, device]

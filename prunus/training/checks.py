@@ -146,7 +146,7 @@ def forward(model: nn.Module, inputs: Tensor) -> object:
         return model(inputs)
     except (torch.OutOfMemoryError, MemoryError, PrunusError):
         raise
-    except Exception as error:  # a user's forward may fail in any way
+    except (Exception, SystemExit) as error:  # a user's forward may fail in any way
         first = next(model.parameters(), inputs)
         hint = ""
         if first.is_floating_point() and inputs.is_floating_point() and first.dtype != inputs.dtype:

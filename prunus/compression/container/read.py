@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import BinaryIO, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str
 def read_header(path: str | os.PathLike[str]) -> Header:
     """The header of the file at `path`; its tensors are not read. Errors as `unpack`."""
     try:
-        with Path(path).open("rb") as file:
+        with _open(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(PREFIX.size)
             data = head + file.read(parse_prefix(head, size) + CHECKSUM.size)
@@ -102,15 +102,19 @@ def file_bytes(path: str | os.PathLike[str], max_bytes: int | None = None) -> by
     """The bytes of a file. Raises NotAContainerError where there is none to read, and TooLargeError, before it is
     read, where it has more than `max_bytes`."""
     try:
-        with Path(path).open("rb") as file, memory_errors_named():
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise NotAContainerError(f"{os.fspath(path)} cannot be read: it is not a regular file.")
-            size = status.st_size
+        with _open(path) as file, memory_errors_named():
+            size = os.fstat(file.fileno()).st_size
             check_file_size(size, default_max_bytes(size) if max_bytes is None else max_bytes)
             return file.read(size + 1)
     except (OSError, ValueError) as error:  # ValueError: the path holds a null byte
         _unreadable(path, error)
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for a writer
+        raise NotAContainerError(f"{os.fspath(path)} cannot be read: it is not a regular file.")
+    return Path(path).open("rb")
 
 
 def _unreadable(path: str | os.PathLike[str], error: Exception) -> NoReturn:

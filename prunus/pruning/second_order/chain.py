@@ -75,7 +75,7 @@ def chain(model: nn.Module) -> list[Step]:
         return [whole]
     try:
         graph = fx.Tracer().trace(model)
-    except Exception as error:  # a forward may do anything while it is traced
+    except (Exception, SystemExit) as error:  # a forward may do anything while it is traced
         raise refusal(model, f"its forward cannot be traced ({error})") from error
     steps: list[Step] = []
     before: fx.Node | None = None

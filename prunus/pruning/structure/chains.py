@@ -138,7 +138,7 @@ def _followed(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[tuple[fx.No
 def _trace(model: nn.Module) -> fx.Graph:
     try:
         return fx.Tracer().trace(model)
-    except Exception as error:  # tracing runs the user's forward, which may fail in any way
+    except (Exception, SystemExit) as error:  # tracing runs the user's forward, which may fail in any way
         raise ModelError(
             f"{type(model).__name__} cannot be traced ({type(error).__name__}: {error}), so it is not known which "
             "of its layers hang together."

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -246,6 +247,7 @@ def sent(error: Exception) -> Exception:
 def _work(connection: Connection) -> None:
     """A worker process: report that it is ready, then do one task after another until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = sys.stderr  # what a user's own function prints is no result
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:

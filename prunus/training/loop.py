@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,19 +28,6 @@ from prunus.training.recipes import Recipe
 from prunus.training.state import Observer, State, copies, optimiser_state, put_optimiser_state
 
 Report = Callable[[Epoch], None]
-
-
-class Unfinished(Protocol):
-    """What the end of an epoch needs to know of a training."""
-
-    model: nn.Module
-    recipe: Recipe
-    epochs: list[Epoch]
-    best: dict[str, Tensor]
-
-    @property
-    def done(self) -> int:
-        """How many steps are behind."""
 
 
 class Training:
@@ -215,7 +201,7 @@ def _finished(run: Training, split: Split) -> bool:
     return over or should_stop(losses, run.recipe.patience)
 
 
-def finish_epoch(run: Unfinished, training_loss: float, data: Dataset) -> None:
+def finish_epoch(run: Training, training_loss: float, data: Dataset) -> None:
     """Evaluate, and write down what the epoch gave. Raises DivergedError."""
     result = evaluate(run.model, data.validation)
     number = -(-run.done // steps_per_epoch(run.recipe, data.train))

@@ -7,10 +7,15 @@ no count of broken weights, no checkpoint and nowhere to write.
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from torch import nn
 
 from benchmarks.timing import interleaved, table
+from prunus.nouns import Dataset
 from prunus.runs.engines.work import OneThread, carry_out
 from prunus.runs.spec import identity
 from prunus.runs.store import Store
@@ -19,34 +24,31 @@ from prunus.tickets.procedure import mask_name
 from prunus.tickets.shelf import Memory
 from prunus.tickets.ticket import Ticket
 from prunus.tickets.watch import Watch
-from prunus.training import RECIPES
-from prunus.training.job import Job
+from prunus.training import RECIPES, Recipe, train
 
 
 def spec(epochs: int) -> Ticket:
     return Ticket(Dense(recipe=RECIPES["lenet-300-100"].but(epochs=epochs)), rounds=2)
 
 
-def jobs_of(ticket: Ticket, store: Store) -> list[Job]:
-    """The trainings that the run asks for, each with what it starts from."""
-    jobs, shelf = [], Memory()
-    steps = ticket.steps(shelf, [store.folder(identity(need)) for need in ticket.needs()])
-    try:
-        job = next(steps)
-        while True:
-            jobs.append(job)
-            job = steps.send(job.carry_out())
-    except StopIteration:
-        return jobs
+def trainings_of(ticket: Ticket, store: Store) -> list[Callable[[], None]]:
+    """The trainings of the run, each of which only trains and evaluates when it is called."""
+    bare_trainings: list[Callable[[], None]] = []
+
+    def record(model: nn.Module, data: Dataset, recipe: Recipe, **arguments: Any) -> None:
+        bare_trainings.append(partial(train_bare, model, data, recipe, **arguments))
+        train(model, data, recipe, **arguments)
+
+    with patch("prunus.tickets.dense.train", record):
+        ticket.run(Memory(), [store.folder(identity(need)) for need in ticket.needs()])
+    return bare_trainings
 
 
-def bare(job: Job) -> None:
+def train_bare(model: nn.Module, data: Dataset, recipe: Recipe, *, observer: Watch, **arguments: Any) -> None:
     """Train and evaluate, and nothing else."""
-    watched = job.observer
-    assert isinstance(watched, Watch)
-    watch = Watch(job.data.validation, first=watched.first, last=watched.last, every=watched.every)
-    replace(job, observer=watch, checkpoint=None).carry_out()
-    measured(job.model, watch, job.data)
+    watch = Watch(data.validation, first=observer.first, last=observer.last, every=observer.every)
+    train(model, data, recipe, observer=watch, **{**arguments, "checkpoint": None})
+    measured(model, watch, data)
 
 
 def kept(ticket: Ticket, store: Store) -> None:
@@ -61,15 +63,15 @@ def run(rounds: int = 7, epochs: int = 5) -> str:
         store = Store(folder)
         for need in ticket.needs():
             carry_out(need, store, "inline")
-        jobs = jobs_of(ticket, store)
+        trainings = trainings_of(ticket, store)
         functions: dict[str, Callable[[], object]] = {
-            "bare trainings": lambda: [bare(job) for job in jobs],
+            "bare trainings": lambda: [bare() for bare in trainings],
             "run with store and receipts": lambda: kept(ticket, store),
         }
         timed = interleaved(functions, rounds=rounds)
         costs = table(
             [
-                f"LeNet-300-100, {len(jobs)} levels of {epochs} epochs, one thread, n = {rounds}",
+                f"LeNet-300-100, {len(trainings)} levels of {epochs} epochs, one thread, n = {rounds}",
                 "CPU s",
                 "ratio",
             ],

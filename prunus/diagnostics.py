@@ -28,7 +28,6 @@ REQUIRED = ("torch", "numpy", "safetensors", "constriction", "numba")
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "cli": ("typer", "rich", "jinja2", "matplotlib", "scipy"),
-    "runs": ("duckdb",),
 }
 """The packages of each extra: pip install "prunus[NAME]"."""
 

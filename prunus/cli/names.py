@@ -46,7 +46,7 @@ NAMES: dict[str, tuple[str, ...]] = {
             "renda2020.retraining",
         ),
     ),
-    "engine": ("inline", "processes", "stacked"),
+    "engine": ("inline", "processes"),
     "size": ("smoke", "default", "full"),
 }
 

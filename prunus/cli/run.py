@@ -52,7 +52,7 @@ def run(
         str | None,
         optional(
             "NAME",
-            "Ticket experiments: inline, processes (the default), or stacked.",
+            "Ticket experiments: inline, or processes (the default).",
             complete=completion("engine"),
         ),
     ] = None,

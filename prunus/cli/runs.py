@@ -1,6 +1,5 @@
-"""`prunus runs`: look into a store of runs, compare two of them, remove some, ask it in SQL."""
+"""`prunus runs`: look into a store of runs, compare two of them, remove some."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -168,47 +167,12 @@ def rm(
         say(f"removed {id}")
 
 
-def query(
-    sql: Annotated[
-        str,
-        typer.Argument(
-            metavar="SQL",
-            help="A statement over the tables runs, metrics (a row a level) and curves (a row a level and step).",
-            show_default=False,
-        ),
-    ],
-    store: StoreFolder,
-    as_json: AsJson = False,
-) -> None:
-    """Ask a store in SQL. Needs DuckDB: pip install "prunus\\[runs]".
-
-    Example: prunus runs query "SELECT id, max(final_test_accuracy) FROM metrics GROUP BY id" --store store
-    """
-    from prunus.cli.runs_words import text
-    from prunus.runs.query import query as ask
-    from prunus.runs.store import Store
-
-    rows = ask(Store(store, create=False), sql)
-    if as_json:
-        put_json(json.loads(json.dumps(rows, default=_plain)))
-    elif rows:
-        put_table(list(rows[0]), [[text(value) for value in row.values()] for row in rows])
-
-
-def _plain(value: object) -> object:
-    """A decimal as a number, dates and the like as text."""
-    from decimal import Decimal
-
-    return float(value) if isinstance(value, Decimal) else str(value)
-
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "show": show,
     "compare": compare,
     "save": save,
     "rm": rm,
-    "query": query,
 }
 
 app = typer.Typer(cls=CommandGroup, help="Look into a store of runs, and clear it up.")

@@ -36,7 +36,7 @@ from prunus.nouns import Progress
 from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figures import Reference, check_figure_libraries
 from prunus.report.statistics import check_interval_library
-from prunus.runs.engines import ARITHMETIC, ENGINES
+from prunus.runs.engines import ENGINES
 from prunus.runs.engines.work import Procedure
 from prunus.runs.execute import execute
 from prunus.runs.requests import Request
@@ -125,7 +125,7 @@ class Laboratory:
         networks = self.asked(said)[0]
         if "network" not in said and len(networks) < len(self.networks):
             say(f"on {', '.join(networks)} alone; --set network={','.join(self.networks)} asks for others")
-        entries = self.entries(size, range(seed, seed + n), said, ARITHMETIC.get(engine, "single"))
+        entries = self.entries(size, range(seed, seed + n), said)
         self._warn_of_no_effect(size, range(seed, seed + n), said)
         for _, spec in entries:
             spec.cost()  # what no run can be is refused before anything is written
@@ -145,9 +145,7 @@ class Laboratory:
         )
         return self._drawn(kept, request, out, say)
 
-    def entries(
-        self, size: str, replicates: Sequence[int], settings: Mapping[str, str], arithmetic: str = "single"
-    ) -> Entries:
+    def entries(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> Entries:
         """The runs of a size under other settings, with their labels."""
         networks, rest = self.asked(settings)
         if twice := [name for name in networks if networks.count(name) > 1]:
@@ -157,7 +155,6 @@ class Laboratory:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NoEffectWarning)  # __call__ says it once, whatever the reason
                 ticket = changed(self.template(network, size), rest)
-            ticket = replace(ticket, dense=replace(ticket.dense, arithmetic=arithmetic))
             for label, spec in self.wanted(ticket, size, replicates):
                 found.append(({**label, "group": network} if len(networks) > 1 else label, spec))
         return found

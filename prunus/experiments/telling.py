@@ -92,9 +92,6 @@ def command(laboratory: "Laboratory", store: Store, request: Request, seeds: Seq
         settings["network"] = ",".join(networks)
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
-    complete = store.folder(request.entries[0].id).spec()["complete"]
-    if complete.get("dense", complete).get("arithmetic") == "stacked":
-        words += ["--engine", "stacked"]
     return shlex.join([*words, "--store", str(store.path)])
 
 

@@ -1,8 +1,7 @@
 """The folder of a run: what a procedure reads and writes, whoever runs it.
 
     spec.json          identity, kind, settings, the complete settings, needs, cost
-    environment.json   versions, machine, threads, device, engine; `together`: the runs that a stack began with, this
-                       one among them; `earlier`: those of earlier attempts
+    environment.json   versions, machine, threads, device, engine; `earlier`: those of earlier attempts
     metrics.jsonl      a row a level             curves.jsonl   a row a level and step
     NAME.safetensors   tensors, or masks as bits, with a note
     claim.json         while it is worked on: who works on it
@@ -183,16 +182,6 @@ class RunFolder:
         if before and before != found:
             earlier = [*earlier, before]
         write_json(self._file("environment"), {**found, **({"earlier": earlier} if earlier else {})})
-
-    def add_environment(self, more: Mapping[str, Any]) -> None:
-        """Add to what environment.json says of this attempt what was known only after it had begun."""
-        self._may_write()
-        now = self.environment()
-        earlier = now.pop("earlier", [])
-        now |= more
-        if earlier and earlier[-1] == now:
-            earlier.pop()
-        write_json(self._file("environment"), {**now, **({"earlier": earlier} if earlier else {})})
 
     def write_claim(self, claim: Mapping[str, Any]) -> None:
         """Write claim.json."""

@@ -92,8 +92,8 @@ class Store:
     def finish(self, folder: RunFolder, summary: Mapping[str, Any], seconds: float | None = None) -> None:
         """Write result.json and make the run final.
 
-        `seconds` where the run did not have the process to itself; else the time since it was begun, and that
-        of earlier attempts. Raises LostClaimError, and leaves everything as it is, where another took over.
+        `seconds` is the time that the run took; None: the time since it was begun, and that of earlier attempts.
+        Raises LostClaimError, and leaves everything as it is, where another took over.
         """
         claim = self._claim_of(folder)
         place = self.finished / folder.id

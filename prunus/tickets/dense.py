@@ -5,7 +5,7 @@ Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 20
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -14,22 +14,21 @@ from torch import nn
 from prunus.data import load
 from prunus.errors import DataError, ModelError, PrunusError, SpecError
 from prunus.models import MODELS
-from prunus.nouns import Dataset
+from prunus.nouns import Dataset, Progress
 from prunus.resolve import resolve
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.tickets.shelf import Shelf
 from prunus.tickets.watch import Watch
-from prunus.training import RECIPES, Epoch, Free, Recipe, evaluate
+from prunus.training import RECIPES, Free, Recipe, evaluate, train
 from prunus.training.constraints import Constraint
-from prunus.training.job import Job
 from prunus.training.loop import Training, check_recipe, steps_per_epoch
 from prunus.training.state import State, flat, unflat
 
 PACE_STEPS = 20
 
-Steps = Generator[Job, list[Epoch], dict[str, Any]]
-"""A procedure: yields the trainings it needs, is sent what came of each, returns its summary."""
+StepReport = Callable[[int], None]
+"""Called during the trainings of a run with the number of steps since the last call."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,6 @@ class Dense:
     """Steps whose whole state is kept, to rewind to."""
     test_curve: bool = False
     """Evaluate the test split along the way as well, for a figure."""
-    arithmetic: str = "single"
-    """How the numbers were made, where that changes them: "single", or "stacked" with other replicates."""
     device: str = "cpu"
 
     def needs(self) -> tuple[()]:
@@ -61,8 +58,7 @@ class Dense:
 
     def cost(self) -> tuple[str, float]:
         """Training steps of this network."""
-        unit = f"{self.model}/{self.recipe.batch_size}/{self.device}/{self.arithmetic}"
-        return unit, float(self.total_steps())
+        return f"{self.model}/{self.recipe.batch_size}/{self.device}", float(self.total_steps())
 
     def total_steps(self) -> int:
         """Steps of the whole training. Raises SpecError where the settings make none."""
@@ -98,7 +94,7 @@ class Dense:
     def _maker(self) -> Callable[..., Any]:
         return resolve(self.model) if ":" in self.model else look_up("model", MODELS, self.model)
 
-    def training(
+    def train(
         self,
         model: nn.Module,
         shelf: Shelf,
@@ -109,13 +105,25 @@ class Dense:
         recipe: Recipe | None = None,
         states: tuple[int, ...] = (),
         seed: int | None = None,
-    ) -> tuple[Job, Watch]:
-        """A training of this network on this data, in its replicate's order or that of `seed`, and who watches it."""
+        report_steps: StepReport | None = None,
+    ) -> Watch:
+        """Train a network on this data, in the order of this replicate or of `seed`; returns what was observed.
+
+        Args:
+            model: trained in place.
+            shelf: where the training writes its checkpoint, and goes on from it.
+            level: names the checkpoint.
+            constraint, start: as in `prunus.train`.
+            recipe: None for the recipe of the dense training.
+            states: the steps whose whole state is kept.
+            report_steps: called with the number of steps since the last call.
+        """
         data, constraint = self.dataset(), constraint or Free(model)
         recipe = recipe or self.recipe
+        first = start.step if start else 0
         watch = Watch(
             data.validation,
-            first=start.step if start else 0,
+            first=first,
             last=recipe.epochs * steps_per_epoch(recipe, data.train),
             every=self.every,
             states=states,
@@ -123,35 +131,37 @@ class Dense:
             broken=getattr(constraint, "broken", None),
             beat=shelf.beat,
         )
-        job = Job(
+        train(
             model,
             data,
             recipe,
-            constraint,
+            constraint=constraint,
             seed=derive(self.replicate, "train") if seed is None else seed,
             start=start,
             observer=watch,
             checkpoint=shelf.checkpoint(training_name(level)),
+            progress=None if report_steps is None else _differences(report_steps, first),
         )
-        return job, watch
+        return watch
 
     def pace(self) -> float:
         """Seconds a training step takes here, measured over a few of them."""
         model = self.network()
         return pace(Training(model, self.recipe, Free(model)), self.dataset())
 
-    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
-        """Train; keep the initialisation, the wanted states, and the end."""
+    def run(
+        self, shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+    ) -> dict[str, Any]:
+        """Train; keep the initialisation, the wanted states, and the end. Returns the row of the training."""
         self.total_steps()
-        began, model = time.perf_counter(), self.network()
-        job, watch = self.training(model, shelf, 0, states=(0, *self.states))
         if not shelf.rows():
-            yield job
+            began, model = time.perf_counter(), self.network()
+            watch = self.train(model, shelf, 0, states=(0, *self.states), report_steps=report_steps)
             for step, state in watch.states.items():
                 shelf.put(f"state-{step}", flat(state), {"step": step})
             shelf.put("final", model.state_dict())
             seconds = round(time.perf_counter() - began, 2)
-            row = {"level": 0, "density": 1.0, **measured(model, watch, job.data), "seconds": seconds}
+            row = {"level": 0, "density": 1.0, **measured(model, watch, self.dataset()), "seconds": seconds}
             shelf.append_curve(curve_rows(0, watch))
             shelf.append(row)
         shelf.drop(training_name(0))
@@ -187,6 +197,18 @@ def pace(run: Training, data: Dataset) -> float:
     for _ in range(PACE_STEPS):
         run.step(batch.inputs, batch.labels)
     return (time.process_time() - began) / PACE_STEPS
+
+
+def _differences(report_steps: StepReport, first: int) -> Progress:
+    """The progress of a training from step `first` on, as differences for `report_steps`."""
+    last = first
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal last
+        report_steps(done - last)
+        last = done
+
+    return progress
 
 
 def measured(model: nn.Module, watch: Watch, data: Dataset) -> dict[str, Any]:

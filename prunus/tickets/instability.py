@@ -16,7 +16,7 @@ from prunus.errors import SpecError
 from prunus.nouns import Masks, Params
 from prunus.pruning.masks import apply_masks
 from prunus.seeds import derive
-from prunus.tickets.dense import Dense, Steps, curve_rows, state_on, training_name
+from prunus.tickets.dense import Dense, StepReport, curve_rows, state_on, training_name
 from prunus.tickets.procedure import mask_name
 from prunus.tickets.shelf import Shelf
 from prunus.tickets.ticket import Ticket
@@ -60,7 +60,9 @@ class Instability:
         """Seconds a training step takes here."""
         return self.dense.pace()
 
-    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
+    def run(
+        self, shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+    ) -> dict[str, Any]:
         """Train both copies, then walk the line."""
         self._check()
         state = state_on(needed[0], f"state-{self.step}")
@@ -69,11 +71,15 @@ class Instability:
             if not shelf.has(f"copy-{copy}"):
                 model = self.dense.network()
                 start = State(state.step, _masked(state.model, masks), state.optimiser)
-                constraint = Masked(model, masks) if masks is not None else None
-                job, watch = self.dense.training(
-                    model, shelf, copy, constraint=constraint, start=start, seed=derive(self._order, copy)
+                watch = self.dense.train(
+                    model,
+                    shelf,
+                    copy,
+                    constraint=Masked(model, masks) if masks is not None else None,
+                    start=start,
+                    seed=derive(self._order, copy),
+                    report_steps=report_steps,
                 )
-                yield job
                 shelf.append_curve(curve_rows(copy, watch))
                 shelf.put(f"copy-{copy}", model.state_dict())
                 shelf.drop(training_name(copy))

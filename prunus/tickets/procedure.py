@@ -25,7 +25,7 @@ from prunus.pruning.scopes import Scope, hole, rehearse, scope_named
 from prunus.resolve import resolve
 from prunus.seeds import derive, generator
 from prunus.tables import look_up
-from prunus.tickets.dense import Dense, Steps, curve_rows, measured, state_on, training_name
+from prunus.tickets.dense import Dense, StepReport, curve_rows, measured, state_on, training_name
 from prunus.tickets.invariants import receipt
 from prunus.tickets.mask0 import MASK0
 from prunus.tickets.mask1 import MASK1
@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 A = TypeVar("A", KeptAction, PrunedAction)
 
 
-def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
-    """Level after level; a level that is written down is not trained again."""
+def run_ticket(
+    spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+) -> dict[str, Any]:
+    """Train level after level; a level that is written down is not trained again. Returns the last level's row."""
     wanted = spec.trained_levels()
     run = Run(spec, shelf, needed)
     _warn_of_a_standstill(run)
@@ -57,16 +59,21 @@ def levels(spec: "Ticket", shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
             warnings.warn(f"Level {level} prunes nothing: {why}.", NoEffectWarning, stacklevel=2)
         kept, start, values, recipe = run.start(level, past, masks, last)
         constraint = Masked(run.model, masks, values) if run.mask0.frozen else None
-        job, watch = spec.dense.training(
-            run.model, shelf, level, constraint=constraint, start=start, recipe=recipe
+        watch = spec.dense.train(
+            run.model,
+            shelf,
+            level,
+            constraint=constraint,
+            start=start,
+            recipe=recipe,
+            report_steps=report_steps,
         )
-        yield job
         before = run.before(level, past)
         proof = receipt(past, masks, before, counts, kept, run.rewind, last, watch, run.mask1, run.mask0)
         row = {
             "level": level,
             "density": density_of(masks),
-            **measured(run.model, watch, job.data),
+            **measured(run.model, watch, spec.dense.dataset()),
             "seconds": round(time.perf_counter() - began, 2),
             "receipt": proof.to_json(),
         }

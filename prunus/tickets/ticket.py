@@ -6,11 +6,11 @@ Frankle et al. 2020, Algorithm 1 (rewinding to step k); Renda et al. 2020, secti
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prunus.errors import SpecError
-from prunus.tickets.dense import Dense, Steps
-from prunus.tickets.procedure import check_reach, joints, levels
+from prunus.tickets.dense import Dense, StepReport
+from prunus.tickets.procedure import check_reach, joints, run_ticket
 from prunus.tickets.shelf import Shelf
 from prunus.tickets.supermask.spec import Supermask
 
@@ -155,6 +155,8 @@ class Ticket:
                 f"rounds is {self.rounds}, masks_of {'a mask' if self.masks_of else 'none'}, scope {self.scope!r}."
             )
 
-    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
-        """Level after level; a level that is written down is not trained again."""
-        return levels(self, shelf, needed)
+    def run(
+        self, shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+    ) -> dict[str, Any]:
+        """Train level after level; a level that is written down is not trained again."""
+        return run_ticket(self, shelf, needed, report_steps)

@@ -49,7 +49,8 @@ class Watch:
             states: the steps whose whole state is kept.
             test: a split that is evaluated as well, for a figure; no choice looks at it.
             broken: counts the weights that are not as the training's constraint says; asked at every evaluation.
-            beat: called at every evaluation, a sign of life.
+            beat: called at every evaluation, and before a checkpoint is written. It may raise: a run that another
+                process has taken over must not write.
         """
         self.validation, self.test = validation, test
         self.first, self.last, self.every = first, last, every
@@ -93,7 +94,9 @@ class Watch:
         return self.curve[best([point.validation_loss for point in self.curve])]
 
     def state(self) -> tuple[dict[str, Tensor], Any]:
-        """Everything seen so far, for a checkpoint."""
+        """Everything seen so far, for a checkpoint that is about to be written."""
+        if self.beat is not None:
+            self.beat()
         tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
         kept = {**self.states, **({-1: self.start} if self.start is not None else {})}
         for key, state in kept.items():

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,19 +31,6 @@ from prunus.training.recipes import Recipe
 from prunus.training.state import Observer, State, copies, optimiser_state, put_optimiser_state
 
 Report = Callable[[Epoch], None]
-
-
-class Unfinished(Protocol):
-    """What the end of an epoch needs to know of a training."""
-
-    model: nn.Module
-    recipe: Recipe
-    epochs: list[Epoch]
-    best: dict[str, Tensor]
-
-    @property
-    def done(self) -> int:
-        """How many steps are behind."""
 
 
 class Training:
@@ -205,7 +191,7 @@ def train(
     if recipe.patience is not None or any(part is not None for part in (path, observer, start)):
         check_dense_state(model)
     run = Training(model, recipe, constraint or Free(model))
-    with restored_modes(model), own_random_stream(seed):
+    with restored_modes(model), _own_random_stream(seed):
         modes = start_training(model)
         if start is not None:
             run.put(start)
@@ -220,7 +206,7 @@ def train(
             progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
         while not _finished(run, data.train):
             set_modes(modes)
-            finish_epoch(run, run.epoch(data.train, seed, observer, progress), data)
+            _finish_epoch(run, run.epoch(data.train, seed, observer, progress), data)
             if path and identity:
                 save(path, run, identity, observer)
             if report is not None:
@@ -237,7 +223,7 @@ def _finished(run: Training, split: Split) -> bool:
     return over or should_stop(losses, run.recipe.patience)
 
 
-def finish_epoch(run: Unfinished, training_loss: float, data: Dataset) -> None:
+def _finish_epoch(run: Training, training_loss: float, data: Dataset) -> None:
     """Evaluate, and write down what the epoch gave. Raises DivergedError."""
     result = evaluate(run.model, data.validation)
     number = -(-run.done // steps_per_epoch(run.recipe, data.train))
@@ -255,7 +241,7 @@ def finish_epoch(run: Unfinished, training_loss: float, data: Dataset) -> None:
 
 
 @contextmanager
-def own_random_stream(seed: int) -> Iterator[None]:
+def _own_random_stream(seed: int) -> Iterator[None]:
     """Dropout draws from a stream of its own; the caller's is as it was afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive(seed, "dropout"))

@@ -7,12 +7,10 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import DivergedError, PrunusError
+from prunus.errors import DivergedError
 from prunus.nouns import Dataset, Split
 from prunus.training import Masked, Recipe, evaluate, train
-from prunus.training.job import Job
 from prunus.training.modes import start_training
-from prunus.training.stacked import train_stacked
 
 RECIPE = Recipe(epochs=1, learning_rate=0.01, batch_size=20)
 COMPRESSION = prunus.COMPRESSION_RECIPES["default"].but(
@@ -167,22 +165,3 @@ def test_modes_that_a_report_changes_are_set_again_for_the_next_epoch(data):
     recipe = RECIPE.but(epochs=3)
     assert train(quiet, data, recipe) == train(loud, data, recipe, report=lambda epoch: loud.eval())
     assert loud.training
-
-
-def test_a_stack_restores_the_modes_of_its_networks(data):
-    def job(seed):
-        model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))
-        model[1].eval()
-        return Job(model, data, RECIPE, prunus.training.Free(model), seed)
-
-    jobs = [job(0), job(1)]
-    train_stacked(jobs)
-    assert [[module.training for module in one.model.modules()] for one in jobs] == [
-        [True, True, False, True]
-    ] * 2
-    jobs[1].model[1].register_forward_hook(lambda module, inputs, output: output * 2)
-    with pytest.raises(PrunusError):
-        train_stacked(jobs)
-    assert [[module.training for module in one.model.modules()] for one in jobs] == [
-        [True, True, False, True]
-    ] * 2

@@ -40,7 +40,7 @@ class Ticket:
     nested: bool = True
     layers: tuple[int, ...] = ()
     rewind: int | None = None
-    engine: Literal["one", "stacked"] = "one"
+    engine: Literal["one", "many"] = "one"
     extra: Mapping[str, float] | None = None
     masks_of: "Ticket | None" = None
     note: str = field(default="", metadata={"identity": False})
@@ -56,7 +56,7 @@ def other(value):
     """A value of the same sort that differs."""
     if isinstance(value, bool):
         return not value
-    return {int: 1, float: 0.5, tuple: (1,), str: "stacked", type(None): 4}[type(value)]
+    return {int: 1, float: 0.5, tuple: (1,), str: "many", type(None): 4}[type(value)]
 
 
 def finished(store, spec, rows=(), **summary):
@@ -148,12 +148,12 @@ def test_text_becomes_what_the_field_holds():
         "nested": "no",
         "layers": "300, 100",
         "rewind": "12",
-        "engine": "stacked",
+        "engine": "many",
         "density": "1",
     }
     changed = but(Ticket(), given)
     recipe = replace(SHORT, learning_rate=1e-3, patience=7, optimiser="sgd")
-    assert changed == Ticket(Dense(recipe), 5, 1.0, False, (300, 100), 12, "stacked")
+    assert changed == Ticket(Dense(recipe), 5, 1.0, False, (300, 100), 12, "many")
     assert type(changed.density) is float
     assert but(changed, {"rewind": "none", "layers": ""}) == replace(changed, rewind=None, layers=())
 
@@ -199,7 +199,7 @@ def test_keys_are_those_that_can_be_set():
         ("nested", "2", "true or false was expected"),
         ("layers", "3,x", "values with commas between, each a whole number was expected"),
         ("rewind", "", "a whole number or none was expected"),
-        ("engine", "two", "one or stacked was expected"),
+        ("engine", "two", "one or many was expected"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_a_sentence(key, value, said):

@@ -3,11 +3,13 @@
 import re
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+from torch import nn
 
 from prunus.errors import (
     DensityError,
@@ -17,7 +19,7 @@ from prunus.errors import (
     SpecError,
     UnknownNameError,
 )
-from prunus.nouns import density_of
+from prunus.nouns import Dataset, density_of
 from prunus.pruning.masks import are_nested, count
 from prunus.pruning.prunable import layer_kinds, prunable
 from prunus.pruning.scopes import SCOPES, layer
@@ -31,7 +33,10 @@ from prunus.tickets.shelf import Memory
 from prunus.tickets.supermask import Bernoulli, Signed
 from prunus.tickets.supermask.spec import Supermask
 from prunus.tickets.ticket import REWINDING, Rates, Ticket
-from prunus.training import Masked, Recipe, evaluate
+from prunus.tickets.watch import Watch
+from prunus.training import Masked, Recipe, evaluate, train
+from prunus.training.constraints import Constraint
+from prunus.training.state import State
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -47,16 +52,31 @@ NOTHING = Rates(0.0, 0.0, 0.0)
 SHELVES: dict[str, Memory] = {}
 
 
-def done(spec, *needed, change=lambda job: job, shelf=None):
-    """Carry out a procedure; `change` may meddle with the trainings it asks for."""
+@dataclass
+class Training:
+    """The arguments of a call of `train`."""
+
+    model: nn.Module
+    data: Dataset
+    recipe: Recipe
+    constraint: Constraint
+    seed: int
+    start: State | None
+    observer: Watch
+    checkpoint: None
+    progress: None
+
+
+def done(spec, *needed, change=lambda training: training, shelf=None):
+    """Carry out a run; `change` may alter the arguments of its trainings."""
     shelf = Memory() if shelf is None else shelf
-    steps = spec.steps(shelf, needed)
-    try:
-        job = next(steps)
-        while True:
-            job = steps.send(change(job).carry_out())
-    except StopIteration:
-        return shelf
+
+    def changed_train(model, data, recipe, **arguments):
+        return train(**vars(change(Training(model, data, recipe, **arguments))))
+
+    with patch("prunus.tickets.dense.train", changed_train):
+        spec.run(shelf, needed)
+    return shelf
 
 
 def trained(spec: Dense | Supermask = DENSE) -> Memory:
@@ -66,13 +86,13 @@ def trained(spec: Dense | Supermask = DENSE) -> Memory:
     return SHELVES[identity(spec)]
 
 
-def jobs_of(spec, *needed) -> list:
-    """The trainings that a procedure asks for, in order, with what they started from."""
+def trainings_of(spec, *needed) -> list[Training]:
+    """The trainings of a run, in order, with what they started from."""
     found = []
 
-    def note(job):
-        found.append(job)
-        return job
+    def note(training):
+        found.append(training)
+        return training
 
     done(spec, *needed, change=note)
     return found
@@ -164,10 +184,10 @@ def test_the_probe_is_the_network_as_its_training_started(mask1):
     dense = replace(DENSE, model="small:normed")
     small.ASKED.clear()
     spec = Ticket(dense, rounds=2, mask1=mask1, criterion="small:asking")
-    jobs = jobs_of(spec, trained(dense))
+    trainings = trainings_of(spec, trained(dense))
     model, nothing = dense.network().eval(), torch.zeros_like(dense.dataset().train.inputs[:1])
     for asked, started in zip(
-        small.ASKED, (state_on(trained(dense), "state-0"), jobs[0].observer.start), strict=True
+        small.ASKED, (state_on(trained(dense), "state-0"), trainings[0].observer.start), strict=True
     ):
         model.load_state_dict(started.model)
         assert torch.allclose(asked, model(nothing), atol=1e-6)
@@ -177,11 +197,11 @@ def test_a_ticket_from_a_supermask_starts_as_the_supermask_works():
     """Its weights, signs and scale, whatever kind of mask it is; only biases are trained before anything else is."""
     for mask, weights in ((Signed(0.05), "signed_kaiming"), (Bernoulli(rescale=True), "signed_glorot")):
         learned = replace(LEARNED, mask=mask, weights=weights)
-        (job,) = jobs_of(
+        (training,) = trainings_of(
             Ticket(DENSE, rounds=1, masks_of=learned, mask1="supermask"), trained(), trained(learned)
         )
         model = DENSE.network()
-        model.load_state_dict(job.observer.start.model)
+        model.load_state_dict(training.observer.start.model)
         row = trained(learned).rows()[0]
         assert evaluate(model, DENSE.dataset().test).accuracy == row["likely_final_test_accuracy"]
         for settings in ({"mask1": "rewind"}, {"mask1": "signed_constant"}, {"mask1": "rewind_rescaled"}):
@@ -227,18 +247,18 @@ def test_weights_are_rewound_in_every_round(model, schedule, step):
     dense = replace(DENSE, model=f"small:{model}")
     spec = Ticket(dense, rounds=3, schedule=schedule, rewind_step=step)
     point = state_on(trained(dense), f"state-{step}")
-    jobs = jobs_of(spec, trained(dense))
+    trainings = trainings_of(spec, trained(dense))
     shelf = done(spec, trained(dense))
-    assert len(jobs) == 3
-    for level, job in enumerate(jobs, start=1):
-        masks, start = masks_at(shelf, level), job.observer.start
+    assert len(trainings) == 3
+    for level, training in enumerate(trainings, start=1):
+        masks, start = masks_at(shelf, level), training.observer.start
         assert start.step == step
         assert equal(at(start.model, masks), at(point.model, masks))
         assert not any(tensor.any() for tensor in at(start.model, masks, kept=False).values())
         assert equal(rest(start.model, masks), rest(point.model, masks))
         assert equal(start.optimiser, point.optimiser)
         assert bool(point.optimiser) == (step > 0)
-        assert job.observer.curve[-1].step == LAST
+        assert training.observer.curve[-1].step == LAST
     assert not equal(shelf.get("final"), point.model)
 
 
@@ -263,16 +283,16 @@ def test_what_goes_with_the_weights(mask1):
     """BatchNorm and its statistics, biases, the optimiser's memory and the learning rate, as the action says."""
     dense = replace(DENSE, model="small:normed")
     spec = Ticket(dense, rounds=2, mask1=mask1, rewind_step=5)
-    jobs, shelf, action = jobs_of(spec, trained(dense)), done(spec, trained(dense)), MASK1[mask1]
+    trainings, shelf, action = trainings_of(spec, trained(dense)), done(spec, trained(dense)), MASK1[mask1]
     point, ends = state_on(trained(dense), "state-5"), [trained(dense).get("final")]
     ends.append(done(replace(spec, rounds=1), trained(dense)).get("final"))
-    for level, job in enumerate(jobs, start=1):
-        start, masks = job.observer.start, masks_at(shelf, level)
+    for level, training in enumerate(trainings, start=1):
+        start, masks = training.observer.start, masks_at(shelf, level)
         source = point.model if action.rest == "rewound" else ends[level - 1]
         assert "2.running_mean" in rest(start.model, masks)
         assert equal(rest(start.model, masks), rest(source, masks))
         assert equal(start.optimiser, point.optimiser if action.rest == "rewound" else {})
-        assert (job.recipe.decay, job.recipe.learning_rate) == (
+        assert (training.recipe.decay, training.recipe.learning_rate) == (
             ("linear", 0.02) if action.rate == "schedule" else ("constant", 0.02 / LAST)
         )
     assert not equal(rest(point.model, masks), rest(ends[0], masks))
@@ -368,11 +388,11 @@ def test_masks_of_takes_exactly_those_masks_and_draws_differ():
     starts = []
     for draw in (0, 1, 0):
         spec = replace(control, draw=draw)
-        shelf, jobs = done(spec, trained(), source), jobs_of(spec, trained(), source)
+        shelf, trainings = done(spec, trained(), source), trainings_of(spec, trained(), source)
         for level in (1, 2):
             assert equal(masks_at(shelf, level), masks_at(source, level))
             assert shelf.rows()[level - 1]["receipt"]["passed"]
-        starts.append([job.observer.start.model for job in jobs])
+        starts.append([training.observer.start.model for training in trainings])
     (first, second), others, again = starts
     assert equal(first, again[0])
     assert equal(second, again[1])
@@ -420,20 +440,20 @@ def test_random_roles_are_seeds_of_their_own():
     assert equal(masks_at(shelves[0], 1), masks_at(shelves[1], 1))
     single = done(replace(spec, schedule="one_shot"), trained())
     assert not are_nested(masks_at(single, 2), masks_at(single, 1))
-    assert len({job.seed for job in jobs_of(spec, trained())}) == 1
+    assert len({training.seed for training in trainings_of(spec, trained())}) == 1
 
 
 def test_the_stored_accuracies_are_those_of_the_kept_weights():
     spec = Ticket(
         replace(DENSE, recipe=RECIPE.but(learning_rate=0.5, decay="constant")), rounds=2, rates=Rates(0.5)
     )
-    jobs, shelf = jobs_of(spec, trained(spec.dense)), done(spec, trained(spec.dense))
+    trainings, shelf = trainings_of(spec, trained(spec.dense)), done(spec, trained(spec.dense))
     model, data = spec.dense.network(), spec.dense.dataset()
     assert len({len(split) for split in (data.train, data.test)}) == 2
-    for job, row in zip(jobs, shelf.rows(), strict=True):
-        losses = [point.validation_loss for point in job.observer.curve]
-        assert row["stop_step"] == job.observer.curve[losses.index(min(losses))].step
-        model.load_state_dict(job.observer.best)
+    for training, row in zip(trainings, shelf.rows(), strict=True):
+        losses = [point.validation_loss for point in training.observer.curve]
+        assert row["stop_step"] == training.observer.curve[losses.index(min(losses))].step
+        model.load_state_dict(training.observer.best)
         assert row["stop_test_accuracy"] == evaluate(model, data.test).accuracy
         assert row["stop_validation_loss"] == evaluate(model, data.validation).loss
         assert row["steps"] == LAST
@@ -444,9 +464,9 @@ def test_the_stored_accuracies_are_those_of_the_kept_weights():
 
 def test_weights_that_train_on_start_at_zero_and_move():
     spec = Ticket(DENSE, rounds=2, mask0="train_on")
-    jobs, shelf = jobs_of(spec, trained()), done(spec, trained())
-    for level, job in enumerate(jobs, start=1):
-        holes = at(job.observer.start.model, masks_at(shelf, level), kept=False)
+    trainings, shelf = trainings_of(spec, trained()), done(spec, trained())
+    for level, training in enumerate(trainings, start=1):
+        holes = at(training.observer.start.model, masks_at(shelf, level), kept=False)
         assert not any(values.any() for values in holes.values())
     assert all(values.any() for values in at(shelf.get("final"), masks_at(shelf, 2), kept=False).values())
     assert are_nested(masks_at(shelf, 2), masks_at(shelf, 1))
@@ -455,8 +475,8 @@ def test_weights_that_train_on_start_at_zero_and_move():
 @pytest.mark.parametrize("step", [0, 5])
 def test_a_criterion_and_actions_of_ones_own(step):
     spec = Ticket(DENSE, rounds=2, criterion="small:by_column", mask1="small:half", mask0="small:hundredth")
-    shelf, jobs = done(spec, trained()), jobs_of(spec, trained())
-    masks, start = masks_at(shelf, 2), jobs[1].observer.start.model
+    shelf, trainings = done(spec, trained()), trainings_of(spec, trained())
+    masks, start = masks_at(shelf, 2), trainings[1].observer.start.model
     assert not masks["1.weight"][:, 0].any()
     assert masks["1.weight"][:, -1].all()
     assert equal(at(start, masks), at({n: state_on(trained(), "state-0").model[n] / 2 for n in masks}, masks))
@@ -621,17 +641,19 @@ class Leaking(Masked):
         self.once = True
 
 
-def leaking(job):
-    return replace(job, constraint=Leaking(job.model, masks_in(job)))
+def leaking(training):
+    return replace(training, constraint=Leaking(training.model, masks_in(training)))
 
 
-def masks_in(job):
-    constraint = job.constraint
+def masks_in(training):
+    constraint = training.constraint
     return {name: factor != 0 for name, factor in zip(constraint.names, constraint.factors, strict=True)}
 
 
 def starting(**changes):
-    return lambda job: replace(job, start=replace(job.start, **{k: f(job.start) for k, f in changes.items()}))
+    return lambda training: replace(
+        training, start=replace(training.start, **{k: f(training.start) for k, f in changes.items()})
+    )
 
 
 def with_(name, change):
@@ -717,14 +739,14 @@ def test_masks_that_are_wrong_fail_the_receipt(scope, criterion, levels, sentenc
 def test_two_copies_part_at_a_step_and_the_line_between_them_is_walked(ticket):
     needed = [trained()] + ([done(ticket, trained())] if ticket else [])
     spec = Instability(DENSE, 5, ticket=ticket, level=2 if ticket else 0, points=5)
-    jobs, shelf = jobs_of(spec, *needed), done(spec, *needed)
+    trainings, shelf = trainings_of(spec, *needed), done(spec, *needed)
     state, ends = state_on(trained(), "state-5"), [shelf.get("copy-1"), shelf.get("copy-2")]
     masks = masks_at(needed[1], 2) if ticket else {}
-    for job in jobs:
-        assert job.start.step == 5
-        assert equal(rest(job.start.model, masks), rest(state.model, masks))
-        assert equal(at(job.start.model, masks), at(state.model, masks))
-        assert equal(job.start.optimiser, state.optimiser)
+    for training in trainings:
+        assert training.start.step == 5
+        assert equal(rest(training.start.model, masks), rest(state.model, masks))
+        assert equal(at(training.start.model, masks), at(state.model, masks))
+        assert equal(training.start.optimiser, state.optimiser)
     for end in ends:
         assert not any(values.any() for values in at(end, masks, kept=False).values())
     assert not equal(*ends)

@@ -84,11 +84,10 @@ def test_a_folder_is_writable_if_it_can_be_made(tmp_path):
 
 
 def test_an_optional_package_that_is_missing_is_no_problem(folder, called, monkeypatch):
-    for name in ("jinja2", "matplotlib", "duckdb"):
+    for name in ("jinja2", "matplotlib"):
         monkeypatch.setitem(sys.modules, name, None)
     optional = json.loads(called("doctor", "--json").out)["optional"]
     assert optional["jinja2"] == optional["matplotlib"] == 'missing: pip install "prunus[cli]"'
-    assert optional["duckdb"] == 'missing: pip install "prunus[runs]"'
     assert "magnitude" in called("list").out
 
 

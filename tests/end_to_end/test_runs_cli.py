@@ -11,7 +11,6 @@ import pytest
 
 from prunus.cli import main
 from prunus.cli.runs import COMMANDS
-from prunus.runs.query import query
 from prunus.runs.spec import identity
 from prunus.runs.store import Store
 from prunus.training.recipes import Recipe
@@ -175,47 +174,10 @@ def test_rm_with_force(run, store):
     assert not store.done(IDS["dense"])
 
 
-def test_query_answers_in_rows(run):
-    sql = """SELECT criterion, count(*) AS levels, min(stop_test_accuracy) * 0.5 AS half
-             FROM metrics JOIN (SELECT id, spec.criterion AS criterion FROM runs WHERE kind = 'ticket') USING (id)
-             GROUP BY criterion ORDER BY levels"""
-    assert json.loads(run("query", sql, "--json").out) == [
-        {"criterion": "random", "levels": 2, "half": 91.25 / 2},
-        {"criterion": None, "levels": 3, "half": 48.0},
-    ]
-    assert "45.625" in run("query", sql).out
-    curves = json.loads(
-        run("query", "SELECT count(*) AS n, count(DISTINCT id) AS k FROM curves", "--json").out
-    )
-    assert curves == [{"n": 15, "k": 3}]
-    assert json.loads(run("query", "SELECT 0.5 AS a, DATE '2019-05-01' AS b", "--json").out) == [
-        {"a": 0.5, "b": "2019-05-01"}
-    ]
-
-
-@pytest.mark.parametrize(
-    "sql",
-    ["selec", "", "SELECT nothing FROM metrics", "COPY metrics TO 'x.csv'", "SELECT * FROM '/etc/passwd'"],
-)
-def test_a_query_that_cannot_be_answered_is_a_sentence(run, sql):
-    assert run("query", sql, code=1).err.startswith("error: The query cannot be answered: ")
-
-
-def test_a_query_without_duckdb_says_what_to_install(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    assert run("query", "SELECT 1", code=1).err == 'error: A query needs DuckDB: pip install "prunus[runs]"\n'
-
-
-def test_a_query_of_an_empty_store(tmp_path):
-    made = Store(tmp_path / "empty")
-    for table in ("runs", "metrics", "curves"):
-        assert query(made, f"SELECT * FROM {table}") == []
-
-
 def test_unknown_runs_and_stores(run, capsys, tmp_path):
     assert "has no run 'nothing'" in run("show", "nothing", code=8).err
     assert "could be" in run("show", "ticket", code=8).err
-    for command in (("list",), ("rm", "x"), ("compare", "x", "y"), ("query", "SELECT 1")):
+    for command in (("list",), ("rm", "x"), ("compare", "x", "y")):
         with pytest.raises(SystemExit) as ended:
             main(["runs", *command, "--store", str(tmp_path / "typo")])
         assert ended.value.code == 8
@@ -225,7 +187,7 @@ def test_unknown_runs_and_stores(run, capsys, tmp_path):
 
 def test_runs_are_imported_without_the_extras():
     code = (
-        "import sys; import prunus.runs.plan, prunus.runs.store, prunus.runs.query\n"
-        "print(*{'duckdb', 'rich', 'typer', 'jinja2', 'matplotlib'} & set(sys.modules))"
+        "import sys; import prunus.runs.plan, prunus.runs.store\n"
+        "print(*{'rich', 'typer', 'jinja2', 'matplotlib'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"

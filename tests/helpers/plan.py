@@ -3,7 +3,6 @@
 import sys
 from dataclasses import replace
 
-from prunus.runs.engines import ARITHMETIC
 from prunus.runs.execute import execute
 from prunus.runs.store import Store
 from prunus.tickets.dense import Dense
@@ -15,16 +14,11 @@ RECIPE = Recipe(epochs=2, learning_rate=0.01, batch_size=25, decay="linear")
 DENSE = Dense("small:mlp", "digits", RECIPE, examples=85, every=3, states=(5,))
 
 
-def plan(engine: str = "inline", epochs: int = 2) -> list:
+def plan(epochs: int = 2) -> list:
     """For two replicates a ticket, the control under its masks, one rewound late, and two copies of the network."""
     found: list = []
     for replicate in (0, 1):
-        dense = replace(
-            DENSE,
-            replicate=replicate,
-            recipe=RECIPE.but(epochs=epochs),
-            arithmetic=ARITHMETIC.get(engine, "single"),
-        )
+        dense = replace(DENSE, replicate=replicate, recipe=RECIPE.but(epochs=epochs))
         ticket = Ticket(dense, rounds=2)
         found += [
             ticket,
@@ -39,7 +33,7 @@ if __name__ == "__main__":
     path, engine, epochs = sys.argv[1:]
     print("ready", flush=True)
     execute(
-        plan(engine, int(epochs)),
+        plan(int(epochs)),
         Store(path),
         engine=engine,
         workers=2,

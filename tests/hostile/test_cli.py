@@ -727,7 +727,6 @@ OTHERS = [
             ("compare", "x", "y"),
             ("save", "x", "out"),
             ("rm", "x"),
-            ("query", "SELECT 1"),
         )
         for store in ("absent", "text.pt", "folder")
     ),
@@ -736,17 +735,6 @@ OTHERS = [
         for command in (("show", "x"), ("compare", "x", "y"), ("save", "x", "out"), ("rm", "x"))
     ),
     *((8, "runs", "show", id, "--store=store") for id in ("", "dense", "../../folder", "' OR 1=1 --", "*")),
-    *(
-        (1, "runs", "query", sql, "--store=store")
-        for sql in (
-            "",
-            "selec",
-            "SELECT x FROM runs",
-            "SELECT 1; SELECT 2",
-            "COPY runs TO 'out'",
-            "DROP TABLE runs",
-        )
-    ),
     (2, "runs", "lst", "--store=store"),
     (2, "runs", "show", "--store=store"),
     (2, "runs", "show", "a", "b", "--store=store"),

@@ -142,26 +142,18 @@ def test_a_run_ends_in_one_sentence_while_its_workers_start(number, to_group, tm
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """What a run leaves that nobody interrupts, by the kind of its arithmetic."""
-    found = {}
-
-    def by(engine: str) -> dict[str, object]:
-        kind = "stacked" if engine == "stacked" else "inline"
-        if kind not in found:
-            folder = tmp_path_factory.mktemp(kind)
-            process = start_run(folder, kind)
-            _, error = process.communicate(timeout=300)
-            assert process.returncode == 0, error
-            found[kind] = contents(folder)
-        return found[kind]
-
-    return by
+    """What a run leaves that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start_run(folder, "inline")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return contents(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to_group", [True, False], ids=["group", "parent"])
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
-@pytest.mark.parametrize("engine", ["inline", "processes", "stacked"])
+@pytest.mark.parametrize("engine", ["inline", "processes"])
 def test_an_interrupted_run_resumes_to_the_same_bits(engine, number, to_group, uninterrupted, tmp_path):
     process = start_run(tmp_path, engine)
     wait_for_work(tmp_path)
@@ -175,7 +167,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(engine, number, to_group, u
     process = start_run(tmp_path, engine)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    assert contents(tmp_path) == uninterrupted(engine)
+    assert contents(tmp_path) == uninterrupted
     assert not any((tmp_path / "store/work").iterdir())
     assert not list(tmp_path.rglob("*.part"))
 
@@ -194,7 +186,7 @@ def test_a_killed_worker_is_a_sentence_that_says_what_to_do(number, uninterrupte
     process = start_run(tmp_path, "processes")
     process.communicate(timeout=300)
     assert process.returncode == 0
-    assert contents(tmp_path) == uninterrupted("processes")
+    assert contents(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow
@@ -327,20 +319,15 @@ from prunus.runs.execute import execute
 from prunus.runs.store import Store
 
 {before}
-execute([DENSE], Store("store"), engine="{engine}", workers=2, say=print)
+execute([DENSE], Store("store"), engine="processes", workers=2, say=print)
 """
 
 
 @pytest.mark.parametrize(
-    ("engine", "before"),
-    [
-        ("processes", ""),
-        pytest.param("stacked", "", marks=pytest.mark.slow),
-        pytest.param("processes", "__import__('os').mkdir('new')", marks=pytest.mark.slow),
-    ],
+    "before", ["", pytest.param("__import__('os').mkdir('new')", marks=pytest.mark.slow)]
 )
-def test_a_script_without_a_main_guard_is_told_about_the_guard(engine, before, tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT.format(engine=engine, before=before))
+def test_a_script_without_a_main_guard_is_told_about_the_guard(before, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT.format(before=before))
     done = subprocess.run(
         [sys.executable, "script.py"],
         cwd=tmp_path,

@@ -8,12 +8,8 @@ from collections.abc import Callable
 
 from prunus.runs.engines.inline import inline
 from prunus.runs.engines.processes import processes
-from prunus.runs.engines.stacked import stacked
 
 Engine = Callable[..., None]
 """(todo, store, *, workers, say, progress) -> None."""
 
-ENGINES: dict[str, Engine] = {"inline": inline, "processes": processes, "stacked": stacked}
-
-ARITHMETIC = {"stacked": "stacked"}
-"""The engines whose numbers differ from those of a training alone, and what a spec calls that."""
+ENGINES: dict[str, Engine] = {"inline": inline, "processes": processes}

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -31,10 +31,8 @@ from prunus.runs.engines.work import Procedure, Say, words
 Outcome = tuple[Procedure, bool, Exception | None]
 """A run, whether it was done here, and why not where it failed."""
 
-WORKER = "In its worker:"
-
-Task = Callable[[Sequence[Procedure], Path, Progress], list[Outcome]]
-"""Do some runs together on the store at a path; a module's own function, so that a process can be handed it."""
+Task = Callable[[Procedure, Path, Progress], Outcome]
+"""Do a run on the store at a path. It must be a function of a module, so that it can be sent to a process."""
 
 REPORT_SECONDS = 0.5
 """A worker reports its progress no more often than this."""
@@ -60,23 +58,16 @@ def check_main_guard() -> None:
         os._exit(1)
 
 
-def share_out(
-    queue: Queue,
-    task: Task,
-    group: Callable[[list[Procedure]], list[list[Procedure]]],
-    workers: int,
-    say: Say,
-) -> None:
-    """Hand groups of the runs that can start to `workers` processes until nothing is left.
+def share_out(queue: Queue, task: Task, workers: int, say: Say) -> None:
+    """Hand the runs that can start to `workers` processes until nothing is left.
 
     Raises WorkerError where a worker cannot start or was killed.
     """
     with _Pool(workers) as pool:
         while queue.left:
-            for specs in group(queue.ready())[: pool.num_free]:
-                for spec in specs:
-                    queue.start(spec)
-                pool.submit(task, specs, queue.store.path)
+            for spec in queue.ready()[: pool.num_free]:
+                queue.start(spec)
+                pool.submit(task, spec, queue.store.path)
             if not pool.is_busy:
                 if queue.next() is None:
                     break
@@ -103,8 +94,8 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     is_ready: bool = False
-    specs: Sequence[Procedure] = ()
-    """The runs it works on."""
+    spec: Procedure | None = None
+    """The run that it works on; None while it is idle."""
 
 
 class _Pool:
@@ -134,23 +125,23 @@ class _Pool:
     @property
     def num_free(self) -> int:
         """How many more tasks can be submitted."""
-        return self.size - sum(bool(worker.specs) for worker in self.workers)
+        return self.size - sum(worker.spec is not None for worker in self.workers)
 
     @property
     def is_busy(self) -> bool:
         """Whether any worker has a task."""
-        return any(worker.specs for worker in self.workers)
+        return any(worker.spec is not None for worker in self.workers)
 
-    def submit(self, task: Task, specs: Sequence[Procedure], path: Path) -> None:
+    def submit(self, task: Task, spec: Procedure, path: Path) -> None:
         """Give a task to an idle worker, or to a new one."""
-        worker = next((one for one in self.workers if not one.specs), None) or self._start()
-        worker.specs = specs
+        worker = next((one for one in self.workers if one.spec is None), None) or self._start()
+        worker.spec = spec
         with contextlib.suppress(OSError):  # it is dead: `messages` says so
-            worker.connection.send((task, specs, path))
+            worker.connection.send((task, spec, path))
 
-    def messages(self, timeout: float) -> list[_Step | list[Outcome]]:
+    def messages(self, timeout: float) -> list[_Step | Outcome]:
         """Wait for what the workers report, at most `timeout` seconds; raises WorkerError where one has died."""
-        found: list[_Step | list[Outcome]] = []
+        found: list[_Step | Outcome] = []
         for connection in wait([worker.connection for worker in self.workers], timeout):
             worker = next(one for one in self.workers if one.connection is connection)
             try:
@@ -158,10 +149,10 @@ class _Pool:
             except (EOFError, OSError):
                 raise self._death(worker) from None
             worker.is_ready = True
-            if isinstance(message, Exception):
-                message = [(spec, False, message) for spec in worker.specs]
-            if isinstance(message, list):
-                worker.specs = ()
+            if isinstance(message, Exception) and worker.spec is not None:
+                message = (worker.spec, False, message)
+            if isinstance(message, tuple):
+                worker.spec = None
             if message is not None:
                 found.append(message)
         return found
@@ -230,9 +221,8 @@ def _signals_deferred() -> Iterator[None]:
 
 def sent(error: Exception) -> Exception:
     """In a worker: `error` as it can go to the parent, which would see neither its traceback nor its cause."""
-    notes = getattr(error, "__notes__", [])
-    if not foreseen(error) and not any(note.startswith(WORKER) for note in notes):  # a stack shares an error
-        error.add_note(f"{WORKER}\n{''.join(traceback.format_exception(error))}")
+    if not foreseen(error):
+        error.add_note(f"In its worker:\n{''.join(traceback.format_exception(error))}")
     try:
         back = pickle.loads(pickle.dumps(error))
     except Exception:  # of a type whose errors can be made in one place only
@@ -272,8 +262,8 @@ def _work(connection: Connection) -> None:
                 continue
             if message is None:
                 return
-            task, specs, path = message
-            connection.send(task(specs, path, report))
+            task, spec, path = message
+            connection.send(task(spec, path, report))
 
 
 def _follow(parent: BaseProcess) -> None:
@@ -281,11 +271,11 @@ def _follow(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _note(queue: Queue, outcomes: list[Outcome], say: Say) -> None:
-    for spec, here, error in outcomes:
-        if error is not None:
-            say(queue.failed(spec, error))
-        elif here:
-            say(queue.finished(spec))
-        else:
-            queue.elsewhere(spec)
+def _note(queue: Queue, outcome: Outcome, say: Say) -> None:
+    spec, here, error = outcome
+    if error is not None:
+        say(queue.failed(spec, error))
+    elif here:
+        say(queue.finished(spec))
+    else:
+        queue.elsewhere(spec)

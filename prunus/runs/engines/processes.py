@@ -23,13 +23,12 @@ def processes(
     progress: RunsProgress | None = None,
 ) -> None:
     """Do `todo` in `workers` processes, needs first. Raises at the end, where runs failed, what the first raised."""
-    share_out(Queue(todo, store, progress), one, lambda ready: [[spec] for spec in ready], workers, say)
+    share_out(Queue(todo, store, progress), one, workers, say)
 
 
-def one(specs: Sequence[Procedure], path: Path, progress: Progress | None = None) -> list[Outcome]:
+def one(spec: Procedure, path: Path, progress: Progress | None = None) -> Outcome:
     """In a worker: do one run."""
-    (spec,) = specs
     try:
-        return [(spec, carry_out(spec, Store(path), "processes", progress), None)]
+        return spec, carry_out(spec, Store(path), "processes", progress), None
     except Exception as error:  # a user's own function may fail in any way at all
-        return [(spec, False, sent(error))]
+        return spec, False, sent(error)

@@ -18,7 +18,7 @@ from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable
 from prunus.seeds import derive
 from prunus.tables import look_up
-from prunus.tickets.dense import Dense, Steps, state_on
+from prunus.tickets.dense import Dense, StepReport, state_on
 from prunus.tickets.invariants import Receipt, count_kept
 from prunus.tickets.procedure import Run, mask_name
 from prunus.tickets.shelf import Shelf
@@ -65,8 +65,10 @@ class Found:
         """Seconds a training step takes here."""
         return self.ticket.pace()
 
-    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
-        """A row a level, without a training."""
+    def run(
+        self, shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+    ) -> dict[str, Any]:
+        """Write a row a level, without a training. Returns that of the highest validation accuracy."""
         first = state_on(needed[0], "state-0").model
         model = self.ticket.dense.network()
         model.load_state_dict(first)
@@ -83,7 +85,6 @@ class Found:
                 {name: tensor.to(self.device) for name, tensor in first.items() if name not in values},
             )
             shelf.append({**row, "receipt": Receipt(checks, 1).to_json()})
-        yield from ()
         return dict(max(shelf.rows(), key=lambda row: float(row["final_validation_accuracy"])))
 
     def _masks(

@@ -19,7 +19,7 @@ from prunus.pruning.masks import count, warn_if_emptied
 from prunus.pruning.prunable import prunable
 from prunus.seeds import derive
 from prunus.tables import look_up
-from prunus.tickets.dense import Dense, Steps, curve_rows, pace, state_on, training_name
+from prunus.tickets.dense import Dense, StepReport, curve_rows, pace, state_on, training_name
 from prunus.tickets.invariants import Receipt, count_kept
 from prunus.tickets.procedure import mask_name
 from prunus.tickets.shelf import Shelf
@@ -111,17 +111,21 @@ class Supermask:
         """The mask over `model`, before its first draw."""
         return Learned(model, frozen.values, self.mask, derive(self.dense.replicate, "supermask"))
 
-    def steps(self, shelf: Shelf, needed: Sequence[Shelf]) -> Steps:
+    def run(
+        self, shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+    ) -> dict[str, Any]:
         """Train the scores; keep them, the most likely mask, and the network under it."""
         self._check()
-        began, model, first = time.perf_counter(), self.dense.network(), state_on(needed[0], "state-0").model
-        model.load_state_dict(first)
-        frozen = self.frozen(copies(prunable(model)))
-        learned = self.constraint(model, frozen)
-        job, watch = self.dense.training(model, shelf, LEVEL, constraint=learned, recipe=self.recipe)
         if not shelf.rows():
-            yield job
-            sampled = self._sampled(learned, model, job.data)
+            began, model, data = time.perf_counter(), self.dense.network(), self.dense.dataset()
+            first = state_on(needed[0], "state-0").model
+            model.load_state_dict(first)
+            frozen = self.frozen(copies(prunable(model)))
+            learned = self.constraint(model, frozen)
+            watch = self.dense.train(
+                model, shelf, LEVEL, constraint=learned, recipe=self.recipe, report_steps=report_steps
+            )
+            sampled = self._sampled(learned, model, data)
             factors = learned.put_likely()
             masks = masks_of(factors)
             warn_if_emptied(masks)
@@ -131,7 +135,7 @@ class Supermask:
                 "steps": watch.curve[-1].step,
                 **sampled,
                 "likely_density": density_of(masks),
-                **{f"likely_{key}": value for key, value in _accuracies(model, job.data).items()},
+                **{f"likely_{key}": value for key, value in _accuracies(model, data).items()},
                 "seconds": round(time.perf_counter() - began, 2),
                 "receipt": _receipt(checks, watch).to_json(),
             }

@@ -1,7 +1,6 @@
 """The command line: a file a command, in the table of `app.py`. Commands import the rooms when they run."""
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -19,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f'error: the command line needs {missing[0]}: pip install "prunus[cli]"', file=sys.stderr)
         sys.exit(1)
     if sys.stdout is None:  # it was closed before the process began
-        sys.stdout = io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "wb"), encoding="utf-8")
+        sys.stdout = io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
             stream.reconfigure(errors="replace")

@@ -29,7 +29,7 @@ Arguments = ParamSpec("Arguments")
 
 EXIT_CODES = {
     0: "success",
-    1: "a file or folder that cannot be read or written, a missing optional package, a problem that "
+    1: "a file or folder that cannot be read or written, a missing package, a problem that "
     "`prunus doctor` found, output that nobody reads, or any other refusal",
     2: "a wrong command line: an unknown command, option, name or setting, or a value out of range",
     3: "a data set that is missing, damaged, or unsuitable",

@@ -93,7 +93,7 @@ def _check_shared(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> 
     """MismatchError where one tensor of `module` would have to hold two different tensors of the file."""
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in module.state_dict().items():
-        if not isinstance(tensor, Tensor) or not tensor.numel():
+        if not isinstance(tensor, Tensor) or not tensor.data_ptr():  # empty, or on a device that gives no address
             continue
         first = names.setdefault((tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()), name)
         if not torch.equal(_bits(state[first]), _bits(state[name])):

@@ -22,7 +22,8 @@ def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[object, str] = {}
     tied = {}
     for name, tensor in state.items():
-        if tensor.layout != torch.strided or not tensor.numel():  # others have no one place in memory
+        # Sparse tensors, empty ones, and those on a device that gives no address have no place in memory to compare.
+        if tensor.layout != torch.strided or not tensor.data_ptr():
             continue
         memory = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
         if memory in first:

@@ -93,7 +93,8 @@ def _check_shared(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> 
     """MismatchError where one tensor of `module` would have to hold two different tensors of the file."""
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in module.state_dict().items():
-        if not isinstance(tensor, Tensor) or not tensor.data_ptr():  # empty, or on a device that gives no address
+        # Sparse tensors, empty ones, and those on a device that gives no address have no place in memory to compare.
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.data_ptr():
             continue
         first = names.setdefault((tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()), name)
         if not torch.equal(_bits(state[first]), _bits(state[name])):

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -73,6 +73,16 @@ class CommandGroup(TyperGroup):
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run the command line `app` and return its exit code; a wrong option ends in one sentence on stderr."""
     try:
+        return _run(app, arguments)
+    finally:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError, AttributeError):  # a full disk, a closed stream, or none
+            _discard(sys.stderr)
+
+
+def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
+    try:
         # Named, because what is run by `python -m prunus` is not a name that shell completion can be installed for.
         code = app(arguments, prog_name="prunus", standalone_mode=False)
         sys.stdout.flush()
@@ -83,10 +93,10 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         say("error: interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
-        _discard_stdout()
+        _discard(sys.stdout)
         return REFUSED
     except OSError as error:  # the help or the version cannot be written
-        _discard_stdout()
+        _discard(sys.stdout)
         say(f"error: {_sentence(error)}")
         return REFUSED
     return code if isinstance(code, int) else 0
@@ -128,7 +138,7 @@ def ended(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             except KeyboardInterrupt as error:
                 _fail(describe("interrupted", error), INTERRUPTED)
             except BrokenPipeError:
-                _discard_stdout()
+                _discard(sys.stdout)
                 raise typer.Exit(REFUSED) from None
             except PrunusError as error:
                 if error.__cause__ is not None and _traceback_wanted():
@@ -154,10 +164,10 @@ def _sentence(error: OSError) -> str:
     return f"{what}{error.strerror or error}."
 
 
-def _discard_stdout() -> None:
-    """Send to nowhere what is still to be written to stdout, or the last flush of the interpreter complains."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _discard(stream: TextIO) -> None:
+    """Discard what is still to be written to `stream`; otherwise the interpreter's last flush changes the exit code."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _traceback_wanted() -> bool:

@@ -219,7 +219,10 @@ def test_a_stream_that_cannot_be_written_changes_nothing_else(redirections, argu
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m prunus {arguments} {redirections}"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={
+            **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
         check=False,

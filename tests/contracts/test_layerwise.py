@@ -118,6 +118,17 @@ def test_h_is_whole_where_it_is_summed_in_stripes(batch):
     assert found.vectors == 1500
 
 
+def test_hessian_counts_the_calibration_examples_alone_when_a_batch_has_many_inputs():
+    """Two images of 40 × 40 pixels are more inputs than are collected before they are multiplied."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU())
+    images = torch.randn(3, 2, 40, 40, generator=generator(0, "images"))
+    hessian = layer_inputs(model, prunable(model), images)["0.weight"].hessian
+    columns = F.unfold(images, 3, padding=1).double()  # [3, 18, 1600]
+    expected = 2 / 3 * torch.einsum("nip,njp->ij", columns, columns)
+    assert not hessian.requires_grad
+    torch.testing.assert_close(hessian[0], expected, rtol=1e-5, atol=1e-3)
+
+
 def test_what_the_model_writes_over_its_inputs_later_does_not_count():
     class Residual(nn.Module):
         def __init__(self) -> None:

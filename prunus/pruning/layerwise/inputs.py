@@ -123,7 +123,8 @@ def layer_inputs(
             taken(model, batch, model)
             if progress:
                 progress("calibration batches", number, len(batches))
-        found = {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
+    found = {name: gram.finished(len(inputs), damping) for name, gram in grams.items()}
+    with evaluating(model):
         _check_used_by_layers_alone(model, {name: gram.module for name, gram in grams.items()}, inputs)
     return found
 

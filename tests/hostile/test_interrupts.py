@@ -37,9 +37,14 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path]), "OMP_NUM_THREADS": "1"},
-        # What a shell starts in the background ignores SIGINT, and hands that down.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=restore_signals,
     )
+
+
+def restore_signals() -> None:
+    """What a shell starts in the background ignores SIGINT, and what nohup starts SIGHUP, and they hand that down."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def start_run(folder: Path, engine: str) -> "subprocess.Popen[str]":

@@ -59,6 +59,10 @@ STEPS = (0.5, 0.25, 0.125)
 """Shares of an update that are tried where the whole of it raises the error."""
 
 
+MAX_DAMPING = 1e9
+"""Far above any curvature, an update is nothing but rounding, and products of the damping overflow."""
+
+
 @final
 @dataclass(frozen=True)
 class Pruner:
@@ -96,10 +100,11 @@ class Pruner:
                 f"Damping {self.damping:g} was asked for, but nothing is inverted: {self.line} "
                 f"These invert: {', '.join(name for name, one in PRUNERS.items() if one.inverts)}."
             )
-        if self.damping is not None and not (0 <= self.damping < inf and (self.damping or self.undamped)):
+        is_in_range = self.damping is None or 0 <= self.damping <= MAX_DAMPING
+        if not is_in_range or (self.damping == 0 and not self.undamped):
             raise EvidenceError(
                 f"Damping {self.damping:g} was asked for; it must be {'at least' if self.undamped else 'above'} 0 and "
-                f"finite, as in 0.01: {self.line}"
+                f"at most {MAX_DAMPING:g}, as in 0.01: {self.line}"
             )
         if self.cuts != 1 and not self.stepwise:
             raise EvidenceError(f"{self.cuts} cuts were asked for, but it prunes in one go: {self.line}")

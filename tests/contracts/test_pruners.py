@@ -315,7 +315,7 @@ def carried_out(spec, *needed, shelf=None):
 @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
 def test_damping_out_of_range_is_refused_before_anything_is_looked_at(name, damping):
     least = "at least 0" if PRUNERS[name].undamped else "above 0"
-    words = f"it must be {least} and finite" if PRUNERS[name].inverts else "nothing is inverted"
+    words = f"it must be {least} and at most" if PRUNERS[name].inverts else "nothing is inverted"
     with pytest.raises(EvidenceError, match=words):
         replace(PRUNERS[name], damping=damping)
 

@@ -688,6 +688,7 @@ OTHERS = [
     (5, *PRUNE, "--criterion=obd", "--damping=0.1"),
     (5, *PRUNE, "--criterion=obs", "--cuts=1000000000"),
     (5, *PRUNE, "--criterion=fisher", "--damping=0"),
+    (5, *PRUNE, "--criterion=obs", "--damping=1e308"),
     (5, *PRUNE, "--scope=2:4", "--density=0.3"),
     *(
         (7, command, f"{name}.prunus")

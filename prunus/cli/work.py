@@ -17,7 +17,6 @@ from prunus.compression.deep_compression import (
     Compressed,
     bits_by_name,
     check_inputs,
-    copy_module,
     deep_compress,
     reachable,
 )
@@ -29,6 +28,7 @@ from prunus.files import after_writing, check_writable, has_control_characters
 from prunus.nouns import Dataset
 from prunus.pruning.masks import densities_by_name
 from prunus.pruning.prunable import coverage, describe_skipped
+from prunus.pruning.weights import copied
 from prunus.report import text
 from prunus.report.page import write_page
 from prunus.report.stages import on_disk, sizes
@@ -90,7 +90,7 @@ class Outcome:
 def carry_out(job: Job) -> Outcome:
     """Do it. Raises before the work what can be known before it."""
     began = time.perf_counter()
-    model = copy_module(job.model)
+    model = copied(job.model)
     rounds = _check(job)
     epoch_line = epoch_lines(num_epochs(job.recipe, rounds, not job.trained))
     progress = added_up(num_steps(job.recipe, rounds, not job.trained, job.data), report)

@@ -4,7 +4,6 @@ The three stages are calls of the rooms that own them; what is written here is t
 is kept of each: how many weights are left, how many bytes the file would take, what the validation split says.
 """
 
-import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from prunus.compression.recipes import CompressionRecipe
 from prunus.compression.sharing import Shared, Tied, share
 from prunus.compression.sharing.share import bits_of_each, check_float32, check_start
 from prunus.data.check import check_dataset
-from prunus.errors import DensityError, ModelError, NoEffectWarning, NothingPrunableError, SharingError
+from prunus.errors import DensityError, NoEffectWarning, NothingPrunableError, SharingError
 from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of, sizes
 from prunus.pruning.masks import check_finite, densities_by_name, everything
 from prunus.pruning.prunable import layer_kinds, prunable, skipped_parameters
@@ -30,12 +29,12 @@ from prunus.pruning.pruners import criterion_named
 from prunus.pruning.retrain import Round, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import n_m_of, rehearse, scope_named
-from prunus.pruning.weights import put
+from prunus.pruning.weights import copied, put
 from prunus.seeds import derive
 from prunus.tables import look_up
 from prunus.training import Epoch, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
-from prunus.training.checks import check_initialized, check_tensor_state, check_trainable
+from prunus.training.checks import check_tensor_state, check_trainable
 from prunus.training.loop import check_recipe
 
 Report = Callable[[str, Epoch], None]
@@ -142,10 +141,9 @@ def deep_compress(
 
     All errors but those of training are raised before any work.
     """
-    check_initialized(model)
     check_tensor_state(model)
     modes = {name: module.training for name, module in model.named_modules()}
-    model = copy_module(model)
+    model = copied(model)
     weights = check_inputs(model, data, recipe, include, exclude)
     densities, within = _plan_rounds(recipe, weights, warn=True)
     folder = None if checkpoints is None else Path(checkpoints)
@@ -405,17 +403,6 @@ def _halved(model: nn.Module, names: Sequence[str]) -> Params:
         for name, p in rest.items()
         if p.dtype == torch.float32 and p.numel() and float(p.abs().max()) <= limit
     }
-
-
-def copy_module(model: nn.Module) -> nn.Module:
-    """A deep copy of `model`. Raises ModelError where there is none."""
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # a module may define what a copy is
-        raise ModelError(
-            f"Expected a {type(model).__name__} that copy.deepcopy can copy, got {type(error).__name__}: {error}; "
-            "remove parametrizations and tensors that are results of a computation from the model."
-        ) from error
 
 
 def _plan_rounds(

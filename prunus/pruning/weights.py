@@ -37,9 +37,10 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # a user's module may hold anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"{type(model).__name__} cannot be copied ({next(iter(str(error).splitlines()), type(error).__name__)}); a "
-            "weight that weight_norm or torch.nn.utils.prune computes has to be made a parameter first."
+            f"{type(model).__name__} cannot be copied with copy.deepcopy ({reason}); remove tensors that are results "
+            "of a computation, and make a weight that weight_norm or torch.nn.utils.prune computes a parameter first."
         ) from error
 
 

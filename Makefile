@@ -33,7 +33,7 @@ check: $(ENVIRONMENT)      ## Check format, lint, types and the repository conve
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest tests/house -p no:cacheprovider
+	$(PYTHON) -m pytest tests/conventions -p no:cacheprovider
 
 format: $(ENVIRONMENT)     ## Reformat the code.
 	$(PYTHON) -m ruff format .

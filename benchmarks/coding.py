@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import interleaved, table
-from prunus.compression.container import Coding, pack, unpack
+from prunus.compression.container import EncodingConfig, pack, unpack
 
 
 def run() -> str:
@@ -19,7 +19,7 @@ def run() -> str:
     n, raw = len(weights), weights.tobytes()
     rows = []
     for codec in ("range", "huffman", "bitpack"):
-        coding = Coding(codec=codec)
+        coding = EncodingConfig(codec=codec)
         data = pack(state, coding=coding)
         timed = interleaved(
             {

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.timing import interleaved, table
 from prunus.models import MODELS
-from prunus.nouns import Split
 from prunus.training import evaluate
+from prunus.types import Split
 
 SHAPES = {
     "lenet-300-100": (1, 28, 28),

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timed, interleaved, spread, table
-from prunus.nouns import Params
-from prunus.pruning.layerwise import exact_obs, layer_inputs
-from prunus.pruning.layerwise.sparse_gpt import SELECT, _as_they_come, _Sweep
+from prunus.pruning.layerwise import exact_obs, layer_hessians
+from prunus.pruning.layerwise.sparse_gpt import SELECT, _as_they_come, _ColumnPruner
 from prunus.pruning.scopes import layer
+from prunus.types import Params
 
 THREADS = 2
 WIDTH, ROW_BY_ROW = 4096, 512
@@ -49,14 +49,14 @@ def _layer(inputs: int, outputs: int, examples: int) -> tuple[nn.Module, Params,
 def _schedule(rounds: int, size: int) -> str:
     """From H on: what `sparse_gpt` does with a layer, beside one inversion and the updates as plain products."""
     model, weights, inputs = _layer(size, size, 2 * size)
-    found = layer_inputs(model, weights, inputs, batch_size=256)["weight"]
+    found = layer_hessians(model, weights, inputs, batch_size=256)["weight"]
     everything = torch.ones(size, size, dtype=torch.bool)
     damped = found.damped()[0]
     upper, w, lost = (torch.rand(size, size) for _ in range(3))
     del model, inputs
 
     def swept() -> None:
-        sweep = _Sweep("weight", weights["weight"], found)
+        sweep = _ColumnPruner("weight", weights["weight"], found)
         layer({"weight": sweep.all_scores()}, 0.5)
         sweep.run(SELECT, _as_they_come("weight", layer, 0.5, everything, None, 0))
         assert int(sweep.mask().sum()) == size * size // 2
@@ -87,11 +87,11 @@ def _schedule(rounds: int, size: int) -> str:
 def _streaming(rounds: int, size: int) -> str:
     """H while inputs pass, beside one product of all of them; both counted as that product's multiply-adds."""
     model, weights, inputs = _layer(size, 64, INPUTS)
-    product, streamed = "one float32 product", "layer_inputs, batches of 256"
+    product, streamed = "one float32 product", "layer_hessians, batches of 256"
     timed = interleaved(
         {
             product: lambda: inputs.T @ inputs,
-            streamed: lambda: layer_inputs(model, weights, inputs, batch_size=256),
+            streamed: lambda: layer_hessians(model, weights, inputs, batch_size=256),
         },
         rounds,
         clock=time.perf_counter,

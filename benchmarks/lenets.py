@@ -1,6 +1,6 @@
 """Deep Compression of both LeNets on MNIST: file on disk, error, stages; five seeds, two processes.
 
-Every seed has its own initialisation, order, split and ties. The test split is evaluated once a network.
+Every seed has its own initialization, order, split and ties. The test split is evaluated once a network.
 """
 
 import multiprocessing
@@ -18,14 +18,14 @@ def one(job: tuple[str, int]) -> dict[str, float]:
     import torch
 
     import prunus
-    from prunus.seeds import derive
+    from prunus.seeds import derive_seed
 
     name, seed = job
     torch.set_num_threads(1)
     recipe = prunus.COMPRESSION_RECIPES[name]
     data = prunus.load_data("mnist", seed=seed)
-    model = prunus.models.MODELS[name](seed=derive(seed, "model"))
-    prunus.train(model, data, recipe.dense, seed=derive(seed, "dense"))
+    model = prunus.models.MODELS[name](seed=derive_seed(seed, "model"))
+    prunus.train(model, data, recipe.dense, seed=derive_seed(seed, "dense"))
     compressed = prunus.deep_compress(model, data, recipe, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.prunus"

@@ -4,13 +4,13 @@ import torch
 
 from benchmarks.timing import interleaved, table
 from prunus import models
-from prunus.nouns import Evidence
 from prunus.pruning.criteria import magnitude
-from prunus.pruning.prunable import prunable
+from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import layer
-from prunus.training import RECIPES, Masked
-from prunus.training.constraints import Free
-from prunus.training.loop import Training
+from prunus.training import RECIPES, Masks
+from prunus.training.constraints import NoConstraint
+from prunus.training.loop import Trainer
+from prunus.types import Statistics
 
 
 def run() -> str:
@@ -18,9 +18,9 @@ def run() -> str:
     steps = {}
     for name in ("dense", "masked, density 0.1"):
         model = models.lenet_300_100()
-        masks = layer(magnitude(Evidence(prunable(model))), 0.1)
-        constraint = Free(model) if name == "dense" else Masked(model, masks)
-        training = Training(model, RECIPES["lenet-300-100"], constraint)
+        masks = layer(magnitude(Statistics(prunable_weights(model))), 0.1)
+        constraint = NoConstraint(model) if name == "dense" else Masks(model, masks)
+        training = Trainer(model, RECIPES["lenet-300-100"], constraint)
         steps[name] = lambda training=training: [training.step(inputs, labels) for _ in range(100)]
     timed = interleaved(steps, rounds=25)
     rows = [[name, f"{timed.median(name) * 10:.2f}", timed.ratio(name, "dense")] for name in steps]

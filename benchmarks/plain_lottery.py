@@ -24,7 +24,7 @@ REPLICATES, DENSITY, EVERY = 2, (0.8**11, 0.8**11, 0.9**11), 100
 
 
 class Pictures(Dataset):
-    """As torchvision's MNIST: a PIL image of the stored bytes, then a float tensor, then normalised."""
+    """As torchvision's MNIST: a PIL image of the stored bytes, then a float tensor, then normalized."""
 
     def __init__(self, pictures: np.ndarray, labels: np.ndarray) -> None:
         self.pictures, self.labels = pictures, labels
@@ -78,14 +78,14 @@ def train(
     model: LeNet, loaders: dict[str, DataLoader], epochs: int, masks: list[torch.Tensor] | None = None
 ) -> int:
     """Train; evaluate along the way, and the test split at the best point and at the end. Returns the steps."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=1.2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.2e-3)
     criterion = nn.CrossEntropyLoss()
     step, best, kept = 0, evaluate(model, loaders["validation"])[0], copy(model)
     for _ in range(epochs):
         for inputs, labels in loaders["train"]:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             criterion(model(inputs), labels).backward()
-            optimiser.step()
+            optimizer.step()
             if masks is not None:
                 with torch.no_grad():
                     for layer, mask in zip(layers(model), masks, strict=True):
@@ -103,7 +103,7 @@ def train(
     return step
 
 
-def masks_of(model: LeNet, criterion: str) -> list[torch.Tensor]:
+def masks_from(model: LeNet, criterion: str) -> list[torch.Tensor]:
     found = []
     for layer, density in zip(layers(model), DENSITY, strict=True):
         weight = layer.weight.detach()
@@ -139,7 +139,7 @@ def main(path: str, epochs: int, workers: int) -> None:
         began = time.perf_counter()
         for criterion in ("large_final", "small_final", "random"):
             model.load_state_dict(final)
-            masks = masks_of(model, criterion)
+            masks = masks_from(model, criterion)
             model.load_state_dict(initial)
             with torch.no_grad():
                 for layer, mask in zip(layers(model), masks, strict=True):

@@ -15,23 +15,23 @@ from unittest.mock import patch
 from torch import nn
 
 from benchmarks.timing import interleaved, table
-from prunus.nouns import Dataset
-from prunus.runs.engines.work import OneThread, carry_out
-from prunus.runs.spec import identity
+from prunus.runs.executors.run_task import SingleThread, run_to_completion
+from prunus.runs.spec import run_id
 from prunus.runs.store import Store
-from prunus.tickets.dense import Dense, measured
-from prunus.tickets.procedure import mask_name
-from prunus.tickets.shelf import Memory
-from prunus.tickets.ticket import Ticket
-from prunus.tickets.watch import Watch
+from prunus.tickets.artifacts import InMemoryArtifacts
+from prunus.tickets.baseline import BaselineSpec, final_metrics
+from prunus.tickets.monitor import TrainingMonitor
+from prunus.tickets.procedure import mask_key
+from prunus.tickets.ticket import TicketSpec
 from prunus.training import RECIPES, Recipe, train
+from prunus.types import Dataset
 
 
-def spec(epochs: int) -> Ticket:
-    return Ticket(Dense(recipe=RECIPES["lenet-300-100"].but(epochs=epochs)), rounds=2)
+def spec(epochs: int) -> TicketSpec:
+    return TicketSpec(BaselineSpec(recipe=RECIPES["lenet-300-100"].replace(epochs=epochs)), rounds=2)
 
 
-def trainings_of(ticket: Ticket, store: Store) -> list[Callable[[], None]]:
+def trainings_of(ticket: TicketSpec, store: Store) -> list[Callable[[], None]]:
     """The trainings of the run, each of which only trains and evaluates when it is called."""
     bare_trainings: list[Callable[[], None]] = []
 
@@ -39,30 +39,32 @@ def trainings_of(ticket: Ticket, store: Store) -> list[Callable[[], None]]:
         bare_trainings.append(partial(train_bare, model, data, recipe, **arguments))
         train(model, data, recipe, **arguments)
 
-    with patch("prunus.tickets.dense.train", record):
-        ticket.run(Memory(), [store.folder(identity(need)) for need in ticket.needs()])
+    with patch("prunus.tickets.baseline.train", record):
+        ticket.run(InMemoryArtifacts(), [store.folder(run_id(need)) for need in ticket.needs()])
     return bare_trainings
 
 
-def train_bare(model: nn.Module, data: Dataset, recipe: Recipe, *, observer: Watch, **arguments: Any) -> None:
+def train_bare(
+    model: nn.Module, data: Dataset, recipe: Recipe, *, observer: TrainingMonitor, **arguments: Any
+) -> None:
     """Train and evaluate, and nothing else."""
-    watch = Watch(data.validation, first=observer.first, last=observer.last, every=observer.every)
+    watch = TrainingMonitor(data.validation, first=observer.first, last=observer.last, every=observer.every)
     train(model, data, recipe, observer=watch, **{**arguments, "checkpoint": None})
-    measured(model, watch, data)
+    final_metrics(model, watch, data)
 
 
-def kept(ticket: Ticket, store: Store) -> None:
+def kept(ticket: TicketSpec, store: Store) -> None:
     """The whole run, anew."""
-    shutil.rmtree(store.finished / identity(ticket), ignore_errors=True)
-    assert carry_out(ticket, store, "inline")
+    shutil.rmtree(store.finished / run_id(ticket), ignore_errors=True)
+    assert run_to_completion(ticket, store, "inline")
 
 
 def run(rounds: int = 7, epochs: int = 5) -> str:
     ticket = spec(epochs)
-    with tempfile.TemporaryDirectory() as folder, OneThread():
+    with tempfile.TemporaryDirectory() as folder, SingleThread():
         store = Store(folder)
         for need in ticket.needs():
-            carry_out(need, store, "inline")
+            run_to_completion(need, store, "inline")
         trainings = trainings_of(ticket, store)
         functions: dict[str, Callable[[], object]] = {
             "bare trainings": lambda: [bare() for bare in trainings],
@@ -77,10 +79,8 @@ def run(rounds: int = 7, epochs: int = 5) -> str:
             ],
             [[name, f"{timed.median(name):.2f}", timed.ratio(name, "bare trainings")] for name in functions],
         )
-        path = Path(store.folder(identity(ticket)).path) / f"{mask_name(1)}.safetensors"
-        weights = sum(
-            mask.numel() for mask in store.folder(identity(ticket)).get_masks(mask_name(1)).values()
-        )
+        path = Path(store.folder(run_id(ticket)).path) / f"{mask_key(1)}.safetensors"
+        weights = sum(mask.numel() for mask in store.folder(run_id(ticket)).get_masks(mask_key(1)).values())
         size = path.stat().st_size
     masks = table(
         ["stored mask", "weights", "bytes", "bits a weight"],

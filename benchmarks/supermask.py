@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from benchmarks.timing import interleaved, table
 from prunus import models
-from prunus.pruning.prunable import prunable
-from prunus.tickets.supermask import Bernoulli, EdgePopup, Kind, Learned, Signed
+from prunus.pruning.prunable import prunable_weights
+from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed, SupermaskConstraint, SupermaskType
 from prunus.training import Recipe
-from prunus.training.constraints import Free
-from prunus.training.loop import Training
+from prunus.training.constraints import NoConstraint
+from prunus.training.loop import Trainer
 
-RECIPE = Recipe(epochs=1, learning_rate=0.1, batch_size=60, optimiser="sgd", momentum=0.9)
-KINDS: dict[str, Kind] = {
+RECIPE = Recipe(epochs=1, learning_rate=0.1, batch_size=60, optimizer="sgd", momentum=0.9)
+KINDS: dict[str, SupermaskType] = {
     "Bernoulli": Bernoulli(),
     "Bernoulli, rescaled": Bernoulli(rescale=True),
     "edge-popup": EdgePopup(density=0.5),
@@ -72,27 +72,27 @@ class Masked(nn.Linear):
         return F.linear(x, self.weight * mask, self.bias)
 
 
-def autograd(kind: str) -> Training:
+def autograd(kind: str) -> Trainer:
     """The network with masked layers, trained as any."""
     model = models.lenet_300_100()
     for name in ("fc1", "fc2", "fc3"):
         setattr(model, name, Masked(getattr(model, name), kind))
-    return Training(model, RECIPE, Free(model))
+    return Trainer(model, RECIPE, NoConstraint(model))
 
 
-def learned(kind: Kind) -> Training:
+def learned(kind: SupermaskType) -> Trainer:
     """The network under a constraint."""
     model = models.lenet_300_100()
-    weights = {name: weight.detach().clone() for name, weight in prunable(model).items()}
-    constraint = Learned(model, weights, kind, seed=0)
-    constraint.hold()
-    return Training(model, RECIPE, constraint)
+    weights = {name: weight.detach().clone() for name, weight in prunable_weights(model).items()}
+    constraint = SupermaskConstraint(model, weights, kind, seed=0)
+    constraint.apply()
+    return Trainer(model, RECIPE, constraint)
 
 
 def run(rounds: int = 15, steps: int = 30) -> str:
     inputs, labels = torch.randn(60, 1, 28, 28), torch.randint(0, 10, (60,))
     dense = models.lenet_300_100()
-    trainings = {"dense": Training(dense, RECIPE, Free(dense))}
+    trainings = {"dense": Trainer(dense, RECIPE, NoConstraint(dense))}
     for name, kind in KINDS.items():
         trainings[name] = learned(kind)
         if name != "signed":

@@ -20,21 +20,21 @@ import torch
 
 from benchmarks.timing import spread, table
 from prunus.data import load
-from prunus.runs.execute import execute
+from prunus.runs.runner import run_plan
 from prunus.runs.store import Store
-from prunus.tickets.dense import Dense
-from prunus.tickets.ticket import Ticket
+from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.ticket import TicketSpec
 from prunus.training import RECIPES
 
 CRITERIA = ("large_final", "small_final", "random")
 REPLICATES, CORES = 2, 2
 
 
-def specs(epochs: int) -> list[Ticket]:
-    recipe = RECIPES["lenet-300-100"].but(epochs=epochs)
+def specs(epochs: int) -> list[TicketSpec]:
+    recipe = RECIPES["lenet-300-100"].replace(epochs=epochs)
     return [
-        Ticket(
-            Dense(recipe=recipe, replicate=replicate),
+        TicketSpec(
+            BaselineSpec(recipe=recipe, replicate=replicate),
             criterion=criterion,
             schedule="one_shot",
             rounds=11,
@@ -81,10 +81,12 @@ def ours(epochs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         began = time.perf_counter()
-        execute(specs(epochs), store, engine="processes", workers=CORES, say=lambda line: None)
+        run_plan(specs(epochs), store, engine="processes", workers=CORES, say=lambda line: None)
         wall = time.perf_counter() - began
         steps = sum(row["steps"] for run in store.folders() for row in run.rows())
-        passed = [row["receipt"]["passed"] for run in store.folders() for row in run.rows() if row["level"]]
+        passed = [
+            row["invariants"]["passed"] for run in store.folders() for row in run.rows() if row["level"]
+        ]
     assert len(passed) == REPLICATES * len(CRITERIA)
     assert all(passed)
     return {"wall": wall, "cpu": _children(before) + time.process_time() - own, "steps": steps}

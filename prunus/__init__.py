@@ -3,7 +3,7 @@
 >>> import prunus
 >>> data = prunus.load_data("digits")
 >>> model = prunus.models.lenet_300_100(seed=0)
->>> list(prunus.prunable(model))
+>>> list(prunus.prunable_weights(model))
 ['fc1.weight', 'fc2.weight', 'fc3.weight']
 
 A name is imported when it is first asked for, so that `prunus --help` need not wait for torch.
@@ -17,37 +17,37 @@ from prunus.version import __version__
 
 if TYPE_CHECKING:
     from prunus import models
-    from prunus.compression.container import Coding, inspect, load, read
+    from prunus.compression.container import EncodingConfig, inspect, load, read
     from prunus.compression.deep_compression import Compressed, deep_compress
-    from prunus.compression.published import COMPRESSION_RECIPES
+    from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.compression.recipes import CompressionRecipe
     from prunus.compression.save import save
     from prunus.data import load as load_data
     from prunus.errors import PrunusError
-    from prunus.nouns import Dataset, Evidence, Split, density_of
     from prunus.pruning.criteria import CRITERIA
-    from prunus.pruning.prunable import prunable, skipped_parameters
+    from prunus.pruning.prunable import prunable_weights, skipped_parameters
     from prunus.pruning.retrain import prune_and_retrain
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
     from prunus.pruning.sensitivity import choose_densities, sensitivity
-    from prunus.training import RECIPES, Masked, Recipe, evaluate, train
+    from prunus.training import RECIPES, Masks, Recipe, evaluate, train
+    from prunus.types import Dataset, Split, Statistics, mask_density
 else:
     _HOMES = {
-        "prunus.compression.container": ("Coding", "inspect", "load", "read"),
+        "prunus.compression.container": ("EncodingConfig", "inspect", "load", "read"),
         "prunus.compression.deep_compression": ("Compressed", "deep_compress"),
-        "prunus.compression.published": ("COMPRESSION_RECIPES",),
+        "prunus.compression.presets": ("COMPRESSION_RECIPES",),
         "prunus.compression.recipes": ("CompressionRecipe",),
         "prunus.compression.save": ("save",),
         "prunus.errors": ("PrunusError",),
-        "prunus.nouns": ("Dataset", "Evidence", "Split", "density_of"),
+        "prunus.types": ("Dataset", "Statistics", "Split", "mask_density"),
         "prunus.pruning.criteria": ("CRITERIA",),
-        "prunus.pruning.prunable": ("prunable", "skipped_parameters"),
+        "prunus.pruning.prunable": ("prunable_weights", "skipped_parameters"),
         "prunus.pruning.retrain": ("prune_and_retrain",),
         "prunus.pruning.schedules": ("SCHEDULES",),
         "prunus.pruning.scopes": ("SCOPES",),
         "prunus.pruning.sensitivity": ("choose_densities", "sensitivity"),
-        "prunus.training": ("RECIPES", "Masked", "Recipe", "evaluate", "train"),
+        "prunus.training": ("RECIPES", "Masks", "Recipe", "evaluate", "train"),
     }
     _ORIGINS = {name: (home, name) for home, names in _HOMES.items() for name in names}
     _ORIGINS["load_data"] = ("prunus.data", "load")
@@ -69,25 +69,25 @@ __all__ = [
     "RECIPES",
     "SCHEDULES",
     "SCOPES",
-    "Coding",
     "Compressed",
     "CompressionRecipe",
     "Dataset",
-    "Evidence",
-    "Masked",
+    "EncodingConfig",
+    "Masks",
     "PrunusError",
     "Recipe",
     "Split",
+    "Statistics",
     "__version__",
     "choose_densities",
     "deep_compress",
-    "density_of",
     "evaluate",
     "inspect",
     "load",
     "load_data",
+    "mask_density",
     "models",
-    "prunable",
+    "prunable_weights",
     "prune_and_retrain",
     "read",
     "save",

@@ -5,32 +5,32 @@
     ├── UnknownNameError              2   a name that is in no table
     ├── DataError                     3   a data set that is missing, damaged, or cannot be fetched
     ├── ModelError                    4   a model prunus cannot work on
-    │   ├── NothingPrunableError
+    │   ├── NoPrunableWeightsError
     │   └── TiedWeightsError
     ├── DensityError                  5   a density that is out of range or cannot be reached
-    ├── NotFiniteError                5   NaN or infinity where numbers are needed
-    ├── EvidenceError                 5   a criterion that was not given what it looks at
-    ├── SharingError                  5   a codebook that cannot be made
+    ├── NonFiniteError                5   NaN or infinity where numbers are needed
+    ├── StatisticsError               5   a criterion that was not given what it looks at
+    ├── QuantizationError             5   a codebook that cannot be made
     ├── SpecError                     2   a setting that no run can have
     ├── StoreError                    8   a store of runs that cannot be used
-    │   ├── LostClaimError                another process took the run over
+    │   ├── LeaseLostError                another process took the run over
     │   └── WorkerError                   a worker process that could not start, or was killed
     ├── TrainingError                 6
-    │   ├── DivergedError
+    │   ├── DivergenceError
     │   └── CheckpointError
     └── ContainerError                7   a file that is not what it claims to be
         ├── NotAContainerError
-        ├── VersionError
-        ├── TruncatedError
-        ├── CorruptError
-        ├── TooLargeError
-        └── MismatchError                 a good file, for another model
+        ├── UnsupportedVersionError
+        ├── TruncatedFileError
+        ├── CorruptFileError
+        ├── SizeLimitError
+        └── ModelMismatchError            a good file, for another model
 
     NoEffectWarning                   something was asked that changes nothing
     NotPrunedWarning                  weights that prunus cannot prune are left as they are
     UpdateRejectedWarning             an update of the kept weights was worse than no update
-    ReceiptWarning                    an invariant of a ticket does not hold
-    EmptiedLayerWarning               a layer has no weight left
+    InvariantWarning                  an invariant of a ticket does not hold
+    EmptyLayerWarning                 a layer has no weight left
     UnusedCentroidsWarning            a codebook has fewer values than its bits allow
 
 The exit code is what the command line returns; 2 is also what it returns for a wrong option.
@@ -65,7 +65,7 @@ class ModelError(PrunusError):
     exit_code = 4
 
 
-class NothingPrunableError(ModelError):
+class NoPrunableWeightsError(ModelError):
     """The model, or what the name patterns left of it, has no weight that may be pruned."""
 
 
@@ -79,13 +79,13 @@ class DensityError(PrunusError):
     exit_code = 5
 
 
-class NotFiniteError(PrunusError):
+class NonFiniteError(PrunusError):
     """NaN or infinity where numbers are needed."""
 
     exit_code = 5
 
 
-class EvidenceError(PrunusError):
+class StatisticsError(PrunusError):
     """A criterion was not given what it looks at (initial weights, a probe)."""
 
     exit_code = 5
@@ -103,7 +103,7 @@ class StoreError(PrunusError):
     exit_code = 8
 
 
-class LostClaimError(StoreError):
+class LeaseLostError(StoreError):
     """This process held a run for too long without a sign of life, and another took it over."""
 
 
@@ -111,7 +111,7 @@ class WorkerError(StoreError):
     """A worker process that could not start, or that ended before its work was done."""
 
 
-class SharingError(PrunusError):
+class QuantizationError(PrunusError):
     """A codebook that cannot be made as asked."""
 
     exit_code = 5
@@ -123,7 +123,7 @@ class TrainingError(PrunusError):
     exit_code = 6
 
 
-class DivergedError(TrainingError):
+class DivergenceError(TrainingError):
     """The loss became NaN or infinite."""
 
 
@@ -141,23 +141,23 @@ class NotAContainerError(ContainerError):
     """The file does not start as a prunus file does."""
 
 
-class VersionError(ContainerError):
+class UnsupportedVersionError(ContainerError):
     """The file is of a version this library does not read."""
 
 
-class TruncatedError(ContainerError):
+class TruncatedFileError(ContainerError):
     """The file ends before what it announces."""
 
 
-class CorruptError(ContainerError):
+class CorruptFileError(ContainerError):
     """A checksum fails, or the content contradicts itself."""
 
 
-class TooLargeError(ContainerError):
+class SizeLimitError(ContainerError):
     """What the file announces is larger than the reader was told to accept."""
 
 
-class MismatchError(ContainerError):
+class ModelMismatchError(ContainerError):
     """The file is sound, but it was written for another model."""
 
 
@@ -173,11 +173,11 @@ class UpdateRejectedWarning(UserWarning):
     """A method's update of the kept weights lost more than setting the pruned weights to zero, and was replaced."""
 
 
-class ReceiptWarning(UserWarning):
+class InvariantWarning(UserWarning):
     """An invariant that the receipt of a ticket checks does not hold."""
 
 
-class EmptiedLayerWarning(UserWarning):
+class EmptyLayerWarning(UserWarning):
     """A layer has no weight left: nothing passes it any more."""
 
 

@@ -8,16 +8,16 @@ import hashlib
 import torch
 
 
-def derive(seed: int, *role: str | int) -> int:
+def derive_seed(seed: int, *role: str | int) -> int:
     """A 63-bit seed for `role` in replicate `seed`; the same on every platform and in every version.
 
-    >>> derive(0, "init") == derive(0, "init") != derive(0, "order")
+    >>> derive_seed(0, "init") == derive_seed(0, "init") != derive_seed(0, "order")
     True
     """
     text = "/".join(str(part) for part in (seed, *role))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def generator(seed: int, *role: str | int) -> torch.Generator:
+def make_generator(seed: int, *role: str | int) -> torch.Generator:
     """A CPU generator seeded by `derive(seed, *role)`."""
-    return torch.Generator().manual_seed(derive(seed, *role))
+    return torch.Generator().manual_seed(derive_seed(seed, *role))

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from prunus.data import load
-from prunus.nouns import Dataset, Split
-from prunus.seeds import generator
+from prunus.seeds import make_generator
+from prunus.types import Dataset, Split
 
 os.environ.pop("COLUMNS", None)  # the width of the test runner's own output, which is nobody's terminal
 
@@ -45,7 +45,7 @@ def digits() -> Dataset:
 def few(digits) -> Dataset:
     """160 + 40 of the digits: enough to train on, in milliseconds."""
     cut = lambda split, n: Split(split.inputs[:n], split.labels[:n])  # noqa: E731
-    return Dataset("few", cut(digits.train, 160), cut(digits.validation, 40), digits.test, digits.classes)
+    return Dataset("few", cut(digits.train, 160), cut(digits.validation, 40), digits.test, digits.class_names)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def mlp() -> nn.Module:
         nn.ReLU(),
         nn.Linear(16, 10),
     )
-    draw = generator(0, "mlp")
+    draw = make_generator(0, "mlp")
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.2, generator=draw)
     return model

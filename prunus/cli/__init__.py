@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with interruptible():
             from prunus.cli.app import app
-            from prunus.cli.outcomes import run
+            from prunus.cli.exit_codes import run
 
             code = run(app, None if arguments is None else list(arguments))
     except Interrupted as error:  # while the command was being imported

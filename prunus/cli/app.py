@@ -10,9 +10,9 @@ from prunus.cli.decompress import decompress
 from prunus.cli.demo import demo
 from prunus.cli.doctor import doctor
 from prunus.cli.evaluate import evaluate
+from prunus.cli.exit_codes import CommandGroup, with_exit_codes
 from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
-from prunus.cli.outcomes import CommandGroup, ended
 from prunus.cli.prune import prune
 from prunus.cli.run import figure, run
 from prunus.cli.runs import app as runs
@@ -38,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(ended(_command))
+    app.command(_name)(with_exit_codes(_command))
 app.add_typer(runs, name="runs")
 
 

@@ -90,31 +90,31 @@ def compress(
 
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
-    from prunus.cli.devices import checked, use_threads
-    from prunus.cli.networks import data_set, network, put_weights
-    from prunus.cli.recipe import chosen
-    from prunus.cli.work import Job, carry_out, check_outputs, finish
-    from prunus.compression.deep_compression import reachable
-    from prunus.pruning.prunable import prunable
-    from prunus.resolve import source_files
+    from prunus.cli.compress_pipeline import CompressOptions, check_outputs, finish, run_compress
+    from prunus.cli.devices import resolve_device, use_threads
+    from prunus.cli.loading import create_model, load_dataset, load_weights_into
+    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.compression.deep_compression import planned_densities
+    from prunus.pruning.prunable import prunable_weights
+    from prunus.registry import source_files
 
     use_threads(threads)
-    device = checked(device)
+    device = resolve_device(device)
     if page is None:
         page = out.with_suffix(".html") if out.name else out
     inputs = [*source_files(model, data), *([weights] if weights else [])]
     check_outputs(out, page, checkpoints, force=force, inputs=inputs)
-    settings = chosen(model, recipe, density, bits, rounds, epochs or [], scope)
-    net = network(model, seed)
+    settings = resolve_recipe(model, recipe, density, bits, rounds, epochs or [], scope)
+    net = create_model(model, seed)
     if weights is not None:
-        put_weights(net, weights)
+        load_weights_into(net, weights)
     # What the recipe cannot do with these weights is known before a data set is fetched.
-    reachable(settings, prunable(net, tuple(include or ("*",)), tuple(exclude or ())))
-    job = Job(
+    planned_densities(settings, prunable_weights(net, tuple(include or ("*",)), tuple(exclude or ())))
+    job = CompressOptions(
         title=f"{model} on {data}",
         model=net.to(device),
         trained=weights is not None,
-        data=data_set(data, device, seed),
+        data=load_dataset(data, device, seed),
         recipe=settings,
         out=out,
         page=page,
@@ -123,4 +123,4 @@ def compress(
         exclude=tuple(exclude or ()),
         checkpoints=checkpoints,
     )
-    finish(carry_out(job), as_json)
+    finish(run_compress(job), as_json)

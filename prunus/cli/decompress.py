@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.options import File, Force, MaxBytes
-from prunus.cli.show import put
+from prunus.cli.output import echo
 
 
 def decompress(
@@ -25,11 +25,11 @@ def decompress(
     from prunus.cli.tensors import safetensors_bytes
     from prunus.compression.container import read
     from prunus.files import check_writable, write_atomic
-    from prunus.report import text
+    from prunus.report import formatting
 
     target = out or (file.with_suffix(".safetensors") if file.name else file)
     check_writable(target, force=force, inputs=[file])
     state = read(file, max_bytes)
     content = safetensors_bytes(state)
     write_atomic(target, content)
-    put(f"{target}: {len(state)} tensors, {text.integer(len(content))} bytes.")
+    echo(f"{target}: {len(state)} tensors, {formatting.format_int(len(content))} bytes.")

@@ -30,29 +30,29 @@ def demo(
 
     Example: prunus demo --open
     """
-    from prunus.cli.devices import checked, use_threads
-    from prunus.cli.networks import data_set, network
-    from prunus.cli.work import Job, carry_out, finish
-    from prunus.compression.published import COMPRESSION_RECIPES
+    from prunus.cli.compress_pipeline import CompressOptions, finish, run_compress
+    from prunus.cli.devices import resolve_device, use_threads
+    from prunus.cli.loading import create_model, load_dataset
+    from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.files import check_writable, output_folder
 
     use_threads(threads)
-    device = checked(device)
+    device = resolve_device(device)
     with output_folder(out):
         file, page = out / "lenet-300-100.prunus", out / "report.html"
         check_writable(file, force=force or _is_demo_file(file))
         check_writable(page, force=force or _is_demo_page(page), inputs=[file])
-        job = Job(
+        job = CompressOptions(
             title=TITLE,
-            model=network("lenet-300-100", seed).to(device),
+            model=create_model("lenet-300-100", seed).to(device),
             trained=False,
-            data=data_set("mnist", device, seed),
+            data=load_dataset("mnist", device, seed),
             recipe=COMPRESSION_RECIPES["demo"],
             out=file,
             page=page,
             seed=seed,
         )
-        outcome = carry_out(job)
+        outcome = run_compress(job)
     finish(outcome, as_json)
     if open_page:
         webbrowser.open(job.page.resolve().as_uri())
@@ -64,7 +64,7 @@ def _is_demo_file(path: Path) -> bool:
 
     from prunus.compression.container import read_header
     from prunus.compression.container.read import arguments_of
-    from prunus.compression.published import COMPRESSION_RECIPES
+    from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.errors import PrunusError
 
     try:

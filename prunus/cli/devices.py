@@ -7,7 +7,7 @@ import torch
 from prunus.errors import SpecError, UnknownNameError
 
 
-def checked(name: str) -> str:
+def resolve_device(name: str) -> str:
     """`name` itself, of a device that computes here: "cpu", "cuda", "cuda:1". Raises UnknownNameError."""
     try:
         torch.zeros(1, dtype=torch.float64, device=name).cpu()  # float64: losses are summed in it

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from prunus.cli.options import AsJson
+from prunus.cli.output import clean, echo, echo_json, echo_table, log
 from prunus.cli.run import STORE
-from prunus.cli.show import clean, put, put_json, put_table, say
 
 
 def doctor(
@@ -27,7 +27,7 @@ def doctor(
 
     diagnosis = diagnose(store)
     if as_json:
-        put_json(diagnosis.to_json())
+        echo_json(diagnosis.to_json())
     else:
         sections = [finding.section for finding in diagnosis.findings]
         rows = [
@@ -38,10 +38,10 @@ def doctor(
             )
             for place, finding in enumerate(diagnosis.findings)
         ]
-        put_table(("", "name", ""), rows, words=3)
+        echo_table(("", "name", ""), rows, words=3)
         if not diagnosis.problems:
-            put("No problem found.")
+            echo("No problem found.")
     for problem in diagnosis.problems:
-        say(clean(f"problem: {problem}"))
+        log(clean(f"problem: {problem}"))
     if diagnosis.problems:
         raise typer.Exit(1)

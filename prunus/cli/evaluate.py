@@ -7,7 +7,7 @@ import typer
 
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, DataName, Device, File, MaxBytes
-from prunus.cli.show import put, put_json
+from prunus.cli.output import echo, echo_json
 
 
 def evaluate(
@@ -31,26 +31,28 @@ def evaluate(
     Example: prunus evaluate demo/lenet-300-100.prunus --data mnist
     """
     from prunus import training
-    from prunus.cli.devices import checked
-    from prunus.cli.networks import check_fit, data_set, network
+    from prunus.cli.devices import resolve_device
+    from prunus.cli.loading import check_fit, create_model, load_dataset
     from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
     from prunus.compression.container.read import arguments_of
-    from prunus.errors import MismatchError
+    from prunus.errors import ModelMismatchError
     from prunus.models import MODELS
-    from prunus.report import text
+    from prunus.report import formatting
 
-    device = checked(device)
+    device = resolve_device(device)
     if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
-        raise MismatchError(f"{file} is of no built-in model; name yours, --model package.module:function.")
-    loaded = load(file, None if model is None else network(model), max_bytes).to(device)
-    examples = data_set(data, device)
+        raise ModelMismatchError(
+            f"{file} is of no built-in model; name yours, --model package.module:function."
+        )
+    loaded = load(file, None if model is None else create_model(model), max_bytes).to(device)
+    examples = load_dataset(data, device)
     check_fit(loaded, examples)
     result = training.evaluate(loaded, examples.test, progress=report)
     if as_json:
         loss = result.loss if math.isfinite(result.loss) else None
-        put_json({"test_error": result.error, "n": result.n, "loss": loss})
+        echo_json({"test_error": result.error, "n": result.n, "loss": loss})
         return
-    put(f"test error  {text.error(result)}")
-    put(f"n           {text.integer(result.n)}")
-    put(f"loss        {result.loss:.4f}")
+    echo(f"test error  {formatting.format_error(result)}")
+    echo(f"n           {formatting.format_int(result.n)}")
+    echo(f"loss        {result.loss:.4f}")

@@ -1,7 +1,7 @@
 """`prunus inspect`."""
 
 from prunus.cli.options import AsJson, File, MaxBytes
-from prunus.cli.show import clean, put, put_json, put_table
+from prunus.cli.output import clean, echo, echo_json, echo_table
 
 
 def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> None:
@@ -13,12 +13,12 @@ def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> 
     Example: prunus inspect demo/lenet-300-100.prunus
     """
     from prunus.compression.container import inspect as look
-    from prunus.report import text
-    from prunus.report.layers import table
+    from prunus.report import formatting
+    from prunus.report.layer_table import table
 
     inspection = look(file, max_bytes)
     if as_json:
-        put_json(inspection.to_json())
+        echo_json(inspection.to_json())
         return
     found = table(inspection)
     columns = ("tensor", "shape", "weights", "density (sparsity)", "values", "weight bits", "index bits")
@@ -29,14 +29,14 @@ def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> 
         )
         for row in (*found.rows, found.total)
     ]
-    put_table((*columns, "bytes", "share"), rows, words=2, footer=1)
-    put(
-        f"{text.integer(inspection.file_bytes)} bytes for {text.integer(inspection.original_bytes)}: "
-        f"{text.ratio(inspection.ratio)} smaller."
+    echo_table((*columns, "bytes", "share"), rows, words=2, footer=1)
+    echo(
+        f"{formatting.format_int(inspection.file_bytes)} bytes for {formatting.format_int(inspection.original_bytes)}: "
+        f"{formatting.format_ratio(inspection.ratio)} smaller."
     )
     for name, about in (("model", inspection.model), ("made", inspection.made)):
         if about:
-            put(clean(f"{name}: {text.settings(about)}"))
+            echo(clean(f"{name}: {formatting.format_settings(about)}"))
 
 
 def _arrow(pair: tuple[str, str]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prunus.cli.options import AsJson
-from prunus.cli.show import put_json, put_table
+from prunus.cli.output import echo_json, echo_table
 
 
 def list_(as_json: AsJson = False) -> None:
@@ -13,9 +13,9 @@ def list_(as_json: AsJson = False) -> None:
 
     Example: prunus list --json
     """
-    found = everything()
+    found = registered_names()
     if as_json:
-        put_json(
+        echo_json(
             {
                 room.replace(" ", "_"): [{"name": n, "about": line} for n, line in lines.items()]
                 for room, lines in found.items()
@@ -27,14 +27,14 @@ def list_(as_json: AsJson = False) -> None:
         for room, lines in found.items()
         for place, (name, line) in enumerate(lines.items())
     ]
-    put_table(("", "name", ""), rows, words=3)
+    echo_table(("", "name", ""), rows, words=3)
 
 
-def everything() -> dict[str, dict[str, str]]:
+def registered_names() -> dict[str, dict[str, str]]:
     """For each room, the names in its table, each with one line."""
     from prunus.compression.codecs import CODECS
-    from prunus.compression.published import COMPRESSION_RECIPES
-    from prunus.compression.sharing.starts import STARTS
+    from prunus.compression.presets import COMPRESSION_RECIPES
+    from prunus.compression.quantization.kmeans_init import KMEANS_INITS
     from prunus.data import DATASETS
     from prunus.experiments import EXPERIMENTS
     from prunus.models import MODELS
@@ -42,9 +42,9 @@ def everything() -> dict[str, dict[str, str]]:
     from prunus.pruning.pruners import PRUNERS
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
-    from prunus.runs.engines import ENGINES
-    from prunus.tickets.mask0 import MASK0
-    from prunus.tickets.mask1 import MASK1
+    from prunus.runs.executors import ENGINES
+    from prunus.tickets.mask0 import MASK0_ACTIONS
+    from prunus.tickets.mask1 import MASK1_ACTIONS
     from prunus.tickets.supermask import SUPERMASKS
     from prunus.training.augmentation import AUGMENTATIONS
 
@@ -55,11 +55,11 @@ def everything() -> dict[str, dict[str, str]]:
         "pruners": (PRUNERS, lambda pruner: pruner.line),
         "scopes": (SCOPES, _of_card),
         "schedules": (SCHEDULES, _of_card),
-        "mask-1 actions": (MASK1, lambda action: _of_card(action.values)),
-        "mask-0 actions": (MASK0, lambda action: _of_card(action.values)),
+        "mask-1 actions": (MASK1_ACTIONS, lambda action: _of_card(action.values)),
+        "mask-0 actions": (MASK0_ACTIONS, lambda action: _of_card(action.values)),
         "supermasks": (SUPERMASKS, _of_card),
         "codecs": (CODECS, lambda codec: _of_card(codec.encode)),
-        "starts": (STARTS, _of_function),
+        "starts": (KMEANS_INITS, _of_function),
         "augmentations": (AUGMENTATIONS, _of_function),
         "engines": (ENGINES, _of_card),
         "recipes": (COMPRESSION_RECIPES, _of_recipe),
@@ -80,8 +80,8 @@ def _of_card(function: Callable[..., Any]) -> str:
 
 
 def _of_recipe(recipe: Any) -> str:
-    from prunus.report.text import settings
+    from prunus.report.formatting import format_settings
 
-    return settings(
+    return format_settings(
         {key: getattr(recipe, key) for key in ("criterion", "schedule", "rounds", "density", "bits")}
     )

@@ -36,7 +36,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("hassibi1993.xor", "hassibi1993.monks"),
         *("han2015.tradeoff", "han2015.tables", "han2016.tables", "han2016.starts", "han2016.sizes"),
         *("frankle2019.lenet", "frankle2019.conv", "frankle2019.curves", "frankle2019.one_shot"),
-        *("frankle2019.learning_rates", "frankle2019.optimisers"),
+        *("frankle2019.learning_rates", "frankle2019.optimizers"),
         *("zhou2019.criteria", "zhou2019.criteria_iterative", "zhou2019.zeros", "zhou2019.zeros_iterative"),
         *("zhou2019.signs", "zhou2019.signs_iterative", "zhou2019.supermasks", "zhou2019.found"),
         *(

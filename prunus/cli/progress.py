@@ -1,6 +1,6 @@
 """Progress of whatever takes longer than two seconds: a bar where stderr is a terminal, plain lines where it is not.
 
-Every command reports through one `Reporter`. The library calls `report(what, done, total)`, a `prunus.nouns.Progress`,
+Every command reports through one `Reporter`. The library calls `report(what, done, total)`, a `prunus.types.Progress`,
 by batch, layer or run. A thread looks at the clock, so that a line comes at least every thirty seconds, even while a
 single step takes minutes.
 """
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from prunus.cli.show import before_output, errors, say
+from prunus.cli.output import before_output, errors, log
 
 if TYPE_CHECKING:
     from prunus.compression.recipes import CompressionRecipe
-    from prunus.nouns import Dataset, Progress
-    from prunus.training import Epoch, Recipe
+    from prunus.training import EpochMetrics, Recipe
+    from prunus.types import Dataset, Progress
 
 FIRST_SECONDS, EVERY_SECONDS = 2.0, 20.0
 """When the first line comes, and how long after a line the next one; on a slow machine it may come later."""
@@ -101,7 +101,7 @@ _current: list[Reporter] = []
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
     """Inside, `report` shows progress on stderr, until the first result is printed; it begins with `what`."""
-    reporter = Reporter(what, (lambda line: None) if errors.is_terminal else say)
+    reporter = Reporter(what, (lambda line: None) if errors.is_terminal else log)
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(reporter, ended), daemon=True)
 
@@ -131,7 +131,7 @@ def report_line(text: str) -> None:
     if _current and not errors.is_terminal:
         _current[-1].line(text)
     else:
-        say(text)
+        log(text)
 
 
 def _watch(reporter: Reporter, ended: threading.Event) -> None:
@@ -174,11 +174,11 @@ def _trainings(recipe: "CompressionRecipe", rounds: int, train: bool) -> "list[R
     return [*dense, *[recipe.retrain] * (rounds - 1), recipe.settle, recipe.finetune]
 
 
-def epoch_lines(total: int) -> "Callable[[str, Epoch], None]":
+def epoch_lines(total: int) -> "Callable[[str, EpochMetrics], None]":
     """What to call after each of `total` epochs, with its stage: it writes a line where stderr is no terminal."""
     passed = 0
 
-    def write(stage: str, epoch: "Epoch") -> None:
+    def write(stage: str, epoch: "EpochMetrics") -> None:
         nonlocal passed
         passed += 1
         if not errors.is_terminal:

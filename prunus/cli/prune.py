@@ -94,15 +94,15 @@ def prune(
 
     Example: prunus prune nets:mine --weights mine.pt --data digits --criterion sparse_gpt --density 0.3
     """
-    from prunus.cli.devices import checked, use_threads
-    from prunus.cli.pruning import Job, carry_out, show
+    from prunus.cli.devices import resolve_device, use_threads
+    from prunus.cli.prune_pipeline import PruneOptions, run_prune, show_prune
 
     use_threads(threads)
-    job = Job(
+    job = PruneOptions(
         model=model,
         weights=weights,
         data=data,
-        device=checked(device),
+        device=resolve_device(device),
         criterion=criterion,
         density=density,
         scope=scope,
@@ -116,4 +116,4 @@ def prune(
         seed=seed,
         force=force,
     )
-    show(carry_out(job), as_json)
+    show_prune(run_prune(job), as_json)

@@ -11,7 +11,7 @@ import typer
 from prunus.cli.interrupts import Interrupted
 from prunus.cli.names import completion
 from prunus.cli.options import MAX_SEED, AsJson, Force, optional
-from prunus.cli.show import put, put_json, say
+from prunus.cli.output import echo, echo_json, log
 
 STORE = Path("store")
 """Where runs are kept when nothing is said."""
@@ -82,16 +82,16 @@ def run(
     Example: prunus run zhou2019.criteria --smoke --store store
     """
     from prunus.cli.progress import report, report_line
-    from prunus.data.fetch import progress as downloads
-    from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of
+    from prunus.data.download import progress as downloads
+    from prunus.experiments import EXPERIMENTS, STORED_EXPERIMENTS, parts_of
     from prunus.files import output_folder
-    from prunus.tables import look_up
+    from prunus.registry import lookup
 
     if smoke and full:
         raise typer.BadParameter("--smoke and --full are two sizes; choose one.")
-    experiment = look_up("experiment", EXPERIMENTS, name)
+    experiment = lookup("experiment", EXPERIMENTS, name)
     more: dict[str, Any] = {}
-    if any(part in LABORATORY for part in parts_of(name)):
+    if any(part in STORED_EXPERIMENTS for part in parts_of(name)):
         more = {
             "store": _checked(store or STORE),
             "engine": "processes" if engine is None else engine,
@@ -139,37 +139,37 @@ def figure(
 
     Example: prunus figure zhou2019.criteria --store store --out figures
     """
-    from prunus.experiments import EXPERIMENTS, LABORATORY, parts_of, together
+    from prunus.experiments import EXPERIMENTS, STORED_EXPERIMENTS, merge_results, parts_of
     from prunus.files import output_folder
+    from prunus.registry import lookup
     from prunus.runs.store import Store
-    from prunus.tables import look_up
 
-    look_up("experiment", EXPERIMENTS, name)
+    lookup("experiment", EXPERIMENTS, name)
     kept = Store(store, create=False)
     asked = {
         request.experiment
         for request in kept.requests()
         if size in (None, request.size) and any(kept.done(entry.id) for entry in request.entries)
     }
-    parts = [part for part in parts_of(name) if part in LABORATORY]
+    parts = [part for part in parts_of(name) if part in STORED_EXPERIMENTS]
     if not parts:
         raise typer.BadParameter(f"{name} keeps no runs in a store; `prunus run {name}` draws it.")
     parts = [part for part in parts if part in asked] or parts
     folder = Path("runs") / name if out is None else out
     with output_folder(folder):
         _check_results(folder, name, store, force)
-        results = [LABORATORY[part].figure(kept, folder, size=size, report=say) for part in parts]
-    _show(results[0] if len(results) == 1 else together(name, results), size or "", as_json)
+        results = [STORED_EXPERIMENTS[part].figure(kept, folder, size=size, report=log) for part in parts]
+    _show(results[0] if len(results) == 1 else merge_results(name, results), size or "", as_json)
 
 
 def _show(result: Any, size: str, as_json: bool) -> None:
     if as_json:
         files = [str(file) for file in result.files]
-        put_json({"name": result.name, "size": size, "files": files, "table": result.table})
+        echo_json({"name": result.name, "size": size, "files": files, "table": result.table})
         return
-    put(result.table)
+    echo(result.table)
     for file in result.files:
-        put(str(file))
+        echo(str(file))
 
 
 def _check_results(folder: Path, name: str, store: Path | None, force: bool) -> None:
@@ -179,7 +179,7 @@ def _check_results(folder: Path, name: str, store: Path | None, force: bool) -> 
     store. Raises OutputError.
     """
     from prunus.errors import OutputError
-    from prunus.experiments import LABORATORY, parts_of
+    from prunus.experiments import STORED_EXPERIMENTS, parts_of
     from prunus.files import check_writable, create_folder
 
     if store is not None:
@@ -192,7 +192,7 @@ def _check_results(folder: Path, name: str, store: Path | None, force: bool) -> 
     create_folder(folder)
     for part in parts_of(name) or [name]:
         numbers = folder / f"{part}.json"
-        own = part in LABORATORY and _is_result(numbers, part)
+        own = part in STORED_EXPERIMENTS and _is_result(numbers, part)
         there = [path for path in folder.glob(f"{glob.escape(part)}.*") if path.suffix in RESULTS]
         for path in sorted({numbers, *there}):
             check_writable(path, force=force or own)

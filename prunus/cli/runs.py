@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.exit_codes import CommandGroup, with_exit_codes
 from prunus.cli.options import AsJson, Force
-from prunus.cli.outcomes import CommandGroup, ended
-from prunus.cli.show import put, put_json, put_table, say
+from prunus.cli.output import echo, echo_json, echo_table, log
 
 StoreFolder = Annotated[
     Path, typer.Option("--store", metavar="DIR", help="The store of runs.", show_default=False)
@@ -28,17 +28,17 @@ def list_(store: StoreFolder, as_json: AsJson = False) -> None:
 
     Example: prunus runs list --store store
     """
-    from prunus.cli.runs_words import LISTED, listed, listed_json
+    from prunus.cli.runs_tables import LISTED, listed_json, run_row
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
     runs = [(run, opened.look(run.id).rows()) for run in opened.runs()]
     if as_json:
-        put_json([listed_json(run, rows) for run, rows in runs])
+        echo_json([listed_json(run, rows) for run, rows in runs])
     elif runs:
-        put_table(LISTED, [listed(run, rows) for run, rows in runs], words=4)
+        echo_table(LISTED, [run_row(run, rows) for run, rows in runs], words=4)
     else:
-        put(f"The store {store} has no runs.")
+        echo(f"The store {store} has no runs.")
 
 
 def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
@@ -46,8 +46,8 @@ def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
 
     Example: prunus runs show ticket-3f --store store
     """
-    from prunus.cli.runs_words import checks, levels, pairs
-    from prunus.runs.settings import flat
+    from prunus.cli.runs_tables import invariant_rows, levels, pairs
+    from prunus.runs.settings import flatten_settings
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
@@ -56,9 +56,9 @@ def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
     folder = opened.look(found)
     environment, rows = folder.environment(), folder.rows()
     if as_json:
-        put_json({**asdict(run), "environment": environment, "levels": rows})
+        echo_json({**asdict(run), "environment": environment, "levels": rows})
         return
-    about = {"status": run.status, "experiments": ", ".join(run.experiments), "receipt": run.receipt}
+    about = {"status": run.status, "experiments": ", ".join(run.experiments), "invariants": run.invariants}
     more = {
         "seconds": run.seconds,
         "attempts": run.attempts,
@@ -67,19 +67,19 @@ def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
     }
     for title, values in (
         (run.id, {**about, **more}),
-        ("settings that differ from their defaults", flat(run.spec)),
+        ("settings that differ from their defaults", flatten_settings(run.spec)),
         ("environment", {key: value for key, value in environment.items() if key != "earlier"}),
-        ("summary", flat(run.summary)),
+        ("summary", flatten_settings(run.summary)),
     ):
         if cells := pairs(values):
-            put("")
-            put_table((title, ""), cells, words=2)
+            echo("")
+            echo_table((title, ""), cells, words=2)
     if rows:
-        put("")
-        put_table(*levels(rows))
-    if any(row.get("receipt") for row in rows):
-        put("")
-        put_table(("receipt", "holds"), checks(rows), words=2)
+        echo("")
+        echo_table(*levels(rows))
+    if any(row.get("invariants") for row in rows):
+        echo("")
+        echo_table(("invariants", "holds"), invariant_rows(rows), words=2)
 
 
 def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
@@ -87,7 +87,7 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
 
     Example: prunus runs compare ticket-3f ticket-a0 --store store
     """
-    from prunus.cli.runs_words import compared, differences, other_settings, text
+    from prunus.cli.runs_tables import comparison_row, differences, other_settings, text
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
@@ -96,11 +96,11 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
     settings = other_settings(one, two)
     levels = differences(one.rows(), two.rows())
     if as_json:
-        put_json({"runs": ids, "settings": settings, "levels": levels})
+        echo_json({"runs": ids, "settings": settings, "levels": levels})
         return
-    put_table(("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], words=3)
-    put("")
-    put_table(("level", "metric", *ids, "difference"), [compared(level) for level in levels], words=2)
+    echo_table(("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], words=3)
+    echo("")
+    echo_table(("level", "metric", *ids, "difference"), [comparison_row(level) for level in levels], words=2)
 
 
 def save(
@@ -119,10 +119,10 @@ def save(
     from prunus.compression.save import save as write
     from prunus.errors import PrunusError
     from prunus.files import check_writable
-    from prunus.report import text
+    from prunus.report import formatting
     from prunus.runs.store import Store
-    from prunus.tickets.dense import Dense
-    from prunus.tickets.network import network_of
+    from prunus.tickets.baseline import BaselineSpec
+    from prunus.tickets.export import load_trained_network
 
     opened = Store(store, create=False)
     found = opened.find(id)
@@ -134,15 +134,15 @@ def save(
     if not folder.has("final") or not isinstance(dense, dict) or not {"model", "replicate"} <= dense.keys():
         raise PrunusError(f"{found} has no network to write: what a run of its kind leaves is numbers.")
     check_writable(file, force=force, inputs=opened.path.rglob("*"))
-    spec = Dense(model=dense["model"], replicate=dense["replicate"])
-    model, generated, factors = network_of(spec, folder)
+    spec = BaselineSpec(model=dense["model"], replicate=dense["replicate"])
+    model, generated, factors = load_trained_network(spec, folder)
     size = write(model, file, made={"run": found}, generated=generated, factors=factors)
     if as_json:
-        put_json({"run": found, "file": str(file), "bytes": size, "generated": list(generated)})
+        echo_json({"run": found, "file": str(file), "bytes": size, "generated": list(generated)})
         return
     weights = sum(parameter.numel() for parameter in model.parameters())
-    how = f", the weights of {text.count(len(generated), 'layer')} from a seed" if generated else ""
-    put(f"{file}: {text.integer(weights)} parameters in {text.integer(size)} bytes{how}.")
+    how = f", the weights of {formatting.pluralize(len(generated), 'layer')} from a seed" if generated else ""
+    echo(f"{file}: {formatting.format_int(weights)} parameters in {formatting.format_int(size)} bytes{how}.")
 
 
 def rm(
@@ -164,7 +164,7 @@ def rm(
     opened = Store(store, create=False)
     for id in dict.fromkeys(map(opened.find, ids)):
         opened.remove(id, force=force)
-        say(f"removed {id}")
+        log(f"removed {id}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -177,4 +177,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(cls=CommandGroup, help="Look into a store of runs, and clear it up.")
 for _name, _command in COMMANDS.items():
-    app.command(_name)(ended(_command))
+    app.command(_name)(with_exit_codes(_command))

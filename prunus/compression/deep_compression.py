@@ -15,29 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.container import Coding, pack
-from prunus.compression.counts import check_counts
+from prunus.compression.container import EncodingConfig, pack
+from prunus.compression.density_checks import check_densities_nonempty
+from prunus.compression.quantization import CodebookConstraint, CodebookTensor, quantize_weights
+from prunus.compression.quantization.codebook import bits_of_each, check_float32, check_start
 from prunus.compression.recipes import CompressionRecipe
-from prunus.compression.sharing import Shared, Tied, share
-from prunus.compression.sharing.share import bits_of_each, check_float32, check_start
-from prunus.data.check import check_dataset
-from prunus.errors import DensityError, NoEffectWarning, NothingPrunableError, SharingError
-from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of, sizes
-from prunus.pruning.masks import check_finite, densities_by_name, everything
-from prunus.pruning.prunable import layer_kinds, prunable, skipped_parameters
-from prunus.pruning.pruners import criterion_named
-from prunus.pruning.retrain import Round, prune_and_retrain
+from prunus.data.validation import check_dataset
+from prunus.errors import DensityError, NoEffectWarning, NoPrunableWeightsError, QuantizationError
+from prunus.pruning.masks import all_kept, check_finite, densities_by_name
+from prunus.pruning.prunable import layer_kinds, prunable_weights, skipped_parameters
+from prunus.pruning.pruners import get_criterion
+from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
-from prunus.pruning.scopes import n_m_of, rehearse, scope_named
-from prunus.pruning.weights import copied, put
-from prunus.seeds import derive
-from prunus.tables import look_up
-from prunus.training import Epoch, Evaluation, evaluate, train
+from prunus.pruning.scopes import check_densities_reachable, get_scope, parse_n_m
+from prunus.pruning.weights import copied, set_weights
+from prunus.registry import lookup
+from prunus.seeds import derive_seed
+from prunus.training import EpochMetrics, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_tensor_state, check_trainable
 from prunus.training.loop import check_recipe
+from prunus.types import Dataset, Density, MaskDict, Params, Progress, mask_density, numel_by_name
 
-Report = Callable[[str, Epoch], None]
+Report = Callable[[str, EpochMetrics], None]
 """Called with the stage's name after each epoch."""
 
 STAGES = ("dense", "pruned", "shared", "huffman", "range")
@@ -46,7 +46,7 @@ STAGES = ("dense", "pruned", "shared", "huffman", "range")
 CODED = {"shared": "bitpack", "huffman": "huffman", "range": "range"}
 """The codec of each of the stages after pruning."""
 
-PRUNED = Coding(codec="bitpack", share=False)
+PRUNED = EncodingConfig(codec="bitpack", share=False)
 """How the pruned network is coded."""
 
 KINDS = ("conv", "linear")
@@ -75,10 +75,10 @@ class Compressed:
     """A compressed network and how it came to be."""
 
     model: nn.Module
-    masks: Masks
-    shared: Mapping[str, Shared]
+    masks: MaskDict
+    shared: Mapping[str, CodebookTensor]
     stages: Sequence[Stage]
-    epochs: Sequence[tuple[str, Epoch]]
+    epochs: Sequence[tuple[str, EpochMetrics]]
     recipe: CompressionRecipe
     seed: int
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def deep_compress(
     - Parameters that an `exclude` pattern matches, and weights that `include` leaves out, are trained, but neither
       pruned nor rounded. Other parameters, such as biases, are rounded to half precision where the recipe says so.
 
-    A layer that loses all of its weights (EmptiedLayerWarning) is stored as zeros.
+    A layer that loses all of its weights (EmptyLayerWarning) is stored as zeros.
 
     Args:
         model: Trained; any module whose forward pass takes a batch of `data` and returns logits [B, C]. The weights to
@@ -131,10 +131,10 @@ def deep_compress(
         The compressed copy with its masks, shared tensors and the record of each stage.
 
     Raises:
-        NothingPrunableError, TiedWeightsError, ModelError: The model cannot be compressed; its weights are not float32.
-        NotFiniteError: A tensor of the model holds NaN or infinity.
+        NoPrunableWeightsError, TiedWeightsError, ModelError: The model cannot be compressed; its weights are not float32.
+        NonFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
-        SharingError: The bits of the recipe are out of range, missing, or of a name that is not to be shared.
+        QuantizationError: The bits of the recipe are out of range, missing, or of a name that is not to be shared.
         UnknownNameError, SpecError: The recipe names what is in no table, or a number of it is out of range.
         ContainerError: The model holds what no file holds.
         TrainingError: Training diverged, or a checkpoint is of another run.
@@ -169,15 +169,16 @@ def deep_compress(
 
     if progress is not None:
         progress("sharing the weights", 0, 0)
-    tied = Tied(
-        model, share(weights, masks, bits_by_name(model, list(masks), recipe.bits), recipe.start, seed)
+    tied = CodebookConstraint(
+        model,
+        quantize_weights(weights, masks, bits_by_name(model, list(masks), recipe.bits), recipe.start, seed),
     )
     finetuned = train(
         model,
         data,
         recipe.finetune,
         constraint=tied,
-        seed=derive(seed, "finetune"),
+        seed=derive_seed(seed, "finetune"),
         checkpoint=folder / "finetune.safetensors" if folder else None,
         report=_as("shared", report),
         progress=progress,
@@ -185,9 +186,9 @@ def deep_compress(
     if progress is not None:
         progress("coding the weights", 0, 0)
     shared = tied.result()
-    put(model, {name: s.dense() for name, s in shared.items()})
+    set_weights(model, {name: s.dense() for name, s in shared.items()})
     if recipe.half:
-        put(model, _halved(model, _rounded_names(model, weights, exclude)))
+        set_weights(model, _halved(model, _rounded_names(model, weights, exclude)))
     coded = _stage("shared", model, data, list(weights), 0)  # one network, in three codings
     for name, codec in CODED.items():
         size = _packed(model, replace(recipe.coding, codec=codec))
@@ -220,10 +221,10 @@ def check_inputs(
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
         check_recipe(training)
-    criterion_named(recipe.criterion, recipe.scope)
+    get_criterion(recipe.criterion, recipe.scope)
     check_start(recipe.start)
     bits = bits_of_each(bits_by_name(model, list(weights), recipe.bits), list(weights))
-    reachable(recipe, weights)
+    planned_densities(recipe, weights)
     _rehearse_end(model, recipe, weights, bits)
     check_dataset(data, ("train", "validation"))
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
@@ -239,13 +240,13 @@ def weights_to_compress(
     Frozen weights are left out with a NoEffectWarning.
 
     Raises:
-        NothingPrunableError: The patterns leave no weight, or all of them are frozen.
+        NoPrunableWeightsError: The patterns leave no weight, or all of them are frozen.
         TiedWeightsError, ModelError: As `prunable`.
     """
-    weights = prunable(model, include, exclude)
+    weights = prunable_weights(model, include, exclude)
     frozen = [name for name, weight in weights.items() if not weight.requires_grad]
     if len(frozen) == len(weights):
-        raise NothingPrunableError(
+        raise NoPrunableWeightsError(
             f"Expected a weight to compress that is not frozen, but none has requires_grad = True, {frozen}; call "
             "model.requires_grad_(True) to compress them."
         )
@@ -269,31 +270,31 @@ def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str
     kinds = layer_kinds(model)
     unknown = sorted(str(key) for key in bits if key not in names and key not in KINDS)
     if unknown:
-        raise SharingError(
+        raise QuantizationError(
             f"Expected bits by kind of layer ({', '.join(KINDS)}) or by name of a weight to share, {list(names)}, got "
             f"bits for {unknown}; correct or remove these keys."
         )
     missing = [name for name in names if name not in bits and kinds[name] not in bits]
     if missing:
-        raise SharingError(
+        raise QuantizationError(
             f"No bits are given for {missing[0]!r}, a {kinds[missing[0]]} weight; given: {dict(bits)}."
         )
     return {name: bits[name if name in bits else kinds[name]] for name in names}
 
 
-def reachable(recipe: CompressionRecipe, weights: Params) -> list[Density]:
+def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Density]:
     """The densities that the recipe passes through, all of which its scope can give: known before any work.
 
     Raises DensityError where one cannot be, or keeps nothing of a tensor; UnknownNameError.
     """
-    scope = scope_named(recipe.scope)  # refuses what is no scope, of which no holes can be counted
-    check_counts(recipe.density, recipe.scope, weights)
-    densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
-    rehearse(scope, weights, densities)
+    scope = get_scope(recipe.scope)  # refuses what is no scope, of which no holes can be counted
+    check_densities_nonempty(recipe.density, recipe.scope, weights)
+    densities = lookup("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
+    check_densities_reachable(scope, weights, densities)
     return densities
 
 
-def prune_as(
+def prune_with_recipe(
     recipe: CompressionRecipe,
     model: nn.Module,
     weights: Params,
@@ -301,9 +302,9 @@ def prune_as(
     *,
     seed: int = 0,
     checkpoints: Path | None = None,
-    report: Callable[[Epoch], None] | None = None,
+    report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
-) -> list[Round]:
+) -> list[PruningRound]:
     """The first stage: prune `model` in place along the recipe's schedule, retraining after each round.
 
     Weights that are zero at the start count as pruned and stay zero.
@@ -329,21 +330,21 @@ def _prune(
     weights: Params,
     data: Dataset,
     densities: Sequence[Density],
-    within: Masks | None,
+    within: MaskDict | None,
     *,
     seed: int,
     checkpoints: Path | None,
-    report: Callable[[Epoch], None] | None,
+    report: Callable[[EpochMetrics], None] | None,
     progress: Progress | None,
-) -> list[Round]:
+) -> list[PruningRound]:
     return prune_and_retrain(
         model,
         weights,
         data,
         densities,
         [recipe.retrain] * (len(densities) - 1) + [recipe.settle],
-        criterion=criterion_named(recipe.criterion, recipe.scope),
-        scope=scope_named(recipe.scope),
+        criterion=get_criterion(recipe.criterion, recipe.scope),
+        scope=get_scope(recipe.scope),
         within=within,
         seed=seed,
         checkpoints=checkpoints,
@@ -352,7 +353,7 @@ def _prune(
     )
 
 
-def _as(stage: str, report: Report | None) -> Callable[[Epoch], None] | None:
+def _as(stage: str, report: Report | None) -> Callable[[EpochMetrics], None] | None:
     """The caller's report, told the stage."""
     return None if report is None else lambda epoch: report(stage, epoch)
 
@@ -372,7 +373,7 @@ def _float_bytes(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
-def _packed(model: nn.Module, coding: Coding) -> int:
+def _packed(model: nn.Module, coding: EncodingConfig) -> int:
     return len(pack(model.state_dict(), coding=coding))
 
 
@@ -407,21 +408,21 @@ def _halved(model: nn.Module, names: Sequence[str]) -> Params:
 
 def _plan_rounds(
     recipe: CompressionRecipe, weights: Params, warn: bool = False
-) -> tuple[list[Density], Masks | None]:
+) -> tuple[list[Density], MaskDict | None]:
     """The density of each round, and the masks of the weights that are not zero; None where no weight is.
 
     Densities above what the zeros leave are lowered to it. Raises DensityError where the scope cannot prune within
     these masks: of N:M and blocks, a pattern must fit into them.
     """
-    densities = look_up("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
+    densities = lookup("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
     masks = {name: weight.detach() != 0 for name, weight in weights.items()}
     if all(bool(mask.all()) for mask in masks.values()):
         return densities, None
     lowered = densities
-    if n_m_of(recipe.scope) is None:
+    if parse_n_m(recipe.scope) is None:
         lowered = [_at_most(density, recipe.scope, masks) for density in densities]
     try:
-        rehearse(scope_named(recipe.scope), weights, lowered, masks)
+        check_densities_reachable(get_scope(recipe.scope), weights, lowered, masks)
     except DensityError as error:
         raise DensityError(
             f"{error} Weights that are zero at the start count as pruned: exclude these layers, or prune with scope "
@@ -432,14 +433,14 @@ def _plan_rounds(
     return lowered, masks
 
 
-def _warn_if_lowered(density: Density, scope: str, masks: Masks) -> None:
+def _warn_if_lowered(density: Density, scope: str, masks: MaskDict) -> None:
     """Warn where more weights would be kept than are not zero. (Of layers without any, the scope warns.)"""
     if scope == "global" and not isinstance(density, Mapping):
         parts = {"all layers together": (density, masks)}
     else:
         asked = densities_by_name(density, list(masks))
         parts = {repr(name): (asked[name], {name: mask}) for name, mask in masks.items()}
-    own = {what: density_of(part) for what, (_, part) in parts.items()}
+    own = {what: mask_density(part) for what, (_, part) in parts.items()}
     above = [what for what, (share, _) in parts.items() if 0 < own[what] < share]
     if above:
         left = ", ".join(f"{own[what]:.4g} of {what}" for what in above)
@@ -451,14 +452,14 @@ def _warn_if_lowered(density: Density, scope: str, masks: Masks) -> None:
         )
 
 
-def _at_most(density: Density, scope: str, masks: Masks) -> Density:
+def _at_most(density: Density, scope: str, masks: MaskDict) -> Density:
     """`density`, or what the masks keep where that is less."""
     if scope == "global" and not isinstance(density, Mapping):
-        return min(density, density_of(masks))
+        return min(density, mask_density(masks))
     asked = densities_by_name(density, list(masks))
     lowered = {
         # A density is above 0; a quarter of a weight is none.
-        name: min(asked[name], density_of({name: mask}) or 0.25 / mask.numel())
+        name: min(asked[name], mask_density({name: mask}) or 0.25 / mask.numel())
         for name, mask in masks.items()
     }
     return density if lowered == asked else lowered
@@ -469,13 +470,13 @@ def _rehearse_end(
 ) -> None:
     """Share and write the tensors of `model` as they are, or samples of them, so that errors come before the work."""
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    size = REHEARSED if sum(sizes(state).values()) > REHEARSED_WHOLE else None
+    size = REHEARSED if sum(numel_by_name(state).values()) > REHEARSED_WHOLE else None
     for name, tensor in state.items():
         if size is not None and tensor.layout == torch.strided and not tensor.is_quantized:
             state[name] = tensor.flatten()[:size]
     samples = {name: weight.detach().flatten()[:REHEARSED] for name, weight in weights.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is said of samples means nothing
-        share(samples, everything(samples), bits, recipe.start)
+        quantize_weights(samples, all_kept(samples), bits, recipe.start)
     for coding in (PRUNED, *(replace(recipe.coding, codec=codec) for codec in CODED.values())):
         pack(state, coding=coding)

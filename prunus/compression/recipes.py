@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from prunus.compression.container import Coding
-from prunus.nouns import Density
+from prunus.compression.container import EncodingConfig
 from prunus.training.recipes import Recipe
+from prunus.types import Density
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class CompressionRecipe:
     criterion: str = "magnitude"
     scope: str = "layer"
     start: str = "optimal"
-    """Where k-means starts: a key of `prunus.compression.sharing.starts.STARTS`."""
+    """Where k-means starts: a key of `prunus.compression.quantization.kmeans_init.STARTS`."""
     half: bool = True
     """Round what is neither pruned nor shared (biases) to values that half precision holds exactly."""
-    coding: Coding = field(default_factory=Coding)
+    coding: EncodingConfig = field(default_factory=EncodingConfig)
     source: str = ""
 
-    def but(self, **changes: object) -> "CompressionRecipe":
+    def replace(self, **changes: object) -> "CompressionRecipe":
         """The same recipe with some settings changed."""
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from prunus.compression.container import Coding, write
-from prunus.compression.container.layout import DTYPES, INTEGERS
+from prunus.compression.container import EncodingConfig, write
+from prunus.compression.container.file_format import DTYPES, INTEGERS
 from prunus.compression.deep_compression import Compressed
 from prunus.errors import ModelError
-from prunus.generators import Generated
+from prunus.seeded_tensors import SeededTensor
 
 
 def save(
     network: Compressed | nn.Module,
     path: str | os.PathLike[str],
     *,
-    coding: Coding | None = None,
+    coding: EncodingConfig | None = None,
     made: Mapping[str, Any] | None = None,
-    generated: Mapping[str, Generated] | None = None,
+    generated: Mapping[str, SeededTensor] | None = None,
     factors: Mapping[str, float] | None = None,
 ) -> int:
     """Write `network` to `path` and return the file's size in bytes.
@@ -36,18 +36,18 @@ def save(
     `generated` are stored as a seed and a mask, as `pack` explains: a supermask is little more than its mask.
     A file that exists is replaced, once the new one is complete.
 
-    Raises ModelError (no module), NotFiniteError, ContainerError (a kind of tensor that cannot be stored), OutputError
+    Raises ModelError (no module), NonFiniteError, ContainerError (a kind of tensor that cannot be stored), OutputError
     (a full disk; a path that is a folder or a device).
     """
     if isinstance(network, nn.Module):
-        model, about, coding = network, {}, coding or Coding()
+        model, about, coding = network, {}, coding or EncodingConfig()
     elif not isinstance(network, Compressed):
         raise ModelError(
             f"Expected a torch.nn.Module or a prunus.Compressed, got a {type(network).__name__}; pass the network "
             "itself."
         )
     else:
-        model, about, coding = network.model, summary(network), coding or network.recipe.coding
+        model, about, coding = network.model, compression_metadata(network), coding or network.recipe.coding
     libraries = {name: version(name) for name in ("prunus", "torch", "numpy", "constriction")}
     built_in = getattr(model, "built_in", None)
     state, num_cleared = clear_negative_zeros(model.state_dict())
@@ -86,7 +86,7 @@ def clear_negative_zeros(state: Mapping[str, Any]) -> tuple[dict[str, Any], int]
 _FLOATS = tuple(dtype for dtype in DTYPES.values() if dtype.is_floating_point)
 
 
-def summary(compressed: Compressed) -> dict[str, Any]:
+def compression_metadata(compressed: Compressed) -> dict[str, Any]:
     """How a network was compressed, for the file's header: the recipe without its training details, the seed."""
     names = ("criterion", "scope", "schedule", "rounds", "density", "bits", "start")
     settings = {name: _plain(getattr(compressed.recipe, name)) for name in names}

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prunus.data import cifar10, digits, fashion_mnist, mnist, monks
-from prunus.data.batches import batches, order
-from prunus.data.check import check_dataset
-from prunus.data.root import data_root
+from prunus.data.batches import batch_indices, iter_batches
+from prunus.data.paths import data_root
+from prunus.data.validation import check_dataset
 from prunus.errors import DataError
-from prunus.nouns import Dataset
-from prunus.resolve import resolve
-from prunus.tables import look_up
+from prunus.registry import import_object, lookup
+from prunus.types import Dataset
 
-__all__ = ["DATASETS", "batches", "data_root", "load", "order"]
+__all__ = ["DATASETS", "batch_indices", "data_root", "iter_batches", "load"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load,
@@ -42,11 +41,11 @@ def load(
     "embedded copy of UCI's optical digits, test file"
     """
     if ":" not in name:
-        found = look_up("data set", DATASETS, name)
+        found = lookup("data set", DATASETS, name)
         data = found(root=root, device=device, seed=seed, download=download)
         check_dataset(data)
         return data
-    own = resolve(name)()
+    own = import_object(name)()
     if not isinstance(own, Dataset):
         raise DataError(f"{name} was to return a prunus Dataset and returned a {type(own).__name__}.")
     check_dataset(own)

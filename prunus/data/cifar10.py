@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 colour pictures, 32 × 32, ten classes.
+"""CIFAR-10: 60,000 color pictures, 32 × 32, ten classes.
 
 x = (pixel / 255 - mean) / std, channel by channel, [N, 3, 32, 32]; 45,000 train, 5,000 validation,
 10,000 test.
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prunus.data.cifar10_archive import DIRECTORY, SUMS, fetch
-from prunus.data.files import again, unpacked
-from prunus.data.pickles import load_arrays
-from prunus.data.pixels import normalise
-from prunus.data.root import data_root
-from prunus.data.splits import divide
+from prunus.data.cifar10_download import DIRECTORY, SUMS, fetch
+from prunus.data.files import read_maybe_gzipped, redownload_hint
+from prunus.data.normalization import normalize
+from prunus.data.paths import data_root
+from prunus.data.safe_pickle import load_arrays
+from prunus.data.splits import split_indices
 from prunus.errors import DataError
-from prunus.nouns import Dataset, Split
+from prunus.types import Dataset, Split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -49,7 +49,7 @@ def load(
     """
     parts, provenance = _parts(data_root(root), download)
     pictures, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts[:-1], strict=True))
-    chosen = divide(len(labels), VALIDATION, seed)
+    chosen = split_indices(len(labels), VALIDATION, seed)
     train, validation = (_split(pictures[part], labels[part]) for part in chosen)
     test = _split(*(torch.from_numpy(array) for array in parts[-1]))
     return Dataset("cifar-10", train, validation, test, CLASSES, provenance).to(device)
@@ -81,26 +81,26 @@ def _parts(root: Path, download: bool) -> tuple[list[Records], str]:
 def read_binary(path: Path) -> Records:
     """The records of one file of the binary layout: 10,000 × (label, 3 × 32 × 32 pixels, a byte each)."""
     size = BATCH * (1 + PIXELS)
-    content = unpacked(path, size)
+    content = read_maybe_gzipped(path, size)
     if len(content) != size:
-        raise DataError(f"{path} holds {len(content)} bytes, not {size}; {again(path.parent)}")
+        raise DataError(f"{path} holds {len(content)} bytes, not {size}; {redownload_hint(path.parent)}")
     records = np.frombuffer(content, np.uint8).reshape(BATCH, 1 + PIXELS)
     return _checked(path, records[:, 1:], records[:, 0])
 
 
 def read_python(path: Path) -> Records:
     """The records of one file of the Python layout: a pickle of {"data": uint8 [N, 3072], "labels": ints}."""
-    pickled = load_arrays(unpacked(path, PYTHON_LIMIT), str(path))
+    pickled = load_arrays(read_maybe_gzipped(path, PYTHON_LIMIT), str(path))
     if not isinstance(pickled, dict):
         raise DataError(f"{path} is a pickled {type(pickled).__name__}, not a dict with data and labels.")
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in pickled.items()}
     data, labels = named.get("data"), named.get("labels")
     if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == (BATCH, PIXELS)):
-        raise DataError(f"{path} has no uint8 data of {BATCH}×{PIXELS}; {again(path.parent)}")
+        raise DataError(f"{path} has no uint8 data of {BATCH}×{PIXELS}; {redownload_hint(path.parent)}")
     if not (
         isinstance(labels, list) and all(isinstance(label, int) and 0 <= label < 256 for label in labels)
     ):
-        raise DataError(f"{path} has no list of labels 0..9; {again(path.parent)}")
+        raise DataError(f"{path} has no list of labels 0..9; {redownload_hint(path.parent)}")
     return _checked(path, data, np.array(labels, np.uint8))
 
 
@@ -108,7 +108,7 @@ def _checked(path: Path, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -
     if len(labels) != BATCH or labels.max() >= len(CLASSES):
         raise DataError(
             f"{path} has {len(labels)} labels up to {labels.max(initial=0)}, not {BATCH} of 0..9; "
-            f"{again(path.parent)}"
+            f"{redownload_hint(path.parent)}"
         )
     return pixels.reshape(-1, 3, 32, 32).copy(), labels.copy()
 
@@ -118,15 +118,15 @@ def _provenance(folder: Path) -> str:
     sums = folder / SUMS
     if not sums.exists():
         return "local copy, not verified against the official archive"
-    for line in unpacked(sums, 1 << 16).decode("ascii", "replace").splitlines():
+    for line in read_maybe_gzipped(sums, 1 << 16).decode("ascii", "replace").splitlines():
         expected, _, name = line.partition("  ")
-        found = hashlib.sha256(unpacked(folder / Path(name).name, BATCH * (1 + PIXELS))).hexdigest()
+        found = hashlib.sha256(read_maybe_gzipped(folder / Path(name).name, BATCH * (1 + PIXELS))).hexdigest()
         if found != expected:
             raise DataError(
-                f"{folder / name} has sha256 {found}, and {expected} when it was fetched; {again(folder)}"
+                f"{folder / name} has sha256 {found}, and {expected} when it was fetched; {redownload_hint(folder)}"
             )
     return "official archive, md5 verified"
 
 
 def _split(pictures: torch.Tensor, labels: torch.Tensor) -> Split:
-    return Split(normalise(pictures, 255, MEAN, STD), labels.to(torch.int64))
+    return Split(normalize(pictures, 255, MEAN, STD), labels.to(torch.int64))

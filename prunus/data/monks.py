@@ -2,14 +2,14 @@
 
     monks-1    head = body, or jacket is red                                     124 training examples
     monks-2    exactly two of the six attributes have their first value          169
-    monks-3    jacket green and sword held, or jacket not blue and body not octagon    122, of which 6 mislabelled
+    monks-3    jacket green and sword held, or jacket not blue and body not octagon    122, of which 6 mislabeled
 
 Attributes a1..a6 (head, body, smiling, holding, jacket, tie) have 3, 3, 2, 3, 4, 2 values; as 17 inputs, one-hot 0/1.
 
 Source: Thrun et al. 1991, "The MONK's Problems - A Performance Comparison of Different Learning Algorithms".
 Where we depart: the training examples are drawn by the seed, in the published numbers, and are not the original
-list; the mislabelled 5 % of monks-3 too. As published, the test split is all 432 examples, the training examples
-among them. The source has no validation split: ours is 100 of the examples that do not train, correctly labelled,
+list; the mislabeled 5 % of monks-3 too. As published, the test split is all 432 examples, the training examples
+among them. The source has no validation split: ours is 100 of the examples that do not train, correctly labeled,
 which stand in the test split too; whoever chooses by them must not call the test split unseen.
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunus.nouns import Dataset, Split
-from prunus.seeds import generator
+from prunus.seeds import make_generator
+from prunus.types import Dataset, Split
 
 VALUES = (3, 3, 2, 3, 4, 2)
 """How many values each attribute has."""
@@ -70,12 +70,14 @@ def loader(problem: int) -> Callable[..., Dataset]:
     ) -> Dataset:
         everything = robots()
         inputs, labels = one_hot(everything), rule(problem, everything).to(torch.int64)
-        order = torch.randperm(len(labels), generator=generator(seed, "monks", problem))
+        order = torch.randperm(len(labels), generator=make_generator(seed, "monks", problem))
         size = TRAIN[problem]
         train, validation = order[:size].sort().values, order[size : size + VALIDATION].sort().values
         noisy = labels[train]
         if problem == 3:
-            wrong = torch.randperm(size, generator=generator(seed, "monks", "noise"))[: round(NOISE * size)]
+            wrong = torch.randperm(size, generator=make_generator(seed, "monks", "noise"))[
+                : round(NOISE * size)
+            ]
             noisy[wrong] = 1 - noisy[wrong]
         return Dataset(
             f"monks-{problem}",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunus.data import cifar10, idx_set
+from prunus.data import cifar10, idx_dataset
 from prunus.data.fashion_mnist import FASHION_MNIST
 from prunus.data.mnist import MNIST
 
@@ -14,6 +14,6 @@ def present_data_sets(root: Path) -> dict[str, bool]:
     {'mnist': False, 'fashion-mnist': False, 'cifar-10': False}
     """
     found = {
-        description.name: idx_set.is_present(root, description) for description in (MNIST, FASHION_MNIST)
+        description.name: idx_dataset.is_present(root, description) for description in (MNIST, FASHION_MNIST)
     }
     return {**found, "cifar-10": cifar10.is_present(root)}

@@ -19,15 +19,17 @@ from prunus.experiments import (
     renda2020,
     zhou2019,
 )
-from prunus.experiments.laboratory import Laboratory
-from prunus.experiments.result import Result
+from prunus.experiments.results import Result
+from prunus.experiments.stored_experiment import StoredExperiment
 
 Experiment = Callable[..., Result]
 
 
 TICKETS = (frankle2019, zhou2019, frankle2020, renda2020)
 
-LABORATORY: dict[str, Laboratory] = {part.name: part for paper in TICKETS for part in paper.PARTS}
+STORED_EXPERIMENTS: dict[str, StoredExperiment] = {
+    part.name: part for paper in TICKETS for part in paper.PARTS
+}
 """The experiments whose runs live in a store."""
 
 PARTS: dict[str, Experiment] = {
@@ -42,7 +44,7 @@ PARTS: dict[str, Experiment] = {
     "han2016.tables": han2016.tables,
     "han2016.starts": han2016.starts,
     "han2016.sizes": han2016.sizes,
-    **LABORATORY,
+    **STORED_EXPERIMENTS,
 }
 
 
@@ -56,13 +58,13 @@ def _together(paper: str) -> Experiment:
     names = parts_of(paper)
 
     def experiment(size: str, out: Path, **settings: Any) -> Result:
-        return together(paper, [PARTS[name](size, out, **settings) for name in names])
+        return merge_results(paper, [PARTS[name](size, out, **settings) for name in names])
 
     experiment.__doc__ = f"All of {paper}: {', '.join(name.partition('.')[2] for name in names)}."
     return experiment
 
 
-def together(name: str, results: Sequence[Result]) -> Result:
+def merge_results(name: str, results: Sequence[Result]) -> Result:
     """Several results as one."""
     tables = [f"## {result.name}\n\n{result.table}" for result in results]
     rows = [{"part": result.name, **row} for result in results for row in result.rows]

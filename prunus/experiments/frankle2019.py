@@ -1,24 +1,24 @@
 """Frankle & Carbin 2019, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks".
 
-    lenet           Figures 1, 3, 4: when Lenet stops and how well it does, ticket against random reinitialisation
+    lenet           Figures 1, 3, 4: when Lenet stops and how well it does, ticket against random reinitialization
     conv            Figures 1, 5: the same for Conv-2, Conv-4 and Conv-6 on CIFAR-10
     curves          Figure 3: test accuracy over training at several densities
     one_shot        Figure 4: one-shot against iterative pruning
     learning_rates  Appendix G: other learning rates, with Adam
-    optimisers      Appendix G: SGD and momentum in place of Adam
+    optimizers      Appendix G: SGD and momentum in place of Adam
 
-Where we depart: the random reinitialisation is drawn anew once a ticket (three times for "full", as in the paper).
+Where we depart: the random reinitialization is drawn anew once a ticket (three times for "full", as in the paper).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from prunus.experiments.laboratory import Entries, Laboratory, Panel
-from prunus.experiments.networks import network, of_replicate
-from prunus.tickets.ticket import Ticket
+from prunus.experiments.stored_experiment import Entries, Panel, StoredExperiment
+from prunus.experiments.ticket_presets import for_replicate, network
+from prunus.tickets.ticket import TicketSpec
 
-TICKET, REINITIALISED, ONE_SHOT = "winning ticket", "random reinitialisation", "one-shot ticket"
+TICKET, REINITIALIZED, ONE_SHOT = "winning ticket", "random reinitialization", "one-shot ticket"
 
 STOP = Panel("stop", "stop_step", "early-stopping iteration (lowest validation loss)", "When training stops")
 ACCURACY = Panel(
@@ -35,46 +35,46 @@ END = Panel(
 )
 
 
-def _levels(ticket: Ticket, wanted: Sequence[int]) -> tuple[int, ...]:
+def _levels(ticket: TicketSpec, wanted: Sequence[int]) -> tuple[int, ...]:
     return tuple(level for level in wanted if level <= ticket.rounds) or (ticket.rounds,)
 
 
-def _tickets(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _tickets(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     """The winning ticket of every level, and random weights under its masks."""
     levels = () if size == "full" else _levels(template, (2, 4, 7, 11, 15))
     draws = (0, 1, 2) if size == "full" else (0,)
     found: Entries = []
     for replicate in replicates:
-        ticket = of_replicate(template, replicate)
+        ticket = for_replicate(template, replicate)
         found.append(({"curve": TICKET, "replicate": replicate}, ticket))
         for draw in draws:
-            control = replace(ticket, mask1="reinitialise", masks_of=ticket, levels=levels, draw=draw)
-            found.append(({"curve": REINITIALISED, "replicate": replicate, "draw": draw}, control))
+            control = replace(ticket, mask1="reinitialize", masks_from=ticket, levels=levels, draw=draw)
+            found.append(({"curve": REINITIALIZED, "replicate": replicate, "draw": draw}, control))
     return found
 
 
-def _curves(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _curves(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     """The winning ticket with the test split evaluated along the way."""
     found: Entries = []
     for replicate in replicates:
-        ticket = of_replicate(template, replicate)
+        ticket = for_replicate(template, replicate)
         ticket = replace(ticket, dense=replace(ticket.dense, test_curve=True))
         found.append(({"curve": TICKET, "replicate": replicate}, ticket))
     return found
 
 
-def _one_shot(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _one_shot(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     """Iterative and one-shot tickets, each with random weights under its masks."""
     levels = () if size == "full" else _levels(template, (2, 4, 7, 11, 15))
     found: Entries = []
     for replicate in replicates:
-        ticket = of_replicate(template, replicate)
+        ticket = for_replicate(template, replicate)
         single = replace(ticket, schedule="one_shot", levels=levels)
-        control = replace(single, mask1="reinitialise", masks_of=single)
+        control = replace(single, mask1="reinitialize", masks_from=single)
         found += [
             ({"curve": "iterative ticket", "replicate": replicate}, ticket),
             ({"curve": ONE_SHOT, "replicate": replicate}, single),
-            ({"curve": "one-shot, random reinitialisation", "replicate": replicate}, control),
+            ({"curve": "one-shot, random reinitialization", "replicate": replicate}, control),
         ]
     return found
 
@@ -82,13 +82,13 @@ def _one_shot(template: Ticket, size: str, replicates: Sequence[int]) -> Entries
 def _sweep(values: Sequence[tuple[str, dict[str, Any]]]) -> Any:
     """The winning ticket under recipes that differ in some settings; a curve each."""
 
-    def wanted(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+    def wanted(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
         chosen = values if size != "smoke" else values[:2]
         found: Entries = []
         for replicate in replicates:
             for name, settings in chosen:
-                ticket = of_replicate(template, replicate)
-                dense = replace(ticket.dense, recipe=ticket.dense.recipe.but(**settings))
+                ticket = for_replicate(template, replicate)
+                dense = replace(ticket.dense, recipe=ticket.dense.recipe.replace(**settings))
                 found.append(({"curve": name, "replicate": replicate}, replace(ticket, dense=dense)))
         return found
 
@@ -98,15 +98,15 @@ def _sweep(values: Sequence[tuple[str, dict[str, Any]]]) -> Any:
 LEARNING_RATES = [
     (f"Adam {rate:g}", {"learning_rate": rate}) for rate in (2e-4, 4e-4, 8e-4, 1.2e-3, 1.6e-3, 2.4e-3)
 ]
-OPTIMISERS = [
+OPTIMIZERS = [
     ("Adam 0.0012", {}),
-    ("SGD 0.1", {"optimiser": "sgd", "learning_rate": 0.1}),
-    ("SGD 0.05, momentum 0.9", {"optimiser": "sgd", "learning_rate": 0.05, "momentum": 0.9}),
+    ("SGD 0.1", {"optimizer": "sgd", "learning_rate": 0.1}),
+    ("SGD 0.05, momentum 0.9", {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}),
 ]
 
-lenet = Laboratory(
+lenet = StoredExperiment(
     "frankle2019.lenet",
-    "Figures 1, 3, 4: when Lenet stops and how well it does, winning ticket against random reinitialisation.",
+    "Figures 1, 3, 4: when Lenet stops and how well it does, winning ticket against random reinitialization.",
     template=lambda name, size: network(name, size, epochs=20, rounds=15),
     wanted=_tickets,
     panels=(STOP, ACCURACY, END),
@@ -114,7 +114,7 @@ lenet = Laboratory(
     said=("stop_step", "stop_test_accuracy"),
 )
 
-conv = Laboratory(
+conv = StoredExperiment(
     "frankle2019.conv",
     "Figures 1, 5: the same for Conv-2, Conv-4 and Conv-6 on CIFAR-10.",
     template=lambda name, size: network(name, size, epochs=6, rounds=7),
@@ -129,7 +129,7 @@ conv = Laboratory(
 FIGURE_3 = (0, 3, 7, 12, 15, 18)
 """The levels of the figure: densities 1, 0.51, 0.21, 0.07, 0.04 and 0.02."""
 
-curves = Laboratory(
+curves = StoredExperiment(
     "frankle2019.curves",
     "Figure 3: test accuracy over training, a curve a density.",
     template=lambda name, size: network(name, size, epochs=10, rounds=15),
@@ -144,7 +144,7 @@ curves = Laboratory(
     replicates=(1, 3, 5),
 )  # fmt: skip
 
-one_shot = Laboratory(
+one_shot = StoredExperiment(
     "frankle2019.one_shot",
     "Figure 4: one-shot against iterative pruning.",
     template=lambda name, size: network(name, size, epochs=20, rounds=15),
@@ -153,7 +153,7 @@ one_shot = Laboratory(
     against="iterative ticket",
 )
 
-learning_rates = Laboratory(
+learning_rates = StoredExperiment(
     "frankle2019.learning_rates",
     "Appendix G: winning tickets at other learning rates of Adam.",
     template=lambda name, size: network(name, size, epochs=10, rounds=11),
@@ -162,13 +162,13 @@ learning_rates = Laboratory(
     replicates=(1, 3, 3),
 )
 
-optimisers = Laboratory(
-    "frankle2019.optimisers",
+optimizers = StoredExperiment(
+    "frankle2019.optimizers",
     "Appendix G: winning tickets with SGD and with momentum.",
     template=lambda name, size: network(name, size, epochs=15, rounds=11),
-    wanted=_sweep(OPTIMISERS),
+    wanted=_sweep(OPTIMIZERS),
     panels=(STOP, ACCURACY),
     replicates=(1, 3, 3),
 )
 
-PARTS = (lenet, conv, curves, one_shot, learning_rates, optimisers)
+PARTS = (lenet, conv, curves, one_shot, learning_rates, optimizers)

@@ -11,56 +11,56 @@ Where we depart: the paper's networks are ResNet-20, VGG-16 and larger; here Len
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prunus.experiments.laboratory import Entries, Laboratory, Panel
-from prunus.experiments.networks import network, of_replicate
-from prunus.tickets.instability import Instability
-from prunus.tickets.ticket import Ticket
+from prunus.experiments.stored_experiment import Entries, Panel, StoredExperiment
+from prunus.experiments.ticket_presets import for_replicate, network
+from prunus.tickets.instability import InstabilitySpec
+from prunus.tickets.ticket import TicketSpec
 
 SHARES = (0.0, 0.005, 0.02, 0.1, 0.25)
 """Of the whole training, at which states are kept to rewind to."""
 
 
-def _with_states(template: Ticket, size: str) -> tuple[Ticket, list[int]]:
+def _with_states(template: TicketSpec, size: str) -> tuple[TicketSpec, list[int]]:
     shares = SHARES[:3] if size == "smoke" else SHARES
     total = template.dense.total_steps()
     steps = list(dict.fromkeys(round(share * total) for share in shares))
     return replace(template, dense=replace(template.dense, states=tuple(steps[1:]))), steps
 
 
-def _rewinding(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _rewinding(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     """Tickets that differ in the step they are rewound to, and random weights under the masks of the first."""
     template, steps = _with_states(template, size)
     found: Entries = []
     for replicate in replicates:
         for step in steps:
-            ticket = of_replicate(template, replicate, rewind_step=step)
+            ticket = for_replicate(template, replicate, rewind_step=step)
             found.append(({"curve": f"rewind to step {step}", "replicate": replicate}, ticket))
-        first = of_replicate(template, replicate)
-        control = replace(first, mask1="reinitialise", masks_of=first)
-        found.append(({"curve": "random reinitialisation", "replicate": replicate}, control))
+        first = for_replicate(template, replicate)
+        control = replace(first, mask1="reinitialize", masks_from=first)
+        found.append(({"curve": "random reinitialization", "replicate": replicate}, control))
     return found
 
 
-def _copies(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     """Two copies from each step, dense and under the masks of a ticket rewound to that step."""
     template, steps = _with_states(template, size)
     level = min(template.rounds, 7)
     found: Entries = []
     for replicate in replicates:
         for step in steps:
-            ticket = of_replicate(template, replicate, rewind_step=step, rounds=level)
-            dense = Instability(ticket.dense, step)
+            ticket = for_replicate(template, replicate, rewind_step=step, rounds=level)
+            dense = InstabilitySpec(ticket.dense, step)
             about = {"replicate": replicate, "parting": step, "from": f"step {step}"}
             found.append(({"curve": "dense", **about}, dense))
             found.append(({"curve": "winning ticket", **about}, replace(dense, ticket=ticket, level=level)))
     return found
 
 
-def _dense_copies(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _dense_copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     return [entry for entry in _copies(template, size, replicates) if entry[0]["curve"] == "dense"]
 
 
-rewinding = Laboratory(
+rewinding = StoredExperiment(
     "frankle2020.rewinding",
     "Figure 5: tickets rewound to step k against tickets rewound to step 0.",
     template=lambda name, size: network(name, size, epochs=10, rounds=12),
@@ -79,7 +79,7 @@ rewinding = Laboratory(
     replicates=(1, 3, 5),
 )
 
-instability = Laboratory(
+instability = StoredExperiment(
     "frankle2020.instability",
     "Figures 3 and 5: the error barrier between two copies, against the step they part at.",
     template=lambda name, size: network(name, size, epochs=10, rounds=7),
@@ -94,7 +94,7 @@ instability = Laboratory(
     replicates=(1, 3, 3),
 )  # fmt: skip
 
-interpolation = Laboratory(
+interpolation = StoredExperiment(
     "frankle2020.interpolation",
     "Figure 2: the error on the line between two copies of the dense network, 30 points.",
     template=lambda name, size: network(name, size, epochs=10, rounds=7),

@@ -4,7 +4,7 @@
     tables     Tables 2 and 3: LeNet-300-100 and LeNet-5, layer by layer
 
 Where we depart: Figure 5 is of AlexNet on ImageNet with top-5 accuracy; here it is LeNet-300-100 on MNIST with
-top-1. The paper states neither epochs nor optimiser for the LeNets: Adam, as in `prunus.training.recipes`.
+top-1. The paper states neither epochs nor optimizer for the LeNets: Adam, as in `prunus.training.recipes`.
 """
 
 import copy
@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.published import COMPRESSION_RECIPES
-from prunus.experiments.lenets import at_size, dense, mnist, pruned
-from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
+from prunus.compression.presets import COMPRESSION_RECIPES
+from prunus.experiments.lenet_presets import dense, mnist, pruned, scale_recipe
+from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
 from prunus.models import MODELS
-from prunus.nouns import Dataset, Masks, Progress
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.prunable import prunable
+from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.scopes import SCOPES
-from prunus.seeds import derive
+from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
+from prunus.types import Dataset, MaskDict, Progress
 
 CURVES = ("L2, no retraining", "L1, no retraining", "L1, retraining", "L2, retraining", "L2, iterative")
 PENALTY = {"l1": 1e-5, "l2": 1e-4}
@@ -51,7 +51,7 @@ def tradeoff(
     progress: Progress | None = None,
 ) -> Result:
     """Figure 5: L1 and L2, with and without retraining, and L2 pruned iteratively from its 80 % point on."""
-    record = begin("han2015.tradeoff", size, out, replicates, seed, report, progress)
+    record = start_record("han2015.tradeoff", size, out, replicates, seed, report, progress)
     epochs, retrain = {"smoke": (1, 1), "default": (10, 5), "full": (55, 15)}[size]
     shares = {"smoke": [0.5, 0.9, 0.95], "default": [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98]}.get(
         size, [0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.99]
@@ -60,11 +60,11 @@ def tradeoff(
     rows: list[Row] = []
     for replicate in record.seeds:
         for penalty in ("l1", "l2"):
-            model = MODELS["lenet-300-100"](seed=derive(replicate, "model"))
+            model = MODELS["lenet-300-100"](seed=derive_seed(replicate, "model"))
             recipe = Recipe(epochs, 1.2e-3, 60, penalty=penalty, penalty_strength=PENALTY[penalty])
-            train(model, data, recipe, seed=derive(replicate, "dense"), progress=progress)
+            train(model, data, recipe, seed=derive_seed(replicate, "dense"), progress=progress)
             before = evaluate(model, data.test).accuracy
-            again = recipe.but(epochs=retrain, learning_rate=recipe.learning_rate / 10)
+            again = recipe.replace(epochs=retrain, learning_rate=recipe.learning_rate / 10)
             rows += _one_shot(model, data, penalty.upper(), shares, again, before, replicate, progress)
             if penalty == "l2":
                 rows += _iterative(model, data, shares, again, before, replicate, progress)
@@ -77,7 +77,7 @@ def tradeoff(
         x_label="parameters pruned away (sparsity, %)",
         y_label="test accuracy lost (percentage points)",
     )
-    table = summarise(rows, ["curve", "pruned %"], ["accuracy lost"])
+    table = summarize(rows, ["curve", "pruned %"], ["accuracy lost"])
     return record.finish(
         table, "Accuracy lost in percentage points against the same replicate's dense network."
     )
@@ -95,7 +95,7 @@ def _one_shot(
 ) -> list[Row]:
     rows = []
     for share in shares:
-        for label, recipe in (("no retraining", again.but(epochs=0)), ("retraining", again)):
+        for label, recipe in (("no retraining", again.replace(epochs=0)), ("retraining", again)):
             trial = copy.deepcopy(model)
             _prune(trial, data, [1 - share], recipe, seed, progress)
             lost = before - evaluate(trial, data.test).accuracy
@@ -130,12 +130,12 @@ def _prune(
     recipe: Recipe,
     seed: int,
     progress: Progress | None,
-    within: Masks | None = None,
-) -> Masks:
+    within: MaskDict | None = None,
+) -> MaskDict:
     """Han's thresholds: one quality for all layers, times the layer's standard deviation."""
     rounds = prune_and_retrain(
         model,
-        prunable(model),
+        prunable_weights(model),
         data,
         densities,
         [recipe] * len(densities),
@@ -162,7 +162,7 @@ def tables(
     progress: Progress | None = None,
 ) -> Result:
     """Tables 2 and 3: weights, FLOP, activations and what pruning leaves, for both LeNets, beside the paper's."""
-    record = begin("han2015.tables", size, out, replicates, seed, report, progress)
+    record = start_record("han2015.tables", size, out, replicates, seed, report, progress)
     data = mnist(size)
     rows: list[Row] = []
     for replicate in record.seeds:
@@ -170,7 +170,7 @@ def tables(
             rows += _table(name, data, size, replicate, progress)
             record.say(f"replicate {replicate}: {name}")
     values = ["weights", "FLOP", "act %", "weights kept %", "FLOP kept %", "test error"]
-    table = summarise(rows, ["network", "layer"], values)
+    table = summarize(rows, ["network", "layer"], values)
     for row in table:
         published = PUBLISHED[row["network"]].get(row["layer"], ("", "", ""))
         row.update(zip(("paper act %", "paper w %", "paper FLOP %"), published, strict=True))
@@ -179,7 +179,7 @@ def tables(
 
 
 def _table(name: str, data: Dataset, size: str, replicate: int, progress: Progress | None) -> list[Row]:
-    recipe = at_size(COMPRESSION_RECIPES[f"han2016-{name}"], size)
+    recipe = scale_recipe(COMPRESSION_RECIPES[f"han2016-{name}"], size)
     model, masks = pruned(dense(name, data, recipe, replicate, progress), data, recipe, replicate, progress)
     error = evaluate(model, data.test).error
     return [
@@ -189,7 +189,7 @@ def _table(name: str, data: Dataset, size: str, replicate: int, progress: Progre
 
 
 @torch.no_grad()
-def layer_costs(model: nn.Module, masks: Masks, inputs: Tensor) -> list[Row]:
+def layer_costs(model: nn.Module, masks: MaskDict, inputs: Tensor) -> list[Row]:
     """Weights, FLOP (two a multiply-accumulate) and what is left of them, a row a layer and one in total.
 
     "act %" is the share of a layer's outputs that are not zero where the next layer reads them.

@@ -17,18 +17,18 @@ from pathlib import Path
 
 from torch import nn
 
-from prunus.compression.container import Coding, inspect, pack
+from prunus.compression.container import EncodingConfig, inspect, pack
 from prunus.compression.deep_compression import Compressed, deep_compress
-from prunus.compression.published import COMPRESSION_RECIPES
+from prunus.compression.presets import COMPRESSION_RECIPES
+from prunus.compression.quantization import CodebookConstraint, quantize_weights
+from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.compression.save import save
-from prunus.compression.sharing import Tied, share
-from prunus.compression.sharing.starts import STARTS
-from prunus.experiments.lenets import at_size, dense, mnist, pruned
-from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
-from prunus.nouns import Dataset, Masks, Progress
-from prunus.pruning.prunable import prunable
-from prunus.seeds import derive
+from prunus.experiments.lenet_presets import dense, mnist, pruned, scale_recipe
+from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
+from prunus.pruning.prunable import prunable_weights
+from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
+from prunus.types import Dataset, MaskDict, Progress
 
 PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "lenet-300-100": {
@@ -60,11 +60,11 @@ def tables(
     progress: Progress | None = None,
 ) -> Result:
     """Tables 1-3: both LeNets after pruning, sharing and Huffman coding, beside the paper's numbers."""
-    record = begin("han2016.tables", size, out, replicates, seed, report, progress)
+    record = start_record("han2016.tables", size, out, replicates, seed, report, progress)
     data, rows = mnist(size), []
     for replicate in record.seeds:
         for name in PUBLISHED:
-            recipe = at_size(COMPRESSION_RECIPES[f"han2016-{name}"], size)
+            recipe = scale_recipe(COMPRESSION_RECIPES[f"han2016-{name}"], size)
             model = dense(name, data, recipe, replicate, progress)
             compressed = deep_compress(model, data, recipe, seed=replicate, progress=progress)
             errors = {
@@ -75,7 +75,7 @@ def tables(
                 {"network": name, "replicate": replicate, **row, **errors} for row in layer_rates(compressed)
             ]
             record.say(f"replicate {replicate}: {name}")
-    table = summarise(
+    table = summarize(
         rows, ["network", "layer"], [*COLUMNS, "bytes P+Q", "bytes P+Q+H", "dense error", "error"]
     )
     for row in table:
@@ -138,7 +138,7 @@ def _rates(layer: str, values: Sequence[float], fixed: int, coded: int) -> Row:
 
 def _shared(
     model: nn.Module,
-    masks: Masks,
+    masks: MaskDict,
     data: Dataset,
     bits: int,
     start: str,
@@ -148,8 +148,8 @@ def _shared(
 ) -> nn.Module:
     """A copy of `model` with shared values, its centroids trained by `recipe`."""
     model = copy.deepcopy(model)
-    tied = Tied(model, share(prunable(model), masks, bits, start, seed))
-    train(model, data, recipe, constraint=tied, seed=derive(seed, "finetune"), progress=progress)
+    tied = CodebookConstraint(model, quantize_weights(prunable_weights(model), masks, bits, start, seed))
+    train(model, data, recipe, constraint=tied, seed=derive_seed(seed, "finetune"), progress=progress)
     return model
 
 
@@ -163,8 +163,8 @@ def starts(
     progress: Progress | None = None,
 ) -> Result:
     """Figure 8: accuracy of the pruned LeNet-300-100 against bits, by start of k-means, fine-tuned and not."""
-    record = begin("han2016.starts", size, out, replicates, seed, report, progress)
-    data, recipe = mnist(size), at_size(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
+    record = start_record("han2016.starts", size, out, replicates, seed, report, progress)
+    data, recipe = mnist(size), scale_recipe(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
     widths = {"smoke": (1, 3, 6)}.get(size, (1, 2, 3, 4, 5, 6, 7, 8))
     epochs = {"smoke": 1, "default": 1, "full": 5}[size]
     rows: list[Row] = []
@@ -172,11 +172,11 @@ def starts(
         model, masks = pruned(
             dense("lenet-300-100", data, recipe, replicate, progress), data, recipe, replicate, progress
         )
-        for start in STARTS:
+        for start in KMEANS_INITS:
             for bits in widths:
                 row = {"start": start, "bits": bits, "replicate": replicate}
                 for stage, tuning in (("k-means", 0), ("fine-tuned", epochs)):
-                    tuned = recipe.finetune.but(epochs=tuning)
+                    tuned = recipe.finetune.replace(epochs=tuning)
                     shared = _shared(model, masks, data, bits, start, tuned, replicate, progress)
                     row[stage] = evaluate(shared, data.test).accuracy
                 rows.append(row)
@@ -184,13 +184,13 @@ def starts(
     for stage in ("k-means", "fine-tuned"):
         record.draw(
             stage,
-            [curve(s, [r for r in rows if r["start"] == s], "bits", stage) for s in STARTS],
+            [curve(s, [r for r in rows if r["start"] == s], "bits", stage) for s in KMEANS_INITS],
             title=f"LeNet-300-100 on MNIST, pruned: accuracy after {stage.replace('fine-tuned', 'fine-tuning')}",
             x_label="bits of a shared value",
             y_label="test accuracy (%)",
         )
     return record.finish(
-        summarise(rows, ["start", "bits"], ["k-means", "fine-tuned"]), "Test accuracy in percent."
+        summarize(rows, ["start", "bits"], ["k-means", "fine-tuned"]), "Test accuracy in percent."
     )
 
 
@@ -204,8 +204,8 @@ def sizes(
     progress: Progress | None = None,
 ) -> Result:
     """Figure 6: accuracy lost against the size left, for pruning alone, sharing alone, and both."""
-    record = begin("han2016.sizes", size, out, replicates, seed, report, progress)
-    data, recipe = mnist(size), at_size(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
+    record = start_record("han2016.sizes", size, out, replicates, seed, report, progress)
+    data, recipe = mnist(size), scale_recipe(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
     densities = {"smoke": (0.2, 0.05)}.get(size, (0.5, 0.3, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01))
     widths = {"smoke": (1, 4)}.get(size, (1, 2, 3, 4, 5, 6, 8))
     rows: list[Row] = []
@@ -213,25 +213,29 @@ def sizes(
         model = dense("lenet-300-100", data, recipe, replicate, progress)
         before = evaluate(model, data.test).accuracy
 
-        def note(name: str, network: nn.Module, coding: Coding, at: object, seed: int, before: float) -> Row:
+        def note(
+            name: str, network: nn.Module, coding: EncodingConfig, at: object, seed: int, before: float
+        ) -> Row:
             left = len(pack(network.state_dict(), coding=coding)) / (4 * 266_610)
             lost = before - evaluate(network, data.test).accuracy
             return {"curve": name, "at": at, "size %": 100 * left, "accuracy lost": lost, "replicate": seed}
 
-        whole = {name: weight.detach() != 0 for name, weight in prunable(model).items()}
+        whole = {name: weight.detach() != 0 for name, weight in prunable_weights(model).items()}
         for bits in widths:
             network = _shared(model, whole, data, bits, "linear", recipe.finetune, replicate, progress)
-            rows.append(note("sharing", network, Coding(codec="bitpack"), f"{bits} bits", replicate, before))
+            rows.append(
+                note("sharing", network, EncodingConfig(codec="bitpack"), f"{bits} bits", replicate, before)
+            )
         for density in densities:
-            even = recipe.but(density=dict.fromkeys(prunable(model), density))
+            even = recipe.replace(density=dict.fromkeys(prunable_weights(model), density))
             network, masks = pruned(model, data, even, replicate, progress)
-            coding = Coding(codec="bitpack", share=False)
+            coding = EncodingConfig(codec="bitpack", share=False)
             rows.append(note("pruning", network, coding, density, replicate, before))
             both = _shared(network, masks, data, 5, "linear", recipe.finetune, replicate, progress)
-            coding = Coding(codec="bitpack")
+            coding = EncodingConfig(codec="bitpack")
             rows.append(note("pruning and sharing", both, coding, density, replicate, before))
         record.say(f"replicate {replicate}: {len(rows)} points")
-    table = summarise(rows, ["curve", "at"], ["size %", "accuracy lost"])
+    table = summarize(rows, ["curve", "at"], ["size %", "accuracy lost"])
     means = [{**row, "size %": round(row["size %"], 3)} for row in table]
     lookup = {(row["curve"], row["at"]): row["size %"] for row in means}
     placed = [{**row, "size %": lookup[row["curve"], row["at"]]} for row in rows]

@@ -16,23 +16,23 @@ import torch
 from torch import Tensor
 
 from prunus.data import load
-from prunus.experiments.full_batch import minimise, minimise_many, outputs
-from prunus.experiments.result import Result, Row, Say, begin, curve, summarise
+from prunus.experiments.levenberg_marquardt import minimize, minimize_batch, outputs
+from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
 from prunus.models.mlp import mlp
-from prunus.nouns import Dataset, Params, Progress, Split
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import everything
-from prunus.pruning.second_order import Examine, Objective, criterion_surgeon, obd, objective, obs
-from prunus.pruning.second_order.flat import flat, unflat
-from prunus.seeds import derive, generator
+from prunus.pruning.masks import all_kept
+from prunus.pruning.second_order import Objective, PruningMethod, criterion_method, make_objective, obd, obs
+from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
+from prunus.seeds import derive_seed, make_generator
+from prunus.types import Dataset, Params, Progress, Split
 
 HIGH = 0.9
 """Targets stand inside the range of an output unit, so that a minimum is at finite weights."""
 
-SURGEONS: dict[str, Callable[[Objective, float], Examine]] = {
+SURGEONS: dict[str, Callable[[Objective, float], PruningMethod]] = {
     "OBS": lambda asked, damping: obs(asked, damping=damping),
     "OBD": lambda asked, damping: obd(asked),
-    "magnitude": lambda asked, damping: criterion_surgeon(CRITERIA["magnitude"]),
+    "magnitude": lambda asked, damping: criterion_method(CRITERIA["magnitude"]),
 }
 
 XOR_DECAY, XOR_DAMPING = 1e-8, 1e-4
@@ -55,7 +55,7 @@ def xor(
     progress: Progress | None = None,
 ) -> Result:
     """The first weight to go from a trained XOR network: 100 networks, OBS, OBD and magnitude."""
-    record = begin("hassibi1993.xor", size, out, replicates or 1, seed, report, progress)
+    record = start_record("hassibi1993.xor", size, out, replicates or 1, seed, report, progress)
     networks = {"smoke": 10}.get(size, 100)
     rows: list[Row] = []
     for replicate in record.seeds:
@@ -63,7 +63,7 @@ def xor(
         record.say(f"replicate {replicate}: {networks} trained networks")
     record.save_rows("networks", rows)
     values = ["cheapest %", "solves at once %", "solves retrained %", "E at once", "E retrained"]
-    table = summarise(rows, ["method"], values)
+    table = summarize(rows, ["method"], values)
     note = (
         "Of networks that solve XOR. Cheapest: without the weight, and with all others at a new minimum, the error "
         "is within 1 % of the lowest that any one deletion allows. At once: OBS with its update, the others with "
@@ -74,19 +74,20 @@ def xor(
 
 def _first_deletions(networks: int, replicate: int) -> list[Row]:
     asked = _xor()
-    starts = torch.randn(4 * networks, 9, generator=generator(replicate, "xor"), dtype=torch.float64)
-    trained, _ = minimise_many(asked, starts, decay=XOR_DECAY)
+    starts = torch.randn(4 * networks, 9, generator=make_generator(replicate, "xor"), dtype=torch.float64)
+    trained, _ = minimize_batch(asked, starts, decay=XOR_DECAY)
     trained = trained[_solves(asked, trained)][:networks]
     costs, rows = _costs(asked, trained), []
     for method, surgeon in SURGEONS.items():
         here = [
-            surgeon(asked, XOR_DAMPING)(unflat(w, asked.weights), everything(asked.weights)) for w in trained
+            surgeon(asked, XOR_DAMPING)(unflatten_weights(w, asked.weights), all_kept(asked.weights))
+            for w in trained
         ]
-        chosen = torch.tensor([int(flat(one.scores()).argmin()) for one in here])
+        chosen = torch.tensor([int(flatten_weights(one.scores()).argmin()) for one in here])
         left = torch.arange(9) != chosen[:, None]
-        after = [one.keep(unflat(row, asked.weights)) for one, row in zip(here, left, strict=True)]
-        at_once = torch.stack([flat(one.weights) for one in after])
-        again, errors = minimise_many(asked, at_once, left, decay=XOR_DECAY)
+        after = [one.keep(unflatten_weights(row, asked.weights)) for one, row in zip(here, left, strict=True)]
+        at_once = torch.stack([flatten_weights(one.weights) for one in after])
+        again, errors = minimize_batch(asked, at_once, left, decay=XOR_DECAY)
         solves = _solves(asked, at_once), _solves(asked, again)
         for number, place in enumerate(chosen):
             cheapest = costs[number, place] <= 1.01 * costs[number].min() + 1e-6
@@ -99,7 +100,7 @@ def _first_deletions(networks: int, replicate: int) -> list[Row]:
                     "cheapest %": 100.0 * bool(cheapest),
                     "solves at once %": 100.0 * bool(solves[0][number]),
                     "solves retrained %": 100.0 * bool(solves[1][number]),
-                    "E at once": float(asked.error(unflat(at_once[number], asked.weights))),
+                    "E at once": float(asked.error(unflatten_weights(at_once[number], asked.weights))),
                     "E retrained": float(errors[number]),
                 }
             )
@@ -111,7 +112,7 @@ def _xor() -> Objective:
     model = mlp(2, 2, 1, hidden="sigmoid", output="sigmoid").double()
     inputs = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     targets = torch.tensor([[1 - HIGH], [HIGH], [HIGH], [1 - HIGH]], dtype=torch.float64)
-    return objective(model, dict(model.named_parameters()), inputs, targets, loss="squared_error")
+    return make_objective(model, dict(model.named_parameters()), inputs, targets, loss="squared_error")
 
 
 def _solves(asked: Objective, w: Tensor) -> Tensor:
@@ -124,11 +125,15 @@ def _costs(asked: Objective, trained: Tensor) -> Tensor:
     left = ~torch.eye(9, dtype=torch.bool)
     found = []
     for w in trained:
-        surgeon = obs(asked, damping=XOR_DAMPING)(unflat(w, asked.weights), everything(asked.weights))
-        moved = torch.stack([flat(surgeon.keep(unflat(row, asked.weights)).weights) for row in left])
+        surgeon = obs(asked, damping=XOR_DAMPING)(
+            unflatten_weights(w, asked.weights), all_kept(asked.weights)
+        )
+        moved = torch.stack(
+            [flatten_weights(surgeon.keep(unflatten_weights(row, asked.weights)).weights) for row in left]
+        )
         found.append(torch.cat([w * left, moved]))
     repeated = left.repeat(2 * len(trained), 1)
-    errors = minimise_many(asked, torch.cat(found), repeated, decay=XOR_DECAY)[1]
+    errors = minimize_batch(asked, torch.cat(found), repeated, decay=XOR_DECAY)[1]
     return errors.reshape(-1, 2, 9).amin(1)
 
 
@@ -142,7 +147,7 @@ def monks(
     progress: Progress | None = None,
 ) -> Result:
     """The MONK's problems: how few weights are left, and what they still know, beside the published numbers."""
-    record = begin("hassibi1993.monks", size, out, replicates, seed, report, progress)
+    record = start_record("hassibi1993.monks", size, out, replicates, seed, report, progress)
     rows: list[Row] = []
     points: list[Row] = []
     for replicate in record.seeds:
@@ -167,7 +172,7 @@ def monks(
             y_label="training accuracy (%)",
             invert_x=True,
         )
-    table = summarise(
+    table = summarize(
         rows, ["problem", "method"], ["dense", "dense test", "weights", "training accuracy", "test accuracy"]
     )
     for row in table:
@@ -182,39 +187,39 @@ def monks(
 
 def _network(problem: int, replicate: int, starts: int) -> tuple[Objective, Split, Params]:
     """The objective on the training examples, the test split, and weights at the best of some minima."""
-    data: Dataset = load(f"monks-{problem}", seed=derive(replicate, "monks"))
+    data: Dataset = load(f"monks-{problem}", seed=derive_seed(replicate, "monks"))
     hidden = HIDDEN[problem]
     model = mlp(17, hidden, 1, output="tanh").double()
     targets = HIGH * (2.0 * data.train.labels.unsqueeze(1) - 1)
     parameters: Params = dict(model.named_parameters())
-    asked = objective(model, parameters, data.train.inputs, targets.double(), loss="squared_error")
-    draw = generator(replicate, "monks starts", problem)
+    asked = make_objective(model, parameters, data.train.inputs, targets.double(), loss="squared_error")
+    draw = make_generator(replicate, "monks starts", problem)
     drawn = 0.7 * torch.randn(starts, PUBLISHED[problem][0], generator=draw, dtype=torch.float64)
-    found, errors = minimise_many(asked, drawn, decay=DECAY[problem])
+    found, errors = minimize_batch(asked, drawn, decay=DECAY[problem])
     best = (errors + DECAY[problem] / 2 * found.square().sum(1)).argmin()
-    return asked, data.test, unflat(found[best], asked.weights)
+    return asked, data.test, unflatten_weights(found[best], asked.weights)
 
 
 def _deleted(
     asked: Objective,
     test: Split,
     weights: Params,
-    surgeon: Callable[[Objective, float], Examine],
+    surgeon: Callable[[Objective, float], PruningMethod],
     retrains: bool,
     problem: int,
 ) -> list[Row]:
     """One weight at a time, the curvature looked at anew before each, until five in a row know too little."""
-    masks, decay = everything(asked.weights), DECAY[problem]
-    total = len(flat(masks))
+    masks, decay = all_kept(asked.weights), DECAY[problem]
+    total = len(flatten_weights(masks))
     path = [_point(asked, test, weights, total)]
     for left in range(total - 1, 0, -1):
         here = surgeon(asked, decay)(weights, masks)
         # No scope, which would warn of a layer of biases without one: a bias blocks no signal.
-        scores = flat(here.scores()).masked_fill(~flat(masks), torch.inf)
-        masks = unflat(flat(masks) & (torch.arange(total) != scores.argmin()), weights)
+        scores = flatten_weights(here.scores()).masked_fill(~flatten_weights(masks), torch.inf)
+        masks = unflatten_weights(flatten_weights(masks) & (torch.arange(total) != scores.argmin()), weights)
         weights = here.keep(masks).weights
         if retrains:
-            weights = minimise(asked, weights, masks, decay=decay, steps=30)
+            weights = minimize(asked, weights, masks, decay=decay, steps=30)
         path.append(_point(asked, test, weights, left))
         if max(point["training accuracy"] for point in path[-5:]) < PUBLISHED[problem][2]:
             break

@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunus.experiments.lenets import mnist
-from prunus.experiments.result import Record, Result, Row, Say, begin, curve, summarise
-from prunus.models.initialise import glorot_normal
+from prunus.experiments.lenet_presets import mnist
+from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
+from prunus.models.initialization import glorot_normal
 from prunus.models.mlp import ScaledTanh
-from prunus.nouns import Dataset, Params, Progress, Split
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.prunable import prunable
+from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import Examine, criterion_surgeon, obd, objective, operate
-from prunus.pruning.weights import put, replaced
-from prunus.seeds import derive
-from prunus.training import Masked, Recipe, evaluate, train
+from prunus.pruning.second_order import PruningMethod, criterion_method, make_objective, obd, prune_weights
+from prunus.pruning.weights import set_weights, with_weights
+from prunus.seeds import derive_seed
+from prunus.training import Masks, Recipe, evaluate, train
+from prunus.types import Dataset, Params, Progress, Split
 
 EXAMPLES = 2000
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -37,7 +37,7 @@ METHODS = ("OBD", "OBD, Levenberg-Marquardt", "magnitude", "random")
 def network(seed: int) -> nn.Module:
     """Two convolutions of stride two and a linear layer: 150 + 1,800 + 1,920 weights. [B, 1, 28, 28] -> [B, 10].
 
-    >>> sum(weight.numel() for weight in prunable(network(0)).values())
+    >>> sum(weight.numel() for weight in prunable_weights(network(0)).values())
     3870
     """
     first, second = nn.Conv2d(1, 6, 5, stride=2), nn.Conv2d(6, 12, 5, stride=2)
@@ -58,7 +58,7 @@ def deletion(
     progress: Progress | None = None,
 ) -> Result:
     """Figure 1a: deleted by OBD, by magnitude and at random, without retraining."""
-    record = begin("lecun1990.deletion", size, out, replicates, seed, report, progress)
+    record = start_record("lecun1990.deletion", size, out, replicates, seed, report, progress)
     rows = _one_shot(record, METHODS)
     record.draw(
         "figure1a",
@@ -72,7 +72,7 @@ def deletion(
         invert_x=True,
     )
     return record.finish(
-        summarise(rows, ["method", "weights left"], ["training error", "test error %"]),
+        summarize(rows, ["method", "weights left"], ["training error", "test error %"]),
         f"Training error in nats over {EXAMPLES} examples; each point is one deletion from the trained network.",
     )
 
@@ -87,7 +87,7 @@ def prediction(
     progress: Progress | None = None,
 ) -> Result:
     """Figure 1b: predicted against true increase of the error."""
-    record = begin("lecun1990.prediction", size, out, replicates, seed, report, progress)
+    record = start_record("lecun1990.prediction", size, out, replicates, seed, report, progress)
     rows = _one_shot(record, METHODS[:2])
     kinds = {f"{method}: {kind}": (method, kind) for method in METHODS[:2] for kind in ("true", "predicted")}
     record.draw(
@@ -100,7 +100,7 @@ def prediction(
         x_label="weights deleted (sparsity, %)",
         y_label="increase of the training error (nats)",
     )
-    table = summarise(rows, ["method", "deleted %"], ["predicted", "true"])
+    table = summarize(rows, ["method", "deleted %"], ["predicted", "true"])
     return record.finish(table, "The paper: predicted and true agree until about 30 % are deleted.")
 
 
@@ -114,7 +114,7 @@ def retraining(
     progress: Progress | None = None,
 ) -> Result:
     """Figure 2: deleted a little at a time, with and without retraining after each."""
-    record = begin("lecun1990.retraining", size, out, replicates, seed, report, progress)
+    record = start_record("lecun1990.retraining", size, out, replicates, seed, report, progress)
     rows: list[Row] = []
     for replicate in record.seeds:
         model, data = _trained(size, replicate, progress)
@@ -132,25 +132,25 @@ def retraining(
             x_label="weights deleted (sparsity, %)",
             y_label=f"{kind} (cross-entropy, nats)",
         )
-    table = summarise(rows, ["curve", "deleted %"], ["training error", "test error", "test error %"])
+    table = summarize(rows, ["curve", "deleted %"], ["training error", "test error", "test error %"])
     return record.finish(table, "The paper: with retraining, both errors stay until about 60 % are deleted.")
 
 
 def _trained(size: str, replicate: int, progress: Progress | None) -> tuple[nn.Module, Dataset]:
     data = mnist(size)
-    model = network(derive(replicate, "model"))
-    train(model, data, _recipe(size), seed=derive(replicate, "dense"), progress=progress)
+    model = network(derive_seed(replicate, "model"))
+    train(model, data, _recipe(size), seed=derive_seed(replicate, "dense"), progress=progress)
     return model, data
 
 
 def _recipe(size: str) -> Recipe:
-    return Recipe({"smoke": 3, "default": 10, "full": 20}[size], 2e-3, 60, decay="cosine")
+    return Recipe({"smoke": 3, "default": 10, "full": 20}[size], 2e-3, 60, lr_schedule="cosine")
 
 
-def _examine(method: str, model: nn.Module, split: Split, weights: Params, seed: int) -> Examine:
+def _examine(method: str, model: nn.Module, split: Split, weights: Params, seed: int) -> PruningMethod:
     if method in ("magnitude", "random"):
-        return criterion_surgeon(CRITERIA[method], seed)
-    asked = objective(model, weights, split.inputs, split.labels)
+        return criterion_method(CRITERIA[method], seed)
+    asked = make_objective(model, weights, split.inputs, split.labels)
     return obd(asked, "recursion" if method == "OBD" else "levenberg_marquardt")
 
 
@@ -159,15 +159,15 @@ def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
     rows: list[Row] = []
     for replicate in record.seeds:
         model, data = _trained(record.size, replicate, record.progress)
-        few, weights = data.train.first(EXAMPLES), prunable(model)
+        few, weights = data.train.take(EXAMPLES), prunable_weights(model)
         start = evaluate(model, few).loss
         total = sum(weight.numel() for weight in weights.values())
         for method in methods:
-            examine = _examine(method, model, few, weights, derive(replicate, method))
+            examine = _examine(method, model, few, weights, derive_seed(replicate, method))
             for number, share in enumerate(SHARES):
                 record.report(f"replicate {replicate}, {method}", number, len(SHARES))
-                done = operate(examine, weights, 1 - share, SCOPES["global"], seed=replicate)
-                trial = replaced(model, done.weights)
+                done = prune_weights(examine, weights, 1 - share, SCOPES["global"], seed=replicate)
+                trial = with_weights(model, done.weights)
                 left = sum(int(mask.sum()) for mask in done.masks.values())
                 error = evaluate(trial, few).loss
                 rows.append(
@@ -190,18 +190,18 @@ def _iterated(
     model: nn.Module, data: Dataset, record: Record, replicate: int, method: str, again: bool, name: str
 ) -> list[Row]:
     """Through all shares, the diagonal looked at anew before each; `model` in place."""
-    few, masks, rows, size = data.train.first(EXAMPLES), None, [], record.size
-    recipe = _recipe(size).but(epochs={"smoke": 1, "default": 2, "full": 4}[size], learning_rate=5e-4)
+    few, masks, rows, size = data.train.take(EXAMPLES), None, [], record.size
+    recipe = _recipe(size).replace(epochs={"smoke": 1, "default": 2, "full": 4}[size], learning_rate=5e-4)
     for number, share in enumerate(SHARES):
         record.report(f"replicate {replicate}, {name}", number, len(SHARES))
-        weights = prunable(model)
+        weights = prunable_weights(model)
         examine = _examine(method, model, few, weights, replicate)
-        done = operate(examine, weights, 1 - share, SCOPES["global"], within=masks, seed=replicate)
+        done = prune_weights(examine, weights, 1 - share, SCOPES["global"], within=masks, seed=replicate)
         masks = done.masks
-        put(model, done.weights)
+        set_weights(model, done.weights)
         if again:
-            constraint = Masked(model, masks)
-            train(model, data, recipe, constraint=constraint, seed=derive(replicate, "again", number))
+            constraint = Masks(model, masks)
+            train(model, data, recipe, constraint=constraint, seed=derive_seed(replicate, "again", number))
         seen, unseen = evaluate(model, few), evaluate(model, data.test)
         rows.append(
             {

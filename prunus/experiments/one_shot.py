@@ -19,21 +19,27 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prunus.data import load
-from prunus.data.root import data_root
-from prunus.experiments.result import Record, Result, Row, Say, begin, curve, summarise
+from prunus.data.paths import data_root
+from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
 from prunus.models import MODELS
-from prunus.nouns import Dataset, Density, Params, Progress, Split, sizes
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.layerwise import budget, curves, exact_obs, shares, swept
-from prunus.pruning.masks import apply_masks, everything
-from prunus.pruning.prunable import prunable
-from prunus.pruning.pruners import PRUNERS, by_criterion, drawn
-from prunus.pruning.recalibrate import recalibrate
+from prunus.pruning.layerwise import (
+    allocate_densities,
+    error_curves,
+    exact_obs,
+    relative_error_curves,
+    sparse_gpt_from_hessians,
+)
+from prunus.pruning.masks import all_kept, apply_masks
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.pruners import PRUNERS, prune_fn_from_criterion, sample_examples
+from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import fisher, objective
-from prunus.pruning.weights import replaced
-from prunus.report.statistics import paired
+from prunus.pruning.second_order import fisher, make_objective
+from prunus.pruning.weights import with_weights
+from prunus.report.statistics import compare_paired
 from prunus.training import Recipe, evaluate, train
+from prunus.types import Dataset, Density, Params, Progress, Split, numel_by_name
 
 TRAINED = "resnet20-cifar10-jpeg.safetensors"
 SPARSITIES = {"smoke": (60,), "default": (60, 80), "full": tuple(range(50, 100, 5))}
@@ -46,10 +52,10 @@ RECIPE = Recipe(
     epochs=12,
     learning_rate=0.1,
     batch_size=128,
-    optimiser="nesterov",
+    optimizer="nesterov",
     momentum=0.9,
     weight_decay=1e-4,
-    decay="cosine",
+    lr_schedule="cosine",
     augmentation="flip_crop",
     source="He et al. 2016, section 4.2, for 12 epochs with a cosine instead of 164 with steps",
 )
@@ -69,14 +75,14 @@ def one_shot(
 ) -> Result:
     """ResNet-20 pruned at one go, by magnitude to SparseGPT, with and without BatchNorm recalibration."""
     n = replicates or {"smoke": 1}.get(size, 5)
-    record = begin("one_shot", size, out, n, seed, report, progress)
+    record = start_record("one_shot", size, out, n, seed, report, progress)
     data = load("cifar-10")
     model, how = _network(size, data, record)
-    test = data.test.first(PICTURES[size])
+    test = data.test.take(PICTURES[size])
     dense = evaluate(model, test).accuracy
     rows: list[Row] = []
     for draw in record.seeds:
-        few = drawn(data.train, EXAMPLES[size], draw)
+        few = sample_examples(data.train, EXAMPLES[size], draw)
         for method, fit in _fits(model, few, draw, LOOKS[size], progress).items():
             record.report(f"draw {draw}, {method}", 0, 0)
             rows += list(_points(model, method, fit, few, test, size, draw))
@@ -93,7 +99,7 @@ def one_shot(
             y_label="test accuracy (%)",
         )
     record.save_rows("points", rows)
-    table = summarise(rows, ["method", "sparsity %"], ["as pruned", "recalibrated"])
+    table = summarize(rows, ["method", "sparsity %"], ["as pruned", "recalibrated"])
     note = (
         f"Test accuracy in percent, {PICTURES[size]} pictures, {data.provenance}; the dense network, {how}, has "
         f"{dense:.2f}. The spread is that of {EXAMPLES[size]} calibration examples drawn anew.\n\n"
@@ -108,19 +114,19 @@ def _network(size: str, data: Dataset, record: Record) -> tuple[nn.Module, str]:
     if path.exists():
         model.load_state_dict({**model.state_dict(), **load_file(path)})
         return model.eval(), f"from {TRAINED}"
-    recipe = RECIPE.but(epochs=1) if size == "smoke" else RECIPE
+    recipe = RECIPE.replace(epochs=1) if size == "smoke" else RECIPE
     record.say(f"no {path}: a ResNet-20 is trained first, {recipe.epochs} epochs")
-    few = data.first(1000, 100) if size == "smoke" else data
+    few = data.take(1000, 100) if size == "smoke" else data
     train(model, few, recipe, seed=0, progress=record.progress)
     return model.eval(), f"trained here for {recipe.epochs} epochs"
 
 
 def _fits(model: nn.Module, few: Split, draw: int, looks: int, progress: Progress | None) -> dict[str, Fit]:
     """Each method, having looked at the calibration examples as often as it can before a density is asked."""
-    weights = {name: weight.detach() for name, weight in prunable(model).items()}
+    weights = {name: weight.detach() for name, weight in prunable_weights(model).items()}
 
     def magnitude(scope: str) -> Fit:
-        prune = by_criterion(CRITERIA["magnitude"])
+        prune = prune_fn_from_criterion(CRITERIA["magnitude"])
         return lambda density: prune(weights, density, SCOPES[scope], seed=draw).weights
 
     def pruner(name: str, scope: str, cuts: int = 1) -> Fit:
@@ -140,8 +146,8 @@ def _fits(model: nn.Module, few: Split, draw: int, looks: int, progress: Progres
 
 def _obd(model: nn.Module, weights: Params, few: Split, draw: int) -> Fit:
     """Saliencies with the diagonal of the Fisher, which at a minimum is that of the Hessian and never negative."""
-    scores = fisher(objective(model, weights, few.inputs, few.labels), block=1)(
-        weights, everything(weights)
+    scores = fisher(make_objective(model, weights, few.inputs, few.labels), block=1)(
+        weights, all_kept(weights)
     ).scores()
     return lambda density: apply_masks(weights, SCOPES["layer"](scores, density, seed=draw))
 
@@ -150,10 +156,10 @@ def _by_layers(
     model: nn.Module, weights: Params, few: Split, draw: int, progress: Progress | None
 ) -> dict[str, Fit]:
     """SparseGPT and ExactOBS look once for all densities."""
-    surgeon = exact_obs(model, few.inputs, progress=progress)(weights, everything(weights))
+    surgeon = exact_obs(model, few.inputs, progress=progress)(weights, all_kept(weights))
     scores = surgeon.scores()
-    found = shares(curves(scores, surgeon.masks), surgeon.inputs, weights)
-    sweep = swept(surgeon.inputs)
+    found = relative_error_curves(error_curves(scores, surgeon.masks), surgeon.inputs, weights)
+    sweep = sparse_gpt_from_hessians(surgeon.inputs)
 
     def even(density: Density) -> Params:
         return surgeon.keep(SCOPES["layer"](scores, density, seed=draw)).weights
@@ -161,7 +167,9 @@ def _by_layers(
     return {
         "SparseGPT": lambda density: sweep(weights, density, SCOPES["layer"], seed=draw).weights,
         "ExactOBS": even,
-        "ExactOBS, one budget": lambda density: even(budget(found, sizes(weights), density)),
+        "ExactOBS, one budget": lambda density: even(
+            allocate_densities(found, numel_by_name(weights), density)
+        ),
     }
 
 
@@ -169,9 +177,9 @@ def _points(
     model: nn.Module, method: str, fit: Fit, few: Split, test: Split, size: str, draw: int
 ) -> Iterator[Row]:
     for sparsity in SPARSITIES[size]:
-        pruned = replaced(model, fit(1 - sparsity / 100))
+        pruned = with_weights(model, fit(1 - sparsity / 100))
         bare = evaluate(pruned, test).accuracy
-        recalibrate(pruned, few.inputs)
+        recalibrate_batchnorm(pruned, few.inputs)
         accuracy = evaluate(pruned, test).accuracy
         yield {
             "method": method,
@@ -192,5 +200,5 @@ def _compared(rows: list[Row]) -> Iterator[str]:
     for sparsity in sorted({row["sparsity %"] for row in rows} & {60, 80}):
         for method in ("ExactOBS", "ExactOBS, one budget", "SparseGPT"):
             for rival in ("magnitude", "magnitude, global"):
-                found = paired(of(rival, sparsity), of(method, sparsity))
+                found = compare_paired(of(rival, sparsity), of(method, sparsity))
                 yield f"- {sparsity} %, recalibrated: {found.sentence(rival, method, 'pp')}"

@@ -10,9 +10,9 @@ where the paper has ResNets. Weights are rewound to a tenth of training; each re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prunus.experiments.laboratory import Entries, Laboratory, Panel
-from prunus.experiments.networks import network, of_replicate
-from prunus.tickets.ticket import Rates, Ticket
+from prunus.experiments.stored_experiment import Entries, Panel, StoredExperiment
+from prunus.experiments.ticket_presets import for_replicate, network
+from prunus.tickets.ticket import PruningRates, TicketSpec
 
 CURVES = {
     "rewind weights": "rewind",
@@ -21,28 +21,28 @@ CURVES = {
 }
 
 
-def _template(name: str, size: str) -> Ticket:
+def _template(name: str, size: str) -> TicketSpec:
     ticket = network(name, size, epochs=15, rounds=12)
-    recipe = ticket.dense.recipe.but(
-        optimiser="sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, batch_size=128, decay="steps",
+    recipe = ticket.dense.recipe.replace(
+        optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, batch_size=128, lr_schedule="steps",
         source="Renda et al. 2020, section 3; epochs as for the network's other experiments",
     )  # fmt: skip
     return replace(
-        ticket, dense=replace(ticket.dense, recipe=recipe), scope="global", rates=Rates(linear=0.2)
+        ticket, dense=replace(ticket.dense, recipe=recipe), scope="global", rates=PruningRates(linear=0.2)
     )
 
 
-def _retraining(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _retraining(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     step = template.dense.total_steps() // 10
     template = replace(template, dense=replace(template.dense, states=(step,)), rewind_step=step)
     return [
-        ({"curve": curve, "replicate": replicate}, of_replicate(template, replicate, mask1=action))
+        ({"curve": curve, "replicate": replicate}, for_replicate(template, replicate, mask1=action))
         for replicate in replicates
         for curve, action in CURVES.items()
     ]
 
 
-retraining = Laboratory(
+retraining = StoredExperiment(
     "renda2020.retraining",
     "Figures 1 and 2: rewinding weights, rewinding the learning rate, fine-tuning.",
     template=_template,

@@ -12,10 +12,10 @@ to round, as the paper does; the others prune the dense network in one shot, and
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from prunus.experiments import supermasks
-from prunus.experiments.laboratory import Entries, Laboratory, Panel
-from prunus.experiments.networks import network, of_replicate
-from prunus.tickets.ticket import Ticket
+from prunus.experiments import zhou2019_supermasks
+from prunus.experiments.stored_experiment import Entries, Panel, StoredExperiment
+from prunus.experiments.ticket_presets import for_replicate, network
+from prunus.tickets.ticket import TicketSpec
 
 CRITERIA = (
     "large_final", "small_final", "random", "large_init", "small_init", "large_init_large_final",
@@ -37,8 +37,8 @@ STOPPED = Panel(
 )
 
 
-def _one_shot(setting: str, values: Sequence[str]) -> Callable[[Ticket, str, Sequence[int]], Entries]:
-    def wanted(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _one_shot(setting: str, values: Sequence[str]) -> Callable[[TicketSpec, str, Sequence[int]], Entries]:
+    def wanted(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
         levels = (
             ()
             if size == "full"
@@ -50,17 +50,17 @@ def _one_shot(setting: str, values: Sequence[str]) -> Callable[[Ticket, str, Seq
     return wanted
 
 
-def _iterative(setting: str, values: Sequence[str]) -> Callable[[Ticket, str, Sequence[int]], Entries]:
-    def wanted(template: Ticket, size: str, replicates: Sequence[int]) -> Entries:
+def _iterative(setting: str, values: Sequence[str]) -> Callable[[TicketSpec, str, Sequence[int]], Entries]:
+    def wanted(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
         return _each(setting, values, template, replicates)
 
     return wanted
 
 
-def _each(setting: str, values: Sequence[str], template: Ticket, replicates: Sequence[int]) -> Entries:
+def _each(setting: str, values: Sequence[str], template: TicketSpec, replicates: Sequence[int]) -> Entries:
     """A curve a value; `--set criterion=mine.scores:smallest` is one more."""
     return [
-        ({"curve": value, "replicate": replicate}, of_replicate(template, replicate, **{setting: value}))
+        ({"curve": value, "replicate": replicate}, for_replicate(template, replicate, **{setting: value}))
         for replicate in replicates
         for value in dict.fromkeys((*values, getattr(template, setting)))
     ]
@@ -68,8 +68,8 @@ def _each(setting: str, values: Sequence[str], template: Ticket, replicates: Seq
 
 def _part(
     name: str, about: str, setting: str, values: Sequence[str], what: str, iterative: bool
-) -> Laboratory:
-    return Laboratory(
+) -> StoredExperiment:
+    return StoredExperiment(
         f"zhou2019.{name}{'_iterative' if iterative else ''}",
         f"{about}, {'iterative' if iterative else 'one-shot'}.",
         template=lambda of, size: network(of, size, epochs=5, rounds=12 if iterative else 15),
@@ -90,4 +90,4 @@ CHOICES = tuple(
     )
     for iterative in (False, True)
 )
-PARTS = (*CHOICES, *supermasks.PARTS)
+PARTS = (*CHOICES, *zhou2019_supermasks.PARTS)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.models.initialise import build
+from prunus.models.initialization import build_model
 
 
 class Conv(nn.Module):
@@ -44,7 +44,7 @@ def conv_2(*, seed: int = 0) -> nn.Module:
     >>> sum(p.numel() for p in conv_2().parameters() if p.dim() > 1)
     4300992
     """
-    return build("conv-2", Conv(1), seed)
+    return build_model("conv-2", Conv(1), seed)
 
 
 def conv_4(*, seed: int = 0) -> nn.Module:
@@ -53,7 +53,7 @@ def conv_4(*, seed: int = 0) -> nn.Module:
     >>> sum(p.numel() for p in conv_4().parameters() if p.dim() > 1)
     2425024
     """
-    return build("conv-4", Conv(2), seed)
+    return build_model("conv-4", Conv(2), seed)
 
 
 def conv_6(*, seed: int = 0) -> nn.Module:
@@ -62,4 +62,4 @@ def conv_6(*, seed: int = 0) -> nn.Module:
     >>> sum(p.numel() for p in conv_6().parameters() if p.dim() > 1)
     2261184
     """
-    return build("conv-6", Conv(3), seed)
+    return build_model("conv-6", Conv(3), seed)

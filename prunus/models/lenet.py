@@ -7,7 +7,7 @@ Parameters: LeNet-300-100 has 266,610 (266,200 weights + 410 biases); LeNet-5 as
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.models.initialise import build
+from prunus.models.initialization import build_model
 
 
 class LeNet300100(nn.Module):
@@ -53,7 +53,7 @@ def lenet_300_100(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     >>> sum(p.numel() for p in lenet_300_100().parameters())
     266610
     """
-    return build("lenet-300-100", LeNet300100(dropout), seed, dropout=dropout)
+    return build_model("lenet-300-100", LeNet300100(dropout), seed, dropout=dropout)
 
 
 def lenet_5(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
@@ -62,4 +62,4 @@ def lenet_5(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     >>> sum(p.numel() for p in lenet_5().parameters())
     431080
     """
-    return build("lenet-5", LeNet5(dropout), seed, dropout=dropout)
+    return build_model("lenet-5", LeNet5(dropout), seed, dropout=dropout)

@@ -5,8 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from prunus.models.initialise import glorot_normal
-from prunus.tables import look_up
+from prunus.models.initialization import glorot_normal
+from prunus.registry import lookup
 
 
 class ScaledTanh(nn.Module):
@@ -37,7 +37,7 @@ def mlp(*widths: int, hidden: str = "tanh", output: str = "none", seed: int = 0)
     layers: list[nn.Module] = []
     for place, (i, o) in enumerate(pairwise(widths), start=2):
         last = place == len(widths)
-        kind = look_up("activation", ACTIVATIONS, output if last else hidden)
+        kind = lookup("activation", ACTIVATIONS, output if last else hidden)
         layers += [nn.Linear(i, o), kind()]
     model = nn.Sequential(*layers)
     with torch.no_grad():

@@ -6,8 +6,8 @@ without a parameter (the paper's option A): where a stage halves the side, every
 channels that are new, half of them before and half after those that were there. Kaiming-normal weights.
 
 The names of the parameters are those of Idelbayev's "Proper ResNet implementation for CIFAR10/CIFAR100 in PyTorch", so
-that weights trained with it load. Those were trained on pictures that are normalised by the constants of ImageNet, and
-`cifar-10` is normalised by its own: the network begins by going from the ones to the others. That is a fixed change of
+that weights trained with it load. Those were trained on pictures that are normalized by the constants of ImageNet, and
+`cifar-10` is normalized by its own: the network begins by going from the ones to the others. That is a fixed change of
 scale and origin, no parameter, and in no state_dict; trained from scratch it makes no difference.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from prunus.data.cifar10 import MEAN, STD
 from prunus.errors import ModelError
-from prunus.models.initialise import build, kaiming_normal
+from prunus.models.initialization import build_model, kaiming_normal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`blocks` residual blocks a stage. [B, 3, 32, 32], normalised as `cifar-10` is -> [B, 10]."""
+    """`blocks` residual blocks a stage. [B, 3, 32, 32], normalized as `cifar-10` is -> [B, 10]."""
 
     scale: Tensor
     shift: Tensor
@@ -84,7 +84,7 @@ def resnet_20(*, seed: int = 0) -> nn.Module:
     >>> sum(p.numel() for p in resnet_20().parameters())
     269722
     """
-    return build("resnet-20", ResNet(3), seed, kaiming_normal)
+    return build_model("resnet-20", ResNet(3), seed, kaiming_normal)
 
 
 def resnet_32(*, seed: int = 0) -> nn.Module:
@@ -93,7 +93,7 @@ def resnet_32(*, seed: int = 0) -> nn.Module:
     >>> sum(p.numel() for p in resnet_32().parameters())
     464154
     """
-    return build("resnet-32", ResNet(5), seed, kaiming_normal)
+    return build_model("resnet-32", ResNet(5), seed, kaiming_normal)
 
 
 def resnet_56(*, seed: int = 0) -> nn.Module:
@@ -102,7 +102,7 @@ def resnet_56(*, seed: int = 0) -> nn.Module:
     >>> sum(p.numel() for p in resnet_56().parameters())
     853018
     """
-    return build("resnet-56", ResNet(9), seed, kaiming_normal)
+    return build_model("resnet-56", ResNet(9), seed, kaiming_normal)
 
 
 def resnet_110(*, seed: int = 0) -> nn.Module:
@@ -111,4 +111,4 @@ def resnet_110(*, seed: int = 0) -> nn.Module:
     >>> sum(p.numel() for p in resnet_110().parameters())
     1727962
     """
-    return build("resnet-110", ResNet(18), seed, kaiming_normal)
+    return build_model("resnet-110", ResNet(18), seed, kaiming_normal)

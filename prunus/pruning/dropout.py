@@ -11,12 +11,12 @@ from math import sqrt
 
 from torch import nn
 
-from prunus.nouns import Masks
+from prunus.types import MaskDict
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
-def retraining_rates(model: nn.Module, masks: Masks) -> dict[str, float]:
+def retraining_dropout_rates(model: nn.Module, masks: MaskDict) -> dict[str, float]:
     """The rate D_r of every dropout module, by name: scaled by the density of the next masked layer.
 
     "Next" is in the order of `named_modules`, that is, of definition. A dropout with no masked layer after it
@@ -38,10 +38,10 @@ def retraining_rates(model: nn.Module, masks: Masks) -> dict[str, float]:
 
 
 @contextmanager
-def scaled_dropout(model: nn.Module, masks: Masks) -> Iterator[None]:
+def scaled_dropout(model: nn.Module, masks: MaskDict) -> Iterator[None]:
     """Inside, the dropout modules of `model` have their retraining rates; afterwards their own again."""
     modules = dict(model.named_modules())
-    rates = retraining_rates(model, masks)
+    rates = retraining_dropout_rates(model, masks)
     before = {name: modules[name].p for name in rates}
     try:
         for name, rate in rates.items():

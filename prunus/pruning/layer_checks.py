@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunus.errors import ModelError, PrunusError
-from prunus.pruning.matrix import to_matrix, unfolded
-from prunus.training.evaluate import evaluating
+from prunus.pruning.matrix import im2col_batches, to_matrix
+from prunus.training.evaluate import eval_mode
 
 EXAMPLES = 2
 """Examples of a batch that are compared for a convolution."""
@@ -90,7 +90,7 @@ def _difference(module: nn.Module, given: Tensor, output: object) -> str | None:
 def _products(module: nn.Module, given: Tensor, rows: Tensor) -> Tensor:
     """The products of the matrix [O, D] with the unfolded inputs, [n, O]: row by row in the order of the places."""
     parts = []
-    for vectors in unfolded(module, given):  # [G, n, D]
+    for vectors in im2col_batches(module, given):  # [G, n, D]
         groups = len(vectors)
         weight = rows.reshape(groups, -1, rows.shape[1])
         parts.append(torch.bmm(vectors.double(), weight.mT).permute(1, 0, 2).flatten(1))
@@ -166,7 +166,7 @@ def _responses_of_one_weight(module: nn.Module) -> Tensor:
     if inputs > 1:
         single[(len(places), slice(None), 1, *places[0])] = 1.0
     state = {name: buffer.clone() for name, buffer in module.named_buffers()} | {"weight": one}
-    with evaluating(module), torch.random.fork_rng(devices=[]):
+    with eval_mode(module), torch.random.fork_rng(devices=[]):
         outputs: Tensor = functional_call(module, state, (single.flatten(1, 2),)).double()
     change = (outputs[:-1] - outputs[-1:]).abs()  # the last example is zero
     return (change > 1e-6 * change.max()).sum(0)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.errors import DensityError, EmptiedLayerWarning, NotFiniteError
-from prunus.nouns import Density, Masks, Params
+from prunus.errors import DensityError, EmptyLayerWarning, NonFiniteError
 from prunus.training.constraints import check_masks
+from prunus.types import Density, MaskDict, Params
 
 
 def check_density(density: float, name: str = "everything") -> None:
@@ -38,10 +38,10 @@ def densities_by_name(density: Density, names: list[str]) -> dict[str, float]:
     return {name: density[name] for name in names}
 
 
-def count(density: float, total: int) -> int:
+def num_to_keep(density: float, total: int) -> int:
     """How many of `total` weights a density keeps: density x total, halves rounded up.
 
-    >>> count(0.25, 10), count(0.04, 266_200)
+    >>> num_to_keep(0.25, 10), num_to_keep(0.04, 266_200)
     (3, 10648)
     """
     return math.floor(density * total + 0.5)
@@ -75,36 +75,36 @@ def _smallest(values: Tensor, place: int) -> float:
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise NotFiniteError naming the first tensor that holds NaN or infinity."""
+    """Raise NonFiniteError naming the first tensor that holds NaN or infinity."""
     for name, tensor in tensors.items():
         # A sum is not finite as soon as one entry is not, and costs a tenth of isfinite().all().
         if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
-            raise NotFiniteError(
+            raise NonFiniteError(
                 f"{what} {name!r} holds {bad} of {tensor.numel()} entries that are not finite."
             )
 
 
-def warn_if_emptied(masks: Masks) -> None:
+def warn_if_empty(masks: MaskDict) -> None:
     """Warn, by name, of every layer without a weight."""
     for name, mask in masks.items():
         if mask.numel() and not mask.any():
             warnings.warn(
-                f"No weight of {name!r} is left: no signal passes it.", EmptiedLayerWarning, stacklevel=3
+                f"No weight of {name!r} is left: no signal passes it.", EmptyLayerWarning, stacklevel=3
             )
 
 
-def everything(weights: Params) -> Masks:
+def all_kept(weights: Params) -> MaskDict:
     """Masks that keep all."""
     return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
 
-def apply_masks(params: Params, masks: Masks) -> Params:
+def apply_masks(params: Params, masks: MaskDict) -> Params:
     """The tensors of `params` with +0.0 where `masks` is False; those without a mask as they are."""
     check_masks(params, masks)
     return {n: torch.where(masks[n], p, torch.zeros_like(p)) if n in masks else p for n, p in params.items()}
 
 
-def are_nested(inner: Masks, outer: Masks) -> bool:
+def are_nested(inner: MaskDict, outer: MaskDict) -> bool:
     """Whether every weight that `inner` keeps is kept by `outer`."""
     return all(not bool((mask & ~outer[name]).any()) for name, mask in inner.items())

@@ -43,7 +43,7 @@ def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.reshape(outputs, *kernel, inputs).movedim(-1, 1)
 
 
-def unfolded(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
+def im2col_batches(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
     """The vectors that the rows of the layer's matrix are multiplied with, [G, n, D] at a time.
 
     Args:
@@ -51,7 +51,7 @@ def unfolded(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
         given: a batch of its inputs; a place of a convolution's output is a vector.
 
     >>> given = torch.tensor([[[1.0, 2.0, 3.0]]])
-    >>> [part.tolist() for part in unfolded(nn.Conv1d(1, 1, 2), given)]
+    >>> [part.tolist() for part in im2col_batches(nn.Conv1d(1, 1, 2), given)]
     [[[[1.0, 2.0], [2.0, 3.0]]]]
     """
     if isinstance(module, nn.Linear):

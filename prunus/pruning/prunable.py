@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from prunus.errors import ModelError, NothingPrunableError, NotPrunedWarning, TiedWeightsError
-from prunus.nouns import Params
+from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, TiedWeightsError
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
 from prunus.training.checks import check_module
+from prunus.types import Params
 
 LINEAR = (nn.Linear, nn.Bilinear)
 CONVOLUTIONS = (
@@ -47,7 +47,9 @@ def layer_kinds(model: nn.Module) -> dict[str, str]:
     return kinds
 
 
-def prunable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> Params:
+def prunable_weights(
+    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> Params:
     """The weights that may be pruned, by name, in the order of the model; not copies.
 
     Args:
@@ -57,16 +59,16 @@ def prunable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequenc
 
     Warns with NotPrunedWarning where weight matrices of other kinds (an LSTM's, an embedding, a layer under
     weight_norm), which the patterns choose, are left out; `skipped_parameters` has the reason of each.
-    Raises NothingPrunableError, TiedWeightsError (a weight that shares memory with another tensor), ModelError (a
+    Raises NoPrunableWeightsError, TiedWeightsError (a weight that shares memory with another tensor), ModelError (a
     pattern that matches nothing, a layer without values: lazy, on the meta device, or masked by torch.nn.utils.prune).
 
-    >>> list(prunable(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), exclude=["2.*"]))
+    >>> list(prunable_weights(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), exclude=["2.*"]))
     ['0.weight']
     """
     selection = _select(model, include, exclude)
     if not selection.chosen:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(selection.skipped.items())[:6])
-        raise NothingPrunableError(
+        raise NoPrunableWeightsError(
             f"{type(model).__name__} has no weight to prune: of its parameters {list(selection.parameters)[:6]} the "
             f"layer types allow {list(layer_kinds(model))}, and the patterns leave none with an entry"
             f"{f' ({why})' if why else ''}."

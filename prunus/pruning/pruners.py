@@ -22,36 +22,35 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from prunus.errors import EvidenceError, UpdateRejectedWarning
-from prunus.nouns import Density, Evidence, Masks, Params, Progress, Split
+from prunus.errors import StatisticsError, UpdateRejectedWarning
+from prunus.pruning.calibration_checks import check_is_tensor
 from prunus.pruning.criteria import CRITERIA, Criterion
-from prunus.pruning.layerwise import Holes, exact_obs, sparse_gpt
-from prunus.pruning.layerwise.inputs import DAMPING as OF_LAYERS
+from prunus.pruning.layerwise import SparsityPattern, exact_obs, sparse_gpt
+from prunus.pruning.layerwise.hessian import DAMPING as OF_LAYERS
 from prunus.pruning.layerwise.sparse_gpt import SELECT
-from prunus.pruning.looks import check_is_tensor
 from prunus.pruning.masks import apply_masks
-from prunus.pruning.probe import probe
 from prunus.pruning.scopes import Scope
+from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.pruning.second_order import (
-    Examine,
     Objective,
-    Operation,
-    Prune,
-    Surgeon,
-    criterion_surgeon,
+    PruneFn,
+    PruneResult,
+    PruningMethod,
+    PruningState,
+    criterion_method,
     fisher,
+    make_objective,
     obd,
-    objective,
     obs,
-    operate,
+    prune_weights,
 )
 from prunus.pruning.second_order.fisher import DAMPING as OF_FISHER
+from prunus.pruning.second_order.inverse_hessian import check_size
 from prunus.pruning.second_order.obs import DAMPING as OF_OBS
-from prunus.pruning.second_order.outer_products import check_size
-from prunus.pruning.second_order.surgeon import CriterionSurgeon
-from prunus.resolve import resolve
-from prunus.seeds import derive, generator
-from prunus.tables import look_up
+from prunus.pruning.second_order.pruning_state import CriterionState
+from prunus.registry import import_object, lookup
+from prunus.seeds import derive_seed, make_generator
+from prunus.types import Density, MaskDict, Params, Progress, Split, Statistics
 
 ROUNDING = 1e-6
 """Relative difference of two errors that is rounding."""
@@ -68,12 +67,12 @@ MAX_DAMPING = 1e9
 class Pruner:
     """How to prune a network that can be looked at; `PRUNERS` has one a method.
 
-    Raises EvidenceError where damping or cuts are asked for that it has no use for, or damping out of range.
+    Raises StatisticsError where damping or cuts are asked for that it has no use for, or damping out of range.
     """
 
     line: str
     """What it is, for lists."""
-    make: "Callable[[Pruner, nn.Module, Split, int], Prune]"
+    make: "Callable[[Pruner, nn.Module, Split, int], PruneFn]"
     """(itself, the network, the examples to look at, a seed) -> the way of pruning."""
     scope: str = "layer"
     """The name of the scope it will be used under: what a hole looks like."""
@@ -96,20 +95,20 @@ class Pruner:
 
     def __post_init__(self) -> None:
         if self.damping is not None and not self.inverts:
-            raise EvidenceError(
+            raise StatisticsError(
                 f"Damping {self.damping:g} was asked for, but nothing is inverted: {self.line} "
                 f"These invert: {', '.join(name for name, one in PRUNERS.items() if one.inverts)}."
             )
         is_in_range = self.damping is None or 0 <= self.damping <= MAX_DAMPING
         if not is_in_range or (self.damping == 0 and not self.undamped):
-            raise EvidenceError(
+            raise StatisticsError(
                 f"Damping {self.damping:g} was asked for; it must be {'at least' if self.undamped else 'above'} 0 and "
                 f"at most {MAX_DAMPING:g}, as in 0.01: {self.line}"
             )
         if self.cuts != 1 and not self.stepwise:
-            raise EvidenceError(f"{self.cuts} cuts were asked for, but it prunes in one go: {self.line}")
+            raise StatisticsError(f"{self.cuts} cuts were asked for, but it prunes in one go: {self.line}")
 
-    def on(self, model: nn.Module, split: Split, seed: int, progress: Progress | None = None) -> Prune:
+    def on(self, model: nn.Module, split: Split, seed: int, progress: Progress | None = None) -> PruneFn:
         """This way of pruning `model`, with `examples` of `split` drawn by `seed`; `model` is not changed.
 
         `progress` is called after each step of long work.
@@ -117,66 +116,70 @@ class Pruner:
         Raises what `drawn` raises.
         """
         asked = self if progress is None else replace(self, progress=progress)
-        return self.make(asked, model, drawn(split, self.examples, seed), derive(seed, "pruner"))
+        return self.make(
+            asked, model, sample_examples(split, self.examples, seed), derive_seed(seed, "pruner")
+        )
 
     def damped(self, own: float) -> float:
         """The damping asked for, else the method's own."""
         return own if self.damping is None else self.damping
 
 
-def drawn(split: Split, examples: int, seed: int) -> Split:
+def sample_examples(split: Split, examples: int, seed: int) -> Split:
     """Some examples of `split`, or all where it has no more, in an order drawn by `seed`.
 
-    Raises EvidenceError where there is none, or not a label for every input.
+    Raises StatisticsError where there is none, or not a label for every input.
     """
     check_is_tensor(split.inputs)
     check_is_tensor(split.labels, "calibration labels")
     if not split.inputs.dim() or not split.labels.dim():
-        raise EvidenceError(
+        raise StatisticsError(
             f"Expected calibration inputs [N, ...] with labels [N], got {list(split.inputs.shape)} with "
             f"{list(split.labels.shape)}; add a dimension for the examples."
         )
     if len(split.inputs) != len(split.labels):
-        raise EvidenceError(
+        raise StatisticsError(
             f"Pruning was to look at {len(split.inputs)} inputs with {len(split.labels)} labels; pass a split with one "
             "label for each input."
         )
     if examples < 1 or not len(split):
-        raise EvidenceError(
+        raise StatisticsError(
             f"Pruning was to look at {examples} of {len(split)} examples; at least one is needed."
         )
-    draw = torch.randperm(len(split), generator=generator(seed, "calibration"))[:examples]
+    draw = torch.randperm(len(split), generator=make_generator(seed, "calibration"))[:examples]
     chosen = draw.to(split.labels.device)
     return Split(split.inputs[chosen], split.labels[chosen])
 
 
-def by_criterion(criterion: Criterion) -> Prune:
+def prune_fn_from_criterion(criterion: Criterion) -> PruneFn:
     """A criterion that looks at nothing but weights, as a way of pruning: what goes is set to zero."""
 
     def prune(
-        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
-    ) -> Operation:
-        return operate(criterion_surgeon(criterion, seed), weights, density, scope, within=within, seed=seed)
+        weights: Params, density: Density, scope: Scope, *, within: MaskDict | None = None, seed: int = 0
+    ) -> PruneResult:
+        return prune_weights(
+            criterion_method(criterion, seed), weights, density, scope, within=within, seed=seed
+        )
 
     return prune
 
 
-def prune_of(
+def make_prune_fn(
     criterion: "Criterion | Pruner",
     model: nn.Module,
     split: Split,
     seed: int,
     progress: Progress | None = None,
-) -> Prune:
+) -> PruneFn:
     """The way of pruning of a criterion or a pruner; `progress` is called after each step of long work."""
     return (
         criterion.on(model, split, seed, progress)
         if isinstance(criterion, Pruner)
-        else by_criterion(criterion)
+        else prune_fn_from_criterion(criterion)
     )
 
 
-def criterion_named(
+def get_criterion(
     name: str, scope: str = "layer", table: "Mapping[str, Criterion | Pruner] | None" = None
 ) -> "Criterion | Pruner":
     """The pruner or criterion of this name, or yours: "package.module:name".
@@ -187,41 +190,41 @@ def criterion_named(
 
     Raises UnknownNameError.
 
-    >>> criterion_named("obs", "2:4").scope
+    >>> get_criterion("obs", "2:4").scope
     '2:4'
     """
     found: Any = (
-        resolve(name, Pruner)
+        import_object(name, Pruner)
         if ":" in name
-        else look_up("criterion", table or {**CRITERIA, **AT_WEIGHTS, **PRUNERS}, name)
+        else lookup("criterion", table or {**CRITERIA, **GRADIENT_PRUNERS, **PRUNERS}, name)
     )
     return replace(found, scope=scope) if isinstance(found, Pruner) else found
 
 
-def _operating(asked: Pruner, examine_of: Callable[[Params], Examine]) -> Prune:
+def _operating(asked: Pruner, examine_of: Callable[[Params], PruningMethod]) -> PruneFn:
     def prune(
-        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
-    ) -> Operation:
+        weights: Params, density: Density, scope: Scope, *, within: MaskDict | None = None, seed: int = 0
+    ) -> PruneResult:
         examine = examine_of(weights)
-        return operate(
+        return prune_weights(
             examine, weights, density, scope, within=within, seed=seed, cuts=asked.cuts, looks=asked.cuts
         )
 
     return prune
 
 
-def _obs(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
+def _obs(asked: Pruner, model: nn.Module, split: Split, seed: int) -> PruneFn:
     examine = exact_obs(
         model,
         split.inputs,
         damping=asked.damped(OF_LAYERS),
-        holes=Holes.of(asked.scope),
+        holes=SparsityPattern.of(asked.scope),
         progress=asked.progress,
     )
     return _operating(asked, lambda weights: examine)
 
 
-def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
+def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split, seed: int) -> PruneFn:
     select = None if asked.scope == "global" else SELECT
     return sparse_gpt(
         model, split.inputs, damping=asked.damped(OF_LAYERS), select=select, progress=asked.progress
@@ -229,13 +232,13 @@ def _sparse_gpt(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Pru
 
 
 def _by_objective(
-    surgeon: Callable[[Objective, Pruner, int], Examine],
-) -> Callable[[Pruner, nn.Module, Split, int], Prune]:
-    def make(asked: Pruner, model: nn.Module, split: Split, draw: int) -> Prune:
+    surgeon: Callable[[Objective, Pruner, int], PruningMethod],
+) -> Callable[[Pruner, nn.Module, Split, int], PruneFn]:
+    def make(asked: Pruner, model: nn.Module, split: Split, draw: int) -> PruneFn:
         def prune(
-            weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
-        ) -> Operation:
-            target = objective(model, weights, split.inputs, split.labels)
+            weights: Params, density: Density, scope: Scope, *, within: MaskDict | None = None, seed: int = 0
+        ) -> PruneResult:
+            target = make_objective(model, weights, split.inputs, split.labels)
             done = _operating(asked, lambda weights: surgeon(target, asked, draw))(
                 weights, density, scope, within=within, seed=seed
             )
@@ -247,7 +250,7 @@ def _by_objective(
 
 
 @torch.no_grad()
-def no_worse_than_zeroing(target: Objective, weights: Params, done: Operation) -> Operation:
+def no_worse_than_zeroing(target: Objective, weights: Params, done: PruneResult) -> PruneResult:
     """`done`, its update of the kept weights halved until the error is at most that of setting weights to zero alone.
 
     Warns with UpdateRejectedWarning where the update as a whole gives a higher error, or one that is not finite.
@@ -274,15 +277,15 @@ def no_worse_than_zeroing(target: Objective, weights: Params, done: Operation) -
     return replace(done, weights=apply_masks(updated, done.masks))
 
 
-def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split, int], Prune]:
+def _by_probe(name: str) -> Callable[[Pruner, nn.Module, Split, int], PruneFn]:
     """A criterion of gradients, at the weights as they are."""
 
-    def make(asked: Pruner, model: nn.Module, split: Split, seed: int) -> Prune:
-        look = probe(model, split.inputs, split.labels)
+    def make(asked: Pruner, model: nn.Module, split: Split, seed: int) -> PruneFn:
+        look = make_scoring_batch(model, split.inputs, split.labels)
 
-        def examine(weights: Params, masks: Masks) -> Surgeon:
-            evidence = Evidence(weights, initial=weights, masks=masks, probe=look)
-            return CriterionSurgeon(CRITERIA[name], evidence, masks)
+        def examine(weights: Params, masks: MaskDict) -> PruningState:
+            evidence = Statistics(weights, initial=weights, masks=masks, probe=look)
+            return CriterionState(CRITERIA[name], evidence, masks)
 
         return _operating(asked, lambda weights: examine)
 
@@ -330,7 +333,7 @@ PRUNERS: Mapping[str, Pruner] = {
     ),
 }
 
-AT_WEIGHTS: Mapping[str, Pruner] = {
+GRADIENT_PRUNERS: Mapping[str, Pruner] = {
     name: Pruner(f"{name}, at the weights as they are.", _by_probe(name), inverts=False)
     for name in ("snip", "gradient", "grasp", "synflow")
 }

@@ -6,14 +6,14 @@ Batches are merged by count, mean and sum of squares (Chan et al. 1983), so that
 together, and equal batches, unequal ones and one batch of everything say the same. PyTorch's cumulative average
 (momentum None) has the same mean where batches are equal, and a variance without what lies between the batches.
 
-A layer behind another BatchNorm is given what that one answers in training, normalised by the statistics of the batch;
+A layer behind another BatchNorm is given what that one answers in training, normalized by the statistics of the batch;
 that is what it will be given in evaluation up to the difference between a batch and all examples. With one batch of
 everything there is none. Batches differ in size by one example at most, and none is dropped: a short last batch would
-normalise by statistics of few.
+normalize by statistics of few.
 
 Source: Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3 ("PreciseBN"); of pruned networks Li et al.
 2020, "EagleEye", section 3.
-Also called: PreciseBN, BatchNorm re-estimation, adaptive batch normalisation.
+Also called: PreciseBN, BatchNorm re-estimation, adaptive batch normalization.
 """
 
 import math
@@ -25,17 +25,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import EvidenceError, NoEffectWarning
-from prunus.nouns import Progress
-from prunus.pruning.looks import check_inputs, taken
+from prunus.errors import NoEffectWarning, StatisticsError
+from prunus.pruning.calibration_checks import check_inputs, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.training.checks import check_module
+from prunus.types import Progress
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @torch.no_grad()
-def recalibrate(
+def recalibrate_batchnorm(
     model: nn.Module, inputs: Tensor, batch_size: int = 500, *, progress: Progress | None = None
 ) -> int:
     """Set the running statistics of every BatchNorm of `model` to those of `inputs`, in place; how many were set.
@@ -47,17 +47,17 @@ def recalibrate(
         progress: called after each batch.
 
     A BatchNorm that the forward pass does not reach stays as it is. Warns with NoEffectWarning where none is set.
-    Raises ModelError (no module), EvidenceError (no example, one alone where a layer needs two, batches below 1, a
-    shape that the model does not take), NotFiniteError (inputs, or what a layer is given); the model is then as it was.
+    Raises ModelError (no module), StatisticsError (no example, one alone where a layer needs two, batches below 1, a
+    shape that the model does not take), NonFiniteError (inputs, or what a layer is given); the model is then as it was.
 
     >>> norm = nn.BatchNorm1d(1)
-    >>> recalibrate(norm, torch.tensor([[1.0], [2.0], [6.0]])), norm.running_mean, norm.running_var
+    >>> recalibrate_batchnorm(norm, torch.tensor([[1.0], [2.0], [6.0]])), norm.running_mean, norm.running_var
     (1, tensor([3.]), tensor([7.]))
     """
     check_module(model)
     check_inputs(inputs)
     if batch_size < 1:
-        raise EvidenceError(
+        raise StatisticsError(
             f"Batches of {batch_size} of inputs of shape {list(inputs.shape)} were to be looked at; there must be an "
             "example, and batches of at least one."
         )
@@ -70,14 +70,14 @@ def recalibrate(
     seen = {name: _Moments(name) for name in norms}
     batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
     if norms:
-        with _normalising_by_batch(model, norms.values()):
+        with _normalizing_by_batch(model, norms.values()):
             handles = [
                 m.register_forward_pre_hook(partial(_look, seen[name]), with_kwargs=True)
                 for name, m in norms.items()
             ]
             try:
                 for number, batch in enumerate(batches, start=1):
-                    taken(model, batch, model)
+                    run_forward(model, batch, model)
                     if progress:
                         progress("batches of the BatchNorm statistics", number, len(batches))
             finally:
@@ -111,7 +111,7 @@ class _Moments:
         """Merge those of a batch, [B, C, ...]."""
         n = given.numel() // given.shape[1]
         if n < 2:
-            raise EvidenceError(
+            raise StatisticsError(
                 f"BatchNorm {self.name!r} was given a single value a channel, {list(given.shape)}, which has no "
                 "variance; pass more examples, or larger batches."
             )
@@ -130,8 +130,8 @@ def _look(
 
 
 @contextmanager
-def _normalising_by_batch(model: nn.Module, norms: Iterable[BatchNorm]) -> Iterator[None]:
-    """Evaluation mode but for `norms`, which normalise by the batch and keep nothing of it; then all as it was."""
+def _normalizing_by_batch(model: nn.Module, norms: Iterable[BatchNorm]) -> Iterator[None]:
+    """Evaluation mode but for `norms`, which normalize by the batch and keep nothing of it; then all as it was."""
     modes = {module: module.training for module in model.modules()}
     tracks = {module: module.track_running_stats for module in norms}
     try:

@@ -1,6 +1,6 @@
 """Prune and retrain: the three-step pipeline of Han et al. 2015 (train, prune, retrain), in rounds.
 
-Survivors keep their values (they are not reinitialised); masks hold after every step; each round's masks lie
+Survivors keep their values (they are not reinitialized); masks hold after every step; each round's masks lie
 within those of the round before.
 """
 
@@ -12,29 +12,29 @@ from pathlib import Path
 
 from torch import nn
 
-from prunus.data.check import check_dataset
+from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning
-from prunus.nouns import Dataset, Density, Masks, Params, Progress, density_of
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
-from prunus.pruning.pruners import Pruner, prune_of
-from prunus.pruning.scopes import Scope, rehearse
-from prunus.pruning.weights import put
-from prunus.seeds import derive
-from prunus.training import Epoch, Masked, Recipe, train
+from prunus.pruning.pruners import Pruner, make_prune_fn
+from prunus.pruning.scopes import Scope, check_densities_reachable
+from prunus.pruning.weights import set_weights
+from prunus.seeds import derive_seed
+from prunus.training import EpochMetrics, Masks, Recipe, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.loop import check_recipe
+from prunus.types import Dataset, Density, MaskDict, Params, Progress, mask_density
 
 
 @dataclass(frozen=True)
-class Round:
+class PruningRound:
     """One prune + retrain."""
 
     number: int
     density: float
-    masks: Masks
-    epochs: list[Epoch]
+    masks: MaskDict
+    epochs: list[EpochMetrics]
 
 
 def prune_and_retrain(
@@ -46,12 +46,12 @@ def prune_and_retrain(
     *,
     criterion: Criterion | Pruner,
     scope: Scope,
-    within: Masks | None = None,
+    within: MaskDict | None = None,
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
-    report: Callable[[Epoch], None] | None = None,
+    report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
-) -> list[Round]:
+) -> list[PruningRound]:
     """Pass through `densities`, retraining after each with the recipe of the same place; `model` in place.
 
     Args:
@@ -75,26 +75,26 @@ def prune_and_retrain(
     if folder is not None:
         check_dense_state(model)
         check_writable(folder / "prune-1.safetensors")
-    rehearse(scope, weights, densities, within)
+    check_densities_reachable(scope, weights, densities, within)
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
-        prune = prune_of(criterion, model, data.train, derive(seed, "criterion", number), progress)
-        done = prune(weights, density, scope, within=masks, seed=derive(seed, "ties", number))
+        prune = make_prune_fn(criterion, model, data.train, derive_seed(seed, "criterion", number), progress)
+        done = prune(weights, density, scope, within=masks, seed=derive_seed(seed, "ties", number))
         masks = done.masks
-        put(model, done.weights)
+        set_weights(model, done.weights)
         with scaled_dropout(model, masks):
             epochs = train(
                 model,
                 data,
                 recipe,
-                constraint=Masked(model, masks),
-                seed=derive(seed, "retrain", number),
+                constraint=Masks(model, masks),
+                seed=derive_seed(seed, "retrain", number),
                 checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
                 report=report,
                 progress=progress,
             )
-        rounds.append(Round(number, density_of(masks), masks, epochs))
+        rounds.append(PruningRound(number, mask_density(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:
         warnings.warn("Every density asked for is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     return rounds

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prunus.data.check import check_split
+from prunus.data.validation import check_split
 from prunus.errors import DensityError
-from prunus.nouns import Evidence, Progress, Split
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.criteria.magnitude import magnitude
 from prunus.pruning.masks import apply_masks
-from prunus.pruning.prunable import prunable
+from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import layer
 from prunus.pruning.weights import copied
 from prunus.training import evaluate
 from prunus.training.checks import check_model
+from prunus.types import Progress, Split, Statistics
 
 
 @dataclass(frozen=True)
-class Point:
+class SensitivityPoint:
     """Accuracy in percent and loss in nats with one layer at one density."""
 
     density: float
@@ -30,7 +30,7 @@ class Point:
     loss: float
 
 
-Curves = dict[str, list[Point]]
+Curves = dict[str, list[SensitivityPoint]]
 
 DENSITIES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 
@@ -54,17 +54,17 @@ def sensitivity(
     check_split(split)
     check_model(model, split, int(split.labels.max()) + 1)
     trial = copied(model)
-    weights = prunable(trial, include, exclude)
+    weights = prunable_weights(trial, include, exclude)
     curves: Curves = {}
     for name, weight in weights.items():
         original = weight.detach().clone()
-        scores = criterion(Evidence({name: original}, seed=seed))
+        scores = criterion(Statistics({name: original}, seed=seed))
         curves[name] = []
         for density in sorted(densities, reverse=True):
             masks = layer(scores, density, seed=seed)
             weight.data.copy_(apply_masks({name: original}, masks)[name])
             result = evaluate(trial, split)
-            curves[name].append(Point(density, result.accuracy, result.loss))
+            curves[name].append(SensitivityPoint(density, result.accuracy, result.loss))
             if progress:
                 done = (len(curves) - 1) * len(densities) + len(curves[name])
                 progress("densities of layers evaluated", done, len(weights) * len(densities))
@@ -72,12 +72,12 @@ def sensitivity(
     return curves
 
 
-def choose_densities(curves: Mapping[str, Sequence[Point]], tolerance: float) -> dict[str, float]:
+def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance: float) -> dict[str, float]:
     """The lowest density of each layer at which, and above which, at most `tolerance` accuracy points are lost.
 
     The loss is counted from the curve's highest density. Raises DensityError for a negative tolerance.
 
-    >>> choose_densities({"fc": [Point(1.0, 98.0, 0.1), Point(0.5, 97.9, 0.1), Point(0.1, 90.0, 0.4)]}, 0.5)
+    >>> choose_densities({"fc": [SensitivityPoint(1.0, 98.0, 0.1), SensitivityPoint(0.5, 97.9, 0.1), SensitivityPoint(0.1, 90.0, 0.4)]}, 0.5)
     {'fc': 0.5}
     """
     if tolerance < 0:

@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from prunus.errors import ModelError
-from prunus.nouns import Params
+from prunus.types import Params
 
 
 @torch.no_grad()
-def put(model: nn.Module, weights: Params) -> None:
+def set_weights(model: nn.Module, weights: Params) -> None:
     """Set the parameters of these names, in place; the values are copied.
 
     >>> model = nn.Linear(1, 1, bias=False)
-    >>> put(model, {"weight": torch.tensor([[3.0]])})
+    >>> set_weights(model, {"weight": torch.tensor([[3.0]])})
     >>> model.weight.tolist()
     [[3.0]]
     """
@@ -44,8 +44,8 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def replaced(model: nn.Module, weights: Params) -> nn.Module:
+def with_weights(model: nn.Module, weights: Params) -> nn.Module:
     """A copy of `model` with the parameters of these names replaced."""
     made = copied(model)
-    put(made, weights)
+    set_weights(made, weights)
     return made

@@ -1,7 +1,16 @@
 """What a reader sees: the page of a compressed network, the figures of experiments, and what seeds say together."""
 
-from prunus.report.figures import Curve, Reference, save_lines
-from prunus.report.page import write_page
-from prunus.report.statistics import BANDS, Comparison, paired, summary
+from prunus.report.compression_page import write_page
+from prunus.report.figures import Curve, Reference, save_line_plot
+from prunus.report.statistics import BANDS, Comparison, compare_paired, mean_and_band
 
-__all__ = ["BANDS", "Comparison", "Curve", "Reference", "paired", "save_lines", "summary", "write_page"]
+__all__ = [
+    "BANDS",
+    "Comparison",
+    "Curve",
+    "Reference",
+    "compare_paired",
+    "mean_and_band",
+    "save_line_plot",
+    "write_page",
+]

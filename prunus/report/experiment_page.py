@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunus.files import write_atomic
-from prunus.report.interactive import Chart, digest, script
+from prunus.report.interactive_figure import Chart, digest, script
 from prunus.report.templating import environment
 
 Cell = tuple[str, str]
@@ -26,7 +26,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DensityComparison:
     """What is shown at one density: the curves that lie above, below, and neither."""
 
     density: str
@@ -38,14 +38,14 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class MetricComparison:
     """A metric of every curve against one of them, density by density."""
 
     heading: str
     more: str
     """What a curve is whose values are larger."""
     less: str
-    rows: Sequence[Verdict]
+    rows: Sequence[DensityComparison]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Receipts:
+class InvariantSummary:
     """What was checked, and what does not hold."""
 
     points: int
@@ -87,9 +87,9 @@ class ExperimentPage:
     charts: Sequence[Chart]
     about_comparisons: str
     """What is compared; or why nothing is, where `comparisons` are empty; empty where nothing was to be."""
-    comparisons: Sequence[Verdicts]
+    comparisons: Sequence[MetricComparison]
     table: Table
-    receipts: Receipts
+    receipts: InvariantSummary
     command: str
     settings: Mapping[str, str]
     evidence: Mapping[str, str]

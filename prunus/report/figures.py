@@ -1,6 +1,6 @@
 """Figures of experiments: a picture as PNG and SVG, a page to look closer, and the numbers in it as CSV.
 
-One name has one colour, one marker and one kind of line in every figure. The same arguments give the same bytes.
+One name has one color, one marker and one kind of line in every figure. The same arguments give the same bytes.
 """
 
 import io
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from prunus.errors import PrunusError
 from prunus.files import write_atomic
-from prunus.report.curves import Curve, Drawing, Reference, check, numbers
-from prunus.report.interactive import interactive
-from prunus.report.styles import styles
+from prunus.report.curve_styles import assign_styles
+from prunus.report.figure_data import Curve, FigureData, Reference, check, to_csv
+from prunus.report.interactive_figure import interactive
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "Drawing", "Reference", "save_drawing", "save_lines"]
+__all__ = ["Curve", "FigureData", "Reference", "save_drawing", "save_line_plot"]
 
 FAILED = "#d0021b"
 """The edge of a point whose receipt failed."""
@@ -32,7 +32,7 @@ LINE = 0.185
 """Inches that a line of the legend takes."""
 
 
-def save_lines(
+def save_line_plot(
     path: str | Path,
     series: Sequence[Curve],
     *,
@@ -60,21 +60,21 @@ def save_lines(
     Raises PrunusError for no curve, curves that do not fit together, or where matplotlib is not installed.
     """
     return save_drawing(
-        path, Drawing(series, title, x_label, y_label, x_log, invert_x, reference, band, receipts)
+        path, FigureData(series, title, x_label, y_label, x_log, invert_x, reference, band, receipts)
     )
 
 
-def save_drawing(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, Path]:
+def save_drawing(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
     """Write `path`.csv, .png, .svg and .html of a drawing, as `save_lines` does; returns PNG, SVG, page and CSV."""
     save_numbers(path, drawing)
     return save_pictures(path, drawing)
 
 
-def save_numbers(path: str | Path, drawing: Drawing) -> Path:
+def save_numbers(path: str | Path, drawing: FigureData) -> Path:
     """Write the numbers of a drawing as `path`.csv, which needs neither matplotlib nor jinja2; returns the file."""
     check(drawing.series)
     table = files_of(path)[-1]
-    write_atomic(table, numbers(drawing))
+    write_atomic(table, to_csv(drawing))
     return table
 
 
@@ -116,7 +116,7 @@ def check_figure_libraries() -> None:
             matplotlib.rcParams["backend"] = inherited
 
 
-def save_pictures(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path, Path]:
+def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
     """Write `path`.png, .svg and .html of a drawing, whose numbers are in `path`.csv; returns the four."""
     check(drawing.series)
     check_figure_libraries()
@@ -141,11 +141,11 @@ def save_pictures(path: str | Path, drawing: Drawing) -> tuple[Path, Path, Path,
         figure.savefig(as_svg, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
     write_atomic(png, as_png.getvalue())
     write_atomic(svg, as_svg.getvalue())
-    write_atomic(page, interactive(drawing, numbers(drawing), table.name))
+    write_atomic(page, interactive(drawing, to_csv(drawing), table.name))
     return png, svg, page, table
 
 
-def _draw(figure: "Figure", drawing: Drawing, crowded: bool) -> None:
+def _draw(figure: "Figure", drawing: FigureData, crowded: bool) -> None:
     """One pair of axes with its legend: beside them where it would cover the curves, which then are many."""
     axes = figure.add_subplot()
     words = _curves(axes, drawing, 0.07 if crowded else 0.18)
@@ -172,18 +172,18 @@ def _draw(figure: "Figure", drawing: Drawing, crowded: bool) -> None:
         figure.supxlabel(drawing.receipts, fontsize=8, color=QUIET)
 
 
-def _curves(axes: "Axes", drawing: Drawing, shade: float) -> dict[Any, str]:
+def _curves(axes: "Axes", drawing: FigureData, shade: float) -> dict[Any, str]:
     """Draw curves, references and failed receipts; what stands in the legend, with its words."""
-    looks = styles([curve.name for curve in drawing.series])
+    looks = assign_styles([curve.name for curve in drawing.series])
     words: dict[Any, str] = {}
     failed = None
     for curve in drawing.series:
-        colour, marker, dashes = looks[curve.name]
+        color, marker, dashes = looks[curve.name]
         (line,) = axes.plot(
-            curve.x, curve.mean, color=colour, marker=marker, linestyle=dashes, markersize=4, linewidth=1.5
+            curve.x, curve.mean, color=color, marker=marker, linestyle=dashes, markersize=4, linewidth=1.5
         )
         words[line] = f"{curve.name} (n = {curve.n})"
-        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=shade, linewidth=0)
+        axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=shade, linewidth=0)
         if curve.failed:
             places = [curve.x[i] for i in curve.failed], [curve.mean[i] for i in curve.failed]
             (failed,) = axes.plot(*places, "o", mfc="white", mec=FAILED, mew=1.6, markersize=8, zorder=3)
@@ -192,7 +192,7 @@ def _curves(axes: "Axes", drawing: Drawing, shade: float) -> dict[Any, str]:
         (line,) = axes.plot(*points, color=QUIET, linestyle="--", linewidth=1)
         words[line] = other.name
     if failed is not None:
-        words[failed] = "receipt failed"
+        words[failed] = "invariants failed"
     return words
 
 

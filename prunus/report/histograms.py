@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunus.compression.deep_compression import Compressed
-from prunus.compression.sharing import Shared
-from prunus.report import text
-from prunus.report.charts import Axis, Mark, Plot, line, linear, steps
+from prunus.compression.quantization import CodebookTensor
+from prunus.report import formatting
+from prunus.report.svg_charts import Axis, Mark, Plot, line, linear, steps
 
 Histogram = tuple[Sequence[float], Sequence[int]]
 
@@ -41,7 +41,9 @@ def histograms(compressed: Compressed) -> list[Weights]:
     return result
 
 
-def _weights(name: str, before: Histogram | None, after: Histogram | None, shared: Shared | None) -> Weights:
+def _weights(
+    name: str, before: Histogram | None, after: Histogram | None, shared: CodebookTensor | None
+) -> Weights:
     values = [0.0]
     for histogram in (before, after):
         if histogram is not None and any(histogram[1]):
@@ -61,7 +63,7 @@ def _counted(heading: str, histogram: Histogram | None, x: Axis, look: str) -> P
         return Panel(heading, "no weight", None)
     edges, counts = histogram
     count, y = (
-        f"{text.integer(sum(counts))} weights",
+        f"{formatting.format_int(sum(counts))} weights",
         linear("weights in a bin", [0, max(counts)], 3, whole=True),
     )
     width = f"bins {edges[1] - edges[0]:.2g} wide"
@@ -69,7 +71,7 @@ def _counted(heading: str, histogram: Histogram | None, x: Axis, look: str) -> P
     return Panel(heading, count, plot)
 
 
-def _codebook(shared: Shared | None, x: Axis) -> Panel:
+def _codebook(shared: CodebookTensor | None, x: Axis) -> Panel:
     heading = "shared values"
     if shared is None or not len(shared.codebook):
         return Panel(heading, "none", None)
@@ -81,8 +83,9 @@ def _codebook(shared: Shared | None, x: Axis) -> Panel:
         marks = [Mark("".join(stems), "stem thin")]
     else:
         words = [
-            f"{text.count(n, 'weight')} of value {value:.4g}" for value, n in zip(values, uses, strict=True)
+            f"{formatting.pluralize(n, 'weight')} of value {value:.4g}"
+            for value, n in zip(values, uses, strict=True)
         ]
         marks = [Mark(stem, "stem", says) for stem, says in zip(stems, words, strict=True)]
-    count = f"{text.count(len(values), 'value')} for {text.count(len(shared.codes), 'weight')}"
+    count = f"{formatting.pluralize(len(values), 'value')} for {formatting.pluralize(len(shared.codes), 'weight')}"
     return Panel(heading, count, Plot(x, y, tuple(marks), f"Shared values: {count}."))

@@ -15,7 +15,7 @@ TOP = 63
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """A picture and the size it is to be shown at."""
 
     source: str
@@ -28,16 +28,16 @@ class Picture:
     """Whether its dots are to be seen as squares."""
 
 
-def picture(levels: npt.NDArray[Any], says: str, widest: int, highest: int, largest: int) -> Picture:
+def image(levels: npt.NDArray[Any], says: str, widest: int, highest: int, largest: int) -> Image:
     """`levels` [rows, columns] of 0..TOP, enlarged by a whole number that keeps within the sizes."""
     rows, columns = levels.shape
     scale = max(1, min(widest // columns, highest // rows, largest))
     source = "data:image/png;base64," + base64.b64encode(encode(levels)).decode()
-    return Picture(source, columns * scale, rows * scale, says, scale > 1)
+    return Image(source, columns * scale, rows * scale, says, scale > 1)
 
 
 def encode(levels: npt.NDArray[Any]) -> bytes:
-    """A PNG with a palette (its specification's colour type 3), filter 0 in every row."""
+    """A PNG with a palette (its specification's color type 3), filter 0 in every row."""
     rows, columns = levels.shape
     raw = np.zeros((rows, columns + 1), np.uint8)
     raw[:, 1:] = levels

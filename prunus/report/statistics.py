@@ -1,6 +1,6 @@
 """What several seeds say together: a mean in its band, and whether two things differ.
 
-Comparisons are paired: both things have the same seeds, hence the same initialisation and order of data, and what
+Comparisons are paired: both things have the same seeds, hence the same initialization and order of data, and what
 is looked at is the difference within each pair. Its interval is Student's,
 
     d ± t(n - 1) · s / √n,    d and s: mean and standard deviation of the n differences.
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from prunus.errors import NotFiniteError, PrunusError
-from prunus.report import text
-from prunus.tables import look_up
+from prunus.errors import NonFiniteError, PrunusError
+from prunus.registry import lookup
+from prunus.report import formatting
 
 DIGITS = 12
 """Of the values compared: what is finer is the rounding of floating point, and no difference."""
@@ -46,7 +46,7 @@ class Comparison:
             unit: of the difference, "pp" for percentage points.
             more: what the one with the larger values is.
 
-        >>> pairs = paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 98.2, 1: 98.35, 2: 98.1})
+        >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 98.2, 1: 98.35, 2: 98.1})
         >>> pairs.sentence("dense", "winning ticket", "pp")
         'winning ticket is more accurate than dense by 0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)'
         """
@@ -54,9 +54,7 @@ class Comparison:
         if self.n < 2:
             return f"one pair proves nothing: {plus} {by}"
         if self.low == self.high == 0:
-            return (
-                f"no difference between {name_a} and {name_b} in any pair (n = {text.count(self.n, 'pair')})"
-            )
+            return f"no difference between {name_a} and {name_b} in any pair (n = {formatting.pluralize(self.n, 'pair')})"
         if not self.shown:
             return f"no difference shown between {name_a} and {name_b}: {plus} {by}"
         larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
@@ -68,11 +66,11 @@ class Comparison:
         Args:
             brief: the interval alone, for where its confidence and n are said once for many.
 
-        >>> pairs = paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7})
+        >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7})
         >>> pairs.amount("pp"), pairs.amount("pp", brief=True)
         ('0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)', '0.22 pp (0.14 to 0.29)')
         """
-        pairs = f"n = {text.count(self.n, 'pair')}"
+        pairs = f"n = {formatting.pluralize(self.n, 'pair')}"
         turned = self.n > 1 and self.shown and self.difference < 0
         middle = -self.difference if turned else self.difference
         if self.n < 2:
@@ -87,14 +85,14 @@ class Comparison:
         return f"{words[0]} {unit} ({100 * self.confidence:g} % interval {words[1]} to {words[2]}, {pairs})"
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Comparison:
+def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Comparison:
     """Compare b with a on the seeds that both have.
 
     One pair has an interval without ends and p = 1. Differences that are all the same have one without width: Student
     knows no spread of them, and p is that of the signs alone, 2^(1 - n).
     Raises PrunusError where no seed is shared or a value is no number, or where scipy is not installed.
 
-    >>> paired({1: 2.0, 2: 4.0, 3: 1.0}, {1: 2.5, 2: 5.5, 4: 0.0}).difference
+    >>> compare_paired({1: 2.0, 2: 4.0, 3: 1.0}, {1: 2.5, 2: 5.5, 4: 0.0}).difference
     1.0
     """
     if not 0 < confidence < 1:
@@ -124,15 +122,15 @@ def check_interval_library() -> None:
         ) from error
 
 
-def summary(values: Iterable[float], band: str = "min to max") -> tuple[float, float, float]:
+def mean_and_band(values: Iterable[float], band: str = "min to max") -> tuple[float, float, float]:
     """The mean of `values` and the ends of its band, one of `BANDS`.
 
-    >>> summary([1.0, 2.0, 6.0])
+    >>> mean_and_band([1.0, 2.0, 6.0])
     (3.0, 1.0, 6.0)
-    >>> summary([1.0, 2.0, 3.0], "± standard deviation")
+    >>> mean_and_band([1.0, 2.0, 3.0], "± standard deviation")
     (2.0, 1.0, 3.0)
     """
-    ends = look_up("band", BANDS, band)
+    ends = lookup("band", BANDS, band)
     numbers = [float(value) for value in values]
     if not numbers:
         raise PrunusError("The mean of no values was asked for.")
@@ -163,7 +161,7 @@ def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
         raise PrunusError(f"Nothing can be paired: one has the seeds {sorted(a)}, the other {sorted(b)}.")
     for seed in seeds:
         if not (math.isfinite(a[seed]) and math.isfinite(b[seed])):
-            raise NotFiniteError(f"Seed {seed} has {a[seed]} and {b[seed]}; only numbers can be compared.")
+            raise NonFiniteError(f"Seed {seed} has {a[seed]} and {b[seed]}; only numbers can be compared.")
     scale = max(abs(float(side[seed])) for side in (a, b) for seed in seeds)
     places = DIGITS - math.ceil(math.log10(scale)) if scale else 0
     return [round(float(b[seed]) - float(a[seed]), places) for seed in seeds]

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import NotFiniteError, StoreError
+from prunus.errors import NonFiniteError, StoreError
 from prunus.files import os_errors, write_atomic
 
 ADVICE = "make room there, make it writable, or name another store"
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
+def store_errors(path: Path) -> Iterator[None]:
     """Inside, a failing file operation is a StoreError that names `path`."""
     with os_errors(path, StoreError, ADVICE):
         yield
@@ -34,7 +34,7 @@ def to_json(value: object, path: Path, indent: int | None = None) -> str:
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
     except ValueError as error:
-        raise NotFiniteError(f"{path.name} of {path.parent.name} was to hold NaN or infinity.") from error
+        raise NonFiniteError(f"{path.name} of {path.parent.name} was to hold NaN or infinity.") from error
     except TypeError as error:
         raise StoreError(f"{path.name} of {path.parent.name} holds plain values only: {error}.") from error
 

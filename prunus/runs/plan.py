@@ -8,8 +8,8 @@ from itertools import islice
 from statistics import median
 
 from prunus.errors import SpecError
-from prunus.runs.settings import check_same, complete_settings, settings
-from prunus.runs.spec import Spec, identity
+from prunus.runs.settings import all_settings, check_settings_match, nondefault_settings
+from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
 
 
@@ -19,7 +19,7 @@ class Plan:
 
     wanted: tuple[str, ...]
     """The identities of the runs asked for, each once."""
-    todo: tuple[Spec, ...]
+    todo: tuple[RunSpec, ...]
     """The runs that are not there, wanted or needed by wanted ones, so that needs come first."""
     done: tuple[str, ...]
     """The runs that are there, wanted or needed by those to do."""
@@ -43,7 +43,7 @@ class Plan:
             unit, number = spec.cost()
             if unit not in seconds_per_unit:
                 return None
-            seconds[identity(spec)] = number * seconds_per_unit[unit]
+            seconds[run_id(spec)] = number * seconds_per_unit[unit]
         return _makespan(seconds, self.waiting_on, workers)
 
     def lines(self, seconds_per_unit: Mapping[str, float], workers: int = 1) -> list[str]:
@@ -73,24 +73,24 @@ class Plan:
         return f" ({', '.join(words)})" if words else ""
 
 
-def plan(specs: Iterable[Spec], store: Store) -> Plan:
+def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
     """What is to do for `specs`. Raises SpecError where runs need each other in a circle."""
-    wanted = {identity(spec): spec for spec in specs}
-    found: dict[str, Spec] = {}
+    wanted = {run_id(spec): spec for spec in specs}
+    found: dict[str, RunSpec] = {}
     needs: dict[str, tuple[str, ...]] = {}
     done: dict[str, None] = {}
     stack = [*reversed(wanted.values())]
     while stack:
         spec = stack.pop()
-        id = identity(spec)
+        id = run_id(spec)
         if id in found or id in done:
             continue
         if store.done(id):
-            check_same(store.folder(id).path, store.folder(id).spec(), _asked(spec))
+            check_settings_match(store.folder(id).path, store.folder(id).spec(), _asked(spec))
             done[id] = None
             continue
         found[id] = spec
-        needs[id] = tuple(dict.fromkeys(identity(need) for need in spec.needs()))
+        needs[id] = tuple(dict.fromkeys(run_id(need) for need in spec.needs()))
         stack += reversed(spec.needs())
     order = _order(needs)
     waiting_on = {id: tuple(need for need in needs[id] if need in found) for id in order}
@@ -107,7 +107,7 @@ def plan(specs: Iterable[Spec], store: Store) -> Plan:
     )
 
 
-def paces(store: Store) -> dict[str, float]:
+def seconds_per_unit(store: Store) -> dict[str, float]:
     """The median seconds a unit of each cost took in the finished runs."""
     found: dict[str, list[float]] = {}
     for run in store.runs():
@@ -116,8 +116,8 @@ def paces(store: Store) -> dict[str, float]:
     return {unit: median(values) for unit, values in found.items()}
 
 
-def _asked(spec: Spec) -> dict[str, object]:
-    return {"settings": settings(spec), "complete": complete_settings(spec)}
+def _asked(spec: RunSpec) -> dict[str, object]:
+    return {"settings": nondefault_settings(spec), "complete": all_settings(spec)}
 
 
 def _order(needs: Mapping[str, tuple[str, ...]]) -> list[str]:

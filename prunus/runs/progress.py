@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from prunus.nouns import Progress
+from prunus.types import Progress
 
 
 class RunsProgress:

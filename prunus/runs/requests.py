@@ -12,19 +12,19 @@ from typing import Any
 
 from prunus.errors import StoreError
 from prunus.runs.files import read_json, write_json
-from prunus.runs.settings import canonical
-from prunus.runs.settings import settings as settings_of
-from prunus.runs.spec import HEX, Spec, identity
+from prunus.runs.settings import canonical_json
+from prunus.runs.settings import nondefault_settings as settings_of
+from prunus.runs.spec import HEX, RunSpec, run_id
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedRun:
     """A run in an experiment."""
 
     label: Mapping[str, Any]
-    """What it is there: {"seed": 0, "arm": "reinitialised"}, say."""
+    """What it is there: {"seed": 0, "arm": "reinitialized"}, say."""
     id: str
     spec: Mapping[str, Any]
     """The settings that differ from their defaults."""
@@ -37,7 +37,7 @@ class Request:
     experiment: str
     size: str
     settings: Mapping[str, Any]
-    entries: tuple[Wanted, ...]
+    entries: tuple[RequestedRun, ...]
     number: int = 0
     """The larger, the later it was asked."""
 
@@ -51,7 +51,7 @@ def write_request(
     folder: Path,
     experiment: str,
     size: str,
-    entries: Sequence[tuple[Mapping[str, Any], Spec]],
+    entries: Sequence[tuple[Mapping[str, Any], RunSpec]],
     settings: Mapping[str, Any],
 ) -> Request:
     """Write the request of an experiment beside its earlier ones; the same again becomes the latest."""
@@ -60,7 +60,7 @@ def write_request(
             raise StoreError(
                 f"An experiment cannot be stored as {word!r}: use letters, digits, '.', '-', '_'."
             )
-    runs = tuple(Wanted(dict(label), identity(spec), settings_of(spec)) for label, spec in entries)
+    runs = tuple(RequestedRun(dict(label), run_id(spec), settings_of(spec)) for label, spec in entries)
     request = Request(experiment, size, dict(settings), runs)
     earlier = [one for one in read_requests(folder) if (one.experiment, one.size) == (experiment, size)]
     if earlier and _asked(earlier[-1]) == _asked(request):
@@ -73,7 +73,9 @@ def write_request(
 
 def _asked(request: Request) -> str:
     """What it is named by: all but when it was asked."""
-    return canonical({**asdict(request), "entries": [asdict(one) for one in request.entries], "number": 0})
+    return canonical_json(
+        {**asdict(request), "entries": [asdict(one) for one in request.entries], "number": 0}
+    )
 
 
 def read_requests(folder: Path) -> list[Request]:
@@ -85,7 +87,7 @@ def read_requests(folder: Path) -> list[Request]:
 def _request(path: Path) -> Request:
     found = read_json(path)
     try:
-        entries = tuple(Wanted(**entry) for entry in found["entries"])
+        entries = tuple(RequestedRun(**entry) for entry in found["entries"])
         return Request(found["experiment"], found["size"], found["settings"], entries, found.get("number", 0))
     except (KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: it is not the request of an experiment ({error}).") from error

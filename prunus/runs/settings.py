@@ -16,22 +16,22 @@ from typing import Any, cast, get_args, get_type_hints
 from prunus.errors import SpecError, StoreError
 
 
-def settings(spec: object) -> dict[str, Any]:
+def nondefault_settings(spec: object) -> dict[str, Any]:
     """The settings of `spec` that differ from its class's defaults, nested, as plain values.
 
     >>> from prunus.training.recipes import Recipe
-    >>> settings(Recipe(epochs=3, learning_rate=0.1, batch_size=60, momentum=0.0, source="a paper"))
+    >>> nondefault_settings(Recipe(epochs=3, learning_rate=0.1, batch_size=60, momentum=0.0, source="a paper"))
     {'epochs': 3, 'learning_rate': 0.1, 'batch_size': 60}
     """
     return _settings(spec, complete=False)
 
 
-def complete_settings(spec: object) -> dict[str, Any]:
+def all_settings(spec: object) -> dict[str, Any]:
     """Every setting of `spec`, those that equal their defaults included."""
     return _settings(spec, complete=True)
 
 
-def canonical(value: object) -> str:
+def canonical_json(value: object) -> str:
     """`value` as JSON in one spelling: keys sorted, no spaces, floats exact, 1.0 as 1."""
     return json.dumps(_spelled(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -59,30 +59,32 @@ def _hints(cls: Hashable) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted name.
 
-    >>> flat({"a": {"b": 1, "c": [2]}, "d": 3})
+    >>> flatten_settings({"a": {"b": 1, "c": [2]}, "d": 3})
     {'a.b': 1, 'a.c': [2], 'd': 3}
     """
     found: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten_settings(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found
 
 
-def check_same(where: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_settings_match(where: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raise StoreError unless the `settings` and `complete` settings stored at `where` are those asked for.
 
     A field that the class did not have when the run was stored is no difference; another default is.
     """
-    if canonical(stored["settings"]) != canonical(asked["settings"]):
+    if canonical_json(stored["settings"]) != canonical_json(asked["settings"]):
         raise StoreError(f"{where} holds the run of another spec than its name says; remove it.")
-    before, now = flat(stored["complete"]), flat(asked["complete"])
-    changed = [key for key in before if key in now and canonical(before[key]) != canonical(now[key])]
+    before, now = flatten_settings(stored["complete"]), flatten_settings(asked["complete"])
+    changed = [
+        key for key in before if key in now and canonical_json(before[key]) != canonical_json(now[key])
+    ]
     if changed:
         key = changed[0]
         raise StoreError(
@@ -102,7 +104,7 @@ def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
 
 def _is_default(cls: type, field: Field[Any], value: object) -> bool:
     default = _default(cls, field.name)
-    return default is not None and default == canonical(value)
+    return default is not None and default == canonical_json(value)
 
 
 @cache
@@ -115,7 +117,7 @@ def _default(cls: Hashable, name: str) -> str | None:
         default = field.default
     else:
         return None
-    return canonical(_plain(default, cast("type", cls), name, False))
+    return canonical_json(_plain(default, cast("type", cls), name, False))
 
 
 def _plain(value: object, cls: type, name: str, complete: bool) -> Any:

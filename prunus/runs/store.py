@@ -20,14 +20,14 @@ from typing import Any
 
 from prunus.errors import StoreError
 from prunus.files import sync_folder
+from prunus.runs.directory import FINISHED, RunFolder
 from prunus.runs.environment import environment
-from prunus.runs.files import storing
-from prunus.runs.folder import FINISHED, RunFolder
-from prunus.runs.ledger import Claim, Entry, Ledger
-from prunus.runs.listing import Run, receipt, status
+from prunus.runs.files import store_errors
+from prunus.runs.leases import Lease, LeaseRecord, LeaseTable
 from prunus.runs.requests import Request, read_requests, write_request
-from prunus.runs.settings import check_same, complete_settings
-from prunus.runs.spec import Spec, identity, settings
+from prunus.runs.run_info import RunInfo, status, summarize_invariants
+from prunus.runs.settings import all_settings, check_settings_match
+from prunus.runs.spec import RunSpec, nondefault_settings, run_id
 
 
 class Store:
@@ -39,10 +39,10 @@ class Store:
         self.experiments = self.path / "experiments"
         if not create and not self.finished.is_dir():
             raise StoreError(f"There is no store of runs at {self.path}.")
-        with storing(self.path):
+        with store_errors(self.path):
             for folder in (self.work, self.experiments, self.finished):
                 folder.mkdir(parents=True, exist_ok=True)
-        self.ledger = Ledger(self.path / "ledger.sqlite", self._survey)
+        self.ledger = LeaseTable(self.path / "ledger.sqlite", self._survey)
 
     def done(self, id: str) -> bool:
         """Whether the run is finished."""
@@ -62,12 +62,12 @@ class Store:
         """The folders of all finished runs, to read."""
         return [RunFolder(path, reading=True) for path in sorted(self.finished.iterdir()) if path.is_dir()]
 
-    def begin(self, spec: Spec, engine: str, device: str = "cpu") -> RunFolder | None:
+    def begin(self, spec: RunSpec, engine: str, device: str = "cpu") -> RunFolder | None:
         """Claim the run and open its folder, with what an earlier attempt left there.
 
         None where it is done, or another process is at it. Raises StoreError where the folder is of another spec.
         """
-        id = identity(spec)
+        id = run_id(spec)
         if self.done(id):
             return None
         claim = self._claim(id, spec.kind)
@@ -78,7 +78,7 @@ class Store:
             return None
         folder = RunFolder(self.work / id, claim)
         try:
-            with storing(folder.path):
+            with store_errors(folder.path):
                 folder.path.mkdir(exist_ok=True)
             folder.tidy()
             folder.write_claim(asdict(claim.entry))
@@ -93,7 +93,7 @@ class Store:
         """Write result.json and make the run final.
 
         `seconds` is the time that the run took; None: the time since it was begun, and that of earlier attempts.
-        Raises LostClaimError, and leaves everything as it is, where another took over.
+        Raises LeaseLostError, and leaves everything as it is, where another took over.
         """
         claim = self._claim_of(folder)
         place = self.finished / folder.id
@@ -101,7 +101,7 @@ class Store:
         def publish() -> None:
             result = {
                 "summary": dict(summary),
-                "receipt": receipt(folder.rows()),
+                "invariants": summarize_invariants(folder.rows()),
                 "seconds": round(claim.seconds() if seconds is None else seconds, 3),
                 "attempts": claim.entry.attempts,
                 "cost": folder.spec()["cost"],
@@ -109,7 +109,7 @@ class Store:
             folder.let_go()
             folder.tidy()
             folder.write_result(result)
-            with storing(place):
+            with store_errors(place):
                 sync_folder(folder.path)
                 folder.path.rename(place)
                 sync_folder(self.finished)
@@ -124,7 +124,7 @@ class Store:
         self._claim_of(folder).fail(text, folder.let_go)
         folder.claim = None
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[RunInfo]:
         """Every run that has a folder, finished or not, in the order of their identities."""
         entries = self.ledger.entries()
         folders = list(self._folders())
@@ -138,7 +138,7 @@ class Store:
                     warnings.warn(f"The run {folder.id} is left out: {error}", stacklevel=2)
         return [found[id] for id in sorted(found)]
 
-    def run(self, id: str) -> Run:
+    def run(self, id: str) -> RunInfo:
         """A run that has a folder, finished or not. Raises StoreError where its files cannot be read."""
         folder = self.look(id)
         return self._run(
@@ -176,7 +176,7 @@ class Store:
         self,
         experiment: str,
         size: str,
-        entries: list[tuple[dict[str, Any], Spec]],
+        entries: list[tuple[dict[str, Any], RunSpec]],
         settings: Mapping[str, Any],
     ) -> Request:
         """Note which runs an experiment asks for, each with its label there; what it asked for before stays."""
@@ -201,13 +201,13 @@ class Store:
         bins = [self.path / f"removed-{secrets.token_hex(4)}" for _ in found]
 
         def move() -> None:
-            with storing(self.path):
+            with store_errors(self.path):
                 for path, place in zip(found, bins, strict=True):
                     path.rename(place)
 
         if not self.ledger.forget(id, move):
             raise StoreError(f"The run {id} is under way; stop its process first.")
-        with storing(self.path):
+        with store_errors(self.path):
             for place in self.path.glob("removed-*"):
                 shutil.rmtree(place, ignore_errors=True)
 
@@ -238,7 +238,7 @@ class Store:
             that = "that" if sum(map(len, users.values())) == 1 else "those"
             raise StoreError(f"The run {id} {' and '.join(said)}; {ways} {that} first, or force it.")
 
-    def _claim(self, id: str, kind: str) -> Claim | None:
+    def _claim(self, id: str, kind: str) -> Lease | None:
         claim = self.ledger.claim(id, kind)
         if claim is None:
             entry = self.ledger.entries().get(id)
@@ -247,24 +247,24 @@ class Store:
                 claim = self.ledger.claim(id, kind)
         return claim
 
-    def _claim_of(self, folder: RunFolder) -> Claim:
-        if not isinstance(folder.claim, Claim):
+    def _claim_of(self, folder: RunFolder) -> Lease:
+        if not isinstance(folder.claim, Lease):
             raise StoreError(f"The run {folder.id} was not begun by this process, or is finished already.")
         return folder.claim
 
-    def _sign(self, folder: RunFolder, spec: Spec) -> None:
+    def _sign(self, folder: RunFolder, spec: RunSpec) -> None:
         """Write spec.json, or check that the one there is the same."""
         unit, number = spec.cost()
         mine = {
             "id": folder.id,
             "kind": spec.kind,
-            "settings": settings(spec),
-            "complete": complete_settings(spec),
-            "needs": [identity(need) for need in spec.needs()],
+            "settings": nondefault_settings(spec),
+            "complete": all_settings(spec),
+            "needs": [run_id(need) for need in spec.needs()],
             "cost": {"unit": unit, "number": number},
         }
         if folder.has_spec():
-            check_same(folder.path, folder.spec(), mine)
+            check_settings_match(folder.path, folder.spec(), mine)
         else:
             folder.write_spec(mine)
 
@@ -274,17 +274,17 @@ class Store:
                 yield RunFolder(path, reading=True)
         yield from self.folders()
 
-    def _run(self, folder: RunFolder, entry: Entry | None, asked: list[str]) -> Run:
+    def _run(self, folder: RunFolder, entry: LeaseRecord | None, asked: list[str]) -> RunInfo:
         finished = folder.path.parent == self.finished
         spec = folder.spec() if folder.has_spec() or finished else {}
         result, cost = folder.result(), spec.get("cost")
-        return Run(
+        return RunInfo(
             id=folder.id,
             kind=spec.get("kind", folder.id.rpartition("-")[0]),
             experiments=tuple(asked),
             spec=spec.get("settings", {}),
             status=status(finished, entry),
-            receipt=result.get("receipt") if finished else receipt(folder.rows()),
+            invariants=result.get("invariants") if finished else summarize_invariants(folder.rows()),
             summary=result.get("summary", {}),
             seconds=result.get("seconds") if finished else (entry.worked if entry else None),
             attempts=result.get("attempts", entry.attempts if entry else 0),
@@ -293,10 +293,10 @@ class Store:
             error=entry.error if entry and entry.state == "failed" else None,
         )
 
-    def _survey(self) -> Iterator[Entry]:
+    def _survey(self) -> Iterator[LeaseRecord]:
         """What the folders know of the ledger: what is done, and what was claimed last and not let go of."""
         for folder in self._folders():
             if self.done(folder.id):
-                yield Entry(folder.id, folder.id.rpartition("-")[0], "done")
+                yield LeaseRecord(folder.id, folder.id.rpartition("-")[0], "done")
             elif claimed := folder.claimed():
-                yield Entry(**{**claimed, "heartbeat": time.time()})
+                yield LeaseRecord(**{**claimed, "heartbeat": time.time()})

@@ -13,29 +13,29 @@ import torch
 from torch import nn
 
 from prunus.errors import SpecError
-from prunus.nouns import Masks, Params
 from prunus.pruning.masks import apply_masks
-from prunus.seeds import derive
-from prunus.tickets.dense import Dense, StepReport, curve_rows, state_on, training_name
-from prunus.tickets.procedure import mask_name
-from prunus.tickets.shelf import Shelf
-from prunus.tickets.ticket import Ticket
-from prunus.training import Masked, evaluate
-from prunus.training.state import State
+from prunus.seeds import derive_seed
+from prunus.tickets.artifacts import RunArtifacts
+from prunus.tickets.baseline import BaselineSpec, StepReport, checkpoint_name, curve_rows, load_saved_state
+from prunus.tickets.procedure import mask_key
+from prunus.tickets.ticket import TicketSpec
+from prunus.training import Masks, evaluate
+from prunus.training.state import TrainingState
+from prunus.types import MaskDict, Params
 
 COPIES = (1, 2)
 
 
 @dataclass(frozen=True)
-class Instability:
+class InstabilitySpec:
     """Two trainings from one state of the dense training, and the errors on the line between their ends."""
 
     kind: ClassVar[str] = "instability"
 
-    dense: Dense = field(default_factory=Dense)
+    dense: BaselineSpec = field(default_factory=BaselineSpec)
     step: int = 0
     """The state both copies start from; one of `dense.states`, or 0."""
-    ticket: Ticket | None = None
+    ticket: TicketSpec | None = None
     """Under the masks of a level of this ticket; None: the dense network."""
     level: int = 0
     points: int = 30
@@ -46,7 +46,7 @@ class Instability:
         """Where it computes."""
         return self.dense.device
 
-    def needs(self) -> tuple[Dense | Ticket, ...]:
+    def needs(self) -> tuple[BaselineSpec | TicketSpec, ...]:
         """The dense training, and the ticket whose masks are taken."""
         return (self.dense,) if self.ticket is None else (self.dense, self.ticket)
 
@@ -61,28 +61,28 @@ class Instability:
         return self.dense.pace()
 
     def run(
-        self, shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
     ) -> dict[str, Any]:
         """Train both copies, then walk the line."""
         self._check()
-        state = state_on(needed[0], f"state-{self.step}")
-        masks = needed[1].get_masks(mask_name(self.level)) if self.ticket is not None else None
+        state = load_saved_state(needed[0], f"state-{self.step}")
+        masks = needed[1].get_masks(mask_key(self.level)) if self.ticket is not None else None
         for copy in COPIES:
             if not shelf.has(f"copy-{copy}"):
                 model = self.dense.network()
-                start = State(state.step, _masked(state.model, masks), state.optimiser)
+                start = TrainingState(state.step, _masked(state.model, masks), state.optimizer)
                 watch = self.dense.train(
                     model,
                     shelf,
                     copy,
-                    constraint=Masked(model, masks) if masks is not None else None,
+                    constraint=Masks(model, masks) if masks is not None else None,
                     start=start,
-                    seed=derive(self._order, copy),
+                    seed=derive_seed(self._order, copy),
                     report_steps=report_steps,
                 )
                 shelf.append_curve(curve_rows(copy, watch))
                 shelf.put(f"copy-{copy}", model.state_dict())
-                shelf.drop(training_name(copy))
+                shelf.drop(checkpoint_name(copy))
         rows = self._line(shelf.get("copy-1"), shelf.get("copy-2"))
         ends = (rows[0]["test_error"] + rows[-1]["test_error"]) / 2
         barrier = max(row["test_error"] for row in rows) - ends
@@ -92,7 +92,7 @@ class Instability:
 
     @property
     def _order(self) -> int:
-        return derive(self.dense.replicate, "instability")
+        return derive_seed(self.dense.replicate, "instability")
 
     def _line(self, first: Params, second: Params) -> list[dict[str, Any]]:
         """The errors at every α, in percent."""
@@ -118,5 +118,5 @@ class Instability:
             raise SpecError(f"Level {self.level} was asked of a ticket whose levels are others.")
 
 
-def _masked(model: Params, masks: Masks | None) -> Params:
+def _masked(model: Params, masks: MaskDict | None) -> Params:
     return model if masks is None else apply_masks(model, masks)

@@ -5,7 +5,7 @@ nested masks        nothing pruned comes back, where the masks of a level are ma
 kept weights        what the mask-1 action claims, bit for bit
 pruned weights      what the mask-0 action claims, and that they stood so at every evaluation, where they are held
 the rest            biases, BatchNorm and its buffers start as at the rewind point, or as the last training left them
-the optimiser       remembers what it did at the rewind step, or nothing
+the optimizer       remembers what it did at the rewind step, or nothing
 """
 
 import warnings
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prunus.errors import ReceiptWarning
-from prunus.nouns import Masks, Params
+from prunus.errors import InvariantWarning
 from prunus.pruning.masks import are_nested
-from prunus.tickets.past import KeptAction, Past, PrunedAction
-from prunus.tickets.watch import Watch, same
-from prunus.training.state import State
+from prunus.tickets.actions import Mask0Action, Mask1Action, WeightHistory
+from prunus.tickets.monitor import TrainingMonitor, tensors_equal
+from prunus.training.state import TrainingState
+from prunus.types import MaskDict, Params
 
 
 @dataclass(frozen=True)
-class Receipt:
+class InvariantReport:
     """Every check by its sentence, and at how many evaluations the pruned weights were looked at."""
 
     checks: Mapping[str, bool]
@@ -44,18 +44,18 @@ class Receipt:
         return {"passed": self.passed, "checks": dict(self.checks), "evaluations": self.evaluations}
 
 
-def receipt(
-    past: Past,
-    masks: Masks,
-    before: Masks | None,
+def make_invariant_report(
+    past: WeightHistory,
+    masks: MaskDict,
+    before: MaskDict | None,
     counts: Mapping[str, int],
     kept: Params,
-    rewind: State,
+    rewind: TrainingState,
     last: Params,
-    watch: Watch,
-    mask1: KeptAction,
-    mask0: PrunedAction,
-) -> Receipt:
+    watch: TrainingMonitor,
+    mask1: Mask1Action,
+    mask0: Mask0Action,
+) -> InvariantReport:
     """Check a round.
 
     Args:
@@ -68,7 +68,7 @@ def receipt(
         last: the whole model as the last training left it.
         watch: what was seen of the training; its `start` is what it really started from.
 
-    Warns with ReceiptWarning, naming what does not hold.
+    Warns with InvariantWarning, naming what does not hold.
     """
     began = watch.start
     checks = {
@@ -78,7 +78,7 @@ def receipt(
     if before is not None:
         checks["the masks are nested"] = are_nested(masks, before)
     if mask0.frozen:
-        held = watch.broken is not None and watch.violations == 0
+        held = watch.count_violations is not None and watch.violations == 0
         checks["pruned weights are what the action says at every evaluation"] = held
     if began is not None:
         start: Params = {name: began.model[name] for name in masks}
@@ -89,25 +89,27 @@ def receipt(
             f"mask-0: {sentence}": holds for sentence, holds in mask0.claims(past, masks, kept, start).items()
         }
         rewound = mask1.rest == "rewound"
-        rest, remembered = (rewind.model, rewind.optimiser) if rewound else (last, {})
+        rest, remembered = (rewind.model, rewind.optimizer) if rewound else (last, {})
         checks |= {
-            f"biases and buffers are {'rewound' if rewound else 'kept'}": same(
+            f"biases and buffers are {'rewound' if rewound else 'kept'}": tensors_equal(
                 _rest(began.model, masks), _rest(rest, masks)
             ),
-            f"the optimiser is {'rewound' if rewound else 'fresh'}": same(began.optimiser, remembered),
+            f"the optimizer is {'rewound' if rewound else 'fresh'}": tensors_equal(
+                began.optimizer, remembered
+            ),
             "training starts at the rewind step": began.step == rewind.step,
         }
-    result = Receipt(checks, len(watch.curve) if mask0.frozen else 0)
+    result = InvariantReport(checks, len(watch.curve) if mask0.frozen else 0)
     if not result.passed:
-        warnings.warn(f"The receipt fails: {'; '.join(result.failed)}.", ReceiptWarning, stacklevel=2)
+        warnings.warn(f"The receipt fails: {'; '.join(result.failed)}.", InvariantWarning, stacklevel=2)
     return result
 
 
-def count_kept(masks: Masks, counts: Mapping[str, int]) -> dict[str, int]:
+def count_kept(masks: MaskDict, counts: Mapping[str, int]) -> dict[str, int]:
     """How many weights `masks` keep, a layer or, where `counts` has one entry "all", together."""
     kept = {name: int(mask.sum()) for name, mask in masks.items()}
     return {"all": sum(kept.values())} if set(counts) == {"all"} else kept
 
 
-def _rest(model: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+def _rest(model: Mapping[str, Tensor], masks: MaskDict) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.items() if name not in masks}

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from prunus.errors import SpecError
-from prunus.tickets.dense import Dense, StepReport
-from prunus.tickets.procedure import check_reach, joints, run_ticket
-from prunus.tickets.shelf import Shelf
-from prunus.tickets.supermask.spec import Supermask
+from prunus.tickets.artifacts import RunArtifacts
+from prunus.tickets.baseline import BaselineSpec, StepReport
+from prunus.tickets.procedure import check_feasible, resolve_components, run_ticket
+from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 
 REWINDING = ("rewind", "finetune", "rewind_learning_rate")
 """The mask-1 actions whose values may be those of another step than 0."""
 
 
 @dataclass(frozen=True)
-class Rates:
+class PruningRates:
     """The share of what is left that a round prunes, a kind of layer; global scope: `linear` of everything."""
 
     linear: float = 0.2
@@ -29,15 +29,15 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Ticket:
+class TicketSpec:
     """A dense training pruned and trained again: one replicate, every level of it."""
 
     kind: ClassVar[str] = "ticket"
 
-    dense: Dense = field(default_factory=Dense)
+    dense: BaselineSpec = field(default_factory=BaselineSpec)
     criterion: str = "large_final"
     scope: str = "layer"
-    rates: Rates = field(default_factory=Rates)
+    rates: PruningRates = field(default_factory=PruningRates)
     rounds: int = 24
     """Level r prunes r times; its density is (1 - rate)^r."""
     schedule: str = "iterative"
@@ -47,29 +47,29 @@ class Ticket:
     mask1: str = "rewind"
     mask0: str = "zero"
     rewind_step: int = 0
-    masks_of: "Ticket | Supermask | None" = None
+    masks_from: "TicketSpec | LearnedSupermaskSpec | None" = None
     """Take the masks of this other ticket instead of a criterion's (the control of Frankle & Carbin), or a
     learned one."""
-    as_dense_as: Supermask | None = None
+    densities_from: LearnedSupermaskSpec | None = None
     """Keep as many weights of each layer as this learned mask does, at one level, in place of what `rates` say."""
-    probe_size: int = 100
+    num_scoring_examples: int = 100
     """Training examples that gradient criteria look at."""
     draw: int = 0
-    """Which draw, where an action draws at random: the same ticket reinitialised again."""
+    """Which draw, where an action draws at random: the same ticket reinitialized again."""
 
     def __post_init__(self) -> None:
         levels = tuple(sorted(set(self.levels)))
         everything = tuple(range(1, self.rounds + 1))
         object.__setattr__(self, "levels", () if levels == everything else levels)
 
-    def needs(self) -> tuple["Dense | Ticket | Supermask", ...]:
+    def needs(self) -> tuple["BaselineSpec | TicketSpec | LearnedSupermaskSpec", ...]:
         """The dense training, and the ticket or the learned mask that is looked at."""
-        return (self.dense, *(one for one in (self.masks_of, self.as_dense_as) if one is not None))
+        return (self.dense, *(one for one in (self.masks_from, self.densities_from) if one is not None))
 
     @property
-    def learned(self) -> Supermask | None:
+    def learned(self) -> LearnedSupermaskSpec | None:
         """The supermask whose masks are taken."""
-        return self.masks_of if isinstance(self.masks_of, Supermask) else None
+        return self.masks_from if isinstance(self.masks_from, LearnedSupermaskSpec) else None
 
     @property
     def device(self) -> str:
@@ -77,14 +77,14 @@ class Ticket:
         return self.dense.device
 
     @property
-    def source(self) -> "Ticket | None":
+    def source(self) -> "TicketSpec | None":
         """The ticket whose criterion, rates and scope made the masks; None: they were learned."""
-        return self if self.masks_of is None else self.masks_of.source
+        return self if self.masks_from is None else self.masks_from.source
 
     @property
     def chained(self) -> bool:
         """Whether a level starts from what the level before it ended at."""
-        return self.schedule == "iterative" and self.masks_of is None
+        return self.schedule == "iterative" and self.masks_from is None
 
     def cost(self) -> tuple[str, float]:
         """Training steps over all levels."""
@@ -100,7 +100,7 @@ class Ticket:
 
         Raises UnknownNameError where they name what there is not, DensityError where the scope cannot give a level's.
         """
-        joints(self)
+        resolve_components(self)
         for name, rate in vars(self.rates).items():
             if not 0 <= rate < 1:
                 raise SpecError(f"rates.{name} is {rate}; a round prunes a share of at least 0 and below 1.")
@@ -111,7 +111,7 @@ class Ticket:
             )
         if self.levels and self.chained:
             raise SpecError(
-                "An iterative ticket passes through every level; `levels` is for one_shot or masks_of."
+                "An iterative ticket passes through every level; `levels` is for one_shot or masks_from."
             )
         wrong = [level for level in self.levels if level not in everything]
         if wrong or self.rounds < 1:
@@ -130,33 +130,35 @@ class Ticket:
             )
         self._check_learned()
         mine = self.levels or everything
-        if self.masks_of is not None and not set(mine) <= set(self.masks_of.trained_levels()):
+        if self.masks_from is not None and not set(mine) <= set(self.masks_from.trained_levels()):
             raise SpecError(
                 f"Levels {mine} were asked, but the ticket whose masks are taken has other levels."
             )
-        check_reach(self, mine)
+        check_feasible(self, mine)
         return mine
 
     def _check_learned(self) -> None:
         if self.mask1 == "supermask" and self.learned is None:
             raise SpecError(
-                "Kept weights were to start from a supermask's; `masks_of` must name the supermask."
+                "Kept weights were to start from a supermask's; `masks_from` must name the supermask."
             )
         looks_back = self.mask1.removesuffix("_rescaled") in REWINDING or self.mask1.startswith("signed")
         if self.learned is not None and looks_back and self.learned.foreign:
             raise SpecError(
-                f"{self.mask1} starts from the initialisation of the dense network, but the {self.learned.mask.kind} "
+                f"{self.mask1} starts from the initialization of the dense network, but the {self.learned.mask.kind} "
                 f"mask was learned over weights of other signs, {self.learned.weights}; mask1='supermask' starts from "
                 "those."
             )
-        if self.as_dense_as is not None and (self.rounds != 1 or self.masks_of or self.scope == "global"):
+        if self.densities_from is not None and (
+            self.rounds != 1 or self.masks_from or self.scope == "global"
+        ):
             raise SpecError(
                 "A ticket as dense as a learned mask has one round, a criterion of its own, and a density a layer: "
-                f"rounds is {self.rounds}, masks_of {'a mask' if self.masks_of else 'none'}, scope {self.scope!r}."
+                f"rounds is {self.rounds}, masks_from {'a mask' if self.masks_from else 'none'}, scope {self.scope!r}."
             )
 
     def run(
-        self, shelf: Shelf, needed: Sequence[Shelf], report_steps: StepReport | None = None
+        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
     ) -> dict[str, Any]:
         """Train level after level; a level that is written down is not trained again."""
         return run_ticket(self, shelf, needed, report_steps)

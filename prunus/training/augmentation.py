@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prunus.errors import DataError
-from prunus.seeds import generator
+from prunus.seeds import make_generator
 
 SHIFT, PAD = 2, 4
 """Pixels: how far `shift` moves a picture, and how wide a border `flip_crop` crops from."""
@@ -19,7 +19,7 @@ SHIFT, PAD = 2, 4
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def none(pictures: Tensor, draw: torch.Generator) -> Tensor:
+def no_augmentation(pictures: Tensor, draw: torch.Generator) -> Tensor:
     """The pictures as they are."""
     return pictures
 
@@ -38,17 +38,17 @@ def flip_crop(pictures: Tensor, draw: torch.Generator) -> Tensor:
     return _crop(F.pad(flipped, (PAD,) * 4), pictures.shape, draw)
 
 
-AUGMENTATIONS: dict[str, Augment] = {"none": none, "shift": shift, "flip_crop": flip_crop}
+AUGMENTATIONS: dict[str, Augment] = {"none": no_augmentation, "shift": shift, "flip_crop": flip_crop}
 
 
-def augmented(augment: Augment, pictures: Tensor, seed: int, epoch: int, place: int) -> Tensor:
+def augment_batch(augment: Augment, pictures: Tensor, seed: int, epoch: int, place: int) -> Tensor:
     """A batch after `augment`, with the draws of its place in the epoch."""
-    return pictures if augment is none else augment(pictures, stream(seed, epoch, place))
+    return pictures if augment is no_augmentation else augment(pictures, stream(seed, epoch, place))
 
 
 def stream(seed: int, epoch: int, place: int) -> torch.Generator:
     """What a batch draws from."""
-    return generator(seed, "augmentation", epoch, place)
+    return make_generator(seed, "augmentation", epoch, place)
 
 
 def _crop(wide: Tensor, shape: torch.Size, draw: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """The state of a training run between two epochs, as one safetensors file, and whose run it is.
 
-Tensors: `model/NAME`, `optimiser/NAME/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `observer/NAME`, `random`,
+Tensors: `model/NAME`, `optimizer/NAME/KEY`, `constraint/NAME` (masks as bits), `best/NAME`, `observer/NAME`, `random`,
 and `identity/NAME`. Metadata: `prunus`, one JSON object with the steps behind, the epochs so far, what the observer
 wrote down and the identity of the run; and `digest`, of that object and of all tensors.
 
@@ -24,15 +24,21 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
 from prunus.files import create_folder, write_atomic
-from prunus.nouns import Dataset, Split
 from prunus.training.checks import forward, unchanged
-from prunus.training.constraints import Constraint, Masked
-from prunus.training.evaluate import Epoch
-from prunus.training.modes import evaluating
-from prunus.training.state import Observer, flat, optimiser_state, under, unflat
+from prunus.training.constraints import Constraint, Masks
+from prunus.training.evaluate import EpochMetrics
+from prunus.training.modes import eval_mode
+from prunus.training.state import (
+    Observer,
+    optimizer_state,
+    state_from_tensors,
+    state_to_tensors,
+    strip_prefix,
+)
+from prunus.types import Dataset, Split
 
 if TYPE_CHECKING:
-    from prunus.training.loop import Training
+    from prunus.training.loop import Trainer
 
 RESPONSE_EXAMPLES = 8
 """Examples for which the response of a model in training is compared, where a batch has as many."""
@@ -50,7 +56,7 @@ class Identity:
     """Of the initial model to some training examples, which tell functions apart that have the same structure."""
 
 
-def identity_of(run: "Training", data: Dataset, seed: int) -> Identity:
+def identity_of(run: "Trainer", data: Dataset, seed: int) -> Identity:
     """The identity of a run whose model, optimizer and constraint are as they were given."""
     recipe = {
         f.name: getattr(run.recipe, f.name) for f in fields(run.recipe) if f.metadata.get("identity", True)
@@ -63,7 +69,7 @@ def identity_of(run: "Training", data: Dataset, seed: int) -> Identity:
         "validation data": _digest_of_split(data.validation),
         "model": _digest_of_structure(run.model),
         "initial weights": digest(run.model.state_dict()),
-        "initial optimizer state": digest(optimiser_state(run.optimiser, run.trainables)),
+        "initial optimizer state": digest(optimizer_state(run.optimizer, run.trainable_tensors)),
         "constraint": _digest_of_constraint(run.constraint),
     }
     responses = {"evaluation": _outputs(run.model, data.train.inputs[:2])}
@@ -83,12 +89,12 @@ def check_writable(path: Path) -> None:
         )
 
 
-def save(path: Path, run: "Training", identity: Identity, observer: Observer | None = None) -> None:
+def save(path: Path, run: "Trainer", identity: Identity, observer: Observer | None = None) -> None:
     """Write the state of `run`; a reader never sees half of it."""
-    seen, said = observer.state() if observer is not None else ({}, None)
+    seen, said = observer.state_dict() if observer is not None else ({}, None)
     tensors = {
-        **flat(run.capture()),
-        **_under("constraint", run.constraint.state()),
+        **state_to_tensors(run.capture()),
+        **_under("constraint", run.constraint.state_dict()),
         **_under("best", run.best),
         **_under("observer", seen),
         **_under("identity", identity.responses),
@@ -121,7 +127,7 @@ def read(path: Path, identity: Identity, observer: Observer | None = None) -> Ch
     """The checkpoint at `path`. Raises CheckpointError where it is damaged, or not of the run of this identity."""
     tensors, metadata = _read(path)
     differences = _differences(metadata["identity"], identity.values)
-    theirs, empty = under("identity/", tensors), torch.empty(0)
+    theirs, empty = strip_prefix("identity/", tensors), torch.empty(0)
     if not differences and not all(
         _are_close(theirs.get(name, empty), mine) for name, mine in identity.responses.items()
     ):
@@ -136,15 +142,15 @@ def read(path: Path, identity: Identity, observer: Observer | None = None) -> Ch
     return Checkpoint(tensors, metadata)
 
 
-def restore(checkpoint: Checkpoint, run: "Training", observer: Observer | None = None) -> None:
+def restore(checkpoint: Checkpoint, run: "Trainer", observer: Observer | None = None) -> None:
     """Put a checkpoint into the run it is of, into its observer, and into torch's random stream."""
     tensors, metadata = checkpoint.tensors, checkpoint.metadata
-    run.constraint.restore(under("constraint/", tensors))
-    run.put(unflat(metadata["step"], tensors))
-    run.best = under("best/", tensors)
-    run.epochs = [Epoch(**epoch) for epoch in metadata["epochs"]]
+    run.constraint.load_state_dict(strip_prefix("constraint/", tensors))
+    run.put(state_from_tensors(metadata["step"], tensors))
+    run.best = strip_prefix("best/", tensors)
+    run.epochs = [EpochMetrics(**epoch) for epoch in metadata["epochs"]]
     if observer is not None:
-        observer.restore(under("observer/", tensors), metadata["observer"])
+        observer.load_state_dict(strip_prefix("observer/", tensors), metadata["observer"])
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -193,9 +199,9 @@ def _digest_of_split(split: Split) -> str:
 
 def _digest_of_constraint(constraint: Constraint) -> str:
     """Of its kind, its state before the first step, and the values of pruned weights."""
-    values = constraint.values if isinstance(constraint, Masked) else []
+    values = constraint.values if isinstance(constraint, Masks) else []
     pruned = {f"values/{place}": value for place, value in enumerate(values)}
-    return digest({**_under("state", constraint.state()), **pruned}, type(constraint).__name__)
+    return digest({**_under("state", constraint.state_dict()), **pruned}, type(constraint).__name__)
 
 
 def _digest_of_structure(model: nn.Module) -> str:
@@ -211,7 +217,7 @@ def _digest_of_structure(model: nn.Module) -> str:
 
 def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
     """[B, C] in evaluation mode, in float32."""
-    with unchanged(model), torch.no_grad(), evaluating(model):
+    with unchanged(model), torch.no_grad(), eval_mode(model):
         outputs = forward(model, inputs)
     assert isinstance(outputs, Tensor)  # checked before the training
     return outputs.detach().float().cpu()

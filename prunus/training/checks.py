@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from prunus.data.batches import order
-from prunus.data.check import count_not_finite, unusual_storage
-from prunus.errors import ModelError, NotFiniteError, PrunusError
-from prunus.nouns import Dataset, Split
-from prunus.tables import look_up
-from prunus.training.augmentation import AUGMENTATIONS, augmented
-from prunus.training.modes import evaluating, restored_modes, start_training
+from prunus.data.batches import batch_indices
+from prunus.data.validation import count_not_finite, unusual_storage
+from prunus.errors import ModelError, NonFiniteError, PrunusError
+from prunus.registry import lookup
+from prunus.training.augmentation import AUGMENTATIONS, augment_batch
+from prunus.training.modes import eval_mode, restored_modes, start_training
 from prunus.training.recipes import Recipe
+from prunus.types import Dataset, Split
 
 
 def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
@@ -24,7 +24,7 @@ def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
     """
     check_initialized(model)
     _check_device(model, split.inputs.device)
-    with unchanged(model), torch.no_grad(), evaluating(model):
+    with unchanged(model), torch.no_grad(), eval_mode(model):
         inputs = split.inputs[:2]
         check_logits(model, forward(model, inputs), len(inputs), num_classes)
 
@@ -32,7 +32,7 @@ def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
 def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
     """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is left as it is.
 
-    Beside what `check_model` checks: there is a parameter to train, parameters are real and finite (NotFiniteError),
+    Beside what `check_model` checks: there is a parameter to train, parameters are real and finite (NonFiniteError),
     and the forward pass in training mode takes batches of every size that occurs and returns logits that depend on the
     parameters.
     """
@@ -50,10 +50,10 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
             )
         bad = count_not_finite(parameter.detach())
         if bad:
-            raise NotFiniteError(
+            raise NonFiniteError(
                 f"Expected finite parameters, but {bad} of {parameter.numel()} entries of {name!r} are NaN or infinite."
             )
-    check_model(model, data.train, len(data.classes))
+    check_model(model, data.train, len(data.class_names))
     with unchanged(model), torch.enable_grad(), restored_modes(model):
         start_training(model)
         sizes = _batch_sizes(recipe, data.train) if recipe.epochs else set()
@@ -158,13 +158,13 @@ def forward(model: nn.Module, inputs: Tensor) -> object:
 
 def _batch_sizes(recipe: Recipe, split: Split) -> set[int]:
     """The sizes of the batches of an epoch."""
-    return {len(batch) for batch in order(len(split), recipe.batch_size, seed=0, epoch=0)}
+    return {len(batch) for batch in batch_indices(len(split), recipe.batch_size, seed=0, epoch=0)}
 
 
 def _train_forward(model: nn.Module, data: Dataset, recipe: Recipe, n: int) -> Tensor:
-    augment: Callable[..., Tensor] = look_up("augmentation", AUGMENTATIONS, recipe.augmentation)
-    logits = forward(model, augmented(augment, data.train.inputs[:n], 0, 0, 0))
-    return check_logits(model, logits, n, len(data.classes))
+    augment: Callable[..., Tensor] = lookup("augmentation", AUGMENTATIONS, recipe.augmentation)
+    logits = forward(model, augment_batch(augment, data.train.inputs[:n], 0, 0, 0))
+    return check_logits(model, logits, n, len(data.class_names))
 
 
 def _check_device(model: nn.Module, device: torch.device) -> None:

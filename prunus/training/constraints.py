@@ -1,9 +1,9 @@
 """What must hold of the weights after every step: nothing, or a mask. (A third, shared values, is in
-`prunus.compression.sharing.finetune`.)
+`prunus.compression.quantization.finetuning`.)
 
-A constraint says which tensors the optimiser steps (`trainables`), may change their gradients before the step
-(`before_step`) and makes itself true after it (`hold`). The loop knows nothing more of it, so that no
-optimiser, whatever its momentum or weight decay, can revive a pruned weight.
+A constraint says which tensors the optimizer steps (`trainable_tensors`), may change their gradients before the step
+(`before_optimizer_step`) and makes itself true after it (`hold`). The loop knows nothing more of it, so that no
+optimizer, whatever its momentum or weight decay, can revive a pruned weight.
 """
 
 import math
@@ -15,29 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError
-from prunus.nouns import Masks, Params
 from prunus.training.checks import check_initialized
+from prunus.types import MaskDict, Params
 
 
 class Constraint(Protocol):
     """What the training loop asks of a constraint."""
 
-    def trainables(self) -> dict[str, Tensor]:
-        """The tensors the optimiser steps, by name."""
+    def trainable_tensors(self) -> dict[str, Tensor]:
+        """The tensors the optimizer steps, by name."""
 
-    def before_step(self) -> None:
-        """Called when gradients are there, before the optimiser's step."""
+    def before_optimizer_step(self) -> None:
+        """Called when gradients are there, before the optimizer's step."""
 
-    def hold(self) -> None:
+    def apply(self) -> None:
         """Make the constraint true; called before training, and after every step."""
 
-    def finish(self) -> None:
+    def finalize(self) -> None:
         """Called once, after the last step."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold beside the model and the optimiser."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside the model and the optimizer."""
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take `state` back; raises CheckpointError where it is another constraint's."""
 
 
@@ -46,7 +46,7 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def all_trainables(model: nn.Module, constraint: Constraint) -> dict[str, Tensor]:
+def all_trainable_tensors(model: nn.Module, constraint: Constraint) -> dict[str, Tensor]:
     """What the optimizer steps when `model` is trained under `constraint`, by name.
 
     These are the tensors of the constraint, and where the constraint is of a submodule, every other parameter of
@@ -54,7 +54,7 @@ def all_trainables(model: nn.Module, constraint: Constraint) -> dict[str, Tensor
     """
     part = getattr(constraint, "model", model)
     if part is model:
-        return constraint.trainables()
+        return constraint.trainable_tensors()
     prefix = next((name for name, module in model.named_modules() if module is part), None)
     if prefix is None:
         raise ModelError(
@@ -64,33 +64,33 @@ def all_trainables(model: nn.Module, constraint: Constraint) -> dict[str, Tensor
         )
     covered = {id(p) for p in part.parameters()}
     rest = {name: p for name, p in trainable(model).items() if id(p) not in covered}
-    return {**rest, **{f"{prefix}.{name}": tensor for name, tensor in constraint.trainables().items()}}
+    return {**rest, **{f"{prefix}.{name}": tensor for name, tensor in constraint.trainable_tensors().items()}}
 
 
-class Free:
+class NoConstraint:
     """No constraint."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def trainables(self) -> dict[str, Tensor]:
+    def trainable_tensors(self) -> dict[str, Tensor]:
         """Every parameter."""
         return trainable(self.model)
 
-    def before_step(self) -> None:
+    def before_optimizer_step(self) -> None:
         """Nothing."""
 
-    def hold(self) -> None:
+    def apply(self) -> None:
         """Nothing."""
 
-    def finish(self) -> None:
+    def finalize(self) -> None:
         """Nothing."""
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Nothing."""
         return {}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Nothing to take back; a masked run's checkpoint is refused."""
         if state:
             raise CheckpointError(
@@ -98,14 +98,14 @@ class Free:
             )
 
 
-class Masked:
+class Masks:
     """Pruned weights are zero after every step, or the value of theirs in `values`; their gradients are zero before it.
 
     Parameters of the model, or of a larger one of which it is a part, that have no mask train as usual. A float product
     in place costs a few percent of a step on CPU; a boolean fill would cost fourteen times as much.
     """
 
-    def __init__(self, model: nn.Module, masks: Masks, values: Params | None = None) -> None:
+    def __init__(self, model: nn.Module, masks: MaskDict, values: Params | None = None) -> None:
         self.model = model
         check_initialized(model)
         parameters = dict(model.named_parameters())
@@ -130,11 +130,11 @@ class Masked:
                 for n, w in zip(self.names, self.weights, strict=True)
             ]
 
-    def trainables(self) -> dict[str, Tensor]:
+    def trainable_tensors(self) -> dict[str, Tensor]:
         """Every parameter."""
         return trainable(self.model)
 
-    def before_step(self) -> None:
+    def before_optimizer_step(self) -> None:
         """Set the gradients of pruned weights to zero, so that a norm of the gradients counts the kept ones alone."""
         pairs = [
             (p.grad, f) for p, f in zip(self.parameters, self.factors, strict=True) if p.grad is not None
@@ -143,13 +143,13 @@ class Masked:
             gradients, factors = zip(*pairs, strict=True)
             torch._foreach_mul_(gradients, factors)
 
-    def hold(self) -> None:
+    def apply(self) -> None:
         """Multiply each weight by its mask, and put pruned weights at their values."""
         torch._foreach_mul_(self.weights, self.factors)
         if self.values:
             torch._foreach_add_(self.weights, self.values)
 
-    def broken(self) -> int:
+    def verify(self) -> int:
         """How many pruned weights are not what they should be."""
         held = self.values or [torch.zeros(()).to(w) for w in self.weights]
         return sum(
@@ -157,33 +157,33 @@ class Masked:
             for w, f, v in zip(self.weights, self.factors, held, strict=True)
         )
 
-    def finish(self) -> None:
+    def finalize(self) -> None:
         """Make every -0.0, which a product with zero leaves of a negative weight, +0.0: a hole in a file."""
         torch._foreach_add_(self.weights, 0.0)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The masks, one bit a weight."""
-        return {name: pack(factor) for name, factor in zip(self.names, self.factors, strict=True)}
+        return {name: pack_mask(factor) for name, factor in zip(self.names, self.factors, strict=True)}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Check that the checkpoint was made under the same masks."""
-        mine = self.state()
+        mine = self.state_dict()
         if mine.keys() != state.keys() or not all(torch.equal(mine[name], state[name]) for name in mine):
             raise CheckpointError("The checkpoint was made under other masks than this run's.")
 
 
-def pack(mask: Tensor) -> Tensor:
+def pack_mask(mask: Tensor) -> Tensor:
     """One bit a weight: uint8 of ceil(n / 8) entries, the first weight in the highest bit."""
     return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1) != 0))
 
 
-def unpack(bits: Tensor, shape: Sequence[int]) -> Tensor:
+def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
     """The boolean mask of `shape` that `pack` made `bits` of."""
     count = math.prod(shape)
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)).reshape(*shape)
 
 
-def check_masks(parameters: Mapping[str, Tensor], masks: Masks) -> None:
+def check_masks(parameters: Mapping[str, Tensor], masks: MaskDict) -> None:
     """Raise ModelError unless every mask has a parameter of its name and shape."""
     for name, mask in masks.items():
         if name not in parameters:

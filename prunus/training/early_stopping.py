@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 
-def best(losses: Sequence[float]) -> int:
+def best_index(losses: Sequence[float]) -> int:
     """The index of the lowest loss, the first of equals.
 
-    >>> best([0.3, 0.1, 0.1, 0.2])
+    >>> best_index([0.3, 0.1, 0.1, 0.2])
     1
     """
     return min(range(len(losses)), key=losses.__getitem__)
@@ -18,4 +18,4 @@ def should_stop(losses: Sequence[float], patience: int | None) -> bool:
     >>> should_stop([0.3, 0.1, 0.2, 0.1], patience=2), should_stop([0.3, 0.1, 0.2], patience=2)
     (True, False)
     """
-    return patience is not None and len(losses) > 0 and len(losses) - 1 - best(losses) >= patience
+    return patience is not None and len(losses) > 0 and len(losses) - 1 - best_index(losses) >= patience

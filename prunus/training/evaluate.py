@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prunus.data.check import check_split, count_labeled
-from prunus.nouns import IGNORE_INDEX, Progress, Split
+from prunus.data.validation import check_split, count_labeled
 from prunus.training.checks import check_initialized, check_logits, forward
-from prunus.training.modes import evaluating
+from prunus.training.modes import eval_mode
+from prunus.types import IGNORE_INDEX, Progress, Split
 
-__all__ = ["Epoch", "Evaluation", "evaluate", "evaluating"]
+__all__ = ["EpochMetrics", "Evaluation", "eval_mode", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochMetrics:
     """What one pass over the training split gave; losses in nats, accuracy in percent."""
 
     epoch: int
@@ -67,7 +67,7 @@ def evaluate(
     num_classes = int(split.labels.max()) + 1
     parts = torch.split(split.inputs, batch_size), torch.split(split.labels, batch_size)
     done = 0
-    with evaluating(model):
+    with eval_mode(model):
         for inputs, labels in zip(*parts, strict=True):
             outputs = check_logits(model, forward(model, inputs), len(inputs), num_classes)
             loss += F.cross_entropy(outputs, labels, reduction="sum", ignore_index=IGNORE_INDEX)

@@ -11,44 +11,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.data.batches import batches
-from prunus.data.check import check_dataset, count_labeled
-from prunus.errors import DivergedError, SpecError
-from prunus.nouns import IGNORE_INDEX, Dataset, Progress, Split
-from prunus.seeds import derive
-from prunus.tables import look_up
-from prunus.training import optimisers
-from prunus.training.augmentation import AUGMENTATIONS, augmented
+from prunus.data.batches import iter_batches
+from prunus.data.validation import check_dataset, count_labeled
+from prunus.errors import DivergenceError, SpecError
+from prunus.registry import lookup
+from prunus.seeds import derive_seed
+from prunus.training import optimizers
+from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.checkpoint import check_writable, identity_of, read, restore, save
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.constraints import Constraint, Free, all_trainables
-from prunus.training.early_stopping import best, should_stop
-from prunus.training.evaluate import Epoch, evaluate
-from prunus.training.learning_rates import DECAYS
+from prunus.training.constraints import Constraint, NoConstraint, all_trainable_tensors
+from prunus.training.early_stopping import best_index, should_stop
+from prunus.training.evaluate import EpochMetrics, evaluate
+from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.modes import restored_modes, set_modes, start_training
 from prunus.training.penalties import PENALTIES
 from prunus.training.recipes import Recipe
-from prunus.training.state import Observer, State, copies, optimiser_state, put_optimiser_state
+from prunus.training.state import (
+    Observer,
+    TrainingState,
+    clone_tensors,
+    load_optimizer_state,
+    optimizer_state,
+)
+from prunus.types import IGNORE_INDEX, Dataset, Progress, Split
 
-Report = Callable[[Epoch], None]
+Report = Callable[[EpochMetrics], None]
 
 
-class Training:
-    """A model, its optimiser and its constraint between two steps."""
+class Trainer:
+    """A model, its optimizer and its constraint between two steps."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, constraint: Constraint) -> None:
         self.model = model
         self.recipe = recipe
         self.constraint = constraint
-        self.trainables = all_trainables(model, constraint)
-        self.optimiser = optimisers.make(list(self.trainables.values()), recipe)
+        self.trainable_tensors = all_trainable_tensors(model, constraint)
+        self.optimizer = optimizers.make_optimizer(list(self.trainable_tensors.values()), recipe)
         self.weights = [p for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
-        self.penalise = look_up("penalty", PENALTIES, recipe.penalty)
-        self.decay = look_up("learning-rate decay", DECAYS, recipe.decay)
-        self.augment = look_up("augmentation", AUGMENTATIONS, recipe.augmentation)
+        self.penalize = lookup("penalty", PENALTIES, recipe.penalty)
+        self.lr_schedule = lookup("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule)
+        self.augment = lookup("augmentation", AUGMENTATIONS, recipe.augmentation)
         self.done = 0
         """How many steps are behind."""
-        self.epochs: list[Epoch] = []
+        self.epochs: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}
         """The model at its lowest validation loss, kept only where `recipe.patience` may go back to it."""
 
@@ -57,16 +63,16 @@ class Training:
         loss = F.cross_entropy(self.model(inputs), labels, ignore_index=IGNORE_INDEX)
         self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self.penalise(self.weights, self.recipe.penalty_strength)
-        self.constraint.before_step()
-        self.optimiser.step()
-        self.constraint.hold()
+        self.penalize(self.weights, self.recipe.penalty_strength)
+        self.constraint.before_optimizer_step()
+        self.optimizer.step()
+        self.constraint.apply()
         return loss.detach()
 
     def set_learning_rate(self, done: float) -> None:
         """The learning rate when a share `done` of training is behind."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * self.decay(done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * self.lr_schedule(done)
 
     def epoch(
         self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
@@ -79,9 +85,9 @@ class Training:
         number, first = divmod(self.done, count)
         total, seen = torch.zeros((), device=split.labels.device), 0
         is_labeled = bool((split.labels != IGNORE_INDEX).all())
-        for index, (inputs, labels) in enumerate(batches(split, size, seed, number, first), start=first):
+        for index, (inputs, labels) in enumerate(iter_batches(split, size, seed, number, first), start=first):
             self.set_learning_rate((number + index / count) / self.recipe.epochs)
-            inputs = augmented(self.augment, inputs, seed, number, index)
+            inputs = augment_batch(self.augment, inputs, seed, number, index)
             n = len(labels) if is_labeled else count_labeled(labels)
             if n:
                 total += self.step(inputs, labels) * n
@@ -89,24 +95,24 @@ class Training:
             self.done += 1
             if progress is not None:
                 progress(f"epoch {number + 1} of {self.recipe.epochs}", self.done, count * self.recipe.epochs)
-            if observer is not None and observer.due(self.done):
+            if observer is not None and observer.is_due(self.done):
                 observer.observe(self)
         return float(total) / seen if seen else 0.0
 
-    def capture(self) -> State:
+    def capture(self) -> TrainingState:
         """A copy of all that a step changes."""
-        return State(
+        return TrainingState(
             self.done,
-            copies(self.model.state_dict()),
-            copies(optimiser_state(self.optimiser, self.trainables)),
+            clone_tensors(self.model.state_dict()),
+            clone_tensors(optimizer_state(self.optimizer, self.trainable_tensors)),
             torch.get_rng_state(),
         )
 
-    def put(self, state: State) -> None:
+    def put(self, state: TrainingState) -> None:
         """Go back, or on, to `state`."""
         self.done = state.step
         self.model.load_state_dict(state.model)
-        put_optimiser_state(self.optimiser, self.trainables, state.optimiser)
+        load_optimizer_state(self.optimizer, self.trainable_tensors, state.optimizer)
         if state.random is not None:
             torch.set_rng_state(state.random)
 
@@ -114,12 +120,12 @@ class Training:
 def check_recipe(recipe: Recipe) -> None:
     """Raise SpecError where a number of the recipe is out of range, UnknownNameError where a name is in no table."""
     for kind, table, name in (
-        ("optimiser", optimisers.OPTIMISERS, recipe.optimiser),
-        ("learning-rate decay", DECAYS, recipe.decay),
+        ("optimizer", optimizers.OPTIMIZERS, recipe.optimizer),
+        ("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule),
         ("penalty", PENALTIES, recipe.penalty),
         ("augmentation", AUGMENTATIONS, recipe.augmentation),
     ):
-        look_up(kind, table, name)
+        lookup(kind, table, name)
     for field, low in (("epochs", 0), ("batch_size", 1), ("patience", 0)):
         value = getattr(recipe, field)
         is_absent = value is None and field == "patience"
@@ -133,10 +139,10 @@ def check_recipe(recipe: Recipe) -> None:
             raise SpecError(
                 f"Expected {field} to be a finite number of at least 0, got {value!r}; correct the recipe."
             )
-    if recipe.momentum >= 1 or (recipe.optimiser == "nesterov" and not recipe.momentum):
-        allowed = "above 0" if recipe.optimiser == "nesterov" else "at least 0"
+    if recipe.momentum >= 1 or (recipe.optimizer == "nesterov" and not recipe.momentum):
+        allowed = "above 0" if recipe.optimizer == "nesterov" else "at least 0"
         raise SpecError(
-            f"Expected the momentum of the optimizer {recipe.optimiser!r} to be {allowed} and below 1, got "
+            f"Expected the momentum of the optimizer {recipe.optimizer!r} to be {allowed} and below 1, got "
             f"{recipe.momentum!r}; set a value such as 0.9."
         )
 
@@ -153,12 +159,12 @@ def train(
     *,
     constraint: Constraint | None = None,
     seed: int = 0,
-    start: State | None = None,
+    start: TrainingState | None = None,
     observer: Observer | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
-) -> list[Epoch]:
+) -> list[EpochMetrics]:
     """Train `model` in place; returns one `Epoch` an epoch.
 
     Args:
@@ -179,7 +185,7 @@ def train(
         progress: called after every batch with the number of steps that are done, of all steps.
 
     Raises SpecError, DataError and ModelError before any work where recipe, data or model are out of range or cannot be
-    trained, DivergedError when the loss is no longer a number, CheckpointError when the file is damaged or belongs to
+    trained, DivergenceError when the loss is no longer a number, CheckpointError when the file is damaged or belongs to
     another run.
     """
     check_recipe(recipe)
@@ -190,17 +196,17 @@ def train(
         check_writable(path)
     if recipe.patience is not None or any(part is not None for part in (path, observer, start)):
         check_dense_state(model)
-    run = Training(model, recipe, constraint or Free(model))
+    run = Trainer(model, recipe, constraint or NoConstraint(model))
     with restored_modes(model), _own_random_stream(seed):
         modes = start_training(model)
         if start is not None:
             run.put(start)
         identity = None if path is None else identity_of(run, data, seed)
         saved = read(path, identity, observer) if path and identity and path.exists() else None
-        run.constraint.hold()
+        run.constraint.apply()
         if saved is not None:
             restore(saved, run, observer)
-        elif observer is not None and observer.due(run.done):
+        elif observer is not None and observer.is_due(run.done):
             observer.observe(run)
         if progress is not None:
             progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
@@ -213,36 +219,36 @@ def train(
                 report(run.epochs[-1])
         if run.best:
             model.load_state_dict(run.best)
-        run.constraint.finish()
+        run.constraint.finalize()
     return run.epochs
 
 
-def _finished(run: Training, split: Split) -> bool:
+def _finished(run: Trainer, split: Split) -> bool:
     losses = [epoch.validation_loss for epoch in run.epochs]
     over = run.done >= run.recipe.epochs * steps_per_epoch(run.recipe, split)
     return over or should_stop(losses, run.recipe.patience)
 
 
-def _finish_epoch(run: Training, training_loss: float, data: Dataset) -> None:
-    """Evaluate, and write down what the epoch gave. Raises DivergedError."""
+def _finish_epoch(run: Trainer, training_loss: float, data: Dataset) -> None:
+    """Evaluate, and write down what the epoch gave. Raises DivergenceError."""
     result = evaluate(run.model, data.validation)
     number = -(-run.done // steps_per_epoch(run.recipe, data.train))
     if not torch.isfinite(torch.tensor([training_loss, result.loss])).all():
-        raise DivergedError(
+        raise DivergenceError(
             f"The loss is {training_loss} in training and {result.loss} in validation after epoch {number} of "
             f"{run.recipe.epochs} with learning rate {run.recipe.learning_rate}; a lower learning rate may help."
         )
-    run.epochs.append(Epoch(number, training_loss, result.loss, result.accuracy))
+    run.epochs.append(EpochMetrics(number, training_loss, result.loss, result.accuracy))
     if (
         run.recipe.patience is not None
-        and best([e.validation_loss for e in run.epochs]) == len(run.epochs) - 1
+        and best_index([e.validation_loss for e in run.epochs]) == len(run.epochs) - 1
     ):
-        run.best = copies(run.model.state_dict())
+        run.best = clone_tensors(run.model.state_dict())
 
 
 @contextmanager
 def _own_random_stream(seed: int) -> Iterator[None]:
     """Dropout draws from a stream of its own; the caller's is as it was afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(derive(seed, "dropout"))
+        torch.manual_seed(derive_seed(seed, "dropout"))
         yield

@@ -33,11 +33,11 @@ def restored_modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; on leaving every module is in the mode it had, a frozen BatchNorm too.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
-    >>> with evaluating(model):
+    >>> with eval_mode(model):
     ...     model.training
     False
     >>> model.training, model[1].training

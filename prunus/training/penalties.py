@@ -4,7 +4,7 @@
     l1    λ Σ |w|      adds λ sign(w)
     l2    λ/2 Σ w²     adds λ w
 
-Added to the gradient before the optimiser sees it, as Han et al. 2015 (section 3.1) compare them.
+Added to the gradient before the optimizer sees it, as Han et al. 2015 (section 3.1) compare them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def none(weights: Sequence[Tensor], strength: float) -> None:
+def no_penalty(weights: Sequence[Tensor], strength: float) -> None:
     """No penalty."""
 
 
@@ -32,4 +32,4 @@ def l2(weights: Sequence[Tensor], strength: float) -> None:
         torch._foreach_add_(gradients, values, alpha=strength)
 
 
-PENALTIES: dict[str, Callable[[Sequence[Tensor], float], None]] = {"none": none, "l1": l1, "l2": l2}
+PENALTIES: dict[str, Callable[[Sequence[Tensor], float], None]] = {"none": no_penalty, "l1": l1, "l2": l2}

@@ -10,12 +10,12 @@ class Recipe:
     epochs: int
     learning_rate: float
     batch_size: int
-    optimiser: str = "adam"
-    """A key of `prunus.training.optimisers.OPTIMISERS`."""
+    optimizer: str = "adam"
+    """A key of `prunus.training.optimizers.OPTIMIZERS`."""
     momentum: float = 0.0
     weight_decay: float = 0.0
-    decay: str = "constant"
-    """How the learning rate falls: a key of `prunus.training.learning_rates.DECAYS`."""
+    lr_schedule: str = "constant"
+    """How the learning rate falls: a key of `prunus.training.lr_schedules.DECAYS`."""
     penalty: str = "none"
     """A penalty on the weights added to the loss: a key of `prunus.training.penalties.PENALTIES`."""
     penalty_strength: float = 0.0
@@ -26,10 +26,10 @@ class Recipe:
     source: str = field(default="", metadata={"identity": False})
     """Where the settings come from."""
 
-    def but(self, **changes: object) -> "Recipe":
+    def replace(self, **changes: object) -> "Recipe":
         """The same recipe with some settings changed.
 
-        >>> LENET_300_100.but(epochs=1).epochs
+        >>> LENET_300_100.replace(epochs=1).epochs
         1
         """
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ CONV_6 = Recipe(
 
 RECIPES = {
     "lenet-300-100": LENET_300_100,
-    "lenet-5": LENET_300_100.but(
+    "lenet-5": LENET_300_100.replace(
         source="Frankle & Carbin 2019, Figure 2 (LeNet-300-100's; none is published for Caffe's LeNet-5)"
     ),
     "conv-2": CONV_2,

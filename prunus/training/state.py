@@ -8,24 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
-from prunus.nouns import Params
+from prunus.types import Params
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """Everything that a step changes. The tensors are copies."""
 
     step: int
     """How many steps are behind."""
     model: Params
     """The `state_dict`: parameters and buffers."""
-    optimiser: dict[str, Tensor] = field(default_factory=dict)
-    """"NAME/KEY" of a trainable tensor and of what the optimiser remembers of it; empty: nothing yet."""
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    """"NAME/KEY" of a trainable tensor and of what the optimizer remembers of it; empty: nothing yet."""
     random: Tensor | None = None
     """Where the stream stands that dropout draws from; None: at the beginning of the training's own."""
 
 
-class Moment(Protocol):
+class TrainingView(Protocol):
     """A training that an observer looks at."""
 
     model: nn.Module
@@ -34,80 +34,84 @@ class Moment(Protocol):
     def done(self) -> int:
         """How many steps are behind."""
 
-    def capture(self) -> State:
+    def capture(self) -> TrainingState:
         """A copy of all that a step changes."""
 
 
 class Observer(Protocol):
     """Looks at a training between steps. It must not change what it sees."""
 
-    def due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether to be called when `step` steps are behind."""
 
-    def observe(self, moment: Moment) -> None:
+    def observe(self, moment: TrainingView) -> None:
         """Look."""
 
-    def state(self) -> tuple[dict[str, Tensor], Any]:
+    def state_dict(self) -> tuple[dict[str, Tensor], Any]:
         """What a checkpoint must hold of it: tensors, and what JSON can say."""
 
-    def restore(self, tensors: Mapping[str, Tensor], values: Any) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor], values: Any) -> None:
         """Take it back."""
 
 
-def flat(state: State) -> dict[str, Tensor]:
-    """A state's tensors under one roof: "model/NAME", "optimiser/NAME/KEY", "random"; for a file."""
+def state_to_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """A state's tensors under one roof: "model/NAME", "optimizer/NAME/KEY", "random"; for a file."""
     model = {f"model/{name}": tensor for name, tensor in state.model.items()}
-    optimiser = {f"optimiser/{name}": tensor for name, tensor in state.optimiser.items()}
-    return model | optimiser | ({} if state.random is None else {"random": state.random})
+    optimizer = {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
+    return model | optimizer | ({} if state.random is None else {"random": state.random})
 
 
-def unflat(step: int, tensors: Mapping[str, Tensor]) -> State:
+def state_from_tensors(step: int, tensors: Mapping[str, Tensor]) -> TrainingState:
     """The state whose tensors `flat` gave; others are left aside."""
-    return State(step, under("model/", tensors), under("optimiser/", tensors), tensors.get("random"))
+    return TrainingState(
+        step, strip_prefix("model/", tensors), strip_prefix("optimizer/", tensors), tensors.get("random")
+    )
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> Params:
+def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Params:
     """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def copies(tensors: Mapping[str, Tensor]) -> Params:
+def clone_tensors(tensors: Mapping[str, Tensor]) -> Params:
     """Each tensor copied, in its own memory order."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def optimiser_state(optimiser: torch.optim.Optimizer, trainables: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the optimiser remembers, as "NAME/KEY"; not copies."""
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, trainable_tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What the optimizer remembers, as "NAME/KEY"; not copies."""
     found = {
         f"{name}/{key}": value
-        for name, tensor in trainables.items()
-        for key, value in optimiser.state.get(tensor, {}).items()
+        for name, tensor in trainable_tensors.items()
+        for key, value in optimizer.state.get(tensor, {}).items()
         if value is not None
     }
     for key, value in found.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"The optimiser remembers {key} = {value!r}, which is no tensor.")
+            raise CheckpointError(f"The optimizer remembers {key} = {value!r}, which is no tensor.")
     return found
 
 
-def put_optimiser_state(
-    optimiser: torch.optim.Optimizer, trainables: Mapping[str, Tensor], state: Mapping[str, Tensor]
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, trainable_tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> None:
-    """Make the optimiser remember `state`, copied, laid out in memory as the tensors it belongs to."""
+    """Make the optimizer remember `state`, copied, laid out in memory as the tensors it belongs to."""
     entries: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         name, _, of = key.rpartition("/")
-        if name not in trainables:
-            raise CheckpointError(f"The optimiser state is of {name!r}, which this training does not train.")
-        entries.setdefault(name, {})[of] = _laid_out_as(trainables[name], value)
-    places = {id(tensor): place for place, tensor in enumerate(optimiser.param_groups[0]["params"])}
-    numbered = {places[id(trainables[name])]: entry for name, entry in entries.items()}
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": numbered, "param_groups": groups})
+        if name not in trainable_tensors:
+            raise CheckpointError(f"The optimizer state is of {name!r}, which this training does not train.")
+        entries.setdefault(name, {})[of] = _laid_out_as(trainable_tensors[name], value)
+    places = {id(tensor): place for place, tensor in enumerate(optimizer.param_groups[0]["params"])}
+    numbered = {places[id(trainable_tensors[name])]: entry for name, entry in entries.items()}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": numbered, "param_groups": groups})
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy in the memory order of its parameter (channels-last, say), which fused optimisers take for granted."""
+    """A copy in the memory order of its parameter (channels-last, say), which fused optimizers take for granted."""
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
     return value.detach().clone()

@@ -16,18 +16,18 @@ from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.cli.app import COMMANDS
-from prunus.cli.recipe import chosen
+from prunus.cli.recipe_options import resolve_recipe
 from prunus.compression.codecs import CODECS
-from prunus.compression.sharing.starts import STARTS
+from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
 from prunus.models import MODELS
 from prunus.pruning.pruners import PRUNERS
-from prunus.report import text
-from prunus.resolve import resolve
-from prunus.runs.engines import ENGINES
-from prunus.tickets.mask0 import MASK0
-from prunus.tickets.mask1 import MASK1
+from prunus.registry import import_object
+from prunus.report import formatting
+from prunus.runs.executors import ENGINES
+from prunus.tickets.mask0 import MASK0_ACTIONS
+from prunus.tickets.mask1 import MASK1_ACTIONS
 from prunus.tickets.supermask import SUPERMASKS
 from prunus.training.augmentation import AUGMENTATIONS
 
@@ -53,12 +53,12 @@ def net():
 def few():
     d = load_data("digits")
     train = Split(d.train.inputs[:240], d.train.labels[:240])
-    return Dataset("few", train, d.validation, d.test, d.classes, "the first 240 of digits")
+    return Dataset("few", train, d.validation, d.test, d.class_names, "the first 240 of digits")
 
 def framed():
     d = few()
     frame = lambda split: Split(nn.functional.pad(split.inputs, (10,) * 4), split.labels)
-    return Dataset("framed", frame(d.train), frame(d.validation), frame(d.test), d.classes)
+    return Dataset("framed", frame(d.train), frame(d.validation), frame(d.test), d.class_names)
 """
 EPOCHS = [f"--epochs={stage}" for stage in ("dense=3", "retrain=1", "settle=2", "finetune=1")]
 COMPRESS = ("compress", "--model=own_nets:net", "--data=own_nets:few", "--rounds=3", "--threads=1", *EPOCHS)
@@ -134,7 +134,10 @@ def test_inspect_adds_up_to_the_byte(run):
     average = found["average"]
     (total,) = (re.split(r"\s{2,}", row) for row in rows if row.startswith("the file"))
     for cell, kind in zip(total[3:5], ("weight_bits", "index_bits"), strict=True):
-        before, after = text.bits(average[kind]), text.bits(average[f"coded_{kind}"])
+        before, after = (
+            formatting.format_bits(average[kind]),
+            formatting.format_bits(average[f"coded_{kind}"]),
+        )
         assert cell == (before if before == after else f"{before} → {after}")
 
 
@@ -160,7 +163,7 @@ def test_decompress_replaces_a_file_only_when_told(run, tmp_path):
 
 def test_evaluate_says_what_the_library_says(run):
     printed = run("evaluate", "own.prunus", "--data", "digits", "--model", "own_nets:net", "--json")
-    model = prunus.load("own.prunus", into=resolve("own_nets:net")())
+    model = prunus.load("own.prunus", into=import_object("own_nets:net")())
     result = prunus.evaluate(model, prunus.load_data("digits").test)
     assert json.loads(printed.out) == {"test_error": result.error, "n": 300, "loss": result.loss}
     words = run("evaluate", "own.prunus", "--data", "digits", "--model", "own_nets:net").out
@@ -236,7 +239,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "nested.pth"])
 def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
     torch.manual_seed(5)
-    state = resolve("own_nets:net")().state_dict()
+    state = import_object("own_nets:net")().state_dict()
     state["4.weight"].zero_()[0, :3] = torch.tensor([0.5, -0.5, 0.25])
     path = tmp_path / name
     if name.endswith(".safetensors"):
@@ -277,14 +280,14 @@ def test_a_scope_may_be_a_pattern(run, tmp_path):
 
 def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
     table = prunus.COMPRESSION_RECIPES
-    assert chosen("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
-    assert chosen("own:net", None, None, None, None, []) == table["default"]
-    changed = chosen("own:net", "lenet-300-100", 0.5, 3, 7, ["settle=4", "dense=0"])
+    assert resolve_recipe("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
+    assert resolve_recipe("own:net", None, None, None, None, []) == table["default"]
+    changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["settle=4", "dense=0"])
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
     assert (changed.settle.epochs, changed.dense.epochs) == (4, 0)
     assert changed.finetune == table["lenet-300-100"].finetune
     assert changed.scope == table["lenet-300-100"].scope
-    assert chosen("own:net", None, None, None, None, [], "4x4").scope == "4x4"
+    assert resolve_recipe("own:net", None, None, None, None, [], "4x4").scope == "4x4"
 
 
 def test_list_names_everything_built_in(run):
@@ -296,11 +299,11 @@ def test_list_names_everything_built_in(run):
         "pruners": PRUNERS,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,
-        "mask-1_actions": MASK1,
-        "mask-0_actions": MASK0,
+        "mask-1_actions": MASK1_ACTIONS,
+        "mask-0_actions": MASK0_ACTIONS,
         "supermasks": SUPERMASKS,
         "codecs": CODECS,
-        "starts": STARTS,
+        "starts": KMEANS_INITS,
         "augmentations": AUGMENTATIONS,
         "engines": ENGINES,
         "recipes": prunus.COMPRESSION_RECIPES,

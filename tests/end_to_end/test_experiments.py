@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from prunus.experiments import EXPERIMENTS, LABORATORY, PARTS, parts_of
+from prunus.experiments import EXPERIMENTS, PARTS, STORED_EXPERIMENTS, parts_of
 from prunus.runs.store import Store
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("name", PARTS)
 def test_smoke(name, tmp_path, store):
     said: list[str] = []
-    more = {"store": store} if name in LABORATORY else {}
+    more = {"store": store} if name in STORED_EXPERIMENTS else {}
     result = EXPERIMENTS[name]("smoke", tmp_path, seed=1, report=said.append, **more)
     assert said
     assert result.rows
@@ -29,7 +29,7 @@ def test_smoke(name, tmp_path, store):
     assert record["evidence"]["torch"]
     assert record["rows"] == list(result.rows)
     assert result.table.count("\n") > len(result.rows)
-    if name in LABORATORY:
+    if name in STORED_EXPERIMENTS:
         check_in_the_store(name, result, Store(store), tmp_path / "drawn")
 
 
@@ -39,8 +39,8 @@ def check_in_the_store(name, result, store, folder):
     runs = {run.id: run for run in store.runs()}
     assert request.entries
     assert {runs[entry.id].status for entry in request.entries} == {"done"}
-    assert {run.receipt for run in runs.values()} <= {"passed", None}
-    drawn = LABORATORY[name].figure(store, folder)
+    assert {run.invariants for run in runs.values()} <= {"passed", None}
+    drawn = STORED_EXPERIMENTS[name].figure(store, folder)
     assert drawn.rows == result.rows
     for file in drawn.files:
         if file.suffix == ".csv":

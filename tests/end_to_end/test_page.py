@@ -15,18 +15,18 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.report import Curve, Reference, save_lines, write_page
+from prunus.report import Curve, Reference, save_line_plot, write_page
 from prunus.report.experiment_page import (
     Card,
+    DensityComparison,
     ExperimentPage,
-    Receipts,
+    InvariantSummary,
+    MetricComparison,
     Table,
-    Verdict,
-    Verdicts,
     write_experiment_page,
 )
-from prunus.report.figures import Drawing, save_drawing
-from prunus.report.interactive import chart
+from prunus.report.figures import FigureData, save_drawing
+from prunus.report.interactive_figure import chart
 from prunus.training import Recipe
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -72,16 +72,16 @@ addEventListener("load", () => {{
   const view = frames[0], page = view.document, chart = page.querySelector(".chart");
   const all = s => [...page.querySelectorAll(s)], box = e => e.getBoundingClientRect();
   const words = s => all(s).map(e => e.textContent), count = s => all(s).length;
-  const centre = e => ({{ clientX: box(e).left + box(e).width / 2, clientY: box(e).top + box(e).height / 2 }});
+  const center = e => ({{ clientX: box(e).left + box(e).width / 2, clientY: box(e).top + box(e).height / 2 }});
   const readOut = page.querySelector(".read-out"), read = () => readOut.hidden ? null : readOut.innerText;
-  const point = e => {{ chart.dispatchEvent(new view.PointerEvent("pointermove", centre(e))); return read(); }};
+  const point = e => {{ chart.dispatchEvent(new view.PointerEvent("pointermove", center(e))); return read(); }};
   const press = key => {{ chart.dispatchEvent(new view.KeyboardEvent("keydown", {{ key }})); return read(); }};
-  const middles = () => all(".chart .marker").map(e => Math.round(centre(e).clientX));
+  const middles = () => all(".chart .marker").map(e => Math.round(center(e).clientX));
   const seen = {{}};
   seen.inner = view.innerWidth;
   seen.scroll = page.documentElement.scrollWidth;
   seen.legend = words(".legend span");
-  seen.colours = all(".curve .line").map(e => view.getComputedStyle(e).stroke);
+  seen.colors = all(".curve .line").map(e => view.getComputedStyle(e).stroke);
   seen.chart = [box(chart).width, box(chart).height];
   seen.outside = all(".chart path, .chart circle, .chart text").filter(e => !e.matches(".ring") &&
     (box(e).left < box(chart).left - 1 || box(e).right > box(chart).right + 1 ||
@@ -139,7 +139,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.add_module("relu", nn.ReLU())
     model.add_module("out", nn.Linear(40, 10))
     once = Recipe(1, 1e-3, 64)
-    recipe = prunus.COMPRESSION_RECIPES["lenet-300-100"].but(
+    recipe = prunus.COMPRESSION_RECIPES["lenet-300-100"].replace(
         density=0.2, rounds=3, bits=3, retrain=once, settle=once, finetune=once
     )
     compressed = prunus.deep_compress(model, data, recipe)
@@ -200,7 +200,7 @@ LEVEL = Reference("paper", [(100, 98.16), (1, 98.16)])
 def figure(tmp_path: Path) -> Path:
     about = {"title": "A_long_title_" * 9, "x_label": "density (%)", "y_label": "accuracy (%)"}
     more = {"x_log": True, "invert_x": True, "receipts": "receipts: 29 of 30 points passed"}
-    return save_lines(tmp_path / "figure", [TICKET, OTHER], reference=[LEVEL], **about, **more)[2]  # type: ignore[arg-type]
+    return save_line_plot(tmp_path / "figure", [TICKET, OTHER], reference=[LEVEL], **about, **more)[2]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])
@@ -212,16 +212,16 @@ def test_a_figure_answers(figure: Path, width: int, flags: tuple[str, ...], tmp_
     assert seen["scroll"] <= width
     assert min(seen["chart"]) >= 280
     assert seen["outside"] == []
-    assert seen["legend"] == ["winning ticket (n = 5)", f"{HOSTILE} (n = 1)", "paper", "receipt failed"]
+    assert seen["legend"] == ["winning ticket (n = 5)", f"{HOSTILE} (n = 1)", "paper", "invariants failed"]
     assert seen["marks"] == [2, 1, 2, 6, 1], "lines, references, bands, points, failed ones"
     dark = max(map(int, re.findall(r"\d+", seen["background"]))) < 64
     assert dark == (DARK in flags)
-    blue = [float(part) for part in re.findall(r"[\d.]+", seen["colours"][0])]
+    blue = [float(part) for part in re.findall(r"[\d.]+", seen["colors"][0])]
     assert (blue == pytest.approx([0, 0x72 / 255, 0xB2 / 255], abs=1e-3)) != dark
     assert blue[2] > blue[1] > blue[0]
     first, _, last, *_, other = seen["read"]
     assert first == "winning ticket\ndensity (%): 100\naccuracy (%): 98.1\nmin to max: 98 to 98.2\nn = 5"
-    assert last.endswith("min to max: 96 to 97.5\nn = 5\nreceipt failed")
+    assert last.endswith("min to max: 96 to 97.5\nn = 5\ninvariants failed")
     assert other.startswith(f"{HOSTILE}\ndensity (%): 1\naccuracy (%): 94")
     assert seen["inside"]
     assert seen["away"] is None
@@ -249,8 +249,8 @@ def test_a_figure_opens_from_its_file(figure: Path, tmp_path: Path) -> None:
     picture = tmp_path / "figure.png"
     browse(figure, tmp_path / "profile", "--window-size=1100,900", f"--screenshot={picture}")
     shot = matplotlib.image.imread(picture)[..., :3]
-    for colour in ((0x00, 0x72, 0xB2), (0xD0, 0x02, 0x1B)):
-        assert (np.abs(shot - np.array(colour) / 255).max(-1) < 0.02).sum() > 50
+    for color in ((0x00, 0x72, 0xB2), (0xD0, 0x02, 0x1B)):
+        assert (np.abs(shot - np.array(color) / 255).max(-1) < 0.02).sum() > 50
 
 
 def test_a_page_that_complains_is_noticed(tmp_path: Path) -> None:
@@ -297,13 +297,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
     charts = []
     for name in ("stop", "end"):
-        drawing = Drawing([TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True)
+        drawing = FigureData([TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True)
         _, svg, _, numbers = save_drawing(folder / name, drawing)
         charts.append(chart(drawing, numbers.read_text(), numbers.name, svg.read_text()))
     long = "a_word_that_is_longer_than_a_telephone_is_wide_" * 2
     some = [("small_final", "3.1 pp (2.9 to 3.3)"), (long, "0.2 pp (0.1 to 0.3)")]
-    verdicts = Verdicts(
-        long, "more accurate", "less accurate", [Verdict("80 % (20 %)", some, some, [long] * 3)]
+    verdicts = MetricComparison(
+        long, "more accurate", "less accurate", [DensityComparison("80 % (20 %)", some, some, [long] * 3)]
     )
     write_experiment_page(
         folder / "page.html",
@@ -312,7 +312,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
             about_size="Shortened.", shortened=[long], cards=[Card("Size", long, long)] * 4, charts=charts,
             about_comparisons=long, comparisons=[verdicts],
             table=Table(["curve", *"abcdefghijkl"], [(long, [[("98.17", "0.12")] * 12] * 3)]),
-            receipts=Receipts(3, 2, [(long, 2, 3)], [(long, long, long)]), command=f"prunus run {long}",
+            receipts=InvariantSummary(3, 2, [(long, 2, 3)], [(long, long, long)]), command=f"prunus run {long}",
             settings={"model": long, "epochs": "5"}, evidence={"prunus": long}, runs=[(long, long)], files=[long],
         ),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 import prunus
 from prunus.cli.tensors import safetensors_bytes
-from prunus.pruning.pruners import AT_WEIGHTS, PRUNERS
+from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS
 from prunus.training import Recipe, evaluate, train
 
 OWN = """
@@ -69,7 +69,7 @@ class Sparse(nn.Module):
         return self.layer(x.flatten(1))
 
 def few():
-    return load_data("digits").first(300, 150)
+    return load_data("digits").take(300, 150)
 """
 
 
@@ -95,7 +95,7 @@ def run(called, monkeypatch, folder):
 
 
 OURS = ("prune", "prune_nets:net", "--weights=own.safetensors", "--data=prune_nets:few", "--examples=200")
-CRITERIA = ["magnitude", "random", *AT_WEIGHTS, *(name for name in PRUNERS if name != "obd")]
+CRITERIA = ["magnitude", "random", *GRADIENT_PRUNERS, *(name for name in PRUNERS if name != "obd")]
 
 
 def own_model(folder, path):
@@ -290,8 +290,8 @@ def test_a_layer_that_is_never_reached_is_named_or_left_out(run, tmp_path):
     [
         (("--density=0.3", "--scope=2:4"), 5, "2:4 keeps exactly 0.5"),
         (("--density=0",), 5, "above 0"),
-        (("--density=0.5", "--criterion=nothing"), 2, "No criterion"),
-        (("--density=0.5", "--scope=nothing"), 2, "No scope"),
+        (("--density=0.5", "--criterion=nothing"), 2, "Unknown criterion"),
+        (("--density=0.5", "--scope=nothing"), 2, "Unknown scope"),
         (("--density=0.5", "--damping=0.1"), 5, "change nothing"),
         (("--density=0.5", "--damping=0.1", "--criterion=snip"), 5, "nothing is inverted"),
         (("--density=0.5", "--cuts=3"), 5, "change nothing"),

@@ -11,7 +11,7 @@ import pytest
 
 from prunus.cli import main
 from prunus.cli.runs import COMMANDS
-from prunus.runs.spec import identity
+from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.training.recipes import Recipe
 
@@ -52,7 +52,7 @@ def level(number, accuracy, holds=True):
         "stop_test_accuracy": accuracy,
         "final_test_accuracy": accuracy - 0.125,
         "seconds": 1.5,
-        "receipt": {"passed": holds, "checks": {"counts are exact": True, "masks are nested": holds}},
+        "invariants": {"passed": holds, "checks": {"counts are exact": True, "masks are nested": holds}},
     }
 
 
@@ -61,7 +61,7 @@ RUNS = {
     "good": (Ticket(), [level(0, 97.0), level(1, 97.5), level(2, 96.0)]),
     "bad": (Ticket(criterion="random"), [level(0, 97.0), level(1, 91.25, holds=False)]),
 }
-IDS = {name: identity(spec) for name, (spec, _) in RUNS.items()}
+IDS = {name: run_id(spec) for name, (spec, _) in RUNS.items()}
 
 
 @pytest.fixture
@@ -101,14 +101,18 @@ def test_list_names_every_run_with_its_last_level(run):
     found = {entry["id"]: entry for entry in json.loads(run("list", "--json").out)}
     assert len(found) == 5
     good = found[IDS["good"]]
-    assert {"id", "experiment", "spec", "status", "receipt", "metrics"} <= good.keys()
-    assert (good["experiment"], good["status"], good["receipt"]) == ("small.figure.smoke", "done", "passed")
-    assert good["metrics"] == {key: value for key, value in level(2, 96.0).items() if key != "receipt"}
+    assert {"id", "experiment", "spec", "status", "invariants", "metrics"} <= good.keys()
+    assert (good["experiment"], good["status"], good["invariants"]) == (
+        "small.figure.smoke",
+        "done",
+        "passed",
+    )
+    assert good["metrics"] == {key: value for key, value in level(2, 96.0).items() if key != "invariants"}
     assert found[IDS["bad"]]["spec"] == {"criterion": "random"}
-    assert found[IDS["bad"]]["receipt"] == "failed: masks are nested (level 1)"
-    states = [found[identity(Dense(seed=seed))]["status"] for seed in range(3)]
+    assert found[IDS["bad"]]["invariants"] == "failed: masks are nested (level 1)"
+    states = [found[run_id(Dense(seed=seed))]["status"] for seed in range(3)]
     assert states == ["done", "failed", "stale"]
-    assert found[identity(Dense(seed=1))]["metrics"] == {}
+    assert found[run_id(Dense(seed=1))]["metrics"] == {}
     words = run("list").out
     assert all(id in words for id in found)
     assert "25.00 % (75.00 %)" in words
@@ -123,7 +127,7 @@ def test_show_tells_all_of_a_run(run):
     assert found["levels"] == RUNS["bad"][1]
     assert found["environment"]["engine"] == "test"
     assert found["needs"] == [IDS["dense"]]
-    failed = run("show", identity(Dense(seed=1))).out
+    failed = run("show", run_id(Dense(seed=1))).out
     assert "[red]too hot\\x1b[0m" in failed
 
 
@@ -131,8 +135,8 @@ def test_what_leaves_no_network_is_not_saved(run, tmp_path):
     file = tmp_path / "net.prunus"
     for id, why in (
         (IDS["good"], "what a run of its kind leaves is numbers"),
-        (identity(Dense(seed=1)), "it is failed, not done"),
-        (identity(Dense(seed=2)), "it is stale, not done"),
+        (run_id(Dense(seed=1)), "it is failed, not done"),
+        (run_id(Dense(seed=2)), "it is stale, not done"),
     ):
         assert run("save", id, file, code=1).err == f"error: {id} has no network to write: {why}.\n"
     assert not file.exists()
@@ -164,7 +168,7 @@ def test_rm_removes_what_nothing_needs(run, store):
     said = run("rm", IDS["dense"], code=8).err
     assert "was read by the finished" in said
     run("rm", IDS["good"], IDS["bad"], IDS["dense"])
-    run("rm", identity(Dense(seed=1)), identity(Dense(seed=2)))
+    run("rm", run_id(Dense(seed=1)), run_id(Dense(seed=2)))
     assert run("list").out == f"The store {store.path} has no runs.\n"
     assert run("list", "--json").out == "[]\n"
 

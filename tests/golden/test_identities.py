@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import pytest
 
-from prunus.runs.settings import canonical
-from prunus.runs.spec import identity, settings
-from prunus.tickets.dense import Dense
-from prunus.tickets.instability import Instability
-from prunus.tickets.ticket import Rates, Ticket
+from prunus.runs.settings import canonical_json
+from prunus.runs.spec import nondefault_settings, run_id
+from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.instability import InstabilitySpec
+from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training.recipes import LENET_300_100, Recipe
 
 
@@ -40,7 +40,7 @@ GOLDEN = {
     "base-8ee43b39755abdd6": (Base(), "{}"),
     "base-f671d7f10afb8163": (Base(seed=7), '{"seed":7}'),
     "base-0ad486dbe0328697": (
-        Base(LENET_300_100.but(learning_rate=0.1)),
+        Base(LENET_300_100.replace(learning_rate=0.1)),
         '{"recipe":{"batch_size":60,"epochs":55,"learning_rate":0.1}}',
     ),
     "branch-e6b213bc420d8657": (
@@ -53,72 +53,76 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_spec_has_this_name(name):
     spec, text = GOLDEN[name]
-    assert canonical(settings(spec)) == text
-    assert identity(spec) == name
+    assert canonical_json(nondefault_settings(spec)) == text
+    assert run_id(spec) == name
 
 
-SHORTER = Dense(recipe=LENET_300_100.but(epochs=2), replicate=3, states=(100,))
-WINNING = Ticket(SHORTER, rounds=5)
+SHORTER = BaselineSpec(recipe=LENET_300_100.replace(epochs=2), replicate=3, states=(100,))
+WINNING = TicketSpec(SHORTER, rounds=5)
 
 TICKETS = {
-    "dense-b573c6922e38b110": Dense(),
+    "dense-b573c6922e38b110": BaselineSpec(),
     "dense-a43e1eb885113e48": SHORTER,
-    "ticket-3f35cf01c4c28c33": Ticket(),
-    "ticket-6409eb88d79429ee": Ticket(SHORTER, mask0="freeze_init", rewind_step=100, rates=Rates(linear=0.3)),
-    "ticket-15c7e46a65388962": Ticket(SHORTER, mask1="reinitialise", masks_of=WINNING, levels=(2, 5), draw=1),
-    "instability-f4ef72ef900b5b8a": Instability(),
-    "instability-59be6c6a7a1b224e": Instability(SHORTER, 100, WINNING, 5),
+    "ticket-3f35cf01c4c28c33": TicketSpec(),
+    "ticket-6409eb88d79429ee": TicketSpec(
+        SHORTER, mask0="freeze_init", rewind_step=100, rates=PruningRates(linear=0.3)
+    ),
+    "ticket-a76457894e3e6b3a": TicketSpec(
+        SHORTER, mask1="reinitialize", masks_from=WINNING, levels=(2, 5), draw=1
+    ),
+    "instability-f4ef72ef900b5b8a": InstabilitySpec(),
+    "instability-59be6c6a7a1b224e": InstabilitySpec(SHORTER, 100, WINNING, 5),
 }
 
 
 @pytest.mark.parametrize("name", TICKETS)
 def test_a_run_of_the_laboratory_has_this_name(name):
-    assert identity(TICKETS[name]) == name
+    assert run_id(TICKETS[name]) == name
 
 
 @dataclass(frozen=True)
-class LongerRates(Rates):
+class LongerRates(PruningRates):
     embedding: float = 0.5
 
 
 @dataclass(frozen=True)
-class LongerDense(Dense):
+class LongerDense(BaselineSpec):
     warm_up: int = 0
     noise: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class LongerTicket(Ticket):
+class LongerTicket(TicketSpec):
     dense: LongerDense = field(default_factory=LongerDense)
     rates: LongerRates = field(default_factory=LongerRates)
     of_sign: bool = False
 
 
-def longer(spec: Dense | Ticket) -> LongerDense | LongerTicket:
+def longer(spec: BaselineSpec | TicketSpec) -> LongerDense | LongerTicket:
     """The same spec, as classes that have got more fields would make it."""
     mine = {f.name: getattr(spec, f.name) for f in fields(spec)}
-    if isinstance(spec, Dense):
+    if isinstance(spec, BaselineSpec):
         return LongerDense(**mine)
     more = {"dense": longer(spec.dense), "rates": LongerRates(**vars(spec.rates))}
-    return LongerTicket(**{**mine, **more, "masks_of": spec.masks_of and longer(spec.masks_of)})
+    return LongerTicket(**{**mine, **more, "masks_from": spec.masks_from and longer(spec.masks_from)})
 
 
 @pytest.mark.parametrize("name", [name for name in TICKETS if not name.startswith("instability")])
 def test_fields_that_are_added_with_a_default_rename_no_run(name):
     spec = longer(TICKETS[name])
-    assert settings(spec) == settings(TICKETS[name])
-    assert identity(spec) == name
+    assert nondefault_settings(spec) == nondefault_settings(TICKETS[name])
+    assert run_id(spec) == name
     added = {"of_sign": True} if isinstance(spec, LongerTicket) else {"warm_up": 5}
-    assert identity(replace(spec, **added)) != name
+    assert run_id(replace(spec, **added)) != name
 
 
 def test_a_field_added_deep_inside_that_is_set_does_rename():
-    ticket = longer(TICKETS["ticket-15c7e46a65388962"])
+    ticket = longer(TICKETS["ticket-a76457894e3e6b3a"])
     dense, source = replace(ticket.dense, noise=(0.1,)), longer(WINNING)
     names = {
-        identity(replace(ticket, dense=dense)),
-        identity(replace(ticket, rates=replace(ticket.rates, embedding=0.1))),
-        identity(replace(ticket, masks_of=replace(source, dense=dense))),
-        identity(ticket),
+        run_id(replace(ticket, dense=dense)),
+        run_id(replace(ticket, rates=replace(ticket.rates, embedding=0.1))),
+        run_id(replace(ticket, masks_from=replace(source, dense=dense))),
+        run_id(ticket),
     }
     assert len(names) == 4

@@ -4,14 +4,14 @@ import small
 import torch
 from torch import Tensor, nn
 
-from prunus.pruning.prunable import prunable
-from prunus.pruning.second_order import Objective, objective
-from prunus.seeds import generator
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.second_order import Objective, make_objective
+from prunus.seeds import make_generator
 
 
 def draw(*shape: int, role: str = "x") -> Tensor:
     """Normal numbers in float64, of their role's own seed."""
-    return torch.randn(shape, generator=generator(0, role), dtype=torch.float64)
+    return torch.randn(shape, generator=make_generator(0, role), dtype=torch.float64)
 
 
 def asked_of(
@@ -26,5 +26,5 @@ def asked_of(
     inputs = draw(n, *shape)
     classes = model.eval()(inputs).shape[1]
     targets = draw(n, classes, role="targets") if loss == "squared_error" else torch.arange(n) % classes
-    weights = dict(model.named_parameters()) if biases else prunable(model)
-    return objective(model, weights, inputs, targets, loss=loss)
+    weights = dict(model.named_parameters()) if biases else prunable_weights(model)
+    return make_objective(model, weights, inputs, targets, loss=loss)

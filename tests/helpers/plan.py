@@ -3,28 +3,28 @@
 import sys
 from dataclasses import replace
 
-from prunus.runs.execute import execute
+from prunus.runs.runner import run_plan
 from prunus.runs.store import Store
-from prunus.tickets.dense import Dense
-from prunus.tickets.instability import Instability
-from prunus.tickets.ticket import Ticket
+from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.instability import InstabilitySpec
+from prunus.tickets.ticket import TicketSpec
 from prunus.training import Recipe
 
-RECIPE = Recipe(epochs=2, learning_rate=0.01, batch_size=25, decay="linear")
-DENSE = Dense("small:mlp", "digits", RECIPE, examples=85, every=3, states=(5,))
+RECIPE = Recipe(epochs=2, learning_rate=0.01, batch_size=25, lr_schedule="linear")
+DENSE = BaselineSpec("small:mlp", "digits", RECIPE, examples=85, every=3, states=(5,))
 
 
 def plan(epochs: int = 2) -> list:
     """For two replicates a ticket, the control under its masks, one rewound late, and two copies of the network."""
     found: list = []
     for replicate in (0, 1):
-        dense = replace(DENSE, replicate=replicate, recipe=RECIPE.but(epochs=epochs))
-        ticket = Ticket(dense, rounds=2)
+        dense = replace(DENSE, replicate=replicate, recipe=RECIPE.replace(epochs=epochs))
+        ticket = TicketSpec(dense, rounds=2)
         found += [
             ticket,
-            Ticket(dense, rounds=2, mask1="reinitialise", masks_of=ticket),
-            Ticket(dense, rounds=2, mask0="freeze_init", rewind_step=5),
-            Instability(dense, 5, points=3),
+            TicketSpec(dense, rounds=2, mask1="reinitialize", masks_from=ticket),
+            TicketSpec(dense, rounds=2, mask0="freeze_init", rewind_step=5),
+            InstabilitySpec(dense, 5, points=3),
         ]
     return found
 
@@ -32,7 +32,7 @@ def plan(epochs: int = 2) -> list:
 if __name__ == "__main__":
     path, engine, epochs = sys.argv[1:]
     print("ready", flush=True)
-    execute(
+    run_plan(
         plan(int(epochs)),
         Store(path),
         engine=engine,

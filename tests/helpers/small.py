@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunus.errors import EvidenceError
-from prunus.seeds import derive, generator
+from prunus.errors import StatisticsError
+from prunus.seeds import derive_seed, make_generator
+from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.tickets.mask0.zero import zero
 from prunus.tickets.mask1.rewind import rewind
-from prunus.tickets.past import KeptAction, PrunedAction
 
 
 def drawn(model: nn.Module, seed: int) -> nn.Module:
@@ -17,7 +17,7 @@ def drawn(model: nn.Module, seed: int) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 1.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1
-            parameter.normal_(0, scale, generator=generator(seed, name))
+            parameter.normal_(0, scale, generator=make_generator(seed, name))
             if parameter.dim() == 1 and "weight" in name:
                 parameter.add_(1)
     return model
@@ -84,7 +84,7 @@ def _is_half(past, masks, start):
     }
 
 
-half = KeptAction(_half, _is_half)
+half = Mask1Action(_half, _is_half)
 """A mask-1 action of one's own."""
 
 
@@ -100,10 +100,10 @@ def _are_ones(past, masks, kept, start):
     }
 
 
-hundredth = PrunedAction(_ones, _are_ones)
+hundredth = Mask0Action(_ones, _are_ones)
 """A mask-0 action of one's own."""
 
-not_rewound = KeptAction(
+not_rewound = Mask1Action(
     lambda past, masks, seed: {name: weight.clone() for name, weight in past.final.items()}, rewind.claims
 )
 """Broken: says it rewinds, and goes on from where the last training ended."""
@@ -116,10 +116,10 @@ def _one_off(past, masks, seed):
     return values
 
 
-shifted = KeptAction(_one_off, rewind.claims)
+shifted = Mask1Action(_one_off, rewind.claims)
 """Broken: every value is right, and in one layer in the wrong place."""
 
-not_zero = PrunedAction(_ones, zero.claims)
+not_zero = Mask0Action(_ones, zero.claims)
 """Broken: says pruned weights are zero, and sets them to something."""
 
 
@@ -128,7 +128,7 @@ def _touched(past, masks, kept, seed):
     return {name: weight * 1.0001 for name, weight in start.items()}
 
 
-meddling = PrunedAction(_touched, zero.claims)
+meddling = Mask0Action(_touched, zero.claims)
 """Broken: changes kept weights by a ten-thousandth."""
 
 
@@ -141,7 +141,7 @@ def _doubled(past, masks, seed):
     return {name: weight.clone() for name, weight in past.rewind.items()}
 
 
-mutating = KeptAction(_doubled, rewind.claims)
+mutating = Mask1Action(_doubled, rewind.claims)
 """Broken: what it is given it doubles, then says that it rewinds to it."""
 
 
@@ -177,7 +177,7 @@ def failing(evidence):
         and not all(bool(mask.all()) for mask in evidence.masks.values())
         and Path("FAILING").exists()
     ):
-        raise EvidenceError("Asked to fail in the second round.")
+        raise StatisticsError("Asked to fail in the second round.")
     return {name: weight.abs() for name, weight in evidence.weights.items()}
 
 
@@ -189,7 +189,7 @@ def raising(evidence):
 def wild(seed: int) -> nn.Module:
     """`mlp`; of the second replicate with weights so large that it diverges."""
     model = mlp(seed)
-    if seed == derive(1, "model"):
+    if seed == derive_seed(1, "model"):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.fill_(1e30)

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from prunus.compression.codecs import range_coder
-from prunus.compression.codecs.bits import gamma, pack_levels
-from prunus.compression.container.layout import (
+from prunus.compression.codecs.bitstream import gamma, pack_levels
+from prunus.compression.container.file_format import (
     CHECKSUM,
     CODEC_NUMBERS,
     COLUMNS,
@@ -227,10 +227,10 @@ def many_tensors():
 CHILD = """
 import ctypes, gc, json, sys, time
 import torch
-from prunus.compression.container import Coding, inspect, load, pack, read
+from prunus.compression.container import EncodingConfig, inspect, load, pack, read
 from prunus.compression.container.read import unpack
 from prunus.errors import PrunusError
-from prunus.generators import Generated
+from prunus.seeded_tensors import SeededTensor
 
 def peak():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -243,9 +243,9 @@ def reset_peak():
 
 w = torch.tensor([0.0] * 20 + [0.5, 0.25])[torch.arange(120_000) * 7919 % 22].reshape(300, 400)
 for codec in ("range", "huffman", "bitpack"):
-    unpack(pack({"w": w, "f": w + 0.25, "b": w.bfloat16()}, coding=Coding(codec)))
+    unpack(pack({"w": w, "f": w + 0.25, "b": w.bfloat16()}, coding=EncodingConfig(codec)))
 for name in ("signs", "normals"):
-    how = Generated(name, 1, 0.5)
+    how = SeededTensor(name, 1, 0.5)
     unpack(pack({"w": torch.from_numpy(how.values((5000,)))}, generated={"w": how}))
 for line in sys.stdin:
     path, function, max_bytes = json.loads(line)
@@ -336,7 +336,7 @@ def test_very_many_tensors_take_little_time(child):
         assert outcome == "read"
         assert peak <= DEFAULT_LIMIT
         assert seconds <= MAX_SECONDS
-        assert child(bomb, "read", 8 << 20)[0] == "TooLargeError"
+        assert child(bomb, "read", 8 << 20)[0] == "SizeLimitError"
 
 
 SCARCE = """
@@ -365,4 +365,4 @@ def test_memory_that_is_not_there_is_a_named_error(tmp_path):
             paths[-1].write_bytes(data)
     done = subprocess.run([sys.executable, "-c", SCARCE, *map(str, paths)], capture_output=True, text=True)
     lines = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert lines == ["TooLargeError Reading the file takes more memory than there is"] * 9, done.stderr
+    assert lines == ["SizeLimitError Reading the file takes more memory than there is"] * 9, done.stderr

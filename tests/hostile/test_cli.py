@@ -20,10 +20,10 @@ from typer.main import get_command
 import prunus
 from prunus.cli import main
 from prunus.cli.app import app
-from prunus.cli.show import clean
+from prunus.cli.output import clean
 from prunus.compression.container import pack
 from prunus.runs.store import Store
-from prunus.tickets.dense import Dense
+from prunus.tickets.baseline import BaselineSpec
 
 OWN = """
 import prunus
@@ -136,11 +136,11 @@ def interrupts():
 
 def few(**changes):
     d = load_data("digits")
-    splits = {"train": d.train.first(100), "validation": d.validation.first(50), "test": d.test.first(50)}
-    return Dataset("few", **{**splits, **changes}, classes=d.classes)
+    splits = {"train": d.train.take(100), "validation": d.validation.take(50), "test": d.test.take(50)}
+    return Dataset("few", **{**splits, **changes}, class_names=d.class_names)
 
 def one_left():
-    return few(train=load_data("digits").train.first(129))
+    return few(train=load_data("digits").train.take(129))
 
 def with_labels(change):
     split = few().train
@@ -151,7 +151,7 @@ def with_inputs(change, part="train"):
     return few(**{part: Split(change(split.inputs.clone()), split.labels)})
 
 def empty():
-    return few(train=few().train.first(0))
+    return few(train=few().train.take(0))
 
 def labels_too_high():
     return with_labels(lambda labels: labels + 77)
@@ -446,7 +446,7 @@ def test_unknown_commands_options_experiments_and_sizes(refused):
     assert "the commands are: demo, compress" in refused(2, "frobnicate")
     assert refused(2, "inspect", "a", "--jso") == "error: No option is called '--jso'; did you mean '--json'?"
     assert refused(2, "inspect") == "error: Missing argument 'FILE'; see `prunus inspect --help`."
-    assert "No experiment is called 'han2051'" in refused(2, "run", "han2051")
+    assert "Unknown experiment 'han2051'" in refused(2, "run", "han2051")
     assert "choose one" in refused(2, "run", "han2015", "--smoke", "--full")
 
 
@@ -600,7 +600,7 @@ SETTINGS = (
         "epochs=0",
         "epochs=-1",
     ),
-    *("batch_size=0", "batch_size=x", "network=", "network=lenett", "network=lenet,lenet", "optimiser=adamm"),
+    *("batch_size=0", "batch_size=x", "network=", "network=lenett", "network=lenet,lenet", "optimizer=adamm"),
     *("model=lenet-301", "data=minst", "dense=1", "dense.recipe=1", "patience=1", "rounds=0", "rounds=x"),
     *("learning_rate=nan", "learning_rate=inf", "learning_rate=x", "seed=x"),
 )
@@ -780,7 +780,7 @@ def shared_folder(tmp_path_factory):
     (folder / "evil.pt").write_bytes(pickle.dumps(Bomb()))
     store = Store(folder / "store")
     for seed in range(2):
-        opened = store.begin(Dense(replicate=seed), "inline")
+        opened = store.begin(BaselineSpec(replicate=seed), "inline")
         opened.append({"level": 0, "density": 1.0})
         store.finish(opened, {})
     return folder
@@ -852,9 +852,7 @@ def test_a_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, 
 
 def test_a_misspelled_setting_is_suggested(refused):
     arguments = ("run", "zhou2019.criteria", "--smoke", "--out=out", "--store=out/store")
-    assert refused(2, *arguments, "--set=epoch=1").endswith(
-        "No setting is called 'epoch'; did you mean 'epochs'?"
-    )
+    assert refused(2, *arguments, "--set=epoch=1").endswith("Unknown setting 'epoch'; did you mean 'epochs'?")
     assert refused(2, *arguments, "--set=networks=lenet").endswith("did you mean 'network'?")
     assert "did you mean 'nothing_to_prune'?" in refused(
         2, "prune", "bad_nets:nothing_to_prun", "--density=0.5"

@@ -17,24 +17,24 @@ from safetensors.torch import load_file
 from torch import nn
 
 import prunus
-from prunus.compression.codecs.bits import pack_levels
-from prunus.compression.container import Coding, inspect, load, pack, read, read_header, unpack, write
-from prunus.compression.container.layout import DTYPES, GENERATED, HALF, HOLES, SHARED, varint
+from prunus.compression.codecs.bitstream import pack_levels
+from prunus.compression.container import EncodingConfig, inspect, load, pack, read, read_header, unpack, write
+from prunus.compression.container.file_format import DTYPES, GENERATED, HALF, HOLES, SHARED, varint
 from prunus.errors import (
     ContainerError,
-    CorruptError,
-    MismatchError,
+    CorruptFileError,
+    ModelMismatchError,
+    NonFiniteError,
     NotAContainerError,
-    NotFiniteError,
     OutputError,
     PrunusError,
+    SizeLimitError,
     SpecError,
-    TooLargeError,
-    TruncatedError,
+    TruncatedFileError,
     UnknownNameError,
-    VersionError,
+    UnsupportedVersionError,
 )
-from prunus.generators import Generated
+from prunus.seeded_tensors import SeededTensor
 
 
 def small_file(codec="range"):
@@ -48,7 +48,9 @@ def small_file(codec="range"):
         "int": torch.tensor([5]),
         "flag": torch.tensor([True, False]),
     }
-    return pack(state, made={"a": 1}, model={"name": "lenet-5", "arguments": {}}, coding=Coding(codec))
+    return pack(
+        state, made={"a": 1}, model={"name": "lenet-5", "arguments": {}}, coding=EncodingConfig(codec)
+    )
 
 
 def framed(header, blobs):
@@ -92,13 +94,13 @@ def test_every_flipped_byte_is_noticed(codec):
 def test_every_cut_is_noticed():
     data = small_file()
     for end in range(len(data)):
-        with pytest.raises((TruncatedError, NotAContainerError)):
+        with pytest.raises((TruncatedFileError, NotAContainerError)):
             unpack(data[:end])
 
 
 @pytest.mark.parametrize("more", [b"\0", b"\x89prunus\n", bytes(1000)])
 def test_bytes_after_the_end_are_noticed(more):
-    with pytest.raises(CorruptError, match=f"{len(more)} bytes follow"):
+    with pytest.raises(CorruptFileError, match=f"{len(more)} bytes follow"):
         unpack(small_file() + more)
 
 
@@ -110,7 +112,7 @@ def test_blobs_that_change_places_are_noticed():
         swapped = bytearray(data)
         swapped[a], swapped[b] = data[b], data[a]
         assert len(swapped) == len(data)
-        with pytest.raises(CorruptError, match="checksum of 'a'"):
+        with pytest.raises(CorruptFileError, match="checksum of 'a'"):
             unpack(bytes(swapped))
 
 
@@ -126,7 +128,7 @@ def test_what_is_no_prunus_file_is_called_so(data):
 def test_another_version_is_called_so(version):
     data = bytearray(small_file())
     data[8:10] = struct.pack("<H", version)
-    with pytest.raises(VersionError, match=f"version {version}"):
+    with pytest.raises(UnsupportedVersionError, match=f"version {version}"):
         unpack(bytes(data))
 
 
@@ -134,7 +136,7 @@ def test_another_version_is_called_so(version):
 
 
 def test_a_header_of_gigabytes_is_refused_unread():
-    for length, error in ((2**32 - 1, TooLargeError), (4 << 20, TruncatedError)):
+    for length, error in ((2**32 - 1, SizeLimitError), (4 << 20, TruncatedFileError)):
         data = b"\x89prunus\n" + struct.pack("<HI", 1, length) + bytes(100)
         with pytest.raises(error):
             unpack(data)
@@ -175,7 +177,7 @@ GOOD = {"format": "prunus", "made": {}, "model": None, "tensors": []}
     ids=lambda header: str(header)[:40],
 )
 def test_a_header_that_is_not_as_specified_is_refused(header):
-    with pytest.raises(CorruptError):
+    with pytest.raises(CorruptFileError):
         unpack(framed(header, []))
 
 
@@ -208,19 +210,19 @@ def test_a_header_that_is_not_as_specified_is_refused(header):
     ids=str,
 )
 def test_a_tensor_that_is_not_as_specified_is_refused(row):
-    with pytest.raises(CorruptError, match="tensor"):
+    with pytest.raises(CorruptFileError, match="tensor"):
         unpack(of_tensors([row], [b"\0" + bytes(4)]))
 
 
 def test_a_name_given_twice_is_refused():
     row = ["w", "float32", [1], 5]
-    with pytest.raises(CorruptError, match="twice"):
+    with pytest.raises(CorruptFileError, match="twice"):
         unpack(of_tensors([row, row], [b"\0" + bytes(4)] * 2))
 
 
 @pytest.mark.parametrize("length", [0, 4, 6, 2**40])
 def test_a_blob_of_another_length_is_refused(length):
-    with pytest.raises((CorruptError, TruncatedError)):
+    with pytest.raises((CorruptFileError, TruncatedFileError)):
         unpack(of_tensors([["w", "float32", [1], length]], [b"\0" + bytes(4)]))
 
 
@@ -261,7 +263,7 @@ CODED = bytes([SHARED, 0])  # packed codes; then length of the codebook, codeboo
     ],
 )
 def test_a_blob_that_contradicts_itself_is_refused(blob, says):
-    with pytest.raises(CorruptError, match=says):
+    with pytest.raises(CorruptFileError, match=says):
         unpack(one_tensor(blob))
 
 
@@ -274,35 +276,37 @@ def seeded(number=0, scale=1.0, codes=bytes(2), factor=0.0, zero=0.0):
 def test_a_generator_that_there_is_not_is_called_so():
     assert unpack(one_tensor(seeded()))[1]["w"].tolist() == [[0.0] * 4] * 4
     for number in (2, 255):
-        with pytest.raises(VersionError, match=f"generator {number}, which this library does not know"):
+        with pytest.raises(
+            UnsupportedVersionError, match=f"generator {number}, which this library does not know"
+        ):
             unpack(one_tensor(seeded(number)))
 
 
 @pytest.mark.parametrize("flags", [GENERATED, GENERATED | SHARED | HALF, GENERATED | SHARED | HOLES])
 def test_what_is_generated_has_a_codebook_and_nothing_else(flags):
-    with pytest.raises(CorruptError, match="flags"):
+    with pytest.raises(CorruptFileError, match="flags"):
         unpack(one_tensor(bytes([flags]) + seeded()[1:]))
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), float("-inf")])
 def test_a_scale_is_a_number(scale):
-    with pytest.raises(CorruptError, match="scale"):
+    with pytest.raises(CorruptFileError, match="scale"):
         unpack(one_tensor(seeded(scale=scale)))
 
 
 def test_a_generated_blob_that_ends_early_or_is_no_float32_is_refused():
     whole = seeded()
     for end in range(1, len(whole)):
-        with pytest.raises(CorruptError):
+        with pytest.raises(CorruptFileError):
             unpack(one_tensor(whole[:end]))
-    with pytest.raises(CorruptError, match="never has"):
+    with pytest.raises(CorruptFileError, match="never has"):
         unpack(one_tensor(whole, dtype="float64"))
 
 
 def test_what_is_generated_is_bounded_as_everything_is():
     blob = bytes([GENERATED | SHARED, 0]) + struct.pack("<BQf", 1, 5, 1.0) + varint(4) + b"\0\0\x80?"
     for entries in (2**27, 2**58):
-        with pytest.raises(TooLargeError, match="max_bytes"):
+        with pytest.raises(SizeLimitError, match="max_bytes"):
             unpack(of_tensors([["w", "float32", [entries], len(blob)]], [blob]))
     tracemalloc.start()
     try:
@@ -333,7 +337,7 @@ def test_values_that_are_no_numbers_are_refused_by_name(dtype, value):
             if math.isfinite(number):
                 assert torch.isfinite(unpack(data)[1]["w"]).all()
                 continue
-            with pytest.raises(CorruptError, match="'w' holds values that are NaN or infinite"):
+            with pytest.raises(CorruptFileError, match="'w' holds values that are NaN or infinite"):
                 unpack(data)
 
 
@@ -341,7 +345,7 @@ def test_values_that_are_no_numbers_are_refused_by_name(dtype, value):
 def test_halved_values_that_are_no_numbers_are_refused_by_name(value):
     values = bits_of(value, torch.float16) + bits_of(65504.0, torch.float16)
     for blob in (bytes([HALF]) + values, bytes([HALF | SHARED, 0]) + varint(4) + values + b"\x40"):
-        with pytest.raises(CorruptError, match="'w' holds values that are NaN or infinite"):
+        with pytest.raises(CorruptFileError, match="'w' holds values that are NaN or infinite"):
             unpack(one_tensor(blob, shape=(2,)))
 
 
@@ -359,27 +363,27 @@ def test_what_is_generated_is_finite():
     """A factor that is none, even where no code asks for it; a product that is none, unless a hole is there."""
     for factor in (float("nan"), float("inf"), float("-inf")):
         for codes in (b"\xff\xff", b"\0\0"):
-            with pytest.raises(CorruptError, match="'w' holds values that are NaN or infinite"):
+            with pytest.raises(CorruptFileError, match="'w' holds values that are NaN or infinite"):
                 unpack(one_tensor(seeded(factor=factor, codes=codes)))
     for number, scale, factor in ((1, 3e38, 1.0), (0, 3e38, 2.0), (0, -2.0, 3e38)):
-        with pytest.raises(CorruptError, match="'w' generates entries that are infinite"):
+        with pytest.raises(CorruptFileError, match="'w' generates entries that are infinite"):
             unpack(one_tensor(seeded(number, scale, b"\0\1", factor)))
         assert unpack(one_tensor(seeded(number, scale, b"\0\0", factor)))[1]["w"].tolist() == [[0.0] * 4] * 4
 
 
 @pytest.mark.parametrize("dtype", ["int32", "bool", "uint8", "int64"])
 def test_only_floats_are_sparse(dtype):
-    with pytest.raises(CorruptError, match="never has"):
+    with pytest.raises(CorruptFileError, match="never has"):
         unpack(one_tensor(HOLED + varint(0) + varint(0), dtype=dtype))
 
 
 def test_only_float32_is_halved():
-    with pytest.raises(CorruptError, match="never has"):
+    with pytest.raises(CorruptFileError, match="never has"):
         unpack(one_tensor(bytes([HALF]) + bytes(32), dtype="float64"))
 
 
 def test_a_truth_value_is_0_or_1():
-    with pytest.raises(CorruptError, match="neither 0 nor 1"):
+    with pytest.raises(CorruptFileError, match="neither 0 nor 1"):
         unpack(one_tensor(b"\0\0\1\2", shape=(3,), dtype="bool"))
 
 
@@ -394,20 +398,20 @@ def bomb(entries):
 def test_what_a_file_announces_is_bounded_by_default():
     assert unpack(bomb(1000))[1]["w"].tolist() == [1.0] * 1000
     for entries in (2**27, 2**40, 2**58):
-        with pytest.raises(TooLargeError, match="max_bytes"):
+        with pytest.raises(SizeLimitError, match="max_bytes"):
             unpack(bomb(entries))
 
 
 def test_max_bytes_is_exact_and_raises_the_bound():
     assert len(unpack(bomb(1000), max_bytes=4000)[1]["w"]) == 1000
-    with pytest.raises(TooLargeError, match="4000 bytes; max_bytes allows 3999"):
+    with pytest.raises(SizeLimitError, match="4000 bytes; max_bytes allows 3999"):
         unpack(bomb(1000), max_bytes=3999)
 
 
 def test_many_small_tensors_count_together():
     blob = CODED + varint(4) + b"\0\0\x80?"
     rows = [[str(i), "float32", [2**20], len(blob)] for i in range(100)]
-    with pytest.raises(TooLargeError):
+    with pytest.raises(SizeLimitError):
         unpack(of_tensors(rows, [blob] * 100))
 
 
@@ -433,7 +437,7 @@ def test_a_lie_costs_no_memory(data):
 
 
 def test_reading_stays_within_max_bytes():
-    with pytest.raises(TooLargeError, match="16777216 of them for its tensors; max_bytes allows 16777216"):
+    with pytest.raises(SizeLimitError, match="16777216 of them for its tensors; max_bytes allows 16777216"):
         unpack(bomb(2**22), max_bytes=2**24)
     tracemalloc.start()
     try:
@@ -451,7 +455,7 @@ def test_reading_stays_within_max_bytes():
 def test_weights_that_are_no_numbers_are_refused_by_name(value, dtype, tmp_path):
     w = torch.zeros(3, dtype=dtype)
     w[1] = value
-    with pytest.raises(NotFiniteError, match=r"fc1\.weight holds 1 values"):
+    with pytest.raises(NonFiniteError, match=r"fc1\.weight holds 1 values"):
         write(tmp_path / "f.prunus", {"fc1.weight": w})
     assert not list(tmp_path.iterdir())
 
@@ -466,7 +470,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value, dtype, tmp_path)
     ids=str,
 )
 def test_what_nothing_can_be_generated_from_is_refused_by_name(how, says):
-    how = Generated(*how)
+    how = SeededTensor(*how)
     for tensor in (torch.zeros(3), torch.ones(3), torch.zeros(0)):
         with pytest.raises(ContainerError, match=rf"fc1\.weight is generated {re.escape(says)}"):
             pack({"fc1.weight": tensor}, generated={"fc1.weight": how})
@@ -479,10 +483,10 @@ def test_a_factor_is_a_number(factor):
     with pytest.raises(
         ContainerError, match=re.escape(f"w has the factor {factor}; a factor is a finite float32")
     ):
-        pack({"w": torch.zeros(3)}, generated={"w": Generated("signs", 1, 0.5)}, factors={"w": factor})
+        pack({"w": torch.zeros(3)}, generated={"w": SeededTensor("signs", 1, 0.5)}, factors={"w": factor})
 
 
-@pytest.mark.parametrize("generated", [None, {}, {"v": Generated("signs", 1, 0.5)}])
+@pytest.mark.parametrize("generated", [None, {}, {"v": SeededTensor("signs", 1, 0.5)}])
 def test_a_factor_of_what_is_not_generated_is_refused_by_name(generated):
     state = {"w": torch.zeros(3), "v": torch.zeros(3)}
     for name in ("w", "not there"):
@@ -567,10 +571,10 @@ def test_metadata_that_json_cannot_say_is_refused(made):
 
 def test_codings_that_there_are_not_are_refused():
     with pytest.raises(UnknownNameError, match="huffman"):
-        Coding("hufman")
+        EncodingConfig("hufman")
     for bits in (0, 17, -1):
         with pytest.raises(ContainerError, match="index_bits"):
-            Coding(index_bits=bits)
+            EncodingConfig(index_bits=bits)
 
 
 FULL_DISK = """
@@ -630,7 +634,7 @@ def test_half_of_a_surrogate_pair_is_refused_in_names_and_in_all_of_the_header(t
         {**GOOD, "model": {"name": text, "arguments": {}}},
     ]
     for header in headers:
-        with pytest.raises(CorruptError, match="not valid Unicode"):
+        with pytest.raises(CorruptFileError, match="not valid Unicode"):
             unpack(framed(header, [b"\0abc"] * len(header["tensors"])))
     with pytest.raises(ContainerError, match="Unicode"):
         pack({text: torch.zeros(1)})
@@ -656,11 +660,11 @@ def test_every_way_to_read_has_the_same_limit(function, tmp_path):
     assert size > 1_000_000
     function(path, max_bytes=2 * size + (512 << 10))
     for limit in (size + (512 << 10), 266_610 * 4 - 1, 1000, 0):
-        with pytest.raises(TooLargeError, match="max_bytes allows"):
+        with pytest.raises(SizeLimitError, match="max_bytes allows"):
             function(path, max_bytes=limit)
         if function is not load:
             continue
-        with pytest.raises(TooLargeError, match="max_bytes allows"):
+        with pytest.raises(SizeLimitError, match="max_bytes allows"):
             load(path, prunus.models.lenet_300_100(seed=0), limit)
 
 
@@ -701,7 +705,7 @@ def test_names_with_control_characters_do_not_reach_a_terminal(called, tmp_path)
     for options in ((), ("--json",)):
         printed = called("inspect", tmp_path / "f.prunus", *options)
         assert not set(name) - set("[2J") & set(printed.out + printed.err)
-    with pytest.raises(MismatchError) as error:
+    with pytest.raises(ModelMismatchError) as error:
         load(tmp_path / "f.prunus", into=nn.Linear(2, 2))
     assert str(error.value).isprintable()
 
@@ -717,10 +721,10 @@ def test_every_way_to_read_names_what_is_wrong(function, tmp_path):
         function(tmp_path / "other")
     data = small_file()
     (tmp_path / "cut").write_bytes(data[:100])
-    with pytest.raises(TruncatedError):
+    with pytest.raises(TruncatedFileError):
         function(tmp_path / "cut")
     (tmp_path / "damaged").write_bytes(data[:50] + b"!" + data[51:])
-    with pytest.raises(CorruptError):
+    with pytest.raises(CorruptFileError):
         function(tmp_path / "damaged")
 
 
@@ -738,7 +742,7 @@ def test_every_way_to_read_names_what_is_wrong(function, tmp_path):
 )
 def test_a_model_that_cannot_be_built_is_a_mismatch(model, says, tmp_path):
     write(tmp_path / "f.prunus", {"weight": torch.zeros(1)}, model=model)
-    with pytest.raises(MismatchError, match=says):
+    with pytest.raises(ModelMismatchError, match=says):
         load(tmp_path / "f.prunus")
 
 
@@ -757,7 +761,7 @@ def test_the_memory_of_the_process_is_bounded(tmp_path):
     )
     paths = [str(tmp_path / str(i)) for i in range(2)]
     done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True)
-    assert done.stdout.split() == ["TooLargeError", "CorruptError"], done.stderr
+    assert done.stdout.split() == ["SizeLimitError", "CorruptFileError"], done.stderr
 
 
 def test_nothing_a_file_says_is_run(tmp_path):

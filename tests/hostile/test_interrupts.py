@@ -239,7 +239,7 @@ def net():
     return nn.Sequential(Flat(), nn.Linear(64, 10))
 
 def few():
-    return load_data("digits").first(120, 40)
+    return load_data("digits").take(120, 40)
 """
 EPOCHS = [f"--epochs={stage}=1" for stage in ("dense", "retrain", "settle", "finetune")]
 NAMES = ("--data=signal_nets:few",)
@@ -320,11 +320,11 @@ def test_an_ignored_signal_stays_ignored():
 
 SCRIPT = """
 from plan import DENSE
-from prunus.runs.execute import execute
+from prunus.runs.runner import run_plan
 from prunus.runs.store import Store
 
 {before}
-execute([DENSE], Store("store"), engine="processes", workers=2, say=print)
+run_plan([DENSE], Store("store"), engine="processes", workers=2, say=print)
 """
 
 

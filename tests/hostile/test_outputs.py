@@ -18,10 +18,10 @@ from prunus.cli import demo as demo_command
 from prunus.cli import main
 from prunus.compression.deep_compression import Compressed
 from prunus.errors import OutputError
-from prunus.experiments.result import begin
-from prunus.report import Curve, save_lines
+from prunus.experiments.results import start_record
+from prunus.report import Curve, save_line_plot
 from prunus.runs.store import Store
-from prunus.tickets.dense import Dense
+from prunus.tickets.baseline import BaselineSpec
 
 OWN = """
 from torch import nn
@@ -87,7 +87,11 @@ def refused(folder, capsys, monkeypatch):
     def begun(*arguments, **options):
         raise WorkBegunError
 
-    for place in ("prunus.cli.work.carry_out", "prunus.cli.pruning._model", "prunus.cli.networks.network"):
+    for place in (
+        "prunus.cli.compress_pipeline.run_compress",
+        "prunus.cli.prune_pipeline._model",
+        "prunus.cli.loading.create_model",
+    ):
         monkeypatch.setattr(place, begun)
     monkeypatch.setattr("prunus.data.load", begun)
 
@@ -215,7 +219,7 @@ def test_results_are_not_written_into_the_store(inside, refused):
 
 def test_runs_save_refuses_a_file_of_the_store(refused, folder, monkeypatch):
     store = Store("store")
-    run = store.begin(Dense(), "test")
+    run = store.begin(BaselineSpec(), "test")
     run.put("final", {"w": torch.ones(2)})
     store.finish(run, {})
     save = ("runs", "save", run.id, "--store=store")
@@ -269,14 +273,14 @@ def test_a_page_that_cannot_be_written_costs_no_result(folder):
 
 
 def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypatch):
-    record = begin("mine", "smoke", tmp_path, None, 0, None)
+    record = start_record("mine", "smoke", tmp_path, None, 0, None)
     record.draw("errors", [Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y")
     record.save_rows("points", [{"x": 1}])
 
     def fails(*arguments):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("prunus.experiments.result.save_pictures", fails)
+    monkeypatch.setattr("prunus.experiments.results.save_pictures", fails)
     with pytest.raises(
         OutputError, match=r"mine\.md, .* are complete; what follows failed: RuntimeError: no fonts"
     ):
@@ -293,14 +297,16 @@ def test_a_library_that_is_not_installed_is_named_before_the_work(library, folde
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr("prunus.cli.NEEDS", ())
     monkeypatch.setattr(
-        "prunus.experiments.laboratory.execute", lambda *arguments, **options: pytest.fail("begun")
+        "prunus.experiments.stored_experiment.run_plan", lambda *arguments, **options: pytest.fail("begun")
     )
     monkeypatch.setattr("prunus.experiments.lecun1990._trained", lambda *arguments: pytest.fail("begun"))
     commands = [("run", NAME, "--smoke", "--store=store")]
     if library != "scipy":
         commands.append(("run", "lecun1990.deletion", "--smoke"))
     if library == "jinja2":
-        monkeypatch.setattr("prunus.cli.work.train", lambda *arguments, **options: pytest.fail("begun"))
+        monkeypatch.setattr(
+            "prunus.cli.compress_pipeline.train", lambda *arguments, **options: pytest.fail("begun")
+        )
         commands.append(("compress", NET, DATA, "--out=out.prunus"))
     for arguments in commands:
         said = called(*arguments, code=1).err.splitlines()[-1]
@@ -314,12 +320,12 @@ IN_C_LOCALE = f"""
 import locale, sys
 from pathlib import Path
 from prunus.cli import main
-from prunus.experiments.result import begin
-from prunus.report import Curve, save_lines
+from prunus.experiments.results import start_record
+from prunus.report import Curve, save_line_plot
 assert locale.getpreferredencoding(False) != "UTF-8" and sys.stdout.encoding.lower() != "utf-8"
-save_lines("drawn", {CURVE!r}, **{LABELS!r})
+save_line_plot("drawn", {CURVE!r}, **{LABELS!r})
 assert "matplotlib.pyplot" not in sys.modules
-begin("mine", "smoke", Path("."), None, 0, None).finish([{{"error": 0.5, "error ±": 0.25}}], "× –")
+start_record("mine", "smoke", Path("."), None, 0, None).finish([{{"error": 0.5, "error ±": 0.25}}], "× –")
 main(sys.argv[1:])
 """
 
@@ -351,7 +357,7 @@ def test_locale_and_backend_of_the_environment_change_no_file(backend, folder, t
     )
     assert done.returncode == 0, done.stderr
     assert b"10 ? 64" in done.stdout
-    save_lines(here / "drawn", CURVE, **LABELS)
+    save_line_plot(here / "drawn", CURVE, **LABELS)
     for path in here.iterdir():
         assert (there / path.name).read_bytes() == path.read_bytes(), path.name
     assert "0.5 ± 0.25" in (there / "mine.md").read_text(encoding="utf-8")
@@ -380,7 +386,9 @@ def test_tied_weights_are_stored_once_and_come_back(folder, called):
 
 
 def test_a_tensor_that_safetensors_cannot_hold_is_known_before_the_work(folder, called, monkeypatch):
-    monkeypatch.setattr("prunus.cli.pruning._trained", lambda *arguments: pytest.fail("it was trained"))
+    monkeypatch.setattr(
+        "prunus.cli.prune_pipeline._trained", lambda *arguments: pytest.fail("it was trained")
+    )
     said = called("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
     assert "cannot be written as a safetensors file" in said
     prunus.compression.container.write("meta.prunus", {"__metadata__": torch.ones(2)})

@@ -12,10 +12,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from prunus.errors import LostClaimError, StoreError
-from prunus.runs.ledger import SILENT_SECONDS, Ledger
-from prunus.runs.processes import alive, this_process
-from prunus.runs.spec import identity
+from prunus.errors import LeaseLostError, StoreError
+from prunus.runs.leases import SILENT_SECONDS, LeaseTable
+from prunus.runs.process_identity import is_alive, this_process
+from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 
 JOBS = '''
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 import torch
 from prunus.runs.environment import environment
-from prunus.runs.spec import identity
+from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def work(seed):
     jobs = [Job(number) for number in range(30)]
     random.Random(seed).shuffle(jobs)
     store = Store(path)
-    while not all(store.done(identity(job)) for job in jobs):
+    while not all(store.done(run_id(job)) for job in jobs):
         for job in jobs:
             carry_out(store, job)
 
@@ -209,7 +209,7 @@ def test_the_run_of_a_killed_process_is_taken_over_at_once_with_its_work(store, 
         assert store.begin(Job(), "test") is None
         assert store.runs()[0].status == "running"
         with pytest.raises(StoreError, match="under way"):
-            store.remove(identity(Job()))
+            store.remove(run_id(Job()))
         holder.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 5
         while (folder := store.begin(Job(), "test")) is None and time.monotonic() < deadline:
@@ -241,11 +241,11 @@ def test_a_late_writer_loses_its_run(store):
         lambda: store.finish(late, {"by": "late"}),
         lambda: store.fail(late, "late"),
     ):
-        with pytest.raises(LostClaimError, match="no longer this process's"):
+        with pytest.raises(LeaseLostError, match="no longer this process's"):
             attempt()
     now.append({"level": 1, "by": "now"})
     store.finish(now, {"by": "now"})
-    with pytest.raises(LostClaimError):
+    with pytest.raises(LeaseLostError):
         store.finish(late, {"by": "late"})
     assert [level["by"] for level in store.folder(now.id).rows()] == ["late", "now"]
     assert store.runs()[0].summary == {"by": "now"}
@@ -253,7 +253,7 @@ def test_a_late_writer_loses_its_run(store):
 
 def test_who_is_dead(store):
     me = this_process()
-    assert alive(me) is True
+    assert is_alive(me) is True
     store.begin(Job(), "test")
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
@@ -269,7 +269,7 @@ def test_who_is_dead(store):
     ):
         row(store, host=me.host, pid=me.pid, pid_started=me.started, heartbeat=time.time(), state="running")
         row(store, **values)
-        assert (store.ledger.claim(identity(Job()), "job") is not None) == free, values
+        assert (store.ledger.claim(run_id(Job()), "job") is not None) == free, values
 
 
 def test_a_sign_of_life_is_given_at_most_every_two_seconds(store):
@@ -379,7 +379,7 @@ def test_a_run_removed_by_hand_can_be_done_again(store):
 def test_a_rename_whose_ledger_never_heard_of_it_counts(store):
     """Killed between the last rename and the end of the transaction."""
     folder = store.begin(Job(), "test")
-    folder.write_result({"summary": {}, "receipt": None, "seconds": 1.0, "attempts": 1})
+    folder.write_result({"summary": {}, "invariants": None, "seconds": 1.0, "attempts": 1})
     folder.path.rename(store.path / "runs" / folder.id)
     assert store.begin(Job(), "test") is None
     assert store.runs()[0].status == "done"
@@ -499,13 +499,13 @@ def test_where_it_cannot_be_read_what_a_run_was_made_from_nothing_is_removed(sto
 
 def test_two_ledgers_are_made_at_once_as_one(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from prunus.runs.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from prunus.runs.leases import LeaseTable\n"
         "import os, time\n"
         "pids = []\n"
         "for place in range(8):\n"
         "    pid = os.fork()\n"
         "    if pid == 0:\n"
-        "        ledger = Ledger(Path(sys.argv[1]) / 'ledger.sqlite')\n"
+        "        ledger = LeaseTable(Path(sys.argv[1]) / 'ledger.sqlite')\n"
         "        got = ledger.claim('job-1', 'job') is not None\n"
         "        time.sleep(0.5)\n"
         "        os._exit(got)\n"
@@ -513,4 +513,4 @@ def test_two_ledgers_are_made_at_once_as_one(tmp_path):
         "print(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))\n"
     )
     assert script(code, tmp_path) == "1\n"
-    assert len(Ledger(tmp_path / "ledger.sqlite").entries()) == 1
+    assert len(LeaseTable(tmp_path / "ledger.sqlite").entries()) == 1

@@ -188,7 +188,7 @@ def test_help_is_asked_for_by_either_name(arguments, called):
     [
         (2, ("--set=learning_rate=-1",), "recipe.learning_rate is -1.0; it must be finite and at least 0"),
         (2, ("--set=weight_decay=-0.1",), "recipe.weight_decay is -0.1; it must be finite and at least 0"),
-        (2, ("--engine=",), "No engine is called ''"),
+        (2, ("--engine=",), "Unknown engine ''"),
         (2, ("--replicates=1000000000000",), "--replicates"),
         (8, ("--store=two\nlines",), "its name has control characters"),
         (4, ("--set=model=stream_nets:net",), "stream_nets:net was called with seed="),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.compression.codecs import huffman, range_coder
-from prunus.compression.codecs.bits import ABSENT, unpack_levels
+from prunus.compression.codecs.bitstream import ABSENT, unpack_levels
 
 
 def heap_cost(counts):

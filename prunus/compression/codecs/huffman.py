@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bits import (
+from prunus.compression.codecs.bitstream import (
     ABSENT,
     Data,
     Ints,
@@ -24,7 +24,7 @@ from prunus.compression.codecs.bits import (
     repeat_symbol,
     unpack_levels,
 )
-from prunus.errors import CorruptError
+from prunus.errors import CorruptFileError
 
 LONGEST = 24
 """No code is longer, in bits."""
@@ -104,7 +104,7 @@ def _bits(code: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint
 
 
 def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-    """The `count` symbols of `data`. Raises CorruptError where the bytes are not what `encode` writes."""
+    """The `count` symbols of `data`. Raises CorruptFileError where the bytes are not what `encode` writes."""
     return join_chunks(decode_chunks(data, count, alphabet), count)
 
 
@@ -115,14 +115,14 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
     payload = np.frombuffer(data, np.uint8)[used:]
     if count == 0 or len(present) == 1:
         if payload.size or (count and length[present[0]] != 0):
-            raise CorruptError(f"{payload.size} bytes of codes follow a table that needs none.")
+            raise CorruptFileError(f"{payload.size} bytes of codes follow a table that needs none.")
         yield from repeat_symbol(int(present[0]) if count else 0, count)
         return
     space = int((1 << (LONGEST - length[present])).sum())
     if not len(present) or int(length[present].min()) < 1 or space != 1 << LONGEST:
-        raise CorruptError("The code lengths of a Huffman table make no complete code.")
+        raise CorruptFileError("The code lengths of a Huffman table make no complete code.")
     if count > 8 * payload.size:
-        raise CorruptError(f"{payload.size} bytes cannot hold {count} codes.")
+        raise CorruptFileError(f"{payload.size} bytes cannot hold {count} codes.")
     from prunus.compression.codecs.huffman_kernel import decode_canonical
 
     order = present[np.argsort(length[present], kind="stable")].astype(np.int32)
@@ -133,7 +133,7 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
         bits = decode_canonical(payload, bits, order, per_length, symbols)
         yield symbols
     if -(-bits // 8) != payload.size or (bits % 8 and payload[-1] & ((1 << (8 - bits % 8)) - 1)):
-        raise CorruptError(f"{count} Huffman codes do not end where {payload.size} bytes end.")
+        raise CorruptFileError(f"{count} Huffman codes do not end where {payload.size} bytes end.")
 
 
 def cost(counts: Ints) -> float:

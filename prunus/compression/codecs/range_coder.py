@@ -9,7 +9,7 @@ the sum of those before,
     left = floor(C (2^24 - n) / 2^24) + index,      every step exact in float64 and so in integers.
 
 Only symbols that the table holds count; if there is only one, there are no words. The encoder lets
-neighbouring symbols share a level where the table saves more bits than the coarser model costs: blocks of a
+neighboring symbols share a level where the table saves more bits than the coarser model costs: blocks of a
 binary tree over the alphabet, pruned from the leaves.
 
 Source: Duda 2009 (ANS), https://bamler-lab.github.io/constriction (words, state of 64 bits, 24 bits of
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bits import (
+from prunus.compression.codecs.bitstream import (
     ABSENT,
     Data,
     Ints,
@@ -32,7 +32,7 @@ from prunus.compression.codecs.bits import (
     repeat_symbol,
     unpack_levels,
 )
-from prunus.errors import CorruptError
+from prunus.errors import CorruptFileError
 
 LARGEST_LEVEL = 127
 """Levels end here: 2^(-127/4) of the most frequent symbol."""
@@ -117,7 +117,7 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
 
 
 def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-    """The `count` symbols of `data`. Raises CorruptError where the bytes are not what `encode` writes."""
+    """The `count` symbols of `data`. Raises CorruptFileError where the bytes are not what `encode` writes."""
     return join_chunks(decode_chunks(data, count, alphabet), count)
 
 
@@ -129,14 +129,14 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
     present = np.flatnonzero(levels != ABSENT).astype(np.int32)
     payload = memoryview(data)[used:]
     if count and not len(present):
-        raise CorruptError(f"{count} symbols are announced with a table that holds none.")
+        raise CorruptFileError(f"{count} symbols are announced with a table that holds none.")
     if len(present) <= 1 or count == 0:
         if payload:
-            raise CorruptError(f"{len(payload)} bytes of words follow a table that needs none.")
+            raise CorruptFileError(f"{len(payload)} bytes of words follow a table that needs none.")
         yield from repeat_symbol(int(present[0]) if count else 0, count)
         return
     if payload and not payload[-1]:
-        raise CorruptError("The words of a range coder end in a zero byte.")
+        raise CorruptFileError("The words of a range coder end in a zero byte.")
     words = np.zeros(-(-len(payload) // 4), "<u4")
     words.view(np.uint8)[: len(payload)] = np.frombuffer(payload, np.uint8)
     coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32, copy=False))
@@ -146,7 +146,7 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
         ranks: NDArray[np.int32] = coder.decode(model, size)
         yield ranks if len(present) == alphabet else present[ranks]
     if not coder.is_empty():
-        raise CorruptError(f"{count} symbols do not use up the {len(payload)} bytes of their words.")
+        raise CorruptFileError(f"{count} symbols do not use up the {len(payload)} bytes of their words.")
 
 
 def cost(counts: Ints) -> float:

@@ -1,6 +1,6 @@
 """Relative indices: where the entries of a sparse row stand, as differences of `bits` bits with filler zeros.
 
-A difference d between neighbouring positions (counted from one, the first from nought) lies in 1..2^bits
+A difference d between neighboring positions (counted from one, the first from nought) lies in 1..2^bits
 and is stored as d - 1. Where it is larger, fillers are put in between, each 2^bits on and of value zero,
 and what is left over follows: d = f * 2^bits + r with 1 <= r <= 2^bits gives f fillers and the difference
 r.
@@ -12,7 +12,7 @@ Source: Han et al. 2016, section 2 and figure 2: 3 bits, the entries numbered 1,
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bits import Ints
+from prunus.compression.codecs.bitstream import Ints
 
 
 def encode(positions: Ints, bits: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -36,7 +36,7 @@ def encode(positions: Ints, bits: int) -> tuple[NDArray[np.int32], NDArray[np.bo
 
 
 def steps_between(positions: Ints) -> NDArray[np.int64]:
-    """Differences less one of neighbouring positions, the first from -1."""
+    """Differences less one of neighboring positions, the first from -1."""
     padded = np.concatenate([[-1], positions]).astype(np.int64)
     return padded[1:] - padded[:-1] - 1
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunus.compression.container.layout import DTYPES
-from prunus.errors import CorruptError, TooLargeError
+from prunus.compression.container.file_format import DTYPES
+from prunus.errors import CorruptFileError, SizeLimitError
 
 MOST_VALUES = 1 << 18
 """No header has more commas, colons, lists and objects together: some 37,000 tensors."""
@@ -24,7 +24,7 @@ Header = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """What the header says of one tensor."""
 
     name: str
@@ -50,10 +50,10 @@ def header_text(made: object, model: object, tensors: list[list[object]]) -> str
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
+def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
     """The header back, and its tensors.
 
-    Raises CorruptError for what no file may say, and TooLargeError for more than any file says.
+    Raises CorruptFileError for what no file may say, and SizeLimitError for more than any file says.
     """
     _check_structure(content)
     try:
@@ -64,16 +64,16 @@ def parse_header(content: bytes) -> tuple[Header, tuple[Entry, ...]]:
             object_pairs_hook=_unique,
         )
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"The header is no JSON that a file may hold: {error}.") from error
+        raise CorruptFileError(f"The header is no JSON that a file may hold: {error}.") from error
     if b"\\u" in content:
         _check_text(header)
     if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
-        raise CorruptError("The header does not hold exactly format, made, model and tensors.")
+        raise CorruptFileError("The header does not hold exactly format, made, model and tensors.")
     model = header["model"]
     if header["format"] != "prunus" or not isinstance(header["made"], dict):
-        raise CorruptError(f"The header names the format {header['format']!r:.80}, or made is no object.")
+        raise CorruptFileError(f"The header names the format {header['format']!r:.80}, or made is no object.")
     if model is not None and not _is_model(model):
-        raise CorruptError("The header's model is neither null nor a name with arguments.")
+        raise CorruptFileError("The header's model is neither null nor a name with arguments.")
     return header, _entries(header["tensors"])
 
 
@@ -90,7 +90,7 @@ def _check_structure(content: bytes) -> None:
         opening, closing = (outside | 0x20 == ord(bracket) for bracket in "{}")  # "[" | 0x20 is "{"
         depths = depth + np.cumsum(opening.astype(np.int32) - closing)
         if int(depths.max(initial=0)) > DEEPEST:
-            raise CorruptError(f"The header nests lists and objects more than {DEEPEST} deep.")
+            raise CorruptFileError(f"The header nests lists and objects more than {DEEPEST} deep.")
         depth = int(depths[-1]) if depths.size else depth
         num_keys += int((outside == ord(":")).sum())
         num_values += int((opening | (outside == ord(",")) | (outside == ord(":"))).sum())
@@ -100,30 +100,30 @@ def _check_structure(content: bytes) -> None:
         ("values", num_values, MOST_VALUES),
     ):
         if number > most:
-            raise TooLargeError(f"The header holds {number} {what}; the most allowed is {most}.")
+            raise SizeLimitError(f"The header holds {number} {what}; the most allowed is {most}.")
 
 
 def _check_text(header: object) -> None:
-    """Raise CorruptError for half of a surrogate pair, which an escape may say and no text may hold."""
+    """Raise CorruptFileError for half of a surrogate pair, which an escape may say and no text may hold."""
     try:
         json.dumps(header, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise CorruptError(
+        raise CorruptFileError(
             f"The header holds text that is not valid Unicode: {error.object[error.start : error.end]!r}."
         ) from error
 
 
-def _entries(rows: object) -> tuple[Entry, ...]:
+def _entries(rows: object) -> tuple[TensorEntry, ...]:
     """The tensor list of a header, each row checked."""
     if not isinstance(rows, list):
-        raise CorruptError("The header's tensors are no list.")
+        raise CorruptFileError("The header's tensors are no list.")
     entries = tuple(_entry(row) for row in rows)
     if len({entry.name for entry in entries}) != len(entries):
-        raise CorruptError("The header names a tensor twice.")
+        raise CorruptFileError("The header names a tensor twice.")
     return entries
 
 
-def _entry(row: object) -> Entry:
+def _entry(row: object) -> TensorEntry:
     match row:
         case [str(name), str(dtype), list(shape), int(length)] if dtype in DTYPES:
             numbers = [*shape, length]
@@ -132,8 +132,8 @@ def _entry(row: object) -> Entry:
                 all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) and len(shape) <= 64
             )
             if sound and math.prod(max(side, 1) for side in shape) < 1 << 59:
-                return Entry(name, dtype, tuple(shape), length)
-    raise CorruptError(f"The header describes a tensor as {row!r:.120}, which is none.")
+                return TensorEntry(name, dtype, tuple(shape), length)
+    raise CorruptFileError(f"The header describes a tensor as {row!r:.120}, which is none.")
 
 
 def _finite(text: str) -> float:

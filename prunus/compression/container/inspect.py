@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 import torch
 
 from prunus.compression.codecs.bitpack import width
-from prunus.compression.container.header import Entry, header_text
-from prunus.compression.container.layout import CHECKSUM, DTYPES, HALF, INTEGERS, PREFIX, Blob
-from prunus.compression.container.read import file_bytes, memory_errors_named, open_bytes, tensor_of
+from prunus.compression.container.file_format import CHECKSUM, DTYPES, HALF, INTEGERS, PREFIX, TensorBlob
+from prunus.compression.container.header import TensorEntry, header_text
+from prunus.compression.container.read import decode_tensor, file_bytes, memory_errors_named, open_bytes
 
 
 @dataclass(frozen=True)
-class Layer:
+class TensorStats:
     """One tensor of a file. Bits are a stored entry, fillers included, as in Han et al. 2016, tables 2-5."""
 
     name: str
@@ -55,7 +55,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class FileInspection:
     """A file and its layers: the layers' bytes and `framing_bytes` add up to `file_bytes` exactly."""
 
     file_bytes: int
@@ -67,7 +67,7 @@ class Inspection:
     """Of all tensors at their own dtype, as a state_dict holds them."""
     ratio: float
     average: Average
-    layers: tuple[Layer, ...]
+    layers: tuple[TensorStats, ...]
     made: Mapping[str, object]
     model: Mapping[str, object] | None
 
@@ -79,7 +79,7 @@ class Inspection:
         }
 
 
-def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> Inspection:
+def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> FileInspection:
     """Open the file at `path`, check all of it, and say what it holds; `max_bytes` and errors as `unpack`.
 
     Tensors are decoded one after another and not kept, but `max_bytes` counts all of them, so that what can be
@@ -93,7 +93,7 @@ def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> Inspe
     made, model = opened.header["made"], opened.header["model"]
     assert isinstance(made, dict)
     assert model is None or isinstance(model, dict)
-    return Inspection(
+    return FileInspection(
         file_bytes=opened.size,
         framing_bytes=framing,
         about_bytes=framing - _bare_framing(opened.entries),
@@ -106,8 +106,8 @@ def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> Inspe
     )
 
 
-def _layer(entry: Entry, blob: Blob) -> Layer:
-    nonzero = int(torch.count_nonzero(tensor_of(entry, blob).view(_integers(entry.dtype))))
+def _layer(entry: TensorEntry, blob: TensorBlob) -> TensorStats:
+    nonzero = int(torch.count_nonzero(decode_tensor(entry, blob).view(_integers(entry.dtype))))
     itemsize = 2 if blob.flags & HALF else DTYPES[entry.dtype].itemsize
     values, distinct = len(blob.values) // itemsize, None
     weight_bits, coded, codebook = float(8 * itemsize), float(8 * itemsize), 0
@@ -115,7 +115,7 @@ def _layer(entry: Entry, blob: Blob) -> Layer:
         zeros = sum(not any(blob.values[i : i + itemsize]) for i in range(0, len(blob.values), itemsize))
         distinct, codebook = values - zeros, len(blob.values)
         weight_bits, coded = float(width(values)), _bits(len(blob.codes.data), blob.entries)
-    return Layer(
+    return TensorStats(
         name=entry.name,
         shape=entry.shape,
         dtype=entry.dtype,
@@ -135,14 +135,14 @@ def _layer(entry: Entry, blob: Blob) -> Layer:
     )
 
 
-def _bare_framing(entries: Sequence[Entry]) -> int:
+def _bare_framing(entries: Sequence[TensorEntry]) -> int:
     """The framing of a file of the same tensors that says nothing of how it was made."""
     rows: list[list[object]] = [[e.name, e.dtype, list(e.shape), e.length] for e in entries]
     header = header_text({}, None, rows).encode()
     return PREFIX.size + len(header) + CHECKSUM.size * (1 + len(entries))
 
 
-def _average(layers: Sequence[Layer]) -> Average:
+def _average(layers: Sequence[TensorStats]) -> Average:
     entries = sum(layer.entries for layer in layers)
     names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
     sums = (sum(layer.entries * getattr(layer, name) for layer in layers) for name in names)

@@ -6,10 +6,10 @@ tensors are kept, as `unpack` does, or decoded one after another, as `inspect` d
 
 from collections.abc import Iterable
 
-from prunus.compression.codecs.bits import CHUNK
-from prunus.compression.container.header import Entry
-from prunus.compression.container.layout import Blob, Stream
-from prunus.errors import TooLargeError
+from prunus.compression.codecs.bitstream import CHUNK
+from prunus.compression.container.file_format import Stream, TensorBlob
+from prunus.compression.container.header import TensorEntry
+from prunus.errors import SizeLimitError
 
 ALLOWANCE = 256 << 10
 """Bytes beside the tensors that are always allowed, so that `max_bytes` may be as small as a small state_dict."""
@@ -38,46 +38,52 @@ def default_max_bytes(file_size: int) -> int:
 
 
 def check_file_size(file_size: int, max_bytes: int) -> None:
-    """Raise TooLargeError where the file alone takes more than `max_bytes`."""
+    """Raise SizeLimitError where the file alone takes more than `max_bytes`."""
     if file_size > max_bytes + ALLOWANCE:
-        raise TooLargeError(f"The file has {file_size} bytes; max_bytes allows {max_bytes}.")
+        raise SizeLimitError(f"The file has {file_size} bytes; max_bytes allows {max_bytes}.")
 
 
 def check_header_size(header_size: int, file_size: int, max_bytes: int) -> None:
-    """Raise TooLargeError where the file and the objects of its header take more than `max_bytes`."""
+    """Raise SizeLimitError where the file and the objects of its header take more than `max_bytes`."""
     memory = file_size + _PER_HEADER_BYTE * header_size
     if memory > max_bytes + ALLOWANCE:
-        raise TooLargeError(f"The file and its header may take {memory} bytes; max_bytes allows {max_bytes}.")
+        raise SizeLimitError(
+            f"The file and its header may take {memory} bytes; max_bytes allows {max_bytes}."
+        )
 
 
-def check_tensors(entries: Iterable[Entry], max_bytes: int) -> None:
-    """Raise TooLargeError where the tensors that a header announces take more than `max_bytes`."""
+def check_tensors(entries: Iterable[TensorEntry], max_bytes: int) -> None:
+    """Raise SizeLimitError where the tensors that a header announces take more than `max_bytes`."""
     total = sum(entry.nbytes for entry in entries)
     if total > max_bytes:
-        raise TooLargeError(f"The file announces tensors of {total} bytes; max_bytes allows {max_bytes}.")
+        raise SizeLimitError(f"The file announces tensors of {total} bytes; max_bytes allows {max_bytes}.")
 
 
 def check_work(
-    entries: tuple[Entry, ...], blobs: tuple[Blob, ...], header_size: int, file_size: int, max_bytes: int
+    entries: tuple[TensorEntry, ...],
+    blobs: tuple[TensorBlob, ...],
+    header_size: int,
+    file_size: int,
+    max_bytes: int,
 ) -> None:
-    """Raise TooLargeError where reading takes more memory or time than `max_bytes` stands for."""
+    """Raise SizeLimitError where reading takes more memory or time than `max_bytes` stands for."""
     tensors = sum(entry.nbytes for entry in entries)
     objects = _PER_HEADER_BYTE * header_size + _PER_TENSOR * len(entries)
     memory = file_size + tensors + objects + max(map(_working_memory, blobs), default=0)
     if memory > max_bytes + ALLOWANCE:
-        raise TooLargeError(
+        raise SizeLimitError(
             f"Reading the file may take {memory} bytes, {tensors} of them for its tensors; max_bytes allows "
             f"{max_bytes}."
         )
     work = sum(_work(blob) for blob in blobs)
     if work > (max_bytes + ALLOWANCE) // _WORK_PER_BYTE:
-        raise TooLargeError(
+        raise SizeLimitError(
             f"The streams of the file take the work of {work} symbols; max_bytes, which is {max_bytes}, allows one for "
             f"every {_WORK_PER_BYTE} bytes."
         )
 
 
-def _streams(blob: Blob) -> list[tuple[Stream, int]]:
+def _streams(blob: TensorBlob) -> list[tuple[Stream, int]]:
     """The streams of a blob and their alphabets."""
     pairs = []
     if blob.gaps is not None:
@@ -87,7 +93,7 @@ def _streams(blob: Blob) -> list[tuple[Stream, int]]:
     return pairs
 
 
-def _working_memory(blob: Blob) -> int:
+def _working_memory(blob: TensorBlob) -> int:
     """Bytes that decoding one tensor takes beside the tensor and the file, at most."""
     streams = _streams(blob)
     tables = sum(_PER_TABLE_SYMBOL * alphabet for stream, alphabet in streams if stream.codec != "bitpack")
@@ -96,7 +102,7 @@ def _working_memory(blob: Blob) -> int:
     return per_entry * min(blob.entries, CHUNK) + tables + copies
 
 
-def _work(blob: Blob) -> int:
+def _work(blob: TensorBlob) -> int:
     """What decoding one tensor takes, in symbols."""
     work = 0
     for stream, alphabet in _streams(blob):

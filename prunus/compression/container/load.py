@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.container.read import arguments_of, file_bytes, unpack
-from prunus.errors import MismatchError, PrunusError
+from prunus.errors import ModelMismatchError, PrunusError
 from prunus.training.checks import check_initialized
 
 
@@ -17,7 +17,7 @@ def load(
     """The model whose weights are in the file at `path`, in evaluation mode where it is built here.
 
     With `into`, the weights are copied into that module, which is returned; its mode stays. Raises
-    MismatchError where the file is for another model, with the names and shapes that differ, or has two values for what
+    ModelMismatchError where the file is for another model, with the names and shapes that differ, or has two values for what
     is one tensor in `into`; ModelError where `into` is no module, or has tensors without values (lazy, on the meta
     device); `max_bytes` and other errors as `unpack`. A module that is built here consists of the tensors that were
     read and takes no more memory.
@@ -50,7 +50,7 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
             if named is None
             else f"names the model {named[0]!r}, which is not built in"
         )
-        raise MismatchError(f"{path} {what}; pass the module to fill as into=.")
+        raise ModelMismatchError(f"{path} {what}; pass the module to fill as into=.")
     name, arguments = named
     try:
         with torch.device(device):
@@ -66,13 +66,13 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
         AttributeError,
         MemoryError,
     ) as error:
-        raise MismatchError(
+        raise ModelMismatchError(
             f"{path} asks for {name} with {arguments}, which cannot be built: {error}."
         ) from error
 
 
 def _compare(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """MismatchError unless names, shapes and dtypes are the same on both sides."""
+    """ModelMismatchError unless names, shapes and dtypes are the same on both sides."""
     wanted = module.state_dict()
     missing, unexpected = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     differing = [
@@ -86,11 +86,13 @@ def _compare(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
         if names
     ]
     if found:
-        raise MismatchError(f"{path} is for another model than {type(module).__name__}; {'; '.join(found)}.")
+        raise ModelMismatchError(
+            f"{path} is for another model than {type(module).__name__}; {'; '.join(found)}."
+        )
 
 
 def _check_shared(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """MismatchError where one tensor of `module` would have to hold two different tensors of the file."""
+    """ModelMismatchError where one tensor of `module` would have to hold two different tensors of the file."""
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in module.state_dict().items():
         # Sparse tensors, empty ones, and those on a device that gives no address have no place in memory to compare.
@@ -98,7 +100,7 @@ def _check_shared(path: str, module: nn.Module, state: Mapping[str, Tensor]) -> 
             continue
         first = names.setdefault((tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()), name)
         if not torch.equal(_bits(state[first]), _bits(state[name])):
-            raise MismatchError(
+            raise ModelMismatchError(
                 f"{path} has different values for {printable(first)} and {printable(name)}, which are one tensor in "
                 f"the {type(module).__name__}; load it into a module in which they are two."
             )

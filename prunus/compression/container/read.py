@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 from prunus.compression.codecs import CODECS, relative_index
-from prunus.compression.codecs.bits import CHUNK
-from prunus.compression.container.generated import regenerated
-from prunus.compression.container.header import Entry, Header, parse_header
-from prunus.compression.container.layout import (
+from prunus.compression.codecs.bitstream import CHUNK
+from prunus.compression.container.file_format import (
     CHECKSUM,
     COLUMNS,
     DTYPES,
     HALF,
     PREFIX,
     Bits,
-    Blob,
+    TensorBlob,
     all_finite,
     checksum,
     parse_blob,
@@ -33,6 +31,7 @@ from prunus.compression.container.layout import (
     rows_first,
     unsigned,
 )
+from prunus.compression.container.header import Header, TensorEntry, parse_header
 from prunus.compression.container.limits import (
     check_file_size,
     check_header_size,
@@ -40,18 +39,19 @@ from prunus.compression.container.limits import (
     check_work,
     default_max_bytes,
 )
-from prunus.errors import CorruptError, NotAContainerError, TooLargeError, TruncatedError
+from prunus.compression.container.seeded_encoder import decode_seeded
+from prunus.errors import CorruptFileError, NotAContainerError, SizeLimitError, TruncatedFileError
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Opened:
+class ParsedFile:
     """A file whose framing and checksums hold, its blobs not decoded yet."""
 
     header: Header
-    entries: tuple[Entry, ...]
-    blobs: tuple[Blob, ...]
+    entries: tuple[TensorEntry, ...]
+    blobs: tuple[TensorBlob, ...]
     size: int
 
 
@@ -69,14 +69,14 @@ def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str,
         The header, and the tensors by name, equal bit for bit to those that were written.
 
     Raises:
-        NotAContainerError, VersionError, TruncatedError, CorruptError: The data is not a sound file.
-        TooLargeError: Reading would take more than `max_bytes`, or more memory than there is.
+        NotAContainerError, UnsupportedVersionError, TruncatedFileError, CorruptFileError: The data is not a sound file.
+        SizeLimitError: Reading would take more than `max_bytes`, or more memory than there is.
         Nothing else is raised, whatever `data` is.
     """
     with memory_errors_named():
         opened = open_bytes(data, max_bytes)
         pairs = zip(opened.entries, opened.blobs, strict=True)
-        return opened.header, {entry.name: tensor_of(entry, blob) for entry, blob in pairs}
+        return opened.header, {entry.name: decode_tensor(entry, blob) for entry, blob in pairs}
 
 
 def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def file_bytes(path: str | os.PathLike[str], max_bytes: int | None = None) -> bytes:
-    """The bytes of a file. Raises NotAContainerError where there is none to read, and TooLargeError, before it is
+    """The bytes of a file. Raises NotAContainerError where there is none to read, and SizeLimitError, before it is
     read, where it has more than `max_bytes`."""
     try:
         with _open(path) as file, memory_errors_named():
@@ -124,16 +124,16 @@ def _unreadable(path: str | os.PathLike[str], error: Exception) -> NoReturn:
 
 @contextmanager
 def memory_errors_named() -> Iterator[None]:
-    """Raise TooLargeError where the process runs out of memory."""
+    """Raise SizeLimitError where the process runs out of memory."""
     try:
         yield
     except MemoryError as error:
-        raise TooLargeError(
+        raise SizeLimitError(
             f"Reading the file takes more memory than there is{f': {error}' if str(error) else ''}."
         ) from error
 
 
-def open_bytes(data: bytes, max_bytes: int | None = None) -> Opened:
+def open_bytes(data: bytes, max_bytes: int | None = None) -> ParsedFile:
     """Check framing, checksums and announced sizes, and split the blobs into streams."""
     view = memoryview(data)
     limit = default_max_bytes(len(view)) if max_bytes is None else max_bytes
@@ -143,36 +143,36 @@ def open_bytes(data: bytes, max_bytes: int | None = None) -> Opened:
     check_tensors(entries, limit)
     end = at + sum(entry.length + CHECKSUM.size for entry in entries)
     if end > len(view):
-        raise TruncatedError(f"The file announces {end} bytes but has {len(view)}.")
+        raise TruncatedFileError(f"The file announces {end} bytes but has {len(view)}.")
     if end < len(view):
-        raise CorruptError(f"{len(view) - end} bytes follow the end of the file.")
+        raise CorruptFileError(f"{len(view) - end} bytes follow the end of the file.")
     blobs = []
     for entry in entries:
         section = view[at : at + entry.length]
         running = checksum(section, running)
         at += entry.length + CHECKSUM.size
         if CHECKSUM.unpack(view[at - CHECKSUM.size : at])[0] != running:
-            raise CorruptError(f"The checksum of {entry.name!r} does not fit its bytes.")
+            raise CorruptFileError(f"The checksum of {entry.name!r} does not fit its bytes.")
         blobs.append(parse_blob(section, entry.size, DTYPES[entry.dtype], f"The blob of {entry.name!r}"))
-    opened = Opened(header, entries, tuple(blobs), len(view))
+    opened = ParsedFile(header, entries, tuple(blobs), len(view))
     check_work(entries, opened.blobs, header_size, len(view), limit)
     return opened
 
 
-def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[Entry, ...], int, int]:
+def _header(view: memoryview, file_size: int) -> tuple[Header, tuple[TensorEntry, ...], int, int]:
     """The header, its entries, its checksum, and where it ends."""
     at = PREFIX.size + parse_prefix(view, file_size)
     running = checksum(view[:at])
     if CHECKSUM.unpack(view[at : at + CHECKSUM.size])[0] != running:
-        raise CorruptError("The checksum of the header does not fit its bytes.")
+        raise CorruptFileError("The checksum of the header does not fit its bytes.")
     header, entries = parse_header(bytes(view[PREFIX.size : at]))
     return header, entries, running, at + CHECKSUM.size
 
 
-def tensor_of(entry: Entry, blob: Blob) -> Tensor:
+def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
     """Decode one tensor, in chunks, so that little memory is used beside it.
 
-    Raises CorruptError where its streams contradict its shape or each other, or hold values that are not finite.
+    Raises CorruptFileError where its streams contradict its shape or each other, or hold values that are not finite.
     """
     dtype = DTYPES[entry.dtype]
     what = f"The blob of {entry.name!r}"
@@ -180,17 +180,17 @@ def tensor_of(entry: Entry, blob: Blob) -> Tensor:
     values = np.frombuffer(blob.values, unsigned(stored_dtype.itemsize))
     # Of a codebook this is all there is to look at, however many entries point to it.
     if dtype.is_floating_point and not all_finite(values, stored_dtype):
-        raise CorruptError(f"{what} holds values that are NaN or infinite; a file holds finite numbers.")
+        raise CorruptFileError(f"{what} holds values that are NaN or infinite; a file holds finite numbers.")
     if blob.codes is not None and blob.flags & HALF:
         values = _widened(values)
     if blob.generated is not None:
-        bits = regenerated(_started(_chunks(values, blob)), entry.size, blob.generated, what)
+        bits = decode_seeded(_started(_chunks(values, blob)), entry.size, blob.generated, what)
     elif blob.codes is None and blob.gaps is None:
         bits = _widened(values) if blob.flags & HALF else values.copy()
     else:
         bits = _place(_chunks(values, blob), entry, blob, what)
     if dtype == torch.bool and bits.size and int(bits.max()) > 1:
-        raise CorruptError(f"{what} holds a truth value that is neither 0 nor 1.")
+        raise CorruptFileError(f"{what} holds a truth value that is neither 0 nor 1.")
     native = bits.astype(bits.dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
 
@@ -206,7 +206,7 @@ def _widened(halves: Bits) -> Bits:
     return halves.view("<f2").astype("<f4").view("<u4")
 
 
-def _chunks(values: Bits, blob: Blob) -> Iterator[Bits]:
+def _chunks(values: Bits, blob: TensorBlob) -> Iterator[Bits]:
     """The value of every entry of the streams, fillers included, in chunks as those of the codecs.
 
     `values` is the codebook, in the dtype of the tensor, where there is one, else the values themselves.
@@ -220,7 +220,7 @@ def _chunks(values: Bits, blob: Blob) -> Iterator[Bits]:
         yield _widened(chunk) if blob.flags & HALF else chunk
 
 
-def _place(chunks: Iterator[Bits], entry: Entry, blob: Blob, what: str) -> Bits:
+def _place(chunks: Iterator[Bits], entry: TensorEntry, blob: TensorBlob, what: str) -> Bits:
     """The tensor of these values: one after another, or at their positions among zeros."""
     dtype = unsigned(DTYPES[entry.dtype].itemsize)
     chunks = _started(chunks)
@@ -237,7 +237,7 @@ def _place(chunks: Iterator[Bits], entry: Entry, blob: Blob, what: str) -> Bits:
         positions = relative_index.positions_after(last, differences)
         last = int(positions[-1])
         if last >= entry.size:
-            raise CorruptError(f"{what} places a value at {last} of {entry.size}.")
+            raise CorruptFileError(f"{what} places a value at {last} of {entry.size}.")
         kept = values != 0
         if not kept.all():
             positions, values = positions[kept], values[kept]

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from prunus.compression.container.coding import Coding
-from prunus.compression.container.generated import check, generated_blob
-from prunus.compression.container.header import header_text, parse_header
-from prunus.compression.container.layout import (
+from prunus.compression.container.encoding_config import EncodingConfig
+from prunus.compression.container.file_format import (
     CHECKSUM,
     DTYPES,
     LONGEST_HEADER,
@@ -17,10 +15,12 @@ from prunus.compression.container.layout import (
     VERSION,
     checksum,
 )
-from prunus.compression.container.tensors import blob_of
-from prunus.errors import ContainerError, CorruptError, TooLargeError
+from prunus.compression.container.header import header_text, parse_header
+from prunus.compression.container.seeded_encoder import check, encode_seeded
+from prunus.compression.container.tensor_encoder import encode_tensor
+from prunus.errors import ContainerError, CorruptFileError, SizeLimitError
 from prunus.files import write_atomic
-from prunus.generators import Generated
+from prunus.seeded_tensors import SeededTensor
 
 Json = Mapping[str, object]
 
@@ -30,8 +30,8 @@ def pack(
     *,
     model: Json | None = None,
     made: Json | None = None,
-    coding: Coding = Coding(),  # noqa: B008 - frozen
-    generated: Mapping[str, Generated] | None = None,
+    coding: EncodingConfig = EncodingConfig(),  # noqa: B008 - frozen
+    generated: Mapping[str, SeededTensor] | None = None,
     factors: Mapping[str, float] | None = None,
 ) -> bytes:
     """The file that holds `state` bit for bit; the same arguments give the same bytes.
@@ -39,7 +39,7 @@ def pack(
     `model` is {"name": ..., "arguments": {...}} of a built-in model, or None; `made` is anything JSON can
     say about how the weights came to be. Tensors in `generated` are stored as a seed and a mask: their entries are
     zero, or what is generated times the tensor's entry in `factors` (1 by default) or minus that; of them alone
-    -0.0, which a mask leaves of a negative weight, comes back as the +0.0 it equals. Raises NotFiniteError for NaN or
+    -0.0, which a mask leaves of a negative weight, comes back as the +0.0 it equals. Raises NonFiniteError for NaN or
     infinity, ContainerError for what no file holds.
 
     >>> import torch
@@ -62,9 +62,9 @@ def pack(
         if not isinstance(tensor, Tensor):
             raise ContainerError(f"{name} is a {type(tensor).__name__}; a file holds tensors only.")
         if name in generated:
-            blob = generated_blob(name, tensor, generated[name], factors.get(name, 1.0), coding).to_bytes()
+            blob = encode_seeded(name, tensor, generated[name], factors.get(name, 1.0), coding).to_bytes()
         else:
-            blob = blob_of(name, tensor, coding).to_bytes()
+            blob = encode_tensor(name, tensor, coding).to_bytes()
         blobs.append(blob)
         tensors.append([name, names[tensor.dtype], list(tensor.shape), len(blob)])
     header = _header({} if made is None else made, model, tensors)
@@ -92,7 +92,7 @@ def _header(made: Json, model: Json | None, tensors: list[list[object]]) -> byte
         )
     try:
         parse_header(header)
-    except (CorruptError, TooLargeError) as error:
+    except (CorruptFileError, SizeLimitError) as error:
         raise ContainerError(f"No file may say this of itself: {error}") from error
     return header
 
@@ -103,8 +103,8 @@ def write(
     *,
     model: Json | None = None,
     made: Json | None = None,
-    coding: Coding = Coding(),  # noqa: B008 - frozen
-    generated: Mapping[str, Generated] | None = None,
+    coding: EncodingConfig = EncodingConfig(),  # noqa: B008 - frozen
+    generated: Mapping[str, SeededTensor] | None = None,
     factors: Mapping[str, float] | None = None,
 ) -> int:
     """Write `state` to `path` as `pack` does and return the file's size in bytes.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.gradient import gradient
 from prunus.pruning.criteria.grasp import grasp
 from prunus.pruning.criteria.large_final import large_final
@@ -23,8 +22,9 @@ from prunus.pruning.criteria.small_init import small_init
 from prunus.pruning.criteria.small_init_small_final import small_init_small_final
 from prunus.pruning.criteria.snip import snip
 from prunus.pruning.criteria.synflow import synflow
+from prunus.types import Scores, Statistics
 
-Criterion = Callable[[Evidence], Scores]
+Criterion = Callable[[Statistics], Scores]
 
 CRITERIA: dict[str, Criterion] = {
     "magnitude": magnitude,

@@ -7,21 +7,21 @@ Also called: grad. Where earlier rounds pruned, the gradient is taken with the p
 `initial`.
 """
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.parts import loss_gradient
+from prunus.types import Scores, Statistics
 
 
-def gradient(evidence: Evidence) -> Scores:
+def gradient(evidence: Statistics) -> Scores:
     """|g| of every weight.
 
-    Raises EvidenceError where the initial weights or the probe are missing, or the gradient by a whole layer is zero;
+    Raises StatisticsError where the initial weights or the probe are missing, or the gradient by a whole layer is zero;
     ModelError naming a layer that the forward pass does not reach.
 
     >>> import torch
-    >>> from prunus.nouns import Probe
-    >>> probe = Probe(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
+    >>> from prunus.types import ScoringBatch
+    >>> probe = ScoringBatch(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
     >>> initial = {"fc": torch.tensor([[2.0], [2.0]])}
-    >>> gradient(Evidence(initial, initial=initial, probe=probe))
+    >>> gradient(Statistics(initial, initial=initial, probe=probe))
     {'fc': tensor([[0.5000],
             [0.5000]])}
     """

@@ -12,32 +12,39 @@ global scope.
 
 import torch
 
-from prunus.nouns import Evidence, Scores
-from prunus.pruning.criteria.parts import derivative, initial_of, leaves, loss, masks_of, probe_of
-from prunus.pruning.looks import check_felt
+from prunus.pruning.calibration_checks import check_nonzero
+from prunus.pruning.criteria.parts import (
+    detached_leaves,
+    gradients_wrt,
+    loss,
+    masks_or_ones,
+    require_scoring_batch,
+    require_start_weights,
+)
+from prunus.types import Scores, Statistics
 
 
 @torch.enable_grad()
-def grasp(evidence: Evidence) -> Scores:
+def grasp(evidence: Statistics) -> Scores:
     """w_i · (H g) of every weight.
 
-    Raises EvidenceError where the initial weights or the probe are missing, or H g by a whole layer is zero;
+    Raises StatisticsError where the initial weights or the probe are missing, or H g by a whole layer is zero;
     ModelError naming a layer that the forward pass does not reach.
 
     >>> import torch
-    >>> from prunus.nouns import Probe
-    >>> probe = Probe(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
+    >>> from prunus.types import ScoringBatch
+    >>> probe = ScoringBatch(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
     >>> initial = {"fc": torch.tensor([[2.0], [2.0]])}
-    >>> grasp(Evidence(initial, initial=initial, probe=probe))
+    >>> grasp(Statistics(initial, initial=initial, probe=probe))
     {'fc': tensor([[-0.5000],
             [ 0.5000]])}
     """
-    weights = leaves(initial_of(evidence, "grasp"))
-    slopes = derivative(loss(probe_of(evidence, "grasp"), weights), weights, graph=True)
+    weights = detached_leaves(require_start_weights(evidence, "grasp"))
+    slopes = gradients_wrt(loss(require_scoring_batch(evidence, "grasp"), weights), weights, graph=True)
     # The derivative of g·c by w is H c for a constant c; c = g, without its history, gives H g.
     product = torch.stack([(slope * slope.detach()).sum() for slope in slopes.values()]).sum()
     # A weight that every slope is constant in has no part in the product: its curvature is zero.
     found = torch.autograd.grad(product, list(weights.values()), materialize_grads=True)
     curved = dict(zip(weights, found, strict=True))
-    check_felt(curved, masks_of(evidence, "grasp"), "The curvature H g by")
+    check_nonzero(curved, masks_or_ones(evidence, "grasp"), "The curvature H g by")
     return {name: weight.detach() * curved[name] for name, weight in weights.items()}

@@ -6,15 +6,15 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 3, where it 
 Also called: magnitude (see there), the criterion of the lottery ticket.
 """
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.magnitude import magnitude
+from prunus.types import Scores, Statistics
 
 
-def large_final(evidence: Evidence) -> Scores:
+def large_final(evidence: Statistics) -> Scores:
     """|w_f| of every weight.
 
     >>> import torch
-    >>> large_final(Evidence({"fc": torch.tensor([-2.0, 1.0])}))
+    >>> large_final(Statistics({"fc": torch.tensor([-2.0, 1.0])}))
     {'fc': tensor([2., 1.])}
     """
     return magnitude(evidence)

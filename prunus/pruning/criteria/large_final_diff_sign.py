@@ -9,20 +9,20 @@ rest is drawn at random. A weight that started at zero and left it counts as cha
 
 import torch
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.magnitude import magnitude
-from prunus.pruning.criteria.parts import signs_agree
+from prunus.pruning.criteria.parts import same_sign_masks
+from prunus.types import Scores, Statistics
 
 
-def large_final_diff_sign(evidence: Evidence) -> Scores:
+def large_final_diff_sign(evidence: Statistics) -> Scores:
     """|w_f| of every weight that has not the sign it started with, 0 of the others.
 
-    Raises EvidenceError where the initial weights are missing, NotFiniteError.
+    Raises StatisticsError where the initial weights are missing, NonFiniteError.
 
     >>> import torch
     >>> initial = {"fc": torch.tensor([-1.0, -1.0])}
-    >>> large_final_diff_sign(Evidence({"fc": torch.tensor([-2.0, 3.0])}, initial=initial))
+    >>> large_final_diff_sign(Statistics({"fc": torch.tensor([-2.0, 3.0])}, initial=initial))
     {'fc': tensor([0., 3.])}
     """
-    agree = signs_agree(evidence, "large_final_diff_sign")
+    agree = same_sign_masks(evidence, "large_final_diff_sign")
     return {name: torch.where(agree[name], 0.0, score) for name, score in magnitude(evidence).items()}

@@ -10,22 +10,22 @@ every share at once, and the scope's count is exact. At most two weights (one by
 unless magnitudes are equal. Ranks of layers compare: under the global scope every layer keeps about its share.
 """
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.magnitude import magnitude
-from prunus.pruning.criteria.parts import initial_of, lower_ranks, masks_of
+from prunus.pruning.criteria.parts import masks_or_ones, min_ranks, require_start_weights
+from prunus.types import Scores, Statistics
 
 NAME = "large_init_large_final"
 
 
-def large_init_large_final(evidence: Evidence) -> Scores:
+def large_init_large_final(evidence: Statistics) -> Scores:
     """The lower of a weight's ranks by |w_i| and by |w_f|, in (0, 1], float64; 0 where it is pruned.
 
-    Raises EvidenceError where the initial weights are missing, NotFiniteError.
+    Raises StatisticsError where the initial weights are missing, NonFiniteError.
 
     >>> import torch
     >>> weights, initial = {"fc": torch.tensor([1.0, 2.0, 3.0, 4.0])}, {"fc": torch.tensor([4.0, 3.0, 1.0, 2.0])}
-    >>> large_init_large_final(Evidence(weights, initial=initial))["fc"].tolist()
+    >>> large_init_large_final(Statistics(weights, initial=initial))["fc"].tolist()
     [0.25, 0.5, 0.25, 0.5]
     """
-    starts = {name: start.abs() for name, start in initial_of(evidence, NAME).items()}
-    return lower_ranks(starts, magnitude(evidence), masks_of(evidence, NAME))
+    starts = {name: start.abs() for name, start in require_start_weights(evidence, NAME).items()}
+    return min_ranks(starts, magnitude(evidence), masks_or_ones(evidence, NAME))

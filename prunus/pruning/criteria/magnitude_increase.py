@@ -5,18 +5,18 @@
 Source: Zhou et al. 2019, section 3.
 """
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.magnitude import magnitude
-from prunus.pruning.criteria.parts import initial_of
+from prunus.pruning.criteria.parts import require_start_weights
+from prunus.types import Scores, Statistics
 
 
-def magnitude_increase(evidence: Evidence) -> Scores:
-    """|w_f| − |w_i| of every weight. Raises EvidenceError where the initial weights are missing.
+def magnitude_increase(evidence: Statistics) -> Scores:
+    """|w_f| − |w_i| of every weight. Raises StatisticsError where the initial weights are missing.
 
     >>> import torch
     >>> initial = {"fc": torch.tensor([1.0, 2.0])}
-    >>> magnitude_increase(Evidence({"fc": torch.tensor([-3.0, 1.0])}, initial=initial))
+    >>> magnitude_increase(Statistics({"fc": torch.tensor([-3.0, 1.0])}, initial=initial))
     {'fc': tensor([ 2., -1.])}
     """
-    initial = initial_of(evidence, "magnitude_increase")
+    initial = require_start_weights(evidence, "magnitude_increase")
     return {name: score - initial[name].abs() for name, score in magnitude(evidence).items()}

@@ -10,22 +10,22 @@ weights cross zero and come out larger), most of what is kept is drawn at random
 
 import torch
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.magnitude_increase import magnitude_increase
-from prunus.pruning.criteria.parts import signs_agree
+from prunus.pruning.criteria.parts import same_sign_masks
+from prunus.types import Scores, Statistics
 
 
-def magnitude_increase_diff_sign(evidence: Evidence) -> Scores:
+def magnitude_increase_diff_sign(evidence: Statistics) -> Scores:
     """|w_f| − |w_i| of every weight that has not the sign it started with, 0 of the others.
 
-    Raises EvidenceError where the initial weights are missing, NotFiniteError.
+    Raises StatisticsError where the initial weights are missing, NonFiniteError.
 
     >>> import torch
     >>> initial = {"fc": torch.tensor([-1.0, -1.0, -1.0])}
-    >>> magnitude_increase_diff_sign(Evidence({"fc": torch.tensor([-2.0, 3.0, 0.5])}, initial=initial))
+    >>> magnitude_increase_diff_sign(Statistics({"fc": torch.tensor([-2.0, 3.0, 0.5])}, initial=initial))
     {'fc': tensor([ 0.0000,  2.0000, -0.5000])}
     """
-    agree = signs_agree(evidence, "magnitude_increase_diff_sign")
+    agree = same_sign_masks(evidence, "magnitude_increase_diff_sign")
     return {
         name: torch.where(agree[name], 0.0, score) for name, score in magnitude_increase(evidence).items()
     }

@@ -10,22 +10,22 @@ the wrong sign are kept, drawn at random.
 
 import torch
 
-from prunus.nouns import Evidence, Scores
 from prunus.pruning.criteria.magnitude_increase import magnitude_increase
-from prunus.pruning.criteria.parts import signs_agree
+from prunus.pruning.criteria.parts import same_sign_masks
+from prunus.types import Scores, Statistics
 
 
-def magnitude_increase_same_sign(evidence: Evidence) -> Scores:
+def magnitude_increase_same_sign(evidence: Statistics) -> Scores:
     """|w_f| − |w_i| of every weight that has the sign it started with, 0 of the others.
 
-    Raises EvidenceError where the initial weights are missing, NotFiniteError.
+    Raises StatisticsError where the initial weights are missing, NonFiniteError.
 
     >>> import torch
     >>> initial = {"fc": torch.tensor([-1.0, -1.0, -1.0])}
-    >>> magnitude_increase_same_sign(Evidence({"fc": torch.tensor([-2.0, 3.0, -0.5])}, initial=initial))
+    >>> magnitude_increase_same_sign(Statistics({"fc": torch.tensor([-2.0, 3.0, -0.5])}, initial=initial))
     {'fc': tensor([ 1.0000,  0.0000, -0.5000])}
     """
-    agree = signs_agree(evidence, "magnitude_increase_same_sign")
+    agree = same_sign_masks(evidence, "magnitude_increase_same_sign")
     return {
         name: torch.where(agree[name], score, 0.0) for name, score in magnitude_increase(evidence).items()
     }

@@ -8,26 +8,26 @@ Source: LeCun, Denker, Solla 1990, "Optimal Brain Damage", eq. 5, "saliency". It
 A curvature that is negative, as away from a minimum, gives a negative score: such a weight goes first.
 """
 
-from prunus.errors import EvidenceError
-from prunus.nouns import Evidence, Scores
-from prunus.pruning.criteria.parts import check_alike, masks_of
-from prunus.pruning.looks import check_felt
+from prunus.errors import StatisticsError
+from prunus.pruning.calibration_checks import check_nonzero
+from prunus.pruning.criteria.parts import check_same_shapes, masks_or_ones
+from prunus.types import Scores, Statistics
 
 
-def obd(evidence: Evidence) -> Scores:
-    """h u² / 2 of every weight. Raises EvidenceError where the curvature is missing, or zero for a whole layer.
+def obd(evidence: Statistics) -> Scores:
+    """h u² / 2 of every weight. Raises StatisticsError where the curvature is missing, or zero for a whole layer.
 
     >>> import torch
-    >>> obd(Evidence({"fc": torch.tensor([2.0, 1.0])}, curvature={"fc": torch.tensor([1.0, 6.0])}))
+    >>> obd(Statistics({"fc": torch.tensor([2.0, 1.0])}, curvature={"fc": torch.tensor([1.0, 6.0])}))
     {'fc': tensor([2., 3.])}
     """
     if evidence.curvature is None:
-        raise EvidenceError(
+        raise StatisticsError(
             "The criterion 'obd' looks at the diagonal of the Hessian, and the evidence has none; pass "
             "Evidence(weights, curvature=prunus.pruning.second_order.DIAGONALS['recursion'](objective))."
         )
-    check_alike(evidence, evidence.curvature, "curvature", "obd")
-    check_felt(evidence.curvature, masks_of(evidence, "obd"), "The curvature by")
+    check_same_shapes(evidence, evidence.curvature, "curvature", "obd")
+    check_nonzero(evidence.curvature, masks_or_ones(evidence, "obd"), "The curvature by")
     return {
         name: evidence.curvature[name].detach() * weight.detach().square() / 2
         for name, weight in evidence.weights.items()

@@ -6,52 +6,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunus.errors import EvidenceError
-from prunus.nouns import Evidence, Masks, Params, Probe
-from prunus.pruning.looks import check_felt, never_reached
-from prunus.pruning.masks import check_finite, everything
+from prunus.errors import StatisticsError
+from prunus.pruning.calibration_checks import check_nonzero, unreached_error
+from prunus.pruning.masks import all_kept, check_finite
+from prunus.types import MaskDict, Params, ScoringBatch, Statistics
 
 
-def initial_of(evidence: Evidence, criterion: str) -> Params:
-    """The initial weights, without their history; EvidenceError where there are none of the weights' shapes."""
+def require_start_weights(evidence: Statistics, criterion: str) -> Params:
+    """The initial weights, without their history; StatisticsError where there are none of the weights' shapes."""
     if evidence.initial is None:
-        raise EvidenceError(
+        raise StatisticsError(
             f"The criterion {criterion!r} looks at the weights that training started from, and the evidence "
-            "has none; pass them as Evidence(weights, initial=...)."
+            "has none; pass them as Statistics(weights, initial=...)."
         )
-    check_alike(evidence, evidence.initial, "initial weights", criterion)
+    check_same_shapes(evidence, evidence.initial, "initial weights", criterion)
     return {name: evidence.initial[name].detach() for name in evidence.weights}
 
 
-def masks_of(evidence: Evidence, criterion: str) -> Masks:
-    """The masks of earlier rounds, all True where there were none; EvidenceError where they do not fit."""
+def masks_or_ones(evidence: Statistics, criterion: str) -> MaskDict:
+    """The masks of earlier rounds, all True where there were none; StatisticsError where they do not fit."""
     if evidence.masks is None:
-        return everything(evidence.weights)
-    check_alike(evidence, evidence.masks, "masks", criterion)
+        return all_kept(evidence.weights)
+    check_same_shapes(evidence, evidence.masks, "masks", criterion)
     return {name: evidence.masks[name].bool() for name in evidence.weights}
 
 
-def probe_of(evidence: Evidence, criterion: str) -> Probe:
-    """The probe; EvidenceError where there is none."""
+def require_scoring_batch(evidence: Statistics, criterion: str) -> ScoringBatch:
+    """The probe; StatisticsError where there is none."""
     if evidence.probe is None:
-        raise EvidenceError(
+        raise StatisticsError(
             f"The criterion {criterion!r} asks the network how it answers, and the evidence has no probe; "
-            "pass Evidence(weights, initial=..., probe=prunus.pruning.probe.probe(model, inputs, labels))."
+            "pass Evidence(weights, initial=..., probe=prunus.pruning.scoring_batch.probe(model, inputs, labels))."
         )
     return evidence.probe
 
 
-def signs_agree(evidence: Evidence, criterion: str) -> Masks:
-    """Where a weight has the sign it started with; zero has a sign of its own. NotFiniteError."""
-    initial = initial_of(evidence, criterion)
+def same_sign_masks(evidence: Statistics, criterion: str) -> MaskDict:
+    """Where a weight has the sign it started with; zero has a sign of its own. NonFiniteError."""
+    initial = require_start_weights(evidence, criterion)
     # A NaN has no sign: it would turn into a plain disagreement, and its score into a harmless zero.
     check_finite(initial, "The initial weight")
     check_finite(evidence.weights, "The weight")
     return {name: initial[name].sign() == w.detach().sign() for name, w in evidence.weights.items()}
 
 
-def lower_ranks(one: Params, other: Params, masks: Masks) -> Params:
-    """The lower of a weight's two ranks in its tensor, 0 where `masks` is False; NotFiniteError."""
+def min_ranks(one: Params, other: Params, masks: MaskDict) -> Params:
+    """The lower of a weight's two ranks in its tensor, 0 where `masks` is False; NonFiniteError."""
     check_finite(one, "The initial weight")
     check_finite(other, "The weight")
     return {
@@ -60,23 +60,23 @@ def lower_ranks(one: Params, other: Params, masks: Masks) -> Params:
     }
 
 
-def leaves(weights: Params) -> Params:
+def detached_leaves(weights: Params) -> Params:
     """Copies that derivatives can be taken by."""
     return {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
 
 
-def loss(probe: Probe, weights: Params) -> Tensor:
+def loss(probe: ScoringBatch, weights: Params) -> Tensor:
     """The mean cross-entropy of the probe's answer, in nats."""
     return F.cross_entropy(probe.answer(weights, probe.inputs), probe.labels)
 
 
-def derivative(value: Tensor, weights: Params, graph: bool = False) -> Params:
+def gradients_wrt(value: Tensor, weights: Params, graph: bool = False) -> Params:
     """The derivative of `value` by each of `weights`; on request with the graph of a second derivative.
 
-    Raises EvidenceError where it depends on none, ModelError naming the first on which it does not.
+    Raises StatisticsError where it depends on none, ModelError naming the first on which it does not.
     """
     if not value.requires_grad:
-        raise EvidenceError(
+        raise StatisticsError(
             f"The probe's answer does not depend on the weights {list(weights)} it is given; its `answer` must "
             "use them, and be differentiable."
         )
@@ -84,17 +84,17 @@ def derivative(value: Tensor, weights: Params, graph: bool = False) -> Params:
     found = {}
     for name, slope in zip(weights, slopes, strict=True):
         if slope is None:
-            raise never_reached(name)
+            raise unreached_error(name)
         found[name] = slope
     return found
 
 
 @torch.enable_grad()
-def loss_gradient(evidence: Evidence, criterion: str) -> Params:
-    """The gradient of the probe's loss at the initial weights; EvidenceError where it is zero by a whole layer."""
-    weights = leaves(initial_of(evidence, criterion))
-    slopes = derivative(loss(probe_of(evidence, criterion), weights), weights)
-    check_felt(slopes, masks_of(evidence, criterion), "The gradient by")
+def loss_gradient(evidence: Statistics, criterion: str) -> Params:
+    """The gradient of the probe's loss at the initial weights; StatisticsError where it is zero by a whole layer."""
+    weights = detached_leaves(require_start_weights(evidence, criterion))
+    slopes = gradients_wrt(loss(require_scoring_batch(evidence, criterion), weights), weights)
+    check_nonzero(slopes, masks_or_ones(evidence, criterion), "The gradient by")
     return slopes
 
 
@@ -110,14 +110,14 @@ def _ranks(values: Tensor, mask: Tensor) -> Tensor:
     return ranks
 
 
-def check_alike(evidence: Evidence, tensors: Mapping[str, Tensor], what: str, criterion: str) -> None:
-    """Raise EvidenceError unless `tensors` have the names and shapes of the weights."""
+def check_same_shapes(evidence: Statistics, tensors: Mapping[str, Tensor], what: str, criterion: str) -> None:
+    """Raise StatisticsError unless `tensors` have the names and shapes of the weights."""
     wanted = {name: tuple(weight.shape) for name, weight in evidence.weights.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
     if wrong:
         asked, given = ({name: shapes.get(name) for name in wrong} for shapes in (wanted, found))
-        raise EvidenceError(
+        raise StatisticsError(
             f"The criterion {criterion!r} needs {what} of the names and shapes of the weights, {asked}, but the "
             f"evidence has {given}; pass both of the same network and selection."
         )

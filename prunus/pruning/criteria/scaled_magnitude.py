@@ -6,14 +6,14 @@ Source: Han et al. 2015, section 3.1: a threshold of quality × σ(layer) with o
 exactly the weights that this criterion ranks highest under the global scope.
 """
 
-from prunus.nouns import Evidence, Scores
+from prunus.types import Scores, Statistics
 
 
-def scaled_magnitude(evidence: Evidence) -> Scores:
+def scaled_magnitude(evidence: Statistics) -> Scores:
     """|w| over the standard deviation (of the population) of its tensor; a constant tensor scores |w|.
 
     >>> import torch
-    >>> scaled_magnitude(Evidence({"fc": torch.tensor([-2.0, 2.0])}))
+    >>> scaled_magnitude(Statistics({"fc": torch.tensor([-2.0, 2.0])}))
     {'fc': tensor([1., 1.])}
     """
     scores = {}

@@ -7,23 +7,23 @@ Departs: not divided by the sum of all scores, which changes no order. Where ear
 is taken with the pruned weights at their values in `initial`. Meant for the global scope.
 """
 
-from prunus.nouns import Evidence, Scores
-from prunus.pruning.criteria.parts import initial_of, loss_gradient
+from prunus.pruning.criteria.parts import loss_gradient, require_start_weights
+from prunus.types import Scores, Statistics
 
 
-def snip(evidence: Evidence) -> Scores:
+def snip(evidence: Statistics) -> Scores:
     """|g · w_i| of every weight.
 
-    Raises EvidenceError where the initial weights or the probe are missing, or the gradient by a whole layer is zero;
+    Raises StatisticsError where the initial weights or the probe are missing, or the gradient by a whole layer is zero;
     ModelError naming a layer that the forward pass does not reach.
 
     >>> import torch
-    >>> from prunus.nouns import Probe
-    >>> probe = Probe(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
+    >>> from prunus.types import ScoringBatch
+    >>> probe = ScoringBatch(lambda weights, x: x @ weights["fc"].T, torch.ones(1, 1), torch.tensor([0]))
     >>> initial = {"fc": torch.tensor([[2.0], [2.0]])}
-    >>> snip(Evidence(initial, initial=initial, probe=probe))
+    >>> snip(Statistics(initial, initial=initial, probe=probe))
     {'fc': tensor([[1.],
             [1.]])}
     """
-    slopes, initial = loss_gradient(evidence, "snip"), initial_of(evidence, "snip")
+    slopes, initial = loss_gradient(evidence, "snip"), require_start_weights(evidence, "snip")
     return {name: (slopes[name] * start).abs() for name, start in initial.items()}

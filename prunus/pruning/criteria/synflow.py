@@ -13,28 +13,40 @@ float64, since R grows with depth and width beyond what float32 resolves.
 
 import torch
 
-from prunus.nouns import Evidence, Scores
-from prunus.pruning.criteria.parts import derivative, initial_of, leaves, masks_of, probe_of
+from prunus.pruning.criteria.parts import (
+    detached_leaves,
+    gradients_wrt,
+    masks_or_ones,
+    require_scoring_batch,
+    require_start_weights,
+)
+from prunus.types import Scores, Statistics
 
 NAME = "synflow"
 
 
 @torch.enable_grad()
-def synflow(evidence: Evidence) -> Scores:
+def synflow(evidence: Statistics) -> Scores:
     """|w · dR/dw| of every weight, float64; of the probe only the network and the shape of an input are used.
 
-    Raises EvidenceError where the initial weights or the probe are missing, ModelError naming a layer that the
+    Raises StatisticsError where the initial weights or the probe are missing, ModelError naming a layer that the
     forward pass does not reach.
 
     >>> import torch
-    >>> from prunus.nouns import Probe
-    >>> probe = Probe(lambda weights, x: x @ weights["fc"].T, torch.zeros(1, 1), torch.tensor([0]))
+    >>> from prunus.types import ScoringBatch
+    >>> probe = ScoringBatch(lambda weights, x: x @ weights["fc"].T, torch.zeros(1, 1), torch.tensor([0]))
     >>> initial = {"fc": torch.tensor([[2.0], [-3.0]])}
-    >>> synflow(Evidence(initial, initial=initial, probe=probe))["fc"].flatten().tolist()
+    >>> synflow(Statistics(initial, initial=initial, probe=probe))["fc"].flatten().tolist()
     [2.0, 3.0]
     """
-    initial, masks, probe = initial_of(evidence, NAME), masks_of(evidence, NAME), probe_of(evidence, NAME)
-    weights = leaves({name: torch.where(masks[name], w.abs().double(), 0.0) for name, w in initial.items()})
+    initial, masks, probe = (
+        require_start_weights(evidence, NAME),
+        masks_or_ones(evidence, NAME),
+        require_scoring_batch(evidence, NAME),
+    )
+    weights = detached_leaves(
+        {name: torch.where(masks[name], w.abs().double(), 0.0) for name, w in initial.items()}
+    )
     ones = torch.ones_like(probe.inputs[:1], dtype=torch.float64)
-    slopes = derivative(probe.answer(weights, ones).sum(), weights)
+    slopes = gradients_wrt(probe.answer(weights, ones).sum(), weights)
     return {name: (weight.detach() * slopes[name]).abs() for name, weight in weights.items()}

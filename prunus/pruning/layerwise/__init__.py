@@ -7,21 +7,21 @@ swept(found)                            the same where H is known, once for many
 budget(curves, sizes, density)          densities of the layers from their errors, by dynamic programming
 """
 
-from prunus.pruning.layerwise.budget import budget, curves, shares
-from prunus.pruning.layerwise.exact_obs import ExactObsSurgeon, Holes, exact_obs
-from prunus.pruning.layerwise.inputs import LayerInputs, layer_inputs, output_errors
-from prunus.pruning.layerwise.sparse_gpt import sparse_gpt, swept
+from prunus.pruning.layerwise.densities import allocate_densities, error_curves, relative_error_curves
+from prunus.pruning.layerwise.exact_obs import ExactObsState, SparsityPattern, exact_obs
+from prunus.pruning.layerwise.hessian import LayerHessian, layer_hessians, relative_output_errors
+from prunus.pruning.layerwise.sparse_gpt import sparse_gpt, sparse_gpt_from_hessians
 
 __all__ = [
-    "ExactObsSurgeon",
-    "Holes",
-    "LayerInputs",
-    "budget",
-    "curves",
+    "ExactObsState",
+    "LayerHessian",
+    "SparsityPattern",
+    "allocate_densities",
+    "error_curves",
     "exact_obs",
-    "layer_inputs",
-    "output_errors",
-    "shares",
+    "layer_hessians",
+    "relative_error_curves",
+    "relative_output_errors",
     "sparse_gpt",
-    "swept",
+    "sparse_gpt_from_hessians",
 ]

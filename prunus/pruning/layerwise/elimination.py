@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def eliminate(
+def elimination_scores(
     weights: Floats, inverse: Floats, left: Bools, block: int, group: int, quota: int, threads: int
 ) -> Floats:
     """What each deletion costs, levelled so that costs rise along the row's deletions.
@@ -19,8 +19,8 @@ def eliminate(
         weights: [R, D].
         inverse: [D, D], of the damped Hessian.
         left: [R, D], which weights are still there; the others are zero.
-        block: columns that go together, neighbours; 1: single weights.
-        group, quota: of every `group` neighbouring columns at most `quota` are deleted before all others are at
+        block: columns that go together, neighbors; 1: single weights.
+        group, quota: of every `group` neighboring columns at most `quota` are deleted before all others are at
             theirs; a group of D and a quota of D: no such rule.
         threads: rows at once; the result does not depend on it.
 

@@ -21,14 +21,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import DensityError, NotFiniteError
-from prunus.nouns import Masks, Params, Progress, Scores
+from prunus.errors import DensityError, NonFiniteError
 from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rejected
-from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs, layer_inputs
+from prunus.pruning.layerwise.hessian import DAMPING, LayerHessian, layer_hessians
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
 from prunus.pruning.matrix import from_matrix
-from prunus.pruning.scopes import block_of, n_m_of
-from prunus.pruning.weights import replaced
+from prunus.pruning.scopes import parse_block, parse_n_m
+from prunus.pruning.weights import with_weights
+from prunus.types import MaskDict, Params, Progress, Scores
 
 ROW_WORK = 1 << 31
 """Operations, D³ for each row, after which progress is reported at the latest: about a second."""
@@ -37,35 +37,35 @@ SOLVED = 1 << 24
 
 
 @dataclass(frozen=True)
-class Holes:
+class SparsityPattern:
     """What is deleted together, and what may not be: columns of the layer's matrix."""
 
     block: int = 1
-    """Neighbouring columns that go together, as the scope "1x4" deletes them."""
+    """Neighboring columns that go together, as the scope "1x4" deletes them."""
     n_m: tuple[int, int] | None = None
-    """Of every M neighbouring columns N are kept until all others are gone, as the scope "2:4" keeps them."""
+    """Of every M neighboring columns N are kept until all others are gone, as the scope "2:4" keeps them."""
 
     @staticmethod
-    def of(scope: str) -> "Holes":
+    def of(scope: str) -> "SparsityPattern":
         """What the scope of this name deletes; single weights where it has no pattern along a row.
 
-        >>> Holes.of("2:4"), Holes.of("1x4")
-        (Holes(block=1, n_m=(2, 4)), Holes(block=4, n_m=None))
+        >>> SparsityPattern.of("2:4"), SparsityPattern.of("1x4")
+        (SparsityPattern(block=1, n_m=(2, 4)), SparsityPattern(block=4, n_m=None))
         """
-        rows, columns = block_of(scope) or (0, 0)
-        return Holes(columns if rows == 1 else 1, n_m_of(scope))
+        rows, columns = parse_block(scope) or (0, 0)
+        return SparsityPattern(columns if rows == 1 else 1, parse_n_m(scope))
 
 
 @dataclass(frozen=True)
-class ExactObsSurgeon:
+class ExactObsState:
     """Layers, what is left of them, and what their inputs say."""
 
     weights: Params
-    masks: Masks
-    inputs: Mapping[str, LayerInputs]
+    masks: MaskDict
+    inputs: Mapping[str, LayerHessian]
     start: Params
     """The weights that were examined."""
-    holes: Holes = Holes()
+    holes: SparsityPattern = SparsityPattern()
     predicted: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     """What each layer took so far."""
@@ -81,10 +81,10 @@ class ExactObsSurgeon:
         """What each deletion costs at its turn, in float64; 0 for deleted ones."""
         return {name: self._timed(name, self._scores) for name in self.weights}
 
-    def keep(self, masks: Masks) -> "ExactObsSurgeon":
+    def keep(self, masks: MaskDict) -> "ExactObsState":
         """Delete what `masks` do not keep; the rest becomes what answers most nearly as the examined weights did.
 
-        Raises DensityError where `masks` bring a weight back, NotFiniteError where H cannot be solved with.
+        Raises DensityError where `masks` bring a weight back, NonFiniteError where H cannot be solved with.
         """
         if not are_nested(masks, self.masks):
             raise DensityError(
@@ -111,7 +111,7 @@ class ExactObsSurgeon:
         return result
 
     def _scores(self, name: str) -> Tensor:
-        from prunus.pruning.layerwise.elimination import eliminate  # compiled where it is first used
+        from prunus.pruning.layerwise.elimination import elimination_scores  # compiled where it is first used
 
         inputs, weight = self.inputs[name], self.weights[name]
         groups, size = inputs.hessian.shape[:2]
@@ -124,7 +124,7 @@ class ExactObsSurgeon:
             for first in range(0, rows.shape[1], step):
                 here = slice(first, first + step)
                 part, mask = rows[group, here].numpy(), left[group, here].numpy()
-                scores.append(eliminate(part, inverted, mask, self.holes.block, m, m - n, threads))
+                scores.append(elimination_scores(part, inverted, mask, self.holes.block, m, m - n, threads))
                 done += len(part)
                 if self.progress:
                     self.progress(f"rows of {name} scored", done, groups * rows.shape[1])
@@ -140,20 +140,20 @@ class ExactObsSurgeon:
         return from_matrix(rows.flatten(0, 1), weight).to(weight.dtype).contiguous()
 
 
-def inverse(name: str, inputs: LayerInputs, group: int) -> Tensor:
-    """(H + λ I)⁻¹ of a group, [D, D]. Raises NotFiniteError where λ is too small for it."""
+def inverse(name: str, inputs: LayerHessian, group: int) -> Tensor:
+    """(H + λ I)⁻¹ of a group, [D, D]. Raises NonFiniteError where λ is too small for it."""
     return torch.cholesky_inverse(cholesky(name, inputs, group))
 
 
-def cholesky(name: str, inputs: LayerInputs, group: int, reverse: bool = False) -> Tensor:
-    """L with L Lᵀ = H + λ I of a group, on request of the last input first. Raises NotFiniteError."""
+def cholesky(name: str, inputs: LayerHessian, group: int, reverse: bool = False) -> Tensor:
+    """L with L Lᵀ = H + λ I of a group, on request of the last input first. Raises NonFiniteError."""
     hessian = inputs.hessian[group]
     hessian = hessian.flip(0, 1) if reverse else hessian.clone()
     hessian.diagonal().add_(inputs.damping)
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(hessian)
     if failed:
-        raise NotFiniteError(
+        raise NonFiniteError(
             f"The Hessian of {name!r}, {len(hessian)} inputs from {inputs.vectors} vectors of which {inputs.dead} "
             f"inputs are always zero, is singular with damping {inputs.damping:.3g}; ask for more, as damping=0.01."
         )
@@ -178,7 +178,7 @@ def _solve(name: str, rows: Tensor, left: Tensor, hessian: Tensor) -> None:
         answers = torch.gather(targets[chosen], 1, columns) * there
         factor, failed = torch.linalg.cholesky_ex(system)
         if failed.any():
-            raise NotFiniteError(
+            raise NonFiniteError(
                 f"The Hessian of what is left of {name!r} is singular; ask for more damping, as damping=0.01."
             )
         solved = torch.cholesky_solve(answers.unsqueeze(2), factor).squeeze(2)
@@ -190,10 +190,10 @@ def exact_obs(
     inputs: Tensor,
     *,
     damping: float = DAMPING,
-    holes: Holes = Holes(),
+    holes: SparsityPattern = SparsityPattern(),
     batch_size: int = 100,
     progress: Progress | None = None,
-) -> Callable[[Params, Masks], ExactObsSurgeon]:
+) -> Callable[[Params, MaskDict], ExactObsState]:
     """The surgeon of every layer alone, with calibration `inputs` [N, ...]; for layers of some hundred inputs.
 
     Args:
@@ -202,36 +202,41 @@ def exact_obs(
         holes: what the scope deletes together, as `Holes.of("2:4")`.
         progress: called after each batch of inputs, and as rows are scored.
 
-    Raises, when it looks, what `layer_inputs` raises; when it scores or deletes, NotFiniteError where H is singular
+    Raises, when it looks, what `layer_inputs` raises; when it scores or deletes, NonFiniteError where H is singular
     with this damping.
 
     >>> from prunus.pruning.scopes import layer
-    >>> from prunus.pruning.second_order import operate
+    >>> from prunus.pruning.second_order import prune_weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> weights = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> seen = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
-    >>> operate(exact_obs(model, seen, damping=1e-9), weights, 0.5, layer).weights["weight"].sum()
+    >>> prune_weights(exact_obs(model, seen, damping=1e-9), weights, 0.5, layer).weights["weight"].sum()
     tensor(2.)
     """
 
-    def examine(weights: Params, masks: Masks) -> ExactObsSurgeon:
-        found = at(model, weights, inputs, damping, batch_size, progress)
+    def examine(weights: Params, masks: MaskDict) -> ExactObsState:
+        found = layer_hessians_at(model, weights, inputs, damping, batch_size, progress)
         start = {name: w.detach().clone() for name, w in apply_masks(weights, masks).items()}
-        return ExactObsSurgeon(start, masks, found, start, holes, progress=progress)
+        return ExactObsState(start, masks, found, start, holes, progress=progress)
 
     return examine
 
 
-def at(
+def layer_hessians_at(
     model: nn.Module,
     weights: Params,
     inputs: Tensor,
     damping: float,
     batch_size: int,
     progress: Progress | None = None,
-) -> dict[str, LayerInputs]:
+) -> dict[str, LayerHessian]:
     """What the layers are given where the network has these weights; `model` itself is left alone."""
     check_finite(weights, "The weight")
-    return layer_inputs(
-        replaced(model, weights), weights, inputs, damping=damping, batch_size=batch_size, progress=progress
+    return layer_hessians(
+        with_weights(model, weights),
+        weights,
+        inputs,
+        damping=damping,
+        batch_size=batch_size,
+        progress=progress,
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import UpdateRejectedWarning
-from prunus.pruning.layerwise.inputs import LayerInputs
+from prunus.pruning.layerwise.hessian import LayerHessian
 from prunus.pruning.matrix import from_matrix
 
 STEPS = 200
@@ -30,7 +30,7 @@ NEGLIGIBLE = 1e-9
 
 
 def no_worse_than_zeroing(
-    inputs: LayerInputs, before: Tensor, mask: Tensor, updated: Tensor
+    inputs: LayerHessian, before: Tensor, mask: Tensor, updated: Tensor
 ) -> tuple[Tensor, bool]:
     """`updated`, and whether it was solved for again because it lost more of the output than zeroing.
 
@@ -41,7 +41,7 @@ def no_worse_than_zeroing(
         before, mask, updated: of the weight's shape; the weights that the error is measured from, which of them are
             kept, and what the method made of them.
 
-    >>> inputs = LayerInputs(torch.tensor([[[2.0, 2.0], [2.0, 2.0]]], dtype=torch.float64), 1e-9, 1, 1)
+    >>> inputs = LayerHessian(torch.tensor([[[2.0, 2.0], [2.0, 2.0]]], dtype=torch.float64), 1e-9, 1, 1)
     >>> weight, mask = torch.tensor([[1.0, 1.0]]), torch.tensor([[True, False]])
     >>> fixed, rejected = no_worse_than_zeroing(inputs, weight, mask, torch.tensor([[9.0, 0.0]]))
     >>> fixed.round(decimals=3), rejected

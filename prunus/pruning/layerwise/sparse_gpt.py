@@ -1,4 +1,4 @@
-"""The schedule of SparseGPT: one factorisation a layer, and columns from first to last for all rows at once.
+"""The schedule of SparseGPT: one factorization a layer, and columns from first to last for all rows at once.
 
     H + λ I = (UᵀU)⁻¹,  U upper triangular          U[c:, c:] is the same for the columns from c on alone
     at column c:    score w_c² / (2 U_cc²)           e = w_c / U_cc where deleted, 0 where kept
@@ -23,16 +23,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import DensityError, EmptiedLayerWarning
-from prunus.nouns import Density, Masks, Params, Progress
-from prunus.pruning.layerwise.exact_obs import at, cholesky
+from prunus.errors import DensityError, EmptyLayerWarning
+from prunus.pruning.layerwise.exact_obs import cholesky, layer_hessians_at
 from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rejected
-from prunus.pruning.layerwise.inputs import DAMPING, LayerInputs
-from prunus.pruning.masks import apply_masks, check_finite, count, densities_by_name, everything
+from prunus.pruning.layerwise.hessian import DAMPING, LayerHessian
+from prunus.pruning.masks import all_kept, apply_masks, check_finite, densities_by_name, num_to_keep
 from prunus.pruning.matrix import from_matrix, to_matrix
-from prunus.pruning.scopes import Scope, global_, rehearse
-from prunus.pruning.second_order.surgeon import Operation, Prune
-from prunus.seeds import derive
+from prunus.pruning.scopes import Scope, check_densities_reachable, global_
+from prunus.pruning.second_order.pruning_state import PruneFn, PruneResult
+from prunus.seeds import derive_seed
+from prunus.types import Density, MaskDict, Params, Progress
 
 SELECT = 128
 SOLVED = 128
@@ -50,7 +50,7 @@ def sparse_gpt(
     select: int | None = SELECT,
     batch_size: int = 100,
     progress: Progress | None = None,
-) -> Prune:
+) -> PruneFn:
     """What prunes and updates every layer alone, with calibration `inputs` [N, ...].
 
     Args:
@@ -61,7 +61,7 @@ def sparse_gpt(
             layers together needs.
         progress: called after each batch of inputs and each layer.
 
-    The result raises what `layer_inputs` and the scope raise, NotFiniteError where H is singular with this damping,
+    The result raises what `layer_inputs` and the scope raise, NonFiniteError where H is singular with this damping,
     DensityError where a scope that ranks layers together is asked to choose column by column.
 
     >>> from prunus.pruning.scopes import layer
@@ -72,40 +72,40 @@ def sparse_gpt(
     """
 
     def prune(
-        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
-    ) -> Operation:
+        weights: Params, density: Density, scope: Scope, *, within: MaskDict | None = None, seed: int = 0
+    ) -> PruneResult:
         here = weights if within is None else apply_masks(weights, within)
-        found = at(model, here, inputs, damping, batch_size, progress)
-        return swept(found, select=select, progress=progress)(
+        found = layer_hessians_at(model, here, inputs, damping, batch_size, progress)
+        return sparse_gpt_from_hessians(found, select=select, progress=progress)(
             weights, density, scope, within=within, seed=seed
         )
 
     return prune
 
 
-def swept(
-    found: Mapping[str, LayerInputs], *, select: int | None = SELECT, progress: Progress | None = None
-) -> Prune:
+def sparse_gpt_from_hessians(
+    found: Mapping[str, LayerHessian], *, select: int | None = SELECT, progress: Progress | None = None
+) -> PruneFn:
     """`sparse_gpt` where what the layers are given is known: from `layer_inputs`, once for many densities."""
 
     def prune(
-        weights: Params, density: Density, scope: Scope, *, within: Masks | None = None, seed: int = 0
-    ) -> Operation:
+        weights: Params, density: Density, scope: Scope, *, within: MaskDict | None = None, seed: int = 0
+    ) -> PruneResult:
         if select is not None and scope is global_:
             raise DensityError(
                 f"The global scope ranks all layers together and cannot choose {select} columns of one at a time; "
                 "pass select=None, or the layer scope."
             )
-        masks = within or everything(weights)
+        masks = within or all_kept(weights)
         weights = apply_masks({n: w.detach() for n, w in weights.items()}, masks)
         if select is None:
             done = _chosen_once(weights, found, density, scope, within, seed, progress)
         else:
             # What the scope has to say of shapes and densities comes before the work.
-            rehearse(scope, weights, [density], within)
+            check_densities_reachable(scope, weights, [density], within)
             shares, done = densities_by_name(density, list(weights)), {}
             for number, (name, weight) in enumerate(weights.items(), start=1):
-                sweep = _Sweep(name, weight, found[name])
+                sweep = _ColumnPruner(name, weight, found[name])
                 left = to_matrix(masks[name])
                 step = _step(name, scope, shares[name], left, select)
                 sweep.run(step, _as_they_come(name, scope, shares[name], left, within, seed))
@@ -115,7 +115,7 @@ def swept(
         warn_of_rejected("SparseGPT", [name for name, one in done.items() if one.rejected])
         moved = {name: one.weight for name, one in done.items()}
         check_finite(moved, "The updated weight")
-        return Operation(
+        return PruneResult(
             moved,
             {name: one.mask for name, one in done.items()},
             predicted=sum(one.cost for one in done.values()),
@@ -139,17 +139,17 @@ class _Done:
 
 def _chosen_once(
     weights: Params,
-    found: Mapping[str, LayerInputs],
+    found: Mapping[str, LayerHessian],
     density: Density,
     scope: Scope,
-    within: Masks | None,
+    within: MaskDict | None,
     seed: int,
     progress: Progress | None,
 ) -> dict[str, _Done]:
     """All masks at once, from the weights as they are."""
-    sweeps = {name: _Sweep(name, weight, found[name]) for name, weight in weights.items()}
+    sweeps = {name: _ColumnPruner(name, weight, found[name]) for name, weight in weights.items()}
     scores = {name: sweep.all_scores() for name, sweep in sweeps.items()}
-    chosen = scope(scores, density, within, derive(seed, "once"))
+    chosen = scope(scores, density, within, derive_seed(seed, "once"))
     done = {}
     for number, (name, sweep) in enumerate(sweeps.items(), start=1):
         sweep.run(sweep.columns, _given(to_matrix(chosen[name])))
@@ -159,10 +159,10 @@ def _chosen_once(
     return done
 
 
-class _Sweep:
+class _ColumnPruner:
     """One layer on its way: columns as rows, [G, D, R], so that each stands in one piece."""
 
-    def __init__(self, name: str, weight: Tensor, inputs: LayerInputs) -> None:
+    def __init__(self, name: str, weight: Tensor, inputs: LayerHessian) -> None:
         began = time.perf_counter()
         self.like, self.inputs = weight, inputs
         self.columns = inputs.hessian.shape[1]
@@ -237,7 +237,7 @@ class _Sweep:
         return from_matrix(self._matrix(self.kept), self.like).contiguous()
 
 
-def _upper(name: str, inputs: LayerInputs, group: int) -> Tensor:
+def _upper(name: str, inputs: LayerHessian, group: int) -> Tensor:
     """U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed back."""
     factor = cholesky(name, inputs, group, reverse=True)
     _invert(factor)
@@ -276,14 +276,14 @@ def _step(name: str, scope: Scope, density: float, left: Tensor, select: int) ->
 def _takes(name: str, scope: Scope, density: float, columns: Tensor) -> bool:
     """Whether the scope gives this density of columns that are whole. N:M has no density but its own."""
     try:
-        rehearse(scope, {name: columns}, [density])
+        check_densities_reachable(scope, {name: columns}, [density])
     except DensityError:
         return False
     return True
 
 
 def _as_they_come(
-    name: str, scope: Scope, density: float, left: Tensor, within: Masks | None, seed: int
+    name: str, scope: Scope, density: float, left: Tensor, within: MaskDict | None, seed: int
 ) -> Choose:
     """The scope's choice of some columns: in all as many weights as it keeps of the layer, evenly of what is left.
 
@@ -302,13 +302,15 @@ def _as_they_come(
         nonlocal seen, kept
         here = int(torch.count_nonzero(counted[:, first:end]))
         seen += here
-        keep = min(count(share, seen) - kept, here)
+        keep = min(num_to_keep(share, seen) - kept, here)
         if keep <= 0:
             return torch.zeros_like(left[:, first:end])
         masks = None if within is None else {name: left[:, first:end]}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EmptiedLayerWarning)  # these columns are not the layer
-            chosen = scope({name: scores}, keep / scores.numel(), masks, derive(seed, "columns", first))[name]
+            warnings.simplefilter("ignore", EmptyLayerWarning)  # these columns are not the layer
+            chosen = scope({name: scores}, keep / scores.numel(), masks, derive_seed(seed, "columns", first))[
+                name
+            ]
         # Of blocks it keeps whole ones: what it rounds here it makes up for in the columns that follow.
         kept += int(torch.count_nonzero(chosen))
         return chosen

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from prunus.nouns import Density
 from prunus.pruning.schedules.cubic import cubic
 from prunus.pruning.schedules.iterative import iterative
 from prunus.pruning.schedules.layer_by_layer import layer_by_layer
 from prunus.pruning.schedules.one_shot import one_shot
+from prunus.types import Density
 
 Schedule = Callable[[Density, int], list[Density]]
 

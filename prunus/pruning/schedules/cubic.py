@@ -6,8 +6,8 @@ Source: Zhu & Gupta 2017, eq. 1 (there of the sparsity, s = 1 - d, from s_0 = 0)
 Also called: gradual magnitude pruning (GMP).
 """
 
-from prunus.nouns import Density
-from prunus.pruning.schedules.progress import along
+from prunus.pruning.schedules.progress import density_path
+from prunus.types import Density
 
 
 def cubic(target: Density, rounds: int) -> list[Density]:
@@ -16,4 +16,4 @@ def cubic(target: Density, rounds: int) -> list[Density]:
     >>> cubic(0.125, 2)
     [0.234375, 0.125]
     """
-    return along(target, rounds, lambda d, t: d + (1 - d) * (1 - t) ** 3)
+    return density_path(target, rounds, lambda d, t: d + (1 - d) * (1 - t) ** 3)

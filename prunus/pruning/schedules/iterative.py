@@ -6,8 +6,8 @@ Source: Han et al. 2015, section 3.4; Frankle & Carbin 2019, section 2 (p^(1/n) 
 Also called: geometric, iterative magnitude pruning (IMP).
 """
 
-from prunus.nouns import Density
-from prunus.pruning.schedules.progress import along
+from prunus.pruning.schedules.progress import density_path
+from prunus.types import Density
 
 
 def iterative(target: Density, rounds: int) -> list[Density]:
@@ -16,4 +16,4 @@ def iterative(target: Density, rounds: int) -> list[Density]:
     >>> iterative(0.25, 2)
     [0.5, 0.25]
     """
-    return along(target, rounds, lambda d, t: d**t)
+    return density_path(target, rounds, lambda d, t: d**t)

@@ -8,8 +8,8 @@ Source: Han et al. 2015, section 3.3 (layers pruned in turn, the others held, ag
 from collections.abc import Mapping
 
 from prunus.errors import DensityError
-from prunus.nouns import Density
 from prunus.pruning.masks import check_density
+from prunus.types import Density
 
 
 def layer_by_layer(target: Density, rounds: int = 0) -> list[Density]:

@@ -6,8 +6,8 @@ Source: Han et al. 2015, section 3.4 (there "single-step pruning"). For `rounds`
 so that its retraining has the same length as another schedule's.
 """
 
-from prunus.nouns import Density
-from prunus.pruning.schedules.progress import along
+from prunus.pruning.schedules.progress import density_path
+from prunus.types import Density
 
 
 def one_shot(target: Density, rounds: int = 1) -> list[Density]:
@@ -16,4 +16,4 @@ def one_shot(target: Density, rounds: int = 1) -> list[Density]:
     >>> one_shot(0.1)
     [0.1]
     """
-    return along(target, rounds, lambda d, t: d)
+    return density_path(target, rounds, lambda d, t: d)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from prunus.errors import DensityError
-from prunus.nouns import Density
 from prunus.pruning.masks import check_density
+from prunus.types import Density
 
 
-def along(target: Density, rounds: int, curve: Callable[[float, float], float]) -> list[Density]:
+def density_path(target: Density, rounds: int, curve: Callable[[float, float], float]) -> list[Density]:
     """`curve(target, t)` at t = 1/rounds, ..., 1; the last is the target itself, to the bit.
 
     Raises DensityError for fewer than one round, or a density out of range.

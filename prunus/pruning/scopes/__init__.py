@@ -4,12 +4,12 @@ import re
 
 from prunus.errors import UnknownNameError
 from prunus.pruning.scopes.block import block
+from prunus.pruning.scopes.feasibility import check_densities_reachable
 from prunus.pruning.scopes.global_ import global_
+from prunus.pruning.scopes.han_threshold import densities_from_threshold
 from prunus.pruning.scopes.layer import Scope, layer
 from prunus.pruning.scopes.n_m import n_m
-from prunus.pruning.scopes.rehearse import rehearse
-from prunus.pruning.scopes.threshold import threshold
-from prunus.tables import look_up
+from prunus.registry import lookup
 
 SCOPES: dict[str, Scope] = {
     "layer": layer,
@@ -21,52 +21,52 @@ SCOPES: dict[str, Scope] = {
 """Other N:M and blocks have names too: see `scope_named`."""
 
 
-def scope_named(name: str) -> Scope:
+def get_scope(name: str) -> Scope:
     """The scope of SCOPES, or the one that "N:M" or "ROWSxCOLUMNS" describes.
 
     Raises UnknownNameError, or DensityError where there is no such pattern.
 
     >>> import torch
-    >>> scope_named("1:3")({"fc": torch.tensor([[3.0, 1.0, 2.0]])}, 1 / 3)
+    >>> get_scope("1:3")({"fc": torch.tensor([[3.0, 1.0, 2.0]])}, 1 / 3)
     {'fc': tensor([[ True, False, False]])}
     """
     if name in SCOPES:
         return SCOPES[name]
-    if pattern := n_m_of(name):
+    if pattern := parse_n_m(name):
         return n_m(*pattern)
-    if shape := block_of(name):
+    if shape := parse_block(name):
         return block(*shape)
     try:
-        return look_up("scope", SCOPES, name)
+        return lookup("scope", SCOPES, name)
     except UnknownNameError as error:
         raise UnknownNameError(
             f"{error} Patterns N:M, as 1:4, and blocks ROWSxCOLUMNS, as 4x4, are scopes too."
         ) from None
 
 
-def hole(name: str) -> int:
+def weights_per_block(name: str) -> int:
     """How many weights go at once under the scope of this name: those of a block, else one.
 
-    >>> hole("4x4"), hole("2:4")
+    >>> weights_per_block("4x4"), weights_per_block("2:4")
     (16, 1)
     """
-    rows, columns = block_of(name) or (1, 1)
+    rows, columns = parse_block(name) or (1, 1)
     return rows * columns
 
 
-def n_m_of(name: str) -> tuple[int, int] | None:
+def parse_n_m(name: str) -> tuple[int, int] | None:
     """N and M of a scope of that kind, else None.
 
-    >>> n_m_of("2:4"), n_m_of("layer")
+    >>> parse_n_m("2:4"), parse_n_m("layer")
     ((2, 4), None)
     """
     return _two_numbers(":", name)
 
 
-def block_of(name: str) -> tuple[int, int] | None:
+def parse_block(name: str) -> tuple[int, int] | None:
     """Rows and columns of the blocks of a scope of that kind, else None.
 
-    >>> block_of("1x4"), block_of("2:4")
+    >>> parse_block("1x4"), parse_block("2:4")
     ((1, 4), None)
     """
     return _two_numbers("x", name)
@@ -78,6 +78,16 @@ def _two_numbers(between: str, name: str) -> tuple[int, int] | None:
 
 
 __all__ = [
-    "SCOPES", "Scope", "block", "block_of", "global_", "hole", "layer", "n_m", "n_m_of", "rehearse", "scope_named",
-    "threshold",
+    "SCOPES",
+    "Scope",
+    "block",
+    "check_densities_reachable",
+    "densities_from_threshold",
+    "get_scope",
+    "global_",
+    "layer",
+    "n_m",
+    "parse_block",
+    "parse_n_m",
+    "weights_per_block",
 ]  # fmt: skip

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError
-from prunus.nouns import Density, Masks, Scores
-from prunus.pruning.masks import check_finite, count, densities_by_name, top_k, warn_if_emptied
+from prunus.pruning.masks import check_finite, densities_by_name, num_to_keep, top_k, warn_if_empty
 from prunus.pruning.scopes.layer import Scope
-from prunus.pruning.scopes.tiles import tiles, untiled
-from prunus.seeds import generator
+from prunus.pruning.scopes.tiles import from_tiles, to_tiles
+from prunus.seeds import make_generator
+from prunus.types import Density, MaskDict, Scores
 
 
 def block(rows: int, columns: int) -> Scope:
     """The scope that keeps count(density, n) of the n blocks of every tensor, those of the highest sums first.
 
     Arguments as for `layer`. Raises, when it selects, DensityError (a tensor that blocks do not fill, a block that
-    `within` has left a part of, and as `layer`), NotFiniteError.
+    `within` has left a part of, and as `layer`), NonFiniteError.
 
     >>> block(1, 2)({"fc": torch.tensor([[3.0, 1.0, 2.0, 4.0]])}, 0.5)
     {'fc': tensor([[False, False,  True,  True]])}
@@ -35,28 +35,28 @@ def block(rows: int, columns: int) -> Scope:
             f"Blocks of {rows}x{columns} were asked for; they have at least one row and column."
         )
 
-    def scope(scores: Scores, density: Density, within: Masks | None = None, seed: int = 0) -> Masks:
+    def scope(scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0) -> MaskDict:
         check_finite(scores, "The score of")
         masks = {}
         for name, share in densities_by_name(density, list(scores)).items():
             # In float64, where sums neither overflow nor depend on who is added first.
-            cut = tiles(name, scores[name].detach(), rows, columns)
+            cut = to_tiles(name, scores[name].detach(), rows, columns)
             sums = cut.sum((1, 3), dtype=torch.float64)
             places = (
                 torch.ones_like(sums, dtype=torch.bool)
                 if within is None
                 else _left(name, within[name], rows, columns)
             )
-            kept, left = count(share, sums.numel()), int(places.sum())
+            kept, left = num_to_keep(share, sums.numel()), int(places.sum())
             if kept > left:
                 raise DensityError(
                     f"Density {share} of {name!r} means {kept} blocks of {rows}x{columns}, but only {left} of "
                     f"{sums.numel()} are left; a pruned block does not come back."
                 )
             chosen = torch.zeros_like(places)
-            chosen[places] = top_k(sums[places], kept, generator(seed, "ties", name))
-            masks[name] = untiled(chosen[:, None, :, None].expand_as(cut), scores[name])
-        warn_if_emptied(masks)
+            chosen[places] = top_k(sums[places], kept, make_generator(seed, "ties", name))
+            masks[name] = from_tiles(chosen[:, None, :, None].expand_as(cut), scores[name])
+        warn_if_empty(masks)
         return masks
 
     return scope
@@ -64,7 +64,7 @@ def block(rows: int, columns: int) -> Scope:
 
 def _left(name: str, mask: Tensor, rows: int, columns: int) -> Tensor:
     """Which blocks are there; DensityError where only a part of one is."""
-    there = tiles(name, mask, rows, columns).sum((1, 3))
+    there = to_tiles(name, mask, rows, columns).sum((1, 3))
     parts = int(((there > 0) & (there < rows * columns)).sum())
     if parts:
         raise DensityError(

@@ -6,12 +6,12 @@ Source: Frankle & Carbin 2019, section 4 (deep networks); Liu et al. 2019, secti
 import torch
 
 from prunus.errors import DensityError
-from prunus.nouns import Density, Masks, Scores
-from prunus.pruning.masks import check_density, check_finite, count, top_k, warn_if_emptied
-from prunus.seeds import generator
+from prunus.pruning.masks import check_density, check_finite, num_to_keep, top_k, warn_if_empty
+from prunus.seeds import make_generator
+from prunus.types import Density, MaskDict, Scores
 
 
-def global_(scores: Scores, density: Density, within: Masks | None = None, seed: int = 0) -> Masks:
+def global_(scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0) -> MaskDict:
     """Keep count(density, n) weights of all tensors together, the highest scores first.
 
     Arguments and errors as for `layer`; `density` is one number.
@@ -27,7 +27,7 @@ def global_(scores: Scores, density: Density, within: Masks | None = None, seed:
     check_density(density)
     check_finite(scores, "The score of")
     total = sum(score.numel() for score in scores.values())
-    kept = count(density, total)
+    kept = num_to_keep(density, total)
     flat = torch.cat([score.flatten() for score in scores.values()])
     if within is not None:
         places = torch.cat([within[name].flatten() for name in scores]).nonzero().squeeze(1)
@@ -37,10 +37,10 @@ def global_(scores: Scores, density: Density, within: Masks | None = None, seed:
                 "a pruned weight does not come back."
             )
         mask = torch.zeros_like(flat, dtype=torch.bool)
-        mask[places] = top_k(flat[places], kept, generator(seed, "ties"))
+        mask[places] = top_k(flat[places], kept, make_generator(seed, "ties"))
     else:
-        mask = top_k(flat, kept, generator(seed, "ties"))
+        mask = top_k(flat, kept, make_generator(seed, "ties"))
     pieces = torch.split(mask, [score.numel() for score in scores.values()])
     masks = {name: piece.reshape(scores[name].shape) for name, piece in zip(scores, pieces, strict=True)}
-    warn_if_emptied(masks)
+    warn_if_empty(masks)
     return masks

@@ -9,15 +9,15 @@ from collections.abc import Callable
 import torch
 
 from prunus.errors import DensityError
-from prunus.nouns import Density, Masks, Scores
-from prunus.pruning.masks import check_finite, count, densities_by_name, top_k, warn_if_emptied
-from prunus.seeds import generator
+from prunus.pruning.masks import check_finite, densities_by_name, num_to_keep, top_k, warn_if_empty
+from prunus.seeds import make_generator
+from prunus.types import Density, MaskDict, Scores
 
-Scope = Callable[..., Masks]
+Scope = Callable[..., MaskDict]
 """(scores, density, within=None, seed=0) -> masks."""
 
 
-def layer(scores: Scores, density: Density, within: Masks | None = None, seed: int = 0) -> Masks:
+def layer(scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0) -> MaskDict:
     """Keep count(density, n) weights of every tensor, the highest scores first.
 
     Args:
@@ -26,7 +26,7 @@ def layer(scores: Scores, density: Density, within: Masks | None = None, seed: i
         within: earlier masks; what they pruned stays pruned.
         seed: for ties at the border.
 
-    Raises DensityError (out of range, unknown name, more than `within` has left), NotFiniteError.
+    Raises DensityError (out of range, unknown name, more than `within` has left), NonFiniteError.
 
     >>> import torch
     >>> layer({"fc": torch.tensor([3.0, 1.0, 2.0, 4.0])}, 0.5)
@@ -35,7 +35,7 @@ def layer(scores: Scores, density: Density, within: Masks | None = None, seed: i
     check_finite(scores, "The score of")
     masks = {}
     for name, share in densities_by_name(density, list(scores)).items():
-        flat, kept = scores[name].flatten(), count(share, scores[name].numel())
+        flat, kept = scores[name].flatten(), num_to_keep(share, scores[name].numel())
         places = slice(None) if within is None else within[name].flatten().nonzero().squeeze(1)
         if within is not None and kept > len(flat[places]):
             raise DensityError(
@@ -43,7 +43,7 @@ def layer(scores: Scores, density: Density, within: Masks | None = None, seed: i
                 f"{flat.numel()} are left; a pruned weight does not come back."
             )
         mask = torch.zeros_like(flat, dtype=torch.bool)
-        mask[places] = top_k(flat[places], kept, generator(seed, "ties", name))
+        mask[places] = top_k(flat[places], kept, make_generator(seed, "ties", name))
         masks[name] = mask.reshape(scores[name].shape)
-    warn_if_emptied(masks)
+    warn_if_empty(masks)
     return masks

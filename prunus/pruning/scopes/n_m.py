@@ -1,4 +1,4 @@
-"""N:M: of every M neighbouring inputs of an output exactly N weights are kept, so that hardware can skip the rest.
+"""N:M: of every M neighboring inputs of an output exactly N weights are kept, so that hardware can skip the rest.
 
     density = N / M in every group of M columns of the layer's matrix (`prunus.pruning.matrix`)
 
@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError
-from prunus.nouns import Density, Masks, Scores
 from prunus.pruning.masks import check_finite, densities_by_name
 from prunus.pruning.scopes.layer import Scope
-from prunus.pruning.scopes.tiles import tiles, untiled
-from prunus.seeds import generator
+from prunus.pruning.scopes.tiles import from_tiles, to_tiles
+from prunus.seeds import make_generator
+from prunus.types import Density, MaskDict, Scores
 
 TOLERANCE = 1e-9
 """How far from N / M a density may be: what powers and quotients of floats are off by."""
 
 
 def n_m(n: int, m: int) -> Scope:
-    """The scope that keeps `n` weights of every `m` neighbouring inputs.
+    """The scope that keeps `n` weights of every `m` neighboring inputs.
 
     Its `density` must be n / m, of every tensor; other arguments as for `layer`. Raises, when it selects, DensityError
-    (another density, inputs that are no multiple of m, fewer than n of a group left in `within`), NotFiniteError.
+    (another density, inputs that are no multiple of m, fewer than n of a group left in `within`), NonFiniteError.
 
     >>> n_m(2, 4)({"fc": torch.tensor([[3.0, 1.0, 2.0, 4.0]])}, 0.5)
     {'fc': tensor([[ True, False, False,  True]])}
@@ -39,7 +39,7 @@ def n_m(n: int, m: int) -> Scope:
             f"{n}:{m} was asked for; N:M keeps at least 1 and fewer than M weights of M, as 2:4."
         )
 
-    def scope(scores: Scores, density: Density, within: Masks | None = None, seed: int = 0) -> Masks:
+    def scope(scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0) -> MaskDict:
         for name, share in densities_by_name(density, list(scores)).items():
             if abs(share - n / m) > TOLERANCE:
                 raise DensityError(
@@ -56,9 +56,9 @@ def n_m(n: int, m: int) -> Scope:
 
 
 def _kept(name: str, score: Tensor, n: int, m: int, within: Tensor | None, seed: int) -> Tensor:
-    groups = tiles(name, score.detach(), 1, m)
+    groups = to_tiles(name, score.detach(), 1, m)
     if within is not None:
-        left = tiles(name, within, 1, m)
+        left = to_tiles(name, within, 1, m)
         short = int((left.sum(-1) < n).sum())
         if short:
             raise DensityError(
@@ -68,7 +68,7 @@ def _kept(name: str, score: Tensor, n: int, m: int, within: Tensor | None, seed:
         groups = groups.masked_fill(~left, -torch.inf)
     border = groups.topk(n, dim=-1).values[..., -1:]
     # What is above the border stands before what is at it, and that in an order drawn; what is below comes last.
-    order = torch.rand(groups.shape, generator=generator(seed, "ties", name)).to(groups.device)
+    order = torch.rand(groups.shape, generator=make_generator(seed, "ties", name)).to(groups.device)
     order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
     mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order.topk(n, dim=-1).indices, True)
-    return untiled(mask, score)
+    return from_tiles(mask, score)

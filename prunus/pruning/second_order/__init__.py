@@ -7,36 +7,36 @@ fisher(objective)                                  OBS in blocks, for networks o
 operate(surgeon, weights, density, scope)          prune with one, under any scope
 """
 
-from prunus.pruning.second_order.diagonals import DIAGONALS, Diagonal
 from prunus.pruning.second_order.fisher import fisher
+from prunus.pruning.second_order.hessian_diagonal import DIAGONALS, Diagonal
 from prunus.pruning.second_order.losses import LOSSES
 from prunus.pruning.second_order.obd import obd
-from prunus.pruning.second_order.objective import Objective, objective
+from prunus.pruning.second_order.objective import Objective, make_objective
 from prunus.pruning.second_order.obs import obs
-from prunus.pruning.second_order.surgeon import (
-    Examine,
-    Operation,
-    Prune,
-    Surgeon,
-    criterion_surgeon,
-    operate,
-    passed,
+from prunus.pruning.second_order.pruning_state import (
+    PruneFn,
+    PruneResult,
+    PruningMethod,
+    PruningState,
+    criterion_method,
+    intermediate_densities,
+    prune_weights,
 )
 
 __all__ = [
     "DIAGONALS",
     "LOSSES",
     "Diagonal",
-    "Examine",
     "Objective",
-    "Operation",
-    "Prune",
-    "Surgeon",
-    "criterion_surgeon",
+    "PruneFn",
+    "PruneResult",
+    "PruningMethod",
+    "PruningState",
+    "criterion_method",
     "fisher",
+    "intermediate_densities",
+    "make_objective",
     "obd",
-    "objective",
     "obs",
-    "operate",
-    "passed",
+    "prune_weights",
 ]

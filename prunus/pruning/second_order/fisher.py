@@ -12,7 +12,7 @@ Source: Singh & Alistarh 2020 (WoodFisher; F and its blocks); Kurtic et al. 2022
 gradients, λ of 1e-7 or from a grid of 1e-4 to 1e-8, F looked at anew several times within one pruning step).
 Also called: oBERT, oBS for BERT; block 1 is the diagonal Fisher, with which nothing is moved.
 Where we depart: a gradient is of one example, where the papers' are of small batches, which makes F larger and asks
-for more damping: ours is the upper end of oBERT's grid. F is summed in float64 and factorised, where they update F⁻¹
+for more damping: ours is the upper end of oBERT's grid. F is summed in float64 and factorized, where they update F⁻¹
 one gradient after the other in float32; what is deleted of a block is deleted jointly, where oBERT's program adds up
 the moves as if each weight went alone. The cuts of `operate` are of equal size, where oBERT's are equal in ratio.
 """
@@ -23,19 +23,19 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from prunus.errors import DensityError, EvidenceError
-from prunus.nouns import Masks, Params, Progress, Scores
-from prunus.pruning.looks import check_felt
+from prunus.errors import DensityError, StatisticsError
+from prunus.pruning.calibration_checks import check_nonzero
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
-from prunus.pruning.second_order.fisher_blocks import (
+from prunus.pruning.second_order.empirical_fisher import (
     CHUNK,
-    damped_factor,
+    damped_cholesky,
     empirical_fisher,
     from_blocks,
     to_blocks,
 )
 from prunus.pruning.second_order.objective import Objective
-from prunus.pruning.second_order.surgeon import Examine
+from prunus.pruning.second_order.pruning_state import PruningMethod
+from prunus.types import MaskDict, Params, Progress, Scores
 
 BLOCK = 50
 DAMPING = 1e-4
@@ -44,11 +44,11 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class FisherSurgeon:
+class FisherState:
     """Weights, what is left of them, and the Fisher where they were looked at."""
 
     weights: Params
-    masks: Masks
+    masks: MaskDict
     fisher: Params
     """[blocks, block, block] in float64, without damping; those of deleted weights are never used."""
     pivots: Params
@@ -64,10 +64,10 @@ class FisherSurgeon:
             for name, w in self.weights.items()
         }
 
-    def keep(self, masks: Masks) -> "FisherSurgeon":
+    def keep(self, masks: MaskDict) -> "FisherState":
         """Delete what `masks` do not keep, jointly in each block, and move the rest of the block.
 
-        Raises DensityError where `masks` bring a weight back, NotFiniteError where a weight leaves its dtype.
+        Raises DensityError where `masks` bring a weight back, NonFiniteError where a weight leaves its dtype.
         """
         if not are_nested(masks, self.masks):
             raise DensityError(
@@ -91,7 +91,7 @@ class _Moved:
     cost: float
 
 
-def _cut(surgeon: FisherSurgeon, name: str, mask: Tensor) -> _Moved:
+def _cut(surgeon: FisherState, name: str, mask: Tensor) -> _Moved:
     """One tensor after deleting what `mask` does not keep; only blocks that lose a weight are worked on."""
     fisher, like, damping = surgeon.fisher[name], surgeon.weights[name], surgeon.damping
     width = fisher.shape[1]
@@ -102,7 +102,7 @@ def _cut(surgeon: FisherSurgeon, name: str, mask: Tensor) -> _Moved:
     w, pivots, cost = w.clone(), pivots.clone(), 0.0
     for at in torch.split(touched, max(1, CHUNK // width**2)):
         here, stay, before = fisher[at], left[at].double(), w[at]
-        factor = damped_factor(here, stay, damping, name)
+        factor = damped_cholesky(here, stay, damping, name)
         # F_LS w_S; damping stands on the diagonal alone and has no part in it.
         pull = torch.bmm(here, (before * (1 - stay)).unsqueeze(2)) * stay.unsqueeze(2)
         w[at] = torch.where(stay > 0, before + torch.cholesky_solve(pull, factor).squeeze(2), 0.0)
@@ -125,7 +125,7 @@ def fisher(
     damping: float = DAMPING,
     batch: int = BATCH,
     progress: Progress | None = None,
-) -> Examine:
+) -> PruningMethod:
     """The surgeon with the inverse of the blockwise empirical Fisher of `asked`.
 
     Args:
@@ -136,39 +136,39 @@ def fisher(
         batch: of how many examples the gradients are in memory at once.
         progress: called after each batch of gradients.
 
-    Raises EvidenceError (block, damping or batch out of range); when it looks, what `empirical_fisher` raises,
-    EvidenceError where all gradients by a layer are zero, and NotFiniteError where λ is too small for a block to be
+    Raises StatisticsError (block, damping or batch out of range); when it looks, what `empirical_fisher` raises,
+    StatisticsError where all gradients by a layer are zero, and NonFiniteError where λ is too small for a block to be
     inverted.
 
     >>> from torch import nn
     >>> from prunus.pruning.scopes import global_
-    >>> from prunus.pruning.second_order.objective import objective
-    >>> from prunus.pruning.second_order.surgeon import operate
+    >>> from prunus.pruning.second_order.objective import make_objective
+    >>> from prunus.pruning.second_order.pruning_state import prune_weights
     >>> w = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> x, d = torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[3.0], [3.0]])
-    >>> asked = objective(nn.Linear(2, 1, bias=False), w, x, d, loss="squared_error")
-    >>> sorted(round(v, 3) for v in operate(fisher(asked), w, 0.5, global_).weights["weight"].flatten().tolist())
+    >>> asked = make_objective(nn.Linear(2, 1, bias=False), w, x, d, loss="squared_error")
+    >>> sorted(round(v, 3) for v in prune_weights(fisher(asked), w, 0.5, global_).weights["weight"].flatten().tolist())
     [0.0, 2.0]
     """
     if block < 1 or batch < 1 or not 0 < damping < float("inf"):
-        raise EvidenceError(
+        raise StatisticsError(
             f"The Fisher was asked for in blocks of {block} with damping {damping} and {batch} examples at once; "
             "blocks and examples must be at least 1, damping above 0 and finite, as in 1e-4."
         )
 
-    def examine(weights: Params, masks: Masks) -> FisherSurgeon:
+    def examine(weights: Params, masks: MaskDict) -> FisherState:
         here = asked.at(apply_masks(weights, masks))
         found = empirical_fisher(here, block, batch, progress)
-        check_felt(found, masks, "The gradient by")
+        check_nonzero(found, masks, "The gradient by")
         pivots = {}
         for name, blocks in found.items():
             left = to_blocks(masks[name].flatten(), blocks.shape[1]).double()
             step = max(1, CHUNK // blocks.shape[1] ** 2)
             parts = [
-                _pivots(damped_factor(part, stay, damping, name), stay)
+                _pivots(damped_cholesky(part, stay, damping, name), stay)
                 for part, stay in zip(torch.split(blocks, step), torch.split(left, step), strict=True)
             ]
             pivots[name] = from_blocks(torch.cat(parts), here.weights[name])
-        return FisherSurgeon(here.weights, masks, found, pivots, damping)
+        return FisherState(here.weights, masks, found, pivots, damping)
 
     return examine

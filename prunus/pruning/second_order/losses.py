@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunus.errors import EvidenceError
+from prunus.errors import StatisticsError
 
 Derivative = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,19 +34,19 @@ class Loss:
     """-> [B, C], the diagonal of d²E/do²."""
     root: Derivative
     """-> [B, C, C], R with R Rᵀ = d²E/do²."""
-    labelled: bool
+    labeled: bool
     """Whether targets are labels, int64 [B]; else numbers [B, C]."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise EvidenceError unless `targets` are such as this loss compares `outputs` with."""
-        asked = "[B] of int64 below C" if self.labelled else "[B, C] of floating point"
+        """Raise StatisticsError unless `targets` are such as this loss compares `outputs` with."""
+        asked = "[B] of int64 below C" if self.labeled else "[B, C] of floating point"
         fits = (
             targets.shape == outputs.shape[:1] and targets.dtype == torch.int64
-            if self.labelled
+            if self.labeled
             else targets.shape == outputs.shape and targets.is_floating_point()
         )
-        if outputs.dim() != 2 or not fits or (self.labelled and not _within(targets, outputs.shape[1])):
-            raise EvidenceError(
+        if outputs.dim() != 2 or not fits or (self.labeled and not _within(targets, outputs.shape[1])):
+            raise StatisticsError(
                 f"The loss {self.name!r} compares outputs [B, C] with targets {asked}, and was given outputs "
                 f"{tuple(outputs.shape)} and targets {tuple(targets.shape)} of {targets.dtype}."
             )
@@ -81,7 +81,7 @@ LOSSES: dict[str, Loss] = {
         slope=lambda outputs, targets: outputs - targets,
         bend=_ones,
         root=lambda outputs, targets: torch.diag_embed(torch.ones_like(outputs)),
-        labelled=False,
+        labeled=False,
     ),
     "cross_entropy": Loss(
         "cross_entropy",
@@ -89,6 +89,6 @@ LOSSES: dict[str, Loss] = {
         slope=_softmax_slope,
         bend=_softmax_bend,
         root=_softmax_root,
-        labelled=True,
+        labeled=True,
     ),
 }

@@ -9,22 +9,22 @@ diagonal as evidence.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from prunus.nouns import Evidence, Masks, Params, Progress, Scores
 from prunus.pruning.criteria.obd import obd as saliency
 from prunus.pruning.masks import apply_masks
-from prunus.pruning.second_order.diagonals import DIAGONALS
+from prunus.pruning.second_order.hessian_diagonal import DIAGONALS
 from prunus.pruning.second_order.objective import Objective
-from prunus.pruning.second_order.surgeon import Examine
-from prunus.seeds import derive
-from prunus.tables import look_up
+from prunus.pruning.second_order.pruning_state import PruningMethod
+from prunus.registry import lookup
+from prunus.seeds import derive_seed
+from prunus.types import MaskDict, Params, Progress, Scores, Statistics
 
 
 @dataclass(frozen=True)
-class ObdSurgeon:
+class ObdState:
     """Weights, what is left of them, and the diagonal of the Hessian."""
 
     weights: Params
-    masks: Masks
+    masks: MaskDict
     curvature: Params
     predicted: float = 0.0
     damping: float = 0.0
@@ -32,25 +32,25 @@ class ObdSurgeon:
 
     def scores(self) -> Scores:
         """h w² / 2 of every weight; 0 for deleted ones."""
-        return saliency(Evidence(self.weights, masks=self.masks, curvature=self.curvature))
+        return saliency(Statistics(self.weights, masks=self.masks, curvature=self.curvature))
 
-    def keep(self, masks: Masks) -> "ObdSurgeon":
+    def keep(self, masks: MaskDict) -> "ObdState":
         """Set the rest to zero."""
         scores = self.scores()
         cost = sum(float(scores[n][self.masks[n] & ~mask].sum()) for n, mask in masks.items())
-        return ObdSurgeon(apply_masks(self.weights, masks), masks, self.curvature, self.predicted + cost)
+        return ObdState(apply_masks(self.weights, masks), masks, self.curvature, self.predicted + cost)
 
 
 def obd(
     asked: Objective, diagonal: str = "recursion", seed: int = 0, progress: Progress | None = None
-) -> Examine:
+) -> PruningMethod:
     """The surgeon with a diagonal of DIAGONALS, chosen by name. Raises what the diagonal and the criterion raise."""
-    estimate = look_up("diagonal", DIAGONALS, diagonal)
+    estimate = lookup("diagonal", DIAGONALS, diagonal)
 
-    def examine(weights: Params, masks: Masks) -> ObdSurgeon:
+    def examine(weights: Params, masks: MaskDict) -> ObdState:
         here = asked.at(apply_masks(weights, masks))
         left = sum(int(mask.sum()) for mask in masks.values())
-        look = derive(seed, "diagonal", left)  # an estimate draws anew when fewer are left
-        return ObdSurgeon(here.weights, masks, estimate(here, seed=look, progress=progress))
+        look = derive_seed(seed, "diagonal", left)  # an estimate draws anew when fewer are left
+        return ObdState(here.weights, masks, estimate(here, seed=look, progress=progress))
 
     return examine

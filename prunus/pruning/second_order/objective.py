@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunus.errors import EvidenceError, ModelError, NotFiniteError
-from prunus.nouns import Params
-from prunus.pruning.looks import check_is_output, check_is_tensor, check_reached, taken
+from prunus.errors import ModelError, NonFiniteError, StatisticsError
+from prunus.pruning.calibration_checks import check_is_output, check_is_tensor, check_reached, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.losses import LOSSES, Loss
-from prunus.pruning.weights import copied, replaced
-from prunus.tables import look_up
+from prunus.pruning.weights import copied, with_weights
+from prunus.registry import lookup
+from prunus.types import Params
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Objective:
         return self.loss.value(self.answer(weights, self.inputs), self.targets).mean()
 
     def at(self, weights: Params) -> "Objective":
-        """The same objective, to be asked at other weights; NotFiniteError."""
+        """The same objective, to be asked at other weights; NonFiniteError."""
         check_finite(weights, "The weight")
         return replace(
             self,
-            model=replaced(self.model, weights),
+            model=with_weights(self.model, weights),
             weights={n: w.detach().clone() for n, w in weights.items()},
         )
 
 
-def objective(
+def make_objective(
     model: nn.Module,
     weights: Params,
     inputs: Tensor,
@@ -65,18 +65,18 @@ def objective(
         loss: a key of LOSSES.
         dtype: what to compute in; None: the dtype of the model.
 
-    Raises EvidenceError (no example, inputs of a shape the model does not take, answers that are no [B, C],
-    targets of the wrong kind), NotFiniteError (inputs, weights, answers), ModelError (a name that the model has
+    Raises StatisticsError (no example, inputs of a shape the model does not take, answers that are no [B, C],
+    targets of the wrong kind), NonFiniteError (inputs, weights, answers), ModelError (a name that the model has
     not, a weight that the forward pass does not reach).
 
     >>> model = nn.Linear(2, 1, bias=False)
-    >>> asked = objective(model, dict(model.named_parameters()), torch.ones(1, 2), torch.zeros(1, 1),
+    >>> asked = make_objective(model, dict(model.named_parameters()), torch.ones(1, 2), torch.zeros(1, 1),
     ...                   loss="squared_error")
     >>> float(asked.error({"weight": torch.tensor([[2.0, 1.0]])}))
     4.5
     """
     check_is_tensor(inputs)
-    own, chosen = dict(model.named_parameters()), look_up("loss", LOSSES, loss)
+    own, chosen = dict(model.named_parameters()), lookup("loss", LOSSES, loss)
     for name, weight in weights.items():
         if name not in own or own[name].shape != weight.shape:
             raise ModelError(
@@ -84,7 +84,7 @@ def objective(
                 f"{type(model).__name__} has {[f'{n} {tuple(p.shape)}' for n, p in own.items()]}."
             )
     if not weights or not inputs.numel() or len(inputs) != len(targets):
-        raise EvidenceError(
+        raise StatisticsError(
             f"Second derivatives by {list(weights)} were asked on inputs {tuple(inputs.shape)} and targets "
             f"{tuple(targets.shape)}; name at least one weight and pass as many targets as inputs, at least one."
         )
@@ -99,14 +99,14 @@ def objective(
 @torch.no_grad()
 def _check(made: Objective) -> None:
     check_finite({"inputs": made.inputs}, "The batch of")
-    if not made.loss.labelled:
+    if not made.loss.labeled:
         check_finite({"targets": made.targets}, "The batch of")
-    answers = taken(made.model, made.inputs, lambda x: made.answer(made.weights, x))
+    answers = run_forward(made.model, made.inputs, lambda x: made.answer(made.weights, x))
     check_is_output(made.model, answers)
     made.loss.check(answers, made.targets)
     error = made.loss.value(answers, made.targets).mean()
     if not torch.isfinite(error):
-        raise NotFiniteError(
+        raise NonFiniteError(
             f"The error of {type(made.model).__name__} on {len(made.inputs)} examples is {float(error)}; "
             "second derivatives are of a finite error alone."
         )

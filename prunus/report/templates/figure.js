@@ -45,7 +45,7 @@ for (const root of document.querySelectorAll("[data-figure]")) {
   const drawCurve = (curve, layers, across, down) => {
     const [bands, lines, failures] = layers.map(layer => {
       const group = add(layer, "g", { class: curve.shape ? "curve" : "reference" });
-      if (curve.colour) group.style.setProperty("--own", curve.colour);
+      if (curve.color) group.style.setProperty("--own", curve.color);
       return group;
     });
     for (const run of runs(curve.points)) {
@@ -111,7 +111,7 @@ for (const root of document.querySelectorAll("[data-figure]")) {
     const lines = [`${figure.x}: ${exact(point[0])}`, `${figure.y}: ${exact(point[1])}`];
     if (curve.n !== null) lines.push(`${figure.band}: ${exact(point[2])} to ${exact(point[3])}`, `n = ${curve.n}`);
     readOut.replaceChildren(word("b", curve.name), word("span", lines.join("\n")));
-    if (point[4]) readOut.append("\n", word("span", "receipt failed", "bad"));
+    if (point[4]) readOut.append("\n", word("span", "invariants failed", "bad"));
     const to = chart.getBoundingClientRect(), from = plot.getBoundingClientRect();
     const [px, py] = [to.left - from.left + spot.x, to.top - from.top + spot.y];
     const right = px + 14 + readOut.offsetWidth <= plot.clientWidth;

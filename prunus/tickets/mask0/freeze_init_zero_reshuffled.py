@@ -5,26 +5,31 @@
 Source: Zhou et al. 2019, section 4 (mask-0 actions): a control for how many are zero.
 Also called: freeze_init_zero_reshuffle.
 The number is exact, layer by layer; a weight that started at 0 is zero anyway and not drawn.
-Everything else follows the mask-1 action. What the optimiser remembers of pruned weights is of no effect, since they
+Everything else follows the mask-1 action. What the optimizer remembers of pruned weights is of no effect, since they
 are set back after every step.
 """
 
 import torch
 from torch import Tensor
 
-from prunus.nouns import Masks, Params
-from prunus.seeds import generator
-from prunus.tickets.checks import as_drawn, equal_at
-from prunus.tickets.mask0.places import all_kept, earlier_held, grown, newly
-from prunus.tickets.past import Claims, Past, PrunedAction
+from prunus.seeds import make_generator
+from prunus.tickets.actions import Invariants, Mask0Action, WeightHistory
+from prunus.tickets.mask0.places import (
+    kept_unchanged,
+    magnitude_change,
+    newly_pruned,
+    previously_pruned_unchanged,
+)
+from prunus.tickets.statistical_checks import consistent_with_hypergeometric, equal_at
+from prunus.types import MaskDict, Params
 
 
-def values(past: Past, masks: Masks, kept: Params, seed: int) -> Params:
+def values(past: WeightHistory, masks: MaskDict, kept: Params, seed: int) -> Params:
     """Kept weights; where pruned, what the last training started from or 0."""
     start = {}
-    for name, new in newly(past, masks).items():
-        zeros = int((new & (grown(past, name) < 0)).sum())
-        draw = generator(seed, "freeze_init_zero_reshuffled", name)
+    for name, new in newly_pruned(past, masks).items():
+        zeros = int((new & (magnitude_change(past, name) < 0)).sum())
+        draw = make_generator(seed, "freeze_init_zero_reshuffled", name)
         places = _some(new & (past.start[name] != 0), zeros, draw)
         start[name] = torch.where(masks[name], kept[name], past.start[name].masked_fill(places, 0.0)).detach()
     return start
@@ -38,7 +43,7 @@ def _some(places: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return chosen.reshape(places.shape)
 
 
-def claims(past: Past, masks: Masks, kept: Params, start: Params) -> Claims:
+def claims(past: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
     """The number of zeros, nothing else changed, and no preference for those that moved towards zero."""
     free = {name: ~mask & past.masks[name] & (past.start[name] != 0) for name, mask in masks.items()}
     towards = {
@@ -48,19 +53,21 @@ def claims(past: Past, masks: Masks, kept: Params, start: Params) -> Claims:
     others = {name: past.masks[name] & ~mask & ~zeros[name] for name, mask in masks.items()}
     count = {name: int(place.sum()) for name, place in towards.items()}
     return {
-        **all_kept(masks, kept, start),
+        **kept_unchanged(masks, kept, start),
         "as many newly pruned weights are set to zero as moved towards it": all(
             int(zeros[name].sum()) == number for name, number in count.items()
         ),
         "which are is chance": all(
-            as_drawn(int((zeros[name] & towards[name]).sum()), number, number, int(free[name].sum()))
+            consistent_with_hypergeometric(
+                int((zeros[name] & towards[name]).sum()), number, number, int(free[name].sum())
+            )
             for name, number in count.items()
         ),
         "every other newly pruned weight is what the last training started from": equal_at(
             others, start, past.start
         ),
-        **earlier_held(past, masks, start),
+        **previously_pruned_unchanged(past, masks, start),
     }
 
 
-freeze_init_zero_reshuffled = PrunedAction(values, claims)
+freeze_init_zero_reshuffled = Mask0Action(values, claims)

@@ -2,46 +2,48 @@
 
 from torch import Tensor
 
-from prunus.nouns import Masks, Params
-from prunus.tickets.checks import equal_at, zero_at
-from prunus.tickets.past import Claims, Past
+from prunus.tickets.actions import Invariants, WeightHistory
+from prunus.tickets.statistical_checks import equal_at, zero_at
+from prunus.types import MaskDict, Params
 
 
-def newly(past: Past, masks: Masks) -> Masks:
+def newly_pruned(past: WeightHistory, masks: MaskDict) -> MaskDict:
     """The places that this round prunes."""
     return {name: past.masks[name] & ~mask for name, mask in masks.items()}
 
 
-def earlier(past: Past, masks: Masks) -> Masks:
+def previously_pruned(past: WeightHistory, masks: MaskDict) -> MaskDict:
     """The places that earlier rounds pruned."""
     return {name: ~past.masks[name] & ~mask for name, mask in masks.items()}
 
 
-def grown(past: Past, name: str) -> Tensor:
+def magnitude_change(past: WeightHistory, name: str) -> Tensor:
     """By how much the last training made each magnitude larger; below 0: it moved towards zero."""
     return past.final[name].detach().abs() - past.start[name].detach().abs()
 
 
-def all_kept(masks: Masks, kept: Params, start: Params) -> Claims:
+def kept_unchanged(masks: MaskDict, kept: Params, start: Params) -> Invariants:
     """That kept weights are not touched."""
     return {"every kept weight is what the mask-1 action made it": equal_at(masks, start, kept)}
 
 
-def all_zero(masks: Masks, start: Params) -> Claims:
+def all_zero(masks: MaskDict, start: Params) -> Invariants:
     """That pruned weights are zero."""
     return {"every pruned weight is zero": zero_at({name: ~mask for name, mask in masks.items()}, start)}
 
 
-def earlier_held(past: Past, masks: Masks, start: Params) -> Claims:
+def previously_pruned_unchanged(past: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
     """That what was pruned in earlier rounds is left alone."""
     return {
-        "every weight pruned earlier has the value it had": equal_at(earlier(past, masks), start, past.start)
+        "every weight pruned earlier has the value it had": equal_at(
+            previously_pruned(past, masks), start, past.start
+        )
     }
 
 
-def zero_or_held(past: Past, masks: Masks, zeros: Masks, start: Params) -> Claims:
+def zero_or_frozen(past: WeightHistory, masks: MaskDict, zeros: MaskDict, start: Params) -> Invariants:
     """That of the newly pruned weights `zeros` are zero and the others frozen where the last training started."""
-    new = newly(past, masks)
+    new = newly_pruned(past, masks)
     others = {name: place & ~zeros[name] for name, place in new.items()}
     return {
         "every newly pruned weight that should be is zero": zero_at(
@@ -50,5 +52,5 @@ def zero_or_held(past: Past, masks: Masks, zeros: Masks, start: Params) -> Claim
         "every other newly pruned weight is what the last training started from": equal_at(
             others, start, past.start
         ),
-        **earlier_held(past, masks, start),
+        **previously_pruned_unchanged(past, masks, start),
     }

@@ -4,8 +4,8 @@
 
 Source: Zhou et al. 2019, section 3 (mask-1 actions): the control of `signed_constant`, which fails.
 Also called: rand_signed_constant.
-Departs: always from the initialisation; in their code σ drifts, see `signed_constant`.
-Everything else: biases, BatchNorm and the optimiser's memory go back to the rewind point.
+Departs: always from the initialization; in their code σ drifts, see `signed_constant`.
+Everything else: biases, BatchNorm and the optimizer's memory go back to the rewind point.
 """
 
 import math
@@ -13,33 +13,33 @@ import math
 import torch
 from torch import Tensor
 
-from prunus.nouns import Masks, Params
-from prunus.seeds import generator
-from prunus.tickets.checks import DEVIATIONS
-from prunus.tickets.mask1.scale import deviation
-from prunus.tickets.mask1.shuffles import shuffle
-from prunus.tickets.mask1.signed_constant import one_magnitude
-from prunus.tickets.past import Claims, KeptAction, Past
+from prunus.seeds import make_generator
+from prunus.tickets.actions import Invariants, Mask1Action, WeightHistory
+from prunus.tickets.mask1.scale import population_std
+from prunus.tickets.mask1.shuffles import permute_at
+from prunus.tickets.mask1.signed_constant import has_constant_magnitude
+from prunus.tickets.statistical_checks import DEVIATIONS
+from prunus.types import MaskDict, Params
 
 
-def values(past: Past, masks: Masks, seed: int) -> Params:
+def values(past: WeightHistory, masks: MaskDict, seed: int) -> Params:
     """±σ, the signs of the layer in another order."""
     return {
-        name: deviation(weight)
-        * shuffle(
+        name: population_std(weight)
+        * permute_at(
             weight.detach().sign(),
             torch.ones_like(weight, dtype=torch.bool),
-            generator(seed, "random_signed_constant", name),
+            make_generator(seed, "random_signed_constant", name),
         )
         for name, weight in past.original.items()
     }
 
 
-def claims(past: Past, masks: Masks, start: Params) -> Claims:
+def claims(past: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
     """One magnitude; not more of a sign than the layer has, nor more in place than a permutation brings."""
     signs = [(start[name][mask].sign(), past.original[name].sign(), mask) for name, mask in masks.items()]
     return {
-        **one_magnitude(past, masks, start),
+        **has_constant_magnitude(past, masks, start),
         "no sign is more frequent among kept weights than in the layer at first": all(
             int((kept == sign).sum()) <= int((layer == sign).sum())
             for kept, layer, _ in signs
@@ -63,4 +63,4 @@ def _as_permuted(found: int, signs: Tensor, product: int) -> bool:
     return found <= expected + DEVIATIONS * math.sqrt(expected) + DEVIATIONS
 
 
-random_signed_constant = KeptAction(values, claims)
+random_signed_constant = Mask1Action(values, claims)

@@ -5,7 +5,7 @@
 Source: Zhou et al. 2019; the authors' code rescales four of its actions so. (Their supermasks have a "dynamic weight
 rescaling" of the same factor, of every sample anew.)
 Also called: *_rescaling.
-Always from the initialisation, as in the authors' code. A layer of which nothing is kept has the factor 1.
+Always from the initialization, as in the authors' code. A layer of which nothing is kept has the factor 1.
 Everything else: as with the action that is rescaled.
 """
 
@@ -13,21 +13,21 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from prunus.nouns import Masks, Params
-from prunus.tickets.past import Claims, KeptAction, Past
+from prunus.tickets.actions import Invariants, Mask1Action, WeightHistory
+from prunus.types import MaskDict, Params
 
 
-def rescaled(action: KeptAction) -> KeptAction:
+def rescaled(action: Mask1Action) -> Mask1Action:
     """`action`, its weights times the inverse of their layer's density.
 
     The claims are the action's own, of a past in which every weight was as much larger: an order, a sign or a
     statistic of the layer does not care when it was multiplied. So equality stays equality.
     """
 
-    def values(past: Past, masks: Masks, seed: int) -> Params:
+    def values(past: WeightHistory, masks: MaskDict, seed: int) -> Params:
         return _scale(action.values(past, masks, seed), masks)
 
-    def claims(past: Past, masks: Masks, start: Params) -> Claims:
+    def claims(past: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
         larger = replace(
             past,
             original=_scale(past.original, masks),
@@ -44,7 +44,7 @@ def rescaled(action: KeptAction) -> KeptAction:
     return replace(action, values=values, claims=claims)
 
 
-def _scale(weights: Params, masks: Masks) -> Params:
+def _scale(weights: Params, masks: MaskDict) -> Params:
     return {name: weight.detach() * _factor(masks[name]) for name, weight in weights.items()}
 
 

@@ -1,13 +1,13 @@
-"""The scale of a layer's initialisation. Helpers of the actions."""
+"""The scale of a layer's initialization. Helpers of the actions."""
 
 import torch
 from torch import Tensor
 
 
-def deviation(layer: Tensor) -> Tensor:
+def population_std(layer: Tensor) -> Tensor:
     """The standard deviation of all weights of a layer as a population, rounded once to the layer's precision.
 
-    >>> deviation(torch.tensor([1.0, 3.0]))
+    >>> population_std(torch.tensor([1.0, 3.0]))
     tensor(1.)
     """
     return layer.detach().double().std(correction=0).to(layer.dtype)

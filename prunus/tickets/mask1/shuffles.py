@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 
-def shuffle(values: Tensor, places: Tensor, generator: torch.Generator) -> Tensor:
+def permute_at(values: Tensor, places: Tensor, generator: torch.Generator) -> Tensor:
     """A copy of `values` whose entries at `places` stand in another order, drawn by `generator`.
 
-    >>> shuffle(torch.tensor([1.0, 2.0]), torch.tensor([False, True]), torch.Generator())
+    >>> permute_at(torch.tensor([1.0, 2.0]), torch.tensor([False, True]), torch.Generator())
     tensor([1., 2.])
     """
     flat = values.detach().flatten().clone()

@@ -3,35 +3,35 @@
     w = sign(w_initial) · σ,  σ of all initial weights of the layer, as a population
 
 Source: Zhou et al. 2019, section 3 (mask-1 actions).
-Departs: σ is always the initialisation's. Their code computes it anew from the previous round's ±σ, and it drifts down
+Departs: σ is always the initialization's. Their code computes it anew from the previous round's ±σ, and it drifts down
 with every round (1.3 % in a small layer after 24). An initial weight of exactly zero has no sign and stays zero.
-Everything else: biases, BatchNorm and the optimiser's memory go back to the rewind point.
+Everything else: biases, BatchNorm and the optimizer's memory go back to the rewind point.
 """
 
 import torch
 
-from prunus.nouns import Masks, Params
-from prunus.tickets.mask1.scale import deviation, is_deviation
-from prunus.tickets.past import Claims, KeptAction, Past
+from prunus.tickets.actions import Invariants, Mask1Action, WeightHistory
+from prunus.tickets.mask1.scale import is_deviation, population_std
+from prunus.types import MaskDict, Params
 
 
-def values(past: Past, masks: Masks, seed: int) -> Params:
+def values(past: WeightHistory, masks: MaskDict, seed: int) -> Params:
     """±σ."""
-    return {name: weight.detach().sign() * deviation(weight) for name, weight in past.original.items()}
+    return {name: weight.detach().sign() * population_std(weight) for name, weight in past.original.items()}
 
 
-def claims(past: Past, masks: Masks, start: Params) -> Claims:
+def claims(past: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
     """The initial signs, and one magnitude."""
     return {
         "every kept weight has its initial sign": all(
             bool((start[name][mask].sign() == past.original[name][mask].sign()).all())
             for name, mask in masks.items()
         ),
-        **one_magnitude(past, masks, start),
+        **has_constant_magnitude(past, masks, start),
     }
 
 
-def one_magnitude(past: Past, masks: Masks, start: Params) -> Claims:
+def has_constant_magnitude(past: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
     """That kept weights which are not zero differ in nothing but their sign, and are as large as they should be."""
     sizes = {name: torch.unique(start[name][mask & (start[name] != 0)].abs()) for name, mask in masks.items()}
     return {
@@ -42,4 +42,4 @@ def one_magnitude(past: Past, masks: Masks, start: Params) -> Claims:
     }
 
 
-signed_constant = KeptAction(values, claims)
+signed_constant = Mask1Action(values, claims)

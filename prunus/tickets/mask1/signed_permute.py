@@ -3,28 +3,30 @@
     w = sign(w_initial) · π(|w_initial|),  π over the layer
 
 Source: Zhou et al. 2019, section 3 (mask-1 actions).
-Also called: signed reinit, in their code; with freshly drawn magnitudes it is `signed_reinitialise`.
-Departs: always from the initialisation, where their code starts from the previous round's; a weight that is exactly
+Also called: signed reinit, in their code; with freshly drawn magnitudes it is `signed_reinitialize`.
+Departs: always from the initialization, where their code starts from the previous round's; a weight that is exactly
 zero has no sign, so it stays zero, and the others change places.
-Everything else: biases, BatchNorm and the optimiser's memory go back to the rewind point.
+Everything else: biases, BatchNorm and the optimizer's memory go back to the rewind point.
 """
 
-from prunus.nouns import Masks, Params
-from prunus.seeds import generator
-from prunus.tickets.checks import no_more_stay_than_by_chance, part_of
-from prunus.tickets.mask1.shuffles import shuffle, with_signs_of
-from prunus.tickets.past import Claims, KeptAction, Past
+from prunus.seeds import make_generator
+from prunus.tickets.actions import Invariants, Mask1Action, WeightHistory
+from prunus.tickets.mask1.shuffles import permute_at, with_signs_of
+from prunus.tickets.statistical_checks import consistent_with_permutation, is_sub_multiset
+from prunus.types import MaskDict, Params
 
 
-def values(past: Past, masks: Masks, seed: int) -> Params:
+def values(past: WeightHistory, masks: MaskDict, seed: int) -> Params:
     """The initial weights, their magnitudes in another order."""
     return {
-        name: with_signs_of(weight, shuffle(weight, weight != 0, generator(seed, "signed_permute", name)))
+        name: with_signs_of(
+            weight, permute_at(weight, weight != 0, make_generator(seed, "signed_permute", name))
+        )
         for name, weight in past.original.items()
     }
 
 
-def claims(past: Past, masks: Masks, start: Params) -> Claims:
+def claims(past: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
     """Signs of the place, magnitudes of the layer."""
     layers = [(start[name][mask], past.original[name], mask) for name, mask in masks.items()]
     return {
@@ -32,10 +34,10 @@ def claims(past: Past, masks: Masks, start: Params) -> Claims:
             bool((kept.sign() == layer[mask].sign()).all()) for kept, layer, mask in layers
         ),
         "their magnitudes are initial ones of their layer, none twice": all(
-            part_of(kept.abs(), layer.abs().flatten()) for kept, layer, _ in layers
+            is_sub_multiset(kept.abs(), layer.abs().flatten()) for kept, layer, _ in layers
         ),
         "no more of them than by chance stand where they stood": all(
-            no_more_stay_than_by_chance(
+            consistent_with_permutation(
                 kept[kept != 0].abs(), layer[mask][kept != 0].abs(), layer[layer != 0].abs()
             )
             for kept, layer, mask in layers
@@ -43,4 +45,4 @@ def claims(past: Past, masks: Masks, start: Params) -> Claims:
     }
 
 
-signed_permute = KeptAction(values, claims)
+signed_permute = Mask1Action(values, claims)

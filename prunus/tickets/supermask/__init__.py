@@ -6,16 +6,28 @@ A file a kind of mask. A kind is a frozen value, its settings, and makes the mas
     pull(gradient)   -> the gradient of the scores, by the straight-through rule
     likely()         -> the factors of the one mask that the scores say
 
-`Learned` makes a constraint of the training loop of these: the optimiser steps the scores, the model holds
+`Learned` makes a constraint of the training loop of these: the optimizer steps the scores, the model holds
 weight x mask x scale, and loop, observers, checkpoints and engines know nothing of it.
 """
 
 from prunus.tickets.supermask.bernoulli import Bernoulli
+from prunus.tickets.supermask.constraint import SupermaskConstraint, SupermaskType
 from prunus.tickets.supermask.edge_popup import EdgePopup
-from prunus.tickets.supermask.learned import Kind, Learned
 from prunus.tickets.supermask.signed import Signed
-from prunus.tickets.supermask.weights import WEIGHTS
+from prunus.tickets.supermask.weights import WEIGHT_INITS
 
-SUPERMASKS: dict[str, type[Kind]] = {"bernoulli": Bernoulli, "edge_popup": EdgePopup, "signed": Signed}
+SUPERMASKS: dict[str, type[SupermaskType]] = {
+    "bernoulli": Bernoulli,
+    "edge_popup": EdgePopup,
+    "signed": Signed,
+}
 
-__all__ = ["SUPERMASKS", "WEIGHTS", "Bernoulli", "EdgePopup", "Kind", "Learned", "Signed"]
+__all__ = [
+    "SUPERMASKS",
+    "WEIGHT_INITS",
+    "Bernoulli",
+    "EdgePopup",
+    "Signed",
+    "SupermaskConstraint",
+    "SupermaskType",
+]

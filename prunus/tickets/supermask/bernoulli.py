@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import SpecError
-from prunus.tickets.supermask.draws import Uniforms, flat, pieces
+from prunus.tickets.supermask.uniforms import UniformStream, aligned_chunks, flat_view
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class BernoulliLayer:
 
     def draw(self, place: int) -> None:
         """A sample."""
-        stream, ones = Uniforms(self.seed, place), 0
-        for scores, slopes, factors in pieces(self.scores, self.slopes, self.factors):
+        stream, ones = UniformStream(self.seed, place), 0
+        for scores, slopes, factors in aligned_chunks(self.scores, self.slopes, self.factors):
             chances = torch.sigmoid(scores)
             torch.lt(stream.fill(slopes), chances, out=factors)
             torch.addcmul(chances, chances, chances, value=-1, out=slopes)
@@ -80,8 +80,8 @@ class BernoulliLayer:
         """∂L/∂s = ∂L/∂m · p (1 - p)."""
         through = 0.0
         if self.rescale and self.ones:
-            through = float(torch.dot(flat(upstream), flat(effective))) / self.ones
-        for pulled, weight, slopes, gradient in pieces(upstream, self.weight, self.slopes, out):
+            through = float(torch.dot(flat_view(upstream), flat_view(effective))) / self.ones
+        for pulled, weight, slopes, gradient in aligned_chunks(upstream, self.weight, self.slopes, out):
             torch.mul(pulled, weight, out=gradient)
             if self.rescale:
                 gradient.mul_(self.scale).sub_(through)

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunus.errors import DensityError
-from prunus.pruning.masks import check_density, count
-from prunus.seeds import generator
-from prunus.tickets.supermask.draws import flat, pieces
-from prunus.tickets.supermask.weights import fans
+from prunus.pruning.masks import check_density, num_to_keep
+from prunus.seeds import make_generator
+from prunus.tickets.supermask.uniforms import aligned_chunks, flat_view
+from prunus.tickets.supermask.weights import fan_in_fan_out
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class EdgePopup:
     def layer(self, weight: Tensor, seed: int) -> "EdgePopupLayer":
         """The mask of a tensor. Raises DensityError where it would keep none of its weights."""
         self.check()
-        bound = 1 / sqrt(fans(weight)[0])
-        scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, "scores"))
-        keep = count(self.density, weight.numel())
+        bound = 1 / sqrt(fan_in_fan_out(weight)[0])
+        scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=make_generator(seed, "scores"))
+        keep = num_to_keep(self.density, weight.numel())
         if weight.numel() and not keep:
             raise DensityError(
                 f"A density of {self.density:g} keeps none of {weight.numel():,} weights; the lowest that keeps one is "
@@ -61,7 +61,7 @@ class EdgePopupLayer:
         self.scores = scores.requires_grad_()
         self.weight, self.keep = weight, keep
         self.factors = torch.empty_like(weight)
-        self.border = Border()
+        self.border = KthLargest()
 
     def draw(self, place: int) -> None:
         """The mask that the scores say; chance has no part in it."""
@@ -69,14 +69,14 @@ class EdgePopupLayer:
             self.factors.fill_(float(self.keep > 0))
             return
         border, kept = self.border.of(self.scores, self.keep)
-        for scores, factors in pieces(self.scores, self.factors):
+        for scores, factors in aligned_chunks(self.scores, self.factors):
             torch.ge(scores.abs(), border, out=factors)
         if kept > self.keep:
             self._break_ties(border, kept - self.keep)
 
     def pull(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
         """∂L/∂s = g w sign(s)."""
-        for pulled, weight, scores, gradient in pieces(upstream, self.weight, self.scores, out):
+        for pulled, weight, scores, gradient in aligned_chunks(upstream, self.weight, self.scores, out):
             torch.mul(pulled, weight, out=gradient).mul_(torch.sign(scores))
 
     def likely(self) -> Tensor:
@@ -92,13 +92,13 @@ class EdgePopupLayer:
         self.factors.copy_(mask.view(self.factors.shape))
 
 
-class Border:
+class KthLargest:
     """The k-th largest size of many numbers, exactly, again and again while they change a little.
 
     It is looked for among those near the last one, and among all where it has left them: a tenth of the time of
     a selection.
 
-    >>> Border().of(torch.tensor([3.0, 1.0, -2.0]), 2)
+    >>> KthLargest().of(torch.tensor([3.0, 1.0, -2.0]), 2)
     (2.0, 2)
     """
 
@@ -117,7 +117,7 @@ class Border:
             border = float(sizes.flatten().kthvalue(sizes.numel() - k + 1).values)
             return border, int(torch.count_nonzero(sizes >= border))
         # NumPy compares in a fifth, and selects in half of the time that torch takes.
-        return self._on_cpu(np.abs(flat(values).numpy()), k)
+        return self._on_cpu(np.abs(flat_view(values).numpy()), k)
 
     def _on_cpu(self, sizes: NDArray[np.float32], k: int) -> tuple[float, int]:
         above = int(np.count_nonzero(sizes > self.high))

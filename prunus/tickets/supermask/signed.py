@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from prunus.errors import SpecError
-from prunus.seeds import generator
-from prunus.tickets.supermask.draws import pieces
-from prunus.tickets.supermask.weights import fans
+from prunus.seeds import make_generator
+from prunus.tickets.supermask.uniforms import aligned_chunks
+from prunus.tickets.supermask.weights import fan_in_fan_out
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Signed:
     def layer(self, weight: Tensor, seed: int) -> "SignedLayer":
         """The mask of a tensor."""
         self.check()
-        bound = sqrt(6 / sum(fans(weight)))
-        scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator(seed, "scores"))
+        bound = sqrt(6 / sum(fan_in_fan_out(weight)))
+        scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=make_generator(seed, "scores"))
         return SignedLayer(torch.empty_like(weight).copy_(scores), weight, self.threshold)
 
 
@@ -58,7 +58,7 @@ class SignedLayer:
 
     def draw(self, place: int) -> None:
         """The mask that the scores say; chance has no part in it."""
-        for scores, factors in pieces(self.scores, self.factors):
+        for scores, factors in aligned_chunks(self.scores, self.factors):
             torch.gt(scores, self.threshold, out=factors)
             factors.sub_((scores < -self.threshold).to(factors.dtype))
 

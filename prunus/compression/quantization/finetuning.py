@@ -1,0 +1,103 @@
+"""Train the centroids: every weight moves with its shared value.
+
+    ∂L/∂C_k = Σ_i ∂L/∂w_i · 1(a_i = k)
+
+Source: Han et al. 2016, section 3.3, eq. 3. Codes and places of the holes stay as they are. Any optimizer may
+step the codebooks; the paper subtracts the gradient times a learning rate.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from prunus.compression.quantization.codebook import CodebookTensor, dequantize
+from prunus.errors import CheckpointError, DivergenceError
+from prunus.training.constraints import pack_mask, trainable
+
+
+class CodebookConstraint:
+    """A constraint for the training loop: shared weights equal their centroids after every step.
+
+    Biases and every parameter that is not in `shared` train as usual.
+    """
+
+    def __init__(self, model: nn.Module, shared: Mapping[str, CodebookTensor]) -> None:
+        self.model = model
+        self.shared = dict(shared)
+        self.codebooks = {name: s.codebook.clone().requires_grad_() for name, s in shared.items()}
+        self.weights = {name: p for name, p in model.named_parameters() if name in shared}
+
+    def trainable_tensors(self) -> dict[str, Tensor]:
+        """The codebooks that hold a value, and the parameters that are not shared."""
+        free = {name: p for name, p in trainable(self.model).items() if name not in self.shared}
+        return {**free, **{name: book for name, book in self.codebooks.items() if len(book)}}
+
+    def before_optimizer_step(self) -> None:
+        """Sum the gradients of the weights of each centroid, and set those of pruned weights to zero."""
+        for name, weight in self.weights.items():
+            shared = self.shared[name]
+            self.codebooks[name].grad = centroid_gradient(weight.grad, shared)
+            if weight.grad is not None:
+                flat = weight.grad.flatten()
+                kept = torch.zeros_like(flat).scatter_(0, shared.places, flat[shared.places])
+                weight.grad = kept.reshape(shared.shape)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set every shared weight to its centroid, every hole to zero."""
+        for name, weight in self.weights.items():
+            weight.copy_(dequantize(self.codebooks[name], self.shared[name]))
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Read the codebooks back: early stopping may have put the weights of an earlier epoch in place.
+
+        Raises DivergenceError where a centroid is NaN or infinite.
+        """
+        for name, weight in self.weights.items():
+            shared = self.shared[name]
+            self.codebooks[name][shared.codes] = weight.flatten()[shared.places]
+            bad = int((~torch.isfinite(self.codebooks[name])).sum())
+            if bad:
+                raise DivergenceError(
+                    f"Expected finite centroids of {name!r} after training, got {bad} of {len(self.codebooks[name])} "
+                    "that are NaN or infinite; train the centroids with a lower learning rate."
+                )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The codebooks, with their codes and the masks, one bit a weight."""
+        state = {f"{name}/codebook": book.detach() for name, book in self.codebooks.items()}
+        for name, shared in self.shared.items():
+            kept = torch.zeros(shared.shape.numel(), dtype=torch.bool)
+            kept[shared.places.cpu()] = True
+            state |= {f"{name}/codes": shared.codes.to(torch.uint8), f"{name}/mask": pack_mask(kept)}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the codebooks back. Raises CheckpointError unless the codes and the masks are the same."""
+        own = self.state_dict()
+        fixed = [key for key in own if not key.endswith("/codebook")]
+        if own.keys() != state.keys() or not all(
+            torch.equal(own[key].cpu(), state[key].cpu()) for key in fixed
+        ):
+            raise CheckpointError(
+                "The checkpoint was made with other codes or masks than this run's; delete it or name another."
+            )
+        for name, book in self.codebooks.items():
+            book.data.copy_(state[f"{name}/codebook"])
+
+    def result(self) -> dict[str, CodebookTensor]:
+        """The shared tensors with their trained codebooks."""
+        return {
+            name: CodebookTensor(self.codebooks[name].detach().clone(), s.codes, s.places, s.shape)
+            for name, s in self.shared.items()
+        }
+
+
+def centroid_gradient(gradient: Tensor | None, shared: CodebookTensor) -> Tensor | None:
+    """[k]: the sum over a centroid's weights of the gradient, which has the tensor's shape."""
+    if gradient is None:
+        return None
+    total = torch.zeros_like(shared.codebook)
+    return total.index_add_(0, shared.codes, gradient.reshape(-1)[shared.places])

@@ -1,0 +1,161 @@
+"""Check data sets before any work is done with them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError
+from prunus.types import IGNORE_INDEX, Dataset, Split
+
+SPLITS = ("train", "validation", "test")
+
+
+def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
+    """Raise DataError unless the named splits of `data` can train and evaluate a classifier.
+
+    Every split must satisfy `check_split` with the classes of `data`; all of them must have inputs of one shape and
+    one dtype on one device.
+    """
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"Expected a prunus.Dataset, got a {type(data).__name__}; build one with prunus.Dataset(...)."
+        )
+    if not isinstance(data.name, str) or not data.name.isprintable():
+        raise DataError(
+            f"Expected the name of a data set to be text that can be printed, got {data.name!r}; choose another `name`."
+        )
+    if not data.class_names:
+        raise DataError(
+            f"Expected the class names of {data.name} in `classes`, got none; prunus trains and evaluates classifiers, "
+            "so that each label is the index of a class."
+        )
+    for name in splits:
+        check_split(getattr(data, name), f"the {name} split of {data.name}", len(data.class_names))
+    kinds = {
+        (tuple(inputs.shape[1:]), inputs.dtype, inputs.device)
+        for inputs in (getattr(data, name).inputs for name in splits)
+    }
+    if len(kinds) > 1:
+        raise DataError(
+            f"Expected the splits of {data.name} to have inputs of one shape and dtype on one device, got "
+            f"{' and '.join(sorted(f'{list(shape)} {dtype} on {device}' for shape, dtype, device in kinds))}."
+        )
+
+
+def check_split(split: Split, name: str = "the split", num_classes: int | None = None) -> None:
+    """Raise DataError unless `split` holds examples that a classifier can be trained and evaluated on.
+
+    Args:
+        split: inputs [N, ...] of a real dtype, finite; labels [N] int64, each a class index from 0 or `IGNORE_INDEX`.
+            At least one label must be a class index.
+        name: how to call the split in the error.
+        num_classes: labels must be below it. Defaults to no upper bound.
+    """
+    inputs, labels = getattr(split, "inputs", None), getattr(split, "labels", None)
+    if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
+        got = ", ".join(
+            type(part).__name__ for part in ((inputs, labels) if isinstance(split, Split) else (split,))
+        )
+        raise DataError(
+            f"Expected {name} to be a prunus.Split of two tensors, got {got}; convert with torch.as_tensor."
+        )
+    for part, tensor in (("inputs", inputs), ("labels", labels)):
+        kind = unusual_storage(tensor)
+        if kind is not None:
+            raise DataError(
+                f"Expected the {part} of {name} to be a dense tensor with values, got a {kind} tensor; convert it "
+                "first, for example with tensor.to_dense()."
+            )
+    if labels.dtype != torch.int64:
+        advice = (
+            "prunus has no regression and no soft labels"
+            if labels.is_floating_point()
+            else "use labels.long()"
+        )
+        raise DataError(
+            f"Expected the labels of {name} to be class indices [N] of torch.int64, got {labels.dtype} "
+            f"{list(labels.shape)}; {advice}."
+        )
+    if labels.ndim != 1 or inputs.ndim < 2 or len(inputs) != len(labels):
+        raise DataError(
+            f"Expected {name} to have inputs [N, ...] with labels [N], got inputs {list(inputs.shape)} with labels "
+            f"{list(labels.shape)}."
+        )
+    if inputs.device != labels.device:
+        raise DataError(
+            f"Expected inputs and labels of {name} on one device, got {inputs.device} and {labels.device}; move them "
+            "with split.to(device)."
+        )
+    if not inputs.numel():
+        raise DataError(
+            f"Expected {name} to have at least one example, but it is empty: {list(inputs.shape)}."
+        )
+    _check_labels(labels, name, num_classes)
+    _check_inputs(inputs, name)
+
+
+def count_labeled(labels: Tensor) -> int:
+    """The number of labels that are class indices.
+
+    >>> count_labeled(torch.tensor([0, IGNORE_INDEX, 2]))
+    2
+    """
+    return int(torch.count_nonzero(labels != IGNORE_INDEX))
+
+
+def unusual_storage(tensor: Tensor) -> str | None:
+    """How a tensor is stored that is no dense array of values; None where it is one.
+
+    >>> unusual_storage(torch.eye(2).to_sparse()), unusual_storage(torch.eye(2, device="meta"))
+    ('torch.sparse_coo', 'meta')
+    """
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout)
+    if tensor.is_quantized:
+        return "quantized"
+    return "meta" if tensor.is_meta else None
+
+
+def count_not_finite(tensor: Tensor) -> int:
+    """The number of entries that are NaN or infinite.
+
+    >>> count_not_finite(torch.tensor([1.0, float("nan"), float("-inf")]))
+    2
+    """
+    # A sum is not finite as soon as one entry is not, and costs a tenth of isfinite().all().
+    if not (tensor.is_floating_point() or tensor.is_complex()) or bool(torch.isfinite(tensor.sum())):
+        return 0
+    return int(torch.count_nonzero(~torch.isfinite(tensor)))
+
+
+def _check_labels(labels: Tensor, name: str, num_classes: int | None) -> None:
+    low, high = (int(value) for value in labels.aminmax())
+    if low == high == IGNORE_INDEX:
+        raise DataError(
+            f"Expected at least one label of {name} to be a class index, but all {len(labels)} are {IGNORE_INDEX}, "
+            "which marks examples to ignore."
+        )
+    if low < 0:
+        low = int(labels[labels != IGNORE_INDEX].min())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        allowed = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
+        raise DataError(
+            f"Expected the labels of {name} to be {allowed}, or {IGNORE_INDEX} for examples to ignore, got "
+            f"{low}..{high}."
+        )
+
+
+def _check_inputs(inputs: Tensor, name: str) -> None:
+    if inputs.is_complex():
+        raise DataError(
+            f"Expected the inputs of {name} to be real numbers, got {inputs.dtype}; convert with torch.view_as_real."
+        )
+    bad = count_not_finite(inputs)
+    if bad:
+        raise DataError(
+            f"Expected the inputs of {name} to be finite, but {bad} of {inputs.numel()} entries are NaN or infinite; "
+            "remove or replace these examples."
+        )

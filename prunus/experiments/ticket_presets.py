@@ -1,0 +1,49 @@
+"""The networks of the ticket experiments with their published settings, and what a size makes of them.
+
+Source: Frankle & Carbin 2019, Figure 2; Zhou et al. 2019, supplementary material S1. Both: Glorot's Gaussian, Adam,
+batches of 60, an evaluation every 100 iterations, 5,000 examples for validation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from prunus.registry import lookup
+from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.ticket import PruningRates, TicketSpec
+from prunus.training import RECIPES
+
+
+def _network(model: str, data: str, rates: PruningRates) -> TicketSpec:
+    return TicketSpec(BaselineSpec(model, data, RECIPES[model]), rates=rates)
+
+
+NETWORKS: Mapping[str, TicketSpec] = {
+    "lenet": _network("lenet-300-100", "mnist", PruningRates(linear=0.2, output=0.1)),
+    "conv-2": _network("conv-2", "cifar-10", PruningRates(linear=0.2, conv=0.1, output=0.1)),
+    "conv-4": _network("conv-4", "cifar-10", PruningRates(linear=0.2, conv=0.1, output=0.1)),
+    "conv-6": _network("conv-6", "cifar-10", PruningRates(linear=0.2, conv=0.15, output=0.1)),
+}
+"""A ticket of each network, with the layer rates of the papers: half the rate for the output layer."""
+
+SMOKE = {"lenet": (3000, 10), "conv-2": (360, 2), "conv-4": (360, 2), "conv-6": (360, 2)}
+"""Examples, and steps between evaluations."""
+
+
+def network(name: str, size: str, epochs: int | None = None, rounds: int | None = None) -> TicketSpec:
+    """The ticket of a network: full length and 24 rounds for "full", else `epochs` and `rounds`; tiny for "smoke"."""
+    ticket = lookup("network", NETWORKS, name)
+    if size == "full":
+        return ticket
+    if size == "smoke":
+        examples, every = SMOKE[name]
+        dense = replace(
+            ticket.dense, examples=examples, every=every, recipe=ticket.dense.recipe.replace(epochs=1)
+        )
+        return replace(ticket, dense=dense, rounds=3, num_scoring_examples=20)
+    recipe = ticket.dense.recipe if epochs is None else ticket.dense.recipe.replace(epochs=epochs)
+    return replace(ticket, dense=replace(ticket.dense, recipe=recipe), rounds=rounds or ticket.rounds)
+
+
+def for_replicate(ticket: TicketSpec, replicate: int, **changes: object) -> TicketSpec:
+    """The same ticket of another replicate, with some settings of its own changed."""
+    return replace(ticket, dense=replace(ticket.dense, replicate=replicate), **changes)  # type: ignore[arg-type]

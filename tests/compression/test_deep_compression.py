@@ -1,0 +1,551 @@
+"""Laws of Deep Compression: stages shrink, the file is the model bit for bit, resume, the model given is untouched."""
+
+import copy
+import dataclasses
+import re
+import warnings
+from contextlib import nullcontext
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import prunus
+from prunus.compression.deep_compression import STAGES, bits_by_name
+from prunus.compression.density_checks import check_densities_nonempty
+from prunus.errors import (
+    ContainerError,
+    DensityError,
+    EmptyLayerWarning,
+    ModelError,
+    NoEffectWarning,
+    NonFiniteError,
+    NoPrunableWeightsError,
+    PrunusError,
+    QuantizationError,
+    UnknownNameError,
+)
+from prunus.models.initialization import glorot_normal
+from prunus.pruning.masks import num_to_keep
+from prunus.training import Recipe
+
+SHORT = Recipe(1, 0.005, 32)
+RECIPE = prunus.CompressionRecipe(
+    dense=SHORT,
+    density=0.2,
+    schedule="iterative",
+    rounds=2,
+    retrain=SHORT,
+    settle=SHORT,
+    bits=3,
+    finetune=SHORT,
+)
+
+
+def same_bits(a: dict, b: dict) -> bool:
+    def bits(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(-1).view(torch.uint8)
+
+    return a.keys() == b.keys() and all(torch.equal(bits(a[n]), bits(b[n])) for n in a)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+    glorot_normal(model, seed=0)
+    prunus.train(model, digits, Recipe(8, 0.003, 32))
+    return model
+
+
+@pytest.fixture(scope="module")
+def compressed(trained, digits):
+    return prunus.deep_compress(trained, digits, RECIPE)
+
+
+def test_the_model_given_is_left_alone(trained, digits):
+    before = copy.deepcopy(trained.state_dict())
+    prunus.deep_compress(trained, digits, RECIPE)
+    assert same_bits(before, trained.state_dict())
+
+
+def test_every_stage_is_smaller_than_the_one_before(compressed):
+    assert tuple(stage.name for stage in compressed.stages) == STAGES
+    sizes = [stage.bytes for stage in compressed.stages]
+    *before, last = sizes
+    assert before == sorted(before, reverse=True)
+    assert (
+        last <= before[-1] + 4
+    )  # the range coder flushes a word, which a network this small may not win back
+    assert sizes[0] == sum(p.numel() * 4 for p in compressed.model.parameters())
+
+
+def test_density_counts_and_values_are_what_was_asked(compressed):
+    assert compressed.density == pytest.approx(0.2, abs=1e-3)
+    for name, mask in compressed.masks.items():
+        weight = compressed.model.get_parameter(name)
+        assert torch.equal(weight != 0, mask)
+        assert len(weight[mask].unique()) <= 8
+
+
+def test_what_is_not_shared_is_exact_in_half_precision(compressed):
+    for name, parameter in compressed.model.named_parameters():
+        if name.endswith("bias"):
+            assert torch.equal(parameter, parameter.half().float())
+
+
+def test_the_file_is_the_model_bit_for_bit(compressed, tmp_path, trained):
+    path = tmp_path / "net.prunus"
+    size = prunus.save(compressed, path)
+    assert size == path.stat().st_size == prunus.inspect(path).file_bytes
+    assert same_bits(prunus.read(path), compressed.model.state_dict())
+    again = prunus.load(path, into=copy.deepcopy(trained))
+    assert same_bits(again.state_dict(), compressed.model.state_dict())
+    prunus.save(compressed, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_any_module_may_be_saved(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    model(torch.randn(5, 3, 3, 3))  # moves the running statistics
+    prunus.save(model, tmp_path / "m")
+    assert same_bits(prunus.read(tmp_path / "m"), model.state_dict())
+
+
+@pytest.mark.parametrize("name", prunus.models.MODELS)
+def test_built_in_models_come_back_by_name(name, tmp_path):
+    model = prunus.models.MODELS[name](seed=3)
+    for parameter in model.parameters():
+        parameter.data.mul_(torch.rand_like(parameter) < 0.01).add_(0.0)
+    prunus.save(model, tmp_path / "m")
+    loaded = prunus.load(tmp_path / "m")
+    assert type(loaded) is type(model)
+    assert same_bits(loaded.state_dict(), model.state_dict())
+    assert not loaded.training
+
+
+def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, digits, compressed, tmp_path):
+    class Killed(Exception):
+        pass
+
+    calls = []
+
+    def kill(stage, epoch):
+        calls.append(stage)
+        if len(calls) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path, report=kill)
+    resumed = prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path)
+    assert same_bits(resumed.model.state_dict(), compressed.model.state_dict())
+    assert resumed.epochs == compressed.epochs  # those before the kill, too
+
+
+def test_the_test_split_is_not_looked_at(trained, digits, compressed):
+    blind = dataclasses.replace(digits, test=None)
+    again = prunus.deep_compress(trained, blind, RECIPE)
+    assert same_bits(again.model.state_dict(), compressed.model.state_dict())
+
+
+def test_bits_by_kind_and_by_name():
+    model = prunus.models.lenet_5()
+    names = list(prunus.prunable_weights(model))
+    assert list(bits_by_name(model, names, {"conv": 8, "linear": 5, "fc2.weight": 6}).values()) == [
+        8,
+        8,
+        5,
+        6,
+    ]
+    with pytest.raises(QuantizationError, match=r"'fc1.weight', a linear weight"):
+        bits_by_name(model, names, {"conv": 8})
+
+
+def spoiled(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    model[1].weight.data[3, 5] = float("nan")
+    return model
+
+
+def test_bad_input_is_named(trained, digits):
+    cases = [
+        (spoiled(trained), RECIPE, NonFiniteError, "'1.weight' holds 1 of 6400"),
+        (nn.Sequential(nn.Flatten()), RECIPE, NoPrunableWeightsError, "Sequential"),
+        (trained, RECIPE.replace(density=0.0), DensityError, "Density 0.0"),
+        (trained, RECIPE.replace(density=1.5), DensityError, "Density 1.5"),
+        (
+            trained,
+            RECIPE.replace(bits=9),
+            QuantizationError,
+            "1 to 8 bits for '1.weight', as an integer, got 9",
+        ),
+        (trained, RECIPE.replace(rounds=0), DensityError, "0 rounds"),
+    ]
+    for model, recipe, error, message in cases:
+        with pytest.raises(error, match=message):
+            prunus.deep_compress(model, digits, recipe)
+
+
+EMPTY = [
+    (RECIPE.replace(density=0.0004), "0.0004 keeps none of the 1000 weights of '3.weight'; 0.0005 is"),
+    (
+        RECIPE.replace(density={"1.weight": 7e-5, "3.weight": 0.5}),
+        "7e-05 keeps none of the 6400 weights of '1.weight'; 7.813e-05 is",
+    ),
+    (
+        RECIPE.replace(density=1e-6, scope="global"),
+        "1e-06 keeps none of the 7400 weights of all layers together; 6.757e-05 is",
+    ),
+    (RECIPE.replace(density=0.0004, schedule="layer_by_layer"), "0.0004 keeps none of the 1000 weights of"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "says"), EMPTY)
+def test_a_density_that_keeps_nothing_is_refused_before_the_work(recipe, says, trained, digits):
+    """Before the first evaluation: the data set has no splits to look at."""
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    with pytest.raises(DensityError, match=says):
+        prunus.deep_compress(trained, nothing, recipe)
+
+
+@pytest.fixture(scope="module")
+def wide(digits):
+    """160 + 40 of the digits on a field of 28 × 28."""
+    parts = (prunus.types.Split(F.pad(s.inputs[:n].reshape(-1, 1, 8, 8), (10,) * 4), s.labels[:n])
+             for s, n in ((digits.train, 160), (digits.validation, 40), (digits.test, 40)))  # fmt: skip
+    return prunus.types.Dataset("wide", *parts, digits.class_names)
+
+
+@pytest.mark.parametrize(("scope", "density"), [("2:4", 0.5), ("4:8", 0.5), ("1:4", 0.25), ("2x4", 0.3)])
+def test_a_pattern_goes_all_the_way(scope, density, wide, tmp_path):
+    """The file gives back zeros in the pattern, whatever retraining and fine-tuning did."""
+    recipe = RECIPE.replace(scope=scope, density=density, schedule="one_shot")
+    exclude = ["fc2.*", "fc3.*"] if scope == "4:8" else []  # 300 and 100 inputs are no multiple of 8
+    done = prunus.deep_compress(prunus.models.lenet_300_100(), wide, recipe, exclude=exclude)
+    prunus.save(done, tmp_path / "m")
+    state = prunus.load(tmp_path / "m").state_dict()
+    for name in prunus.prunable_weights(done.model, exclude=exclude):
+        there = state[name] != 0
+        o, i = there.shape
+        assert not (there & ~done.masks[name]).any()
+        if ":" in scope:
+            n, m = map(int, scope.split(":"))
+            assert (done.masks[name].reshape(o, i // m, m).sum(-1) == n).all()
+            assert (there.reshape(o, i // m, m).sum(-1) <= n).all()
+        else:
+            blocks = done.masks[name].reshape(o // 2, 2, i // 4, 4).sum((1, 3))
+            assert set(blocks.unique().tolist()) == {0, 8}
+            assert int((blocks == 8).sum()) == num_to_keep(density, blocks.numel())
+
+
+UNREACHABLE = [
+    (RECIPE.replace(scope="2:4", density=0.5), r"Density 0\.707107 .* 2:4 keeps exactly 0\.5"),
+    (RECIPE.replace(scope="2:4", density=0.5, schedule="cubic"), r"2:4 keeps exactly 0\.5"),
+    (RECIPE.replace(scope="2:4", density=0.3, schedule="one_shot"), r"2:4 keeps exactly 0\.5"),
+    (RECIPE.replace(scope="3:7", density=3 / 7, schedule="one_shot"), r"'1\.weight', \[100, 64\], has 64"),
+    (RECIPE.replace(scope="3x4", density=0.5), r"3 outputs at a time .*'1\.weight', \[100, 64\]"),
+    (
+        RECIPE.replace(scope="2x4", density=0.003),
+        "0.003 keeps none of the 125 blocks of 2x4 of '3.weight'; 0.004 is",
+    ),
+]
+
+
+@pytest.mark.parametrize(("recipe", "says"), UNREACHABLE)
+def test_a_density_that_a_pattern_cannot_give_is_refused_before_the_work(recipe, says, trained, digits):
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    with pytest.raises(DensityError, match=says):
+        prunus.deep_compress(trained, nothing, recipe)
+
+
+def test_a_scope_that_there_is_not_is_refused_before_the_work(trained, digits):
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    with pytest.raises(UnknownNameError, match="Patterns N:M"):
+        prunus.deep_compress(trained, nothing, RECIPE.replace(scope="filters"))
+
+
+@pytest.mark.parametrize("weights", [1, 2, 3, 7, 10, 999, 1000, 6400, 266_200, 10_000_001])
+def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(weights):
+    params = {"fc.weight": torch.zeros(weights)}
+    with pytest.raises(DensityError) as raised:
+        check_densities_nonempty(1e-9, "layer", params)
+    named = float(re.search(r"; (\S+) is the smallest", str(raised.value))[1])
+    check_densities_nonempty(named, "layer", params)
+    assert num_to_keep(named, weights) == 1
+    assert num_to_keep(named * 0.999, weights) == 0
+    with pytest.raises(DensityError):
+        check_densities_nonempty(named * 0.999, "layer", params)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
+    model[1].weight.data.fill_(value)
+    with pytest.warns(EmptyLayerWarning) if value == 0 else nullcontext():
+        compressed = prunus.deep_compress(model, digits, RECIPE)
+    assert bool(compressed.masks["1.weight"].any()) == (value != 0)
+    prunus.save(compressed, tmp_path / "m")
+    assert same_bits(prunus.read(tmp_path / "m"), compressed.model.state_dict())
+
+
+def test_one_weight_a_layer(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 10))
+    with pytest.warns(prunus.errors.NoEffectWarning) as warned:
+        prunus.deep_compress(
+            model, digits, RECIPE.replace(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5})
+        )
+    assert any("'2.weight' has 1 distinct" in str(one.message) for one in warned)
+
+
+def test_density_one_prunes_nothing_and_says_so(trained, digits):
+    with pytest.warns(prunus.errors.NoEffectWarning, match="nothing is pruned"):
+        compressed = prunus.deep_compress(trained, digits, RECIPE.replace(density=1.0, rounds=1))
+    assert compressed.density == 1.0
+
+
+def sparse(trained: nn.Module, density: float, scope: str = "layer") -> tuple[nn.Module, dict]:
+    """A copy of `trained`, pruned by magnitude, half of its zeros -0.0 as a product with a mask leaves them."""
+    model = copy.deepcopy(trained)
+    masks = prunus.SCOPES[scope](
+        prunus.CRITERIA["magnitude"](prunus.Statistics(prunus.prunable_weights(model))), density
+    )
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+    return model, masks
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("criterion", ["magnitude", "random", "obs"])
+@pytest.mark.parametrize("density", [1.0, 0.1])
+def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, few, tmp_path):
+    model, masks = sparse(trained, 0.3)
+    recipe = RECIPE.replace(density=density, scope=scope, criterion=criterion)
+    with pytest.warns(NoEffectWarning, match="stay zero") if density == 1 else nullcontext():
+        done = prunus.deep_compress(model, few, recipe)
+    expected = {name: num_to_keep(min(density, 0.3), mask.numel()) for name, mask in masks.items()}
+    assert sum(int(mask.sum()) for mask in done.masks.values()) == sum(expected.values())
+    assert done.density == sum(expected.values()) / sum(mask.numel() for mask in masks.values())
+    for name, mask in masks.items():
+        assert not (done.masks[name] & ~mask).any()
+        assert torch.equal(done.model.get_parameter(name) != 0, done.masks[name])
+        assert scope == "global" or int(done.masks[name].sum()) == expected[name]
+    prunus.save(done, tmp_path / "m")
+    assert same_bits(prunus.read(tmp_path / "m"), done.model.state_dict())
+
+
+def test_a_model_with_a_pattern_keeps_its_zeros_and_one_without_is_refused_before_the_work(trained, few):
+    model, masks = sparse(trained, 0.5, "2:4")
+    recipe = RECIPE.replace(scope="2:4", density=0.5, schedule="one_shot", rounds=1)
+    done = prunus.deep_compress(model, few, recipe)
+    assert all(torch.equal(done.masks[name], mask) for name, mask in masks.items())
+    epochs = []
+    with pytest.raises(DensityError, match="zero at the start count as pruned: exclude these layers"):
+        prunus.deep_compress(sparse(trained, 0.3)[0], few, recipe, report=lambda *epoch: epochs.append(epoch))
+    assert not epochs
+
+
+def test_negative_zeros_are_counted_nowhere(trained, few):
+    model, masks = sparse(trained, 0.3)
+    assert any(bool(torch.signbit(w[w == 0]).any()) for w in prunus.prunable_weights(model).values())
+    with pytest.warns(NoEffectWarning):
+        done = prunus.deep_compress(model, few, RECIPE.replace(density=1.0, rounds=1))
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert [stage.kept for stage in done.stages] == [kept] * len(STAGES)
+    assert all(sum(sum(counts) for _, counts in stage.histograms.values()) == kept for stage in done.stages)
+    for name, weight in prunus.prunable_weights(done.model).items():
+        assert not torch.signbit(weight[~done.masks[name]]).any()
+
+
+@pytest.mark.parametrize("emptied", ["1.weight", "3.weight", "5.weight"])
+def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, few, tmp_path):
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
+    )
+    glorot_normal(model, seed=0)
+    model.get_parameter(emptied).data.mul_(1e-6)
+    still = SHORT.replace(learning_rate=1e-9)
+    with pytest.warns(EmptyLayerWarning, match=f"No weight of '{emptied}'"):
+        done = prunus.deep_compress(model, few, RECIPE.replace(scope="global", retrain=still, settle=still))
+    assert not done.masks[emptied].any()
+    assert not done.model.get_parameter(emptied).any()
+    assert len(done.shared[emptied].codebook) == 0
+    prunus.save(done, tmp_path / "m")
+    again = prunus.load(tmp_path / "m", into=copy.deepcopy(model))
+    assert same_bits(again.state_dict(), done.model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        with pytest.warns(EmptyLayerWarning):  # and once more, from the file
+            assert not prunus.deep_compress(again, few, RECIPE).model.get_parameter(emptied).any()
+
+
+def with_all_kinds() -> nn.Module:
+    """FrozenWeights, excluded and other layers, and buffers, all with values that half precision does not hold."""
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(64, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 16),
+        nn.ReLU(),
+        nn.Linear(16, 10),
+    )
+    model.register_buffer("offset", torch.full((3,), 0.1))
+    draw = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3, generator=draw)
+    model[1].bias.data.fill_(2e-8)
+    return model
+
+
+def test_excluded_and_frozen_tensors_are_left_bit_for_bit(few):
+    model = with_all_kinds()
+    model[1].requires_grad_(False)
+    model[2].bias.requires_grad_(False)
+    recipe = RECIPE.replace(
+        retrain=SHORT.replace(weight_decay=0.1), finetune=SHORT.replace(optimizer="adamw", weight_decay=0.1)
+    )
+    done = prunus.deep_compress(model, few, recipe, exclude=["1.weight", "6.*"])
+    for name in ("1.weight", "1.bias", "2.bias", "offset"):
+        assert same_bits({name: done.model.state_dict()[name]}, {name: model.state_dict()[name]})
+    rounded = {name: torch.equal(p, p.half().float()) for name, p in done.model.named_parameters()}
+    assert rounded["2.weight"]
+    assert rounded["4.bias"]
+    for name in ("6.weight", "6.bias"):  # excluded, but not frozen: trained and not rounded
+        assert not rounded[name]
+        assert not torch.equal(done.model.get_parameter(name), model.get_parameter(name))
+
+
+def test_frozen_weights_are_left_out_with_a_warning(few):
+    model = with_all_kinds()
+    model[1].requires_grad_(False)
+    with pytest.warns(NoEffectWarning, match=r"\['1.weight'\] have requires_grad=False"):
+        done = prunus.deep_compress(model, few, RECIPE)
+    assert list(done.masks) == ["4.weight", "6.weight"]
+    assert same_bits(done.model[1].state_dict(), model[1].state_dict())
+    with pytest.raises(NoPrunableWeightsError, match="none has requires_grad"):
+        prunus.deep_compress(model.requires_grad_(False), few, RECIPE)
+
+
+def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.full((64,), 1 / 3))
+            self.body, self.head = nn.Linear(64, 64), nn.Linear(64, 10)
+            self.body.bias = self.scale
+
+        def forward(self, x):
+            return self.head(self.body(x.flatten(1) * self.scale).relu())
+
+    done = prunus.deep_compress(Tied(), few, RECIPE, exclude=["body.*"])
+    assert not torch.equal(done.model.scale, done.model.scale.half().float())
+    assert torch.equal(done.model.head.bias, done.model.head.bias.half().float())
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_copy_has_the_modes_and_flags_of_the_model_given(mode, few):
+    model = with_all_kinds().train(mode)
+    model[2].train(not mode)
+    model[2].weight.requires_grad_(False)
+    flags = lambda m: (  # noqa: E731
+        [module.training for module in m.modules()],
+        [(p.requires_grad, p.grad) for p in m.parameters()],
+    )
+    before, state = flags(model), copy.deepcopy(model.state_dict())
+    done = prunus.deep_compress(model, few, RECIPE)
+    assert flags(model) == flags(done.model) == before
+    assert same_bits(state, model.state_dict())
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def with_buffer(trained: nn.Module, buffer: torch.Tensor) -> nn.Module:
+    model = copy.deepcopy(trained)
+    model.register_buffer("extra", buffer)
+    return model
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monkeypatch):
+    """Before the data are looked at: the data set has no splits. Of large models, samples are written."""
+    if not whole:
+        monkeypatch.setattr("prunus.compression.deep_compression.REHEARSED_WHOLE", 10)
+    nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
+    lone = with_buffer(trained, torch.zeros(1))
+    lone.get_submodule("3").register_buffer("\ud800", torch.zeros(1))
+    shared = copy.deepcopy(trained)
+    shared[1].derived = shared[1].weight * 2  # the result of a computation, which cannot be copied
+    cases = [
+        (copy.deepcopy(trained).double(), RECIPE, ModelError, "'1.weight' of torch.float64"),
+        (copy.deepcopy(trained).bfloat16(), RECIPE, ModelError, "'1.weight' of torch.bfloat16"),
+        (nn.Sequential(trained[0], Extra(64, 10)), RECIPE, ModelError, "'1._extra_state'"),
+        (shared, RECIPE, ModelError, "copy.deepcopy"),
+        (with_buffer(trained, torch.zeros(2).to_sparse()), RECIPE, ContainerError, "extra is torch.sparse"),
+        (with_buffer(trained, torch.zeros(2, dtype=torch.complex64)), RECIPE, ContainerError, "complex64"),
+        (lone, RECIPE, ContainerError, "."),
+        (
+            trained,
+            RECIPE.replace(bits={"linear": 4, "conv2d": 5}),
+            QuantizationError,
+            r"\['conv2d'\]; correct or remove",
+        ),
+        (
+            trained,
+            RECIPE.replace(bits={"linear": 4, "9.weight": 5}),
+            QuantizationError,
+            r"\['9.weight'\]; correct",
+        ),
+        (trained, RECIPE.replace(bits={"linear": 0}), QuantizationError, "got 0"),
+        (trained, RECIPE.replace(bits=4.0), QuantizationError, "got 4.0"),
+        (trained, RECIPE.replace(density={"1.weight": 0.5, "3.weight": 0.5, "x": 0.5}), DensityError, "x"),
+        (trained, RECIPE.replace(start="optimum"), UnknownNameError, "did you mean 'optimal'"),
+        (trained, RECIPE.replace(criterion="magnitud"), UnknownNameError, "did you mean 'magnitude'"),
+        (trained, RECIPE.replace(schedule="cubical"), UnknownNameError, "cubic"),
+        (trained, RECIPE.replace(finetune=SHORT.replace(optimizer="adan")), UnknownNameError, "adam"),
+        (trained, RECIPE.replace(settle=SHORT.replace(lr_schedule="cosin")), UnknownNameError, "cosine"),
+    ]
+    for model, recipe, error, message in cases:
+        with pytest.raises(PrunusError) as raised:
+            prunus.deep_compress(model, nothing, recipe)
+        assert isinstance(raised.value, error), repr(raised.value)
+        assert re.search(message, str(raised.value)), repr(raised.value)
+
+
+def test_weights_that_are_neighboring_floats_are_compressed_and_counted(few):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    near = np.float32(0.25).view(np.uint32) + np.arange(640, dtype=np.uint32) % 7
+    model[1].weight.data = torch.from_numpy(near.view(np.float32).reshape(10, 64).copy())
+    with pytest.warns(NoEffectWarning):
+        done = prunus.deep_compress(
+            model,
+            few,
+            RECIPE.replace(
+                density=1.0,
+                rounds=1,
+                retrain=SHORT.replace(epochs=0),
+                settle=SHORT.replace(epochs=0),
+                finetune=SHORT.replace(epochs=0),
+            ),
+        )
+    assert same_bits({"w": done.model[1].weight}, {"w": model[1].weight})
+    assert sum(done.stages[0].histograms["1.weight"][1]) == 640
+
+
+def test_settings_that_are_no_python_numbers_are_written(trained, few, tmp_path):
+    recipe = RECIPE.replace(
+        density=MappingProxyType({"1.weight": np.float32(0.25), "3.weight": np.float64(0.5)})
+    )
+    done = prunus.deep_compress(trained, few, recipe, seed=np.int64(3))
+    prunus.save(done, tmp_path / "m")
+    header = prunus.inspect(tmp_path / "m").made
+    assert header["seed"] == 3
+    assert header["recipe"]["density"] == {"1.weight": 0.25, "3.weight": 0.5}

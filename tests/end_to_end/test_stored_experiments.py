@@ -1,0 +1,485 @@
+"""`prunus run` and `prunus figure` on experiments whose runs live in a store, on a small network and few pictures."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prunus.experiments import STORED_EXPERIMENTS
+from prunus.runs.store import Store
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+PATHS = os.pathsep.join([str(HELPERS), str(Path(__file__).parents[2])])
+NAME = "zhou2019.zeros"
+SMALL = {
+    "model": "small:mlp",
+    "data": "digits",
+    "examples": "85",
+    "epochs": "2",
+    "batch_size": "25",
+    "every": "3",
+    "rounds": "4",
+}
+
+
+def sets(**changes: str) -> list[str]:
+    settings = {**SMALL, **changes}
+    return [f"--set={key}={value}" for key, value in settings.items()]
+
+
+@pytest.fixture(autouse=True)
+def _helpers(monkeypatch):
+    monkeypatch.syspath_prepend(str(HELPERS))
+
+
+@pytest.fixture
+def run(called, monkeypatch, tmp_path):
+    """`prunus` in this process, in a folder of its own: what it printed to stdout and to stderr."""
+    monkeypatch.chdir(tmp_path)
+    return called
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store and a folder of figures, by a real process; and what it said."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    command = [
+        sys.executable,
+        "-m",
+        "prunus",
+        "run",
+        NAME,
+        "--smoke",
+        "--engine=inline",
+        "--replicates=2",
+        *sets(),
+    ]
+    done = subprocess.run(
+        [*command, "--store=store", "--out=figures"], cwd=folder, capture_output=True, text=True,
+        env={"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture
+def store(made, tmp_path):
+    """A copy of the store, to be written to."""
+    shutil.copytree(made[0] / "store", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def csvs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "ledger" not in path.name)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def said(error: str) -> str:
+    """The one sentence on stderr."""
+    (line,) = (line for line in error.splitlines() if line.startswith("error: "))
+    return line
+
+
+def test_an_experiment_is_run_and_drawn(made):
+    folder, done = made
+    lines = [line for line in done.stderr.splitlines() if not line.endswith((" left", " so far"))]  # progress
+    assert lines[0].startswith("12 runs wanted, 0 found, 14 to do (2 dense runs shared by 12), about ")
+    assert lines[-1].startswith("14 of 14: ticket-")
+    assert "receipts: 12 of 12 points passed" in done.stdout  # level 3 is the only one of LEVELS in 4 rounds
+    found = Store(folder / "store", create=False)
+    assert len(found.runs()) == 14
+    assert {run.status for run in found.runs()} == {"done"}
+    assert {run.invariants for run in found.runs()} == {"passed", None}
+    files = [Path(line) for line in done.stdout.splitlines() if line.startswith("figures/")]
+    assert {file.suffix for file in files} == {".json", ".md", ".png", ".svg", ".csv", ".html"}
+    assert all((folder / file).stat().st_size for file in files)
+    record = json.loads((folder / f"figures/{NAME}.json").read_text())
+    assert record["evidence"]["command"] == SMALL
+    assert record["evidence"]["seeds"] == [0, 1]
+    assert {row["n"] for row in record["rows"]} == {2}
+
+
+def test_the_table_and_the_picture_say_what_the_runs_say(made):
+    """The means over replicates, worked out here from the runs' own files."""
+    folder, _ = made
+    found = Store(folder / "store", create=False)
+    values: dict[tuple[str, int], list[float]] = {}
+    for run in found.runs():
+        if run.kind == "ticket":
+            for row in found.folder(run.id).rows():
+                values.setdefault((run.spec.get("mask0", "zero"), row["level"]), []).append(
+                    row["stop_test_accuracy"]
+                )
+    assert len(values) == 6
+    rows = json.loads((folder / f"figures/{NAME}.json").read_text())["rows"]
+    for row in rows:
+        if row["level"]:
+            mine = values[row["curve"], row["level"]]
+            assert row["stop_test_accuracy"] == pytest.approx(sum(mine) / 2)
+    drawn = csv.DictReader((folder / f"figures/{NAME}.accuracy.csv").read_text().splitlines())
+    means = sorted(float(row["mean"]) for row in drawn if float(row["x"]) < 100)
+    assert means == pytest.approx(sorted(sum(mine) / 2 for mine in values.values()))
+
+
+def test_a_second_time_nothing_is_done_anew(made, store, run, tmp_path):
+    before = contents(store)
+    printed = run(
+        "run",
+        NAME,
+        "--smoke",
+        "--engine=inline",
+        "--replicates=2",
+        *sets(),
+        "--store",
+        store,
+        "--out",
+        "again",
+    )
+    assert printed.err.splitlines()[0] == "12 runs wanted, 12 found, 0 to do"
+    assert " of 14" not in printed.err
+    assert contents(store) == before
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+def test_more_replicates_share_what_is_there(store, run):
+    printed = run(
+        "run",
+        NAME,
+        "--smoke",
+        "--engine=inline",
+        "--replicates=3",
+        *sets(),
+        "--store",
+        store,
+        "--out",
+        "again",
+    )
+    assert printed.err.startswith("18 runs wanted, 12 found, 7 to do (1 dense run shared by 6)")
+
+
+def test_another_experiment_shares_the_dense_runs(store, run):
+    arguments = ("--smoke", "--engine=inline", "--replicates=2", *sets(), "--store", store, "--out", "other")
+    printed = run("run", "zhou2019.signs", *arguments)
+    assert printed.err.startswith("14 runs wanted, 2 found, 12 to do, about ")
+
+
+def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
+    """The same bytes, also where the experiment's own folder is gone, and in place of an earlier figure."""
+    for _ in range(2):
+        run("figure", NAME, "--store", store, "--out", tmp_path / "drawn")
+    found = csvs(tmp_path / "drawn")
+    assert found == csvs(made[0] / "figures")
+    assert {f"{NAME}.accuracy.csv", f"{NAME}.comparisons.csv"} <= found.keys()
+    whole = run("figure", "zhou2019", "--store", store, "--out", tmp_path / "paper", "--json").out
+    assert json.loads(whole)["name"] == NAME
+    assert csvs(tmp_path / "paper") == found
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "sentence"),
+    [
+        ({"epoch": "3"}, 2, "error: Unknown setting 'epoch'; did you mean 'epochs'?"),
+        ({"recipe": "3"}, 2, "error: Unknown setting 'recipe';"),
+        ({"dense.recipe.epochs": "3"}, 2, "error: epochs and dense.recipe.epochs are one setting, dense.rec"),
+        (
+            {"network": "lenet,lenet"},
+            2,
+            "error: network=lenet,lenet names lenet twice; name each network once.",
+        ),
+        ({"epochs": "many"}, 2, "error: dense.recipe.epochs was set to 'many'; a whole number was expected."),
+        ({"epochs": "0"}, 2, "error: recipe.epochs is 0; it must be at least 1."),
+        ({"every": "0"}, 2, "error: every is 0; it must be at least 1."),
+        ({"batch_size": "-1"}, 2, "error: recipe.batch_size is -1; it must be at least 1."),
+        ({"patience": "3"}, 2, "error: Where tickets stop is found afterwards"),
+        ({"network": "lenet-5"}, 2, "error: Unknown network 'lenet-5'"),
+        ({"data": "digit"}, 2, "error: Unknown data set 'digit'; did you mean 'digits'?"),
+        ({"model": "small:nobody"}, 2, "error: Looking up 'small:nobody', module 'small' "),
+        ({"model": "lenet"}, 2, "error: Unknown model 'lenet'"),
+        ({"optimizer": "adamm"}, 2, "error: Unknown optimizer 'adamm'; did you mean 'adam'"),
+        ({"lr_schedule": "cos"}, 2, "error: Unknown learning-rate decay 'cos'; did you mean 'cosine'"),
+        ({"criterion": "largest"}, 2, "error: Unknown criterion 'largest'"),
+        ({"rates.linear": "1"}, 2, "error: rates.linear is 1.0; a round prunes a share"),
+    ],
+)
+def test_what_cannot_be_set_is_a_sentence(change, code, sentence, run):
+    arguments = ("--smoke", "--engine=inline", *sets(**change), "--store", "store", "--out", "figures")
+    assert said(run("run", NAME, *arguments, code=code).err).startswith(sentence)
+    assert not Path("store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("run", NAME, "--engine=cloud"), 2, "error: Unknown engine 'cloud'"),
+        (("run", "zhou2019.zero"), 2, "error: Unknown experiment 'zhou2019.zero'; did you mean"),
+        (("figure", NAME, "--store=nowhere"), 8, "error: There is no store of runs at nowhere."),
+        (("figure", "zhou2019.nothing"), 2, "error: Unknown experiment"),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(arguments, code, sentence, run):
+    assert said(run(*arguments, code=code).err).startswith(sentence)
+    assert not Path("nowhere").exists()
+
+
+def test_wrong_options_are_refused(run):
+    for arguments in (
+        ("run", NAME, "--set=epochs"),
+        ("run", NAME, "--smoke", "--set=epochs=1", "--set= epochs=1"),
+        ("run", NAME, "--replicates=0"),
+        ("run", NAME, "--workers=0"),
+        ("run", NAME, "--smoke", "--full"),
+        ("run", "han2015.tables", "--set=epochs=3"),
+        ("run", "han2015.tables", "--engine=inline"),
+    ):
+        assert run(*arguments, code=2).err
+    assert not Path("store").exists()
+
+
+def test_a_fault_in_a_users_function_ends_as_what_was_not_foreseen(run):
+    arguments = (
+        "--smoke",
+        "--engine=inline",
+        *sets(criterion="small:raising"),
+        "--store",
+        "store",
+        "--out",
+        "o",
+    )
+    printed = run("run", NAME, *arguments, code=70)
+    sentence = said(printed.err)
+    assert sentence.startswith("error: ValueError: 6 of 7 runs failed; the first, ticket-")
+    assert sentence.endswith(": a fault (PRUNUS_TRACEBACK=1 shows where)")
+    assert len([line for line in printed.err.splitlines() if line.startswith("failed: ticket-")]) == 6
+    none = said(run("figure", NAME, "--store", "store", code=8).err)
+    assert none == f"error: No run of {NAME} is finished in the store store; run `prunus run {NAME}` again."
+
+
+def test_what_is_refused_leaves_the_store_as_it_was(store, run):
+    before = contents(store)
+    run("run", NAME, "--smoke", "--engine=inline", *sets(epochs="0"), "--store", store, "--out", "o", code=2)
+    assert contents(store) == before
+
+
+def test_a_figure_without_its_runs_is_a_sentence(store, run):
+    other = said(run("figure", "zhou2019.signs", "--store", store, code=8).err)
+    assert other.startswith(f"error: zhou2019.signs has not been run in the store {store}; `prunus run ")
+    full = said(run("figure", NAME, "--size=full", "--store", store, code=8).err)
+    assert full.startswith(f"error: {NAME} has not been run in the store")
+    lost = next((store / "runs").glob("ticket-*"))
+    shutil.rmtree(lost)
+    printed = run("figure", NAME, "--store", store, "--out", "part")
+    assert "11 of 12 runs are drawn; the others are not finished or failed: run `prunus run " in printed.out
+    assert (
+        "1 to do"
+        in run(
+            "run",
+            NAME,
+            "--smoke",
+            "--engine=inline",
+            "--replicates=2",
+            *sets(),
+            "--store",
+            store,
+            "--out",
+            "again",
+        ).err
+    )
+
+
+@pytest.mark.parametrize("setting", ["mask0=freeze_init", "replicate=5", "schedule=one_shot", "mask1=rewind"])
+def test_what_the_experiment_decides_cannot_be_set_unnoticed(setting, store, run):
+    key, value = setting.split("=")
+    arguments = (
+        "--smoke",
+        "--engine=inline",
+        "--replicates=2",
+        *sets(**{key: value}),
+        "--store",
+        store,
+        "--out",
+        "o",
+    )
+    printed = run("run", NAME, *arguments)
+    warned = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert warned == [f"warning: Setting {setting} changes nothing in {NAME}."]
+
+
+WITHOUT_ROUNDS = {"zhou2019.supermasks", "zhou2019.found"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STORED_EXPERIMENTS)
+def test_every_ticket_experiment_on_a_small_network(name, run, tmp_path):
+    """Run, found again, drawn from the store: the same for all, with nothing but their settings known."""
+    known = [setting for setting in sets() if "rounds" not in setting or name not in WITHOUT_ROUNDS]
+    arguments = ("--smoke", "--engine=inline", *known, "--store", "store")
+    first = run("run", name, *arguments, "--out", "first")
+    assert "failed" not in first.out
+    again = run("run", name, *arguments, "--out", "again")
+    assert " 0 to do" in again.err
+    run("figure", name, "--store", "store", "--out", "drawn")
+    assert csvs(tmp_path / "first") == csvs(tmp_path / "again") == csvs(tmp_path / "drawn") != {}
+    assert {run.invariants for run in Store(tmp_path / "store").runs()} <= {"passed", None}
+
+
+@pytest.mark.parametrize(
+    "experiment", ["frankle2020.rewinding", pytest.param("zhou2019.signs", marks=pytest.mark.slow)]
+)
+def test_a_device_computes_what_the_cpu_does(experiment, tmp_path):
+    """With a pretend device (`far.py`), as strict as a GPU: every receipt passes, and the numbers are the CPU's."""
+    told = []
+    for device in ("cpu", "far"):
+        command = [
+            sys.executable,
+            Path(__file__).with_name("far.py"),
+            "run",
+            experiment,
+            "--smoke",
+            "--engine=inline",
+        ]
+        done = subprocess.run(
+            [*command, *sets(device=device), f"--store={device}", "--out=out", "--json"], cwd=tmp_path,
+            capture_output=True, text=True,
+            env={"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        table = json.loads(done.stdout)["table"]
+        (line,) = [line for line in table.splitlines() if line.startswith("receipts: ")]
+        passed, points = (int(word) for word in line.split() if word.isdigit())
+        assert passed == points > 0
+        told.append(table)
+    assert told[0] == told[1]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def cut_last_row(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def change_digit(path: Path) -> None:
+    content = path.read_bytes()
+    place = content.index(b'_accuracy": ') + len(b'_accuracy": ')
+    path.write_bytes(
+        content[:place] + (b"8" if content[place : place + 1] == b"9" else b"9") + content[place + 1 :]
+    )
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+RUN = ("run", NAME, "--smoke", "--engine=inline", "--replicates=2")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("result.json", cut),
+        ("result.json", Path.unlink),
+        ("spec.json", cut),
+        ("environment.json", cut),
+        ("metrics.jsonl", cut),
+        ("metrics.jsonl", cut_last_row),
+        ("metrics.jsonl", change_digit),
+        ("metrics.jsonl", Path.unlink),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The run")
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do_which_helps(
+    file, damage, made, store, run, tmp_path
+):
+    ticket = next((store / "runs").glob("ticket-*"))
+    damage(ticket / file)
+    sentence = said(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
+    assert f"{ticket / file}" in sentence
+    advice = f"`prunus runs rm {ticket.name} --store {store}`"
+    assert sentence.endswith(f"; remove the run, {advice}, and run the command again.")
+    run(*advice.strip("`").split()[1:])
+    assert "1 to do" in run(*RUN, *sets(), "--store", store, "--out", "again").err
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+@pytest.mark.parametrize("damage", [flip_bit, cut, Path.unlink])
+@pytest.mark.parametrize("name", ["state-0", "final"])
+def test_a_damaged_dense_network_never_goes_into_a_ticket(name, damage, made, store, run, tmp_path):
+    tickets = list((store / "runs").glob("ticket-*"))
+    dense = json.loads((tickets[0] / "spec.json").read_text())["needs"][0]
+    shutil.rmtree(tickets[0])
+    damage(store / "runs" / dense / f"{name}.safetensors")
+    sentence = said(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
+    assert f"{dense}/{name}.safetensors" in sentence
+    assert f"`prunus runs rm {dense} --store {store}`" in sentence
+    run("runs", "rm", dense, "--store", store, "--force")
+    assert "2 to do" in run(*RUN, *sets(), "--store", store, "--out", "again").err
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+def test_what_was_removed_of_a_finished_run_is_computed_again_to_be_drawn(made, store, run, tmp_path):
+    dense = next((store / "runs").glob("dense-*"))
+    run("runs", "rm", dense.name, "--store", store, "--force")
+    assert "1 to do" in run(*RUN, *sets(), "--store", store, "--out", "again").err
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+
+
+def test_the_numbers_are_on_disk_before_a_figure_is_drawn(made, store, run, tmp_path, monkeypatch):
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no figure today")
+
+    monkeypatch.setattr("prunus.experiments.results.save_pictures", fail)
+    run(*RUN, *sets(), "--store", store, "--out", "again", code=1)
+    assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
+    assert {path.suffix for path in (tmp_path / "again").iterdir()} == {".csv", ".json", ".md"}
+    rows = [
+        json.loads((folder / f"{NAME}.json").read_text())["rows"]
+        for folder in (tmp_path / "again", made[0] / "figures")
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        *((name, library) for name in (NAME, "han2016.starts") for library in ("matplotlib", "jinja2")),
+        (NAME, "scipy"),
+    ],
+)
+def test_a_missing_library_is_known_before_the_runs(name, library, run, monkeypatch):
+    for module in [known for known in sys.modules if known.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr("prunus.cli.NEEDS", ())
+    arguments = ("--store=s", *sets()) if name == NAME else ()
+    sentence = said(run("run", name, "--smoke", *arguments, "--out=o", code=1).err)
+    assert f" need {library}, which is not installed: pip install 'prunus[cli]'." in sentence
+    assert not Path("s").exists()
+    assert not Path("o").exists()
+
+
+@pytest.mark.parametrize(
+    "backend", ["module://matplotlib_inline.backend_inline", pytest.param("nonsense", marks=pytest.mark.slow)]
+)
+def test_figures_are_drawn_whatever_backend_the_environment_names(backend, made):
+    folder, _ = made
+    done = subprocess.run(
+        [sys.executable, "-m", "prunus", "figure", NAME, "--store=store", f"--out={backend[-8:]}"],
+        cwd=folder, capture_output=True, text=True,
+        env={"PYTHONPATH": PATHS, "MPLBACKEND": backend, "PATH": "", "HOME": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (
+        len(list((folder / backend[-8:]).glob("*.png"))) == len(list((folder / "figures").glob("*.png"))) > 0
+    )

@@ -1,0 +1,222 @@
+"""What is not pruned is named with the reason, and all parameters are accounted for."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+import prunus
+from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, TiedWeightsError
+from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
+from prunus.pruning.sensitivity import sensitivity
+
+
+class Raw(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.matrix, self.vector = nn.Parameter(torch.randn(3, 3)), nn.Parameter(torch.randn(1, 1, 3))
+
+
+class Double(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def parametrized():
+    layer = nn.Linear(3, 3)
+    parametrize.register_parametrization(layer, "weight", Double())
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("make", "names", "reason"),
+    [
+        (lambda: nn.LSTM(3, 3), ["weight_ih_l0", "weight_hh_l0"], "weight of LSTM, not supported"),
+        (lambda: nn.GRUCell(3, 3), ["weight_ih", "weight_hh"], "weight of GRUCell, not supported"),
+        (lambda: nn.Embedding(3, 3), ["weight"], "weight of Embedding, not supported"),
+        (
+            lambda: nn.MultiheadAttention(4, 2),
+            ["in_proj_weight"],
+            "weight of MultiheadAttention, not supported",
+        ),
+        (Raw, ["matrix"], "parameter of Raw, not supported"),
+        (lambda: nn.utils.weight_norm(nn.Linear(3, 3)), ["weight_g", "weight_v"], "computed by weight_norm"),
+        (
+            lambda: parametrizations.weight_norm(nn.Conv1d(3, 3, 2)),
+            ["parametrizations.weight.original0", "parametrizations.weight.original1"],
+            "computed by the parametrization WeightNorm",
+        ),
+        (parametrized, ["parametrizations.weight.original"], "computed by the parametrization Double"),
+        (lambda: nn.utils.spectral_norm(nn.Linear(3, 3)), ["weight_orig"], "computed by spectral_norm"),
+    ],
+)
+def test_weights_that_cannot_be_pruned_are_named(make, names, reason):
+    model = nn.Sequential(make(), nn.Linear(2, 2, bias=False))
+    names = [f"0.{name}" for name in names]
+    with pytest.warns(NotPrunedWarning, match=names[0].replace(".", r"\.")) as warned:
+        chosen = prunable_weights(model)
+    assert len(warned) == 1
+    size = sum(model.get_parameter(name).numel() for name in names)
+    total = sum(p.numel() for p in model.parameters())
+    assert f"{100 * size / total:.1f} % of its {total:,} parameters" in str(warned[0].message)
+    skipped = skipped_parameters(model)
+    assert all(reason in skipped[name] for name in names)
+    # Every parameter is either prunable or has a reason.
+    assert chosen.keys() | skipped.keys() == dict(model.named_parameters()).keys()
+    assert not chosen.keys() & skipped.keys()
+    # What is excluded is not warned of; by the name of the weight where it is computed.
+    pattern = "0.weight" if "computed" in reason else "0.*"
+    assert list(prunable_weights(model, exclude=[pattern]))[-1] == "1.weight"
+
+
+def test_the_reasons_of_biases_norms_and_patterns():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2)
+    )
+    assert skipped_parameters(model, ["0.weight", "2.weight"], ["2.*"]) == {
+        "0.bias": "bias",
+        "1.weight": "scale of BatchNorm2d",
+        "1.bias": "bias of BatchNorm2d",
+        "2.weight": "excluded",
+        "2.bias": "bias",
+        "3.weight": "scale of LayerNorm",
+        "3.bias": "bias of LayerNorm",
+        "4.weight": "not included",
+        "4.bias": "bias",
+    }
+
+
+def test_the_fraction_counts_each_parameter_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    skipped = skipped_parameters(model)
+    assert coverage(model, skipped) == {"parameters": 26, "not_pruned": 11, "reasons": skipped}
+    assert describe_skipped(model, skipped).startswith(
+        "42.3 % of all parameters (11 of 26) were not pruned: "
+    )
+
+
+def test_frozen_weights_that_a_method_left_out_are_named():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False).requires_grad_(False), nn.Linear(2, 2, bias=False))
+    assert list(prunable_weights(model)) == ["0.weight", "1.weight"]
+    assert skipped_parameters(model, pruned=["1.weight"]) == {"0.weight": "frozen: requires_grad=False"}
+
+
+def test_the_result_of_deep_compression_names_what_was_not_pruned():
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 4), torch.randint(0, 2, (40,))
+    split = prunus.Split(x, y)
+    data = prunus.Dataset("toy", split, split, split, ("a", "b"))
+    short = prunus.Recipe(epochs=1, learning_rate=1e-3, batch_size=20)
+    recipe = prunus.COMPRESSION_RECIPES["default"].replace(
+        density=0.5,
+        scope="layer",
+        bits=2,
+        rounds=1,
+        schedule="one_shot",
+        retrain=short,
+        settle=short,
+        finetune=short,
+    )
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    done = prunus.deep_compress(model, data, recipe, exclude=["2.weight"])
+    assert done.skipped == {"0.bias": "bias", "2.weight": "excluded", "2.bias": "bias", "4.bias": "bias"}
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_weights_that_are_no_real_numbers_are_left_out(dtype):
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(torch.full((2, 2), -128).to(dtype), requires_grad=False)
+    with pytest.warns(NotPrunedWarning, match=f"weight of type {str(dtype).split('.')[1]}"):
+        assert list(prunable_weights(nn.Sequential(layer, nn.Linear(2, 2)))) == ["1.weight"]
+
+
+def test_a_pattern_that_only_matches_what_cannot_be_pruned_says_why():
+    model = nn.Sequential(nn.LSTM(3, 3), nn.Linear(3, 3))
+    with pytest.raises(ModelError, match=r"matches none of the prunable.*0\.weight_ih_l0.*weight of LSTM"):
+        prunable_weights(model, include=["0.*"])
+    with pytest.raises(ModelError, match=r"'lsmt\.\*' matches none"):
+        prunable_weights(model, exclude=["lsmt.*"])
+
+
+def test_a_model_with_nothing_to_prune_says_why():
+    with pytest.raises(NoPrunableWeightsError, match=r"0\.weight_ih: weight of LSTMCell"):
+        prunable_weights(nn.Sequential(nn.LSTMCell(3, 3)))
+
+
+@pytest.mark.parametrize("passed", [False, True], ids=["before", "after a forward pass"])
+def test_a_mask_of_torch_is_refused_with_what_to_do(passed):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    if passed:
+        model(torch.randn(2, 4))
+    split = prunus.Split(torch.randn(10, 4), torch.zeros(10, dtype=torch.int64))
+    for call in (lambda: prunable_weights(model), lambda: sensitivity(model, split)):
+        with pytest.raises(
+            ModelError, match=r"'0\.weight'.*torch\.nn\.utils\.prune|cannot be copied.*utils\.prune"
+        ):
+            call()
+    assert list(prunable_weights(model, exclude=["0.weight"])) == ["2.weight"]
+    prune.remove(model[0], "weight")
+    assert list(prunable_weights(model)) == ["0.weight", "2.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_layers_without_values_are_refused_with_what_to_do():
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 2))
+    with pytest.raises(ModelError, match=r"lazy|batch"):
+        prunable_weights(lazy)
+    meta = nn.Linear(2, 2, device="meta")
+    with pytest.raises(ModelError, match=r"'weight'.*meta device"):
+        prunable_weights(meta)
+
+
+# --- shared memory ----------------------------------------------------------------------------------------------
+
+
+def same_data(model):
+    model[2].weight.data = model[0].weight.data
+
+
+def transposed(model):
+    model[2].weight = nn.Parameter(model[0].weight.detach().T)
+
+
+def slices(model):
+    flat = torch.randn(20)
+    model[0].weight.data, model[2].weight.data = flat[:9].view(3, 3), flat[6:15].view(3, 3)
+
+
+@pytest.mark.parametrize("tie", [same_data, transposed, slices])
+def test_weights_that_share_memory_are_refused_and_excluded_together(tie):
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 1))
+    tie(model)
+    with pytest.raises(
+        TiedWeightsError, match=r"'0\.weight' shares memory with '2\.weight'.*exclude '0\.weight'"
+    ):
+        prunable_weights(model)
+    for name, other in (("0.weight", "2.weight"), ("2.weight", "0.weight")):
+        assert list(prunable_weights(model, exclude=[name])) == ["3.weight"]
+        skipped = skipped_parameters(model, exclude=[name])
+        assert (skipped[name], skipped[other]) == ("excluded", f"same tensor as {name!r}, which is excluded")
+
+
+def test_a_layer_used_twice_is_excluded_by_either_name():
+    layer = nn.Linear(3, 3)
+    model = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(3, 1))
+    for name in ("0.weight", "2.weight"):
+        assert list(prunable_weights(model, exclude=[name])) == ["3.weight"]
+
+
+def test_a_buffer_that_shares_memory_with_a_weight_is_seen():
+    model = nn.Linear(3, 3)
+    model.register_buffer("average", model.weight.data)
+    with pytest.raises(TiedWeightsError, match="'weight' shares memory with the buffer 'average'"):
+        prunable_weights(model)
+
+
+def test_parts_of_one_storage_that_do_not_overlap_are_not_tied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    storage = torch.randn(3, 6)
+    model[0].weight.data, model[1].weight.data = storage[:, :3], storage[:, 3:]
+    assert list(prunable_weights(model)) == ["0.weight", "1.weight"]

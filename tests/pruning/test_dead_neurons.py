@@ -1,0 +1,249 @@
+"""Dead neurons: reported exactly, removed without changing the function."""
+
+import pytest
+import torch
+from torch import nn
+
+from prunus import models
+from prunus.errors import ModelError
+from prunus.pruning.masks import apply_masks
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.structured import dead_neurons, layer_pairs, remove_dead_neurons
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def kill(
+    model: nn.Module, rows: dict[str, list[int]], columns: dict[str, list[int]]
+) -> dict[str, torch.Tensor]:
+    """Masks that cut every input of some neurons and every output of others, and random weights besides."""
+    generator = torch.Generator().manual_seed(0)
+    masks = {n: torch.rand(w.shape, generator=generator) < 0.6 for n, w in prunable_weights(model).items()}
+    for name, places in rows.items():
+        masks[name][places] = False
+    for name, places in columns.items():
+        masks[name][:, places] = False
+    for parameter in model.parameters():  # biases away from zero, so that a constant matters
+        parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    model.load_state_dict(apply_masks(dict(model.state_dict()), masks))
+    return masks
+
+
+class Normed(nn.Module):
+    """A padded convolution after BatchNorm: a constant cannot move past it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.b(torch.relu(self.norm(self.a(x)))))
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+CASES = {
+    "lenet-300-100": (
+        models.lenet_300_100,
+        (1, 28, 28),
+        {"fc1.weight": [3, 7]},
+        {"fc2.weight": [5, 7], "fc3.weight": [1]},
+    ),
+    "lenet-5": (
+        models.lenet_5,
+        (1, 28, 28),
+        {"conv1.weight": [2], "conv2.weight": [4]},
+        {"fc2.weight": [0, 9], "conv2.weight": [6]},
+    ),
+    "conv-2": (models.conv_2, (3, 32, 32), {"fc1.weight": [0]}, {"convolutions.1.weight": [5]}),
+    "normed": (Normed, (3, 9, 9), {"a.weight": [0]}, {"b.weight": [2], "head.weight": [1]}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_removal_changes_shapes_and_not_the_function(case: str) -> None:
+    build, shape, rows, columns = CASES[case]
+    model = build().eval()
+    masks = kill(model, rows, columns)
+    inputs = torch.randn(16, *shape, generator=torch.Generator().manual_seed(1))
+    before = model(inputs)
+    smaller, left, removed = remove_dead_neurons(model, masks, inputs)
+    assert torch.allclose(smaller(inputs), before, atol=1e-5)
+    assert removed
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
+    for name, mask in left.items():
+        assert mask.shape == smaller.get_parameter(name).shape
+
+
+def test_the_report_names_exactly_the_dead() -> None:
+    model = models.lenet_300_100()
+    masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
+    masks["fc1.weight"][[3, 7]] = False
+    masks["fc2.weight"][:, 5] = False
+    first, second = dead_neurons(model, masks)
+    assert (first.layer, first.neurons, first.no_inputs, first.no_outputs) == ("fc1", 300, (3, 7), (5,))
+    assert (second.layer, second.no_inputs, second.no_outputs) == ("fc2", (), ())
+
+
+def test_removal_goes_on_until_nothing_is_dead() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
+    masks["4.weight"][:, 1] = False  # neuron 1 of layer 2 is read by nobody,
+    masks["2.weight"][[0, 2], 0] = False  # and it alone reads neuron 0 of layer 0
+    smaller, left, _ = remove_dead_neurons(model, masks, torch.randn(1, 4))
+    assert [tuple(mask.shape) for mask in left.values()] == [(2, 4), (2, 2), (2, 2)]
+    assert all(not d.no_inputs and not d.no_outputs for d in dead_neurons(smaller, left))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("track", [True, False])
+def test_a_norm_says_how_many_channels_it_has_left(affine: bool, track: bool) -> None:
+    def norm(channels: int) -> nn.BatchNorm1d:
+        return nn.BatchNorm1d(channels, affine=affine, track_running_stats=track)
+
+    layers = (nn.Linear(4, 3), norm(3), nn.ReLU(), nn.Linear(3, 3), norm(3), nn.Linear(3, 2))
+    # Batch statistics of a constant neuron divide its rounding by the root of eps: in float32 that is seen.
+    model = nn.Sequential(*layers).double().eval()
+    masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
+    masks["5.weight"][:, 1] = False  # neuron 1 of layer 3 is read by nobody,
+    masks["3.weight"][[0, 2], 0] = False  # and it alone reads neuron 0 of layer 0;
+    masks["3.weight"][0] = False  # neuron 0 of layer 3 is constant
+    model.load_state_dict(apply_masks(dict(model.state_dict()), masks))
+    inputs = torch.randn(8, 4, dtype=torch.float64)
+    smaller, _, _ = remove_dead_neurons(model, masks, inputs)
+    assert (repr(smaller[1]), repr(smaller[4])) == (repr(norm(2)), repr(norm(1)))
+    assert torch.allclose(smaller(inputs), model(inputs), atol=1e-5)
+    assert [(link.first, link.second) for link in layer_pairs(smaller)] == [("0", "3"), ("3", "5")]
+
+
+def test_what_flows_elsewhere_is_left_alone() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.a(x))
+            return self.c(x + torch.relu(self.b(x)))
+
+    assert layer_pairs(Residual()) == []
+
+
+def test_a_padded_border_keeps_a_constant_neuron() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1))
+    model[0].bias.data.fill_(1.0)
+    masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
+    masks["0.weight"][0] = False
+    _, left, removed = remove_dead_neurons(model, masks, torch.randn(1, 1, 6, 6))
+    assert removed == []
+    assert left["0.weight"].shape[0] == 2
+
+
+def test_a_model_that_cannot_be_traced_is_named() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ModelError, match="Branching cannot be traced"):
+        layer_pairs(Branching())
+
+
+def test_a_layer_that_is_silent_altogether_counts_once():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    model[0].bias.data.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
+    masks["0.weight"][:] = False
+    model.load_state_dict(apply_masks(dict(model.state_dict()), masks))
+    inputs = torch.randn(5, 4)
+    smaller, left, _ = remove_dead_neurons(model, masks, inputs)
+    assert torch.allclose(smaller(inputs), model(inputs), atol=1e-6)
+    assert left["0.weight"].shape == (1, 4)
+
+
+class Tokens(nn.Module):
+    """[B, T, C]: the channels stand last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class NormedTokens(Tokens):
+    """BatchNorm1d of [B, T, C] normalizes the T tokens, here as many as there are channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.norm(self.a(x)))
+
+
+@pytest.mark.parametrize("build", [Tokens, NormedTokens])
+@pytest.mark.parametrize("dead", ["inputs", "outputs"])
+def test_channels_that_stand_last(build, dead):
+    model = build().eval()
+    rows, columns = ({"a.weight": [1]}, {}) if dead == "inputs" else ({}, {"b.weight": [1]})
+    masks = kill(model, rows, columns)
+    inputs = torch.randn(3, 4, 5)
+    smaller, _, _ = remove_dead_neurons(model, masks, inputs)
+    assert torch.allclose(smaller(inputs), model(inputs), atol=1e-5)
+
+
+class Rows(nn.Module):
+    """A Linear that reads the rows of a picture, or its places: not the channels, though the numbers fit."""
+
+    def __init__(self, flatten: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.flatten = nn.Conv2d(1, 2, 1), nn.Linear(16 if flatten else 4, 3), flatten
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        return self.b(x.flatten(2) if self.flatten else x)
+
+
+class Pooled(nn.Module):
+    """MaxPool1d after a Linear pools its features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.pool, self.b = nn.Linear(4, 4), nn.MaxPool1d(3, 1, 1), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.pool(self.a(x)))
+
+
+class Twins(nn.Module):
+    """The first layer's weight is also somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 4)
+        self.c.weight = self.a.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) + self.c(x).sum()
+
+
+class Functional(nn.Module):
+    """The first layer's weight is read beside the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(nn.functional.linear(x, self.a.weight))))
+
+
+@pytest.mark.parametrize(
+    "model", [Rows(False), Rows(True), Pooled(), Twins(), Functional()], ids=lambda m: type(m).__name__
+)
+def test_what_only_looks_like_a_link_is_none(model):
+    assert layer_pairs(model) == []

@@ -1,0 +1,457 @@
+"""Laws of pruning by the blockwise empirical Fisher: gradients against loops, blocks against dense algebra and the
+recursive inverse, updates against the constrained minimum, and one step against many.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
+from prunus.models import MODELS
+from prunus.models.mlp import mlp
+from prunus.pruning.masks import all_kept, are_nested
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.scopes import SCOPES
+from prunus.pruning.second_order import Objective, criterion_method, fisher, make_objective, prune_weights
+from prunus.pruning.second_order.empirical_fisher import (
+    CHUNK,
+    LARGEST,
+    damped_cholesky,
+    empirical_fisher,
+    from_blocks,
+    per_example_gradients,
+    to_blocks,
+)
+from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
+from prunus.pruning.second_order.inverse_hessian import inverse_hessian
+from prunus.pruning.second_order.obs import ObsState
+from prunus.seeds import make_generator
+from prunus.types import MaskDict, mask_density
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+import asking
+import small
+from asking import draw
+
+
+class Normed(nn.Module):
+    """A convolutional bridge with BatchNorm, and functions between: what a ResNet is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.over = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.second = nn.BatchNorm2d(4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu(self.norm(self.first(x)))
+        x = nn.functional.relu(x + self.second(self.over(x)))
+        return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+asked_of = partial(asking.asked_of, loss="cross_entropy", n=30, biases=False)
+
+
+def without(asked: Objective, gone: Sequence[int]) -> MaskDict:
+    """Masks that lack the weights at these places of all."""
+    left = torch.ones(len(flatten_weights(asked.weights)), dtype=torch.bool)
+    left[list(gone)] = False
+    return unflatten_weights(left, asked.weights)
+
+
+def loop(asked: Objective) -> Tensor:
+    """[N, P]: autograd, one example after the other."""
+    rows = []
+    for place in range(len(asked.inputs)):
+        weights = {name: w.clone().requires_grad_() for name, w in asked.weights.items()}
+        answer = asked.answer(weights, asked.inputs[place : place + 1])
+        error = asked.loss.value(answer, asked.targets[place : place + 1]).sum()
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(error, list(weights.values()))]))
+    return torch.stack(rows)
+
+
+def dense(asked: Objective, block: int, damping: float) -> Tensor:
+    """[P, P]: λI + the mean outer product, with zeros between the blocks."""
+    g, same = loop(asked), []
+    for place, w in enumerate(asked.weights.values()):
+        same.append(place * 10**6 + torch.arange(w.numel()) // block)
+    number = torch.cat(same)
+    full = (g.T @ g / len(g)) * (number[:, None] == number)
+    return full + damping * torch.eye(len(full)).double()
+
+
+MODELS_HERE = {
+    "mlp": lambda: (mlp(4, 5, 3), (4,)),
+    "residual": lambda: (small.Residual(), (64,)),
+    "normed": lambda: (Normed(), (2, 7, 7)),
+}
+WORST = 1e-6
+"""Relative error of an inverse with damping 1e-5, in float64."""
+
+
+# The Fisher
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
+@pytest.mark.parametrize("made", MODELS_HERE.values(), ids=MODELS_HERE)
+def test_gradients_are_those_of_a_loop(made, loss):
+    """Biases too; whatever the batch; BatchNorm with the statistics it has, though the model was in training."""
+    asked = asked_of(*made(), loss=loss, n=7, biases=True)
+    for batch in (1, 3, 100):
+        found = torch.cat(
+            [torch.cat([t.flatten(1) for t in g.values()], 1) for g in per_example_gradients(asked, batch)]
+        )
+        torch.testing.assert_close(found, loop(asked))
+
+
+def settled(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """With the statistics of these inputs in every BatchNorm: untrained ResNets answer in millions without."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    model.train()(inputs)
+    return model
+
+
+def test_gradients_of_a_resnet_are_those_of_a_loop():
+    model = settled(MODELS["resnet-20"](), torch.rand(8, 3, 32, 32)).double()
+    asked = make_objective(model, dict(model.named_parameters()), draw(2, 3, 32, 32), torch.tensor([1, 7]))
+    (found,) = per_example_gradients(asked, 2)
+    torch.testing.assert_close(torch.cat([g.flatten(1) for g in found.values()], 1), loop(asked))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_asks_the_built_in_models_and_copies_nothing_back(name):
+    shape = (1, 28, 28) if name.startswith("lenet") else (3, 32, 32)
+    model = settled(MODELS[name](), torch.rand(8, *shape))
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    last = list(prunable_weights(model).items())[-1:]
+    asked = make_objective(model, dict(last), torch.rand(3, *shape), torch.tensor([1, 7, 3]))
+    done = prune_weights(fisher(asked), asked.weights, 0.3, SCOPES["layer"], looks=2, cuts=2)
+    assert mask_density(done.masks) == pytest.approx(0.3, abs=1e-3)
+    assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert model.training
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 1000])
+def test_the_fisher_is_the_mean_outer_product_in_blocks_of_one_tensor(block):
+    """In any order of the examples, in any batches."""
+    asked = asked_of(*MODELS_HERE["normed"]())
+    wanted, start = dense(asked, block, 0.0), 0
+    turned = asked.inputs.flip(0), asked.targets.flip(0)
+    other = make_objective(asked.model, asked.weights, *turned)
+    one, two = (empirical_fisher(a, block, batch) for a, batch in ((asked, 4), (other, 30)))
+    for name, blocks in one.items():
+        size, width = asked.weights[name].numel(), min(block, asked.weights[name].numel())
+        assert blocks.shape == (math.ceil(size / width), width, width)
+        found = torch.block_diag(*blocks)
+        torch.testing.assert_close(found[:size, :size], wanted[start:, start:][:size, :size])
+        assert not found[size:].any(), "what a last block is filled up with has no gradient"
+        torch.testing.assert_close(two[name], blocks)
+        start += size
+
+
+def test_blocks_follow_the_flattened_order_and_come_back():
+    weight = draw(3, 2, 2)
+    for block in (1, 5, 12, 40):
+        blocks = to_blocks(weight.flatten(), block)
+        assert blocks.shape == (math.ceil(12 / block), min(block, 12))
+        assert torch.equal(blocks.flatten()[:12], weight.flatten())
+        assert torch.equal(from_blocks(blocks, weight), weight)
+
+
+@pytest.mark.parametrize("damping", [1e-3, 1e-5])
+@pytest.mark.parametrize("n", [1, 6, 60])
+def test_the_inverse_is_the_recursive_one(n, damping):
+    """Woodbury, one gradient after the other, of the same gradients; fewer of them than weights, or more."""
+    asked = asked_of(mlp(4, 5, 3), (4,), n=n)
+    found = empirical_fisher(asked, 8, 32)
+    for name, rows in {
+        n: torch.cat([g[n] for g in per_example_gradients(asked, 32)]) for n in asked.weights
+    }.items():
+        left = to_blocks(torch.ones(asked.weights[name].numel()), 8).double()
+        inverses = torch.cholesky_inverse(damped_cholesky(found[name], left, damping, name))
+        for place, chunk in enumerate(torch.split(rows.flatten(1), 8, dim=1)):
+            wanted = inverse_hessian([chunk], n, damping, block=1)
+            here = inverses[place][: len(wanted), : len(wanted)]
+            assert float((here - wanted).abs().max() / wanted.abs().max()) < WORST
+
+
+# The surgeon
+
+
+def lagrange(full: Tensor, w: Tensor, gone: Sequence[int]) -> Tensor:
+    """The move that makes ½ δᵀ full δ least among those that set `gone` to zero, by its linear system."""
+    pick = torch.eye(len(w)).double()[list(gone)]
+    none = torch.zeros(len(gone), len(gone)).double()
+    system = torch.cat([torch.cat([full, pick.T], 1), torch.cat([pick, none], 1)])
+    return torch.linalg.solve(system, torch.cat([torch.zeros(len(w)).double(), -w[list(gone)]]))[: len(w)]
+
+
+@pytest.mark.parametrize("block", [1, 6, 1000])
+@pytest.mark.parametrize("gone", [[4], [0, 7, 21], list(range(0, 36, 2)), list(range(36))], ids=len)
+def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone, block):
+    """And what is predicted is its increase there; blocks without a deleted weight stay as they are, bit for bit."""
+    asked = asked_of(mlp(4, 6, 2), (4,), n=50)
+    w, full = flatten_weights(asked.weights), dense(asked, block, 1e-5)
+    before = fisher(asked, block=block, damping=1e-5)(asked.weights, all_kept(asked.weights))
+    after, move = before.keep(without(asked, gone)), lagrange(full, w, gone)
+    torch.testing.assert_close(flatten_weights(after.weights), w + move, rtol=1e-6, atol=1e-8)
+    assert after.predicted == pytest.approx(float(move @ full @ move) / 2, rel=1e-6)
+    assert not flatten_weights(after.weights)[gone].any()
+    untouched = (full[gone].abs().sum(0) == 0) if block < 1000 else torch.zeros(36).bool()
+    assert torch.equal(flatten_weights(after.weights)[untouched], w[untouched])
+    if len(gone) == 1:
+        assert float(flatten_weights(before.scores())[gone[0]]) == pytest.approx(after.predicted, rel=1e-9)
+    left = flatten_weights(after.masks)
+    pivots = torch.linalg.inv(full[left][:, left]).diagonal()
+    torch.testing.assert_close(flatten_weights(after.pivots)[left], pivots, rtol=WORST, atol=0)
+    assert (before.predicted, before.damping, after.damping) == (0.0, 1e-5, 1e-5)
+
+
+def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
+    """Of 20,010 weights in 401 blocks, against the inverse of each."""
+    asked = asked_of(nn.Linear(667, 30, bias=False), (667,), n=40)
+    g = to_blocks(torch.cat([g["weight"].flatten(1) for g in per_example_gradients(asked, 40)]), 50)
+    full = torch.einsum("nbp,nbq->bpq", g, g) / 40 + 1e-4 * torch.eye(50).double()
+    assert full.numel() > 3 * CHUNK
+    assert g.numel() > 3 * CHUNK
+    before = fisher(asked, batch=40)(asked.weights, all_kept(asked.weights))
+    inverse = torch.linalg.inv(full)
+    pivots = from_blocks(inverse.diagonal(dim1=1, dim2=2), asked.weights["weight"])
+    torch.testing.assert_close(before.pivots["weight"], pivots, rtol=WORST, atol=0)
+    masks = SCOPES["layer"](before.scores(), 0.7)
+    after, w = before.keep(masks), to_blocks(asked.weights["weight"].flatten(), 50)
+    gone = to_blocks(~masks["weight"].flatten(), 50)
+    both = inverse * gone.unsqueeze(1) * gone.unsqueeze(2) + torch.diag_embed((~gone).double())
+    pull = torch.linalg.solve(both, (w * gone).unsqueeze(2))
+    wanted = (w - (inverse @ pull).squeeze(2)) * ~gone
+    torch.testing.assert_close(
+        after.weights["weight"], from_blocks(wanted, masks["weight"]), rtol=1e-6, atol=1e-8
+    )
+    assert after.predicted == pytest.approx(float((w * gone * pull.squeeze(2)).sum() / 2), rel=1e-6)
+
+
+def test_one_tensor_in_one_block_is_obs_with_the_fisher_for_the_hessian():
+    """Scores, weights, predictions, through two deletions; OBS downdates an inverse that was found by recursion."""
+    asked = asked_of(nn.Linear(5, 4, bias=False), (5,), n=40)
+    masks = all_kept(asked.weights)
+    inverse = inverse_hessian([loop(asked)], 40, 1e-4)
+    theirs, ours = (
+        ObsState(asked.weights, masks, inverse, 1e-4),
+        fisher(asked, block=20, damping=1e-4)(asked.weights, masks),
+    )
+    for gone in ([3], [3, 8, 9, 17]):
+        torch.testing.assert_close(
+            flatten_weights(ours.scores()), flatten_weights(theirs.scores()), rtol=1e-7, atol=0
+        )
+        theirs, ours = theirs.keep(without(asked, gone)), ours.keep(without(asked, gone))
+        torch.testing.assert_close(
+            flatten_weights(ours.weights), flatten_weights(theirs.weights), rtol=1e-7, atol=1e-12
+        )
+        assert ours.predicted == pytest.approx(theirs.predicted, rel=1e-7)
+
+
+def test_blocks_of_one_are_the_diagonal_fisher_and_move_nothing():
+    asked = asked_of(*MODELS_HERE["normed"]())
+    before = fisher(asked, block=1, damping=1e-3)(asked.weights, all_kept(asked.weights))
+    wanted = flatten_weights(asked.weights).square() * (loop(asked).square().mean(0) + 1e-3) / 2
+    torch.testing.assert_close(flatten_weights(before.scores()), wanted)
+    done = prune_weights(
+        fisher(asked, block=1, damping=1e-3), asked.weights, 0.4, SCOPES["global"], cuts=5, looks=1
+    )
+    left = flatten_weights(done.masks)
+    assert torch.equal(flatten_weights(done.weights), torch.where(left, flatten_weights(asked.weights), 0.0))
+    assert done.predicted == pytest.approx(float(wanted[~left].sum()))
+    assert float(wanted[~left].max()) <= float(wanted[left].min())
+
+
+@pytest.mark.parametrize("block", [5, 1000])
+def test_one_after_the_other_is_all_at_once(block):
+    """Of the same look: the quadratic model does not know in what order weights went."""
+    asked = asked_of(mlp(4, 6, 2), (4,), n=50)
+    start = fisher(asked, block=block)(asked.weights, all_kept(asked.weights))
+    gone, stepwise = [3, 11, 1, 20, 22, 24, 0], start
+    for count in range(1, len(gone) + 1):
+        stepwise = stepwise.keep(without(asked, gone[:count]))
+    at_once = start.keep(without(asked, gone))
+    torch.testing.assert_close(
+        flatten_weights(stepwise.weights), flatten_weights(at_once.weights), rtol=1e-7, atol=1e-9
+    )
+    assert stepwise.predicted == pytest.approx(at_once.predicted, rel=1e-7)
+    torch.testing.assert_close(
+        flatten_weights(stepwise.scores()), flatten_weights(at_once.scores()), rtol=1e-7, atol=0
+    )
+    assert torch.equal(flatten_weights(start.weights), flatten_weights(asked.weights)), "a surgeon is a value"
+
+
+def test_a_look_sees_no_gradient_of_deleted_weights():
+    """A look at weights some of which are gone is a look at a network without them."""
+    asked = asked_of(nn.Linear(6, 4, bias=False), (6,), n=40)
+    masks = all_kept(asked.weights)
+    masks["weight"][:, 2:4] = False
+    surgeon = fisher(asked, block=6)(asked.weights, masks)
+    left = [0, 1, 4, 5]
+    thin = make_objective(nn.Linear(4, 4, bias=False).double(), {"weight": asked.weights["weight"][:, left]},
+                     asked.inputs[:, left], asked.targets)  # fmt: skip
+    other = fisher(thin, block=4)(thin.weights, all_kept(thin.weights))
+    torch.testing.assert_close(surgeon.scores()["weight"][:, left], other.scores()["weight"])
+    assert not surgeon.scores()["weight"][:, 2:4].any()
+    assert not surgeon.weights["weight"][:, 2:4].any()
+    cut = {"weight": masks["weight"].clone()}
+    cut["weight"][1:3, 0] = False
+    torch.testing.assert_close(
+        surgeon.keep(cut).weights["weight"][:, left],
+        other.keep({"weight": cut["weight"][:, left]}).weights["weight"],
+    )
+
+
+def test_dead_inputs_go_first_and_take_nothing_along():
+    """No gradient: the score is that of the damping alone, however large the weight."""
+    asked = asked_of(nn.Linear(6, 4, bias=False), (6,), n=40)
+    inputs = asked.inputs.clone()
+    inputs[:, [1, 4]] = 0.0
+    weights = {"weight": asked.weights["weight"].index_fill(1, torch.tensor([1, 4]), 30.0)}
+    asked = make_objective(asked.model, weights, inputs, asked.targets)
+    done = prune_weights(fisher(asked, block=6, damping=1e-7), asked.weights, 16 / 24, SCOPES["global"])
+    assert not done.masks["weight"][:, [1, 4]].any()
+    live = [0, 2, 3, 5]
+    assert done.masks["weight"][:, live].all()
+    torch.testing.assert_close(
+        done.weights["weight"][:, live], weights["weight"][:, live], rtol=0, atol=1e-14
+    )
+    assert done.predicted == pytest.approx(8 * 30.0**2 * 1e-7 / 2)
+
+
+@pytest.mark.parametrize(("cuts", "looks"), [(1, 1), (4, 4), (6, 2), (None, 3)])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("made", MODELS_HERE.values(), ids=MODELS_HERE)
+def test_it_goes_through_scopes_to_the_exact_count(made, scope, cuts, looks):
+    asked = asked_of(*made(), n=5)
+    if cuts is None:
+        asked = make_objective(
+            asked.model, dict(list(asked.weights.items())[-1:]), asked.inputs, asked.targets
+        )
+    given = {name: w.clone() for name, w in asked.weights.items()}
+    within = all_kept(given)
+    next(iter(within.values()))[0, :2] = False
+    density = 0.3 if scope == "global" else dict.fromkeys(given, 0.3)
+    done = prune_weights(
+        fisher(asked, block=10), given, density, SCOPES[scope], within=within, cuts=cuts, looks=looks
+    )
+    sizes = [w.numel() for w in given.values()]
+    wanted = [sum(sizes)] if scope == "global" else sizes
+    assert sum(int(m.sum()) for m in done.masks.values()) == sum(math.floor(0.3 * n + 0.5) for n in wanted)
+    assert are_nested(done.masks, within)
+    assert (done.looks, done.damping) == (min(looks, done.cuts), 1e-4)
+    assert done.predicted > 0
+    for name, mask in done.masks.items():
+        assert not done.weights[name][~mask].any()
+        assert torch.isfinite(done.weights[name]).all()
+        assert torch.equal(given[name], asked.weights[name])
+
+
+def test_what_is_moved_makes_good_what_is_deleted():
+    """On a network at its minimum the error rises less than without the update, and than by magnitude."""
+    n = 200
+    x = draw(n, 3) @ draw(3, 12, role="mix") + 0.1 * draw(n, 12, role="own")
+    noise = 0.3 * draw(n, 2, role="noise")
+    d = x @ draw(12, 2, role="truth") + noise
+    weights = {"weight": torch.linalg.lstsq(x, d).solution.T.contiguous()}
+    asked = make_objective(nn.Linear(12, 2, bias=False).double(), weights, x, d, loss="squared_error")
+    rise = {}
+    for block in (1, 4, 12):
+        rise[block] = float(
+            asked.error(
+                prune_weights(fisher(asked, block=block), weights, 0.5, SCOPES["layer"], cuts=None).weights
+            )
+        )
+    plain = criterion_method(lambda evidence: {n: w.abs() for n, w in evidence.weights.items()})
+    rise["magnitude"] = float(asked.error(prune_weights(plain, weights, 0.5, SCOPES["layer"]).weights))
+    assert rise[12] < rise[4] < min(rise[1], rise["magnitude"])
+
+
+def test_float32_is_near_float64():
+    """The Fisher is summed in float64 whatever the network computes in, so that 1e-7 stays above rounding."""
+    asked = asked_of(*MODELS_HERE["residual"](), n=64)
+    single = make_objective(asked.model, asked.weights, asked.inputs, asked.targets, dtype=torch.float32)
+    one, two = (fisher(a, damping=1e-7)(a.weights, all_kept(a.weights)) for a in (asked, single))
+    assert all(w.dtype == torch.float32 for w in two.weights.values())
+    torch.testing.assert_close(
+        flatten_weights(two.scores()), flatten_weights(one.scores()), rtol=2e-3, atol=0
+    )
+    masks = SCOPES["global"](one.scores(), 0.5)
+    one, two = one.keep(masks), two.keep(masks)
+    assert all(w.dtype == torch.float32 for w in two.weights.values())
+    torch.testing.assert_close(
+        flatten_weights(two.weights).double(), flatten_weights(one.weights), rtol=1e-2, atol=1e-4
+    )
+    assert two.predicted == pytest.approx(one.predicted, rel=1e-4)
+
+
+# What cannot be done
+
+
+def test_what_cannot_be_asked_is_said():
+    asked = asked_of(mlp(4, 5, 3), (4,))
+    for wrong in ({"block": 0}, {"batch": 0}, *({"damping": d} for d in (0.0, -1.0, math.inf, math.nan))):
+        with pytest.raises(StatisticsError, match="at least 1, damping above 0"):
+            fisher(asked, **wrong)
+    surgeon = fisher(asked)(asked.weights, all_kept(asked.weights))
+    with pytest.raises(DensityError, match="does not come back"):
+        surgeon.keep(without(asked, [0])).keep(surgeon.masks)
+    again = surgeon.keep(surgeon.masks)
+    assert again.predicted == 0.0
+    assert all(again.weights[name] is w for name, w in surgeon.weights.items())
+    wide = math.isqrt(LARGEST // 8) + 1
+    model = nn.Linear(wide, 1)
+    asked = make_objective(
+        model, prunable_weights(model), torch.ones(1, wide), torch.ones(1, 1), loss="squared_error"
+    )
+    with pytest.raises(ModelError, match="16 GiB"):
+        fisher(asked, block=wide)(asked.weights, all_kept(asked.weights))
+
+
+def test_too_small_a_damping_is_said_with_the_tensor_and_one_that_does():
+    asked = asked_of(mlp(4, 3), (4,), n=1)
+    with pytest.raises(
+        NonFiniteError, match=r"'0\.weight'.*damping 1e-30; try a larger one, as 1e-1\d"
+    ) as said:
+        fisher(asked, damping=1e-30)(asked.weights, all_kept(asked.weights))
+    damping = float(str(said.value).split()[-1].rstrip("."))
+    surgeon = fisher(asked, damping=damping)(asked.weights, all_kept(asked.weights))
+    assert surgeon.damping == damping
+    assert all((p > 0).all() and (p <= 2 / damping).all() for p in surgeon.pivots.values())
+    one = fisher(asked, damping=1e-30, block=1)(asked.weights, all_kept(asked.weights))
+    assert one.damping == 1e-30, "a diagonal has nothing that cancels"
+
+
+def test_rounding_never_stands_in_for_the_damping():
+    """Cholesky's factor of one outer product exists by luck, or does not; the error comes either way."""
+    left, lucky = torch.ones(1, 2).double(), 0
+    for seed in range(40):
+        g = torch.randn(1, 2, 1, generator=make_generator(seed, "g"), dtype=torch.float64)
+        block = g @ g.transpose(1, 2)
+        lucky += int(torch.linalg.cholesky_ex(block + 1e-30 * torch.eye(2).double()).info == 0)
+        with pytest.raises(NonFiniteError):
+            damped_cholesky(block, left, 1e-30, "w")
+        damped_cholesky(block, left, 1e-13, "w")
+    assert lucky
+
+
+@pytest.mark.filterwarnings("ignore:.*overflow:RuntimeWarning")
+def test_gradients_that_are_not_finite_are_said():
+    model = nn.Linear(2, 1, bias=False)
+    huge = make_objective(model, {"weight": torch.full((1, 2), 1e-20)}, torch.full((1, 2), 1e30),
+                     torch.full((1, 1), -1e18), loss="squared_error")  # fmt: skip
+    with pytest.raises(NonFiniteError, match="'weight'"):
+        fisher(huge)(huge.weights, all_kept(huge.weights))

@@ -1,0 +1,530 @@
+"""Laws of an experiment's page: it says what the store holds, needs nothing else, and words stay words."""
+
+import base64
+import csv
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunus.cli.run import _settings
+from prunus.errors import PrunusError, SpecError, StoreError
+from prunus.experiments import STORED_EXPERIMENTS
+from prunus.experiments.comparisons import METRICS, as_rows, compare, comparison_lines, comparison_tables
+from prunus.experiments.page_content import paper_and_notes
+from prunus.experiments.results import Result, curve
+from prunus.experiments.store_rows import finished_subset, latest_request
+from prunus.experiments.stored_experiment import Panel, StoredExperiment
+from prunus.report.experiment_page import (
+    Card,
+    DensityComparison,
+    ExperimentPage,
+    InvariantSummary,
+    MetricComparison,
+    Table,
+    write_experiment_page,
+)
+from prunus.report.figure_data import Curve, FigureData
+from prunus.report.interactive_figure import chart, script
+from prunus.runs.spec import run_id
+from prunus.runs.store import Store
+from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.ticket import TicketSpec
+from prunus.training.recipes import Recipe
+
+HOSTILE = "_</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp; {{ 7 * 7 }} <!--"
+PLAIN = "p" * len(HOSTILE)
+ACCURACY = "stop_test_accuracy"
+
+
+class Html(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts.append(data)
+        elif not self.inside and data.strip():
+            self.words.append(data.strip())
+
+    @property
+    def figures(self) -> list[Any]:
+        return [json.loads(text) for text in self.scripts[:-1]]
+
+    @property
+    def links(self) -> list[str]:
+        return [
+            str(a["href"]) for tag, a in self.tags if tag == "a" and not str(a["href"]).startswith("data:")
+        ]
+
+
+# --- the page alone -------------------------------------------------------------------------------------
+
+
+def page_with(word: str, name: str = "n") -> ExperimentPage:
+    """A page that says `word` everywhere."""
+    drawing = FigureData([Curve(word, [1, 2], [1, 2], [1, 2], [1, 2], 1)], word, word, word)
+    return ExperimentPage(
+        name=word, title=word, place=word, paper=word, notes=[word], size="smoke", about_size=word,
+        shortened=[word], cards=[Card(word, word, word)], charts=[chart(drawing, word, f"{name}.csv", "<svg/>")] * 2,
+        about_comparisons=word,
+        comparisons=[MetricComparison(word, word, word, [DensityComparison(word, [(word, word)], [(word, word)], [word])])],
+        table=Table([word], [(word, [[(word, word)]])]),
+        receipts=InvariantSummary(2, 1, [(word, 1, 2)], [(word, word, word)]),
+        command=word, settings={word: word}, evidence={word: word}, runs=[(word, word)], files=[word],
+    )  # fmt: skip
+
+
+def written(page: ExperimentPage, folder: Path) -> str:
+    write_experiment_page(folder / "page.html", page)
+    return (folder / "page.html").read_text(encoding="utf-8")
+
+
+def test_names_stay_words(tmp_path: Path) -> None:
+    plain, hostile = (Html(written(page_with(word), tmp_path)) for word in (PLAIN, HOSTILE))
+    assert [tag for tag, _ in plain.tags] == [tag for tag, _ in hostile.tags]
+    assert [set(a) for _, a in plain.tags] == [set(a) for _, a in hostile.tags]
+    assert hostile.scripts[-1] == plain.scripts[-1] == script()
+    assert [figure["curves"][0]["name"] for figure in hostile.figures] == [HOSTILE] * 2
+    assert [word.replace(HOSTILE, PLAIN) for word in hostile.words] == plain.words
+    assert "49" not in " ".join(hostile.words)
+
+
+def test_it_needs_nothing_else_and_runs_one_script(tmp_path: Path) -> None:
+    text = written(page_with("plain"), tmp_path)
+    page = Html(text)
+    for tag, attributes in page.tags:
+        for name in ("src", "action", "data", "srcset", "poster", "formaction"):
+            assert (attributes.get(name) or "data:").startswith("data:"), tag
+        assert not any(name.startswith("on") for name in attributes)
+    assert page.links == ["plain"]
+    assert not re.search(r"@import|url\(|https?://(?!www\.w3\.org/2000/svg)", text)
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(page.scripts[-1].encode()).digest()).decode()
+    assert (
+        policy
+        == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
+
+
+def test_it_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(PrunusError, match=r"page\.html cannot be written: it is a folder"):
+        write_experiment_page(tmp_path / "page.html", page_with("plain"))
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+# --- comparisons ----------------------------------------------------------------------------------------
+
+
+def rows_of(values: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
+    """A row a curve, density and replicate."""
+    return [
+        {"curve": name, "replicate": seed, "level": level + 1, "density %": 50.0 / 2**level, ACCURACY: value}
+        for name, levels in values.items()
+        for level, draws in enumerate(levels)
+        for seed, value in enumerate(draws)
+    ]
+
+
+def levels_of(n: int) -> st.SearchStrategy[list[list[float]]]:
+    value = st.sampled_from([90.0, 90.5, 91.0, 95.0])
+    return st.lists(st.lists(value, min_size=n, max_size=n), min_size=4, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.fixed_dictionaries({name: levels_of(3) for name in ("a", "b", "c")}))
+def test_lines_verdicts_and_rows_say_the_same(values: dict[str, list[list[float]]]) -> None:
+    found = compare(rows_of(values), "a", [ACCURACY])
+    table = as_rows(found)
+    assert sorted((row["curve"], -row["density %"]) for row in table) == [
+        (name, -50.0 / 2**level) for name in ("b", "c") for level in range(4)
+    ]
+    expected = {
+        (row["curve"], row["density %"]): (row["p"] < 0.05) * ((row["low"] > 0) - (row["high"] < 0))
+        for row in table
+    }
+    (told,) = comparison_tables(found, [ACCURACY])
+    by_page = {}
+    for level, verdict in enumerate(told.rows):
+        for sign, names in (
+            (1, [n for n, _ in verdict.more]),
+            (-1, [n for n, _ in verdict.less]),
+            (0, verdict.same),
+        ):
+            by_page |= {(name, 50.0 / 2**level): sign for name in names}
+    assert by_page == expected
+    for line in (line for line in comparison_lines(found, [ACCURACY], "all.csv") if line.startswith("- ")):
+        name, _, words = line.removeprefix("- ").partition(": ")
+        for sign, said in ((1, "more accurate than a"), (-1, "less accurate than a"), (0, "no difference")):
+            mine = [density for (curve, density), way in expected.items() if (curve, way) == (name, sign)]
+            parts = [part for part in words.split("; ") if part.startswith(said)]
+            assert len(parts) == bool(mine)
+            if len(mine) == 4:
+                assert "density from 50 to 6.25 %" in parts[0]
+            elif mine:
+                assert f"at density {', '.join(f'{density:.3g}' for density in mine)} %" in parts[0]
+
+
+def test_a_line_gives_the_largest_difference() -> None:
+    values = {"a": [[90.0, 91.0, 92.0]] * 2, "b": [[89.0, 90.1, 91.0], [80.0, 81.0, 82.1]]}
+    found = compare(rows_of(values), "a", [ACCURACY])
+    largest = max(as_rows(found), key=lambda row: abs(row["difference"]))
+    assert largest["density %"] == 25
+    *_, line = comparison_lines(found, [ACCURACY], "all.csv")
+    assert line.startswith(
+        "- b: less accurate than a at density 50, 25 %, most at 25 %, by 9.97 pp (95 % interval "
+    )
+    assert line.endswith(", n = 3 pairs)")
+
+
+def test_draws_of_a_replicate_count_once() -> None:
+    rows = rows_of({"a": [[90.0, 91.0]], "b": [[80.0, 82.0]]})
+    again = [{**row, ACCURACY: row[ACCURACY] + 2, "draw": 1} for row in rows if row["curve"] == "b"]
+    (row,) = as_rows(compare([*rows, *again], "a", [ACCURACY]))
+    assert (row["n"], row["difference"]) == (2, (81 + 83 - 90 - 91) / 2)
+
+
+def test_one_replicate_proves_nothing() -> None:
+    found = compare(rows_of({"a": [[90.0]], "b": [[10.0]]}), "a", [ACCURACY])
+    assert comparison_tables(found, [ACCURACY]) == []
+    assert comparison_lines(found, [ACCURACY], "all.csv") == [
+        "one replicate: no difference is proved; what there is stands in all.csv"
+    ]
+    assert as_rows(found)[0]["difference"] == -80
+
+
+# --- from a store ---------------------------------------------------------------------------------------
+
+CHECKS = {"the masks are nested": True, "every pruned weight is zero": True}
+SEEDS = {"smoke": 1, "default": 3, "full": 4}
+
+
+def template(network: str, size: str) -> TicketSpec:
+    recipe = Recipe({"smoke": 1, "default": 2, "full": 9}[size], 0.1, 60)
+    return TicketSpec(BaselineSpec(network, "digits", recipe), rounds=3 if size == "full" else 2)
+
+
+def wanted(template: TicketSpec, size: str, replicates: Any) -> Any:
+    return [
+        ({"curve": name, "replicate": seed},
+         replace(template, criterion=name, dense=replace(template.dense, replicate=seed)))
+        for seed in replicates
+        for name in ("large_final", "small_final")
+    ]  # fmt: skip
+
+
+TINY = StoredExperiment(
+    "mine.tiny",
+    "Figure 7: two criteria.",
+    template=template,
+    wanted=wanted,
+    panels=[
+        Panel("stop", ACCURACY, "stop (%)", "Stop"),
+        Panel("end", "final_test_accuracy", "end (%)", "End"),
+    ],
+    networks=("lenet-300-100",),
+    against="large_final",
+    metrics=(ACCURACY, "final_test_accuracy"),
+    replicates=tuple(SEEDS.values()),  # type: ignore[arg-type]
+)
+
+
+def put(
+    store: Store,
+    size: str = "default",
+    *,
+    broken: str = "",
+    asked: dict[str, str] | None = None,
+    n: int = 0,
+    until: int | None = None,
+) -> set[str]:
+    """What the experiment leaves in a store, without the computing; returns the identities of its runs.
+
+    Of the runs asked for, only the first `until` are finished.
+    """
+    entries = TINY.entries(size, range(n or SEEDS[size]), asked or {})
+    store.request(TINY.name, size, entries, asked or {})
+    ids = set()
+    for label, spec in entries[:until]:
+        for one in (*spec.needs(), spec):
+            ids.add(run_id(one))
+            folder = store.begin(one, "inline")
+            if folder is None:
+                continue
+            for level in [0] if one.kind == "dense" else range(1, spec.rounds + 1):
+                seed = label["replicate"]
+                pruned = label["curve"] == "small_final" and one.kind == "ticket"
+                below = pruned * (9 * level + (seed - 1) / 32)
+                row: dict[str, Any] = {"level": level, "density": 0.8**level, "seconds": 1.0}
+                row |= {ACCURACY: 90.0 - below + seed / 8, "final_test_accuracy": 88.0 - seed}
+                if level:
+                    bad = broken == f"{label['curve']} {seed} {level}"
+                    checks = CHECKS | {"the masks are nested": not bad}
+                    row["invariants"] = {"passed": not bad, "checks": checks, "evaluations": 3}
+                folder.append(row)
+            store.finish(folder, {}, 60.0)
+    return ids
+
+
+def drawn(tmp_path: Path, **about: Any) -> tuple[Result, Html, Store, set[str]]:
+    store = Store(tmp_path / "store")
+    ids = put(store, **about)
+    result = TINY.figure(store, tmp_path / "out")
+    return result, Html(result.files[0].read_text(encoding="utf-8")), store, ids
+
+
+@pytest.fixture(scope="module")
+def shortened(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return drawn(tmp_path_factory.mktemp("shortened"))
+
+
+def test_it_stands_beside_its_figures_and_holds_them(shortened: Any, tmp_path: Path) -> None:
+    result, page, store, _ = shortened
+    out = result.files[0].parent
+    assert result.files[0].name == "mine.tiny.html"
+    assert page.links == [path.name for path in result.files[1:]]
+    assert {path.name for path in out.iterdir()} == {path.name for path in result.files}
+    for suffix, figure in zip(("stop", "end"), page.figures, strict=True):
+        own = Html((out / f"mine.tiny.{suffix}.html").read_text(encoding="utf-8"))
+        assert own.figures == [figure]
+    svgs = [a["src"] for tag, a in page.tags if tag == "img"]
+    for suffix, source in zip(("stop", "end"), svgs, strict=True):
+        inside = base64.b64decode(str(source).removeprefix("data:image/svg+xml;base64,"), validate=True)
+        assert inside == (out / f"mine.tiny.{suffix}.svg").read_bytes()
+    again = TINY.figure(store, tmp_path / "again")
+    assert again.files[0].read_bytes() == result.files[0].read_bytes()
+
+
+def test_it_says_what_the_runs_are(shortened: Any) -> None:
+    _, page, _, ids = shortened
+    words = page.words
+    assert sorted(word for word in words if word in ids) == sorted(ids)
+    for title in ("Stop – lenet-300-100, digits (shortened)", "End – lenet-300-100, digits (shortened)"):
+        assert title in words
+    assert words[words.index("criterion") + 1] == "large_final; small_final"
+    assert words[words.index("epochs") + 1] == "2"
+    assert "All 6 points passed." not in words
+    assert "All 12 points passed." in words
+    assert words[words.index("Runs") + 1 :][:2] == ["9", "9 min 0 s of computing, all together"]
+    text = " ".join(words)
+    assert "3 replicates instead of 4; epochs 2 instead of 9; rounds 2 instead of 3." in text
+    assert re.search(r"seeds 0, 1, 2;", text)
+
+
+def test_the_full_size_differs_in_nothing(tmp_path: Path) -> None:
+    _, page, _, _ = drawn(tmp_path, size="full")
+    assert "The size of the paper." in page.words
+    assert "instead of" not in " ".join(page.words)
+    assert "Stop – lenet-300-100, digits" in page.words
+
+
+@pytest.mark.parametrize("size", ["default", "full"])
+def test_what_is_set_by_hand_is_held_against_the_papers_size_too(tmp_path: Path, size: str) -> None:
+    _, page, _, _ = drawn(tmp_path, size=size, asked={"epochs": "3"})
+    assert "epochs 3 instead of 9" in " ".join(page.words)
+
+
+@pytest.mark.parametrize(
+    ("size", "n", "asked"),
+    [("default", 0, {}), ("full", 2, {}), ("smoke", 2, {"epochs": "3", "batch_size": "30"})],
+)
+def test_its_command_makes_the_same_runs(tmp_path: Path, size: str, n: int, asked: dict[str, str]) -> None:
+    _, page, store, _ = drawn(tmp_path, size=size, n=n, asked=asked)
+    command = next(word for word in page.words if word.startswith("prunus run"))
+    _, _, name, *options = shlex.split(command)
+    assert name == TINY.name
+    sizes = [one for one in SEEDS if f"--{one}" in options] or ["default"]
+    values = [(options[at], options[at + 1]) for at in range(len(options) - 1)]
+    replicates = next((int(value) for key, value in values if key == "--replicates"), SEEDS[sizes[0]])
+    changes = _settings([value for key, value in values if key == "--set"])
+    made = TINY.entries(sizes[0], range(replicates), changes)
+    (request,) = store.requests()
+    assert [run_id(spec) for _, spec in made] == [entry.id for entry in request.entries]
+    assert ("--store", str(store.path)) in values
+
+
+def test_a_receipt_that_failed_is_named(tmp_path: Path) -> None:
+    result, page, store, _ = drawn(tmp_path, broken="small_final 1 2")
+    run = next(
+        e.id for e in store.requests()[0].entries if e.label == {"curve": "small_final", "replicate": 1}
+    )
+    at = page.words.index("what does not hold")
+    said = "small_final, replicate 1, density 64.00 % (36.00 %)"
+    assert page.words[at + 2 : at + 5] == [said, "the masks are nested", run]
+    assert "11 of 12 points passed." in page.words
+    assert f"- failed: {said}: the masks are nested ({run})" in result.table
+    assert page.words[page.words.index("the masks are nested", at + 4) + 1] == "11 of 12"
+    assert page.words[page.words.index("every pruned weight is zero") + 1] == "12 of 12"
+    for figure in page.figures:
+        failed = {(c["name"], point[0]) for c in figure["curves"] for point in c["points"] if point[4]}
+        assert failed == {("small_final", 64.0)}
+
+
+def test_what_is_finished_is_drawn_and_said_to_be_a_part(tmp_path: Path) -> None:
+    result, page, store, ids = drawn(tmp_path, until=3, asked={"epochs": "3"})
+    said = "3 of 6 runs are drawn; the others are not finished or failed"
+    command = f"prunus run mine.tiny --set epochs=3 --store {store.path}"
+    assert f"{said}: run `{command}` again" in result.table
+    assert page.words.count(f"receipts: 6 of 6 points passed; {said}") == 2
+    assert f"paper's time. {said}: run {command} again." in " ".join(page.words)
+    assert command in page.words
+    assert sorted(word for word in page.words if word in ids) == sorted(ids)
+    assert {(row["curve"], row["n"]) for row in result.rows} == {("large_final", 2), ("small_final", 1)}
+
+
+def test_a_later_request_hides_nothing_that_is_whole(tmp_path: Path) -> None:
+    store, told = Store(tmp_path), []
+
+    def chosen(size: str | None = None) -> tuple[object, int]:
+        told.clear()
+        found = latest_request(store, TINY.name, size, told.append)
+        return found.settings.get("epochs"), len(finished_subset(store, found).entries)
+
+    put(store, until=0)
+    for size in (None, "default"):
+        with pytest.raises(StoreError, match=r"No run of mine\.tiny .*is finished in the store"):
+            chosen(size)
+    with pytest.raises(StoreError, match=r"has not been run in the store .* in the size full"):
+        chosen("full")
+    put(store, asked={"epochs": "3"}, until=1)
+    assert chosen() == ("3", 1)
+    put(store, asked={"epochs": "4"}, until=0)
+    assert chosen() == ("3", 1), "one that has nothing hides what there is"
+    put(store, asked={"epochs": "5"})
+    put(store, asked={"epochs": "6"}, until=5)
+    assert chosen() == ("5", 6)
+    assert told == [
+        "mine.tiny.default was asked for again since, with epochs=6: 5 of 6 runs of that are finished; "
+        "drawn is what was asked for before, with epochs=5"
+    ]
+    for epochs in "656":
+        put(store, asked={"epochs": epochs})
+        assert (chosen(), told) == ((epochs, 6), [])
+    put(store, "full", until=0)
+    assert chosen() == ("6", 6), "a size that has nothing hides one that has"
+    put(store, "full", until=1)
+    assert chosen() == (None, 1)
+
+
+def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -> None:
+    """With three draws a replicate of one curve, whose dense network is read three times."""
+
+    def draws(template: TicketSpec, size: str, replicates: Any) -> Any:
+        found = []
+        for label, spec in wanted(template, size, replicates):
+            for draw in range(3 if label["curve"] == "small_final" else 1):
+                found.append(({**label, "draw": draw}, replace(spec, draw=draw)))
+        return found
+
+    store, laboratory = Store(tmp_path / "store"), replace(TINY, wanted=draws)
+    entries = laboratory.entries("default", range(2), {})
+    store.request(laboratory.name, "default", entries, {})
+    for label, spec in entries:
+        for one in (*spec.needs(), spec):
+            folder = store.begin(one, "inline")
+            if folder is not None:
+                value = 8.0 * label["replicate"] + (label["draw"] - 1 if one.kind == "ticket" else 0)
+                for level in [0] if one.kind == "dense" else (1, 2):
+                    numbers = dict.fromkeys((ACCURACY, "final_test_accuracy"), value)
+                    folder.append({"level": level, "density": 0.5**level, **numbers})
+                store.finish(folder, {})
+    result = laboratory.figure(store, tmp_path / "out")
+    for row in result.rows:
+        assert row["n"] == 2
+        assert row[f"{ACCURACY} ±"] == pytest.approx(32**0.5)
+        lower = row["curve"] == "large_final" and row["level"]
+        assert row[ACCURACY] == (3.0 if lower else 4.0)
+    page = Html(result.files[0].read_text(encoding="utf-8"))
+    for figure in page.figures:
+        (small,) = (one for one in figure["curves"] if one["name"] == "small_final")
+        assert small["n"] == 2
+        assert [point[1:4] for point in small["points"]] == [[4, 0, 8]] * 3
+
+
+def test_a_network_is_named_once() -> None:
+    with pytest.raises(
+        SpecError, match="network=lenet,conv-2,lenet names lenet twice; name each network once"
+    ):
+        STORED_EXPERIMENTS["frankle2019.lenet"].entries("smoke", [0], {"network": "lenet,conv-2,lenet"})
+
+
+def test_the_table_is_that_of_the_rows(shortened: Any) -> None:
+    result, page, _, _ = shortened
+    at = page.words.index("density (sparsity)")
+    header = ["n", METRICS[ACCURACY].column, METRICS["final_test_accuracy"].column]
+    assert page.words[at + 1 : at + 4] == header
+    cells = page.words[at + 4 :]
+    assert cells[:8] == ["large_final", "0", "100 % (0 %)", "3", "90.12", "± 0.12", "87", "± 1"]
+    small = cells[cells.index("small_final") :]
+    assert small[8:15] == ["1", "80.00 % (20.00 %)", "3", "81.12", "± 0.094", "87", "± 1"]
+    assert len(result.rows) == 6
+    assert "are drawn" not in result.table + " ".join(page.words)
+
+
+def test_the_comparisons_are_all_in_the_file_and_grouped_on_the_page(shortened: Any) -> None:
+    result, page, _, _ = shortened
+    with result.files[0].with_name("mine.tiny.comparisons.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 2, (
+        "two levels, two metrics; against the other curve, and that against the dense network"
+    )
+    asked = [row for row in rows if row["metric"] == ACCURACY]
+    below = {(row["curve"], row["against"], row["density %"]): float(row["difference"]) for row in asked}
+    assert below == {
+        ("small_final", "large_final", "80.0"): -9,
+        ("small_final", "large_final", "64.0"): -18,
+        ("large_final", "the dense network", "80.0"): 0,
+        ("large_final", "the dense network", "64.0"): 0,
+    }
+    at = page.words.index("64.00 % (36.00 %)", page.words.index("What differs"))
+    assert page.words[at + 1 : at + 5] == ["▼", "less accurate:", "small_final", "18.00 pp (17.92 to 18.08)"]
+    assert result.table.count("\n- ") == 2, "a line a curve"
+
+
+# --- every experiment -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STORED_EXPERIMENTS)
+def test_every_experiment_names_its_paper(name: str) -> None:
+    laboratory = STORED_EXPERIMENTS[name]
+    paper, _ = paper_and_notes(laboratory)
+    assert re.search(r"\b\d{4}, \"", paper)
+    assert name.partition(".")[0][-4:] in paper
+    assert re.match(r"(Figure|Section|Appendix|Table)s? [\w ,]+: \w", laboratory.about)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in STORED_EXPERIMENTS if name.startswith(("frankle2019.", "zhou2019."))]
+)
+def test_the_full_size_leaves_no_level_out(name: str) -> None:
+    entries = STORED_EXPERIMENTS[name].entries("full", [0], {})
+    assert not any(getattr(spec, "levels", ()) for _, spec in entries)
+
+
+def test_a_point_fails_with_any_of_its_receipts() -> None:
+    rows = [{"x": x, "y": 1.0, "passed": (x, n) != (2, 1)} for x in (3, 2, 1) for n in range(3)]
+    assert list(curve("c", rows, "x", "y").failed) == [1]
+    assert list(curve("c", [{"x": 1, "y": 1.0}], "x", "y").failed) == []

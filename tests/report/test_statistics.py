@@ -1,0 +1,198 @@
+"""The laws of comparisons: the interval covers what it promises, and is the same however the pairs are given."""
+
+import math
+import random
+import statistics
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
+
+from prunus.errors import NonFiniteError, PrunusError, UnknownNameError
+from prunus.report import BANDS, compare_paired, mean_and_band
+
+VALUES = st.floats(-1e3, 1e3).map(lambda value: round(value, 6))
+PAIRS = st.dictionaries(st.integers(0, 99), st.tuples(VALUES, VALUES), min_size=1, max_size=12)
+DENSE = {0: 98.0, 1: 98.1, 2: 97.9, 3: 98.05}
+TICKET = {0: 98.2, 1: 98.35, 2: 98.1, 3: 98.2}
+
+
+def sides(pairs: Mapping[int, tuple[float, float]]) -> tuple[dict[int, float], dict[int, float]]:
+    return {seed: a for seed, (a, _) in pairs.items()}, {seed: b for seed, (_, b) in pairs.items()}
+
+
+@pytest.mark.parametrize(("n", "confidence"), [(2, 0.95), (3, 0.95), (5, 0.95), (5, 0.8), (20, 0.99)])
+def test_the_interval_covers_as_often_as_it_says(n: int, confidence: float) -> None:
+    """A normal interval would cover 0.88 instead of 0.95 at n = 5, an unpaired one nearly always."""
+    draws, true = 2000, 0.3
+    generator = np.random.default_rng(n)
+    hits = 0
+    for _ in range(draws):
+        common = 5 * generator.standard_normal(n)
+        a, b = common, common + true + 0.2 * generator.standard_normal(n)
+        found = compare_paired(dict(enumerate(a)), dict(enumerate(b)), confidence)
+        hits += found.low <= true <= found.high
+    assert hits / draws == pytest.approx(confidence, abs=3 * math.sqrt(confidence * (1 - confidence) / draws))
+
+
+@given(PAIRS, st.floats(0.5, 0.999))
+def test_it_is_the_paired_t_test(pairs: dict[int, tuple[float, float]], confidence: float) -> None:
+    a, b = sides(pairs)
+    ours = compare_paired(a, b, confidence)
+    assert ours.n == len(pairs)
+    if ours.n < 2 or ours.low == ours.high:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # scipy's, where the spread is small beside the values
+        theirs = ttest_rel([b[seed] for seed in pairs], [a[seed] for seed in pairs])
+    interval = theirs.confidence_interval(confidence)
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), rel=1e-5, abs=1e-7)
+    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-3, abs=1e-9)
+
+
+@given(PAIRS)
+def test_swapped_it_says_the_same(pairs: dict[int, tuple[float, float]]) -> None:
+    a, b = sides(pairs)
+    there, back = compare_paired(a, b), compare_paired(b, a)
+    assert (there.low, there.difference, there.high) == (-back.high, -back.difference, -back.low)
+    assert (there.p, there.n, there.shown) == (back.p, back.n, back.shown)
+    if there.shown:
+        assert there.sentence("A", "B", "pp") == back.sentence("B", "A", "pp")
+    assert there.low <= there.difference <= there.high
+    if there.n > 1:
+        assert there.shown == (there.p < 0.05) or there.p == pytest.approx(0.05)
+
+
+@given(PAIRS, st.floats(-50, 50), st.sampled_from([-2.0, 0.5, 3.0]), st.randoms())
+def test_what_must_not_matter_does_not(
+    pairs: dict[int, tuple[float, float]], shift: float, scale: float, chance: random.Random
+) -> None:
+    a, b = sides(pairs)
+    plain = compare_paired(a, b)
+    mixed = chance.sample(sorted(pairs), len(pairs))
+    assert (
+        compare_paired({s: a[s] for s in mixed} | {100: 5.0}, {s: b[s] for s in mixed[::-1]} | {101: -5.0})
+        == plain
+    )
+    moved = compare_paired({s: v + shift for s, v in a.items()}, {s: v + shift for s, v in b.items()})
+    assert (moved.low, moved.high) == pytest.approx((plain.low, plain.high), abs=1e-6)
+    scaled = compare_paired({s: v * scale for s, v in a.items()}, {s: v * scale for s, v in b.items()})
+    ends = sorted((plain.low * scale, plain.high * scale))
+    assert (scaled.low, scaled.high) == pytest.approx(tuple(ends), rel=1e-6, abs=1e-6)
+
+
+@given(PAIRS, st.floats(0.1, 0.9))
+def test_more_confidence_is_a_wider_interval(
+    pairs: dict[int, tuple[float, float]], confidence: float
+) -> None:
+    a, b = sides(pairs)
+    narrow, wide = compare_paired(a, b, confidence), compare_paired(a, b, confidence + 0.09)
+    assert wide.low <= narrow.low <= narrow.high <= wide.high
+    assert wide.low < narrow.low or narrow.low == narrow.high or narrow.n == 1
+    assert (wide.p, wide.difference) == (narrow.p, narrow.difference)
+
+
+def test_the_sentence_says_which_is_better_and_by_how_much() -> None:
+    better = "winning ticket is more accurate than dense by 0.20 pp (95 % interval 0.14 to 0.26, n = 4 pairs)"
+    assert compare_paired(DENSE, TICKET).sentence("dense", "winning ticket", "pp") == better
+    assert compare_paired(TICKET, DENSE).sentence("winning ticket", "dense", "pp") == better
+    slower = compare_paired({0: 5000.0, 1: 5200.0, 2: 5100.0}, {0: 12100.0, 1: 12500.0, 2: 12000.0}, 0.9)
+    assert slower.sentence("ticket", "reinitialized", "iterations", more="slower") == (
+        "reinitialized is slower than ticket by 7100 iterations (90 % interval 6763 to 7437, n = 3 pairs)"
+    )
+
+
+def test_where_zero_is_inside_no_difference_is_shown() -> None:
+    found = compare_paired({0: 1.0, 1: 1.2, 2: 1.1}, {0: 1.1, 1: 1.0, 2: 1.15})
+    assert not found.shown
+    assert found.sentence("A", "B", "pp") == (
+        "no difference shown between A and B: B minus A is -0.02 pp (95 % interval -0.42 to 0.38, n = 3 pairs)"
+    )
+
+
+def test_an_end_that_is_nearly_zero_is_not_printed_as_zero() -> None:
+    found = compare_paired({0: 0.0, 1: 0.0, 2: 0.0}, {0: 1.0, 1: 2.0, 2: 2.9})
+    factor = found.difference / (found.difference - found.low) * 0.999
+    middle = found.difference
+    spread = {seed: middle + factor * (value - middle) for seed, value in enumerate((1.0, 2.0, 2.9))}
+    nearly = compare_paired({0: 0.0, 1: 0.0, 2: 0.0}, spread)
+    assert nearly.shown
+    assert 0 < nearly.low < 0.005
+    assert "by 1.967 pp (95 % interval 0.002 to 3.931" in nearly.sentence("A", "B", "pp")
+
+
+def test_one_pair_proves_nothing() -> None:
+    found = compare_paired({7: 98.0}, {7: 99.0})
+    assert (found.n, found.difference, found.low, found.high, found.p) == (1, 1, -math.inf, math.inf, 1)
+    assert not found.shown
+    assert found.sentence("A", "B", "pp") == "one pair proves nothing: B minus A is 1 pp (n = 1 pair)"
+
+
+def test_differences_without_spread_have_no_interval() -> None:
+    same = compare_paired(DENSE, DENSE)
+    assert (same.difference, same.low, same.high, same.p, same.shown) == (0, 0, 0, 1, False)
+    assert same.sentence("A", "B", "pp") == "no difference between A and B in any pair (n = 4 pairs)"
+    low = {0: 0.1, 1: 0.7, 2: 98.1, 3: 5.0, 4: 0.3, 5: 98.2}
+    dust = {seed: value + 0.1 for seed, value in low.items()}
+    assert len({dust[seed] - low[seed] for seed in low}) > 1
+    up = compare_paired(low, dust)
+    assert (up.low, up.difference, up.high, up.p) == (0.1, 0.1, 0.1, 1 / 32)
+    words = "B is more accurate than A by 0.1 pp in every pair (no spread, no interval, n = 6 pairs)"
+    assert up.sentence("A", "B", "pp") == compare_paired(dust, low).sentence("B", "A", "pp") == words
+
+
+@pytest.mark.parametrize("n", range(2, 9))
+def test_equal_differences_are_as_sure_as_their_signs(n: int) -> None:
+    """All of one sign by chance: one time in 2^(n - 1); below 5 % from six pairs on."""
+    found = compare_paired(dict.fromkeys(range(n), 98.0), dict.fromkeys(range(n), 98.1))
+    assert found.p == 2 / 2**n
+    assert found.shown == (n >= 6)
+    assert found.sentence("A", "B", "pp").startswith(
+        "B is more accurate" if n >= 6 else "no difference shown"
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "confidence", "error", "words"),
+    [
+        ({1: 1.0}, {2: 1.0}, 0.95, PrunusError, r"\[1\], the other \[2\]"),
+        ({}, {}, 0.95, PrunusError, "Nothing can be paired"),
+        ({1: 1.0, 3: math.nan}, {1: 1.0, 3: 1.0}, 0.95, NonFiniteError, "Seed 3 has nan"),
+        ({1: 1.0}, {1: math.inf}, 0.95, NonFiniteError, "Seed 1"),
+        (DENSE, TICKET, 95, PrunusError, "between 0 and 1"),
+        (DENSE, TICKET, 1.0, PrunusError, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    a: dict[int, float], b: dict[int, float], confidence: float, error: type[PrunusError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        compare_paired(a, b, confidence)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=9))
+def test_a_band_holds_its_mean(values: list[float]) -> None:
+    for band in BANDS:
+        middle, low, high = mean_and_band(values, band)
+        assert middle == pytest.approx(math.fsum(values) / len(values), abs=1e-9)
+        assert low <= middle <= high
+        assert mean_and_band(values[::-1], band) == (middle, low, high)
+        again = mean_and_band([2 * value for value in values], band)
+        assert again == pytest.approx((2 * middle, 2 * low, 2 * high), abs=1e-9)
+    assert mean_and_band(values)[1:] == (min(values), max(values))
+    middle, low, high = mean_and_band(values, "± standard deviation")
+    spread = statistics.stdev(values) if len(values) > 1 else 0
+    assert (high - middle, middle - low) == pytest.approx((spread, spread), abs=1e-9)
+
+
+def test_a_band_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="min to max"):
+        mean_and_band([1.0], "min to mox")
+    with pytest.raises(PrunusError, match="no values"):
+        mean_and_band([])

@@ -1,0 +1,151 @@
+"""Laws of plans: everything once, needs first, nothing that is there; and how long it will take."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as runs
+from hypothesis import strategies as st
+
+from prunus.errors import SpecError, StoreError
+from prunus.runs.plan import plan, seconds_per_unit
+from prunus.runs.spec import run_id
+from prunus.runs.store import Store
+
+CIRCLE = {}
+
+
+@dataclass(frozen=True)
+class Job:
+    kind: ClassVar[str] = "job"
+    number: int
+    after: tuple["Job", ...] = ()
+    work: float = 1.0
+
+    def needs(self):
+        return CIRCLE.get(self.number, self.after)
+
+    def cost(self):
+        return "unit", self.work
+
+
+@st.composite
+def families(draw):
+    """Jobs that need earlier ones, and which of them somebody wants."""
+    jobs = []
+    for number in range(draw(st.integers(1, 8))):
+        after = draw(st.lists(st.sampled_from(jobs), max_size=3)) if jobs else []
+        jobs.append(Job(number, tuple(after), draw(st.integers(1, 5))))
+    return jobs, draw(st.lists(st.sampled_from(jobs), min_size=1, max_size=8))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("empty"))
+
+
+def do(store, spec, seconds=None):
+    store.finish(store.begin(spec, "test"), {}, seconds)
+
+
+def closure(specs):
+    """Every job that `specs` need, and themselves, by identity."""
+    return {run_id(one): one for spec in specs for one in (spec, *closure(spec.needs()).values())}
+
+
+@given(families())
+@runs(max_examples=60, deadline=None)
+def test_everything_once_and_needs_first(empty, family):
+    _, wanted = family
+    found = plan(wanted, empty)
+    order = [run_id(spec) for spec in found.todo]
+    assert len(order) == len(set(order))
+    assert set(order) == closure(wanted).keys()
+    assert set(found.wanted) == {run_id(spec) for spec in wanted}
+    for place, spec in enumerate(found.todo):
+        assert all(run_id(need) in order[:place] for need in spec.needs())
+        assert set(found.waiting_on[run_id(spec)]) == {run_id(need) for need in spec.needs()}
+    users = {id: sum(id in closure([one]) and id != run_id(one) for one in set(wanted)) for id in order}
+    assert found.shared == {id: number for id, number in users.items() if number > 1}
+
+
+@given(families(), st.integers(1, 4))
+@runs(max_examples=60, deadline=None)
+def test_the_estimate_keeps_to_grahams_bounds(empty, family, workers):
+    found = plan(family[1], empty)
+    total = 2.0 * sum(spec.work for spec in found.todo)
+
+    def longest(spec):
+        return 2.0 * spec.work + max(map(longest, spec.needs()), default=0.0)
+
+    chain = max(map(longest, found.todo))
+    estimate = found.estimate({"unit": 2.0}, workers)
+    assert max(chain, total / workers) <= estimate <= chain + (total - chain) / workers
+    assert found.estimate({"unit": 2.0}, 1) == total
+    assert found.estimate({"unit": 2.0}, 100) == chain
+
+
+def test_nothing_that_is_there_is_done_again(store):
+    root, middle = Job(0), Job(1, (Job(0),))
+    leaf = Job(2, (middle,))
+    do(store, root)
+    found = plan([leaf, root], store)
+    assert found.todo == (middle, leaf)
+    assert found.done == (run_id(root),)
+    assert found.waiting_on == {run_id(middle): (), run_id(leaf): (run_id(middle),)}
+    do(store, middle)
+    store.remove(run_id(root), force=True)
+    assert plan([leaf], store).todo == (leaf,)  # what a finished run was made from is not missed
+    do(store, leaf)
+    assert plan([leaf, middle], store).todo == ()
+
+
+def test_a_plan_in_words(store):
+    roots = [Job(0), Job(1)]
+    leaves = [Job(2 + place, (roots[place % 2],), 4.0) for place in range(12)]
+    assert plan(leaves, store).lines({"unit": 10.0}, 2) == [
+        "12 runs wanted, 0 found, 14 to do (2 job runs shared by 12), about 4 min on 2 workers"
+    ]
+    for spec in [*roots, *leaves[:5]]:
+        do(store, spec, seconds=10.0 * spec.work)
+    assert plan(leaves, store).lines(seconds_per_unit(store), 2) == [
+        "12 runs wanted, 5 found, 7 to do, about 3 min on 2 workers"
+    ]
+    assert plan(leaves[:1], store).lines({}) == ["1 run wanted, 1 found, 0 to do"]
+    assert plan(leaves[5:6], store).lines({}) == [
+        "1 run wanted, 0 found, 1 to do, on 1 worker",
+        "how long it takes is known after the first run of each of: unit",
+    ]
+
+
+def test_the_pace_is_the_median_of_what_was_measured(store):
+    assert seconds_per_unit(store) == {}
+    for number, seconds in enumerate((2.0, 3.0, 400.0)):
+        do(store, Job(number, work=2.0), seconds)
+    store.fail(store.begin(Job(9), "test"), "stop")
+    assert seconds_per_unit(store) == {"unit": 1.5}
+    assert plan([Job(10, work=8.0)], store).estimate(seconds_per_unit(store)) == 12.0
+    assert plan([Job(10)], store).estimate({}) is None
+
+
+def test_runs_that_need_each_other(store, monkeypatch):
+    monkeypatch.setitem(CIRCLE, 1, (Job(2),))
+    monkeypatch.setitem(CIRCLE, 2, (Job(1),))
+    with pytest.raises(SpecError, match="need each other in a circle: job-"):
+        plan([Job(3, (Job(1),))], store)
+
+
+def test_a_default_that_changed_is_noticed(store):
+    do(store, Job(0))
+    folder = store.folder(run_id(Job(0)))
+    stored = folder.spec()
+    folder.write_spec({**stored, "complete": {**stored["complete"], "work": 3.0}})
+    folder.write_result(folder.result())  # with its digest, as an earlier version would have left it
+    with pytest.raises(StoreError, match=r"when the default of work was 3\.0, and it is 1\.0 now"):
+        plan([Job(0)], store)

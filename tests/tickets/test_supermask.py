@@ -1,0 +1,595 @@
+"""Laws of learned masks: the straight-through step against its definition, the sampler, what holds, resume."""
+
+import copy
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from prunus.errors import (
+    CheckpointError,
+    DensityError,
+    EmptyLayerWarning,
+    InvariantWarning,
+    ModelError,
+    SpecError,
+    UnknownNameError,
+)
+from prunus.pruning.masks import num_to_keep
+from prunus.pruning.prunable import prunable_weights
+from prunus.runs.spec import run_id
+from prunus.seeds import make_generator
+from prunus.tickets.artifacts import InMemoryArtifacts
+from prunus.tickets.baseline import BaselineSpec, load_saved_state
+from prunus.tickets.export import load_trained_network
+from prunus.tickets.mask1.scale import population_std
+from prunus.tickets.procedure import mask_key
+from prunus.tickets.supermask import (
+    SUPERMASKS,
+    WEIGHT_INITS,
+    Bernoulli,
+    EdgePopup,
+    Signed,
+    SupermaskConstraint,
+)
+from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
+from prunus.tickets.supermask.edge_popup import KthLargest
+from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
+from prunus.tickets.supermask.uniforms import PIECE, UniformStream, aligned_chunks, flat_view
+from prunus.tickets.ticket import PruningRates, TicketSpec
+from prunus.training import Recipe, evaluate, train
+from prunus.training.state import clone_tensors
+from prunus.types import mask_density
+from tests.helpers import small
+
+KINDS = {
+    "bernoulli": Bernoulli(),
+    "bernoulli-rescaled": Bernoulli(start=0.7, rescale=True),
+    "edge_popup": EdgePopup(density=0.3),
+    "signed": Signed(threshold=0.02),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+RECIPE = Recipe(epochs=2, learning_rate=0.1, batch_size=20)
+NETWORKS = {
+    "mlp": small.mlp,
+    "convolved": small.convolved,
+    "normed": small.normed,
+    "residual": small.residual,
+}
+
+
+def over(model, kind, seed=0, weights="initial"):
+    """A constraint over the model's own weights."""
+    frozen = WEIGHT_INITS[weights](clone_tensors(prunable_weights(model)), 1.0, seed)
+    return SupermaskConstraint(model, frozen.values, kind, seed)
+
+
+def spread(learned, seed=0):
+    """Scores far enough apart that masks, chances and slopes are all unlike."""
+    with torch.no_grad():
+        for name, layer in learned.layers.items():
+            layer.scores.copy_(torch.randn(layer.scores.shape, generator=make_generator(seed, name)))
+
+
+def test_the_table_is_whole():
+    assert {kind.kind for kind in KINDS.values()} == set(SUPERMASKS)
+    assert all(SUPERMASKS[name].kind == name for name in SUPERMASKS)
+
+
+# --- the step against its definition
+
+
+def definition(kind, scores, weight, mask):
+    """Effective weights as a differentiable function of the scores, the mask of this step being given."""
+    if kind.kind == "bernoulli":
+        chance = torch.sigmoid(scores)
+        m = mask + chance - chance.detach()
+        return weight * m * (m.numel() / m.sum()) if kind.rescale else weight * m
+    size = scores.abs() if kind.kind == "edge_popup" else scores
+    return weight * (mask + size - size.detach())
+
+
+@pytest.mark.parametrize("network", ["mlp", "convolved", "residual"])
+@every_kind
+def test_the_gradient_is_that_of_the_definition(kind, network, few):
+    """Through autograd in double precision, with the mask of the step: the reference never sees `pull`."""
+    model = NETWORKS[network](0)
+    learned = over(model, kind)
+    spread(learned)
+    learned.apply()
+    inputs, labels = few.train.inputs[:30], few.train.labels[:30]
+    F.cross_entropy(model(inputs), labels).backward()
+    learned.before_optimizer_step()
+    reference = copy.deepcopy(model).double()
+    scores = {n: layer.scores.detach().double().requires_grad_() for n, layer in learned.layers.items()}
+    effective = {
+        name: definition(
+            kind, scores[name], learned.weights[name].double(), learned.layers[name].factors.double().sign()
+        )
+        for name in scores
+    }
+    for name, tensor in effective.items():
+        assert torch.allclose(tensor.float(), learned.effective[name], rtol=1e-5, atol=1e-7)
+    F.cross_entropy(torch.func.functional_call(reference, effective, (inputs.double(),)), labels).backward()
+    for name, layer in learned.layers.items():
+        wanted = scores[name].grad
+        assert float(wanted.abs().max()) > 0
+        assert torch.allclose(
+            layer.scores.grad.double(), wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max())
+        )
+
+
+def test_rescaling_by_hand():
+    """Four weights, two of them drawn: w' = 2 w m; ∂L/∂m = 2 g w - Σ g w' / 2; times p (1 - p)."""
+    model = nn.Linear(4, 1, bias=False)
+    weight = torch.tensor([[1.0, 2.0, -1.0, 4.0]])
+    learned = SupermaskConstraint(model, {"weight": weight}, Bernoulli(rescale=True), seed=0)
+    layer = learned.layers["weight"]
+    layer.scores.data.copy_(torch.tensor([[100.0, -100.0, 100.0, -100.0]]))
+    learned.apply()
+    assert model.weight.tolist() == [[2.0, 0.0, -2.0, 0.0]]
+    layer.slopes.copy_(torch.tensor([[0.25, 0.25, 0.5, 1.0]]))
+    model.weight.grad = torch.tensor([[1.0, 1.0, 3.0, -1.0]])
+    learned.before_optimizer_step()
+    # Σ g w' = 2 - 6 = -4, over 2 ones: -2.  2 g w: 2, 4, -6, -8.  Both: 4, 6, -4, -6.
+    assert layer.scores.grad.tolist() == [[1.0, 1.5, -2.0, -6.0]]
+    assert learned.put_likely()["weight"].tolist() == [[2.0, 0.0, 2.0, 0.0]]
+
+
+def test_an_empty_sample_is_not_rescaled():
+    model = nn.Linear(3, 2, bias=False)
+    learned = SupermaskConstraint(model, {"weight": torch.ones(2, 3)}, Bernoulli(rescale=True), seed=0)
+    learned.layers["weight"].scores.data.fill_(-100.0)
+    learned.apply()
+    model.weight.grad = torch.ones(2, 3)
+    learned.before_optimizer_step()
+    assert not model.weight.any()
+    assert torch.isfinite(learned.layers["weight"].scores.grad).all()
+
+
+@every_kind
+def test_a_weight_that_gets_no_gradient_is_no_mask_in_silence(kind):
+    model = small.mlp(0)
+    learned = over(model, kind)
+    learned.apply()
+    with pytest.raises(ModelError, match=r"'1\.weight', which the forward pass does not reach"):
+        learned.before_optimizer_step()
+    model[3].weight.requires_grad_(False)
+    with pytest.raises(ModelError, match=r"'3\.weight', which has requires_grad = False"):
+        over(model, kind)
+
+
+# --- the sampler
+
+
+def test_uniforms_are_uniform():
+    """Chi-square over 256 bins, within 6 standard deviations; middles of steps; streams that have nothing in common."""
+    n = 1 << 20
+    u = UniformStream(3, 5).fill(torch.empty(n)).double()
+    assert float(u.min()) > 0
+    assert float(u.max()) < 1
+    assert torch.equal(u * 2**16 % 1, torch.full((n,), 0.5, dtype=torch.float64))
+    counts = torch.histc(u, 256, 0, 1)
+    chi = float(((counts - n / 256) ** 2 / (n / 256)).sum())
+    assert abs(chi - 255) < 6 * math.sqrt(2 * 255)
+    others = [UniformStream(3, 6), UniformStream(4, 5), UniformStream(3, -5), UniformStream(3, -6)]
+    pairs = [u, u.roll(1), u.roll(2), *(one.fill(torch.empty(n)).double() for one in others)]
+    for other in pairs[1:]:
+        assert abs(float(torch.corrcoef(torch.stack([u, other]))[0, 1])) < 6 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("p", [0.003, 0.2, 0.5, 0.77, 0.999])
+def test_a_weight_is_there_as_often_as_its_logit_says(p):
+    """Over weights in one draw, and of one weight over draws: within 5 standard deviations."""
+    n = 400_000
+    model = nn.Linear(n // 100, 100, bias=False)
+    learned = SupermaskConstraint(model, {"weight": torch.ones(100, n // 100)}, Bernoulli(start=p), seed=1)
+    learned.apply()
+    assert abs(float(model.weight.detach().mean()) - p) < 5 * math.sqrt(p * (1 - p) / n)
+    one = nn.Linear(8, 1, bias=False)
+    learned = SupermaskConstraint(one, {"weight": torch.ones(1, 8)}, Bernoulli(start=p), seed=2)
+    seen = torch.zeros(8)
+    for _ in range(2000):
+        learned.apply()
+        seen += one.weight.detach()[0]
+    assert float((seen / 2000 - p).abs().max()) < 5 * math.sqrt(p * (1 - p) / 2000)
+
+
+def test_half_is_exactly_half_of_all_numbers():
+    """Of the 2^16 numbers a draw may be, 2^15 are below 1/2, and round(2^16 p) below p."""
+    every = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    for p in (0.5, 0.25, 0.1, 1e-4, 1 - 1e-5, 1e-7):
+        assert int((every.float() < torch.tensor(p, dtype=torch.float32)).sum()) == round(p * 2**16)
+
+
+def test_steps_layers_and_seeds_draw_independently():
+    model = nn.Sequential(nn.Linear(300, 300, bias=False), nn.Linear(300, 300, bias=False))
+    weights = {"0.weight": torch.ones(300, 300), "1.weight": torch.ones(300, 300)}
+    learned = SupermaskConstraint(model, weights, Bernoulli(), seed=0)
+    other = SupermaskConstraint(copy.deepcopy(model), weights, Bernoulli(), seed=1)
+    drawn = []
+    for one in (learned, learned, other):
+        one.apply()
+        drawn += [layer.factors.clone() for layer in one.layers.values()]
+    learned.sample(0)
+    drawn += [layer.factors.clone() for layer in learned.layers.values()]
+    for place, left in enumerate(drawn):
+        for right in drawn[:place]:
+            assert abs(float((left == right).float().mean()) - 0.5) < 5 * 0.5 / 300
+
+
+def test_samples_are_the_same_whenever_they_are_asked_for():
+    model = small.mlp(0)
+    learned = over(model, Bernoulli())
+    learned.sample(4)
+    before = clone_tensors(model.state_dict())
+    learned.apply()
+    assert any(not torch.equal(before[n], t) for n, t in model.state_dict().items())
+    learned.sample(4)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_pieces_cover_everything_in_the_order_of_memory():
+    tensor = torch.arange(2 * PIECE + 10, dtype=torch.float32)
+    assert torch.equal(torch.cat([piece for (piece,) in aligned_chunks(tensor)]), tensor)
+    image = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert torch.equal(flat_view(image), image.permute(0, 2, 3, 1).reshape(-1))
+
+
+# --- selection
+
+
+@pytest.mark.parametrize("density", [0.001, 0.1, 0.5, 0.9, 1.0])
+def test_edge_popup_keeps_exactly_the_highest(density):
+    """While scores wander, against a full sort; most borders are found among the near ones."""
+    model = nn.Linear(300, 200, bias=False)
+    learned = SupermaskConstraint(model, {"weight": torch.ones(200, 300)}, EdgePopup(density), seed=0)
+    layer = learned.layers["weight"]
+    for step in range(30):
+        learned.apply()
+        keep = num_to_keep(density, 60_000)
+        order = layer.scores.detach().abs().flatten().argsort(descending=True)
+        wanted = torch.zeros(60_000).index_fill_(0, order[:keep], 1.0)
+        assert torch.equal(layer.factors.flatten(), wanted)
+        layer.scores.data += 1e-4 * torch.randn(200, 300, generator=make_generator(step))
+    assert layer.border.searches <= 10
+
+
+def test_ties_go_to_the_first():
+    model = nn.Linear(4, 3, bias=False)
+    learned = SupermaskConstraint(model, {"weight": torch.ones(3, 4)}, EdgePopup(0.5), seed=0)
+    learned.layers["weight"].scores.data.copy_(torch.tensor([[1.0, -2, 1, -1], [1, -1, 2, 1], [1, 2, 0, 1]]))
+    learned.apply()
+    assert model.weight.tolist() == [[1, 1, 1, 1], [0, 0, 1, 0], [0, 1, 0, 0]]
+
+
+def test_a_border_is_exact_wherever_the_numbers_go():
+    border, r = KthLargest(), np.random.default_rng(0)
+    for shift in (0.0, 0.0, 1e-3, 5.0, -3.0, 0.0):
+        values = torch.from_numpy(r.normal(shift, 1, 5000).astype(np.float32))
+        for k in (1, 17, 2500, 5000):
+            sizes = values.abs().sort(descending=True).values
+            assert border.of(values, k) == (float(sizes[k - 1]), int((sizes >= sizes[k - 1]).sum()))
+
+
+def test_signed_by_hand():
+    model = nn.Linear(5, 1, bias=False)
+    learned = SupermaskConstraint(model, {"weight": torch.tensor([[1.0, -2, 3, 4, 5]])}, Signed(0.5), seed=0)
+    learned.layers["weight"].scores.data.copy_(torch.tensor([[0.6, -0.6, 0.4, -0.5, 0.5]]))
+    learned.apply()
+    assert model.weight.tolist() == [[1, 2, 0, 0, 0]]
+
+
+# --- what holds
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("network", NETWORKS)
+@every_kind
+def test_weights_are_never_trained(kind, network, optimizer, few):
+    model = NETWORKS[network](1)
+    before = clone_tensors(model.state_dict())
+    learned = over(model, kind)
+    recipe = Recipe(1, 0.1, 20, optimizer, 0.0 if optimizer == "adamw" else 0.5, weight_decay=1e-3)
+    scores = clone_tensors(learned.trainable_tensors())
+    train(model, few, recipe, constraint=learned, seed=3)
+    assert any(not torch.equal(scores[n], t) for n, t in learned.trainable_tensors().items())
+    assert learned.verify() == 0
+    for name, tensor in model.state_dict().items():
+        if name in learned.layers:
+            layer = learned.layers[name]
+            assert torch.equal(learned.weights[name], before[name])
+            assert torch.equal(tensor, before[name] * layer.factors)
+            sizes = layer.factors[layer.factors != 0].abs().unique()
+            assert len(sizes) <= 1
+            assert not torch.signbit(tensor[tensor == 0]).any()
+        elif "running" not in name and "tracked" not in name:
+            assert torch.equal(tensor, before[name])
+
+
+@every_kind
+def test_what_is_broken_is_seen(kind):
+    model = small.mlp(0)
+    learned = over(model, kind)
+    learned.apply()
+    assert learned.verify() == 0
+    with torch.no_grad():
+        next(iter(learned.effective.values()))[0, :3] += 0.001
+    assert learned.verify() == 3
+
+
+@every_kind
+def test_layout_in_memory_changes_nothing(kind, few):
+    """A channels-last convolution keeps its layout, and learns."""
+    model = small.convolved(0)
+    learned = over(model, kind)
+    train(model, few, RECIPE, constraint=learned)
+    weight = model[0].weight
+    assert weight.stride() == learned.layers["0.weight"].scores.stride()
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@every_kind
+def test_a_mask_learns(kind, digits):
+    """Eight classes of ten in a minute fraction: far above chance, and above the untrained network."""
+    model = small.mlp(0)
+    untrained = evaluate(model, digits.validation).accuracy
+    learned = over(model, kind, weights="signed_kaiming")
+    train(model, digits, Recipe(8, 0.1 if kind.random else 0.01, 20), constraint=learned)
+    learned.put_likely()
+    assert evaluate(model, digits.validation).accuracy > max(untrained, 10) + 30
+
+
+# --- resume
+
+
+@every_kind
+@pytest.mark.parametrize("network", ["mlp", "normed"])
+def test_killed_and_resumed_equals_not_killed(kind, network, few, tmp_path):
+    """Killed by an exception after the checkpoint of the first epoch, in the middle of what comes next."""
+
+    class Killed(Exception):
+        pass
+
+    def kill(epoch):
+        if epoch.epoch == 2:
+            raise Killed
+
+    recipe = RECIPE.replace(epochs=4)
+    straight = NETWORKS[network](2)
+    whole = over(straight, kind)
+    train(straight, few, recipe, constraint=whole, seed=1)
+    path = tmp_path / "checkpoint"
+    first = NETWORKS[network](2)
+    with pytest.raises(Killed):
+        train(first, few, recipe, constraint=over(first, kind), seed=1, checkpoint=path, report=kill)
+    again = NETWORKS[network](2)
+    resumed = over(again, kind)
+    train(again, few, recipe, constraint=resumed, seed=1, checkpoint=path)
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert all(torch.equal(whole.state_dict()[key], tensor) for key, tensor in resumed.state_dict().items())
+    whole.sample(0)
+    resumed.sample(0)
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in straight.state_dict().items())
+
+
+def test_a_checkpoint_over_other_weights_is_refused():
+    one, other = over(small.mlp(0), Bernoulli()), over(small.mlp(1), Bernoulli())
+    with pytest.raises(CheckpointError, match="other weights"):
+        one.load_state_dict(other.state_dict())
+    with pytest.raises(CheckpointError):
+        one.load_state_dict({})
+
+
+# --- weights
+
+
+def test_weights_of_the_initialization():
+    first = clone_tensors(prunable_weights(small.mlp(0)))
+    for name, values in WEIGHT_INITS["signed_constant"](first, 2.0, 0).values.items():
+        assert torch.equal(values.sign(), first[name].sign())
+        assert torch.allclose(values.abs(), 2 * population_std(first[name]))
+        assert len(values.abs().unique()) == 1
+    kept = WEIGHT_INITS["initial"](first, 1.0, 0).values
+    assert all(torch.equal(kept[name], weight) for name, weight in first.items())
+    assert all(kept[name].data_ptr() != weight.data_ptr() for name, weight in first.items())
+
+
+# --- runs
+
+DENSE = BaselineSpec("tests.helpers.small:mlp", "digits", Recipe(1, 0.01, 20), examples=200, every=5)
+SPEC = LearnedSupermaskSpec(DENSE, recipe=RECIPE, samples=3)
+
+
+def done(spec, *needed):
+    """Carry out a run; returns what it left and its summary."""
+    shelf = InMemoryArtifacts()
+    return shelf, spec.run(shelf, needed)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return done(DENSE)[0]
+
+
+@pytest.mark.parametrize("weights", WEIGHT_INITS)
+@every_kind
+def test_a_run_of_every_kind_over_all_weights(kind, weights, dense):
+    spec = replace(SPEC, mask=kind, weights=weights, multiplier=1.5)
+    shelf, summary = done(spec, dense)
+    (row,) = shelf.rows()
+    assert row == summary
+    assert row["invariants"]["passed"]
+    assert row["invariants"]["evaluations"] == len(shelf.curve()) == 5
+    masks = shelf.get_masks(mask_key(1))
+    assert row["most_likely_density"] == mask_density(masks)
+    model, generated, factors = load_trained_network(spec, shelf)
+    assert evaluate(model, DENSE.dataset().test).accuracy == row["most_likely_final_test_accuracy"]
+    assert set(generated) == (set() if weights in ("initial", "signed_constant") else set(masks))
+    for name, how in generated.items():
+        values = torch.from_numpy(how.values(masks[name].shape)) * factors[name]
+        state = model.state_dict()[name]
+        assert torch.equal(state.abs(), (values * masks[name]).abs())
+    if not kind.random:
+        assert row["final_test_accuracy"] == row["most_likely_final_test_accuracy"]
+        assert row["sample_spread"] == 0
+        assert row["density"] == row["most_likely_density"]
+
+
+def test_the_density_beside_a_sampled_accuracy_is_that_of_the_samples(dense):
+    """Far from a half the one likely mask is another network: here nearly all, where samples keep 85 %."""
+    row = done(replace(SPEC, mask=Bernoulli(start=0.85)), dense)[1]
+    assert row["density"] == pytest.approx(0.85, abs=0.05)
+    assert row["most_likely_density"] > 0.95
+
+
+def test_a_layer_that_its_mask_empties_is_warned_of(dense):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EmptyLayerWarning)
+        done(replace(SPEC, mask=Signed(threshold=5.0)), dense)
+    said = [str(one.message) for one in caught]
+    assert [name in words for name, words in zip(prunable_weights(DENSE.network()), said, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_a_run_is_the_same_again_and_unlike_in_another_replicate(dense):
+    first, again = (done(SPEC, dense)[0] for _ in range(2))
+    assert all(torch.equal(t, again.get("scores")[n]) for n, t in first.get("scores").items())
+    other = replace(SPEC, dense=replace(DENSE, replicate=1))
+    elsewhere = done(other, done(other.dense)[0])[0]
+    assert not torch.equal(elsewhere.get("scores")["1.weight"], first.get("scores")["1.weight"])
+    names = {run_id(replace(SPEC, mask=kind)) for kind in KINDS.values()}
+    assert len(names) == len(KINDS)
+
+
+def test_the_receipt_fails_where_weights_move(dense, monkeypatch):
+    class Leaking(SupermaskConstraint):
+        def apply(self):
+            super().apply()
+            for weight in self.weights.values():
+                weight += 1e-6
+
+    monkeypatch.setattr("prunus.tickets.supermask.learned_supermask.SupermaskConstraint", Leaking)
+    with pytest.warns(InvariantWarning, match="as they were drawn"):
+        shelf, _ = done(SPEC, dense)
+    assert not shelf.rows()[0]["invariants"]["passed"]
+
+
+def test_a_learned_mask_goes_back_into_the_laboratory(dense):
+    learned, _ = done(SPEC, dense)
+    ticket = TicketSpec(DENSE, rounds=1, masks_from=SPEC)
+    assert ticket.needs() == (DENSE, SPEC)
+    shelf, row = done(ticket, dense, learned)
+    assert row["invariants"]["passed"]
+    masks = learned.get_masks(mask_key(1))
+    assert all(torch.equal(mask, masks[name]) for name, mask in shelf.get_masks(mask_key(1)).items())
+    final = shelf.get("final")
+    assert all(not final[name][~mask].any() for name, mask in masks.items())
+    with pytest.raises(SpecError, match="other levels"):
+        replace(ticket, rounds=2).trained_levels()
+
+
+@pytest.mark.parametrize("weights", ["initial", "signed_constant", "signed_glorot"])
+def test_found_masks_are_the_tickets_over_untrained_weights(weights, dense):
+    ticket = TicketSpec(
+        DENSE, "large_final_same_sign", schedule="one_shot", rounds=3, rates=PruningRates(0.4, 0.4, 0.2)
+    )
+    shelf, best = done(CriterionSupermaskSpec(ticket, weights), dense)
+    trained, _ = done(ticket, dense)
+    assert [row["level"] for row in shelf.rows()] == [0, 1, 2, 3]
+    assert best["final_validation_accuracy"] == max(row["final_validation_accuracy"] for row in shelf.rows())
+    model, first = DENSE.network(), load_saved_state(dense, "state-0").model
+    values = CriterionSupermaskSpec(ticket, weights)
+    for row in shelf.rows()[1:]:
+        assert row["invariants"]["passed"]
+        masks = trained.get_masks(mask_key(row["level"]))
+        assert row["density"] == mask_density(masks)
+        if weights == "initial":
+            masked = {
+                name: tensor * masks[name] if name in masks else tensor for name, tensor in first.items()
+            }
+            model.load_state_dict(masked)
+            assert evaluate(model, DENSE.dataset().test).accuracy == row["final_test_accuracy"]
+    iterative = replace(ticket, schedule="iterative")
+    assert values.needs() == (DENSE,)
+    assert CriterionSupermaskSpec(iterative).needs() == (DENSE, iterative)
+    rows = done(CriterionSupermaskSpec(iterative, weights), dense, done(iterative, dense)[0])[0].rows()
+    assert [row["density"] for row in rows] == [row["density"] for row in shelf.rows()]
+
+
+# --- bad inputs
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "says"),
+    [
+        (replace(SPEC, weights="glorott"), UnknownNameError, "glorot"),
+        (replace(SPEC, mask=Bernoulli(start=0.0)), SpecError, "starting probability"),
+        (replace(SPEC, mask=Bernoulli(start=1.0)), SpecError, "starting probability"),
+        (replace(SPEC, mask=Bernoulli(start=math.nan)), SpecError, "starting probability"),
+        (replace(SPEC, mask=EdgePopup(density=0.0)), DensityError, "above 0"),
+        (replace(SPEC, mask=EdgePopup(density=1.5)), DensityError, "at most 1"),
+        (replace(SPEC, mask=EdgePopup(density=0.002)), DensityError, "none of 160 weights"),
+        (replace(SPEC, multiplier=math.inf), SpecError, "multiplier"),
+        (replace(SPEC, mask=Signed(threshold=-0.1)), SpecError, "threshold"),
+        (replace(SPEC, mask=Signed(), scaled_fan=True), SpecError, "no density"),
+        (replace(SPEC, multiplier=0.0), SpecError, "multiplier"),
+        (replace(SPEC, samples=0), SpecError, "samples"),
+        (replace(SPEC, recipe=RECIPE.replace(epochs=0)), SpecError, "epochs"),
+        (replace(SPEC, recipe=RECIPE.replace(batch_size=0)), SpecError, "batch_size"),
+        (replace(SPEC, recipe=RECIPE.replace(patience=3)), SpecError, "patience"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_settings_that_make_no_mask_are_refused(spec, error, says, dense):
+    with pytest.raises(error, match=says):
+        done(spec, dense)
+
+
+def test_a_mask_over_what_the_model_has_not_is_refused():
+    with pytest.raises(ModelError, match="nothing"):
+        SupermaskConstraint(nn.Linear(2, 2), {"nothing": torch.ones(2, 2)}, Bernoulli(), 0)
+    with pytest.raises(ModelError, match="shape"):
+        SupermaskConstraint(nn.Linear(2, 2), {"weight": torch.ones(2, 3)}, Bernoulli(), 0)
+
+
+@pytest.mark.parametrize(
+    ("cut", "dense"),
+    [
+        (lambda big: big[:, ::2], False),
+        (lambda big: big[::2], False),
+        (lambda big: big[:, :3], False),
+        (lambda big: big[:1].expand(4, 6), False),
+        (lambda big: big.as_strided((4, 6), (1, 1)), False),
+        (lambda big: big[1:3], True),
+        (lambda big: big.T, True),
+        (lambda big: big[:1, 1:5], True),
+        (lambda big: big[:0, ::2], True),
+    ],
+    ids=["columns", "rows", "left", "repeated", "overlapping", "inner", "turned", "one row", "none"],
+)
+@every_kind
+def test_a_mask_writes_nothing_beside_its_weight(kind, cut, dense):
+    """A parameter that is part of a larger tensor: refused by name, or learned with the rest untouched."""
+    big = torch.arange(1.0, 25.0).view(4, 6)
+    linear = nn.Linear(1, 1)
+    linear.weight = nn.Parameter(cut(big))
+    weights = {"weight": linear.weight.detach().clone()}
+    if not dense:
+        with pytest.raises(ModelError, match=r"weight .* gaps or overlaps"):
+            SupermaskConstraint(linear, weights, kind, 0)
+        assert torch.equal(big, torch.arange(1.0, 25.0).view(4, 6))
+        return
+    learned = SupermaskConstraint(linear, weights, kind, 0)
+    learned.apply()
+    learned.put_likely()
+    with torch.no_grad():
+        linear.weight.copy_(weights["weight"])
+    assert torch.equal(big, torch.arange(1.0, 25.0).view(4, 6))

@@ -1,0 +1,281 @@
+"""Laws of training: masks hold whatever the optimizer, seeds decide everything, a killed run goes on."""
+
+import copy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from prunus.errors import CheckpointError, DivergenceError, ModelError, UnknownNameError
+from prunus.models.initialization import build_model
+from prunus.pruning.criteria import random
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.scopes import layer
+from prunus.training import Masks, Recipe, evaluate, train
+from prunus.training.constraints import NoConstraint, pack_mask, unpack_mask
+from prunus.training.loop import Trainer
+from prunus.training.lr_schedules import LR_SCHEDULES
+from prunus.training.optimizers import OPTIMIZERS
+from prunus.training.penalties import PENALTIES
+from prunus.types import Split, Statistics
+
+RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=32)
+
+
+def masks_from(model: nn.Module, density: float = 0.3) -> dict[str, torch.Tensor]:
+    return layer(random(Statistics(prunable_weights(model))), density)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_masks_hold_after_every_step(optimizer, penalty, mlp, few):
+    recipe = Recipe(
+        epochs=1,
+        learning_rate=0.05,
+        batch_size=16,
+        optimizer=optimizer,
+        momentum=0.9,
+        weight_decay=0.1,
+        penalty=penalty,
+        penalty_strength=0.01,
+    )
+    masks = masks_from(mlp)
+    run = Trainer(mlp, recipe, Masks(mlp, masks))
+    run.constraint.apply()
+    kept_before = {name: mlp.get_parameter(name)[mask].clone() for name, mask in masks.items()}
+    for _ in range(20):
+        run.step(few.train.inputs[:32], few.train.labels[:32])
+        for name, mask in masks.items():
+            assert not mlp.get_parameter(name)[~mask].any()
+    assert all((mlp.get_parameter(n)[m] != kept_before[n]).any() for n, m in masks.items())
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_kept_weights_train_as_in_a_network_that_never_had_the_others(optimizer, few):
+    """A masked Linear moves as a smaller Linear that has only the kept inputs."""
+    recipe = Recipe(1, 0.02, 32, optimizer=optimizer, momentum=0.9, weight_decay=0.01)
+    keep = torch.arange(64) % 3 == 0
+    small = nn.Sequential(nn.Flatten(), nn.Linear(int(keep.sum()), 10))
+    large = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    large[1].bias.data.copy_(small[1].bias.data)
+    large[1].weight.data[:, keep] = small[1].weight.data
+    masks = {"1.weight": keep.expand(10, 64).clone()}
+    pictures, labels = few.train.inputs, few.train.labels
+    runs = Trainer(small, recipe, NoConstraint(small)), Trainer(large, recipe, Masks(large, masks))
+    runs[1].constraint.apply()
+    for _ in range(10):
+        runs[0].step(pictures.flatten(1)[:, keep], labels)
+        runs[1].step(pictures, labels)
+    assert torch.allclose(large[1].weight[:, keep], small[1].weight, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("l1", lambda w: w.abs().sum()), ("l2", lambda w: (w**2).sum() / 2)]
+)
+def test_a_penalty_adds_the_gradient_of_its_formula(name, value):
+    weight = torch.randn(5, 3, requires_grad=True)
+    expected = torch.autograd.grad(0.3 * value(weight), weight)[0]
+    weight.grad = torch.ones_like(weight)
+    PENALTIES[name]([weight], 0.3)
+    assert torch.allclose(weight.grad, 1 + expected)
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+def test_learning_rates_start_at_one_and_never_rise(name):
+    values = [LR_SCHEDULES[name](t / 100) for t in range(100)]
+    assert values[0] == 1
+    assert values == sorted(values, reverse=True)
+    assert values[-1] > 0
+
+
+def test_same_seed_same_bits_and_another_seed_others(mlp, few):
+    runs = {}
+    for key, seed in (("one", 1), ("again", 1), ("other", 2)):
+        runs[key] = copy.deepcopy(mlp)
+        torch.rand(int(time.perf_counter_ns() % 7))  # the caller's random stream must not matter
+        train(runs[key], few, RECIPE, seed=seed)
+    assert same(runs["one"], runs["again"])
+    assert not same(runs["one"], runs["other"])
+
+
+def test_the_callers_random_stream_is_left_alone(mlp, few):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(mlp, few, RECIPE)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_models_mode_is_left_alone(mlp, few):
+    for mode in (True, False):
+        train(mlp.train(mode), few, RECIPE)
+        assert mlp.training is mode
+        evaluate(mlp, few.validation)
+        assert mlp.training is mode
+
+
+def test_training_learns_and_the_last_epoch_is_what_evaluate_says(mlp, digits):
+    epochs = train(mlp, digits, Recipe(15, 0.003, 32, lr_schedule="cosine"))
+    result = evaluate(mlp, digits.validation)
+    assert (epochs[-1].validation_loss, epochs[-1].validation_accuracy) == (result.loss, result.accuracy)
+    assert result.accuracy > 90
+
+
+def test_evaluation_by_hand():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    result = evaluate(nn.Identity(), Split(logits, torch.tensor([0, 1, 1])), batch_size=2)
+    assert result.accuracy == pytest.approx(200 / 3)
+    assert result.error == pytest.approx(100 / 3)
+    assert result.loss == pytest.approx(float(F.cross_entropy(logits, torch.tensor([0, 1, 1]))))
+
+
+def test_patience_stops_and_goes_back_to_the_best(mlp, few):
+    epochs = train(mlp, few, Recipe(200, 0.02, 16, patience=3))
+    losses = [epoch.validation_loss for epoch in epochs]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert len(losses) == best + 4 < 200
+    assert evaluate(mlp, few.validation).loss == losses[best]
+
+
+def test_divergence_is_named(mlp, few):
+    with pytest.raises(DivergenceError, match="learning rate 1e\\+20"):
+        train(mlp, few, Recipe(5, 1e20, 32, optimizer="sgd"))
+
+
+def test_a_mask_of_another_shape_name_or_type_is_refused(mlp):
+    with pytest.raises(ModelError, match="'nobody'"):
+        Masks(mlp, {"nobody": torch.ones(1, dtype=torch.bool)})
+    with pytest.raises(ModelError, match="shape"):
+        Masks(mlp, {"1.weight": torch.ones(2, 2, dtype=torch.bool)})
+    with pytest.raises(ModelError, match=r"boolean mask of '1\.weight', got torch"):
+        Masks(mlp, {"1.weight": torch.full((24, 64), 0.5)})
+    with pytest.raises(ModelError, match="lazy"):
+        Masks(nn.Sequential(nn.LazyLinear(2)), {"0.weight": torch.ones(2, 2, dtype=torch.bool)})
+
+
+def test_an_unknown_optimizer_is_named_with_what_is_near(mlp, few):
+    with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
+        train(mlp, few, RECIPE.replace(optimizer="adamm"))
+
+
+def test_masks_pack_into_one_bit_a_weight():
+    mask = torch.rand(7, 11) < 0.5
+    assert pack_mask(mask).nbytes == 10
+    assert torch.equal(unpack_mask(pack_mask(mask), mask.shape), mask)
+
+
+@pytest.mark.parametrize("patience", [None, 50])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resumed_equals_uninterrupted(optimizer, patience, mlp, few, tmp_path):
+    recipe = RECIPE.replace(optimizer=optimizer, momentum=0.9, lr_schedule="cosine", patience=patience)
+    masks, path = masks_from(mlp), tmp_path / "checkpoint.safetensors"
+    whole, parts = copy.deepcopy(mlp), copy.deepcopy(mlp)
+    expected = train(whole, few, recipe, constraint=Masks(whole, masks))
+
+    class Killed(Exception):
+        pass
+
+    def kill(epoch):
+        if epoch.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(parts, few, recipe, constraint=Masks(parts, masks), checkpoint=path, report=kill)
+    fresh = copy.deepcopy(mlp)
+    assert train(fresh, few, recipe, constraint=Masks(fresh, masks), checkpoint=path) == expected
+    assert same(whole, fresh)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_resume_keeps_the_memory_order_of_convolutions(optimizer, few, tmp_path):
+    recipe, path = RECIPE.replace(optimizer=optimizer, momentum=0.9), tmp_path / "c"
+
+    def make() -> nn.Module:
+        layers = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3), nn.Flatten(), nn.Linear(48, 10)
+        return build_model("none", nn.Sequential(*layers), 0)
+
+    whole, parts, fresh = make(), make(), make()
+    assert whole[1].weight.is_contiguous(memory_format=torch.channels_last)
+    masks = masks_from(whole)
+    train(whole, few, recipe, constraint=Masks(whole, masks))
+
+    def kill(epoch):
+        if epoch.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, few, recipe, constraint=Masks(parts, masks), checkpoint=path, report=kill)
+    train(fresh, few, recipe, constraint=Masks(fresh, masks), checkpoint=path)
+    assert same(whole, fresh)
+
+
+def test_a_checkpoint_of_another_run_is_refused(mlp, few, tmp_path):
+    path, first = tmp_path / "checkpoint.safetensors", copy.deepcopy(mlp)
+    expected = train(first, few, RECIPE, checkpoint=path)
+    with pytest.raises(CheckpointError, match="its seed is 0, this run's 1\\)"):
+        train(mlp, few, RECIPE, seed=1, checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"its recipe has learning_rate = 0\.01, this one 1\.0\)"):
+        train(mlp, few, RECIPE.replace(learning_rate=1.0), checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"\(its constraint \(masks"):
+        train(mlp, few, RECIPE, constraint=Masks(mlp, masks_from(mlp)), checkpoint=path)
+    assert train(mlp, few, RECIPE.replace(source="the same numbers"), checkpoint=path) == expected
+    assert same(first, mlp)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        train(mlp, few, RECIPE, checkpoint=path)
+
+
+def test_a_checkpoint_with_masks_is_hardly_larger_than_a_dense_one(few, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 500), nn.ReLU(), nn.Linear(500, 10))
+    sizes = []
+    for name, constraint in (("dense", None), ("masked", Masks(model, masks_from(model)))):
+        train(model, few, RECIPE.replace(optimizer="sgd"), constraint=constraint, checkpoint=tmp_path / name)
+        sizes.append((tmp_path / name).stat().st_size)
+    assert sizes[1] <= 1.04 * sizes[0]
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from prunus import load_data, train, Recipe
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
+path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+train(model, load_data("digits"), Recipe(30, 0.005, 8, lr_schedule="cosine"), seed=3, checkpoint=path,
+      report=lambda epoch: print(epoch.epoch, flush=True))
+print("weights", *(p.double().sum().item().hex() for p in model.parameters()), flush=True)
+"""
+
+
+def test_a_process_killed_and_started_again_ends_with_the_same_bits(tmp_path):
+    def start(*arguments: Path) -> subprocess.Popen:
+        command = [sys.executable, "-c", KILLED, *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    whole = start().communicate()[0].splitlines()[-1]
+    path = tmp_path / "checkpoint.safetensors"
+    killed = start(path)
+    for line in killed.stdout:
+        if line.strip() == "7":
+            break
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    assert path.exists()
+    lines = start(path).communicate()[0].splitlines()
+    assert lines[0] in {"8", "9", "10", "11", "12"}
+    assert lines[-1] == whole
+    assert whole.startswith("weights")

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -21,6 +22,17 @@ progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 class DownloadError(DataError):
     """One source failed, and the next one is tried; never reaches the user by itself."""
+
+
+@contextmanager
+def reporting(report: Progress | None) -> Iterator[None]:
+    """Report the bytes of downloads in the block to `report`; None changes nothing."""
+    token = None if report is None else progress.set(report)
+    try:
+        yield
+    finally:
+        if token is not None:
+            progress.reset(token)
 
 
 def try_sources(what: str, sources: Mapping[str, Callable[[], None]]) -> None:

@@ -622,7 +622,7 @@ def test_own_function_that_returns_something_else(tmp_path: Path, monkeypatch: p
     (tmp_path / "user_other.py").write_text(MODULES["user_sound"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(DataError, match="returned a int"):
+    with pytest.raises(DataError, match="got a int"):
         prunus.data.load("user_other:number")
 
 

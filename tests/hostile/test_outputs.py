@@ -90,7 +90,7 @@ def refused(folder, capsys, monkeypatch):
     for place in (
         "prunus.cli.compress_pipeline.run_compress",
         "prunus.cli.prune_pipeline._model",
-        "prunus.cli.loading.create_model",
+        "prunus.models.loading.make_model",
     ):
         monkeypatch.setattr(place, begun)
     monkeypatch.setattr("prunus.data.load", begun)

@@ -95,7 +95,7 @@ def compress(
     from prunus.cli.progress import report
     from prunus.cli.recipe_options import resolve_recipe
     from prunus.compression.deep_compression import planned_densities
-    from prunus.data import load
+    from prunus.data import load_data
     from prunus.models.loading import load_weights, make_model
     from prunus.pruning.prunable import prunable_weights
     from prunus.registry import source_files
@@ -116,7 +116,7 @@ def compress(
         title=f"{model} on {data}",
         model=net.to(device),
         trained=weights is not None,
-        data=load(data, device=device, seed=seed, progress=report),
+        data=load_data(data, device=device, seed=seed, progress=report),
         recipe=settings,
         out=out,
         page=page,

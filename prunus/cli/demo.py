@@ -34,7 +34,7 @@ def demo(
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
     from prunus.compression.presets import COMPRESSION_RECIPES
-    from prunus.data import load
+    from prunus.data import load_data
     from prunus.files import check_writable, output_folder
     from prunus.models.loading import make_model
 
@@ -48,7 +48,7 @@ def demo(
             title=TITLE,
             model=make_model("lenet-300-100", seed).to(device),
             trained=False,
-            data=load("mnist", device=device, seed=seed, progress=report),
+            data=load_data("mnist", device=device, seed=seed, progress=report),
             recipe=COMPRESSION_RECIPES["demo"],
             out=file,
             page=page,

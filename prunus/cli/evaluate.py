@@ -35,7 +35,7 @@ def evaluate(
     from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
     from prunus.compression.container.read import arguments_of
-    from prunus.data import load as load_data
+    from prunus.data import load_data
     from prunus.errors import ModelMismatchError
     from prunus.models import MODELS
     from prunus.models.loading import make_model

@@ -17,7 +17,7 @@ from prunus.cli.recipe_options import resolve_recipe
 from prunus.compression.container import load, pack
 from prunus.compression.density_checks import check_densities_nonempty
 from prunus.compression.save import save
-from prunus.data import load as load_data
+from prunus.data import load_data
 from prunus.errors import DataError, DensityError, ModelError, NoEffectWarning, StatisticsError
 from prunus.files import after_writing, check_writable, write_atomic
 from prunus.models.loading import load_weights, make_model

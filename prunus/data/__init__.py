@@ -1,34 +1,34 @@
 """Data sets, each resident in memory as one tensor per split.
 
-A data set is a function (root, device, seed, download) -> Dataset. The built-in ones are in DATASETS.
+A data set is a function (root, seed, download) -> Dataset. The built-in ones are in DATASETS.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from prunus.data import cifar10, digits, fashion_mnist, mnist, monks
+from prunus.data import cifar10, digits, mnist, monks
 from prunus.data.batches import batch_indices, iter_batches
 from prunus.data.download import reporting
-from prunus.data.paths import data_root
+from prunus.data.files import data_root
 from prunus.data.validation import check_dataset
 from prunus.errors import DataError, PrunusError
 from prunus.registry import import_object, lookup
 from prunus.types import Dataset, Progress
 
-__all__ = ["DATASETS", "batch_indices", "data_root", "iter_batches", "load"]
+__all__ = ["DATASETS", "batch_indices", "data_root", "iter_batches", "load_data", "present_data_sets"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    "mnist": mnist.load,
-    "fashion-mnist": fashion_mnist.load,
-    "cifar-10": cifar10.load,
-    "digits": digits.load,
+    "mnist": mnist.load_mnist,
+    "fashion-mnist": mnist.load_fashion_mnist,
+    "cifar-10": cifar10.load_cifar_10,
+    "digits": digits.load_digits,
     "monks-1": monks.loader(1),
     "monks-2": monks.loader(2),
     "monks-3": monks.loader(3),
 }
 
 
-def load(
+def load_data(
     name: str,
     *,
     root: str | Path | None = None,
@@ -56,7 +56,7 @@ def load(
         DataError: The data set is missing, damaged or unsuitable, or the function fails.
 
     Example:
-        >>> load("digits").provenance
+        >>> load_data("digits").provenance
         "embedded copy of UCI's optical digits, test file"
     """
     with reporting(progress):
@@ -65,9 +65,20 @@ def load(
         if ":" in name:
             data = _call(name)
         else:
-            data = lookup("data set", DATASETS, name)(root=root, device=device, seed=seed, download=download)
+            data = lookup("data set", DATASETS, name)(root=root, seed=seed, download=download)
     check_dataset(data)
     return data.to(device)
+
+
+def present_data_sets(root: Path) -> dict[str, bool]:
+    """Whether the files of each data set that can be downloaded are below `root`; no file is read.
+
+    >>> present_data_sets(Path("no such folder"))
+    {'mnist': False, 'fashion-mnist': False, 'cifar-10': False}
+    """
+    sources = (mnist.MNIST, mnist.FASHION_MNIST)
+    present = {source.name: not mnist.missing_files(source, root / source.name) for source in sources}
+    return {**present, "cifar-10": cifar10.is_present(root)}
 
 
 def _call(reference: str) -> Dataset:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from prunus.data import load
+from prunus.data import load_data
 from prunus.errors import DataError, ModelError, PrunusError, SpecError
 from prunus.models import MODELS
 from prunus.registry import import_object, lookup
@@ -258,7 +258,7 @@ def load_cached(name: str, device: str) -> Dataset:
     """The data set, in memory once a process; its validation split is the same for all replicates."""
     if (name, device) not in _LOADED:
         try:
-            _LOADED[name, device] = load(name, device=device)
+            _LOADED[name, device] = load_data(name, device=device)
         except (Exception, SystemExit) as error:  # a user's function may fail in any way
             if isinstance(error, PrunusError) or ":" not in name:
                 raise

@@ -93,7 +93,7 @@ def refused(folder, capsys, monkeypatch):
         "prunus.models.loading.make_model",
     ):
         monkeypatch.setattr(place, begun)
-    monkeypatch.setattr("prunus.data.load", begun)
+    monkeypatch.setattr("prunus.data.load_data", begun)
 
     def call(*arguments):
         before = files(folder)

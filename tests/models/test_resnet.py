@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import prunus
 from prunus.data.cifar10 import MEAN, STD
-from prunus.data.paths import data_root
+from prunus.data import data_root
 from prunus.errors import ModelMismatchError
 from prunus.models import MODELS
 from prunus.models.loading import load_weights

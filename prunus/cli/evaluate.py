@@ -17,7 +17,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The model to fill, package.module:function; not needed for a built-in one.",
+            help="The model that the weights are loaded into, package.module:function; not needed for a built-in one.",
             show_default=False,
             autocompletion=completion("model"),
         ),
@@ -45,7 +45,7 @@ def evaluate(
     device = resolve_device(device)
     if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
         raise ModelMismatchError(
-            f"{file} is of no built-in model; name yours, --model package.module:function."
+            f"{file} does not name a built-in model; pass yours with --model package.module:function."
         )
     loaded = load(file, None if model is None else make_model(model), max_bytes).to(device)
     dataset = load_data(data, device=device, progress=report)

@@ -1,38 +1,37 @@
-"""Check the installation and the machine: what `prunus doctor` reports, for Python users too.
+"""Check the installation and the machine: the library behind `prunus doctor`.
 
     print(prunus.diagnostics.diagnose().to_json())
 
-A finding is information, or a problem: something that will end a command in an error. A missing optional package and
-a data set that is not there yet (it is fetched when it is first used) are information. So is a cache that cannot be
-written: everything works without it, only slower. A package that cannot be imported, torch and numpy that do not
-work together, and a data root or a store that cannot be written are problems.
+A finding is information, or a problem: something that makes a command fail. A missing optional package, a data set
+that is not downloaded yet and a cache that cannot be written (every process compiles again) are information. A package
+that cannot be imported, torch and numpy that do not work together, and a data root or a store that cannot be written
+are problems.
 
-This module imports neither torch nor anything else of prunus that does, so that it works in a broken installation.
+This module does not import torch before its functions run, so that it works in a broken installation.
 """
 
 import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from prunus.errors import DataError
 from prunus.version import __version__
 
 REQUIRED = ("torch", "numpy", "safetensors", "constriction", "numba")
 """The packages that every installation needs."""
 
-OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    "cli": ("typer", "rich", "jinja2", "matplotlib", "scipy"),
-}
+OPTIONAL: Mapping[str, tuple[str, ...]] = {"cli": ("typer", "rich", "jinja2", "matplotlib", "scipy")}
 """The packages of each extra: pip install "prunus[NAME]"."""
 
 COMPILED = "prunus.compression.codecs.huffman_kernel"
-"""A module of functions that numba compiles, all of which have one cache."""
+"""A module of functions that numba compiles; all such modules have one cache."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +43,22 @@ class Finding:
     name: str
     value: str | int
     problem: str = ""
-    """A sentence that says what does not work and what to do; empty if all is well."""
+    """A sentence that says what does not work and what to do; empty if there is no problem."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found out about the installation and the machine."""
+    """The findings about the installation and the machine."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding]
 
     @property
     def problems(self) -> list[str]:
-        """A sentence for each problem."""
+        """One sentence per problem."""
         return [finding.problem for finding in self.findings if finding.problem]
 
     def to_json(self) -> dict[str, Any]:
-        """Values by section and name, and the list of problems."""
+        """The values by section and name, and the list of problems."""
         sections: dict[str, Any] = {}
         for finding in self.findings:
             sections.setdefault(finding.section, {})[finding.name] = finding.value
@@ -70,23 +69,29 @@ def diagnose(store: Path | str = "store") -> Diagnosis:
     """Check versions, machine, data root, store, optional packages and the cache of compiled code.
 
     Args:
-        store: The folder of runs to check. Nothing is created.
+        store: The store of runs to check. Nothing is created.
 
-    >>> diagnose().to_json()["versions"]["prunus"] == __version__
-    True
+    Returns:
+        The findings, section by section.
+
+    Example:
+        >>> diagnose().to_json()["versions"]["prunus"] == __version__
+        True
     """
     parts = (_versions(), _machine(), _data(), _store(Path(store)), _optional(), _cache())
     return Diagnosis([finding for part in parts for finding in part])
 
 
 def why_not_writable(folder: Path) -> str:
-    """Why no file can be written in `folder`, or the folder cannot be made; empty if it can. Nothing is created.
+    """The reason why no file can be written in `folder`, or it cannot be created; empty if there is none.
+
+    Nothing is created.
 
     >>> import tempfile
     >>> why_not_writable(Path(tempfile.gettempdir()) / "new" / "folder"), why_not_writable(Path(__file__))
     ('', 'it is not a folder')
     """
-    # The nearest parent that exists: a missing folder will be made in it. `lexists` also finds broken links.
+    # The nearest parent that exists: a missing folder would be created in it. `lexists` also finds broken links.
     existing = next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), folder)
     if not existing.is_dir():
         return "it is not a folder" if existing == folder else f"{existing} is not a folder"
@@ -104,7 +109,7 @@ def _versions() -> Iterator[Finding]:
         try:
             import_module(name)
         except Exception as error:  # a broken installation may fail in any way
-            yield Finding("versions", name, "missing", _not_imported(name, error))
+            yield Finding("versions", name, "missing", _import_problem(name, error))
         else:
             yield Finding("versions", name, _version(name))
     try:
@@ -113,27 +118,23 @@ def _versions() -> Iterator[Finding]:
 
         torch.from_numpy(numpy.ones(2)).numpy()
     except ImportError:
-        return  # reported above
+        return  # a finding above
     except Exception as error:
-        yield Finding(
-            "versions",
-            "torch with numpy",
-            "do not work together",
-            f"torch {_version('torch')} and numpy {_version('numpy')} do not work together "
-            f"({type(error).__name__}: {_first_line(error)}); install versions that do: "
-            "pip install --upgrade torch numpy",
+        problem = (
+            f"torch {_version('torch')} and numpy {_version('numpy')} do not work together ({_describe(error)}); "
+            "install versions that do: pip install --upgrade torch numpy"
         )
+        yield Finding("versions", "torch with numpy", "do not work together", problem)
 
 
 def _machine() -> Iterator[Finding]:
+    yield Finding("machine", "platform", platform.platform())
     try:
         import torch
 
         from prunus.runs.environment import cpu_name
-    except Exception:  # reported among the versions
-        yield Finding("machine", "platform", platform.platform())
+    except Exception:  # a problem of the versions
         return
-    yield Finding("machine", "platform", platform.platform())
     yield Finding("machine", "cpu", cpu_name())
     yield Finding("machine", "cpu capability", torch.backends.cpu.get_cpu_capability())
     yield Finding("machine", "cpus", os.cpu_count() or 1)
@@ -143,8 +144,6 @@ def _machine() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    from prunus.errors import DataError
-
     try:
         from prunus.data import data_root, present_data_sets
         from prunus.data.files import VARIABLE
@@ -153,57 +152,57 @@ def _data() -> Iterator[Finding]:
     except DataError as error:
         yield Finding("data", "root", "none", str(error))
         return
-    except Exception:  # torch cannot be imported, which is reported among the versions
+    except Exception:  # torch cannot be imported, which is a problem of the versions
         return
     present, reason, problem = present_data_sets(root), why_not_writable(root), ""
-    missing = [name for name, there in present.items() if not there]
-    if reason and missing:  # a root that cannot be written is no problem if nothing has to be fetched into it
+    missing = [name for name, is_present in present.items() if not is_present]
+    if reason and missing:  # a root that cannot be written is no problem if nothing has to be downloaded
         problem = (
-            f"The data root {root} cannot be written ({reason}), so that {', '.join(missing)} cannot be fetched; make "
-            f"it writable, or set {VARIABLE} to another folder."
+            f"The data root {root} cannot be written ({reason}), so that {', '.join(missing)} cannot be downloaded; "
+            f"make it writable, or set {VARIABLE} to another folder."
         )
     yield Finding("data", "root", str(root), problem)
-    for name, there in present.items():
-        yield Finding("data", name, "present" if there else "not there; fetched when it is first used")
+    for name, is_present in present.items():
+        yield Finding("data", name, "present" if is_present else "missing; downloaded when it is first used")
 
 
 def _store(store: Path) -> Iterator[Finding]:
-    problem = ""
+    value = "present" if store.is_dir() else "missing; created when it is first used"
     for folder in (store, store / "runs", store / "work", store / "experiments"):
         if (folder == store or folder.exists()) and (reason := why_not_writable(folder)):
             problem = f"The store {store} cannot be written: {reason}; make {folder} writable, or name another store."
-            break
-    exists = "there" if store.is_dir() else "not there; made when it is first used"
-    yield Finding("store", str(store), "cannot be written" if problem else exists, problem)
+            yield Finding("store", str(store), "cannot be written", problem)
+            return
+    yield Finding("store", str(store), value)
 
 
 def _optional() -> Iterator[Finding]:
     for extra, packages in OPTIONAL.items():
         for name in packages:
             missing = find_spec(name) is None
-            value = f'missing: pip install "prunus[{extra}]"' if missing else _version(name)
-            yield Finding("optional", name, value)
+            yield Finding(
+                "optional", name, f'missing: pip install "prunus[{extra}]"' if missing else _version(name)
+            )
 
 
 def _cache() -> Iterator[Finding]:
-    """Where numba keeps compiled functions; without such a folder each process compiles them again."""
-    slow = "every process compiles anew, which takes seconds; set NUMBA_CACHE_DIR to a folder that can be written"
+    """Where numba stores compiled functions; without such a folder each process compiles them again."""
+    slow = "every process compiles again, which takes seconds; set NUMBA_CACHE_DIR to a folder that can be written"
     try:
-        functions = [thing for thing in vars(import_module(COMPILED)).values() if hasattr(thing, "stats")]
-        path = functions[0].stats.cache_path
+        kernels = [value for value in vars(import_module(COMPILED)).values() if hasattr(value, "stats")]
+        path = kernels[0].stats.cache_path
     except Exception as error:
-        yield Finding("cache", "numba", f"unknown ({type(error).__name__}: {_first_line(error)})")
+        yield Finding("cache", "numba", f"unknown ({_describe(error)})")
         return
-    if path is None or (reason := why_not_writable(Path(path))):
-        yield Finding("cache", "numba", f"none: {slow}" if path is None else f"{path}: {reason}; {slow}")
-    else:
-        yield Finding("cache", "numba", str(path))
+    reason = "none" if path is None else why_not_writable(Path(path))
+    location = f"{path}: " if path is not None else ""
+    yield Finding("cache", "numba", f"{location}{reason}; {slow}" if reason else str(path))
 
 
-def _not_imported(name: str, error: Exception) -> str:
+def _import_problem(name: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == name:
         return f"{name} is not installed: pip install {name}"
-    return f"{name} cannot be imported ({type(error).__name__}: {_first_line(error)}); install it again."
+    return f"{name} cannot be imported ({_describe(error)}); install it again."
 
 
 def _version(name: str) -> str:
@@ -213,5 +212,6 @@ def _version(name: str) -> str:
         return "unknown version"
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "").rstrip(".")
+def _describe(error: BaseException) -> str:
+    line = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    return f"{type(error).__name__}: {line}"

@@ -1,36 +1,36 @@
-"""Every error prunus raises. Each says what was asked, what was found, and what to do.
+"""Every error that prunus raises. A message says what was expected, what was given, and what to do.
 
     PrunusError                       exit code 1
     ├── OutputError                   1   a file that cannot be written, or must not be replaced
-    ├── UnknownNameError              2   a name that is in no table
+    ├── UnknownNameError              2   a name that no registry contains
     ├── DataError                     3   a data set that is missing, damaged, or cannot be fetched
     ├── ModelError                    4   a model prunus cannot work on
     │   ├── NoPrunableWeightsError
     │   └── TiedWeightsError
     ├── DensityError                  5   a density that is out of range or cannot be reached
-    ├── NonFiniteError                5   NaN or infinity where numbers are needed
-    ├── StatisticsError               5   a criterion that was not given what it looks at
+    ├── NonFiniteError                5   NaN or infinity
+    ├── StatisticsError               5   a criterion without the statistics that it needs
     ├── QuantizationError             5   a codebook that cannot be made
-    ├── SpecError                     2   a setting that no run can have
+    ├── SpecError                     2   an invalid setting of a run
     ├── StoreError                    8   a store of runs that cannot be used
     │   ├── LeaseLostError                another process took the run over
     │   └── WorkerError                   a worker process that could not start, or was killed
     ├── TrainingError                 6
     │   ├── DivergenceError
     │   └── CheckpointError
-    └── ContainerError                7   a file that is not what it claims to be
+    └── ContainerError                7   a file that is not a valid prunus file
         ├── NotAContainerError
         ├── UnsupportedVersionError
         ├── TruncatedFileError
         ├── CorruptFileError
         ├── SizeLimitError
-        └── ModelMismatchError            a good file, for another model
+        └── ModelMismatchError            a valid file for another model
 
-    NoEffectWarning                   something was asked that changes nothing
-    NotPrunedWarning                  weights that prunus cannot prune are left as they are
-    UpdateRejectedWarning             an update of the kept weights was worse than no update
+    NoEffectWarning                   a setting or a step has no effect
+    NotPrunedWarning                  weights that prunus cannot prune are not changed
+    UpdateRejectedWarning             an update of the remaining weights was worse than none
     InvariantWarning                  an invariant of a ticket does not hold
-    EmptyLayerWarning                 a layer has no weight left
+    EmptyLayerWarning                 all weights of a layer are pruned
     UnusedCentroidsWarning            a codebook has fewer values than its bits allow
 
 The exit code is what the command line returns; 2 is also what it returns for a wrong option.
@@ -38,7 +38,7 @@ The exit code is what the command line returns; 2 is also what it returns for a 
 
 
 class PrunusError(Exception):
-    """Anything prunus refuses to do; the message is one sentence a user can act on."""
+    """The base class; the message is one sentence that says what a user can do."""
 
     exit_code = 1
 
@@ -48,7 +48,7 @@ class OutputError(PrunusError):
 
 
 class UnknownNameError(PrunusError):
-    """A model, data set, criterion, scope, schedule, codec or experiment that no table holds."""
+    """The name of a model, data set, criterion, scope, schedule, codec or experiment that does not exist."""
 
     exit_code = 2
 
@@ -66,7 +66,7 @@ class ModelError(PrunusError):
 
 
 class NoPrunableWeightsError(ModelError):
-    """The model, or what the name patterns left of it, has no weight that may be pruned."""
+    """The model, or the part of it that the name patterns select, has no weight that can be pruned."""
 
 
 class TiedWeightsError(ModelError):
@@ -74,19 +74,19 @@ class TiedWeightsError(ModelError):
 
 
 class DensityError(PrunusError):
-    """A density outside (0, 1], or one that cannot be reached from the masks at hand."""
+    """A density outside (0, 1], or one that cannot be reached from the current masks."""
 
     exit_code = 5
 
 
 class NonFiniteError(PrunusError):
-    """NaN or infinity where numbers are needed."""
+    """NaN or infinity in weights, inputs or scores."""
 
     exit_code = 5
 
 
 class StatisticsError(PrunusError):
-    """A criterion was not given what it looks at (initial weights, a probe)."""
+    """A criterion was not given the statistics that it needs (initial weights, calibration examples)."""
 
     exit_code = 5
 
@@ -104,7 +104,7 @@ class StoreError(PrunusError):
 
 
 class LeaseLostError(StoreError):
-    """This process held a run for too long without a sign of life, and another took it over."""
+    """This process did not renew its lease on a run in time, and another process took the run over."""
 
 
 class WorkerError(StoreError):
@@ -112,13 +112,13 @@ class WorkerError(StoreError):
 
 
 class QuantizationError(PrunusError):
-    """A codebook that cannot be made as asked."""
+    """A codebook that cannot be made with these settings."""
 
     exit_code = 5
 
 
 class TrainingError(PrunusError):
-    """Training that cannot go on."""
+    """Training that cannot continue."""
 
     exit_code = 6
 
@@ -132,21 +132,21 @@ class CheckpointError(TrainingError):
 
 
 class ContainerError(PrunusError):
-    """A file that is not what it claims to be."""
+    """A file that is not a valid prunus file, or is for another model."""
 
     exit_code = 7
 
 
 class NotAContainerError(ContainerError):
-    """The file does not start as a prunus file does."""
+    """The file does not start like a prunus file."""
 
 
 class UnsupportedVersionError(ContainerError):
-    """The file is of a version this library does not read."""
+    """The file has a version that this library does not read."""
 
 
 class TruncatedFileError(ContainerError):
-    """The file ends before what it announces."""
+    """The file ends before the content that its header announces."""
 
 
 class CorruptFileError(ContainerError):
@@ -154,32 +154,32 @@ class CorruptFileError(ContainerError):
 
 
 class SizeLimitError(ContainerError):
-    """What the file announces is larger than the reader was told to accept."""
+    """The content that the file announces is larger than the limit of the reader."""
 
 
 class ModelMismatchError(ContainerError):
-    """The file is sound, but it was written for another model."""
+    """The file is valid, but it was written for another model."""
 
 
 class NoEffectWarning(UserWarning):
-    """Something was asked that changes nothing."""
+    """A setting or a step has no effect."""
 
 
 class NotPrunedWarning(UserWarning):
-    """The model has weights that prunus cannot prune; they stay as they are, and count in no density."""
+    """The model has weights that prunus cannot prune; they are not changed and count in no density."""
 
 
 class UpdateRejectedWarning(UserWarning):
-    """A method's update of the kept weights lost more than setting the pruned weights to zero, and was replaced."""
+    """The update of the remaining weights was worse than only setting the pruned ones to zero, and was not applied."""
 
 
 class InvariantWarning(UserWarning):
-    """An invariant that the receipt of a ticket checks does not hold."""
+    """An invariant of a lottery ticket does not hold."""
 
 
 class EmptyLayerWarning(UserWarning):
-    """A layer has no weight left: nothing passes it any more."""
+    """All weights of a layer are pruned, so that no signal passes it."""
 
 
 class UnusedCentroidsWarning(UserWarning):
-    """Weights are stored in fewer shared values than their bits allow, and not exactly."""
+    """A codebook has fewer centroids than its bits allow, although the weights are not represented exactly."""

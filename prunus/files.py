@@ -1,4 +1,4 @@
-"""Write files: each appears whole or not at all, and only a regular file is ever replaced.
+"""Write files: each appears complete or not at all, and only a regular file is ever replaced.
 
 Everything in the package that writes a file does it here, except logs that are only appended to. A path that is a
 symbolic link is written through: the link stays, and the file that it names is written. Text is UTF-8 in every locale.
@@ -19,7 +19,7 @@ from prunus.errors import OutputError, PrunusError
 TEMPORARY = ".part"
 """How the names of temporary files end; they begin with a dot. A killed process may leave one."""
 
-NAMED = 4
+MAX_NAMES = 4
 """The most files that a message names."""
 
 AnyPath = str | os.PathLike[str]
@@ -37,18 +37,21 @@ _KINDS = {
 def open_atomic(
     path: AnyPath, *, error: type[PrunusError] = OutputError, advice: str = ""
 ) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the place of `path` when the block ends without an exception.
+    """Open a binary file that replaces `path` when the block ends without an exception.
 
     It is written under a random name in the same folder, flushed to the disk and renamed, with the permissions that
     the umask leaves. After an exception the file that was there is unchanged, and no temporary file is left.
 
     Args:
         path: A new name, or a regular file, which is replaced. A symbolic link is followed.
-        error: What an OSError in the block is raised as.
+        error: The class that an OSError in the block is raised as.
         advice: Added to the message of that error.
 
+    Yields:
+        The file, under its temporary name.
+
     Raises:
-        OutputError: or `error`; the file cannot be written, or `path` is a folder, a device, a pipe or a socket.
+        OutputError: The file cannot be written, or `path` is a folder, a device, a pipe or a socket; or `error`.
     """
     with os_errors(path, error, advice):
         target = _target(path, error)
@@ -68,14 +71,23 @@ def open_atomic(
 def write_atomic(
     path: AnyPath, content: bytes | str, *, error: type[PrunusError] = OutputError, advice: str = ""
 ) -> None:
-    r"""Write `content` to `path` as `open_atomic` does; text as UTF-8.
+    r"""Write a file as `open_atomic` does.
 
-    A lone surrogate, which stands for a byte of a file name that is not UTF-8, is written as an escape.
+    Args:
+        path: As in `open_atomic`.
+        content: The bytes, or text, which is written as UTF-8. A lone surrogate, which represents a byte of a file name
+            that is not UTF-8, is written as an escape.
+        error: As in `open_atomic`.
+        advice: As in `open_atomic`.
 
-    >>> path = Path(tempfile.mkdtemp(), "note.txt")
-    >>> write_atomic(path, "3 × 2")
-    >>> path.read_bytes()
-    b'3 \xc3\x97 2'
+    Raises:
+        OutputError: As in `open_atomic`.
+
+    Example:
+        >>> path = Path(tempfile.mkdtemp(), "note.txt")
+        >>> write_atomic(path, "3 × 2")
+        >>> path.read_bytes()
+        b'3 \xc3\x97 2'
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with open_atomic(path, error=error, advice=advice) as file:
@@ -84,7 +96,16 @@ def write_atomic(
 
 @contextmanager
 def os_errors(path: AnyPath, error: type[PrunusError] = OutputError, advice: str = "") -> Iterator[None]:
-    """Raise an OSError in the block as `error`, with the name and the reason: "PATH cannot be written: REASON"."""
+    """Raise an OSError in the block as another error: "PATH cannot be written: REASON".
+
+    Args:
+        path: The file or folder that the block writes.
+        error: The class of the error.
+        advice: Added to the message.
+
+    Raises:
+        OutputError: An OSError was raised in the block; or `error`.
+    """
     try:
         yield
     except OSError as cause:
@@ -93,7 +114,7 @@ def os_errors(path: AnyPath, error: type[PrunusError] = OutputError, advice: str
 
 
 def has_control_characters(path: AnyPath) -> bool:
-    r"""Whether there are control characters in the name `path`.
+    r"""Whether the name `path` contains control characters.
 
     >>> has_control_characters("a\nb"), has_control_characters("a b")
     (True, False)
@@ -107,8 +128,8 @@ def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPa
     Args:
         path: The file to write.
         force: Whether it may replace a file that exists.
-        inputs: Files that are read for it, and other files that are written with it; it is none of them, by any
-            spelling, symbolic link or hard link, not even with `force`.
+        inputs: Files that are read for it, and other files that are written with it; `path` must not be one of them,
+            under any spelling, symbolic link or hard link, not even with `force`.
 
     Raises:
         OutputError: The path is a folder, a device, a pipe or a socket; it is one of `inputs`; it exists and `force`
@@ -145,23 +166,23 @@ def check_writable(path: AnyPath, *, force: bool = False, inputs: Iterable[AnyPa
 
 @contextmanager
 def after_writing(*paths: AnyPath) -> Iterator[None]:
-    """Say in the message of any exception in the block that the files `paths` are complete."""
+    """Add to the message of any exception in the block that the files `paths` are complete."""
     try:
         yield
-    except BrokenPipeError:  # nobody reads the standard output any more
+    except BrokenPipeError:  # the reader of the standard output has gone
         raise
     except Exception as error:
         kind = type(error) if isinstance(error, PrunusError) else OutputError
         reason = str(error) if isinstance(error, PrunusError) else f"{type(error).__name__}: {error}"
         names = [os.fspath(path) for path in paths]
-        if len(names) > NAMED:
-            names[NAMED - 1 :] = [f"{len(names) - NAMED + 1} more files"]
+        if len(names) > MAX_NAMES:
+            names[MAX_NAMES - 1 :] = [f"{len(names) - MAX_NAMES + 1} more files"]
         complete = f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
         raise kind(f"{complete} complete; what follows failed: {reason}") from error
 
 
 def create_folder(path: AnyPath) -> None:
-    """Create the folder `path` and those above it, where they do not exist. Raises OutputError."""
+    """Create the folder `path` and its parents, if they do not exist. Raises OutputError."""
     name = os.fspath(path)
     if has_control_characters(name):
         raise OutputError(f"The folder {name!r} cannot be made: its name has control characters.")
@@ -175,7 +196,7 @@ def create_folder(path: AnyPath) -> None:
 
 @contextmanager
 def output_folder(path: AnyPath) -> Iterator[None]:
-    """Create the folder `path` and those above it; those that are still empty after an error are removed again."""
+    """Create the folder `path` and its parents; those that are empty after an error are removed again."""
     missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
     create_folder(path)
     try:
@@ -188,9 +209,9 @@ def output_folder(path: AnyPath) -> Iterator[None]:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk, where the system can.
+    """Flush the names in a folder to the disk, if the system can.
 
-    Some file systems cannot. What was renamed is in place all the same, so that this is no reason to fail.
+    Some file systems cannot. A renamed file is in place anyway, so this is no reason to fail.
     """
     if os.name == "posix":
         with suppress(OSError):
@@ -202,7 +223,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _target(path: AnyPath, error: type[PrunusError]) -> Path:
-    """The regular file, or the new name, that `path` stands for once links are followed."""
+    """The regular file, or the new name, to which `path` leads when links are followed."""
     try:
         kind = _KINDS.get(stat.S_IFMT(Path(path).stat().st_mode))
         if kind is not None:

@@ -1,4 +1,4 @@
-"""Look up a built-in variant by its name, import an object by its reference, and suggest a known name for a misspelled one."""
+"""Look up built-in components by name, import objects by reference, and suggest known names for misspelled ones."""
 
 import importlib
 import sys
@@ -13,28 +13,57 @@ T = TypeVar("T")
 
 
 def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
-    """`table[name]`, or an error that names what there is."""
+    """Return `table[name]`.
+
+    Args:
+        kind: What the table contains, for the error.
+        table: The built-in components by name.
+        name: The name to look up.
+
+    Returns:
+        The component.
+
+    Raises:
+        UnknownNameError: The table has no such name; the message suggests one or lists them all.
+    """
     if name in table:
         return table[name]
-    hint = suggestion(name, table) or f"there are: {', '.join(table)}."
+    hint = suggestion(name, table) or f"available: {', '.join(table)}."
     raise UnknownNameError(f"Unknown {kind} {name!r}; {hint}")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A question that names the known name closest to a misspelled one; empty if none is close.
+    """Ask whether the known name closest to a misspelled one was meant.
 
-    >>> suggestion("--jso", ["--json", "--seed"]), suggestion("MNIST", ["mnist"]), suggestion("x", ["mnist"])
-    ("did you mean '--json'?", "did you mean 'mnist'?", '')
+    Args:
+        name: The misspelled name.
+        known: The names that exist.
+
+    Returns:
+        The question; empty if no name is close.
+
+    Example:
+        >>> suggestion("--jso", ["--json", "--seed"]), suggestion("MNIST", ["mnist"]), suggestion("x", ["mnist"])
+        ("did you mean '--json'?", "did you mean 'mnist'?", '')
     """
     closest = closest_names(name, known)
     return f"did you mean {closest[0]!r}?" if closest else ""
 
 
 def closest_names(name: str, known: Iterable[str], limit: int = 1) -> list[str]:
-    """At most `limit` of the known names that resemble `name`, the most similar first; case is ignored.
+    """Find the known names that resemble a misspelled one; case is ignored.
 
-    >>> closest_names("LeNet5", ["lenet-5", "lenet-300-100"], limit=2)
-    ['lenet-5', 'lenet-300-100']
+    Args:
+        name: The misspelled name.
+        known: The names that exist.
+        limit: The most names to return.
+
+    Returns:
+        The names, the most similar first.
+
+    Example:
+        >>> closest_names("LeNet5", ["lenet-5", "lenet-300-100"], limit=2)
+        ['lenet-5']
     """
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     matches = get_close_matches(name.lower(), by_lower_case, n=limit)
@@ -42,16 +71,25 @@ def closest_names(name: str, known: Iterable[str], limit: int = 1) -> list[str]:
 
 
 def import_object(reference: str, also: type | None = None) -> Any:
-    """The callable that `reference`, "package.module:function", names, or a value of the type `also`.
+    """Import the function that a reference names. Importing runs the module: name only code you trust.
 
-    The current directory is importable, first of all, as it is under `python -m`; it stays so, since the
-    function may import more when it runs. Importing runs the module: name only code you trust.
+    The current directory is put first on the import path, as under `python -m`, and remains there, because the function
+    may import more when it runs.
 
-    Raises UnknownNameError if the reference is malformed, the module cannot be imported, the module has no
-    such name, or what it names cannot be called.
+    Args:
+        reference: "package.module:function".
+        also: The name may also be that of a value of this type.
 
-    >>> import_object("math:hypot")(3, 4)
-    5.0
+    Returns:
+        The function, or the value.
+
+    Raises:
+        UnknownNameError: The reference is malformed, the module cannot be imported or has no such name, or the object
+            is of another kind.
+
+    Example:
+        >>> import_object("math:hypot")(3, 4)
+        5.0
     """
     module_name, colon, name = reference.partition(":")
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
@@ -61,7 +99,7 @@ def import_object(reference: str, also: type | None = None) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may fail in any way at all
+    except (Exception, SystemExit) as error:  # a user's module may fail in any way
         raise UnknownNameError(
             f"Looking up {reference!r}, importing {module_name!r} from {here} or the installed packages "
             f"failed: {type(error).__name__}: {error}"
@@ -72,11 +110,11 @@ def import_object(reference: str, also: type | None = None) -> Any:
             f"Looking up {reference!r}, module {module_name!r} ({_origin(module)}) has no {name!r}"
             + (f"; {hint}" if hint else ".")
         )
-    found = getattr(module, name)
-    if not (callable(found) or (also and isinstance(found, also))):
-        wanted = f"a {also.__name__} or a function" if also else "a function to call"
-        raise UnknownNameError(f"{reference!r} is a {type(found).__name__}, not {wanted}.")
-    return found
+    value = getattr(module, name)
+    if not (callable(value) or (also and isinstance(value, also))):
+        expected = f"a {also.__name__} or a function" if also else "a function to call"
+        raise UnknownNameError(f"{reference!r} is a {type(value).__name__}, not {expected}.")
+    return value
 
 
 def source_files(*references: str | None) -> list[Path]:

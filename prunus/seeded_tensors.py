@@ -1,13 +1,13 @@
-"""Numbers that a seed gives on every platform, to the bit: named generators that never change.
+"""Random numbers that are the same bits for a seed on every platform: named generators that never change.
 
     signs      +1 or -1
     normals    odd integers n = 2^17 (popcount(w) - 32) + 2 v - 65535, w of 64 random bits, v of 16
 
-The random bits are NumPy's Philox4x64-10 (Salmon et al. 2011), a counter-based generator with a fixed stream. What
-is made of them is integers that float32 holds exactly, and one float32 product: no logarithm, no cosine, no
-rounding that a platform may do otherwise.
+The random bits are NumPy's Philox4x64-10 (Salmon et al. 2011), a counter-based generator with a fixed stream. They are
+turned into integers that float32 represents exactly, and one float32 product: no logarithm, no cosine, no rounding
+that may differ between platforms.
 
-`normals` is a binomial count of 64 coins, smeared by a uniform number of its own step: mean 0, variance
+`normals` is a binomial count of 64 coin flips plus a uniform number as wide as its step: mean 0, variance
 2^38 + (2^32 - 1) / 3 exactly, excess kurtosis -0.031 (a normal distribution: 0), a distribution function within
 0.0013 of the normal one, and nothing beyond 8.1 standard deviations.
 """
@@ -25,14 +25,22 @@ from prunus.registry import lookup
 Floats = NDArray[np.float32]
 
 CHUNK = 1 << 15
-"""Entries made at a time, so that little more memory is used than the result takes."""
+"""Entries computed at a time, so that little more memory is used than the result needs."""
 
 
 def signs(seed: int, size: int) -> Floats:
-    """+1 where bit i of the stream is 0, -1 where it is 1; the lowest bit of a word comes first.
+    """Random signs: +1 where bit i of the stream is 0, -1 where it is 1; the lowest bit of a word comes first.
 
-    >>> signs(0, 6).tolist()
-    [-1.0, -1.0, 1.0, -1.0, -1.0, 1.0]
+    Args:
+        seed: 0 to 2^64 - 1.
+        size: The number of entries.
+
+    Returns:
+        float32 [size].
+
+    Example:
+        >>> signs(0, 6).tolist()
+        [-1.0, -1.0, 1.0, -1.0, -1.0, 1.0]
     """
     stream, out = _philox(seed, 0), np.empty(size, np.float32)
     for part in _chunks(out):
@@ -43,10 +51,18 @@ def signs(seed: int, size: int) -> Floats:
 
 
 def normals(seed: int, size: int) -> Floats:
-    """The integers n of the card, which have a standard deviation of `DEVIATION`.
+    """Nearly normal integers, the n of the module docstring, with the standard deviation `DEVIATION["normals"]`.
 
-    >>> normals(0, 3).tolist()
-    [333825.0, -770055.0, -495591.0]
+    Args:
+        seed: 0 to 2^64 - 1.
+        size: The number of entries.
+
+    Returns:
+        float32 [size].
+
+    Example:
+        >>> normals(0, 3).tolist()
+        [333825.0, -770055.0, -495591.0]
     """
     coins, steps, out = _philox(seed, 1), _philox(seed, 2), np.empty(size, np.float32)
     for part in _chunks(out):
@@ -58,15 +74,15 @@ def normals(seed: int, size: int) -> Floats:
 
 
 GENERATORS: dict[str, Callable[[int, int], Floats]] = {"signs": signs, "normals": normals}
-"""(seed, size) -> exact integers. A name's numbers never change; other numbers are another name."""
+"""(seed, size) -> exact integers. The numbers of a name never change; other numbers need another name."""
 
 DEVIATION = {"signs": 1.0, "normals": sqrt(2**38 + (2**32 - 1) / 3)}
-"""The standard deviation of each generator's integers."""
+"""The standard deviation of the integers of each generator."""
 
 
 @dataclass(frozen=True)
 class SeededTensor:
-    """How a tensor comes from a seed: value = scale · integer, in float32, entries in row-major order."""
+    """A tensor that is generated from a seed: value = scale · integer, in float32, entries in row-major order."""
 
     generator: str
     """A key of GENERATORS."""
@@ -76,7 +92,7 @@ class SeededTensor:
     """Rounded to float32; finite."""
 
     def flaw(self) -> str | None:
-        """What is wrong with seed or scale, in words that go on after "is generated"; None: nothing is."""
+        """What is wrong with the seed or the scale, to follow "is generated"; None if they are valid."""
         if not isinstance(self.seed, int | np.integer) or not 0 <= self.seed < 1 << 64:
             return f"from the seed {self.seed}; a seed is an integer from 0 to 2^64 - 1."
         if not is_float32(self.scale):
@@ -84,27 +100,36 @@ class SeededTensor:
         return None
 
     def values(self, shape: tuple[int, ...]) -> Floats:
-        """The tensor; its entries are infinite where scale · integer is. Raises SpecError where `flaw` says one.
+        """The tensor; its entries are infinite where scale · integer is. Raises SpecError if `flaw` finds one.
 
         >>> SeededTensor("signs", 0, 0.5).values((2, 2)).tolist()
         [[-0.5, -0.5], [0.5, -0.5]]
         """
         if flaw := self.flaw():
             raise SpecError(f"Nothing is generated {flaw}")
-        found = lookup("generator", GENERATORS, self.generator)(self.seed, prod(shape))
+        numbers = lookup("generator", GENERATORS, self.generator)(self.seed, prod(shape))
         with np.errstate(over="ignore"):
-            found *= np.float32(self.scale)
-        return found.reshape(shape)
+            numbers *= np.float32(self.scale)
+        return numbers.reshape(shape)
 
 
 def seeded_tensor_with_std(generator: str, seed: int, deviation: float) -> SeededTensor:
-    """Generated values of (nearly, the scale is a float32) this standard deviation."""
+    """A generated tensor with a standard deviation, up to the rounding of its scale to float32.
+
+    Args:
+        generator: A key of GENERATORS.
+        seed: 0 to 2^64 - 1.
+        deviation: The standard deviation.
+
+    Returns:
+        The description of the tensor.
+    """
     scale = deviation / lookup("generator", DEVIATION, generator)
     return SeededTensor(generator, seed, float(np.float32(scale)))
 
 
 def is_float32(number: float) -> bool:
-    """Whether a number is finite, and is so as a float32.
+    """Whether a number is finite, also as a float32.
 
     >>> is_float32(0.1), is_float32(1e39)
     (True, False)
@@ -112,17 +137,17 @@ def is_float32(number: float) -> bool:
     try:
         with np.errstate(over="ignore"):
             return isfinite(number) and bool(np.isfinite(np.float32(number)))
-    except (TypeError, OverflowError):  # no number, or an integer beyond every float
+    except (TypeError, OverflowError):  # not a number, or an integer larger than every float
         return False
 
 
 def _philox(seed: int, stream: int) -> np.random.Philox:
-    """The stream of 64-bit words of key (seed, stream), from its counter's beginning."""
+    """The stream of 64-bit words of the key (seed, stream), from counter 0."""
     return np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=0)
 
 
 def _popcount(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """How many bits of each word are 1: sums of neighbors, in fields of 2, 4, then 8 bits."""
+    """The number of one bits of each word: sums of neighboring fields of 1, 2, then 4 bits."""
     one, two, four, sum_of_bytes = (np.uint64(int(pattern * 8, 16)) for pattern in ("55", "33", "0f", "01"))
     words = words - ((words >> np.uint64(1)) & one)
     words = (words & two) + ((words >> np.uint64(2)) & two)

@@ -1,6 +1,6 @@
-"""One seed a random role, derived from (replicate, role), so that no two roles share a stream.
+"""One seed per random role, derived from (replicate, role), so that no two roles share a stream.
 
-Every role has its own: "init", "order", "ties", "dropout", "split", "codebook", ...
+Examples of roles: "init", "order", "ties", "dropout", "split", "codebook", ...
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import torch
 
 
 def derive_seed(seed: int, *role: str | int) -> int:
-    """A 63-bit seed for `role` in replicate `seed`; the same on every platform and in every version.
+    """Derive the 63-bit seed of a role; it is the same on every platform and in every version.
 
     >>> derive_seed(0, "init") == derive_seed(0, "init") != derive_seed(0, "order")
     True
@@ -19,5 +19,5 @@ def derive_seed(seed: int, *role: str | int) -> int:
 
 
 def make_generator(seed: int, *role: str | int) -> torch.Generator:
-    """A CPU generator seeded by `derive(seed, *role)`."""
+    """Make a CPU generator that is seeded with `derive_seed(seed, *role)`."""
     return torch.Generator().manual_seed(derive_seed(seed, *role))

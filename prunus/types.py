@@ -1,6 +1,6 @@
-"""The nouns of prunus. Everything else is a plain function over these.
+"""The types that packages exchange: tensors by name, data sets, progress.
 
-Names are those of `state_dict`; inputs are never mutated. Density is the share of prunable weights kept,
+Names are those of `state_dict`; inputs are never mutated. Density is the fraction of prunable weights that is kept,
 0..1; sparsity is 1 - density.
 """
 
@@ -13,16 +13,16 @@ Params = dict[str, Tensor]
 """Weights by name: float tensors of any shape."""
 
 Scores = dict[str, Tensor]
-"""A score a weight, of the weight's shape; the highest are kept."""
+"""One score per weight, in the shape of the weight tensor; the highest are kept."""
 
 MaskDict = dict[str, Tensor]
-"""Boolean tensors of the weight's shape, True where the weight is kept."""
+"""Boolean tensors in the shape of the weight tensors, True where the weight is kept."""
 
 Density = float | Mapping[str, float]
-"""One density for everything that is ranked, or one a tensor, by name."""
+"""One density for all weights, or one per tensor, by name."""
 
 Progress = Callable[[str, int, int], None]
-"""(what, done, total) -> None: called again and again by work that may take long, with how much of it is done."""
+"""(what, done, total) -> None: called during work that may take long, with how much of it is done."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Statistics:
 
 
 IGNORE_INDEX = -100
-"""The label of examples that count neither in a loss nor in an accuracy (PyTorch's `ignore_index`)."""
+"""The label of examples that count neither in a loss nor in an accuracy (`ignore_index` of PyTorch)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Split:
 class Dataset:
     """A data set in three splits.
 
-    The validation split serves every choice; the test split is for one look, at the end.
+    The validation split is for choices, such as when to stop; the test split is evaluated once, at the end.
     """
 
     name: str
@@ -93,10 +93,18 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     provenance: str = ""
-    """Where the bytes came from and whether they are the official ones, for reports."""
+    """The source of the data and whether it was verified, for reports."""
 
     def take(self, train: int, rest: int) -> "Dataset":
-        """The first `train` training examples and the first `rest` of the other splits, for small experiments."""
+        """Take the first examples of each split, for small experiments.
+
+        Args:
+            train: Number of training examples.
+            rest: Number of examples of each of the other splits.
+
+        Returns:
+            A data set of views.
+        """
         splits = self.train.take(train), self.validation.take(rest), self.test.take(rest)
         provenance = f"{self.provenance}; the first {train} + {rest} + {rest}"
         return Dataset(self.name, *splits, self.class_names, provenance)

@@ -37,10 +37,18 @@ class Interrupted(BaseException):
 
 
 def describe(what: str, error: BaseException) -> str:
-    """One sentence made of what happened and the notes of an exception.
+    """Make one sentence of what happened and the notes of an exception.
 
-    >>> describe("interrupted", KeyboardInterrupt())
-    'interrupted.'
+    Args:
+        what: What happened.
+        error: An exception, whose notes say what to do next.
+
+    Returns:
+        The sentence, with its full stop.
+
+    Example:
+        >>> describe("interrupted", KeyboardInterrupt())
+        'interrupted.'
     """
     return f"{'; '.join([what, *getattr(error, '__notes__', [])])}."
 

@@ -87,5 +87,7 @@ def description(component: Any) -> str:
             return text
     function = getattr(component, "values", None) or getattr(component, "encode", None) or component
     module = sys.modules.get(getattr(function, "__module__", ""))
-    lines = [(text or "").strip().partition("\n")[0] for text in (function.__doc__, getattr(module, "__doc__", ""))]
+    lines = [
+        (text or "").strip().partition("\n")[0] for text in (function.__doc__, getattr(module, "__doc__", ""))
+    ]
     return next((line for line in lines if len(line) > 10), "")

@@ -12,7 +12,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
-    """Raise DataError unless the named splits of `data` can train and evaluate a classifier.
+    """Check that the named splits of `data` can train and evaluate a classifier.
 
     Every split must satisfy `check_split` with the classes of `data`; all of them must have inputs of one shape and
     one dtype on one device.
@@ -20,6 +20,9 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
     Args:
         data: The data set to check.
         splits: The names of the splits to check.
+
+    Raises:
+        DataError: It is no Dataset, has an unsuitable name or no class names, or a split is unsuitable.
     """
     if not isinstance(data, Dataset):
         raise DataError(
@@ -48,13 +51,16 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
 
 
 def check_split(split: Split, name: str = "the split", num_classes: int | None = None) -> None:
-    """Raise DataError unless `split` holds examples that a classifier can be trained and evaluated on.
+    """Check that a classifier can be trained and evaluated on the examples of `split`.
 
     Args:
         split: Inputs [N, ...] of a real dtype, finite; labels [N] int64, each a class index from 0 or `IGNORE_INDEX`.
             At least one label must be a class index.
         name: The name of the split in errors.
         num_classes: Labels must be below it. Defaults to no upper bound.
+
+    Raises:
+        DataError: The split does not satisfy this.
     """
     inputs, labels = getattr(split, "inputs", None), getattr(split, "labels", None)
     if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):

@@ -1,4 +1,4 @@
-"""The built-in models, by name. Each is a function of a seed; the docstrings state its counts."""
+"""The built-in models, by name. Each is a function of a seed; its docstring states the number of parameters."""
 
 from collections.abc import Callable
 

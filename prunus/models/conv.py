@@ -1,4 +1,4 @@
-"""Conv-2, Conv-4 and Conv-6: VGG in small (Frankle & Carbin 2019, Figure 2).
+"""Conv-2, Conv-4 and Conv-6: small variants of VGG (Frankle & Carbin 2019, Figure 2).
 
 Blocks of two 3 x 3 'same' convolutions and a 2 x 2 max-pooling with 64, 128, 256 channels, then 256, 256 and
 10 fully connected units; ReLU, no BatchNorm, no dropout. Input 3 x 32 x 32.
@@ -28,7 +28,7 @@ class Conv(nn.Module):
         self.fc3 = nn.Linear(256, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch."""
+        """The logits of a batch."""
         for index, convolution in enumerate(self.convolutions):
             x = F.relu(convolution(x))
             if index % 2:

@@ -22,7 +22,7 @@ class LeNet300100(nn.Module):
         self.fc3 = nn.Linear(100, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch."""
+        """The logits of a batch."""
         x = self.dropout1(F.relu(self.fc1(x.flatten(1))))
         x = self.dropout2(F.relu(self.fc2(x)))
         return self.fc3(x)  # type: ignore[no-any-return]
@@ -40,7 +40,7 @@ class LeNet5(nn.Module):
         self.fc2 = nn.Linear(500, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch."""
+        """The logits of a batch."""
         x = F.max_pool2d(self.conv1(x), 2)
         x = F.max_pool2d(self.conv2(x), 2)
         x = self.dropout1(F.relu(self.fc1(x.flatten(1))))
@@ -50,16 +50,32 @@ class LeNet5(nn.Module):
 def lenet_300_100(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
     """LeNet-300-100 with Glorot-normal weights and zero biases; 266,610 parameters.
 
-    >>> sum(p.numel() for p in lenet_300_100().parameters())
-    266610
+    Args:
+        seed: Seed of the initial weights.
+        dropout: Probability of dropout after each hidden layer.
+
+    Returns:
+        The model, [B, 1, 28, 28] or [B, 784] -> [B, 10].
+
+    Example:
+        >>> sum(p.numel() for p in lenet_300_100().parameters())
+        266610
     """
     return build_model("lenet-300-100", LeNet300100(dropout), seed, dropout=dropout)
 
 
 def lenet_5(*, seed: int = 0, dropout: float = 0.0) -> nn.Module:
-    """LeNet-5 as Caffe's with Glorot-normal weights and zero biases; 431,080 parameters.
+    """LeNet-5 as in Caffe, with Glorot-normal weights and zero biases; 431,080 parameters.
 
-    >>> sum(p.numel() for p in lenet_5().parameters())
-    431080
+    Args:
+        seed: Seed of the initial weights.
+        dropout: Probability of dropout after the hidden fully connected layer.
+
+    Returns:
+        The model, [B, 1, 28, 28] -> [B, 10].
+
+    Example:
+        >>> sum(p.numel() for p in lenet_5().parameters())
+        431080
     """
     return build_model("lenet-5", LeNet5(dropout), seed, dropout=dropout)

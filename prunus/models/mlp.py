@@ -1,4 +1,4 @@
-"""Fully connected networks of any widths: those of XOR, of MONK's problems, and of tests."""
+"""Fully connected networks of any widths, for example for XOR and for the MONK's problems."""
 
 from itertools import pairwise
 
@@ -10,10 +10,10 @@ from prunus.registry import lookup
 
 
 class ScaledTanh(nn.Module):
-    """1.7159 tanh(2x/3): 1 at 1, steepest curvature there (LeCun 1989)."""
+    """1.7159 tanh(2x/3): its value at 1 is 1, and its second derivative is largest there (LeCun 1989)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
+        """Apply the function to each element."""
         return 1.7159 * torch.tanh(x * (2 / 3))
 
 
@@ -27,18 +27,28 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def mlp(*widths: int, hidden: str = "tanh", output: str = "none", seed: int = 0) -> nn.Sequential:
-    """Linear layers of `widths`, an activation after each: [B, widths[0]] -> [B, widths[-1]].
+    """A fully connected network with Glorot-normal weights and zero biases.
 
-    Glorot-normal weights, zero biases. `hidden` and `output` are keys of ACTIVATIONS; the last layer's is `output`.
+    Args:
+        widths: The number of inputs, of units of each hidden layer, and of outputs.
+        hidden: The activation after each hidden layer, a key of ACTIVATIONS.
+        output: The activation after the last layer, a key of ACTIVATIONS.
+        seed: Seed of the initial weights.
 
-    >>> sum(p.numel() for p in mlp(17, 3, 1).parameters())
-    58
+    Returns:
+        The model, [B, widths[0]] -> [B, widths[-1]].
+
+    Raises:
+        UnknownNameError: There is no such activation.
+
+    Example:
+        >>> sum(p.numel() for p in mlp(17, 3, 1).parameters())
+        58
     """
     layers: list[nn.Module] = []
-    for place, (i, o) in enumerate(pairwise(widths), start=2):
-        last = place == len(widths)
-        kind = lookup("activation", ACTIVATIONS, output if last else hidden)
-        layers += [nn.Linear(i, o), kind()]
+    for number, (i, o) in enumerate(pairwise(widths), start=2):
+        name = output if number == len(widths) else hidden
+        layers += [nn.Linear(i, o), lookup("activation", ACTIVATIONS, name)()]
     model = nn.Sequential(*layers)
     with torch.no_grad():
         glorot_normal(model, seed)

@@ -1,14 +1,16 @@
 """ResNet-20, -32, -56 and -110 for CIFAR (He et al. 2016, "Deep residual learning for image recognition", section 4.2).
 
-A 3 × 3 convolution; three stages of n blocks with 16, 32 and 64 channels on 32 × 32, 16 × 16 and 8 × 8; the mean over
-all places; 10 units: 6n + 2 layers. A block is two 3 × 3 convolutions with BatchNorm and ReLU, and a bridge over both
-without a parameter (the paper's option A): where a stage halves the side, every second place, and zeros for the
-channels that are new, half of them before and half after those that were there. Kaiming-normal weights.
+A 3 × 3 convolution; three stages of n blocks with 16, 32 and 64 channels on 32 × 32, 16 × 16 and 8 × 8 positions; the
+mean over all positions; 10 units: 6n + 2 layers. A block is two 3 × 3 convolutions with BatchNorm and ReLU, and a
+shortcut over both without parameters (option A of the paper): where a stage halves the side, the shortcut takes every
+second position and pads the new channels with zeros, half of them before and half after the old ones. Kaiming-normal
+weights.
 
 The names of the parameters are those of Idelbayev's "Proper ResNet implementation for CIFAR10/CIFAR100 in PyTorch", so
-that weights trained with it load. Those were trained on pictures that are normalized by the constants of ImageNet, and
-`cifar-10` is normalized by its own: the network begins by going from the ones to the others. That is a fixed change of
-scale and origin, no parameter, and in no state_dict; trained from scratch it makes no difference.
+that weights trained with it can be loaded. They were trained on images that are normalized with the constants of
+ImageNet, and `cifar-10` is normalized with its own: the network first converts one normalization into the other. This
+is a fixed change of scale and origin, not a parameter, and not in the state_dict; a network that is trained from
+scratch learns the same functions with it.
 """
 
 import torch
@@ -24,7 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Block(nn.Module):
-    """Two convolutions and the bridge over them. [B, I, S, S] -> [B, O, S / stride, S / stride]."""
+    """Two convolutions and the shortcut over them. [B, I, S, S] -> [B, O, S / stride, S / stride]."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -35,15 +37,15 @@ class Block(nn.Module):
         self.stride, self.new = stride, outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of a batch."""
+        """The output for a batch."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         before = self.new // 2
-        bridge = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new - before))
-        return F.relu(residual + bridge)
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new - before))
+        return F.relu(residual + shortcut)
 
 
 class ResNet(nn.Module):
-    """`blocks` residual blocks a stage. [B, 3, 32, 32], normalized as `cifar-10` is -> [B, 10]."""
+    """`blocks` residual blocks per stage. [B, 3, 32, 32], normalized as `cifar-10` is -> [B, 10]."""
 
     scale: Tensor
     shift: Tensor
@@ -57,17 +59,17 @@ class ResNet(nn.Module):
         self.layer3 = _stage(32, 64, blocks, 2)
         self.linear = nn.Linear(64, 10)
         # (x · STD + MEAN - IMAGENET_MEAN) / IMAGENET_STD, channel by channel
-        mean, std, asked_mean, asked_std = (
+        mean, std, imagenet_mean, imagenet_std = (
             torch.tensor(constants, dtype=torch.float64).reshape(1, 3, 1, 1)
             for constants in (MEAN, STD, IMAGENET_MEAN, IMAGENET_STD)
         )
-        self.register_buffer("scale", (std / asked_std).float(), persistent=False)
-        self.register_buffer("shift", ((mean - asked_mean) / asked_std).float(), persistent=False)
+        self.register_buffer("scale", (std / imagenet_std).float(), persistent=False)
+        self.register_buffer("shift", ((mean - imagenet_mean) / imagenet_std).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch. Raises ModelError for pictures of another number of channels."""
-        if x.dim() != 4 or x.shape[1] != 3:  # one channel would be spread over three without a word
-            raise ModelError(f"Expected pictures [B, 3, H, W] of three channels, got {list(x.shape)}.")
+        """The logits of a batch. Raises ModelError unless the images have three channels."""
+        if x.dim() != 4 or x.shape[1] != 3:  # one channel would be broadcast to three
+            raise ModelError(f"Expected images [B, 3, H, W] of three channels, got {list(x.shape)}.")
         x = F.relu(self.bn1(self.conv1(x * self.scale + self.shift)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""`prunus doctor`: what it reports, and when it says that something will not work."""
+"""`prunus doctor`: its report, and the problems that it finds."""
 
 import json
 import subprocess
@@ -15,31 +15,31 @@ from prunus.diagnostics import OPTIONAL, REQUIRED, diagnose, why_not_writable
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder to stand in, with a data root in it that is not there yet."""
+    """An empty current folder; the data root in it does not exist yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRUNUS_DATA", str(tmp_path / "data"))
     return tmp_path
 
 
 def problems(err):
-    """The lines on stderr, but for those that a slow machine adds: "prunus doctor: 2 s so far"."""
+    """The lines on stderr, without those that a slow machine adds: "prunus doctor: 2 s so far"."""
     return [line for line in err.splitlines() if not line.startswith("prunus ")]
 
 
-def test_doctor_reports_everything_and_creates_nothing(folder, called):
-    found = json.loads(called("doctor", "--json").out)
-    assert found == json.loads(json.dumps(diagnose().to_json()))
-    assert found["problems"] == []
-    assert found["versions"]["prunus"] == prunus.__version__
-    assert {name: found["versions"][name] for name in REQUIRED} == {name: version(name) for name in REQUIRED}
-    assert found["machine"].keys() >= {"cpu", "cpu capability", "cpus", "torch threads", "gpus"}
-    assert found["data"]["root"] == str(folder / "data")
-    assert set(found["data"]) == {"root", "mnist", "fashion-mnist", "cifar-10"}
-    assert "fetched" in found["data"]["mnist"]
-    assert found["optional"] == {name: version(name) for names in OPTIONAL.values() for name in names}
-    words = called("doctor")
-    assert words.out.endswith("No problem found.\n")
-    assert problems(words.err) == []
+def test_doctor_reports_all_sections_and_creates_nothing(folder, called):
+    report = json.loads(called("doctor", "--json").out)
+    assert report == json.loads(json.dumps(diagnose().to_json()))
+    assert report["problems"] == []
+    assert report["versions"]["prunus"] == prunus.__version__
+    assert {name: report["versions"][name] for name in REQUIRED} == {name: version(name) for name in REQUIRED}
+    assert report["machine"].keys() >= {"cpu", "cpu capability", "cpus", "torch threads", "gpus"}
+    assert report["data"]["root"] == str(folder / "data")
+    assert set(report["data"]) == {"root", "mnist", "fashion-mnist", "cifar-10"}
+    assert "downloaded" in report["data"]["mnist"]
+    assert report["optional"] == {name: version(name) for names in OPTIONAL.values() for name in names}
+    printed = called("doctor")
+    assert printed.out.endswith("No problem found.\n")
+    assert problems(printed.err) == []
     assert list(folder.iterdir()) == []
 
 
@@ -57,7 +57,7 @@ def test_doctor_names_a_data_root_and_a_store_that_cannot_be_written(folder, cal
     assert len(json.loads(called("doctor", "--store=file", "--json", code=1).out)["problems"]) == 2
 
 
-def test_a_data_root_that_has_everything_need_not_be_writable(folder, monkeypatch):
+def test_complete_data_root_need_not_be_writable(folder, monkeypatch):
     names = [f"{name}/{file}" for name in ("mnist", "fashion-mnist") for file in prunus.data.mnist.FILES]
     names += [f"cifar-10-batches-bin/{part}.bin" for part in prunus.data.cifar10.PARTS]
     for name in names:
@@ -69,10 +69,10 @@ def test_a_data_root_that_has_everything_need_not_be_writable(folder, monkeypatc
     assert diagnose().problems == []
     (folder / "data" / names[-1]).unlink()
     (problem,) = diagnose().problems
-    assert "(Read-only file system), so that cifar-10 cannot be fetched" in problem
+    assert "(Read-only file system), so that cifar-10 cannot be downloaded" in problem
 
 
-def test_a_folder_is_writable_if_it_can_be_made(tmp_path):
+def test_why_not_writable_accepts_a_folder_that_can_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "broken").symlink_to("nowhere")
     assert why_not_writable(tmp_path) == ""
@@ -83,7 +83,7 @@ def test_a_folder_is_writable_if_it_can_be_made(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
 
 
-def test_an_optional_package_that_is_missing_is_no_problem(folder, called, monkeypatch):
+def test_missing_optional_package_is_no_problem(folder, called, monkeypatch):
     for name in ("jinja2", "matplotlib"):
         monkeypatch.setitem(sys.modules, name, None)
     optional = json.loads(called("doctor", "--json").out)["optional"]
@@ -92,32 +92,32 @@ def test_an_optional_package_that_is_missing_is_no_problem(folder, called, monke
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_a_package_that_is_needed_and_missing_is_a_problem(name, folder, called, monkeypatch):
+def test_missing_required_package_is_a_problem(name, folder, called, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     assert problems(called("doctor", code=1).err) == [f"problem: {name} is not installed: pip install {name}"]
 
 
 def test_doctor_works_in_a_process_without_torch(folder):
     code = "import sys; sys.modules['torch'] = None; from prunus.cli import main; main(['doctor'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 1
-    assert problems(done.stderr) == ["problem: torch is not installed: pip install torch"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in process.stderr
+    assert process.returncode == 1
+    assert problems(process.stderr) == ["problem: torch is not installed: pip install torch"]
 
 
-def test_torch_and_numpy_that_do_not_work_together_are_a_problem(folder, called, monkeypatch):
+def test_incompatible_torch_and_numpy_are_a_problem(folder, called, monkeypatch):
     def refuse(array):
         raise RuntimeError("Numpy is not available")
 
     monkeypatch.setattr("torch.from_numpy", refuse)
-    (said,) = problems(called("doctor", code=1).err)
-    assert said.startswith(
+    (line,) = problems(called("doctor", code=1).err)
+    assert line.startswith(
         f"problem: torch {version('torch')} and numpy {version('numpy')} do not work together"
     )
 
 
 @pytest.mark.parametrize("path", [None, "file/below"])
-def test_a_cache_that_cannot_be_written_is_no_problem(path, folder, monkeypatch):
+def test_unwritable_cache_is_no_problem(path, folder, monkeypatch):
     (folder / "file").write_text("")
     function = types.SimpleNamespace(stats=types.SimpleNamespace(cache_path=path))
     monkeypatch.setitem(sys.modules, "compiled", types.SimpleNamespace(function=function))

@@ -148,10 +148,12 @@ def _philox(seed: int, stream: int) -> np.random.Philox:
 
 def _popcount(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The number of one bits of each word: sums of neighboring fields of 1, 2, then 4 bits."""
-    one, two, four, sum_of_bytes = (np.uint64(int(pattern * 8, 16)) for pattern in ("55", "33", "0f", "01"))
-    words = words - ((words >> np.uint64(1)) & one)
-    words = (words & two) + ((words >> np.uint64(2)) & two)
-    words = (words + (words >> np.uint64(4))) & four
+    ones, pairs, fours, sum_of_bytes = (
+        np.uint64(int(pattern * 8, 16)) for pattern in ("55", "33", "0f", "01")
+    )
+    words = words - ((words >> np.uint64(1)) & ones)
+    words = (words & pairs) + ((words >> np.uint64(2)) & pairs)
+    words = (words + (words >> np.uint64(4))) & fours
     return (words * sum_of_bytes) >> np.uint64(56)
 
 

@@ -82,8 +82,8 @@ def test_permissions_are_those_that_the_umask_leaves(mask, old):
 
 
 def test_a_temporary_name_is_random_and_never_opened_through_a_link(old, monkeypatch):
-    with open_atomic(old) as one, open_atomic(old) as two:
-        assert len({one.name, two.name}) == 2
+    with open_atomic(old) as first, open_atomic(old) as second:
+        assert len({first.name, second.name}) == 2
     monkeypatch.setattr(files.secrets, "token_hex", lambda size: "guessed")
     victim = old.with_name("victim")
     victim.write_bytes(b"victim")
@@ -136,14 +136,14 @@ def special(kind, path):
         except OSError:
             pytest.skip("only root makes a device")
     else:
-        here = os.open(".", os.O_RDONLY)
+        folder_handle = os.open(".", os.O_RDONLY)
         os.chdir(path.parent)  # the name of a socket has at most 107 bytes
         try:
             with socket.socket(socket.AF_UNIX) as opened:
                 opened.bind(path.name)
         finally:
-            os.fchdir(here)
-            os.close(here)
+            os.fchdir(folder_handle)
+            os.close(folder_handle)
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -29,25 +29,25 @@ class Clock:
         self.lines.append((self.now, line))
 
 
-def longest_silence(clock: Clock, began: float) -> float:
-    moments = [began, *(moment for moment, _ in clock.lines), clock.now]
+def longest_silence(clock: Clock, start: float) -> float:
+    moments = [start, *(moment for moment, _ in clock.lines), clock.now]
     return max(later - earlier for earlier, later in pairwise(moments))
 
 
 @pytest.mark.parametrize("step_seconds", [0.01, 1.0, 7.0, 29.0])
 def test_lines_come_every_thirty_seconds_and_carry_the_remaining_time(step_seconds):
     clock = Clock()
-    began, total = clock.now, int(300 / step_seconds)
+    start, total = clock.now, int(300 / step_seconds)
     reporter = Reporter("pruning", clock.write, clock)
     reporter("layer", 0, total)
     for done in range(1, total):
         clock.now += step_seconds
         reporter("layer", done, total)
-    assert longest_silence(clock, began) <= 30
+    assert longest_silence(clock, start) <= 30
     # A line every 20 seconds, or at every step where these are farther apart.
     assert 300 / 20 * 0.6 - 1 <= len(clock.lines) <= 300 / 20 + 1 or len(clock.lines) == total - 1
     assert all(LINE.match(line) for _, line in clock.lines)
-    halfway = min(clock.lines, key=lambda line: abs(line[0] - began - 150))[1]
+    halfway = min(clock.lines, key=lambda line: abs(line[0] - start - 150))[1]
     minutes = re.search(r"about (\d+) min left", halfway)
     assert minutes is not None
     assert int(minutes[1]) in (2, 3)
@@ -67,13 +67,13 @@ def test_the_first_line_comes_after_two_seconds_and_none_before():
 
 def test_lines_come_from_the_clock_alone_while_one_step_takes_minutes():
     clock = Clock()
-    began = clock.now
+    start = clock.now
     reporter = Reporter("prune", clock.write, clock)
     reporter("layer 2", 1, 4)
     for _ in range(1200):
         clock.now += 0.25
         reporter.tick()
-    assert longest_silence(clock, began) <= 30
+    assert longest_silence(clock, start) <= 30
     assert clock.lines[-1][1] == "layer 2: 25 %, 5 min so far"
 
 

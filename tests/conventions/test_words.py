@@ -3,7 +3,6 @@
 import ast
 import re
 
-import pytest
 from sources import ROOT, SOURCES, tree_of
 
 WORDS = re.compile(
@@ -54,9 +53,11 @@ def prose(path):
             yield from enumerate(node.value.splitlines(), node.lineno)
 
 
-@pytest.mark.parametrize("path", CHECKED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_words_are_those_of_the_field(path):
-    names = identifiers(tree_of(path)) if path.suffix == ".py" else ()
-    places = [f"line {line}: the name {name}" for name, line in names if WORDS.search(name)]
-    places += [f"line {line}: {text.strip()}" for line, text in prose(path) if PHRASES.search(text)]
+def test_words_are_those_of_the_field():
+    places = []
+    for path in CHECKED:
+        names = identifiers(tree_of(path)) if path.suffix == ".py" else ()
+        lines = [(line, f"the name {name}") for name, line in names if WORDS.search(name)]
+        lines += [(line, text.strip()) for line, text in prose(path) if PHRASES.search(text)]
+        places += [f"{path.relative_to(ROOT)}:{line}: {text}" for line, text in lines]
     assert not places, "\n".join(places)

@@ -88,7 +88,7 @@ def made(tmp_path_factory):
     done = process(folder, *COMPRESS, "--out=own.prunus", "--json")
     assert done.returncode == 0, done.stderr
     (folder / "printed.json").write_text(done.stdout)
-    (folder / "said.txt").write_text(done.stderr)
+    (folder / "stderr.txt").write_text(done.stderr)
     return folder
 
 
@@ -122,16 +122,16 @@ def test_one_thread_computes_unless_more_are_asked_for(command, run, monkeypatch
 
 def test_inspect_adds_up_to_the_byte(run):
     size = Path("own.prunus").stat().st_size
-    found = json.loads(run("inspect", "own.prunus", "--json").out)
-    assert found == json.loads(json.dumps(prunus.inspect("own.prunus").to_json()))
-    assert found["file_bytes"] == size
-    assert sum(layer["bytes"] for layer in found["layers"]) + found["framing_bytes"] == size
-    assert {"name", "shape", "density", "bytes"} <= found["layers"][0].keys()
-    assert found["ratio"] == found["original_bytes"] / size
+    result = json.loads(run("inspect", "own.prunus", "--json").out)
+    assert result == json.loads(json.dumps(prunus.inspect("own.prunus").to_json()))
+    assert result["file_bytes"] == size
+    assert sum(layer["bytes"] for layer in result["layers"]) + result["framing_bytes"] == size
+    assert {"name", "shape", "density", "bytes"} <= result["layers"][0].keys()
+    assert result["ratio"] == result["original_bytes"] / size
     rows = run("inspect", "own.prunus").out.splitlines()
     column = [int(row.split()[-3].replace(",", "")) for row in rows if row.endswith("%")]
     assert sum(column[:-1]) == column[-1] == size
-    average = found["average"]
+    average = result["average"]
     (total,) = (re.split(r"\s{2,}", row) for row in rows if row.startswith("the file"))
     for cell, kind in zip(total[3:5], ("weight_bits", "index_bits"), strict=True):
         before, after = (
@@ -171,22 +171,22 @@ def test_evaluate_says_what_the_library_says(run):
 
 
 def test_compress_prints_only_json_and_says_the_rest_on_stderr(made):
-    printed, said = json.loads((made / "printed.json").read_text()), (made / "said.txt").read_text()
+    printed, message = json.loads((made / "printed.json").read_text()), (made / "stderr.txt").read_text()
     assert printed["file_bytes"] == (made / "own.prunus").stat().st_size
     assert [stage["name"] for stage in printed["stages"]] == ["dense", "pruned", "shared", "huffman", "range"]
     assert printed["stages"][-1]["bytes"] == printed["file_bytes"]
     assert printed["n"] == 300
     assert (made / "own.html").read_text().startswith("<!DOCTYPE html>")
-    assert "will prune 1.weight (24 × 64)" in said
-    assert "will keep whole: 1.bias, 2.weight, 2.bias, 4.bias" in said
-    assert said.count("validation error") == 3 + 2 + 2 + 1
-    assert "(8 of 8 epochs)" in said
+    assert "will prune 1.weight (24 × 64)" in message
+    assert "will keep whole: 1.bias, 2.weight, 2.bias, 4.bias" in message
+    assert message.count("validation error") == 3 + 2 + 2 + 1
+    assert "(8 of 8 epochs)" in message
 
 
 def test_the_error_that_compress_prints_is_the_one_of_the_file(made, run):
     printed = json.loads((made / "printed.json").read_text())
-    found = run("evaluate", "own.prunus", "--data=own_nets:few", "--model=own_nets:net", "--json").out
-    assert json.loads(found)["test_error"] == printed["test_error"]
+    result = run("evaluate", "own.prunus", "--data=own_nets:few", "--model=own_nets:net", "--json").out
+    assert json.loads(result)["test_error"] == printed["test_error"]
 
 
 def test_the_same_seed_gives_the_same_file_in_another_process(made, run, tmp_path):
@@ -207,17 +207,17 @@ def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, i
     """With a pretend device (`far.py`); Flat looks at every batch whether it is there."""
     far, aside = Path(__file__).with_name("far.py"), {**os.environ, "DEVICE": "far"}
 
-    def there(*arguments):
+    def run_on_device(*arguments):
         command = [sys.executable, far, *arguments, "--device=far", "--json"]
         done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=300, env=aside)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     names = (f"--model={model}", f"--data={data}")
-    compressed = there(
+    compressed = run_on_device(
         "compress", *names, "--out=far.prunus", "--density=0.2", "--rounds=2", "--force", *EPOCHS
     )
-    measured = there("evaluate", "far.prunus", f"--data={data}", *into)
+    measured = run_on_device("evaluate", "far.prunus", f"--data={data}", *into)
     assert measured["test_error"] == compressed["test_error"]
     near = run("evaluate", "far.prunus", f"--data={data}", *into, "--json")
     assert measured == pytest.approx(json.loads(near.out), rel=1e-5)
@@ -231,8 +231,8 @@ def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
     assert "pruning" in stopped.stderr
     assert "sharing" not in stopped.stderr
     assert not (made / "resumed.prunus").exists()
-    said = run(*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps").err
-    assert "training" not in said
+    message = run(*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps").err
+    assert "training" not in message
     assert (made / "resumed.prunus").read_bytes() == (made / "own.prunus").read_bytes()
 
 
@@ -254,27 +254,27 @@ def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
     )
     assert "warning: '4.weight' has 3 distinct non-zero values" in printed.err
     assert "Warning" not in printed.err
-    found = prunus.read(out)
-    assert torch.equal(found["4.weight"], state["4.weight"])
-    assert torch.equal(found["1.weight"], state["1.weight"])
-    assert torch.equal(found["2.running_var"], state["2.running_var"])
+    result = prunus.read(out)
+    assert torch.equal(result["4.weight"], state["4.weight"])
+    assert torch.equal(result["1.weight"], state["1.weight"])
+    assert torch.equal(result["2.running_var"], state["2.running_var"])
 
 
 def test_a_scope_may_be_a_pattern(run, tmp_path):
     out = tmp_path / "out.prunus"
-    asked = (*COMPRESS, "--out", out, "--scope=2:4")
-    printed = run(*asked, "--density=0.5", "--rounds=1")
+    arguments = (*COMPRESS, "--out", out, "--scope=2:4")
+    printed = run(*arguments, "--density=0.5", "--rounds=1")
     assert "will prune 1.weight (24 × 64) to density 0.5" in printed.err
     for name in ("1.weight", "4.weight"):
-        there = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
-        assert set(there.unique().tolist()) <= {1, 2}  # a shared value may be zero
+        kept = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
+        assert set(kept.unique().tolist()) <= {1, 2}  # a shared value may be zero
     out.unlink()
     out.with_suffix(".html").unlink()
     for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
-        printed = run(*asked, *wrong, code=5)
+        printed = run(*arguments, *wrong, code=5)
         assert "2:4 keeps exactly 0.5" in printed.err
         assert "training" not in printed.err
-    assert "as 1:4, and blocks ROWSxCOLUMNS" in run(*asked[:-1], "--scope=filters", code=2).err
+    assert "as 1:4, and blocks ROWSxCOLUMNS" in run(*arguments[:-1], "--scope=filters", code=2).err
     assert not out.exists()
 
 
@@ -291,7 +291,7 @@ def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
 
 
 def test_list_names_everything_built_in(run):
-    found = json.loads(run("list", "--json").out)
+    result = json.loads(run("list", "--json").out)
     tables = {
         "models": MODELS,
         "data_sets": DATASETS,
@@ -309,10 +309,10 @@ def test_list_names_everything_built_in(run):
         "recipes": prunus.COMPRESSION_RECIPES,
         "experiments": EXPERIMENTS,
     }
-    assert {room: [row["name"] for row in rows] for room, rows in found.items()} == {
-        room: list(table) for room, table in tables.items()
+    assert {kind: [row["name"] for row in rows] for kind, rows in result.items()} == {
+        kind: list(table) for kind, table in tables.items()
     }
-    assert all(len(row["about"]) > 10 for rows in found.values() for row in rows)
+    assert all(len(row["about"]) > 10 for rows in result.values() for row in rows)
     words = run("list").out
     for table in tables.values():
         for name in table:
@@ -329,9 +329,9 @@ def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypa
     monkeypatch.setitem(EXPERIMENTS, "count", count)
     printed = run("run", "count", "--smoke", "--out", tmp_path / "new" / "folder", "--replicates=2", "--json")
     assert printed.err == "counting\n"
-    found = json.loads(printed.out)
-    assert found["table"] == "| 1 | 2 | 3 |"
-    assert Path(found["files"][0]).read_text(encoding="utf-8") == "smoke 2 0"
+    result = json.loads(printed.out)
+    assert result["table"] == "| 1 | 2 | 3 |"
+    assert Path(result["files"][0]).read_text(encoding="utf-8") == "smoke 2 0"
     assert "| 1 | 2 | 3 |" in run("run", "count", "--out", tmp_path).out
     assert (tmp_path / "counted.txt").read_text() == "default None 0"
 
@@ -356,8 +356,8 @@ def test_a_terminal_that_knows_no_unicode(run, monkeypatch):
 
 def test_without_the_extra_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
-    said = run("list", code=1).err
-    assert said == 'error: the command line needs typer: pip install "prunus[cli]"\n'
+    message = run("list", code=1).err
+    assert message == 'error: the command line needs typer: pip install "prunus[cli]"\n'
 
 
 @pytest.mark.parametrize("group", [(), ("runs",)])
@@ -403,8 +403,8 @@ def test_the_shell_completes_commands_options_and_names(words, offered, shell):
 
 
 def test_completion_is_installed_for_the_shell_it_is_called_from(shell, tmp_path):
-    *_, said = shell("prunus --install-completion; true")
-    assert said == "Completion will take effect once you restart the terminal"
+    *_, message = shell("prunus --install-completion; true")
+    assert message == "Completion will take effect once you restart the terminal"
     (script,) = (tmp_path / ".bash_completions").iterdir()
     assert str(script) in (tmp_path / ".bashrc").read_text()
     assert "_prunus_completion" in script.read_text()
@@ -418,9 +418,9 @@ def test_the_version(run):
 def test_demo_file_is_fifty_times_smaller_with_little_more_error(tmp_path):
     done = process(tmp_path, "demo", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["ratio"] >= 50
+    result = json.loads(done.stdout)
+    assert result["ratio"] >= 50
     # One run ends within 0.5 points of its dense network; the mean over seeds, which is closer, is in docs/results.md.
-    assert found["test_error"] <= found["dense_test_error"] + 0.5
-    assert found["file_bytes"] == (tmp_path / "demo" / "lenet-300-100.prunus").stat().st_size
+    assert result["test_error"] <= result["dense_test_error"] + 0.5
+    assert result["file_bytes"] == (tmp_path / "demo" / "lenet-300-100.prunus").stat().st_size
     assert (tmp_path / "demo" / "report.html").exists()

@@ -298,15 +298,16 @@ def test_compress_refuses(code, arguments, says, refused):
 )
 def test_a_device_that_is_not_there(command, device, refused, folder):
     (folder / "a.prunus").write_bytes(good())
-    said = refused(2, *command, f"--device={device}")
-    assert said.startswith(f"error: Expected a device that can compute here, got {clean(repr(device))}")
-    assert ": cpu" in said
+    message = refused(2, *command, f"--device={device}")
+    assert message.startswith(f"error: Expected a device that can compute here, got {clean(repr(device))}")
+    assert ": cpu" in message
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/out.prunus", "bad_nets.py/out.prunus", ".", "", "out.html"])
 def test_compress_refuses_an_out_it_cannot_write_before_the_work(out, refused):
     assert (
-        "--page" in (said := refused(1, "compress", NET, DATA, f"--out={out}")) or "cannot be written" in said
+        "--page" in (message := refused(1, "compress", NET, DATA, f"--out={out}"))
+        or "cannot be written" in message
     )
 
 
@@ -356,9 +357,9 @@ def state():
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_compress_refuses_weights(name, refused, folder):
     WEIGHTS[name](folder / name)
-    said = refused(CODES.get(name, 4), "compress", NET, DATA, OUT, f"--weights={name}")
-    assert name in said or "1.bias" in said
-    assert ("is not a file" in said) == name.startswith(("missing", "folder"))
+    message = refused(CODES.get(name, 4), "compress", NET, DATA, OUT, f"--weights={name}")
+    assert name in message or "1.bias" in message
+    assert ("is not a file" in message) == name.startswith(("missing", "folder"))
     assert not (folder / "exploded").exists()
     assert not (folder / "out.prunus").exists()
 
@@ -451,19 +452,19 @@ def test_unknown_commands_options_experiments_and_sizes(refused):
 
 
 def test_a_fault_nobody_foresaw_is_still_a_sentence(refused, folder, monkeypatch):
-    asked = ("compress", "--model=bad_nets:fails_late", DATA, OUT)
-    said = refused(70, *asked)
-    assert said == "error: RuntimeError: nobody expects this (PRUNUS_TRACEBACK=1 shows where)"
+    arguments = ("compress", "--model=bad_nets:fails_late", DATA, OUT)
+    message = refused(70, *arguments)
+    assert message == "error: RuntimeError: nobody expects this (PRUNUS_TRACEBACK=1 shows where)"
     monkeypatch.setenv("PRUNUS_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="nobody expects this"):
-        main(list(asked))
+        main(list(arguments))
 
 
 @pytest.mark.parametrize("arguments", [(NET, "--data=bad_nets:fails"), ("--model=bad_nets:fails", DATA)])
 def test_a_function_of_ones_own_that_fails_can_show_where(arguments, refused, folder, monkeypatch):
-    said = refused(3 if DATA not in arguments else 4, "compress", *arguments, OUT)
-    assert said.startswith("error: bad_nets:fails was called without arguments and ")
-    assert said.endswith(": RuntimeError: this is mine, and has two lines")
+    message = refused(3 if DATA not in arguments else 4, "compress", *arguments, OUT)
+    assert message.startswith("error: bad_nets:fails was called without arguments and ")
+    assert message.endswith(": RuntimeError: this is mine, and has two lines")
     monkeypatch.setenv("PRUNUS_TRACEBACK", "1")
     with pytest.raises(prunus.PrunusError) as ended:
         main(["compress", *arguments, OUT])
@@ -473,8 +474,8 @@ def test_a_function_of_ones_own_that_fails_can_show_where(arguments, refused, fo
 def test_a_data_root_that_cannot_be_written(refused, folder, monkeypatch):
     monkeypatch.setenv("PRUNUS_DATA", str(folder / "bad_nets.py"))
     prunus.save(prunus.models.MODELS["lenet-300-100"](), folder / "lenet.prunus")
-    said = refused(3, "evaluate", "lenet.prunus", "--data=mnist")
-    assert "bad_nets.py" in said
+    message = refused(3, "evaluate", "lenet.prunus", "--data=mnist")
+    assert "bad_nets.py" in message
 
 
 # Bad command lines, generated: a kind of fault for each table, and in it every command that the fault concerns.
@@ -758,9 +759,9 @@ def shared_folder(tmp_path_factory):
     (folder / "broken.py").write_text("def f(:\n")
     (folder / "folder").mkdir()
     (folder / "text.pt").write_text("no weights\n")
-    whole = pack(state())
-    contents = {"whole": whole, "cut": whole[:-9], "text": b"import prunus\n", "none": b""}
-    contents["flipped"] = whole[:60] + bytes([whole[60] ^ 1]) + whole[61:]
+    valid = pack(state())
+    contents = {"whole": valid, "cut": valid[:-9], "text": b"import prunus\n", "none": b""}
+    contents["flipped"] = valid[:60] + bytes([valid[60] ^ 1]) + valid[61:]
     for name, content in contents.items():
         (folder / f"{name}.prunus").write_bytes(content)
     prunus.save(prunus.models.MODELS["lenet-300-100"](), folder / "lenet.prunus")
@@ -819,10 +820,10 @@ def test_a_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_fo
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "bad_nets", raising=False)
     code, *arguments = case
-    before, began = content(shared_folder), time.process_time()
+    before, start = content(shared_folder), time.process_time()
     with pytest.raises(SystemExit) as ended:
         main(arguments)
-    seconds = time.process_time() - began
+    seconds = time.process_time() - start
     out, err = capsys.readouterr()
     after = content(shared_folder)
     for path in sorted(after.keys() - before.keys(), reverse=True):  # or the next command would find it there
@@ -843,9 +844,9 @@ def test_a_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, 
     store = shutil.copytree(shared_folder / "store", tmp_path / "store")
     (run, *_) = sorted((store / "runs").iterdir())
     (run / "result.json").write_text((run / "result.json").read_text()[:20])
-    said = called("runs", "show", run.name, "--store", store, code=8).err
-    assert f"{run / 'result.json'} is damaged" in said
-    command = re.search("`prunus (.*?)`", said)[1]
+    message = called("runs", "show", run.name, "--store", store, code=8).err
+    assert f"{run / 'result.json'} is damaged" in message
+    command = re.search("`prunus (.*?)`", message)[1]
     called(*shlex.split(command))
     assert not run.exists()
 

@@ -74,10 +74,10 @@ def folder(tmp_path, monkeypatch):
 
 def files(folder):
     """Every file and its bytes; of what is no file, what it is."""
-    there = [
+    paths = [
         path for path in folder.rglob("*") if "__pycache__" not in path.parts and "store" not in path.parts
     ]
-    return {path: path.read_bytes() if path.is_file() else path.lstat().st_mode for path in there}
+    return {path: path.read_bytes() if path.is_file() else path.lstat().st_mode for path in paths}
 
 
 @pytest.fixture
@@ -148,21 +148,21 @@ def test_a_command_refuses_an_output_before_the_work(writer, refused, folder):
 def test_a_file_and_its_page_are_two_files(refused):
     Path("link").symlink_to("out.prunus")
     for page in ("out.prunus", "./out.prunus", "link"):
-        said = refused(*COMPRESS, "--out=out.prunus", f"--page={page}")
-        assert "it is the same file as out.prunus" in said
+        message = refused(*COMPRESS, "--out=out.prunus", f"--page={page}")
+        assert "it is the same file as out.prunus" in message
 
 
 @pytest.mark.parametrize("checkpoints", ["mine", "mine/steps", "pipe"])
 def test_checkpoints_that_cannot_be_written_are_known_before_the_work(checkpoints, refused):
-    said = refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
-    assert f"Checkpoints cannot be written to {checkpoints}: " in said
-    assert "is not a folder" in said
+    message = refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
+    assert f"Checkpoints cannot be written to {checkpoints}: " in message
+    assert "is not a folder" in message
 
 
 def test_a_file_is_none_of_the_checkpoints(refused, folder):
     (folder / "steps").mkdir()
-    said = refused(*COMPRESS, "--out=steps/dense.safetensors", "--checkpoints=steps")
-    assert "it is the same file as" in said
+    message = refused(*COMPRESS, "--out=steps/dense.safetensors", "--checkpoints=steps")
+    assert "it is the same file as" in message
 
 
 def test_prune_and_decompress_refuse_the_file_they_read(refused):
@@ -201,8 +201,8 @@ def test_run_replaces_only_results_of_the_same_ticket_experiment(refused, folder
     out.mkdir()
     for number, name in enumerate(("one_shot.json", "one_shot.errors.png")):
         (out / name).write_text('{"evidence": {"experiment": "one_shot"}}', encoding="utf-8")
-        said = refused("run", "one_shot", "--smoke", "--out=out")
-        assert "exists; pass --force" in said, number
+        message = refused("run", "one_shot", "--smoke", "--out=out")
+        assert "exists; pass --force" in message, number
         (out / name).unlink()
     (out / "one_shot.md").mkdir()
     assert "it is a folder" in refused("run", "one_shot", "--smoke", "--out=out", "--force")
@@ -309,9 +309,9 @@ def test_a_library_that_is_not_installed_is_named_before_the_work(library, folde
         )
         commands.append(("compress", NET, DATA, "--out=out.prunus"))
     for arguments in commands:
-        said = called(*arguments, code=1).err.splitlines()[-1]
-        assert library in said
-        assert "prunus[cli]" in said
+        message = called(*arguments, code=1).err.splitlines()[-1]
+        assert library in message
+        assert "prunus[cli]" in message
 
 
 CURVE = [Curve("a ×", [1, 2], [2, 3], [1, 2], [3, 4], 2)]
@@ -335,9 +335,9 @@ main(sys.argv[1:])
 )
 def test_locale_and_backend_of_the_environment_change_no_file(backend, folder, tmp_path):
     """In an ASCII locale, with a backend of a notebook: the bytes that are written here, and no exception."""
-    here, there = tmp_path / "here", tmp_path / "thère"
-    here.mkdir()
-    there.mkdir()
+    ascii_folder, other_folder = tmp_path / "here", tmp_path / "thère"
+    ascii_folder.mkdir()
+    other_folder.mkdir()
     (tmp_path / "script.py").write_text(IN_C_LOCALE, encoding="utf-8")
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "MPLBACKEND": backend}
     arguments = (
@@ -350,18 +350,18 @@ def test_locale_and_backend_of_the_environment_change_no_file(backend, folder, t
     )
     done = subprocess.run(
         [sys.executable, tmp_path / "script.py", *arguments],
-        cwd=there,
+        cwd=other_folder,
         env={**os.environ, **ascii_only, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
         capture_output=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert b"10 ? 64" in done.stdout
-    save_line_plot(here / "drawn", CURVE, **LABELS)
-    for path in here.iterdir():
-        assert (there / path.name).read_bytes() == path.read_bytes(), path.name
-    assert "0.5 ± 0.25" in (there / "mine.md").read_text(encoding="utf-8")
-    assert load_file(there / "é.safetensors").keys() == {"1.weight", "1.bias"}
+    save_line_plot(ascii_folder / "drawn", CURVE, **LABELS)
+    for path in ascii_folder.iterdir():
+        assert (other_folder / path.name).read_bytes() == path.read_bytes(), path.name
+    assert "0.5 ± 0.25" in (other_folder / "mine.md").read_text(encoding="utf-8")
+    assert load_file(other_folder / "é.safetensors").keys() == {"1.weight", "1.bias"}
 
 
 def test_tied_weights_are_stored_once_and_come_back(folder, called):
@@ -389,8 +389,8 @@ def test_a_tensor_that_safetensors_cannot_hold_is_known_before_the_work(folder, 
     monkeypatch.setattr(
         "prunus.cli.prune_pipeline._trained", lambda *arguments: pytest.fail("it was trained")
     )
-    said = called("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
-    assert "cannot be written as a safetensors file" in said
+    message = called("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
+    assert "cannot be written as a safetensors file" in message
     prunus.compression.container.write("meta.prunus", {"__metadata__": torch.ones(2)})
     assert "__metadata__ is reserved" in called("decompress", "meta.prunus", code=4).err
     assert [path.name for path in folder.glob("*.safetensors")] == ["w.safetensors"]

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.data.cifar10 import MEAN, STD
 from prunus.data import data_root
+from prunus.data.cifar10 import MEAN, STD
 from prunus.errors import ModelMismatchError
 from prunus.models import MODELS
 from prunus.models.loading import load_weights
@@ -50,8 +50,10 @@ def test_a_bridge_takes_every_second_place_and_adds_zeros_on_both_sides(inputs, 
     assert y.shape == (2, outputs, 8 // stride, 8 // stride)
     before = (outputs - inputs) // 2
     for channel in range(outputs):
-        there = before <= channel < before + inputs
-        expected = x[:, channel - before, ::stride, ::stride] if there else torch.zeros(2, *y.shape[2:])
+        is_old_channel = before <= channel < before + inputs
+        expected = (
+            x[:, channel - before, ::stride, ::stride] if is_old_channel else torch.zeros(2, *y.shape[2:])
+        )
         assert torch.equal(y[:, channel], expected)
 
 
@@ -83,9 +85,9 @@ def test_pictures_are_taken_from_one_normalization_to_the_other():
     plain.scale.fill_(1.0)
     plain.shift.fill_(0.0)
     with torch.no_grad():
-        one, other = model(normalized(MEAN, STD)), plain(normalized(IMAGENET_MEAN, IMAGENET_STD))
-    torch.testing.assert_close(one, other)
-    assert not torch.allclose(model(normalized(IMAGENET_MEAN, IMAGENET_STD)), other)
+        actual, expected = model(normalized(MEAN, STD)), plain(normalized(IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(actual, expected)
+    assert not torch.allclose(model(normalized(IMAGENET_MEAN, IMAGENET_STD)), expected)
 
 
 def test_weights_are_kaiming_normal_and_batch_norm_is_untouched():
@@ -132,5 +134,5 @@ def test_known_weights_answer_as_they_are_known_to():
     assert isinstance(model, ResNet)
     model.load_state_dict(load_file(path))
     load_weights(model, path)
-    found = prunus.evaluate(model, prunus.load_data("cifar-10").test)
-    assert found.accuracy == pytest.approx(88.30, abs=0.005)
+    result = prunus.evaluate(model, prunus.load_data("cifar-10").test)
+    assert result.accuracy == pytest.approx(88.30, abs=0.005)

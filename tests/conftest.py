@@ -1,4 +1,4 @@
-"""What tests share: one thread, small real data, a small network."""
+"""Shared fixtures: one thread, small real data, a small network, the command line in this process."""
 
 import os
 
@@ -10,7 +10,7 @@ from prunus.data import load_data
 from prunus.seeds import make_generator
 from prunus.types import Dataset, Split
 
-os.environ.pop("COLUMNS", None)  # the width of the test runner's own output, which is nobody's terminal
+os.environ.pop("COLUMNS", None)  # the width of the test runner's output must not change the tables
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,7 +20,7 @@ def _one_thread():
 
 @pytest.fixture
 def called(capsys, monkeypatch):
-    """`prunus` in this process: what it printed to stdout and to stderr, without progress, which takes time to come."""
+    """Run `prunus` in this process; returns its output to stdout and stderr, without lines of progress."""
     from prunus.cli import main, progress
 
     monkeypatch.setattr(progress, "FIRST_SECONDS", 3600.0)

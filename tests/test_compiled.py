@@ -24,7 +24,7 @@ RUN = "import kernels; print(kernels.add_two(1), kernels.add_two.stats.cache_hit
 
 
 def run(folder: Path, code: str = RUN, **environment: str) -> str:
-    """What `code` prints in a process of its own, started in `folder`."""
+    """The output of `code` in another process, started in `folder`."""
     (folder / "kernels.py").write_text(KERNELS)
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -29,7 +29,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_write_atomic_writes_what_it_is_given_and_nothing_else(before, tmp_path):
+def test_write_atomic_writes_the_content_only(before, tmp_path):
     path = tmp_path / "file"
     if before is not None:
         path.write_bytes(before)
@@ -41,7 +41,7 @@ def test_write_atomic_writes_what_it_is_given_and_nothing_else(before, tmp_path)
 
 
 @pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")], ids=["flush", "rename"])
-def test_write_atomic_keeps_the_old_file_when_a_step_fails(owner, step, old, monkeypatch):
+def test_write_atomic_preserves_the_old_file_when_a_step_fails(owner, step, old, monkeypatch):
     monkeypatch.setattr(owner, step, fails)
     with pytest.raises(OutputError, match=r"file cannot be written: No space left on device\.$"):
         write_atomic(old, b"new")
@@ -52,7 +52,7 @@ def test_write_atomic_keeps_the_old_file_when_a_step_fails(owner, step, old, mon
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, CheckpointError])
-def test_open_atomic_keeps_the_old_file_when_its_block_fails(error, old):
+def test_open_atomic_preserves_the_old_file_when_its_block_fails(error, old):
     def write_half():
         with open_atomic(old) as file:
             file.write(b"half")
@@ -64,14 +64,14 @@ def test_open_atomic_keeps_the_old_file_when_its_block_fails(error, old):
     assert names(old.parent) == ["file"]
 
 
-def test_a_folder_that_cannot_be_flushed_is_no_failure(old, monkeypatch):
+def test_open_atomic_ignores_a_folder_that_cannot_be_flushed(old, monkeypatch):
     monkeypatch.setattr(os, "open", fails)
     write_atomic(old, b"new")
     assert old.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_permissions_are_those_that_the_umask_leaves(mask, old):
+def test_permissions_follow_the_umask(mask, old):
     old.chmod(0o600)
     before = os.umask(mask)
     try:
@@ -81,7 +81,7 @@ def test_permissions_are_those_that_the_umask_leaves(mask, old):
     assert stat.S_IMODE(old.stat().st_mode) == 0o666 & ~mask
 
 
-def test_a_temporary_name_is_random_and_never_opened_through_a_link(old, monkeypatch):
+def test_temporary_name_is_random_and_not_opened_through_a_link(old, monkeypatch):
     with open_atomic(old) as first, open_atomic(old) as second:
         assert len({first.name, second.name}) == 2
     monkeypatch.setattr(files.secrets, "token_hex", lambda size: "guessed")
@@ -98,7 +98,7 @@ def test_a_temporary_name_is_random_and_never_opened_through_a_link(old, monkeyp
     [".file.part", f".file.{os.getpid()}.part", f".file.{os.getpid()}"],
     ids=["part", "process part", "process"],
 )
-def test_a_link_at_a_name_that_can_be_predicted_is_not_followed(name, old):
+def test_link_at_a_predictable_name_is_not_followed(name, old):
     victim = old.with_name("victim")
     victim.write_bytes(b"victim")
     old.with_name(name).symlink_to(victim)
@@ -109,7 +109,7 @@ def test_a_link_at_a_name_that_can_be_predicted_is_not_followed(name, old):
 
 
 @pytest.mark.parametrize("target", ["old", "new"])
-def test_a_symbolic_link_is_written_through(target, tmp_path):
+def test_symbolic_link_is_followed(target, tmp_path):
     """Also where what it names does not exist yet."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "old").write_bytes(b"old")
@@ -148,7 +148,7 @@ def special(kind, path):
 
 @pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a socket", "a device"])
-def test_what_is_no_regular_file_is_never_replaced(kind, linked, tmp_path):
+def test_only_regular_files_are_replaced(kind, linked, tmp_path):
     place = tmp_path / "place"
     special(kind, place)
     path = tmp_path / "link" if linked else place
@@ -181,7 +181,7 @@ def test_what_is_no_regular_file_is_never_replaced(kind, linked, tmp_path):
         ("\x9b31m", "control characters"),
     ],
 )
-def test_check_writable_names_a_path_that_no_file_can_have(path, reason, old, monkeypatch):
+def test_check_writable_refuses_impossible_names(path, reason, old, monkeypatch):
     monkeypatch.chdir(old.parent)
     Path("old").write_bytes(b"")
     Path("loop").symlink_to("loop")
@@ -198,14 +198,14 @@ def test_check_writable_names_a_path_that_no_file_can_have(path, reason, old, mo
     assert names(old.parent) == before
 
 
-def test_the_longest_name_that_the_system_allows_can_be_written(tmp_path):
+def test_longest_allowed_name_can_be_written(tmp_path):
     path = tmp_path / ("x" * 255)
     check_writable(path)
     write_atomic(path, b"new")
     assert names(tmp_path) == ["x" * 255]
 
 
-def test_an_existing_file_needs_force(old):
+def test_existing_file_needs_force(old):
     with pytest.raises(OutputError, match=r"file exists; pass --force to replace it"):
         check_writable(old)
     check_writable(old, force=True)
@@ -214,7 +214,7 @@ def test_an_existing_file_needs_force(old):
 
 @pytest.mark.parametrize("spelling", ["./file", "../{folder}/file", "link", "hard", "folder_link/file"])
 @pytest.mark.parametrize("swapped", [False, True])
-def test_an_input_is_never_replaced_by_any_spelling(spelling, swapped, old, monkeypatch):
+def test_input_is_not_replaced_under_any_spelling(spelling, swapped, old, monkeypatch):
     monkeypatch.chdir(old.parent)
     Path("link").symlink_to("file")
     Path("hard").hardlink_to("file")
@@ -225,7 +225,7 @@ def test_an_input_is_never_replaced_by_any_spelling(spelling, swapped, old, monk
         check_writable(path, force=True, inputs=[other])
 
 
-def test_two_outputs_that_do_not_exist_yet_can_be_one_file(tmp_path, monkeypatch):
+def test_new_outputs_that_are_one_file_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to("out")
     for other in ("out", "./out", "link", tmp_path / "out"):
@@ -255,7 +255,7 @@ def test_after_writing_names_the_files_that_are_complete():
         raise BrokenPipeError
 
 
-def test_create_folder_refuses_what_cannot_be_one(old):
+def test_create_folder_refuses_impossible_folders(old):
     create_folder(old.parent / "a" / "b")
     create_folder(old.parent / "a" / "b")
     for path in (old, old / "below", old.parent / "a\nb", old.parent / ("x" * 256)):

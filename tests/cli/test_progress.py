@@ -35,7 +35,7 @@ def longest_silence(clock: Clock, start: float) -> float:
 
 
 @pytest.mark.parametrize("step_seconds", [0.01, 1.0, 7.0, 29.0])
-def test_lines_come_every_thirty_seconds_and_carry_the_remaining_time(step_seconds):
+def test_lines_are_written_every_thirty_seconds_with_the_remaining_time(step_seconds):
     clock = Clock()
     start, total = clock.now, int(300 / step_seconds)
     reporter = Reporter("pruning", clock.write, clock)
@@ -53,7 +53,7 @@ def test_lines_come_every_thirty_seconds_and_carry_the_remaining_time(step_secon
     assert int(minutes[1]) in (2, 3)
 
 
-def test_the_first_line_comes_after_two_seconds_and_none_before():
+def test_first_line_is_written_after_two_seconds():
     clock = Clock()
     reporter = Reporter("evaluate", clock.write, clock)
     for _ in range(19):
@@ -65,7 +65,7 @@ def test_the_first_line_comes_after_two_seconds_and_none_before():
     assert [line for _, line in clock.lines] == ["evaluate: 2 s so far"]
 
 
-def test_lines_come_from_the_clock_alone_while_one_step_takes_minutes():
+def test_lines_are_written_during_a_long_step():
     clock = Clock()
     start = clock.now
     reporter = Reporter("prune", clock.write, clock)
@@ -77,7 +77,7 @@ def test_lines_come_from_the_clock_alone_while_one_step_takes_minutes():
     assert clock.lines[-1][1] == "layer 2: 25 %, 5 min so far"
 
 
-def test_the_pace_is_that_of_the_work_reported_last():
+def test_remaining_time_uses_the_pace_of_the_current_work():
     clock = Clock()
     reporter = Reporter("run", clock.write, clock)
     clock.now += 1
@@ -89,7 +89,7 @@ def test_the_pace_is_that_of_the_work_reported_last():
     assert clock.lines[-1][1] == "fast: 50 %, about 30 s left"
 
 
-def test_a_resumed_training_is_not_taken_for_a_fast_one():
+def test_remaining_time_of_a_resumed_training():
     clock = Clock()
     reporter = Reporter("run", clock.write, clock)
     reporter("training", 900, 1000)
@@ -98,7 +98,7 @@ def test_a_resumed_training_is_not_taken_for_a_fast_one():
     assert clock.lines[-1][1] == "training: 95 %, about 50 s left"
 
 
-def test_a_line_of_its_own_stands_for_a_line_of_progress():
+def test_other_line_replaces_a_line_of_progress():
     clock = Clock()
     reporter = Reporter("compress", clock.write, clock)
     for epoch in range(10):
@@ -108,7 +108,7 @@ def test_a_line_of_its_own_stands_for_a_line_of_progress():
     assert [line for _, line in clock.lines] == [f"epoch {epoch}" for epoch in range(10)]
 
 
-def test_trainings_add_up_also_where_some_were_finished_before():
+def test_added_up_counts_trainings_that_were_finished_before():
     reported = []
     add = added_up(40, lambda *call: reported.append(call))
     for done in (0, 5, 10, 0, 10, 10, 0, 10):  # the third was finished by an earlier call
@@ -118,7 +118,7 @@ def test_trainings_add_up_also_where_some_were_finished_before():
     assert reported[-1] == ("coding the weights", 0, 0)
 
 
-def test_runs_add_up_by_their_estimated_time_and_leave_out_those_that_failed():
+def test_runs_progress_weights_runs_by_estimated_time_without_failed_ones():
     reported = []
     runs = RunsProgress({"a": 10.0, "b": 30.0, "c": 60.0}, lambda *call: reported.append(call))
     runs.step("b", 1, 2)
@@ -133,7 +133,7 @@ def test_runs_add_up_by_their_estimated_time_and_leave_out_those_that_failed():
     ]
 
 
-def test_a_training_and_an_evaluation_report_every_batch_and_change_nothing(mlp, few):
+def test_progress_of_every_batch_does_not_change_the_results(mlp, few):
     recipe, reported = Recipe(epochs=2, learning_rate=0.1, batch_size=50), []
     state = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
     train(mlp, few, recipe)
@@ -180,7 +180,7 @@ def slow(called, monkeypatch, tmp_path):
     return called
 
 
-def test_commands_write_plain_lines_of_progress_where_stderr_is_a_file(slow):
+def test_commands_write_plain_lines_when_stderr_is_a_file(slow):
     names = ("slow_nets:net", "--data=slow_nets:few")
     epochs = ("--epochs=dense=1", "--epochs=retrain=1", "--epochs=settle=1", "--epochs=finetune=1")
     error = slow("compress", "--model", *names, "--rounds=1", "--out=x.prunus", *epochs).err
@@ -195,7 +195,7 @@ def test_commands_write_plain_lines_of_progress_where_stderr_is_a_file(slow):
     assert "evaluation: " in error
 
 
-def test_nothing_is_reported_after_a_command_has_ended(slow, capsys):
+def test_report_does_nothing_after_the_command_has_ended(slow, capsys):
     slow("list")
     module.report("late", 1, 2)
     time.sleep(0.3)

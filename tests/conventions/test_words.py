@@ -16,7 +16,7 @@ PHRASES = re.compile(
     r"the laws|the (?:house|room|laboratory|receipts?)|its card|holes?|foretells?|nought|let go of|surgeons?|shelf|"
     r"will keep whole|(?:network|layer|model) answers?|likely masks?)\b|[Ww]here we depart|\bDeparts:",
 )
-"""Phrases that a reader of this field would not understand; what to write instead is in CONTRIBUTING.md."""
+"""Phrases that a reader of this field would not understand."""
 
 UNFINISHED = (
     *("prunus/cli/compress", "prunus/cli/demo", "prunus/cli/inspect", "prunus/cli/prune"),

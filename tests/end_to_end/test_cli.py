@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one's own network, there and back; what it prints; how it ends."""
+"""The command line as users call it: compress, evaluate and decompress a network of theirs; output and exit codes."""
 
 import io
 import json
@@ -65,7 +65,7 @@ COMPRESS = ("compress", "--model=own_nets:net", "--data=own_nets:few", "--rounds
 
 
 def process(folder, *arguments, **options):
-    """`prunus` in a process of its own."""
+    """`prunus` in another process."""
     command = [sys.executable, "-m", "prunus", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, **options)
     assert "Traceback" not in done.stdout + done.stderr
@@ -82,7 +82,7 @@ def run(called, monkeypatch, made):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with a network of one's own, compressed by a real process into own.prunus."""
+    """A folder with a user's network, compressed by another process into own.prunus."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_nets.py").write_text(OWN)
     done = process(folder, *COMPRESS, "--out=own.prunus", "--json")
@@ -93,7 +93,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_every_command_has_an_example(command, run):
+def test_help_of_every_command_has_an_example(command, run):
     assert f"Example: prunus {command}" in run(command, "--help").out
 
 
@@ -105,7 +105,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("command", REFUSED)
-def test_one_thread_computes_unless_more_are_asked_for(command, run, monkeypatch):
+def test_commands_use_one_thread_by_default(command, run, monkeypatch):
     try:
         torch.set_num_threads(2)
         run(*REFUSED[command], code=1)
@@ -120,7 +120,7 @@ def test_one_thread_computes_unless_more_are_asked_for(command, run, monkeypatch
     assert "[default: 1]" in line
 
 
-def test_inspect_adds_up_to_the_byte(run):
+def test_inspect_adds_up_to_the_file_size(run):
     size = Path("own.prunus").stat().st_size
     result = json.loads(run("inspect", "own.prunus", "--json").out)
     assert result == json.loads(json.dumps(prunus.inspect("own.prunus").to_json()))
@@ -141,7 +141,7 @@ def test_inspect_adds_up_to_the_byte(run):
         assert cell == (before if before == after else f"{before} → {after}")
 
 
-def test_decompress_gives_back_every_bit(run):
+def test_decompress_restores_every_bit(run):
     run("decompress", "own.prunus", "--out", "back.safetensors")
     back, state = load_file("back.safetensors"), prunus.read("own.prunus")
     assert back.keys() == state.keys()
@@ -151,7 +151,7 @@ def test_decompress_gives_back_every_bit(run):
         assert back[name].numpy().tobytes() == tensor.numpy().tobytes()
 
 
-def test_decompress_replaces_a_file_only_when_told(run, tmp_path):
+def test_decompress_replaces_a_file_only_with_force(run, tmp_path):
     target = tmp_path / "there.safetensors"
     target.write_text("mine")
     assert "--force" in run("decompress", "own.prunus", "--out", target, code=1).err
@@ -161,7 +161,7 @@ def test_decompress_replaces_a_file_only_when_told(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
-def test_evaluate_says_what_the_library_says(run):
+def test_evaluate_prints_the_result_of_the_library(run):
     printed = run("evaluate", "own.prunus", "--data", "digits", "--model", "own_nets:net", "--json")
     model = prunus.load("own.prunus", into=import_object("own_nets:net")())
     result = prunus.evaluate(model, prunus.load_data("digits").test)
@@ -170,7 +170,7 @@ def test_evaluate_says_what_the_library_says(run):
     assert f"{result.error:.1f} %" in words
 
 
-def test_compress_prints_only_json_and_says_the_rest_on_stderr(made):
+def test_compress_prints_only_json_to_stdout(made):
     printed, message = json.loads((made / "printed.json").read_text()), (made / "stderr.txt").read_text()
     assert printed["file_bytes"] == (made / "own.prunus").stat().st_size
     assert [stage["name"] for stage in printed["stages"]] == ["dense", "pruned", "shared", "huffman", "range"]
@@ -183,13 +183,13 @@ def test_compress_prints_only_json_and_says_the_rest_on_stderr(made):
     assert "(8 of 8 epochs)" in message
 
 
-def test_the_error_that_compress_prints_is_the_one_of_the_file(made, run):
+def test_compress_prints_the_test_error_of_the_file(made, run):
     printed = json.loads((made / "printed.json").read_text())
     result = run("evaluate", "own.prunus", "--data=own_nets:few", "--model=own_nets:net", "--json").out
     assert json.loads(result)["test_error"] == printed["test_error"]
 
 
-def test_the_same_seed_gives_the_same_file_in_another_process(made, run, tmp_path):
+def test_same_seed_gives_the_same_file_in_another_process(made, run, tmp_path):
     run(*COMPRESS, "--out", tmp_path / "again.prunus")
     assert (tmp_path / "again.prunus").read_bytes() == (made / "own.prunus").read_bytes()
     run(*COMPRESS, "--out", tmp_path / "other.prunus", "--seed=1")
@@ -203,7 +203,7 @@ def test_the_same_seed_gives_the_same_file_in_another_process(made, run, tmp_pat
         ("own_nets:framed", "lenet-300-100", ()),
     ],
 )
-def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, into, made, run):
+def test_device_option_selects_the_device_and_files_load_on_the_cpu(data, model, into, made, run):
     """With a pretend device (`far.py`); Flat looks at every batch whether it is there."""
     far, aside = Path(__file__).with_name("far.py"), {**os.environ, "DEVICE": "far"}
 
@@ -223,7 +223,7 @@ def test_the_device_named_computes_and_the_file_is_one_of_the_cpu(data, model, i
     assert measured == pytest.approx(json.loads(near.out), rel=1e-5)
 
 
-def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
+def test_interrupted_compress_resumes_from_checkpoints(made, run):
     arguments = (*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps")
     stopped = process(made, *arguments, env={**os.environ, "INTERRUPT_AT": "26"})
     assert stopped.returncode == 130
@@ -237,7 +237,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "nested.pth"])
-def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
+def test_compress_uses_the_given_weights(name, run, tmp_path):
     torch.manual_seed(5)
     state = import_object("own_nets:net")().state_dict()
     state["4.weight"].zero_()[0, :3] = torch.tensor([0.5, -0.5, 0.25])
@@ -260,7 +260,7 @@ def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
     assert torch.equal(result["2.running_var"], state["2.running_var"])
 
 
-def test_a_scope_may_be_a_pattern(run, tmp_path):
+def test_scope_option_accepts_a_pattern(run, tmp_path):
     out = tmp_path / "out.prunus"
     arguments = (*COMPRESS, "--out", out, "--scope=2:4")
     printed = run(*arguments, "--density=0.5", "--rounds=1")
@@ -278,7 +278,7 @@ def test_a_scope_may_be_a_pattern(run, tmp_path):
     assert not out.exists()
 
 
-def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
+def test_resolve_recipe_prefers_the_recipe_of_the_model():
     table = prunus.COMPRESSION_RECIPES
     assert resolve_recipe("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
     assert resolve_recipe("own:net", None, None, None, None, []) == table["default"]
@@ -290,7 +290,7 @@ def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
     assert resolve_recipe("own:net", None, None, None, None, [], "4x4").scope == "4x4"
 
 
-def test_list_names_everything_built_in(run):
+def test_list_names_all_built_in_components(run):
     result = json.loads(run("list", "--json").out)
     tables = {
         "models": MODELS,
@@ -319,7 +319,7 @@ def test_list_names_everything_built_in(run):
             assert re.search(rf"(^|\s){re.escape(name)}\s", words, re.MULTILINE)
 
 
-def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypatch, tmp_path):
+def test_run_passes_the_size_and_prints_the_table(run, monkeypatch, tmp_path):
     def count(size, out, *, replicates=None, seed=0, report=print, progress=None):
         """Count to three."""
         report("counting")
@@ -337,7 +337,7 @@ def test_run_hands_the_experiment_its_size_and_prints_what_it_made(run, monkeypa
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_nobody_reads_the_output(form, made):
+def test_closed_pipe_ends_the_command_quietly(form, made):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "prunus", "inspect", "own.prunus", *form]
@@ -347,21 +347,21 @@ def test_nobody_reads_the_output(form, made):
     assert all(line.startswith("prunus ") for line in done.stderr.splitlines())  # on a slow machine alone
 
 
-def test_a_terminal_that_knows_no_unicode(run, monkeypatch):
+def test_terminal_without_unicode_shows_replacements(run, monkeypatch):
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", shown)
     run("inspect", "own.prunus")
     assert b"24 ? 64" in shown.buffer.getvalue()
 
 
-def test_without_the_extra_it_says_what_to_install(run, monkeypatch):
+def test_missing_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
     message = run("list", code=1).err
     assert message == 'error: the command line needs typer: pip install "prunus[cli]"\n'
 
 
 @pytest.mark.parametrize("group", [(), ("runs",)])
-def test_a_group_without_a_command_shows_its_help(group, called):
+def test_group_without_a_command_shows_its_help(group, called):
     printed = called(*group, code=2)
     assert printed.err == ""
     assert printed.out.strip() == called(*group, "--help").out.strip()
@@ -369,7 +369,7 @@ def test_a_group_without_a_command_shows_its_help(group, called):
 
 @pytest.fixture
 def shell(tmp_path):
-    """Run a script in bash, with `prunus` on the path and a home directory of its own; returns what it printed."""
+    """Run a script in bash, with `prunus` on the path and a new home directory; returns its output."""
     bash = shutil.which("bash") or pytest.skip("there is no bash here")
     program = tmp_path / "prunus"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m prunus "$@"\n')
@@ -395,14 +395,14 @@ def shell(tmp_path):
         ("prunus evaluate my.prunus --data fash", ["fashion-mnist"]),
     ],
 )
-def test_the_shell_completes_commands_options_and_names(words, offered, shell):
+def test_shell_completes_commands_options_and_names(words, offered, shell):
     place = len(words.split()) - 1
     complete = f"COMP_WORDS=({words}); COMP_CWORD={place}; _prunus_completion prunus"
     script = f'eval "$(prunus --show-completion)"; {complete}; printf "%s\\n" "${{COMPREPLY[@]}}"'
     assert shell(script) == offered
 
 
-def test_completion_is_installed_for_the_shell_it_is_called_from(shell, tmp_path):
+def test_completion_is_installed_for_the_calling_shell(shell, tmp_path):
     *_, message = shell("prunus --install-completion; true")
     assert message == "Completion will take effect once you restart the terminal"
     (script,) = (tmp_path / ".bash_completions").iterdir()
@@ -410,7 +410,7 @@ def test_completion_is_installed_for_the_shell_it_is_called_from(shell, tmp_path
     assert "_prunus_completion" in script.read_text()
 
 
-def test_the_version(run):
+def test_version_option_prints_the_version(run):
     assert run("--version").out == f"prunus {prunus.__version__}\n"
 
 

@@ -1,6 +1,6 @@
 """Every Python block of README and docs runs, in the order of its page, in an empty folder.
 
-A block that begins with `# NAME.py` is that file. On a page that has one, its commands run too.
+A block that begins with `# NAME.py` is the content of that file. On a page with such a block, the commands run too.
 """
 
 import re
@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_page_runs(page, folder):
+def test_python_blocks_of_the_page_run(page, folder):
     names: dict[str, object] = {"__name__": "__page__"}
     for name, text in files(page).items():
         (folder / name).write_text(text)
@@ -53,7 +53,7 @@ def test_the_page_runs(page, folder):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if files(page)], ids=lambda page: page.name)
-def test_the_commands_of_the_page_run(page, folder, capsys):
+def test_commands_of_the_page_run(page, folder, capsys):
     for name, text in files(page).items():
         (folder / name).write_text(text)
     lines = [shlex.split(line, comments=True) for block in blocks(page, "sh") for line in block.splitlines()]
@@ -67,5 +67,5 @@ def test_the_commands_of_the_page_run(page, folder, capsys):
             assert option != "--out" or (folder / value).exists()
 
 
-def test_the_page_on_models_of_ones_own_has_its_file():
+def test_page_on_user_models_has_its_file():
     assert list(files(ROOT / "docs" / "your-model.md")) == ["mymodels.py"]

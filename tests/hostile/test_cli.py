@@ -202,7 +202,7 @@ OUT = "--out=out.prunus"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder with bad_nets.py, to stand in."""
+    """An empty current folder with bad_nets.py."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "bad_nets.py").write_text(OWN)
@@ -296,7 +296,7 @@ def test_compress_refuses(code, arguments, says, refused):
 @pytest.mark.parametrize(
     "command", [("compress", NET, DATA, OUT), ("evaluate", "a.prunus", DATA, NET), ("demo", "--out=new")]
 )
-def test_a_device_that_is_not_there(command, device, refused, folder):
+def test_commands_refuse_an_unknown_device(command, device, refused, folder):
     (folder / "a.prunus").write_bytes(good())
     message = refused(2, *command, f"--device={device}")
     assert message.startswith(f"error: Expected a device that can compute here, got {clean(repr(device))}")
@@ -304,14 +304,14 @@ def test_a_device_that_is_not_there(command, device, refused, folder):
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/out.prunus", "bad_nets.py/out.prunus", ".", "", "out.html"])
-def test_compress_refuses_an_out_it_cannot_write_before_the_work(out, refused):
+def test_compress_refuses_an_unwritable_out_before_the_work(out, refused):
     assert (
         "--page" in (message := refused(1, "compress", NET, DATA, f"--out={out}"))
         or "cannot be written" in message
     )
 
 
-def test_compress_refuses_a_page_it_cannot_write_before_the_work(refused):
+def test_compress_refuses_an_unwritable_page_before_the_work(refused):
     assert "cannot be written" in refused(1, "compress", NET, DATA, OUT, "--page=no/page.html")
 
 
@@ -355,7 +355,7 @@ def state():
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_compress_refuses_weights(name, refused, folder):
+def test_compress_refuses_unsuitable_weights(name, refused, folder):
     WEIGHTS[name](folder / name)
     message = refused(CODES.get(name, 4), "compress", NET, DATA, OUT, f"--weights={name}")
     assert name in message or "1.bias" in message
@@ -383,14 +383,14 @@ FILES = {
 @pytest.mark.parametrize(
     "command", [("inspect",), ("inspect", "--json"), ("decompress",), ("evaluate", DATA, NET, "--json")]
 )
-def test_a_bad_file(name, command, refused, folder):
+def test_commands_refuse_a_bad_file(name, command, refused, folder):
     code, content = FILES[name]
     if content is not None:
         (folder / "bad.prunus").write_bytes(content)
     refused(code, command[0], "bad.prunus", *command[1:])
 
 
-def test_a_file_of_another_model(refused, folder):
+def test_evaluate_refuses_a_file_of_another_model(refused, folder):
     (folder / "a.prunus").write_bytes(good())
     assert "--model" in refused(7, "evaluate", "a.prunus", DATA)
     assert "RuntimeError" in refused(3, "evaluate", "a.prunus", NET, "--data=bad_nets:fails")
@@ -405,12 +405,12 @@ def test_a_file_of_another_model(refused, folder):
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/a.safetensors", "bad_nets.py/a.safetensors", "."])
-def test_decompress_refuses_an_out_it_cannot_write(out, refused, folder):
+def test_decompress_refuses_an_unwritable_out(out, refused, folder):
     (folder / "a.prunus").write_bytes(good())
     assert "cannot be written" in refused(1, "decompress", "a.prunus", f"--out={out}", "--force")
 
 
-def test_a_full_disk_leaves_what_was_there(folder):
+def test_full_disk_leaves_existing_files(folder):
     (folder / "a.prunus").write_bytes(pack({"x": torch.linspace(0, 1, 5000)}))
     (folder / "a.safetensors").write_text("mine")
     script = (
@@ -425,7 +425,7 @@ def test_a_full_disk_leaves_what_was_there(folder):
     assert {path.name for path in folder.iterdir()} == {"bad_nets.py", "a.prunus", "a.safetensors"}
 
 
-def test_names_in_a_file_are_neither_markup_nor_control_codes(folder, capsys):
+def test_names_in_a_file_are_printed_without_markup_and_control_codes(folder, capsys):
     evil = "[bold red]\x1b[2J\x1b]0;owned\x07\n[/]\ud800"[:-1]
     Path("evil.prunus").write_bytes(pack({evil: torch.ones(3)}, made={"by\x1b[31m": "\x9b31m[link=x]"}))
     with pytest.raises(SystemExit) as ended:
@@ -442,7 +442,7 @@ def test_names_in_a_file_are_neither_markup_nor_control_codes(folder, capsys):
     assert err.count("\n") == 1
 
 
-def test_unknown_commands_options_experiments_and_sizes(refused):
+def test_unknown_names_are_refused(refused):
     assert refused(2, "compres") == "error: No command is called 'compres'; did you mean 'compress'?"
     assert "the commands are: demo, compress" in refused(2, "frobnicate")
     assert refused(2, "inspect", "a", "--jso") == "error: No option is called '--jso'; did you mean '--json'?"
@@ -451,7 +451,7 @@ def test_unknown_commands_options_experiments_and_sizes(refused):
     assert "choose one" in refused(2, "run", "han2015", "--smoke", "--full")
 
 
-def test_a_fault_nobody_foresaw_is_still_a_sentence(refused, folder, monkeypatch):
+def test_unexpected_error_is_one_sentence(refused, folder, monkeypatch):
     arguments = ("compress", "--model=bad_nets:fails_late", DATA, OUT)
     message = refused(70, *arguments)
     assert message == "error: RuntimeError: nobody expects this (PRUNUS_TRACEBACK=1 shows where)"
@@ -461,7 +461,7 @@ def test_a_fault_nobody_foresaw_is_still_a_sentence(refused, folder, monkeypatch
 
 
 @pytest.mark.parametrize("arguments", [(NET, "--data=bad_nets:fails"), ("--model=bad_nets:fails", DATA)])
-def test_a_function_of_ones_own_that_fails_can_show_where(arguments, refused, folder, monkeypatch):
+def test_failing_user_function_shows_its_traceback_on_request(arguments, refused, folder, monkeypatch):
     message = refused(3 if DATA not in arguments else 4, "compress", *arguments, OUT)
     assert message.startswith("error: bad_nets:fails was called without arguments and ")
     assert message.endswith(": RuntimeError: this is mine, and has two lines")
@@ -471,7 +471,7 @@ def test_a_function_of_ones_own_that_fails_can_show_where(arguments, refused, fo
     assert "fails" in [frame.name for frame in traceback.extract_tb(ended.value.__cause__.__traceback__)]
 
 
-def test_a_data_root_that_cannot_be_written(refused, folder, monkeypatch):
+def test_unwritable_data_root_is_refused(refused, folder, monkeypatch):
     monkeypatch.setenv("PRUNUS_DATA", str(folder / "bad_nets.py"))
     prunus.save(prunus.models.MODELS["lenet-300-100"](), folder / "lenet.prunus")
     message = refused(3, "evaluate", "lenet.prunus", "--data=mnist")
@@ -810,12 +810,12 @@ def misspelled_options():
 CASES = list(bad_command_lines())
 
 
-def test_there_are_many_bad_command_lines():
+def test_bad_command_lines_are_many():
     assert len({tuple(case) for case in CASES}) > 400
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case[1:])[:100])
-def test_a_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_folder, monkeypatch, capsys):
+def test_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_folder, monkeypatch, capsys):
     monkeypatch.chdir(shared_folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "bad_nets", raising=False)
@@ -840,7 +840,7 @@ def test_a_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_fo
     assert seconds < 5
 
 
-def test_a_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tmp_path, called):
+def test_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tmp_path, called):
     store = shutil.copytree(shared_folder / "store", tmp_path / "store")
     (run, *_) = sorted((store / "runs").iterdir())
     (run / "result.json").write_text((run / "result.json").read_text()[:20])
@@ -851,7 +851,7 @@ def test_a_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, 
     assert not run.exists()
 
 
-def test_a_misspelled_setting_is_suggested(refused):
+def test_misspelled_setting_is_suggested(refused):
     arguments = ("run", "zhou2019.criteria", "--smoke", "--out=out", "--store=out/store")
     assert refused(2, *arguments, "--set=epoch=1").endswith("Unknown setting 'epoch'; did you mean 'epochs'?")
     assert refused(2, *arguments, "--set=networks=lenet").endswith("did you mean 'network'?")
@@ -861,5 +861,5 @@ def test_a_misspelled_setting_is_suggested(refused):
 
 
 @pytest.mark.parametrize(("option", "arguments"), list(misspelled_options()), ids=str)
-def test_a_misspelled_option_is_suggested(option, arguments, refused):
+def test_misspelled_option_is_suggested(option, arguments, refused):
     assert refused(2, *arguments) == f"error: No option is called {arguments[-1]!r}; did you mean {option!r}?"

@@ -57,7 +57,7 @@ class WorkBegunError(Exception):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder to stand in, with a module of one's own, weights, a compressed file, a store, and things in the way."""
+    """A current folder with a user's module, weights, a compressed file, a store, and obstacles."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "out_nets", raising=False)
@@ -124,7 +124,7 @@ def command(writer, out):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_command_refuses_an_output_before_the_work(writer, refused, folder):
+def test_command_refuses_an_output_before_the_work(writer, refused, folder):
     """A file that exists, with --force an input, and what no file can take the place of."""
     for out in ("mine", "./mine"):
         assert "mine exists; pass --force to replace it" in refused(*command(writer, out))
@@ -145,7 +145,7 @@ def test_a_command_refuses_an_output_before_the_work(writer, refused, folder):
         assert reason in refused(*command(writer, out), "--force")
 
 
-def test_a_file_and_its_page_are_two_files(refused):
+def test_file_and_page_must_differ(refused):
     Path("link").symlink_to("out.prunus")
     for page in ("out.prunus", "./out.prunus", "link"):
         message = refused(*COMPRESS, "--out=out.prunus", f"--page={page}")
@@ -153,13 +153,13 @@ def test_a_file_and_its_page_are_two_files(refused):
 
 
 @pytest.mark.parametrize("checkpoints", ["mine", "mine/steps", "pipe"])
-def test_checkpoints_that_cannot_be_written_are_known_before_the_work(checkpoints, refused):
+def test_unwritable_checkpoints_are_refused_before_the_work(checkpoints, refused):
     message = refused(*COMPRESS, "--out=out.prunus", f"--checkpoints={checkpoints}")
     assert f"Checkpoints cannot be written to {checkpoints}: " in message
     assert "is not a folder" in message
 
 
-def test_a_file_is_none_of_the_checkpoints(refused, folder):
+def test_output_must_not_be_a_checkpoint(refused, folder):
     (folder / "steps").mkdir()
     message = refused(*COMPRESS, "--out=steps/dense.safetensors", "--checkpoints=steps")
     assert "it is the same file as" in message
@@ -173,7 +173,7 @@ def test_prune_and_decompress_refuse_the_file_they_read(refused):
     assert "it is the same file as" in refused("decompress", "b.safetensors", "--force")
 
 
-def test_the_default_output_of_prune_is_not_replaced(refused):
+def test_prune_does_not_replace_its_default_output(refused):
     Path("out_nets.net-pruned.safetensors").write_text("mine", encoding="utf-8")
     assert "pass --force" in refused(*PRUNE)
 
@@ -256,7 +256,7 @@ main(sys.argv[1:])
 """
 
 
-def test_a_page_that_cannot_be_written_costs_no_result(folder):
+def test_unwritable_page_does_not_lose_the_result(folder):
     """The file is smaller than what the disk takes, the page larger: the numbers are printed, the file is named."""
     arguments = [*COMPRESS, "--out=out.prunus", *FAST, "--json"]
     done = subprocess.run(
@@ -272,7 +272,7 @@ def test_a_page_that_cannot_be_written_costs_no_result(folder):
     assert {path.name for path in folder.iterdir() if path.suffix in (".html", ".part")} == set()
 
 
-def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypatch):
+def test_failing_figure_does_not_lose_the_numbers(tmp_path, monkeypatch):
     record = start_record("mine", "smoke", tmp_path, None, 0, None)
     record.draw("errors", [Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y")
     record.save_rows("points", [{"x": 1}])
@@ -291,7 +291,7 @@ def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2", "scipy"])
-def test_a_library_that_is_not_installed_is_named_before_the_work(library, folder, called, monkeypatch):
+def test_missing_library_is_named_before_the_work(library, folder, called, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
@@ -333,7 +333,7 @@ main(sys.argv[1:])
 @pytest.mark.parametrize(
     "backend", ["nonsense", pytest.param("module://matplotlib_inline.backend_inline", marks=pytest.mark.slow)]
 )
-def test_locale_and_backend_of_the_environment_change_no_file(backend, folder, tmp_path):
+def test_files_do_not_depend_on_locale_and_plotting_backend(backend, folder, tmp_path):
     """In an ASCII locale, with a backend of a notebook: the bytes that are written here, and no exception."""
     ascii_folder, other_folder = tmp_path / "here", tmp_path / "thère"
     ascii_folder.mkdir()
@@ -364,7 +364,7 @@ def test_locale_and_backend_of_the_environment_change_no_file(backend, folder, t
     assert load_file(other_folder / "é.safetensors").keys() == {"1.weight", "1.bias"}
 
 
-def test_tied_weights_are_stored_once_and_come_back(folder, called):
+def test_tied_weights_are_stored_once_and_restored(folder, called):
     """As `safetensors.torch.save_model` stores them; the file is also taken as weights by the next command."""
     exclude = ("--exclude=a.weight", "--exclude=c.weight", DATA)
     torch.manual_seed(0)
@@ -385,7 +385,7 @@ def test_tied_weights_are_stored_once_and_come_back(folder, called):
     assert Path("two.safetensors").read_bytes() == Path("one.safetensors").read_bytes()
 
 
-def test_a_tensor_that_safetensors_cannot_hold_is_known_before_the_work(folder, called, monkeypatch):
+def test_tensor_that_safetensors_cannot_hold_is_refused_before_the_work(folder, called, monkeypatch):
     monkeypatch.setattr(
         "prunus.cli.prune_pipeline._trained", lambda *arguments: pytest.fail("it was trained")
     )

@@ -22,7 +22,7 @@ each_depth = pytest.mark.parametrize("depth", [20, 32, 56, 110])
 
 
 @each_depth
-def test_the_depth_is_in_the_name(depth):
+def test_depth_equals_the_number_in_the_name(depth):
     model = MODELS[f"resnet-{depth}"]()
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(layers) == depth
@@ -31,7 +31,7 @@ def test_the_depth_is_in_the_name(depth):
         assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_parameters_have_the_names_of_the_known_weights():
+def test_parameter_names_are_those_of_published_weights():
     state = MODELS["resnet-20"]().state_dict()
     batch_norm = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
     blocks = [f"layer{stage}.{place}." for stage in (1, 2, 3) for place in (0, 1, 2)]
@@ -41,7 +41,7 @@ def test_parameters_have_the_names_of_the_known_weights():
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "stride"), [(16, 16, 1), (16, 32, 2), (32, 64, 2), (4, 7, 2)])
-def test_a_bridge_takes_every_second_place_and_adds_zeros_on_both_sides(inputs, outputs, stride):
+def test_shortcut_takes_every_second_position_and_pads_channels(inputs, outputs, stride):
     block = Block(inputs, outputs, stride).eval()
     nn.init.zeros_(block.bn2.weight)
     nn.init.zeros_(block.bn2.bias)
@@ -57,7 +57,7 @@ def test_a_bridge_takes_every_second_place_and_adds_zeros_on_both_sides(inputs, 
         assert torch.equal(y[:, channel], expected)
 
 
-def test_a_block_is_its_equation():
+def test_block_equals_its_equation():
     block = Block(4, 8, 2).eval()
     draw = make_generator(0, "block")
     for tensor in (*block.parameters(), block.bn1.running_mean, block.bn2.running_mean):
@@ -75,7 +75,7 @@ def test_a_block_is_its_equation():
     torch.testing.assert_close(block(x), (outer + bridge).clamp(min=0))
 
 
-def test_pictures_are_taken_from_one_normalization_to_the_other():
+def test_input_normalization_is_converted():
     pixels = torch.rand(2, 3, 32, 32, generator=make_generator(0, "pixels"))
 
     def normalized(mean, std):
@@ -90,7 +90,7 @@ def test_pictures_are_taken_from_one_normalization_to_the_other():
     assert not torch.allclose(model(normalized(IMAGENET_MEAN, IMAGENET_STD)), expected)
 
 
-def test_weights_are_kaiming_normal_and_batch_norm_is_untouched():
+def test_weights_are_kaiming_normal_and_batchnorm_is_default():
     model = MODELS["resnet-56"](seed=1)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -102,7 +102,7 @@ def test_weights_are_kaiming_normal_and_batch_norm_is_untouched():
     assert not model.linear.bias.any()
 
 
-def test_the_change_of_normalization_comes_back_from_a_file_though_it_is_in_none(tmp_path):
+def test_normalization_is_rebuilt_when_a_file_is_loaded(tmp_path):
     model = MODELS["resnet-20"](seed=2).eval()
     prunus.save(model, tmp_path / "m")
     assert not {"scale", "shift"} & set(prunus.read(tmp_path / "m"))
@@ -111,7 +111,7 @@ def test_the_change_of_normalization_comes_back_from_a_file_though_it_is_in_none
         assert torch.equal(prunus.load(tmp_path / "m")(x), model(x))
 
 
-def test_weights_without_batch_norms_counters_are_taken(tmp_path):
+def test_load_weights_accepts_files_without_batchnorm_counters(tmp_path):
     """Others' files often lack them; nothing is computed from them."""
     source, target = MODELS["resnet-20"](seed=1), MODELS["resnet-20"](seed=2)
     state = {n: t.contiguous() for n, t in source.state_dict().items() if "num_batches" not in n}
@@ -125,7 +125,7 @@ def test_weights_without_batch_norms_counters_are_taken(tmp_path):
 
 
 @pytest.mark.slow
-def test_known_weights_answer_as_they_are_known_to():
+def test_published_weights_have_the_published_accuracy():
     """88.30 % of the test split."""
     path = data_root() / KNOWN
     if not path.exists():

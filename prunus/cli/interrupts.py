@@ -19,7 +19,7 @@ SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"
 
 
 class Interrupted(BaseException):
-    """A signal ended the command. It is no Exception, so that `except Exception` in a user's function cannot stop it."""
+    """A signal ended the command. Not an Exception, so that `except Exception` in a user's function cannot stop it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -8,8 +8,11 @@ from torch import nn
 from prunus.errors import StatisticsError
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import Mask0Action, Mask1Action
-from prunus.tickets.mask0.zero import zero
-from prunus.tickets.mask1.rewind import rewind
+from prunus.tickets.mask0_actions import MASK0_ACTIONS
+from prunus.tickets.mask1_actions import MASK1_ACTIONS
+
+
+rewind, zero = MASK1_ACTIONS["rewind"], MASK0_ACTIONS["zero"]
 
 
 def drawn(model: nn.Module, seed: int) -> nn.Module:
@@ -72,27 +75,27 @@ def by_column(evidence):
     }
 
 
-def _half(past, masks, seed):
-    return {name: weight / 2 for name, weight in past.original.items()}
+def _half(history, masks, seed):
+    return {name: weight / 2 for name, weight in history.initial.items()}
 
 
-def _is_half(past, masks, start):
+def _is_half(history, masks, start):
     return {
         "kept weights are half of what they were": all(
-            torch.equal(start[name][mask], past.original[name][mask] / 2) for name, mask in masks.items()
+            torch.equal(start[name][mask], history.initial[name][mask] / 2) for name, mask in masks.items()
         )
     }
 
 
 half = Mask1Action(_half, _is_half)
-"""A mask-1 action of one's own."""
+"""A user's mask-1 action."""
 
 
-def _ones(past, masks, kept, seed):
+def _ones(history, masks, kept, seed):
     return {name: torch.where(mask, kept[name], 0.01) for name, mask in masks.items()}
 
 
-def _are_ones(past, masks, kept, start):
+def _are_ones(history, masks, kept, start):
     return {
         "pruned weights are 0.01": all(
             bool((start[name][~mask] == torch.tensor(0.01)).all()) for name, mask in masks.items()
@@ -101,48 +104,48 @@ def _are_ones(past, masks, kept, start):
 
 
 hundredth = Mask0Action(_ones, _are_ones)
-"""A mask-0 action of one's own."""
+"""A user's mask-0 action."""
 
 not_rewound = Mask1Action(
-    lambda past, masks, seed: {name: weight.clone() for name, weight in past.final.items()}, rewind.claims
+    lambda history, masks, seed: {name: weight.clone() for name, weight in history.final.items()}, rewind.invariants
 )
-"""Broken: says it rewinds, and goes on from where the last training ended."""
+"""Broken: claims to rewind, and continues from the end of the last training."""
 
 
-def _one_off(past, masks, seed):
-    values = rewind.values(past, masks, seed)
+def _one_off(history, masks, seed):
+    values = rewind.values(history, masks, seed)
     name = next(iter(values))
     values[name][masks[name]] = values[name][masks[name]].roll(1)
     return values
 
 
-shifted = Mask1Action(_one_off, rewind.claims)
-"""Broken: every value is right, and in one layer in the wrong place."""
+shifted = Mask1Action(_one_off, rewind.invariants)
+"""Broken: every value is correct, but in one layer they are at the wrong places."""
 
-not_zero = Mask0Action(_ones, zero.claims)
-"""Broken: says pruned weights are zero, and sets them to something."""
+not_zero = Mask0Action(_ones, zero.invariants)
+"""Broken: claims that pruned weights are zero, and sets them to 0.01."""
 
 
-def _touched(past, masks, kept, seed):
-    start = zero.values(past, masks, kept, seed)
+def _touched(history, masks, kept, seed):
+    start = zero.values(history, masks, kept, seed)
     return {name: weight * 1.0001 for name, weight in start.items()}
 
 
-meddling = Mask0Action(_touched, zero.claims)
+meddling = Mask0Action(_touched, zero.invariants)
 """Broken: changes kept weights by a ten-thousandth."""
 
 
-def _doubled(past, masks, seed):
-    for moment in (past.original, past.rewind, past.start, past.final):
+def _doubled(history, masks, seed):
+    for moment in (history.initial, history.rewind, history.start, history.final):
         for weight in moment.values():
             weight.mul_(2)
     for mask in masks.values():
         mask.logical_not_()
-    return {name: weight.clone() for name, weight in past.rewind.items()}
+    return {name: weight.clone() for name, weight in history.rewind.items()}
 
 
-mutating = Mask1Action(_doubled, rewind.claims)
-"""Broken: what it is given it doubles, then says that it rewinds to it."""
+mutating = Mask1Action(_doubled, rewind.invariants)
+"""Broken: doubles its arguments in place, then claims to rewind to them."""
 
 
 def drifting(evidence):

@@ -23,7 +23,7 @@ from prunus.experiments.stored_experiment import Entries, Panel, StoredExperimen
 from prunus.experiments.ticket_presets import NETWORKS, network
 from prunus.pruning.criteria import CRITERIA
 from prunus.report.figures import Reference
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
@@ -212,7 +212,7 @@ def _table(store: Store, request: Request, rows: Sequence[Row]) -> list[Row]:
     table = []
     for (group, name), members in groups.items():
         likely = [row for row in members if "most_likely_density" in row]
-        files = [size for row in members if (size := _file_size(store.folder(row["run"])))]
+        files = [size for row in members if (size := _file_size(store.directory(row["run"])))]
         of = _key(members[0]["network"])
         table.append({
             **({"group": group} if group else {}), "curve": name, "n": len(members),
@@ -246,10 +246,10 @@ def _key(network: str) -> str:
     return next((key for key, of in NETWORKS.items() if f"{of.dense.model}, {of.dense.data}" == network), "")
 
 
-def _file_size(folder: RunFolder) -> int:
+def _file_size(folder: RunDirectory) -> int:
     """Bytes of the file of a supermask whose weights come from seeds; 0 for other runs."""
     generated, factors = from_seeds(folder)
-    return len(pack(folder.get("final"), generated=generated, factors=factors)) if generated else 0
+    return len(pack(folder.load_tensors("final"), generated=generated, factors=factors)) if generated else 0
 
 
 ACCURACY = Panel("accuracy", "final_test_accuracy", "test accuracy (%)", "Supermasks")

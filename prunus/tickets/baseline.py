@@ -59,7 +59,7 @@ class BaselineSpec:
         return {}
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's code."""
+        """Return the references to the user's functions that this run calls."""
         return tuple(reference for reference in (self.model, self.data) if ":" in reference)
 
     def cost(self) -> tuple[str, float]:
@@ -130,6 +130,8 @@ class BaselineSpec:
             The monitor that observed the training.
         """
         data, constraint = self.load_data(), constraint or NoConstraint(model)
+        if ":" in self.data:  # a user's function may return other data when the run is resumed
+            directory.check_input(self.data, data_tensors(data))
         recipe = recipe or self.recipe
         first_step = start.step if start else 0
         monitor = TrainingMonitor(
@@ -154,7 +156,7 @@ class BaselineSpec:
         )
         return monitor
 
-    def seconds_per_unit(self) -> float:
+    def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
         model = self.make_network()
         return time_step(Trainer(model, self.recipe, NoConstraint(model)), self.load_data())
@@ -301,6 +303,14 @@ def load_saved_state(directory: RunDirectory, step: int) -> TrainingState:
     """Return the training state that a baseline saved at a step."""
     name = f"state-{step}"
     return state_from_tensors(directory.load_metadata(name)["step"], directory.load_tensors(name))
+
+
+def data_tensors(data: Dataset) -> Params:
+    """Return the tensors of all splits of a data set, by name."""
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    return {
+        f"{name}/{part}": getattr(split, part) for name, split in splits.items() for part in ("inputs", "labels")
+    }
 
 
 _LOADED: dict[tuple[str, str], Dataset] = {}

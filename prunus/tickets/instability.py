@@ -55,8 +55,8 @@ class InstabilitySpec:
         return {"baseline": self.baseline, **({} if self.ticket is None else {"ticket": self.ticket})}
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's code."""
-        return (self.ticket or self.baseline).code_references()
+        """Return the references to the user's functions that only this run calls: none."""
+        return ()
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the training steps of both copies. Raises as `check` does."""
@@ -64,9 +64,9 @@ class InstabilitySpec:
         unit, steps = self.baseline.cost()
         return unit, len(COPIES) * (steps - self.step)
 
-    def seconds_per_unit(self) -> float:
+    def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
-        return self.baseline.seconds_per_unit()
+        return self.baseline.pace()
 
     @property
     def device(self) -> str:

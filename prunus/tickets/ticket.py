@@ -6,7 +6,7 @@ action, mask-0 action); Frankle et al. 2020, Algorithm 1 (rewinding to step k); 
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeVar
 
@@ -82,7 +82,11 @@ class TicketSpec:
         object.__setattr__(self, "levels", () if levels == self._all_levels else levels)
 
     def __getstate__(self) -> dict[str, Any]:  # the values that names are resolved to need not be picklable
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not isinstance(getattr(type(self), name, None), cached_property)
+        }
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: the baseline, and where the masks or densities are from."""
@@ -90,18 +94,17 @@ class TicketSpec:
         return {"baseline": self.baseline, **{key: spec for key, spec in others.items() if spec is not None}}
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's code."""
-        names = (self.criterion, self.mask1, self.mask0)
-        return (*self.baseline.code_references(), *(name for name in names if ":" in name))
+        """Return the references to the user's functions that a ticket calls; the baseline has its own."""
+        return tuple(name for name in (self.criterion, self.mask1, self.mask0) if ":" in name)
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the number of training steps of all levels. Raises as `check` does."""
         unit, steps = self.baseline.cost()
         return unit, (steps - self.rewind_step) * len(self.trained_levels)
 
-    def seconds_per_unit(self) -> float:
+    def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
-        return self.baseline.seconds_per_unit()
+        return self.baseline.pace()
 
     @property
     def device(self) -> str:
@@ -144,14 +147,12 @@ class TicketSpec:
     @cached_property
     def mask1_action(self) -> Mask1Action:
         """The mask-1 action. Raises UnknownNameError, or SpecError if the reference is not an action."""
-        action = resolve_variant("mask-1 action", MASK1_ACTIONS, self.mask1)
-        return _require_type(self.mask1, action, Mask1Action)
+        return resolve_action("mask-1 action", MASK1_ACTIONS, self.mask1, Mask1Action)
 
     @cached_property
     def mask0_action(self) -> Mask0Action:
         """The mask-0 action. Raises UnknownNameError, or SpecError if the reference is not an action."""
-        action = resolve_variant("mask-0 action", MASK0_ACTIONS, self.mask0)
-        return _require_type(self.mask0, action, Mask0Action)
+        return resolve_action("mask-0 action", MASK0_ACTIONS, self.mask0, Mask0Action)
 
     @property
     def recipe(self) -> Recipe:
@@ -299,17 +300,28 @@ def make_outline(model: str) -> nn.Module:
     return BaselineSpec(model).make_network()
 
 
-def resolve_variant(kind: str, table: Mapping[str, Any], name: str) -> Any:
-    """Return a built-in variant, or the object that "package.module:name" refers to. Raises UnknownNameError."""
-    return import_object(name) if ":" in name else lookup(kind, table, name)
+def resolve_action(kind: str, table: Mapping[str, A], name: str, expected: type[A]) -> A:
+    """Return a built-in action, or the user's that "package.module:name" refers to.
 
+    Args:
+        kind: What the table holds, for the error.
+        table: The built-in actions by name.
+        name: A key of the table, or a reference.
+        expected: The type of the action.
 
-def _require_type(name: str, value: Any, expected: type[A]) -> A:
-    if not isinstance(value, expected):
+    Returns:
+        The action.
+
+    Raises:
+        UnknownNameError: If there is no such name.
+        SpecError: If the reference is not to an action of this type.
+    """
+    action = import_object(name, also=object) if ":" in name else lookup(kind, table, name)
+    if not isinstance(action, expected):
         raise SpecError(
-            f"Expected {name} to be a {expected.__name__}, with values and invariants, got a {type(value).__name__}."
+            f"Expected {name} to be a {expected.__name__}, with values and invariants, got a {type(action).__name__}."
         )
-    return value
+    return action
 
 
 def with_final_learning_rate(recipe: Recipe, steps: int) -> Recipe:

@@ -20,7 +20,10 @@ class Base:
     recipe: Recipe = LENET_300_100
     seed: int = 0
 
-    def needs(self):
+    def dependencies(self):
+        return {}
+
+    def code_references(self):
         return ()
 
     def cost(self):
@@ -57,7 +60,7 @@ def test_a_spec_has_this_name(name):
     assert run_id(spec) == name
 
 
-SHORTER = BaselineSpec(recipe=LENET_300_100.replace(epochs=2), replicate=3, states=(100,))
+SHORTER = BaselineSpec(recipe=LENET_300_100.replace(epochs=2), replicate=3, checkpoint_steps=(100,))
 WINNING = TicketSpec(SHORTER, rounds=5)
 
 TICKETS = {
@@ -65,10 +68,10 @@ TICKETS = {
     "dense-a43e1eb885113e48": SHORTER,
     "ticket-3f35cf01c4c28c33": TicketSpec(),
     "ticket-6409eb88d79429ee": TicketSpec(
-        SHORTER, mask0="freeze_init", rewind_step=100, rates=PruningRates(linear=0.3)
+        SHORTER, mask0="freeze_init", rewind_step=100, pruning_rates=PruningRates(linear=0.3)
     ),
     "ticket-a76457894e3e6b3a": TicketSpec(
-        SHORTER, mask1="reinitialize", masks_from=WINNING, levels=(2, 5), draw=1
+        SHORTER, mask1="reinitialize", masks_from=WINNING, levels=(2, 5), redraw=1
     ),
     "instability-f4ef72ef900b5b8a": InstabilitySpec(),
     "instability-59be6c6a7a1b224e": InstabilitySpec(SHORTER, 100, WINNING, 5),
@@ -93,8 +96,8 @@ class LongerDense(BaselineSpec):
 
 @dataclass(frozen=True)
 class LongerTicket(TicketSpec):
-    dense: LongerDense = field(default_factory=LongerDense)
-    rates: LongerRates = field(default_factory=LongerRates)
+    baseline: LongerDense = field(default_factory=LongerDense)
+    pruning_rates: LongerRates = field(default_factory=LongerRates)
     of_sign: bool = False
 
 
@@ -103,7 +106,7 @@ def longer(spec: BaselineSpec | TicketSpec) -> LongerDense | LongerTicket:
     mine = {f.name: getattr(spec, f.name) for f in fields(spec)}
     if isinstance(spec, BaselineSpec):
         return LongerDense(**mine)
-    more = {"dense": longer(spec.dense), "rates": LongerRates(**vars(spec.rates))}
+    more = {"baseline": longer(spec.baseline), "pruning_rates": LongerRates(**vars(spec.pruning_rates))}
     return LongerTicket(**{**mine, **more, "masks_from": spec.masks_from and longer(spec.masks_from)})
 
 
@@ -118,11 +121,11 @@ def test_fields_that_are_added_with_a_default_rename_no_run(name):
 
 def test_a_field_added_deep_inside_that_is_set_does_rename():
     ticket = longer(TICKETS["ticket-a76457894e3e6b3a"])
-    dense, source = replace(ticket.dense, noise=(0.1,)), longer(WINNING)
+    baseline, source = replace(ticket.baseline, noise=(0.1,)), longer(WINNING)
     names = {
-        run_id(replace(ticket, dense=dense)),
-        run_id(replace(ticket, rates=replace(ticket.rates, embedding=0.1))),
-        run_id(replace(ticket, masks_from=replace(source, dense=dense))),
+        run_id(replace(ticket, baseline=baseline)),
+        run_id(replace(ticket, pruning_rates=replace(ticket.pruning_rates, embedding=0.1))),
+        run_id(replace(ticket, masks_from=replace(source, baseline=baseline))),
         run_id(ticket),
     }
     assert len(names) == 4

@@ -52,16 +52,16 @@ class CriterionSupermaskSpec:
         return {**baseline, "ticket": self.ticket} if self.needs_ticket else baseline
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's code."""
+        """Return the references to the user's functions that this run calls."""
         return self.ticket.code_references()
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the evaluations as training steps. Raises as `TicketSpec.check` does."""
         return self.ticket.baseline.cost()[0], EVALUATION_COST * (1 + len(self.ticket.trained_levels))
 
-    def seconds_per_unit(self) -> float:
+    def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
-        return self.ticket.seconds_per_unit()
+        return self.ticket.pace()
 
     @property
     def device(self) -> str:

@@ -78,8 +78,8 @@ class LearnedSupermaskSpec:
         return {"baseline": self.baseline}
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's code."""
-        return self.baseline.code_references()
+        """Return the references to the user's functions that only this run calls: none."""
+        return ()
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the number of training steps. Raises as `check` does."""
@@ -87,7 +87,7 @@ class LearnedSupermaskSpec:
         unit = f"{self.baseline.model}/{self.recipe.batch_size}/{self.device}/{self.mask.kind}"
         return unit, float(self.recipe.epochs * steps_per_epoch(self.recipe, self.baseline.load_data().train))
 
-    def seconds_per_unit(self) -> float:
+    def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
         model = self.baseline.make_network()
         constraint = self.make_constraint(model, self.fixed_weights(clone_tensors(prunable_weights(model))))

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from prunus.errors import NoEffectWarning
+from prunus.pruning.methods import CriterionMethod, sample_examples
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import Pruner
 from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
@@ -139,22 +139,19 @@ def _prune(
 ) -> MaskDict:
     """Score the weights, and select within the masks of the last training."""
     replicate, density = ticket.baseline.replicate, ticket.density_at(level, learned)
-    seed, ties_seed = (derive_seed(replicate, role, level) for role in ("criterion", "ties"))
-    if isinstance(ticket.criterion_value, Pruner):  # it changes weights as well; a ticket uses the masks alone
-        model, train = ticket.baseline.make_network(), ticket.baseline.load_data().train.to("cpu")
-        model.load_state_dict({**previous.final, **history.final})
-        prune = ticket.criterion_value.on(model.cpu(), train, seed)
-        within = history.masks
-        return prune(history.final, density, ticket.scope_value, within=within, seed=ties_seed).masks
-    statistics = Statistics(
-        history.final,
-        seed=seed,
-        initial=history.start,
-        masks=clone_tensors(history.masks),
-        probe=_scoring_batch(ticket, previous),
+    seeds = derive_seed(replicate, "criterion", level), derive_seed(replicate, "ties", level)
+    if isinstance(ticket.method, CriterionMethod):
+        batch = _scoring_batch(ticket, previous)
+        statistics = Statistics(history.final, seeds[0], history.start, clone_tensors(history.masks), batch)
+        scores = ticket.method.criterion(statistics)
+        return ticket.scope_value.select(scores, density, history.masks, seeds[1])
+    model, train = ticket.baseline.make_network(), ticket.baseline.load_data().train.to("cpu")
+    model.load_state_dict({**previous.final, **history.final})
+    examples = sample_examples(train, ticket.method.num_examples, seeds[0])
+    result = ticket.method.prune(
+        model.cpu(), history.final, density, ticket.scope_value, examples, within=history.masks, seeds=seeds
     )
-    scores = ticket.criterion_value(statistics)
-    return ticket.scope_value(scores, density, previous.masks, ties_seed)
+    return result.masks  # the actions set the weights, not the method
 
 
 def _scoring_batch(ticket: TicketSpec, previous: Round) -> ScoringBatch:

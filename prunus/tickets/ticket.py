@@ -13,11 +13,9 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from prunus.errors import DensityError, NoEffectWarning, SpecError
-from prunus.pruning.criteria import CRITERIA, Criterion
-from prunus.pruning.masks import num_to_keep
+from prunus.pruning.methods import PruningMethod, pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.pruning.pruners import PRUNERS, Pruner, get_criterion
-from prunus.pruning.scopes import Scope, check_densities_reachable, get_scope, weights_per_block
+from prunus.pruning.scopes import Scope, Shapes, parse_scope, shapes_of
 from prunus.registry import import_object, lookup
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.tickets.baseline import BaselineSpec
@@ -26,7 +24,7 @@ from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.training import Recipe
 from prunus.training.lr_schedules import LR_SCHEDULES
-from prunus.types import Density, MaskDict, Params, mask_density, numel_by_name
+from prunus.types import Density, MaskDict, Params, mask_density
 
 A = TypeVar("A", Mask1Action, Mask0Action)
 
@@ -135,14 +133,14 @@ class TicketSpec:
     # The values that the names stand for; each is resolved once.
 
     @cached_property
-    def criterion_value(self) -> Criterion | Pruner:
-        """The criterion or second-order method. Raises UnknownNameError."""
-        return get_criterion(self.criterion, self.scope, {**CRITERIA, **PRUNERS})
+    def method(self) -> PruningMethod:
+        """The pruning method that selects masks: a criterion, or one of the OBS family. Raises UnknownNameError."""
+        return pruning_method(self.criterion)
 
     @cached_property
     def scope_value(self) -> Scope:
         """The scope. Raises UnknownNameError."""
-        return get_scope(self.scope)
+        return parse_scope(self.scope)
 
     @cached_property
     def mask1_action(self) -> Mask1Action:
@@ -182,7 +180,7 @@ class TicketSpec:
 
     @cached_property
     def _checked(self) -> None:
-        _ = self.criterion_value, self.scope_value, self.mask1_action, self.mask0_action
+        _ = self.method, self.scope_value, self.mask1_action, self.mask0_action
         self._check_rounds()
         self._check_rewinding()
         self._check_learned_masks()
@@ -241,25 +239,26 @@ class TicketSpec:
             )
 
     def _check_densities(self, levels: tuple[int, ...]) -> None:
-        if isinstance(self.criterion_value, Pruner):
-            self.criterion_value.check_size(sum(numel_by_name(self._weights).values()))
-        densities = [self.density_at(level) for level in levels]
-        if self.scope not in ("layer", "global"):  # these two reach every density
-            check_densities_reachable(self.scope_value, self._weights, densities)
+        weights, densities = self._weights, [self.density_at(level) for level in levels]
+        self.scope_value.check(self._shapes, densities)
         for level, density in zip(levels, densities, strict=True):
-            for name, value in density.items() if isinstance(density, Mapping) else ():
-                if not num_to_keep(value, self._weights[name].numel()):
-                    raise DensityError(
-                        f"Expected at least one weight in every layer, but level {level} keeps none of the "
-                        f"{self._weights[name].numel():,} weights of {name!r} (density {value:.1e}); use fewer rounds "
-                        "or lower pruning rates."
-                    )
+            self.method.check(weights, density, self.scope_value)
+            try:
+                self.scope_value.check_not_empty(self._shapes, density)
+            except DensityError as error:
+                raise DensityError(
+                    f"Level {level} of the ticket is too sparse; use fewer rounds or lower pruning rates. {error}"
+                ) from error
 
     # Densities
 
     @property
     def _weights(self) -> Params:
         return prunable_weights(make_outline(self.baseline.model))
+
+    @property
+    def _shapes(self) -> Shapes:
+        return shapes_of(self._weights)
 
     def density_at(self, level: int, learned: MaskDict | None = None) -> Density:
         """Return the densities of a level.
@@ -287,11 +286,7 @@ class TicketSpec:
 
     def counts_at(self, level: int, learned: MaskDict | None = None) -> dict[str, int]:
         """Return how many weights each layer keeps at a level; one entry "all" under the global scope."""
-        density, numels = self.density_at(level, learned), numel_by_name(self._weights)
-        if not isinstance(density, Mapping):
-            return {"all": num_to_keep(density, sum(numels.values()))}
-        unit = weights_per_block(self.scope)
-        return {name: unit * num_to_keep(density[name], numel // unit) for name, numel in numels.items()}
+        return self.scope_value.counts(self._shapes, self.density_at(level, learned))
 
 
 @lru_cache(maxsize=8)

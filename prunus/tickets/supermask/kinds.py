@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, SpecError
-from prunus.pruning.masks import check_density, num_to_keep
+from prunus.pruning.density import check_density, num_to_keep
 from prunus.seeds import make_generator
 from prunus.tickets.supermask.kth_largest import KthLargest
 from prunus.tickets.supermask.uniforms import UniformStream, aligned_chunks, flat_view

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from prunus.errors import SpecError
-from prunus.pruning.masks import num_to_keep, warn_if_empty
+from prunus.pruning.density import num_to_keep
+from prunus.pruning.masks import warn_if_empty
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.runs.directory import RunDirectory

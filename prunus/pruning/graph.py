@@ -236,9 +236,7 @@ def _is_connected(pair: LayerPair, modules: dict[str, nn.Module]) -> bool:
     outputs, inputs = weight_of(first).shape[0], weight_of(second).shape[1]
     fits = inputs % outputs == 0 if kinds == "conv-linear" else inputs == outputs
     norms_fit = all(modules[name].num_features == outputs for name in pair.norms(modules))
-    return (
-        kinds in PATTERNS and re.fullmatch(PATTERNS[kinds], letters) is not None and fits and norms_fit
-    )
+    return kinds in PATTERNS and re.fullmatch(PATTERNS[kinds], letters) is not None and fits and norms_fit
 
 
 # --- chain ------------------------------------------------------------------------------------------------------

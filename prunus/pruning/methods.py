@@ -12,18 +12,19 @@ A method is a value, and `method.prune` is the one call that schedules with retr
 use the masks alone) and `prunus prune` make.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.errors import StatisticsError
 from prunus.pruning.calibration_checks import check_is_tensor
-from prunus.pruning.criteria import CRITERIA, Criterion
+from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs import (
+    LOSSES,
     ExactObs,
     Fisher,
     FullObs,
@@ -38,10 +39,10 @@ from prunus.pruning.obs import (
 )
 from prunus.pruning.obs.method import Forward, require_examples
 from prunus.pruning.scopes import Scope
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.registry import import_object, lookup
 from prunus.seeds import make_generator
-from prunus.types import Density, MaskDict, Params, Progress, Scores, Split, Statistics
+from prunus.types import Density, MaskDict, Params, Progress, Scores, Split
 
 __all__ = [
     "METHODS",
@@ -54,9 +55,6 @@ __all__ = [
     "sample_examples",
     "with_options",
 ]
-
-GRADIENT_CRITERIA = ("snip", "gradient", "grasp", "synflow")
-"""Criteria that need calibration examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +96,7 @@ class CriterionMethod(PruningMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "criterion", as_criterion(self.criterion))
         if self.num_steps != 1 and not self.needs_examples:
             raise StatisticsError(
                 f"Expected 1 step, as {self.summary} uses weights alone, so that steps change nothing, got "
@@ -107,12 +106,12 @@ class CriterionMethod(PruningMethod):
     @property
     def summary(self) -> str:  # type: ignore[override]
         """The name of the criterion."""
-        return f"the criterion {getattr(self.criterion, '__name__', type(self.criterion).__name__)!r}"
+        return f"the criterion {self.criterion.name!r}"
 
     @property
     def needs_examples(self) -> bool:  # type: ignore[override]
-        """Whether the criterion uses gradients."""
-        return any(self.criterion is CRITERIA[name] for name in GRADIENT_CRITERIA)
+        """Whether the criterion requires statistics of calibration examples."""
+        return self.criterion.needs_examples
 
     def prune(
         self,
@@ -129,15 +128,21 @@ class CriterionMethod(PruningMethod):
         loss: str | Loss | None = None,
         progress: Progress | None = None,
     ) -> PruneResult:
-        """As `PruningMethod.prune`; criteria of gradients score the weights as they are, without `initial`."""
-        batch = None
-        if self.needs_examples:
-            examples = require_examples(calibration, self.summary)
-            batch = make_scoring_batch(model, examples.inputs, examples.labels)
+        """As `PruningMethod.prune`; statistics are collected at the weights as they are, again before each step."""
+        examples = require_examples(calibration, self.summary) if self.needs_examples else None
 
         def examine(weights: Params, masks: MaskDict) -> CriterionState:
-            start = weights if initial is None and batch is not None else initial
-            statistics = Statistics(weights, seeds[0], initial=start, masks=masks, probe=batch)
+            statistics = collect(
+                model,
+                weights,
+                self.criterion.requires,
+                examples,
+                initial=initial,
+                masks=masks,
+                forward=forward,
+                loss=loss_function(loss),
+                seed=seeds[0],
+            )
             return CriterionState(
                 weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
             )
@@ -152,6 +157,14 @@ class CriterionMethod(PruningMethod):
             num_steps=self.num_steps,
             num_recomputations=self.num_steps,
         )
+
+
+def loss_function(loss: str | Loss | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The mean loss as a function of outputs and labels; None for cross-entropy."""
+    if loss is None or loss == "cross_entropy":
+        return None
+    per_example = loss if isinstance(loss, Loss) else lookup("loss", LOSSES, loss)
+    return lambda outputs, labels: per_example.value(outputs, labels).mean()
 
 
 METHODS: Mapping[str, PruningMethod] = {

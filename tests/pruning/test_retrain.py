@@ -19,7 +19,7 @@ from prunus.pruning.schedules import iterative, layer_by_layer
 from prunus.pruning.scopes import Global, Layer, NByM
 from prunus.pruning.sensitivity import SensitivityPoint, choose_densities, sensitivity
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Statistics
+from prunus.pruning.statistics import Statistics
 
 RECIPE = Recipe(1, 0.005, 32)
 

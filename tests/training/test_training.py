@@ -22,7 +22,8 @@ from prunus.training.loop import Trainer
 from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.optimizers import OPTIMIZERS
 from prunus.training.penalties import PENALTIES
-from prunus.types import Split, Statistics
+from prunus.pruning.statistics import Statistics
+from prunus.types import Split
 
 RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=32)
 

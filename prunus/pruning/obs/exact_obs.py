@@ -94,9 +94,7 @@ class ExactObsState(PruningState):
             for first in range(0, rows.shape[1], step):
                 part = slice(first, first + step)
                 part_rows, part_mask = rows[group, part].numpy(), remaining[group, part].numpy()
-                scores.append(
-                    elimination_scores(part_rows, inverse, part_mask, block, m, m - n, threads)
-                )
+                scores.append(elimination_scores(part_rows, inverse, part_mask, block, m, m - n, threads))
                 done += len(part_rows)
                 if self.progress:
                     self.progress(f"rows of {name} scored", done, groups * rows.shape[1])
@@ -294,5 +292,3 @@ def exact_obs_state(
         seconds={},
         progress=progress,
     )
-
-

@@ -202,9 +202,7 @@ def inverse_hessian(
             [0.0000, 2.0000]], dtype=torch.float64)
     """
     if not 0 < damping < float("inf"):
-        raise StatisticsError(
-            f"Expected a damping of the inverse Hessian above 0, as 1e-6, got {damping}."
-        )
+        raise StatisticsError(f"Expected a damping of the inverse Hessian above 0, as 1e-6, got {damping}.")
     inverse: Tensor | None = None
     for batch in vectors:
         if inverse is None:

@@ -190,9 +190,7 @@ class _HessianSum:
         self.buffer: Tensor | None = None
         self.total: Tensor | None = None
 
-    def pre_hook(
-        self, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]
-    ) -> None:
+    def pre_hook(self, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         """Add the inputs of a call."""
         x = arguments[0] if arguments else named.get("input")
         if not isinstance(x, Tensor):

@@ -181,5 +181,3 @@ def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) ->
         raise StatisticsError(
             f"Expected a damping {least} 0 and at most {MAX_DAMPING:g}, as 0.01, got {damping:g}: {summary}"
         )
-
-

@@ -16,7 +16,7 @@ from torch import nn
 from prunus.errors import NoEffectWarning
 from prunus.pruning.methods import CriterionMethod, sample_examples
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.statistics import collect
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import WeightHistory
@@ -26,7 +26,7 @@ from prunus.tickets.rounds import Round, complete_interrupted_save, finish_round
 from prunus.tickets.ticket import TicketSpec, warn_if_learning_rate_vanishes
 from prunus.training import Masks
 from prunus.training.state import TrainingState, clone_tensors
-from prunus.types import MaskDict, Params, ScoringBatch, Statistics, mask_density
+from prunus.types import MaskDict, Params, Split, mask_density
 
 Needed = Mapping[str, RunDirectory]
 """The directories of the dependencies: "baseline", and "masks" or "densities" if the ticket uses those of another run."""
@@ -120,7 +120,7 @@ def select_masks(
     source, other = ticket.mask_source, ticket.masks_from
     if other is None:
         learned = needed["densities"].load_masks(masks_name(level)) if ticket.densities_from else None
-        masks, counts = _prune(ticket, level, history.clone(), previous, learned), ticket.counts_at(level, learned)
+        masks, counts = _prune(ticket, level, history, previous, learned), ticket.counts_at(level, learned)
         enclosing = history.masks if ticket.is_iterative else None
     else:
         masks = needed["masks"].load_masks(masks_name(level))
@@ -137,31 +137,31 @@ def select_masks(
 def _prune(
     ticket: TicketSpec, level: int, history: WeightHistory, previous: Round, learned: MaskDict | None
 ) -> MaskDict:
-    """Score the weights, and select within the masks of the last training."""
-    replicate, density = ticket.baseline.replicate, ticket.density_at(level, learned)
-    seeds = derive_seed(replicate, "criterion", level), derive_seed(replicate, "ties", level)
-    if isinstance(ticket.method, CriterionMethod):
-        batch = _scoring_batch(ticket, previous)
-        statistics = Statistics(history.final, seeds[0], history.start, clone_tensors(history.masks), batch)
-        scores = ticket.method.criterion(statistics)
-        return ticket.scope_value.select(scores, density, history.masks, seeds[1])
-    model, train = ticket.baseline.make_network(), ticket.baseline.load_data().train.to("cpu")
-    model.load_state_dict({**previous.final, **history.final})
-    examples = sample_examples(train, ticket.method.num_examples, seeds[0])
-    result = ticket.method.prune(
-        model.cpu(), history.final, density, ticket.scope_value, examples, within=history.masks, seeds=seeds
-    )
-    return result.masks  # the actions set the weights, not the method
-
-
-def _scoring_batch(ticket: TicketSpec, previous: Round) -> ScoringBatch:
-    """Return the network as the last training started, with a batch of random training examples."""
-    train, model = ticket.baseline.load_data().train, ticket.baseline.make_network()
-    generator = make_generator(ticket.baseline.replicate, "probe")
+    """Select masks within those of the last training, at the weights before or after it."""
+    replicate, method, scope = ticket.baseline.replicate, ticket.method, ticket.scope_value
+    seed, ties_seed = (derive_seed(replicate, role, level) for role in ("criterion", "ties"))
+    density, train = ticket.density_at(level, learned), ticket.baseline.load_data().train.to("cpu")
+    copies, model = history.clone(), ticket.baseline.make_network().cpu()
+    at_start = ticket.scored_weights == "initialization"
+    model.load_state_dict(previous.start if at_start else previous.final)
+    weights = clone_tensors(copies.start if at_start else copies.final)
+    if not isinstance(method, CriterionMethod):  # the actions set the weights of a ticket, not the method
+        examples = sample_examples(train, method.num_examples, seed)
+        seeds = seed, ties_seed
+        return method.prune(model, weights, density, scope, examples, within=copies.masks, seeds=seeds).masks
+    generator = make_generator(replicate, "probe")  # the same examples in every round
     chosen = torch.randperm(len(train), generator=generator)[: ticket.num_scoring_examples]
-    chosen = chosen.to(train.labels.device)
-    model.load_state_dict(previous.start)
-    return make_scoring_batch(model.cpu(), train.inputs[chosen].cpu(), train.labels[chosen].cpu())
+    examples = Split(train.inputs[chosen], train.labels[chosen])
+    statistics = collect(
+        model,
+        weights,
+        method.criterion.requires,
+        examples,
+        initial=copies.start,
+        masks=copies.masks,
+        seed=seed,
+    )
+    return scope.select(method.criterion(statistics), density, history.masks, ties_seed)
 
 
 def starting_state(

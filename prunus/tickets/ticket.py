@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from prunus.errors import DensityError, NoEffectWarning, SpecError
-from prunus.pruning.methods import PruningMethod, pruning_method
+from prunus.pruning.methods import CriterionMethod, PruningMethod, pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import Scope, Shapes, parse_scope, shapes_of
 from prunus.registry import import_object, lookup
@@ -70,6 +70,9 @@ class TicketSpec:
     """Use the masks of this other ticket (the control of Frankle & Carbin), or a learned mask, instead of a criterion."""
     densities_from: LearnedSupermaskSpec | None = None
     """Keep as many weights of each layer as this learned mask does, instead of the number given by `pruning_rates`."""
+    score_at: str = ""
+    """Which weights the criterion scores: "initialization", those that the last training started from, or "trained",
+    those it ended with; empty: as the criterion is defined."""
     num_scoring_examples: int = 100
     """Number of training examples for criteria that use gradients."""
     redraw: int = 0
@@ -137,6 +140,12 @@ class TicketSpec:
         """The pruning method that selects masks: a criterion, or one of the OBS family. Raises UnknownNameError."""
         return pruning_method(self.criterion)
 
+    @property
+    def scored_weights(self) -> str:
+        """Which weights are scored, "initialization" or "trained"."""
+        own = self.method.criterion.defined_at if isinstance(self.method, CriterionMethod) else "trained"
+        return self.score_at or own
+
     @cached_property
     def scope_value(self) -> Scope:
         """The scope. Raises UnknownNameError."""
@@ -198,6 +207,10 @@ class TicketSpec:
                 raise SpecError(f"Expected pruning_rates.{name} of at least 0 and below 1, got {rate}.")
         if self.schedule not in ("iterative", "one_shot"):
             raise SpecError(f"Expected schedule to be iterative or one_shot, got {self.schedule!r}.")
+        if self.score_at not in ("", "initialization", "trained"):
+            raise SpecError(f"Expected score_at to be initialization or trained, got {self.score_at!r}.")
+        if self.num_scoring_examples < 1:
+            raise SpecError(f"Expected num_scoring_examples of at least 1, got {self.num_scoring_examples}.")
         if self.levels and self.is_iterative:
             raise SpecError(
                 f"Expected no levels for an iterative ticket, got {self.levels}; it trains every level. Use "

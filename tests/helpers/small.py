@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from prunus.errors import StatisticsError
+from prunus.pruning.statistics import criterion
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
@@ -67,11 +68,11 @@ def residual(seed: int) -> nn.Module:
     return drawn(Residual(), seed)
 
 
-def by_column(evidence):
+def by_column(statistics):
     """A criterion of one's own: weights of later inputs are better."""
     return {
         name: torch.arange(weight.shape[1]).expand(weight.shape).float() + 0 * weight
-        for name, weight in evidence.weights.items()
+        for name, weight in statistics.weights.items()
     }
 
 
@@ -148,43 +149,43 @@ mutating = Mask1Action(_doubled, rewind.invariants)
 """Broken: doubles its arguments in place, then claims to rewind to them."""
 
 
-def drifting(evidence):
+def drifting(statistics):
     """Broken: large final, and what it is given it makes larger."""
-    for moment in (evidence.weights, evidence.initial):
+    for moment in (statistics.weights, statistics.initial):
         for weight in moment.values():
             weight.mul_(2)
-    for mask in evidence.masks.values():
+    for mask in statistics.masks.values():
         mask.fill_(False)
-    return {name: weight.abs() for name, weight in evidence.weights.items()}
+    return {name: weight.abs() for name, weight in statistics.weights.items()}
 
 
-ASKED: list[torch.Tensor] = []
-"""What `asking` saw, round after round."""
+GRADIENTS: list[dict[str, torch.Tensor]] = []
+"""The gradients that `recording_gradients` was given, round after round."""
 
 
-def asking(evidence):
-    """A criterion that notes what the network of the probe answers to nothing at all: its biases' say."""
-    probe = evidence.probe
-    ASKED.append(probe.answer(evidence.initial, torch.zeros_like(probe.inputs[:1])).detach())
-    return {name: weight.abs() for name, weight in evidence.weights.items()}
+@criterion(requires={"gradients"}, defined_at="initialization")
+def recording_gradients(statistics):
+    """A criterion that records its gradients; its scores are magnitudes."""
+    GRADIENTS.append({name: gradient.clone() for name, gradient in statistics.gradients.items()})
+    return {name: weight.abs() for name, weight in statistics.weights.items()}
 
 
 function = _half
 """A function, which is no action."""
 
 
-def failing(evidence):
+def failing(statistics):
     """A criterion that refuses the second round while there is a file FAILING in the current folder."""
     if (
-        evidence.masks
-        and not all(bool(mask.all()) for mask in evidence.masks.values())
+        statistics.masks
+        and not all(bool(mask.all()) for mask in statistics.masks.values())
         and Path("FAILING").exists()
     ):
         raise StatisticsError("Asked to fail in the second round.")
-    return {name: weight.abs() for name, weight in evidence.weights.items()}
+    return {name: weight.abs() for name, weight in statistics.weights.items()}
 
 
-def raising(evidence):
+def raising(statistics):
     """A criterion with a fault in it."""
     raise ValueError("a fault")
 

@@ -179,18 +179,34 @@ def test_arguments_modified_by_criteria_and_actions_do_not_affect_the_ticket():
 
 
 @pytest.mark.parametrize("mask1", REWINDING)
-def test_scoring_batch_network_is_the_start_of_the_last_training(mask1):
+def test_gradients_of_a_criterion_are_those_of_the_start_of_the_last_training(mask1):
     """With its biases, which the action rewinds or keeps."""
-    dense = replace(DENSE, model="small:normed")
-    small.ASKED.clear()
-    spec = TicketSpec(dense, rounds=2, mask1=mask1, criterion="small:asking")
-    trainings = trainings_of(spec, trained(dense))
-    model, nothing = dense.make_network().eval(), torch.zeros_like(dense.load_data().train.inputs[:1])
-    for asked, started in zip(
-        small.ASKED, (load_saved_state(trained(dense), 0), trainings[0].observer.start), strict=True
-    ):
-        model.load_state_dict(started.model)
-        assert torch.allclose(asked, model(nothing), atol=1e-6)
+    baseline = replace(DENSE, model="small:normed")
+    small.GRADIENTS.clear()
+    spec = TicketSpec(baseline, rounds=2, mask1=mask1, criterion="small:recording_gradients")
+    trainings = trainings_of(spec, trained(baseline))
+    model, data = baseline.make_network().eval(), baseline.load_data().train
+    starts = load_saved_state(trained(baseline), 0), trainings[0].observer.start
+    for gradients, start in zip(small.GRADIENTS, starts, strict=True):
+        model.load_state_dict(start.model)
+        model.zero_grad()
+        nn.functional.cross_entropy(model(data.inputs), data.labels).backward()
+        for name, gradient in gradients.items():
+            assert torch.allclose(gradient, model.get_parameter(name).grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", ["large_final", "snip"])
+def test_score_at_selects_the_scored_weights(criterion):
+    spec = TicketSpec(DENSE, rounds=1, criterion=criterion)
+    default, initial, final = (
+        masks_at(done(replace(spec, score_at=at), trained()), 1) for at in ("", "initialization", "trained")
+    )
+    assert not equal(initial, final)
+    assert equal(default, final if criterion == "large_final" else initial)
+    if criterion == "large_final":
+        weights = load_saved_state(trained(), 0).model
+        densities = {"1.weight": 0.8, "3.weight": 0.8, "5.weight": 0.9}
+        assert equal(initial, Layer().select({name: weights[name].abs() for name in densities}, densities))
 
 
 def test_supermask_action_starts_from_the_network_of_the_supermask():
@@ -526,6 +542,8 @@ def test_user_criterion_and_actions_are_used(step):
         ({"schedule": "cubic"}, SpecError, "iterative or one_shot"),
         ({"levels": (1,)}, SpecError, "no levels for an iterative ticket"),
         ({"levels": (3,), "schedule": "one_shot"}, SpecError, r"\[3\]"),
+        ({"score_at": "end"}, SpecError, "initialization or trained, got 'end'"),
+        ({"num_scoring_examples": 0}, SpecError, "num_scoring_examples of at least 1"),
         ({"rounds": 0}, SpecError, "of 0 rounds"),
         ({"rewind_step": 3}, SpecError, r"\(2, 5\)"),
         ({"rewind_step": 2, "mask1": "permute"}, SpecError, "rewind_step = 0 for permute"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.timing import table
 from prunus import models
-from prunus.data import load
+from prunus.data import load_data
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
@@ -14,7 +14,7 @@ from prunus.training import RECIPES, Masks, train
 
 
 def run() -> str:
-    data, rows = load("mnist").take(600, 100), []
+    data, rows = load_data("mnist").take(600, 100), []
     for optimizer in ("sgd", "adam"):
         recipe = RECIPES["lenet-300-100"].replace(optimizer=optimizer, epochs=1)
         sizes = []

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import spread, table
-from prunus.data import load
+from prunus.data import load_data
 from prunus.runs.executors import run_plan
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
@@ -47,7 +47,7 @@ def specs(epochs: int) -> list[TicketSpec]:
 
 def write_pictures(path: Path) -> None:
     """MNIST as bytes, split as prunus splits it."""
-    data, arrays = load("mnist"), {}
+    data, arrays = load_data("mnist"), {}
     for name in ("train", "validation", "test"):
         split = getattr(data, name)
         pictures = (split.inputs[:, 0] * 0.3081 + 0.1307) * 255
@@ -81,7 +81,7 @@ def ours(epochs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         began = time.perf_counter()
-        run_plan(specs(epochs), store, executor="processes", workers=CORES, say=lambda line: None)
+        run_plan(specs(epochs), store, engine="processes", workers=CORES, say=lambda line: None)
         wall = time.perf_counter() - began
         steps = sum(row["steps"] for run in store.folders() for row in run.rows())
         passed = [
@@ -98,7 +98,7 @@ def _children(before: resource.struct_rusage) -> float:
 
 
 def run(rounds: int = 3, epochs: int = 2) -> str:
-    load("mnist")
+    load_data("mnist")
     found: dict[str, list[dict[str, float]]] = {"prunus": [], "workers 0": [], "workers 2": []}
     loads = []
     with tempfile.TemporaryDirectory() as folder:

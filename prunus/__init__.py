@@ -1,4 +1,4 @@
-"""prunus: make trained neural networks small, and show why small networks train.
+"""prunus: prune and compress trained neural networks, and reproduce lottery-ticket experiments.
 
 >>> import prunus
 >>> data = prunus.load_data("digits")
@@ -6,99 +6,42 @@
 >>> list(prunus.prunable_weights(model))
 ['fc1.weight', 'fc2.weight', 'fc3.weight']
 
-A name is imported when it is first asked for, so that `prunus --help` need not wait for torch.
+The public names are listed once, in `__init__.pyi`, which type checkers and editors read too. Each is imported when it
+is first used, so that `prunus --help` does not import torch.
 """
 
+import ast
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from prunus.version import __version__
 
-if TYPE_CHECKING:
-    from prunus import models
-    from prunus.compression.container import EncodingConfig, inspect, load, read
-    from prunus.compression.deep_compression import Compressed, deep_compress
-    from prunus.compression.presets import COMPRESSION_RECIPES
-    from prunus.compression.recipes import CompressionRecipe
-    from prunus.compression.save import save
-    from prunus.data import load as load_data
-    from prunus.errors import PrunusError
-    from prunus.pruning.criteria import CRITERIA
-    from prunus.pruning.prunable import prunable_weights, skipped_parameters
-    from prunus.pruning.retrain import prune_and_retrain
-    from prunus.pruning.schedules import SCHEDULES
-    from prunus.pruning.scopes import SCOPES
-    from prunus.pruning.sensitivity import choose_densities, sensitivity
-    from prunus.pruning.statistics import Criterion, Statistics, criterion
-    from prunus.training import RECIPES, Masks, Recipe, evaluate, train
-    from prunus.types import Dataset, Split, mask_density
-else:
-    _HOMES = {
-        "prunus.compression.container": ("EncodingConfig", "inspect", "load", "read"),
-        "prunus.compression.deep_compression": ("Compressed", "deep_compress"),
-        "prunus.compression.presets": ("COMPRESSION_RECIPES",),
-        "prunus.compression.recipes": ("CompressionRecipe",),
-        "prunus.compression.save": ("save",),
-        "prunus.errors": ("PrunusError",),
-        "prunus.types": ("Dataset", "Split", "mask_density"),
-        "prunus.pruning.statistics": ("Criterion", "Statistics", "criterion"),
-        "prunus.pruning.criteria": ("CRITERIA",),
-        "prunus.pruning.prunable": ("prunable_weights", "skipped_parameters"),
-        "prunus.pruning.retrain": ("prune_and_retrain",),
-        "prunus.pruning.schedules": ("SCHEDULES",),
-        "prunus.pruning.scopes": ("SCOPES",),
-        "prunus.pruning.sensitivity": ("choose_densities", "sensitivity"),
-        "prunus.training": ("RECIPES", "Masks", "Recipe", "evaluate", "train"),
+def _read_origins() -> dict[str, tuple[str, str]]:
+    """The module and the name there of each public name."""
+    stub = Path(__file__).with_name("__init__.pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name: (node.module or "", alias.name)
+        for node in imports
+        for alias in node.names
     }
-    _ORIGINS = {name: (home, name) for home, names in _HOMES.items() for name in names}
-    _ORIGINS["load_data"] = ("prunus.data", "load")
 
-    def __getattr__(name: str) -> object:
-        """What is asked for, from where it is defined; also the rooms, `prunus.errors` and the like."""
-        if name in _ORIGINS:
-            home, origin = _ORIGINS[name]
-            globals()[name] = found = getattr(import_module(home), origin)
-            return found
-        if not name.startswith("_") and find_spec(f"prunus.{name}"):
-            return import_module(f"prunus.{name}")
+
+_ORIGINS = _read_origins()
+__all__ = sorted(_ORIGINS)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name, or a module such as `prunus.errors`, when it is first used."""
+    module, original_name = _ORIGINS.get(name, ("prunus", name))
+    if module != "prunus":
+        value: object = getattr(import_module(module), original_name)
+    elif not name.startswith("_") and find_spec(f"prunus.{name}"):
+        value = import_module(f"prunus.{name}")
+    else:
         raise AttributeError(f"module 'prunus' has no attribute {name!r}")
-
-
-__all__ = [
-    "COMPRESSION_RECIPES",
-    "CRITERIA",
-    "RECIPES",
-    "SCHEDULES",
-    "SCOPES",
-    "Compressed",
-    "CompressionRecipe",
-    "Criterion",
-    "Dataset",
-    "EncodingConfig",
-    "Masks",
-    "PrunusError",
-    "Recipe",
-    "Split",
-    "Statistics",
-    "__version__",
-    "choose_densities",
-    "criterion",
-    "deep_compress",
-    "evaluate",
-    "inspect",
-    "load",
-    "load_data",
-    "mask_density",
-    "models",
-    "prunable_weights",
-    "prune_and_retrain",
-    "read",
-    "save",
-    "sensitivity",
-    "skipped_parameters",
-    "train",
-]
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -146,8 +146,8 @@ def _data() -> Iterator[Finding]:
     from prunus.errors import DataError
 
     try:
-        from prunus.data.paths import VARIABLE, data_root
-        from prunus.data.present import present_data_sets
+        from prunus.data import data_root, present_data_sets
+        from prunus.data.files import VARIABLE
 
         root = data_root()
     except DataError as error:

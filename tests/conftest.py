@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.data import load
+from prunus.data import load_data
 from prunus.seeds import make_generator
 from prunus.types import Dataset, Split
 
@@ -38,7 +38,7 @@ def called(capsys, monkeypatch):
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    return load("digits")
+    return load_data("digits")
 
 
 @pytest.fixture(scope="session")

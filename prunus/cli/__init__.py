@@ -1,4 +1,4 @@
-"""The command line: a file a command, in the table of `app.py`. Commands import the rooms when they run."""
+"""The command line: one file per command, listed in `app.py`. A command imports the library when it runs."""
 
 import io
 import sys
@@ -7,20 +7,22 @@ from importlib.util import find_spec
 
 from prunus.cli.interrupts import Interrupted, interruptible
 
-NEEDS = ("typer", "rich")
-"""What the command line itself is made of; a command that needs more of the extra "cli" says so before its work."""
+REQUIRED = ("typer", "rich")
+"""The packages that every command needs; a command that needs more of the extra "cli" checks that before its work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `prunus` with `arguments`, by default those of the process; ends in SystemExit (see `outcomes`)."""
-    missing = [name for name in NEEDS if find_spec(name) is None]
+    """Run `prunus` with `arguments`, by default those of the process; ends in SystemExit (see `exit_codes.py`)."""
+    missing = [name for name in REQUIRED if find_spec(name) is None]
     if missing:
         print(f'error: the command line needs {missing[0]}: pip install "prunus[cli]"', file=sys.stderr)
         sys.exit(1)
     if sys.stdout is None:  # it was closed before the process began
         sys.stdout = io.StringIO()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no "×" is no reason to fail
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal that cannot show "×" shows a replacement instead
             stream.reconfigure(errors="replace")
     try:
         with interruptible():

@@ -1,4 +1,4 @@
-"""The commands, by name. Each is a plain function; its docstring is its help and ends in an example."""
+"""The commands, by name. Each is a plain function; its docstring is its help text and ends with an example."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -42,8 +42,8 @@ for _name, _command in COMMANDS.items():
 app.add_typer(runs, name="runs")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(show: bool) -> None:
+    if show:
         print(f"prunus {__version__}")
         raise typer.Exit
 
@@ -54,7 +54,7 @@ def prunus(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Make trained neural networks small, and show why small networks train.
+    """Prune and compress trained neural networks, and reproduce lottery-ticket experiments.
 
     Example: prunus demo --open
     """

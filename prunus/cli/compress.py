@@ -92,9 +92,11 @@ def compress(
     """
     from prunus.cli.compress_pipeline import CompressOptions, check_outputs, finish, run_compress
     from prunus.cli.devices import resolve_device, use_threads
-    from prunus.cli.loading import create_model, load_dataset, load_weights_into
+    from prunus.cli.progress import report
     from prunus.cli.recipe_options import resolve_recipe
     from prunus.compression.deep_compression import planned_densities
+    from prunus.data import load_data
+    from prunus.models.loading import load_weights, make_model
     from prunus.pruning.prunable import prunable_weights
     from prunus.registry import source_files
 
@@ -105,16 +107,16 @@ def compress(
     inputs = [*source_files(model, data), *([weights] if weights else [])]
     check_outputs(out, page, checkpoints, force=force, inputs=inputs)
     settings = resolve_recipe(model, recipe, density, bits, rounds, epochs or [], scope)
-    net = create_model(model, seed)
+    net = make_model(model, seed)
     if weights is not None:
-        load_weights_into(net, weights)
+        load_weights(net, weights)
     # What the recipe cannot do with these weights is known before a data set is fetched.
     planned_densities(settings, prunable_weights(net, tuple(include or ("*",)), tuple(exclude or ())))
     job = CompressOptions(
         title=f"{model} on {data}",
         model=net.to(device),
         trained=weights is not None,
-        data=load_dataset(data, device, seed),
+        data=load_data(data, device=device, seed=seed, progress=report),
         recipe=settings,
         out=out,
         page=page,

@@ -22,9 +22,9 @@ def decompress(
 
     Example: prunus decompress demo/lenet-300-100.prunus --out lenet.safetensors
     """
-    from prunus.cli.tensors import safetensors_bytes
     from prunus.compression.container import read
     from prunus.files import check_writable, write_atomic
+    from prunus.models.safetensors_file import safetensors_bytes
     from prunus.report import formatting
 
     target = out or (file.with_suffix(".safetensors") if file.name else file)

@@ -32,9 +32,11 @@ def demo(
     """
     from prunus.cli.compress_pipeline import CompressOptions, finish, run_compress
     from prunus.cli.devices import resolve_device, use_threads
-    from prunus.cli.loading import create_model, load_dataset
+    from prunus.cli.progress import report
     from prunus.compression.presets import COMPRESSION_RECIPES
+    from prunus.data import load_data
     from prunus.files import check_writable, output_folder
+    from prunus.models.loading import make_model
 
     use_threads(threads)
     device = resolve_device(device)
@@ -44,9 +46,9 @@ def demo(
         check_writable(page, force=force or _is_demo_page(page), inputs=[file])
         job = CompressOptions(
             title=TITLE,
-            model=create_model("lenet-300-100", seed).to(device),
+            model=make_model("lenet-300-100", seed).to(device),
             trained=False,
-            data=load_dataset("mnist", device, seed),
+            data=load_data("mnist", device=device, seed=seed, progress=report),
             recipe=COMPRESSION_RECIPES["demo"],
             out=file,
             page=page,

@@ -1,4 +1,4 @@
-"""Devices and threads as the command line names them."""
+"""Devices and threads as options name them."""
 
 import os
 
@@ -8,14 +8,19 @@ from prunus.errors import SpecError, UnknownNameError
 
 
 def resolve_device(name: str) -> str:
-    """`name` itself, of a device that computes here: "cpu", "cuda", "cuda:1". Raises UnknownNameError."""
+    """Check that a device such as "cpu", "cuda" or "cuda:1" can compute here, and return its name.
+
+    Raises:
+        UnknownNameError: There is no such device, or it does not work.
+    """
     try:
         torch.zeros(1, dtype=torch.float64, device=name).cpu()  # float64: losses are summed in it
-    except Exception as error:  # torch raises what it likes, an AssertionError among it
-        why = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+    except Exception as error:  # torch raises errors of many types here, AssertionError included
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise UnknownNameError(
-            f"{name!r} is no device to compute on here ({type(error).__name__}: {why}); "
-            f"there is: {', '.join(_there())}."
+            f"Expected a device that can compute here, got {name!r} ({type(error).__name__}: {reason}); "
+            f"available: {', '.join(available)}."
         ) from error
     return name
 
@@ -23,12 +28,8 @@ def resolve_device(name: str) -> str:
 def use_threads(number: int) -> None:
     """Let torch compute with `number` threads. Raises SpecError unless there are as many CPUs."""
     cpus = os.cpu_count() or 1
-    if not 1 <= number <= cpus:  # torch takes any number, and crashes where the system has no more threads
+    if not 1 <= number <= cpus:  # torch accepts any number, and crashes where the system has no more threads
         raise SpecError(
             f"Expected --threads from 1 to {cpus}, the number of CPUs here, got {number}; choose fewer threads."
         )
     torch.set_num_threads(number)
-
-
-def _there() -> list[str]:
-    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]

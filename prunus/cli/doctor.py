@@ -16,10 +16,10 @@ def doctor(
 ) -> None:
     """Check the installation and the machine: versions, CPU and GPUs, data sets, store, optional packages, cache.
 
-    The exit code is 1, with one line for each problem on stderr, if something will not work: a package that cannot be
-    imported, torch and numpy that do not fit each other, a data set that cannot be fetched because the data root cannot
-    be written, a store that cannot be written. What is only missing (an optional package, a data set that will be
-    fetched when it is first used, a cache for compiled code) is no problem. Nothing is created, nothing is fetched.
+    The exit code is 1, with one line for each problem on stderr, if a command will fail: a package cannot be imported,
+    torch and numpy do not work together, a data set cannot be downloaded because the data root cannot be written, or
+    a store cannot be written. What is only missing (an optional package, a data set that will be downloaded, a cache
+    for compiled code) is no problem. Nothing is created, nothing is downloaded.
 
     Example: prunus doctor --store store
     """
@@ -29,14 +29,10 @@ def doctor(
     if as_json:
         echo_json(diagnosis.to_json())
     else:
-        sections = [finding.section for finding in diagnosis.findings]
+        sections = ["", *(finding.section for finding in diagnosis.findings)]
         rows = [
-            (
-                "" if place and sections[place - 1] == finding.section else finding.section,
-                finding.name,
-                str(finding.value),
-            )
-            for place, finding in enumerate(diagnosis.findings)
+            (finding.section if finding.section != before else "", finding.name, str(finding.value))
+            for finding, before in zip(diagnosis.findings, sections, strict=False)
         ]
         echo_table(("", "name", ""), rows, words=3)
         if not diagnosis.problems:

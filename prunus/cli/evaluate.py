@@ -17,7 +17,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The model to fill, package.module:function; not needed for a built-in one.",
+            help="The model that the weights are loaded into, package.module:function; not needed for a built-in one.",
             show_default=False,
             autocompletion=completion("model"),
         ),
@@ -32,23 +32,25 @@ def evaluate(
     """
     from prunus import training
     from prunus.cli.devices import resolve_device
-    from prunus.cli.loading import check_fit, create_model, load_dataset
     from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
     from prunus.compression.container.read import arguments_of
+    from prunus.data import load_data
     from prunus.errors import ModelMismatchError
     from prunus.models import MODELS
+    from prunus.models.loading import make_model
     from prunus.report import formatting
+    from prunus.training.checks import check_model
 
     device = resolve_device(device)
     if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
         raise ModelMismatchError(
-            f"{file} is of no built-in model; name yours, --model package.module:function."
+            f"{file} does not name a built-in model; pass yours with --model package.module:function."
         )
-    loaded = load(file, None if model is None else create_model(model), max_bytes).to(device)
-    examples = load_dataset(data, device)
-    check_fit(loaded, examples)
-    result = training.evaluate(loaded, examples.test, progress=report)
+    loaded = load(file, None if model is None else make_model(model), max_bytes).to(device)
+    dataset = load_data(data, device=device, progress=report)
+    check_model(loaded, dataset.train, len(dataset.class_names))
+    result = training.evaluate(loaded, dataset.test, progress=report)
     if as_json:
         loss = result.loss if math.isfinite(result.loss) else None
         echo_json({"test_error": result.error, "n": result.n, "loss": loss})

@@ -1,11 +1,11 @@
-"""How a command ends: quietly, or with one sentence on stderr and an exit code of EXIT_CODES; never with a traceback.
+"""How a command ends: without a message, or with one sentence on stderr and a code of EXIT_CODES; never a traceback.
 
-Where a signal ends a command, temporary files are removed, files that were there before stay whole, and no worker
-process is left; see `prunus.cli.interrupts`. What `prunus run` had finished stays in its store, and the same command
-goes on from there to the same bits.
+When a signal ends a command, temporary files are removed, existing files are not changed, and no worker process
+remains; see `interrupts.py`. The finished runs of `prunus run` are in its store, and the same command continues from
+them with the same results, bit for bit.
 
-With PRUNUS_TRACEBACK=1 in the environment, an unexpected error shows its traceback, and so does an error with
-another error as its cause (a user's own function that failed).
+With PRUNUS_TRACEBACK=1 in the environment, an unexpected error shows its traceback, and so does an error that was
+caused by another one (a user's own function that failed).
 """
 
 import functools
@@ -14,13 +14,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, ParamSpec, TextIO
+from typing import Any, ParamSpec, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from prunus.cli.interrupts import Interrupted, describe
-from prunus.cli.output import log, stdout, stdout_for_results
+from prunus.cli.output import log, results_to_stdout, stdout
 from prunus.cli.progress import reporting
 from prunus.errors import PrunusError
 from prunus.registry import suggestion
@@ -43,11 +43,11 @@ EXIT_CODES = {
     130: "interrupted (SIGINT, Ctrl-C)",
     143: "terminated (SIGTERM)",
 }
-"""What each exit code means; the class of `prunus.errors` that a command raises has the code."""
+"""The meaning of each exit code; the code of an error is an attribute of its class in `prunus.errors`."""
 
 REFUSED, WRONG_USAGE, UNEXPECTED, INTERRUPTED = 1, 2, 70, 130
 
-# Typer uses click, of which its later versions bring a copy of their own; the base class is the same in both.
+# Later versions of Typer contain a copy of click of their own; the base class is the same in both.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
@@ -55,14 +55,14 @@ class CommandGroup(TyperGroup):
     """A group of commands that shows its help if no command is given, and suggests one if it is misspelled."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As any group, except that no arguments are answered by the help and the exit code of a wrong usage."""
+        """Parse as any group does; without arguments, print the help and end with the code of a wrong usage."""
         if not args and not ctx.resilient_parsing:
             print(ctx.get_help())
             ctx.exit(WRONG_USAGE)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the first argument names, and what it is given."""
+        """Return the command that the first argument names, and its arguments."""
         name = args[0]
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
             hint = suggestion(name, self.commands) or f"the commands are: {', '.join(self.commands)}."
@@ -71,7 +71,15 @@ class CommandGroup(TyperGroup):
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `app` and return its exit code; a wrong option ends in one sentence on stderr."""
+    """Run a command line; a wrong option ends in one sentence on stderr.
+
+    Args:
+        app: The commands.
+        arguments: Those of the process by default.
+
+    Returns:
+        The exit code.
+    """
     try:
         return _run(app, arguments)
     finally:
@@ -83,11 +91,11 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
 
 def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     try:
-        # Named, because what is run by `python -m prunus` is not a name that shell completion can be installed for.
+        # The name is given because shell completion cannot be installed for that of `python -m prunus`.
         code = app(arguments, prog_name="prunus", standalone_mode=False)
         sys.stdout.flush()
     except UsageError as error:
-        log(f"error: {_describe(error)}")
+        log(f"error: {_describe_usage(error)}")
         return WRONG_USAGE
     except typer.Abort:
         log("error: interrupted.")
@@ -97,20 +105,62 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
         return REFUSED
     except OSError as error:  # the help or the version cannot be written
         _discard(sys.stdout)
-        log(f"error: {_sentence(error)}")
+        log(f"error: {_describe(error)[0]}")
         return REFUSED
     return code if isinstance(code, int) else 0
 
 
-def _describe(error: Any) -> str:
+def with_exit_codes(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Make `command` end in an exit code of EXIT_CODES, with progress and warnings on stderr."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
+        with _one_line_warnings():
+            try:
+                with reporting(f"prunus {command.__name__.rstrip('_')}"), results_to_stdout():
+                    command(*arguments, **options)
+                    stdout().flush()
+            except (typer.Exit, typer.Abort, UsageError):
+                raise
+            except BrokenPipeError:
+                _discard(sys.stdout)
+                raise typer.Exit(REFUSED) from None
+            except BaseException as error:  # SystemExit included: a command ends when its function returns
+                if _shows_traceback(error):
+                    raise
+                sentence, code = _describe(error)
+                log(f"error: {sentence}")
+                raise typer.Exit(code) from None
+
+    return wrapped
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    """The sentence and the exit code for an error."""
+    match error:
+        case Interrupted():
+            return error.sentence, error.exit_code
+        case KeyboardInterrupt():
+            return describe("interrupted", error), INTERRUPTED
+        case PrunusError():
+            return str(error), error.exit_code
+        case ModuleNotFoundError():
+            hint = "`prunus doctor` says how to install what is missing."
+            return f"The package {error.name} is not installed; {hint}", REFUSED
+        case OSError():
+            path = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+            return f"{path}{error.strerror or error}.", REFUSED
+    return f"{type(error).__name__}: {error} (PRUNUS_TRACEBACK=1 shows where)", UNEXPECTED
+
+
+def _describe_usage(error: Any) -> str:
     """A usage error in one sentence, with a suggestion if an option is misspelled, and where to read more."""
     context = error.ctx
     if context is None:
         return str(error.message)
     if hasattr(error, "possibilities"):  # an option that does not exist
-        options = [
-            name for option in context.command.params for name in (*option.opts, *option.secondary_opts)
-        ]
+        parameters = context.command.params
+        options = [name for option in parameters for name in (*option.opts, *option.secondary_opts)]
         sentence = f"No option is called {error.option_name!r}"
         if hint := suggestion(error.option_name, [*options, "--help"]):
             return f"{sentence}; {hint}"
@@ -121,47 +171,13 @@ def _describe(error: Any) -> str:
     return f"{sentence.strip().rstrip('.')}; see `{context.command_path} --help`."
 
 
-def with_exit_codes(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """`command`, ending in an exit code of EXIT_CODES."""
-
-    @functools.wraps(command)
-    def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
-        with _warnings_in_a_line():
-            try:
-                with reporting(f"prunus {command.__name__.rstrip('_')}"), stdout_for_results():
-                    command(*arguments, **options)
-                    stdout().flush()
-            except (typer.Exit, typer.Abort, UsageError):
-                raise
-            except Interrupted as error:
-                _fail(error.sentence, error.exit_code)
-            except KeyboardInterrupt as error:
-                _fail(describe("interrupted", error), INTERRUPTED)
-            except BrokenPipeError:
-                _discard(sys.stdout)
-                raise typer.Exit(REFUSED) from None
-            except PrunusError as error:
-                if error.__cause__ is not None and _traceback_wanted():
-                    raise
-                _fail(str(error), error.exit_code)
-            except ModuleNotFoundError as error:
-                _fail(
-                    f"The package {error.name} is not installed; `prunus doctor` says how to install what is missing.",
-                    REFUSED,
-                )
-            except OSError as error:
-                _fail(_sentence(error), REFUSED)
-            except BaseException as error:  # SystemExit included: a command is done when its function returns
-                if _traceback_wanted() and not isinstance(error, SystemExit):
-                    raise
-                _fail(f"{type(error).__name__}: {error} (PRUNUS_TRACEBACK=1 shows where)", UNEXPECTED)
-
-    return wrapped
-
-
-def _sentence(error: OSError) -> str:
-    what = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-    return f"{what}{error.strerror or error}."
+def _shows_traceback(error: BaseException) -> bool:
+    """Whether the user wants the traceback of an error: an unexpected one, or one that another one caused."""
+    if os.environ.get("PRUNUS_TRACEBACK") != "1" or isinstance(error, SystemExit):
+        return False
+    return (
+        error.__cause__ is not None if isinstance(error, PrunusError) else _describe(error)[1] == UNEXPECTED
+    )
 
 
 def _discard(stream: TextIO) -> None:
@@ -170,17 +186,8 @@ def _discard(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _traceback_wanted() -> bool:
-    return os.environ.get("PRUNUS_TRACEBACK") == "1"
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    log(f"error: {sentence}")
-    raise typer.Exit(code) from None
-
-
 @contextmanager
-def _warnings_in_a_line() -> Iterator[None]:
+def _one_line_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *rest: log(f"warning: {message}")

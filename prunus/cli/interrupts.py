@@ -1,8 +1,8 @@
 """Signals that end a command: Ctrl-C, a request to terminate, a terminal that was closed.
 
 The first one raises `Interrupted` in the main thread, so that temporary files are removed and worker processes are
-ended on the way out. A second one ends the child processes and this process at once. A signal that the process was
-started to ignore (`nohup`, or a job in the background of a script) stays ignored.
+ended before the command ends. A second one ends the child processes and this process at once. A signal that the process
+was started to ignore (`nohup`, or a background job of a script) is ignored.
 """
 
 import multiprocessing
@@ -15,11 +15,11 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
-"""The signals by name, and how a command that is ended by one is called."""
+"""The signals by name, each with the word for what it does to a command."""
 
 
 class Interrupted(BaseException):
-    """A signal that ends the command; no `except Exception` of a user's function holds it up."""
+    """A signal ended the command. It is no Exception, so that `except Exception` in a user's function cannot stop it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -27,17 +27,17 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports of a process that a signal ended: 128 and the number of the signal."""
+        """The exit code that a shell reports for a process that a signal ended: 128 plus the number of the signal."""
         return 128 + self.number
 
     @property
     def sentence(self) -> str:
-        """What is said on stderr, with what to do next where a note says it."""
+        """The sentence for stderr; the notes of the exception say what to do next."""
         return describe(SIGNALS[signal.Signals(self.number).name], self)
 
 
 def describe(what: str, error: BaseException) -> str:
-    """A sentence from what ended a command and from the notes of the exception.
+    """One sentence made of what happened and the notes of an exception.
 
     >>> describe("interrupted", KeyboardInterrupt())
     'interrupted.'
@@ -47,18 +47,18 @@ def describe(what: str, error: BaseException) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, in the main thread, the signals raise `Interrupted`; afterwards they do what they did before."""
-    first: list[int] = []
+    """In the block, if it runs in the main thread, the signals raise `Interrupted`; afterwards they act as before."""
+    received: list[int] = []
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def handle(number: int, frame: FrameType | None) -> NoReturn:
         error = Interrupted(number)
-        if first:
+        if received:
             for child in multiprocessing.active_children():
                 child.kill()
-            show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # which a progress bar hides
+            show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
             os.write(2, f"{show_cursor}error: {error.sentence}\n".encode())
             os._exit(error.exit_code)
-        first.append(number)
+        received.append(number)
         raise error
 
     if threading.current_thread() is not threading.main_thread():
@@ -68,7 +68,7 @@ def interruptible() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in numbers}
     handled = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]
     for number in handled:
-        signal.signal(number, end)
+        signal.signal(number, handle)
     try:
         yield
     finally:

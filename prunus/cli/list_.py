@@ -1,7 +1,7 @@
 """`prunus list`."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from prunus.cli.options import AsJson
@@ -9,29 +9,32 @@ from prunus.cli.output import echo_json, echo_table
 
 
 def list_(as_json: AsJson = False) -> None:
-    """Name everything that is built in, with a line on each.
+    """List all built-in components with a short description.
 
     Example: prunus list --json
     """
-    found = registered_names()
+    components = {
+        kind: {name: description(component) for name, component in table.items()}
+        for kind, table in registries().items()
+    }
     if as_json:
         echo_json(
             {
-                room.replace(" ", "_"): [{"name": n, "about": line} for n, line in lines.items()]
-                for room, lines in found.items()
+                kind.replace(" ", "_"): [{"name": name, "about": text} for name, text in table.items()]
+                for kind, table in components.items()
             }
         )
         return
     rows = [
-        (room if place == 0 else "", name, line)
-        for room, lines in found.items()
-        for place, (name, line) in enumerate(lines.items())
+        (kind if number == 0 else "", name, text)
+        for kind, table in components.items()
+        for number, (name, text) in enumerate(table.items())
     ]
     echo_table(("", "name", ""), rows, words=3)
 
 
-def registered_names() -> dict[str, dict[str, str]]:
-    """For each room, the names in its table, each with one line."""
+def registries() -> dict[str, Mapping[str, Any]]:
+    """The tables of built-in components, by the kind of component."""
     from prunus.compression.codecs import CODECS
     from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.compression.quantization.kmeans_init import KMEANS_INITS
@@ -39,49 +42,50 @@ def registered_names() -> dict[str, dict[str, str]]:
     from prunus.experiments import EXPERIMENTS
     from prunus.models import MODELS
     from prunus.pruning.criteria import CRITERIA
-    from prunus.pruning.pruners import PRUNERS
+    from prunus.pruning.methods import METHODS
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
     from prunus.runs.executors import EXECUTORS
-    from prunus.tickets.mask0 import MASK0_ACTIONS
-    from prunus.tickets.mask1 import MASK1_ACTIONS
+    from prunus.tickets.mask0_actions import MASK0_ACTIONS
+    from prunus.tickets.mask1_actions import MASK1_ACTIONS
     from prunus.tickets.supermask import SUPERMASKS
     from prunus.training.augmentation import AUGMENTATIONS
 
-    rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
-        "models": (MODELS, _of_function),
-        "data sets": (DATASETS, _of_card),
-        "criteria": (CRITERIA, _of_card),
-        "pruners": (PRUNERS, lambda pruner: pruner.line),
-        "scopes": (SCOPES, _of_card),
-        "schedules": (SCHEDULES, _of_card),
-        "mask-1 actions": (MASK1_ACTIONS, lambda action: _of_card(action.values)),
-        "mask-0 actions": (MASK0_ACTIONS, lambda action: _of_card(action.values)),
-        "supermasks": (SUPERMASKS, _of_card),
-        "codecs": (CODECS, lambda codec: _of_card(codec.encode)),
-        "starts": (KMEANS_INITS, _of_function),
-        "augmentations": (AUGMENTATIONS, _of_function),
-        "engines": (EXECUTORS, _of_function),
-        "recipes": (COMPRESSION_RECIPES, _of_recipe),
-        "experiments": (EXPERIMENTS, _of_function),
-    }
     return {
-        room: {name: line(variant) for name, variant in table.items()}
-        for room, (table, line) in rooms.items()
+        "models": MODELS,
+        "data sets": DATASETS,
+        "criteria": CRITERIA,
+        "pruners": METHODS,
+        "scopes": SCOPES,
+        "schedules": SCHEDULES,
+        "mask-1 actions": MASK1_ACTIONS,
+        "mask-0 actions": MASK0_ACTIONS,
+        "supermasks": SUPERMASKS,
+        "codecs": CODECS,
+        "starts": KMEANS_INITS,
+        "augmentations": AUGMENTATIONS,
+        "engines": EXECUTORS,
+        "recipes": COMPRESSION_RECIPES,
+        "experiments": EXPERIMENTS,
     }
 
 
-def _of_function(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").strip().partition("\n")[0]
+def description(component: Any) -> str:
+    """One line about a built-in component.
 
-
-def _of_card(function: Callable[..., Any]) -> str:
-    return (sys.modules[function.__module__].__doc__ or "").strip().partition("\n")[0]
-
-
-def _of_recipe(recipe: Any) -> str:
+    A component that has an attribute `description` is described by it, a recipe by its settings, and any other by the
+    first line of the docstring of its function, or of the module if the function has only a formula.
+    """
+    from prunus.compression.recipes import CompressionRecipe
     from prunus.report.formatting import format_settings
 
-    return format_settings(
-        {key: getattr(recipe, key) for key in ("criterion", "schedule", "rounds", "density", "bits")}
-    )
+    if isinstance(component, CompressionRecipe):
+        settings = ("criterion", "schedule", "rounds", "density", "bits")
+        return format_settings({key: getattr(component, key) for key in settings})
+    for attribute in ("description", "line"):
+        if isinstance(text := getattr(component, attribute, None), str):
+            return text
+    function = getattr(component, "values", None) or getattr(component, "encode", None) or component
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    lines = [(text or "").strip().partition("\n")[0] for text in (function.__doc__, getattr(module, "__doc__", ""))]
+    return next((line for line in lines if len(line) > 10), "")

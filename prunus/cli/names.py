@@ -1,6 +1,6 @@
-"""The built-in names that shell completion offers, written down here so that completing a word does not import torch.
+"""The built-in names that shell completion offers; listed here, so that completing a word does not import torch.
 
-A test compares them with the tables that the names are looked up in.
+A test compares them with the registries.
 """
 
 from collections.abc import Callable
@@ -52,10 +52,18 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 def completion(kind: str, *more: str) -> Callable[[str], list[str]]:
-    """A function for `typer.Option(autocompletion=...)`: the names of that kind, and `more`, that begin as typed.
+    """Make a function for `typer.Option(autocompletion=...)`, which lists the names that begin with what was typed.
 
-    >>> completion("scope", "budget")("b")
-    ['budget']
+    Args:
+        kind: A key of NAMES.
+        more: Other names to offer.
+
+    Returns:
+        A function of the beginning of a name.
+
+    Example:
+        >>> completion("scope", "budget")("b")
+        ['budget']
     """
 
     def complete(incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,18 @@ def optional(
     highest: int | None = None,
     complete: Callable[[str], list[str]] | None = None,
 ) -> Any:
-    """An option whose default, None, is in the words of its help; `complete` is a function of `names.completion`."""
+    """Make an option whose default is None; its help text says what that means.
+
+    Args:
+        metavar: The name of the value in the help.
+        text: The help text.
+        lowest: The smallest value that is accepted.
+        highest: The largest value that is accepted.
+        complete: A function of `completion` that offers values.
+
+    Returns:
+        An option for `typing.Annotated`.
+    """
     return typer.Option(
         metavar=metavar, help=text, min=lowest, max=highest, show_default=False, autocompletion=complete
     )
@@ -30,7 +41,7 @@ MaxBytes = Annotated[
         metavar="N",
         min=0,
         help="Refuse a file that takes more memory than this to read, in bytes: the file, its tensors, and the working "
-        "memory. By default the larger of 256 MiB and 1000 times the file.",
+        "memory. By default the larger of 256 MiB and 1000 times the size of the file.",
         show_default=False,
     ),
 ]
@@ -49,7 +60,7 @@ DataName = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace files that exist; never one that the command reads.")
+    bool, typer.Option("--force", help="Overwrite existing files; never one that the command reads.")
 ]
 
 MAX_SEED = 2**63 - 1
@@ -57,7 +68,7 @@ MAX_SEED = 2**63 - 1
 
 Seed = Annotated[
     int,
-    typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed from which everything random is drawn."),
+    typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed of all random numbers."),
 ]
 
 Threads = Annotated[
@@ -65,8 +76,8 @@ Threads = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Threads of computing, at most as many as there are CPUs. One is the fastest for networks as small as "
-        "the LeNets; a large one gains from more. The same seed gives the same bits only with the same number.",
+        help="Number of threads, at most the number of CPUs. One is the fastest for networks as small as the LeNets; "
+        "larger ones gain from more. The same seed gives the same bits only with the same number.",
     ),
 ]
 
@@ -74,7 +85,6 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Where to compute: cpu, cuda, or one GPU of several, cuda:1. The same seed gives the same bits only "
-        "on cpu.",
+        help="The device: cpu, cuda, or one GPU of several, cuda:1. The same seed gives the same bits only on cpu.",
     ),
 ]

@@ -1,6 +1,6 @@
-"""Printing: results to stdout, as a table or as JSON; everything else, a line at a time, to stderr.
+"""Printing: results to stdout, as a table or as JSON; everything else to stderr, line by line.
 
-What comes from a file is never taken for markup or control codes.
+Text from a file is never interpreted as markup or control codes.
 """
 
 import json
@@ -17,10 +17,10 @@ from rich.text import Text
 
 
 class _Errors(Console):
-    """Stderr. Where nobody reads it any more, or it is a file on a full disk, the command goes on without it."""
+    """Stderr. If its reader has gone, or it is a file on a full disk, the command continues without it."""
 
     def on_broken_pipe(self) -> None:
-        """As `Console` has it, but without ending the process."""
+        """Be quiet from now on; `Console` itself would end the process."""
         self.quiet = True
 
 
@@ -28,25 +28,25 @@ class _Results(Console):
     """Stdout."""
 
     def on_broken_pipe(self) -> None:
-        """Raise the error as `print` does, so that it is handled in one place, `prunus.cli.exit_codes`."""
+        """Raise the error as `print` does, so that `exit_codes.py` alone handles it."""
         raise BrokenPipeError
 
 
 errors = _Errors(stderr=True, highlight=False)
-"""Where progress, warnings and errors go."""
+"""The console for progress, warnings and errors."""
 
-UNSEEN_WIDTH = 140
-"""Columns of a table that goes into a file or a pipe."""
+FILE_WIDTH = 140
+"""Columns of a table that is written to a file or a pipe."""
 
 _stdout: list[TextIO] = []
-"""The stdout of the command that runs."""
+"""The stdout of the commands that run, the innermost last."""
 
 before_output: list[Callable[[], None]] = []
-"""Called before anything is written to stdout: a progress bar would stand in the middle of it."""
+"""Called before anything is written to stdout, for example to remove a progress bar."""
 
 
 def clean(text: str) -> str:
-    r"""`text` with line ends as spaces, and whatever else cannot be printed in escapes.
+    r"""Replace line ends by spaces and other unprintable characters by escapes.
 
     >>> clean("a\nb\x1b[2J")
     'a b\\x1b[2J'
@@ -56,8 +56,8 @@ def clean(text: str) -> str:
 
 
 @contextmanager
-def stdout_for_results() -> Iterator[None]:
-    """Inside, what other code prints, such as a user's own function, goes to stderr; results still go to stdout."""
+def results_to_stdout() -> Iterator[None]:
+    """In the block, results go to stdout; what other code prints, such as a user's own function, goes to stderr."""
     _stdout.append(sys.stdout)
     try:
         with redirect_stdout(sys.stderr):
@@ -67,44 +67,48 @@ def stdout_for_results() -> Iterator[None]:
 
 
 def stdout() -> TextIO:
-    """Where results go."""
+    """The stream for results."""
     return _stdout[-1] if _stdout else sys.stdout
 
 
 def log(text: str) -> None:
-    """One line on stderr, above the progress bar where there is one."""
+    """Write one line to stderr, above a progress bar."""
     with suppress(OSError):
         errors.print(Text(clean(text)), soft_wrap=True)
 
 
-def _prepare_output() -> None:
+def echo(text: str) -> None:
+    """Print text to stdout as it is."""
     for function in before_output:
         function()
-
-
-def echo(text: str) -> None:
-    """Text on stdout as it is."""
-    _prepare_output()
     print(text, file=stdout())
 
 
 def echo_json(value: object) -> None:
-    """JSON on stdout."""
-    _prepare_output()
-    print(json.dumps(value, indent=2), file=stdout())
+    """Print JSON to stdout."""
+    echo(json.dumps(value, indent=2))
 
 
 def echo_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, footer: int = 0, title: str = ""
 ) -> None:
-    """A table on stdout: `words` columns of words, then numbers; a rule above the last `footer` rows."""
-    _prepare_output()
+    """Print a table to stdout.
+
+    Args:
+        columns: The column titles.
+        rows: The cells of each row.
+        words: The first so many columns contain words, aligned left; the others contain numbers, aligned right.
+        footer: The last so many rows are below a rule.
+        title: Printed above the table.
+    """
+    for function in before_output:
+        function()
     table = Table(
         title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
-    for place, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if place < words else "right", overflow="fold")
-    for place, row in enumerate(rows, start=1):
-        table.add_row(*(Text(clean(cell)) for cell in row), end_section=place == len(rows) - footer)
-    seen = stdout().isatty() or "COLUMNS" in os.environ
-    _Results(file=stdout(), highlight=False, width=None if seen else UNSEEN_WIDTH).print(table)
+    for index, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if index < words else "right", overflow="fold")
+    for number, row in enumerate(rows, start=1):
+        table.add_row(*(Text(clean(cell)) for cell in row), end_section=number == len(rows) - footer)
+    has_width = stdout().isatty() or "COLUMNS" in os.environ
+    _Results(file=stdout(), highlight=False, width=None if has_width else FILE_WIDTH).print(table)

@@ -1,8 +1,8 @@
-"""Progress of whatever takes longer than two seconds: a bar where stderr is a terminal, plain lines where it is not.
+"""Progress of work that takes longer than two seconds: a bar if stderr is a terminal, plain lines if it is not.
 
 Every command reports through one `Reporter`. The library calls `report(what, done, total)`, a `prunus.types.Progress`,
-by batch, layer or run. A thread looks at the clock, so that a line comes at least every thirty seconds, even while a
-single step takes minutes.
+for each batch, layer or run. A thread checks the clock, so that a line is written at least every thirty seconds, even
+while a single step takes minutes.
 """
 
 import threading
@@ -19,72 +19,79 @@ if TYPE_CHECKING:
     from prunus.types import Dataset, Progress
 
 FIRST_SECONDS, EVERY_SECONDS = 2.0, 20.0
-"""When the first line comes, and how long after a line the next one; on a slow machine it may come later."""
+"""When the first line is written, and the time between two lines; on a slow machine it may be longer."""
 TICK_SECONDS = 0.25
-"""How often the clock is looked at."""
+"""How often the clock is checked."""
 
 STAGES = {"dense": "training", "pruned": "pruning", "shared": "sharing"}
-"""What the stages of a compression are called."""
+"""What the stages of a compression are called in progress lines."""
 
 
 class Reporter:
-    """Progress as lines: told as often as one likes how much is done, it writes a line now and then.
+    """Turns frequent calls that say how much is done into a line from time to time.
 
-    >>> seconds = [0.0]
-    >>> reporter = Reporter("prune", print, lambda: seconds[0])
-    >>> reporter("fc1.weight", 0, 4)
-    >>> seconds[0] = 10.0
-    >>> reporter("fc2.weight", 2, 4)
-    fc2.weight: 50 %, about 10 s left
+    Args:
+        what: What is being done, until the first call says it.
+        write: Called with each line.
+        clock: Gives the time in seconds.
+
+    Example:
+        >>> seconds = [0.0]
+        >>> reporter = Reporter("prune", print, lambda: seconds[0])
+        >>> reporter("fc1.weight", 0, 4)
+        >>> seconds[0] = 10.0
+        >>> reporter("fc2.weight", 2, 4)
+        fc2.weight: 50 %, about 10 s left
     """
 
     def __init__(
         self, what: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin with `what`; `write` takes a line, `clock` gives seconds."""
         self.write, self.clock = write, clock
         self.what, self.done, self.total = what, 0, 0
-        self.began, self.first = clock(), 0
-        """When the work that is reported began, and how much of it was done then."""
-        self.due = self.began + FIRST_SECONDS
+        self.start_time, self.start_done = clock(), 0
+        """When the current work was first reported, and how much of it was done then."""
+        self.next_time = self.start_time + FIRST_SECONDS
         self.lock = threading.Lock()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Take note of how much is done, and write a line where one is due; a `total` of 0 is not known."""
+        """Record how much is done, and write a line if it is time; a `total` of 0 means that it is unknown."""
         with self.lock:
-            if total != self.total or done < self.done or (total == 0 and what != self.what):
-                self.began, self.first = self.clock(), done  # other work than before
+            is_new = total != self.total or done < self.done or (total == 0 and what != self.what)
+            if is_new:
+                self.start_time, self.start_done = self.clock(), done
             self.what, self.done, self.total = what, done, total
         self.tick()
 
     def line(self, text: str) -> None:
-        """Write a line of its own; the next line of progress comes so much later."""
+        """Write a line with other text; it counts as a line of progress."""
         with self.lock:
-            self.due = self.clock() + EVERY_SECONDS
+            self.next_time = self.clock() + EVERY_SECONDS
         self.write(text)
 
     def tick(self) -> None:
-        """Write a line where one is due."""
+        """Write a line if it is time."""
         with self.lock:
-            if self.clock() < self.due:
+            if self.clock() < self.next_time:
                 return
-            self.due = self.clock() + EVERY_SECONDS
+            self.next_time = self.clock() + EVERY_SECONDS
             text = self.describe()
         self.write(text)
 
     def describe(self) -> str:
-        """How much is done and how long the rest will take at this pace, or how long it has taken so far."""
-        passed, done, left = self.clock() - self.began, self.done - self.first, self.total - self.done
+        """How much is done, and the remaining time at this pace, or the time so far."""
+        elapsed = self.clock() - self.start_time
+        done, remaining = self.done - self.start_done, self.total - self.done
         if self.total <= 0:
-            return f"{self.what}: {duration(passed)} so far"
-        share = f"{self.what}: {100 * self.done // self.total} %"
-        if done <= 0 or left <= 0:
-            return f"{share}, {duration(passed)} so far"
-        return f"{share}, about {duration(passed * left / done)} left"
+            return f"{self.what}: {duration(elapsed)} so far"
+        percent = f"{self.what}: {100 * self.done // self.total} %"
+        if done <= 0 or remaining <= 0:
+            return f"{percent}, {duration(elapsed)} so far"
+        return f"{percent}, about {duration(elapsed * remaining / done)} left"
 
 
 def duration(seconds: float) -> str:
-    """A rough time.
+    """A rounded duration.
 
     >>> duration(0.2), duration(40.4), duration(200), duration(9000)
     ('1 s', '40 s', '3 min', '2.5 h')
@@ -94,13 +101,13 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-_current: list[Reporter] = []
-"""The reporter of the command that runs in this process."""
+_reporters: list[Reporter] = []
+"""The reporters of the commands that run in this process, the innermost last."""
 
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Inside, `report` shows progress on stderr, until the first result is printed; it begins with `what`."""
+    """In the block, `report` shows progress on stderr until the first result is printed; at first, that of `what`."""
     reporter = Reporter(what, (lambda line: None) if errors.is_terminal else log)
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(reporter, ended), daemon=True)
@@ -109,33 +116,39 @@ def reporting(what: str) -> Iterator[None]:
         ended.set()
         thread.join()
 
-    _current.append(reporter)
+    _reporters.append(reporter)
     before_output.append(stop)
     thread.start()
     try:
         yield
     finally:
         before_output.remove(stop)
-        _current.remove(reporter)
+        _reporters.remove(reporter)
         stop()
 
 
 def report(what: str, done: int, total: int) -> None:
-    """Show how much of some work is done, where a command is running."""
-    if _current:
-        _current[-1](what, done, total)
+    """Show how much of some work is done, if a command is running.
+
+    Args:
+        what: What is being done.
+        done: How much of it is done, in any unit.
+        total: How much there is; 0 if that is unknown.
+    """
+    if _reporters:
+        _reporters[-1](what, done, total)
 
 
 def report_line(text: str) -> None:
-    """Write a line about the work on stderr, above the bar where there is one."""
-    if _current and not errors.is_terminal:
-        _current[-1].line(text)
+    """Write a line about the work to stderr, above a progress bar."""
+    if _reporters and not errors.is_terminal:
+        _reporters[-1].line(text)
     else:
         log(text)
 
 
 def _watch(reporter: Reporter, ended: threading.Event) -> None:
-    """Write the lines that become due, or draw the bar, until the command has ended."""
+    """Write the lines when it is time, or draw the bar, until the command has ended."""
     if not errors.is_terminal:
         while not ended.wait(TICK_SECONDS):
             reporter.tick()
@@ -144,10 +157,8 @@ def _watch(reporter: Reporter, ended: threading.Event) -> None:
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-    with Progress(
-        SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False),
-        console=errors, transient=True,
-    ) as bar:  # fmt: skip
+    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("", total=None)
         while not ended.wait(TICK_SECONDS):
             with reporter.lock:
@@ -156,12 +167,31 @@ def _watch(reporter: Reporter, ended: threading.Event) -> None:
 
 
 def num_epochs(recipe: "CompressionRecipe", rounds: int, train: bool) -> int:
-    """The epochs of a recipe whose schedule has `rounds`, at most; with those of the dense network or not."""
+    """The most epochs of a compression.
+
+    Args:
+        recipe: The recipe.
+        rounds: The number of pruning rounds.
+        train: Whether the dense network is trained first.
+
+    Returns:
+        The epochs of all trainings together.
+    """
     return sum(stage.epochs for stage in _trainings(recipe, rounds, train))
 
 
 def num_steps(recipe: "CompressionRecipe", rounds: int, train: bool, data: "Dataset") -> int:
-    """The training steps of these epochs."""
+    """The most training steps of a compression.
+
+    Args:
+        recipe: The recipe.
+        rounds: The number of pruning rounds.
+        train: Whether the dense network is trained first.
+        data: The data set; its training split determines the steps per epoch.
+
+    Returns:
+        The steps of all trainings together.
+    """
     from prunus.training.loop import steps_per_epoch
 
     return sum(
@@ -175,42 +205,47 @@ def _trainings(recipe: "CompressionRecipe", rounds: int, train: bool) -> "list[R
 
 
 def epoch_lines(total: int) -> "Callable[[str, EpochMetrics], None]":
-    """What to call after each of `total` epochs, with its stage: it writes a line where stderr is no terminal."""
-    passed = 0
+    """Make a function to call after each of `total` epochs, which writes a line if stderr is no terminal."""
+    epochs = 0
 
     def write(stage: str, epoch: "EpochMetrics") -> None:
-        nonlocal passed
-        passed += 1
+        nonlocal epochs
+        epochs += 1
         if not errors.is_terminal:
             error = 100 - epoch.validation_accuracy
-            report_line(
-                f"{STAGES.get(stage, stage)}: validation error {error:.2f} % ({passed} of {total} epochs)"
-            )
+            name = STAGES.get(stage, stage)
+            report_line(f"{name}: validation error {error:.2f} % ({epochs} of {total} epochs)")
 
     return write
 
 
 def added_up(total: int, progress: "Progress") -> "Progress":
-    """The progress of several calls of `train`, one after the other, as that of one of `total` steps.
+    """Make a progress function that adds up several trainings, one after another.
 
-    What other work between them reports is passed on as it is.
+    Args:
+        total: The steps of all trainings together.
+        progress: Called with the sum. Progress of other work is passed on as it is.
 
-    >>> add = added_up(20, print)
-    >>> add("epoch 2 of 2", 9, 10)
-    epoch 2 of 2 9 20
-    >>> add("epoch 1 of 2", 0, 10)
-    epoch 1 of 2 10 20
+    Returns:
+        The function to pass to each training.
+
+    Example:
+        >>> add = added_up(20, print)
+        >>> add("epoch 2 of 2", 9, 10)
+        epoch 2 of 2 9 20
+        >>> add("epoch 1 of 2", 0, 10)
+        epoch 1 of 2 10 20
     """
-    before = last = length = 0
+    earlier = last = length = 0
 
     def add(what: str, done: int, of: int) -> None:
-        nonlocal before, last, length
+        nonlocal earlier, last, length
         if what != "training" and not what.startswith("epoch "):
             progress(what, done, of)
             return
         if done <= last and length:
-            before += length
+            earlier += length
         last, length = done, of
-        progress(what, min(before + done, total), total)
+        progress(what, min(earlier + done, total), total)
 
     return add

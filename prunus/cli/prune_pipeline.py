@@ -11,15 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.cli.loading import check_fit, create_model, load_dataset, load_weights_into
 from prunus.cli.output import echo, echo_json, echo_table, log
 from prunus.cli.progress import epoch_lines, report
 from prunus.cli.recipe_options import resolve_recipe
-from prunus.cli.tensors import safetensors_bytes
 from prunus.compression.container import load, pack
 from prunus.compression.save import save
+from prunus.data import load_data
 from prunus.errors import DataError, DensityError, ModelError, NoEffectWarning, StatisticsError
 from prunus.files import after_writing, check_writable, write_atomic
+from prunus.models.loading import load_weights, make_model
+from prunus.models.safetensors_file import safetensors_bytes
 from prunus.pruning.layerwise import (
     LayerHessian,
     allocate_densities,
@@ -40,7 +41,7 @@ from prunus.registry import source_files
 from prunus.report import formatting
 from prunus.seeds import derive_seed
 from prunus.training import Evaluation, evaluate, train
-from prunus.training.checks import check_tensor_state
+from prunus.training.checks import check_model, check_tensor_state
 from prunus.types import Dataset, Density, Params, Split, mask_density, numel_by_name
 
 BUDGET = "budget"
@@ -120,8 +121,13 @@ def run_prune(job: PruneOptions) -> PruneReport:
     scope = parse_scope("layer" if job.scope == BUDGET else job.scope)
     _rehearse(job, criterion, scope, weights)
     _check_format(model, out)
-    data = load_dataset(_usual_data(job.model, model) if job.data is None else job.data, job.device, job.seed)
-    check_fit(model, data)
+    data = load_data(
+        _usual_data(job.model, model) if job.data is None else job.data,
+        device=job.device,
+        seed=job.seed,
+        progress=report,
+    )
+    check_model(model, data.train, len(data.class_names))
     if not trained:
         model = _trained(job, model, data)
         weights = prunable_weights(model, job.include, job.exclude)
@@ -167,9 +173,9 @@ def _model(job: PruneOptions) -> tuple[nn.Module, bool]:
         if job.weights is not None:
             raise ModelError(f"{path} has weights of its own; --weights {job.weights} would replace them.")
         return load(path).to(job.device), True
-    model = create_model(job.model, job.seed)
+    model = make_model(job.model, job.seed)
     if job.weights is not None:
-        load_weights_into(model, job.weights)
+        load_weights(model, job.weights)
     return model.to(job.device), job.weights is not None
 
 

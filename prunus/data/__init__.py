@@ -1,52 +1,96 @@
-"""Data sets, each resident as one tensor a split.
+"""Data sets, each resident in memory as one tensor per split.
 
-A data set is a function (root, device, seed, download) -> Dataset, one file each, in DATASETS.
+A data set is a function (root, seed, download) -> Dataset. The built-in ones are in DATASETS.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from prunus.data import cifar10, digits, fashion_mnist, mnist, monks
+from prunus.data import cifar10, digits, mnist, monks
 from prunus.data.batches import batch_indices, iter_batches
-from prunus.data.paths import data_root
+from prunus.data.download import reporting
+from prunus.data.files import data_root
 from prunus.data.validation import check_dataset
-from prunus.errors import DataError
+from prunus.errors import DataError, PrunusError
 from prunus.registry import import_object, lookup
-from prunus.types import Dataset
+from prunus.types import Dataset, Progress
 
-__all__ = ["DATASETS", "batch_indices", "data_root", "iter_batches", "load"]
+__all__ = ["DATASETS", "batch_indices", "data_root", "iter_batches", "load_data", "present_data_sets"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
-    "mnist": mnist.load,
-    "fashion-mnist": fashion_mnist.load,
-    "cifar-10": cifar10.load,
-    "digits": digits.load,
+    "mnist": mnist.load_mnist,
+    "fashion-mnist": mnist.load_fashion_mnist,
+    "cifar-10": cifar10.load_cifar_10,
+    "digits": digits.load_digits,
     "monks-1": monks.loader(1),
     "monks-2": monks.loader(2),
     "monks-3": monks.loader(3),
 }
 
 
-def load(
-    name: str, *, root: str | Path | None = None, device: str = "cpu", seed: int = 0, download: bool = True
+def load_data(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    download: bool = True,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """The data set `name`: one of DATASETS, or "package.module:function", yours, that returns a Dataset.
+    """Load a data set and check it.
 
-    `root` is the data root (see `data_root`), `seed` draws the validation split, and what is missing is
-    fetched if `download`. Your own function is called without arguments: of these, only `device` applies.
+    Args:
+        name: A key of DATASETS, or "package.module:function" of a user's function that takes no arguments and returns
+            a Dataset. Of the other arguments only `device` and `progress` apply to such a function.
+        root: The data root, where downloaded files are; see `data_root` for the default.
+        device: Where the tensors are put.
+        seed: Seed of the validation split.
+        download: Whether missing files may be downloaded.
+        progress: Called while files are downloaded.
 
-    Raises UnknownNameError if there is no such data set, DataError if it cannot be had or is not sound.
+    Returns:
+        The data set; its train, validation and test splits are disjoint, except for MONK's problems.
 
-    >>> load("digits").provenance
-    "embedded copy of UCI's optical digits, test file"
+    Raises:
+        UnknownNameError: There is no such data set or function.
+        DataError: The data set is missing, damaged or unsuitable, or the function fails.
+
+    Example:
+        >>> load_data("digits").provenance
+        "embedded copy of UCI's optical digits, test file"
     """
-    if ":" not in name:
-        found = lookup("data set", DATASETS, name)
-        data = found(root=root, device=device, seed=seed, download=download)
-        check_dataset(data)
-        return data
-    own = import_object(name)()
-    if not isinstance(own, Dataset):
-        raise DataError(f"{name} was to return a prunus Dataset and returned a {type(own).__name__}.")
-    check_dataset(own)
-    return own.to(device)
+    with reporting(progress):
+        if progress is not None:
+            progress(f"loading {name}", 0, 0)
+        if ":" in name:
+            data = _call(name)
+        else:
+            data = lookup("data set", DATASETS, name)(root=root, seed=seed, download=download)
+    check_dataset(data)
+    return data.to(device)
+
+
+def present_data_sets(root: Path) -> dict[str, bool]:
+    """Whether the files of each data set that can be downloaded are below `root`; no file is read.
+
+    >>> present_data_sets(Path("no such folder"))
+    {'mnist': False, 'fashion-mnist': False, 'cifar-10': False}
+    """
+    sources = (mnist.MNIST, mnist.FASHION_MNIST)
+    present = {source.name: not mnist.missing_files(source, root / source.name) for source in sources}
+    return {**present, "cifar-10": cifar10.is_present(root)}
+
+
+def _call(reference: str) -> Dataset:
+    function = import_object(reference)
+    try:
+        data = function()
+    except (Exception, SystemExit) as error:  # a user's function may fail in any way
+        if isinstance(error, PrunusError):
+            raise
+        raise DataError(
+            f"{reference} was called without arguments and failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(data, Dataset):
+        raise DataError(f"Expected {reference} to return a prunus.Dataset, got a {type(data).__name__}.")
+    return data

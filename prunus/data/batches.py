@@ -1,6 +1,6 @@
-"""Which examples make which batch: a function of (seed, epoch), so that no state need be kept.
+"""Which examples are in which batch: a function of (seed, epoch), so that no state has to be stored.
 
-order(n, b, seed, epoch) = randperm(n; seed, "order", epoch) cut into pieces of b
+batches(n, b, seed, epoch) = randperm(n; seed, "order", epoch) cut into pieces of b
 """
 
 from collections.abc import Iterator
@@ -14,26 +14,47 @@ from prunus.types import Split
 
 
 def batch_indices(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The batches of an epoch: int64 index tensors of `batch_size`, the last one shorter where it must be.
+    """The batches of an epoch as indices of examples.
 
-    Together they are a permutation of 0..n-1, another one each epoch. Raises DataError for n or batch_size
-    below 1.
+    Args:
+        n: Number of examples, at least 1.
+        batch_size: Examples per batch, at least 1; the last batch may be smaller.
+        seed: Seed of the order, with the role "order".
+        epoch: Each epoch has another order.
 
-    >>> [len(batch) for batch in batch_indices(10, 4, seed=0, epoch=0)]
-    [4, 4, 2]
+    Returns:
+        int64 tensors that together are a permutation of 0..n-1.
+
+    Raises:
+        DataError: `n` or `batch_size` is below 1.
+
+    Example:
+        >>> [len(batch) for batch in batch_indices(10, 4, seed=0, epoch=0)]
+        [4, 4, 2]
     """
     if n < 1 or batch_size < 1:
-        raise DataError(f"Batches of {batch_size} were asked from {n} examples; both must be at least 1.")
+        raise DataError(
+            f"Expected at least 1 example and a batch_size of at least 1, got {n} examples and batch_size={batch_size}."
+        )
     return torch.split(torch.randperm(n, generator=make_generator(seed, "order", epoch)), batch_size)
 
 
 def iter_batches(
     split: Split, batch_size: int, seed: int, epoch: int, skip: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (inputs, labels) of an epoch's batches from `skip` on, in the order of `order`, on the split's device.
+    """Iterate over the batches of an epoch.
 
-    inputs [b, ...] float32 and labels [b] int64 are copies: changing them leaves the split as it is.
+    Args:
+        split: The examples.
+        batch_size: Examples per batch.
+        seed: As in `batch_indices`.
+        epoch: As in `batch_indices`.
+        skip: How many batches to leave out at the beginning.
+
+    Yields:
+        Inputs [B, ...] and labels [B] int64 on the device of the split. They are copies: changing them does not change
+        the split.
     """
-    for chosen in batch_indices(len(split), batch_size, seed, epoch)[skip:]:
-        index = chosen.to(split.labels.device)
-        yield split.inputs.index_select(0, index), split.labels.index_select(0, index)
+    for indices in batch_indices(len(split), batch_size, seed, epoch)[skip:]:
+        indices = indices.to(split.labels.device)
+        yield split.inputs.index_select(0, indices), split.labels.index_select(0, indices)

@@ -1,23 +1,47 @@
-"""Read files within bounds, and write them so that a partial one never looks complete."""
+"""The data root, and reading and writing of the files in it: reads are bounded, and partial files are never visible."""
 
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from prunus.data.paths import VARIABLE
 from prunus.errors import DataError
 from prunus.files import open_atomic, os_errors
 
+VARIABLE = "PRUNUS_DATA"
 ADVICE = f"make room there or make it writable, or set {VARIABLE} to another data root"
 
 
-def read_maybe_gzipped(path: Path, limit: int) -> bytes:
-    """The content of `path`, decompressed if its name ends in .gz; at most `limit` bytes.
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the downloaded data sets: `root`, else $PRUNUS_DATA, else ~/.cache/prunus. Nothing is created.
 
-    Raises DataError if it cannot be read, is damaged or ends early, or holds more than `limit` bytes.
+    Raises:
+        DataError: The path contains "~" and there is no home directory.
+    """
+    path = root or os.environ.get(VARIABLE) or "~/.cache/prunus"
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(
+            f"The data root {path} needs a home directory, but there is none; set {VARIABLE}."
+        ) from error
+
+
+def read_maybe_gzipped(path: Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes.
+
+    Args:
+        path: The file; it is decompressed if its name ends in .gz.
+        limit: The most bytes, after decompression. A larger file is not read to its end.
+
+    Returns:
+        The content, decompressed.
+
+    Raises:
+        DataError: The file cannot be read, is damaged, ends early, or is too large.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -31,20 +55,23 @@ def read_maybe_gzipped(path: Path, limit: int) -> bytes:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     if len(content) > limit:
-        raise DataError(f"{path} holds more than the {limit} bytes expected; {redownload_hint(path)}")
+        raise DataError(f"{path} contains more than the {limit} bytes expected; {redownload_hint(path)}")
     return content
 
 
 def redownload_hint(path: Path) -> str:
-    """What a user does about a damaged file."""
-    return f"delete {path} to fetch it again."
+    """The advice on a damaged file, as the end of a sentence."""
+    return f"delete {path} to download it again."
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends well, and is removed when it does not.
+    """Open a binary file that gets the name `path` when the block ends without an exception, and is removed otherwise.
 
-    Missing folders are made. Raises DataError if the folder cannot be made or written, or the disk is full.
+    Missing folders are created.
+
+    Raises:
+        DataError: The folder cannot be created or written, or the disk is full.
     """
     with local_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +81,6 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def local_errors(folder: Path) -> Iterator[None]:
-    """Inside, a failing file operation is a DataError that names `folder` and what to set."""
+    """Raise an OSError in the block as a DataError that names `folder` and says how to choose another data root."""
     with os_errors(folder, DataError, ADVICE):
         yield

@@ -1,4 +1,4 @@
-"""The MONK's problems: 432 robots of six attributes, each problem a rule that says which are positive; generated.
+"""The MONK's problems: 432 robots with six attributes, and a rule per problem that says which are positive; generated.
 
     monks-1    head = body, or jacket is red                                     124 training examples
     monks-2    exactly two of the six attributes have their first value          169
@@ -7,10 +7,10 @@
 Attributes a1..a6 (head, body, smiling, holding, jacket, tie) have 3, 3, 2, 3, 4, 2 values; as 17 inputs, one-hot 0/1.
 
 Source: Thrun et al. 1991, "The MONK's Problems - A Performance Comparison of Different Learning Algorithms".
-Where we depart: the training examples are drawn by the seed, in the published numbers, and are not the original
-list; the mislabeled 5 % of monks-3 too. As published, the test split is all 432 examples, the training examples
-among them. The source has no validation split: ours is 100 of the examples that do not train, correctly labeled,
-which stand in the test split too; whoever chooses by them must not call the test split unseen.
+Differences from the paper: the training examples are drawn by the seed, in the published numbers, and are not the
+original list; the mislabeled 5 % of monks-3 too. As published, the test split is all 432 examples, including the
+training examples. The paper has no validation split: here it is 100 of the examples that are not used for training,
+correctly labeled, which are in the test split too; results that were chosen by them must not be called unseen.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ from prunus.seeds import make_generator
 from prunus.types import Dataset, Split
 
 VALUES = (3, 3, 2, 3, 4, 2)
-"""How many values each attribute has."""
-TRAIN = {1: 124, 2: 169, 3: 122}
-VALIDATION = 100
+"""The number of values of each attribute."""
+NUM_TRAIN = {1: 124, 2: 169, 3: 122}
+NUM_VALIDATION = 100
 NOISE = 0.05
-"""The share of monks-3's training examples with the wrong label."""
+"""The fraction of the training examples of monks-3 with the wrong label."""
 
 
 def robots() -> Tensor:
-    """All 432 in lexical order, int64 [432, 6], values from 1.
+    """All 432 robots in lexical order, int64 [432, 6], values from 1.
 
     >>> robots()[[0, -1]].tolist()
     [[1, 1, 1, 1, 1, 1], [3, 3, 2, 3, 4, 2]]
@@ -41,10 +41,18 @@ def robots() -> Tensor:
 
 
 def rule(problem: int, attributes: Tensor) -> Tensor:
-    """Which of `attributes`, [N, 6] from 1, problem 1, 2 or 3 calls positive: bool [N].
+    """Which robots a problem calls positive.
 
-    >>> [int(rule(problem, robots()).sum()) for problem in (1, 2, 3)]
-    [216, 142, 228]
+    Args:
+        problem: 1, 2 or 3.
+        attributes: int64 [N, 6], values from 1.
+
+    Returns:
+        bool [N].
+
+    Example:
+        >>> [int(rule(problem, robots()).sum()) for problem in (1, 2, 3)]
+        [216, 142, 228]
     """
     head, body, _, holding, jacket, _ = attributes.unbind(1)
     if problem == 1:
@@ -57,28 +65,25 @@ def rule(problem: int, attributes: Tensor) -> Tensor:
 def one_hot(attributes: Tensor) -> Tensor:
     """The 17 inputs, float32 [N, 17]: attribute after attribute, value after value."""
     columns = [
-        attributes[:, place] == value for place, top in enumerate(VALUES) for value in range(1, top + 1)
+        attributes[:, index] == value for index, top in enumerate(VALUES) for value in range(1, top + 1)
     ]
     return torch.stack(columns, 1).to(torch.float32)
 
 
 def loader(problem: int) -> Callable[..., Dataset]:
-    """The function (root, device, seed, download) -> Dataset of problem 1, 2 or 3."""
+    """The function (root, seed, download) -> Dataset of problem 1, 2 or 3."""
 
-    def load(
-        root: str | Path | None = None, device: str = "cpu", seed: int = 0, download: bool = True
-    ) -> Dataset:
-        everything = robots()
-        inputs, labels = one_hot(everything), rule(problem, everything).to(torch.int64)
+    def load(root: str | Path | None = None, seed: int = 0, download: bool = True) -> Dataset:
+        attributes = robots()
+        inputs, labels = one_hot(attributes), rule(problem, attributes).to(torch.int64)
         order = torch.randperm(len(labels), generator=make_generator(seed, "monks", problem))
-        size = TRAIN[problem]
-        train, validation = order[:size].sort().values, order[size : size + VALIDATION].sort().values
+        size = NUM_TRAIN[problem]
+        train, validation = order[:size].sort().values, order[size : size + NUM_VALIDATION].sort().values
         noisy = labels[train]
         if problem == 3:
-            wrong = torch.randperm(size, generator=make_generator(seed, "monks", "noise"))[
-                : round(NOISE * size)
-            ]
-            noisy[wrong] = 1 - noisy[wrong]
+            noise = torch.randperm(size, generator=make_generator(seed, "monks", "noise"))
+            mislabeled = noise[: round(NOISE * size)]
+            noisy[mislabeled] = 1 - noisy[mislabeled]
         return Dataset(
             f"monks-{problem}",
             Split(inputs[train], noisy),
@@ -86,7 +91,7 @@ def loader(problem: int) -> Callable[..., Dataset]:
             Split(inputs, labels),
             ("no", "yes"),
             f"generated from the rule; {size} training examples drawn by seed {seed}, not the original list",
-        ).to(device)
+        )
 
-    load.__doc__ = f"MONK's problem {problem}; `root` and `download` change nothing."
+    load.__doc__ = f"MONK's problem {problem}: 432 robots with six attributes and a rule; generated."
     return load

@@ -1,8 +1,8 @@
 """Read arrays from a pickle without letting it call anything.
 
-A pickle is a program; it may name any function and call it. Here the only names it can reach are stand-ins
-below, which hold what numpy's own would be told; arrays are then made from them by us. Python 2 pickles
-(their strings are bytes) and Python 3 pickles up to protocol 4 read alike.
+A pickle is a program that may name any function and call it. Here the only names it can reach are the stand-ins below,
+which record the arguments that numpy's own functions would get; the arrays are then built from these records. Python 2
+pickles (whose strings are bytes) and Python 3 pickles up to protocol 4 are read alike.
 """
 
 import io
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from prunus.errors import DataError
 
-MOST_MEMOS = 1 << 20
-"""Each memo index costs the unpickler memory, up to the highest named, whether used or not."""
+MAX_MEMO_INDEX = 1 << 20
+"""The unpickler allocates memory up to the highest memo index that the pickle names, used or not."""
 
 
 class _Dtype:
-    """Stands for numpy.dtype: a number type of at most 8 bytes."""
+    """Replaces numpy.dtype: a number type of at most 8 bytes."""
 
     def __init__(self, name: str | bytes, *_: object) -> None:
         self.name = _text(name)
@@ -31,15 +31,15 @@ class _Dtype:
         self.order = _text(state[1])
 
     def dtype(self) -> np.dtype[Any]:
-        found = np.dtype(self.name)
-        found = found.newbyteorder(">") if self.order == ">" else found
-        if found.kind not in "biuf" or found.itemsize > 8:
-            raise pickle.UnpicklingError(f"an array of {found}")
-        return found
+        dtype = np.dtype(self.name)
+        dtype = dtype.newbyteorder(">") if self.order == ">" else dtype
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise pickle.UnpicklingError(f"an array of {dtype}")
+        return dtype
 
 
 class _Array:
-    """Stands for numpy.ndarray: its state is (version, shape, dtype, is it Fortran's order, bytes)."""
+    """Replaces numpy.ndarray; its state is (version, shape, dtype, whether in Fortran order, bytes)."""
 
     def __init__(self, *_: object) -> None:
         self.array: NDArray[Any] | None = None
@@ -54,7 +54,7 @@ class _Array:
 
 
 def _encoded(text: str, encoding: str | bytes) -> bytes:
-    """Stands for _codecs.encode, by which Python 3 writes bytes in protocol 2."""
+    """Replaces _codecs.encode, with which Python 3 writes bytes in protocol 2."""
     if _text(encoding) != "latin1":
         raise pickle.UnpicklingError(f"a string in {encoding!r}")
     return text.encode("latin1")
@@ -71,34 +71,42 @@ STAND_INS: dict[tuple[str, str], Any] = {
 
 class _Restricted(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; any other name is refused before anything is imported."""
+        """Return the stand-in for a name; any other name is refused before anything is imported."""
         if (module, name) not in STAND_INS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
         return STAND_INS[module, name]
 
 
 def load_arrays(content: bytes, where: str) -> Any:
-    """What the pickle `content` holds: numbers, strings, arrays of numbers, and tuples, lists, dicts of them.
+    """Read a pickle of numbers, strings, arrays of numbers, and tuples, lists and dicts of them.
 
-    The bytes of Python 2 strings stay bytes; read-only arrays share the memory of the pickle's own strings.
-    Raises DataError, naming `where`, if it is damaged or asks for anything else.
+    Args:
+        content: The pickle.
+        where: The name of the file, for errors.
 
-    >>> load_arrays(pickle.dumps({"labels": [1, 2]}, protocol=2), "a file")
-    {'labels': [1, 2]}
+    Returns:
+        The pickled object. Strings of Python 2 are bytes; arrays may be read-only.
+
+    Raises:
+        DataError: The pickle is damaged or contains anything else.
+
+    Example:
+        >>> load_arrays(pickle.dumps({"labels": [1, 2]}, protocol=2), "a file")
+        {'labels': [1, 2]}
     """
     try:
         for operation, argument, _ in pickletools.genops(content):
-            if operation.name.endswith("PUT") and int(argument or 0) > MOST_MEMOS:
+            if operation.name.endswith("PUT") and int(argument or 0) > MAX_MEMO_INDEX:
                 raise pickle.UnpicklingError(f"memo {argument}")
-        return _bare(_Restricted(io.BytesIO(content), encoding="bytes").load(), {})
-    except Exception as error:  # a damaged pickle fails in any way at all
-        raise DataError(f"{where} is not a pickle of plain arrays and was not read: {error}.") from error
+        return _resolve(_Restricted(io.BytesIO(content), encoding="bytes").load(), {})
+    except Exception as error:  # a damaged pickle may fail in any way
+        raise DataError(f"{where} is not a pickle of plain arrays: {error}.") from error
 
 
-def _bare(value: Any, done: dict[int, Any]) -> Any:
-    """`value` with the arrays in place of their stand-ins; `done` by identity, so that it visits each once.
+def _resolve(value: Any, done: dict[int, Any]) -> Any:
+    """Replace the stand-ins in `value` by arrays; `done` has the results by identity, so that each is visited once.
 
-    Without `done`, thirty lists, each of twice the next, would be visited a thousand million times.
+    Without it, thirty lists that each contain the next one twice would take a billion visits.
     """
     if isinstance(value, str | bytes | int | float | None):
         return value
@@ -107,12 +115,12 @@ def _bare(value: Any, done: dict[int, Any]) -> Any:
     if id(value) in done:
         return done[id(value)]
     if isinstance(value, tuple | list):
-        done[id(value)] = type(value)(_bare(entry, done) for entry in value)
+        done[id(value)] = type(value)(_resolve(entry, done) for entry in value)
         return done[id(value)]
     if isinstance(value, dict):
-        done[id(value)] = {_bare(key, done): _bare(entry, done) for key, entry in value.items()}
+        done[id(value)] = {_resolve(key, done): _resolve(entry, done) for key, entry in value.items()}
         return done[id(value)]
-    raise pickle.UnpicklingError(f"it holds a {type(value).__name__.strip('_')}")
+    raise pickle.UnpicklingError(f"it contains a {type(value).__name__.strip('_')}")
 
 
 def _text(value: str | bytes) -> str:

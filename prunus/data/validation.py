@@ -16,6 +16,10 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
 
     Every split must satisfy `check_split` with the classes of `data`; all of them must have inputs of one shape and
     one dtype on one device.
+
+    Args:
+        data: The data set to check.
+        splits: The names of the splits to check.
     """
     if not isinstance(data, Dataset):
         raise DataError(
@@ -47,10 +51,10 @@ def check_split(split: Split, name: str = "the split", num_classes: int | None =
     """Raise DataError unless `split` holds examples that a classifier can be trained and evaluated on.
 
     Args:
-        split: inputs [N, ...] of a real dtype, finite; labels [N] int64, each a class index from 0 or `IGNORE_INDEX`.
+        split: Inputs [N, ...] of a real dtype, finite; labels [N] int64, each a class index from 0 or `IGNORE_INDEX`.
             At least one label must be a class index.
-        name: how to call the split in the error.
-        num_classes: labels must be below it. Defaults to no upper bound.
+        name: The name of the split in errors.
+        num_classes: Labels must be below it. Defaults to no upper bound.
     """
     inputs, labels = getattr(split, "inputs", None), getattr(split, "labels", None)
     if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
@@ -105,7 +109,7 @@ def count_labeled(labels: Tensor) -> int:
 
 
 def unusual_storage(tensor: Tensor) -> str | None:
-    """How a tensor is stored that is no dense array of values; None where it is one.
+    """The kind of storage of a tensor that is not a dense array of values; None for a dense one.
 
     >>> unusual_storage(torch.eye(2).to_sparse()), unusual_storage(torch.eye(2, device="meta"))
     ('torch.sparse_coo', 'meta')

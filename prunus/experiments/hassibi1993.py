@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunus.data import load
+from prunus.data import load_data
 from prunus.experiments.levenberg_marquardt import minimize, minimize_batch, outputs
 from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
 from prunus.models.mlp import mlp
@@ -187,7 +187,7 @@ def monks(
 
 def _network(problem: int, replicate: int, starts: int) -> tuple[Objective, Split, Params]:
     """The objective on the training examples, the test split, and weights at the best of some minima."""
-    data: Dataset = load(f"monks-{problem}", seed=derive_seed(replicate, "monks"))
+    data: Dataset = load_data(f"monks-{problem}", seed=derive_seed(replicate, "monks"))
     hidden = HIDDEN[problem]
     model = mlp(17, hidden, 1, output="tanh").double()
     targets = HIGH * (2.0 * data.train.labels.unsqueeze(1) - 1)

@@ -6,7 +6,7 @@ from torch import nn
 
 from prunus.compression.deep_compression import prune_with_recipe
 from prunus.compression.recipes import CompressionRecipe
-from prunus.data import load
+from prunus.data import load_data
 from prunus.models import MODELS
 from prunus.pruning.prunable import prunable_weights
 from prunus.seeds import derive_seed
@@ -16,7 +16,7 @@ from prunus.types import Dataset, MaskDict, Progress
 
 def mnist(size: str) -> Dataset:
     """MNIST, or its first pictures for the smoke size."""
-    return load("mnist").take(3000, 1000) if size == "smoke" else load("mnist")
+    return load_data("mnist").take(3000, 1000) if size == "smoke" else load_data("mnist")
 
 
 def scale_recipe(recipe: CompressionRecipe, size: str) -> CompressionRecipe:

@@ -18,8 +18,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from prunus.data import load
-from prunus.data.paths import data_root
+from prunus.data import data_root, load_data
 from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
@@ -76,7 +75,7 @@ def one_shot(
     """ResNet-20 pruned at one go, by magnitude to SparseGPT, with and without BatchNorm recalibration."""
     n = replicates or {"smoke": 1}.get(size, 5)
     record = start_record("one_shot", size, out, n, seed, report, progress)
-    data = load("cifar-10")
+    data = load_data("cifar-10")
     model, how = _network(size, data, record)
     test = data.test.take(PICTURES[size])
     dense = evaluate(model, test).accuracy

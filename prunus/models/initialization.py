@@ -1,35 +1,45 @@
-"""Seeded initialization, so that a model is a function of its seed and nothing else."""
+"""Seeded initialization: the weights of a model depend on its seed and nothing else."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from prunus.errors import ModelError
 from prunus.seeds import make_generator
 
 Initialize = Callable[[nn.Module, int], None]
-"""(model, seed) -> None: sets its weights, in place."""
+"""(model, seed) -> None: sets the weights of the model, in place."""
 
 
 def glorot_normal(model: nn.Module, seed: int) -> None:
-    """Set every weight of Linear and Conv layers to Glorot's Gaussian, every bias to zero, in place.
+    """Draw every weight of Linear and Conv2d layers from Glorot's normal distribution and set every bias to zero.
 
-    Variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010, eq. 12 is its uniform form); the initialization of
-    Frankle & Carbin 2019, Figure 2. Each tensor draws from its own stream, so that adding a layer changes no
-    other.
+    Variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010; their eq. 12 is the uniform form); the initialization of
+    Frankle & Carbin 2019, Figure 2. Each tensor has its own random stream, so that adding a layer does not change
+    the weights of the others.
+
+    Args:
+        model: Changed in place.
+        seed: Seed of the random streams, which also depend on the names of the layers.
     """
-    _draw(model, seed, nn.init.xavier_normal_)
+    _initialize(model, seed, nn.init.xavier_normal_)
 
 
 def kaiming_normal(model: nn.Module, seed: int) -> None:
-    """Set every weight of Linear and Conv layers to He's Gaussian, every bias to zero, in place.
+    """Draw every weight of Linear and Conv2d layers from He's normal distribution and set every bias to zero.
 
-    Variance 2 / fan_in (He et al. 2015, "Delving deep into rectifiers", eq. 10). Streams as of `glorot_normal`.
+    Variance 2 / fan_in (He et al. 2015, "Delving deep into rectifiers", eq. 10).
+
+    Args:
+        model: Changed in place.
+        seed: Seed of the random streams, as in `glorot_normal`.
     """
-    _draw(model, seed, nn.init.kaiming_normal_)
+    _initialize(model, seed, nn.init.kaiming_normal_)
 
 
-def _draw(model: nn.Module, seed: int, fill: Callable[..., Tensor]) -> None:
+def _initialize(model: nn.Module, seed: int, fill: Callable[..., Tensor]) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             fill(module.weight, generator=make_generator(seed, "init", name))
@@ -40,11 +50,46 @@ def _draw(model: nn.Module, seed: int, fill: Callable[..., Tensor]) -> None:
 def build_model(
     name: str, model: nn.Module, seed: int, initialize: Initialize = glorot_normal, **arguments: object
 ) -> nn.Module:
-    """`model`, initialized by `seed` whatever its layers drew, and marked with how a file can make it again.
+    """Initialize a built-in model and mark it with the name and arguments from which a file can rebuild it.
 
-    Convolutions keep their weights channels-last, which makes their training on CPU a third faster.
+    Convolutions store their weights channels-last, which makes training on a CPU a third faster.
+
+    Args:
+        name: The key of the model in MODELS.
+        model: Changed in place.
+        seed: Seed of the initial weights.
+        initialize: Sets all weights.
+        arguments: Arguments of the function in MODELS, other than the seed.
+
+    Returns:
+        `model`.
     """
     with torch.no_grad():
         initialize(model.to(memory_format=torch.channels_last), seed)  # type: ignore[call-overload]
     model.built_in = {"name": name, "arguments": arguments}  # type: ignore[assignment]
     return model
+
+
+def check_module(model: nn.Module) -> None:
+    """Raise ModelError unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"Expected a torch.nn.Module, got a {type(model).__name__}; pass the network itself."
+        )
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
+    check_module(model)
+    for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
+        for name, tensor in tensors():
+            if is_lazy(tensor):
+                raise ModelError(
+                    f"Expected initialized tensors, but the {kind} {name!r} is lazy and has no shape yet; pass one "
+                    "batch through the model first."
+                )
+            if tensor.is_meta:
+                raise ModelError(
+                    f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
+                    "first, after model.to_empty(device=...)."
+                )

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from prunus.data import load
-from prunus.errors import DataError, ModelError, PrunusError, SpecError
+from prunus.data import load_data
+from prunus.errors import DataError, PrunusError, SpecError
 from prunus.models import MODELS
+from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
@@ -85,20 +86,7 @@ class BaselineSpec:
     def make_network(self, seed: int | None = None) -> nn.Module:
         """Return the untrained network of this replicate, or of another seed. Raises ModelError if that fails."""
         seed = derive_seed(self.replicate, "model") if seed is None else seed
-        try:
-            model = self._model_function()(seed=seed)
-        except (Exception, SystemExit) as error:  # a user's function may fail in any way
-            if isinstance(error, PrunusError) or ":" not in self.model:
-                raise
-            raise ModelError(
-                f"{self.model} was called with seed={seed} and failed: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"Expected {self.model} to return a module, got a {type(model).__name__}.")
-        return model.to(self.device)
-
-    def _model_function(self) -> Callable[..., Any]:
-        return import_object(self.model) if ":" in self.model else lookup("model", MODELS, self.model)
+        return make_model(self.model, seed).to(self.device)
 
     def train(
         self,
@@ -180,7 +168,7 @@ class BaselineSpec:
                 f"Expected recipe.patience = None, got {self.recipe.patience}; tickets train for the full length, and "
                 "the early-stopping point is found afterwards."
             )
-        self._model_function()
+        lookup("model", MODELS, self.model) if ":" not in self.model else import_object(self.model)
         check_recipe(self.recipe)
 
 
@@ -331,7 +319,7 @@ def load_data_cached(name: str, device: str) -> Dataset:
     """
     if (name, device) not in _LOADED:
         try:
-            _LOADED[name, device] = load(name, device=device)
+            _LOADED[name, device] = load_data(name, device=device)
         except (Exception, SystemExit) as error:  # a user's function may fail in any way
             if isinstance(error, PrunusError) or ":" not in name:
                 raise

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError
-from prunus.training.checks import check_initialized
+from prunus.models.initialization import check_initialized
 from prunus.types import MaskDict, Params
 
 

@@ -1,4 +1,4 @@
-"""The laws of the data room."""
+"""Data sets: official content, splits, batches, IDX files, pickles, and data sets of users."""
 
 import dataclasses
 import gzip
@@ -19,13 +19,12 @@ from prunus.data import (
     cifar10,
     data_root,
     digits,
-    fashion_mnist,
     idx,
     iter_batches,
     mnist,
 )
+from prunus.data.preprocessing import split_indices
 from prunus.data.safe_pickle import load_arrays
-from prunus.data.splits import split_indices
 from prunus.errors import DataError
 from prunus.types import Dataset, Split
 
@@ -37,14 +36,14 @@ SHAPES = {
 }
 SCALES = {
     "mnist": (255, [mnist.MNIST.mean], [mnist.MNIST.std]),
-    "fashion-mnist": (255, [fashion_mnist.FASHION_MNIST.mean], [fashion_mnist.FASHION_MNIST.std]),
+    "fashion-mnist": (255, [mnist.FASHION_MNIST.mean], [mnist.FASHION_MNIST.std]),
     "cifar-10": (255, cifar10.MEAN, cifar10.STD),
     "digits": (digits.TOP, [digits.MEAN], [digits.STD]),
 }
 
 
 def official(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Trainer pictures, training labels, test pictures, test labels: bytes as they lie in the files."""
+    """Training images, training labels, test images and test labels: the bytes of the files."""
     if name == "digits":
         with np.load(Path(digits.__file__).with_name("digits.npz")) as arrays:
             images, labels = arrays["images"], arrays["labels"]
@@ -71,9 +70,9 @@ def official(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 @pytest.fixture(scope="module", params=SHAPES)
 def dataset(request: pytest.FixtureRequest) -> Dataset:
-    """Every data set of pictures in turn; one that is neither here nor can be fetched is skipped by name."""
+    """Every data set of images; one that is missing and cannot be downloaded is skipped by name."""
     try:
-        return prunus.data.load(request.param)
+        return prunus.data.load_data(request.param)
     except DataError as error:
         if request.param in ("mnist", "digits"):
             raise
@@ -89,7 +88,7 @@ def bytes_of(name: str, inputs: torch.Tensor) -> np.ndarray:
     ).numpy()
 
 
-def test_shapes_types_and_sizes(dataset: Dataset) -> None:
+def test_splits_have_the_published_shapes_and_sizes(dataset: Dataset) -> None:
     shape, lengths = SHAPES[dataset.name]
     for split, length in zip((dataset.train, dataset.validation, dataset.test), lengths, strict=True):
         assert split.inputs.shape == (length, *shape)
@@ -101,13 +100,13 @@ def test_shapes_types_and_sizes(dataset: Dataset) -> None:
     assert dataset.provenance
 
 
-def test_splits_hold_the_official_bytes_each_once(dataset: Dataset) -> None:
+def test_splits_contain_each_official_example_once(dataset: Dataset) -> None:
     images, labels, test_images, test_labels = official(dataset.name)
     images = images.reshape(len(labels), *dataset.train.inputs.shape[1:])
     train, validation = split_indices(len(labels), len(dataset.validation), seed=0)
-    for split, chosen in ((dataset.train, train), (dataset.validation, validation)):
-        assert np.array_equal(bytes_of(dataset.name, split.inputs), images[chosen.numpy()])
-        assert np.array_equal(split.labels.numpy(), labels[chosen.numpy()])
+    for split, indices in ((dataset.train, train), (dataset.validation, validation)):
+        assert np.array_equal(bytes_of(dataset.name, split.inputs), images[indices.numpy()])
+        assert np.array_equal(split.labels.numpy(), labels[indices.numpy()])
     assert np.array_equal(bytes_of(dataset.name, dataset.test.inputs).ravel(), test_images.ravel())
     assert np.array_equal(dataset.test.labels.numpy(), test_labels)
 
@@ -118,13 +117,13 @@ def test_inputs_are_standardized(dataset: Dataset) -> None:
     assert (inputs.std(1) - 1).abs().max() < 0.01
 
 
-def test_every_data_set_is_in_the_battery() -> None:
-    """Pictures in this one, what follows from rules in test_monks.py."""
+def test_every_data_set_has_an_entry_in_these_tests() -> None:
+    """Data sets of images here, generated ones in test_monks.py."""
     assert set(SHAPES) == set(SCALES) == {name for name in DATASETS if not name.startswith("monks-")}
 
 
-def test_seed_draws_the_validation_split_and_nothing_else() -> None:
-    first, again, other = (prunus.data.load("digits", seed=seed) for seed in (0, 0, 1))
+def test_seed_changes_only_the_validation_split() -> None:
+    first, again, other = (prunus.data.load_data("digits", seed=seed) for seed in (0, 0, 1))
     for part in ("train", "validation", "test"):
         assert torch.equal(getattr(first, part).inputs, getattr(again, part).inputs)
         assert torch.equal(getattr(first, part).labels, getattr(again, part).labels)
@@ -132,9 +131,9 @@ def test_seed_draws_the_validation_split_and_nothing_else() -> None:
     assert torch.equal(first.test.inputs, other.test.inputs)
 
 
-@given(n=st.integers(2, 500), share=st.floats(0, 1), seed=st.integers(0, 2**31))
-def test_divide_covers_each_once(n: int, share: float, seed: int) -> None:
-    validation = min(max(1, int(share * n)), n - 1)
+@given(n=st.integers(2, 500), fraction=st.floats(0, 1), seed=st.integers(0, 2**31))
+def test_split_indices_cover_each_example_once(n: int, fraction: float, seed: int) -> None:
+    validation = min(max(1, int(fraction * n)), n - 1)
     parts = split_indices(n, validation, seed)
     assert len(parts[1]) == validation
     assert torch.cat(parts).sort().values.equal(torch.arange(n))
@@ -144,7 +143,7 @@ def test_divide_covers_each_once(n: int, share: float, seed: int) -> None:
 @given(
     n=st.integers(1, 300), size=st.integers(1, 320), seed=st.integers(0, 2**31), epoch=st.integers(0, 1000)
 )
-def test_an_epoch_is_a_permutation(n: int, size: int, seed: int, epoch: int) -> None:
+def test_batches_of_an_epoch_are_a_permutation(n: int, size: int, seed: int, epoch: int) -> None:
     pieces = batch_indices(n, size, seed, epoch)
     assert torch.cat(pieces).sort().values.equal(torch.arange(n))
     assert [len(piece) for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
@@ -152,19 +151,21 @@ def test_an_epoch_is_a_permutation(n: int, size: int, seed: int, epoch: int) -> 
     assert all(a.equal(b) for a, b in zip(pieces, batch_indices(n, size, seed, epoch), strict=True))
 
 
-def test_epochs_and_seeds_differ_in_order() -> None:
+def test_batch_order_differs_between_epochs_and_seeds() -> None:
     orders = {
         tuple(batch_indices(100, 100, seed, epoch)[0].tolist()) for seed in range(5) for epoch in range(5)
     }
     assert len(orders) == 25
 
 
-def test_batches_are_the_rows_of_the_order_and_copies() -> None:
+def test_iter_batches_copies_the_rows_of_batch_indices() -> None:
     split = Split(torch.arange(21.0).reshape(7, 3), torch.arange(7))
     before = split.inputs.clone()
-    for (inputs, labels), chosen in zip(iter_batches(split, 3, 0, 2), batch_indices(7, 3, 0, 2), strict=True):
-        assert labels.equal(chosen)
-        assert inputs.equal(before[chosen])
+    for (inputs, labels), indices in zip(
+        iter_batches(split, 3, 0, 2), batch_indices(7, 3, 0, 2), strict=True
+    ):
+        assert labels.equal(indices)
+        assert inputs.equal(before[indices])
         inputs.zero_()
     assert split.inputs.equal(before)
 
@@ -182,12 +183,12 @@ def test_idx_round_trip(array: np.ndarray) -> None:
     assert back.tobytes() == array.tobytes()
 
 
-def test_idx_bytes_are_those_of_the_format() -> None:
+def test_idx_encode_writes_the_documented_bytes() -> None:
     array = np.array([[1, -2, 3]], np.int16)
     assert idx.encode(array).hex() == "00000b02" + "00000001" + "00000003" + "0001" + "fffe" + "0003"
 
 
-def test_idx_plain_equals_gz_and_bytes_are_the_same_each_time(tmp_path: Path) -> None:
+def test_idx_write_gives_equal_arrays_and_reproducible_bytes(tmp_path: Path) -> None:
     array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
     for name in ("a", "a.gz", "b.gz"):
         idx.write(tmp_path / name, array)
@@ -198,18 +199,18 @@ def test_idx_plain_equals_gz_and_bytes_are_the_same_each_time(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.gz", "b.gz"]
 
 
-def test_mnist_loads_from_plain_files_too(tmp_path: Path) -> None:
-    packed = prunus.data.load("mnist")
+def test_mnist_loads_from_plain_files(tmp_path: Path) -> None:
+    packed = prunus.data.load_data("mnist")
     (tmp_path / "mnist").mkdir()
     for path in (data_root() / "mnist").iterdir():
         if path.suffix == ".gz":
             (tmp_path / "mnist" / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-    plain = prunus.data.load("mnist", root=tmp_path, download=False)
+    plain = prunus.data.load_data("mnist", root=tmp_path, download=False)
     assert plain.validation.inputs.equal(packed.validation.inputs)
     assert plain.train.labels.equal(packed.train.labels)
 
 
-def test_data_root_is_the_argument_then_the_variable_then_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_root_prefers_argument_to_variable_to_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNUS_DATA", "/from/variable")
     assert data_root("/from/argument") == Path("/from/argument")
     assert data_root() == Path("/from/variable")
@@ -239,44 +240,44 @@ def python2(data: np.ndarray, labels: list[int]) -> bytes:
 
 @pytest.mark.parametrize("keys", [str, str.encode])
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_pickled_arrays_read_as_numpy_would(protocol: int, keys: type) -> None:
+def test_load_arrays_equals_numpy(protocol: int, keys: type) -> None:
     arrays = [np.arange(6).reshape(2, 3).astype(dtype) for dtype in ("u1", "<i8", ">i2", "<f4", "?")]
-    whole = {keys("data"): [*arrays, np.asfortranarray(arrays[0])], keys("labels"): (1, 2.5, None)}
-    back = load_arrays(pickle.dumps(whole, protocol), "a test")
-    for found, array in zip(back[keys("data")], whole[keys("data")], strict=True):
-        assert found.dtype == array.dtype
-        assert np.array_equal(found, array)
+    content = {keys("data"): [*arrays, np.asfortranarray(arrays[0])], keys("labels"): (1, 2.5, None)}
+    back = load_arrays(pickle.dumps(content, protocol), "a test")
+    for result, array in zip(back[keys("data")], content[keys("data")], strict=True):
+        assert result.dtype == array.dtype
+        assert np.array_equal(result, array)
     assert back[keys("labels")] == (1, 2.5, None)
 
 
-def test_cifar_python_layout_equals_binary(tmp_path: Path) -> None:
+def test_cifar_python_layout_equals_binary_layout(tmp_path: Path) -> None:
     data, labels = records()
     binary = np.column_stack([np.array(labels, np.uint8), data])
     binary.tofile(tmp_path / "binary")
     expected = cifar10.read_binary(tmp_path / "binary")
-    whole = {"data": data, "labels": labels, "filenames": ["a.png"]}
-    latin1 = pickle.dumps(whole, 2)
-    as_bytes = pickle.dumps({key.encode(): value for key, value in whole.items()}, 2)
+    content = {"data": data, "labels": labels, "filenames": ["a.png"]}
+    latin1 = pickle.dumps(content, 2)
+    as_bytes = pickle.dumps({key.encode(): value for key, value in content.items()}, 2)
     for pickled in (latin1, as_bytes, python2(data, labels)):
         (tmp_path / "python").write_bytes(pickled)
-        for found, array in zip(cifar10.read_python(tmp_path / "python"), expected, strict=True):
-            assert np.array_equal(found, array)
+        for result, array in zip(cifar10.read_python(tmp_path / "python"), expected, strict=True):
+            assert np.array_equal(result, array)
 
 
-def test_cifar_loads_from_the_python_layout_and_says_so(tmp_path: Path) -> None:
+def test_cifar_provenance_is_unverified_for_the_python_layout(tmp_path: Path) -> None:
     data, labels = records()
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     (folder / "data_batch_1").write_bytes(python2(data, labels))
     for name in ("data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
         (folder / name).symlink_to("data_batch_1")
-    dataset = prunus.data.load("cifar-10", root=tmp_path, download=False)
+    dataset = prunus.data.load_data("cifar-10", root=tmp_path, download=False)
     assert np.array_equal(bytes_of("cifar-10", dataset.test.inputs).reshape(-1, 3072), data)
     assert len(dataset.train) == 45_000
     assert "not verified" in dataset.provenance
 
 
-OWN = """
+USER_MODULE = """
 import torch
 from prunus.types import Dataset, Split
 
@@ -288,12 +289,12 @@ text = "not a function"
 """
 
 
-def test_own_data_set_by_name_from_the_current_directory(
+def test_load_calls_a_user_function_from_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own_data_of_a_user.py").write_text(OWN)
+    (tmp_path / "own_data_of_a_user.py").write_text(USER_MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
-    dataset = prunus.data.load("own_data_of_a_user:four")
+    dataset = prunus.data.load_data("own_data_of_a_user:four")
     assert dataset.name == "four"
     assert dataclasses.astuple(dataset)[-2] == ("no", "yes")

@@ -1,19 +1,19 @@
-"""The MONK's problems against their rules, stated here a second time in words of their own."""
+"""The MONK's problems against their rules, written here a second time, by the names of the values."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from prunus.data import load
-from prunus.data.monks import NOISE, TRAIN, VALUES, one_hot, robots, rule
+from prunus.data import load_data
+from prunus.data.monks import NOISE, NUM_TRAIN, VALUES, one_hot, robots, rule
 
 each_problem = pytest.mark.parametrize("problem", [1, 2, 3])
-COLUMNS = [(place, value) for place, top in enumerate(VALUES) for value in range(top)]
+COLUMNS = [(column, value) for column, top in enumerate(VALUES) for value in range(top)]
 
 
 def positive(problem: int, row: tuple[int, ...]) -> bool:
-    """The rules by the names of things."""
+    """The rules, by the names of the values."""
     head, body, smiling, holding, jacket, tie = row
     shape, red, first = (
         {1: "round", 2: "square", 3: "octagon"},
@@ -30,16 +30,16 @@ def positive(problem: int, row: tuple[int, ...]) -> bool:
 
 
 def decoded(inputs: torch.Tensor) -> list[tuple[int, ...]]:
-    """The attributes of one-hot rows, by the column that is one."""
+    """The attributes of one-hot rows, by the column that is first."""
     rows = []
     for row in inputs:
-        ones = [COLUMNS[place] for place in row.nonzero().flatten().tolist()]
-        assert [place for place, _ in ones] == list(range(6))
+        ones = [COLUMNS[column] for column in row.nonzero().flatten().tolist()]
+        assert [column for column, _ in ones] == list(range(6))
         rows.append(tuple(value + 1 for _, value in ones))
     return rows
 
 
-def test_432_robots_each_once():
+def test_robots_are_432_and_distinct():
     assert robots().shape == (432, 6)
     assert len(set(map(tuple, robots().tolist()))) == 432
     assert decoded(one_hot(robots())) == [tuple(row) for row in robots().tolist()]
@@ -48,10 +48,10 @@ def test_432_robots_each_once():
 
 @each_problem
 @pytest.mark.parametrize("seed", [0, 7])
-def test_the_rules_decide_every_label_but_the_noise(problem, seed):
-    data = load(f"monks-{problem}", seed=seed)
+def test_labels_follow_the_rule_except_for_the_noise(problem, seed):
+    data = load_data(f"monks-{problem}", seed=seed)
     assert len(data.test) == 432
-    assert len(data.train) == TRAIN[problem] == {1: 124, 2: 169, 3: 122}[problem]
+    assert len(data.train) == NUM_TRAIN[problem] == {1: 124, 2: 169, 3: 122}[problem]
     assert int(data.test.labels.sum()) == {1: 216, 2: 142, 3: 228}[problem]
     wrong = {
         part: sum(
@@ -67,8 +67,8 @@ def test_the_rules_decide_every_label_but_the_noise(problem, seed):
 
 
 @each_problem
-def test_training_and_validation_share_no_robot(problem):
-    data = load(f"monks-{problem}")
+def test_training_and_validation_splits_are_disjoint(problem):
+    data = load_data(f"monks-{problem}")
     train, validation, test = (decoded(s.inputs) for s in (data.train, data.validation, data.test))
     assert len(set(train)) == len(train)
     assert not set(train) & set(validation)
@@ -76,10 +76,10 @@ def test_training_and_validation_share_no_robot(problem):
 
 
 @each_problem
-def test_the_seed_draws_the_subset_and_nothing_else(problem):
-    one, same, other = (load(f"monks-{problem}", seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(one.train.inputs, same.train.inputs)
-    assert torch.equal(one.train.labels, same.train.labels)
-    assert not torch.equal(one.train.inputs, other.train.inputs)
-    assert torch.equal(one.test.inputs, other.test.inputs)
-    assert torch.equal(one.test.labels, rule(problem, robots()).long())
+def test_seed_changes_only_the_training_examples(problem):
+    first, same, other = (load_data(f"monks-{problem}", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.train.inputs, same.train.inputs)
+    assert torch.equal(first.train.labels, same.train.labels)
+    assert not torch.equal(first.train.inputs, other.train.inputs)
+    assert torch.equal(first.test.inputs, other.test.inputs)
+    assert torch.equal(first.test.labels, rule(problem, robots()).long())

@@ -58,9 +58,7 @@ def test_doctor_names_a_data_root_and_a_store_that_cannot_be_written(folder, cal
 
 
 def test_a_data_root_that_has_everything_need_not_be_writable(folder, monkeypatch):
-    names = [
-        f"{name}/{file}" for name in ("mnist", "fashion-mnist") for file in prunus.data.idx_dataset.FILES
-    ]
+    names = [f"{name}/{file}" for name in ("mnist", "fashion-mnist") for file in prunus.data.mnist.FILES]
     names += [f"cifar-10-batches-bin/{part}.bin" for part in prunus.data.cifar10.PARTS]
     for name in names:
         (folder / "data" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, load_model, save_file, save_model
 
 import prunus
-from prunus.cli.tensors import safetensors_bytes
+from prunus.models.safetensors_file import safetensors_bytes
 from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS
 from prunus.training import Recipe, evaluate, train
 

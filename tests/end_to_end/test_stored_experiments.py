@@ -461,7 +461,7 @@ def test_a_missing_library_is_known_before_the_runs(name, library, run, monkeypa
     for module in [known for known in sys.modules if known.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.setattr("prunus.cli.NEEDS", ())
+    monkeypatch.setattr("prunus.cli.REQUIRED", ())
     arguments = ("--store=s", *sets()) if name == NAME else ()
     sentence = said(run("run", name, "--smoke", *arguments, "--out=o", code=1).err)
     assert f" need {library}, which is not installed: pip install 'prunus[cli]'." in sentence

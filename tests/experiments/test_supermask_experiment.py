@@ -11,7 +11,7 @@ import pytest
 
 import prunus
 from prunus.compression.container import pack
-from prunus.data import load
+from prunus.data import load_data
 from prunus.errors import ModelMismatchError, SpecError
 from prunus.experiments.results import cell
 from prunus.experiments.size_differences import shortened
@@ -160,7 +160,7 @@ def test_the_likely_mask_and_the_file_are_those_of_the_runs(drawn, tmp_path):
             sizes.append(len(pack(model.state_dict(), generated=generated, factors=factors)))
             prunus.save(model, tmp_path / "one.prunus", generated=generated, factors=factors)
             loaded = prunus.load(tmp_path / "one.prunus", into=spec.dense.network())
-            test = load("digits").take(85, 28).test
+            test = load_data("digits").take(85, 28).test
             accuracies.append(evaluate(loaded, test).accuracy)
             densities.append(row["most_likely_density"])
         assert table[curve]["likely mask: accuracy %"] == pytest.approx(mean(accuracies), abs=1e-9)
@@ -198,7 +198,7 @@ def test_a_model_that_has_changed_is_named(drawn):
 
 def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
     store, entries, _ = drawn
-    file, test = tmp_path / "one.prunus", load("digits").take(85, 28).test
+    file, test = tmp_path / "one.prunus", load_data("digits").take(85, 28).test
     seeded = 0
     for label, spec in entries[: len(entries) // 2]:
         id = run_id(spec)

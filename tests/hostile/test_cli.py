@@ -256,7 +256,7 @@ def refused(folder, capsys):
         (2, ("--model=bad_nets:not_callable", DATA), "not a function"),
         (2, ("--model=no_such_module:net", DATA), "no_such_module"),
         (4, ("--model=bad_nets:needs_an_argument", DATA), "width"),
-        (4, ("--model=bad_nets:no_module", DATA), "returned a int"),
+        (4, ("--model=bad_nets:no_module", DATA), "got a int"),
         (4, ("--model=bad_nets:fails", DATA), "this is mine, and has two lines"),
         (4, ("--model=bad_nets:few_classes", DATA), "[2, 9]"),
         (4, ("--model=bad_nets:not_logits", DATA), "[2, 10, 6, 6]"),
@@ -267,14 +267,14 @@ def refused(folder, capsys):
         (4, ("--model=lenet-300-100", DATA), "[2, 1, 8, 8]"),
         (1, (NET, DATA, "--checkpoints=bad_nets.py"), "bad_nets.py: it is not a folder"),
         (4, ("--model=bad_nets:quits", DATA), "SystemExit: 0"),
-        (3, (NET, "--data=bad_nets:no_module"), "returned a int"),
-        (3, (NET, "--data=bad_nets:fails"), "no data set: RuntimeError: this is mine, and has two lines"),
+        (3, (NET, "--data=bad_nets:no_module"), "got a int"),
+        (3, (NET, "--data=bad_nets:fails"), "failed: RuntimeError: this is mine, and has two lines"),
         (
             3,
             (NET, "--data=bad_nets:needs_an_argument"),
-            "no data set: TypeError: needs_an_argument() missing 1",
+            "failed: TypeError: needs_an_argument() missing 1",
         ),
-        (3, (NET, "--data=bad_nets:quits"), "no data set: SystemExit: 0"),
+        (3, (NET, "--data=bad_nets:quits"), "failed: SystemExit: 0"),
         (
             3,
             (NET, "--data=bad_nets:unsplit"),
@@ -299,7 +299,7 @@ def test_compress_refuses(code, arguments, says, refused):
 def test_a_device_that_is_not_there(command, device, refused, folder):
     (folder / "a.prunus").write_bytes(good())
     said = refused(2, *command, f"--device={device}")
-    assert said.startswith(f"error: {clean(repr(device))} is no device to compute on here")
+    assert said.startswith(f"error: Expected a device that can compute here, got {clean(repr(device))}")
     assert ": cpu" in said
 
 

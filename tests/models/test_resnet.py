@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.cli.loading import load_weights_into
 from prunus.data.cifar10 import MEAN, STD
-from prunus.data.paths import data_root
+from prunus.data import data_root
 from prunus.errors import ModelMismatchError
 from prunus.models import MODELS
+from prunus.models.loading import load_weights
 from prunus.models.resnet import IMAGENET_MEAN, IMAGENET_STD, Block, ResNet
 from prunus.seeds import make_generator
 
@@ -114,12 +114,12 @@ def test_weights_without_batch_norms_counters_are_taken(tmp_path):
     source, target = MODELS["resnet-20"](seed=1), MODELS["resnet-20"](seed=2)
     state = {n: t.contiguous() for n, t in source.state_dict().items() if "num_batches" not in n}
     save_file(state, tmp_path / "w.safetensors")
-    load_weights_into(target, tmp_path / "w.safetensors")
+    load_weights(target, tmp_path / "w.safetensors")
     assert all(torch.equal(t, source.state_dict()[n]) for n, t in target.state_dict().items())
     del state["bn1.running_var"]
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ModelMismatchError, match=r"ResNet: bn1\.running_var is missing\.$"):
-        load_weights_into(target, tmp_path / "w.safetensors")
+        load_weights(target, tmp_path / "w.safetensors")
 
 
 @pytest.mark.slow
@@ -131,6 +131,6 @@ def test_known_weights_answer_as_they_are_known_to():
     model = MODELS["resnet-20"]()
     assert isinstance(model, ResNet)
     model.load_state_dict(load_file(path))
-    load_weights_into(model, path)
+    load_weights(model, path)
     found = prunus.evaluate(model, prunus.load_data("cifar-10").test)
     assert found.accuracy == pytest.approx(88.30, abs=0.005)

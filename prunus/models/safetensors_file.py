@@ -1,4 +1,4 @@
-"""Tensors as a safetensors file: tied ones once, and what such a file cannot hold as one sentence."""
+"""Tensors as the bytes of a safetensors file, and the names of tied tensors."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from prunus.errors import ModelError
 
 
 def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Each name whose tensor is the same memory as that of an earlier name, with the first such name.
+    """Map each name whose tensor shares the memory of an earlier tensor to the first name of that memory.
 
     >>> import torch
     >>> weight = torch.ones(2)
@@ -22,7 +22,7 @@ def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[object, str] = {}
     tied = {}
     for name, tensor in state.items():
-        # Sparse tensors, empty ones, and those on a device that gives no address have no place in memory to compare.
+        # Sparse tensors, empty ones, and those on a device without addresses have no place in memory to compare.
         if tensor.layout != torch.strided or not tensor.data_ptr():
             continue
         memory = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
@@ -33,18 +33,26 @@ def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     return tied
 
 
-def missing_names(wanted: Mapping[str, Tensor], found: Iterable[str]) -> list[str]:
-    """The names of `wanted` that are not in `found`, and are not tied to one that is."""
-    tied, found = tied_names(wanted), set(found)
-    there = {tied.get(name, name) for name in found}
-    return [name for name in wanted if name not in found and tied.get(name, name) not in there]
+def missing_names(state: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
+    """The names of `state` that are not in `names` and are not tied to one that is.
+
+    Args:
+        state: Tensors by name, for example a `state_dict`.
+        names: Names that are present, for example in a file.
+
+    Returns:
+        The missing names, in the order of `state`.
+    """
+    tied, present = tied_names(state), set(names)
+    first_present = {tied.get(name, name) for name in present}
+    return [name for name in state if name not in present and tied.get(name, name) not in first_present]
 
 
 def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """The safetensors file of `state`. Each of several tied tensors is stored once, under its first name.
+    """The content of a safetensors file with the tensors of `state`; each of several tied tensors is stored once.
 
-    The other names are in the metadata, each with the first name, as `safetensors.torch.save_model` writes them and
-    `safetensors.torch.load_model` reads them.
+    The other names of a tied tensor are in the metadata, each with the first name, as `safetensors.torch.save_model`
+    writes them and `safetensors.torch.load_model` reads them. The same tensors give the same bytes.
 
     Raises:
         ModelError: A tensor is of a kind, or has a name, that a safetensors file cannot hold.
@@ -65,7 +73,7 @@ def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
 
 
 def _with_sorted_metadata(content: bytes) -> bytes:
-    """The same file with its metadata in order, which safetensors writes in another order every time."""
+    """The same file with sorted metadata, which safetensors writes in another order every time."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

@@ -1,0 +1,37 @@
+# The public names of prunus, one per line: `from MODULE import NAME as NAME`. `__init__.py` imports them lazily.
+
+from prunus import models as models
+from prunus.compression.container import EncodingConfig as EncodingConfig
+from prunus.compression.container import inspect as inspect
+from prunus.compression.container import load as load
+from prunus.compression.container import pack as pack
+from prunus.compression.container import read as read
+from prunus.compression.deep_compression import Compressed as Compressed
+from prunus.compression.deep_compression import deep_compress as deep_compress
+from prunus.compression.presets import COMPRESSION_RECIPES as COMPRESSION_RECIPES
+from prunus.compression.recipes import CompressionRecipe as CompressionRecipe
+from prunus.compression.save import save as save
+from prunus.data import DATASETS as DATASETS
+from prunus.data import load_data as load_data
+from prunus.errors import PrunusError as PrunusError
+from prunus.models import MODELS as MODELS
+from prunus.pruning.criteria import CRITERIA as CRITERIA
+from prunus.pruning.prunable import prunable_weights as prunable_weights
+from prunus.pruning.prunable import skipped_parameters as skipped_parameters
+from prunus.pruning.retrain import prune_and_retrain as prune_and_retrain
+from prunus.pruning.schedules import SCHEDULES as SCHEDULES
+from prunus.pruning.scopes import SCOPES as SCOPES
+from prunus.pruning.sensitivity import choose_densities as choose_densities
+from prunus.pruning.sensitivity import sensitivity as sensitivity
+from prunus.training import RECIPES as RECIPES
+from prunus.training import Masks as Masks
+from prunus.training import Recipe as Recipe
+from prunus.training import evaluate as evaluate
+from prunus.training import train as train
+from prunus.types import Dataset as Dataset
+from prunus.types import Split as Split
+from prunus.pruning.statistics import Criterion as Criterion
+from prunus.pruning.statistics import Statistics as Statistics
+from prunus.pruning.statistics import criterion as criterion
+from prunus.types import mask_density as mask_density
+from prunus.version import __version__ as __version__

@@ -1,8 +1,8 @@
 """A sweep of one-shot tickets on two cores: the engine `processes` beside a plain PyTorch script, wall-clock.
 
 Two replicates of LeNet-300-100 on MNIST, dense and under the masks of three criteria, the validation split evaluated
-every 100 steps and the test split twice a training in both. The script is `plain_lottery.py`. prunus starts its workers
-within its time, writes its checkpoints, its store and its receipts; the script keeps nothing.
+every 100 steps and the test split twice per training in both. The script is `baseline_script.py`. The time of prunus
+includes starting workers and writing checkpoints, the store and invariant reports; the script saves nothing.
 """
 
 import json
@@ -45,14 +45,14 @@ def specs(epochs: int) -> list[TicketSpec]:
     ]
 
 
-def write_pictures(path: Path) -> None:
+def write_images(path: Path) -> None:
     """MNIST as bytes, split as prunus splits it."""
     data, arrays = load_data("mnist"), {}
     for name in ("train", "validation", "test"):
         split = getattr(data, name)
         pictures = (split.inputs[:, 0] * 0.3081 + 0.1307) * 255
         arrays |= {
-            f"{name}_pictures": pictures.round().to(torch.uint8).numpy(),
+            f"{name}_images": pictures.round().to(torch.uint8).numpy(),
             f"{name}_labels": split.labels.numpy(),
         }
     np.savez(path, **arrays)
@@ -61,7 +61,7 @@ def write_pictures(path: Path) -> None:
 def plain(path: Path, epochs: int, workers: int) -> dict[str, float]:
     """Seconds of the script's trainings, with as many threads as torch takes by itself."""
     free = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
-    script = str(Path(__file__).with_name("plain_lottery.py"))
+    script = str(Path(__file__).with_name("baseline_script.py"))
     command = [sys.executable, script, str(path), str(epochs), str(workers)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=free)
@@ -103,7 +103,7 @@ def run(rounds: int = 3, epochs: int = 2) -> str:
     loads = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mnist.npz"
-        write_pictures(path)
+        write_images(path)
         for _ in range(rounds):
             loads.append(os.getloadavg()[0])
             found["prunus"].append(ours(epochs))

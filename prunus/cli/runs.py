@@ -128,7 +128,7 @@ def save(
     found = opened.find(id)
     folder = opened.directory(found, unfinished=True)
     complete = folder.record().all_settings
-    dense = complete.get("dense", complete)
+    dense = complete.get("baseline", complete)
     if not opened.is_done(found):
         raise PrunusError(f"{found} has no network to write: it is {opened.run(found).state}, not done.")
     if not folder.has("final") or not isinstance(dense, dict) or not {"model", "replicate"} <= dense.keys():

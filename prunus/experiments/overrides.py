@@ -7,15 +7,15 @@ from prunus.runs.overrides import apply_overrides
 
 T = TypeVar("T")
 
-SHORT = ("", "dense.", "dense.recipe.")
-"""Where a key is looked for: `epochs` is `dense.recipe.epochs`, `every` is `dense.every`."""
+SHORT = ("", "baseline.", "baseline.recipe.")
+"""Where a key is looked for: `epochs` is `baseline.recipe.epochs`, `eval_every` is `baseline.eval_every`."""
 
 
 def changed(ticket: T, settings: Mapping[str, str]) -> T:
-    """The ticket, or another spec with a `dense`, with settings from text.
+    """The ticket, or another spec with a `baseline`, with settings from text.
 
     >>> from prunus.tickets.ticket import TicketSpec
-    >>> changed(TicketSpec(), {"epochs": "3"}).dense.recipe.epochs
+    >>> changed(TicketSpec(), {"epochs": "3"}).baseline.recipe.epochs
     3
 
     Raises SpecError for a key that is unknown, and for two that are one setting.

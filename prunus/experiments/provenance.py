@@ -10,7 +10,7 @@ from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 
-SHORT = ("dense.recipe.", "dense.")
+SHORT = ("baseline.recipe.", "baseline.")
 """What `--set` lets a key do without."""
 
 
@@ -107,7 +107,7 @@ def settings(folders: Iterable[RunDirectory]) -> dict[str, str]:
 def _settings(spec: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for key, value in spec.items():
-        if isinstance(value, Mapping) and "kind" in value and key != "dense":
+        if isinstance(value, Mapping) and "kind" in value and key != "baseline":
             found[key] = "another run"
         elif isinstance(value, Mapping):
             for name, part in flatten_settings(value, f"{key}.").items():

@@ -105,7 +105,7 @@ def network_of(folder: RunDirectory) -> str:
     """The model and the data of a run."""
     complete = folder.record().all_settings
     complete = complete.get("ticket") or complete
-    dense = complete.get("dense", complete)
+    dense = complete.get("baseline", complete)
     return ", ".join(str(dense[key]) for key in ("model", "data") if key in dense)
 
 

@@ -84,7 +84,7 @@ class StoredExperiment:
     about: str
     """The first line is what `prunus list` says."""
     template: Callable[[str, str], Any]
-    """(network, size) -> what the runs have in common, a ticket or another spec with a `dense`; `--set` changes it."""
+    """(network, size) -> what the runs have in common, a ticket or another spec with a `baseline`; `--set` changes it."""
     wanted: Callable[[Any, str, Sequence[int]], Entries]
     """(template, size, replicates) -> the runs on one network."""
     panels: Sequence[Panel]
@@ -175,12 +175,12 @@ class StoredExperiment:
         rest = dict(settings)
         if "network" in rest:
             return rest.pop("network").split(","), rest
-        if {"model", "dense.model"} & rest.keys():
+        if {"model", "baseline.model"} & rest.keys():
             return list(self.networks[:1]), rest
-        data = rest.get("data", rest.get("dense.data"))
+        data = rest.get("data", rest.get("baseline.data"))
         if data is None:
             return list(self.networks), rest
-        of_such = [name for name in self.networks if self.template(name, "smoke").dense.data == data]
+        of_such = [name for name in self.networks if self.template(name, "smoke").baseline.data == data]
         return of_such or list(self.networks[:1]), rest
 
     def _warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:

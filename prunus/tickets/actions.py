@@ -8,7 +8,7 @@ arguments changes neither the next round nor the invariant report. The built-in 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prunus.training.state import clone_tensors
@@ -39,8 +39,15 @@ class WeightHistory:
 
     def clone(self) -> "WeightHistory":
         """Return the same history with copies of all tensors."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "redraw"}
-        return replace(self, **{name: clone_tensors(params) for name, params in tensors.items()})
+        return WeightHistory(
+            initial=clone_tensors(self.initial),
+            rewind=clone_tensors(self.rewind),
+            start=clone_tensors(self.start),
+            final=clone_tensors(self.final),
+            masks=clone_tensors(self.masks),
+            redraw=self.redraw,
+            supermask=clone_tensors(self.supermask),
+        )
 
 
 @dataclass(frozen=True)

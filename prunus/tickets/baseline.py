@@ -212,14 +212,14 @@ def run_baseline(
     """
     spec.total_steps()
     if not directory.rows():
-        began, model = time.perf_counter(), spec.make_network()
+        started, model = time.perf_counter(), spec.make_network()
         steps = (0, *spec.checkpoint_steps)
         monitor = spec.train(model, directory, 0, checkpoint_steps=steps, report_steps=report_steps)
         for step, state in monitor.states.items():
             directory.save_tensors(f"state-{step}", state_to_tensors(state), {"step": step})
         directory.save_tensors("final", model.state_dict())
         metrics = final_metrics(model, monitor, spec.load_data())
-        row = {"level": 0, "density": 1.0, **metrics, "seconds": round(time.perf_counter() - began, 2)}
+        row = {"level": 0, "density": 1.0, **metrics, "seconds": round(time.perf_counter() - started, 2)}
         directory.append_curve(monitor.curve_rows(0))
         directory.append_row(row)
     directory.remove(checkpoint_name(0))
@@ -230,10 +230,10 @@ def time_step(trainer: Trainer, data: Dataset) -> float:
     """Measure the CPU seconds of one step of a trainer, as a mean over a few steps."""
     batch = data.train.take(trainer.recipe.batch_size)
     trainer.step(batch.inputs, batch.labels)
-    began = time.process_time()  # not wall-clock time: other processes may be running
+    started = time.process_time()  # not wall-clock time: other processes may be running
     for _ in range(NUM_TIMED_STEPS):
         trainer.step(batch.inputs, batch.labels)
-    return (time.process_time() - began) / NUM_TIMED_STEPS
+    return (time.process_time() - started) / NUM_TIMED_STEPS
 
 
 def _report_differences(report_steps: StepReport, first_step: int) -> Progress:
@@ -297,7 +297,9 @@ def data_tensors(data: Dataset) -> Params:
     """Return the tensors of all splits of a data set, by name."""
     splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
     return {
-        f"{name}/{part}": getattr(split, part) for name, split in splits.items() for part in ("inputs", "labels")
+        f"{name}/{part}": getattr(split, part)
+        for name, split in splits.items()
+        for part in ("inputs", "labels")
     }
 
 

@@ -83,7 +83,9 @@ class InstabilitySpec:
                 f"{self.step}; add it there."
             )
         if self.ticket is not None and self.level not in self.ticket.trained_levels:
-            raise SpecError(f"Expected a level of the ticket, {self.ticket.trained_levels}, got {self.level}.")
+            raise SpecError(
+                f"Expected a level of the ticket, {self.ticket.trained_levels}, got {self.level}."
+            )
 
 
 def measure_instability(

@@ -68,7 +68,7 @@ def check_round(
     mask0: Mask0Action,
     history: WeightHistory,
     selection: Selection,
-    kept: Params,
+    kept_weights: Params,
     rewind: TrainingState,
     last: Params,
     monitor: TrainingMonitor,
@@ -100,8 +100,8 @@ def check_round(
         checks["pruned weights have the values of the mask-0 action at every evaluation"] = frozen
     if start is not None:
         weights = {name: start.model[name] for name in masks}
-        mask1_checks = mask1.invariants(history, masks, kept)
-        mask0_checks = mask0.invariants(history, masks, kept, weights)
+        mask1_checks = mask1.invariants(history, masks, kept_weights)
+        mask0_checks = mask0.invariants(history, masks, kept_weights, weights)
         checks |= {f"mask-1: {statement}": holds for statement, holds in mask1_checks.items()}
         checks |= {f"mask-0: {statement}": holds for statement, holds in mask0_checks.items()}
         checks |= _check_other_tensors(mask1, masks, start, rewind, last)
@@ -116,16 +116,20 @@ def _check_other_tensors(
     model, optimizer = (rewind.model, rewind.optimizer) if rewinds else (last, {})
     others = _without(start.model, masks), _without(model, masks)
     return {
-        f"biases and buffers are {'rewound' if rewinds else 'those of the last training'}": tensors_equal(*others),
-        f"the optimizer state is {'rewound' if rewinds else 'empty'}": tensors_equal(start.optimizer, optimizer),
+        f"biases and buffers are {'rewound' if rewinds else 'those of the last training'}": tensors_equal(
+            *others
+        ),
+        f"the optimizer state is {'rewound' if rewinds else 'empty'}": tensors_equal(
+            start.optimizer, optimizer
+        ),
         "training starts at the rewind step": start.step == rewind.step,
     }
 
 
 def count_kept(masks: MaskDict, *, together: bool = False) -> dict[str, int]:
     """Return how many weights masks keep, by layer, or one entry "all" if layers are counted together."""
-    kept = {name: int(mask.sum()) for name, mask in masks.items()}
-    return {"all": sum(kept.values())} if together else kept
+    kept_weights = {name: int(mask.sum()) for name, mask in masks.items()}
+    return {"all": sum(kept_weights.values())} if together else kept_weights
 
 
 def _without(model: Mapping[str, Tensor], masks: MaskDict) -> dict[str, Tensor]:

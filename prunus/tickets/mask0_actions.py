@@ -64,9 +64,12 @@ def moved_away_from_zero(history: WeightHistory, name: str) -> Tensor:
 def fill_pruned(fill: FillPruned) -> Callable[[WeightHistory, MaskDict, Params, int], Params]:
     """Make the `values` of an action from the function that computes the pruned weights."""
 
-    def values(history: WeightHistory, masks: MaskDict, kept: Params, seed: int) -> Params:
+    def values(history: WeightHistory, masks: MaskDict, kept_weights: Params, seed: int) -> Params:
         filled = fill(history, newly_pruned(history, masks), seed)
-        return {name: torch.where(mask, kept[name].detach(), filled[name].detach()) for name, mask in masks.items()}
+        return {
+            name: torch.where(mask, kept_weights[name].detach(), filled[name].detach())
+            for name, mask in masks.items()
+        }
 
     return values
 
@@ -76,15 +79,23 @@ def _zeros(history: WeightHistory, new: MaskDict, seed: int) -> Params:
 
 
 def _initial_where_new(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    return {name: torch.where(place, history.initial[name], history.start[name]) for name, place in new.items()}
+    return {
+        name: torch.where(place, history.initial[name], history.start[name]) for name, place in new.items()
+    }
 
 
 def _zero_where_smaller(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    return {n: history.start[n].masked_fill(place & moved_towards_zero(history, n), 0.0) for n, place in new.items()}
+    return {
+        n: history.start[n].masked_fill(place & moved_towards_zero(history, n), 0.0)
+        for n, place in new.items()
+    }
 
 
 def _zero_where_larger(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    return {n: history.start[n].masked_fill(place & moved_away_from_zero(history, n), 0.0) for n, place in new.items()}
+    return {
+        n: history.start[n].masked_fill(place & moved_away_from_zero(history, n), 0.0)
+        for n, place in new.items()
+    }
 
 
 def _zero_at_random(history: WeightHistory, new: MaskDict, seed: int) -> Params:
@@ -93,28 +104,31 @@ def _zero_at_random(history: WeightHistory, new: MaskDict, seed: int) -> Params:
         count = int((place & moved_towards_zero(history, name)).sum())
         indices = (place & (history.start[name] != 0)).flatten().nonzero().squeeze(1)
         generator = make_generator(seed, "freeze_init_zero_reshuffled", name)
-        chosen = torch.zeros_like(place).flatten()
-        chosen[indices[torch.randperm(len(indices), generator=generator)[:count].to(indices.device)]] = True
-        filled[name] = history.start[name].masked_fill(chosen.reshape(place.shape), 0.0)
+        zeroed = torch.zeros_like(place).flatten()
+        zeroed[indices[torch.randperm(len(indices), generator=generator)[:count].to(indices.device)]] = True
+        filled[name] = history.start[name].masked_fill(zeroed.reshape(place.shape), 0.0)
     return filled
 
 
-def _variant_2(history: WeightHistory, masks: MaskDict, kept: Params, seed: int) -> Params:
-    start = fill_pruned(_zero_where_smaller)(history, masks, kept, seed)
+def _variant_2(history: WeightHistory, masks: MaskDict, kept_weights: Params, seed: int) -> Params:
+    start = fill_pruned(_zero_where_smaller)(history, masks, kept_weights, seed)
     return {name: start[name].masked_fill(place, 0.0) for name, place in _kept_zeros(history, masks).items()}
 
 
 def _kept_zeros(history: WeightHistory, masks: MaskDict) -> MaskDict:
     return {
-        name: mask & (moved_towards_zero(history, name) | (history.start[name] == 0)) for name, mask in masks.items()
+        name: mask & (moved_towards_zero(history, name) | (history.start[name] == 0))
+        for name, mask in masks.items()
     }
 
 
 # Invariants. Each examines the tensors alone, not how they were computed.
 
 
-def _kept_unchanged(masks: MaskDict, kept: Params, start: Params) -> Invariants:
-    return {"every kept weight equals the value of the mask-1 action": are_equal_where(masks, start, kept)}
+def _kept_unchanged(masks: MaskDict, kept_weights: Params, start: Params) -> Invariants:
+    return {
+        "every kept weight equals the value of the mask-1 action": are_equal_where(masks, start, kept_weights)
+    }
 
 
 def _earlier_unchanged(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
@@ -124,15 +138,20 @@ def _earlier_unchanged(history: WeightHistory, masks: MaskDict, start: Params) -
     }
 
 
-def _all_zero(history: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
+def _all_zero(history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params) -> Invariants:
     pruned = {name: ~mask for name, mask in masks.items()}
-    return {**_kept_unchanged(masks, kept, start), "every pruned weight is zero": are_zero_where(pruned, start)}
+    return {
+        **_kept_unchanged(masks, kept_weights, start),
+        "every pruned weight is zero": are_zero_where(pruned, start),
+    }
 
 
-def _at_initialization(history: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
+def _at_initialization(
+    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
+) -> Invariants:
     new = newly_pruned(history, masks)
     return {
-        **_kept_unchanged(masks, kept, start),
+        **_kept_unchanged(masks, kept_weights, start),
         "every newly pruned weight equals its initial value": are_equal_where(new, start, history.initial),
         **_earlier_unchanged(history, masks, start),
     }
@@ -152,28 +171,40 @@ def _zero_or_start(history: WeightHistory, masks: MaskDict, zeros: MaskDict, sta
     }
 
 
-def _variant_1_invariants(history: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
+def _variant_1_invariants(
+    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
+) -> Invariants:
     smaller = {name: moved_towards_zero(history, name) for name in masks}
-    return {**_kept_unchanged(masks, kept, start), **_zero_or_start(history, masks, smaller, start)}
+    return {**_kept_unchanged(masks, kept_weights, start), **_zero_or_start(history, masks, smaller, start)}
 
 
-def _reversed_invariants(history: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
+def _reversed_invariants(
+    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
+) -> Invariants:
     larger = {name: moved_away_from_zero(history, name) for name in masks}
-    return {**_kept_unchanged(masks, kept, start), **_zero_or_start(history, masks, larger, start)}
+    return {**_kept_unchanged(masks, kept_weights, start), **_zero_or_start(history, masks, larger, start)}
 
 
-def _variant_2_invariants(history: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
+def _variant_2_invariants(
+    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
+) -> Invariants:
     zeros = _kept_zeros(history, masks)
     others = {name: mask & ~zeros[name] for name, mask in masks.items()}
     smaller = {name: moved_towards_zero(history, name) for name in masks}
     return {
-        "every kept weight that moved towards zero, or started at zero, is zero": are_zero_where(zeros, start),
-        "every other kept weight equals the value of the mask-1 action": are_equal_where(others, start, kept),
+        "every kept weight that moved towards zero, or started at zero, is zero": are_zero_where(
+            zeros, start
+        ),
+        "every other kept weight equals the value of the mask-1 action": are_equal_where(
+            others, start, kept_weights
+        ),
         **_zero_or_start(history, masks, smaller, start),
     }
 
 
-def _reshuffled_invariants(history: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
+def _reshuffled_invariants(
+    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
+) -> Invariants:
     new = newly_pruned(history, masks)
     free = {name: place & (history.start[name] != 0) for name, place in new.items()}
     smaller = {name: place & moved_towards_zero(history, name) for name, place in free.items()}
@@ -185,7 +216,7 @@ def _reshuffled_invariants(history: WeightHistory, masks: MaskDict, kept: Params
         for n, count in counts.items()
     )
     return {
-        **_kept_unchanged(masks, kept, start),
+        **_kept_unchanged(masks, kept_weights, start),
         "as many newly pruned weights are zero as moved towards zero": all(
             int(zeros[name].sum()) == count for name, count in counts.items()
         ),
@@ -199,10 +230,14 @@ def _reshuffled_invariants(history: WeightHistory, masks: MaskDict, kept: Params
 
 MASK0_ACTIONS: dict[str, Mask0Action] = {
     "zero": Mask0Action(
-        fill_pruned(_zeros), _all_zero, description="w = 0, frozen: the lottery ticket (Frankle & Carbin 2019)."
+        fill_pruned(_zeros),
+        _all_zero,
+        description="w = 0, frozen: the lottery ticket (Frankle & Carbin 2019).",
     ),
     "freeze_init": Mask0Action(
-        fill_pruned(_initial_where_new), _at_initialization, description="w = w_initial, frozen (Zhou et al. 2019)."
+        fill_pruned(_initial_where_new),
+        _at_initialization,
+        description="w = w_initial, frozen (Zhou et al. 2019).",
     ),
     "freeze_init_zero": Mask0Action(
         fill_pruned(_zero_where_smaller),
@@ -212,7 +247,7 @@ MASK0_ACTIONS: dict[str, Mask0Action] = {
     "freeze_init_zero_all": Mask0Action(
         _variant_2,
         _variant_2_invariants,
-        description="freeze_init_zero, and kept weights that moved towards zero start at 0 (Zhou et al. 2019, Variant 2).",
+        description="freeze_init_zero, and kept weights moved towards zero start at 0 (Zhou et al. 2019, Variant 2).",
     ),
     "freeze_init_zero_reshuffled": Mask0Action(
         fill_pruned(_zero_at_random),

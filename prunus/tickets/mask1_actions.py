@@ -15,7 +15,7 @@ section 2 (`finetune`, `rewind_learning_rate`).
 
 Differences from the authors' code of Zhou et al. 2019:
     - Every action starts from the initialization. Their code starts from the values that the previous round started
-      from, so that permutations accumulate and σ decreases with every round (by 1.3 % in a small layer after 24 rounds).
+      from, so that permutations accumulate and σ decreases in every round (by 1.3 % in a small layer in 24 rounds).
     - What their code calls `reinit` permutes the layer; here that is `permute`, and `reinitialize` draws again.
     - A weight that is exactly zero has no sign. It stays zero under the actions that keep signs.
 
@@ -96,7 +96,9 @@ class KeptValues:
         values = source_weights(self.source, history, seed)
         return {name: self._arrange(name, value, history, masks, seed) for name, value in values.items()}
 
-    def _arrange(self, name: str, value: Tensor, history: WeightHistory, masks: MaskDict, seed: int) -> Tensor:
+    def _arrange(
+        self, name: str, value: Tensor, history: WeightHistory, masks: MaskDict, seed: int
+    ) -> Tensor:
         if self.arrangement != "in_place":
             places = masks[name] if self.arrangement == "reshuffled" else torch.ones_like(masks[name])
             if self.initial_signs:  # a weight that is exactly zero has no sign and stays where it is
@@ -131,7 +133,9 @@ MOVED = "no more kept weights than by chance have the value they had at the init
 INITIAL_SIGNS = "every kept weight has its initial sign"
 
 
-def layer_invariants(checks: Mapping[str, LayerCheck]) -> Callable[[WeightHistory, MaskDict, Params], Invariants]:
+def layer_invariants(
+    checks: Mapping[str, LayerCheck],
+) -> Callable[[WeightHistory, MaskDict, Params], Invariants]:
     """Make the `invariants` of an action from statements about one layer; each must hold for all layers."""
 
     def invariants(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
@@ -174,7 +178,7 @@ def _redrawn(history: WeightHistory, masks: MaskDict, start: Params) -> Invarian
 
 
 def _reinitialized(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
-    statement = "kept weights are distributed as initial weights, up to the selection by a criterion"
+    statement = "kept weights are distributed as initial ones, up to the choice of a criterion"
     checks = layer_invariants({statement: _has_initial_distribution})
     return {**_redrawn(history, masks, start), **checks(history, masks, start)}
 
@@ -182,53 +186,84 @@ def _reinitialized(history: WeightHistory, masks: MaskDict, start: Params) -> In
 def _signed_reinitialized(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
     checks = layer_invariants(
         {
-            "kept magnitudes are distributed as initial ones, up to the selection by a criterion": _has_initial_magnitudes,
+            "kept magnitudes are distributed as initial ones, up to the choice of a criterion": _has_initial_magnitudes,
             "no kept weight has the opposite of its initial sign": _has_initial_signs_or_zero,
         }
     )
     return {**_redrawn(history, masks, start), **checks(history, masks, start)}
 
 
-def _has_initial_distribution(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
-    return consistent_with_selected_sample(kept, layer) and _has_initial_magnitudes(kept, layer, mask)
+def _has_initial_distribution(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+    return consistent_with_selected_sample(kept_weights, layer) and _has_initial_magnitudes(
+        kept_weights, layer, mask
+    )
 
 
-def _has_initial_magnitudes(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
-    return consistent_with_selected_sample(kept.abs(), layer.abs())
+def _has_initial_magnitudes(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+    return consistent_with_selected_sample(kept_weights.abs(), layer.abs())
 
 
-def _has_initial_signs_or_zero(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
+def _has_initial_signs_or_zero(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
     """A magnitude may be drawn as zero (once in 2^24 draws, where the distribution is uniform)."""
-    return bool(((kept.sign() == layer[mask].sign()) | ((kept == 0) & (layer[mask] != 0))).all())
+    return bool(
+        ((kept_weights.sign() == layer[mask].sign()) | ((kept_weights == 0) & (layer[mask] != 0))).all()
+    )
 
 
-def _has_initial_signs(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
-    return torch.equal(kept.sign(), layer[mask].sign())
+def _has_initial_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+    return torch.equal(kept_weights.sign(), layer[mask].sign())
 
 
-def _magnitudes_moved(kept: Tensor, before: Tensor, pool: Tensor) -> bool:
-    return consistent_with_permutation(kept[kept != 0].abs(), before[kept != 0].abs(), pool[pool != 0].abs())
+def permutation_checks(places: Literal["layer", "kept"], *, signed: bool = False) -> dict[str, LayerCheck]:
+    """Return what must hold of a permutation over the layer or over its kept weights; of magnitudes if signs stay."""
+    what = "magnitudes" if signed else "weights"
+    statement = f"kept {what} are a permutation of their initial values"
+    if places == "layer":
+        statement = f"kept {what} are initial {what} of their layer, each used at most once"
+
+    def from_pool(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+        pool = layer.flatten() if places == "layer" else layer[mask]
+        return (
+            is_sub_multiset(kept_weights.abs(), pool.abs()) if signed else is_sub_multiset(kept_weights, pool)
+        )
+
+    def moved(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+        before, pool = layer[mask], layer.flatten() if places == "layer" else layer[mask]
+        if not signed:
+            return consistent_with_permutation(kept_weights, before, pool)
+        nonzero = kept_weights != 0  # a weight that is exactly zero has no sign and stays where it is
+        return consistent_with_permutation(
+            kept_weights[nonzero].abs(), before[nonzero].abs(), pool[pool != 0].abs()
+        )
+
+    return {statement: from_pool, MOVED: moved}
 
 
-def _has_one_magnitude(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
-    return len(torch.unique(kept[kept != 0].abs())) <= 1
+def _has_one_magnitude(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+    return len(torch.unique(kept_weights[kept_weights != 0].abs())) <= 1
 
 
-def _magnitude_is_std(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
-    return all(is_population_std(value, layer) for value in torch.unique(kept[kept != 0].abs()))
+def _magnitude_is_std(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+    return all(
+        is_population_std(value, layer) for value in torch.unique(kept_weights[kept_weights != 0].abs())
+    )
 
 
-def _has_sign_counts(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
-    counts = [(int((kept.sign() == s).sum()), int((layer.sign() == s).sum())) for s in (-1, 0, 1)]
+def _has_sign_counts(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
+    counts = [(int((kept_weights.sign() == s).sum()), int((layer.sign() == s).sum())) for s in (-1, 0, 1)]
     return all(num_kept <= num_in_layer for num_kept, num_in_layer in counts)
 
 
-def _has_permuted_signs(kept: Tensor, layer: Tensor, mask: Tensor) -> bool:
+def _has_permuted_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bool:
     """Whether as many signs agree, and differ, as a permutation of the layer can bring.
 
     The bounds are those of the whole layer, because a criterion may have kept exactly the places where signs agree.
     """
-    products, positive, negative = kept.sign() * layer[mask].sign(), int((layer > 0).sum()), int((layer < 0).sum())
+    products, positive, negative = (
+        kept_weights.sign() * layer[mask].sign(),
+        int((layer > 0).sum()),
+        int((layer < 0).sum()),
+    )
     for product, pairs in ((-1, 2 * positive * negative), (1, positive**2 + negative**2)):
         expected = pairs / layer.numel()
         bound = expected + MAX_DEVIATIONS * math.sqrt(expected) + MAX_DEVIATIONS
@@ -258,7 +293,9 @@ def rescaled(action: Mask1Action) -> Mask1Action:
         return _scale(action.values(history, masks, seed), masks)
 
     def invariants(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
-        scaled = {name: _scale(getattr(history, name), masks) for name in ("initial", "rewind", "start", "final")}
+        scaled = {
+            name: _scale(getattr(history, name), masks) for name in ("initial", "rewind", "start", "final")
+        }
         larger = replace(history, **scaled, redraw=lambda seed: _scale(history.redraw(seed), masks))
         checks = action.invariants(larger, masks, start)
         return {f"before rescaling, {statement}": holds for statement, holds in checks.items()}
@@ -305,52 +342,22 @@ _BASE: dict[str, Mask1Action] = {
     ),
     "permute": Mask1Action(
         KeptValues("initial", "permuted", seed_role="permute"),
-        layer_invariants(
-            {
-                "kept weights are initial weights of their layer, each used at most once": lambda kept, layer, mask: (
-                    is_sub_multiset(kept, layer.flatten())
-                ),
-                MOVED: lambda kept, layer, mask: consistent_with_permutation(kept, layer[mask], layer.flatten()),
-            }
-        ),
+        layer_invariants(permutation_checks("layer")),
         description="w = π(w_initial), π over the layer (Zhou et al. 2019; random_reinit in their code).",
     ),
     "signed_permute": Mask1Action(
         KeptValues("initial", "permuted", initial_signs=True, seed_role="signed_permute"),
-        layer_invariants(
-            {
-                INITIAL_SIGNS: _has_initial_signs,
-                "kept magnitudes are initial ones of their layer, each used at most once": lambda kept, layer, mask: (
-                    is_sub_multiset(kept.abs(), layer.abs().flatten())
-                ),
-                MOVED: lambda kept, layer, mask: _magnitudes_moved(kept, layer[mask], layer.flatten()),
-            }
-        ),
+        layer_invariants({INITIAL_SIGNS: _has_initial_signs, **permutation_checks("layer", signed=True)}),
         description="w = sign(w_initial) · π(|w_initial|), π over the layer (Zhou et al. 2019; signed_reinit).",
     ),
     "reshuffle": Mask1Action(
         KeptValues("initial", "reshuffled", seed_role="reshuffle"),
-        layer_invariants(
-            {
-                "kept weights are a permutation of their initial values": lambda kept, layer, mask: (
-                    is_sub_multiset(kept, layer[mask])
-                ),
-                MOVED: lambda kept, layer, mask: consistent_with_permutation(kept, layer[mask], layer[mask]),
-            }
-        ),
+        layer_invariants(permutation_checks("kept")),
         description="w = π(w_initial), π over the kept weights of the layer (Zhou et al. 2019).",
     ),
     "signed_reshuffle": Mask1Action(
         KeptValues("initial", "reshuffled", initial_signs=True, seed_role="signed_reshuffle"),
-        layer_invariants(
-            {
-                INITIAL_SIGNS: _has_initial_signs,
-                "kept magnitudes are a permutation of their initial magnitudes": lambda kept, layer, mask: (
-                    is_sub_multiset(kept.abs(), layer[mask].abs())
-                ),
-                MOVED: lambda kept, layer, mask: _magnitudes_moved(kept, layer[mask], layer[mask]),
-            }
-        ),
+        layer_invariants({INITIAL_SIGNS: _has_initial_signs, **permutation_checks("kept", signed=True)}),
         description="w = sign(w_initial) · π(|w_initial|), π over the kept weights (Zhou et al. 2019).",
     ),
     "signed_constant": Mask1Action(
@@ -372,7 +379,7 @@ _BASE: dict[str, Mask1Action] = {
     "supermask": Mask1Action(
         KeptValues("supermask"),
         _supermask_invariants,
-        description="w = w_frozen · factor of the learned supermask, trained from there; our extension of Zhou et al. 2019.",
+        description="w = w_frozen · factor of the learned supermask, then trained (extends Zhou et al. 2019).",
     ),
 }
 

@@ -29,7 +29,7 @@ from prunus.training.state import TrainingState, clone_tensors
 from prunus.types import MaskDict, Params, Split, mask_density
 
 Needed = Mapping[str, RunDirectory]
-"""The directories of the dependencies: "baseline", and "masks" or "densities" if the ticket uses those of another run."""
+"""The directories of the dependencies: "baseline", and "masks" or "densities" if those are from another run."""
 
 
 def run_ticket(
@@ -59,13 +59,13 @@ def run_ticket(
     for level in ticket.trained_levels:
         if level in finished:
             continue
-        began = time.perf_counter()
+        started = time.perf_counter()
         if ticket.is_iterative and level > 1:
             previous = Round.load_last(directory)
         history = weight_history(ticket, baseline, previous, needed)
         selection = select_masks(ticket, level, history, previous, needed)
         masks = selection.masks
-        kept, start = starting_state(ticket, level, history, masks, baseline, previous)
+        kept_weights, start = starting_state(ticket, level, history, masks, baseline, previous)
         monitor = ticket.baseline.train(
             model,
             directory,
@@ -75,21 +75,28 @@ def run_ticket(
             recipe=ticket.recipe,
             report_steps=report_steps,
         )
-        report = check_round(ticket.mask1_action, ticket.mask0_action, history, selection, kept, baseline.rewind, previous.final, monitor)
+        report = check_round(
+            ticket.mask1_action,
+            ticket.mask0_action,
+            history,
+            selection,
+            kept_weights,
+            baseline.rewind,
+            previous.final,
+            monitor,
+        )
         row = {
             "level": level,
             "density": mask_density(masks),
             **final_metrics(model, monitor, ticket.baseline.load_data()),
-            "seconds": round(time.perf_counter() - began, 2),
+            "seconds": round(time.perf_counter() - started, 2),
             "invariants": report.to_json(),
         }
         Round(level, masks, start.model, model.state_dict(), row, monitor.curve_rows(level)).save(directory)
     return finish_rounds(directory)
 
 
-def weight_history(
-    ticket: TicketSpec, baseline: Baseline, previous: Round, needed: Needed
-) -> WeightHistory:
+def weight_history(ticket: TicketSpec, baseline: Baseline, previous: Round, needed: Needed) -> WeightHistory:
     """Collect the weights that criteria and actions may use: of the baseline, of the last training, and of a redraw."""
 
     def prunable(model: Params) -> Params:
@@ -124,8 +131,10 @@ def select_masks(
         enclosing = history.masks if ticket.is_iterative else None
     else:
         masks = needed["masks"].load_masks(masks_name(level))
-        given = source is None or source.densities_from is not None  # their counts are not those of pruning rates
-        counts = count_kept(masks) if source is None or given else source.counts_at(level)
+        has_own_counts = (
+            source is None or source.densities_from is not None
+        )  # their counts are not those of pruning rates
+        counts = count_kept(masks) if source is None or has_own_counts else source.counts_at(level)
         nested = source is not None and source.is_iterative and level - 1 in other.trained_levels
         enclosing = needed["masks"].load_masks(masks_name(level - 1)) if nested else None
     if all(torch.equal(mask, history.masks[name]) for name, mask in masks.items()):
@@ -150,8 +159,8 @@ def _prune(
         seeds = seed, ties_seed
         return method.prune(model, weights, density, scope, examples, within=copies.masks, seeds=seeds).masks
     generator = make_generator(replicate, "probe")  # the same examples in every round
-    chosen = torch.randperm(len(train), generator=generator)[: ticket.num_scoring_examples]
-    examples = Split(train.inputs[chosen], train.labels[chosen])
+    indices = torch.randperm(len(train), generator=generator)[: ticket.num_scoring_examples]
+    examples = Split(train.inputs[indices], train.labels[indices])
     statistics = collect(
         model,
         weights,
@@ -180,13 +189,13 @@ def starting_state(
     mask1, mask0, rewind = ticket.mask1_action, ticket.mask0_action, baseline.rewind
     redraw = (ticket.redraw,) if ticket.redraw else ()
     seeds = [derive_seed(ticket.baseline.replicate, role, level, *redraw) for role in ("mask1", "mask0")]
-    kept = mask1.values(history.clone(), clone_tensors(masks), seeds[0])
-    weights = mask0.values(history.clone(), clone_tensors(masks), clone_tensors(kept), seeds[1])
+    kept_weights = mask1.values(history.clone(), clone_tensors(masks), seeds[0])
+    weights = mask0.values(history.clone(), clone_tensors(masks), clone_tensors(kept_weights), seeds[1])
     if mask1.other_tensors == "rewind":
         other_tensors, optimizer = rewind.model, dict(rewind.optimizer)
     else:
         other_tensors, optimizer = previous.final, {}
-    return kept, TrainingState(rewind.step, {**other_tensors, **weights}, optimizer, rewind.random)
+    return kept_weights, TrainingState(rewind.step, {**other_tensors, **weights}, optimizer, rewind.random)
 
 
 def _frozen(model: nn.Module, masks: MaskDict, start: Params) -> Masks:

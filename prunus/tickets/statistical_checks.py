@@ -117,7 +117,9 @@ def consistent_with_hypergeometric(hits: int, draws: int, marked: int, total: in
         return hits == 0
     fraction = marked / total
     deviation = math.sqrt(draws * fraction * (1 - fraction) * (total - draws) / max(total - 1, 1))
-    return abs(hits - draws * fraction) <= MAX_DEVIATIONS * (deviation + (draws < total and 0 < marked < total))
+    return abs(hits - draws * fraction) <= MAX_DEVIATIONS * (
+        deviation + (draws < total and 0 < marked < total)
+    )
 
 
 def consistent_with_selected_sample(values: Tensor, layer: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """A ticket as data: which baseline, which masks, what weights start from, and how many rounds.
 
-Source: Frankle & Carbin 2019, section 2 (iterative and one-shot pruning); Zhou et al. 2019, section 2 (criterion, mask-1
-action, mask-0 action); Frankle et al. 2020, Algorithm 1 (rewinding to step k); Renda et al. 2020, section 2.
+Source: Frankle & Carbin 2019, section 2 (iterative and one-shot pruning); Zhou et al. 2019, section 2 (criterion,
+mask-1 action, mask-0 action); Frankle et al. 2020, Algorithm 1 (rewinding to step k); Renda et al. 2020, section 2.
 """
 
 import warnings
@@ -34,7 +34,7 @@ REWINDING = ("rewind", "finetune", "rewind_learning_rate")
 
 @dataclass(frozen=True)
 class PruningRates:
-    """The fraction of the remaining weights that each round prunes, by kind of layer; under the global scope `linear`."""
+    """The fraction of the remaining weights that a round prunes, by kind of layer; under the global scope `linear`."""
 
     linear: float = 0.2
     conv: float = 0.1
@@ -67,7 +67,7 @@ class TicketSpec:
     rewind_step: int = 0
     """A step of the baseline's `checkpoint_steps`, or 0."""
     masks_from: "TicketSpec | LearnedSupermaskSpec | None" = None
-    """Use the masks of this other ticket (the control of Frankle & Carbin), or a learned mask, instead of a criterion."""
+    """Use the masks of this other ticket (the control of Frankle & Carbin), or a learned mask, not a criterion."""
     densities_from: LearnedSupermaskSpec | None = None
     """Keep as many weights of each layer as this learned mask does, instead of the number given by `pruning_rates`."""
     score_at: str = ""
@@ -143,8 +143,8 @@ class TicketSpec:
     @property
     def scored_weights(self) -> str:
         """Which weights are scored, "initialization" or "trained"."""
-        own = self.method.criterion.defined_at if isinstance(self.method, CriterionMethod) else "trained"
-        return self.score_at or own
+        default = self.method.criterion.defined_at if isinstance(self.method, CriterionMethod) else "trained"
+        return self.score_at or default
 
     @cached_property
     def scope_value(self) -> Scope:
@@ -196,7 +196,7 @@ class TicketSpec:
         levels = self.levels or self._all_levels
         if self.masks_from is not None and not set(levels) <= set(self.masks_from.trained_levels):
             raise SpecError(
-                f"Expected levels that the source of the masks has, got {levels}; it has {self.masks_from.trained_levels}."
+                f"Expected levels that the source of the masks has, {self.masks_from.trained_levels}, got {levels}."
             )
         if self.masks_from is None and self.densities_from is None:
             self._check_densities(levels)
@@ -245,10 +245,13 @@ class TicketSpec:
                 f"{self.learned_masks.mask.kind} mask was learned over weights with other signs, "
                 f"{self.learned_masks.weights}."
             )
-        if self.densities_from is not None and (self.rounds != 1 or self.masks_from or self.scope == "global"):
+        if self.densities_from is not None and (
+            self.rounds != 1 or self.masks_from or self.scope == "global"
+        ):
+            masks_from = "masks_from" if self.masks_from else "no masks_from"
             raise SpecError(
                 "Expected one round, a criterion and densities by layer for densities_from, got "
-                f"rounds = {self.rounds}, {'masks_from' if self.masks_from else 'no masks_from'}, scope = {self.scope!r}."
+                f"rounds = {self.rounds}, {masks_from} and scope {self.scope!r}."
             )
 
     def _check_densities(self, levels: tuple[int, ...]) -> None:

@@ -26,8 +26,8 @@ from prunus.pruning.pruners import PRUNERS
 from prunus.registry import import_object
 from prunus.report import formatting
 from prunus.runs.executors import EXECUTORS
-from prunus.tickets.mask0 import MASK0_ACTIONS
-from prunus.tickets.mask1 import MASK1_ACTIONS
+from prunus.tickets.mask0_actions import MASK0_ACTIONS
+from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask import SUPERMASKS
 from prunus.training.augmentation import AUGMENTATIONS
 

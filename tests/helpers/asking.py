@@ -2,10 +2,10 @@
 
 import small
 import torch
+from prunus.pruning.second_order import Objective, make_objective
 from torch import Tensor, nn
 
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.second_order import Objective, make_objective
 from prunus.seeds import make_generator
 
 

@@ -12,7 +12,6 @@ from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 
-
 rewind, zero = MASK1_ACTIONS["rewind"], MASK0_ACTIONS["zero"]
 
 
@@ -108,7 +107,8 @@ hundredth = Mask0Action(_ones, _are_ones)
 """A user's mask-0 action."""
 
 not_rewound = Mask1Action(
-    lambda history, masks, seed: {name: weight.clone() for name, weight in history.final.items()}, rewind.invariants
+    lambda history, masks, seed: {name: weight.clone() for name, weight in history.final.items()},
+    rewind.invariants,
 )
 """Broken: claims to rewind, and continues from the end of the last training."""
 

@@ -23,4 +23,6 @@ def run(spec, *needed: RunDirectory, directory: RunDirectory | None = None) -> R
 
 def run_with_summary(spec, directory: RunDirectory, *needed: RunDirectory):
     """Run the procedure of a spec, and return its summary."""
-    return import_object(spec.procedure)(spec, directory, dict(zip(spec.dependencies(), needed, strict=False)))
+    return import_object(spec.procedure)(
+        spec, directory, dict(zip(spec.dependencies(), needed, strict=False))
+    )

@@ -27,10 +27,6 @@ from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative
 from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.second_order import prune_weights
-from prunus.tickets.artifacts import InMemoryArtifacts
-from prunus.tickets.baseline import BaselineSpec
-from prunus.tickets.procedure import mask_key
-from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Split, Statistics, mask_density
 
@@ -292,32 +288,6 @@ def test_deep_compression_takes_pruners(model, data, tmp_path):
     prunus.save(done, tmp_path / "obs.prunus")
     again = prunus.load(tmp_path / "obs.prunus", into=tiny(1))
     assert evaluate(again, data.test) == evaluate(done.model, data.test)
-
-
-@pytest.mark.parametrize("name", PRUNERS)
-def test_tickets_take_the_masks_of_pruners(name):
-    dense = BaselineSpec("small:normed", "digits", Recipe(2, 0.02, 25), examples=85, every=3)
-    ticket = TicketSpec(dense, criterion=name, rounds=2, rates=PruningRates(0.5, 0.5, 0.5))
-    shelf, needed = InMemoryArtifacts(), carried_out(dense)
-    rows = carried_out(ticket, needed, shelf=shelf).rows()
-    assert [row["invariants"]["passed"] for row in rows if row["level"]] == [True, True]
-    first, second = (shelf.load_masks(mask_key(level)) for level in (1, 2))
-    assert are_nested(second, first)
-    assert all(int(mask.sum()) == num_to_keep(0.5, mask.numel()) for mask in first.values())
-    # By another route: the masks of the pruner at the trained weights.
-    model = dense.network()
-    model.load_state_dict(needed.load_tensors("final"))
-    split = dense.dataset().train
-    prune = PRUNERS[name].on(model, split, prunus.seeds.derive_seed(0, "criterion", 1))
-    seed = prunus.seeds.derive_seed(0, "ties", 1)
-    hand = prune(prunable_weights(model), dict.fromkeys(first, 0.5), SCOPES["layer"], seed=seed).masks
-    assert all(torch.equal(first[key], hand[key]) for key in first)
-
-
-def carried_out(spec, *needed, shelf=None):
-    shelf = InMemoryArtifacts() if shelf is None else shelf
-    spec.run(shelf, dict(zip(spec.dependencies(), needed, strict=True)))
-    return shelf
 
 
 @pytest.mark.parametrize("name", PRUNERS)

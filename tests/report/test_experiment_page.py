@@ -230,7 +230,7 @@ def template(network: str, size: str) -> TicketSpec:
 def wanted(template: TicketSpec, size: str, replicates: Any) -> Any:
     return [
         ({"curve": name, "replicate": seed},
-         replace(template, criterion=name, dense=replace(template.dense, replicate=seed)))
+         replace(template, criterion=name, baseline=replace(template.baseline, replicate=seed)))
         for seed in replicates
         for name in ("large_final", "small_final")
     ]  # fmt: skip
@@ -274,7 +274,7 @@ def put(
             folder = store.open(one, "inline")
             if folder is None:
                 continue
-            for level in [0] if one.kind == "dense" else range(1, spec.rounds + 1):
+            for level in [0] if one.kind == "baseline" else range(1, spec.rounds + 1):
                 seed = label["replicate"]
                 pruned = label["curve"] == "small_final" and one.kind == "ticket"
                 below = pruned * (9 * level + (seed - 1) / 32)
@@ -436,7 +436,7 @@ def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -
         found = []
         for label, spec in wanted(template, size, replicates):
             for draw in range(3 if label["curve"] == "small_final" else 1):
-                found.append(({**label, "draw": draw}, replace(spec, draw=draw)))
+                found.append(({**label, "draw": draw}, replace(spec, redraw=draw)))
         return found
 
     store, laboratory = Store(tmp_path / "store"), replace(TINY, wanted=draws)
@@ -447,7 +447,7 @@ def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -
             folder = store.open(one, "inline")
             if folder is not None:
                 value = 8.0 * label["replicate"] + (label["draw"] - 1 if one.kind == "ticket" else 0)
-                for level in [0] if one.kind == "dense" else (1, 2):
+                for level in [0] if one.kind == "baseline" else (1, 2):
                     numbers = dict.fromkeys((ACCURACY, "final_test_accuracy"), value)
                     folder.append_row({"level": level, "density": 0.5**level, **numbers})
                 store.finish(folder, {})

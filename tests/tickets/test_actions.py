@@ -44,9 +44,9 @@ def random_masks(densities: dict[str, float], seed: int, within: MaskDict | None
     for name, shape in SHAPES.items():
         scores = torch.rand(shape, generator=make_generator(seed, "mask", name))
         scores = scores if within is None else scores - 2 * ~within[name]
-        kept = int(densities[name] * scores.numel() + 0.5)
+        kept_weights = int(densities[name] * scores.numel() + 0.5)
         masks[name] = torch.zeros(scores.numel(), dtype=torch.bool)
-        masks[name][scores.flatten().argsort(descending=True)[:kept]] = True
+        masks[name][scores.flatten().argsort(descending=True)[:kept_weights]] = True
         masks[name] = masks[name].reshape(shape)
     return masks
 
@@ -59,7 +59,9 @@ def make_history(later: bool = True) -> WeightHistory:
     rewind = {
         name: w + 0.01 * n for (name, w), n in zip(original.items(), normal(0, "early").values(), strict=True)
     }
-    masks = random_masks(dict.fromkeys(SHAPES, 0.95), 5) if later else random_masks(dict.fromkeys(SHAPES, 1.0), 5)
+    masks = (
+        random_masks(dict.fromkeys(SHAPES, 0.95), 5) if later else random_masks(dict.fromkeys(SHAPES, 1.0), 5)
+    )
     start = {n: w.clone() for n, w in (normal(0, "start") if later else rewind).items()}
     final = {
         name: 1.1 * w + moved
@@ -69,8 +71,10 @@ def make_history(later: bool = True) -> WeightHistory:
         weight.view(-1)[::11] = start[name].view(-1)[::11]
         final[name] = torch.where(masks[name], weight, start[name])
         start[name].view(-1)[5:25] = 0.0
-    drawn = {seed: normal(seed, "fresh", mean=0.03) for seed in (0, 1)}
-    return WeightHistory(original, rewind, start, final, masks, drawn.__getitem__, normal(0, "supermask"))
+    redrawn_weights = {seed: normal(seed, "fresh", mean=0.03) for seed in (0, 1)}
+    return WeightHistory(
+        original, rewind, start, final, masks, redrawn_weights.__getitem__, normal(0, "supermask")
+    )
 
 
 def copy(history: WeightHistory) -> dict[str, Params]:
@@ -106,7 +110,11 @@ def test_mask1_action_is_pure_and_its_invariants_hold(name, densities, later):
     masks = random_masks(
         {n: d if d in (0, 1) and not later else d * 0.95 for n, d in densities.items()}, 1, history.masks
     )
-    before, masks_before, state = copy(history), {n: m.clone() for n, m in masks.items()}, torch.get_rng_state()
+    before, masks_before, state = (
+        copy(history),
+        {n: m.clone() for n, m in masks.items()},
+        torch.get_rng_state(),
+    )
     fresh = {n: t.clone() for n, t in history.redraw(0).items()}
     start = action.values(history, masks, 0)
     checks = action.invariants(history, masks, start)
@@ -133,15 +141,19 @@ def test_mask0_action_is_pure_and_its_invariants_hold(name, densities, later):
     masks = random_masks(
         {n: d if d in (0, 1) and not later else d * 0.95 for n, d in densities.items()}, 1, history.masks
     )
-    kept = kept_values(masks)
-    before, kept_before, state = copy(history), {n: t.clone() for n, t in kept.items()}, torch.get_rng_state()
-    start = action.values(history, masks, kept, 0)
-    checks = action.invariants(history, masks, kept, start)
+    kept_weights = kept_values(masks)
+    before, kept_before, state = (
+        copy(history),
+        {n: t.clone() for n, t in kept_weights.items()},
+        torch.get_rng_state(),
+    )
+    start = action.values(history, masks, kept_weights, 0)
+    checks = action.invariants(history, masks, kept_weights, start)
     assert {n: t.shape for n, t in start.items()} == {n: t.shape for n, t in history.initial.items()}
     assert all(t.dtype == torch.float32 and torch.isfinite(t).all() for t in start.values())
-    assert not pointers(start) & pointers(kept, *(getattr(history, m) for m in before))
+    assert not pointers(start) & pointers(kept_weights, *(getattr(history, m) for m in before))
     assert all(equal(getattr(history, moment), params) for moment, params in before.items())
-    assert all(torch.equal(kept[n].nan_to_num(9), t.nan_to_num(9)) for n, t in kept_before.items())
+    assert all(torch.equal(kept_weights[n].nan_to_num(9), t.nan_to_num(9)) for n, t in kept_before.items())
     assert torch.equal(torch.get_rng_state(), state)
     assert checks
     assert all(type(holds) is bool for holds in checks.values())
@@ -173,19 +185,26 @@ def test_mask1_action_uses_pruned_places_only_if_it_uses_the_whole_layer(name):
         moment: {n: torch.where(masks[n], t, 0.5) for n, t in getattr(history, moment).items()}
         for moment in ("initial", "rewind", "start", "final")
     }
-    one, other = (MASK1_ACTIONS[name].values(p, masks, 0) for p in (history, replace(history, **scribbled)))
-    assert equal(kept_of(one, masks), kept_of(other, masks)) == (name not in WHOLE_LAYER)
-    unseen = {n: t.masked_fill(~masks[n], torch.nan) for n, t in one.items()}
-    assert MASK1_ACTIONS[name].invariants(history, masks, unseen) == MASK1_ACTIONS[name].invariants(history, masks, one)
+    original, other = (
+        MASK1_ACTIONS[name].values(p, masks, 0) for p in (history, replace(history, **scribbled))
+    )
+    assert equal(kept_of(original, masks), kept_of(other, masks)) == (name not in WHOLE_LAYER)
+    unseen = {n: t.masked_fill(~masks[n], torch.nan) for n, t in original.items()}
+    assert MASK1_ACTIONS[name].invariants(history, masks, unseen) == MASK1_ACTIONS[name].invariants(
+        history, masks, original
+    )
 
 
 @each_mask0
 def test_mask0_action_ignores_the_pruned_places_of_the_mask1_action(name):
     history, masks = make_history(), random_masks(DENSITIES["most kept"], 1, make_history().masks)
-    start, kept = mask0_values(MASK0_ACTIONS[name], history, masks), kept_of(kept_values(masks), masks)
+    start, kept_weights = (
+        mask0_values(MASK0_ACTIONS[name], history, masks),
+        kept_of(kept_values(masks), masks),
+    )
     for n, now in kept_of(start, masks).items():
-        zeros = (now == 0) & (kept[n] != 0)
-        assert torch.equal(now[~zeros], kept[n][~zeros])
+        zeros = (now == 0) & (kept_weights[n] != 0)
+        assert torch.equal(now[~zeros], kept_weights[n][~zeros])
         assert bool(zeros.any()) == (name == "freeze_init_zero_all")
 
 
@@ -229,7 +248,11 @@ def test_mask1_actions_equal_values_computed_by_hand():
     )
     mask = [True, True, False, True]
     assert mask1_values("rewind", history, mask) == [4.0, 5.0, 7.0]
-    assert mask1_values("finetune", history, mask) == mask1_values("rewind_learning_rate", history, mask) == [0.5, 1.5, 3.5]
+    assert (
+        mask1_values("finetune", history, mask)
+        == mask1_values("rewind_learning_rate", history, mask)
+        == [0.5, 1.5, 3.5]
+    )
     assert mask1_values("reinitialize", history, mask) == [-8.0, 9.0, 2.0]
     assert mask1_values("signed_reinitialize", history, mask) == [8.0, -9.0, -2.0]
     assert mask1_values("signed_reinitialize", history, [False, False, True, False]) == [0.0]
@@ -247,10 +270,19 @@ def test_mask1_actions_equal_values_computed_by_hand():
 
 def test_signed_constants_equal_values_computed_by_hand():
     """Mean 1, squares of distances 4 + 4 + 0 + 0 over four weights: the deviation of the population is √2."""
-    history, minus, plus = tiny_history([3.0, -1.0, 1.0, 1.0]), pytest.approx(-(2**0.5)), pytest.approx(2**0.5)
+    history, minus, plus = (
+        tiny_history([3.0, -1.0, 1.0, 1.0]),
+        pytest.approx(-(2**0.5)),
+        pytest.approx(2**0.5),
+    )
     assert mask1_values("signed_constant", history, [True, True, False, False]) == [plus, minus]
     assert sorted(mask1_values("random_signed_constant", history, [True] * 4)) == [minus, plus, plus, plus]
-    assert mask1_values("signed_constant", tiny_history([2.0, -2.0, 0.0, 0.0]), [True] * 4) == [plus, minus, 0.0, 0.0]
+    assert mask1_values("signed_constant", tiny_history([2.0, -2.0, 0.0, 0.0]), [True] * 4) == [
+        plus,
+        minus,
+        0.0,
+        0.0,
+    ]
 
 
 def test_actions_declare_other_tensors_learning_rate_and_freezing():
@@ -271,7 +303,9 @@ def test_reinitialize_is_the_redraw_of_the_seed():
 @pytest.mark.parametrize("name", [n for n in MASK1_ACTIONS if n.endswith("_rescaled")])
 def test_rescaled_action_multiplies_by_size_over_kept(name):
     history, masks = make_history(), random_masks({"a": 0.25, "b": 0.5, "c": 0.0}, 1, make_history().masks)
-    base, larger = (MASK1_ACTIONS[n].values(history, masks, 0) for n in (name.removesuffix("_rescaled"), name))
+    base, larger = (
+        MASK1_ACTIONS[n].values(history, masks, 0) for n in (name.removesuffix("_rescaled"), name)
+    )
     for layer, factor in {"a": 4, "b": 2, "c": 1}.items():
         assert torch.equal(larger[layer], base[layer] * factor)
 
@@ -296,16 +330,17 @@ def test_mask0_actions_equal_values_computed_by_hand(name):
         before=[True, True, True, True, True, False, True, True],
     )
     masks = {"w": torch.tensor([True, False, False, False, False, False, True, True])}
-    kept = {"w": torch.tensor([7.0, *[torch.nan] * 5, 8.0, 9.0])}
-    start = MASK0_ACTIONS[name].values(history, masks, kept, 0)
+    kept_weights = {"w": torch.tensor([7.0, *[torch.nan] * 5, 8.0, 9.0])}
+    start = MASK0_ACTIONS[name].values(history, masks, kept_weights, 0)
     assert start["w"].tolist() == FILLED[name]
-    assert all(MASK0_ACTIONS[name].invariants(history, masks, kept, start).values())
+    assert all(MASK0_ACTIONS[name].invariants(history, masks, kept_weights, start).values())
 
 
 def test_reshuffled_control_has_as_many_zeros_at_other_places():
     history, masks = make_history(), random_masks(DENSITIES["few kept"], 1, make_history().masks)
     control, variant = (
-        mask0_values(MASK0_ACTIONS[n], history, masks) for n in ("freeze_init_zero_reshuffled", "freeze_init_zero")
+        mask0_values(MASK0_ACTIONS[n], history, masks)
+        for n in ("freeze_init_zero_reshuffled", "freeze_init_zero")
     )
     for n in SHAPES:
         assert int((control[n] == 0).sum()) == int((variant[n] == 0).sum())
@@ -450,10 +485,12 @@ def defects_of_rescaled(name: str):
     def of_network(masks, n):
         return sum(m.numel() for m in masks.values()) / sum(int(m.sum()) for m in masks.values())
 
-    found = {"not rescaled": times(lambda m, n: 1.0), "by the whole network's density": times(of_network)}
-    found["by the density"] = times(lambda m, n: m[n].float().mean())
-    found["by the number of one kept weight more"] = times(lambda m, n: m[n].numel() / (int(m[n].sum()) + 1))
-    found["only one layer"] = lambda history, masks: {
+    defects = {"not rescaled": times(lambda m, n: 1.0), "by the whole network's density": times(of_network)}
+    defects["by the density"] = times(lambda m, n: m[n].float().mean())
+    defects["by the number of one kept weight more"] = times(
+        lambda m, n: m[n].numel() / (int(m[n].sum()) + 1)
+    )
+    defects["only one layer"] = lambda history, masks: {
         **MASK1_ACTIONS[name].values(history, masks, 0),
         "a": MASK1_ACTIONS[base].values(history, masks, 0)["a"],
     }
@@ -461,10 +498,10 @@ def defects_of_rescaled(name: str):
         return {"twice": times(lambda m, n: 2 * m[n].numel() / int(m[n].sum())), "zeroed": zeros}
     if base != "random_signed_constant":  # half a layer may have all its signs by chance
         for defect, make in DEFECTS1[base].items():
-            found[f"{defect}, rescaled"] = lambda history, masks, make=make: {
+            defects[f"{defect}, rescaled"] = lambda history, masks, make=make: {
                 n: w * (masks[n].numel() / int(masks[n].sum())) for n, w in make(history, masks).items()
             }
-    return found
+    return defects
 
 
 DEFECTS1 |= {name: defects_of_rescaled(name) for name in MASK1_ACTIONS if name.endswith("_rescaled")}
@@ -476,16 +513,18 @@ def test_invariants_of_a_mask1_action_detect_a_defect(name, defect):
     masks = random_masks(
         {"a": 0.6, "b": 0.5, "c": 0.7} if "rescaled" in name else DENSITIES["most kept"], 1, history.masks
     )
-    assert all(MASK1_ACTIONS[name].invariants(history, masks, MASK1_ACTIONS[name].values(history, masks, 0)).values())
+    assert all(
+        MASK1_ACTIONS[name].invariants(history, masks, MASK1_ACTIONS[name].values(history, masks, 0)).values()
+    )
     start = DEFECTS1[name][defect](history, masks)
     assert not all(MASK1_ACTIONS[name].invariants(history, masks, start).values())
 
 
 def patched(name: str, change):
     """The honest start of `name`, with one change: (start, history, masks, kept, layer) -> the layer."""
-    return lambda history, masks, kept: {
-        n: change(s, history, masks, kept, n)
-        for n, s in MASK0_ACTIONS[name].values(history, masks, kept, 0).items()
+    return lambda history, masks, kept_weights: {
+        n: change(s, history, masks, kept_weights, n)
+        for n, s in MASK0_ACTIONS[name].values(history, masks, kept_weights, 0).items()
     }
 
 
@@ -501,7 +540,9 @@ def one_of(places):
 
 def at(places, value):
     """A change: `value` where `places`, both (history, masks, layer) -> tensor."""
-    return lambda s, history, masks, kept, n: torch.where(places(history, masks, n), value(history, masks, n), s)
+    return lambda s, history, masks, kept_weights, n: torch.where(
+        places(history, masks, n), value(history, masks, n), s
+    )
 
 
 nothing = lambda p, m, n: torch.tensor(0.0)  # noqa: E731
@@ -514,13 +555,15 @@ zeroed = lambda p, m, n: new(p, m, n) & (p.start[n].abs() > p.final[n].abs())  #
 
 
 def values_of(name: str):
-    return lambda history, masks, kept: MASK0_ACTIONS[name].values(history, masks, kept, 0)
+    return lambda history, masks, kept_weights: MASK0_ACTIONS[name].values(history, masks, kept_weights, 0)
 
 
-def by_value(history, masks, kept):
+def by_value(history, masks, kept_weights):
     """Compares values where magnitudes are meant."""
     return {
-        n: torch.where(mask, kept[n], torch.where(history.start[n] > history.final[n], 0.0, history.start[n]))
+        n: torch.where(
+            mask, kept_weights[n], torch.where(history.start[n] > history.final[n], 0.0, history.start[n])
+        )
         for n, mask in masks.items()
     }
 
@@ -531,16 +574,18 @@ def common_defects(name: str):
         "pruned weights as trained": patched(name, at(pruned, trained)),
         "kept weights as trained": patched(name, at(lambda p, m, n: m[n], trained)),
         "kept weights zeroed": patched(name, at(lambda p, m, n: m[n], nothing)),
-        "the mask shifted": lambda history, masks, kept: MASK0_ACTIONS[name].values(
+        "the mask shifted": lambda history, masks, kept_weights: MASK0_ACTIONS[name].values(
             history,
             {n: m.flatten().roll(1).reshape(m.shape) for n, m in masks.items()},
-            {n: w.nan_to_num(0.0) for n, w in kept.items()},
+            {n: w.nan_to_num(0.0) for n, w in kept_weights.items()},
             0,
         ),
         "one kept weight lost": patched(
             name, lambda s, p, m, k, n: torch.where(one_of(m[n] & (s != 0)), 0.0, s)
         ),
-        "nothing done": lambda history, masks, kept: {n: torch.where(masks[n], kept[n], 0.1) for n in masks},
+        "nothing done": lambda history, masks, kept_weights: {
+            n: torch.where(masks[n], kept_weights[n], 0.1) for n in masks
+        },
     }
 
 
@@ -579,9 +624,9 @@ DEFECTS0 = {
     },
     "freeze_init_zero_all": {
         "kept weights not zeroed": values_of("freeze_init_zero"),
-        "a kept weight that started at 0 brought back": lambda history, masks, kept: {
-            n: torch.where(masks[n] & (history.start[n] == 0), kept[n], s)
-            for n, s in MASK0_ACTIONS["freeze_init_zero_all"].values(history, masks, kept, 0).items()
+        "a kept weight that started at 0 brought back": lambda history, masks, kept_weights: {
+            n: torch.where(masks[n] & (history.start[n] == 0), kept_weights[n], s)
+            for n, s in MASK0_ACTIONS["freeze_init_zero_all"].values(history, masks, kept_weights, 0).items()
         },
         "ties of kept weights zeroed": patched(
             "freeze_init_zero_all", at(lambda p, m, n: m[n] & (p.start[n] == p.final[n]), nothing)
@@ -600,9 +645,9 @@ DEFECTS0 = {
                 one_of(new(p, m, n) & (s == 0) & (p.start[n] != 0)), p.start[n], s
             ),
         ),
-        "another number": lambda history, masks, kept: MASK0_ACTIONS["freeze_init_zero_reshuffled"].values(
-            replace(history, start=history.final, final=history.start), masks, kept, 0
-        ),
+        "another number": lambda history, masks, kept_weights: MASK0_ACTIONS[
+            "freeze_init_zero_reshuffled"
+        ].values(replace(history, start=history.final, final=history.start), masks, kept_weights, 0),
     },
 }
 DEFECTS0 = {name: defects | common_defects(name) for name, defects in DEFECTS0.items()}
@@ -614,14 +659,14 @@ for variant in ("freeze_init_zero", "freeze_init_zero_reversed", "freeze_init_ze
 def test_invariants_of_a_mask0_action_detect_a_defect(name, defect):
     history = make_history()
     masks = random_masks(DENSITIES["few kept"], 1, history.masks)
-    kept = kept_values(masks)
+    kept_weights = kept_values(masks)
     assert all(
         MASK0_ACTIONS[name]
-        .invariants(history, masks, kept, MASK0_ACTIONS[name].values(history, masks, kept, 0))
+        .invariants(history, masks, kept_weights, MASK0_ACTIONS[name].values(history, masks, kept_weights, 0))
         .values()
     )
-    start = DEFECTS0[name][defect](history, masks, kept)
-    assert not all(MASK0_ACTIONS[name].invariants(history, masks, kept, start).values())
+    start = DEFECTS0[name][defect](history, masks, kept_weights)
+    assert not all(MASK0_ACTIONS[name].invariants(history, masks, kept_weights, start).values())
 
 
 @pytest.mark.parametrize("action", [*MASK1_ACTIONS.values(), *MASK0_ACTIONS.values()])

@@ -1,5 +1,6 @@
 """Tickets: starting states, counts, masks, resume, and invariant reports that pass and that fail."""
 
+import pickle
 import re
 import sys
 import warnings
@@ -21,23 +22,27 @@ from prunus.errors import (
 )
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.masks import are_nested
+from prunus.pruning.methods import METHODS, sample_examples
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import SCOPES, Layer
+from prunus.registry import import_object
 from prunus.runs.directory import RunDirectory
 from prunus.runs.spec import run_id
+from prunus.seeds import derive_seed
+from prunus.tickets import ticket as ticket_module
 from prunus.tickets.baseline import BaselineSpec, load_saved_state, masks_name
 from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.tickets.supermask import Bernoulli, Signed
+from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.tickets.ticket import REWINDING, PruningRates, TicketSpec
 from prunus.training import Masks, Recipe, evaluate, train
 from prunus.training.constraints import Constraint
 from prunus.training.state import TrainingState
 from prunus.types import Dataset, mask_density
-
 from tests.helpers import tickets
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
@@ -82,28 +87,30 @@ def done(spec, *needed, change=lambda training: training, directory=None) -> Run
 def trained(spec: BaselineSpec | LearnedSupermaskSpec = DENSE) -> RunDirectory:
     """The dense training, or the learning of a mask, carried out once."""
     if run_id(spec) not in DIRECTORIES:
-        DIRECTORIES[run_id(spec)] = done(spec, *(trained(one) for one in spec.dependencies().values()))
+        DIRECTORIES[run_id(spec)] = done(
+            spec, *(trained(dependency) for dependency in spec.dependencies().values())
+        )
     return DIRECTORIES[run_id(spec)]
 
 
 def trainings_of(spec, *needed) -> list[Training]:
     """The trainings of a run, in order, with what they started from."""
-    found = []
+    trainings = []
 
     def note(training):
-        found.append(training)
+        trainings.append(training)
         return training
 
     done(spec, *needed, change=note)
-    return found
+    return trainings
 
 
 def equal(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def at(tensors, masks, kept=True):
-    return {name: tensors[name][mask if kept else ~mask] for name, mask in masks.items()}
+def at(tensors, masks, num_kept=True):
+    return {name: tensors[name][mask if num_kept else ~mask] for name, mask in masks.items()}
 
 
 def rest(model, masks):
@@ -129,7 +136,7 @@ def test_invariants_hold_for_every_combination_of_actions(mask1, mask0):
     spec = TicketSpec(DENSE, rounds=2, pruning_rates=PruningRates(0.4), mask1=mask1, mask0=mask0)
     if mask1 == "supermask":
         spec = replace(spec, rounds=1, masks_from=LEARNED)
-    directory = done(spec, *(trained(one) for one in spec.dependencies().values()))
+    directory = done(spec, *(trained(dependency) for dependency in spec.dependencies().values()))
     assert [row["level"] for row in directory.rows()] == list(range(1, spec.rounds + 1))
     for row in directory.rows():
         assert row["invariants"]["passed"], row["invariants"]
@@ -150,11 +157,17 @@ def test_masks_are_checked_to_be_nested_only_if_selected_within_earlier_ones():
         "of iterative": TicketSpec(DENSE, rounds=2, masks_from=iterative),
         "of one-shot": TicketSpec(DENSE, rounds=2, masks_from=single),
     }.items():
-        directory = done(spec, *(done(one, trained()) if one != DENSE else trained() for one in spec.dependencies().values()))
+        directory = done(
+            spec,
+            *(
+                done(other, trained()) if other != DENSE else trained()
+                for other in spec.dependencies().values()
+            ),
+        )
         nested = are_nested(masks_at(directory, 2), masks_at(directory, 1))
         checks = [row["invariants"]["checks"] for row in directory.rows()]
         assert all(row["invariants"]["passed"] for row in directory.rows())
-        said[name] = (nested, *("the masks are nested" in one for one in checks))
+        said[name] = (nested, *("the masks are nested" in statements for statements in checks))
     assert said == {
         "iterative": (True, True, True),
         "one-shot": (False, False, False),
@@ -228,16 +241,18 @@ def test_supermask_action_starts_from_the_network_of_the_supermask():
 
 def test_densities_from_a_learned_mask_keeps_as_many_weights_of_every_layer():
     spec = TicketSpec(DENSE, rounds=1, densities_from=LEARNED)
-    directory, wanted = done(spec, trained(), trained(LEARNED)), masks_at(trained(LEARNED), 1)
-    kept = masks_at(directory, 1)
-    assert {n: int(m.sum()) for n, m in kept.items()} == {n: int(m.sum()) for n, m in wanted.items()}
-    assert len({mask_density({n: m}) for n, m in kept.items()}) == len(kept)
-    assert not equal(kept, wanted)
-    final = {name: trained().load_tensors("final")[name].abs() for name in kept}
-    assert equal(kept, Layer().select(final, {name: mask_density({name: mask}) for name, mask in wanted.items()}))
+    directory, expected = done(spec, trained(), trained(LEARNED)), masks_at(trained(LEARNED), 1)
+    num_kept = masks_at(directory, 1)
+    assert {n: int(m.sum()) for n, m in num_kept.items()} == {n: int(m.sum()) for n, m in expected.items()}
+    assert len({mask_density({n: m}) for n, m in num_kept.items()}) == len(num_kept)
+    assert not equal(num_kept, expected)
+    final = {name: trained().load_tensors("final")[name].abs() for name in num_kept}
+    assert equal(
+        num_kept, Layer().select(final, {name: mask_density({name: mask}) for name, mask in expected.items()})
+    )
     assert directory.rows()[0]["invariants"]["passed"]
     control = TicketSpec(DENSE, rounds=1, mask1="reinitialize", masks_from=spec)
-    assert equal(masks_at(done(control, trained(), directory), 1), kept)
+    assert equal(masks_at(done(control, trained(), directory), 1), num_kept)
 
 
 def test_levels_have_one_identity_in_any_order():
@@ -255,7 +270,9 @@ def test_fine_tuning_warns_when_the_last_learning_rate_vanishes(lr_schedule, sta
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NoEffectWarning)
         done(TicketSpec(dense, rounds=1, mask1="finetune"), trained(dense))
-    assert [bool(re.search("weights hardly move", str(one.message))) for one in caught] == [True] * stands
+    assert [bool(re.search("weights hardly move", str(warning.message))) for warning in caught] == [
+        True
+    ] * stands
 
 
 @pytest.mark.parametrize("model", ["mlp", "normed"])
@@ -272,7 +289,7 @@ def test_weights_are_rewound_in_every_round(model, schedule, step):
         masks, start = masks_at(directory, level), training.observer.start
         assert start.step == step
         assert equal(at(start.model, masks), at(point.model, masks))
-        assert not any(tensor.any() for tensor in at(start.model, masks, kept=False).values())
+        assert not any(tensor.any() for tensor in at(start.model, masks, num_kept=False).values())
         assert equal(rest(start.model, masks), rest(point.model, masks))
         assert equal(start.optimizer, point.optimizer)
         assert bool(point.optimizer) == (step > 0)
@@ -329,7 +346,9 @@ def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
     network = dense.make_network()
     names = list(prunable_weights(network))
     assert all(name.endswith("weight") and network.get_parameter(name).dim() > 1 for name in names)
-    directory = done(TicketSpec(dense, rounds=4, schedule=schedule, scope=scope, pruning_rates=rates), trained(dense))
+    directory = done(
+        TicketSpec(dense, rounds=4, schedule=schedule, scope=scope, pruning_rates=rates), trained(dense)
+    )
     rate = {
         **{name: getattr(rates, kind) for name, kind in layer_kinds(network).items()},
         names[-1]: rates.output,
@@ -337,17 +356,19 @@ def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
     sizes = {name: network.get_parameter(name).numel() for name in names}
     for level in range(1, 5):
         masks = masks_at(directory, level)
-        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        num_kept = {name: int(mask.sum()) for name, mask in masks.items()}
         assert list(masks) == names
         if scope == "layer":
-            assert kept == {name: num_to_keep((1 - rate[name]) ** level, sizes[name]) for name in names}
+            assert num_kept == {name: num_to_keep((1 - rate[name]) ** level, sizes[name]) for name in names}
         else:
-            assert sum(kept.values()) == num_to_keep(0.7**level, sum(sizes.values()))
+            assert sum(num_kept.values()) == num_to_keep(0.7**level, sum(sizes.values()))
         assert directory.rows()[level - 1]["density"] == mask_density(masks)
     zeros = {
-        name: int((tensor == 0).sum()) for name, tensor in directory.load_tensors("final").items() if "running" not in name
+        name: int((tensor == 0).sum())
+        for name, tensor in directory.load_tensors("final").items()
+        if "running" not in name
     }
-    assert zeros == {name: sizes[name] - kept[name] if name in names else 0 for name in zeros}
+    assert zeros == {name: sizes[name] - num_kept[name] if name in names else 0 for name in zeros}
 
 
 @pytest.mark.parametrize(
@@ -373,8 +394,26 @@ def test_density_that_a_pattern_cannot_reach_is_refused_before_training():
         spec.cost()
     assert replace(spec, schedule="one_shot", levels=(1,)).cost()
     assert replace(spec, rounds=1).trained_levels == (1,)
-    taken = replace(spec, masks_from=TicketSpec(DENSE, rounds=2))
-    assert taken.trained_levels == (1, 2), "whose masks are taken is asked, not who takes them"
+    with_other_masks = replace(spec, masks_from=TicketSpec(DENSE, rounds=2))
+    assert with_other_masks.trained_levels == (1, 2), "whose masks are taken is asked, not who takes them"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ticket_uses_the_masks_of_a_pruning_method_at_the_trained_weights(name):
+    baseline = replace(DENSE, model="small:normed")
+    ticket = TicketSpec(baseline, criterion=name, rounds=2, pruning_rates=PruningRates(0.5, 0.5, 0.5))
+    directory = done(ticket, trained(baseline))
+    assert [row["invariants"]["passed"] for row in directory.rows()] == [True, True]
+    first, second = masks_at(directory, 1), masks_at(directory, 2)
+    assert are_nested(second, first)
+    assert all(int(mask.sum()) == num_to_keep(0.5, mask.numel()) for mask in first.values())
+    model, method = baseline.make_network(), METHODS[name]
+    model.load_state_dict(trained(baseline).load_tensors("final"))
+    seeds = derive_seed(0, "criterion", 1), derive_seed(0, "ties", 1)
+    examples = sample_examples(baseline.load_data().train, method.num_examples, seeds[0])
+    densities = dict.fromkeys(first, 0.5)
+    expected = method.prune(model, prunable_weights(model), densities, Layer(), examples, seeds=seeds)
+    assert equal(first, expected.masks)
 
 
 @pytest.mark.parametrize("criterion", ["large_final", "random", "movement", "snip"])
@@ -492,9 +531,12 @@ def test_pruned_weights_under_train_start_at_zero_and_move():
     spec = TicketSpec(DENSE, rounds=2, mask0="train")
     trainings, directory = trainings_of(spec, trained()), done(spec, trained())
     for level, training in enumerate(trainings, start=1):
-        holes = at(training.observer.start.model, masks_at(directory, level), kept=False)
-        assert not any(values.any() for values in holes.values())
-    assert all(values.any() for values in at(directory.load_tensors("final"), masks_at(directory, 2), kept=False).values())
+        pruned_weights = at(training.observer.start.model, masks_at(directory, level), num_kept=False)
+        assert not any(values.any() for values in pruned_weights.values())
+    assert all(
+        values.any()
+        for values in at(directory.load_tensors("final"), masks_at(directory, 2), num_kept=False).values()
+    )
     assert are_nested(masks_at(directory, 2), masks_at(directory, 1))
 
 
@@ -507,11 +549,11 @@ def test_user_criterion_and_actions_are_used(step):
     masks, start = masks_at(directory, 2), trainings[1].observer.start.model
     assert not masks["1.weight"][:, 0].any()
     assert masks["1.weight"][:, -1].all()
-    assert equal(
-        at(start, masks), at({n: load_saved_state(trained(), 0).model[n] / 2 for n in masks}, masks)
-    )
+    assert equal(at(start, masks), at({n: load_saved_state(trained(), 0).model[n] / 2 for n in masks}, masks))
     for tensors in (start, directory.load_tensors("final")):
-        assert all((values == torch.tensor(0.01)).all() for values in at(tensors, masks, kept=False).values())
+        assert all(
+            (values == torch.tensor(0.01)).all() for values in at(tensors, masks, num_kept=False).values()
+        )
     assert all(row["invariants"]["passed"] for row in directory.rows())
     assert "mask-1: kept weights are half of what they were" in directory.rows()[0]["invariants"]["checks"]
     late = done(replace(spec, rewind_step=step), trained())
@@ -585,6 +627,34 @@ def test_invalid_baseline_is_refused(dense, said):
             TicketSpec(dense).cost()
 
 
+def test_specs_are_pickled_without_resolved_values_and_keep_their_identity():
+    spec = TicketSpec(DENSE, rounds=2, mask1="permute_rescaled", masks_from=TicketSpec(DENSE, rounds=2))
+    identity = run_id(spec)
+    spec.check()
+    copy = pickle.loads(pickle.dumps(spec))
+    assert copy == spec
+    assert vars(copy).keys() >= {"_run_id", "rounds"}
+    assert "mask1_action" not in vars(copy)
+    assert run_id(copy) == identity
+    assert copy.trained_levels == (1, 2)
+
+
+def test_ticket_resolves_its_names_once(monkeypatch):
+    spec, resolved = TicketSpec(DENSE, rounds=2), []
+    original = ticket_module.pruning_method
+    monkeypatch.setattr(ticket_module, "pruning_method", lambda name: resolved.append(name) or original(name))
+    done(spec, trained())
+    spec.cost()
+    assert resolved == ["large_final"]
+
+
+@pytest.mark.parametrize(
+    "kind", [BaselineSpec, TicketSpec, InstabilitySpec, LearnedSupermaskSpec, CriterionSupermaskSpec]
+)
+def test_procedure_of_every_spec_can_be_imported(kind):
+    assert callable(import_object(kind.procedure))
+
+
 class Killed(BaseException):
     """What no procedure catches."""
 
@@ -635,7 +705,7 @@ PROCEDURES = {
 def test_procedure_killed_between_any_two_writes_and_resumed_gives_the_same_results(name):
     spec = PROCEDURES[name]
     needed = [trained(dependency) for dependency in spec.dependencies().values()]
-    whole = done(spec, *needed)
+    uninterrupted = done(spec, *needed)
     for num_writes in range(1000):
         directory = tickets.new_directory(Fragile, num_writes)
         try:
@@ -645,13 +715,13 @@ def test_procedure_killed_between_any_two_writes_and_resumed_gives_the_same_resu
             done(spec, *needed, directory=directory)
         else:
             break
-        assert rows(directory) == rows(whole)
-        assert directory.curve() == whole.curve()
-        masks = {name for name in tensor_names(whole) if name.startswith("masks")}
-        assert tensor_names(directory) == tensor_names(whole)
-        assert all(equal(directory.load_masks(name), whole.load_masks(name)) for name in masks)
-        others = tensor_names(whole) - masks
-        assert all(equal(directory.load_tensors(name), whole.load_tensors(name)) for name in others)
+        assert rows(directory) == rows(uninterrupted)
+        assert directory.curve() == uninterrupted.curve()
+        masks = {name for name in tensor_names(uninterrupted) if name.startswith("masks")}
+        assert tensor_names(directory) == tensor_names(uninterrupted)
+        assert all(equal(directory.load_masks(name), uninterrupted.load_masks(name)) for name in masks)
+        others = tensor_names(uninterrupted) - masks
+        assert all(equal(directory.load_tensors(name), uninterrupted.load_tensors(name)) for name in others)
     assert 4 <= num_writes < 1000
 
 
@@ -734,7 +804,10 @@ MEDDLED = {
         starting(optimizer=lambda state: {key: value * 2 for key, value in state.optimizer.items()}),
         "the optimizer state is rewound",
     ),
-    "it starts later": (starting(step=lambda state: state.step + 1), "the start of the training was observed"),
+    "it starts later": (
+        starting(step=lambda state: state.step + 1),
+        "the start of the training was observed",
+    ),
 }
 
 
@@ -787,7 +860,10 @@ def test_instability_trains_two_copies_and_evaluates_the_line_between_them(ticke
     needed = [trained()] + ([done(ticket, trained())] if ticket else [])
     spec = InstabilitySpec(DENSE, 5, ticket=ticket, level=2 if ticket else 0, points=5)
     trainings, directory = trainings_of(spec, *needed), done(spec, *needed)
-    state, ends = load_saved_state(trained(), 5), [directory.load_tensors("copy-1"), directory.load_tensors("copy-2")]
+    state, ends = (
+        load_saved_state(trained(), 5),
+        [directory.load_tensors("copy-1"), directory.load_tensors("copy-2")],
+    )
     masks = masks_at(needed[1], 2) if ticket else {}
     for training in trainings:
         assert training.start.step == 5
@@ -795,7 +871,7 @@ def test_instability_trains_two_copies_and_evaluates_the_line_between_them(ticke
         assert equal(at(training.start.model, masks), at(state.model, masks))
         assert equal(training.start.optimizer, state.optimizer)
     for end in ends:
-        assert not any(values.any() for values in at(end, masks, kept=False).values())
+        assert not any(values.any() for values in at(end, masks, num_kept=False).values())
     assert not equal(*ends)
     model, test = DENSE.make_network(), DENSE.load_data().test
     for row in directory.rows():

@@ -96,8 +96,8 @@ class SupermaskConstraint:
         for name in weights:
             if not parameters[name].requires_grad:
                 raise ModelError(
-                    f"Expected requires_grad = True for {name!r}, over which a mask is learned, got False; a gradient is "
-                    "needed to train the scores."
+                    f"Expected requires_grad = True for {name!r}, over which a mask is learned, got False; the scores "
+                    "are trained with its gradient."
                 )
         with_gaps = [name for name in weights if not is_dense_in_memory(parameters[name])]
         if with_gaps:
@@ -106,10 +106,12 @@ class SupermaskConstraint:
                 "overlaps; make it a parameter of its own, nn.Parameter(weight.detach().contiguous())."
             )
         self.weights = {
-            name: torch.empty_like(parameters[name]).detach().copy_(weight) for name, weight in weights.items()
+            name: torch.empty_like(parameters[name]).detach().copy_(weight)
+            for name, weight in weights.items()
         }
         self.layers = {
-            name: kind.layer(weight, derive_seed(seed, "supermask", name)) for name, weight in self.weights.items()
+            name: kind.layer(weight, derive_seed(seed, "supermask", name))
+            for name, weight in self.weights.items()
         }
         self.draws = 0
         """Number of masks drawn; the next mask depends on it and on the scores only."""
@@ -171,7 +173,9 @@ class SupermaskConstraint:
         The factor is that of this step, one positive number for each layer.
         """
         return sum(
-            int(torch.count_nonzero(~_allowed(self.model.get_parameter(name).detach(), weight, layer.factors)))
+            int(
+                torch.count_nonzero(~_allowed(self.model.get_parameter(name).detach(), weight, layer.factors))
+            )
             for (name, weight), layer in zip(self.weights.items(), self.layers.values(), strict=True)
         )
 

@@ -100,11 +100,11 @@ def score_criterion_masks(
     make_weights = lookup("kind of weights", WEIGHT_INITS, spec.weights)
     seed = derive_seed(ticket.baseline.replicate, "supermask-weights")
     weights = make_weights(clone_tensors(prunable_weights(model)), spec.multiplier, seed).values
-    others = {name: tensor.to(spec.device) for name, tensor in baseline.initial.items() if name not in weights}
+    others = {
+        name: tensor.to(spec.device) for name, tensor in baseline.initial.items() if name not in weights
+    }
     for level in (0, *ticket.trained_levels):
-        masks, checks = all_kept(weights), {}
-        if level:
-            masks, checks = _masks_at(spec, level, needed)
+        masks, checks = _masks_at(spec, level, needed) if level else (all_kept(weights), {})
         model.load_state_dict({**model.state_dict(), **apply_masks(weights, masks)})
         row = {"level": level, "density": mask_density(masks), **final_accuracies(model, data)}
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
@@ -118,7 +118,7 @@ def _masks_at(
 ) -> tuple[MaskDict, dict[str, bool]]:
     """Return the masks of a level, on the device of the weights, and the check of their counts if selected here."""
     if spec.needs_ticket:
-        masks, checks = needed["ticket"].load_masks(masks_name(level)), {}
+        masks, checks = needed["ticket"].load_masks(masks_name(level)), dict[str, bool]()
     else:
         baseline = Baseline.load(needed["baseline"], spec.ticket.rewind_step)
         dense = Round.dense(baseline, list(prunable_weights(spec.ticket.baseline.make_network())))

@@ -34,7 +34,7 @@ class Bernoulli:
     Source: Zhou et al. 2019, section 5 (learned supermasks, dynamic weight rescaling), with the rules of the authors'
     code. Its score is the mean over 10 samples. Ramanujan et al. 2020 call it sample-based sparsification.
 
-    Differences: Probabilities have 16 bits, so they are exact within 2^-17. A layer whose sample is empty is not rescaled.
+    Differences: Probabilities have 16 bits and are exact within 2^-17. A layer whose sample is empty is not rescaled.
     """
 
     kind: ClassVar[str] = "bernoulli"
@@ -90,7 +90,9 @@ class BernoulliLayer:
         through_scale = 0.0
         if self.rescale and self.num_ones:
             through_scale = float(torch.dot(flat_view(upstream), flat_view(effective))) / self.num_ones
-        for outer, weight, derivatives, gradient in aligned_chunks(upstream, self.weight, self.derivatives, out):
+        for outer, weight, derivatives, gradient in aligned_chunks(
+            upstream, self.weight, self.derivatives, out
+        ):
             torch.mul(outer, weight, out=gradient)
             if self.rescale:
                 gradient.mul_(self.scale).sub_(through_scale)
@@ -99,7 +101,9 @@ class BernoulliLayer:
     def most_likely(self) -> Tensor:
         """Return the factors of the mask that keeps weights with a probability above 1/2."""
         factors = (self.scores.detach() > 0).to(self.factors.dtype)
-        return factors.mul_(_rescaling(int(torch.count_nonzero(factors)), factors)) if self.rescale else factors
+        return (
+            factors.mul_(_rescaling(int(torch.count_nonzero(factors)), factors)) if self.rescale else factors
+        )
 
 
 def _rescaling(num_ones: int, mask: Tensor) -> float:
@@ -214,7 +218,9 @@ class Signed:
     def layer(self, weight: Tensor, seed: int) -> "SignedLayer":
         """Return the mask of a tensor."""
         self.check()
-        return SignedLayer(uniform_scores(weight, sqrt(6 / sum(fan_in_fan_out(weight))), seed), weight, self.threshold)
+        return SignedLayer(
+            uniform_scores(weight, sqrt(6 / sum(fan_in_fan_out(weight))), seed), weight, self.threshold
+        )
 
 
 class SignedLayer:

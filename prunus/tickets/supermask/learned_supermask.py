@@ -134,15 +134,15 @@ class LearnedSupermaskSpec:
                 raise SpecError(f"Expected {name} of at least 1, got {count}.")
         if self.recipe.patience is not None:
             raise SpecError(
-                f"Expected recipe.patience = None, got {self.recipe.patience}; a mask is scored at the end of training."
+                f"Expected recipe.patience = None, got {self.recipe.patience}; a mask is scored at the end."
             )
         if not 0 < self.multiplier < inf:
             raise SpecError(f"Expected a positive, finite multiplier, got {self.multiplier}.")
         self.mask.check()
         if self.scaled_fan and self.mask.density is None:
             raise SpecError(
-                f"Expected a kind of mask with a known density for scaled_fan, got {self.mask.kind}, which has no density "
-                "before it is learned."
+                f"Expected a kind of mask with a known density for scaled_fan, got {self.mask.kind}, which has no "
+                "density before it is learned."
             )
         lookup("kind of weights", WEIGHT_INITS, self.weights)
 
@@ -153,7 +153,7 @@ def learn_supermask(
     needed: Mapping[str, RunDirectory],
     report_steps: StepReport | None = None,
 ) -> Row:
-    """Train the scores of a mask; save them, the most likely mask, and the network under it (Zhou et al. 2019, section 5).
+    """Train the scores of a mask; save them, the most likely mask, and the network (Zhou et al. 2019, section 5).
 
     Args:
         spec: The settings.
@@ -169,7 +169,7 @@ def learn_supermask(
     """
     spec.check()
     if not directory.rows():
-        began, model, data = time.perf_counter(), spec.baseline.make_network(), spec.baseline.load_data()
+        started, model, data = time.perf_counter(), spec.baseline.make_network(), spec.baseline.load_data()
         initial = Baseline.load(needed["baseline"]).initial
         model.load_state_dict(initial)
         fixed = spec.fixed_weights(clone_tensors(prunable_weights(model)))
@@ -188,7 +188,7 @@ def learn_supermask(
             "most_likely_density": mask_density(masks),
             **{f"most_likely_{key}": accuracy for key, accuracy in final_accuracies(model, data).items()},
             "invariants": _check_learned(spec, constraint, model, initial, factors, monitor).to_json(),
-            "seconds": round(time.perf_counter() - began, 2),
+            "seconds": round(time.perf_counter() - started, 2),
         }
         _save(directory, constraint, model, fixed, factors)
         directory.append_curve(monitor.curve_rows(LEVEL))
@@ -256,7 +256,9 @@ def _check_learned(
     nonzero = {name: factor[factor != 0].abs() for name, factor in factors.items()}
     checks = {
         "the weights under the mask are as at the start": tensors_equal(weights, fixed),
-        "all other tensors are as initialized": all(torch.equal(state[name], initial[name]) for name in others),
+        "all other tensors are as initialized": all(
+            torch.equal(state[name], initial[name]) for name in others
+        ),
         "each layer has one factor": all(bool((factor == factor[:1]).all()) for factor in nonzero.values()),
         "the evaluated weights are weight x mask x factor": all(
             bool((state[name] == fixed[name] * factor).all()) for name, factor in factors.items()

@@ -2,8 +2,8 @@
 
     u = (v + 1/2) / 2^16, with v the 16-bit integers of NumPy's SFC64, seeded by (seed, index)
 
-Each 64-bit word gives four numbers. u < p holds with probability round(2^16 p) / 2^16, within 2^-17 of p. A draw depends
-on (seed, index) only, so the stream has no state to save, and the numbers do not depend on the device of the weights.
+Each 64-bit word gives four numbers. u < p holds with probability round(2^16 p) / 2^16, within 2^-17 of p. A draw
+depends on (seed, index) only, so the stream has no state to save, and the numbers do not depend on the device.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,10 @@
-"""A sweep of one-shot tickets as a careful script has it, without prunus: the peer of `tickets`.
+"""A sweep of one-shot tickets in plain PyTorch, without prunus: the peer of the benchmark `tickets`.
 
-    python benchmarks/plain_lottery.py DATA.npz EPOCHS WORKERS
+    python benchmarks/baseline_script.py DATA.npz EPOCHS WORKERS
 
-A Dataset that makes a tensor of a picture, a DataLoader, Adam, the mask multiplied in after every step, an evaluation
-of the validation split every 100 steps, one run after the other, torch's own number of threads. Prints JSON.
+A Dataset that converts an image to a tensor, a DataLoader, Adam, weights multiplied by the mask after every step, an
+evaluation of the validation split every 100 steps, one run after the other, PyTorch's default number of threads. Prints
+JSON.
 """
 
 import json
@@ -23,20 +24,20 @@ except ImportError:
 REPLICATES, DENSITY, EVERY = 2, (0.8**11, 0.8**11, 0.9**11), 100
 
 
-class Pictures(Dataset):
-    """As torchvision's MNIST: a PIL image of the stored bytes, then a float tensor, then normalized."""
+class Images(Dataset):
+    """Like torchvision's MNIST: a PIL image of the stored bytes, then a float tensor, then normalized."""
 
-    def __init__(self, pictures: np.ndarray, labels: np.ndarray) -> None:
-        self.pictures, self.labels = pictures, labels
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        picture = self.pictures[index]
+        image = self.images[index]
         if Image is not None:
-            picture = np.array(Image.fromarray(picture))
-        tensor = torch.from_numpy(picture).unsqueeze(0).float() / 255
+            image = np.array(Image.fromarray(image))
+        tensor = torch.from_numpy(image).unsqueeze(0).float() / 255
         return (tensor - 0.1307) / 0.3081, int(self.labels[index])
 
 
@@ -77,10 +78,10 @@ def copy(model: LeNet) -> dict[str, torch.Tensor]:
 def train(
     model: LeNet, loaders: dict[str, DataLoader], epochs: int, masks: list[torch.Tensor] | None = None
 ) -> int:
-    """Train; evaluate along the way, and the test split at the best point and at the end. Returns the steps."""
+    """Train with evaluations; evaluate the test split at the best step and at the end. Return the number of steps."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1.2e-3)
     criterion = nn.CrossEntropyLoss()
-    step, best, kept = 0, evaluate(model, loaders["validation"])[0], copy(model)
+    step, best, best_state = 0, evaluate(model, loaders["validation"])[0], copy(model)
     for _ in range(epochs):
         for inputs, labels in loaders["train"]:
             optimizer.zero_grad()
@@ -94,32 +95,32 @@ def train(
             if step % EVERY == 0:
                 loss, _ = evaluate(model, loaders["validation"])
                 if loss < best:
-                    best, kept = loss, copy(model)
+                    best, best_state = loss, copy(model)
     evaluate(model, loaders["test"])
     final = copy(model)
-    model.load_state_dict(kept)
+    model.load_state_dict(best_state)
     evaluate(model, loaders["test"])
     model.load_state_dict(final)
     return step
 
 
 def masks_from(model: LeNet, criterion: str) -> list[torch.Tensor]:
-    found = []
+    masks = []
     for layer, density in zip(layers(model), DENSITY, strict=True):
         weight = layer.weight.detach()
         score = {"large_final": weight.abs(), "small_final": -weight.abs(), "random": torch.rand_like(weight)}
         keep = score[criterion].flatten().topk(round(density * weight.numel())).indices
         mask = torch.zeros(weight.numel())
         mask[keep] = 1
-        found.append(mask.view_as(weight))
-    return found
+        masks.append(mask.view_as(weight))
+    return masks
 
 
 def main(path: str, epochs: int, workers: int) -> None:
     data = np.load(path)
     more = {"num_workers": workers, "persistent_workers": workers > 0}
     splits = {
-        name: Pictures(data[f"{name}_pictures"], data[f"{name}_labels"])
+        name: Images(data[f"{name}_images"], data[f"{name}_labels"])
         for name in ("train", "validation", "test")
     }
     loaders = {
@@ -132,11 +133,11 @@ def main(path: str, epochs: int, workers: int) -> None:
         torch.manual_seed(replicate)
         model = LeNet()
         initial = copy(model)
-        began = time.perf_counter()
+        started = time.perf_counter()
         steps += train(model, loaders, epochs)
-        seconds["dense"] += time.perf_counter() - began
+        seconds["dense"] += time.perf_counter() - started
         final = copy(model)
-        began = time.perf_counter()
+        started = time.perf_counter()
         for criterion in ("large_final", "small_final", "random"):
             model.load_state_dict(final)
             masks = masks_from(model, criterion)
@@ -145,7 +146,7 @@ def main(path: str, epochs: int, workers: int) -> None:
                 for layer, mask in zip(layers(model), masks, strict=True):
                     layer.weight.mul_(mask)
             steps += train(model, loaders, epochs, masks)
-        seconds["tickets"] += time.perf_counter() - began
+        seconds["tickets"] += time.perf_counter() - started
     cpu = time.process_time()
     print(
         json.dumps(

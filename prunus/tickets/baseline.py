@@ -172,6 +172,29 @@ class BaselineSpec:
         check_recipe(self.recipe)
 
 
+class BaselineRun:
+    """What the specs of all runs that start from a baseline have in common."""
+
+    baseline: BaselineSpec
+
+    @property
+    def device(self) -> str:
+        """The device of the computation."""
+        return self.baseline.device
+
+    def dependencies(self) -> dict[str, Any]:
+        """Return the specs of the runs that this run reads, by role: the baseline."""
+        return {"baseline": self.baseline}
+
+    def code_references(self) -> tuple[str, ...]:
+        """Return the references to the user's functions that this run calls beside those of its dependencies."""
+        return ()
+
+    def pace(self) -> float:
+        """Measure the seconds of one training step on this machine."""
+        return self.baseline.pace()
+
+
 @dataclass(frozen=True)
 class Baseline:
     """The results of a finished baseline that tickets use."""

@@ -16,6 +16,7 @@ from prunus.pruning.masks import apply_masks
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.baseline import (
+    BaselineRun,
     BaselineSpec,
     Row,
     StepReport,
@@ -34,7 +35,7 @@ STABLE_BELOW = 2.0
 
 
 @dataclass(frozen=True)
-class InstabilitySpec:
+class InstabilitySpec(BaselineRun):
     """Two trainings from one state of a baseline, and the errors on the line between their ends."""
 
     kind: ClassVar[str] = "instability"
@@ -52,26 +53,13 @@ class InstabilitySpec:
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: the baseline, and the ticket with the masks."""
-        return {"baseline": self.baseline, **({} if self.ticket is None else {"ticket": self.ticket})}
-
-    def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's functions that only this run calls: none."""
-        return ()
+        return super().dependencies() | ({} if self.ticket is None else {"ticket": self.ticket})
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the training steps of both copies. Raises as `check` does."""
         self.check()
         unit, steps = self.baseline.cost()
         return unit, len(COPIES) * (steps - self.step)
-
-    def pace(self) -> float:
-        """Measure the seconds of one training step on this machine."""
-        return self.baseline.pace()
-
-    @property
-    def device(self) -> str:
-        """The device of the computation."""
-        return self.baseline.device
 
     def check(self) -> None:
         """Validate the settings. Raises SpecError if they contradict each other."""

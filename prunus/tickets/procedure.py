@@ -75,15 +75,9 @@ def run_ticket(
             recipe=ticket.recipe,
             report_steps=report_steps,
         )
+        actions = ticket.mask1_action, ticket.mask0_action
         report = check_round(
-            ticket.mask1_action,
-            ticket.mask0_action,
-            history,
-            selection,
-            kept_weights,
-            baseline.rewind,
-            previous.final,
-            monitor,
+            *actions, history, selection, kept_weights, baseline.rewind, previous.final, monitor
         )
         row = {
             "level": level,
@@ -154,21 +148,16 @@ def _prune(
     at_start = ticket.scored_weights == "initialization"
     model.load_state_dict(previous.start if at_start else previous.final)
     weights = clone_tensors(copies.start if at_start else copies.final)
-    if not isinstance(method, CriterionMethod):  # the actions set the weights of a ticket, not the method
+    if not isinstance(method, CriterionMethod):
         examples = sample_examples(train, method.num_examples, seed)
-        seeds = seed, ties_seed
+        seeds = seed, ties_seed  # the masks alone: the actions set the weights of a ticket
         return method.prune(model, weights, density, scope, examples, within=copies.masks, seeds=seeds).masks
     generator = make_generator(replicate, "probe")  # the same examples in every round
     indices = torch.randperm(len(train), generator=generator)[: ticket.num_scoring_examples]
     examples = Split(train.inputs[indices], train.labels[indices])
+    requires = method.criterion.requires
     statistics = collect(
-        model,
-        weights,
-        method.criterion.requires,
-        examples,
-        initial=copies.start,
-        masks=copies.masks,
-        seed=seed,
+        model, weights, requires, examples, initial=copies.start, masks=copies.masks, seed=seed
     )
     return scope.select(method.criterion(statistics), density, history.masks, ties_seed)
 

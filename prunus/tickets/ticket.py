@@ -18,7 +18,7 @@ from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import Scope, Shapes, parse_scope, shapes_of
 from prunus.registry import import_object, lookup
 from prunus.tickets.actions import Mask0Action, Mask1Action
-from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.baseline import BaselineRun, BaselineSpec
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
@@ -43,7 +43,7 @@ class PruningRates:
 
 
 @dataclass(frozen=True)
-class TicketSpec:
+class TicketSpec(BaselineRun):
     """All levels of one replicate's ticket: the baseline is pruned and trained again, round after round."""
 
     kind: ClassVar[str] = "ticket"
@@ -92,7 +92,7 @@ class TicketSpec:
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: the baseline, and where the masks or densities are from."""
         others = {"masks": self.masks_from, "densities": self.densities_from}
-        return {"baseline": self.baseline, **{key: spec for key, spec in others.items() if spec is not None}}
+        return super().dependencies() | {role: spec for role, spec in others.items() if spec is not None}
 
     def code_references(self) -> tuple[str, ...]:
         """Return the references to the user's functions that a ticket calls; the baseline has its own."""
@@ -102,15 +102,6 @@ class TicketSpec:
         """Return the unit, and the number of training steps of all levels. Raises as `check` does."""
         unit, steps = self.baseline.cost()
         return unit, (steps - self.rewind_step) * len(self.trained_levels)
-
-    def pace(self) -> float:
-        """Measure the seconds of one training step on this machine."""
-        return self.baseline.pace()
-
-    @property
-    def device(self) -> str:
-        """The device of the computation."""
-        return self.baseline.device
 
     @property
     def is_iterative(self) -> bool:

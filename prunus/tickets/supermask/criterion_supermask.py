@@ -17,7 +17,7 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.tickets.baseline import Baseline, Row, StepReport, masks_name
+from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, Row, StepReport, masks_name
 from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport, count_kept
 from prunus.tickets.monitor import tensors_equal
 from prunus.tickets.procedure import select_masks, weight_history
@@ -33,7 +33,7 @@ EVALUATION_COST = 10.0
 
 
 @dataclass(frozen=True)
-class CriterionSupermaskSpec:
+class CriterionSupermaskSpec(BaselineRun):
     """The masks of a ticket's levels over untrained weights. Only what the masks need is trained."""
 
     kind: ClassVar[str] = "criterion_supermask"
@@ -46,10 +46,14 @@ class CriterionSupermaskSpec:
     multiplier: float = 1.0
     """Factor of the weights."""
 
+    @property
+    def baseline(self) -> BaselineSpec:  # type: ignore[override]
+        """The baseline of the ticket."""
+        return self.ticket.baseline
+
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: the baseline, and the ticket if it must be trained."""
-        baseline = {"baseline": self.ticket.baseline}
-        return {**baseline, "ticket": self.ticket} if self.needs_ticket else baseline
+        return super().dependencies() | ({"ticket": self.ticket} if self.needs_ticket else {})
 
     def code_references(self) -> tuple[str, ...]:
         """Return the references to the user's functions that this run calls."""
@@ -58,15 +62,6 @@ class CriterionSupermaskSpec:
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the evaluations as training steps. Raises as `TicketSpec.check` does."""
         return self.ticket.baseline.cost()[0], EVALUATION_COST * (1 + len(self.ticket.trained_levels))
-
-    def pace(self) -> float:
-        """Measure the seconds of one training step on this machine."""
-        return self.ticket.pace()
-
-    @property
-    def device(self) -> str:
-        """The device of the computation."""
-        return self.ticket.device
 
     @property
     def needs_ticket(self) -> bool:

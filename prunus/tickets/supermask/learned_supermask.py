@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from math import inf, sqrt
 from statistics import mean, stdev
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.baseline import (
     Baseline,
+    BaselineRun,
     BaselineSpec,
     Row,
     StepReport,
@@ -54,7 +55,7 @@ PUBLISHED = Recipe(
 
 
 @dataclass(frozen=True)
-class LearnedSupermaskSpec:
+class LearnedSupermaskSpec(BaselineRun):
     """A mask learned over the untrained network of a baseline; the weights are never trained."""
 
     kind: ClassVar[str] = "supermask"
@@ -74,14 +75,6 @@ class LearnedSupermaskSpec:
     samples: int = 10
     """Number of masks drawn for the final score, for kinds that draw masks."""
 
-    def dependencies(self) -> dict[str, Any]:
-        """Return the specs of the runs that this run reads: the baseline, for its initialization."""
-        return {"baseline": self.baseline}
-
-    def code_references(self) -> tuple[str, ...]:
-        """Return the references to the user's functions that only this run calls: none."""
-        return ()
-
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the number of training steps. Raises as `check` does."""
         self.check()
@@ -94,11 +87,6 @@ class LearnedSupermaskSpec:
         constraint = self.make_constraint(model, self.fixed_weights(clone_tensors(prunable_weights(model))))
         constraint.apply()
         return time_step(Trainer(model, self.recipe, constraint), self.baseline.load_data())
-
-    @property
-    def device(self) -> str:
-        """The device of the computation."""
-        return self.baseline.device
 
     @property
     def trained_levels(self) -> tuple[int, ...]:

@@ -142,4 +142,6 @@ def check_nonzero(derivatives: Mapping[str, Tensor], masks: MaskDict, what: str)
 
 def uninformative_error(what: str) -> StatisticsError:
     """The error for a layer about which the examples contain no information, for the reason `what`."""
-    return StatisticsError(f"{what}, so that its weights cannot be scored; pass other examples, or exclude that name.")
+    return StatisticsError(
+        f"{what}, so that its weights cannot be scored; pass other examples, or exclude that name."
+    )

@@ -210,8 +210,8 @@ def _letter(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
     if letter == "f":
         if node.op == "call_module":
             flatten = modules[str(node.target)]
-            dims = (flatten.start_dim, flatten.end_dim)
-            return "f" if dims == (1, -1) else None
+            assert isinstance(flatten, nn.Flatten)
+            return "f" if (flatten.start_dim, flatten.end_dim) == (1, -1) else None
         if (node.args[1:], dict(node.kwargs)) not in (((1,), {}), ((), {"start_dim": 1})):
             return None
     return letter
@@ -236,9 +236,7 @@ def _is_connected(pair: LayerPair, modules: dict[str, nn.Module]) -> bool:
     outputs, inputs = weight_of(first).shape[0], weight_of(second).shape[1]
     fits = inputs % outputs == 0 if kinds == "conv-linear" else inputs == outputs
     norms_fit = all(modules[name].num_features == outputs for name in pair.norms(modules))
-    return (
-        kinds in PATTERNS and re.fullmatch(PATTERNS[kinds], letters) is not None and fits and norms_fit
-    )
+    return kinds in PATTERNS and re.fullmatch(PATTERNS[kinds], letters) is not None and fits and norms_fit
 
 
 # --- chain ------------------------------------------------------------------------------------------------------

@@ -120,7 +120,9 @@ def why_zeros_may_not_hold(module: nn.Module) -> str | None:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         return f"the forward of {kind} could not be tried on a single input ({why})"
     if int(responses.max()) > 1:
-        return f"the forward of {kind} multiplies with other values than its weight, in which zeros are not zero"
+        return (
+            f"the forward of {kind} multiplies with other values than its weight, in which zeros are not zero"
+        )
     return None
 
 
@@ -138,10 +140,10 @@ def has_forward_of_torch(module: nn.Module) -> bool:
 
 
 def _responses_of_one_weight(module: nn.Module) -> Tensor:
-    """The number of tried inputs that each output value depends on, where each output has one nonzero weight; [O, ...].
+    """The number of tried inputs that each output depends on, where each output has one nonzero weight; [O, ...].
 
-    The inputs are zero except at one position: in the first channel of each group at some neighboring positions, then in
-    the second channel.
+    The inputs are zero except at one position: in the first channel of each group at some neighboring positions, then
+    in the second channel.
     """
     weight, groups = module.get_parameter("weight"), getattr(module, "groups", 1)
     transposed = getattr(module, "transposed", False)
@@ -157,7 +159,10 @@ def _responses_of_one_weight(module: nn.Module) -> Tensor:
     size = [4 * span + 1 for span in spans]
     positions = [tuple(length // 2 for length in size)]
     if kernel:
-        positions += [(*positions[0][:-1], positions[0][-1] + shift) for shift in range(1, min(spans[-1], MAX_POSITIONS))]
+        positions += [
+            (*positions[0][:-1], positions[0][-1] + shift)
+            for shift in range(1, min(spans[-1], MAX_POSITIONS))
+        ]
     inputs_tried = weight.new_zeros(len(positions) + 1 + (inputs > 1), groups, inputs, *size)
     for example, position in zip(inputs_tried, positions, strict=False):
         example[(slice(None), 0, *position)] = 1.0

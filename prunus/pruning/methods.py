@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from prunus.errors import StatisticsError
 from prunus.pruning.calibration_checks import check_is_tensor
@@ -25,9 +24,9 @@ from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs import (
     ExactObs,
+    Examine,
     Fisher,
     FullObs,
-    Loss,
     Obd,
     PruneResult,
     PruningMethod,
@@ -36,12 +35,11 @@ from prunus.pruning.obs import (
     intermediate_densities,
     prune_in_steps,
 )
-from prunus.pruning.obs.method import Forward, require_examples
-from prunus.pruning.scopes import Scope
+from prunus.pruning.obs.method import PruneTask
 from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.registry import import_object, lookup
 from prunus.seeds import make_generator
-from prunus.types import Density, MaskDict, Params, Progress, Scores, Split, Statistics
+from prunus.types import MaskDict, Params, Scores, ScoringBatch, Split, Statistics
 
 __all__ = [
     "METHODS",
@@ -87,9 +85,8 @@ class CriterionMethod(PruningMethod):
     Raises:
         StatisticsError: A number out of range, or several steps for a criterion that uses weights alone.
 
-    >>> from prunus.pruning.scopes import Layer
     >>> weights = {"weight": torch.tensor([[3.0, -1.0]])}
-    >>> CriterionMethod(CRITERIA["magnitude"]).prune(nn.Linear(2, 1), weights, 0.5, Layer(), None).weights
+    >>> CriterionMethod(CRITERIA["magnitude"]).prune(torch.nn.Linear(2, 1), weights, 0.5, "layer").weights
     {'weight': tensor([[3., 0.]])}
     """
 
@@ -114,44 +111,35 @@ class CriterionMethod(PruningMethod):
         """Whether the criterion uses gradients."""
         return any(self.criterion is CRITERIA[name] for name in GRADIENT_CRITERIA)
 
-    def prune(
-        self,
-        model: nn.Module,
-        weights: Params,
-        density: Density,
-        scope: Scope,
-        calibration: Split | None,
-        *,
-        initial: Params | None = None,
-        within: MaskDict | None = None,
-        seeds: tuple[int, int] = (0, 0),
-        forward: Forward | None = None,
-        loss: str | Loss | None = None,
-        progress: Progress | None = None,
-    ) -> PruneResult:
-        """As `PruningMethod.prune`; criteria of gradients score the weights as they are, without `initial`."""
-        batch = None
-        if self.needs_examples:
-            examples = require_examples(calibration, self.summary)
-            batch = make_scoring_batch(model, examples.inputs, examples.labels)
+    def examiner(
+        self, *, seed: int = 0, initial: Params | None = None, batch: ScoringBatch | None = None
+    ) -> Examine:
+        """The function (weights, masks) -> CriterionState.
+
+        Args:
+            seed: Seed of a random criterion.
+            initial: The weights that training started from, for criteria that need them.
+            batch: A network and calibration examples, for criteria that use gradients.
+
+        Returns:
+            The function; it raises what the criterion raises.
+        """
 
         def examine(weights: Params, masks: MaskDict) -> CriterionState:
+            # Criteria of gradients score the weights as they are, where there are no initial ones.
             start = weights if initial is None and batch is not None else initial
-            statistics = Statistics(weights, seeds[0], initial=start, masks=masks, probe=batch)
+            statistics = Statistics(weights, seed, initial=start, masks=masks, probe=batch)
             return CriterionState(
                 weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
             )
 
-        return prune_in_steps(
-            examine,
-            weights,
-            density,
-            scope,
-            within=within,
-            seed=seeds[1],
-            num_steps=self.num_steps,
-            num_recomputations=self.num_steps,
-        )
+        return examine
+
+    def _examiner(self, task: PruneTask) -> Examine:
+        batch = None
+        if self.needs_examples:
+            batch = make_scoring_batch(task.model, task.examples.inputs, task.examples.labels)
+        return self.examiner(seed=task.seeds[0], initial=task.initial, batch=batch)
 
 
 METHODS: Mapping[str, PruningMethod] = {
@@ -214,7 +202,7 @@ def with_options(
     >>> with_options(METHODS["obs"], damping=0.5).damping
     0.5
     """
-    options = {"num_examples": num_examples, "damping": damping, "num_steps": num_steps}
+    options: dict[str, Any] = {"num_examples": num_examples, "damping": damping, "num_steps": num_steps}
     changed = {name: value for name, value in options.items() if value is not None}
     if "damping" in changed and "damping" not in {field.name for field in fields(method)}:
         with_damping = [name for name, known in METHODS.items() if hasattr(known, "damping")]

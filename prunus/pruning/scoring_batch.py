@@ -44,9 +44,10 @@ def make_scoring_batch(model: nn.Module, inputs: Tensor, labels: Tensor) -> Scor
         _check_weights(model, own, weights)
         dtype = next(iter(weights.values())).dtype
         rest = {name: _cast(tensor, dtype) for name, tensor in own.items() if name not in weights}
-        return run_forward(
+        output: Tensor = run_forward(
             model, _cast(asked, dtype), lambda x: functional_call(frozen, {**rest, **weights}, (x,))
         )
+        return output
 
     with torch.no_grad():
         # Two examples tell the classes; a label beyond them would be an index out of range, on a GPU a crash.

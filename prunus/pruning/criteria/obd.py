@@ -4,7 +4,7 @@
 
 Source: LeCun, Denker, Solla 1990, "Optimal Brain Damage", eq. 5, "saliency". It takes the weights to be at a minimum
 (no slope) and the Hessian to be diagonal. The diagonal is computed, in one of four ways that are chosen by name, by
-`prunus.pruning.second_order.DIAGONALS`.
+`prunus.pruning.obs.DIAGONALS`.
 A curvature that is negative, as away from a minimum, gives a negative score: such a weight goes first.
 """
 
@@ -24,7 +24,7 @@ def obd(evidence: Statistics) -> Scores:
     if evidence.curvature is None:
         raise StatisticsError(
             "The criterion 'obd' looks at the diagonal of the Hessian, and the evidence has none; pass "
-            "Evidence(weights, curvature=prunus.pruning.second_order.DIAGONALS['recursion'](objective))."
+            "Evidence(weights, curvature=prunus.pruning.obs.DIAGONALS['recursion'](objective))."
         )
     check_same_shapes(evidence, evidence.curvature, "curvature", "obd")
     check_nonzero(evidence.curvature, masks_or_ones(evidence, "obd"), "The curvature by")

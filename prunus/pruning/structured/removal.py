@@ -157,9 +157,7 @@ def _shrink(model: nn.Module, pair: LayerPair, masks: MaskDict, example: Tensor)
     )
 
 
-def _add_constants_to_bias(
-    model: nn.Module, pair: LayerPair, is_constant: Tensor, shape: torch.Size
-) -> bool:
+def _add_constants_to_bias(model: nn.Module, pair: LayerPair, is_constant: Tensor, shape: torch.Size) -> bool:
     """Add the outputs of constant neurons to the next bias; False, and no change, where they cannot be one."""
     first, second = model.get_submodule(pair.first), model.get_submodule(pair.second)
     bias = first.bias if isinstance(first.bias, Tensor) else weight_of(first).new_zeros(len(is_constant))

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
 from prunus.pruning.criteria import CRITERIA, gradient, grasp, snip, synflow
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import get_criterion
-from prunus.pruning.scopes import Global, Layer
+from prunus.pruning.scopes import Global
 from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.seeds import make_generator
 from prunus.types import Params, ScoringBatch, Split, Statistics
@@ -182,7 +182,7 @@ def test_integer_inputs_stay_integers_under_second_order_methods():
 
 
 def pruned_by(method, model, split, **patterns):
-    return get_criterion(method).on(model, split, 0)(prunable_weights(model, **patterns), 0.5, Layer())
+    return pruning_method(method).prune(model, prunable_weights(model, **patterns), 0.5, "layer", split)
 
 
 def test_weights_of_another_network_are_refused():

@@ -51,9 +51,9 @@ def registered_names() -> dict[str, dict[str, str]]:
     rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
         "models": (MODELS, _of_function),
         "data sets": (DATASETS, _of_card),
-        "criteria": (CRITERIA, _of_card),
+        "criteria": (CRITERIA, _of_function),
         "pruners": (METHODS, lambda method: method.summary),
-        "scopes": (SCOPES, _of_card),
+        "scopes": (SCOPES, lambda scope: _of_function(type(scope))),
         "schedules": (SCHEDULES, _of_card),
         "mask-1 actions": (MASK1_ACTIONS, lambda action: _of_card(action.values)),
         "mask-0 actions": (MASK0_ACTIONS, lambda action: _of_card(action.values)),

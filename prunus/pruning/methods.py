@@ -12,21 +12,24 @@ A method is a value, and `method.prune` is the one call that schedules with retr
 use the masks alone) and `prunus prune` make.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from prunus.errors import StatisticsError
 from prunus.pruning.calibration_checks import check_examples
-from prunus.pruning.criteria import CRITERIA, Criterion
+from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs import (
+    LOSSES,
     ExactObs,
     Examine,
     Fisher,
     FullObs,
+    Loss,
     Obd,
     PruneResult,
     PruningMethod,
@@ -35,11 +38,11 @@ from prunus.pruning.obs import (
     intermediate_densities,
     prune_in_steps,
 )
-from prunus.pruning.obs.method import PruneTask
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.obs.method import Forward, PruneTask
+from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.registry import import_object, lookup
 from prunus.seeds import make_generator
-from prunus.types import MaskDict, Params, Scores, ScoringBatch, Split, Statistics
+from prunus.types import MaskDict, Params, Scores, Split
 
 __all__ = [
     "METHODS",
@@ -52,9 +55,6 @@ __all__ = [
     "sample_examples",
     "with_options",
 ]
-
-GRADIENT_CRITERIA = ("snip", "gradient", "grasp", "synflow")
-"""Criteria that need calibration examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,7 @@ class CriterionMethod(PruningMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "criterion", as_criterion(self.criterion))
         if self.num_steps != 1 and not self.needs_examples:
             raise StatisticsError(
                 f"Expected 1 step, as {self.summary} uses weights alone, so that steps change nothing, got "
@@ -104,31 +105,49 @@ class CriterionMethod(PruningMethod):
     @property
     def summary(self) -> str:  # type: ignore[override]
         """The name of the criterion."""
-        return f"the criterion {getattr(self.criterion, '__name__', type(self.criterion).__name__)!r}"
+        return f"the criterion {self.criterion.name!r}"
 
     @property
     def needs_examples(self) -> bool:  # type: ignore[override]
-        """Whether the criterion uses gradients."""
-        return any(self.criterion is CRITERIA[name] for name in GRADIENT_CRITERIA)
+        """Whether the criterion requires statistics of calibration examples."""
+        return self.criterion.needs_examples
 
     def examiner(
-        self, *, seed: int = 0, initial: Params | None = None, batch: ScoringBatch | None = None
+        self,
+        model: nn.Module | None = None,
+        calibration: Split | None = None,
+        *,
+        seed: int = 0,
+        initial: Params | None = None,
+        forward: Forward | None = None,
+        loss: str | Loss | None = None,
     ) -> Examine:
-        """The function (weights, masks) -> CriterionState.
+        """The function (weights, masks) -> CriterionState; it collects the statistics at these weights.
 
         Args:
+            model: The network, for criteria that need examples.
+            calibration: The examples, all of which are used.
             seed: Seed of a random criterion.
             initial: The weights that training started from, for criteria that need them.
-            batch: A network and calibration examples, for criteria that use gradients.
+            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+            loss: A key of LOSSES or a Loss; None: cross-entropy.
 
         Returns:
-            The function; it raises what the criterion raises.
+            The function; it raises what `collect` and the criterion raise.
         """
 
         def examine(weights: Params, masks: MaskDict) -> CriterionState:
-            # Criteria of gradients score the weights as they are, where there are no initial ones.
-            start = weights if initial is None and batch is not None else initial
-            statistics = Statistics(weights, seed, initial=start, masks=masks, probe=batch)
+            statistics = collect(
+                nn.Identity() if model is None else model,
+                weights,
+                self.criterion.requires,
+                calibration,
+                initial=initial,
+                masks=masks,
+                forward=forward,
+                loss=loss_function(loss),
+                seed=seed,
+            )
             return CriterionState(
                 weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
             )
@@ -136,10 +155,22 @@ class CriterionMethod(PruningMethod):
         return examine
 
     def _examiner(self, task: PruneTask) -> Examine:
-        batch = None
-        if self.needs_examples:
-            batch = make_scoring_batch(task.model, task.examples.inputs, task.examples.labels)
-        return self.examiner(seed=task.seeds[0], initial=task.initial, batch=batch)
+        return self.examiner(
+            task.model,
+            task.examples if self.needs_examples else None,
+            seed=task.seeds[0],
+            initial=task.initial,
+            forward=task.forward,
+            loss=task.loss,
+        )
+
+
+def loss_function(loss: str | Loss | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The mean loss as a function of outputs and labels; None for cross-entropy."""
+    if loss is None or loss == "cross_entropy":
+        return None
+    per_example = loss if isinstance(loss, Loss) else lookup("loss", LOSSES, loss)
+    return lambda outputs, labels: per_example.value(outputs, labels).mean()
 
 
 METHODS: Mapping[str, PruningMethod] = {

@@ -14,10 +14,10 @@ from torch import nn
 
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning
-from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.methods import PruningMethod, pruning_method, sample_examples
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.pruning.statistics import Criterion
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Masks, Recipe, train

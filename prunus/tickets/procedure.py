@@ -20,7 +20,7 @@ from prunus.pruning.masks import all_kept
 from prunus.pruning.methods import CriterionMethod, PruningMethod, pruning_method, sample_examples
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.statistics import Criterion, Statistics, collect
 from prunus.registry import import_object, lookup
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import Mask0Action, Mask1Action, WeightHistory
@@ -39,7 +39,7 @@ from prunus.tickets.mask1 import MASK1_ACTIONS
 from prunus.training import Masks, Recipe
 from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.state import TrainingState, clone_tensors, strip_prefix
-from prunus.types import Density, MaskDict, Params, ScoringBatch, Statistics, mask_density
+from prunus.types import Density, MaskDict, Params, Split, mask_density
 
 if TYPE_CHECKING:
     from prunus.tickets.ticket import PruningRates, TicketSpec
@@ -147,14 +147,8 @@ class TicketRunner:
         given = past.apart()
         if not isinstance(self.criterion, CriterionMethod):
             return self.pruned(self.criterion, level, given, last, density), counts
-        evidence = Statistics(
-            given.final,
-            seed=derive_seed(self.seed, "criterion", level),
-            initial=given.start,
-            masks=given.masks,
-            probe=self._probe(),
-        )
-        scores = self.criterion.criterion(evidence)
+        criterion = self.criterion.criterion
+        scores = criterion(self._statistics(criterion, level, given, last))
         return self.select.select(scores, density, past.masks, derive_seed(self.seed, "ties", level)), counts
 
     def pruned(
@@ -233,19 +227,25 @@ class TicketRunner:
         learned = self.needed[1].get_masks(mask_key(level))
         return {name: mask_density({name: mask}) for name, mask in learned.items()}
 
-    def _probe(self) -> ScoringBatch:
-        """The network as this round's training started, and a batch drawn before it."""
-        data = self.spec.dense.dataset().train
-        draw = torch.randperm(len(data), generator=make_generator(self.seed, "probe"))[
-            : self.spec.num_scoring_examples
-        ]
-        chosen = draw.to(data.labels.device)
-        model: nn.Module = self.spec.dense.network()
+    def _statistics(self, criterion: Criterion, level: int, past: WeightHistory, last: Params) -> Statistics:
+        """What the criterion requires, at the weights before or after training, on examples drawn before the round."""
+        at_start = criterion.defined_at == "initialization"
         chained = self.spec.chained and self.written
-        model.load_state_dict(
-            strip_prefix("start/", self.shelf.get("last")) if chained else self.rewind.model
+        start = strip_prefix("start/", self.shelf.get("last")) if chained else self.rewind.model
+        model: nn.Module = self.spec.dense.network()
+        model.load_state_dict(start if at_start else last)
+        data = self.spec.dense.dataset().train
+        order = torch.randperm(len(data), generator=make_generator(self.seed, "probe"))
+        chosen = order[: self.spec.num_scoring_examples].to(data.labels.device)
+        return collect(
+            model.cpu(),
+            past.start if at_start else past.final,
+            criterion.requires,
+            Split(data.inputs[chosen].cpu(), data.labels[chosen].cpu()),
+            initial=past.start,
+            masks=past.masks,
+            seed=derive_seed(self.seed, "criterion", level),
         )
-        return make_scoring_batch(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
 
 
 def resolve_components(spec: "TicketSpec") -> tuple[PruningMethod, Scope, Mask1Action, Mask0Action]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 import prunus
 from prunus.cli.tensors import safetensors_bytes
-from prunus.pruning.methods import GRADIENT_CRITERIA, METHODS
+from prunus.pruning.methods import METHODS
 from prunus.training import Recipe, evaluate, train
 
 OWN = """
@@ -95,7 +95,7 @@ def run(called, monkeypatch, folder):
 
 
 OURS = ("prune", "prune_nets:net", "--weights=own.safetensors", "--data=prune_nets:few", "--examples=200")
-CRITERIA = ["magnitude", "random", *GRADIENT_CRITERIA, *(name for name in METHODS if name != "obd")]
+CRITERIA = ["magnitude", "random", "snip", "gradient", "grasp", "synflow", *(name for name in METHODS if name != "obd")]
 
 
 def own_model(folder, path):

@@ -6,8 +6,8 @@ import small
 import torch
 from torch import Tensor, nn
 
-from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.obs import Objective, PruneResult, SparseGpt, make_objective
+from prunus.pruning.prunable import prunable_weights
 from prunus.seeds import make_generator
 from prunus.types import Split
 

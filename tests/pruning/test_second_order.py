@@ -33,7 +33,8 @@ from prunus.pruning.obs.full_obs import MAX_WEIGHTS, gauss_newton_factors, inver
 from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
-from prunus.types import Params, Statistics
+from prunus.pruning.statistics import Statistics
+from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small
@@ -338,7 +339,7 @@ def test_it_walks_the_built_in_models_and_copies_nothing_back(name):
     shape = (3, 32, 32) if name.startswith("conv") else (1, 28, 28)
     asked = make_objective(model, prunable_weights(model), torch.rand(2, *shape), torch.tensor([1, 7]))
     scores = CRITERIA["obd"](
-        Statistics(prunable_weights(model), curvature=DIAGONALS["levenberg_marquardt"](asked))
+        Statistics(prunable_weights(model), hessian_diagonal=DIAGONALS["levenberg_marquardt"](asked))
     )
     assert all((score >= 0).all() and score.any() for score in scores.values())
     assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())

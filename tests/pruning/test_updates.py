@@ -14,7 +14,7 @@ import prunus
 from prunus.errors import ModelError, NonFiniteError, StatisticsError, UpdateRejectedWarning
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import all_kept, apply_masks
-from prunus.pruning.methods import GRADIENT_CRITERIA, METHODS, pruning_method, with_options
+from prunus.pruning.methods import METHODS, pruning_method, with_options
 from prunus.pruning.obs import (
     DIAGONALS,
     ExactObs,
@@ -32,8 +32,9 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.sensitivity import sensitivity
+from prunus.pruning.statistics import Statistics
 from prunus.seeds import make_generator
-from prunus.types import Split, Statistics
+from prunus.types import Split
 
 ROWS, COLUMNS = 8, 48
 
@@ -152,7 +153,7 @@ def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name,
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
-@pytest.mark.parametrize("name", [*METHODS, *GRADIENT_CRITERIA])
+@pytest.mark.parametrize("name", [*METHODS, "snip", "gradient", "grasp", "synflow"])
 def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
     model, split = network(), examples()
     weights = {n: -w.detach().abs() - 0.1 for n, w in prunable_weights(model).items()}

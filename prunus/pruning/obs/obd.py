@@ -9,15 +9,16 @@ diagonal from the statistics.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from prunus.pruning.criteria.obd import obd as saliency
+from prunus.pruning.criteria.gradients import obd
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs.diagonals import DIAGONALS
 from prunus.pruning.obs.method import LossMethod
 from prunus.pruning.obs.objective import Objective
 from prunus.pruning.obs.state import Examine, PruningState
+from prunus.pruning.statistics import Statistics
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
-from prunus.types import MaskDict, Params, Progress, Scores, Statistics
+from prunus.types import MaskDict, Params, Progress, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class ObdState(PruningState):
 
     def scores(self) -> Scores:
         """h w² / 2 of every remaining weight; 0 for the others."""
-        return saliency(Statistics(self.weights, masks=self.masks, curvature=self.hessian_diagonal))
+        return obd(Statistics(self.weights, masks=self.masks, hessian_diagonal=self.hessian_diagonal))
 
     def _prune_to(self, masks: MaskDict) -> "ObdState":
         scores = self.scores()

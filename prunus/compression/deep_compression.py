@@ -23,8 +23,8 @@ from prunus.data.validation import check_dataset
 from prunus.errors import DensityError, NoEffectWarning, NoPrunableWeightsError, QuantizationError
 from prunus.pruning.density import densities_by_name
 from prunus.pruning.masks import all_kept, check_finite
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights, skipped_parameters
-from prunus.pruning.pruners import get_criterion
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import parse_scope, shapes_of
@@ -221,7 +221,7 @@ def check_inputs(
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
         check_recipe(training)
-    get_criterion(recipe.criterion, recipe.scope)
+    pruning_method(recipe.criterion)
     check_start(recipe.start)
     bits = bits_of_each(bits_by_name(model, list(weights), recipe.bits), list(weights))
     planned_densities(recipe, weights)
@@ -343,7 +343,7 @@ def _prune(
         data,
         densities,
         [recipe.retrain] * (len(densities) - 1) + [recipe.settle],
-        criterion=get_criterion(recipe.criterion, recipe.scope),
+        criterion=recipe.criterion,
         scope=parse_scope(recipe.scope),
         within=within,
         seed=seed,

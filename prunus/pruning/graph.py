@@ -210,8 +210,8 @@ def _letter(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
     if letter == "f":
         if node.op == "call_module":
             flatten = modules[str(node.target)]
-            dims = (flatten.start_dim, flatten.end_dim)
-            return "f" if dims == (1, -1) else None
+            assert isinstance(flatten, nn.Flatten)
+            return "f" if (flatten.start_dim, flatten.end_dim) == (1, -1) else None
         if (node.args[1:], dict(node.kwargs)) not in (((1,), {}), ((), {"start_dim": 1})):
             return None
     return letter

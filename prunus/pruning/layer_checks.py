@@ -140,10 +140,10 @@ def has_forward_of_torch(module: nn.Module) -> bool:
 
 
 def _responses_of_one_weight(module: nn.Module) -> Tensor:
-    """The number of tried inputs that each output value depends on, where each output has one nonzero weight; [O, ...].
+    """The number of tried inputs that each output depends on, where each output has one nonzero weight; [O, ...].
 
-    The inputs are zero except at one position: in the first channel of each group at some neighboring positions, then in
-    the second channel.
+    The inputs are zero except at one position: in the first channel of each group at some neighboring positions, then
+    in the second channel.
     """
     weight, groups = module.get_parameter("weight"), getattr(module, "groups", 1)
     transposed = getattr(module, "transposed", False)

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import StatisticsError
-from prunus.pruning.calibration_checks import check_is_tensor
+from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs import (
     LOSSES,
     ExactObs,
+    Examine,
     Fisher,
     FullObs,
     Loss,
@@ -37,12 +38,11 @@ from prunus.pruning.obs import (
     intermediate_densities,
     prune_in_steps,
 )
-from prunus.pruning.obs.method import Forward, require_examples
-from prunus.pruning.scopes import Scope
+from prunus.pruning.obs.method import Forward, PruneTask
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.registry import import_object, lookup
 from prunus.seeds import make_generator
-from prunus.types import Density, MaskDict, Params, Progress, Scores, Split
+from prunus.types import MaskDict, Params, Scores, Split
 
 __all__ = [
     "METHODS",
@@ -85,9 +85,8 @@ class CriterionMethod(PruningMethod):
     Raises:
         StatisticsError: A number out of range, or several steps for a criterion that uses weights alone.
 
-    >>> from prunus.pruning.scopes import Layer
     >>> weights = {"weight": torch.tensor([[3.0, -1.0]])}
-    >>> CriterionMethod(CRITERIA["magnitude"]).prune(nn.Linear(2, 1), weights, 0.5, Layer(), None).weights
+    >>> CriterionMethod(CRITERIA["magnitude"]).prune(torch.nn.Linear(2, 1), weights, 0.5, "layer").weights
     {'weight': tensor([[3., 0.]])}
     """
 
@@ -113,49 +112,56 @@ class CriterionMethod(PruningMethod):
         """Whether the criterion requires statistics of calibration examples."""
         return self.criterion.needs_examples
 
-    def prune(
+    def examiner(
         self,
-        model: nn.Module,
-        weights: Params,
-        density: Density,
-        scope: Scope,
-        calibration: Split | None,
+        model: nn.Module | None = None,
+        calibration: Split | None = None,
         *,
+        seed: int = 0,
         initial: Params | None = None,
-        within: MaskDict | None = None,
-        seeds: tuple[int, int] = (0, 0),
         forward: Forward | None = None,
         loss: str | Loss | None = None,
-        progress: Progress | None = None,
-    ) -> PruneResult:
-        """As `PruningMethod.prune`; statistics are collected at the weights as they are, again before each step."""
-        examples = require_examples(calibration, self.summary) if self.needs_examples else None
+    ) -> Examine:
+        """The function (weights, masks) -> CriterionState; it collects the statistics at these weights.
+
+        Args:
+            model: The network, for criteria that need examples.
+            calibration: The examples, all of which are used.
+            seed: Seed of a random criterion.
+            initial: The weights that training started from, for criteria that need them.
+            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+            loss: A key of LOSSES or a Loss; None: cross-entropy.
+
+        Returns:
+            The function; it raises what `collect` and the criterion raise.
+        """
 
         def examine(weights: Params, masks: MaskDict) -> CriterionState:
             statistics = collect(
-                model,
+                nn.Identity() if model is None else model,
                 weights,
                 self.criterion.requires,
-                examples,
+                calibration,
                 initial=initial,
                 masks=masks,
                 forward=forward,
                 loss=loss_function(loss),
-                seed=seeds[0],
+                seed=seed,
             )
             return CriterionState(
                 weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
             )
 
-        return prune_in_steps(
-            examine,
-            weights,
-            density,
-            scope,
-            within=within,
-            seed=seeds[1],
-            num_steps=self.num_steps,
-            num_recomputations=self.num_steps,
+        return examine
+
+    def _examiner(self, task: PruneTask) -> Examine:
+        return self.examiner(
+            task.model,
+            task.examples if self.needs_examples else None,
+            seed=task.seeds[0],
+            initial=task.initial,
+            forward=task.forward,
+            loss=task.loss,
         )
 
 
@@ -227,7 +233,7 @@ def with_options(
     >>> with_options(METHODS["obs"], damping=0.5).damping
     0.5
     """
-    options = {"num_examples": num_examples, "damping": damping, "num_steps": num_steps}
+    options: dict[str, Any] = {"num_examples": num_examples, "damping": damping, "num_steps": num_steps}
     changed = {name: value for name, value in options.items() if value is not None}
     if "damping" in changed and "damping" not in {field.name for field in fields(method)}:
         with_damping = [name for name, known in METHODS.items() if hasattr(known, "damping")]
@@ -252,18 +258,7 @@ def sample_examples(split: Split, num_examples: int, seed: int) -> Split:
     Raises:
         StatisticsError: No example, or not one label per input.
     """
-    check_is_tensor(split.inputs)
-    check_is_tensor(split.labels, "calibration labels")
-    if not split.inputs.dim() or not split.labels.dim():
-        raise StatisticsError(
-            f"Expected calibration inputs [N, ...] with labels [N], got {list(split.inputs.shape)} with "
-            f"{list(split.labels.shape)}; add a dimension for the examples."
-        )
-    if len(split.inputs) != len(split.labels):
-        raise StatisticsError(
-            f"Expected one label for each calibration input, got {len(split.inputs)} inputs with {len(split.labels)} "
-            "labels."
-        )
+    check_examples(split)
     if num_examples < 1 or not len(split):
         raise StatisticsError(
             f"Expected at least one calibration example, got {num_examples} of {len(split)}."

@@ -12,6 +12,7 @@ ticket at the weights before or after training, as `Criterion.defined_at` says.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -57,10 +58,6 @@ class _NotCollected(dict[str, Tensor]):
         raise _missing_error(self.statistic, "this criterion")
 
 
-def _not_collected(statistic: str) -> Any:
-    return field(default_factory=lambda: _NotCollected(statistic))
-
-
 @dataclass(frozen=True)
 class Statistics:
     """What a criterion is given. Access to a statistic that was not collected is a StatisticsError."""
@@ -71,11 +68,11 @@ class Statistics:
     """For criteria that draw random numbers."""
     masks: MaskDict | None = None
     """The weights that earlier rounds kept; None: all."""
-    initial: Params = _not_collected("initial")
-    gradients: Params = _not_collected("gradients")
-    hessian_gradients: Params = _not_collected("hessian_gradients")
-    hessian_diagonal: Params = _not_collected("hessian_diagonal")
-    output_sum_gradients: Params = _not_collected("output_sum_gradients")
+    initial: Params = field(default_factory=partial(_NotCollected, "initial"))
+    gradients: Params = field(default_factory=partial(_NotCollected, "gradients"))
+    hessian_gradients: Params = field(default_factory=partial(_NotCollected, "hessian_gradients"))
+    hessian_diagonal: Params = field(default_factory=partial(_NotCollected, "hessian_diagonal"))
+    output_sum_gradients: Params = field(default_factory=partial(_NotCollected, "output_sum_gradients"))
 
     def __post_init__(self) -> None:
         for name in ("weights", *NAMES):
@@ -229,12 +226,8 @@ def collect(
             raise StatisticsError(
                 f"Expected calibration examples to collect {name!r} on, got none; pass some, such as the training split."
             )
-        check_is_tensor(calibration.inputs)
-        if not calibration.inputs.numel():
-            raise StatisticsError(
-                f"Expected at least one calibration example, got inputs {tuple(calibration.inputs.shape)}."
-            )
         passed = _Pass(model, weights, calibration, forward, loss)
+        passed.check()
         match name:
             case "gradients":
                 collected[name] = passed.gradients()
@@ -256,6 +249,31 @@ class _Pass:
     examples: Split
     forward: Forward | None
     loss: LossFunction | None
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Check the examples, and the outputs for the first two of them.
+
+        A label beyond the classes would be an index out of range, on a GPU a crash.
+        """
+        inputs, labels = self.examples.inputs, self.examples.labels
+        check_is_tensor(inputs)
+        check_is_tensor(labels, "calibration labels")
+        has_labels = labels.shape == inputs.shape[:1] and labels.dtype == torch.int64
+        if not inputs.numel() or not (has_labels or self.loss):
+            raise StatisticsError(
+                f"Expected at least one calibration example, with one label, torch.int64, for each, got inputs "
+                f"{tuple(inputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}."
+            )
+        output, _ = self._outputs(self.weights, inputs[:2])
+        if self.loss is not None:
+            return
+        shape, n, lowest, highest = tuple(output.shape), len(inputs[:2]), int(labels.min()), int(labels.max())
+        if len(shape) != 2 or shape[0] != n or lowest < 0 or highest >= shape[1]:
+            raise ModelError(
+                f"Expected {type(self.model).__name__} to return logits [{n}, C] for {n} inputs, with C above the "
+                f"labels from {lowest} to {highest}, got {shape}; pass a classifier of these labels."
+            )
 
     def gradients(self) -> Params:
         """dL/dw."""
@@ -298,24 +316,8 @@ class _Pass:
 
     def _loss(self) -> tuple[Tensor, Params]:
         """The mean loss, and the leaves that it can be differentiated by."""
-        labels = self.examples.labels
-        check_is_tensor(labels, "calibration labels")
         output, leaves = self._outputs(self.weights, self.examples.inputs)
-        if self.loss is not None:
-            return self.loss(output, labels), leaves
-        if labels.shape != self.examples.inputs.shape[:1] or labels.dtype != torch.int64:
-            raise StatisticsError(
-                f"Expected one label, torch.int64, for each calibration input, got {tuple(labels.shape)} of "
-                f"{labels.dtype} for inputs {tuple(self.examples.inputs.shape)}."
-            )
-        # A label beyond the classes would be an index out of range, on a GPU a crash.
-        shape, lowest, highest = tuple(output.shape), int(labels.min()), int(labels.max())
-        if len(shape) != 2 or shape[0] != len(labels) or lowest < 0 or highest >= shape[1]:
-            raise ModelError(
-                f"Expected {type(self.model).__name__} to return logits [{len(labels)}, C] for {len(labels)} inputs "
-                f"with labels from {lowest} to {highest}, got {shape}; pass a classifier of these labels."
-            )
-        return F.cross_entropy(output, labels), leaves
+        return (self.loss or F.cross_entropy)(output, self.examples.labels), leaves
 
     def _outputs(self, weights: Params, inputs: Tensor) -> tuple[Tensor, Params]:
         """The outputs of a copy of the model with these weights, in their dtype, and its parameters."""

@@ -21,10 +21,10 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.results import SIZES
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS
+from prunus.pruning.methods import METHODS
+from prunus.pruning.obs import DIAGONALS, LOSSES
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import DIAGONALS, LOSSES
 from prunus.runs.executors import EXECUTORS
 from prunus.seeded_tensors import GENERATORS
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
@@ -180,7 +180,6 @@ def test_codecs_know_nothing_of_torch(room):
 @pytest.mark.parametrize(
     ("folder", "table", "helpers"),
     [
-        ("pruning/criteria", CRITERIA, {"parts"}),
         ("pruning/schedules", SCHEDULES, {"progress"}),
     ],
 )
@@ -195,9 +194,9 @@ def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table,
         assert "Source:" in card, f"{module} has no source on its card"
 
 
-@pytest.mark.parametrize("name", SCOPES)
-def test_every_scope_names_its_source(name):
-    assert "Source:" in (type(SCOPES[name]).__doc__ or "")
+@pytest.mark.parametrize("variant", [*map(type, SCOPES.values()), *CRITERIA.values()])
+def test_every_scope_and_criterion_names_its_source(variant):
+    assert "Source:" in (variant.__doc__ or "")
 
 
 def test_everything_built_in_is_in_the_docs():
@@ -206,7 +205,7 @@ def test_everything_built_in_is_in_the_docs():
         MODELS,
         DATASETS,
         CRITERIA,
-        PRUNERS,
+        METHODS,
         DIAGONALS,
         LOSSES,
         SCOPES,
@@ -306,7 +305,7 @@ def test_completion_offers_exactly_the_built_in_names():
     tables = {
         "model": MODELS,
         "data set": DATASETS,
-        "criterion": {**CRITERIA, **GRADIENT_PRUNERS, **PRUNERS},
+        "criterion": {**CRITERIA, **METHODS},
         "scope": SCOPES,
         "recipe": prunus.COMPRESSION_RECIPES,
         "experiment": EXPERIMENTS,

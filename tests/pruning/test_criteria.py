@@ -59,9 +59,7 @@ def statistics(seed: int = 0, model: nn.Module | None = None, channels: int = 2)
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     diagonal = {name: torch.rand(weight.shape, generator=draw) for name, weight in weights.items()}
     requires = {"gradients", "hessian_gradients", "output_sum_gradients"}
-    stats = collect(
-        model, weights, requires, Split(inputs, labels), initial=initial, masks=masks, seed=seed
-    )
+    stats = collect(model, weights, requires, Split(inputs, labels), initial=initial, masks=masks, seed=seed)
     return replace(stats, hessian_diagonal=diagonal)
 
 
@@ -118,7 +116,9 @@ def test_a_criterion_names_a_statistic_that_is_missing_or_does_not_fit(name):
     tested(replace(bare, **needed))  # nothing else is used
     for required, tensors in needed.items():
         others = {other: value for other, value in needed.items() if other != required}
-        with pytest.raises(StatisticsError, match=f"Expected the statistic '{required}' for the criterion '{name}'"):
+        with pytest.raises(
+            StatisticsError, match=f"Expected the statistic '{required}' for the criterion '{name}'"
+        ):
             tested(replace(bare, **others))
         short = {n: t for n, t in tensors.items() if n != "0.weight"}
         turned = {n: t.mT if n == "6.weight" else t for n, t in tensors.items()}
@@ -135,7 +135,7 @@ def test_a_derivative_that_is_zero_for_a_whole_layer_is_refused(name):
     (required,) = CRITERIA[name].requires
     stats = statistics()
     zero = {n: torch.zeros_like(t) if n == "4.weight" else t for n, t in getattr(stats, required).items()}
-    with pytest.raises(StatisticsError, match="by '4.weight' is zero on all calibration examples"):
+    with pytest.raises(StatisticsError, match=r"by '4\.weight' is zero on all calibration examples"):
         CRITERIA[name](replace(stats, **{required: zero}))
     pruned = {n: mask & (n != "4.weight") for n, mask in stats.masks.items()}
     CRITERIA[name](replace(stats, masks=pruned, **{required: zero}))
@@ -145,7 +145,9 @@ def test_access_to_a_statistic_that_was_not_collected_is_an_error():
     def own(stats):
         return {name: stats.gradients[name] for name in stats.weights}
 
-    with pytest.raises(StatisticsError, match=r"'gradients' .*collect\(model, weights, {'gradients'}, calibration"):
+    with pytest.raises(
+        StatisticsError, match=r"'gradients' .*collect\(model, weights, {'gradients'}, calibration"
+    ):
         as_criterion(own)(Statistics({"a": torch.ones(2)}))
 
 
@@ -249,7 +251,9 @@ def test_random_depends_on_its_seed():
 
 def test_obd_is_half_the_hessian_diagonal_times_the_squared_weight():
     diagonal = {"a": torch.tensor([[0.0, 1.0, -4.0, 3.0]])}
-    scores = CRITERIA["obd"](Statistics({"a": torch.tensor([[5.0, -2.0, 1.0, 0.0]])}, hessian_diagonal=diagonal))
+    scores = CRITERIA["obd"](
+        Statistics({"a": torch.tensor([[5.0, -2.0, 1.0, 0.0]])}, hessian_diagonal=diagonal)
+    )
     assert scores["a"].tolist() == [[0, 2, -2, 0]]
 
 
@@ -304,7 +308,10 @@ def test_ranks_do_not_depend_on_pruned_weights(name):
         {n: torch.where(masks[n], w.detach(), 1e6 * w.detach()) for n, w in tensors.items()}
         for tensors in (stats.weights, stats.initial)
     ]
-    scores, same = CRITERIA[name](stats), CRITERIA[name](replace(stats, weights=changed[0], initial=changed[1]))
+    scores, same = (
+        CRITERIA[name](stats),
+        CRITERIA[name](replace(stats, weights=changed[0], initial=changed[1])),
+    )
     for n, mask in masks.items():
         assert torch.equal(scores[n], same[n])
         assert not scores[n][~mask].any()

@@ -1,6 +1,6 @@
-"""A probe answers as the network did, whatever happens to it later; and the criteria that ask one."""
+"""Statistics are those of the network in evaluation mode at the given weights, which finite differences confirm."""
 
-from dataclasses import replace
+import copy
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
-from prunus.pruning.criteria import CRITERIA, gradient, grasp, snip, synflow
+from prunus.pruning.criteria import gradient, grasp, obd, snip, synflow
+from prunus.pruning.methods import pruning_method, sample_examples
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import get_criterion
 from prunus.pruning.scopes import Global, Layer
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.statistics import Statistics, collect
 from prunus.seeds import make_generator
-from prunus.types import Params, ScoringBatch, Split, Statistics
+from prunus.types import Params, Split
 
 LABELS = torch.tensor([0, 1, 2, 1, 0])
 
@@ -55,54 +55,86 @@ def copies(model: nn.Module, dtype: torch.dtype = torch.float32) -> Params:
     return {name: weight.detach().clone().to(dtype) for name, weight in prunable_weights(model).items()}
 
 
-def evidence(model: nn.Module, dtype: torch.dtype = torch.float64) -> Statistics:
-    weights = copies(model, dtype)
-    return Statistics(weights, initial=weights, probe=make_scoring_batch(model, inputs(), LABELS))
+REQUIRES = {"gradients", "hessian_gradients", "output_sum_gradients"}
 
 
-def loss(given: Statistics, weights: Params) -> Tensor:
-    assert given.probe is not None
-    return F.cross_entropy(given.probe.answer(weights, given.probe.inputs), LABELS)
+def statistics(model: nn.Module, weights: Params | None = None, masks=None) -> Statistics:
+    """All statistics that examples are needed for, in double precision."""
+    weights = copies(model, torch.float64) if weights is None else weights
+    return collect(model, weights, REQUIRES, Split(inputs(), LABELS), masks=masks)
 
 
-def test_it_answers_as_the_network_in_evaluation_mode():
-    model = normed()
-    asked, x = make_scoring_batch(model, inputs(), LABELS), inputs()
+def loss(model: nn.Module, weights: Params) -> Tensor:
+    """Computed with another mechanism than `collect`: functional_call of the model in double precision."""
+    double = copy.deepcopy(model).double().eval().requires_grad_(False)
+    return F.cross_entropy(torch.func.functional_call(double, weights, (inputs().double(),)), LABELS)
+
+
+def test_collect_uses_the_network_in_evaluation_mode_with_the_given_weights():
+    model = normed().train()
     weights = {name: weight + 1 for name, weight in copies(model).items()}
-    del weights["4.weight"]  # stays as it is in the model
-    answer = asked.answer(weights, x)
+    del weights["4.weight"]  # used as it is in the model
+    found = collect(model, weights, {"gradients"}, Split(inputs(), LABELS)).gradients
     model.load_state_dict({**model.state_dict(), **weights})
-    assert torch.equal(answer, model.eval()(x))
-    assert torch.equal(asked.inputs, x)
-    assert torch.equal(asked.labels, LABELS)
+    F.cross_entropy(model.eval()(inputs()), LABELS).backward()
+    assert found.keys() == weights.keys()
+    for name, found_gradient in found.items():
+        assert torch.equal(found_gradient, model.get_parameter(name).grad)
 
 
-def test_neither_training_nor_mode_changes_it_and_it_changes_nothing():
+@pytest.mark.parametrize("requires", sorted(REQUIRES))
+def test_collect_changes_neither_the_model_nor_its_modes_nor_the_weights(requires):
     model = normed().train()
     model[3].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    asked, weights = make_scoring_batch(model, inputs(), LABELS), copies(model)
-    answer = asked.answer(weights, inputs())
+    collect(model, prunable_weights(model), {requires}, Split(inputs(), LABELS))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [module.training for module in model] == [True, True, True, False, True, True, True]
-    model[3].train()
-    F.cross_entropy(model(inputs()), LABELS).backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter -= 0.5 * parameter.grad
-    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
-    assert not torch.equal(model[6].bias, before["6.bias"])
-    assert torch.equal(asked.answer(weights, inputs()), answer)
-
-
-def test_it_is_differentiable_by_the_given_weights_alone_in_their_dtype():
-    model = normed()
-    weights = {name: weight.requires_grad_() for name, weight in copies(model, torch.float64).items()}
-    answer = make_scoring_batch(model, inputs(), LABELS).answer(weights, inputs())
-    assert answer.dtype == torch.float64
-    answer.sum().backward()
-    assert all(weight.grad is not None for weight in weights.values())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("requires", sorted(REQUIRES))
+def test_collect_returns_detached_statistics_of_the_dtype_of_the_weights_also_without_grad(requires):
+    model = normed()
+    with torch.no_grad():
+        found = getattr(
+            collect(model, copies(model, torch.float64), {requires}, Split(inputs(), LABELS)), requires
+        )
+    assert all(tensor.dtype == torch.float64 and not tensor.requires_grad for tensor in found.values())
+
+
+def test_collect_calls_a_forward_and_a_loss_of_the_user():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = seeded(nn.Linear(4, 3))
+
+        def forward(self, x, *, scale):
+            return {"logits": scale * self.layer(x)}
+
+    def mean_square(outputs, labels):
+        return (outputs - F.one_hot(labels, 3)).square().mean()
+
+    model, examples = Pair(), Split(inputs(), LABELS)
+    with pytest.raises(StatisticsError, match="scale"):
+        collect(model, copies(model), {"gradients"}, examples)
+    found = collect(
+        model,
+        copies(model),
+        {"gradients"},
+        examples,
+        forward=lambda module, batch: module(batch, scale=2.0)["logits"],
+        loss=mean_square,
+    ).gradients["layer.weight"]
+    mean_square(2 * model.layer(inputs()), LABELS).backward()
+    assert torch.equal(found, model.layer.weight.grad)
+
+
+def test_collect_without_examples_is_refused():
+    model = normed()
+    with pytest.raises(StatisticsError, match="Expected calibration examples to collect 'gradients'"):
+        collect(model, copies(model), {"gradients"})
+    assert collect(model, copies(model), {"initial"}).weights.keys() == copies(model).keys()
 
 
 @pytest.mark.parametrize(
@@ -116,22 +148,25 @@ def test_it_is_differentiable_by_the_given_weights_alone_in_their_dtype():
     ],
     ids=["empty", "empty inputs", "fewer labels", "one-hot", "float"],
 )
-def test_a_batch_that_is_none_is_refused(x, labels):
-    with pytest.raises(StatisticsError, match=r"one input with one label, torch\.int64, each"):
-        make_scoring_batch(normed(), x, labels)
+def test_examples_without_one_label_each_are_refused(x, labels):
+    model = normed()
+    with pytest.raises(
+        StatisticsError, match=r"at least one calibration example, with one label, torch\.int64, for each"
+    ):
+        collect(model, copies(model), {"gradients"}, Split(x, labels))
 
 
 @pytest.mark.parametrize("labels", [LABELS + 1, LABELS - 1], ids=["above", "below"])
 def test_labels_beyond_the_classes_are_refused(labels):
+    model = normed()
     with pytest.raises(ModelError, match=f"labels from {labels.min()} to {labels.max()}"):
-        make_scoring_batch(normed(), torch.ones(5, 4), labels)
+        collect(model, copies(model), {"gradients"}, Split(torch.ones(5, 4), labels))
 
 
-def test_an_answer_that_is_no_logits_is_refused():
-    with pytest.raises(ModelError, match=r"answers 2 inputs with \(2, 3, 2\)"):
-        make_scoring_batch(
-            nn.Sequential(seeded(nn.Linear(4, 6)), nn.Unflatten(1, (3, 2))), torch.ones(5, 4), LABELS
-        )
+def test_output_that_is_no_logits_is_refused():
+    model = nn.Sequential(seeded(nn.Linear(4, 6)), nn.Unflatten(1, (3, 2)))
+    with pytest.raises(ModelError, match=r"logits \[2, C\] .* got \(2, 3, 2\)"):
+        collect(model, copies(model), {"gradients"}, Split(torch.ones(5, 4), LABELS))
 
 
 class Returning(nn.Module):
@@ -182,72 +217,84 @@ def test_integer_inputs_stay_integers_under_second_order_methods():
 
 
 def pruned_by(method, model, split, **patterns):
-    return get_criterion(method).on(model, split, 0)(prunable_weights(model, **patterns), 0.5, Layer())
+    pruner = pruning_method(method)
+    examples = sample_examples(split, pruner.num_examples, 0)
+    return pruner.prune(model, prunable_weights(model, **patterns), 0.5, Layer(), examples)
 
 
 def test_weights_of_another_network_are_refused():
-    asked = make_scoring_batch(normed(), inputs(), LABELS)
-    with pytest.raises(ModelError, match=r"'7\.weight', which Sequential has not"):
-        asked.answer({"7.weight": torch.ones(2, 2)}, inputs())
-    with pytest.raises(ModelError, match=r"'0\.weight' of shape \(4, 6\), but in Sequential it has \(6, 4\)"):
-        asked.answer({"0.weight": torch.ones(4, 6)}, inputs())
-    with pytest.raises(ModelError, match="no weights"):
-        asked.answer({}, inputs())
+    model, examples = normed(), Split(inputs(), LABELS)
+    with pytest.raises(ModelError, match=r"a parameter '7\.weight' to set, but Sequential has none"):
+        collect(model, {"7.weight": torch.ones(2, 2)}, {"gradients"}, examples)
+    with pytest.raises(ModelError, match=r"'0\.weight' to have the shape \(6, 4\) .*, got \(4, 6\)"):
+        collect(model, {"0.weight": torch.ones(4, 6)}, {"gradients"}, examples)
+    with pytest.raises(ModelError, match="got none"):
+        collect(model, {}, {"gradients"}, examples)
 
 
-def test_inputs_of_another_shape_are_refused():
-    said = r"Sequential does not take calibration inputs of shape \([12], 3\)"
-    with pytest.raises(StatisticsError, match=said):
-        make_scoring_batch(normed(), torch.ones(5, 3), LABELS)
+@pytest.mark.parametrize("requires", sorted(REQUIRES))
+def test_inputs_of_another_shape_are_refused(requires):
     model = normed()
-    with pytest.raises(StatisticsError, match=said):
-        make_scoring_batch(model, inputs(), LABELS).answer(copies(model), torch.ones(1, 3))
+    with pytest.raises(
+        StatisticsError, match=r"Sequential does not take calibration inputs of shape \(2, 3\)"
+    ):
+        collect(model, copies(model), {requires}, Split(torch.ones(5, 3), LABELS))
 
 
-@pytest.mark.parametrize("name", ["snip", "gradient", "grasp", "synflow"])
-def test_an_answer_that_ignores_the_weights_is_refused(name):
-    given = evidence(bias_free())
-    deaf = replace(given.probe, answer=lambda weights, x: torch.ones(len(x), 3))
-    with pytest.raises(StatisticsError, match="does not depend on the weights"):
-        CRITERIA[name](replace(given, probe=deaf))
+@pytest.mark.parametrize("requires", sorted(REQUIRES))
+def test_outputs_that_do_not_depend_on_the_weights_are_refused(requires):
+    model = bias_free()
+    constant = {"forward": lambda module, batch: torch.ones(len(batch), 3)}
+    with pytest.raises(StatisticsError, match="Expected outputs that depend on the weights"):
+        collect(model, copies(model), {requires}, Split(inputs(), LABELS), **constant)
 
 
-@pytest.mark.parametrize("name", ["snip", "gradient", "grasp", "synflow"])
-def test_the_initial_weights_are_scored_and_the_final_ones_do_not_matter(name):
-    given = evidence(normed())
-    trained = replace(given, weights={n: w + 1 for n, w in given.weights.items()})
-    moved = replace(given, initial=trained.weights)
-    scores, same, other = (CRITERIA[name](one) for one in (given, trained, moved))
-    assert all(torch.equal(scores[n], same[n]) for n in scores)
-    assert any(not torch.equal(scores[n], other[n]) for n in scores)
+@pytest.mark.parametrize("requires", sorted(REQUIRES))
+def test_a_layer_that_the_forward_pass_does_not_reach_is_named(requires):
+    model = nn.ModuleDict({"used": seeded(nn.Linear(4, 3)), "unused": nn.Linear(4, 3)})
+    forward = {"forward": lambda module, batch: module["used"](batch)}
+    with pytest.raises(ModelError, match=r"'unused\.weight'"):
+        collect(model, copies(model), {requires}, Split(inputs(), LABELS), **forward)
+
+
+def test_hessian_diagonal_is_that_of_the_method_obd():
+    model = seeded(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)))
+    weights, examples = copies(model), Split(inputs(), LABELS)
+    stats = collect(model, weights, {"hessian_diagonal"}, examples)
+    masks = Layer().select(obd(stats), 0.5)
+    result = pruning_method("obd").prune(model, weights, 0.5, Layer(), examples)
+    assert all(torch.equal(mask, result.masks[name]) for name, mask in masks.items())
 
 
 def test_gradient_and_snip_are_finite_differences_of_the_loss():
-    given = evidence(normed())
-    steep, sensitive = gradient(given), snip(given)
-    for name, weight in given.weights.items():
+    model = normed()
+    stats = statistics(model)
+    steepness, sensitivity = gradient(stats), snip(stats)
+    for name, weight in stats.weights.items():
         for place in range(weight.numel()):
             step = torch.zeros_like(weight)
             step.view(-1)[place] = 1e-5
-            up, down = (loss(given, {**given.weights, name: weight + s * step}) for s in (1, -1))
+            up, down = (loss(model, {**stats.weights, name: weight + s * step}) for s in (1, -1))
             slope = abs(float(up - down)) / 2e-5
-            assert float(steep[name].view(-1)[place]) == pytest.approx(slope, abs=1e-8)
-            assert float(sensitive[name].view(-1)[place]) == pytest.approx(
+            assert float(steepness[name].view(-1)[place]) == pytest.approx(slope, abs=1e-8)
+            assert float(sensitivity[name].view(-1)[place]) == pytest.approx(
                 slope * abs(float(weight.view(-1)[place])), abs=1e-8
             )
 
 
-def slopes(given: Statistics, weights: Params) -> Params:
-    return torch.func.grad(lambda those: loss(given, those))(weights)
+def gradients(model: nn.Module, weights: Params) -> Params:
+    leaves = {name: weight.clone().requires_grad_() for name, weight in weights.items()}
+    return dict(zip(leaves, torch.autograd.grad(loss(model, leaves), list(leaves.values())), strict=True))
 
 
 def test_grasp_is_a_finite_difference_of_gradients():
     """H g = (g(w + h g) - g(w - h g)) / 2h."""
-    given, step = evidence(normed()), 1e-5
-    g = slopes(given, given.weights)
-    up, down = (slopes(given, {n: w + s * step * g[n] for n, w in given.weights.items()}) for s in (1, -1))
-    for name, score in grasp(given).items():
-        expected = given.weights[name] * (up[name] - down[name]) / (2 * step)
+    model, step = normed(), 1e-5
+    stats = statistics(model)
+    g = gradients(model, stats.weights)
+    up, down = (gradients(model, {n: w + s * step * g[n] for n, w in stats.weights.items()}) for s in (1, -1))
+    for name, score in grasp(stats).items():
+        expected = stats.weights[name] * (up[name] - down[name]) / (2 * step)
         assert score.abs().max() > 1e-3
         assert torch.allclose(score, expected, rtol=1e-6, atol=1e-9)
 
@@ -255,67 +302,68 @@ def test_grasp_is_a_finite_difference_of_gradients():
 def test_grasp_of_one_layer_in_closed_form():
     """Softmax regression: g = mean (p - y) x', H g = mean (diag p - p p') (g x) x'."""
     model = seeded(nn.Linear(4, 3, bias=False))
-    given = evidence(model)
-    w, x = given.weights["weight"], inputs().double()
+    stats = statistics(model)
+    w, x = stats.weights["weight"], inputs().double()
     p = (x @ w.T).softmax(1)
     g = (p - F.one_hot(LABELS)).T @ x / 5
     curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     hg = torch.einsum("bij,bj,bk->ik", curvature, x @ g.T, x) / 5
-    assert torch.allclose(gradient(given)["weight"], g.abs(), rtol=1e-10)
-    assert torch.allclose(grasp(given)["weight"], w * hg, rtol=1e-10)
+    assert torch.allclose(gradient(stats)["weight"], g.abs(), rtol=1e-10)
+    assert torch.allclose(grasp(stats)["weight"], w * hg, rtol=1e-10)
 
 
-def test_what_grasp_removes_first_raises_the_gradient_most():
+def test_the_lowest_grasp_score_raises_the_gradient_norm_most():
     """The score is, to first order, minus the change of |g|^2 / 2 as the weight shrinks towards zero."""
-    given, shrink = evidence(normed()), 1e-6
-    norm = sum(float((g**2).sum()) for g in slopes(given, given.weights).values()) / 2
-    for name, score in grasp(given).items():
+    model, shrink = normed(), 1e-6
+    stats = statistics(model)
+    norm = sum(float((g**2).sum()) for g in gradients(model, stats.weights).values()) / 2
+    for name, score in grasp(stats).items():
         place = int(score.argmin())
-        changed = given.weights[name].clone()
+        changed = stats.weights[name].clone()
         changed.view(-1)[place] *= 1 - shrink
-        after = slopes(given, {**given.weights, name: changed})
+        after = gradients(model, {**stats.weights, name: changed})
         rise = sum(float((g**2).sum()) for g in after.values()) / 2 - norm
         assert rise / shrink == pytest.approx(-float(score.min()), rel=1e-3)
 
 
-def masked(given: Statistics, density: float) -> Statistics:
-    draw = make_generator(0, "masks")
-    return replace(
-        given, masks={n: torch.rand(w.shape, generator=draw) < density for n, w in given.weights.items()}
-    )
-
-
 @pytest.mark.parametrize("density", [2.0, 0.7], ids=["dense", "masked"])
 def test_synflow_conserves_the_flow(density):
-    """What flows into a unit flows out of it, and through every layer flows R; pruned places carry nothing."""
-    given = masked(evidence(bias_free()), density)
-    scores = synflow(given)
+    """The flow into a unit equals the flow out of it, that through every layer is R; pruned weights carry nothing."""
+    model, draw = bias_free(), make_generator(0, "masks")
+    masks = {n: torch.rand(w.shape, generator=draw) < density for n, w in copies(model).items()}
+    stats = statistics(model, masks=masks)
+    scores = synflow(stats)
     first, second, third = scores.values()
     assert torch.allclose(first.sum(1), second.sum(0), rtol=1e-12)
     assert torch.allclose(second.sum(1), third.sum(0), rtol=1e-12)
     total = torch.ones(4, dtype=torch.float64)
-    for name, weight in given.weights.items():
-        total = (weight.abs() * given.masks[name]) @ total
-        assert not scores[name][~given.masks[name]].any()
+    for name, weight in stats.weights.items():
+        total = (weight.abs() * masks[name]) @ total
+        assert not scores[name][~masks[name]].any()
     for score in scores.values():
         assert float(score.sum()) == pytest.approx(float(total.sum()), rel=1e-12)
 
 
-def test_synflow_looks_at_no_data_and_no_sign():
-    given = evidence(bias_free(), torch.float32)
-    scores = synflow(given)
-    flipped = {name: -weight for name, weight in given.weights.items()}
-    other = ScoringBatch(given.probe.answer, 100 * torch.ones(2, 4), torch.tensor([2, 2]))
-    for changed in (replace(given, initial=flipped), replace(given, probe=other)):
-        assert all(torch.equal(score, scores[name]) for name, score in synflow(changed).items())
+def test_synflow_depends_on_no_data_and_no_sign():
+    model = bias_free()
+    weights, requires = copies(model), {"output_sum_gradients"}
+    scores = synflow(collect(model, weights, requires, Split(inputs(), LABELS)))
+    flipped = {name: -weight for name, weight in weights.items()}
+    others = (
+        collect(model, flipped, requires, Split(inputs(), LABELS)),
+        collect(model, weights, requires, Split(100 * torch.ones(2, 4), torch.tensor([2, 2]))),
+    )
+    for stats in others:
+        assert all(torch.equal(score, scores[name]) for name, score in synflow(stats).items())
     assert all(score.dtype == torch.float64 for score in scores.values())
 
 
-def test_synflow_asked_again_after_every_weight_ends_in_a_path():
+def test_synflow_computed_again_after_every_weight_ends_in_a_path():
     """Maximal critical compression (Tanaka et al. 2020): as few weights as layers, and the signal passes."""
-    given = evidence(bias_free())
-    total = sum(weight.numel() for weight in given.weights.values())
-    for left in range(total - 1, 2, -1):
-        given = replace(given, masks=Global().select(synflow(given), left / total, within=given.masks))
-    assert [int(mask.sum()) for mask in given.masks.values()] == [1, 1, 1]
-    assert all(score.sum() > 0 for score in synflow(given).values())
+    model, masks = bias_free(), None
+    total = sum(weight.numel() for weight in copies(model).values())
+    for num_kept in range(total - 1, 2, -1):
+        scores = synflow(statistics(model, masks=masks))
+        masks = Global().select(scores, num_kept / total, within=masks)
+    assert [int(mask.sum()) for mask in masks.values()] == [1, 1, 1]
+    assert all(score.sum() > 0 for score in synflow(statistics(model, masks=masks)).values())

@@ -1,9 +1,9 @@
-"""One density for all layers together: a density per layer, so that the sum of the layers' errors is as small as possible.
+"""Divide one density over the layers, so that the sum of their errors is as small as possible.
 
     minimize Σ_l E_l(d_l)   where   Σ_l d_l n_l <= density · Σ_l n_l,   d_l of some levels
 
-by dynamic programming over the number of weights kept. E_l comes from a layer's scores: pruning a weight costs its score,
-lowest first. Errors are relative to the layer's output, so that a layer with large outputs does not dominate.
+by dynamic programming over the number of weights kept. E_l comes from a layer's scores: pruning a weight costs its
+score, lowest first. Errors are relative to the layer's output, so that a layer with large outputs does not dominate.
 
 Source: the dynamic program of "SPDY" (Frantar & Alistarh 2022), which "Optimal Brain Compression" (2022) runs over its
 layers pruned to many densities. Where the curves are convex it does what the `global` scope does with the same scores.
@@ -122,9 +122,9 @@ def allocate_densities(
         levels.append(level)
     remaining, result = int(least_error.argmin()), {}
     for (name, curve), level_at in reversed(list(zip(curves.items(), levels, strict=True))):
-        level = int(level_at[remaining])
-        result[name] = list(curve)[level]
-        remaining -= int(costs[name][level])
+        index = int(level_at[remaining])
+        result[name] = list(curve)[index]
+        remaining -= int(costs[name][index])
     return {name: result[name] for name in curves}
 
 

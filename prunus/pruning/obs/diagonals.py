@@ -20,15 +20,15 @@ g and h are the first derivative and the diagonal of the second derivative of th
 
 Source: LeCun, Denker, Solla 1990, section 3.1 (the first two); Pearlmutter 1994 (H v); Hutchinson 1990, Bekas et al.
 2007 (the last). Eq. 7 is printed with minus before f''; the chain rule, and their own eq. 8, have plus. Means are over
-the examples. "levenberg_marquardt" drops f'' (their last paragraph of the section): a diagonal of the Gauss-Newton kind.
+the examples. "levenberg_marquardt" drops f'' (last paragraph of the section): a diagonal of the Gauss-Newton kind.
 Also called: diagonal Hessian backpropagation.
 What the recursion leaves out: mixed derivatives between units of a layer. With squared error it is exact for the last
 layer, and for a network with one hidden layer that shares no weights; with cross-entropy, for a last layer that shares
 none, as a convolution does. (After a last layer nothing but elementwise operations.) Elsewhere it is the paper's
 approximation. The variance of an entry of hutchinson is Σ_{j≠i} H_ij² / samples: it may be negative, and large where
 weights are correlated.
-Differences from the paper: the loss may be cross-entropy, whose Hessian by the outputs enters by its diagonal p (1 - p);
-biases are weights of an input that is one; averages and choices of pooling are linear maps like any other.
+Differences from the paper: the loss may be cross-entropy, whose Hessian by the outputs enters by its diagonal
+p (1 - p); biases are weights of an input that is one; averages and choices of pooling are linear maps like any other.
 """
 
 from collections.abc import Callable, Iterator
@@ -275,7 +275,7 @@ def _input_vjp(layer: nn.Module, weight: Tensor, x: Tensor, curvature: Tensor) -
 
 
 def _window_kinds(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every kind of window: which of its kernel positions are over the same input, [K, K], and which windows, [L]."""
+    """Yield every kind of window: which kernel positions are over the same input, [K, K], and which windows, [L]."""
     size = x.shape[2:]
     # Float64 distinguishes all inputs of a channel, and channels are padded alike: the first is enough.
     inputs = torch.arange(size.numel(), dtype=torch.float64, device=x.device).reshape(1, 1, *size)
@@ -321,14 +321,14 @@ def pooling_weights(call: Callable[[Tensor], Tensor], x: Tensor, num_axes: int) 
 
 def _unsupported(model: nn.Module, why: str) -> ModelError:
     return ModelError(
-        f"The curvature recursion does not support {type(model).__name__}: {why}; it supports a chain of Linear, Conv1d, "
-        "Conv2d, pooling, flatten, BatchNorm and elementwise activations. For other networks choose "
+        f"The curvature recursion does not support {type(model).__name__}: {why}; it supports a chain of Linear, "
+        "Conv1d, Conv2d, pooling, flatten, BatchNorm and elementwise activations. For other networks choose "
         "DIAGONALS['exact'] or DIAGONALS['hutchinson']."
     )
 
 
 def _check_values(objective: Objective, steps: list[ChainStep], values: list[Tensor]) -> None:
-    """Raise ModelError where a layer, or the chain as a whole, does not return what the network does: with a hook, say."""
+    """Raise ModelError where a layer, or the chain as a whole, does not return the outputs of the network."""
     for step, x, output in zip(steps, values[:-1], values[1:], strict=True):
         if step.layer is not None:
             name = f"{step.name}.weight".removeprefix(".")

@@ -27,12 +27,12 @@ from prunus.pruning.masks import apply_masks, check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians_at
-from prunus.pruning.obs.method import Forward, PruningMethod, check_damping, require_examples
-from prunus.pruning.obs.objective import Loss
-from prunus.pruning.obs.state import PruneResult, PruningState, prune_in_steps
+from prunus.pruning.obs.method import Forward, PruneTask, PruningMethod, check_damping
+from prunus.pruning.obs.state import Examine, PruningState
 from prunus.pruning.scopes import Block, Layer, NByM, Scope
-from prunus.types import Density, MaskDict, Params, Progress, Scores, Split
+from prunus.types import MaskDict, Params, Progress, Scores
 
+UNSTRUCTURED = Layer()
 ROW_WORK = 1 << 31
 """Operations, D³ per row, after which progress is reported at the latest: about a second."""
 MAX_SYSTEM_ENTRIES = 1 << 24
@@ -46,7 +46,7 @@ class ExactObsState(PruningState):
     hessians: Mapping[str, LayerHessian]
     initial: Params
     """The weights that were examined."""
-    scope: Scope = Layer()
+    scope: Scope = UNSTRUCTURED
     """Blocks in a row are pruned together; of N:M groups all are pruned to N before one is emptied."""
     seconds: dict[str, float]
     progress: Progress | None = None
@@ -140,7 +140,7 @@ def cholesky(name: str, hessian: LayerHessian, group: int, reverse: bool = False
 
 
 def _solve_rows(name: str, rows: Tensor, remaining: Tensor, hessian: Tensor) -> None:
-    """Set each of `rows` [R, D] to the least squares on its `remaining` weights, in place; rows of like size together."""
+    """Set each of `rows` [R, D] to the least squares on its `remaining` weights, in place; similar sizes together."""
     targets, counts = rows @ hessian, remaining.sum(1)
     order = counts.argsort()
     order = order[counts[order] < remaining.shape[1]]
@@ -200,7 +200,7 @@ class ExactObs(PruningMethod):
         self,
         model: nn.Module,
         inputs: Tensor,
-        scope: Scope = Layer(),
+        scope: Scope = UNSTRUCTURED,
         *,
         forward: Forward | None = None,
         progress: Progress | None = None,
@@ -233,32 +233,9 @@ class ExactObs(PruningMethod):
 
         return examine
 
-    def prune(
-        self,
-        model: nn.Module,
-        weights: Params,
-        density: Density,
-        scope: Scope,
-        calibration: Split | None,
-        *,
-        initial: Params | None = None,
-        within: MaskDict | None = None,
-        seeds: tuple[int, int] = (0, 0),
-        forward: Forward | None = None,
-        loss: str | Loss | None = None,
-        progress: Progress | None = None,
-    ) -> PruneResult:
-        """As `PruningMethod.prune`; labels, `initial` and `loss` are not used."""
-        inputs = require_examples(calibration, self.summary).inputs
-        return prune_in_steps(
-            self.examiner(model, inputs, scope, forward=forward, progress=progress),
-            weights,
-            density,
-            scope,
-            within=within,
-            seed=seeds[1],
-            num_steps=self.num_steps,
-            num_recomputations=self.num_steps,
+    def _examiner(self, task: PruneTask) -> Examine:
+        return self.examiner(
+            task.model, task.examples.inputs, task.scope, forward=task.forward, progress=task.progress
         )
 
 
@@ -266,7 +243,7 @@ def exact_obs_state(
     hessians: Mapping[str, LayerHessian],
     weights: Params,
     masks: MaskDict,
-    scope: Scope = Layer(),
+    scope: Scope = UNSTRUCTURED,
     progress: Progress | None = None,
 ) -> ExactObsState:
     """The state of ExactOBS where the Hessians are known.

@@ -72,7 +72,7 @@ class FisherState(PruningState):
 
 
 def _prune_tensor(state: FisherState, name: str, mask: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Weights, pivots and predicted increase of one tensor after pruning; only blocks that lose a weight are updated."""
+    """Weights, pivots and predicted increase of a tensor after pruning; only blocks that lose a weight are updated."""
     fisher, old_weights, damping = state.fisher[name], state.weights[name], state.damping
     size = fisher.shape[1]
     w, pivots, remaining = (
@@ -233,8 +233,8 @@ def empirical_fisher(
     _check_size(objective.weights, block_size)
     fisher = {}
     for name, w in objective.weights.items():
-        blocks, size = to_blocks(w.flatten(), block_size).shape
-        fisher[name] = w.new_zeros(blocks, size, size, dtype=torch.float64)
+        num_blocks, size = to_blocks(w.flatten(), block_size).shape
+        fisher[name] = w.new_zeros(num_blocks, size, size, dtype=torch.float64)
     num_examples = len(objective.inputs)
     for done, gradients in enumerate(per_example_gradients(objective, batch_size), start=1):
         for name, g in gradients.items():

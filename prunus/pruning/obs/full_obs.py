@@ -12,8 +12,8 @@ The Hessian at a minimum is a sum of outer products, and its inverse follows fro
 For squared error X is a column of the Jacobian per output; for cross-entropy the columns are weighted by R. The part
 that is left out, Σ (dE/do) d²o/dw², vanishes where the network fits (Gauss-Newton).
 
-Source: Hassibi & Stork 1993 (L_q, δw; section 3: H⁻¹ by outer products, α as damping from 1e-8 to 1e-4), one vector at a
-time (Sherman-Morrison); several at a time (Woodbury) give the same matrix up to rounding. The downdated inverse as
+Source: Hassibi & Stork 1993 (L_q, δw; section 3: H⁻¹ by outer products, α as damping from 1e-8 to 1e-4), one vector at
+a time (Sherman-Morrison); several at a time (Woodbury) give the same matrix up to rounding. The downdated inverse as
 Frantar & Alistarh 2022 use it.
 Also called: OBS. With α far below the curvature, weights whose derivatives depend on those of others cost nothing.
 Differences from the paper: the inverse is downdated between examinations, where the paper computes it again after every
@@ -34,8 +34,7 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_weights
 from prunus.pruning.obs.state import Examine, PruningState
-from prunus.pruning.scopes import Scope
-from prunus.types import Density, MaskDict, Params, Progress, Scores
+from prunus.types import MaskDict, Params, Progress, Scores
 
 BATCH_SIZE = 32
 """Examples whose Jacobians are in memory at once."""
@@ -117,10 +116,9 @@ class FullObs(LossMethod):
         super().__post_init__()
         check_damping(self.damping, self.summary)
 
-    def check(self, weights: Params, density: Density, scope: Scope) -> None:
-        """As for every method; ModelError for more weights than a full inverse can hold."""
+    def check_size(self, weights: Params) -> None:
+        """Raise ModelError for more weights than a full inverse can hold."""
         check_num_weights(sum(weight.numel() for weight in weights.values()))
-        super().check(weights, density, scope)
 
     def examiner(self, objective: Objective, *, seed: int = 0, progress: Progress | None = None) -> Examine:
         """The function (weights, masks) -> FullObsState for this objective.

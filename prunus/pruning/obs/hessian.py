@@ -3,8 +3,8 @@
     E(W') = (1/N) Σ_n |W x_n - W' x_n|²          H = (2/N) Σ_n x_n x_nᵀ,  the same for every row of W
 
 N examples; a convolution has an x at every position of its output, and their errors are summed. H is summed while the
-examples pass through the network, so that memory does not grow with their number. The output of a layer is compared with
-W x on the first examples, so that a layer that computes something else (its own padding, a standardized weight, a hook)
+examples pass through the network, so that memory does not grow with their number. The output of a layer is compared
+with W x on the first examples, so that a layer that computes something else (its own padding, a standardized weight, a hook)
 is refused.
 
 Source: Dong et al. 2017 (L-OBS); Frantar & Alistarh 2022, eq. 2, H = 2 X Xᵀ. Dividing by N changes no choice, and makes
@@ -331,7 +331,7 @@ def _layer_of(model: nn.Module, name: str) -> nn.Module:
 def relative_output_errors(
     hessians: Mapping[str, LayerHessian], before: Params, after: Params
 ) -> dict[str, float]:
-    """The squared error of the output of each layer after a change of weights, relative to the output: |ΔW X|² / |W X|².
+    """The squared error of each layer's output after a change of weights, relative to it: |ΔW X|² / |W X|².
 
     Args:
         hessians: By name of the weight.

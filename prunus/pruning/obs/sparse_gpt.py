@@ -10,9 +10,10 @@ columns before. How many weights of these columns are kept follows from the scop
 Source: Frantar & Alistarh 2023, "SparseGPT", section 3 and Algorithm 1 (mask_block_size: its B_s = 128, M for N:M).
 Differences from the paper: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting
 H; the lazy updates are made by halving the columns recursively, which are large products, instead of in blocks of one
-width; the number kept of each mask block is rounded so that the layer keeps as many as under its scope; inputs are those
-of the network before any layer is pruned, where theirs have passed through the layers that are already pruned; a layer
-whose update loses more of its output than zeroing is solved for again with the same mask (`fallback.py`), with a warning.
+width; the number kept of each mask block is rounded so that the layer keeps as many as under its scope; inputs are
+those of the network before any layer is pruned, where theirs have passed through the layers that are already pruned; a
+layer whose update loses more of its output than zeroing is solved for again with the same mask (`fallback.py`), with a
+warning.
 """
 
 import time
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.errors import EmptyLayerWarning, StatisticsError
 from prunus.pruning.density import densities_by_name
@@ -31,12 +32,11 @@ from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians_at
-from prunus.pruning.obs.method import Forward, PruningMethod, check_damping, require_examples
-from prunus.pruning.obs.objective import Loss
+from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope, shapes_of
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params, Progress, Split
+from prunus.types import Density, MaskDict, Params, Progress
 
 MAX_SOLVED_COLUMNS = 128
 """Columns of a triangle that are inverted at once."""
@@ -87,33 +87,19 @@ class SparseGpt(PruningMethod):
                 f"Expected a mask block size of at least 1 column, got {self.mask_block_size}."
             )
 
-    def prune(
-        self,
-        model: nn.Module,
-        weights: Params,
-        density: Density,
-        scope: Scope,
-        calibration: Split | None,
-        *,
-        initial: Params | None = None,
-        within: MaskDict | None = None,
-        seeds: tuple[int, int] = (0, 0),
-        forward: Forward | None = None,
-        loss: str | Loss | None = None,
-        progress: Progress | None = None,
-    ) -> PruneResult:
-        """As `PruningMethod.prune`; labels, `initial` and `loss` are not used."""
+    def _prune(self, task: PruneTask) -> PruneResult:
+        weights, within, progress = task.weights, task.within, task.progress
         hessians = layer_hessians_at(
-            model,
+            task.model,
             weights if within is None else apply_masks(weights, within),
-            require_examples(calibration, self.summary).inputs,
+            task.examples.inputs,
             damping=self.damping,
             batch_size=self.batch_size,
-            forward=forward,
+            forward=task.forward,
             progress=progress,
         )
         return self.prune_layers(
-            hessians, weights, density, scope, within=within, seed=seeds[1], progress=progress
+            hessians, weights, task.density, task.scope, within=within, seed=task.seeds[1], progress=progress
         )
 
     def prune_layers(

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 
 import torch
+from prunus.pruning.layerwise.sparse_gpt import SELECT, _column_by_column, _ColumnPruner
 from torch import Tensor, nn
 
 from benchmarks.timing import Timed, interleaved, spread, table
 from prunus.pruning.layerwise import exact_obs, layer_hessians
-from prunus.pruning.layerwise.sparse_gpt import SELECT, _column_by_column, _ColumnPruner
 from prunus.pruning.scopes import Layer
 from prunus.types import Params
 

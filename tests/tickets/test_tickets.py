@@ -398,6 +398,7 @@ def test_density_that_a_pattern_cannot_reach_is_refused_before_training():
     assert with_other_masks.trained_levels == (1, 2), "whose masks are taken is asked, not who takes them"
 
 
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")  # the network is hardly trained
 @pytest.mark.parametrize("name", METHODS)
 def test_ticket_uses_the_masks_of_a_pruning_method_at_the_trained_weights(name):
     baseline = replace(DENSE, model="small:normed")

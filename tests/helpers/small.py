@@ -91,11 +91,11 @@ half = Mask1Action(_half, _is_half)
 """A user's mask-1 action."""
 
 
-def _ones(history, masks, kept, seed):
-    return {name: torch.where(mask, kept[name], 0.01) for name, mask in masks.items()}
+def _ones(history, masks, kept_weights, seed):
+    return {name: torch.where(mask, kept_weights[name], 0.01) for name, mask in masks.items()}
 
 
-def _are_ones(history, masks, kept, start):
+def _are_ones(history, masks, kept_weights, start):
     return {
         "pruned weights are 0.01": all(
             bool((start[name][~mask] == torch.tensor(0.01)).all()) for name, mask in masks.items()
@@ -127,8 +127,8 @@ not_zero = Mask0Action(_ones, zero.invariants)
 """Broken: claims that pruned weights are zero, and sets them to 0.01."""
 
 
-def _touched(history, masks, kept, seed):
-    start = zero.values(history, masks, kept, seed)
+def _touched(history, masks, kept_weights, seed):
+    start = zero.values(history, masks, kept_weights, seed)
     return {name: weight * 1.0001 for name, weight in start.items()}
 
 

@@ -137,7 +137,7 @@ def test_rescaled_gradient_equals_values_computed_by_hand():
     learned.before_optimizer_step()
     # Σ g w' = 2 - 6 = -4, over 2 ones: -2.  2 g w: 2, 4, -6, -8.  Both: 4, 6, -4, -6.
     assert layer.scores.grad.tolist() == [[1.0, 1.5, -2.0, -6.0]]
-    assert learned.apply_most_likely()["weight"].tolist() == [[2.0, 0.0, 2.0, 0.0]]
+    assert learned.apply_most_likely_mask()["weight"].tolist() == [[2.0, 0.0, 2.0, 0.0]]
 
 
 def test_an_empty_sample_is_not_rescaled():
@@ -358,8 +358,8 @@ def test_constraint_holds_after_the_model_is_converted(kind, convert):
     with torch.no_grad():
         models[0][1].weight[0, :3] += 1
     assert constraint.verify() == 3
-    constraint.apply_most_likely()
-    reference.apply_most_likely()
+    constraint.apply_most_likely_mask()
+    reference.apply_most_likely_mask()
     for name in reference.weights:
         converted = models[0].get_parameter(name)
         assert torch.equal(converted, models[1].get_parameter(name).to(converted.dtype))
@@ -383,7 +383,7 @@ def test_mask_learning_raises_accuracy(kind, digits):
     untrained = evaluate(model, digits.validation).accuracy
     learned = over(model, kind, weights="signed_kaiming")
     train(model, digits, Recipe(8, 0.1 if kind.random else 0.01, 20), constraint=learned)
-    learned.apply_most_likely()
+    learned.apply_most_likely_mask()
     assert evaluate(model, digits.validation).accuracy > max(untrained, 10) + 30
 
 
@@ -487,7 +487,7 @@ def test_run_of_every_kind_over_all_weights(kind, weights, dense):
 
 
 def test_density_is_that_of_the_samples(dense):
-    """Far from a half the one likely mask is another network: here nearly all, where samples keep 85 %."""
+    """Far from 1/2 the most likely mask is a different network: it keeps nearly all weights, samples keep 85 %."""
     row = done(replace(SPEC, mask=Bernoulli(start=0.85)), dense)[1]
     assert row["density"] == pytest.approx(0.85, abs=0.05)
     assert row["most_likely_density"] > 0.95
@@ -644,7 +644,7 @@ def test_mask_changes_only_its_parameter(kind, cut, dense):
         return
     learned = SupermaskConstraint(linear, weights, kind, 0)
     learned.apply()
-    learned.apply_most_likely()
+    learned.apply_most_likely_mask()
     with torch.no_grad():
         linear.weight.copy_(weights["weight"])
     assert torch.equal(big, torch.arange(1.0, 25.0).view(4, 6))

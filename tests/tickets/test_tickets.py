@@ -150,7 +150,7 @@ def test_masks_are_checked_to_be_nested_only_if_selected_within_earlier_ones():
     """And where another's masks are taken, of which that is known."""
     iterative = TicketSpec(DENSE, rounds=2, criterion="random")
     single = replace(iterative, schedule="one_shot")
-    said = {}
+    nested_checks = {}
     for name, spec in {
         "iterative": iterative,
         "one-shot": single,
@@ -167,8 +167,8 @@ def test_masks_are_checked_to_be_nested_only_if_selected_within_earlier_ones():
         nested = are_nested(masks_at(directory, 2), masks_at(directory, 1))
         checks = [row["invariants"]["checks"] for row in directory.rows()]
         assert all(row["invariants"]["passed"] for row in directory.rows())
-        said[name] = (nested, *("the masks are nested" in statements for statements in checks))
-    assert said == {
+        nested_checks[name] = (nested, *("the masks are nested" in statements for statements in checks))
+    assert nested_checks == {
         "iterative": (True, True, True),
         "one-shot": (False, False, False),
         "of iterative": (True, False, True),
@@ -562,7 +562,7 @@ def test_user_criterion_and_actions_are_used(step):
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("settings", "error", "expected_message"),
     [
         ({"criterion": "nothing"}, UnknownNameError, "criterion"),
         ({"mask1": "rewound"}, UnknownNameError, "did you mean 'rewind'"),
@@ -603,13 +603,13 @@ def test_user_criterion_and_actions_are_used(step):
         ({"criterion": "full_obs", "baseline": replace(DENSE, model="lenet-300-100")}, ModelError, "16,384"),
     ],
 )
-def test_invalid_ticket_is_refused(settings, error, said):
-    with pytest.raises(error, match=said):
+def test_invalid_ticket_is_refused(settings, error, expected_message):
+    with pytest.raises(error, match=expected_message):
         done(TicketSpec(**{"baseline": DENSE, "rounds": 2, **settings}), trained(), trained())
 
 
 @pytest.mark.parametrize(
-    ("dense", "said"),
+    ("dense", "expected_message"),
     [
         (replace(DENSE, eval_every=0), "eval_every of at least 1, got 0"),
         (replace(DENSE, examples=0), "examples of at least 1, got 0"),
@@ -620,11 +620,11 @@ def test_invalid_ticket_is_refused(settings, error, said):
         (replace(DENSE, checkpoint_steps=(-1,)), "step -1"),
     ],
 )
-def test_invalid_baseline_is_refused(dense, said):
-    with pytest.raises(SpecError, match=said):
+def test_invalid_baseline_is_refused(dense, expected_message):
+    with pytest.raises(SpecError, match=expected_message):
         done(dense)
     if not dense.checkpoint_steps or dense.checkpoint_steps == DENSE.checkpoint_steps:
-        with pytest.raises(SpecError, match=said):
+        with pytest.raises(SpecError, match=expected_message):
             TicketSpec(dense).cost()
 
 

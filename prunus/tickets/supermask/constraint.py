@@ -42,7 +42,7 @@ class MaskLayer(Protocol):
     def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
         """Set `out` to the gradient of the scores, given that of the effective weights, weight x factor."""
 
-    def most_likely(self) -> Tensor:
+    def most_likely_factors(self) -> Tensor:
         """Return the factors of the most likely mask of the scores, which is not random."""
 
 
@@ -145,9 +145,9 @@ class SupermaskConstraint:
         self._apply_draw(-1 - index)
 
     @torch.no_grad()
-    def apply_most_likely(self) -> Params:
+    def apply_most_likely_mask(self) -> Params:
         """Write the effective weights of the most likely mask, and return its factors."""
-        factors = {name: layer.most_likely() for name, layer in self.layers.items()}
+        factors = {name: layer.most_likely_factors() for name, layer in self.layers.items()}
         for name, factor in factors.items():
             self._write(name, factor)
         self.finalize()

@@ -98,7 +98,7 @@ class BernoulliLayer:
                 gradient.mul_(self.scale).sub_(through_scale)
             gradient.mul_(derivatives)
 
-    def most_likely(self) -> Tensor:
+    def most_likely_factors(self) -> Tensor:
         """Return the factors of the mask that keeps weights with a probability above 1/2."""
         factors = (self.scores.detach() > 0).to(self.factors.dtype)
         return (
@@ -174,7 +174,7 @@ class EdgePopupLayer:
         for outer, weight, scores, gradient in aligned_chunks(upstream, self.weight, self.scores, out):
             torch.mul(outer, weight, out=gradient).mul_(torch.sign(scores))
 
-    def most_likely(self) -> Tensor:
+    def most_likely_factors(self) -> Tensor:
         """Return the factors of the mask of the scores."""
         self.draw(0)
         return self.factors.clone()
@@ -241,7 +241,7 @@ class SignedLayer:
         """Compute ∂L/∂s = g w."""
         torch.mul(upstream, self.weight, out=out)
 
-    def most_likely(self) -> Tensor:
+    def most_likely_factors(self) -> Tensor:
         """Return the factors of the mask of the scores."""
         self.draw(0)
         return self.factors.clone()

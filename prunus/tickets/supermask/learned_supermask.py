@@ -166,7 +166,7 @@ def learn_supermask(
             model, directory, LEVEL, constraint=constraint, recipe=spec.recipe, report_steps=report_steps
         )
         sampled = _score_samples(spec, constraint, model, data)
-        factors = constraint.apply_most_likely()
+        factors = constraint.apply_most_likely_mask()
         masks = masks_of_factors(factors)
         warn_if_empty(masks)
         row = {

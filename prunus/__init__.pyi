@@ -23,6 +23,9 @@ from prunus.pruning.schedules import SCHEDULES as SCHEDULES
 from prunus.pruning.scopes import SCOPES as SCOPES
 from prunus.pruning.sensitivity import choose_densities as choose_densities
 from prunus.pruning.sensitivity import sensitivity as sensitivity
+from prunus.pruning.statistics import Criterion as Criterion
+from prunus.pruning.statistics import Statistics as Statistics
+from prunus.pruning.statistics import criterion as criterion
 from prunus.training import RECIPES as RECIPES
 from prunus.training import Masks as Masks
 from prunus.training import Recipe as Recipe
@@ -30,6 +33,5 @@ from prunus.training import evaluate as evaluate
 from prunus.training import train as train
 from prunus.types import Dataset as Dataset
 from prunus.types import Split as Split
-from prunus.types import Statistics as Statistics
 from prunus.types import mask_density as mask_density
 from prunus.version import __version__ as __version__

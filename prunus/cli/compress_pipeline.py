@@ -25,7 +25,7 @@ from prunus.compression.save import save
 from prunus.diagnostics import why_not_writable
 from prunus.errors import CorruptFileError, OutputError
 from prunus.files import after_writing, check_writable, has_control_characters
-from prunus.pruning.masks import densities_by_name
+from prunus.pruning.density import densities_by_name
 from prunus.pruning.prunable import coverage, describe_skipped
 from prunus.pruning.weights import copied
 from prunus.report import formatting

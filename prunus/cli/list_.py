@@ -42,12 +42,12 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from prunus.experiments import EXPERIMENTS
     from prunus.models import MODELS
     from prunus.pruning.criteria import CRITERIA
-    from prunus.pruning.pruners import PRUNERS
+    from prunus.pruning.methods import METHODS
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
-    from prunus.runs.executors import ENGINES
-    from prunus.tickets.mask0 import MASK0_ACTIONS
-    from prunus.tickets.mask1 import MASK1_ACTIONS
+    from prunus.runs.executors import EXECUTORS
+    from prunus.tickets.mask0_actions import MASK0_ACTIONS
+    from prunus.tickets.mask1_actions import MASK1_ACTIONS
     from prunus.tickets.supermask import SUPERMASKS
     from prunus.training.augmentation import AUGMENTATIONS
 
@@ -55,7 +55,7 @@ def registries() -> dict[str, Mapping[str, Any]]:
         "models": MODELS,
         "data sets": DATASETS,
         "criteria": CRITERIA,
-        "pruners": PRUNERS,
+        "pruners": METHODS,
         "scopes": SCOPES,
         "schedules": SCHEDULES,
         "mask-1 actions": MASK1_ACTIONS,
@@ -64,7 +64,7 @@ def registries() -> dict[str, Mapping[str, Any]]:
         "codecs": CODECS,
         "starts": KMEANS_INITS,
         "augmentations": AUGMENTATIONS,
-        "engines": ENGINES,
+        "engines": EXECUTORS,
         "recipes": COMPRESSION_RECIPES,
         "experiments": EXPERIMENTS,
     }

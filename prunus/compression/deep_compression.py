@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.container import EncodingConfig, pack
-from prunus.compression.density_checks import check_densities_nonempty
 from prunus.compression.quantization import CodebookConstraint, CodebookTensor, quantize_weights
 from prunus.compression.quantization.codebook import bits_of_each, check_float32, check_start
 from prunus.compression.recipes import CompressionRecipe
 from prunus.data.validation import check_dataset
 from prunus.errors import DensityError, NoEffectWarning, NoPrunableWeightsError, QuantizationError
-from prunus.pruning.masks import all_kept, check_finite, densities_by_name
+from prunus.pruning.density import densities_by_name
+from prunus.pruning.masks import all_kept, check_finite
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights, skipped_parameters
-from prunus.pruning.pruners import get_criterion
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES
-from prunus.pruning.scopes import check_densities_reachable, get_scope, parse_n_m
+from prunus.pruning.scopes import parse_scope, shapes_of
 from prunus.pruning.weights import copied, set_weights
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
@@ -221,7 +221,7 @@ def check_inputs(
     check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
     for training in (recipe.retrain, recipe.settle, recipe.finetune):
         check_recipe(training)
-    get_criterion(recipe.criterion, recipe.scope)
+    pruning_method(recipe.criterion)
     check_start(recipe.start)
     bits = bits_of_each(bits_by_name(model, list(weights), recipe.bits), list(weights))
     planned_densities(recipe, weights)
@@ -287,10 +287,10 @@ def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Densit
 
     Raises DensityError where one cannot be, or keeps nothing of a tensor; UnknownNameError.
     """
-    scope = get_scope(recipe.scope)  # refuses what is no scope, of which no holes can be counted
-    check_densities_nonempty(recipe.density, recipe.scope, weights)
+    scope = parse_scope(recipe.scope)  # refuses what is no scope, of which no holes can be counted
+    scope.check_not_empty(shapes_of(weights), recipe.density)
     densities = lookup("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
-    check_densities_reachable(scope, weights, densities)
+    scope.check(shapes_of(weights), densities)
     return densities
 
 
@@ -343,8 +343,8 @@ def _prune(
         data,
         densities,
         [recipe.retrain] * (len(densities) - 1) + [recipe.settle],
-        criterion=get_criterion(recipe.criterion, recipe.scope),
-        scope=get_scope(recipe.scope),
+        criterion=recipe.criterion,
+        scope=parse_scope(recipe.scope),
         within=within,
         seed=seed,
         checkpoints=checkpoints,
@@ -419,10 +419,11 @@ def _plan_rounds(
     if all(bool(mask.all()) for mask in masks.values()):
         return densities, None
     lowered = densities
-    if parse_n_m(recipe.scope) is None:
+    scope = parse_scope(recipe.scope)
+    if not scope.has_fixed_density:
         lowered = [_at_most(density, recipe.scope, masks) for density in densities]
     try:
-        check_densities_reachable(get_scope(recipe.scope), weights, lowered, masks)
+        scope.check(shapes_of(weights), lowered, masks)
     except DensityError as error:
         raise DensityError(
             f"{error} Weights that are zero at the start count as pruned: exclude these layers, or prune with scope "

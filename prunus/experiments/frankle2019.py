@@ -48,7 +48,7 @@ def _tickets(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entr
         ticket = for_replicate(template, replicate)
         found.append(({"curve": TICKET, "replicate": replicate}, ticket))
         for draw in draws:
-            control = replace(ticket, mask1="reinitialize", masks_from=ticket, levels=levels, draw=draw)
+            control = replace(ticket, mask1="reinitialize", masks_from=ticket, levels=levels, redraw=draw)
             found.append(({"curve": REINITIALIZED, "replicate": replicate, "draw": draw}, control))
     return found
 
@@ -58,7 +58,7 @@ def _curves(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entri
     found: Entries = []
     for replicate in replicates:
         ticket = for_replicate(template, replicate)
-        ticket = replace(ticket, dense=replace(ticket.dense, test_curve=True))
+        ticket = replace(ticket, baseline=replace(ticket.baseline, test_curve=True))
         found.append(({"curve": TICKET, "replicate": replicate}, ticket))
     return found
 
@@ -88,8 +88,8 @@ def _sweep(values: Sequence[tuple[str, dict[str, Any]]]) -> Any:
         for replicate in replicates:
             for name, settings in chosen:
                 ticket = for_replicate(template, replicate)
-                dense = replace(ticket.dense, recipe=ticket.dense.recipe.replace(**settings))
-                found.append(({"curve": name, "replicate": replicate}, replace(ticket, dense=dense)))
+                dense = replace(ticket.baseline, recipe=ticket.baseline.recipe.replace(**settings))
+                found.append(({"curve": name, "replicate": replicate}, replace(ticket, baseline=dense)))
         return found
 
     return wanted

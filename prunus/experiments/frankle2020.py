@@ -22,9 +22,9 @@ SHARES = (0.0, 0.005, 0.02, 0.1, 0.25)
 
 def _with_states(template: TicketSpec, size: str) -> tuple[TicketSpec, list[int]]:
     shares = SHARES[:3] if size == "smoke" else SHARES
-    total = template.dense.total_steps()
+    total = template.baseline.total_steps()
     steps = list(dict.fromkeys(round(share * total) for share in shares))
-    return replace(template, dense=replace(template.dense, states=tuple(steps[1:]))), steps
+    return replace(template, baseline=replace(template.baseline, checkpoint_steps=tuple(steps[1:]))), steps
 
 
 def _rewinding(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
@@ -49,7 +49,7 @@ def _copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entri
     for replicate in replicates:
         for step in steps:
             ticket = for_replicate(template, replicate, rewind_step=step, rounds=level)
-            dense = InstabilitySpec(ticket.dense, step)
+            dense = InstabilitySpec(ticket.baseline, step)
             about = {"replicate": replicate, "parting": step, "from": f"step {step}"}
             found.append(({"curve": "dense", **about}, dense))
             found.append(({"curve": "winning ticket", **about}, replace(dense, ticket=ticket, level=level)))

@@ -20,7 +20,7 @@ from prunus.report import formatting
 from prunus.report.experiment_page import Card, Cell, ExperimentPage, InvariantSummary, Table
 from prunus.report.figures import files_of
 from prunus.report.interactive_figure import chart
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
 
@@ -60,7 +60,7 @@ def page_of(
         notes=[" ".join(note.replace("`", "").split()) for note in (more, *notes) if note.strip()],
         size=request.size,
         about_size=SIZE[request.size][1],
-        shortened=shortened(laboratory, request, [folder.spec()["complete"] for folder in runs]),
+        shortened=shortened(laboratory, request, [folder.record().all_settings for folder in runs]),
         cards=_cards(request, record, made, checked),
         charts=[
             chart(drawing, numbers.read_text(encoding="utf-8"), numbers.name, svg.read_text(encoding="utf-8"))
@@ -102,11 +102,11 @@ def command(laboratory: "StoredExperiment", store: Store, request: Request, seed
 
 
 def _cards(
-    request: Request, record: Record, made: Sequence[RunFolder], checked: InvariantSummary
+    request: Request, record: Record, made: Sequence[RunDirectory], checked: InvariantSummary
 ) -> list[Card]:
     networks = [network_of(folder).partition(", ") for folder in made]
     models, data = (", ".join(dict.fromkeys(name[place] for name in networks)) for place in (0, 2))
-    time = sum(folder.result().get("seconds") or 0.0 for folder in made)
+    time = sum(folder.record().seconds for folder in made)
     return [
         Card("Size", SIZE[request.size][0], formatting.pluralize(len(record.seeds), "replicate")),
         Card("Network", models, f"on {data}"),
@@ -124,13 +124,13 @@ def _cards(
     ]
 
 
-def _runs(request: Request, made: Sequence[RunFolder]) -> list[tuple[str, str]]:
+def _runs(request: Request, made: Sequence[RunDirectory]) -> list[tuple[str, str]]:
     """Every run with what it is here; those that others were made from come last."""
     labels = {entry.id: format_label(entry.label) for entry in request.entries}
     rest = [folder for folder in made if folder.id not in labels]
     return [
         *((words, id) for id, words in labels.items()),
-        *((f"{folder.spec()['kind']}, read by these", folder.id) for folder in rest),
+        *((f"{folder.record().kind}, read by these", folder.id) for folder in rest),
     ]
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from prunus.report import formatting
 from prunus.report.experiment_page import InvariantSummary
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 
-SHORT = ("dense.recipe.", "dense.")
+SHORT = ("baseline.recipe.", "baseline.")
 """What `--set` lets a key do without."""
 
 
@@ -25,20 +25,20 @@ def format_label(label: Mapping[str, Any]) -> str:
     return ", ".join([*first, *(f"{k} {v}" for k, v in label.items() if k not in plain)])
 
 
-def requested_run_directories(store: Store, request: Request) -> list[RunFolder]:
+def requested_run_directories(store: Store, request: Request) -> list[RunDirectory]:
     """The folders of the runs that were asked for, each once."""
-    return [store.folder(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
+    return [store.directory(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
 
 
-def all_run_directories(store: Store, request: Request) -> list[RunFolder]:
+def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
     """The folders of the runs that were asked for and of those that they were made from, each once."""
-    found: dict[str, RunFolder] = {}
+    found: dict[str, RunDirectory] = {}
     left = requested_run_directories(store, request)
     while left:
         folder = left.pop(0)
         if folder.id not in found:
             found[folder.id] = folder
-            left += [store.folder(need) for need in folder.spec()["needs"]]
+            left += [store.directory(need) for need in folder.record().dependencies.values()]
     return list(found.values())
 
 
@@ -64,12 +64,11 @@ def receipts(store: Store, request: Request) -> InvariantSummary:
     return InvariantSummary(len(points), passed, counted, failed)
 
 
-def environments(folders: Iterable[RunFolder]) -> dict[str, str]:
+def environments(folders: Iterable[RunDirectory]) -> dict[str, str]:
     """On what the runs were computed: versions, machine, device, engine; how many runs, where they differ."""
     found: dict[str, dict[str, int]] = {}
     for folder in folders:
-        now = folder.environment()
-        ways = [_environment(one) for one in (*now.get("earlier", ()), now)]
+        ways = [_environment(one) for one in folder.record().environments]
         for key in ways[-1]:
             for words in dict.fromkeys(way[key] for way in ways):
                 counts = found.setdefault(key, {})
@@ -90,14 +89,14 @@ def _environment(found: Mapping[str, Any]) -> dict[str, str]:
         "machine": f"{found.get('cpu', '–')}, {found.get('cores', '–')} cores, {found.get('platform', '–')}",
         "device": f"{found.get('device_name') or found.get('device', '–')}, "
         f"{formatting.pluralize(found.get('threads', 1), 'thread')} a process",
-        "engine": found.get("engine", "–"),
+        "engine": found.get("executor", "–"),
     }
 
 
-def settings(folders: Iterable[RunFolder]) -> dict[str, str]:
+def settings(folders: Iterable[RunDirectory]) -> dict[str, str]:
     """The settings of runs by the names that `--set` takes; all values, where they differ."""
     values: dict[str, dict[str, None]] = {}
-    specs = [folder.spec()["complete"] for folder in folders]
+    specs = [folder.record().all_settings for folder in folders]
     for spec in specs:
         for key, words in _settings(spec).items():
             values.setdefault(key, {})[words] = None
@@ -108,7 +107,7 @@ def settings(folders: Iterable[RunFolder]) -> dict[str, str]:
 def _settings(spec: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for key, value in spec.items():
-        if isinstance(value, Mapping) and "kind" in value and key != "dense":
+        if isinstance(value, Mapping) and "kind" in value and key != "baseline":
             found[key] = "another run"
         elif isinstance(value, Mapping):
             for name, part in flatten_settings(value, f"{key}.").items():

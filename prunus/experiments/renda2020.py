@@ -23,18 +23,18 @@ CURVES = {
 
 def _template(name: str, size: str) -> TicketSpec:
     ticket = network(name, size, epochs=15, rounds=12)
-    recipe = ticket.dense.recipe.replace(
+    recipe = ticket.baseline.recipe.replace(
         optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, batch_size=128, lr_schedule="steps",
         source="Renda et al. 2020, section 3; epochs as for the network's other experiments",
     )  # fmt: skip
     return replace(
-        ticket, dense=replace(ticket.dense, recipe=recipe), scope="global", rates=PruningRates(linear=0.2)
+        ticket, baseline=replace(ticket.baseline, recipe=recipe), scope="global", pruning_rates=PruningRates(linear=0.2)
     )
 
 
 def _retraining(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
-    step = template.dense.total_steps() // 10
-    template = replace(template, dense=replace(template.dense, states=(step,)), rewind_step=step)
+    step = template.baseline.total_steps() // 10
+    template = replace(template, baseline=replace(template.baseline, checkpoint_steps=(step,)), rewind_step=step)
     return [
         ({"curve": curve, "replicate": replicate}, for_replicate(template, replicate, mask1=action))
         for replicate in replicates

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from prunus.errors import StoreError
 from prunus.experiments.results import SIZES, Row, Say
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
@@ -46,7 +46,7 @@ def latest_request(store: Store, name: str, size: str | None, say: Say) -> Reque
 
 def finished_subset(store: Store, request: Request) -> Request:
     """The request with those of its runs that are finished."""
-    return replace(request, entries=tuple(entry for entry in request.entries if store.done(entry.id)))
+    return replace(request, entries=tuple(entry for entry in request.entries if store.is_done(entry.id)))
 
 
 def missing_line(request: Request, drawn: Request, command: str) -> str:
@@ -75,7 +75,7 @@ def rows_of(store: Store, request: Request) -> list[Row]:
     """A row a run and level, with its label and network; the dense network is level 0 of what was made of it."""
     found: list[Row] = []
     for entry in request.entries:
-        folder = store.folder(entry.id)
+        folder = store.directory(entry.id)
         for row in (row for one in _with_dense(store, folder) for row in one.rows()):
             found.append({**entry.label, **_flat(row), "network": network_of(folder), "run": entry.id})
     return found
@@ -85,7 +85,7 @@ def curves_of(store: Store, request: Request) -> list[Row]:
     """A row a run, level and step, with its label and its level's density; the dense network is level 0."""
     found: list[Row] = []
     for entry in request.entries:
-        folder = store.folder(entry.id)
+        folder = store.directory(entry.id)
         folders = _with_dense(store, folder)
         levels: dict[int, Row] = {row["level"]: _flat(row) for one in folders for row in one.rows()}
         for point in (point for one in folders for point in one.curve()):
@@ -95,17 +95,17 @@ def curves_of(store: Store, request: Request) -> list[Row]:
     return found
 
 
-def _with_dense(store: Store, folder: RunFolder) -> list[RunFolder]:
+def _with_dense(store: Store, folder: RunDirectory) -> list[RunDirectory]:
     """A run, and before a ticket the dense network that it was made of."""
-    needs = folder.spec()["needs"] if folder.id.startswith(f"{TicketSpec.kind}-") else []
-    return [*(store.folder(need) for need in needs if need.startswith(f"{BaselineSpec.kind}-")), folder]
+    needs = folder.record().dependencies.values() if folder.id.startswith(f"{TicketSpec.kind}-") else ()
+    return [*(store.directory(need) for need in needs if need.startswith(f"{BaselineSpec.kind}-")), folder]
 
 
-def network_of(folder: RunFolder) -> str:
+def network_of(folder: RunDirectory) -> str:
     """The model and the data of a run."""
-    complete = folder.spec()["complete"]
+    complete = folder.record().all_settings
     complete = complete.get("ticket") or complete
-    dense = complete.get("dense", complete)
+    dense = complete.get("baseline", complete)
     return ", ".join(str(dense[key]) for key in ("model", "data") if key in dense)
 
 

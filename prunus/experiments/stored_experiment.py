@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from prunus.errors import NoEffectWarning, SpecError, UnknownNameError
 from prunus.experiments.comparisons import as_rows, compare, comparison_lines
@@ -43,18 +43,16 @@ from prunus.registry import lookup
 from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figures import Reference, check_figure_libraries
 from prunus.report.statistics import check_interval_library
-from prunus.runs.executors import ENGINES
-from prunus.runs.executors.run_task import ExecutableSpec
+from prunus.runs.executors import EXECUTORS, run_plan
 from prunus.runs.requests import Request
-from prunus.runs.runner import run_plan
-from prunus.runs.spec import run_id
+from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
 from prunus.types import Progress
 
 KEYS = ("group", "curve", "over", "from", "level", "density %", "sparsity %")
 """What the rows of a table are told apart by."""
 
-Entries = list[tuple[dict[str, Any], ExecutableSpec]]
+Entries = list[tuple[dict[str, Any], RunSpec]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class StoredExperiment:
     about: str
     """The first line is what `prunus list` says."""
     template: Callable[[str, str], Any]
-    """(network, size) -> what the runs have in common, a ticket or another spec with a `dense`; `--set` changes it."""
+    """(network, size) -> what the runs have in common, a ticket or another spec with a `baseline`; `--set` changes it."""
     wanted: Callable[[Any, str, Sequence[int]], Entries]
     """(template, size, replicates) -> the runs on one network."""
     panels: Sequence[Panel]
@@ -126,7 +124,7 @@ class StoredExperiment:
         if size not in SIZES:
             raise UnknownNameError(f"No size is called {size!r}; there are: {', '.join(SIZES)}.")
         say = report or (lambda line: None)
-        lookup("engine", ENGINES, engine)
+        lookup("engine", EXECUTORS, engine)
         n = replicates or dict(zip(SIZES, self.replicates, strict=True))[size]
         said = dict(settings or {})
         networks = self.asked(said)[0]
@@ -140,12 +138,14 @@ class StoredExperiment:
         request = kept.request(self.name, size, [(label, spec) for label, spec in entries], said)
         specs = [spec for _, spec in entries]
         # A need of a finished run that is gone, as one that was removed because it was damaged, is drawn as well.
-        done = [spec for spec in specs if kept.done(run_id(spec))]
-        gone = [need for spec in done for need in spec.needs() if not kept.done(run_id(need))]
+        done = [spec for spec in specs if kept.is_done(run_id(spec))]
+        gone = [
+            need for spec in done for need in spec.dependencies().values() if not kept.is_done(run_id(need))
+        ]
         run_plan(
-            [*specs, *cast("list[ExecutableSpec]", gone)],
+            [*specs, *gone],
             kept,
-            engine=engine,
+            executor=engine,
             workers=workers or os.cpu_count() or 1,
             say=say,
             progress=progress,
@@ -175,12 +175,12 @@ class StoredExperiment:
         rest = dict(settings)
         if "network" in rest:
             return rest.pop("network").split(","), rest
-        if {"model", "dense.model"} & rest.keys():
+        if {"model", "baseline.model"} & rest.keys():
             return list(self.networks[:1]), rest
-        data = rest.get("data", rest.get("dense.data"))
+        data = rest.get("data", rest.get("baseline.data"))
         if data is None:
             return list(self.networks), rest
-        of_such = [name for name in self.networks if self.template(name, "smoke").dense.data == data]
+        of_such = [name for name in self.networks if self.template(name, "smoke").baseline.data == data]
         return of_such or list(self.networks[:1]), rest
 
     def _warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from prunus.training import RECIPES
 
 
 def _network(model: str, data: str, rates: PruningRates) -> TicketSpec:
-    return TicketSpec(BaselineSpec(model, data, RECIPES[model]), rates=rates)
+    return TicketSpec(BaselineSpec(model, data, RECIPES[model]), pruning_rates=rates)
 
 
 NETWORKS: Mapping[str, TicketSpec] = {
@@ -37,13 +37,13 @@ def network(name: str, size: str, epochs: int | None = None, rounds: int | None 
     if size == "smoke":
         examples, every = SMOKE[name]
         dense = replace(
-            ticket.dense, examples=examples, every=every, recipe=ticket.dense.recipe.replace(epochs=1)
+            ticket.baseline, examples=examples, eval_every=every, recipe=ticket.baseline.recipe.replace(epochs=1)
         )
-        return replace(ticket, dense=dense, rounds=3, num_scoring_examples=20)
-    recipe = ticket.dense.recipe if epochs is None else ticket.dense.recipe.replace(epochs=epochs)
-    return replace(ticket, dense=replace(ticket.dense, recipe=recipe), rounds=rounds or ticket.rounds)
+        return replace(ticket, baseline=dense, rounds=3, num_scoring_examples=20)
+    recipe = ticket.baseline.recipe if epochs is None else ticket.baseline.recipe.replace(epochs=epochs)
+    return replace(ticket, baseline=replace(ticket.baseline, recipe=recipe), rounds=rounds or ticket.rounds)
 
 
 def for_replicate(ticket: TicketSpec, replicate: int, **changes: object) -> TicketSpec:
     """The same ticket of another replicate, with some settings of its own changed."""
-    return replace(ticket, dense=replace(ticket.dense, replicate=replicate), **changes)  # type: ignore[arg-type]
+    return replace(ticket, baseline=replace(ticket.baseline, replicate=replicate), **changes)  # type: ignore[arg-type]

@@ -23,11 +23,11 @@ from prunus.experiments.stored_experiment import Entries, Panel, StoredExperimen
 from prunus.experiments.ticket_presets import NETWORKS, network
 from prunus.pruning.criteria import CRITERIA
 from prunus.report.figures import Reference
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
-from prunus.tickets.export import from_seeds
+from prunus.tickets.export import load_seeded_weights
 from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.supermask.learned_supermask import PUBLISHED, LearnedSupermaskSpec
@@ -131,32 +131,32 @@ REPORTED: Mapping[str, Mapping[str, ReportedAccuracy]] = {
 
 def _template(of: str, size: str) -> LearnedSupermaskSpec:
     if size == "full":
-        return LearnedSupermaskSpec(network(of, size).dense, recipe=CONVOLUTIONS.get(of, PUBLISHED))
+        return LearnedSupermaskSpec(network(of, size).baseline, recipe=CONVOLUTIONS.get(of, PUBLISHED))
     if of == "lenet":
-        spec = LearnedSupermaskSpec(network(of, size).dense, recipe=ADAM)
+        spec = LearnedSupermaskSpec(network(of, size).baseline, recipe=ADAM)
     else:
-        dense = network(of, size, epochs=CONV_ADAM.epochs).dense
+        dense = network(of, size, epochs=CONV_ADAM.epochs).baseline
         if size == "default":
-            dense = replace(dense, examples=CONV_EXAMPLES, every=CONV_EVERY)
+            dense = replace(dense, examples=CONV_EXAMPLES, eval_every=CONV_EVERY)
         spec = LearnedSupermaskSpec(dense, Bernoulli(CONV_START), recipe=CONV_ADAM, samples=CONV_SAMPLES)
     return replace(spec, recipe=spec.recipe.replace(epochs=1), samples=2) if size == "smoke" else spec
 
 
 def _ticket(dense: BaselineSpec, size: str) -> TicketSpec:
     """The one-shot ticket of found masks, with the rates of its network."""
-    rates = next((t.rates for t in NETWORKS.values() if t.dense.model == dense.model), PruningRates())
+    rates = next((t.pruning_rates for t in NETWORKS.values() if t.baseline.model == dense.model), PruningRates())
     rounds = 3 if size == "smoke" else 15
     levels = LEVELS if size == "default" else ()
     return TicketSpec(
-        dense, "large_final_same_sign", rates=rates, rounds=rounds, schedule="one_shot", levels=levels
+        dense, "large_final_same_sign", pruning_rates=rates, rounds=rounds, schedule="one_shot", levels=levels
     )
 
 
 def _supermasks(template: LearnedSupermaskSpec, size: str, replicates: Sequence[int]) -> Entries:
     found: Entries = []
     for replicate in replicates:
-        dense = replace(template.dense, replicate=replicate)
-        ticket, learned = _ticket(dense, size), replace(template, dense=dense)
+        dense = replace(template.baseline, replicate=replicate)
+        ticket, learned = _ticket(dense, size), replace(template, baseline=dense)
         runs: dict[str, Any] = {"trained": dense}
         for words, weights in WEIGHTS.items():
             runs[f"found, {words}"] = CriterionSupermaskSpec(ticket, weights)
@@ -186,7 +186,7 @@ def _found(template: LearnedSupermaskSpec, size: str, replicates: Sequence[int])
     criteria = ("large_final", "random") if size == "smoke" else ()
     found: Entries = []
     for replicate in replicates:
-        ticket = _ticket(replace(template.dense, replicate=replicate), size)
+        ticket = _ticket(replace(template.baseline, replicate=replicate), size)
         for criterion in dict.fromkeys(("large_final_same_sign", *(criteria or CRITERIA))):
             for words, weights in WEIGHTS.items():
                 spec = CriterionSupermaskSpec(replace(ticket, criterion=criterion), weights)
@@ -212,7 +212,7 @@ def _table(store: Store, request: Request, rows: Sequence[Row]) -> list[Row]:
     table = []
     for (group, name), members in groups.items():
         likely = [row for row in members if "most_likely_density" in row]
-        files = [size for row in members if (size := _file_size(store.folder(row["run"])))]
+        files = [size for row in members if (size := _file_size(store.directory(row["run"])))]
         of = _key(members[0]["network"])
         table.append({
             **({"group": group} if group else {}), "curve": name, "n": len(members),
@@ -243,13 +243,13 @@ def _densities(density: str, sparsity: str, values: Sequence[float]) -> Row:
 
 def _key(network: str) -> str:
     """What "model, data" is called in NETWORKS; other data have no published numbers."""
-    return next((key for key, of in NETWORKS.items() if f"{of.dense.model}, {of.dense.data}" == network), "")
+    return next((key for key, of in NETWORKS.items() if f"{of.baseline.model}, {of.baseline.data}" == network), "")
 
 
-def _file_size(folder: RunFolder) -> int:
+def _file_size(folder: RunDirectory) -> int:
     """Bytes of the file of a supermask whose weights come from seeds; 0 for other runs."""
-    generated, factors = from_seeds(folder)
-    return len(pack(folder.get("final"), generated=generated, factors=factors)) if generated else 0
+    generated, factors = load_seeded_weights(folder)
+    return len(pack(folder.load_tensors("final"), generated=generated, factors=factors)) if generated else 0
 
 
 ACCURACY = Panel("accuracy", "final_test_accuracy", "test accuracy (%)", "Supermasks")

@@ -70,7 +70,7 @@ FAMILIES = (
         "freeze_init_zero_reshuffled": 10,
         "freeze_init_zero_reversed": 18,
         "freeze_init_zero_all": 4,
-        "train_on": 5,
+        "train": 5,
     },
     {"rewind weights": 0, "fine-tune": 2, "rewind learning rate": 5},
 )

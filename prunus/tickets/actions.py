@@ -1,81 +1,81 @@
-"""What the start of a ticket may be made of, and what an action is.
+"""Mask-1 and mask-0 actions: what kept and pruned weights are set to before a round trains.
 
-All tensors are the prunable weights, by name. Actions and criteria are given copies: what one of them does to its
-own reaches neither the next round nor the receipt.
+Source: Zhou et al. 2019, section 2, steps 3 and 4 of the generalized lottery ticket algorithm.
+
+All tensors are the prunable weights by name. An action receives copies, so that an action that writes to its
+arguments changes neither the next round nor the invariant report. The built-in actions are in
+`prunus.tickets.mask1_actions` and `prunus.tickets.mask0_actions`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prunus.training.state import clone_tensors
 from prunus.types import MaskDict, Params
 
 Invariants = Mapping[str, bool]
-"""What must hold of a result, a short sentence each, and whether it does, bit for bit where it speaks of equality."""
+"""Statements that must hold, and whether each does. Where a statement says "equal", it means bit for bit."""
 
 
 @dataclass(frozen=True)
 class WeightHistory:
-    """The weights at the moments that matter, for one replicate and one round."""
+    """The weights of one replicate that the actions of one round may use."""
 
-    original: Params
-    """The initialization: step 0 of the dense training, the same in every round."""
+    initial: Params
+    """The initialization: step 0 of the baseline, the same in every round."""
     rewind: Params
-    """At the rewind step of the dense training; `original` where that is step 0."""
+    """The baseline at the rewind step; equal to `initial` where that is step 0."""
     start: Params
-    """What the last training started from: in round 1 the rewind point, later what the actions had made."""
+    """The weights that the last training started from: in round 1 those of the rewind step, later the last round's."""
     final: Params
-    """What the last training ended at."""
+    """The weights that the last training ended with."""
     masks: MaskDict
     """The masks of the last training; all True in round 1."""
-    fresh: Callable[[int], Params]
-    """A new draw of the initialization, of the same distribution, by a seed."""
-    learned: Params = field(default_factory=dict)
-    """What a supermask's weights are under its mask, where the masks are a supermask's."""
+    redraw: Callable[[int], Params]
+    """Draw the initialization again, from the same distribution, with a seed."""
+    supermask: Params = field(default_factory=dict)
+    """The weights times the factors of a learned supermask, where the masks of the ticket are learned."""
 
-    def apart(self) -> "WeightHistory":
-        """The same on tensors of its own."""
-        return replace(
-            self,
-            original=clone_tensors(self.original),
+    def clone(self) -> "WeightHistory":
+        """Return the same history with copies of all tensors."""
+        return WeightHistory(
+            initial=clone_tensors(self.initial),
             rewind=clone_tensors(self.rewind),
             start=clone_tensors(self.start),
             final=clone_tensors(self.final),
             masks=clone_tensors(self.masks),
-            learned=clone_tensors(self.learned),
+            redraw=self.redraw,
+            supermask=clone_tensors(self.supermask),
         )
 
 
 @dataclass(frozen=True)
 class Mask1Action:
-    """A mask-1 action: where kept weights start, and what else goes with them. Called, it gives its values."""
+    """A mask-1 action: what kept weights start from, and what the other tensors start from."""
 
     values: Callable[[WeightHistory, MaskDict, int], Params]
-    """(past, masks, seed) -> whole tensors; only the places that `masks` keeps are used."""
-    claims: Callable[[WeightHistory, MaskDict, Params], Invariants]
-    """(past, masks, start) -> what must hold at the kept places of `start`."""
-    rest: Literal["rewound", "final"] = "rewound"
-    """Biases, BatchNorm and its buffers: as at the rewind point, or as the last training left them."""
-    rate: Literal["schedule", "last"] = "schedule"
-    """The learning rate: its schedule from the rewind step on, or its last value throughout."""
-
-    def __call__(self, past: WeightHistory, masks: MaskDict, seed: int) -> Params:
-        """Its values."""
-        return self.values(past, masks, seed)
+    """(history, masks, seed) -> complete tensors, of which only the kept places are used."""
+    invariants: Callable[[WeightHistory, MaskDict, Params], Invariants]
+    """(history, masks, start) -> statements about the kept places of `start`, and whether they hold."""
+    other_tensors: Literal["rewind", "final"] = "rewind"
+    """Biases, BatchNorm parameters and buffers start as at the rewind step, with its optimizer state; or as the last
+    training ended, with a new optimizer."""
+    learning_rate: Literal["schedule", "last"] = "schedule"
+    """The schedule from the rewind step on, or its last value throughout."""
+    description: str = ""
+    """One line with the formula, and the source, for `prunus list`."""
 
 
 @dataclass(frozen=True)
 class Mask0Action:
-    """A mask-0 action: what pruned weights are set to, and whether they stay there. Called, it gives its values."""
+    """A mask-0 action: what pruned weights are set to, and whether they train."""
 
     values: Callable[[WeightHistory, MaskDict, Params, int], Params]
-    """(past, masks, kept, seed) -> the whole start: `kept` from the mask-1 action, pruned places filled in."""
-    claims: Callable[[WeightHistory, MaskDict, Params, Params], Invariants]
-    """(past, masks, kept, start) -> what must hold of `start`."""
-    frozen: bool = True
-    """Whether pruned weights keep the values of the start through training."""
-
-    def __call__(self, past: WeightHistory, masks: MaskDict, kept: Params, seed: int) -> Params:
-        """Its values."""
-        return self.values(past, masks, kept, seed)
+    """(history, masks, kept, seed) -> the complete start: `kept` from the mask-1 action, and the pruned places."""
+    invariants: Callable[[WeightHistory, MaskDict, Params, Params], Invariants]
+    """(history, masks, kept, start) -> statements about `start`, and whether they hold."""
+    freezes: bool = True
+    """Whether pruned weights keep the values of the start throughout the training."""
+    description: str = ""
+    """One line with the formula, and the source, for `prunus list`."""

@@ -1,31 +1,33 @@
-"""The dense training that every ticket of a replicate comes from.
+"""The baseline: the dense training that every ticket of a replicate is made from.
 
 Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 2019.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
 from prunus.data import load_data
-from prunus.errors import DataError, ModelError, PrunusError, SpecError
+from prunus.errors import DataError, PrunusError, SpecError
 from prunus.models import MODELS
+from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.tickets.artifacts import RunArtifacts
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.constraints import Constraint
 from prunus.training.loop import Trainer, check_recipe, steps_per_epoch
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
-from prunus.types import Dataset, Progress
+from prunus.types import Dataset, Params, Progress
 
-PACE_STEPS = 20
+NUM_TIMED_STEPS = 20
 
+Row = dict[str, Any]
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
 
@@ -34,101 +36,100 @@ StepReport = Callable[[int], None]
 class BaselineSpec:
     """One dense training of one replicate."""
 
-    kind: ClassVar[str] = "dense"
+    kind: ClassVar[str] = "baseline"
+    procedure: ClassVar[str] = "prunus.tickets.baseline:run_baseline"
 
     model: str = "lenet-300-100"
-    """A key of MODELS, or "package.module:function" of yours that takes `seed` and gives a module."""
+    """A key of MODELS, or "package.module:function" of a function that takes `seed` and returns a module."""
     data: str = "mnist"
+    """A key of DATASETS, or "package.module:function" of a function without arguments that returns a `Dataset`."""
     recipe: Recipe = field(default_factory=lambda: RECIPES["lenet-300-100"])
     replicate: int = 0
     examples: int | None = None
-    """Train on the first so many, evaluate on the first third as many; None: on all there are."""
-    every: int = 100
-    """Steps between evaluations."""
-    states: tuple[int, ...] = ()
-    """Steps whose whole state is kept, to rewind to."""
+    """Number of training examples, and three times the number of evaluated ones; None: all."""
+    eval_every: int = 100
+    """Number of steps between evaluations."""
+    checkpoint_steps: tuple[int, ...] = ()
+    """Steps whose complete training state is kept, to rewind to."""
     test_curve: bool = False
-    """Evaluate the test split along the way as well, for a figure."""
+    """Whether the test split is evaluated during training as well, for a figure."""
     device: str = "cpu"
 
-    def needs(self) -> tuple[()]:
-        """Nothing."""
-        return ()
+    def dependencies(self) -> dict[str, Any]:
+        """Return the specs of the runs that this run reads: none."""
+        return {}
+
+    def code_references(self) -> tuple[str, ...]:
+        """Return the references to the user's functions that this run calls."""
+        return tuple(reference for reference in (self.model, self.data) if ":" in reference)
 
     def cost(self) -> tuple[str, float]:
-        """Training steps of this network."""
+        """Return the unit, and the number of training steps. Raises SpecError if the settings are out of range."""
         return f"{self.model}/{self.recipe.batch_size}/{self.device}", float(self.total_steps())
 
     def total_steps(self) -> int:
-        """Steps of the whole training. Raises SpecError where the settings make none."""
+        """Return the number of steps of the training. Raises SpecError if the settings are out of range."""
         self._check()
-        total = self.recipe.epochs * steps_per_epoch(self.recipe, self.dataset().train)
-        for step in self.states:
+        total = self.recipe.epochs * steps_per_epoch(self.recipe, self.load_data().train)
+        for step in self.checkpoint_steps:
             if not 0 <= step < total:
                 raise SpecError(
-                    f"The state of step {step} was asked, but training has the steps 0 to {total}."
+                    f"Expected checkpoint_steps in 0 to {total - 1}, got step {step}; training has {total} steps."
                 )
         return total
 
-    def dataset(self) -> Dataset:
-        """The data, cut to `examples`."""
-        whole = load_cached(self.data, self.device)
-        return whole if self.examples is None else whole.take(self.examples, max(1, self.examples // 3))
+    def load_data(self) -> Dataset:
+        """Return the data set, reduced to `examples`."""
+        data = load_data_cached(self.data, self.device)
+        return data if self.examples is None else data.take(self.examples, max(1, self.examples // 3))
 
-    def network(self, seed: int | None = None) -> nn.Module:
-        """The network of this replicate, or of another draw of the initialization."""
+    def make_network(self, seed: int | None = None) -> nn.Module:
+        """Return the untrained network of this replicate, or of another seed. Raises ModelError if that fails."""
         seed = derive_seed(self.replicate, "model") if seed is None else seed
-        try:
-            made = self._maker()(seed=seed)
-        except (Exception, SystemExit) as error:  # a user's function may fail in any way
-            if isinstance(error, PrunusError) or ":" not in self.model:
-                raise
-            raise ModelError(
-                f"{self.model} was called with seed={seed} and failed: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(made, nn.Module):
-            raise ModelError(f"{self.model} was to return a module and returned a {type(made).__name__}.")
-        return made.to(self.device)
-
-    def _maker(self) -> Callable[..., Any]:
-        return import_object(self.model) if ":" in self.model else lookup("model", MODELS, self.model)
+        return make_model(self.model, seed).to(self.device)
 
     def train(
         self,
         model: nn.Module,
-        shelf: RunArtifacts,
+        directory: RunDirectory,
         level: int,
         *,
         constraint: Constraint | None = None,
         start: TrainingState | None = None,
         recipe: Recipe | None = None,
-        states: tuple[int, ...] = (),
+        checkpoint_steps: tuple[int, ...] = (),
         seed: int | None = None,
         report_steps: StepReport | None = None,
     ) -> TrainingMonitor:
-        """Train a network on this data, in the order of this replicate or of `seed`; returns what was observed.
+        """Train a network on this data, in the order of examples of this replicate.
 
         Args:
-            model: trained in place.
-            shelf: where the training writes its checkpoint, and goes on from it.
-            level: names the checkpoint.
-            constraint, start: as in `prunus.train`.
-            recipe: None for the recipe of the dense training.
-            states: the steps whose whole state is kept.
-            report_steps: called with the number of steps since the last call.
+            model: Trained in place.
+            directory: Where the training writes its checkpoint, from which a repeated call continues.
+            level: Names the checkpoint.
+            constraint: Holds after every step; None: no constraint.
+            start: State that training starts from; None: the model as it is, at step 0.
+            recipe: None: the recipe of the baseline.
+            checkpoint_steps: Steps whose complete state is kept.
+            seed: Seed of the order of examples; None: that of this replicate.
+            report_steps: Called with the number of steps since the last call.
+
+        Returns:
+            The monitor that observed the training.
         """
-        data, constraint = self.dataset(), constraint or NoConstraint(model)
+        data, constraint = self.load_data(), constraint or NoConstraint(model)
+        if ":" in self.data:  # a user's function may return other data when the run is resumed
+            directory.check_input(self.data, data_tensors(data))
         recipe = recipe or self.recipe
-        first = start.step if start else 0
-        watch = TrainingMonitor(
+        first_step = start.step if start else 0
+        monitor = TrainingMonitor(
             data.validation,
-            first=first,
-            last=recipe.epochs * steps_per_epoch(recipe, data.train),
-            every=self.every,
-            states=states,
+            first_step=first_step,
+            last_step=recipe.epochs * steps_per_epoch(recipe, data.train),
+            eval_every=self.eval_every,
+            checkpoint_steps=checkpoint_steps,
             test=data.test if self.test_curve else None,
             count_violations=getattr(constraint, "verify", None),
-            beat=shelf.beat,
         )
         train(
             model,
@@ -137,75 +138,130 @@ class BaselineSpec:
             constraint=constraint,
             seed=derive_seed(self.replicate, "train") if seed is None else seed,
             start=start,
-            observer=watch,
-            checkpoint=shelf.checkpoint(checkpoint_name(level)),
-            progress=None if report_steps is None else _differences(report_steps, first),
+            observer=monitor,
+            checkpoint=directory.checkpoint_path(checkpoint_name(level)),
+            progress=None if report_steps is None else _report_differences(report_steps, first_step),
         )
-        return watch
+        return monitor
 
     def pace(self) -> float:
-        """Seconds a training step takes here, measured over a few of them."""
-        model = self.network()
-        return pace(Trainer(model, self.recipe, NoConstraint(model)), self.dataset())
-
-    def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
-    ) -> dict[str, Any]:
-        """Train; keep the initialization, the wanted states, and the end. Returns the row of the training."""
-        self.total_steps()
-        if not shelf.rows():
-            began, model = time.perf_counter(), self.network()
-            watch = self.train(model, shelf, 0, states=(0, *self.states), report_steps=report_steps)
-            for step, state in watch.states.items():
-                shelf.put(f"state-{step}", state_to_tensors(state), {"step": step})
-            shelf.put("final", model.state_dict())
-            seconds = round(time.perf_counter() - began, 2)
-            row = {
-                "level": 0,
-                "density": 1.0,
-                **final_metrics(model, watch, self.dataset()),
-                "seconds": seconds,
-            }
-            shelf.append_curve(curve_rows(0, watch))
-            shelf.append(row)
-        shelf.drop(checkpoint_name(0))
-        return dict(shelf.rows()[0])
+        """Measure the seconds of one training step on this machine."""
+        model = self.make_network()
+        return time_step(Trainer(model, self.recipe, NoConstraint(model)), self.load_data())
 
     def _check(self) -> None:
         counts = {
-            "every": self.every,
+            "eval_every": self.eval_every,
             "examples": self.examples,
             "recipe.epochs": self.recipe.epochs,
             "recipe.batch_size": self.recipe.batch_size,
         }
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise SpecError(f"{name} is {value}; it must be at least 1.")
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise SpecError(f"Expected {name} of at least 1, got {count}.")
         for name in ("learning_rate", "momentum", "weight_decay", "penalty_strength"):
             value = getattr(self.recipe, name)
             if not 0 <= value < math.inf:
-                raise SpecError(f"recipe.{name} is {value}; it must be finite and at least 0.")
+                raise SpecError(f"Expected a finite recipe.{name} of at least 0, got {value}.")
         if self.recipe.patience is not None:
             raise SpecError(
-                "Where tickets stop is found afterwards, in trainings of full length: leave `patience` at none."
+                f"Expected recipe.patience = None, got {self.recipe.patience}; tickets train for the full length, and "
+                "the early-stopping point is found afterwards."
             )
-        self._maker()
+        lookup("model", MODELS, self.model) if ":" not in self.model else import_object(self.model)
         check_recipe(self.recipe)
 
 
-def pace(run: Trainer, data: Dataset) -> float:
-    """Seconds that a step of `run` takes here."""
-    batch = data.train.take(run.recipe.batch_size)
-    run.step(batch.inputs, batch.labels)
-    began = time.process_time()  # not the clock on the wall: others may be at work now
-    for _ in range(PACE_STEPS):
-        run.step(batch.inputs, batch.labels)
-    return (time.process_time() - began) / PACE_STEPS
+class BaselineRun:
+    """What the specs of all runs that start from a baseline have in common."""
+
+    baseline: BaselineSpec
+
+    @property
+    def device(self) -> str:
+        """The device of the computation."""
+        return self.baseline.device
+
+    def dependencies(self) -> dict[str, Any]:
+        """Return the specs of the runs that this run reads, by role: the baseline."""
+        return {"baseline": self.baseline}
+
+    def code_references(self) -> tuple[str, ...]:
+        """Return the references to the user's functions that this run calls beside those of its dependencies."""
+        return ()
+
+    def pace(self) -> float:
+        """Measure the seconds of one training step on this machine."""
+        return self.baseline.pace()
 
 
-def _differences(report_steps: StepReport, first: int) -> Progress:
-    """The progress of a training from step `first` on, as differences for `report_steps`."""
-    last = first
+@dataclass(frozen=True)
+class Baseline:
+    """The results of a finished baseline that tickets use."""
+
+    initial: Params
+    """The complete model at step 0: parameters and buffers."""
+    rewind: TrainingState
+    """The complete training state at the rewind step."""
+    final: Params
+    """The complete model at the end of the training."""
+
+    @classmethod
+    def load(cls, directory: RunDirectory, rewind_step: int = 0) -> "Baseline":
+        """Read a baseline, with its state at `rewind_step`, from the directory of a finished run."""
+        initial = load_saved_state(directory, 0).model
+        return cls(initial, load_saved_state(directory, rewind_step), directory.load_tensors("final"))
+
+
+def run_baseline(
+    spec: BaselineSpec,
+    directory: RunDirectory,
+    needed: Mapping[str, RunDirectory],
+    report_steps: StepReport | None = None,
+) -> Row:
+    """Train the network of a replicate; save the initialization, the requested states, and the end.
+
+    Args:
+        spec: The settings.
+        directory: Where results and checkpoints are written; a repeated call continues from there.
+        needed: Directories of the dependencies; none.
+        report_steps: Called with the number of training steps since the last call.
+
+    Returns:
+        The row of the training, at level 0.
+
+    Raises:
+        SpecError: If settings are out of range.
+    """
+    spec.total_steps()
+    if not directory.rows():
+        started, model = time.perf_counter(), spec.make_network()
+        steps = (0, *spec.checkpoint_steps)
+        monitor = spec.train(model, directory, 0, checkpoint_steps=steps, report_steps=report_steps)
+        for step, state in monitor.states.items():
+            directory.save_tensors(f"state-{step}", state_to_tensors(state), {"step": step})
+        directory.save_tensors("final", model.state_dict())
+        metrics = final_metrics(model, monitor, spec.load_data())
+        row = {"level": 0, "density": 1.0, **metrics, "seconds": round(time.perf_counter() - started, 2)}
+        directory.append_curve(monitor.curve_rows(0))
+        directory.append_row(row)
+    directory.remove(checkpoint_name(0))
+    return dict(directory.rows()[0])
+
+
+def time_step(trainer: Trainer, data: Dataset) -> float:
+    """Measure the CPU seconds of one step of a trainer, as a mean over a few steps."""
+    batch = data.train.take(trainer.recipe.batch_size)
+    trainer.step(batch.inputs, batch.labels)
+    started = time.process_time()  # not wall-clock time: other processes may be running
+    for _ in range(NUM_TIMED_STEPS):
+        trainer.step(batch.inputs, batch.labels)
+    return (time.process_time() - started) / NUM_TIMED_STEPS
+
+
+def _report_differences(report_steps: StepReport, first_step: int) -> Progress:
+    """Convert the progress of a training, in steps done so far, to numbers of new steps."""
+    last = first_step
 
     def progress(what: str, done: int, total: int) -> None:
         nonlocal last
@@ -215,12 +271,21 @@ def _differences(report_steps: StepReport, first: int) -> Progress:
     return progress
 
 
-def final_metrics(model: nn.Module, watch: TrainingMonitor, data: Dataset) -> dict[str, Any]:
-    """A finished training's numbers: at its end, and at the early-stopping point. The test split is seen twice."""
-    stop, end = watch.stop, watch.curve[-1]
+def final_metrics(model: nn.Module, monitor: TrainingMonitor, data: Dataset) -> Row:
+    """Evaluate a finished training at its end and at the early-stopping point.
+
+    Args:
+        model: The trained model; evaluated twice on the test split, and unchanged afterwards.
+        monitor: What was observed of its training.
+        data: The data it was trained on.
+
+    Returns:
+        Losses in nats, accuracies in percent, and steps.
+    """
+    stop, end = monitor.stop, monitor.curve[-1]
     at_end = evaluate(model, data.test)
     final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(watch.best)
+    model.load_state_dict(monitor.best)
     at_stop = evaluate(model, data.test)
     model.load_state_dict(final)
     return {
@@ -235,27 +300,48 @@ def final_metrics(model: nn.Module, watch: TrainingMonitor, data: Dataset) -> di
     }
 
 
-def curve_rows(level: int, watch: TrainingMonitor) -> list[dict[str, Any]]:
-    """What was seen of a level's training, a row a step."""
-    rows = [{"level": level, **asdict(point)} for point in watch.curve]
-    return [{key: value for key, value in row.items() if value is not None} for row in rows]
-
-
 def checkpoint_name(level: int) -> str:
-    """What a level's training is called on a shelf while it runs."""
+    """Return the name of the checkpoint of a level's training, which is removed when the level is saved."""
     return f"training-{level:02d}"
 
 
-def load_saved_state(shelf: RunArtifacts, name: str) -> TrainingState:
-    """A state that the dense training laid down."""
-    return state_from_tensors(shelf.note(name)["step"], shelf.get(name))
+def masks_name(level: int) -> str:
+    """Return the name under which a level's masks are saved."""
+    return f"masks-{level:02d}"
+
+
+def load_saved_state(directory: RunDirectory, step: int) -> TrainingState:
+    """Return the training state that a baseline saved at a step."""
+    name = f"state-{step}"
+    return state_from_tensors(directory.load_metadata(name)["step"], directory.load_tensors(name))
+
+
+def data_tensors(data: Dataset) -> Params:
+    """Return the tensors of all splits of a data set, by name."""
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    return {
+        f"{name}/{part}": getattr(split, part)
+        for name, split in splits.items()
+        for part in ("inputs", "labels")
+    }
 
 
 _LOADED: dict[tuple[str, str], Dataset] = {}
 
 
-def load_cached(name: str, device: str) -> Dataset:
-    """The data set, in memory once a process; its validation split is the same for all replicates."""
+def load_data_cached(name: str, device: str) -> Dataset:
+    """Load a data set once per process; its validation split is the same for all replicates.
+
+    Args:
+        name: A key of DATASETS, or "package.module:function".
+        device: Where the tensors are placed.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: If the user's function fails.
+    """
     if (name, device) not in _LOADED:
         try:
             _LOADED[name, device] = load_data(name, device=device)
@@ -263,6 +349,6 @@ def load_cached(name: str, device: str) -> Dataset:
             if isinstance(error, PrunusError) or ":" not in name:
                 raise
             raise DataError(
-                f"{name} was called without arguments and gave no data set: {type(error).__name__}: {error}"
+                f"{name} was called without arguments and did not return a data set: {type(error).__name__}: {error}"
             ) from error
     return _LOADED[name, device]

@@ -1,60 +1,46 @@
-"""The network that a finished run ended with, and what a file of it can do without."""
-
-from typing import Any, Protocol
+"""The network that a finished run ended with, and which of its weights a file need not store."""
 
 from torch import nn
 
 from prunus.errors import ModelMismatchError
+from prunus.runs.directory import RunDirectory
 from prunus.seeded_tensors import SeededTensor
 from prunus.tickets.baseline import BaselineSpec
-from prunus.types import Params
-
-
-class OfDense(Protocol):
-    """A spec of what is made of a dense training."""
-
-    @property
-    def dense(self) -> BaselineSpec:
-        """The training."""
-
-
-class Kept(Protocol):
-    """What a finished run has left: a shelf, or its folder in a store."""
-
-    def has(self, name: str) -> bool:
-        """Whether that name is kept."""
-
-    def get(self, name: str) -> Params:
-        """The tensors of that name."""
-
-    def note(self, name: str) -> dict[str, Any]:
-        """The note of that name."""
 
 
 def load_trained_network(
-    spec: BaselineSpec | OfDense, kept: Kept
+    baseline: BaselineSpec, directory: RunDirectory
 ) -> tuple[nn.Module, dict[str, SeededTensor], dict[str, float]]:
-    """The network of a finished run: trained, a ticket's at its last level, or under its most likely supermask.
+    """Load the network of a finished run: the baseline, a ticket at its last level, or a most likely supermask.
 
-    With it, which of its weights come from seeds, and each layer's factor: empty but for a supermask over such
-    weights. `prunus.save(model, path, generated=..., factors=...)` writes the two instead of the weights.
-    Raises ModelMismatchError where the model has changed since.
+    Args:
+        baseline: The baseline of the run, which makes the network.
+        directory: The directory of the finished run.
+
+    Returns:
+        The network; which of its weights are made from seeds, by name; and the factor of each of these layers. The
+        last two are empty except for a supermask over such weights. `prunus.save(model, path, generated=...,
+        factors=...)` stores them instead of the weights.
+
+    Raises:
+        ModelMismatchError: If the model function does not make the network of the run.
     """
-    dense = spec if isinstance(spec, BaselineSpec) else spec.dense
-    model = dense.network()
+    model = baseline.make_network()
     try:
-        model.load_state_dict(kept.get("final"))
+        model.load_state_dict(directory.load_tensors("final"))
     except RuntimeError as error:
-        why = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ModelMismatchError(
-            f"{dense.model} does not make the network that the run ended with: {why}"
+            f"Expected {baseline.model} to make the network of the run, got another one: {reason}"
         ) from error
-    return model, *from_seeds(kept)
+    return model, *load_seeded_weights(directory)
 
 
-def from_seeds(kept: Kept) -> tuple[dict[str, SeededTensor], dict[str, float]]:
-    """How the weights of a finished run come from seeds, and their factors; both are empty where they do not."""
-    if not kept.has("factors"):
+def load_seeded_weights(directory: RunDirectory) -> tuple[dict[str, SeededTensor], dict[str, float]]:
+    """Return which weights of a finished run are made from seeds, and their factors; both may be empty."""
+    if not directory.has("factors"):
         return {}, {}
-    generated = {name: SeededTensor(*how) for name, how in kept.note("factors")["generated"].items()}
-    return generated, {name: float(value) for name, value in kept.get("factors").items() if name in generated}
+    seeds = directory.load_metadata("factors")["generated"]
+    generated = {name: SeededTensor(*values) for name, values in seeds.items()}
+    factors = directory.load_tensors("factors")
+    return generated, {name: float(value) for name, value in factors.items() if name in generated}

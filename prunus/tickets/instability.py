@@ -1,122 +1,148 @@
-"""Instability: do two copies of a network, trained from one state in different orders of data, end in one valley?
+"""Instability: whether two copies of a network, trained from one state with different orders of data, are connected.
 
-    error(α) = error of (1 - α) W_1 + α W_2,   barrier = max error(α) - mean of the errors of both ends
+    error(α) = error of (1 - α) W_1 + α W_2,   error barrier = max error(α) - mean of the errors at both ends
 
-Source: Frankle et al. 2020, sections 2 and 3: 30 values of α; a network is stable where the barrier is below 2 %.
+Source: Frankle et al. 2020, sections 2 and 3: 30 values of α; a network is stable if the barrier is below 2 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from prunus.errors import SpecError
 from prunus.pruning.masks import apply_masks
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.tickets.artifacts import RunArtifacts
-from prunus.tickets.baseline import BaselineSpec, StepReport, checkpoint_name, curve_rows, load_saved_state
-from prunus.tickets.procedure import mask_key
+from prunus.tickets.baseline import (
+    BaselineRun,
+    BaselineSpec,
+    Row,
+    StepReport,
+    checkpoint_name,
+    load_saved_state,
+    masks_name,
+)
 from prunus.tickets.ticket import TicketSpec
 from prunus.training import Masks, evaluate
 from prunus.training.state import TrainingState
 from prunus.types import MaskDict, Params
 
 COPIES = (1, 2)
+STABLE_BELOW = 2.0
+"""The error barrier below which a network is stable, in percent."""
 
 
 @dataclass(frozen=True)
-class InstabilitySpec:
-    """Two trainings from one state of the dense training, and the errors on the line between their ends."""
+class InstabilitySpec(BaselineRun):
+    """Two trainings from one state of a baseline, and the errors on the line between their ends."""
 
     kind: ClassVar[str] = "instability"
+    procedure: ClassVar[str] = "prunus.tickets.instability:measure_instability"
 
-    dense: BaselineSpec = field(default_factory=BaselineSpec)
+    baseline: BaselineSpec = field(default_factory=BaselineSpec)
     step: int = 0
-    """The state both copies start from; one of `dense.states`, or 0."""
+    """The step whose state both copies start from: one of the baseline's `checkpoint_steps`, or 0."""
     ticket: TicketSpec | None = None
-    """Under the masks of a level of this ticket; None: the dense network."""
+    """Train under the masks of a level of this ticket; None: the dense network."""
     level: int = 0
+    """The level of the ticket."""
     points: int = 30
-    """Values of α, both ends among them."""
+    """Number of values of α, both ends included."""
 
-    @property
-    def device(self) -> str:
-        """Where it computes."""
-        return self.dense.device
-
-    def needs(self) -> tuple[BaselineSpec | TicketSpec, ...]:
-        """The dense training, and the ticket whose masks are taken."""
-        return (self.dense,) if self.ticket is None else (self.dense, self.ticket)
+    def dependencies(self) -> dict[str, Any]:
+        """Return the specs of the runs that this run reads: the baseline, and the ticket with the masks."""
+        return super().dependencies() | ({} if self.ticket is None else {"ticket": self.ticket})
 
     def cost(self) -> tuple[str, float]:
-        """Training steps of both copies. Raises SpecError where the settings contradict each other."""
-        self._check()
-        unit, steps = self.dense.cost()
+        """Return the unit, and the training steps of both copies. Raises as `check` does."""
+        self.check()
+        unit, steps = self.baseline.cost()
         return unit, len(COPIES) * (steps - self.step)
 
-    def pace(self) -> float:
-        """Seconds a training step takes here."""
-        return self.dense.pace()
-
-    def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
-    ) -> dict[str, Any]:
-        """Train both copies, then walk the line."""
-        self._check()
-        state = load_saved_state(needed[0], f"state-{self.step}")
-        masks = needed[1].get_masks(mask_key(self.level)) if self.ticket is not None else None
-        for copy in COPIES:
-            if not shelf.has(f"copy-{copy}"):
-                model = self.dense.network()
-                start = TrainingState(state.step, _masked(state.model, masks), state.optimizer)
-                watch = self.dense.train(
-                    model,
-                    shelf,
-                    copy,
-                    constraint=Masks(model, masks) if masks is not None else None,
-                    start=start,
-                    seed=derive_seed(self._order, copy),
-                    report_steps=report_steps,
-                )
-                shelf.append_curve(curve_rows(copy, watch))
-                shelf.put(f"copy-{copy}", model.state_dict())
-                shelf.drop(checkpoint_name(copy))
-        rows = self._line(shelf.get("copy-1"), shelf.get("copy-2"))
-        ends = (rows[0]["test_error"] + rows[-1]["test_error"]) / 2
-        barrier = max(row["test_error"] for row in rows) - ends
-        for row in rows:
-            shelf.append({**row, "barrier": barrier} if row is rows[-1] else row)
-        return {"barrier": barrier, "stable": barrier < 2.0}
-
-    @property
-    def _order(self) -> int:
-        return derive_seed(self.dense.replicate, "instability")
-
-    def _line(self, first: Params, second: Params) -> list[dict[str, Any]]:
-        """The errors at every α, in percent."""
-        model: nn.Module = self.dense.network()
-        data, rows = self.dense.dataset(), []
-        for place, alpha in enumerate(torch.linspace(0, 1, self.points).tolist()):
-            between = {name: torch.lerp(first[name].double(), second[name].double(), alpha) for name in first}
-            model.load_state_dict({name: tensor.to(first[name].dtype) for name, tensor in between.items()})
-            errors = {split: evaluate(model, getattr(data, split)).error for split in ("validation", "test")}
-            rows.append(
-                {"level": place, "alpha": alpha, **{f"{split}_error": e for split, e in errors.items()}}
-            )
-        return rows
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Validate the settings. Raises SpecError if they contradict each other."""
         if self.points < 2:
-            raise SpecError(f"{self.points} points were asked; a line has at least its two ends.")
-        if self.step and self.step not in self.dense.states:
+            raise SpecError(f"Expected at least 2 points, the ends of the line, got {self.points}.")
+        if self.step and self.step not in self.baseline.checkpoint_steps:
             raise SpecError(
-                f"Copies were to start at step {self.step}, but `dense.states` are {self.dense.states}."
+                f"Expected step to be 0 or among the baseline's checkpoint_steps {self.baseline.checkpoint_steps}, got "
+                f"{self.step}; add it there."
             )
-        if self.ticket is not None and self.level not in self.ticket.trained_levels():
-            raise SpecError(f"Level {self.level} was asked of a ticket whose levels are others.")
+        if self.ticket is not None and self.level not in self.ticket.trained_levels:
+            raise SpecError(
+                f"Expected a level of the ticket, {self.ticket.trained_levels}, got {self.level}."
+            )
 
 
-def _masked(model: Params, masks: MaskDict | None) -> Params:
-    return model if masks is None else apply_masks(model, masks)
+def measure_instability(
+    spec: InstabilitySpec,
+    directory: RunDirectory,
+    needed: Mapping[str, RunDirectory],
+    report_steps: StepReport | None = None,
+) -> Row:
+    """Train both copies, and evaluate the networks on the line between them.
+
+    Args:
+        spec: The settings.
+        directory: Where results and checkpoints are written; a repeated call continues from there.
+        needed: The directories of the finished "baseline", and of the "ticket" if there is one.
+        report_steps: Called with the number of training steps since the last call.
+
+    Returns:
+        The error barrier in percent, and whether the network is stable.
+
+    Raises:
+        SpecError: If settings contradict each other.
+    """
+    spec.check()
+    masks = needed["ticket"].load_masks(masks_name(spec.level)) if spec.ticket is not None else None
+    for copy in COPIES:
+        if not directory.has(f"copy-{copy}"):
+            _train_copy(spec, copy, masks, directory, needed["baseline"], report_steps)
+    ends = [directory.load_tensors(f"copy-{copy}") for copy in COPIES]
+    rows = _evaluate_line(spec, ends[0], ends[1])
+    errors = [row["test_error"] for row in rows]
+    barrier = max(errors) - (errors[0] + errors[-1]) / 2
+    for row in rows:
+        directory.append_row({**row, "barrier": barrier} if row is rows[-1] else row)
+    return {"barrier": barrier, "stable": barrier < STABLE_BELOW}
+
+
+def _train_copy(
+    spec: InstabilitySpec,
+    copy: int,
+    masks: MaskDict | None,
+    directory: RunDirectory,
+    baseline: RunDirectory,
+    report_steps: StepReport | None,
+) -> None:
+    """Train one copy with its own order of examples, and save it."""
+    state, model = load_saved_state(baseline, spec.step), spec.baseline.make_network()
+    weights = state.model if masks is None else apply_masks(state.model, masks)
+    monitor = spec.baseline.train(
+        model,
+        directory,
+        copy,
+        constraint=Masks(model, masks) if masks is not None else None,
+        start=TrainingState(state.step, weights, state.optimizer),
+        seed=derive_seed(derive_seed(spec.baseline.replicate, "instability"), copy),
+        report_steps=report_steps,
+    )
+    directory.append_curve(monitor.curve_rows(copy))
+    directory.save_tensors(f"copy-{copy}", model.state_dict())
+    directory.remove(checkpoint_name(copy))
+
+
+def _evaluate_line(spec: InstabilitySpec, first: Params, second: Params) -> list[Row]:
+    """Return the errors at every α, in percent."""
+    model, data, rows = spec.baseline.make_network(), spec.baseline.load_data(), []
+    for index, alpha in enumerate(torch.linspace(0, 1, spec.points).tolist()):
+        between = {name: torch.lerp(first[name].double(), second[name].double(), alpha) for name in first}
+        model.load_state_dict({name: tensor.to(first[name].dtype) for name, tensor in between.items()})
+        errors = {
+            f"{split}_error": evaluate(model, getattr(data, split)).error for split in ("validation", "test")
+        }
+        rows.append({"level": index, "alpha": alpha, **errors})
+    return rows

@@ -1,11 +1,11 @@
-"""The receipt of a ticket: what must hold after a round, checked on the tensors and not by those who made them.
+"""The invariant report of a round: what must hold, checked on the tensors and not by the code that made them.
 
-exact counts        every layer keeps as many weights as its density says
-nested masks        nothing pruned comes back, where the masks of a level are made within those before
-kept weights        what the mask-1 action claims, bit for bit
-pruned weights      what the mask-0 action claims, and that they stood so at every evaluation, where they are held
-the rest            biases, BatchNorm and its buffers start as at the rewind point, or as the last training left them
-the optimizer       remembers what it did at the rewind step, or nothing
+exact counts        every layer keeps as many weights as its density gives
+nested masks        no pruned weight is kept again, where the masks of a level are selected within earlier ones
+kept weights        the invariants of the mask-1 action, bit for bit
+pruned weights      the invariants of the mask-0 action, and for frozen weights the same values at every evaluation
+other tensors       biases, BatchNorm and its buffers start as at the rewind step, or as the last training ended
+optimizer           its state is that of the rewind step, or empty
 """
 
 import warnings
@@ -21,95 +21,116 @@ from prunus.tickets.monitor import TrainingMonitor, tensors_equal
 from prunus.training.state import TrainingState
 from prunus.types import MaskDict, Params
 
+EXACT_COUNTS = "every layer keeps exactly its number of weights"
+
 
 @dataclass(frozen=True)
 class InvariantReport:
-    """Every check by its sentence, and at how many evaluations the pruned weights were looked at."""
+    """The statements that were checked, and at how many evaluations the pruned weights were compared."""
 
     checks: Mapping[str, bool]
     evaluations: int
 
     @property
     def passed(self) -> bool:
-        """Whether all checks hold."""
+        """Whether all statements hold."""
         return all(self.checks.values())
 
     @property
     def failed(self) -> list[str]:
-        """The sentences that do not hold."""
-        return [sentence for sentence, holds in self.checks.items() if not holds]
+        """The statements that do not hold."""
+        return [statement for statement, holds in self.checks.items() if not holds]
+
+    def warn_if_failed(self) -> "InvariantReport":
+        """Warn with InvariantWarning about the statements that do not hold; return the report."""
+        if not self.passed:
+            warnings.warn(f"Invariants violated: {'; '.join(self.failed)}.", InvariantWarning, stacklevel=3)
+        return self
 
     def to_json(self) -> dict[str, object]:
-        """The same as JSON has it."""
+        """Return the report as it is stored in a row."""
         return {"passed": self.passed, "checks": dict(self.checks), "evaluations": self.evaluations}
 
 
-def make_invariant_report(
-    past: WeightHistory,
-    masks: MaskDict,
-    before: MaskDict | None,
-    counts: Mapping[str, int],
-    kept: Params,
-    rewind: TrainingState,
-    last: Params,
-    watch: TrainingMonitor,
+@dataclass(frozen=True)
+class Selection:
+    """The masks of a round, with what must hold of them."""
+
+    masks: MaskDict
+    counts: Mapping[str, int]
+    """How many weights each layer must keep; one entry "all" if layers are ranked together."""
+    enclosing: MaskDict | None = None
+    """Masks that these must be nested in; None if they were not selected within any."""
+
+
+def check_round(
     mask1: Mask1Action,
     mask0: Mask0Action,
+    history: WeightHistory,
+    selection: Selection,
+    kept_weights: Params,
+    rewind: TrainingState,
+    last: Params,
+    monitor: TrainingMonitor,
 ) -> InvariantReport:
-    """Check a round.
+    """Check a round after its training; warn with InvariantWarning about statements that do not hold.
 
     Args:
-        past: what the actions could look at.
-        masks: the round's.
-        before: the masks that they must lie within; None: of none are they a part by their making.
-        counts: how many weights each layer must keep; one entry "all" where they are ranked together.
-        kept: what the mask-1 action gave.
-        rewind: the dense training at the rewind step.
-        last: the whole model as the last training left it.
-        watch: what was seen of the training; its `start` is what it really started from.
+        mask1: The mask-1 action of the round.
+        mask0: The mask-0 action of the round.
+        history: The weights that the actions could use.
+        selection: The masks of the round.
+        kept: The values of the mask-1 action.
+        rewind: The training state of the baseline at the rewind step.
+        last: The complete model at the end of the last training.
+        monitor: What was observed of the training; its `start` is the state that training started from.
 
-    Warns with InvariantWarning, naming what does not hold.
+    Returns:
+        The report.
     """
-    began = watch.start
+    masks, start = selection.masks, monitor.start
     checks = {
-        "every layer keeps exactly its count": count_kept(masks, counts) == dict(counts),
-        "the start was seen": began is not None,
+        EXACT_COUNTS: count_kept(masks, together=set(selection.counts) == {"all"}) == dict(selection.counts),
+        "the start of the training was observed": start is not None,
     }
-    if before is not None:
-        checks["the masks are nested"] = are_nested(masks, before)
-    if mask0.frozen:
-        held = watch.count_violations is not None and watch.violations == 0
-        checks["pruned weights are what the action says at every evaluation"] = held
-    if began is not None:
-        start: Params = {name: began.model[name] for name in masks}
-        checks |= {
-            f"mask-1: {sentence}": holds for sentence, holds in mask1.claims(past, masks, kept).items()
-        }
-        checks |= {
-            f"mask-0: {sentence}": holds for sentence, holds in mask0.claims(past, masks, kept, start).items()
-        }
-        rewound = mask1.rest == "rewound"
-        rest, remembered = (rewind.model, rewind.optimizer) if rewound else (last, {})
-        checks |= {
-            f"biases and buffers are {'rewound' if rewound else 'kept'}": tensors_equal(
-                _rest(began.model, masks), _rest(rest, masks)
-            ),
-            f"the optimizer is {'rewound' if rewound else 'fresh'}": tensors_equal(
-                began.optimizer, remembered
-            ),
-            "training starts at the rewind step": began.step == rewind.step,
-        }
-    result = InvariantReport(checks, len(watch.curve) if mask0.frozen else 0)
-    if not result.passed:
-        warnings.warn(f"The receipt fails: {'; '.join(result.failed)}.", InvariantWarning, stacklevel=2)
-    return result
+    if selection.enclosing is not None:
+        checks["the masks are nested"] = are_nested(masks, selection.enclosing)
+    if mask0.freezes:
+        frozen = monitor.count_violations is not None and monitor.violations == 0
+        checks["pruned weights have the values of the mask-0 action at every evaluation"] = frozen
+    if start is not None:
+        weights = {name: start.model[name] for name in masks}
+        mask1_checks = mask1.invariants(history, masks, kept_weights)
+        mask0_checks = mask0.invariants(history, masks, kept_weights, weights)
+        checks |= {f"mask-1: {statement}": holds for statement, holds in mask1_checks.items()}
+        checks |= {f"mask-0: {statement}": holds for statement, holds in mask0_checks.items()}
+        checks |= _check_other_tensors(mask1, masks, start, rewind, last)
+    return InvariantReport(checks, len(monitor.curve) if mask0.freezes else 0).warn_if_failed()
 
 
-def count_kept(masks: MaskDict, counts: Mapping[str, int]) -> dict[str, int]:
-    """How many weights `masks` keep, a layer or, where `counts` has one entry "all", together."""
-    kept = {name: int(mask.sum()) for name, mask in masks.items()}
-    return {"all": sum(kept.values())} if set(counts) == {"all"} else kept
+def _check_other_tensors(
+    mask1: Mask1Action, masks: MaskDict, start: TrainingState, rewind: TrainingState, last: Params
+) -> dict[str, bool]:
+    """Check biases, buffers, the optimizer state and the first step against what the mask-1 action says."""
+    rewinds = mask1.other_tensors == "rewind"
+    model, optimizer = (rewind.model, rewind.optimizer) if rewinds else (last, {})
+    others = _without(start.model, masks), _without(model, masks)
+    return {
+        f"biases and buffers are {'rewound' if rewinds else 'those of the last training'}": tensors_equal(
+            *others
+        ),
+        f"the optimizer state is {'rewound' if rewinds else 'empty'}": tensors_equal(
+            start.optimizer, optimizer
+        ),
+        "training starts at the rewind step": start.step == rewind.step,
+    }
 
 
-def _rest(model: Mapping[str, Tensor], masks: MaskDict) -> dict[str, Tensor]:
+def count_kept(masks: MaskDict, *, together: bool = False) -> dict[str, int]:
+    """Return how many weights masks keep, by layer, or one entry "all" if layers are counted together."""
+    kept_weights = {name: int(mask.sum()) for name, mask in masks.items()}
+    return {"all": sum(kept_weights.values())} if together else kept_weights
+
+
+def _without(model: Mapping[str, Tensor], masks: MaskDict) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.items() if name not in masks}

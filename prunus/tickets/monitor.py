@@ -1,8 +1,8 @@
-"""What is seen of a training that a ticket needs: the curve, the early-stopping point, states to go back to.
+"""Observe a training: evaluations, the early-stopping point, and the states at requested steps.
 
-Training always runs its full length. The stopping point is the step of the lowest validation loss among those at which
-it was evaluated, found afterwards (Frankle & Carbin 2019, Figure 1); the weights there are kept, so that the
-test split need be looked at only once a point, after the choice.
+Training always runs its full length. The early-stopping point is the evaluated step with the lowest validation loss,
+found afterwards (Frankle & Carbin 2019, Figure 1). The weights of that step are kept, so that the test split is
+evaluated only once for it, after the choice.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -24,10 +24,13 @@ from prunus.training.state import (
 )
 from prunus.types import Params, Split
 
+_START = -1
+"""Key of the state before the first step, among the states by step."""
+
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A training at one step: mean losses in nats, accuracies in percent."""
+    """The evaluation at one step: mean loss in nats, accuracies in percent."""
 
     step: int
     validation_loss: float
@@ -36,55 +39,57 @@ class CurvePoint:
 
 
 class TrainingMonitor:
-    """An observer that evaluates every so many steps, and at the first and the last."""
+    """An observer that evaluates every few steps, and at the first and the last step.
+
+    Args:
+        validation: Split that is evaluated; it chooses the early-stopping point.
+        first_step: Step at which the training starts.
+        last_step: Step at which it ends.
+        eval_every: Number of steps between evaluations, at least 1.
+        checkpoint_steps: Steps whose complete training state is kept.
+        test: Split that is evaluated as well, for a figure; no choice depends on it.
+        count_violations: Returns the number of weights that violate the constraint; called at every evaluation.
+    """
 
     def __init__(
         self,
         validation: Split,
         *,
-        first: int,
-        last: int,
-        every: int = 100,
-        states: Collection[int] = (),
+        first_step: int,
+        last_step: int,
+        eval_every: int = 100,
+        checkpoint_steps: Collection[int] = (),
         test: Split | None = None,
         count_violations: Callable[[], int] | None = None,
-        beat: Callable[[], None] | None = None,
     ) -> None:
-        """Watch from step `first` to step `last`.
-
-        Args:
-            states: the steps whose whole state is kept.
-            test: a split that is evaluated as well, for a figure; no choice looks at it.
-            count_violations: counts the weights that are not as the training's constraint says; asked at every evaluation.
-            beat: called at every evaluation, and before a checkpoint is written. It may raise: a run that another
-                process has taken over must not write.
-        """
         self.validation, self.test = validation, test
-        self.first, self.last, self.every = first, last, every
-        self.wanted = set(states)
-        self.count_violations, self.beat = count_violations, beat
+        self.first_step, self.last_step, self.eval_every = first_step, last_step, eval_every
+        self.checkpoint_steps = set(checkpoint_steps)
+        self.count_violations = count_violations
+        self.violations = 0
         self.curve: list[CurvePoint] = []
         self.best: Params = {}
+        """The model at the early-stopping point."""
         self.states: dict[int, TrainingState] = {}
         self.start: TrainingState | None = None
-        """The training before its first step, as it really was."""
-        self.violations = 0
+        """The training before its first step, as observed."""
 
     def is_due(self, step: int) -> bool:
-        """At multiples of `every`, at wanted states, at both ends."""
-        return step % self.every == 0 or step in self.wanted or step in (self.first, self.last)
+        """Return whether the step is evaluated or its state is kept."""
+        return step in self.checkpoint_steps or self._is_evaluated(step)
+
+    def _is_evaluated(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step in (self.first_step, self.last_step)
 
     def observe(self, moment: TrainingView) -> None:
-        """Evaluate, and keep what is wanted."""
+        """Evaluate, and keep the states that were requested."""
         step = moment.done
-        if step == self.first:
+        if step == self.first_step:
             self.start = to_cpu(moment.capture())
-        if step in self.wanted:
+        if step in self.checkpoint_steps:
             self.states[step] = moment.capture()
-        if step % self.every == 0 or step in (self.first, self.last):
+        if self._is_evaluated(step):
             self._evaluate(moment.model, step)
-        if self.beat is not None:
-            self.beat()
 
     def _evaluate(self, model: nn.Module, step: int) -> None:
         if self.count_violations is not None:
@@ -97,45 +102,45 @@ class TrainingMonitor:
 
     @property
     def stop(self) -> CurvePoint:
-        """The point of the lowest validation loss, the first of equals."""
+        """The point with the lowest validation loss; the first of equal ones."""
         return self.curve[best_index([point.validation_loss for point in self.curve])]
 
+    def curve_rows(self, level: int) -> list[dict[str, Any]]:
+        """Return the curve as rows with a level, without empty fields."""
+        rows = [{"level": level, **asdict(point)} for point in self.curve]
+        return [{key: value for key, value in row.items() if value is not None} for row in rows]
+
     def state_dict(self) -> tuple[dict[str, Tensor], Any]:
-        """Everything seen so far, for a checkpoint that is about to be written."""
-        if self.beat is not None:
-            self.beat()
+        """Return everything observed so far, for a checkpoint: tensors, and values for JSON."""
         tensors = {f"best/{name}": tensor for name, tensor in self.best.items()}
-        kept = {**self.states, **({-1: self.start} if self.start is not None else {})}
-        for key, state in kept.items():
+        states = {**self.states, **({} if self.start is None else {_START: self.start})}
+        for key, state in states.items():
             tensors |= {f"{key}/{name}": tensor for name, tensor in state_to_tensors(state).items()}
-        said = {
+        values = {
             "curve": [asdict(point) for point in self.curve],
-            "states": {str(key): state.step for key, state in kept.items()},
+            "states": {str(key): state.step for key, state in states.items()},
             "violations": self.violations,
         }
-        return tensors, said
+        return tensors, values
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Any) -> None:
-        """Take it back."""
+        """Restore what `state_dict` returned."""
         self.curve = [CurvePoint(**point) for point in values["curve"]]
         self.violations = values["violations"]
         self.best = strip_prefix("best/", tensors)
-        states = {
+        self.states = {
             int(key): state_from_tensors(step, strip_prefix(f"{key}/", tensors))
             for key, step in values["states"].items()
         }
-        self.start = states.pop(-1, None)
-        self.states = states
+        self.start = self.states.pop(_START, None)
 
 
 def to_cpu(state: TrainingState) -> TrainingState:
-    """The state on the CPU, where what was kept of earlier trainings is."""
-    model, optimizer = (
-        {n: t.cpu() for n, t in tensors.items()} for tensors in (state.model, state.optimizer)
-    )
-    return replace(state, model=model, optimizer=optimizer)
+    """Return the state with its tensors on the CPU, where stored states are."""
+    model = {name: tensor.cpu() for name, tensor in state.model.items()}
+    return replace(state, model=model, optimizer={name: t.cpu() for name, t in state.optimizer.items()})
 
 
-def tensors_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether both hold the same names with equal tensors."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def tensors_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """Return whether two mappings have the same names with equal tensors."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

@@ -1,7 +1,7 @@
-"""What claims are made of: questions about tensors, none of which asks how they came about.
+"""Checks on tensors that the invariants of actions are made of. None of them uses how the tensors were computed.
 
-Where chance is asked about, the bounds are so wide that an honest draw fails less than once in 10^9, whatever the
-criterion kept of it; in layers of a few dozen weights they let everything pass.
+The bounds of the statistical checks are so wide that a correct random draw fails less than once in 10^9 runs, whichever
+weights a criterion kept; in layers of a few dozen weights the checks therefore accept everything.
 """
 
 import math
@@ -11,88 +11,138 @@ from torch import Tensor
 
 from prunus.types import MaskDict, Params
 
-DEVIATIONS = 8
-"""How many standard deviations from what chance brings are still taken for chance."""
+MAX_DEVIATIONS = 8
+"""How many standard deviations from the expected number are accepted as chance."""
 
-SMIRNOV = 3.3
-"""λ of the test of two samples."""
+SMIRNOV_BOUND = 3.3
+"""λ of Smirnov's test of two samples."""
 
 
-def equal_at(places: MaskDict, left: Params, right: Params) -> bool:
-    """Whether both have the same values at all `places`.
+def are_equal_where(places: MaskDict, left: Params, right: Params) -> bool:
+    """Return whether two dicts of tensors have the same values at all places.
 
-    >>> equal_at({"a": torch.tensor([True, False])}, {"a": torch.zeros(2)}, {"a": torch.arange(2.0)})
-    True
+    Example:
+        >>> are_equal_where({"a": torch.tensor([True, False])}, {"a": torch.zeros(2)}, {"a": torch.arange(2.0)})
+        True
     """
     return all(torch.equal(left[name][place], right[name][place]) for name, place in places.items())
 
 
-def zero_at(places: MaskDict, tensors: Params) -> bool:
-    """Whether zero stands at all `places`."""
+def are_zero_where(places: MaskDict, tensors: Params) -> bool:
+    """Return whether all values at the places are zero."""
     return not any(bool(tensors[name][place].any()) for name, place in places.items())
 
 
-def is_sub_multiset(values: Tensor, pool: Tensor) -> bool:
-    """Whether `values` are among `pool`, none of them more often than there; a permutation where as many.
+def population_std(layer: Tensor) -> Tensor:
+    """Return the standard deviation of all weights as a population, rounded once to the precision of the layer.
 
-    >>> is_sub_multiset(torch.tensor([2, 1, 1]), torch.tensor([1, 2, 1])), is_sub_multiset(torch.tensor([2, 2]), torch.tensor([1, 2]))
-    (True, False)
+    Example:
+        >>> population_std(torch.tensor([1.0, 3.0]))
+        tensor(1.)
     """
-    there, often = torch.unique(pool, return_counts=True)
-    asked, times = torch.unique(values, return_counts=True)
-    if len(asked) > len(there):
+    return layer.detach().double().std(correction=0).to(layer.dtype)
+
+
+def is_population_std(value: Tensor, layer: Tensor) -> bool:
+    """Return whether a value is the root mean square distance from the layer's mean, up to two roundings."""
+    exact = layer.detach().double()
+    distance = (exact - exact.mean()).square().mean().sqrt()
+    rounding = torch.finfo(layer.dtype).eps * float(exact.square().mean().sqrt())
+    return abs(float(value) - float(distance)) <= 2 * rounding
+
+
+def is_sub_multiset(values: Tensor, pool: Tensor) -> bool:
+    """Return whether every value is in the pool at least as often as among the values.
+
+    Example:
+        >>> pool = torch.tensor([1, 2, 1])
+        >>> is_sub_multiset(torch.tensor([2, 1, 1]), pool), is_sub_multiset(torch.tensor([2, 2]), pool)
+        (True, False)
+    """
+    in_pool, pool_counts = torch.unique(pool, return_counts=True)
+    distinct, counts = torch.unique(values, return_counts=True)
+    if len(distinct) > len(in_pool):
         return False
-    places = torch.searchsorted(there, asked).clamp(max=max(len(there) - 1, 0))
-    return torch.equal(there[places], asked) and bool((times <= often[places]).all())
+    indices = torch.searchsorted(in_pool, distinct).clamp(max=max(len(in_pool) - 1, 0))
+    return torch.equal(in_pool[indices], distinct) and bool((counts <= pool_counts[indices]).all())
 
 
 def consistent_with_permutation(values: Tensor, before: Tensor, pool: Tensor) -> bool:
-    """Whether `values` may be a draw from `pool` that knew nothing of `before`, place by place.
+    """Return whether values may be drawn from a pool independently of the values that were there before.
 
-    Values that stand where they stood are Poisson distributed about their expected number, which is about 1 where
-    all of `pool` differ.
+    The number of unchanged values is compared with a Poisson distribution around its expectation, which is about 1
+    where all values of the pool differ.
 
-    >>> before = torch.arange(100.0)
-    >>> consistent_with_permutation(before, before, before)
-    False
-    >>> consistent_with_permutation(before.flip(0), before, before)
-    True
+    Args:
+        values: New values, any number of them.
+        before: Earlier value of each place, in the same order.
+        pool: Values that the permutation drew from.
+
+    Returns:
+        False if too many places have the value they had before.
+
+    Example:
+        >>> before = torch.arange(100.0)
+        >>> consistent_with_permutation(before, before, before)
+        False
+        >>> consistent_with_permutation(before.flip(0), before, before)
+        True
     """
-    there, often = torch.unique(pool, return_counts=True)
-    if not len(there):
+    in_pool, counts = torch.unique(pool, return_counts=True)
+    if not len(in_pool):
         return True
-    places = torch.searchsorted(there, before).clamp(max=len(there) - 1)
-    expected = float((often[places] * (there[places] == before)).sum()) / len(pool)
-    stayed = int((values == before).sum())
-    return stayed <= expected + DEVIATIONS * math.sqrt(expected) + 2 * DEVIATIONS
+    indices = torch.searchsorted(in_pool, before).clamp(max=len(in_pool) - 1)
+    expected = float((counts[indices] * (in_pool[indices] == before)).sum()) / len(pool)
+    num_unchanged = int((values == before).sum())
+    return num_unchanged <= expected + MAX_DEVIATIONS * math.sqrt(expected) + 2 * MAX_DEVIATIONS
 
 
 def consistent_with_hypergeometric(hits: int, draws: int, marked: int, total: int) -> bool:
-    """Whether `hits` may be how many of `marked` are among `draws` of `total`, drawn without putting back.
+    """Return whether a number of hits may result from draws without replacement.
 
-    >>> consistent_with_hypergeometric(50, 100, 500, 1000), consistent_with_hypergeometric(100, 100, 500, 1000), consistent_with_hypergeometric(499, 1000, 500, 1000)
-    (True, False, False)
+    Args:
+        hits: Number of marked items among the drawn ones.
+        draws: Number of drawn items.
+        marked: Number of marked items among all.
+        total: Number of all items.
+
+    Returns:
+        False if `hits` is too far from its expectation, draws · marked / total.
+
+    Example:
+        >>> [consistent_with_hypergeometric(*case) for case in ((50, 100, 500, 1000), (100, 100, 500, 1000))]
+        [True, False]
     """
     if total == 0:
         return hits == 0
-    share = marked / total
-    spread = math.sqrt(draws * share * (1 - share) * (total - draws) / max(total - 1, 1))
-    return abs(hits - draws * share) <= DEVIATIONS * (spread + (draws < total and 0 < marked < total))
+    fraction = marked / total
+    deviation = math.sqrt(draws * fraction * (1 - fraction) * (total - draws) / max(total - 1, 1))
+    return abs(hits - draws * fraction) <= MAX_DEVIATIONS * (
+        deviation + (draws < total and 0 < marked < total)
+    )
 
 
 def consistent_with_selected_sample(values: Tensor, layer: Tensor) -> bool:
-    """Whether `values` may be what any criterion kept of a draw from where `layer` was drawn.
+    """Return whether values may be those that some criterion kept of a new draw of a layer's distribution.
 
-    Then no more of them lie below or above a value than in the whole draw, of which there are as many as in `layer`,
-    give or take λ√(2n) for all values at once, but for a chance of 2 exp(-2λ²) (Smirnov's test of two samples).
+    No more of the values than of the complete draw are below or above any number. The complete draw has as many as the
+    layer, up to λ√(2n) for all numbers at once, except with probability 2 exp(-2λ²) (Smirnov's test of two samples).
 
-    >>> layer = torch.linspace(0, 1, 1000)
-    >>> [consistent_with_selected_sample(f * layer[::2], layer) for f in (0, 1, 3)]
-    [False, True, False]
+    Args:
+        values: Kept values, at most as many as the layer has.
+        layer: Another draw from the distribution.
+
+    Returns:
+        False if the values are too small or too large for the distribution.
+
+    Example:
+        >>> layer = torch.linspace(0, 1, 1000)
+        >>> [consistent_with_selected_sample(factor * layer[::2], layer) for factor in (0, 1, 3)]
+        [False, True, False]
     """
-    slack = SMIRNOV * math.sqrt(2 * layer.numel())
-    ordered, asked = layer.flatten().sort().values, values.sort().values
-    rank = torch.arange(len(asked), device=asked.device)
-    below = torch.searchsorted(ordered, asked, right=True)
-    above = len(ordered) - torch.searchsorted(ordered, asked)
-    return bool((rank + 1 <= below + slack).all()) and bool((len(asked) - rank <= above + slack).all())
+    slack = SMIRNOV_BOUND * math.sqrt(2 * layer.numel())
+    all_sorted, kept_sorted = layer.flatten().sort().values, values.sort().values
+    rank = torch.arange(len(kept_sorted), device=kept_sorted.device)
+    below = torch.searchsorted(all_sorted, kept_sorted, right=True)
+    above = len(all_sorted) - torch.searchsorted(all_sorted, kept_sorted)
+    return bool((rank + 1 <= below + slack).all()) and bool((len(kept_sorted) - rank <= above + slack).all())

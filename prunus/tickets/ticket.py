@@ -1,26 +1,40 @@
-"""A ticket as a spec: which dense training, which mask, what weights start from, how often.
+"""A ticket as data: which baseline, which masks, what weights start from, and how many rounds.
 
-Source: Frankle & Carbin 2019, section 2 (iterative and one-shot); Zhou et al. 2019, section 2 (the three choices);
-Frankle et al. 2020, Algorithm 1 (rewinding to step k); Renda et al. 2020, section 2 (what is rewound).
+Source: Frankle & Carbin 2019, section 2 (iterative and one-shot pruning); Zhou et al. 2019, section 2 (criterion,
+mask-1 action, mask-0 action); Frankle et al. 2020, Algorithm 1 (rewinding to step k); Renda et al. 2020, section 2.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, TypeVar
 
-from prunus.errors import SpecError
-from prunus.tickets.artifacts import RunArtifacts
-from prunus.tickets.baseline import BaselineSpec, StepReport
-from prunus.tickets.procedure import check_feasible, resolve_components, run_ticket
+from torch import nn
+
+from prunus.errors import DensityError, NoEffectWarning, SpecError
+from prunus.pruning.methods import CriterionMethod, PruningMethod, pruning_method
+from prunus.pruning.prunable import layer_kinds, prunable_weights
+from prunus.pruning.scopes import Scope, Shapes, parse_scope, shapes_of
+from prunus.registry import import_object, lookup
+from prunus.tickets.actions import Mask0Action, Mask1Action
+from prunus.tickets.baseline import BaselineRun, BaselineSpec
+from prunus.tickets.mask0_actions import MASK0_ACTIONS
+from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
+from prunus.training import Recipe
+from prunus.training.lr_schedules import LR_SCHEDULES
+from prunus.types import Density, MaskDict, Params, mask_density
+
+A = TypeVar("A", Mask1Action, Mask0Action)
 
 REWINDING = ("rewind", "finetune", "rewind_learning_rate")
-"""The mask-1 actions whose values may be those of another step than 0."""
+"""The mask-1 actions that use weights of the baseline, which may be those of another step than 0."""
 
 
 @dataclass(frozen=True)
 class PruningRates:
-    """The share of what is left that a round prunes, a kind of layer; global scope: `linear` of everything."""
+    """The fraction of the remaining weights that a round prunes, by kind of layer; under the global scope `linear`."""
 
     linear: float = 0.2
     conv: float = 0.1
@@ -29,136 +43,314 @@ class PruningRates:
 
 
 @dataclass(frozen=True)
-class TicketSpec:
-    """A dense training pruned and trained again: one replicate, every level of it."""
+class TicketSpec(BaselineRun):
+    """All levels of one replicate's ticket: the baseline is pruned and trained again, round after round."""
 
     kind: ClassVar[str] = "ticket"
+    procedure: ClassVar[str] = "prunus.tickets.procedure:run_ticket"
 
-    dense: BaselineSpec = field(default_factory=BaselineSpec)
+    baseline: BaselineSpec = field(default_factory=BaselineSpec)
     criterion: str = "large_final"
+    """A name, or "package.module:function"."""
     scope: str = "layer"
-    rates: PruningRates = field(default_factory=PruningRates)
+    pruning_rates: PruningRates = field(default_factory=PruningRates)
     rounds: int = 24
-    """Level r prunes r times; its density is (1 - rate)^r."""
+    """Level r is pruned r times; its density is (1 - rate)^r."""
     schedule: str = "iterative"
-    """"iterative": level after level; "one_shot": every level straight from the dense network."""
+    """"iterative": each level is pruned from the previous one; "one_shot": each level from the baseline."""
     levels: tuple[int, ...] = ()
-    """One-shot, or under the masks of another ticket: the levels to train; empty: all. Kept in order, once each."""
+    """The levels to train, where they do not depend on each other; empty: all. Kept in order, without repetitions."""
     mask1: str = "rewind"
+    """A key of MASK1_ACTIONS, or "package.module:name" of a `Mask1Action`."""
     mask0: str = "zero"
+    """A key of MASK0_ACTIONS, or "package.module:name" of a `Mask0Action`."""
     rewind_step: int = 0
+    """A step of the baseline's `checkpoint_steps`, or 0."""
     masks_from: "TicketSpec | LearnedSupermaskSpec | None" = None
-    """Take the masks of this other ticket instead of a criterion's (the control of Frankle & Carbin), or a
-    learned one."""
+    """Use the masks of this other ticket (the control of Frankle & Carbin), or a learned mask, not a criterion."""
     densities_from: LearnedSupermaskSpec | None = None
-    """Keep as many weights of each layer as this learned mask does, at one level, in place of what `rates` say."""
+    """Keep as many weights of each layer as this learned mask does, instead of the number given by `pruning_rates`."""
+    score_at: str = ""
+    """Which weights the criterion scores: "initialization", those that the last training started from, or "trained",
+    those it ended with; empty: as the criterion is defined."""
     num_scoring_examples: int = 100
-    """Training examples that gradient criteria look at."""
-    draw: int = 0
-    """Which draw, where an action draws at random: the same ticket reinitialized again."""
+    """Number of training examples for criteria that use gradients."""
+    redraw: int = 0
+    """Index of the repetition of random actions, for example of reinitializing the same ticket again."""
 
     def __post_init__(self) -> None:
         levels = tuple(sorted(set(self.levels)))
-        everything = tuple(range(1, self.rounds + 1))
-        object.__setattr__(self, "levels", () if levels == everything else levels)
+        object.__setattr__(self, "levels", () if levels == self._all_levels else levels)
 
-    def needs(self) -> tuple["BaselineSpec | TicketSpec | LearnedSupermaskSpec", ...]:
-        """The dense training, and the ticket or the learned mask that is looked at."""
-        return (self.dense, *(one for one in (self.masks_from, self.densities_from) if one is not None))
+    def __getstate__(self) -> dict[str, Any]:  # the values that names are resolved to need not be picklable
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not isinstance(getattr(type(self), name, None), cached_property)
+        }
+
+    def dependencies(self) -> dict[str, Any]:
+        """Return the specs of the runs that this run reads: the baseline, and where the masks or densities are from."""
+        others = {"masks": self.masks_from, "densities": self.densities_from}
+        return super().dependencies() | {role: spec for role, spec in others.items() if spec is not None}
+
+    def code_references(self) -> tuple[str, ...]:
+        """Return the references to the user's functions that a ticket calls; the baseline has its own."""
+        return tuple(name for name in (self.criterion, self.mask1, self.mask0) if ":" in name)
+
+    def cost(self) -> tuple[str, float]:
+        """Return the unit, and the number of training steps of all levels. Raises as `check` does."""
+        unit, steps = self.baseline.cost()
+        return unit, (steps - self.rewind_step) * len(self.trained_levels)
 
     @property
-    def learned(self) -> LearnedSupermaskSpec | None:
-        """The supermask whose masks are taken."""
+    def is_iterative(self) -> bool:
+        """Whether each level depends on the previous one."""
+        return self.schedule == "iterative" and self.masks_from is None
+
+    @property
+    def learned_masks(self) -> LearnedSupermaskSpec | None:
+        """The learned supermask whose masks are used."""
         return self.masks_from if isinstance(self.masks_from, LearnedSupermaskSpec) else None
 
     @property
-    def device(self) -> str:
-        """Where it computes."""
-        return self.dense.device
+    def mask_source(self) -> "TicketSpec | None":
+        """The ticket whose criterion, rates and scope made the masks; None if they are learned."""
+        if self.masks_from is None:
+            return self
+        return None if isinstance(self.masks_from, LearnedSupermaskSpec) else self.masks_from.mask_source
 
     @property
-    def source(self) -> "TicketSpec | None":
-        """The ticket whose criterion, rates and scope made the masks; None: they were learned."""
-        return self if self.masks_from is None else self.masks_from.source
+    def _all_levels(self) -> tuple[int, ...]:
+        return tuple(range(1, self.rounds + 1))
+
+    # The values that the names stand for; each is resolved once.
+
+    @cached_property
+    def method(self) -> PruningMethod:
+        """The pruning method that selects masks: a criterion, or one of the OBS family. Raises UnknownNameError."""
+        return pruning_method(self.criterion)
 
     @property
-    def chained(self) -> bool:
-        """Whether a level starts from what the level before it ended at."""
-        return self.schedule == "iterative" and self.masks_from is None
+    def scored_weights(self) -> str:
+        """Which weights are scored, "initialization" or "trained"."""
+        default = self.method.criterion.defined_at if isinstance(self.method, CriterionMethod) else "trained"
+        return self.score_at or default
 
-    def cost(self) -> tuple[str, float]:
-        """Training steps over all levels."""
-        unit, steps = self.dense.cost()
-        return unit, (steps - self.rewind_step) * len(self.trained_levels())
+    @cached_property
+    def scope_value(self) -> Scope:
+        """The scope. Raises UnknownNameError."""
+        return parse_scope(self.scope)
 
-    def pace(self) -> float:
-        """Seconds a training step takes here."""
-        return self.dense.pace()
+    @cached_property
+    def mask1_action(self) -> Mask1Action:
+        """The mask-1 action. Raises UnknownNameError, or SpecError if the reference is not an action."""
+        return resolve_action("mask-1 action", MASK1_ACTIONS, self.mask1, Mask1Action)
 
+    @cached_property
+    def mask0_action(self) -> Mask0Action:
+        """The mask-0 action. Raises UnknownNameError, or SpecError if the reference is not an action."""
+        return resolve_action("mask-0 action", MASK0_ACTIONS, self.mask0, Mask0Action)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that tickets are trained with: the baseline's, or its last learning rate throughout."""
+        if self.mask1_action.learning_rate == "schedule":
+            return self.baseline.recipe
+        return with_final_learning_rate(self.baseline.recipe, self.baseline.total_steps())
+
+    # Validation. It needs no data and no training, and runs once for each spec.
+
+    @property
     def trained_levels(self) -> tuple[int, ...]:
-        """The levels this run trains, in order. Raises SpecError where the settings contradict each other.
+        """The levels that this run trains, in order. Raises as `check` does."""
+        self.check()
+        return self.levels or self._all_levels
 
-        Raises UnknownNameError where they name what there is not, DensityError where the scope cannot give a level's.
+    def check(self) -> None:
+        """Validate the settings, once.
+
+        Raises:
+            SpecError: If settings contradict each other.
+            UnknownNameError: If a name is not known.
+            DensityError: If the scope cannot reach the density of a level, or a layer would keep no weight.
+            ModelError: If the network is too large for the criterion.
         """
-        resolve_components(self)
-        for name, rate in vars(self.rates).items():
-            if not 0 <= rate < 1:
-                raise SpecError(f"rates.{name} is {rate}; a round prunes a share of at least 0 and below 1.")
-        everything = tuple(range(1, self.rounds + 1))
-        if self.schedule not in ("iterative", "one_shot"):
-            raise SpecError(
-                f"No schedule of tickets is called {self.schedule!r}; there are: iterative, one_shot."
-            )
-        if self.levels and self.chained:
-            raise SpecError(
-                "An iterative ticket passes through every level; `levels` is for one_shot or masks_from."
-            )
-        wrong = [level for level in self.levels if level not in everything]
-        if wrong or self.rounds < 1:
-            raise SpecError(
-                f"Levels {wrong} were asked of {self.rounds} rounds; levels go from 1 to the rounds."
-            )
-        yours = ":" in self.mask1
-        if self.rewind_step and not yours and self.mask1.removesuffix("_rescaled") not in REWINDING:
-            raise SpecError(
-                f"{self.mask1} makes new values, which belong to step 0, not to step {self.rewind_step}."
-            )
-        if self.rewind_step and self.rewind_step not in self.dense.states:
-            raise SpecError(
-                f"To rewind to step {self.rewind_step} the dense training must keep that state; "
-                f"its `states` are {self.dense.states}."
-            )
-        self._check_learned()
-        mine = self.levels or everything
-        if self.masks_from is not None and not set(mine) <= set(self.masks_from.trained_levels()):
-            raise SpecError(
-                f"Levels {mine} were asked, but the ticket whose masks are taken has other levels."
-            )
-        check_feasible(self, mine)
-        return mine
+        self._checked  # noqa: B018
 
-    def _check_learned(self) -> None:
-        if self.mask1 == "supermask" and self.learned is None:
+    @cached_property
+    def _checked(self) -> None:
+        _ = self.method, self.scope_value, self.mask1_action, self.mask0_action
+        self._check_rounds()
+        self._check_rewinding()
+        self._check_learned_masks()
+        levels = self.levels or self._all_levels
+        if self.masks_from is not None and not set(levels) <= set(self.masks_from.trained_levels):
             raise SpecError(
-                "Kept weights were to start from a supermask's; `masks_from` must name the supermask."
+                f"Expected levels that the source of the masks has, {self.masks_from.trained_levels}, got {levels}."
             )
-        looks_back = self.mask1.removesuffix("_rescaled") in REWINDING or self.mask1.startswith("signed")
-        if self.learned is not None and looks_back and self.learned.foreign:
+        if self.masks_from is None and self.densities_from is None:
+            self._check_densities(levels)
+
+    def _check_rounds(self) -> None:
+        for name, rate in vars(self.pruning_rates).items():
+            if not 0 <= rate < 1:
+                raise SpecError(f"Expected pruning_rates.{name} of at least 0 and below 1, got {rate}.")
+        if self.schedule not in ("iterative", "one_shot"):
+            raise SpecError(f"Expected schedule to be iterative or one_shot, got {self.schedule!r}.")
+        if self.score_at not in ("", "initialization", "trained"):
+            raise SpecError(f"Expected score_at to be initialization or trained, got {self.score_at!r}.")
+        if self.num_scoring_examples < 1:
+            raise SpecError(f"Expected num_scoring_examples of at least 1, got {self.num_scoring_examples}.")
+        if self.levels and self.is_iterative:
             raise SpecError(
-                f"{self.mask1} starts from the initialization of the dense network, but the {self.learned.mask.kind} "
-                f"mask was learned over weights of other signs, {self.learned.weights}; mask1='supermask' starts from "
-                "those."
+                f"Expected no levels for an iterative ticket, got {self.levels}; it trains every level. Use "
+                "schedule='one_shot' or masks_from."
+            )
+        invalid = [level for level in self.levels if level not in self._all_levels]
+        if invalid or self.rounds < 1:
+            raise SpecError(
+                f"Expected levels from 1 to the number of rounds, got levels {invalid} of {self.rounds} rounds."
+            )
+
+    def _check_rewinding(self) -> None:
+        if not self.rewind_step:
+            return
+        if ":" not in self.mask1 and self.mask1.removesuffix("_rescaled") not in REWINDING:
+            raise SpecError(
+                f"Expected rewind_step = 0 for {self.mask1}, which makes new initial values, got {self.rewind_step}."
+            )
+        if self.rewind_step not in self.baseline.checkpoint_steps:
+            raise SpecError(
+                f"Expected rewind_step to be 0 or among the baseline's checkpoint_steps "
+                f"{self.baseline.checkpoint_steps}, got {self.rewind_step}; add it there."
+            )
+
+    def _check_learned_masks(self) -> None:
+        if self.mask1 == "supermask" and self.learned_masks is None:
+            raise SpecError("Expected a learned supermask in masks_from for mask1='supermask', got none.")
+        keeps_signs = self.mask1.removesuffix("_rescaled") in REWINDING or self.mask1.startswith("signed")
+        if self.learned_masks is not None and keeps_signs and self.learned_masks.changes_signs:
+            raise SpecError(
+                f"Expected mask1='supermask', got {self.mask1!r}, which starts from the baseline's initialization; the "
+                f"{self.learned_masks.mask.kind} mask was learned over weights with other signs, "
+                f"{self.learned_masks.weights}."
             )
         if self.densities_from is not None and (
             self.rounds != 1 or self.masks_from or self.scope == "global"
         ):
+            masks_from = "masks_from" if self.masks_from else "no masks_from"
             raise SpecError(
-                "A ticket as dense as a learned mask has one round, a criterion of its own, and a density a layer: "
-                f"rounds is {self.rounds}, masks_from {'a mask' if self.masks_from else 'none'}, scope {self.scope!r}."
+                "Expected one round, a criterion and densities by layer for densities_from, got "
+                f"rounds = {self.rounds}, {masks_from} and scope {self.scope!r}."
             )
 
-    def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
-    ) -> dict[str, Any]:
-        """Train level after level; a level that is written down is not trained again."""
-        return run_ticket(self, shelf, needed, report_steps)
+    def _check_densities(self, levels: tuple[int, ...]) -> None:
+        weights, densities = self._weights, [self.density_at(level) for level in levels]
+        self.scope_value.check(self._shapes, densities)
+        for level, density in zip(levels, densities, strict=True):
+            self.method.check(weights, density, self.scope_value)
+            try:
+                self.scope_value.check_not_empty(self._shapes, density)
+            except DensityError as error:
+                raise DensityError(
+                    f"Level {level} of the ticket is too sparse; use fewer rounds or lower pruning rates. {error}"
+                ) from error
+
+    # Densities
+
+    @property
+    def _weights(self) -> Params:
+        return prunable_weights(make_outline(self.baseline.model))
+
+    @property
+    def _shapes(self) -> Shapes:
+        return shapes_of(self._weights)
+
+    def density_at(self, level: int, learned: MaskDict | None = None) -> Density:
+        """Return the densities of a level.
+
+        Args:
+            level: The number of rounds of pruning.
+            learned: The masks of `densities_from`, if that is set.
+
+        Returns:
+            One density for each layer, or one number under the global scope.
+
+        Example:
+            >>> densities = TicketSpec(BaselineSpec("lenet-300-100")).density_at(2)
+            >>> {name: round(density, 4) for name, density in densities.items()}
+            {'fc1.weight': 0.64, 'fc2.weight': 0.64, 'fc3.weight': 0.81}
+        """
+        if learned is not None:
+            return {name: mask_density({name: mask}) for name, mask in learned.items()}
+        rates, names = self.pruning_rates, list(self._weights)
+        if self.scope == "global":
+            return float((1 - rates.linear) ** level)
+        kinds = layer_kinds(make_outline(self.baseline.model))
+        rate = {name: rates.output if name == names[-1] else getattr(rates, kinds[name]) for name in names}
+        return {name: (1 - rate[name]) ** level for name in names}
+
+    def counts_at(self, level: int, learned: MaskDict | None = None) -> dict[str, int]:
+        """Return how many weights each layer keeps at a level; one entry "all" under the global scope."""
+        return self.scope_value.counts(self._shapes, self.density_at(level, learned))
+
+
+@lru_cache(maxsize=8)
+def make_outline(model: str) -> nn.Module:
+    """Return a network for the shapes and kinds of its layers."""
+    return BaselineSpec(model).make_network()
+
+
+def resolve_action(kind: str, table: Mapping[str, A], name: str, expected: type[A]) -> A:
+    """Return a built-in action, or the user's that "package.module:name" refers to.
+
+    Args:
+        kind: What the table holds, for the error.
+        table: The built-in actions by name.
+        name: A key of the table, or a reference.
+        expected: The type of the action.
+
+    Returns:
+        The action.
+
+    Raises:
+        UnknownNameError: If there is no such name.
+        SpecError: If the reference is not to an action of this type.
+    """
+    action = import_object(name, also=object) if ":" in name else lookup(kind, table, name)
+    if not isinstance(action, expected):
+        raise SpecError(
+            f"Expected {name} to be a {expected.__name__}, with values and invariants, got a {type(action).__name__}."
+        )
+    return action
+
+
+def with_final_learning_rate(recipe: Recipe, steps: int) -> Recipe:
+    """Return the recipe with the learning rate of its last step throughout (Renda et al. 2020, section 2).
+
+    Args:
+        recipe: The recipe of the baseline.
+        steps: Number of its training steps.
+
+    Returns:
+        A recipe with a constant learning rate.
+
+    Example:
+        >>> with_final_learning_rate(Recipe(1, 0.1, 60, lr_schedule="steps"), 10).learning_rate
+        0.001
+    """
+    factor = lookup("learning-rate schedule", LR_SCHEDULES, recipe.lr_schedule)((steps - 1) / steps)
+    return recipe.replace(learning_rate=recipe.learning_rate * factor, lr_schedule="constant")
+
+
+def warn_if_learning_rate_vanishes(ticket: TicketSpec) -> None:
+    """Warn with NoEffectWarning if a ticket is fine-tuned at a learning rate that changes hardly anything."""
+    recipe, last = ticket.baseline.recipe, ticket.recipe.learning_rate
+    if ticket.mask1_action.learning_rate == "last" and last < recipe.learning_rate / 1000:
+        warnings.warn(
+            f"Fine-tuning uses the last learning rate of the schedule {recipe.lr_schedule!r}, which is {last:.1e}: "
+            "weights hardly move; use another schedule.",
+            NoEffectWarning,
+            stacklevel=3,
+        )

@@ -22,12 +22,12 @@ from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
 from prunus.models import MODELS
-from prunus.pruning.pruners import PRUNERS
+from prunus.pruning.methods import METHODS
 from prunus.registry import import_object
 from prunus.report import formatting
-from prunus.runs.executors import ENGINES
-from prunus.tickets.mask0 import MASK0_ACTIONS
-from prunus.tickets.mask1 import MASK1_ACTIONS
+from prunus.runs.executors import EXECUTORS
+from prunus.tickets.mask0_actions import MASK0_ACTIONS
+from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask import SUPERMASKS
 from prunus.training.augmentation import AUGMENTATIONS
 
@@ -272,7 +272,7 @@ def test_scope_option_accepts_a_pattern(run, tmp_path):
     out.with_suffix(".html").unlink()
     for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
         printed = run(*arguments, *wrong, code=5)
-        assert "2:4 keeps exactly 0.5" in printed.err
+        assert "which 2:4 keeps of every layer" in printed.err
         assert "training" not in printed.err
     assert "as 1:4, and blocks ROWSxCOLUMNS" in run(*arguments[:-1], "--scope=filters", code=2).err
     assert not out.exists()
@@ -296,7 +296,7 @@ def test_list_names_all_built_in_components(run):
         "models": MODELS,
         "data_sets": DATASETS,
         "criteria": prunus.CRITERIA,
-        "pruners": PRUNERS,
+        "pruners": METHODS,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,
         "mask-1_actions": MASK1_ACTIONS,
@@ -305,7 +305,7 @@ def test_list_names_all_built_in_components(run):
         "codecs": CODECS,
         "starts": KMEANS_INITS,
         "augmentations": AUGMENTATIONS,
-        "engines": ENGINES,
+        "engines": EXECUTORS,
         "recipes": prunus.COMPRESSION_RECIPES,
         "experiments": EXPERIMENTS,
     }

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 import prunus
 from prunus.models.safetensors_file import safetensors_bytes
-from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS
+from prunus.pruning.methods import METHODS
 from prunus.training import Recipe, evaluate, train
 
 OWN = """
@@ -95,7 +95,7 @@ def run(called, monkeypatch, folder):
 
 
 OURS = ("prune", "prune_nets:net", "--weights=own.safetensors", "--data=prune_nets:few", "--examples=200")
-CRITERIA = ["magnitude", "random", *GRADIENT_PRUNERS, *(name for name in PRUNERS if name != "obd")]
+CRITERIA = ["magnitude", "random", "snip", "gradient", "grasp", "synflow", *(name for name in METHODS if name != "obd")]
 
 
 def own_model(folder, path):
@@ -120,7 +120,7 @@ def test_every_criterion_writes_a_network_that_is_what_the_table_says(criterion,
         assert layer["shape"] == list(weight.shape)
         assert layer["density"] == pytest.approx(float((weight != 0).double().mean()))
         assert layer["error_after"] > 0
-        if criterion not in PRUNERS or criterion == "obd_hutchinson":
+        if criterion not in METHODS or criterion == "obd_hutchinson":
             assert layer["error_after"] == layer["error_before"]
     assert torch.equal(load_file(out)["1.bias"], load_file(folder / "own.safetensors")["1.bias"])
 
@@ -288,7 +288,7 @@ def test_a_layer_that_is_never_reached_is_named_or_left_out(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--density=0.3", "--scope=2:4"), 5, "2:4 keeps exactly 0.5"),
+        (("--density=0.3", "--scope=2:4"), 5, "which 2:4 keeps of every layer"),
         (("--density=0",), 5, "above 0"),
         (("--density=0.5", "--criterion=nothing"), 2, "Unknown criterion"),
         (("--density=0.5", "--scope=nothing"), 2, "Unknown scope"),

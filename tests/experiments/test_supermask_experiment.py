@@ -48,10 +48,10 @@ def test_the_full_size_has_the_published_settings():
     for network in REPORTED:
         learned = runs[network, "learned + DWR, signed constant"]
         assert learned.recipe == CONVOLUTIONS.get(network, PUBLISHED)
-        assert (learned.mask.start, learned.samples, learned.dense.examples) == (0.5, 10, None)
+        assert (learned.mask.start, learned.samples, learned.baseline.examples) == (0.5, 10, None)
         assert runs[network, "edge-popup"].recipe == RAMANUJAN
         assert runs[network, "signed supermask"].recipe == SIGNED
-        assert runs[network, "trained"] == learned.dense
+        assert runs[network, "trained"] == learned.baseline
 
 
 def test_scores_are_never_trained_for_longer_than_the_logits():
@@ -68,7 +68,7 @@ def test_scores_are_never_trained_for_longer_than_the_logits():
         ({"data": "fashion-mnist"}, ["lenet"]),
         ({"data": "mnist"}, ["lenet"]),
         ({"data": "cifar-10"}, ["conv-2", "conv-4", "conv-6"]),
-        ({"dense.data": "digits"}, ["lenet"]),
+        ({"baseline.data": "digits"}, ["lenet"]),
         ({"epochs": "2"}, list(REPORTED)),
     ],
 )
@@ -126,7 +126,7 @@ def runs_of(drawn, curve):
     """The finished rows of a curve, a list a replicate, and their specs."""
     store, entries, _ = drawn
     mine = [spec for label, spec in entries if label["curve"] == curve]
-    return [(spec, store.folder(run_id(spec)).rows()) for spec in mine]
+    return [(spec, store.directory(run_id(spec)).rows()) for spec in mine]
 
 
 def test_a_row_is_the_mean_of_the_replicates_with_their_spread(drawn):
@@ -156,10 +156,10 @@ def test_the_likely_mask_and_the_file_are_those_of_the_runs(drawn, tmp_path):
     for curve in ("learned + DWR, signs from a seed", "edge-popup", "signed supermask"):
         sizes, accuracies, densities = [], [], []
         for spec, (row,) in runs_of(drawn, curve):
-            model, generated, factors = load_trained_network(spec, drawn[0].folder(run_id(spec)))
+            model, generated, factors = load_trained_network(spec, drawn[0].directory(run_id(spec)))
             sizes.append(len(pack(model.state_dict(), generated=generated, factors=factors)))
             prunus.save(model, tmp_path / "one.prunus", generated=generated, factors=factors)
-            loaded = prunus.load(tmp_path / "one.prunus", into=spec.dense.network())
+            loaded = prunus.load(tmp_path / "one.prunus", into=spec.baseline.make_network())
             test = load_data("digits").take(85, 28).test
             accuracies.append(evaluate(loaded, test).accuracy)
             densities.append(row["most_likely_density"])
@@ -189,11 +189,11 @@ def test_a_density_and_its_sparsity_add_up_as_they_are_printed(density):
 def test_a_model_that_has_changed_is_named(drawn):
     store, entries, _ = drawn
     spec = {label["curve"]: spec for label, spec in entries}["edge-popup"]
-    other = replace(spec, dense=replace(spec.dense, model="lenet-300-100"))
+    other = replace(spec, baseline=replace(spec.baseline, model="lenet-300-100"))
     with pytest.raises(
         ModelMismatchError, match="lenet-300-100 does not make the network that the run ended with"
     ):
-        load_trained_network(other, store.folder(run_id(spec)))
+        load_trained_network(other, store.directory(run_id(spec)))
 
 
 def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
@@ -203,20 +203,20 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
     for label, spec in entries[: len(entries) // 2]:
         id = run_id(spec)
         arguments = ["runs", "save", id, file, "--store", store.path]
-        if spec.kind == "found":
+        if spec.kind == "criterion_supermask":
             said = called(*arguments, code=1).err
             assert said == f"error: {id} has no network to write: what a run of its kind leaves is numbers.\n"
             continue
         told = json.loads(called(*arguments, "--json", "--force").out)
         assert told["run"] == prunus.inspect(file).made["run"] == id
         assert told["bytes"] == file.stat().st_size
-        row = store.folder(id).rows()[-1]
+        row = store.directory(id).rows()[-1]
         accuracy = row.get("most_likely_final_test_accuracy", row["final_test_accuracy"])
-        dense = spec if spec.kind == "dense" else spec.dense
-        assert evaluate(prunus.load(file, into=dense.network()), test).accuracy == accuracy, label["curve"]
+        dense = spec if spec.kind == "baseline" else spec.baseline
+        assert evaluate(prunus.load(file, into=dense.make_network()), test).accuracy == accuracy, label["curve"]
         if told["generated"]:
             seeded += 1
-            assert told["bytes"] < 0.2 * sum(4 * weight.numel() for weight in dense.network().parameters())
+            assert told["bytes"] < 0.2 * sum(4 * weight.numel() for weight in dense.make_network().parameters())
     assert seeded == 3
     said = called("runs", "save", id, file, "--store", store.path, code=1).err
     assert said == f"error: {file} exists; pass --force to replace it, or name another file.\n"

@@ -1,4 +1,4 @@
-"""The names of runs: a change here makes every store forget what it has."""
+"""The IDs of runs: a change here means that no store finds its runs any more."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -20,7 +20,10 @@ class Base:
     recipe: Recipe = LENET_300_100
     seed: int = 0
 
-    def needs(self):
+    def dependencies(self):
+        return {}
+
+    def code_references(self):
         return ()
 
     def cost(self):
@@ -51,32 +54,32 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_a_spec_has_this_name(name):
+def test_spec_has_this_canonical_form_and_id(name):
     spec, text = GOLDEN[name]
     assert canonical_json(nondefault_settings(spec)) == text
     assert run_id(spec) == name
 
 
-SHORTER = BaselineSpec(recipe=LENET_300_100.replace(epochs=2), replicate=3, states=(100,))
-WINNING = TicketSpec(SHORTER, rounds=5)
+SHORT_BASELINE = BaselineSpec(recipe=LENET_300_100.replace(epochs=2), replicate=3, checkpoint_steps=(100,))
+WINNING_TICKET = TicketSpec(SHORT_BASELINE, rounds=5)
 
 TICKETS = {
-    "dense-b573c6922e38b110": BaselineSpec(),
-    "dense-a43e1eb885113e48": SHORTER,
+    "baseline-3dd4a6f98045d4cd": BaselineSpec(),
+    "baseline-ff18a55266f8170a": SHORT_BASELINE,
     "ticket-3f35cf01c4c28c33": TicketSpec(),
-    "ticket-6409eb88d79429ee": TicketSpec(
-        SHORTER, mask0="freeze_init", rewind_step=100, rates=PruningRates(linear=0.3)
+    "ticket-00783eba263b6d83": TicketSpec(
+        SHORT_BASELINE, mask0="freeze_init", rewind_step=100, pruning_rates=PruningRates(linear=0.3)
     ),
-    "ticket-a76457894e3e6b3a": TicketSpec(
-        SHORTER, mask1="reinitialize", masks_from=WINNING, levels=(2, 5), draw=1
+    "ticket-a20a783058e2394c": TicketSpec(
+        SHORT_BASELINE, mask1="reinitialize", masks_from=WINNING_TICKET, levels=(2, 5), redraw=1
     ),
     "instability-f4ef72ef900b5b8a": InstabilitySpec(),
-    "instability-59be6c6a7a1b224e": InstabilitySpec(SHORTER, 100, WINNING, 5),
+    "instability-0a7d404c8726e5d3": InstabilitySpec(SHORT_BASELINE, 100, WINNING_TICKET, 5),
 }
 
 
 @pytest.mark.parametrize("name", TICKETS)
-def test_a_run_of_the_laboratory_has_this_name(name):
+def test_spec_of_tickets_has_this_id(name):
     assert run_id(TICKETS[name]) == name
 
 
@@ -86,29 +89,29 @@ class LongerRates(PruningRates):
 
 
 @dataclass(frozen=True)
-class LongerDense(BaselineSpec):
+class LongerBaseline(BaselineSpec):
     warm_up: int = 0
     noise: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class LongerTicket(TicketSpec):
-    dense: LongerDense = field(default_factory=LongerDense)
-    rates: LongerRates = field(default_factory=LongerRates)
+    baseline: LongerBaseline = field(default_factory=LongerBaseline)
+    pruning_rates: LongerRates = field(default_factory=LongerRates)
     of_sign: bool = False
 
 
-def longer(spec: BaselineSpec | TicketSpec) -> LongerDense | LongerTicket:
-    """The same spec, as classes that have got more fields would make it."""
+def longer(spec: BaselineSpec | TicketSpec) -> LongerBaseline | LongerTicket:
+    """The same spec, as an instance of a class with more fields."""
     mine = {f.name: getattr(spec, f.name) for f in fields(spec)}
     if isinstance(spec, BaselineSpec):
-        return LongerDense(**mine)
-    more = {"dense": longer(spec.dense), "rates": LongerRates(**vars(spec.rates))}
+        return LongerBaseline(**mine)
+    more = {"baseline": longer(spec.baseline), "pruning_rates": LongerRates(**vars(spec.pruning_rates))}
     return LongerTicket(**{**mine, **more, "masks_from": spec.masks_from and longer(spec.masks_from)})
 
 
 @pytest.mark.parametrize("name", [name for name in TICKETS if not name.startswith("instability")])
-def test_fields_that_are_added_with_a_default_rename_no_run(name):
+def test_added_field_with_a_default_does_not_change_the_id(name):
     spec = longer(TICKETS[name])
     assert nondefault_settings(spec) == nondefault_settings(TICKETS[name])
     assert run_id(spec) == name
@@ -116,13 +119,13 @@ def test_fields_that_are_added_with_a_default_rename_no_run(name):
     assert run_id(replace(spec, **added)) != name
 
 
-def test_a_field_added_deep_inside_that_is_set_does_rename():
-    ticket = longer(TICKETS["ticket-a76457894e3e6b3a"])
-    dense, source = replace(ticket.dense, noise=(0.1,)), longer(WINNING)
+def test_added_nested_field_that_is_set_changes_the_id():
+    ticket = longer(TICKETS["ticket-a20a783058e2394c"])
+    baseline, source = replace(ticket.baseline, noise=(0.1,)), longer(WINNING_TICKET)
     names = {
-        run_id(replace(ticket, dense=dense)),
-        run_id(replace(ticket, rates=replace(ticket.rates, embedding=0.1))),
-        run_id(replace(ticket, masks_from=replace(source, dense=dense))),
+        run_id(replace(ticket, baseline=baseline)),
+        run_id(replace(ticket, pruning_rates=replace(ticket.pruning_rates, embedding=0.1))),
+        run_id(replace(ticket, masks_from=replace(source, baseline=baseline))),
         run_id(ticket),
     }
     assert len(names) == 4

@@ -6,10 +6,13 @@ import torch
 from torch import nn
 
 from prunus.errors import StatisticsError
+from prunus.pruning.statistics import criterion
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import Mask0Action, Mask1Action
-from prunus.tickets.mask0.zero import zero
-from prunus.tickets.mask1.rewind import rewind
+from prunus.tickets.mask0_actions import MASK0_ACTIONS
+from prunus.tickets.mask1_actions import MASK1_ACTIONS
+
+rewind, zero = MASK1_ACTIONS["rewind"], MASK0_ACTIONS["zero"]
 
 
 def drawn(model: nn.Module, seed: int) -> nn.Module:
@@ -64,35 +67,35 @@ def residual(seed: int) -> nn.Module:
     return drawn(Residual(), seed)
 
 
-def by_column(evidence):
+def by_column(statistics):
     """A criterion of one's own: weights of later inputs are better."""
     return {
         name: torch.arange(weight.shape[1]).expand(weight.shape).float() + 0 * weight
-        for name, weight in evidence.weights.items()
+        for name, weight in statistics.weights.items()
     }
 
 
-def _half(past, masks, seed):
-    return {name: weight / 2 for name, weight in past.original.items()}
+def _half(history, masks, seed):
+    return {name: weight / 2 for name, weight in history.initial.items()}
 
 
-def _is_half(past, masks, start):
+def _is_half(history, masks, start):
     return {
         "kept weights are half of what they were": all(
-            torch.equal(start[name][mask], past.original[name][mask] / 2) for name, mask in masks.items()
+            torch.equal(start[name][mask], history.initial[name][mask] / 2) for name, mask in masks.items()
         )
     }
 
 
 half = Mask1Action(_half, _is_half)
-"""A mask-1 action of one's own."""
+"""A user's mask-1 action."""
 
 
-def _ones(past, masks, kept, seed):
-    return {name: torch.where(mask, kept[name], 0.01) for name, mask in masks.items()}
+def _ones(history, masks, kept_weights, seed):
+    return {name: torch.where(mask, kept_weights[name], 0.01) for name, mask in masks.items()}
 
 
-def _are_ones(past, masks, kept, start):
+def _are_ones(history, masks, kept_weights, start):
     return {
         "pruned weights are 0.01": all(
             bool((start[name][~mask] == torch.tensor(0.01)).all()) for name, mask in masks.items()
@@ -101,87 +104,88 @@ def _are_ones(past, masks, kept, start):
 
 
 hundredth = Mask0Action(_ones, _are_ones)
-"""A mask-0 action of one's own."""
+"""A user's mask-0 action."""
 
 not_rewound = Mask1Action(
-    lambda past, masks, seed: {name: weight.clone() for name, weight in past.final.items()}, rewind.claims
+    lambda history, masks, seed: {name: weight.clone() for name, weight in history.final.items()},
+    rewind.invariants,
 )
-"""Broken: says it rewinds, and goes on from where the last training ended."""
+"""Broken: claims to rewind, and continues from the end of the last training."""
 
 
-def _one_off(past, masks, seed):
-    values = rewind.values(past, masks, seed)
+def _one_off(history, masks, seed):
+    values = rewind.values(history, masks, seed)
     name = next(iter(values))
     values[name][masks[name]] = values[name][masks[name]].roll(1)
     return values
 
 
-shifted = Mask1Action(_one_off, rewind.claims)
-"""Broken: every value is right, and in one layer in the wrong place."""
+shifted = Mask1Action(_one_off, rewind.invariants)
+"""Broken: every value is correct, but in one layer they are at the wrong places."""
 
-not_zero = Mask0Action(_ones, zero.claims)
-"""Broken: says pruned weights are zero, and sets them to something."""
+not_zero = Mask0Action(_ones, zero.invariants)
+"""Broken: claims that pruned weights are zero, and sets them to 0.01."""
 
 
-def _touched(past, masks, kept, seed):
-    start = zero.values(past, masks, kept, seed)
+def _touched(history, masks, kept_weights, seed):
+    start = zero.values(history, masks, kept_weights, seed)
     return {name: weight * 1.0001 for name, weight in start.items()}
 
 
-meddling = Mask0Action(_touched, zero.claims)
+meddling = Mask0Action(_touched, zero.invariants)
 """Broken: changes kept weights by a ten-thousandth."""
 
 
-def _doubled(past, masks, seed):
-    for moment in (past.original, past.rewind, past.start, past.final):
+def _doubled(history, masks, seed):
+    for moment in (history.initial, history.rewind, history.start, history.final):
         for weight in moment.values():
             weight.mul_(2)
     for mask in masks.values():
         mask.logical_not_()
-    return {name: weight.clone() for name, weight in past.rewind.items()}
+    return {name: weight.clone() for name, weight in history.rewind.items()}
 
 
-mutating = Mask1Action(_doubled, rewind.claims)
-"""Broken: what it is given it doubles, then says that it rewinds to it."""
+mutating = Mask1Action(_doubled, rewind.invariants)
+"""Broken: doubles its arguments in place, then claims to rewind to them."""
 
 
-def drifting(evidence):
+def drifting(statistics):
     """Broken: large final, and what it is given it makes larger."""
-    for moment in (evidence.weights, evidence.initial):
+    for moment in (statistics.weights, statistics.initial):
         for weight in moment.values():
             weight.mul_(2)
-    for mask in evidence.masks.values():
+    for mask in statistics.masks.values():
         mask.fill_(False)
-    return {name: weight.abs() for name, weight in evidence.weights.items()}
+    return {name: weight.abs() for name, weight in statistics.weights.items()}
 
 
-ASKED: list[torch.Tensor] = []
-"""What `asking` saw, round after round."""
+GRADIENTS: list[dict[str, torch.Tensor]] = []
+"""The gradients that `recording_gradients` was given, round after round."""
 
 
-def asking(evidence):
-    """A criterion that notes what the network of the probe answers to nothing at all: its biases' say."""
-    probe = evidence.probe
-    ASKED.append(probe.answer(evidence.initial, torch.zeros_like(probe.inputs[:1])).detach())
-    return {name: weight.abs() for name, weight in evidence.weights.items()}
+@criterion(requires={"gradients"}, defined_at="initialization")
+def recording_gradients(statistics):
+    """A criterion that records its gradients; its scores are magnitudes."""
+    GRADIENTS.append({name: gradient.clone() for name, gradient in statistics.gradients.items()})
+    return {name: weight.abs() for name, weight in statistics.weights.items()}
 
 
 function = _half
 """A function, which is no action."""
 
 
-def failing(evidence):
+def failing(statistics):
     """A criterion that refuses the second round while there is a file FAILING in the current folder."""
     if (
-        evidence.masks
-        and not all(bool(mask.all()) for mask in evidence.masks.values())
+        statistics.masks
+        and not all(bool(mask.all()) for mask in statistics.masks.values())
         and Path("FAILING").exists()
     ):
         raise StatisticsError("Asked to fail in the second round.")
-    return {name: weight.abs() for name, weight in evidence.weights.items()}
+    return {name: weight.abs() for name, weight in statistics.weights.items()}
 
 
-def raising(evidence):
+def raising(statistics):
     """A criterion with a fault in it."""
     raise ValueError("a fault")
 

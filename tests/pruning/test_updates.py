@@ -1,9 +1,10 @@
 """Numerics of updates: never worse than zeroing, exactly +0.0 where pruned, and progress of what takes long."""
 
 import copy
-from dataclasses import replace
+import sys
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,26 +13,33 @@ from torch import nn
 import prunus
 from prunus.errors import ModelError, NonFiniteError, StatisticsError, UpdateRejectedWarning
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.layerwise import (
-    LayerHessian,
-    exact_obs,
-    layer_hessians,
-    relative_output_errors,
-    sparse_gpt,
-    sparse_gpt_from_hessians,
-)
-from prunus.pruning.layerwise.exact_obs import ExactObsState, SparsityPattern
 from prunus.pruning.masks import all_kept, apply_masks
+from prunus.pruning.methods import METHODS, pruning_method, with_options
+from prunus.pruning.obs import (
+    DIAGONALS,
+    ExactObs,
+    Fisher,
+    FullObs,
+    LayerHessian,
+    SparseGpt,
+    exact_obs_state,
+    layer_hessians,
+    make_objective,
+    prune_in_steps,
+    relative_output_errors,
+)
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS, get_criterion
 from prunus.pruning.recalibrate import recalibrate_batchnorm
-from prunus.pruning.scopes import SCOPES, get_scope
-from prunus.pruning.second_order import DIAGONALS, fisher, make_objective, obs, prune_weights
+from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.sensitivity import sensitivity
+from prunus.pruning.statistics import Statistics
 from prunus.seeds import make_generator
-from prunus.types import Split, Statistics
+from prunus.types import Split
 
 ROWS, COLUMNS = 8, 48
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+from asking import sparse_gpt
 
 
 def ill_conditioned(seed, kind="random", groups=1):
@@ -64,15 +72,15 @@ def ill_conditioned(seed, kind="random", groups=1):
     [("layer", 0.5), ("layer", 0.1), ("global", 0.3), ("2:4", 0.5), ("1x4", 0.3), ("4x4", 0.5)],
 )
 def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
-    scope = get_scope(name)
+    scope = parse_scope(name)
     for seed in range(3):
         hessian, mean = ill_conditioned(seed, kind)
         found = {"weight": LayerHessian(hessian, damping * mean, 100, 100)}
         weights = {"weight": torch.randn(ROWS, COLUMNS, generator=make_generator(seed, "w")).to(dtype)}
-        surgeon = ExactObsState(weights, all_kept(weights), found, weights, SparsityPattern.of(name))
+        surgeon = exact_obs_state(found, weights, all_kept(weights), parse_scope(name))
         methods = {
-            "sparse_gpt": sparse_gpt_from_hessians(found, select=None if name == "global" else 16),
-            "obs": partial(prune_weights, lambda weights, masks, surgeon=surgeon: surgeon),
+            "sparse_gpt": partial(SparseGpt(mask_block_size=16).prune_layers, found),
+            "obs": partial(prune_in_steps, lambda weights, masks, surgeon=surgeon: surgeon),
         }
         for method, prune in methods.items():
             try:
@@ -94,7 +102,7 @@ def test_each_group_of_a_convolution_is_no_worse_than_zeroed():
     found = {"w": LayerHessian(hessian, 1e-8 * mean, 100, 100)}
     weights = {"w": torch.randn(12, COLUMNS, generator=make_generator(0, "w"))}
     with pytest.warns(UpdateRejectedWarning, match="SparseGPT .* in 'w'"):
-        done = sparse_gpt_from_hessians(found)(weights, 0.1, SCOPES["layer"])
+        done = SparseGpt().prune_layers(found, weights, 0.1, SCOPES["layer"])
     updated, zeroed = (
         found["w"].row_errors(after["w"].double() - weights["w"].double()).sum(1)
         for after in (done.weights, apply_masks(weights, done.masks))
@@ -137,21 +145,21 @@ def examples(n=60):
 def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name, damping):
     model, split = network(), examples()
     weights = {n: w.detach() for n, w in prunable_weights(model).items()}
-    pruner = replace(PRUNERS[name], damping=damping)
+    method = with_options(METHODS[name], damping=damping)
     for density in (0.7, 0.3):
-        done = pruner.on(model, split, 0)(weights, density, SCOPES["layer"])
+        done = method.prune(model, weights, density, "layer", split)
         target = make_objective(model, weights, split.inputs, split.labels)
         assert target.error(done.weights) <= target.error(apply_masks(weights, done.masks)) * (1 + 1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
-@pytest.mark.parametrize("name", [*PRUNERS, *GRADIENT_PRUNERS])
+@pytest.mark.parametrize("name", [*METHODS, "snip", "gradient", "grasp", "synflow"])
 def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
     model, split = network(), examples()
     weights = {n: -w.detach().abs() - 0.1 for n, w in prunable_weights(model).items()}
-    within = SCOPES["layer"](CRITERIA["magnitude"](Statistics(weights)), 0.75)
+    within = SCOPES["layer"].select(CRITERIA["magnitude"](Statistics(weights)), 0.75)
     weights = apply_masks(weights, within)
-    done = get_criterion(name).on(model, split, 0)(weights, 0.5, SCOPES["layer"], within=within)
+    done = pruning_method(name).prune(model, weights, 0.5, "layer", split, within=within)
     for key, mask in done.masks.items():
         assert not (mask & ~within[key]).any()
         assert not done.weights[key][~mask].view(torch.int32).any()  # of -0.0 the sign bit is set
@@ -174,7 +182,7 @@ def test_scores_that_are_not_finite_are_named(name):
     scores = {"a": torch.rand(8, 8), "b": torch.rand(8, 8)}
     scores["b"][3, 3] = float("nan")
     with pytest.raises(NonFiniteError, match="'b'"):
-        get_scope(name)(scores, 0.5)
+        parse_scope(name).select(scores, 0.5)
 
 
 # --- progress ---------------------------------------------------------------------------------------------------
@@ -188,11 +196,11 @@ def long_work():
     normed = nn.Sequential(nn.Linear(16, 4), nn.BatchNorm1d(4))
     calls = {
         "layer_hessians": lambda p: layer_hessians(model, weights, x, batch_size=7, progress=p),
-        "exact_obs": lambda p: prune_weights(exact_obs(model, x, progress=p), weights, 0.5, layer),
+        "exact_obs": lambda p: prune_in_steps(ExactObs().examiner(model, x, progress=p), weights, 0.5, layer),
         "sparse_gpt": lambda p: sparse_gpt(model, x, progress=p)(weights, 0.5, layer),
-        "sparse_gpt at once": lambda p: sparse_gpt(model, x, select=None, progress=p)(weights, 0.5, layer),
-        "fisher": lambda p: fisher(asked, batch=7, progress=p)(weights, all_kept(weights)),
-        "full_obs": lambda p: obs(asked, damping=0.1, progress=p)(weights, all_kept(weights)),
+        "sparse_gpt at once": lambda p: sparse_gpt(model, x, mask_block_size=None, progress=p)(weights, 0.5, layer),
+        "fisher": lambda p: Fisher(batch_size=7).examiner(asked, progress=p)(weights, all_kept(weights)),
+        "full_obs": lambda p: FullObs(damping=0.1).examiner(asked, progress=p)(weights, all_kept(weights)),
         "sensitivity": lambda p: sensitivity(model, split, densities=(1.0, 0.5), progress=p),
         "recalibrate": lambda p: recalibrate_batchnorm(normed, x, 7, progress=p),
     }
@@ -223,11 +231,11 @@ def test_long_work_reports_its_steps_to_the_last_and_can_be_ended(name):
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
-@pytest.mark.parametrize("name", list(PRUNERS))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_every_pruner_reports(name):
     model, split, steps = network(), examples(), []
     weights = prunable_weights(model)
-    PRUNERS[name].on(model, split, 0, lambda *step: steps.append(step))(weights, 0.5, SCOPES["layer"])
+    METHODS[name].prune(model, weights, 0.5, "layer", split, progress=lambda *step: steps.append(step))
     assert steps
 
 
@@ -271,7 +279,7 @@ def test_every_scope_takes_every_float_type(dtype):
     weights = prunable_weights(nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 8)).to(dtype))
     scores = CRITERIA["magnitude"](Statistics(weights))
     for name, scope in SCOPES.items():
-        masks = scope(scores, 0.5)
+        masks = scope.select(scores, 0.5)
         assert sum(int(m.sum()) for m in masks.values()) == sum(m.numel() for m in masks.values()) / 2, name
         assert all(
             t.dtype == dtype for t in apply_masks({n: w.detach() for n, w in weights.items()}, masks).values()
@@ -298,8 +306,8 @@ def test_a_model_that_cannot_be_copied_is_refused_by_name():
     model.last_output = model(torch.ones(1, 16))  # a result of a computation
     for call in (
         lambda: sensitivity(model, examples()),
-        lambda: prune_weights(
-            exact_obs(model, examples().inputs), prunable_weights(model), 0.5, SCOPES["layer"]
+        lambda: prune_in_steps(
+            ExactObs().examiner(model, examples().inputs), prunable_weights(model), 0.5, SCOPES["layer"]
         ),
     ):
         with pytest.raises(ModelError, match="Sequential cannot be copied"):
@@ -318,7 +326,7 @@ def test_the_progress_of_retraining_with_a_pruner_is_reported():
         data,
         [0.5],
         [prunus.Recipe(epochs=0, learning_rate=0.1, batch_size=20)],
-        criterion=PRUNERS["obs"],
+        criterion="obs",
         scope=SCOPES["layer"],
         progress=lambda *step: steps.append(step),
     )

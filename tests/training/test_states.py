@@ -57,10 +57,10 @@ def held(model, kind: str):
 def watch(data, first=0, every=5, states=(), count_violations=None) -> TrainingMonitor:
     return TrainingMonitor(
         data.validation,
-        first=first,
-        last=STEPS,
-        every=every,
-        states=states,
+        first_step=first,
+        last_step=STEPS,
+        eval_every=every,
+        checkpoint_steps=states,
         test=data.test,
         count_violations=count_violations,
     )
@@ -136,7 +136,7 @@ def test_observers_are_called_when_due_and_change_nothing(make, first, every, fe
         start = seen.states[first]
     alone, watched = make(0), make(0)
     expected = train(alone, few, RECIPE, start=start, seed=1)
-    looking = Counting(few.validation, first=first, last=STEPS, every=every, states=(13,))
+    looking = Counting(few.validation, first_step=first, last_step=STEPS, eval_every=every, checkpoint_steps=(13,))
     before = torch.get_rng_state()
     assert train(watched, few, RECIPE, start=start, observer=looking, seed=1) == expected
     assert torch.equal(before, torch.get_rng_state())
@@ -263,7 +263,7 @@ from prunus.training.state import flat
 torch.set_num_threads(1)
 data, model = load_data("digits"), small.dropping(0)
 recipe = Recipe(12, 0.005, 16, lr_schedule="cosine")
-seen = TrainingMonitor(data.validation, first=0, last=12 * 82, every=40, states=(0, 100, 500))
+seen = TrainingMonitor(data.validation, first_step=0, last_step=12 * 82, eval_every=40, checkpoint_steps=(0, 100, 500))
 train(model, data, recipe, seed=3, observer=seen, checkpoint=Path(sys.argv[1]),
       report=lambda epoch: print(epoch.epoch, flush=True))
 def said(tensors):

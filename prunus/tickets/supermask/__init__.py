@@ -1,19 +1,17 @@
-"""Supermasks: weights stay as they are drawn, and what is learned is which of them are there.
+"""Supermasks: weights keep their initial values, and a mask over them is learned (Zhou et al. 2019, section 5).
 
-A file a kind of mask. A kind is a frozen value, its settings, and makes the mask of one tensor while it is learned:
+A kind of mask is a frozen value with its settings; `kind.layer(weight, seed)` makes the mask of one tensor:
 
-    draw(place)      -> the factors of a step: mask x scale
-    pull(gradient)   -> the gradient of the scores, by the straight-through rule
-    likely()         -> the factors of the one mask that the scores say
+    draw(index)              sets the factors of a step, mask x scale
+    backward(gradient, ...)  computes the gradient of the scores, by the straight-through estimator
+    most_likely_factors()            returns the factors of the most likely mask of the scores
 
-`Learned` makes a constraint of the training loop of these: the optimizer steps the scores, the model holds
-weight x mask x scale, and loop, observers, checkpoints and engines know nothing of it.
+`SupermaskConstraint` makes a constraint of the training loop of them: the optimizer trains the scores, and the model
+holds weight x mask x scale.
 """
 
-from prunus.tickets.supermask.bernoulli import Bernoulli
 from prunus.tickets.supermask.constraint import SupermaskConstraint, SupermaskType
-from prunus.tickets.supermask.edge_popup import EdgePopup
-from prunus.tickets.supermask.signed import Signed
+from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.weights import WEIGHT_INITS
 
 SUPERMASKS: dict[str, type[SupermaskType]] = {

@@ -1,10 +1,12 @@
-"""A learned mask as a constraint of the training loop: the scores are what is trained, the weights never are.
+"""A learned mask as a constraint of the training loop: scores are trained, and the weights never are.
 
-    forward    w' = w · f,  f = mask · scale of this step, written into the model's parameters in place
-    backward   ∂L/∂w' by the loop; ∂L/∂score from it by the kind's straight-through rule, before the optimizer steps
+    forward    w' = w · f, with the factor f = mask · scale of this step; w' is written into the model's parameters
+    backward   ∂L/∂w' by the training loop; from it ∂L/∂score, by the straight-through estimator of the kind of mask,
+               before the optimizer step
 
-Nothing of the forward pass is repeated and nothing of it is in a graph: a step costs a dense one and a few passes
-over the weights.
+No part of the forward pass is repeated or recorded in a graph: a step costs a dense step and a few passes over the
+weights. Parameters are looked up by name at each step, so the constraint holds after `model.to`, `.half`, `.double` and
+`load_state_dict(assign=True)`.
 """
 
 import hashlib
@@ -16,27 +18,32 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError
 from prunus.seeds import derive_seed
-from prunus.tickets.supermask.uniforms import aligned_chunks, is_dense_in_memory, laid_out_as
+from prunus.tickets.supermask.uniforms import (
+    aligned_chunks,
+    has_layout_of,
+    is_dense_in_memory,
+    laid_out_as,
+)
 from prunus.training.constraints import check_masks
 from prunus.types import MaskDict, Params
 
 
 class MaskLayer(Protocol):
-    """The mask of one tensor while it is learned. All tensors have the weight's shape and lie in memory as it does."""
+    """The mask of one tensor while it is learned. All tensors have the weight's shape and memory layout."""
 
     scores: Tensor
-    """What the optimizer steps."""
+    """The tensor that the optimizer trains."""
     factors: Tensor
     """Mask x scale of this step."""
 
-    def draw(self, place: int) -> None:
-        """Set the factors: a function of the scores and of (seed, place) alone."""
+    def draw(self, index: int) -> None:
+        """Set the factors; they depend on the scores and on (seed, index) only."""
 
-    def pull(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
-        """Set `out` to the gradient of the scores, from that of the effective weights, weight x factor."""
+    def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
+        """Set `out` to the gradient of the scores, given that of the effective weights, weight x factor."""
 
-    def likely(self) -> Tensor:
-        """The factors of the one mask that the scores say, without chance."""
+    def most_likely_factors(self) -> Tensor:
+        """Return the factors of the most likely mask of the scores, which is not random."""
 
 
 class SupermaskType(Protocol):
@@ -46,137 +53,157 @@ class SupermaskType(Protocol):
 
     @property
     def density(self) -> float | None:
-        """The density that is expected at the start; None: it is not known before."""
+        """The expected density at the start; None if it is not known in advance."""
 
     @property
     def random(self) -> bool:
-        """Whether a mask is drawn anew in every step."""
+        """Whether a mask is drawn at each step."""
 
     def check(self) -> None:
-        """Raise PrunusError where no mask can have these settings."""
+        """Raise SpecError or DensityError if the settings are out of range."""
 
     def layer(self, weight: Tensor, seed: int) -> MaskLayer:
-        """The mask of a tensor, before its first draw. Raises PrunusError as `check` does, or for this tensor."""
+        """Return the mask of a tensor, before its first draw. Raises as `check` does, or for this tensor."""
 
 
 class SupermaskConstraint:
-    """A constraint for the training loop: after every step, the model's weights are `weights` under a new mask.
+    """A constraint under which the model's weights are fixed weights times a mask, a new one after each step.
 
-    Whatever is not in `weights` (biases, norms) stays as it is in the model.
+    Tensors that are not in `weights` (biases, norms) stay as they are in the model.
 
-    >>> from prunus.tickets.supermask.edge_popup import EdgePopup
-    >>> model = nn.Linear(4, 1)
-    >>> learned = SupermaskConstraint(model, {"weight": torch.ones(1, 4)}, EdgePopup(density=0.5), seed=0)
-    >>> learned.apply()
-    >>> int(model.weight.count_nonzero())
-    2
+    Args:
+        model: The network; its weights are replaced.
+        weights: The fixed weights by parameter name, of the parameters' shapes; not modified.
+        kind: The kind of mask and its settings.
+        seed: Seed of the scores and of the masks that are drawn.
+
+    Raises:
+        ModelError: If a name or shape does not match, or a parameter cannot be learned over.
+
+    Example:
+        >>> from prunus.tickets.supermask.kinds import EdgePopup
+        >>> model = nn.Linear(4, 1)
+        >>> constraint = SupermaskConstraint(model, {"weight": torch.ones(1, 4)}, EdgePopup(density=0.5), seed=0)
+        >>> constraint.apply()
+        >>> int(model.weight.count_nonzero())
+        2
     """
 
     def __init__(self, model: nn.Module, weights: Params, kind: SupermaskType, seed: int) -> None:
         self.model = model
         parameters = dict(model.named_parameters())
         check_masks(parameters, weights)
-        self.parameters = {name: parameters[name] for name in weights}
-        for name, parameter in self.parameters.items():
-            if not parameter.requires_grad:
+        for name in weights:
+            if not parameters[name].requires_grad:
                 raise ModelError(
-                    f"A mask was to be learned over {name!r}, which has requires_grad = False: no gradient tells "
-                    "what to keep; set it to True."
+                    f"Expected requires_grad = True for {name!r}, over which a mask is learned, got False; the scores "
+                    "are trained with its gradient."
                 )
-        gaps = [name for name, parameter in self.parameters.items() if not is_dense_in_memory(parameter)]
-        if gaps:
+        with_gaps = [name for name in weights if not is_dense_in_memory(parameters[name])]
+        if with_gaps:
             raise ModelError(
-                f"{', '.join(gaps)} would be learned in place but are views with gaps or overlaps in memory; "
-                "make each a parameter of its own, nn.Parameter(weight.detach().contiguous())."
+                f"Expected parameters that are dense in memory, but {', '.join(with_gaps)} is a view with gaps or "
+                "overlaps; make it a parameter of its own, nn.Parameter(weight.detach().contiguous())."
             )
-        self.effective = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        """The parameters themselves, to be written in place."""
         self.weights = {
-            name: torch.empty_like(self.effective[name]).copy_(weight) for name, weight in weights.items()
+            name: torch.empty_like(parameters[name]).detach().copy_(weight)
+            for name, weight in weights.items()
         }
         self.layers = {
             name: kind.layer(weight, derive_seed(seed, "supermask", name))
             for name, weight in self.weights.items()
         }
         self.draws = 0
-        """How many masks were drawn; what the next is depends on it and on the scores alone."""
+        """Number of masks drawn; the next mask depends on it and on the scores only."""
 
     def trainable_tensors(self) -> dict[str, Tensor]:
-        """The scores."""
+        """Return the scores by parameter name."""
         return {name: layer.scores for name, layer in self.layers.items()}
 
     @torch.no_grad()
     def before_optimizer_step(self) -> None:
-        """The gradients of the scores from those of the effective weights."""
+        """Compute the gradients of the scores from those of the effective weights."""
         for name, layer in self.layers.items():
-            upstream = self.parameters[name].grad
-            if upstream is None:
+            parameter, weight = self.model.get_parameter(name), self.weights[name]
+            if parameter.grad is None:
                 raise ModelError(
-                    f"A mask was to be learned over {name!r}, which the forward pass does not reach: no gradient tells "
-                    "what to keep; take the layer out of the network."
+                    f"Expected a gradient of {name!r}, over which a mask is learned, but the forward pass does not use "
+                    "it; remove the layer from the network."
                 )
             if layer.scores.grad is None:
                 layer.scores.grad = torch.empty_like(layer.scores)
-            effective = self.effective[name]
-            layer.pull(laid_out_as(effective, upstream), effective, layer.scores.grad)
+            upstream, effective = laid_out_as(weight, parameter.grad), laid_out_as(weight, parameter.detach())
+            layer.backward(upstream, effective, layer.scores.grad)
 
     def apply(self) -> None:
-        """Draw the mask of the next step, and write the effective weights."""
+        """Draw the mask of the next step, and write the effective weights into the model."""
         self.draws += 1
-        self.put()
+        self._apply_draw(self.draws)
+
+    def apply_sample(self, index: int) -> None:
+        """Write the effective weights of a mask of no step, which depends on the index and the scores only."""
+        self._apply_draw(-1 - index)
 
     @torch.no_grad()
-    def put(self, place: int | None = None) -> None:
-        """Write the effective weights of the mask at `place`, or of the step's."""
-        for name, layer in self.layers.items():
-            layer.draw(self.draws if place is None else place)
-            for weight, factors, out in aligned_chunks(
-                self.weights[name], layer.factors, self.effective[name]
-            ):
-                torch.mul(weight, factors, out=out)
-
-    def sample(self, number: int) -> None:
-        """Write the effective weights of a fresh mask, no step's: the same ones for a number whenever it is asked."""
-        self.put(-1 - number)
-
-    @torch.no_grad()
-    def put_likely(self) -> Params:
+    def apply_most_likely_mask(self) -> Params:
         """Write the effective weights of the most likely mask, and return its factors."""
-        factors = {name: layer.likely() for name, layer in self.layers.items()}
+        factors = {name: layer.most_likely_factors() for name, layer in self.layers.items()}
         for name, factor in factors.items():
-            torch.mul(self.weights[name], factor, out=self.effective[name])
+            self._write(name, factor)
         self.finalize()
         return factors
 
+    @torch.no_grad()
+    def _apply_draw(self, index: int) -> None:
+        for name, layer in self.layers.items():
+            layer.draw(index)
+            self._write(name, layer.factors)
+
+    def _write(self, name: str, factors: Tensor) -> None:
+        parameter, weight = self.model.get_parameter(name).detach(), self.weights[name]
+        if not has_layout_of(parameter, weight):  # the model was moved or converted since
+            parameter.copy_(weight * factors)
+            return
+        for fixed, factor, out in aligned_chunks(weight, factors, parameter):
+            torch.mul(fixed, factor, out=out)
+
     def verify(self) -> int:
-        """How many weights in the model are not, bit for bit, zero or weight x this step's one factor (or minus it)."""
+        """Return how many weights of the model are neither 0 nor plus or minus weight x factor, bit for bit.
+
+        The factor is that of this step, one positive number for each layer.
+        """
         return sum(
-            int(torch.count_nonzero(~_allowed(self.effective[name], self.weights[name], layer.factors)))
-            for name, layer in self.layers.items()
+            int(
+                torch.count_nonzero(~_allowed(self.model.get_parameter(name).detach(), weight, layer.factors))
+            )
+            for (name, weight), layer in zip(self.weights.items(), self.layers.values(), strict=True)
         )
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Make every -0.0, which a product with zero leaves of a negative weight, +0.0: a hole in a file."""
-        torch._foreach_add_(list(self.effective.values()), 0.0)
+        """Replace -0.0, the product of a negative weight and zero, by +0.0, which files do not store."""
+        torch._foreach_add_([self.model.get_parameter(name).detach() for name in self.weights], 0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The scores, how many masks were drawn, and a digest of the weights."""
+        """Return the scores, the number of masks drawn, and a digest of the weights."""
         scores = {f"scores/{name}": layer.scores.detach() for name, layer in self.layers.items()}
         return {**scores, "draws": torch.tensor(self.draws), "weights": self._digest()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the scores back, and the mask that was drawn; the weights must be the same."""
-        mine = self.state_dict()
-        if mine.keys() != state.keys() or not torch.equal(mine["weights"], state["weights"].cpu()):
-            raise CheckpointError("The checkpoint is of a mask over other weights than this run's.")
+        """Restore the scores and the mask. Raises CheckpointError if the weights are not the same."""
+        expected = self.state_dict()
+        if expected.keys() != state.keys() or not torch.equal(expected["weights"], state["weights"].cpu()):
+            raise CheckpointError(
+                "Expected a checkpoint of a mask over these weights, got one over other weights; delete it or restore "
+                "the settings."
+            )
         for name, layer in self.layers.items():
             layer.scores.data.copy_(state[f"scores/{name}"])
         self.draws = int(state["draws"])
-        self.put()
+        self._apply_draw(self.draws)
 
     def _digest(self) -> Tensor:
-        """32 bytes that tell these weights from all others."""
+        """Return a SHA-256 digest of the names and weights, 32 bytes."""
         digest = hashlib.sha256()
         for name, weight in self.weights.items():
             digest.update(name.encode())
@@ -184,12 +211,12 @@ class SupermaskConstraint:
         return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
-def masks_from(factors: Params) -> MaskDict:
-    """The masks in factors: what is not zero is kept."""
+def masks_of_factors(factors: Params) -> MaskDict:
+    """Return the masks of factors: True where a factor is not zero."""
     return {name: (factor != 0).contiguous() for name, factor in factors.items()}
 
 
 def _allowed(effective: Tensor, weight: Tensor, factors: Tensor) -> Tensor:
-    """Where an effective weight is 0, or its weight times the layer's one positive factor, or minus that."""
-    scaled = weight * factors.abs().amax()
+    """Return where an effective weight is 0, or plus or minus weight x the layer's one positive factor."""
+    scaled = (weight * factors.abs().amax()).to(effective)
     return (effective == 0) | (effective == scaled) | (effective == -scaled)

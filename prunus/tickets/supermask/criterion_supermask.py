@@ -1,110 +1,125 @@
-"""Found masks: what a criterion keeps of a trained network, over weights that are not trained.
+"""The masks of a ticket over weights that are not trained.
 
-    accuracy of  w ⊙ m,  w untrained, m = select(criterion(θ_0, θ_T))
+    accuracy of  w ⊙ m,  w untrained,  m = select(criterion(θ_0, θ_T))
 
-Source: Zhou et al. 2019, section 5 and Figure 5: their best is large_final_same_sign over signed constants. The
-masks are those that a ticket of the same settings has; the paper's are of networks pruned again and again, as an
-iterative ticket is.
+Source: Zhou et al. 2019, section 5 and Figure 5: their best is large_final_same_sign over signed constants.
+
+Differences: The masks are those of a ticket with the same settings. Those of the paper come from iterative pruning, as
+those of an iterative ticket do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
-
-from prunus.pruning.masks import apply_masks
+from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.tickets.artifacts import RunArtifacts
-from prunus.tickets.baseline import BaselineSpec, StepReport, load_saved_state
-from prunus.tickets.invariants import InvariantReport, count_kept
+from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, Row, StepReport, masks_name
+from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport, count_kept
 from prunus.tickets.monitor import tensors_equal
-from prunus.tickets.procedure import TicketRunner, mask_key
+from prunus.tickets.procedure import select_masks, weight_history
+from prunus.tickets.rounds import Round
+from prunus.tickets.supermask.learned_supermask import final_accuracies
 from prunus.tickets.supermask.weights import WEIGHT_INITS
 from prunus.tickets.ticket import TicketSpec
-from prunus.training import evaluate
 from prunus.training.state import clone_tensors
 from prunus.types import MaskDict, mask_density
 
-EVALUATION = 10.0
-"""An evaluation of both splits takes about as long as so many training steps."""
+EVALUATION_COST = 10.0
+"""The time of an evaluation of both splits, in training steps."""
 
 
 @dataclass(frozen=True)
-class CriterionSupermaskSpec:
-    """The masks of a ticket's levels over untrained weights. Nothing is trained but what the ticket needs."""
+class CriterionSupermaskSpec(BaselineRun):
+    """The masks of a ticket's levels over untrained weights. Only what the masks need is trained."""
 
-    kind: ClassVar[str] = "found"
+    kind: ClassVar[str] = "criterion_supermask"
+    procedure: ClassVar[str] = "prunus.tickets.supermask.criterion_supermask:score_criterion_masks"
 
     ticket: TicketSpec = field(default_factory=lambda: TicketSpec(schedule="one_shot"))
-    """Whose masks: of a one-shot ticket they are made here; one that is chained, or takes others', is trained first."""
+    """The ticket with the masks. Those of a one-shot ticket are selected here; any other ticket is trained first."""
     weights: str = "signed_constant"
-    """A key of WEIGHTS."""
+    """A key of WEIGHT_INITS."""
     multiplier: float = 1.0
-
-    def needs(self) -> tuple[BaselineSpec | TicketSpec, ...]:
-        """The dense training, and the ticket where it must be trained to have its masks."""
-        return (self.ticket.dense, self.ticket) if self._trained else (self.ticket.dense,)
+    """Factor of the weights."""
 
     @property
-    def device(self) -> str:
-        """Where it computes."""
-        return self.ticket.device
+    def baseline(self) -> BaselineSpec:  # type: ignore[override]
+        """The baseline of the ticket."""
+        return self.ticket.baseline
 
-    @property
-    def _trained(self) -> bool:
-        return self.ticket.chained or self.ticket.masks_from is not None
+    def dependencies(self) -> dict[str, Any]:
+        """Return the specs of the runs that this run reads: the baseline, and the ticket if it must be trained."""
+        return super().dependencies() | ({"ticket": self.ticket} if self.needs_ticket else {})
+
+    def code_references(self) -> tuple[str, ...]:
+        """Return the references to the user's functions that this run calls."""
+        return self.ticket.code_references()
 
     def cost(self) -> tuple[str, float]:
-        """The evaluations, as training steps."""
-        return self.ticket.dense.cost()[0], EVALUATION * (1 + len(self.ticket.trained_levels()))
+        """Return the unit, and the evaluations as training steps. Raises as `TicketSpec.check` does."""
+        return self.ticket.baseline.cost()[0], EVALUATION_COST * (1 + len(self.ticket.trained_levels))
 
-    def pace(self) -> float:
-        """Seconds a training step takes here."""
-        return self.ticket.pace()
+    @property
+    def needs_ticket(self) -> bool:
+        """Whether the ticket must be trained to have its masks."""
+        return self.ticket.is_iterative or self.ticket.masks_from is not None
 
-    def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
-    ) -> dict[str, Any]:
-        """Write a row a level, without a training. Returns that of the highest validation accuracy."""
-        first = load_saved_state(needed[0], "state-0").model
-        model = self.ticket.dense.network()
-        model.load_state_dict(first)
-        draw = lookup("kind of weights", WEIGHT_INITS, self.weights)
-        seed = derive_seed(self.ticket.dense.replicate, "supermask-weights")
-        values = draw(clone_tensors(prunable_weights(model)), self.multiplier, seed).values
-        model.load_state_dict({**first, **values})
-        for level in (0, *self.ticket.trained_levels()):
-            masks, checks = self._masks(level, shelf, needed, values)
-            row = {"level": level, "density": mask_density(masks), **self._score(model, values, masks)}
-            state = model.state_dict()
-            checks["biases and buffers are as initialized"] = tensors_equal(
-                {name: tensor for name, tensor in state.items() if name not in values},
-                {name: tensor.to(self.device) for name, tensor in first.items() if name not in values},
-            )
-            shelf.append({**row, "invariants": InvariantReport(checks, 1).to_json()})
-        return dict(max(shelf.rows(), key=lambda row: float(row["final_validation_accuracy"])))
 
-    def _masks(
-        self, level: int, shelf: RunArtifacts, needed: Sequence[RunArtifacts], values: dict[str, Any]
-    ) -> tuple[MaskDict, dict[str, bool]]:
-        """The masks of a level; at level 0 everything is kept."""
-        if level == 0:
-            return {name: weight == weight for name, weight in values.items()}, {}
-        if self._trained:
-            return {k: m.to(self.device) for k, m in needed[1].get_masks(mask_key(level)).items()}, {}
-        run = TicketRunner(self.ticket, shelf, needed)
-        past, last = run.past(level)
-        masks, counts = run.masks(level, past, last)
-        exact = {"every layer keeps exactly its count": count_kept(masks, counts) == dict(counts)}
-        return {name: mask.to(self.device) for name, mask in masks.items()}, exact
+def score_criterion_masks(
+    spec: CriterionSupermaskSpec,
+    directory: RunDirectory,
+    needed: Mapping[str, RunDirectory],
+    report_steps: StepReport | None = None,
+) -> Row:
+    """Evaluate untrained weights under the masks of every level, level 0 without masks; nothing is trained.
 
-    def _score(self, model: nn.Module, values: dict[str, Any], masks: MaskDict) -> dict[str, float]:
-        data = self.ticket.dense.dataset()
-        model.load_state_dict({**model.state_dict(), **apply_masks(values, masks)})
-        return {
-            "final_validation_accuracy": evaluate(model, data.validation).accuracy,
-            "final_test_accuracy": evaluate(model, data.test).accuracy,
-        }
+    Args:
+        spec: The settings.
+        directory: Where one row for each level is written.
+        needed: The directories of the finished "baseline", and of the "ticket" if it must be trained.
+        report_steps: Not used.
+
+    Returns:
+        The row with the highest validation accuracy.
+
+    Raises:
+        SpecError, UnknownNameError, DensityError, ModelError: As `TicketSpec.check`.
+    """
+    ticket, baseline = spec.ticket, Baseline.load(needed["baseline"])
+    model, data = ticket.baseline.make_network(), ticket.baseline.load_data()
+    model.load_state_dict(baseline.initial)
+    make_weights = lookup("kind of weights", WEIGHT_INITS, spec.weights)
+    seed = derive_seed(ticket.baseline.replicate, "supermask-weights")
+    weights = make_weights(clone_tensors(prunable_weights(model)), spec.multiplier, seed).values
+    others = {
+        name: tensor.to(spec.device) for name, tensor in baseline.initial.items() if name not in weights
+    }
+    for level in (0, *ticket.trained_levels):
+        masks, checks = _masks_at(spec, level, needed) if level else (all_kept(weights), {})
+        model.load_state_dict({**model.state_dict(), **apply_masks(weights, masks)})
+        row = {"level": level, "density": mask_density(masks), **final_accuracies(model, data)}
+        state = {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
+        checks["biases and buffers are as initialized"] = tensors_equal(state, others)
+        directory.append_row({**row, "invariants": InvariantReport(checks, 1).to_json()})
+    return dict(max(directory.rows(), key=lambda row: float(row["final_validation_accuracy"])))
+
+
+def _masks_at(
+    spec: CriterionSupermaskSpec, level: int, needed: Mapping[str, RunDirectory]
+) -> tuple[MaskDict, dict[str, bool]]:
+    """Return the masks of a level, on the device of the weights, and the check of their counts if selected here."""
+    if spec.needs_ticket:
+        masks, checks = needed["ticket"].load_masks(masks_name(level)), dict[str, bool]()
+    else:
+        baseline = Baseline.load(needed["baseline"], spec.ticket.rewind_step)
+        dense = Round.dense(baseline, list(prunable_weights(spec.ticket.baseline.make_network())))
+        history = weight_history(spec.ticket, baseline, dense, needed)
+        selection = select_masks(spec.ticket, level, history, dense, needed)
+        masks = selection.masks
+        together = set(selection.counts) == {"all"}
+        checks = {EXACT_COUNTS: count_kept(masks, together=together) == dict(selection.counts)}
+    return {name: mask.to(spec.device) for name, mask in masks.items()}, checks

@@ -1,39 +1,40 @@
-"""A supermask as a spec: which weights are kept frozen, which kind of mask is learned over them, and how.
+"""A learned supermask as data: which weights stay fixed, which kind of mask is learned over them, and how.
 
-Source: Zhou et al. 2019, section 5; Ramanujan et al. 2020; Koster et al. 2022. The kinds' cards say what is whose.
+Source: Zhou et al. 2019, section 5; Ramanujan et al. 2020; Koster et al. 2022. `prunus.tickets.supermask.kinds` says
+which rule is from which paper.
 """
 
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from math import inf, sqrt
 from statistics import mean, stdev
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import torch
 from torch import nn
 
-from prunus.errors import InvariantWarning, SpecError
-from prunus.pruning.masks import num_to_keep, warn_if_empty
+from prunus.errors import SpecError
+from prunus.pruning.density import num_to_keep
+from prunus.pruning.masks import warn_if_empty
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.tickets.artifacts import RunArtifacts
 from prunus.tickets.baseline import (
+    Baseline,
+    BaselineRun,
     BaselineSpec,
+    Row,
     StepReport,
     checkpoint_name,
-    curve_rows,
-    load_saved_state,
-    pace,
+    masks_name,
+    time_step,
 )
-from prunus.tickets.invariants import InvariantReport, count_kept
+from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport, count_kept
 from prunus.tickets.monitor import TrainingMonitor, tensors_equal
-from prunus.tickets.procedure import mask_key
-from prunus.tickets.supermask.bernoulli import Bernoulli
-from prunus.tickets.supermask.constraint import SupermaskConstraint, masks_from
-from prunus.tickets.supermask.edge_popup import EdgePopup
-from prunus.tickets.supermask.signed import Signed
+from prunus.tickets.supermask.constraint import SupermaskConstraint, masks_of_factors
+from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights
 from prunus.training import Recipe, evaluate
 from prunus.training.loop import Trainer, steps_per_epoch
@@ -41,7 +42,7 @@ from prunus.training.state import clone_tensors
 from prunus.types import Dataset, Params, mask_density
 
 LEVEL = 1
-"""A supermask has one level."""
+"""The one level of a learned supermask."""
 
 PUBLISHED = Recipe(
     epochs=2000,
@@ -54,198 +55,216 @@ PUBLISHED = Recipe(
 
 
 @dataclass(frozen=True)
-class LearnedSupermaskSpec:
-    """A mask learned over the untrained network of a dense training; its weights are never trained."""
+class LearnedSupermaskSpec(BaselineRun):
+    """A mask learned over the untrained network of a baseline; the weights are never trained."""
 
     kind: ClassVar[str] = "supermask"
-    source: ClassVar[None] = None
-    """No criterion and no rates made its masks."""
+    procedure: ClassVar[str] = "prunus.tickets.supermask.learned_supermask:learn_supermask"
 
-    dense: BaselineSpec = field(default_factory=BaselineSpec)
+    baseline: BaselineSpec = field(default_factory=BaselineSpec)
     """Gives the network, its initialization, the data and their order."""
     mask: Bernoulli | EdgePopup | Signed = field(default_factory=Bernoulli)
     weights: str = "initial"
-    """A key of WEIGHTS."""
+    """A key of WEIGHT_INITS."""
     multiplier: float = 1.0
-    """Of the weights."""
+    """Factor of the weights, above 0."""
     scaled_fan: bool = False
-    """Multiply by 1 / sqrt(density) as well, the density being that at the start (Ramanujan et al. 2020)."""
+    """Whether weights are multiplied by 1 / sqrt(density at the start) as well (Ramanujan et al. 2020)."""
     recipe: Recipe = PUBLISHED
     """How the scores are trained."""
     samples: int = 10
-    """Masks drawn for the final score, where they are drawn."""
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the network's initial weights differ in sign from those under the mask."""
-        return self.weights not in ("initial", "signed_constant") or isinstance(self.mask, Signed)
-
-    def needs(self) -> tuple[BaselineSpec]:
-        """The dense training, for its initialization and to be compared with."""
-        return (self.dense,)
-
-    @property
-    def device(self) -> str:
-        """Where it computes."""
-        return self.dense.device
-
-    def trained_levels(self) -> tuple[int]:
-        """The one there is."""
-        return (LEVEL,)
+    """Number of masks drawn for the final score, for kinds that draw masks."""
 
     def cost(self) -> tuple[str, float]:
-        """Steps of training the scores. Raises SpecError where the settings make none."""
-        self._check()
-        unit = f"{self.dense.model}/{self.recipe.batch_size}/{self.device}/{self.mask.kind}"
-        return unit, float(self.recipe.epochs * steps_per_epoch(self.recipe, self.dense.dataset().train))
+        """Return the unit, and the number of training steps. Raises as `check` does."""
+        self.check()
+        unit = f"{self.baseline.model}/{self.recipe.batch_size}/{self.device}/{self.mask.kind}"
+        return unit, float(self.recipe.epochs * steps_per_epoch(self.recipe, self.baseline.load_data().train))
 
     def pace(self) -> float:
-        """Seconds a step takes here, measured over a few of them."""
-        model = self.dense.network()
-        learned = self.constraint(model, self.frozen(clone_tensors(prunable_weights(model))))
-        learned.apply()
-        return pace(Trainer(model, self.recipe, learned), self.dense.dataset())
+        """Measure the seconds of one training step on this machine."""
+        model = self.baseline.make_network()
+        constraint = self.make_constraint(model, self.fixed_weights(clone_tensors(prunable_weights(model))))
+        constraint.apply()
+        return time_step(Trainer(model, self.recipe, constraint), self.baseline.load_data())
 
-    def frozen(self, first: Params) -> FrozenWeights:
-        """The weights under the mask, made of the initial ones, or of seeds and the shapes of `first` alone."""
+    @property
+    def trained_levels(self) -> tuple[int, ...]:
+        """The one level."""
+        return (LEVEL,)
+
+    @property
+    def changes_signs(self) -> bool:
+        """Whether the weights under the mask have other signs than the network's initialization."""
+        return self.weights not in ("initial", "signed_constant") or isinstance(self.mask, Signed)
+
+    def fixed_weights(self, initial: Params) -> FrozenWeights:
+        """Make the weights under the mask from initial weights, or from seeds and the shapes of `initial` only."""
         multiplier = self.multiplier
         if self.scaled_fan and self.mask.density is not None:
             multiplier /= sqrt(self.mask.density)
-        seed = derive_seed(self.dense.replicate, "supermask-weights")
-        return lookup("kind of weights", WEIGHT_INITS, self.weights)(first, multiplier, seed)
+        seed = derive_seed(self.baseline.replicate, "supermask-weights")
+        return lookup("kind of weights", WEIGHT_INITS, self.weights)(initial, multiplier, seed)
 
-    def constraint(self, model: nn.Module, frozen: FrozenWeights) -> SupermaskConstraint:
-        """The mask over `model`, before its first draw."""
-        return SupermaskConstraint(
-            model, frozen.values, self.mask, derive_seed(self.dense.replicate, "supermask")
-        )
+    def make_constraint(self, model: nn.Module, fixed: FrozenWeights) -> SupermaskConstraint:
+        """Make the mask over a network, before its first draw."""
+        seed = derive_seed(self.baseline.replicate, "supermask")
+        return SupermaskConstraint(model, fixed.values, self.mask, seed)
 
-    def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
-    ) -> dict[str, Any]:
-        """Train the scores; keep them, the most likely mask, and the network under it."""
-        self._check()
-        if not shelf.rows():
-            began, model, data = time.perf_counter(), self.dense.network(), self.dense.dataset()
-            first = load_saved_state(needed[0], "state-0").model
-            model.load_state_dict(first)
-            frozen = self.frozen(clone_tensors(prunable_weights(model)))
-            learned = self.constraint(model, frozen)
-            watch = self.dense.train(
-                model, shelf, LEVEL, constraint=learned, recipe=self.recipe, report_steps=report_steps
-            )
-            sampled = self._sampled(learned, model, data)
-            factors = learned.put_likely()
-            masks = masks_from(factors)
-            warn_if_empty(masks)
-            checks = self._checks(frozen, learned, model, first, factors)
-            row = {
-                "level": LEVEL,
-                "steps": watch.curve[-1].step,
-                **sampled,
-                "most_likely_density": mask_density(masks),
-                **{f"most_likely_{key}": value for key, value in _accuracies(model, data).items()},
-                "seconds": round(time.perf_counter() - began, 2),
-                "invariants": _receipt(checks, watch).to_json(),
-            }
-            shelf.put("scores", {name: layer.scores.detach() for name, layer in learned.layers.items()})
-            shelf.put_masks(mask_key(LEVEL), masks)
-            generated = {name: list(astuple(how)) for name, how in frozen.generated.items()}
-            sizes = {name: factor.abs().amax().view(1) for name, factor in factors.items()}
-            shelf.put("factors", sizes, {"generated": generated})
-            shelf.put("final", model.state_dict())
-            shelf.append_curve(curve_rows(LEVEL, watch))
-            shelf.append(row)
-        shelf.drop(checkpoint_name(LEVEL))
-        return dict(shelf.rows()[0])
-
-    def _sampled(self, learned: SupermaskConstraint, model: nn.Module, data: Dataset) -> dict[str, Any]:
-        """The final score: the mean over fresh samples, with their spread and their mean density."""
-        found, densities = [], []
-        for number in range(self.samples if self.mask.random else 1):
-            learned.sample(number)
-            found.append(_accuracies(model, data))
-            factors = {name: layer.factors for name, layer in learned.layers.items()}
-            densities.append(mask_density(masks_from(factors)))
-        means: dict[str, Any] = {key: mean(one[key] for one in found) for key in found[0]}
-        spread = [one["final_test_accuracy"] for one in found]
-        return {
-            **means,
-            "sample_spread": stdev(spread) if len(spread) > 1 else 0.0,
-            "density": mean(densities),
-        }
-
-    def _checks(
-        self,
-        frozen: FrozenWeights,
-        learned: SupermaskConstraint,
-        model: nn.Module,
-        first: Params,
-        factors: Params,
-    ) -> dict[str, bool]:
-        """What must hold after the training, the model being under its most likely mask."""
-        names, state = learned.weights, model.state_dict()
-        drawn = self.frozen({name: first[name].to(self.device) for name in names}).values
-        still = {name: tensor for name, tensor in state.items() if name not in {*names, *_moving(model)}}
-        kept = {name: factor[factor != 0].abs() for name, factor in factors.items()}
-        checks = {
-            "the weights under the mask are as they were drawn": tensors_equal(learned.weights, drawn),
-            "what is not masked is as it was initialized": tensors_equal(
-                still, {name: first[name].to(self.device) for name in still}
-            ),
-            "a layer has one factor": all(bool((size == size[:1]).all()) for size in kept.values()),
-            "what is evaluated is weight x mask x factor": all(
-                bool((state[name] == drawn[name] * factor).all()) for name, factor in factors.items()
-            ),
-        }
-        if isinstance(self.mask, EdgePopup):
-            wanted = {name: num_to_keep(self.mask.density, weight.numel()) for name, weight in names.items()}
-            checks["every layer keeps exactly its count"] = count_kept(masks_from(factors), wanted) == wanted
-        return checks
-
-    def _check(self) -> None:
-        for name, value in (
+    def check(self) -> None:
+        """Validate the settings. Raises SpecError, DensityError or UnknownNameError."""
+        for name, count in (
             ("samples", self.samples),
             ("recipe.epochs", self.recipe.epochs),
             ("recipe.batch_size", self.recipe.batch_size),
         ):
-            if value < 1:
-                raise SpecError(f"{name} is {value}; it must be at least 1.")
+            if count < 1:
+                raise SpecError(f"Expected {name} of at least 1, got {count}.")
         if self.recipe.patience is not None:
-            raise SpecError("A mask is scored at the end of its training: leave `recipe.patience` at none.")
-        if not 0 < self.multiplier < inf:
             raise SpecError(
-                f"The multiplier is {self.multiplier}; weights are multiplied by a positive, finite number."
+                f"Expected recipe.patience = None, got {self.recipe.patience}; a mask is scored at the end."
             )
+        if not 0 < self.multiplier < inf:
+            raise SpecError(f"Expected a positive, finite multiplier, got {self.multiplier}.")
         self.mask.check()
         if self.scaled_fan and self.mask.density is None:
-            raise SpecError(f"A {self.mask.kind} mask has no density before it is learned to scale a fan by.")
+            raise SpecError(
+                f"Expected a kind of mask with a known density for scaled_fan, got {self.mask.kind}, which has no "
+                "density before it is learned."
+            )
         lookup("kind of weights", WEIGHT_INITS, self.weights)
 
 
-def _accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:
+def learn_supermask(
+    spec: LearnedSupermaskSpec,
+    directory: RunDirectory,
+    needed: Mapping[str, RunDirectory],
+    report_steps: StepReport | None = None,
+) -> Row:
+    """Train the scores of a mask; save them, the most likely mask, and the network (Zhou et al. 2019, section 5).
+
+    Args:
+        spec: The settings.
+        directory: Where results and checkpoints are written; a repeated call continues from there.
+        needed: The directory of the finished "baseline".
+        report_steps: Called with the number of training steps since the last call.
+
+    Returns:
+        The row of the training: the score over samples, and of the most likely mask, with the invariants.
+
+    Raises:
+        SpecError: If settings are out of range.
+    """
+    spec.check()
+    if not directory.rows():
+        started, model, data = time.perf_counter(), spec.baseline.make_network(), spec.baseline.load_data()
+        initial = Baseline.load(needed["baseline"]).initial
+        model.load_state_dict(initial)
+        fixed = spec.fixed_weights(clone_tensors(prunable_weights(model)))
+        constraint = spec.make_constraint(model, fixed)
+        monitor = spec.baseline.train(
+            model, directory, LEVEL, constraint=constraint, recipe=spec.recipe, report_steps=report_steps
+        )
+        sampled = _score_samples(spec, constraint, model, data)
+        factors = constraint.apply_most_likely_mask()
+        masks = masks_of_factors(factors)
+        warn_if_empty(masks)
+        row = {
+            "level": LEVEL,
+            "steps": monitor.curve[-1].step,
+            **sampled,
+            "most_likely_density": mask_density(masks),
+            **{f"most_likely_{key}": accuracy for key, accuracy in final_accuracies(model, data).items()},
+            "invariants": _check_learned(spec, constraint, model, initial, factors, monitor).to_json(),
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+        _save(directory, constraint, model, fixed, factors)
+        directory.append_curve(monitor.curve_rows(LEVEL))
+        directory.append_row(row)
+    directory.remove(checkpoint_name(LEVEL))
+    return dict(directory.rows()[0])
+
+
+def final_accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:
+    """Return the validation and test accuracy of a model, in percent, with the names of the row's metrics."""
     return {
         "final_validation_accuracy": evaluate(model, data.validation).accuracy,
         "final_test_accuracy": evaluate(model, data.test).accuracy,
     }
 
 
-def _moving(model: nn.Module) -> set[str]:
-    """The buffers that training moves: running statistics of norms."""
+def _score_samples(
+    spec: LearnedSupermaskSpec, constraint: SupermaskConstraint, model: nn.Module, data: Dataset
+) -> Row:
+    """Return the mean accuracies over newly drawn masks, with their standard deviation and mean density."""
+    accuracies, densities = [], []
+    for index in range(spec.samples if spec.mask.random else 1):
+        constraint.apply_sample(index)
+        accuracies.append(final_accuracies(model, data))
+        factors = {name: layer.factors for name, layer in constraint.layers.items()}
+        densities.append(mask_density(masks_of_factors(factors)))
+    test = [sample["final_test_accuracy"] for sample in accuracies]
+    return {
+        **{key: mean(sample[key] for sample in accuracies) for key in accuracies[0]},
+        "sample_spread": stdev(test) if len(test) > 1 else 0.0,
+        "density": mean(densities),
+    }
+
+
+def _save(
+    directory: RunDirectory,
+    constraint: SupermaskConstraint,
+    model: nn.Module,
+    fixed: FrozenWeights,
+    factors: Params,
+) -> None:
+    """Save the scores, the most likely mask, the factor of each layer with the seeds, and the network."""
+    scores = {name: layer.scores.detach() for name, layer in constraint.layers.items()}
+    directory.save_tensors("scores", scores)
+    directory.save_masks(masks_name(LEVEL), masks_of_factors(factors))
+    layer_factors = {name: factor.abs().amax().view(1) for name, factor in factors.items()}
+    generated = {name: list(astuple(tensor)) for name, tensor in fixed.seeded.items()}
+    directory.save_tensors("factors", layer_factors, {"generated": generated})
+    directory.save_tensors("final", model.state_dict())
+
+
+def _check_learned(
+    spec: LearnedSupermaskSpec,
+    constraint: SupermaskConstraint,
+    model: nn.Module,
+    initial: Params,
+    factors: Params,
+    monitor: TrainingMonitor,
+) -> InvariantReport:
+    """Check what must hold after the training, while the model is under its most likely mask."""
+    weights, state = constraint.weights, model.state_dict()
+    initial = {name: tensor.to(spec.device) for name, tensor in initial.items()}
+    fixed = spec.fixed_weights({name: initial[name] for name in weights}).values
+    others = state.keys() - weights.keys() - _normalization_buffers(model)
+    nonzero = {name: factor[factor != 0].abs() for name, factor in factors.items()}
+    checks = {
+        "the weights under the mask are as at the start": tensors_equal(weights, fixed),
+        "all other tensors are as initialized": all(
+            torch.equal(state[name], initial[name]) for name in others
+        ),
+        "each layer has one factor": all(bool((factor == factor[:1]).all()) for factor in nonzero.values()),
+        "the evaluated weights are weight x mask x factor": all(
+            bool((state[name] == fixed[name] * factor).all()) for name, factor in factors.items()
+        ),
+        "weights are zero or weight x factor at every evaluation": monitor.violations == 0,
+        "training starts at step 0": monitor.start is not None and monitor.start.step == 0,
+    }
+    if isinstance(spec.mask, EdgePopup):
+        counts = {name: num_to_keep(spec.mask.density, weight.numel()) for name, weight in weights.items()}
+        checks[EXACT_COUNTS] = count_kept(masks_of_factors(factors)) == counts
+    return InvariantReport(checks, len(monitor.curve)).warn_if_failed()
+
+
+def _normalization_buffers(model: nn.Module) -> set[str]:
+    """Return the names of the buffers that training changes: running statistics of normalization layers."""
     return {
         f"{name}.{buffer}" if name else buffer
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._NormBase)
         for buffer, _ in module.named_buffers(recurse=False)
     }
-
-
-def _receipt(checks: Mapping[str, bool], watch: TrainingMonitor) -> InvariantReport:
-    seen = {
-        "weights are zero or weight x factor at every evaluation": watch.violations == 0,
-        "training starts at its first step": watch.start is not None and watch.start.step == 0,
-    }
-    found = InvariantReport({**checks, **seen}, len(watch.curve))
-    if not found.passed:
-        warnings.warn(f"The receipt fails: {'; '.join(found.failed)}.", InvariantWarning, stacklevel=2)
-    return found

@@ -1,13 +1,13 @@
-"""The weights under a supermask: those of the network's initialization, or made of them, or generated from a seed.
+"""The weights under a supermask: those of the network's initialization, derived from them, or drawn from a seed.
 
     initial           as the network was initialized                            Zhou et al. 2019, section 5
     signed_constant   their signs, times the standard deviation of the layer    the same, "signed constant"
-    glorot            normal, deviation sqrt(2 / (fan_in + fan_out))
-    signed_glorot     that deviation, with random signs
-    kaiming           normal, deviation sqrt(2 / fan_in)                        Ramanujan et al. 2020, section 4
-    signed_kaiming    that deviation, with random signs                         the same, "signed Kaiming constant"
+    glorot            normal, standard deviation sqrt(2 / (fan_in + fan_out))
+    signed_glorot     that standard deviation, with random signs
+    kaiming           normal, standard deviation sqrt(2 / fan_in)               Ramanujan et al. 2020, section 4
+    signed_kaiming    that standard deviation, with random signs                the same, "signed Kaiming constant"
 
-The last four come from `prunus.seeded_tensors`, so that a file need hold no more of them than a seed. All are times a
+The last four are made by `prunus.seeded_tensors`, so a file stores a seed instead of them. All are multiplied by a
 multiplier; "scaled fan" (Ramanujan et al. 2020) is the multiplier 1 / sqrt(density).
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prunus.seeded_tensors import SeededTensor, seeded_tensor_with_std
 from prunus.seeds import derive_seed
-from prunus.tickets.mask1.scale import population_std
+from prunus.tickets.statistical_checks import population_std
 from prunus.types import Params
 
 
@@ -29,65 +29,74 @@ class FrozenWeights:
     """Weights that are never trained."""
 
     values: Params
-    generated: Mapping[str, SeededTensor] = field(default_factory=dict)
-    """How each comes from a seed, where they do."""
+    seeded: Mapping[str, SeededTensor] = field(default_factory=dict)
+    """How each weight is made from a seed, for those that are."""
 
 
-Draw = Callable[[Params, float, int], FrozenWeights]
-"""(initial weights, multiplier, seed) -> the weights; those that are generated look at nothing but the shapes."""
+MakeWeights = Callable[[Params, float, int], FrozenWeights]
+"""(initial weights, multiplier, seed) -> the weights; those from a seed use only the shapes of the initial weights."""
 
 
 def fan_in_fan_out(weight: Tensor) -> tuple[int, int]:
-    """Inputs and outputs of a weight [O, I, K...], counted as torch's initializations count them.
+    """Return inputs and outputs of a weight [O, I, K...], counted as in `torch.nn.init`.
 
-    >>> fan_in_fan_out(torch.empty(8, 3, 5, 5))
-    (75, 200)
+    Example:
+        >>> fan_in_fan_out(torch.empty(8, 3, 5, 5))
+        (75, 200)
     """
     kernel = prod(weight.shape[2:])
     return weight.shape[1] * kernel, weight.shape[0] * kernel
 
 
-def initial(first: Params, multiplier: float, seed: int) -> FrozenWeights:
-    """As initialized."""
-    return FrozenWeights({name: weight.detach() * multiplier for name, weight in first.items()})
+def initial(weights: Params, multiplier: float, seed: int) -> FrozenWeights:
+    """Return the initial weights times the multiplier; the seed is not used."""
+    return FrozenWeights({name: weight.detach() * multiplier for name, weight in weights.items()})
 
 
-def signed_constant(first: Params, multiplier: float, seed: int) -> FrozenWeights:
-    """The initial signs, times σ of the layer's initial weights as a population."""
+def signed_constant(weights: Params, multiplier: float, seed: int) -> FrozenWeights:
+    """Return the initial signs times the standard deviation of the layer as a population; the seed is not used."""
     return FrozenWeights(
-        {name: weight.sign() * (population_std(weight) * multiplier) for name, weight in first.items()}
+        {name: weight.sign() * (population_std(weight) * multiplier) for name, weight in weights.items()}
     )
 
 
-def generated(generator: str, fan: Callable[[int, int], float]) -> Draw:
-    """Weights of `generator` with the deviation 1 / sqrt(fan(inputs, outputs)), a seed a tensor."""
+def from_seeds(generator: str, fan: Callable[[int, int], float]) -> MakeWeights:
+    """Return a function that draws weights with the standard deviation multiplier / sqrt(fan), one seed per tensor.
 
-    def draw(first: Params, multiplier: float, seed: int) -> FrozenWeights:
-        how = {
+    Args:
+        generator: A key of `prunus.seeded_tensors.GENERATORS`.
+        fan: Maps fan-in and fan-out of a weight to a number.
+
+    Returns:
+        A function of initial weights, multiplier and seed.
+    """
+
+    def make(weights: Params, multiplier: float, seed: int) -> FrozenWeights:
+        seeded = {
             name: seeded_tensor_with_std(
                 generator, derive_seed(seed, name), multiplier / sqrt(fan(*fan_in_fan_out(weight)))
             )
-            for name, weight in first.items()
+            for name, weight in weights.items()
         }
-        values = {name: torch.from_numpy(how[name].values(tuple(w.shape))).to(w) for name, w in first.items()}
-        return FrozenWeights(values, how)
+        values = {n: torch.from_numpy(seeded[n].values(tuple(w.shape))).to(w) for n, w in weights.items()}
+        return FrozenWeights(values, seeded)
 
-    return draw
-
-
-def _glorot(inputs: int, outputs: int) -> float:
-    return (inputs + outputs) / 2
+    return make
 
 
-def _kaiming(inputs: int, outputs: int) -> float:
-    return inputs / 2
+def _glorot(fan_in: int, fan_out: int) -> float:
+    return (fan_in + fan_out) / 2
 
 
-WEIGHT_INITS: dict[str, Draw] = {
+def _kaiming(fan_in: int, fan_out: int) -> float:
+    return fan_in / 2
+
+
+WEIGHT_INITS: dict[str, MakeWeights] = {
     "initial": initial,
     "signed_constant": signed_constant,
-    "glorot": generated("normals", _glorot),
-    "signed_glorot": generated("signs", _glorot),
-    "kaiming": generated("normals", _kaiming),
-    "signed_kaiming": generated("signs", _kaiming),
+    "glorot": from_seeds("normals", _glorot),
+    "signed_glorot": from_seeds("signs", _glorot),
+    "kaiming": from_seeds("normals", _kaiming),
+    "signed_kaiming": from_seeds("signs", _kaiming),
 }

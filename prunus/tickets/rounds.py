@@ -1,0 +1,74 @@
+"""One round of a ticket as a value, and its files in the directory of the run.
+
+A round is saved so that a kill between any two writes loses nothing: first the masks, then in one file everything that
+the next round and the rows need, then the rows.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from prunus.pruning.masks import all_kept
+from prunus.runs.directory import RunDirectory
+from prunus.tickets.baseline import Baseline, checkpoint_name, masks_name
+from prunus.training.state import strip_prefix
+from prunus.types import MaskDict, Params
+
+LAST = "last"
+"""The file with the last round."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """The masks of a level, and the complete models that its training started from and ended with."""
+
+    level: int
+    masks: MaskDict
+    start: Params
+    final: Params
+    row: dict[str, Any] = field(default_factory=dict)
+    """The metrics of the level."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """The evaluations during its training."""
+
+    @classmethod
+    def dense(cls, baseline: Baseline, names: list[str]) -> "Round":
+        """Return level 0: the baseline, from the rewind step to its end, with all weights kept."""
+        weights = {name: baseline.rewind.model[name] for name in names}
+        return cls(0, all_kept(weights), baseline.rewind.model, baseline.final)
+
+    @classmethod
+    def load_last(cls, directory: RunDirectory) -> "Round":
+        """Read the round that was saved last."""
+        tensors, metadata = directory.load_tensors(LAST), directory.load_metadata(LAST)
+        row = metadata["row"]
+        masks = directory.load_masks(masks_name(row["level"]))
+        start, final = strip_prefix("start/", tensors), strip_prefix("final/", tensors)
+        return cls(row["level"], masks, start, final, row, metadata["curve"])
+
+    def save(self, directory: RunDirectory) -> None:
+        """Write the round, its curve and its row, and remove the checkpoint of its training."""
+        directory.save_masks(masks_name(self.level), self.masks)
+        tensors = {f"final/{name}": tensor for name, tensor in self.final.items()}
+        tensors |= {f"start/{name}": tensor for name, tensor in self.start.items()}
+        directory.save_tensors(LAST, tensors, {"row": self.row, "curve": self.curve})
+        complete_interrupted_save(directory)
+
+
+def complete_interrupted_save(directory: RunDirectory) -> None:
+    """Write the rows of the last round if they are missing, and remove its checkpoint."""
+    if not directory.has(LAST):
+        return
+    metadata = directory.load_metadata(LAST)
+    level = metadata["row"]["level"]
+    if level not in {row["level"] for row in directory.rows()}:
+        directory.append_curve(metadata["curve"])
+        directory.append_row(metadata["row"])
+    directory.remove(checkpoint_name(level))
+
+
+def finish_rounds(directory: RunDirectory) -> dict[str, Any]:
+    """Keep the network of the last round alone, and return its row."""
+    if directory.has(LAST):
+        directory.save_tensors("final", strip_prefix("final/", directory.load_tensors(LAST)))
+        directory.remove(LAST)
+    return dict(directory.rows()[-1])

@@ -1,4 +1,4 @@
-"""Look up a built-in variant by its name, import an object by its reference, and suggest a known name for a misspelled one."""
+"""Look up a built-in variant by name, import an object by reference, digest its source, suggest similar names."""
 
 import ast
 import hashlib
@@ -92,7 +92,7 @@ def source_files(*references: str | None) -> list[Path]:
 def source_digest(reference: str) -> str:
     """Return a digest of the source that the function `reference`, "package.module:function", depends on.
 
-    It covers the file of the module and the files that it imports, directly or through others, anywhere in their code.
+    It covers the file of the module and the files that it imports, directly or through others, anywhere in the code.
     Modules of the standard library, of prunus and of installed packages (site-packages) do not count, nor does where the
     files are. The modules are found, but not imported.
 

@@ -26,13 +26,14 @@ def apply_overrides(
 ) -> T:
     """Return `spec` with settings changed from text, each read as the type of its field requires.
 
-    Tuples are comma-separated; "none" is None if a field may be None. All changes are made at once. A change that has no
-    effect raises a NoEffectWarning.
+    Tuples are comma-separated; "none" is None if a field may be None. All changes are made at once. A change that has
+    no effect gives a NoEffectWarning.
 
     Args:
         spec: A frozen dataclass; not changed.
         changes: The text of each setting by its dotted name.
-        prefixes: Where a name is searched, in order: with "dense.recipe." among them, `epochs` is `dense.recipe.epochs`.
+        prefixes: Put before a name, in order, until there is such a setting: with "dense.recipe." among them,
+            `epochs` is `dense.recipe.epochs`.
         other_names: Names that the caller accepts beside these settings, to be listed in errors.
 
     Returns:

@@ -104,9 +104,10 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
         unit, number = value["cost"]
         changed = {"cost": (unit, number), "environments": tuple(value["environments"])}
         record = RunRecord(**{**value, **changed})
+        id = make_id(record.kind, record.settings, record.code)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is damaged: it is not the record of a run ({error!r}).") from error
-    if record.id != make_id(record.kind, record.settings, record.code):
+    if not RUN_ID.fullmatch(record.id) or record.id != id:
         raise StoreError(f"{path} is damaged: its settings are not those of the run {record.id}.")
     return record
 

@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import pytest
 import torch
-from specs import Baseline, finish
+from specs import Baseline
 
 from prunus.errors import NonFiniteError, StoreError
 from prunus.runs.directory import RunDirectory
@@ -140,7 +140,10 @@ READS = {
     "run.json": lambda directory: directory.record(),
     "rows.jsonl": lambda directory: directory.rows(),
     "curve.jsonl": lambda directory: directory.curve(),
-    "final.safetensors": lambda directory: (directory.load_tensors("final"), directory.load_metadata("final")),
+    "final.safetensors": lambda directory: (
+        directory.load_tensors("final"),
+        directory.load_metadata("final"),
+    ),
     "masks.safetensors": lambda directory: directory.load_masks("masks"),
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import ClassVar
 
 import pytest
-from specs import SHORT, Baseline, Ticket
+from specs import Baseline, Ticket
 
 from prunus.errors import SpecError, StoreError, UnknownNameError
 from prunus.registry import source_digest
@@ -154,5 +154,5 @@ def test_a_spec_whose_source_changed_since_it_was_planned_is_refused(module):
     spec = Ticket(criterion="mine:score")
     run_id(spec)
     (module / "kit/deep.py").write_text("SIGN = 1\n")
-    with pytest.raises(StoreError, match="mine:score has changed since the run .* was planned"):
+    with pytest.raises(StoreError, match=r"mine:score has changed since the run .* was planned"):
         describe_run(spec)

@@ -1,6 +1,6 @@
-"""Laws of plans: everything once, needs first, nothing that is there; and how long it will take."""
+"""Plans: every run once, dependencies first, no run that is done; and how long it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prunus.errors import SpecError, StoreError
 from prunus.runs.plan import plan, seconds_per_unit
+from prunus.runs.record import write_record
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 
@@ -19,12 +20,16 @@ CIRCLE = {}
 @dataclass(frozen=True)
 class Job:
     kind: ClassVar[str] = "job"
+    procedure: ClassVar[str] = "specs:no_procedure"
     number: int
     after: tuple["Job", ...] = ()
     work: float = 1.0
 
-    def needs(self):
-        return CIRCLE.get(self.number, self.after)
+    def dependencies(self):
+        return {str(place): one for place, one in enumerate(CIRCLE.get(self.number, self.after))}
+
+    def code_references(self):
+        return ()
 
     def cost(self):
         return "unit", self.work
@@ -32,7 +37,7 @@ class Job:
 
 @st.composite
 def families(draw):
-    """Jobs that need earlier ones, and which of them somebody wants."""
+    """Jobs that depend on earlier ones, and which of them are requested."""
     jobs = []
     for number in range(draw(st.integers(1, 8))):
         after = draw(st.lists(st.sampled_from(jobs), max_size=3)) if jobs else []
@@ -51,38 +56,40 @@ def empty(tmp_path_factory):
 
 
 def do(store, spec, seconds=None):
-    store.finish(store.begin(spec, "test"), {}, seconds)
+    store.finish(store.open(spec, "test"), {}, seconds)
 
 
 def closure(specs):
-    """Every job that `specs` need, and themselves, by identity."""
-    return {run_id(one): one for spec in specs for one in (spec, *closure(spec.needs()).values())}
+    """Every job that `specs` depend on, and themselves, by ID."""
+    return {
+        run_id(one): one for spec in specs for one in (spec, *closure(spec.dependencies().values()).values())
+    }
 
 
 @given(families())
 @runs(max_examples=60, deadline=None)
-def test_everything_once_and_needs_first(empty, family):
-    _, wanted = family
-    found = plan(wanted, empty)
+def test_plan_has_every_run_once_and_dependencies_first(empty, family):
+    _, requested = family
+    found = plan(requested, empty)
     order = [run_id(spec) for spec in found.todo]
     assert len(order) == len(set(order))
-    assert set(order) == closure(wanted).keys()
-    assert set(found.wanted) == {run_id(spec) for spec in wanted}
+    assert set(order) == closure(requested).keys()
+    assert set(found.requested) == {run_id(spec) for spec in requested}
     for place, spec in enumerate(found.todo):
-        assert all(run_id(need) in order[:place] for need in spec.needs())
-        assert set(found.waiting_on[run_id(spec)]) == {run_id(need) for need in spec.needs()}
-    users = {id: sum(id in closure([one]) and id != run_id(one) for one in set(wanted)) for id in order}
+        assert all(run_id(one) in order[:place] for one in spec.dependencies().values())
+        assert set(found.waiting_on[run_id(spec)]) == {run_id(one) for one in spec.dependencies().values()}
+    users = {id: sum(id in closure([one]) and id != run_id(one) for one in set(requested)) for id in order}
     assert found.shared == {id: number for id, number in users.items() if number > 1}
 
 
 @given(families(), st.integers(1, 4))
 @runs(max_examples=60, deadline=None)
-def test_the_estimate_keeps_to_grahams_bounds(empty, family, workers):
+def test_estimate_is_within_grahams_bounds(empty, family, workers):
     found = plan(family[1], empty)
     total = 2.0 * sum(spec.work for spec in found.todo)
 
     def longest(spec):
-        return 2.0 * spec.work + max(map(longest, spec.needs()), default=0.0)
+        return 2.0 * spec.work + max(map(longest, spec.dependencies().values()), default=0.0)
 
     chain = max(map(longest, found.todo))
     estimate = found.estimate({"unit": 2.0}, workers)
@@ -91,7 +98,7 @@ def test_the_estimate_keeps_to_grahams_bounds(empty, family, workers):
     assert found.estimate({"unit": 2.0}, 100) == chain
 
 
-def test_nothing_that_is_there_is_done_again(store):
+def test_plan_leaves_out_runs_that_are_done(store):
     root, middle = Job(0), Job(1, (Job(0),))
     leaf = Job(2, (middle,))
     do(store, root)
@@ -106,46 +113,45 @@ def test_nothing_that_is_there_is_done_again(store):
     assert plan([leaf, middle], store).todo == ()
 
 
-def test_a_plan_in_words(store):
+def test_lines_describe_the_plan(store):
     roots = [Job(0), Job(1)]
     leaves = [Job(2 + place, (roots[place % 2],), 4.0) for place in range(12)]
     assert plan(leaves, store).lines({"unit": 10.0}, 2) == [
-        "12 runs wanted, 0 found, 14 to do (2 job runs shared by 12), about 4 min on 2 workers"
+        "12 runs requested, 0 found, 14 to do (2 job runs shared by 12), about 4 min on 2 workers"
     ]
     for spec in [*roots, *leaves[:5]]:
         do(store, spec, seconds=10.0 * spec.work)
     assert plan(leaves, store).lines(seconds_per_unit(store), 2) == [
-        "12 runs wanted, 5 found, 7 to do, about 3 min on 2 workers"
+        "12 runs requested, 5 found, 7 to do, about 3 min on 2 workers"
     ]
-    assert plan(leaves[:1], store).lines({}) == ["1 run wanted, 1 found, 0 to do"]
+    assert plan(leaves[:1], store).lines({}) == ["1 run requested, 1 found, 0 to do"]
     assert plan(leaves[5:6], store).lines({}) == [
-        "1 run wanted, 0 found, 1 to do, on 1 worker",
+        "1 run requested, 0 found, 1 to do, on 1 worker",
         "how long it takes is known after the first run of each of: unit",
     ]
 
 
-def test_the_pace_is_the_median_of_what_was_measured(store):
+def test_seconds_per_unit_is_the_median_of_finished_runs(store):
     assert seconds_per_unit(store) == {}
     for number, seconds in enumerate((2.0, 3.0, 400.0)):
         do(store, Job(number, work=2.0), seconds)
-    store.fail(store.begin(Job(9), "test"), "stop")
+    store.fail(store.open(Job(9), "test"), "stop")
     assert seconds_per_unit(store) == {"unit": 1.5}
     assert plan([Job(10, work=8.0)], store).estimate(seconds_per_unit(store)) == 12.0
     assert plan([Job(10)], store).estimate({}) is None
 
 
-def test_runs_that_need_each_other(store, monkeypatch):
+def test_plan_refuses_circular_dependencies(store, monkeypatch):
     monkeypatch.setitem(CIRCLE, 1, (Job(2),))
     monkeypatch.setitem(CIRCLE, 2, (Job(1),))
-    with pytest.raises(SpecError, match="need each other in a circle: job-"):
+    with pytest.raises(SpecError, match="depend on each other in a circle: job-"):
         plan([Job(3, (Job(1),))], store)
 
 
-def test_a_default_that_changed_is_noticed(store):
+def test_plan_refuses_a_run_made_under_another_default(store):
     do(store, Job(0))
-    folder = store.folder(run_id(Job(0)))
-    stored = folder.spec()
-    folder.write_spec({**stored, "complete": {**stored["complete"], "work": 3.0}})
-    folder.write_result(folder.result())  # with its digest, as an earlier version would have left it
-    with pytest.raises(StoreError, match=r"when the default of work was 3\.0, and it is 1\.0 now"):
+    directory = store.directory(run_id(Job(0)))
+    stored = directory.record()
+    write_record(directory.path, replace(stored, all_settings={**stored.all_settings, "work": 3.0}))
+    with pytest.raises(StoreError, match=r"when the default of work was 3\.0, but it is 1\.0 now"):
         plan([Job(0)], store)

@@ -41,7 +41,7 @@ from prunus.runs.content import (
     store_errors,
     write_file,
 )
-from prunus.runs.record import RECORD, RunRecord, read_record, write_record
+from prunus.runs.record import RECORD, RunRecord, check_id, read_record, write_record
 from prunus.training.constraints import pack_mask, unpack_mask
 from prunus.types import MaskDict, Params
 
@@ -200,7 +200,7 @@ class RunDirectory:
     def record(self) -> RunRecord:
         """Return what run.json states. Raises StoreError if it is missing or damaged."""
         with self._with_advice():
-            return read_record(self.path)
+            return check_id(read_record(self.path), self.path / RECORD)
 
     def write_record(self, record: RunRecord) -> None:
         """Write run.json, unless another process has taken the run over."""

@@ -12,7 +12,7 @@ from prunus.runs.settings import all_settings, canonical_json, flatten_settings,
 from prunus.runs.spec import RunSpec, code_digests, make_id, run_id
 
 RECORD = "run.json"
-RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
 
 State = Literal["running", "done", "failed", "interrupted"]
 
@@ -103,11 +103,14 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
     try:
         unit, number = value["cost"]
         changed = {"cost": (unit, number), "environments": tuple(value["environments"])}
-        record = RunRecord(**{**value, **changed})
-        id = make_id(record.kind, record.settings, record.code)
+        return RunRecord(**{**value, **changed})
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is damaged: it is not the record of a run ({error!r}).") from error
-    if not RUN_ID.fullmatch(record.id) or record.id != id:
+
+
+def check_id(record: RunRecord, path: Path) -> RunRecord:
+    """Return the record that was read from the file `path`. Raises StoreError if its settings are not those of its ID."""
+    if not _ID.fullmatch(record.id) or record.id != make_id(record.kind, record.settings, record.code):
         raise StoreError(f"{path} is damaged: its settings are not those of the run {record.id}.")
     return record
 

@@ -8,6 +8,7 @@ A run is done when its record says so. The system releases the lock of a process
 recorded as running and is not locked was interrupted, and anybody may resume it. Reading writes nothing.
 """
 
+import os
 import secrets
 import shutil
 import sys
@@ -174,7 +175,10 @@ class Store:
                 ):  # else it was removed, or has only started
                     warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
         requesting = self._requesting_experiments(records)
-        return [replace(record, experiments=requesting.get(record.id, ())) for record in records]
+        return [
+            replace(record, experiments=requesting[record.id]) if record.id in requesting else record
+            for record in records
+        ]
 
     def run(self, id: str) -> RunRecord:
         """Return the record of a run, finished or not. Raises StoreError if it cannot be read."""
@@ -397,7 +401,9 @@ class Store:
 
     def _paths(self) -> Iterator[Path]:
         """Return the directories of all runs, in the order of their IDs."""
-        return (path for path in sorted(self.runs_path.iterdir()) if path.is_dir())
+        with os.scandir(self.runs_path) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+        return (self.runs_path / name for name in names)
 
 
 def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:

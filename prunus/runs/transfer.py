@@ -12,7 +12,7 @@ from typing import Any
 from prunus.errors import StoreError
 from prunus.files import write_atomic
 from prunus.runs.content import Row, read_rows, to_lines
-from prunus.runs.record import from_plain, to_plain
+from prunus.runs.record import check_id, from_plain, to_plain
 from prunus.runs.requests import Request, request_from_plain
 from prunus.runs.store import Store
 
@@ -80,7 +80,7 @@ def import_runs(path: Path, store: Store) -> Transferred:
         if "request" in line:
             requests.append(_request(line["request"], path))
             continue
-        record = replace(from_plain(line.get("run", {}), path), imported=True)
+        record = replace(check_id(from_plain(line.get("run", {}), path), path), imported=True)
         if record.state != "done":
             raise StoreError(f"{path} is damaged: the run {record.id} in it is not finished.")
         runs.append((record, _rows(line, "rows", path), _rows(line, "curve", path)))

@@ -15,6 +15,8 @@ from prunus.cli.interrupts import Interrupted, interruptible
 from prunus.runs.store import Store
 
 HELPERS = Path(__file__).parents[1] / "helpers"
+TIMES = ("seconds", "attempts", "attempt", "started", "environments", "digest")
+"""What differs between a run that was interrupted and one that was not."""
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 SETTINGS = {
     "model": "small:mlp",
@@ -56,7 +58,7 @@ def start_run(folder: Path, engine: str) -> "subprocess.Popen[str]":
 
 def wait_for_work(folder: Path) -> None:
     deadline = time.monotonic() + 120
-    while not any(folder.glob("store/work/*/spec.json")):
+    while not any(folder.glob("store/runs/*/run.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -99,10 +101,10 @@ def contents(folder: Path) -> dict[str, object]:
     for path in sorted(folder.glob("store/runs/*/*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors":
-            # Torch's random state has bytes between its fields that nobody sets.
+            # The random state of torch has bytes between its fields that are never set.
             tensors = {key: tensor for key, tensor in load_file(path).items() if key != "random"}
             found[name] = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
-        elif path.suffix == ".jsonl" or path.name in ("spec.json", "result.json"):
+        elif path.suffix == ".jsonl" or path.name == "run.json":
             rows = (
                 [json.loads(line) for line in path.read_text().splitlines()]
                 if path.suffix == ".jsonl"
@@ -114,9 +116,7 @@ def contents(folder: Path) -> dict[str, object]:
 
 def _timeless(value: object) -> object:
     if isinstance(value, dict):
-        return {
-            key: _timeless(item) for key, item in value.items() if key not in ("seconds", "attempts", "files")
-        }
+        return {key: _timeless(item) for key, item in value.items() if key not in TIMES}
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
@@ -168,12 +168,12 @@ def test_an_interrupted_run_resumes_to_the_same_bits(engine, number, to_group, u
     check_none_left(process.pid)
     assert process.returncode == CODES[number], error
     check_sentence(error)
-    assert {run.status for run in Store(tmp_path / "store").runs()} <= {"done", "failed", "stale"}
+    assert {run.state for run in Store(tmp_path / "store").runs()} <= {"done", "interrupted"}
     process = start_run(tmp_path, engine)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert contents(tmp_path) == uninterrupted
-    assert not any((tmp_path / "store/work").iterdir())
+    assert all(run.state == "done" for run in Store(tmp_path / "store").runs())
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -320,11 +320,11 @@ def test_an_ignored_signal_stays_ignored():
 
 SCRIPT = """
 from plan import DENSE
-from prunus.runs.runner import run_plan
+from prunus.runs.executors import run_plan
 from prunus.runs.store import Store
 
 {before}
-run_plan([DENSE], Store("store"), engine="processes", workers=2, say=print)
+run_plan([DENSE], Store("store"), executor="processes", workers=2, say=print)
 """
 
 

@@ -77,9 +77,9 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
 
     opened = Store(store, create=False)
     ids = [opened.find(first), opened.find(second)]
-    one, two = (opened.directory(id, unfinished=True) for id in ids)
-    settings = different_settings(one.record(), two.record())
-    levels = level_differences(one.rows(), two.rows())
+    first_run, second_run = (opened.directory(id, unfinished=True) for id in ids)
+    settings = different_settings(first_run.record(), second_run.record())
+    levels = level_differences(first_run.rows(), second_run.rows())
     if as_json:
         echo_json({"runs": ids, "settings": settings, "levels": levels})
         return

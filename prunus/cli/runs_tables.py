@@ -110,12 +110,12 @@ def invariant_cells(rows: Rows) -> list[tuple[str, str]]:
     for row in rows:
         for check, holds in (row.get("invariants") or {}).get("checks", {}).items():
             levels.setdefault(check, {})[row.get("level")] = holds
-    return [(check, _describe_levels(found)) for check, found in levels.items()]
+    return [(check, _describe_levels(holds_by_level)) for check, holds_by_level in levels.items()]
 
 
-def different_settings(one: RunRecord, two: RunRecord) -> dict[str, tuple[Any, Any]]:
+def different_settings(first: RunRecord, second_run: RunRecord) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two runs differ, defaults included."""
-    a, b = (flatten_settings({"kind": run.kind, **run.all_settings}) for run in (one, two))
+    a, b = (flatten_settings({"kind": run.kind, **run.all_settings}) for run in (first, second_run))
     return {
         key: (a.get(key), b.get(key))
         for key in dict.fromkeys([*a, *b])
@@ -123,12 +123,12 @@ def different_settings(one: RunRecord, two: RunRecord) -> dict[str, tuple[Any, A
     }
 
 
-def level_differences(one: Rows, two: Rows) -> list[dict[str, Any]]:
+def level_differences(first: Rows, second_run: Rows) -> list[dict[str, Any]]:
     """Return each number of each level that both runs have, with the difference of the second from the first."""
-    second = {row.get("level"): row for row in two}
+    second = {row.get("level"): row for row in second_run}
     return [
         dict(zip(DIFFERENCES, (row["level"], key, value, other[key], other[key] - value), strict=True))
-        for row in one
+        for row in first
         if (other := second.get(row.get("level"))) is not None
         for key, value in row.items()
         if key != "level" and _is_number(value) and _is_number(other.get(key))

@@ -82,7 +82,7 @@ def describe_run(spec: RunSpec) -> RunRecord:
         kind=spec.kind,
         settings=settings,
         all_settings=all_settings(spec),
-        dependencies={role: run_id(one) for role, one in spec.dependencies().items()},
+        dependencies={role: run_id(dependency) for role, dependency in spec.dependencies().items()},
         code=code,
         cost=spec.cost(),
     )
@@ -90,7 +90,7 @@ def describe_run(spec: RunSpec) -> RunRecord:
 
 def to_plain(record: RunRecord) -> dict[str, Any]:
     """Return a record as a JSON object."""
-    derived = {one.name for one in fields(RunRecord) if one.metadata.get("derived")}
+    derived = {dependency.name for dependency in fields(RunRecord) if dependency.metadata.get("derived")}
     return {key: value for key, value in asdict(record).items() if key not in derived}
 
 
@@ -109,7 +109,7 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
 
 
 def check_id(record: RunRecord, path: Path) -> RunRecord:
-    """Return the record that was read from the file `path`. Raises StoreError if its settings are not those of its ID."""
+    """Return the record of the file `path`. Raises StoreError if its settings are not those of its ID."""
     if not _ID.fullmatch(record.id) or record.id != make_id(record.kind, record.settings, record.code):
         raise StoreError(f"{path} is damaged: its settings are not those of the run {record.id}.")
     return record

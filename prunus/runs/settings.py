@@ -64,22 +64,22 @@ def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, A
     >>> flatten_settings({"a": {"b": 1, "c": [2]}, "d": 3})
     {'a.b': 1, 'a.c': [2], 'd': 3}
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:
-            found |= flatten_settings(value, f"{prefix}{key}.")
+            settings |= flatten_settings(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            settings[f"{prefix}{key}"] = value
+    return settings
 
 
 def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
-    cls, found = type(spec), {}
+    cls, settings = type(spec), {}
     for field in setting_fields(cls):
         value = _plain(getattr(spec, field.name), cls, field.name, complete)
         if complete or not _is_default(cls, field, value):
-            found[field.name] = value
-    return found
+            settings[field.name] = value
+    return settings
 
 
 def _is_default(cls: type, field: Field[Any], value: object) -> bool:

@@ -83,9 +83,9 @@ def code_digests(spec: RunSpec) -> dict[str, str]:
     specs: list[RunSpec] = []
     waiting = [spec]
     while waiting:
-        one = waiting.pop()
-        if not any(one is known for known in specs):
-            specs.append(one)
-            waiting += one.dependencies().values()
-    references = {reference for one in specs for reference in one.code_references()}
+        current = waiting.pop()
+        if not any(current is known for known in specs):
+            specs.append(current)
+            waiting += current.dependencies().values()
+    references = {reference for current in specs for reference in current.code_references()}
     return {reference: source_digest(reference) for reference in sorted(references)}

@@ -317,7 +317,11 @@ class Store:
         old = directory.record()
         check_settings_match(directory.path, old, new)
         interrupted = directory.seconds_since(old.started) if old.state == "running" else 0.0
-        earlier = [one for one in old.environments if one != environment]
+        earlier = [
+            earlier_environment
+            for earlier_environment in old.environments
+            if earlier_environment != environment
+        ]
         directory.begin_attempt(
             replace(
                 new,
@@ -372,7 +376,7 @@ class Store:
                 if request.name not in names.setdefault(id, {}):
                     names[id][request.name] = None
                     waiting += dependencies.get(id, ())
-        return {id: tuple(found) for id, found in names.items()}
+        return {id: tuple(names_of) for id, names_of in names.items()}
 
     def _check_unused(self, id: str) -> None:
         """Raise StoreError unless it is certain that no run that is finished or running reads this one."""
@@ -391,13 +395,13 @@ class Store:
                 ) from error
             if id in record.dependencies.values():
                 users.get(record.state, []).append(path.name)
-        done, running = (", ".join(found[:3]) for found in users.values())
-        said = [f"was read by the finished {done}"] * bool(done)
-        said += [f"is read by {running}, which is running"] * bool(running)
-        if said:
+        done, running = (", ".join(names_of[:3]) for names_of in users.values())
+        reasons = [f"was read by the finished {done}"] * bool(done)
+        reasons += [f"is read by {running}, which is running"] * bool(running)
+        if reasons:
             actions = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
             which = "that" if sum(map(len, users.values())) == 1 else "those"
-            raise StoreError(f"The run {id} {' and '.join(said)}; {actions} {which} first, or use --force.")
+            raise StoreError(f"The run {id} {' and '.join(reasons)}; {actions} {which} first, or use --force.")
 
     def _paths(self) -> Iterator[Path]:
         """Return the directories of all runs, in the order of their IDs."""

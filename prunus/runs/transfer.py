@@ -85,7 +85,7 @@ def import_runs(path: Path, store: Store) -> Transferred:
             raise StoreError(f"{path} is damaged: the run {record.id} in it is not finished.")
         runs.append((record, _rows(line, "rows", path), _rows(line, "curve", path)))
     added = {record.id: store.add(record, rows, curve) for record, rows, curve in runs}
-    for request in sorted(requests, key=lambda one: one.number):
+    for request in sorted(requests, key=lambda request: request.number):
         store.add_request(request)
     return Transferred(
         tuple(id for id, is_new in added.items() if is_new),

@@ -75,9 +75,9 @@ def test_the_help_of_every_command_has_an_example(command, capsys):
 
 
 def test_list_names_every_run_with_its_last_level(run):
-    found = {entry["id"]: entry for entry in json.loads(run("list", "--json").out)}
-    assert len(found) == 5
-    good = found[IDS["good"]]
+    listed_runs = {entry["id"]: entry for entry in json.loads(run("list", "--json").out)}
+    assert len(listed_runs) == 5
+    good = listed_runs[IDS["good"]]
     assert {"id", "experiment", "spec", "status", "invariants", "metrics"} <= good.keys()
     assert (good["experiment"], good["status"], good["invariants"]) == (
         "small.figure.smoke",
@@ -85,13 +85,13 @@ def test_list_names_every_run_with_its_last_level(run):
         "passed",
     )
     assert good["metrics"] == {key: value for key, value in level(2, 96.0).items() if key != "invariants"}
-    assert found[IDS["bad"]]["spec"] == {"criterion": "random"}
-    assert found[IDS["bad"]]["invariants"] == "failed: masks are nested (level 1)"
-    states = [found[run_id(Baseline(seed=seed))]["status"] for seed in range(3)]
+    assert listed_runs[IDS["bad"]]["spec"] == {"criterion": "random"}
+    assert listed_runs[IDS["bad"]]["invariants"] == "failed: masks are nested (level 1)"
+    states = [listed_runs[run_id(Baseline(seed=seed))]["status"] for seed in range(3)]
     assert states == ["done", "failed", "interrupted"]
-    assert found[run_id(Baseline(seed=1))]["metrics"] == {}
+    assert listed_runs[run_id(Baseline(seed=1))]["metrics"] == {}
     words = run("list").out
-    assert all(id in words for id in found)
+    assert all(id in words for id in listed_runs)
     assert "25.00 % (75.00 %)" in words
 
 
@@ -100,10 +100,10 @@ def test_show_tells_all_of_a_run(run):
     for part in ("random", "torch", "small.figure.smoke", "91.25", "counts are exact", "not on level 1"):
         assert part in words
     assert "on all 2 levels" in words
-    found = json.loads(run("show", IDS["bad"], "--json").out)
-    assert found["levels"] == RUNS["bad"][1]
-    assert found["environment"]["executor"] == "test"
-    assert found["dependencies"] == {"baseline": IDS["dense"]}
+    listed_runs = json.loads(run("show", IDS["bad"], "--json").out)
+    assert listed_runs["levels"] == RUNS["bad"][1]
+    assert listed_runs["environment"]["executor"] == "test"
+    assert listed_runs["dependencies"] == {"baseline": IDS["dense"]}
     failed = run("show", run_id(Baseline(seed=1))).out
     assert "[red]too hot\\x1b[0m" in failed
 
@@ -129,9 +129,9 @@ def test_a_damaged_run_is_named_and_what_it_read_is_kept(run, store):
 
 
 def test_compare_names_what_differs(run):
-    found = json.loads(run("compare", IDS["good"], IDS["bad"], "--json").out)
-    assert found["settings"] == {"criterion": ["magnitude", "random"]}
-    stop = [entry for entry in found["levels"] if entry["metric"] == "stop_test_accuracy"]
+    listed_runs = json.loads(run("compare", IDS["good"], IDS["bad"], "--json").out)
+    assert listed_runs["settings"] == {"criterion": ["magnitude", "random"]}
+    stop = [entry for entry in listed_runs["levels"] if entry["metric"] == "stop_test_accuracy"]
     assert [(entry["level"], entry["difference"]) for entry in stop] == [(0, 0.0), (1, 91.25 - 97.5)]
     words = run("compare", IDS["good"], IDS["bad"]).out
     assert "-6.25" in words
@@ -189,13 +189,13 @@ def test_export_and_import_move_the_finished_runs(run, called, store, tmp_path):
     assert imported == f"{other}: 3 runs imported.\n"
     again = called("runs", "import", file, "--store", other, code=0).out
     assert again == f"{other}: 0 runs imported; the store had 3 runs already.\n"
-    listed = {one["id"]: one for one in json.loads(run("list", "--json").out)}
-    for one in json.loads(called("runs", "list", "--json", "--store", other, code=0).out):
-        assert one == {**listed[one["id"]], "imported": True}
-    shown, here = (
+    listed = {run_json["id"]: run_json for run_json in json.loads(run("list", "--json").out)}
+    for run_json in json.loads(called("runs", "list", "--json", "--store", other, code=0).out):
+        assert run_json == {**listed[run_json["id"]], "imported": True}
+    shown, original = (
         json.loads(called("runs", "show", IDS["bad"], "--json", "--store", path, code=0).out)
         for path in (other, store.path)
     )
-    assert (shown["levels"], shown["environment"]) == (here["levels"], here["environment"])
+    assert (shown["levels"], shown["environment"]) == (original["levels"], original["environment"])
     error = called("runs", "import", tmp_path / "none", "--store", other, code=8).err
     assert error.startswith("error: There is no file ")

@@ -65,15 +65,15 @@ def wait_for_work(folder: Path) -> None:
 
 def members(group: int) -> dict[int, str]:
     """The living processes of a group, with their command lines."""
-    found = {}
+    results = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             state, _, its_group, *_ = (path / "stat").read_text().rpartition(")")[2].split()
             if int(its_group) == group and state not in "ZX":
-                found[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
+                results[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    return found
+    return results
 
 
 def workers(group: int) -> list[int]:
@@ -97,21 +97,21 @@ def check_sentence(error: str) -> str:
 
 def contents(folder: Path) -> dict[str, object]:
     """All that the finished runs hold, but times, attempts and the machine."""
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     for path in sorted(folder.glob("store/runs/*/*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors":
             # The random state of torch has bytes between its fields that are never set.
             tensors = {key: tensor for key, tensor in load_file(path).items() if key != "random"}
-            found[name] = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
+            results[name] = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
         elif path.suffix == ".jsonl" or path.name == "run.json":
             rows = (
                 [json.loads(line) for line in path.read_text().splitlines()]
                 if path.suffix == ".jsonl"
                 else []
             )
-            found[name] = _timeless(rows or json.loads(path.read_text()))
-    return found
+            results[name] = _timeless(rows or json.loads(path.read_text()))
+    return results
 
 
 def _timeless(value: object) -> object:
@@ -213,9 +213,9 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path):
     wait_for_work(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     os.killpg(process.pid, signal.SIGINT)
-    began = time.monotonic()
+    started = time.monotonic()
     _, error = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     check_none_left(process.pid)
     assert process.returncode == 130
     assert check_sentence(error).startswith("error: interrupted")

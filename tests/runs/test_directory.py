@@ -28,11 +28,11 @@ def test_rows_drop_a_partial_last_line(directory):
     content = (directory.path / "rows.jsonl").read_bytes()
     for cut in range(len(content)):
         (directory.path / "rows.jsonl").write_bytes(content[:cut])
-        whole = sum(end <= cut for end in ends)
-        assert directory.rows() == rows[:whole]
+        num_complete = sum(end <= cut for end in ends)
+        assert directory.rows() == rows[:num_complete]
         if cut % 5 == 0:
             directory.append_row({"level": 9})
-            assert directory.rows() == [*rows[:whole], {"level": 9}]
+            assert directory.rows() == [*rows[:num_complete], {"level": 9}]
     (directory.path / "rows.jsonl").write_bytes(content + bytes(40) + b"\n")
     assert directory.rows() == rows
     (directory.path / "rows.jsonl").write_bytes(b"{\n" + content)

@@ -34,13 +34,13 @@ from plan import DENSE, RECIPE, plan  # noqa: E402
 TIMES = {"seconds"}
 
 
-def everything(specs) -> list:
+def with_dependencies(specs) -> list:
     """The specs and what they need, needs first."""
-    found: dict = {}
+    unique: dict = {}
     for spec in specs:
-        for one in [*everything(spec.dependencies().values()), spec]:
-            found[run_id(one)] = one
-    return list(found.values())
+        for spec_or_dependency in [*with_dependencies(spec.dependencies().values()), spec]:
+            unique[run_id(spec_or_dependency)] = spec_or_dependency
+    return list(unique.values())
 
 
 def numbers(store: Store, spec):
@@ -58,32 +58,32 @@ def tensors(store: Store, spec):
 
 def check_same(store, other, specs):
     """Both stores hold equal numbers and bit-identical tensors of the specs and of what they need."""
-    for spec in everything(specs):
+    for spec in with_dependencies(specs):
         assert numbers(store, spec) == numbers(other, spec)
-        mine, theirs = tensors(store, spec), tensors(other, spec)
-        assert mine.keys() == theirs.keys()
-        for file, found in mine.items():
-            assert found.keys() == theirs[file].keys()
-            for name, tensor in found.items():
+        raised, theirs = tensors(store, spec), tensors(other, spec)
+        assert raised.keys() == theirs.keys()
+        for file, unique in raised.items():
+            assert unique.keys() == theirs[file].keys()
+            for name, tensor in unique.items():
                 assert torch.equal(tensor, theirs[file][name]), (file, name)
 
 
 def files(path: Path) -> dict[str, tuple[int, int]]:
-    found = (file for file in path.rglob("*") if file.is_file())
-    return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in found}
+    unique = (file for file in path.rglob("*") if file.is_file())
+    return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in unique}
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     """The plan executed out by each executor, once."""
-    found = {}
+    unique = {}
 
     def by(executor: str, epochs: int = 2):
-        if (executor, epochs) not in found:
+        if (executor, epochs) not in unique:
             store, lines = Store(tmp_path_factory.mktemp("stores") / executor), []
             run_plan(plan(epochs), store, executor=executor, workers=2, say=lines.append)
-            found[executor, epochs] = store, lines
-        return found[executor, epochs]
+            unique[executor, epochs] = store, lines
+        return unique[executor, epochs]
 
     return by
 
@@ -94,7 +94,7 @@ each_executor = pytest.mark.parametrize("executor", EXECUTORS)
 @each_executor
 def test_run_plan_does_every_run_once_and_reports_it(executor, executed):
     store, lines = executed(executor)
-    specs = everything(plan())
+    specs = with_dependencies(plan())
     assert lines[0].startswith("8 runs requested, 0 found, 10 to do (2 dense runs shared by 8), about ")
     assert sorted(line.rpartition(": ")[2] for line in lines[1:]) == sorted(map(run_id, specs))
     assert [line.partition(":")[0] for line in lines[1:]] == [f"{n} of 10" for n in range(1, 11)]
@@ -125,7 +125,7 @@ def test_run_plan_changes_no_file_when_all_runs_are_done(executor, executed):
 
 def test_progress_counts_the_steps_of_all_trainings_of_a_run(tmp_path):
     store = Store(tmp_path)
-    for spec in everything(plan()[:4]):
+    for spec in with_dependencies(plan()[:4]):
         counts, total = [], int(spec.cost()[1])
         assert run_to_completion(spec, store, "inline", lambda *count, counts=counts: counts.append(count))
         assert list(dict.fromkeys(counts)) == [(run_id(spec), done, total) for done in range(total + 1)]
@@ -184,10 +184,10 @@ def test_a_failed_run_is_resumed_where_it_failed(tmp_path, monkeypatch):
     assert [row["level"] for row in first] == [1]
     (tmp_path / "FAILING").unlink()
     run_plan([spec], store, executor="inline", say=print)
-    whole = Store(tmp_path / "whole")
-    run_plan([spec], whole, executor="inline", say=print)
+    uninterrupted = Store(tmp_path / "whole")
+    run_plan([spec], uninterrupted, executor="inline", say=print)
     assert store.directory(run_id(spec)).rows()[0] == first[0]
-    check_same(store, whole, [spec])
+    check_same(store, uninterrupted, [spec])
     assert store.directory(run_id(spec)).record().attempts == 2
 
 
@@ -220,7 +220,7 @@ def test_an_error_in_a_worker_has_the_traceback_in_its_notes(tmp_path):
 
 
 class Odd(Exception):
-    """Of a type that takes more than words, so that it does not come back."""
+    """Of a type that takes more than words, so that it cannot be rebuilt in the parent."""
 
     def __init__(self, first, second):
         super().__init__(f"{first} and {second}")
@@ -237,13 +237,13 @@ class Odd(Exception):
     ],
 )
 def test_raise_first_error_keeps_the_type_and_counts_the_failures(error, type_, lines, tmp_path):
-    for mine in (error, to_picklable_error(error)):
+    for raised in (error, to_picklable_error(error)):
         scheduler = RunScheduler([DENSE], Store(tmp_path))
-        scheduler.record((DENSE, False, mine), print)
+        scheduler.record((DENSE, False, raised), print)
         with pytest.raises(type_) as ended:
             scheduler.raise_first_error()
         assert str(ended.value) == f"1 of 1 runs failed; the first, {run_id(DENSE)}: {lines}"
-        assert ended.value.__cause__ is (None if type_ is DivergenceError else mine)
+        assert ended.value.__cause__ is (None if type_ is DivergenceError else raised)
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -336,7 +336,7 @@ class Program:
         self.end()
 
     def end(self) -> int:
-        """Read what is left, and wait."""
+        """Read the rest, and wait."""
         self.read(10_000)
         self.process.stdout.close()
         return self.process.wait()
@@ -358,7 +358,7 @@ def test_a_plan_killed_at_random_moments_resumes_to_the_same_bits(executor, exec
         program.kill()
         kills += 1
     store, specs = Store(tmp_path), plan(LONGER)
-    assert all(store.is_done(run_id(spec)) for spec in everything(specs))
+    assert all(store.is_done(run_id(spec)) for spec in with_dependencies(specs))
     check_same(executed("inline", LONGER)[0], store, specs)
     assert kills
 
@@ -393,16 +393,16 @@ def test_two_executors_share_a_store(executors, executed, tmp_path):
     programs = [Program(tmp_path, executor, 20) for executor in executors]
     assert [program.end() for program in programs] == [0, 0]
     store, specs = Store(tmp_path), plan(20)
-    for spec in everything(specs):
+    for spec in with_dependencies(specs):
         assert store.directory(run_id(spec)).record().attempts == 1
     done = [line.rpartition(": ")[2] for program in programs for line in program.lines if " of " in line]
-    assert sorted(done) == sorted(map(run_id, everything(specs)))
+    assert sorted(done) == sorted(map(run_id, with_dependencies(specs)))
     check_same(executed("inline", 20)[0], store, specs)
 
 
 def test_the_plan_of_these_tests_has_every_kind_of_run(executed):
     """Every kind of run is in it."""
-    kinds = {spec.kind for spec in everything(plan())}
+    kinds = {spec.kind for spec in with_dependencies(plan())}
     assert kinds == {"dense", "ticket", "instability"}
     assert (
         json.loads((executed("inline")[0].directory(run_id(DENSE)).path / "run.json").read_text())["kind"]

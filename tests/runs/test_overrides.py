@@ -15,7 +15,7 @@ from prunus.runs.spec import run_id
 
 
 def test_apply_overrides_reads_text_as_the_type_of_the_field():
-    given = {
+    texts = {
         "rounds": "5",
         "dense.recipe.learning_rate": "1e-3",
         "dense.recipe.patience": "7",
@@ -26,7 +26,7 @@ def test_apply_overrides_reads_text_as_the_type_of_the_field():
         "amount": "many",
         "density": "1",
     }
-    changed = apply_overrides(Ticket(), given)
+    changed = apply_overrides(Ticket(), texts)
     recipe = replace(SHORT, learning_rate=1e-3, patience=7, optimizer="sgd")
     assert changed == Ticket(Baseline(recipe), 5, 1.0, False, (300, 100), 12, "many")
     assert type(changed.density) is float
@@ -63,7 +63,7 @@ def test_setting_names_are_those_that_text_can_change():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("epochs", "3", r"Unknown setting 'epochs'; did you mean 'dense\.recipe\.epochs'"),
         ("lr", "3", r"did you mean 'dense\.recipe\.learning_rate' or 'dense\.recipe\.lr_schedule'\?"),
@@ -80,8 +80,8 @@ def test_setting_names_are_those_that_text_can_change():
         ("amount", "two", "Expected one or many for amount"),
     ],
 )
-def test_apply_overrides_refuses_a_wrong_setting(key, value, said):
-    with pytest.raises(SpecError, match=said):
+def test_apply_overrides_refuses_a_wrong_setting(key, value, message):
+    with pytest.raises(SpecError, match=message):
         apply_overrides(Ticket(), {key: value})
 
 

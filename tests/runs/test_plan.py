@@ -26,7 +26,7 @@ class Job:
     work: float = 1.0
 
     def dependencies(self):
-        return {str(place): one for place, one in enumerate(CIRCLE.get(self.number, self.after))}
+        return {str(place): other for place, other in enumerate(CIRCLE.get(self.number, self.after))}
 
     def code_references(self):
         return ()
@@ -62,7 +62,9 @@ def do(store, spec, seconds=None):
 def closure(specs):
     """Every job that `specs` depend on, and themselves, by ID."""
     return {
-        run_id(one): one for spec in specs for one in (spec, *closure(spec.dependencies().values()).values())
+        run_id(other): other
+        for spec in specs
+        for other in (spec, *closure(spec.dependencies().values()).values())
     }
 
 
@@ -70,42 +72,46 @@ def closure(specs):
 @runs(max_examples=60, deadline=None)
 def test_plan_has_every_run_once_and_dependencies_first(empty, family):
     _, requested = family
-    found = plan(requested, empty)
-    order = [run_id(spec) for spec in found.todo]
+    planned = plan(requested, empty)
+    order = [run_id(spec) for spec in planned.todo]
     assert len(order) == len(set(order))
     assert set(order) == closure(requested).keys()
-    assert set(found.requested) == {run_id(spec) for spec in requested}
-    for place, spec in enumerate(found.todo):
-        assert all(run_id(one) in order[:place] for one in spec.dependencies().values())
-        assert set(found.waiting_on[run_id(spec)]) == {run_id(one) for one in spec.dependencies().values()}
-    users = {id: sum(id in closure([one]) and id != run_id(one) for one in set(requested)) for id in order}
-    assert found.shared == {id: number for id, number in users.items() if number > 1}
+    assert set(planned.requested) == {run_id(spec) for spec in requested}
+    for place, spec in enumerate(planned.todo):
+        assert all(run_id(other) in order[:place] for other in spec.dependencies().values())
+        assert set(planned.waiting_on[run_id(spec)]) == {
+            run_id(other) for other in spec.dependencies().values()
+        }
+    users = {
+        id: sum(id in closure([other]) and id != run_id(other) for other in set(requested)) for id in order
+    }
+    assert planned.shared == {id: number for id, number in users.items() if number > 1}
 
 
 @given(families(), st.integers(1, 4))
 @runs(max_examples=60, deadline=None)
 def test_estimate_is_within_grahams_bounds(empty, family, workers):
-    found = plan(family[1], empty)
-    total = 2.0 * sum(spec.work for spec in found.todo)
+    planned = plan(family[1], empty)
+    total = 2.0 * sum(spec.work for spec in planned.todo)
 
     def longest(spec):
         return 2.0 * spec.work + max(map(longest, spec.dependencies().values()), default=0.0)
 
-    chain = max(map(longest, found.todo))
-    estimate = found.estimate({"unit": 2.0}, workers)
+    chain = max(map(longest, planned.todo))
+    estimate = planned.estimate({"unit": 2.0}, workers)
     assert max(chain, total / workers) <= estimate <= chain + (total - chain) / workers
-    assert found.estimate({"unit": 2.0}, 1) == total
-    assert found.estimate({"unit": 2.0}, 100) == chain
+    assert planned.estimate({"unit": 2.0}, 1) == total
+    assert planned.estimate({"unit": 2.0}, 100) == chain
 
 
 def test_plan_leaves_out_runs_that_are_done(store):
     root, middle = Job(0), Job(1, (Job(0),))
     leaf = Job(2, (middle,))
     do(store, root)
-    found = plan([leaf, root], store)
-    assert found.todo == (middle, leaf)
-    assert found.done == (run_id(root),)
-    assert found.waiting_on == {run_id(middle): (), run_id(leaf): (run_id(middle),)}
+    planned = plan([leaf, root], store)
+    assert planned.todo == (middle, leaf)
+    assert planned.done == (run_id(root),)
+    assert planned.waiting_on == {run_id(middle): (), run_id(leaf): (run_id(middle),)}
     do(store, middle)
     store.remove(run_id(root), force=True)
     assert plan([leaf], store).todo == (leaf,)  # what a finished run was made from is not missed

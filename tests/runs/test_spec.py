@@ -73,13 +73,13 @@ def test_run_id_refuses_objects_that_are_no_specs():
         kind: ClassVar[str] = "either"
         part: Recipe | Nameless
 
-    for spec, said in (
+    for spec, message in (
         (Loose(), "not a frozen dataclass"),
         (Nameless(), "class variable `kind`"),
         (type("Bad", (Baseline,), {"kind": "../up"})(), "class variable `kind`"),
         (3, "class variable `kind`"),
     ):
-        with pytest.raises(SpecError, match=said):
+        with pytest.raises(SpecError, match=message):
             run_id(spec)
     with pytest.raises(SpecError, match="give each of them a class variable"):
         run_id(Either(Nameless()))
@@ -122,12 +122,12 @@ def test_run_id_ignores_files_that_a_user_function_does_not_import(module, tmp_p
 
 
 def test_source_digest_does_not_depend_on_the_folder(module, tmp_path_factory, monkeypatch):
-    here, other = source_digest("mine:score"), tmp_path_factory.mktemp("other")
+    digest, other = source_digest("mine:score"), tmp_path_factory.mktemp("other")
     (module / "mine.py").rename(other / "mine.py")
     (module / "kit").rename(other / "kit")
     monkeypatch.chdir(other)
     monkeypatch.syspath_prepend(str(other))
-    assert source_digest("mine:score") == here
+    assert source_digest("mine:score") == digest
 
 
 def test_source_digest_refuses_a_file_that_was_changed_after_its_import(module, monkeypatch):

@@ -61,7 +61,7 @@ def test_a_failed_run_is_resumed_with_its_files(store):
     again = store.open(Ticket(), "another")
     assert again.rows() == [{"level": 0}]
     assert torch.equal(again.load_tensors("weights")["a"], torch.ones(2))
-    assert [one["executor"] for one in again.record().environments] == ["test", "another"]
+    assert [entry["executor"] for entry in again.record().environments] == ["test", "another"]
     assert again.record().environment["executor"] == "another"
     assert store.runs()[0].state == "running"
     store.finish(again, {})
@@ -114,7 +114,7 @@ def test_requests_are_kept_in_order(store):
     assert store.requests()[1:] == [request, other]
     assert store.runs()[0].experiments == ("han2015.tables.full", "lecun1990.smoke")
     store.request("lecun1990", "smoke", runs, {"epochs": "3"})
-    assert [one.settings for one in store.requests()[1:]] == [{}, {"epochs": "3"}]
+    assert [entry.settings for entry in store.requests()[1:]] == [{}, {"epochs": "3"}]
     with pytest.raises(StoreError, match="for an experiment, got"):
         store.request("../x", "smoke", [], {})
 

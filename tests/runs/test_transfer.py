@@ -54,11 +54,13 @@ def test_imported_runs_have_the_records_rows_curves_and_requests(store, file, tm
     imported = import_runs(file, other)
     assert (set(imported.runs), imported.skipped) == ({run_id(Baseline()), run_id(Ticket())}, ())
     for id in imported.runs:
-        mine, theirs = store.run(id), other.run(id)
-        assert theirs == replace(mine, imported=True, attempt="", started=0.0)
+        original, theirs = store.run(id), other.run(id)
+        assert theirs == replace(original, imported=True, attempt="", started=0.0)
         assert other.directory(id).rows() == store.directory(id).rows()
         assert other.directory(id).curve() == store.directory(id).curve()
-    assert [one.settings for one in other.requests()] == [one.settings for one in store.requests()]
+    assert [request.settings for request in other.requests()] == [
+        request.settings for request in store.requests()
+    ]
     assert import_runs(file, other).skipped == imported.runs
 
 

@@ -134,16 +134,16 @@ class _Pool:
 
     def submit(self, task: Task, spec: RunSpec, path: Path) -> None:
         """Give a task to an idle worker, or to a new one."""
-        worker = next((one for one in self.workers if one.spec is None), None) or self._start()
+        worker = next((worker for worker in self.workers if worker.spec is None), None) or self._start()
         worker.spec = spec
         with contextlib.suppress(OSError):  # it is dead: `messages` says so
             worker.connection.send((task, spec, path))
 
     def messages(self, timeout: float) -> list[_Step | Outcome]:
         """Wait for what the workers report, at most `timeout` seconds; raises WorkerError where one has died."""
-        found: list[_Step | Outcome] = []
+        messages: list[_Step | Outcome] = []
         for connection in wait([worker.connection for worker in self.workers], timeout):
-            worker = next(one for one in self.workers if one.connection is connection)
+            worker = next(worker for worker in self.workers if worker.connection is connection)
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
@@ -154,8 +154,8 @@ class _Pool:
             if isinstance(message, tuple):
                 worker.spec = None
             if message is not None:
-                found.append(message)
-        return found
+                messages.append(message)
+        return messages
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")

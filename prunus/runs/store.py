@@ -401,7 +401,9 @@ class Store:
         if reasons:
             actions = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
             which = "that" if sum(map(len, users.values())) == 1 else "those"
-            raise StoreError(f"The run {id} {' and '.join(reasons)}; {actions} {which} first, or use --force.")
+            raise StoreError(
+                f"The run {id} {' and '.join(reasons)}; {actions} {which} first, or use --force."
+            )
 
     def _paths(self) -> Iterator[Path]:
         """Return the directories of all runs, in the order of their IDs."""

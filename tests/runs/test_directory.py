@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import pytest
 import torch
-from specs import Baseline
+from specs import Baseline, Ticket
 
 from prunus.errors import NonFiniteError, StoreError
 from prunus.runs.directory import RunDirectory
@@ -188,5 +188,10 @@ def test_check_input_compares_data_with_the_earlier_attempts(tmp_path):
     again = store.open(Baseline(), "test")
     again.check_input("mine:data", data)
     for other in ({"train": torch.arange(6.0)}, {"train": data["train"].double()}, {"train": -data["train"]}):
-        with pytest.raises(StoreError, match="mine:data returns other data than it returned"):
+        with pytest.raises(StoreError, match="mine:data returns other data than the run dense-"):
             again.check_input("mine:data", other)
+    store.finish(again, {})
+    ticket = store.open(Ticket(), "test")
+    with pytest.raises(StoreError, match=f"than the run {again.id} was computed with"):
+        ticket.check_input("mine:data", {"train": torch.ones(2)})
+    ticket.check_input("mine:data", data)

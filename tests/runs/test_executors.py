@@ -274,6 +274,35 @@ def test_an_interrupted_run_is_listed_as_such_and_resumed(tmp_path, monkeypatch)
     assert store.run(run.id).attempts == 2
 
 
+def test_a_run_is_not_resumed_with_other_data(tmp_path, monkeypatch):
+    """The data function reads a file that changes, while its source does not."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_data.py").write_text(
+        "from pathlib import Path\nfrom prunus import load_data\n"
+        "def data(): return load_data('digits').take(int(Path('number').read_text()), 40)\n"
+    )
+    spec, store = replace(DENSE, data="own_data:data", examples=None), Store(tmp_path / "store")
+    ticket = TicketSpec(spec, rounds=1)
+
+    def interrupt(id, done, total):
+        raise KeyboardInterrupt
+
+    for number, stop in (("120", interrupt), ("121", None)):
+        (tmp_path / "number").write_text(number)
+        monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+        with pytest.raises(
+            KeyboardInterrupt if stop else StoreError, match=None if stop else "returns other data"
+        ):
+            run_to_completion(spec, store, "inline", stop)
+    (tmp_path / "number").write_text("120")
+    monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+    assert run_to_completion(spec, store, "inline")
+    (tmp_path / "number").write_text("119")
+    monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+    with pytest.raises(StoreError, match=f"other data than the run {run_id(spec)} was computed with"):
+        run_to_completion(ticket, store, "inline")
+
+
 def test_a_removed_dependency_is_an_error(tmp_path):
     """The dense training was there when the plan was made, and is removed before the ticket begins."""
     spec, store = TicketSpec(DENSE, rounds=1), Store(tmp_path)

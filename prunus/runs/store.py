@@ -309,7 +309,7 @@ class Store:
         directory.remove_partial_files()
         if not directory.has_record():
             if not directory.is_empty():
-                raise StoreError(f"{directory.path} holds files but no run.json; remove it.")
+                directory.record()  # raises that it is missing, with advice
             directory.begin_attempt(
                 replace(new, attempts=1, started=time.time(), environments=(environment,))
             )

@@ -117,7 +117,7 @@ class BaselineSpec:
         Returns:
             The monitor that observed the training.
         """
-        data, constraint = self.load_data(), constraint or NoConstraint(model)
+        data, constraint = self.load_data(), constraint if constraint is not None else NoConstraint(model)
         if ":" in self.data:  # a user's function may return other data when the run is resumed
             directory.check_input(self.data, data_tensors(data))
         recipe = recipe or self.recipe

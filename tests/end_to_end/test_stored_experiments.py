@@ -97,7 +97,7 @@ def test_an_experiment_is_run_and_drawn(made):
     assert "receipts: 12 of 12 points passed" in done.stdout  # level 3 is the only one of LEVELS in 4 rounds
     found = Store(folder / "store", create=False)
     assert len(found.runs()) == 14
-    assert {run.status for run in found.runs()} == {"done"}
+    assert {run.state for run in found.runs()} == {"done"}
     assert {run.invariants for run in found.runs()} == {"passed", None}
     files = [Path(line) for line in done.stdout.splitlines() if line.startswith("figures/")]
     assert {file.suffix for file in files} == {".json", ".md", ".png", ".svg", ".csv", ".html"}
@@ -116,7 +116,7 @@ def test_the_table_and_the_picture_say_what_the_runs_say(made):
     for run in found.runs():
         if run.kind == "ticket":
             for row in found.directory(run.id).rows():
-                values.setdefault((run.spec.get("mask0", "zero"), row["level"]), []).append(
+                values.setdefault((run.settings.get("mask0", "zero"), row["level"]), []).append(
                     row["stop_test_accuracy"]
                 )
     assert len(values) == 6
@@ -188,14 +188,14 @@ def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
     ("change", "code", "sentence"),
     [
         ({"epoch": "3"}, 2, "error: Unknown setting 'epoch'; did you mean 'epochs'?"),
-        ({"recipe": "3"}, 2, "error: Unknown setting 'recipe';"),
+        ({"recipe": "3"}, 2, "error: recipe is a group of settings; set one of: "),
         ({"dense.recipe.epochs": "3"}, 2, "error: epochs and dense.recipe.epochs are one setting, dense.rec"),
         (
             {"network": "lenet,lenet"},
             2,
             "error: network=lenet,lenet names lenet twice; name each network once.",
         ),
-        ({"epochs": "many"}, 2, "error: dense.recipe.epochs was set to 'many'; a whole number was expected."),
+        ({"epochs": "many"}, 2, "error: Expected a whole number for epochs, got 'many'."),
         ({"epochs": "0"}, 2, "error: recipe.epochs is 0; it must be at least 1."),
         ({"every": "0"}, 2, "error: every is 0; it must be at least 1."),
         ({"batch_size": "-1"}, 2, "error: recipe.batch_size is -1; it must be at least 1."),
@@ -388,14 +388,13 @@ RUN = ("run", NAME, "--smoke", "--engine=inline", "--replicates=2")
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
-        ("result.json", cut),
-        ("result.json", Path.unlink),
-        ("spec.json", cut),
-        ("environment.json", cut),
-        ("metrics.jsonl", cut),
-        ("metrics.jsonl", cut_last_row),
-        ("metrics.jsonl", change_digit),
-        ("metrics.jsonl", Path.unlink),
+        ("run.json", cut),
+        ("run.json", change_digit),
+        ("run.json", Path.unlink),
+        ("rows.jsonl", cut),
+        ("rows.jsonl", cut_last_row),
+        ("rows.jsonl", change_digit),
+        ("rows.jsonl", Path.unlink),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The run")
@@ -417,7 +416,7 @@ def test_a_damaged_file_of_a_run_is_named_with_what_to_do_which_helps(
 @pytest.mark.parametrize("name", ["state-0", "final"])
 def test_a_damaged_dense_network_never_goes_into_a_ticket(name, damage, made, store, run, tmp_path):
     tickets = list((store / "runs").glob("ticket-*"))
-    dense = json.loads((tickets[0] / "spec.json").read_text())["needs"][0]
+    dense = json.loads((tickets[0] / "run.json").read_text())["dependencies"]["baseline"]
     shutil.rmtree(tickets[0])
     damage(store / "runs" / dense / f"{name}.safetensors")
     sentence = said(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.data.validation import unusual_storage
 from prunus.errors import ModelError, PrunusError, StatisticsError
-from prunus.types import MaskDict, Params
+from prunus.types import MaskDict, Params, Split
 
 T = TypeVar("T")
 
@@ -48,6 +48,22 @@ def check_is_tensor(inputs: object, what: str = "calibration inputs") -> None:
         raise StatisticsError(
             f"Expected {what} as a dense tensor with values, got a {kind} tensor; convert it first, for example with "
             "tensor.to_dense()."
+        )
+
+
+def check_examples(split: Split) -> None:
+    """Raise StatisticsError unless a split has dense inputs [N, ...] with one label [N] each."""
+    check_is_tensor(split.inputs)
+    check_is_tensor(split.labels, "calibration labels")
+    if not split.inputs.dim() or not split.labels.dim():
+        raise StatisticsError(
+            f"Expected calibration inputs [N, ...] with labels [N], got {list(split.inputs.shape)} with "
+            f"{list(split.labels.shape)}; add a dimension for the examples."
+        )
+    if len(split.inputs) != len(split.labels):
+        raise StatisticsError(
+            f"Expected one label for each calibration input, got {len(split.inputs)} inputs with {len(split.labels)} "
+            "labels."
         )
 
 

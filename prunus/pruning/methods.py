@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import StatisticsError
-from prunus.pruning.calibration_checks import check_is_tensor
+from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs import (
@@ -260,18 +260,7 @@ def sample_examples(split: Split, num_examples: int, seed: int) -> Split:
     Raises:
         StatisticsError: No example, or not one label per input.
     """
-    check_is_tensor(split.inputs)
-    check_is_tensor(split.labels, "calibration labels")
-    if not split.inputs.dim() or not split.labels.dim():
-        raise StatisticsError(
-            f"Expected calibration inputs [N, ...] with labels [N], got {list(split.inputs.shape)} with "
-            f"{list(split.labels.shape)}; add a dimension for the examples."
-        )
-    if len(split.inputs) != len(split.labels):
-        raise StatisticsError(
-            f"Expected one label for each calibration input, got {len(split.inputs)} inputs with {len(split.labels)} "
-            "labels."
-        )
+    check_examples(split)
     if num_examples < 1 or not len(split):
         raise StatisticsError(
             f"Expected at least one calibration example, got {num_examples} of {len(split)}."

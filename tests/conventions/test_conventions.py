@@ -21,10 +21,10 @@ from prunus.experiments import EXPERIMENTS
 from prunus.experiments.results import SIZES
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS
+from prunus.pruning.methods import METHODS
+from prunus.pruning.obs import DIAGONALS, LOSSES
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import DIAGONALS, LOSSES
 from prunus.runs.executors import ENGINES
 from prunus.seeded_tensors import GENERATORS
 from prunus.tickets.mask0 import MASK0_ACTIONS
@@ -212,7 +212,7 @@ def test_everything_built_in_is_in_the_docs():
         MODELS,
         DATASETS,
         CRITERIA,
-        PRUNERS,
+        METHODS,
         DIAGONALS,
         LOSSES,
         SCOPES,
@@ -312,7 +312,7 @@ def test_completion_offers_exactly_the_built_in_names():
     tables = {
         "model": MODELS,
         "data set": DATASETS,
-        "criterion": {**CRITERIA, **GRADIENT_PRUNERS, **PRUNERS},
+        "criterion": {**CRITERIA, **METHODS},
         "scope": SCOPES,
         "recipe": prunus.COMPRESSION_RECIPES,
         "experiment": EXPERIMENTS,

@@ -22,7 +22,7 @@ from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS
 from prunus.models import MODELS
-from prunus.pruning.pruners import PRUNERS
+from prunus.pruning.methods import METHODS
 from prunus.registry import import_object
 from prunus.report import formatting
 from prunus.runs.executors import ENGINES
@@ -296,7 +296,7 @@ def test_list_names_everything_built_in(run):
         "models": MODELS,
         "data_sets": DATASETS,
         "criteria": prunus.CRITERIA,
-        "pruners": PRUNERS,
+        "pruners": METHODS,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,
         "mask-1_actions": MASK1_ACTIONS,

@@ -1,12 +1,15 @@
 """Objectives of small networks with everything drawn."""
 
+from typing import Any
+
 import small
 import torch
 from torch import Tensor, nn
 
-from prunus.pruning.obs import Objective, make_objective
+from prunus.pruning.obs import Objective, PruneResult, SparseGpt, make_objective
 from prunus.pruning.prunable import prunable_weights
 from prunus.seeds import make_generator
+from prunus.types import Split
 
 
 def draw(*shape: int, role: str = "x") -> Tensor:
@@ -28,3 +31,16 @@ def asked_of(
     targets = draw(n, classes, role="targets") if loss == "squared_error" else torch.arange(n) % classes
     weights = dict(model.named_parameters()) if biases else prunable_weights(model)
     return make_objective(model, weights, inputs, targets, loss=loss)
+
+
+def sparse_gpt(model: nn.Module, inputs: Any, *, progress: Any = None, **settings: Any) -> Any:
+    """SparseGPT as a function (weights, density, scope, within=None, seed=0) -> PruneResult."""
+    method = SparseGpt(**settings)
+
+    def prune(weights: Any, density: Any, scope: Any, within: Any = None, seed: int = 0) -> PruneResult:
+        split = Split(inputs, inputs)
+        return method.prune(
+            model, weights, density, scope, split, within=within, seeds=(0, seed), progress=progress
+        )
+
+    return prune

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from prunus.errors import EmptyLayerWarning
 from prunus.pruning.masks import are_nested
-from prunus.pruning.methods import get_criterion
-from prunus.pruning.obs import sparse_gpt
+from prunus.pruning.obs import SparseGpt
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import NByM, parse_scope
 from prunus.seeds import make_generator
@@ -20,6 +19,7 @@ from prunus.types import MaskDict, Split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small
+from asking import sparse_gpt
 
 ROWS, COLUMNS = 12, 360
 NAMES = ("layer", "2:4", "1:4", "4:8", "1x3", "1x4", "4x4", "3x5")
@@ -64,7 +64,7 @@ def kept(masks: MaskDict) -> dict[str, int]:
 def test_as_many_are_kept_as_the_scope_keeps(name, density, before, select):
     model, scope = drawn(nn.Linear(COLUMNS, ROWS)), parse_scope(name)
     weights, within = prunable_weights(model), thinned(name) if before else None
-    done = sparse_gpt(model, seen(40, COLUMNS), select=select)(weights, density, scope, within=within)
+    done = sparse_gpt(model, seen(40, COLUMNS), mask_block_size=select)(weights, density, scope, within=within)
     scores = {"weight": weights["weight"].detach().abs()}
     assert kept(done.masks) == kept(scope.select(scores, density, within))
     assert within is None or are_nested(done.masks, within)
@@ -86,7 +86,7 @@ def test_rounds_keep_what_the_scope_keeps(name):
 def test_blocks_of_any_width_that_fills_the_layer_are_pruned(name):
     model = drawn(nn.Linear(300, ROWS))
     weights, split = prunable_weights(model), Split(seen(40, 300), torch.zeros(40, dtype=torch.int64))
-    done = get_criterion("sparse_gpt", name).on(model, split, 0)(weights, 0.5, parse_scope(name))
+    done = SparseGpt().prune(model, weights, 0.5, name, split)
     assert kept(done.masks) == {"weight": 150 * ROWS}
 
 
@@ -94,7 +94,7 @@ def test_blocks_of_any_width_that_fills_the_layer_are_pruned(name):
 def test_patterns_of_convolutions_are_counted_as_the_scope_counts(name, density):
     model, scope = drawn(nn.Sequential(nn.Conv2d(8, 12, 3))), parse_scope(name)
     weights = prunable_weights(model)
-    done = sparse_gpt(model, seen(20, 8, 5, 5), select=30)(weights, density, scope)
+    done = sparse_gpt(model, seen(20, 8, 5, 5), mask_block_size=30)(weights, density, scope)
     scores = {name: weight.detach().abs() for name, weight in weights.items()}
     assert kept(done.masks) == kept(scope.select(scores, density))
     assert torch.equal(scope.select(scores, density, done.masks)["0.weight"], done.masks["0.weight"])
@@ -104,8 +104,8 @@ def test_patterns_of_convolutions_are_counted_as_the_scope_counts(name, density)
 def test_n_m_is_chosen_m_columns_at_a_time(select):
     """Of one output 2:4 is the half of every four columns."""
     model, inputs = drawn(nn.Linear(32, 1)), seen(40, 32)
-    fours = sparse_gpt(model, inputs, select=4)(prunable_weights(model), 0.5, parse_scope("layer"))
-    done = sparse_gpt(model, inputs, select=select)(prunable_weights(model), 0.5, parse_scope("2:4"))
+    fours = sparse_gpt(model, inputs, mask_block_size=4)(prunable_weights(model), 0.5, parse_scope("layer"))
+    done = sparse_gpt(model, inputs, mask_block_size=select)(prunable_weights(model), 0.5, parse_scope("2:4"))
     assert torch.equal(done.masks["weight"], fours.masks["weight"])
     torch.testing.assert_close(done.weights["weight"], fours.weights["weight"])
 

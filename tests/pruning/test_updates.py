@@ -1,9 +1,10 @@
 """Numerics of updates: never worse than zeroing, exactly +0.0 where pruned, and progress of what takes long."""
 
 import copy
-from dataclasses import replace
+import sys
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,25 +14,32 @@ import prunus
 from prunus.errors import ModelError, NonFiniteError, StatisticsError, UpdateRejectedWarning
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import all_kept, apply_masks
-from prunus.pruning.methods import GRADIENT_PRUNERS, PRUNERS, get_criterion
+from prunus.pruning.methods import METHODS, pruning_method, with_options
 from prunus.pruning.obs import (
     DIAGONALS,
+    ExactObs,
+    Fisher,
+    FullObs,
     LayerHessian,
+    SparseGpt,
+    exact_obs_state,
     layer_hessians,
     make_objective,
     prune_in_steps,
     relative_output_errors,
-    sparse_gpt,
-    sparse_gpt_from_hessians,
 )
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.sensitivity import sensitivity
+from prunus.pruning.statistics import Statistics
 from prunus.seeds import make_generator
-from prunus.types import Split, Statistics
+from prunus.types import Split
 
 ROWS, COLUMNS = 8, 48
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+from asking import sparse_gpt
 
 
 def ill_conditioned(seed, kind="random", groups=1):
@@ -69,9 +77,9 @@ def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
         hessian, mean = ill_conditioned(seed, kind)
         found = {"weight": LayerHessian(hessian, damping * mean, 100, 100)}
         weights = {"weight": torch.randn(ROWS, COLUMNS, generator=make_generator(seed, "w")).to(dtype)}
-        surgeon = ExactObsState(weights, all_kept(weights), found, weights, SparsityPattern.of(name))
+        surgeon = exact_obs_state(found, weights, all_kept(weights), parse_scope(name))
         methods = {
-            "sparse_gpt": sparse_gpt_from_hessians(found, select=None if name == "global" else 16),
+            "sparse_gpt": partial(SparseGpt(mask_block_size=16).prune_layers, found),
             "obs": partial(prune_in_steps, lambda weights, masks, surgeon=surgeon: surgeon),
         }
         for method, prune in methods.items():
@@ -94,7 +102,7 @@ def test_each_group_of_a_convolution_is_no_worse_than_zeroed():
     found = {"w": LayerHessian(hessian, 1e-8 * mean, 100, 100)}
     weights = {"w": torch.randn(12, COLUMNS, generator=make_generator(0, "w"))}
     with pytest.warns(UpdateRejectedWarning, match="SparseGPT .* in 'w'"):
-        done = sparse_gpt_from_hessians(found)(weights, 0.1, SCOPES["layer"])
+        done = SparseGpt().prune_layers(found, weights, 0.1, SCOPES["layer"])
     updated, zeroed = (
         found["w"].row_errors(after["w"].double() - weights["w"].double()).sum(1)
         for after in (done.weights, apply_masks(weights, done.masks))
@@ -137,21 +145,21 @@ def examples(n=60):
 def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name, damping):
     model, split = network(), examples()
     weights = {n: w.detach() for n, w in prunable_weights(model).items()}
-    pruner = replace(PRUNERS[name], damping=damping)
+    method = with_options(METHODS[name], damping=damping)
     for density in (0.7, 0.3):
-        done = pruner.on(model, split, 0)(weights, density, SCOPES["layer"])
+        done = method.prune(model, weights, density, "layer", split)
         target = make_objective(model, weights, split.inputs, split.labels)
         assert target.error(done.weights) <= target.error(apply_masks(weights, done.masks)) * (1 + 1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
-@pytest.mark.parametrize("name", [*PRUNERS, *GRADIENT_PRUNERS])
+@pytest.mark.parametrize("name", [*METHODS, "snip", "gradient", "grasp", "synflow"])
 def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
     model, split = network(), examples()
     weights = {n: -w.detach().abs() - 0.1 for n, w in prunable_weights(model).items()}
     within = SCOPES["layer"].select(CRITERIA["magnitude"](Statistics(weights)), 0.75)
     weights = apply_masks(weights, within)
-    done = get_criterion(name).on(model, split, 0)(weights, 0.5, SCOPES["layer"], within=within)
+    done = pruning_method(name).prune(model, weights, 0.5, "layer", split, within=within)
     for key, mask in done.masks.items():
         assert not (mask & ~within[key]).any()
         assert not done.weights[key][~mask].view(torch.int32).any()  # of -0.0 the sign bit is set
@@ -190,7 +198,7 @@ def long_work():
         "layer_hessians": lambda p: layer_hessians(model, weights, x, batch_size=7, progress=p),
         "exact_obs": lambda p: prune_in_steps(ExactObs().examiner(model, x, progress=p), weights, 0.5, layer),
         "sparse_gpt": lambda p: sparse_gpt(model, x, progress=p)(weights, 0.5, layer),
-        "sparse_gpt at once": lambda p: sparse_gpt(model, x, select=None, progress=p)(weights, 0.5, layer),
+        "sparse_gpt at once": lambda p: sparse_gpt(model, x, mask_block_size=None, progress=p)(weights, 0.5, layer),
         "fisher": lambda p: Fisher(batch_size=7).examiner(asked, progress=p)(weights, all_kept(weights)),
         "full_obs": lambda p: FullObs(damping=0.1).examiner(asked, progress=p)(weights, all_kept(weights)),
         "sensitivity": lambda p: sensitivity(model, split, densities=(1.0, 0.5), progress=p),
@@ -223,11 +231,11 @@ def test_long_work_reports_its_steps_to_the_last_and_can_be_ended(name):
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
-@pytest.mark.parametrize("name", list(PRUNERS))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_every_pruner_reports(name):
     model, split, steps = network(), examples(), []
     weights = prunable_weights(model)
-    PRUNERS[name].on(model, split, 0, lambda *step: steps.append(step))(weights, 0.5, SCOPES["layer"])
+    METHODS[name].prune(model, weights, 0.5, "layer", split, progress=lambda *step: steps.append(step))
     assert steps
 
 
@@ -318,7 +326,7 @@ def test_the_progress_of_retraining_with_a_pruner_is_reported():
         data,
         [0.5],
         [prunus.Recipe(epochs=0, learning_rate=0.1, batch_size=20)],
-        criterion=PRUNERS["obs"],
+        criterion="obs",
         scope=SCOPES["layer"],
         progress=lambda *step: steps.append(step),
     )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, StatisticsError
+from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.masks import all_kept
 from prunus.pruning.obs.fallback import limit_update_by_loss
 from prunus.pruning.obs.objective import Loss, Objective, make_objective
@@ -174,6 +175,7 @@ class PruneTask:
         """The calibration examples. Raises StatisticsError where there are none."""
         if self.calibration is None:
             raise StatisticsError(f"Expected calibration examples, got none; pass some: {self.summary}")
+        check_examples(self.calibration)
         return self.calibration
 
 

@@ -1,8 +1,7 @@
-"""Laws of pruners: each prunes exactly, under every kind of scope, in schedules, Deep Compression and tickets."""
+"""Every pruning method prunes exactly, under every kind of scope, in schedules, Deep Compression and tickets."""
 
 import copy
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,25 @@ from prunus.pruning.criteria import CRITERIA, magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.masks import are_nested
 from prunus.pruning.methods import (
-    GRADIENT_PRUNERS,
-    PRUNERS,
-    get_criterion,
-    make_prune_fn,
-    prune_fn_from_criterion,
+    METHODS,
+    CriterionMethod,
+    prune_in_steps,
+    pruning_method,
+    sample_examples,
+    with_options,
 )
-from prunus.pruning.obs import prune_in_steps
+from prunus.pruning.obs import ExactObs
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative
-from prunus.pruning.scopes import SCOPES, parse_scope
+from prunus.pruning.scopes import SCOPES
+from prunus.pruning.statistics import collect
 from prunus.tickets.artifacts import InMemoryArtifacts
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.procedure import mask_key
 from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Split, Statistics, mask_density
+from prunus.types import Split, mask_density
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small
@@ -39,7 +40,8 @@ import small
 # These networks are hardly trained: an update for a minimum of the error may lose more than none.
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 
-ALL = {**PRUNERS, **GRADIENT_PRUNERS}
+GRADIENT_CRITERIA = ("snip", "gradient", "grasp", "synflow")
+ALL = (*METHODS, *GRADIENT_CRITERIA)
 MOVING = ("obs", "sparse_gpt", "fisher", "full_obs")
 each = pytest.mark.parametrize("name", ALL)
 
@@ -62,8 +64,13 @@ def model(data):
     return trained
 
 
-def on(name, model, split, scope="layer", **settings):
-    return replace(get_criterion(name, scope), examples=60, **settings).on(model, split, 0)
+def prune(name, model, split, density, scope="layer", *, weights=None, seeds=(0, 0), **arguments):
+    """Prune with 60 examples and the options of a method among `arguments`."""
+    options = {key: arguments.pop(key) for key in ("damping", "num_steps", "num_examples") if key in arguments}
+    method = with_options(pruning_method(name), **({"num_examples": 60} | options))
+    examples = sample_examples(split, method.num_examples, seeds[0])
+    weights = prunable_weights(model) if weights is None else weights
+    return method.prune(model, weights, density, scope, examples, seeds=seeds, **arguments)
 
 
 @each
@@ -71,7 +78,7 @@ def on(name, model, split, scope="layer", **settings):
 def test_every_pruner_prunes_exactly_under_every_kind_of_scope(name, scope, model, data):
     before = copy.deepcopy(model.state_dict())
     weights = prunable_weights(model)
-    done = on(name, model, data.train, scope)(weights, 0.5, parse_scope(scope), seed=1)
+    done = prune(name, model, data.train, 0.5, scope, seeds=(0, 1))
     if scope == "global":
         assert mask_density(done.masks) == num_to_keep(0.5, sum(w.numel() for w in weights.values())) / sum(
             w.numel() for w in weights.values()
@@ -90,8 +97,8 @@ def test_every_pruner_prunes_exactly_under_every_kind_of_scope(name, scope, mode
 def test_the_update_is_better_than_none_on_the_network_itself(name, model, data):
     weights = prunable_weights(model)
     damping = {"fisher": 1e-3, "full_obs": 1e-3}.get(name)
-    asked = replace(PRUNERS[name], examples=300, damping=damping, num_steps=1 if name == "sparse_gpt" else 4)
-    done = asked.on(model, data.train, 0)(weights, 0.5, SCOPES["layer"], seed=0)
+    options = {"num_examples": 300, "damping": damping, "num_steps": 1 if name == "sparse_gpt" else 4}
+    done = prune(name, model, data.train, 0.5, **options)
     bare = {key: weights[key].detach() * mask for key, mask in done.masks.items()}
     losses = []
     for tensors in (done.weights, bare):
@@ -105,40 +112,42 @@ def test_the_update_is_better_than_none_on_the_network_itself(name, model, data)
 def test_a_pruner_is_the_operation_it_stands_for(name, model, data):
     """`obs` by hand: the same examples, the same surgeon."""
     weights = prunable_weights(model)
-    done = on(name, model, data.train)(weights, 0.4, SCOPES["layer"], seed=3)
-    again = on(name, model, data.train)(weights, 0.4, SCOPES["layer"], seed=3)
+    done = prune(name, model, data.train, 0.4, seeds=(0, 3))
+    again = prune(name, model, data.train, 0.4, seeds=(0, 3))
     assert all(torch.equal(done.weights[key], again.weights[key]) for key in weights)
     if name == "obs":
         draw = torch.randperm(300, generator=prunus.seeds.make_generator(0, "calibration"))[:60]
-        hand = prune_in_steps(
-            ExactObs().examiner(model, data.train.inputs[draw]), weights, 0.4, SCOPES["layer"], seed=3
-        )
+        hand = prune_in_steps(ExactObs().examiner(model, data.train.inputs[draw]), weights, 0.4, SCOPES["layer"], seed=3)
         assert all(torch.equal(done.weights[key], hand.weights[key]) for key in weights)
 
 
 def test_the_seed_draws_the_examples(model, data):
-    weights, asked = prunable_weights(model), replace(PRUNERS["obs"], examples=40)
-    one, other = (asked.on(model, data.train, seed)(weights, 0.4, SCOPES["layer"]) for seed in (0, 1))
+    weights = prunable_weights(model)
+    one, other = (prune("obs", model, data.train, 0.4, seeds=(seed, 0), num_examples=40) for seed in (0, 1))
     assert any(not torch.equal(one.weights[key], other.weights[key]) for key in weights)
 
 
 def test_the_pattern_of_the_scope_reaches_the_surgeon(model, data):
     """Deleted with the pattern in mind, what 2:4 keeps costs less than what it keeps of single deletions."""
-    weights = prunable_weights(model)
-    told = on("obs", model, data.train, "2:4")(weights, 0.5, SCOPES["2:4"])
-    untold = on("obs", model, data.train, "layer")(weights, 0.5, SCOPES["2:4"])
-    assert told.predicted_increase < untold.predicted_increase
+    weights, examples = prunable_weights(model), sample_examples(data.train, 60, 0)
+    with_pattern = prune("obs", model, data.train, 0.5, "2:4")
+    unstructured = ExactObs().examiner(model, examples.inputs)
+    without_pattern = prune_in_steps(unstructured, weights, 0.5, SCOPES["2:4"])
+    assert with_pattern.predicted_increase < without_pattern.predicted_increase
 
 
-@each
-def test_cuts_look_again(name, model, data):
-    weights = prunable_weights(model)
-    if name == "sparse_gpt":
-        with pytest.raises(StatisticsError, match="one go"):
-            on(name, model, data.train, num_steps=2)
-        return
-    done = on(name, model, data.train, num_steps=2)(weights, 0.4, SCOPES["layer"])
-    assert (done.cuts, done.looks) == (2, 2)
+@pytest.mark.parametrize("name", [name for name in ALL if name != "sparse_gpt"])
+def test_two_steps_are_two_prunings_with_recomputed_scores(name, model, data):
+    whole = prune(name, model, data.train, 0.4, num_steps=2)
+    one_step = prune(name, model, data.train, 0.4)
+    assert mask_density(whole.masks) == mask_density(one_step.masks)
+    assert any(not torch.equal(whole.weights[key], one_step.weights[key]) for key in whole.weights)
+
+
+@pytest.mark.parametrize("name", ["sparse_gpt", "magnitude"])
+def test_steps_that_change_nothing_are_refused(name):
+    with pytest.raises(StatisticsError, match="Expected 1 step"):
+        with_options(pruning_method(name), num_steps=2)
 
 
 def test_seconds_are_of_all_looks(model, data):
@@ -156,30 +165,28 @@ def test_seconds_are_of_all_looks(model, data):
         assert all(0 < one.seconds[name] < done.seconds[name] for one in taken)
 
 
-@pytest.mark.parametrize("name", ["obd", "obd_hutchinson", *GRADIENT_PRUNERS])
+@pytest.mark.parametrize("name", ["obd", "obd_hutchinson", "magnitude", *GRADIENT_CRITERIA])
 def test_damping_where_nothing_is_inverted_is_refused(name):
     with pytest.raises(StatisticsError, match=r"nothing is inverted.*obs, sparse_gpt, fisher, full_obs"):
-        replace(get_criterion(name), damping=0.1)
+        with_options(pruning_method(name), damping=0.1)
 
 
 @pytest.mark.parametrize("name", ["snip", "gradient"])
-def test_at_weights_is_the_criterion_with_the_weights_for_initial_ones(name, model, data):
-    weights = prunable_weights(model)
-    draw = torch.randperm(300, generator=prunus.seeds.make_generator(0, "calibration"))[:60]
-    look = prunus.pruning.scoring_batch.make_scoring_batch(
-        model, data.train.inputs[draw], data.train.labels[draw]
-    )
-    scores = CRITERIA[name](Statistics(weights, initial=weights, probe=look))
-    done = on(name, model, data.train)(weights, 0.3, SCOPES["layer"])
-    hand = SCOPES["layer"].select(scores, 0.3)
-    assert all(torch.equal(done.masks[key], hand[key]) for key in weights)
+def test_criterion_masks_are_those_of_its_scores_at_the_present_weights(name, model, data):
+    weights, examples = prunable_weights(model), sample_examples(data.train, 60, 0)
+    scores = CRITERIA[name](collect(model, weights, {"gradients"}, examples))
+    result = prune(name, model, data.train, 0.3)
+    expected = SCOPES["layer"].select(scores, 0.3)
+    assert all(torch.equal(result.masks[key], expected[key]) for key in weights)
 
 
 def test_no_example_is_refused(model, data):
     with pytest.raises(StatisticsError, match="at least one"):
-        replace(PRUNERS["obs"], examples=0).on(model, data.train, 0)
-    with pytest.raises(StatisticsError, match="at least one"):
-        PRUNERS["obs"].on(model, Split(data.train.inputs[:0], data.train.labels[:0]), 0)
+        sample_examples(Split(data.train.inputs[:0], data.train.labels[:0]), 10, 0)
+    with pytest.raises(StatisticsError, match="at least 1"):
+        with_options(METHODS["obs"], num_examples=0)
+    with pytest.raises(StatisticsError, match="got none"):
+        METHODS["obs"].prune(model, prunable_weights(model), 0.5, "layer")
 
 
 @pytest.mark.parametrize("fewer", ["labels", "inputs"])
@@ -188,7 +195,9 @@ def test_a_split_with_a_label_too_many_or_too_few_is_refused(fewer, model, data)
     split = Split(inputs, labels[:40]) if fewer == "labels" else Split(inputs[:40], labels)
     said = rf"{len(split.inputs)} inputs with {len(split.labels)} labels"
     with pytest.raises(StatisticsError, match=said):
-        PRUNERS["obs"].on(model, split, 0)
+        sample_examples(split, 10, 0)
+    with pytest.raises(StatisticsError, match=said):
+        METHODS["obs"].prune(model, prunable_weights(model), 0.5, "layer", split)
 
 
 @each
@@ -197,7 +206,7 @@ def test_inputs_of_another_shape_are_refused(name, model, data):
     with pytest.raises(
         StatisticsError, match=r"Sequential does not take calibration inputs of shape \(\d+, 1, 7, 7\)"
     ):
-        on(name, model, few)(prunable_weights(model), 0.5, SCOPES["layer"])
+        prune(name, model, few, 0.5)
 
 
 @each
@@ -205,19 +214,19 @@ def test_a_layer_that_is_never_reached_is_named(name, data):
     model = small.mlp(0)
     model[1].spare = small.drawn(nn.Linear(4, 4), 0)
     with pytest.raises(ModelError, match=r"never reached the layer of '1.spare.weight'.*exclude"):
-        on(name, model, data.train)(prunable_weights(model), 0.5, SCOPES["layer"])
-    on(name, model, data.train)(prunable_weights(model, exclude=["1.spare.*"]), 0.5, SCOPES["layer"])
+        prune(name, model, data.train, 0.5)
+    prune(name, model, data.train, 0.5, weights=prunable_weights(model, exclude=["1.spare.*"]))
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "synflow"])
 def test_a_layer_of_which_the_examples_say_nothing_is_named(name, model, data):
     """Of inputs that are all zero; what comes after it has its biases to look at."""
     few = Split(torch.zeros(20, 1, 8, 8), data.train.labels[:20])
-    said = r"'1\.weight'.*(is|are) zero .*nothing can be said of its weights; pass other examples, or exclude"
+    said = r"'1\.weight'.*(is|are) zero .*its weights cannot be scored; pass other examples, or exclude"
     with pytest.raises(StatisticsError, match=said):
-        on(name, model, few)(prunable_weights(model), 0.5, SCOPES["layer"])
+        prune(name, model, few, 0.5)
     if name != "obd_hutchinson":  # the same, in 200 products
-        on(name, model, few)(prunable_weights(model, exclude=["1.weight"]), 0.5, SCOPES["layer"])
+        prune(name, model, few, 0.5, weights=prunable_weights(model, exclude=["1.weight"]))
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.EmptyLayerWarning")
@@ -227,24 +236,22 @@ def test_of_a_layer_with_no_weight_left_nothing_need_be_said(name, data):
     model.over.bias.data.fill_(-1.0)  # without its weights it is silent, and so are their derivatives
     weights = prunable_weights(model)
     within = {key: torch.full_like(w, key != "over.weight", dtype=torch.bool) for key, w in weights.items()}
-    done = on(name, model, data.train)(weights, 0.3, SCOPES["global"], within=within)
+    done = prune(name, model, data.train, 0.3, "global", within=within)
     assert not done.masks["over.weight"].any()
 
 
 def test_names():
-    assert get_criterion("magnitude") is magnitude
-    assert get_criterion("small:by_column") is small.by_column or callable(get_criterion("small:by_column"))
-    assert get_criterion("obs", "4:8").scope == "4:8"
+    assert pruning_method("magnitude") == pruning_method(magnitude) == CriterionMethod(magnitude)
+    assert callable(pruning_method("small:by_column").criterion)
+    assert pruning_method("obs") is pruning_method(METHODS["obs"]) is METHODS["obs"]
     with pytest.raises(UnknownNameError, match="criterion"):
-        get_criterion("nothing")
+        pruning_method("nothing")
 
 
-@pytest.mark.parametrize("name", [*PRUNERS, "magnitude"])
+@pytest.mark.parametrize("name", [*METHODS, "magnitude"])
 def test_a_schedule_with_retraining_takes_pruners(name, model, data):
     mine = copy.deepcopy(model)
-    criterion = get_criterion(name)
-    if not callable(criterion):
-        criterion = replace(criterion, examples=100)
+    criterion = with_options(pruning_method(name), num_examples=100)
     rounds = prune_and_retrain(
         mine,
         prunable_weights(mine),
@@ -266,18 +273,16 @@ def test_without_retraining_the_update_stays(model, data):
         data,
         [0.4],
         [Recipe(0, 0.005, 25)],
-        criterion=replace(PRUNERS["obs"], examples=100),
+        criterion=with_options(METHODS["obs"], num_examples=100),
         scope=SCOPES["layer"],
     )
     assert any(
         (mine.get_parameter(n) != w).any()
-        for n, w in prune_fn_from_criterion(magnitude)(
-            prunable_weights(model), 0.4, SCOPES["layer"]
-        ).weights.items()
+        for n, w in prune("magnitude", model, data.train, 0.4).weights.items()
     )
     losses = evaluate(mine, data.train).loss
     zeroed = copy.deepcopy(model)
-    done = make_prune_fn(magnitude, model, data.train, 0)(prunable_weights(model), 0.4, SCOPES["layer"])
+    done = prune("magnitude", model, data.train, 0.4)
     zeroed.load_state_dict({**zeroed.state_dict(), **done.weights})
     assert losses < evaluate(zeroed, data.train).loss
 
@@ -295,7 +300,7 @@ def test_deep_compression_takes_pruners(model, data, tmp_path):
     assert evaluate(again, data.test) == evaluate(done.model, data.test)
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_tickets_take_the_masks_of_pruners(name):
     dense = BaselineSpec("small:normed", "digits", Recipe(2, 0.02, 25), examples=85, every=3)
     ticket = TicketSpec(dense, criterion=name, rounds=2, rates=PruningRates(0.5, 0.5, 0.5))
@@ -309,9 +314,9 @@ def test_tickets_take_the_masks_of_pruners(name):
     model = dense.network()
     model.load_state_dict(needed.get("final"))
     split = dense.dataset().train
-    prune = PRUNERS[name].on(model, split, prunus.seeds.derive_seed(0, "criterion", 1))
-    seed = prunus.seeds.derive_seed(0, "ties", 1)
-    hand = prune(prunable_weights(model), dict.fromkeys(first, 0.5), SCOPES["layer"], seed=seed).masks
+    seeds = prunus.seeds.derive_seed(0, "criterion", 1), prunus.seeds.derive_seed(0, "ties", 1)
+    densities = dict.fromkeys(first, 0.5)
+    hand = prune(name, model, split, densities, seeds=seeds, num_examples=1024).masks
     assert all(torch.equal(first[key], hand[key]) for key in first)
 
 
@@ -321,36 +326,29 @@ def carried_out(spec, *needed, shelf=None):
     return shelf
 
 
-@pytest.mark.parametrize("name", PRUNERS)
-@pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf"), 1e10])
 def test_damping_out_of_range_is_refused_before_anything_is_looked_at(name, damping):
-    least = "at least 0" if PRUNERS[name].undamped else "above 0"
-    words = f"it must be {least} and at most" if PRUNERS[name].inverts else "nothing is inverted"
-    with pytest.raises(StatisticsError, match=words):
-        replace(PRUNERS[name], damping=damping)
+    least = "at least 0" if name in ("obs", "sparse_gpt") else "above 0"
+    message = f"damping {least} and at most" if name in MOVING else "nothing is inverted"
+    with pytest.raises(StatisticsError, match=message):
+        with_options(METHODS[name], damping=damping)
 
 
 def test_only_layer_by_layer_can_do_without_damping():
-    assert [name for name, one in PRUNERS.items() if one.inverts and _takes_zero(one)] == [
-        "obs",
-        "sparse_gpt",
-    ]
+    for name in ("obs", "sparse_gpt"):
+        assert with_options(METHODS[name], damping=0.0).damping == 0.0
+    for name in ("fisher", "full_obs"):
+        with pytest.raises(StatisticsError, match="above 0"):
+            with_options(METHODS[name], damping=0.0)
 
 
-def _takes_zero(pruner):
-    try:
-        return replace(pruner, damping=0.0).damping == 0.0
-    except StatisticsError:
-        return False
-
-
-@pytest.mark.parametrize("name", [name for name in PRUNERS if name != "sparse_gpt"])
+@pytest.mark.parametrize("name", METHODS)
 def test_the_order_masks_come_in_is_nothing_to_a_pruner(name, model, data):
     weights = prunable_weights(model)
     before = SCOPES["layer"].select({n: w.detach().abs() for n, w in weights.items()}, 0.8)
     turned = dict(reversed(before.items()))
-    prune = on(name, model, data.train)
-    one, other = (prune(weights, 0.5, SCOPES["layer"], within=masks) for masks in (before, turned))
+    one, other = (prune(name, model, data.train, 0.5, within=masks) for masks in (before, turned))
     assert list(one.weights) == list(other.weights) == list(other.masks)
     assert all(torch.equal(one.weights[n], other.weights[n]) for n in weights)
     assert one.predicted_increase == other.predicted_increase
@@ -362,7 +360,7 @@ def test_cuts_start_from_what_each_layer_has_left(model, data):
     uneven = SCOPES["layer"].select(
         {n: w.detach().abs() for n, w in weights.items()}, {first: 0.3, **dict.fromkeys(others, 1.0)}
     )
-    done = on("fisher", model, data.train, num_steps=3)(weights, 0.2, SCOPES["layer"], within=uneven)
+    done = prune("fisher", model, data.train, 0.2, num_steps=3, within=uneven)
     assert {n: int(mask.sum()) for n, mask in done.masks.items()} == {
         n: num_to_keep(0.2, w.numel()) for n, w in weights.items()
     }
@@ -371,8 +369,8 @@ def test_cuts_start_from_what_each_layer_has_left(model, data):
 
 def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
     def kept(seed):
-        prune = replace(PRUNERS["obd_hutchinson"], examples=len(data.train)).on(model, data.train, seed)
-        return prune(prunable_weights(model), 0.5, SCOPES["layer"]).predicted_increase
+        options = {"num_examples": len(data.train), "seeds": (seed, 0)}
+        return prune("obd_hutchinson", model, data.train, 0.5, **options).predicted_increase
 
     assert kept(0) == kept(0)
     # The examples are the same, in another order: without other signs only the last digits would differ.
@@ -380,12 +378,11 @@ def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
 
 
 def test_a_pruner_of_your_own_has_a_name(tmp_path, monkeypatch):
-    (tmp_path / "my_pruners.py").write_text(
-        "from dataclasses import replace\nfrom prunus.pruning.methods import PRUNERS\n"
-        "mine = replace(PRUNERS['obs'], damping=0.5, examples=300, num_steps=3)\nother = 3\n"
+    (tmp_path / "my_methods.py").write_text(
+        "from prunus.pruning.obs import ExactObs\n"
+        "mine = ExactObs(damping=0.5, num_examples=300, num_steps=3)\nother = 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    found = get_criterion("my_pruners:mine", "2:4")
-    assert found == replace(PRUNERS["obs"], damping=0.5, examples=300, num_steps=3, scope="2:4")
-    with pytest.raises(UnknownNameError, match="is a int, not a Pruner or a function"):
-        get_criterion("my_pruners:other")
+    assert pruning_method("my_methods:mine") == ExactObs(damping=0.5, num_examples=300, num_steps=3)
+    with pytest.raises(UnknownNameError, match="is a int, not a PruningMethod or a function"):
+        pruning_method("my_methods:other")

@@ -17,6 +17,8 @@ from prunus.errors import PrunusError as PrunusError
 from prunus.models import MODELS as MODELS
 from prunus.pruning.criteria import CRITERIA as CRITERIA
 from prunus.pruning.prunable import prunable_weights as prunable_weights
+from prunus.pruning.prune import Pruned as Pruned
+from prunus.pruning.prune import prune as prune
 from prunus.pruning.prunable import skipped_parameters as skipped_parameters
 from prunus.pruning.retrain import prune_and_retrain as prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES as SCHEDULES

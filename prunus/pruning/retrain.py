@@ -1,35 +1,35 @@
 """Prune and retrain: the three-step pipeline of Han et al. 2015 (train, prune, retrain), in rounds.
 
-Survivors keep their values (they are not reinitialized); masks hold after every step; each round's masks lie
-within those of the round before.
+Kept weights keep their values (they are not initialized again); masks hold after every step of retraining; the masks of
+each round are nested in those of the round before.
 """
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.methods import PruningMethod, pruning_method, sample_examples
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
-from prunus.pruning.statistics import Criterion
+from prunus.pruning.statistics import Criterion, Statistics
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Masks, Recipe, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.loop import check_recipe
-from prunus.types import Dataset, Density, MaskDict, Params, Progress, mask_density
+from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, mask_density
 
 
 @dataclass(frozen=True)
 class PruningRound:
-    """One prune + retrain."""
+    """One round: pruned, then retrained."""
 
     number: int
     density: float
@@ -44,51 +44,57 @@ def prune_and_retrain(
     densities: Sequence[Density],
     retrain: Sequence[Recipe],
     *,
-    criterion: str | Criterion | PruningMethod,
-    scope: Scope | str | Callable[..., MaskDict],
+    criterion: str | PruningMethod | Criterion | Callable[[Statistics], Scores] | Mapping[str, Tensor],
+    scope: str | Scope | Callable[..., MaskDict],
     within: MaskDict | None = None,
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
 ) -> list[PruningRound]:
-    """Pass through `densities`, retraining after each with the recipe of the same place; `model` in place.
+    """Prune `model` to each of `densities` in place, and retrain it after each.
+
+    Source: Han et al. 2015, section 3 and Figure 2.
 
     Args:
-        weights: the prunable parameters of `model`, by name (`prunable`).
-        densities: from a schedule.
-        retrain: one recipe a density; with no epochs there is no retraining.
-        criterion: a criterion, or a pruning method, which uses training examples and may update the kept weights.
-        within: masks the first round's must lie within.
-        checkpoints: a folder; with it a killed call goes on where it was, given the same arguments: `model` with the
-            weights of the first call, the same data, densities, recipes and seed. Others are a CheckpointError.
-        progress: called after every batch of a retraining, as by `train`.
+        model: A trained network.
+        weights: Its parameters to prune, by name, from `prunable_weights`.
+        data: Retraining uses the training and validation splits; methods see examples of the training split.
+        densities: One per round, from a schedule.
+        retrain: One recipe per round; a recipe without epochs retrains nothing.
+        criterion: As for `prunus.prune`.
+        scope: As for `prunus.prune`.
+        within: Masks that those of the first round must be nested in.
+        seed: Of random criteria, ties, examples and retraining.
+        checkpoints: A folder; with it a killed call continues where it was, given the same arguments: `model` with the
+            weights of the first call, the same data, densities, recipes and seed.
+        report: Called after each epoch.
+        progress: Called after every batch of retraining.
 
-    Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities, or
-    the model cannot be trained on the data, before any training.
+    Returns:
+        One entry per round.
+
+    Raises:
+        DensityError: The scope cannot give one of the densities; raised before any training.
+        ModelError: The model cannot be trained on the data; raised before any training.
+        CheckpointError: `checkpoints` belong to other arguments.
+        StatisticsError, NonFiniteError: As `prunus.prune`.
     """
-    scope, method = parse_scope(scope), pruning_method(criterion)
-    check_dataset(data, ("train", "validation"))
-    for recipe in retrain:
-        check_recipe(recipe)
-        check_trainable(model, data, recipe)
-    folder = None if checkpoints is None else Path(checkpoints)
-    if folder is not None:
-        check_dense_state(model)
-        check_writable(folder / "prune-1.safetensors")
+    method, scope = pruning_method(criterion), parse_scope(scope)
     scope.check(shapes_of(weights), densities, within)
-    masks = within
-    rounds = []
+    folder = None if checkpoints is None else Path(checkpoints)
+    _check_training(model, data, retrain, folder)
+    masks, rounds = within, []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
         seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
         examples = (
             sample_examples(data.train, method.num_examples, seeds[0]) if method.needs_examples else None
         )
-        done = method.prune(
+        result = method.prune(
             model, weights, density, scope, examples, within=masks, seeds=seeds, progress=progress
         )
-        masks = done.masks
-        set_weights(model, done.weights)
+        masks = result.masks
+        set_weights(model, result.weights)
         with scaled_dropout(model, masks):
             epochs = train(
                 model,
@@ -102,5 +108,16 @@ def prune_and_retrain(
             )
         rounds.append(PruningRound(number, mask_density(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:
-        warnings.warn("Every density asked for is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
+        warnings.warn("Every density is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     return rounds
+
+
+def _check_training(model: nn.Module, data: Dataset, retrain: Sequence[Recipe], folder: Path | None) -> None:
+    """Raise, before any work, what retraining and checkpoints will raise."""
+    check_dataset(data, ("train", "validation"))
+    for recipe in retrain:
+        check_recipe(recipe)
+        check_trainable(model, data, recipe)
+    if folder is not None:
+        check_dense_state(model)
+        check_writable(folder / "prune-1.safetensors")

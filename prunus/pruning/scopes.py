@@ -390,7 +390,7 @@ class NByM(Scope):
             if num_short:
                 raise DensityError(
                     f"Expected {self.n} kept weights in every group of {self.m} inputs of {name!r}, got fewer in "
-                    f"{num_short} groups; a pruned weight does not come back, so choose another scope."
+                    f"{num_short} groups; a pruned weight cannot be restored, so choose another scope."
                 )
 
 
@@ -607,7 +607,7 @@ def _check_available(density: float, count: int, available: int, total: int, wha
     if count > available:
         raise DensityError(
             f"Expected density {density:g} to keep at most {available} of the {total} {what}, as earlier masks keep no "
-            f"more, got {count}; a pruned weight does not come back, so lower the density."
+            f"more, got {count}; a pruned weight cannot be restored, so lower the density."
         )
 
 

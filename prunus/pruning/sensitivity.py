@@ -1,4 +1,4 @@
-"""Sensitivity: how the loss or accuracy falls with the density of one layer, the others untouched.
+"""Sensitivity: how the loss and the accuracy change with the density of one layer, while the others stay dense.
 
 Source: Han et al. 2015, Figure 6, from whose curves the thresholds of the layers were chosen.
 """
@@ -46,10 +46,25 @@ def sensitivity(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curves:
-    """One curve a prunable layer, without retraining, measured on `split` (use the validation split).
+    """One curve per prunable layer, without retraining; the model is not changed.
 
-    `model` itself is left as it is. `progress` is called after each density of each layer. Warns and raises as
-    `prunable` does; `skipped_parameters` names the parameters without a curve.
+    Args:
+        model: A trained network.
+        split: The examples to measure on; use the validation split.
+        densities: Each in (0, 1].
+        criterion: A criterion of the weights alone, or a function of statistics.
+        include: Shell patterns of the names of weights to prune.
+        exclude: Shell patterns of the names of weights not to prune; `skipped_parameters` gives the reasons.
+        seed: Of random criteria and ties.
+        progress: Called after each density of each layer.
+
+    Returns:
+        {name: points in order of falling density}.
+
+    Raises:
+        ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
+        DensityError: A density out of range.
+        StatisticsError: The criterion needs more than weights.
     """
     check_split(split)
     check_model(model, split, int(split.labels.max()) + 1)
@@ -73,23 +88,33 @@ def sensitivity(
 
 
 def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance: float) -> dict[str, float]:
-    """The lowest density of each layer at which, and above which, at most `tolerance` accuracy points are lost.
+    """The lowest density of each layer at which, and above which, at most `tolerance` points of accuracy are lost.
 
-    The loss is counted from the curve's highest density. Raises DensityError for a negative tolerance.
+    Args:
+        curves: From `sensitivity`.
+        tolerance: Percentage points of accuracy below that at the highest density of a curve, at least 0.
+
+    Returns:
+        {name: density}.
+
+    Raises:
+        DensityError: A negative tolerance.
 
     >>> choose_densities({"fc": [SensitivityPoint(1.0, 98.0, 0.1), SensitivityPoint(0.5, 97.9, 0.1), SensitivityPoint(0.1, 90.0, 0.4)]}, 0.5)
     {'fc': 0.5}
     """
     if tolerance < 0:
-        raise DensityError(f"A tolerance of {tolerance} accuracy points was asked; it must not be negative.")
+        raise DensityError(
+            f"Expected a tolerance of at least 0 accuracy points, got {tolerance}; increase it."
+        )
     chosen = {}
     for name, curve in curves.items():
         falling = sorted(curve, key=lambda point: -point.density)
         floor = falling[0].accuracy - tolerance
-        fine = falling[0].density
+        lowest = falling[0].density
         for point in falling:
             if point.accuracy < floor:
                 break
-            fine = point.density
-        chosen[name] = fine
+            lowest = point.density
+        chosen[name] = lowest
     return chosen

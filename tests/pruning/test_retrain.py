@@ -13,12 +13,15 @@ from prunus.pruning.criteria import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
 from prunus.pruning.masks import are_nested
+from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.obs import ExactObs
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative, layer_by_layer
 from prunus.pruning.scopes import Global, Layer, NByM
 from prunus.pruning.sensitivity import SensitivityPoint, choose_densities, sensitivity
 from prunus.pruning.statistics import Statistics
+from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
 
 RECIPE = Recipe(1, 0.005, 32)
@@ -31,7 +34,7 @@ def go(model, data, densities, **settings):
 
 
 @pytest.mark.parametrize("scope", [Layer(), Global()])
-def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
+def test_rounds_have_nested_masks_and_exact_counts_that_hold_after_training(scope, mlp, few):
     rounds = go(mlp, few, iterative(0.1, 4), scope=scope)
     total = sum(weight.numel() for weight in prunable_weights(mlp).values())
     for before, after in pairwise(rounds):
@@ -44,7 +47,7 @@ def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
         assert not torch.signbit(mlp.get_parameter(name)[~mask]).any()  # +0.0, a hole in a file
 
 
-def test_a_density_that_the_scope_cannot_give_is_refused_before_any_training(mlp, few):
+def test_a_density_that_the_scope_cannot_give_is_refused_before_training(mlp, few):
     before = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
     for scope, densities in ((NByM(2, 4), [0.5, 0.3]), (Layer(), [0.5, 0.6])):
         with pytest.raises(DensityError):
@@ -52,14 +55,14 @@ def test_a_density_that_the_scope_cannot_give_is_refused_before_any_training(mlp
         assert all(torch.equal(before[n], tensor) for n, tensor in mlp.state_dict().items())
 
 
-def test_layer_by_layer_leaves_the_layers_to_come_whole(mlp, few):
+def test_layer_by_layer_does_not_prune_later_layers(mlp, few):
     target = dict.fromkeys(prunable_weights(mlp), 0.2)
     rounds = go(mlp, few, layer_by_layer(target))
     whole = [[bool(mask.all()) for mask in done.masks.values()] for done in rounds]
     assert whole == [[False, True, True], [False, False, True], [False, False, False]]
 
 
-def test_survivors_start_from_the_values_they_had(mlp, few):
+def test_kept_weights_keep_their_values_when_a_round_starts(mlp, few):
     before = {name: weight.detach().clone() for name, weight in prunable_weights(mlp).items()}
     rounds = prune_and_retrain(
         mlp,
@@ -75,7 +78,55 @@ def test_survivors_start_from_the_values_they_had(mlp, few):
         assert torch.equal(Layer().select(magnitude(Statistics(before)), 0.5)[name], mask)
 
 
-def test_dropout_follows_the_formula_and_comes_back(mlp):
+def test_masks_of_a_random_criterion_are_nested_in_those_of_the_round_before(mlp, few):
+    """Magnitude could not show it: pruned weights are zero, and so the smallest of the next round."""
+    rounds = go(mlp, few, iterative(0.2, 3), criterion="random")
+    assert all(are_nested(after.masks, before.masks) for before, after in pairwise(rounds))
+    assert not are_nested(rounds[0].masks, rounds[1].masks)
+
+
+def test_masks_of_the_first_round_are_nested_in_given_masks(mlp, few):
+    outer = Layer().select({n: torch.rand_like(w) for n, w in prunable_weights(mlp).items()}, 0.7)
+    (only,) = go(mlp, few, [0.4], criterion="random", within=outer)
+    assert are_nested(only.masks, outer)
+
+
+def test_the_update_of_the_method_is_put_into_the_model(mlp, few):
+    before = copy.deepcopy(mlp)
+    (only,) = prune_and_retrain(
+        mlp, prunable_weights(mlp), few, [0.5], [RECIPE.replace(epochs=0)], criterion="obs", scope="layer"
+    )
+    method, seed = pruning_method("obs"), derive_seed(0, "criterion", 1)
+    examples = sample_examples(few.train, method.num_examples, seed)
+    seeds = seed, derive_seed(0, "ties", 1)
+    expected = method.prune(before, prunable_weights(before), 0.5, Layer(), examples, seeds=seeds)
+    for name, weight in expected.weights.items():
+        assert torch.equal(mlp.get_parameter(name), weight)
+        assert torch.equal(only.masks[name], expected.masks[name])
+        kept = only.masks[name]
+        assert not torch.equal(weight[kept], before.get_parameter(name)[kept])
+
+
+def test_methods_see_examples_of_the_training_split_alone(mlp, few):
+    """Same masks and weights whatever the test split holds; and every example is one of the training split."""
+    seen = []
+
+    class Recording(ExactObs):
+        def prune(self, model, weights, density, scope, calibration=None, **options):
+            seen.append(calibration)
+            return super().prune(model, weights, density, scope, calibration, **options)
+
+    go(mlp, few, [0.5, 0.25], criterion=Recording(num_examples=40))
+    rows = {tuple(row) for row in few.train.inputs.flatten(1).tolist()}
+    others = {tuple(row) for row in few.test.inputs.flatten(1).tolist()} - rows
+    assert others
+    assert len(seen) == 2
+    for examples in seen:
+        assert len(examples) == 40
+        assert {tuple(row) for row in examples.inputs.flatten(1).tolist()} <= rows
+
+
+def test_scaled_dropout_follows_the_formula_and_is_restored(mlp):
     masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(mlp).items()}
     masks["4.weight"] = Layer().select({"w": torch.rand(16, 24)}, 0.25)["w"]
     assert retraining_dropout_rates(mlp, masks) == {"3": pytest.approx(0.1 * sqrt(0.25))}
@@ -84,7 +135,7 @@ def test_dropout_follows_the_formula_and_comes_back(mlp):
     assert mlp[3].p == 0.1
 
 
-def test_a_killed_procedure_goes_on_to_the_same_bits(mlp, few, tmp_path):
+def test_a_killed_procedure_continues_to_the_same_bits(mlp, few, tmp_path):
     whole, parts, fresh = (copy.deepcopy(mlp) for _ in range(3))
     expected = go(whole, few, iterative(0.2, 3))
     calls = []

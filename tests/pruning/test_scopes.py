@@ -251,7 +251,7 @@ def test_select_refuses_a_density_out_of_range(name, density):
 @each_scope
 def test_select_refuses_to_restore_pruned_weights(name):
     outer = masks_from(name, EXPECTED[name].narrower)
-    with pytest.raises(DensityError, match="does not come back"):
+    with pytest.raises(DensityError, match="cannot be restored"):
         parse_scope(name).select(make_scores(name), EXPECTED[name].middle, within=outer)
 
 
@@ -392,7 +392,7 @@ def test_a_function_is_a_scope_that_is_checked_by_trial():
     assert scope == FunctionScope(quarter_more)
     assert scope.counts(shapes, 0.4) == {"a": 40}
     scope.check(shapes, [0.8, 0.4])
-    with pytest.raises(DensityError, match="does not come back"):
+    with pytest.raises(DensityError, match="cannot be restored"):
         scope.check(shapes, [0.4, 0.8])
     scores = {"a": torch.rand(8, 10)}
     assert torch.equal(scope.select(scores, 0.4, seed=3)["a"], Layer().select(scores, 0.5, seed=3)["a"])
@@ -417,16 +417,16 @@ def test_check_passes_counts_on_and_does_not_warn(scope):
     scores = {"a": torch.ones(4, 8), "b": torch.ones(1, 8)}
     shapes = shapes_of(scores)
     Block(1, 8).check(shapes, [0.8, 0.4])  # no weight of b is kept
-    with pytest.raises(DensityError, match="does not come back"):
+    with pytest.raises(DensityError, match="cannot be restored"):
         scope.check(shapes, [0.4, 0.8])
-    with pytest.raises(DensityError, match="does not come back"):
+    with pytest.raises(DensityError, match="cannot be restored"):
         scope.check(shapes, [0.5], within=scope.select(scores, 0.25))
 
 
 def test_check_finds_groups_with_too_few_weights():
     within = {"a": torch.ones(2, 8, dtype=torch.bool)}
     within["a"][0, :3] = False
-    with pytest.raises(DensityError, match="does not come back"):
+    with pytest.raises(DensityError, match="cannot be restored"):
         NByM(2, 4).check({"a": (2, 8)}, [0.5], within)
 
 

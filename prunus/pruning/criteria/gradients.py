@@ -43,7 +43,7 @@ def grasp(stats: Statistics) -> Scores:
     Source: Wang, Zhang & Grosse 2020, who remove the weights with the largest −w · (H g): to first order the change of
     |g|² / 2 when a weight is set to zero. The score is often negative; only its order matters.
     Differences: The loss is the one of training, without temperature. The published code divides the logits by 200 (for
-    that, pass a `forward` that does), initializes fully connected layers anew before it scores, and prunes once. Meant
+    that, pass a `forward` that does), initializes fully connected layers again before it scores, and prunes once. Meant
     for the global scope.
 
     >>> weights, products = {"fc": torch.tensor([2.0, -1.0])}, {"fc": torch.tensor([0.5, 3.0])}

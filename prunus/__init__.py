@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prunus.errors import PrunusError
     from prunus.pruning.criteria import CRITERIA
     from prunus.pruning.prunable import prunable_weights, skipped_parameters
+    from prunus.pruning.prune import Pruned, prune
     from prunus.pruning.retrain import prune_and_retrain
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
@@ -45,6 +46,7 @@ else:
         "prunus.pruning.statistics": ("Criterion", "Statistics", "criterion"),
         "prunus.pruning.criteria": ("CRITERIA",),
         "prunus.pruning.prunable": ("prunable_weights", "skipped_parameters"),
+        "prunus.pruning.prune": ("Pruned", "prune"),
         "prunus.pruning.retrain": ("prune_and_retrain",),
         "prunus.pruning.schedules": ("SCHEDULES",),
         "prunus.pruning.scopes": ("SCOPES",),
@@ -77,6 +79,7 @@ __all__ = [
     "Dataset",
     "EncodingConfig",
     "Masks",
+    "Pruned",
     "PrunusError",
     "Recipe",
     "Split",
@@ -92,6 +95,7 @@ __all__ = [
     "mask_density",
     "models",
     "prunable_weights",
+    "prune",
     "prune_and_retrain",
     "read",
     "save",

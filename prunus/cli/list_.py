@@ -54,7 +54,7 @@ def registered_names() -> dict[str, dict[str, str]]:
         "criteria": (CRITERIA, _of_function),
         "pruners": (METHODS, lambda method: method.summary),
         "scopes": (SCOPES, lambda scope: _of_function(type(scope))),
-        "schedules": (SCHEDULES, _of_card),
+        "schedules": (SCHEDULES, _of_function),
         "mask-1 actions": (MASK1_ACTIONS, lambda action: _of_card(action.values)),
         "mask-0 actions": (MASK0_ACTIONS, lambda action: _of_card(action.values)),
         "supermasks": (SUPERMASKS, _of_card),

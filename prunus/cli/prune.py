@@ -1,13 +1,19 @@
-"""`prunus prune`."""
+"""`prunus prune`: train if need be, call `prunus.prune`, write the network, and print the report."""
 
+import copy
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunus.cli.compress import Exclude, Include, Weights
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunus.types import Dataset
 
 Model = Annotated[
     str,
@@ -23,27 +29,33 @@ Criterion = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="One of `prunus list`; obs, sparse_gpt, fisher and full_obs also update what stays.",
+        help="One of `prunus list`; obs, sparse_gpt, fisher and full_obs also update the remaining weights.",
         autocompletion=completion("criterion"),
     ),
 ]
 Density = Annotated[
-    float, typer.Option(metavar="SHARE", help="Share of weights to keep.", show_default=False)
+    float, typer.Option(metavar="FRACTION", help="Fraction of weights to keep.", show_default=False)
 ]
 Scope = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What is ranked together: layer, global, a pattern N:M, blocks ROWSxCOLUMNS; or budget: the best density "
-        "of each layer by what obs says of them.",
-        autocompletion=completion("scope", "budget"),
+        help="Which weights are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS.",
+        autocompletion=completion("scope"),
+    ),
+]
+Densities = Annotated[
+    str | None,
+    optional(
+        "NAME",
+        "error-curves: the density of each layer from the output errors that obs predicts; by default that of --density.",
     ),
 ]
 Out = Annotated[
     Path | None,
     optional(
         "FILE",
-        "Where the pruned network goes: .safetensors, or .prunus, which codes it; MODEL-pruned.safetensors by default.",
+        "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default.",
     ),
 ]
 Data = Annotated[
@@ -54,17 +66,19 @@ Data = Annotated[
         complete=completion("data set"),
     ),
 ]
-Examples = Annotated[int | None, optional("N", "Training examples to look at; 1024 by default.", lowest=1)]
+Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
 Damping = Annotated[
     float | None,
-    optional("SHARE", "Added to the curvature so that it can be inverted, as the criterion means it."),
+    optional("FRACTION", "Added to the curvature so that it can be inverted, as the criterion means it."),
 ]
-Cuts = Annotated[
+Steps = Annotated[
     int | None,
-    optional("N", "Steps to prune in, the network looked at before each; one by default.", lowest=1),
+    optional(
+        "N", "Number of pruning steps; curvature is computed again before each; 1 by default.", lowest=1
+    ),
 ]
 Recalibrate = Annotated[
-    bool, typer.Option("--recalibrate", help="Estimate BatchNorm's statistics anew afterwards.")
+    bool, typer.Option("--recalibrate", help="Estimate BatchNorm statistics again after pruning.")
 ]
 
 
@@ -73,12 +87,13 @@ def prune(
     density: Density,
     criterion: Criterion = "magnitude",
     scope: Scope = "layer",
+    densities: Densities = None,
     weights: Weights = None,
     data: Data = None,
     out: Out = None,
-    examples: Examples = None,
+    calibration_examples: Examples = None,
     damping: Damping = None,
-    cuts: Cuts = None,
+    steps: Steps = None,
     recalibrate: Recalibrate = False,
     include: Include = None,
     exclude: Exclude = None,
@@ -88,32 +103,177 @@ def prune(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prune a trained network at one go, without retraining, and say layer by layer what it costs.
+    """Prune a trained network in one call, without retraining, and print the error of each layer.
 
     Example: prunus prune lenet-300-100 --criterion obs --density 0.5 --scope 2:4
 
     Example: prunus prune nets:mine --weights mine.pt --data digits --criterion sparse_gpt --density 0.3
     """
+    import prunus
     from prunus.cli.devices import resolve_device, use_threads
-    from prunus.cli.prune_pipeline import PruneOptions, run_prune, show_prune
+    from prunus.cli.loading import check_fit, load_dataset
+    from prunus.cli.output import echo_json, log
+    from prunus.cli.progress import report
+    from prunus.files import after_writing, check_writable
+    from prunus.pruning.methods import pruning_method, with_options
+    from prunus.pruning.prunable import prunable_weights
+    from prunus.pruning.prune import check_prune
+    from prunus.pruning.scopes import parse_scope
+    from prunus.registry import source_files
+    from prunus.training import evaluate
 
     use_threads(threads)
-    job = PruneOptions(
-        model=model,
-        weights=weights,
-        data=data,
-        device=resolve_device(device),
-        criterion=criterion,
-        density=density,
-        scope=scope,
-        examples=examples,
-        damping=damping,
-        cuts=cuts,
-        recalibrate=recalibrate,
-        include=tuple(include or ("*",)),
-        exclude=tuple(exclude or ()),
-        out=out,
-        seed=seed,
-        force=force,
+    device = resolve_device(device)
+    path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-pruned.safetensors")
+    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data)]
+    check_writable(path, force=force, inputs=inputs)
+    patterns: dict[str, Any] = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
+    network, is_trained = load_network(model, weights, device, seed)
+    # Everything that can be known before the training is checked before it.
+    check_format(network, path)
+    method = with_options(
+        pruning_method(criterion), num_examples=calibration_examples, damping=damping, num_steps=steps
     )
-    show_prune(run_prune(job), as_json)
+    allocation: Any = densities.replace("-", "_") if densities else None
+    check_prune(method, prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
+    dataset = load_dataset(data or usual_data(model, network), device, seed)
+    check_fit(network, dataset)
+    if not is_trained:
+        network = train_network(model, network, dataset, seed)
+    dense = copy.deepcopy(network)
+    report("pruning", 0, 0)
+    pruned = prunus.prune(
+        network,
+        density,
+        criterion=method,
+        scope=scope,
+        densities=allocation,
+        calibration=dataset,
+        recalibrate=recalibrate,
+        seed=seed,
+        progress=report,
+        **patterns,
+    )
+    write_network(network, path, {"criterion": criterion, "density": density, "scope": scope})
+    for name, reason in pruned.report.unmeasured.items():
+        log(f"no error of {name}: {reason}")
+    with after_writing(path):
+        before, after = (evaluate(one, dataset.test, progress=report) for one in (dense, network))
+    if as_json:
+        tests = {"dense_test_error": before.error, "test_error": after.error, "n": after.n}
+        names = {"file": str(path), "criterion": criterion, "scope": scope}
+        echo_json({**names, **pruned.report.to_json(), **tests})
+        return
+    show_report(pruned.report, before, after, path, recalibrate)
+
+
+def load_network(name: str, weights: Path | None, device: str, seed: int) -> tuple["nn.Module", bool]:
+    """The network on `device`, and whether it is trained."""
+    from prunus.cli.loading import create_model, load_weights_into
+    from prunus.compression.container import load
+    from prunus.errors import ModelError
+
+    path = Path(name)
+    if path.suffix == ".prunus":
+        if weights is not None:
+            raise ModelError(
+                f"Expected no --weights with {path}, which has its own, got {weights}; leave it out."
+            )
+        return load(path).to(device), True
+    model = create_model(name, seed)
+    if weights is not None:
+        load_weights_into(model, weights)
+    return model.to(device), weights is not None
+
+
+def usual_data(name: str, model: "nn.Module") -> str:
+    """The data set of the papers for a built-in model."""
+    from prunus.errors import DataError
+
+    built_in: Any = getattr(model, "built_in", None)
+    if built_in is None:
+        raise DataError(
+            f"Expected a data set for {name}, which is not built in, got none; name one with --data."
+        )
+    return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
+
+
+def check_format(model: "nn.Module", path: Path) -> None:
+    """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded."""
+    import torch
+
+    from prunus.cli.tensors import safetensors_bytes
+    from prunus.compression.container import pack
+    from prunus.errors import ModelError
+    from prunus.training.checks import check_tensor_state
+
+    if path.suffix not in (".safetensors", ".prunus"):
+        raise ModelError(f"Expected an --out that ends in .safetensors or .prunus, got {path}.")
+    if path.suffix == ".safetensors":
+        safetensors_bytes(model.state_dict())
+    check_tensor_state(model)
+    if path.suffix == ".prunus":
+        # A tensor that is not dense has no first entry, and is refused as a whole.
+        pack(
+            {
+                name: tensor.detach().flatten()[:1].clone()
+                if tensor.layout == torch.strided
+                else tensor.detach()
+                for name, tensor in model.state_dict().items()
+            }
+        )
+
+
+def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> "nn.Module":
+    """A trained copy of the model, with the recipe of its name."""
+    from prunus.cli.output import log
+    from prunus.cli.progress import epoch_lines, report
+    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.report import formatting
+    from prunus.seeds import derive_seed
+    from prunus.training import train
+
+    recipe = resolve_recipe(name, None, None, None, None, []).dense
+    epochs = formatting.pluralize(recipe.epochs, "epoch")
+    log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
+    model = copy.deepcopy(model)
+    epoch_line = epoch_lines(recipe.epochs)
+    train(
+        model,
+        data,
+        recipe,
+        seed=derive_seed(seed, "dense"),
+        report=lambda epoch: epoch_line("dense", epoch),
+        progress=report,
+    )
+    return model
+
+
+def write_network(model: "nn.Module", path: Path, made: dict[str, Any]) -> None:
+    """Write the model as .prunus, or as .safetensors."""
+    from prunus.cli.tensors import safetensors_bytes
+    from prunus.compression.save import save
+    from prunus.files import write_atomic
+
+    if path.suffix == ".prunus":
+        save(model, path, made=made)
+    else:
+        write_atomic(path, safetensors_bytes(model.state_dict()))
+
+
+def show_report(report: Any, before: Any, after: Any, path: Path, recalibrate: bool) -> None:
+    """Print one row per layer, and the error of the network before and after."""
+    from prunus.cli.output import echo, echo_table
+    from prunus.report import formatting
+
+    header, rows = report.table()
+    title = "Squared error of the output of each layer, relative to the output"
+    echo_table(header, rows, words=2, title=title)
+    damping = f", damping {report.damping:.3g}" if report.damping else ""
+    echo(f"all    {formatting.format_density(report.density)} kept in {report.seconds:.1f} s{damping}")
+    echo(f"rest   {report.not_pruned}")
+    if recalibrate:
+        echo(f"norms  {report.num_recalibrated} recalibrated")
+    errors = [formatting.format_error(one) for one in (before, after)]
+    echo(f"test   error before pruning {errors[0]}, after pruning {errors[1]}")
+    echo(f"file   {path}")

@@ -184,12 +184,14 @@ METHODS: Mapping[str, PruningMethod] = {
 """The OBS family by name."""
 
 
-def pruning_method(method: str | PruningMethod | Criterion) -> PruningMethod:
+def pruning_method(
+    method: str | PruningMethod | Criterion | Callable[[Statistics], Scores] | Mapping[str, Tensor],
+) -> PruningMethod:
     """The pruning method of a name, a value or a criterion.
 
     Args:
-        method: A name in METHODS or CRITERIA, "package.module:name" of a method or a criterion, a method, or a
-            criterion.
+        method: A name in METHODS or CRITERIA, "package.module:name" of a method or a criterion, a method, a criterion,
+            a function of statistics, or scores by name.
 
     Returns:
         The method; a criterion as a `CriterionMethod`.

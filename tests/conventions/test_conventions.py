@@ -180,7 +180,6 @@ def test_codecs_know_nothing_of_torch(room):
 @pytest.mark.parametrize(
     ("folder", "table", "helpers"),
     [
-        ("pruning/schedules", SCHEDULES, {"progress"}),
         ("tickets/mask1", MASK1_ACTIONS, {"rescaled", "scale", "shuffles"}),
         ("tickets/mask0", MASK0_ACTIONS, {"places"}),
         (
@@ -202,8 +201,8 @@ def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table,
         assert "Source:" in card, f"{module} has no source on its card"
 
 
-@pytest.mark.parametrize("variant", [*map(type, SCOPES.values()), *CRITERIA.values()])
-def test_every_scope_and_criterion_names_its_source(variant):
+@pytest.mark.parametrize("variant", [*map(type, SCOPES.values()), *CRITERIA.values(), *SCHEDULES.values()])
+def test_every_scope_criterion_and_schedule_names_its_source(variant):
     assert "Source:" in (variant.__doc__ or "")
 
 

@@ -89,7 +89,7 @@ def refused(folder, capsys, monkeypatch):
 
     for place in (
         "prunus.cli.compress_pipeline.run_compress",
-        "prunus.cli.prune_pipeline._model",
+        "prunus.cli.prune.load_network",
         "prunus.cli.loading.create_model",
     ):
         monkeypatch.setattr(place, begun)
@@ -387,7 +387,7 @@ def test_tied_weights_are_stored_once_and_come_back(folder, called):
 
 def test_a_tensor_that_safetensors_cannot_hold_is_known_before_the_work(folder, called, monkeypatch):
     monkeypatch.setattr(
-        "prunus.cli.prune_pipeline._trained", lambda *arguments: pytest.fail("it was trained")
+        "prunus.cli.prune.train_network", lambda *arguments: pytest.fail("it was trained")
     )
     said = called("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
     assert "cannot be written as a safetensors file" in said

@@ -1,0 +1,403 @@
+"""`prunus.prune`: prune any module in place, in one call, and report what it costs layer by layer."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import DensityError, ModelError, NoEffectWarning, StatisticsError
+from prunus.pruning.masks import all_kept, apply_masks
+from prunus.pruning.methods import (
+    CriterionMethod,
+    PruneResult,
+    PruningMethod,
+    pruning_method,
+    sample_examples,
+)
+from prunus.pruning.obs import (
+    ExactObs,
+    LayerHessian,
+    Loss,
+    allocate_densities,
+    error_curves,
+    layer_hessians,
+    relative_error_curves,
+    relative_output_errors,
+)
+from prunus.pruning.obs.method import LossMethod
+from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
+from prunus.pruning.recalibrate import recalibrate_batchnorm
+from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
+from prunus.pruning.statistics import Criterion, Forward, Statistics
+from prunus.pruning.weights import set_weights, with_weights
+from prunus.seeds import derive_seed
+from prunus.training import Masks
+from prunus.types import (
+    Dataset,
+    Density,
+    MaskDict,
+    Params,
+    Progress,
+    Scores,
+    Split,
+    mask_density,
+    numel_by_name,
+)
+
+Calibration = Dataset | Split | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One pruned layer. Errors are squared errors of its output, relative to the output."""
+
+    name: str
+    shape: tuple[int, ...]
+    density: float
+    error_before: float | None
+    """With the pruned weights set to zero and the others as they were; None where the output cannot be measured."""
+    error_after: float | None
+    """With the updated weights."""
+    seconds: float | None
+    """None where the layers were not pruned one by one."""
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning did, one row per layer; prints as a table."""
+
+    rows: list[LayerRow]
+    density: float
+    damping: float
+    """The largest that was used; 0 where nothing was inverted."""
+    predicted_increase: float
+    """Of the error, as the method predicts it; NaN where it predicts none."""
+    num_recalibrated: int
+    """BatchNorm layers whose statistics were estimated again."""
+    seconds: float
+    """Of pruning alone."""
+    coverage: Mapping[str, object]
+    """How many of all parameters were not pruned, and why."""
+    not_pruned: str
+    """The same as a sentence."""
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    """{name: why the output error of the layer was not measured}."""
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """The header and the rows of the table, as text."""
+        header = ("weights", "shape", "density (sparsity)", "error, zeroed", "error, updated", "seconds")
+        rows = [
+            (
+                row.name,
+                " × ".join(map(str, row.shape)),
+                f"{100 * row.density:.2f} % ({100 * (1 - row.density):.2f} %)",
+                _percent(row.error_before),
+                _percent(row.error_after),
+                "–" if row.seconds is None else f"{row.seconds:.2f}",
+            )
+            for row in self.rows
+        ]
+        return header, rows
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in (header, *rows))
+        return "\n".join([*lines, f"density {self.density:.4f}; {self.not_pruned}"])
+
+    def to_json(self) -> dict[str, object]:
+        """The same for JSON; errors as fractions."""
+        return {
+            "density": self.density,
+            "coverage": dict(self.coverage),
+            "damping": self.damping,
+            "recalibrated": self.num_recalibrated,
+            "seconds": self.seconds,
+            "layers": [{**asdict(row), "shape": list(row.shape)} for row in self.rows],
+        }
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` returns."""
+
+    masks: Masks
+    report: PruneReport
+    skipped: dict[str, str]
+    """{parameter name: why it was not pruned}."""
+
+
+def prune(
+    model: nn.Module,
+    density: Density,
+    *,
+    criterion: str | PruningMethod | Criterion | Callable[[Statistics], Scores] | Scores = "magnitude",
+    scope: str | Scope | Callable[..., MaskDict] = "layer",
+    densities: Literal["error_curves"] | None = None,
+    calibration: Calibration | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | None = None,
+    within: MaskDict | None = None,
+    recalibrate: bool = False,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Prune `model` in place, without retraining. Nothing is changed where an error is raised.
+
+    Args:
+        model: Any module.
+        density: The fraction of weights to keep, in (0, 1]; one, or one per name under a scope that ranks each layer.
+        criterion: A name in `CRITERIA` or `METHODS`, a pruning method or criterion, a function of statistics, or scores
+            by name.
+        scope: Which weights are ranked together, and the pattern: "layer", "global", "2:4", "1x4", a scope, or a
+            function (scores, density, within, seed) -> masks.
+        densities: "error_curves" gives each layer the density with which the predicted output errors add up to as
+            little as possible, while all layers together keep `density`; None: as `scope` and `density` say.
+        calibration: Examples: a Dataset, of which the training split is used and the validation split to measure the
+            errors of the report; a split; or inputs [N, ...] with labels [N]. Needed by methods that use examples.
+        forward: (model, inputs) -> outputs, where examples pass through the model; None: `model(inputs)`.
+        loss: The loss that methods differentiate, a key of LOSSES or a Loss; None: cross-entropy.
+        within: Earlier masks; what they prune stays pruned.
+        recalibrate: Whether to estimate the statistics of BatchNorm layers again, on the calibration examples.
+        include: Shell patterns of the names of weights to prune.
+        exclude: Shell patterns of the names of weights not to prune.
+        seed: Of the choice of examples, random criteria and ties.
+        progress: Called after each step of long work.
+
+    Returns:
+        The masks, the report, and why the other parameters were not pruned.
+
+    Raises:
+        DensityError: The scope cannot give the density, or it keeps no weight of a layer.
+        StatisticsError: Examples are missing or do not fit, or an option has no effect on this method.
+        ModelError: The model has no prunable weights of this selection, or the method cannot prune it.
+        NonFiniteError: Scores or updated weights are not finite.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> pruned = prune(model, 0.25, scope="global")
+    >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
+    (0.25, 12)
+    """
+    weights = prunable_weights(model, include, exclude)
+    method, scope = pruning_method(criterion), parse_scope(scope)
+    check_prune(method, weights, density, scope, densities)
+    examples, measured = _examples(calibration, method.num_examples, derive_seed(seed, "prune"))
+    _check_options(method, densities, examples, recalibrate, forward, loss)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    start = time.perf_counter()
+    if densities == "error_curves":
+        assert examples is not None
+        density = densities_from_error_curves(
+            model, before, density, examples.inputs, within=within, forward=forward, progress=progress
+        )
+    seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
+    result = method.prune(
+        model, before, density, scope, examples,
+        within=within, seeds=seeds, forward=forward, loss=loss, progress=progress,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    if mask_density(result.masks) == 1.0:
+        warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
+    trial, num_recalibrated = with_weights(model, result.weights), 0
+    if recalibrate:
+        assert examples is not None
+        num_recalibrated = recalibrate_batchnorm(trial, examples.inputs, progress=progress)
+    rows, unmeasured = _rows(model, before, result, measured, forward, progress)
+    skipped = skipped_parameters(model, include, exclude)
+    report = PruneReport(
+        rows,
+        mask_density(result.masks),
+        result.damping,
+        result.predicted_increase,
+        num_recalibrated,
+        seconds,
+        coverage(model, skipped),
+        describe_skipped(model, skipped),
+        unmeasured,
+    )
+    set_weights(model, result.weights)
+    _copy_buffers(trial, model)
+    return Pruned(Masks(model, result.masks), report, skipped)
+
+
+def check_prune(
+    method: PruningMethod, weights: Params, density: Density, scope: Scope, densities: str | None = None
+) -> None:
+    """Raise, before any work, what sizes and densities will raise.
+
+    Args:
+        method: The pruning method.
+        weights: The weights to prune; only their shapes are used.
+        density: The density to reach.
+        scope: Which weights are ranked together.
+        densities: As for `prune`.
+
+    Raises:
+        DensityError: The density cannot be reached, or keeps no weight.
+        ModelError: The method cannot prune so many weights together.
+    """
+    if densities not in (None, "error_curves"):
+        raise DensityError(f"Expected densities='error_curves' or None, got {densities!r}.")
+    if densities and scope != Layer():
+        raise DensityError(
+            f"Expected the scope 'layer' with densities='error_curves', which are densities of layers, got "
+            f"{scope.name!r}; leave out one of them."
+        )
+    (Global() if densities else scope).check_not_empty(shapes_of(weights), density)
+    method.check(weights, density, scope)
+
+
+def densities_from_error_curves(
+    model: nn.Module,
+    weights: Params,
+    density: Density,
+    inputs: Tensor,
+    *,
+    within: MaskDict | None = None,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """The density of each layer for which the output errors that ExactOBS predicts add up to as little as possible.
+
+    Source: the dynamic program of SPDY (Frantar & Alistarh 2022), with errors relative to the outputs.
+
+    Args:
+        model: The network.
+        weights: Its weights to prune, by name.
+        density: Of all layers together; one number.
+        inputs: Calibration inputs [N, ...].
+        within: Earlier masks.
+        forward: (model, inputs) -> outputs; None: `model(inputs)`.
+        progress: Called after each step of long work.
+
+    Returns:
+        {name: density}; all layers together keep at most `density`.
+
+    Raises:
+        DensityError: `density` is not one number, or too low.
+        StatisticsError, ModelError, NonFiniteError: The layers cannot be examined.
+    """
+    if isinstance(density, Mapping):
+        raise DensityError(
+            f"Expected one density for all layers together with densities='error_curves', got {dict(density)}."
+        )
+    examine = ExactObs().examiner(model, inputs, forward=forward, progress=progress)
+    state = examine(apply_masks(weights, within or {}), within or all_kept(weights))
+    curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, weights)
+    return allocate_densities(curves, numel_by_name(weights), density)
+
+
+def _examples(
+    calibration: Calibration | None, num_examples: int, seed: int
+) -> tuple[Split | None, Split | None]:
+    """The drawn calibration examples, and those that the report is measured on."""
+    if calibration is None:
+        return None, None
+    if isinstance(calibration, Dataset):
+        drawn = sample_examples(calibration.train, num_examples, seed)
+        return drawn, calibration.validation.take(num_examples)
+    split = calibration if isinstance(calibration, Split) else Split(*calibration)
+    drawn = sample_examples(split, num_examples, seed)
+    return drawn, drawn
+
+
+def _check_options(
+    method: PruningMethod,
+    densities: str | None,
+    examples: Split | None,
+    recalibrate: bool,
+    forward: Forward | None,
+    loss: str | Loss | None,
+) -> None:
+    """Raise StatisticsError where examples are missing, or an option would have no effect."""
+    users = {
+        f"the method ({method.summary})": method.needs_examples,
+        "densities='error_curves'": densities is not None,
+        "recalibrate=True": recalibrate,
+        "forward": forward is not None,
+    }
+    for user, needs in users.items():
+        if needs and examples is None:
+            raise StatisticsError(f"Expected calibration examples for {user}, got none; pass calibration=...")
+    uses_loss = isinstance(method, LossMethod) or (
+        isinstance(method, CriterionMethod)
+        and bool(method.criterion.requires & {"gradients", "hessian_gradients", "hessian_diagonal"})
+    )
+    if loss is not None and not uses_loss:
+        raise StatisticsError(
+            f"Expected no loss, as none is differentiated, got {loss!r}; leave it out: {method.summary}"
+        )
+
+
+def _rows(
+    model: nn.Module,
+    before: Params,
+    result: PruneResult,
+    measured: Split | None,
+    forward: Forward | None,
+    progress: Progress | None,
+) -> tuple[list[LayerRow], dict[str, str]]:
+    zeroed: Mapping[str, float] = {}
+    updated: Mapping[str, float] = {}
+    unmeasured: dict[str, str] = {}
+    if measured is not None:
+        hessians, unmeasured = _measurable(model, before, measured.inputs, forward, progress)
+        # The error of a layer whose output is zero has no relative size.
+        hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(before[name])}
+        masked = apply_masks(
+            {name: before[name] for name in hessians}, {name: result.masks[name] for name in hessians}
+        )
+        zeroed = relative_output_errors(hessians, before, masked)
+        updated = relative_output_errors(hessians, before, result.weights)
+    rows = [
+        LayerRow(
+            name,
+            tuple(weight.shape),
+            mask_density({name: result.masks[name]}),
+            zeroed.get(name),
+            updated.get(name),
+            result.seconds.get(name),
+        )
+        for name, weight in before.items()
+    ]
+    return rows, unmeasured
+
+
+def _measurable(
+    model: nn.Module,
+    weights: Params,
+    inputs: Tensor,
+    forward: Forward | None,
+    progress: Progress | None,
+) -> tuple[dict[str, LayerHessian], dict[str, str]]:
+    """The Hessians of the layers, together or else one by one, and why the others have none."""
+    try:
+        return layer_hessians(model, weights, inputs, forward=forward, progress=progress), {}
+    except (ModelError, StatisticsError) as error:
+        if len(weights) == 1:
+            return {}, {name: str(error) for name in weights}
+    hessians: dict[str, LayerHessian] = {}
+    reasons: dict[str, str] = {}
+    for name, weight in weights.items():
+        found, why = _measurable(model, {name: weight}, inputs, forward, progress)
+        hessians |= found
+        reasons |= why
+    return hessians, reasons
+
+
+@torch.no_grad()
+def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    buffers = dict(source.named_buffers())
+    for name, buffer in target.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
+            buffer.copy_(buffers[name])
+
+
+def _percent(error: float | None) -> str:
+    return "–" if error is None else f"{100 * error:.3g} %"

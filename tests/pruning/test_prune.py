@@ -28,9 +28,7 @@ def data():
 @pytest.fixture(scope="module")
 def trained(data):
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)
-    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
     prunus.train(model, data, prunus.Recipe(4, 0.01, 25))
     return model.eval()
 

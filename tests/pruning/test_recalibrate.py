@@ -191,7 +191,9 @@ def test_what_dropout_draws_is_not_drawn():
     ],
 )
 def test_a_model_without_statistics_is_named(model):
-    with pytest.warns(NoEffectWarning, match=f"{type(model).__name__} has no BatchNorm") as warned:
+    with pytest.warns(
+        NoEffectWarning, match=f"Expected a BatchNorm.*{type(model).__name__} reaches"
+    ) as warned:
         assert recalibrate_batchnorm(model, draw(8, 3)) == 0
     assert warned[0].filename == __file__
 
@@ -264,8 +266,8 @@ def test_a_layer_that_is_given_what_is_not_finite_is_named():
     [
         ((0, 3, 4, 4), 8, r"\[0, 3, 4, 4\]"),
         ((4, 3, 0, 4), 8, r"\[4, 3, 0, 4\]"),
-        ((8, 3, 4, 4), 0, "Batches of 0"),
-        ((8, 3, 4, 4), -1, "Batches of -1"),
+        ((8, 3, 4, 4), 0, "got 0"),
+        ((8, 3, 4, 4), -1, "got -1"),
         ((8, 3, 4, 4), 1, "more than one value per channel for BatchNorm '6'"),
         ((1, 3, 4, 4), 8, "more than one value per channel for BatchNorm '6'"),
         ((8, 5, 4, 4), 8, r"does not take calibration inputs of shape \(8, 5, 4, 4\)"),

@@ -17,10 +17,10 @@ from prunus.version import __version__
 
 if TYPE_CHECKING:
     from prunus import models
-    from prunus.compression.container import EncodingConfig, inspect, load, read
-    from prunus.compression.deep_compression import Compressed, deep_compress
-    from prunus.compression.presets import COMPRESSION_RECIPES
-    from prunus.compression.recipes import CompressionRecipe
+    from prunus.compression.container import EncodingConfig, inspect, load, pack, read
+    from prunus.compression.deep_compression import compress
+    from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
+    from prunus.compression.result import Compressed
     from prunus.compression.save import save
     from prunus.data import load as load_data
     from prunus.errors import PrunusError
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from prunus.types import Dataset, Split, Statistics, mask_density
 else:
     _HOMES = {
-        "prunus.compression.container": ("EncodingConfig", "inspect", "load", "read"),
-        "prunus.compression.deep_compression": ("Compressed", "deep_compress"),
-        "prunus.compression.presets": ("COMPRESSION_RECIPES",),
-        "prunus.compression.recipes": ("CompressionRecipe",),
+        "prunus.compression.container": ("EncodingConfig", "inspect", "load", "pack", "read"),
+        "prunus.compression.deep_compression": ("compress",),
+        "prunus.compression.presets": ("COMPRESSION_RECIPES", "CompressionRecipe"),
+        "prunus.compression.result": ("Compressed",),
         "prunus.compression.save": ("save",),
         "prunus.errors": ("PrunusError",),
         "prunus.types": ("Dataset", "Statistics", "Split", "mask_density"),
@@ -80,13 +80,14 @@ __all__ = [
     "Statistics",
     "__version__",
     "choose_densities",
-    "deep_compress",
+    "compress",
     "evaluate",
     "inspect",
     "load",
     "load_data",
     "mask_density",
     "models",
+    "pack",
     "prunable_weights",
     "prune_and_retrain",
     "read",

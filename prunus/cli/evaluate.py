@@ -35,13 +35,13 @@ def evaluate(
     from prunus.cli.loading import check_fit, create_model, load_dataset
     from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
-    from prunus.compression.container.read import arguments_of
+    from prunus.compression.container.read import named_model
     from prunus.errors import ModelMismatchError
     from prunus.models import MODELS
     from prunus.report import formatting
 
     device = resolve_device(device)
-    if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
+    if model is None and (named_model(read_header(file)) or ("",))[0] not in MODELS:
         raise ModelMismatchError(
             f"{file} is of no built-in model; name yours, --model package.module:function."
         )

@@ -282,7 +282,7 @@ def _looked_at(model: nn.Module, weights: Params, few: Split) -> dict[str, Layer
 
 def _write(job: PruneOptions, pruned: nn.Module, out: Path) -> None:
     if out.suffix == ".prunus":
-        save(pruned, out, made={"criterion": job.criterion, "density": job.density, "scope": job.scope})
+        save(pruned, out, metadata={"criterion": job.criterion, "density": job.density, "scope": job.scope})
         return
     write_atomic(out, safetensors_bytes(pruned.state_dict()))
 

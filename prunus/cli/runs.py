@@ -136,7 +136,7 @@ def save(
     check_writable(file, force=force, inputs=opened.path.rglob("*"))
     spec = BaselineSpec(model=dense["model"], replicate=dense["replicate"])
     model, generated, factors = load_trained_network(spec, folder)
-    size = write(model, file, made={"run": found}, generated=generated, factors=factors)
+    size = write(model, file, metadata={"run": found}, generated=generated, factors=factors)
     if as_json:
         echo_json({"run": found, "file": str(file), "bytes": size, "generated": list(generated)})
         return

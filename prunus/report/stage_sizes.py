@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from prunus.compression.container.inspect import FileInspection
-from prunus.compression.deep_compression import Compressed, Stage
+from prunus.compression.result import Compressed, Stage
 from prunus.report import formatting
 from prunus.report.svg_charts import Axis, logarithmic
 
 WORDS = {
     "dense": ("dense", "as trained, every weight in full"),
     "pruned": ("P", "pruned: what is left, and where it stands"),
-    "shared": ("P + Q", "and shared: in place of each weight the short code of a shared value"),
+    "quantized": ("P + Q", "and shared: in place of each weight the short code of a shared value"),
     "huffman": ("P + Q + H", "and codes and positions in Huffman's code"),
     "range": ("P + Q + range coder", "the same with a range coder in Huffman's place"),
 }
-PAPER = {"pruned": (9, 13), "shared": (27, 31), "huffman": (35, 49)}
+PAPER = {"pruned": (9, 13), "quantized": (27, 31), "huffman": (35, 49)}
 """Ratios of Han et al. 2016, abstract; the first counts parameters, not bytes."""
 
 
@@ -56,7 +56,7 @@ def on_disk(compressed: Compressed, inspection: FileInspection) -> Sequence[Stag
     The stage whose coding that file has takes exactly the file's bytes.
     """
     return [
-        stage if stage.name == "dense" else replace(stage, bytes=stage.bytes + inspection.about_bytes)
+        stage if stage.name == "dense" else replace(stage, bytes=stage.bytes + inspection.metadata_bytes)
         for stage in compressed.stages
     ]
 

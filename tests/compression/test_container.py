@@ -17,21 +17,23 @@ from torch import nn
 from prunus.compression.codecs import CODECS
 from prunus.compression.container import EncodingConfig, inspect, load, pack, read, read_header, unpack, write
 from prunus.compression.container.file_format import DTYPES
-from prunus.compression.container.read import open_bytes
+from prunus.compression.container.read import parse_file
 from prunus.errors import ContainerError, ModelMismatchError
 from prunus.models import MODELS
 
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
-CODINGS = [
+ENCODINGS = [
     EncodingConfig(codec, bits, share)
     for codec in CODECS
     for bits in (None, 1, 3, 16)
     for share in (True, False)
 ]
-every_coding = pytest.mark.parametrize(
-    "coding", CODINGS, ids=lambda c: f"{c.codec}-{c.index_bits or 'auto'}-{'shared' if c.share else 'raw'}"
+every_encoding = pytest.mark.parametrize(
+    "encoding",
+    ENCODINGS,
+    ids=lambda c: f"{c.codec}-{c.index_bits or 'auto'}-{'shared' if c.use_codebook else 'raw'}",
 )
 FLOATS = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
 
@@ -77,28 +79,28 @@ def lenet(density=0.05, half=True):
 # --- what comes back
 
 
-@every_coding
+@every_encoding
 @pytest.mark.parametrize("density", [0.0, 0.003, 0.1, 0.7, 1.0])
-def test_a_tensor_comes_back_bit_for_bit(coding, density):
+def test_a_tensor_comes_back_bit_for_bit(encoding, density):
     state = {
         "shared": sparse((40, 50), density, 31),
         "conv": sparse((8, 4, 3, 3), density, 200),
         "raw": sparse((40, 30), density, None),
         "row": sparse((500,), density, 3),
     }
-    same(unpack(pack(state, coding=coding))[1], state)
+    same(unpack(pack(state, encoding=encoding))[1], state)
 
 
-@every_coding
+@every_encoding
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-def test_every_dtype_comes_back(coding, dtype):
+def test_every_dtype_comes_back(encoding, dtype):
     ints = torch.randint(0, 2, (7, 9), generator=torch.Generator().manual_seed(0))
     state = {"a": ints.to(dtype), "scalar": torch.tensor(1).to(dtype), "empty": torch.zeros(3, 0).to(dtype)}
     if dtype.is_floating_point:
         state["sparse"] = sparse((30, 30), 0.2, 9, dtype=dtype)
     elif dtype != torch.bool:
         state["limits"] = torch.tensor([torch.iinfo(dtype).min, torch.iinfo(dtype).max], dtype=dtype)
-    same(unpack(pack(state, coding=coding))[1], state)
+    same(unpack(pack(state, encoding=encoding))[1], state)
 
 
 @st.composite
@@ -114,12 +116,12 @@ def states(draw):
     return state
 
 
-@given(states(), st.sampled_from(CODINGS))
-def test_any_state_comes_back_and_takes_the_same_bytes_again(state, coding):
-    data = pack(state, coding=coding)
+@given(states(), st.sampled_from(ENCODINGS))
+def test_any_state_comes_back_and_takes_the_same_bytes_again(state, encoding):
+    data = pack(state, encoding=encoding)
     back = unpack(data)[1]
     same(back, state)
-    assert pack(back, coding=coding) == data
+    assert pack(back, encoding=encoding) == data
 
 
 def test_minus_zero_is_a_value_and_plus_zero_a_hole():
@@ -148,7 +150,7 @@ def test_what_is_read_owns_its_memory():
 def test_metadata_comes_back(tmp_path):
     made = {"by": "prunus", "densities": {"fc1.weight": 0.04}, "seeds": [0, 1], "é": None, "exact": 0.1}
     model = {"name": "lenet-300-100", "arguments": {"dropout": 0.5}}
-    write(tmp_path / "f.prunus", {}, model=model, made=made)
+    write(tmp_path / "f.prunus", {}, model=model, metadata=made)
     header = read_header(tmp_path / "f.prunus")
     assert header["made"] == made
     assert header["model"] == model
@@ -172,7 +174,7 @@ def test_metadata_comes_back(tmp_path):
 )
 def test_what_would_not_be_read_is_not_written(made, model, tmp_path):
     with pytest.raises(ContainerError, match=r"^(No file may say this|The header cannot be written)"):
-        write(tmp_path / "f.prunus", {"w": torch.ones(2)}, model=model, made=made)
+        write(tmp_path / "f.prunus", {"w": torch.ones(2)}, model=model, metadata=made)
     assert not any(tmp_path.iterdir())
 
 
@@ -194,11 +196,11 @@ def test_another_process_writes_the_same_bytes(tmp_path):
     program = (
         "import sys, torch; from prunus.compression.container import write;"
         "w = torch.arange(-3000, 3000).reshape(60, 100).remainder(97).sub(90).relu() / 8;"
-        "write(sys.argv[1], {'w': w}, made={'b': 1, 'a': {'d': 2}})"
+        "write(sys.argv[1], {'w': w}, metadata={'b': 1, 'a': {'d': 2}})"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "f")], check=True)
     w = torch.arange(-3000, 3000).reshape(60, 100).remainder(97).sub(90).relu() / 8
-    assert (tmp_path / "f").read_bytes() == pack({"w": w}, made={"a": {"d": 2}, "b": 1})
+    assert (tmp_path / "f").read_bytes() == pack({"w": w}, metadata={"a": {"d": 2}, "b": 1})
 
 
 # --- how small it is
@@ -221,13 +223,13 @@ def test_a_sparse_shared_tensor_takes_its_entropy_and_three_per_cent():
 def test_the_stages_of_deep_compression_each_take_less():
     state = lenet()
     codings = [
-        EncodingConfig("bitpack", 5, share=False),
+        EncodingConfig("bitpack", 5, use_codebook=False),
         EncodingConfig("bitpack", 5),
         EncodingConfig("huffman", 5),
         EncodingConfig("huffman"),
         EncodingConfig("range"),
     ]
-    sizes = [len(pack(state, coding=coding)) for coding in codings]
+    sizes = [len(pack(state, encoding=encoding)) for encoding in codings]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == len(sizes)
 
@@ -235,8 +237,8 @@ def test_the_stages_of_deep_compression_each_take_less():
 def test_the_width_chosen_is_the_best_there_is():
     state = {"w": lenet()["fc2.weight"]}
     for codec in CODECS:
-        sizes = [len(pack(state, coding=EncodingConfig(codec, bits))) for bits in range(2, 13)]
-        assert len(pack(state, coding=EncodingConfig(codec))) <= min(sizes) + 8
+        sizes = [len(pack(state, encoding=EncodingConfig(codec, bits))) for bits in range(2, 13)]
+        assert len(pack(state, encoding=EncodingConfig(codec))) <= min(sizes) + 8
 
 
 def test_no_tensor_takes_more_than_its_bytes_and_a_flag():
@@ -279,10 +281,10 @@ def inspect_bytes(data):
         return inspect(path)
 
 
-@every_coding
-def test_an_inspection_adds_up_to_the_byte(coding, tmp_path):
+@every_encoding
+def test_an_inspection_adds_up_to_the_byte(encoding, tmp_path):
     state = {**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}
-    size = write(tmp_path / "f.prunus", state, made={"x": 1}, coding=coding)
+    size = write(tmp_path / "f.prunus", state, metadata={"x": 1}, encoding=encoding)
     found = inspect(tmp_path / "f.prunus")
     assert size == found.file_bytes == (tmp_path / "f.prunus").stat().st_size
     assert sum(layer.bytes for layer in found.layers) + found.framing_bytes == size
@@ -299,14 +301,14 @@ def test_an_inspection_adds_up_to_the_byte(coding, tmp_path):
 @pytest.mark.parametrize("model", [None, {"name": "lenet-300-100", "arguments": {"dropout": 0.5}}])
 def test_an_inspection_knows_what_it_costs_to_say_how_a_file_was_made(made, model):
     state = {"w": sparse((20, 30), 0.1, 7), "ü": torch.tensor(7)}
-    found = inspect_bytes(pack(state, made=made, model=model))
-    assert found.file_bytes - found.about_bytes == len(pack(state))
+    found = inspect_bytes(pack(state, metadata=made, model=model))
+    assert found.file_bytes - found.metadata_bytes == len(pack(state))
 
 
-@every_coding
-def test_average_bits_are_all_bits_over_all_stored_entries(coding):
-    data = pack({**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}, coding=coding)
-    found, blobs = inspect_bytes(data), open_bytes(data).blobs
+@every_encoding
+def test_average_bits_are_all_bits_over_all_stored_entries(encoding):
+    data = pack({**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}, encoding=encoding)
+    found, blobs = inspect_bytes(data), parse_file(data).blobs
     entries = sum(blob.entries for blob in blobs)
     average = found.average
     assert average.entries == entries == sum(layer.entries for layer in found.layers)
@@ -328,19 +330,19 @@ def test_average_bits_of_nothing_are_none():
 
 def test_an_inspection_says_what_was_stored():
     w = sparse((200, 300), 0.05, 31)
-    layer = inspect_bytes(pack({"w": w}, coding=EncodingConfig("bitpack", 4))).layers[0]
+    layer = inspect_bytes(pack({"w": w}, encoding=EncodingConfig("bitpack", 4))).layers[0]
     gaps = np.diff(np.flatnonzero(w.numpy()), prepend=-1)
     assert layer.distinct == len(w.unique()) - 1 == 31
     assert (layer.weight_bits, layer.index_bits) == (5, 4)
     assert layer.coded_index_bits == pytest.approx(4, abs=0.01)
     assert layer.density == len(gaps) / w.numel()
     assert layer.entries > layer.nonzero == len(gaps)
-    raw = inspect_bytes(pack({"w": w}, coding=EncodingConfig(share=False))).layers[0]
+    raw = inspect_bytes(pack({"w": w}, encoding=EncodingConfig(use_codebook=False))).layers[0]
     assert (raw.distinct, raw.weight_bits, raw.codebook_bytes) == (None, 32.0, 0)
 
 
 def test_an_inspection_as_json_has_the_names_others_rely_on():
-    found = inspect_bytes(pack(lenet(), made={"seed": 3})).to_json()
+    found = inspect_bytes(pack(lenet(), metadata={"seed": 3})).to_json()
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
     assert found["original_bytes"] == 1_066_440

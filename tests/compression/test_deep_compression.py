@@ -10,12 +10,12 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
+from prunus.compression.density_checks import check_densities_nonempty
 from torch import nn
 from torch.nn import functional as F
 
 import prunus
 from prunus.compression.deep_compression import STAGES, bits_by_name
-from prunus.compression.density_checks import check_densities_nonempty
 from prunus.errors import (
     ContainerError,
     DensityError,
@@ -39,7 +39,7 @@ RECIPE = prunus.CompressionRecipe(
     schedule="iterative",
     rounds=2,
     retrain=SHORT,
-    settle=SHORT,
+    final_retrain=SHORT,
     bits=3,
     finetune=SHORT,
 )
@@ -62,12 +62,12 @@ def trained(digits):
 
 @pytest.fixture(scope="module")
 def compressed(trained, digits):
-    return prunus.deep_compress(trained, digits, RECIPE)
+    return prunus.compress(trained, data=digits, preset=RECIPE)
 
 
 def test_the_model_given_is_left_alone(trained, digits):
     before = copy.deepcopy(trained.state_dict())
-    prunus.deep_compress(trained, digits, RECIPE)
+    prunus.compress(trained, data=digits, preset=RECIPE)
     assert same_bits(before, trained.state_dict())
 
 
@@ -138,15 +138,15 @@ def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, di
             raise Killed
 
     with pytest.raises(Killed):
-        prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path, report=kill)
-    resumed = prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path)
+        prunus.compress(trained, data=digits, preset=RECIPE, checkpoints=tmp_path, report=kill)
+    resumed = prunus.compress(trained, data=digits, preset=RECIPE, checkpoints=tmp_path)
     assert same_bits(resumed.model.state_dict(), compressed.model.state_dict())
     assert resumed.epochs == compressed.epochs  # those before the kill, too
 
 
 def test_the_test_split_is_not_looked_at(trained, digits, compressed):
     blind = dataclasses.replace(digits, test=None)
-    again = prunus.deep_compress(trained, blind, RECIPE)
+    again = prunus.compress(trained, data=blind, preset=RECIPE)
     assert same_bits(again.model.state_dict(), compressed.model.state_dict())
 
 
@@ -185,7 +185,7 @@ def test_bad_input_is_named(trained, digits):
     ]
     for model, recipe, error, message in cases:
         with pytest.raises(error, match=message):
-            prunus.deep_compress(model, digits, recipe)
+            prunus.compress(model, data=digits, preset=recipe)
 
 
 EMPTY = [
@@ -207,7 +207,7 @@ def test_a_density_that_keeps_nothing_is_refused_before_the_work(recipe, says, t
     """Before the first evaluation: the data set has no splits to look at."""
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(DensityError, match=says):
-        prunus.deep_compress(trained, nothing, recipe)
+        prunus.compress(trained, data=nothing, preset=recipe)
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_pattern_goes_all_the_way(scope, density, wide, tmp_path):
     """The file gives back zeros in the pattern, whatever retraining and fine-tuning did."""
     recipe = RECIPE.replace(scope=scope, density=density, schedule="one_shot")
     exclude = ["fc2.*", "fc3.*"] if scope == "4:8" else []  # 300 and 100 inputs are no multiple of 8
-    done = prunus.deep_compress(prunus.models.lenet_300_100(), wide, recipe, exclude=exclude)
+    done = prunus.compress(prunus.models.lenet_300_100(), data=wide, preset=recipe, exclude=exclude)
     prunus.save(done, tmp_path / "m")
     state = prunus.load(tmp_path / "m").state_dict()
     for name in prunus.prunable_weights(done.model, exclude=exclude):
@@ -257,13 +257,13 @@ UNREACHABLE = [
 def test_a_density_that_a_pattern_cannot_give_is_refused_before_the_work(recipe, says, trained, digits):
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(DensityError, match=says):
-        prunus.deep_compress(trained, nothing, recipe)
+        prunus.compress(trained, data=nothing, preset=recipe)
 
 
 def test_a_scope_that_there_is_not_is_refused_before_the_work(trained, digits):
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(UnknownNameError, match="Patterns N:M"):
-        prunus.deep_compress(trained, nothing, RECIPE.replace(scope="filters"))
+        prunus.compress(trained, data=nothing, preset=RECIPE.replace(scope="filters"))
 
 
 @pytest.mark.parametrize("weights", [1, 2, 3, 7, 10, 999, 1000, 6400, 266_200, 10_000_001])
@@ -284,7 +284,7 @@ def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     model[1].weight.data.fill_(value)
     with pytest.warns(EmptyLayerWarning) if value == 0 else nullcontext():
-        compressed = prunus.deep_compress(model, digits, RECIPE)
+        compressed = prunus.compress(model, data=digits, preset=RECIPE)
     assert bool(compressed.masks["1.weight"].any()) == (value != 0)
     prunus.save(compressed, tmp_path / "m")
     assert same_bits(prunus.read(tmp_path / "m"), compressed.model.state_dict())
@@ -293,15 +293,17 @@ def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
 def test_one_weight_a_layer(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 10))
     with pytest.warns(prunus.errors.NoEffectWarning) as warned:
-        prunus.deep_compress(
-            model, digits, RECIPE.replace(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5})
+        prunus.compress(
+            model,
+            data=digits,
+            preset=RECIPE.replace(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5}),
         )
     assert any("'2.weight' has 1 distinct" in str(one.message) for one in warned)
 
 
 def test_density_one_prunes_nothing_and_says_so(trained, digits):
     with pytest.warns(prunus.errors.NoEffectWarning, match="nothing is pruned"):
-        compressed = prunus.deep_compress(trained, digits, RECIPE.replace(density=1.0, rounds=1))
+        compressed = prunus.compress(trained, data=digits, preset=RECIPE.replace(density=1.0, rounds=1))
     assert compressed.density == 1.0
 
 
@@ -324,7 +326,7 @@ def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, f
     model, masks = sparse(trained, 0.3)
     recipe = RECIPE.replace(density=density, scope=scope, criterion=criterion)
     with pytest.warns(NoEffectWarning, match="stay zero") if density == 1 else nullcontext():
-        done = prunus.deep_compress(model, few, recipe)
+        done = prunus.compress(model, data=few, preset=recipe)
     expected = {name: num_to_keep(min(density, 0.3), mask.numel()) for name, mask in masks.items()}
     assert sum(int(mask.sum()) for mask in done.masks.values()) == sum(expected.values())
     assert done.density == sum(expected.values()) / sum(mask.numel() for mask in masks.values())
@@ -339,11 +341,13 @@ def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, f
 def test_a_model_with_a_pattern_keeps_its_zeros_and_one_without_is_refused_before_the_work(trained, few):
     model, masks = sparse(trained, 0.5, "2:4")
     recipe = RECIPE.replace(scope="2:4", density=0.5, schedule="one_shot", rounds=1)
-    done = prunus.deep_compress(model, few, recipe)
+    done = prunus.compress(model, data=few, preset=recipe)
     assert all(torch.equal(done.masks[name], mask) for name, mask in masks.items())
     epochs = []
     with pytest.raises(DensityError, match="zero at the start count as pruned: exclude these layers"):
-        prunus.deep_compress(sparse(trained, 0.3)[0], few, recipe, report=lambda *epoch: epochs.append(epoch))
+        prunus.compress(
+            sparse(trained, 0.3)[0], data=few, preset=recipe, report=lambda *epoch: epochs.append(epoch)
+        )
     assert not epochs
 
 
@@ -351,7 +355,7 @@ def test_negative_zeros_are_counted_nowhere(trained, few):
     model, masks = sparse(trained, 0.3)
     assert any(bool(torch.signbit(w[w == 0]).any()) for w in prunus.prunable_weights(model).values())
     with pytest.warns(NoEffectWarning):
-        done = prunus.deep_compress(model, few, RECIPE.replace(density=1.0, rounds=1))
+        done = prunus.compress(model, data=few, preset=RECIPE.replace(density=1.0, rounds=1))
     kept = sum(int(mask.sum()) for mask in masks.values())
     assert [stage.kept for stage in done.stages] == [kept] * len(STAGES)
     assert all(sum(sum(counts) for _, counts in stage.histograms.values()) == kept for stage in done.stages)
@@ -368,7 +372,9 @@ def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, f
     model.get_parameter(emptied).data.mul_(1e-6)
     still = SHORT.replace(learning_rate=1e-9)
     with pytest.warns(EmptyLayerWarning, match=f"No weight of '{emptied}'"):
-        done = prunus.deep_compress(model, few, RECIPE.replace(scope="global", retrain=still, settle=still))
+        done = prunus.compress(
+            model, data=few, preset=RECIPE.replace(scope="global", retrain=still, final_retrain=still)
+        )
     assert not done.masks[emptied].any()
     assert not done.model.get_parameter(emptied).any()
     assert len(done.shared[emptied].codebook) == 0
@@ -378,7 +384,7 @@ def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, f
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         with pytest.warns(EmptyLayerWarning):  # and once more, from the file
-            assert not prunus.deep_compress(again, few, RECIPE).model.get_parameter(emptied).any()
+            assert not prunus.compress(again, data=few, preset=RECIPE).model.get_parameter(emptied).any()
 
 
 def with_all_kinds() -> nn.Module:
@@ -407,7 +413,7 @@ def test_excluded_and_frozen_tensors_are_left_bit_for_bit(few):
     recipe = RECIPE.replace(
         retrain=SHORT.replace(weight_decay=0.1), finetune=SHORT.replace(optimizer="adamw", weight_decay=0.1)
     )
-    done = prunus.deep_compress(model, few, recipe, exclude=["1.weight", "6.*"])
+    done = prunus.compress(model, data=few, preset=recipe, exclude=["1.weight", "6.*"])
     for name in ("1.weight", "1.bias", "2.bias", "offset"):
         assert same_bits({name: done.model.state_dict()[name]}, {name: model.state_dict()[name]})
     rounded = {name: torch.equal(p, p.half().float()) for name, p in done.model.named_parameters()}
@@ -422,11 +428,11 @@ def test_frozen_weights_are_left_out_with_a_warning(few):
     model = with_all_kinds()
     model[1].requires_grad_(False)
     with pytest.warns(NoEffectWarning, match=r"\['1.weight'\] have requires_grad=False"):
-        done = prunus.deep_compress(model, few, RECIPE)
+        done = prunus.compress(model, data=few, preset=RECIPE)
     assert list(done.masks) == ["4.weight", "6.weight"]
     assert same_bits(done.model[1].state_dict(), model[1].state_dict())
     with pytest.raises(NoPrunableWeightsError, match="none has requires_grad"):
-        prunus.deep_compress(model.requires_grad_(False), few, RECIPE)
+        prunus.compress(model.requires_grad_(False), data=few, preset=RECIPE)
 
 
 def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
@@ -440,7 +446,7 @@ def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
         def forward(self, x):
             return self.head(self.body(x.flatten(1) * self.scale).relu())
 
-    done = prunus.deep_compress(Tied(), few, RECIPE, exclude=["body.*"])
+    done = prunus.compress(Tied(), data=few, preset=RECIPE, exclude=["body.*"])
     assert not torch.equal(done.model.scale, done.model.scale.half().float())
     assert torch.equal(done.model.head.bias, done.model.head.bias.half().float())
 
@@ -455,7 +461,7 @@ def test_the_copy_has_the_modes_and_flags_of_the_model_given(mode, few):
         [(p.requires_grad, p.grad) for p in m.parameters()],
     )
     before, state = flags(model), copy.deepcopy(model.state_dict())
-    done = prunus.deep_compress(model, few, RECIPE)
+    done = prunus.compress(model, data=few, preset=RECIPE)
     assert flags(model) == flags(done.model) == before
     assert same_bits(state, model.state_dict())
 
@@ -507,15 +513,20 @@ def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monk
         (trained, RECIPE.replace(bits={"linear": 0}), QuantizationError, "got 0"),
         (trained, RECIPE.replace(bits=4.0), QuantizationError, "got 4.0"),
         (trained, RECIPE.replace(density={"1.weight": 0.5, "3.weight": 0.5, "x": 0.5}), DensityError, "x"),
-        (trained, RECIPE.replace(start="optimum"), UnknownNameError, "did you mean 'optimal'"),
+        (trained, RECIPE.replace(kmeans_init="optimum"), UnknownNameError, "did you mean 'optimal'"),
         (trained, RECIPE.replace(criterion="magnitud"), UnknownNameError, "did you mean 'magnitude'"),
         (trained, RECIPE.replace(schedule="cubical"), UnknownNameError, "cubic"),
         (trained, RECIPE.replace(finetune=SHORT.replace(optimizer="adan")), UnknownNameError, "adam"),
-        (trained, RECIPE.replace(settle=SHORT.replace(lr_schedule="cosin")), UnknownNameError, "cosine"),
+        (
+            trained,
+            RECIPE.replace(final_retrain=SHORT.replace(lr_schedule="cosin")),
+            UnknownNameError,
+            "cosine",
+        ),
     ]
     for model, recipe, error, message in cases:
         with pytest.raises(PrunusError) as raised:
-            prunus.deep_compress(model, nothing, recipe)
+            prunus.compress(model, data=nothing, preset=recipe)
         assert isinstance(raised.value, error), repr(raised.value)
         assert re.search(message, str(raised.value)), repr(raised.value)
 
@@ -525,14 +536,14 @@ def test_weights_that_are_neighboring_floats_are_compressed_and_counted(few):
     near = np.float32(0.25).view(np.uint32) + np.arange(640, dtype=np.uint32) % 7
     model[1].weight.data = torch.from_numpy(near.view(np.float32).reshape(10, 64).copy())
     with pytest.warns(NoEffectWarning):
-        done = prunus.deep_compress(
+        done = prunus.compress(
             model,
-            few,
-            RECIPE.replace(
+            data=few,
+            preset=RECIPE.replace(
                 density=1.0,
                 rounds=1,
                 retrain=SHORT.replace(epochs=0),
-                settle=SHORT.replace(epochs=0),
+                final_retrain=SHORT.replace(epochs=0),
                 finetune=SHORT.replace(epochs=0),
             ),
         )
@@ -544,8 +555,8 @@ def test_settings_that_are_no_python_numbers_are_written(trained, few, tmp_path)
     recipe = RECIPE.replace(
         density=MappingProxyType({"1.weight": np.float32(0.25), "3.weight": np.float64(0.5)})
     )
-    done = prunus.deep_compress(trained, few, recipe, seed=np.int64(3))
+    done = prunus.compress(trained, data=few, preset=recipe, seed=np.int64(3))
     prunus.save(done, tmp_path / "m")
-    header = prunus.inspect(tmp_path / "m").made
+    header = prunus.inspect(tmp_path / "m").metadata
     assert header["seed"] == 3
     assert header["recipe"]["density"] == {"1.weight": 0.25, "3.weight": 0.5}

@@ -100,16 +100,18 @@ def masked(how, shape, factor, density=0.5, signed=False):
 
 
 @pytest.mark.parametrize(
-    "coding", [EncodingConfig("bitpack"), EncodingConfig("huffman"), EncodingConfig()], ids=lambda c: c.codec
+    "encoding",
+    [EncodingConfig("bitpack"), EncodingConfig("huffman"), EncodingConfig()],
+    ids=lambda c: c.codec,
 )
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("factor", [1.0, 1.9873])
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_a_seed_and_a_mask_come_back_bit_for_bit(generator, factor, signed, coding):
+def test_a_seed_and_a_mask_come_back_bit_for_bit(generator, factor, signed, encoding):
     how = seeded_tensor_with_std(generator, 99, 0.0430)
     for shape in ((30, 20), (4, 3, 5, 5), (1,), (0, 3)):
         tensor = masked(how, shape, factor, signed=signed)
-        data = pack({"w": tensor}, generated={"w": how}, factors={"w": factor}, coding=coding)
+        data = pack({"w": tensor}, generated={"w": how}, factors={"w": factor}, encoding=encoding)
         back = unpack(data)[1]["w"]
         assert back.shape == tensor.shape
         assert torch.equal(back.reshape(-1).view(torch.int32), tensor.reshape(-1).view(torch.int32))
@@ -202,6 +204,6 @@ def test_a_generated_blob_is_these_bytes():
     """Flags, packed codes, signs, seed 1, scale 0.5; a codebook of 0 and 1; the mask 01101."""
     how = SeededTensor("signs", 1, 0.5)
     tensor = torch.from_numpy(how.values((5,))) * torch.tensor([0, 1, 1, 0, 1.0]) + 0.0
-    data = pack({"w": tensor}, generated={"w": how}, coding=EncodingConfig("bitpack"))
+    data = pack({"w": tensor}, generated={"w": how}, encoding=EncodingConfig("bitpack"))
     assert data[-4 - 25 : -4].hex(" ") == GOLDEN
     assert torch.equal(unpack(data)[1]["w"], tensor)

@@ -71,7 +71,7 @@ def test_a_pass_agrees_with_the_textbook(seed, k):
     expected = [
         values[closest == j].mean(dtype=np.float64) if (closest == j).any() else begin[j] for j in range(k)
     ]
-    assert np.allclose(lloyd(SortedValues.of(values), begin, passes=1), expected)
+    assert np.allclose(lloyd(SortedValues.of(values), begin, max_iterations=1), expected)
 
 
 def test_borders_by_hand():
@@ -249,7 +249,7 @@ def test_one_value_more_than_centroids_changes_one_value_of_neighboring_floats()
 
 
 def test_the_number_of_centroids_in_use_is_said_when_some_are_not(monkeypatch):
-    monkeypatch.setattr("prunus.compression.quantization.kmeans.MOVES", 0)
+    monkeypatch.setattr("prunus.compression.quantization.kmeans.MAX_MOVES", 0)
     params, masks = all_kept(with_outlier(20))
     with pytest.warns(
         UnusedCentroidsWarning, match=r"'a' has \d+ distinct non-zero values, for which \d+ of 32"

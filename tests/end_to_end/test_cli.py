@@ -60,7 +60,7 @@ def framed():
     frame = lambda split: Split(nn.functional.pad(split.inputs, (10,) * 4), split.labels)
     return Dataset("framed", frame(d.train), frame(d.validation), frame(d.test), d.class_names)
 """
-EPOCHS = [f"--epochs={stage}" for stage in ("dense=3", "retrain=1", "settle=2", "finetune=1")]
+EPOCHS = [f"--epochs={stage}" for stage in ("dense=3", "retrain=1", "final_retrain=2", "finetune=1")]
 COMPRESS = ("compress", "--model=own_nets:net", "--data=own_nets:few", "--rounds=3", "--threads=1", *EPOCHS)
 
 
@@ -247,7 +247,7 @@ def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
     else:
         torch.save({"state_dict": state} if "nested" in name else state, path)
     out = tmp_path / "out.prunus"
-    nothing = [f"--epochs={stage}=0" for stage in ("retrain", "settle", "finetune")]
+    nothing = [f"--epochs={stage}=0" for stage in ("retrain", "final_retrain", "finetune")]
     printed = run(
         *("compress", "--model=own_nets:net", "--data=own_nets:few", "--weights", path, "--out", out),
         *("--density=1", "--bits=8", "--include=4.weight", *nothing),
@@ -282,9 +282,9 @@ def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
     table = prunus.COMPRESSION_RECIPES
     assert resolve_recipe("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
     assert resolve_recipe("own:net", None, None, None, None, []) == table["default"]
-    changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["settle=4", "dense=0"])
+    changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["final_retrain=4", "dense=0"])
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
-    assert (changed.settle.epochs, changed.dense.epochs) == (4, 0)
+    assert (changed.final_retrain.epochs, changed.dense.epochs) == (4, 0)
     assert changed.finetune == table["lenet-300-100"].finetune
     assert changed.scope == table["lenet-300-100"].scope
     assert resolve_recipe("own:net", None, None, None, None, [], "4x4").scope == "4x4"

@@ -61,7 +61,7 @@ def state():
 
 def test_a_small_file_is_these_bytes():
     model, made = {"name": "m", "arguments": {}}, {"by": "hand"}
-    assert pack(state(), model=model, made=made, coding=EncodingConfig("range", 3)) == FILE
+    assert pack(state(), model=model, metadata=made, encoding=EncodingConfig("range", 3)) == FILE
     header, back = unpack(FILE)
     assert (header["model"], header["made"]) == (model, made)
     assert all(torch.equal(back[name], tensor) for name, tensor in state().items())
@@ -86,7 +86,7 @@ def patch():
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_sparse_blob_is_these_bytes(codec):
-    data = pack({"w": patch()}, coding=EncodingConfig(codec, 9))
+    data = pack({"w": patch()}, encoding=EncodingConfig(codec, 9))
     length = int(data.split(b"]]}")[0].rsplit(b",", 1)[1])
     assert data[-4 - length : -4].hex(" ") == PATCH[codec]
     assert torch.equal(unpack(data)[1]["w"], patch())

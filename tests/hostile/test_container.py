@@ -19,7 +19,8 @@ from torch import nn
 import prunus
 from prunus.compression.codecs.bitstream import pack_levels
 from prunus.compression.container import EncodingConfig, inspect, load, pack, read, read_header, unpack, write
-from prunus.compression.container.file_format import DTYPES, GENERATED, HALF, HOLES, SHARED, varint
+from prunus.compression.container.file_format import DTYPES
+from prunus.compression.container.tensor_blob import CODEBOOK, GENERATED, HALF, SPARSE, varint
 from prunus.errors import (
     ContainerError,
     CorruptFileError,
@@ -49,7 +50,7 @@ def small_file(codec="range"):
         "flag": torch.tensor([True, False]),
     }
     return pack(
-        state, made={"a": 1}, model={"name": "lenet-5", "arguments": {}}, coding=EncodingConfig(codec)
+        state, metadata={"a": 1}, model={"name": "lenet-5", "arguments": {}}, encoding=EncodingConfig(codec)
     )
 
 
@@ -226,8 +227,8 @@ def test_a_blob_of_another_length_is_refused(length):
         unpack(of_tensors([["w", "float32", [1], length]], [b"\0" + bytes(4)]))
 
 
-HOLED = bytes([HOLES, 0, 4])  # packed differences of 4 bits; then entries, length, stream, values
-CODED = bytes([SHARED, 0])  # packed codes; then length of the codebook, codebook, codes
+HOLED = bytes([SPARSE, 0, 4])  # packed differences of 4 bits; then entries, length, stream, values
+CODED = bytes([CODEBOOK, 0])  # packed codes; then length of the codebook, codebook, codes
 
 
 @pytest.mark.parametrize(
@@ -239,9 +240,9 @@ CODED = bytes([SHARED, 0])  # packed codes; then length of the codebook, codeboo
         (b"\x00" + bytes(63), "no multiple"),
         (b"\x00" + bytes(60), "15 values for 16"),
         (bytes([HALF]) + bytes(64), "32 values for 16"),
-        (bytes([HOLES, 3, 4, 0, 0]), "codec 3"),
-        (bytes([HOLES, 0, 0, 0, 0]), "0 bits"),
-        (bytes([HOLES, 0, 17, 0, 0]), "17 bits"),
+        (bytes([SPARSE, 3, 4, 0, 0]), "codec 3"),
+        (bytes([SPARSE, 0, 0, 0, 0]), "0 bits"),
+        (bytes([SPARSE, 0, 17, 0, 0]), "17 bits"),
         (HOLED + varint(17) + bytes(99), "17 entries"),
         (HOLED + b"\xff" * 20, "63 bits"),
         (HOLED + varint(2) + varint(1) + b"\x11", "0 values for 2"),
@@ -252,14 +253,14 @@ CODED = bytes([SHARED, 0])  # packed codes; then length of the codebook, codeboo
         (CODED + varint(0) + bytes(2), "empty codebook"),
         (CODED + varint(68) + bytes(68 + 10), "a codebook of 17 values for 16 entries"),
         (
-            bytes([HOLES, 2, 4]) + varint(1) + varint(8) + pack_levels(np.arange(16) % 2) + bytes(4),
+            bytes([SPARSE, 2, 4]) + varint(1) + varint(8) + pack_levels(np.arange(16) % 2) + bytes(4),
             "more segments than a row of 1",
         ),
         (CODED + varint(5) + bytes(5 + 2), "no multiple"),
         (CODED + varint(8) + bytes(8 + 1), "do not take 1 bytes"),
         (CODED + varint(12) + bytes(12) + b"\xff" * 4, "outside an alphabet of 3"),
-        (bytes([SHARED, 1]) + varint(8) + bytes(8), "does not end"),
-        (bytes([SHARED, 2]) + varint(8) + bytes(8) + b"\xff" * 9, "table|padding"),
+        (bytes([CODEBOOK, 1]) + varint(8) + bytes(8), "does not end"),
+        (bytes([CODEBOOK, 2]) + varint(8) + bytes(8) + b"\xff" * 9, "table|padding"),
     ],
 )
 def test_a_blob_that_contradicts_itself_is_refused(blob, says):
@@ -270,7 +271,7 @@ def test_a_blob_that_contradicts_itself_is_refused(blob, says):
 def seeded(number=0, scale=1.0, codes=bytes(2), factor=0.0, zero=0.0):
     """A generated blob of 16 entries, by a codebook of `zero` and `factor`."""
     made = struct.pack("<BQf", number, 5, scale)
-    return bytes([GENERATED | SHARED, 0]) + made + varint(8) + struct.pack("<ff", zero, factor) + codes
+    return bytes([GENERATED | CODEBOOK, 0]) + made + varint(8) + struct.pack("<ff", zero, factor) + codes
 
 
 def test_a_generator_that_there_is_not_is_called_so():
@@ -282,7 +283,7 @@ def test_a_generator_that_there_is_not_is_called_so():
             unpack(one_tensor(seeded(number)))
 
 
-@pytest.mark.parametrize("flags", [GENERATED, GENERATED | SHARED | HALF, GENERATED | SHARED | HOLES])
+@pytest.mark.parametrize("flags", [GENERATED, GENERATED | CODEBOOK | HALF, GENERATED | CODEBOOK | SPARSE])
 def test_what_is_generated_has_a_codebook_and_nothing_else(flags):
     with pytest.raises(CorruptFileError, match="flags"):
         unpack(one_tensor(bytes([flags]) + seeded()[1:]))
@@ -304,7 +305,7 @@ def test_a_generated_blob_that_ends_early_or_is_no_float32_is_refused():
 
 
 def test_what_is_generated_is_bounded_as_everything_is():
-    blob = bytes([GENERATED | SHARED, 0]) + struct.pack("<BQf", 1, 5, 1.0) + varint(4) + b"\0\0\x80?"
+    blob = bytes([GENERATED | CODEBOOK, 0]) + struct.pack("<BQf", 1, 5, 1.0) + varint(4) + b"\0\0\x80?"
     for entries in (2**27, 2**58):
         with pytest.raises(SizeLimitError, match="max_bytes"):
             unpack(of_tensors([["w", "float32", [entries], len(blob)]], [blob]))
@@ -331,9 +332,9 @@ def test_values_that_are_no_numbers_are_refused_by_name(dtype, value):
         values = bits_of(1.0, kind) + bits_of(number, kind)
         book = varint(len(values)) + values
         blobs = [b"\0" + values, *(CODED + book + codes for codes in (b"\x40", b"\0"))]
-        blobs += [HOLED + four + values, bytes([HOLES | SHARED, 0, 0, 4]) + four + book + b"\x40"]
+        blobs += [HOLED + four + values, bytes([SPARSE | CODEBOOK, 0, 0, 4]) + four + book + b"\x40"]
         for blob in blobs:
-            data = one_tensor(blob, shape=(4,) if blob[0] & HOLES else (2,), dtype=dtype)
+            data = one_tensor(blob, shape=(4,) if blob[0] & SPARSE else (2,), dtype=dtype)
             if math.isfinite(number):
                 assert torch.isfinite(unpack(data)[1]["w"]).all()
                 continue
@@ -344,7 +345,7 @@ def test_values_that_are_no_numbers_are_refused_by_name(dtype, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_halved_values_that_are_no_numbers_are_refused_by_name(value):
     values = bits_of(value, torch.float16) + bits_of(65504.0, torch.float16)
-    for blob in (bytes([HALF]) + values, bytes([HALF | SHARED, 0]) + varint(4) + values + b"\x40"):
+    for blob in (bytes([HALF]) + values, bytes([HALF | CODEBOOK, 0]) + varint(4) + values + b"\x40"):
         with pytest.raises(CorruptFileError, match="'w' holds values that are NaN or infinite"):
             unpack(one_tensor(blob, shape=(2,)))
 
@@ -420,7 +421,7 @@ def test_many_small_tensors_count_together():
     [
         bomb(2**27),
         of_tensors([["w", "float32", [2**25], 99]], [HOLED + varint(2**25) + varint(2**30) + bytes(90)]),
-        of_tensors([["w", "float32", [2**25], 25]], [bytes([SHARED, 1]) + varint(4) + bytes(22)]),
+        of_tensors([["w", "float32", [2**25], 25]], [bytes([CODEBOOK, 1]) + varint(4) + bytes(22)]),
         framed(b"[" * (1 << 20), []),
         b"\x89prunus\n" + struct.pack("<HI", 1, 4 << 20) + bytes(1000),
     ],
@@ -566,7 +567,7 @@ def test_the_container_keeps_negative_zeros():
 )
 def test_metadata_that_json_cannot_say_is_refused(made):
     with pytest.raises(ContainerError, match="header"):
-        pack({}, made=made)
+        pack({}, metadata=made)
 
 
 def test_codings_that_there_are_not_are_refused():
@@ -622,7 +623,7 @@ def test_a_header_with_spaces_and_escapes_can_be_inspected(tmp_path):
     (tmp_path / "f").write_bytes(of_tensors([['\u00e9\U0001f600"\x1b', "uint8", [3], 4]], [b"\0abc"]))
     found = inspect(tmp_path / "f")
     assert found.layers[0].name == '\u00e9\U0001f600"\x1b'
-    assert 0 < found.about_bytes < found.framing_bytes < found.file_bytes
+    assert 0 < found.metadata_bytes < found.framing_bytes < found.file_bytes
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff", "\udc00\ud800"])
@@ -639,7 +640,7 @@ def test_half_of_a_surrogate_pair_is_refused_in_names_and_in_all_of_the_header(t
     with pytest.raises(ContainerError, match="Unicode"):
         pack({text: torch.zeros(1)})
     with pytest.raises(ContainerError, match="Unicode"):
-        pack({}, made={"a": [text]})
+        pack({}, metadata={"a": [text]})
 
 
 def test_a_device_and_a_pipe_are_no_files(tmp_path):
@@ -701,7 +702,7 @@ def test_decompress_writes_what_safetensors_reads(called, dtype, tmp_path):
 
 def test_names_with_control_characters_do_not_reach_a_terminal(called, tmp_path):
     name = "\x1b[2J\u202e\x07"
-    write(tmp_path / "f.prunus", {name: torch.zeros(2)}, made={name: name})
+    write(tmp_path / "f.prunus", {name: torch.zeros(2)}, metadata={name: name})
     for options in ((), ("--json",)):
         printed = called("inspect", tmp_path / "f.prunus", *options)
         assert not set(name) - set("[2J") & set(printed.out + printed.err)

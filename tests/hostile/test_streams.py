@@ -76,7 +76,7 @@ def unprintable():
 def numbered():
     return dataclasses.replace(load_data("digits"), name=3)
 """
-FAST = ("--rounds=1", "--density=0.5", "--epochs=dense=1", "--epochs=settle=0", "--epochs=finetune=0")
+FAST = ("--rounds=1", "--density=0.5", "--epochs=dense=1", "--epochs=final_retrain=0", "--epochs=finetune=0")
 
 
 @pytest.fixture

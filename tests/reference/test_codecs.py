@@ -62,7 +62,7 @@ def test_the_range_coder_is_integer_arithmetic(seed):
     skew = random.choice([1, 3, 12])
     symbols = (alphabet * random.random(500) ** skew).astype(np.int64)
     data = range_coder.encode(symbols, alphabet)
-    levels, used = unpack_levels(data, alphabet, range_coder.LARGEST_LEVEL)
+    levels, used = unpack_levels(data, alphabet, range_coder.MAX_LEVEL)
     present = np.flatnonzero(levels != ABSENT)
     frequencies = range_coder.frequencies(levels[present]).tolist()
     ranks = np.searchsorted(present, symbols).tolist()

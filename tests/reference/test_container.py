@@ -196,7 +196,7 @@ def test_a_reader_written_from_the_specification_reads_the_same(codec, index_bit
         "empty": torch.zeros(0, 2),
         "zeros": torch.zeros(50),
     }
-    data = pack(state, made={"é": [1, 2.5]}, coding=EncodingConfig(codec, index_bits, share))
+    data = pack(state, metadata={"é": [1, 2.5]}, encoding=EncodingConfig(codec, index_bits, share))
     ours, theirs = unpack(data)[1], read_as_specified(data)
     assert list(theirs) == list(ours)
     for name, t in ours.items():

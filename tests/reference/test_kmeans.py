@@ -6,7 +6,7 @@ import pytest
 
 from prunus.compression.quantization.kmeans import SortedValues, lloyd, wcss
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
-from prunus.compression.quantization.optimal_kmeans import optimal
+from prunus.compression.quantization.optimal_kmeans import optimal_centroids
 
 
 def oracle(values: np.ndarray, k: int) -> float:
@@ -17,13 +17,17 @@ def oracle(values: np.ndarray, k: int) -> float:
 @pytest.mark.parametrize("draw", ["laplace", "standard_normal", "uniform"])
 def test_the_optimum_is_the_optimum(draw, k):
     values = getattr(np.random.default_rng(k), draw)(size=3000).astype(np.float32)
-    assert wcss(values, optimal(SortedValues.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+    assert wcss(values, optimal_centroids(SortedValues.of(values), k)) == pytest.approx(
+        oracle(values, k), rel=1e-9
+    )
 
 
 def test_with_many_ties():
     values = np.random.default_rng(0).integers(-20, 20, size=5000).astype(np.float32)
     for k in (2, 8, 30):
-        assert wcss(values, optimal(SortedValues.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+        assert wcss(values, optimal_centroids(SortedValues.of(values), k)) == pytest.approx(
+            oracle(values, k), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize(("outlier", "excess"), [(0.0, 1e-4), (3000.0, 1e-3), (1e6, 1e-3)])

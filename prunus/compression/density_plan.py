@@ -1,0 +1,94 @@
+"""The densities of the pruning rounds of Deep Compression, and the masks of a model that is sparse already."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prunus.compression.presets import CompressionRecipe
+from prunus.errors import DensityError, NoEffectWarning
+from prunus.pruning.density import densities_by_name
+from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.registry import lookup
+from prunus.types import Density, MaskDict, Params, mask_density
+
+
+@dataclass(frozen=True)
+class DensityPlan:
+    """The density of each pruning round, and the masks that those of the first round must be nested in."""
+
+    densities: list[Density]
+    within: MaskDict | None = None
+
+
+def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Density]:
+    """Return the density of each round of `recipe`, before any work and from the shapes of `weights` alone.
+
+    Raises:
+        DensityError: The scope cannot give one of the densities, or the last one keeps no weight of a tensor.
+        UnknownNameError: The scope or the schedule is unknown.
+    """
+    scope, shapes = parse_scope(recipe.scope), shapes_of(weights)
+    scope.check_not_empty(shapes, recipe.density)
+    densities = lookup("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
+    scope.check(shapes, densities)
+    return densities
+
+
+def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
+    """Plan the rounds for trained weights, of which those that are zero count as pruned and stay zero.
+
+    Densities above what the zeros allow are lowered to it, with a NoEffectWarning for the last round.
+
+    Raises:
+        DensityError: The scope cannot prune within the nonzero weights: a pattern N:M or blocks must fit into them.
+    """
+    densities = planned_densities(recipe, weights)
+    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    if all(bool(mask.all()) for mask in masks.values()):
+        return DensityPlan(densities)
+    scope = parse_scope(recipe.scope)
+    lowered = densities
+    if not scope.has_fixed_density:
+        lowered = [_lower(density, scope, masks) for density in densities]
+    try:
+        scope.check(shapes_of(weights), lowered, masks)
+    except DensityError as error:
+        raise DensityError(
+            f"{error} Weights that are zero at the start count as pruned: exclude these layers, or prune with scope "
+            "'layer'."
+        ) from error
+    _warn_if_lowered(densities[-1], scope, masks)
+    return DensityPlan(lowered, masks)
+
+
+def _lower(density: Density, scope: Scope, masks: MaskDict) -> Density:
+    """`density`, or that of the masks where it is smaller."""
+    if scope.ranks_layers_together and not isinstance(density, Mapping):
+        return min(density, mask_density(masks))
+    requested = densities_by_name(density, list(masks))
+    lowered = {
+        # A density is above 0, and a quarter of a weight rounds to none.
+        name: min(requested[name], mask_density({name: mask}) or 0.25 / mask.numel())
+        for name, mask in masks.items()
+    }
+    return density if lowered == requested else lowered
+
+
+def _warn_if_lowered(density: Density, scope: Scope, masks: MaskDict) -> None:
+    """Warn where the zeros leave fewer weights than `density`. (The scope warns of layers without any.)"""
+    if scope.ranks_layers_together and not isinstance(density, Mapping):
+        groups = {"all layers together": (density, masks)}
+    else:
+        requested = densities_by_name(density, list(masks))
+        groups = {repr(name): (requested[name], {name: mask}) for name, mask in masks.items()}
+    nonzero = {group: mask_density(part) for group, (_, part) in groups.items()}
+    lower = [group for group, (fraction, _) in groups.items() if 0 < nonzero[group] < fraction]
+    if lower:
+        remaining = ", ".join(f"{nonzero[group]:.4g} of {group}" for group in lower)
+        warnings.warn(
+            f"Zeros of the model stay zero and leave density {remaining}, which is below the requested density: "
+            "no further weight is pruned there.",
+            NoEffectWarning,
+            stacklevel=3,
+        )

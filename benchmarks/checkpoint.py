@@ -8,7 +8,7 @@ from prunus import models
 from prunus.data import load
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import layer
+from prunus.pruning.scopes import Layer
 from prunus.training import RECIPES, Masks, train
 from prunus.types import Statistics
 
@@ -20,7 +20,7 @@ def run() -> str:
         sizes = []
         for masked in (False, True):
             model = models.lenet_300_100()
-            masks = layer(magnitude(Statistics(prunable_weights(model))), 0.1)
+            masks = Layer().select(magnitude(Statistics(prunable_weights(model))), 0.1)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "checkpoint.safetensors"
                 train(

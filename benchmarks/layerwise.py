@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Timed, interleaved, spread, table
 from prunus.pruning.layerwise import exact_obs, layer_hessians
-from prunus.pruning.layerwise.sparse_gpt import SELECT, _as_they_come, _ColumnPruner
-from prunus.pruning.scopes import layer
+from prunus.pruning.layerwise.sparse_gpt import SELECT, _column_by_column, _ColumnPruner
+from prunus.pruning.scopes import Layer
 from prunus.types import Params
 
 THREADS = 2
@@ -57,8 +57,9 @@ def _schedule(rounds: int, size: int) -> str:
 
     def swept() -> None:
         sweep = _ColumnPruner("weight", weights["weight"], found)
-        layer({"weight": sweep.all_scores()}, 0.5)
-        sweep.run(SELECT, _as_they_come("weight", layer, 0.5, everything, None, 0))
+        Layer().select({"weight": sweep.all_scores()}, 0.5)
+        counts = Layer().column_counts(everything, 0.5, SELECT)
+        sweep.run(SELECT, _column_by_column("weight", Layer(), counts, SELECT, None, 0))
         assert int(sweep.mask().sum()) == size * size // 2
         assert sweep.weight().isfinite().all()
 
@@ -133,7 +134,7 @@ def _all_densities(rounds: int, size: int) -> tuple[list[list[float]], int]:
         surgeon = exact_obs(model, inputs)(weights, {"weight": torch.ones(width, width, dtype=torch.bool)})
         scores = surgeon.scores()
         scored = time.perf_counter()
-        stored = [surgeon.keep(layer(scores, density)).weights["weight"] for density in DENSITIES]
+        stored = [surgeon.keep(Layer().select(scores, density)).weights["weight"] for density in DENSITIES]
         ended = time.perf_counter()
         assert len(stored) == len(DENSITIES)
         if turn:

@@ -6,7 +6,7 @@ from benchmarks.timing import interleaved, table
 from prunus import models
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import layer
+from prunus.pruning.scopes import Layer
 from prunus.training import RECIPES, Masks
 from prunus.training.constraints import NoConstraint
 from prunus.training.loop import Trainer
@@ -18,7 +18,7 @@ def run() -> str:
     steps = {}
     for name in ("dense", "masked, density 0.1"):
         model = models.lenet_300_100()
-        masks = layer(magnitude(Statistics(prunable_weights(model))), 0.1)
+        masks = Layer().select(magnitude(Statistics(prunable_weights(model))), 0.1)
         constraint = NoConstraint(model) if name == "dense" else Masks(model, masks)
         training = Trainer(model, RECIPES["lenet-300-100"], constraint)
         steps[name] = lambda training=training: [training.step(inputs, labels) for _ in range(100)]

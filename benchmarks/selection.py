@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.timing import interleaved, table
 from prunus.pruning.criteria import magnitude
-from prunus.pruning.scopes import global_
+from prunus.pruning.scopes import Global
 from prunus.types import Statistics
 
 
@@ -15,7 +15,7 @@ def run() -> str:
     k = int(0.9 * flat.numel())
     timed = interleaved(
         {
-            "prunus, masks of density 0.1": lambda: global_(magnitude(Statistics(weights)), 0.1),
+            "prunus, masks of density 0.1": lambda: Global().select(magnitude(Statistics(weights)), 0.1),
             "torch.kthvalue": lambda: flat.kthvalue(k),
         },
         rounds=7,

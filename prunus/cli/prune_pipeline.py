@@ -17,7 +17,6 @@ from prunus.cli.progress import epoch_lines, report
 from prunus.cli.recipe_options import resolve_recipe
 from prunus.cli.tensors import safetensors_bytes
 from prunus.compression.container import load, pack
-from prunus.compression.density_checks import check_densities_nonempty
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, ModelError, NoEffectWarning, StatisticsError
 from prunus.files import after_writing, check_writable, write_atomic
@@ -34,7 +33,7 @@ from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
 from prunus.pruning.pruners import Pruner, get_criterion, make_prune_fn, sample_examples
 from prunus.pruning.recalibrate import recalibrate_batchnorm
-from prunus.pruning.scopes import Scope, check_densities_reachable, get_scope
+from prunus.pruning.scopes import Scope, parse_scope, shapes_of
 from prunus.pruning.second_order import PruneResult, intermediate_densities
 from prunus.pruning.weights import with_weights
 from prunus.registry import source_files
@@ -118,7 +117,7 @@ def run_prune(job: PruneOptions) -> PruneReport:
         safetensors_bytes(model.state_dict())  # what such a file cannot hold is known before the work
     weights = prunable_weights(model, job.include, job.exclude)
     criterion = _criterion(job)
-    scope = get_scope("layer" if job.scope == BUDGET else job.scope)
+    scope = parse_scope("layer" if job.scope == BUDGET else job.scope)
     _rehearse(job, criterion, scope, weights)
     _check_format(model, out)
     data = load_dataset(_usual_data(job.model, model) if job.data is None else job.data, job.device, job.seed)
@@ -202,14 +201,14 @@ def _criterion(job: PruneOptions) -> Any:
 def _rehearse(job: PruneOptions, criterion: Any, scope: Scope, weights: Params) -> None:
     """Raise before any training what sizes and densities will raise."""
     density = job.density
-    check_densities_nonempty(density, "global" if job.scope == BUDGET else job.scope, weights)
-    check_densities_reachable(scope, weights, [density])
+    (parse_scope("global") if job.scope == BUDGET else scope).check_not_empty(shapes_of(weights), density)
+    scope.check(shapes_of(weights), [density])
     if not isinstance(criterion, Pruner):
         return
     criterion.check_size(sum(numel_by_name(weights).values()))
     *between, _ = intermediate_densities(density, scope, all_kept(weights), criterion.cuts)
     try:
-        check_densities_reachable(scope, weights, between)
+        scope.check(shapes_of(weights), between)
     except DensityError as error:
         raise DensityError(
             f"{criterion.cuts} cuts pass through other densities on the way to {density}: {error}"

@@ -149,7 +149,7 @@ def _obd(model: nn.Module, weights: Params, few: Split, draw: int) -> Fit:
     scores = fisher(make_objective(model, weights, few.inputs, few.labels), block=1)(
         weights, all_kept(weights)
     ).scores()
-    return lambda density: apply_masks(weights, SCOPES["layer"](scores, density, seed=draw))
+    return lambda density: apply_masks(weights, SCOPES["layer"].select(scores, density, seed=draw))
 
 
 def _by_layers(
@@ -162,7 +162,7 @@ def _by_layers(
     sweep = sparse_gpt_from_hessians(surgeon.inputs)
 
     def even(density: Density) -> Params:
-        return surgeon.keep(SCOPES["layer"](scores, density, seed=draw)).weights
+        return surgeon.keep(SCOPES["layer"].select(scores, density, seed=draw)).weights
 
     return {
         "SparseGPT": lambda density: sweep(weights, density, SCOPES["layer"], seed=draw).weights,

@@ -17,7 +17,7 @@ from prunus.errors import NoEffectWarning
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.pruners import Pruner, make_prune_fn
-from prunus.pruning.scopes import Scope, check_densities_reachable
+from prunus.pruning.scopes import Scope, parse_scope, shapes_of
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Masks, Recipe, train
@@ -45,7 +45,7 @@ def prune_and_retrain(
     retrain: Sequence[Recipe],
     *,
     criterion: Criterion | Pruner,
-    scope: Scope,
+    scope: Scope | str | Callable[..., MaskDict],
     within: MaskDict | None = None,
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
@@ -67,6 +67,7 @@ def prune_and_retrain(
     Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities, or
     the model cannot be trained on the data, before any training.
     """
+    scope = parse_scope(scope)
     check_dataset(data, ("train", "validation"))
     for recipe in retrain:
         check_recipe(recipe)
@@ -75,7 +76,7 @@ def prune_and_retrain(
     if folder is not None:
         check_dense_state(model)
         check_writable(folder / "prune-1.safetensors")
-    check_densities_reachable(scope, weights, densities, within)
+    scope.check(shapes_of(weights), densities, within)
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):

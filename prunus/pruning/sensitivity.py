@@ -14,7 +14,7 @@ from prunus.pruning.criteria import Criterion
 from prunus.pruning.criteria.magnitude import magnitude
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import layer
+from prunus.pruning.scopes import Layer
 from prunus.pruning.weights import copied
 from prunus.training import evaluate
 from prunus.training.checks import check_model
@@ -61,7 +61,7 @@ def sensitivity(
         scores = criterion(Statistics({name: original}, seed=seed))
         curves[name] = []
         for density in sorted(densities, reverse=True):
-            masks = layer(scores, density, seed=seed)
+            masks = Layer().select(scores, density, seed=seed)
             weight.data.copy_(apply_masks({name: original}, masks)[name])
             result = evaluate(trial, split)
             curves[name].append(SensitivityPoint(density, result.accuracy, result.loss))

@@ -16,10 +16,11 @@ from torch import nn
 
 from prunus.errors import DensityError, NoEffectWarning, SpecError
 from prunus.pruning.criteria import CRITERIA, Criterion
-from prunus.pruning.masks import all_kept, num_to_keep
+from prunus.pruning.density import num_to_keep
+from prunus.pruning.masks import all_kept
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.pruners import PRUNERS, Pruner, get_criterion
-from prunus.pruning.scopes import Scope, check_densities_reachable, get_scope, weights_per_block
+from prunus.pruning.scopes import Scope, parse_scope, shapes_of
 from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.registry import import_object, lookup
 from prunus.seeds import derive_seed, make_generator
@@ -141,14 +142,7 @@ class TicketRunner:
             learned = self.needed[1].get_masks(mask_key(level))
             return learned, {name: int(mask.sum()) for name, mask in learned.items()}
         density = self._density(source, level)
-        numbers = numel_by_name(past.original)
-        if isinstance(density, Mapping):
-            once = weights_per_block(source.scope)
-            counts = {
-                name: once * num_to_keep(density[name], number // once) for name, number in numbers.items()
-            }
-        else:
-            counts = {"all": num_to_keep(density, sum(numbers.values()))}
+        counts = parse_scope(source.scope).counts(shapes_of(past.original), density)
         if taken:
             return self.needed[1].get_masks(mask_key(level)), counts
         given = past.apart()
@@ -162,7 +156,7 @@ class TicketRunner:
             probe=self._probe(),
         )
         scores = self.criterion(evidence)
-        return self.select(scores, density, past.masks, derive_seed(self.seed, "ties", level)), counts
+        return self.select.select(scores, density, past.masks, derive_seed(self.seed, "ties", level)), counts
 
     def pruned(
         self, pruner: Pruner, level: int, past: WeightHistory, last: Params, density: Density
@@ -257,7 +251,7 @@ def resolve_components(spec: "TicketSpec") -> tuple[Criterion | Pruner, Scope, M
     """What the ticket is made of. Raises UnknownNameError or SpecError where there is no such thing."""
     return (
         get_criterion(spec.criterion, spec.scope, {**CRITERIA, **PRUNERS}),
-        get_scope(spec.scope),
+        parse_scope(spec.scope),
         resolve_action("mask-1 action", MASK1_ACTIONS, spec.mask1, Mask1Action),
         resolve_action("mask-0 action", MASK0_ACTIONS, spec.mask0, Mask0Action),
     )
@@ -290,7 +284,7 @@ def check_feasible(spec: "TicketSpec", wanted: Sequence[int]) -> None:
         criterion.check_size(sum(numel_by_name(weights).values()))
     path = [level_densities(model, spec.rates, spec.scope, level) for level in wanted]
     if spec.scope not in ("layer", "global"):  # those give every density
-        check_densities_reachable(get_scope(spec.scope), weights, path)
+        parse_scope(spec.scope).check(shapes_of(weights), path)
     for level, density in zip(wanted, path, strict=True):
         for name, asked in density.items() if isinstance(density, Mapping) else ():
             if not num_to_keep(asked, weights[name].numel()):

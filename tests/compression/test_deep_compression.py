@@ -29,7 +29,8 @@ from prunus.errors import (
     UnknownNameError,
 )
 from prunus.models.initialization import glorot_normal
-from prunus.pruning.masks import num_to_keep
+from prunus.pruning.density import num_to_keep
+from prunus.pruning.scopes import Layer
 from prunus.training import Recipe
 
 SHORT = Recipe(1, 0.005, 32)
@@ -173,8 +174,8 @@ def test_bad_input_is_named(trained, digits):
     cases = [
         (spoiled(trained), RECIPE, NonFiniteError, "'1.weight' holds 1 of 6400"),
         (nn.Sequential(nn.Flatten()), RECIPE, NoPrunableWeightsError, "Sequential"),
-        (trained, RECIPE.replace(density=0.0), DensityError, "Density 0.0"),
-        (trained, RECIPE.replace(density=1.5), DensityError, "Density 1.5"),
+        (trained, RECIPE.replace(density=0.0), DensityError, "got 0.0"),
+        (trained, RECIPE.replace(density=1.5), DensityError, "got 1.5"),
         (
             trained,
             RECIPE.replace(bits=9),
@@ -189,16 +190,16 @@ def test_bad_input_is_named(trained, digits):
 
 
 EMPTY = [
-    (RECIPE.replace(density=0.0004), "0.0004 keeps none of the 1000 weights of '3.weight'; 0.0005 is"),
+    (RECIPE.replace(density=0.0004), "one of the 1000 weights of '3.weight', at least 0.0005, got 0.0004"),
     (
         RECIPE.replace(density={"1.weight": 7e-5, "3.weight": 0.5}),
-        "7e-05 keeps none of the 6400 weights of '1.weight'; 7.813e-05 is",
+        "one of the 6400 weights of '1.weight', at least 7.813e-05, got 7e-05",
     ),
     (
         RECIPE.replace(density=1e-6, scope="global"),
-        "1e-06 keeps none of the 7400 weights of all layers together; 6.757e-05 is",
+        "one of the 7400 weights of all layers together, at least 6.757e-05, got 1e-06",
     ),
-    (RECIPE.replace(density=0.0004, schedule="layer_by_layer"), "0.0004 keeps none of the 1000 weights of"),
+    (RECIPE.replace(density=0.0004, schedule="layer_by_layer"), "one of the 1000 weights of"),
 ]
 
 
@@ -241,14 +242,14 @@ def test_a_pattern_goes_all_the_way(scope, density, wide, tmp_path):
 
 
 UNREACHABLE = [
-    (RECIPE.replace(scope="2:4", density=0.5), r"Density 0\.707107 .* 2:4 keeps exactly 0\.5"),
-    (RECIPE.replace(scope="2:4", density=0.5, schedule="cubic"), r"2:4 keeps exactly 0\.5"),
-    (RECIPE.replace(scope="2:4", density=0.3, schedule="one_shot"), r"2:4 keeps exactly 0\.5"),
-    (RECIPE.replace(scope="3:7", density=3 / 7, schedule="one_shot"), r"'1\.weight', \[100, 64\], has 64"),
-    (RECIPE.replace(scope="3x4", density=0.5), r"3 outputs at a time .*'1\.weight', \[100, 64\]"),
+    (RECIPE.replace(scope="2:4", density=0.5), r"density 0\.5 of .* 2:4 keeps .* got 0\.707107"),
+    (RECIPE.replace(scope="2:4", density=0.5, schedule="cubic"), r"density 0\.5 of .* 2:4 keeps"),
+    (RECIPE.replace(scope="2:4", density=0.3, schedule="one_shot"), r"density 0\.5 of .* 2:4 keeps"),
+    (RECIPE.replace(scope="3:7", density=3 / 7, schedule="one_shot"), r"'1\.weight', \[100, 64\], got 64"),
+    (RECIPE.replace(scope="3x4", density=0.5), r"multiple of 3 outputs in '1\.weight', \[100, 64\]"),
     (
         RECIPE.replace(scope="2x4", density=0.003),
-        "0.003 keeps none of the 125 blocks of 2x4 of '3.weight'; 0.004 is",
+        "one of the 125 blocks of 2x4 of '3.weight', at least 0.004, got 0.003",
     ),
 ]
 
@@ -268,15 +269,15 @@ def test_a_scope_that_there_is_not_is_refused_before_the_work(trained, digits):
 
 @pytest.mark.parametrize("weights", [1, 2, 3, 7, 10, 999, 1000, 6400, 266_200, 10_000_001])
 def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(weights):
-    params = {"fc.weight": torch.zeros(weights)}
+    shapes = {"fc.weight": (weights,)}
     with pytest.raises(DensityError) as raised:
-        check_densities_nonempty(1e-9, "layer", params)
-    named = float(re.search(r"; (\S+) is the smallest", str(raised.value))[1])
-    check_densities_nonempty(named, "layer", params)
+        Layer().check_not_empty(shapes, 1e-9)
+    named = float(re.search(r"at least (\S+), got", str(raised.value))[1])
+    Layer().check_not_empty(shapes, named)
     assert num_to_keep(named, weights) == 1
     assert num_to_keep(named * 0.999, weights) == 0
     with pytest.raises(DensityError):
-        check_densities_nonempty(named * 0.999, "layer", params)
+        Layer().check_not_empty(shapes, named * 0.999)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25])
@@ -310,7 +311,7 @@ def test_density_one_prunes_nothing_and_says_so(trained, digits):
 def sparse(trained: nn.Module, density: float, scope: str = "layer") -> tuple[nn.Module, dict]:
     """A copy of `trained`, pruned by magnitude, half of its zeros -0.0 as a product with a mask leaves them."""
     model = copy.deepcopy(trained)
-    masks = prunus.SCOPES[scope](
+    masks = prunus.SCOPES[scope].select(
         prunus.CRITERIA["magnitude"](prunus.Statistics(prunus.prunable_weights(model))), density
     )
     with torch.no_grad():

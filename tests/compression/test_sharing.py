@@ -28,7 +28,7 @@ from prunus.errors import (
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import layer
+from prunus.pruning.scopes import Layer
 from prunus.training import Recipe, train
 from prunus.training.loop import Trainer
 from prunus.types import Statistics
@@ -90,7 +90,7 @@ def test_no_start_is_better_than_the_optimum(seed, k):
 
 
 def pruned(mlp):
-    masks = layer(magnitude(Statistics(prunable_weights(mlp))), 0.4)
+    masks = Layer().select(magnitude(Statistics(prunable_weights(mlp))), 0.4)
     mlp.load_state_dict(apply_masks(dict(mlp.state_dict()), masks))
     return masks
 
@@ -356,7 +356,7 @@ def test_a_checkpoint_of_other_masks_is_refused():
 
 def shared_mlp(mlp, bits=2):
     model = copy.deepcopy(mlp).double().eval()
-    masks = layer(magnitude(Statistics(prunable_weights(mlp))), 0.4)
+    masks = Layer().select(magnitude(Statistics(prunable_weights(mlp))), 0.4)
     shared = quantize_weights(prunable_weights(mlp), masks, bits)
     shared = {n: copy.copy(s) for n, s in shared.items()}
     for s in shared.values():

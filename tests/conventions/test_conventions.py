@@ -181,7 +181,6 @@ def test_codecs_know_nothing_of_torch(room):
     ("folder", "table", "helpers"),
     [
         ("pruning/criteria", CRITERIA, {"parts"}),
-        ("pruning/scopes", SCOPES, {"han_threshold", "tiles", "feasibility"}),
         ("pruning/schedules", SCHEDULES, {"progress"}),
         ("tickets/mask1", MASK1_ACTIONS, {"rescaled", "scale", "shuffles"}),
         ("tickets/mask0", MASK0_ACTIONS, {"places"}),
@@ -195,14 +194,18 @@ def test_codecs_know_nothing_of_torch(room):
 def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table, helpers):
     stems = {path.stem for path in (ROOT / "prunus" / folder).glob("*.py")} - {"__init__"}
     files = {stem.rstrip("_") for stem in stems}
-    patterns = {"2:4": "n_m", "4:8": "n_m", "1x4": "block"}
-    # What ends so, `rescaled` makes of others; patterns of one kind are one file.
-    variants = {patterns.get(name, name) for name in table if not name.endswith("_rescaled")}
+    # What ends so, `rescaled` makes of others.
+    variants = {name for name in table if not name.endswith("_rescaled")}
     assert files - helpers == variants
     for name in variants | (helpers & {"rescaled"}):
         module = next(p for p in (ROOT / "prunus" / folder).glob("*.py") if p.stem.rstrip("_") == name)
         card = ast.get_docstring(ast.parse(module.read_text())) or ""
         assert "Source:" in card, f"{module} has no source on its card"
+
+
+@pytest.mark.parametrize("name", SCOPES)
+def test_every_scope_names_its_source(name):
+    assert "Source:" in (type(SCOPES[name]).__doc__ or "")
 
 
 def test_everything_built_in_is_in_the_docs():

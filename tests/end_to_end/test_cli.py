@@ -272,7 +272,7 @@ def test_a_scope_may_be_a_pattern(run, tmp_path):
     out.with_suffix(".html").unlink()
     for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
         printed = run(*asked, *wrong, code=5)
-        assert "2:4 keeps exactly 0.5" in printed.err
+        assert "which 2:4 keeps of every layer" in printed.err
         assert "training" not in printed.err
     assert "as 1:4, and blocks ROWSxCOLUMNS" in run(*asked[:-1], "--scope=filters", code=2).err
     assert not out.exists()

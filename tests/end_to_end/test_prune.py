@@ -288,7 +288,7 @@ def test_a_layer_that_is_never_reached_is_named_or_left_out(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--density=0.3", "--scope=2:4"), 5, "2:4 keeps exactly 0.5"),
+        (("--density=0.3", "--scope=2:4"), 5, "which 2:4 keeps of every layer"),
         (("--density=0",), 5, "above 0"),
         (("--density=0.5", "--criterion=nothing"), 2, "Unknown criterion"),
         (("--density=0.5", "--scope=nothing"), 2, "Unknown scope"),

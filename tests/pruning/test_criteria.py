@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from prunus.errors import NonFiniteError, StatisticsError
 from prunus.models.initialization import glorot_normal
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.pruning.density import densities_from_threshold, num_to_keep
+from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import SCOPES, densities_from_threshold, get_scope, global_, layer
+from prunus.pruning.scopes import SCOPES, Global, Layer, parse_scope
 from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.seeds import make_generator
 from prunus.types import MaskDict, Statistics
@@ -29,7 +30,7 @@ FINAL_ONLY = {"magnitude", "large_final", "small_final", "scaled_magnitude", "ra
 
 each_criterion = pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
 each_name = pytest.mark.parametrize("name", CRITERIA)
-each_scope = pytest.mark.parametrize("scope", [layer, global_])
+each_scope = pytest.mark.parametrize("scope", [Layer(), Global()])
 """Those that take any density."""
 PATTERNS = {"2:4": "3:4", "4:8": "6:8", "1x4": "1x4"}
 """The others, and what may have pruned before them at a density of 0.75."""
@@ -154,9 +155,9 @@ def test_what_is_needed_and_not_given_is_named(name):
 @pytest.mark.parametrize("density", [0.2, 0.3, 0.4])
 def test_pruned_places_never_count(criterion, scope, density):
     given = evidence()
-    masks = scope(criterion(given), density, within=given.masks, seed=1)
+    masks = scope.select(criterion(given), density, within=given.masks, seed=1)
     assert are_nested(masks, given.masks)
-    groups = [[n] for n in masks] if scope is layer else [list(masks)]
+    groups = [[n] for n in masks] if scope == Layer() else [list(masks)]
     for group in groups:
         kept = sum(int(masks[n].sum()) for n in group)
         assert kept == num_to_keep(density, sum(masks[n].numel() for n in group))
@@ -172,8 +173,8 @@ def test_pruned_places_never_count_in_a_pattern(criterion, pattern):
     glorot_normal(model, seed=0)
     given = evidence(model=model, channels=8)
     drawn = {n: torch.rand(w.shape, generator=make_generator(1, n)) for n, w in given.weights.items()}
-    given = replace(given, masks=get_scope(PATTERNS[pattern])(drawn, 0.75))
-    masks = SCOPES[pattern](criterion(given), 0.5, within=given.masks, seed=1)
+    given = replace(given, masks=parse_scope(PATTERNS[pattern]).select(drawn, 0.75))
+    masks = SCOPES[pattern].select(criterion(given), 0.5, within=given.masks, seed=1)
     assert are_nested(masks, given.masks)
     assert [int(mask.sum()) for mask in masks.values()] == [32, 64, 32]
 
@@ -192,7 +193,7 @@ def test_a_nan_never_passes_in_silence(name, spoilt):
         "curvature": name == "obd",
     }[spoilt]
     with pytest.raises(NonFiniteError) if looked_at else nullcontext():
-        layer(CRITERIA[name](bad), 0.2, within=given.masks)
+        Layer().select(CRITERIA[name](bad), 0.2, within=given.masks)
 
 
 BEFORE, AFTER = [1.0, -2.0, 0.5, -0.5, 0.0, 4.0], [-3.0, -1.0, 2.0, 0.0, 1.0, 4.0]
@@ -241,7 +242,7 @@ def test_scaled_magnitude_is_hans_threshold():
     scores = CRITERIA["scaled_magnitude"](Statistics(weights))
     densities = densities_from_threshold(weights, 0.8)
     kept = sum(density * weights[name].numel() for name, density in densities.items())
-    masks = global_(scores, kept / sum(weight.numel() for weight in weights.values()))
+    masks = Global().select(scores, kept / sum(weight.numel() for weight in weights.values()))
     for name, weight in weights.items():
         assert torch.equal(masks[name], weight.abs() > 0.8 * weight.std(correction=0))
 
@@ -272,11 +273,11 @@ def test_the_lower_rank_is_the_published_bisection(name, sign, earlier):
     scores = CRITERIA[name](Statistics({"a": end}, initial={"a": start}, masks=masks if earlier else None))
     for wanted in range(1, int(left.sum())):
         outer, inner = bisected(sign * start.abs(), sign * end.abs(), left, wanted)
-        exact = layer(scores, wanted / 90, within=masks)["a"]
+        exact = Layer().select(scores, wanted / 90, within=masks)["a"]
         assert are_nested({"a": inner & left}, {"a": exact})
         assert are_nested({"a": exact}, {"a": outer})
         assert int(outer.sum()) - wanted in (0, 1)
-        assert torch.equal(layer(scores, int(outer.sum()) / 90, within=masks)["a"], outer)
+        assert torch.equal(Layer().select(scores, int(outer.sum()) / 90, within=masks)["a"], outer)
 
 
 @pytest.mark.parametrize("name", ["large_init_large_final", "small_init_small_final"])

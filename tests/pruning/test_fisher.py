@@ -229,7 +229,7 @@ def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
     inverse = torch.linalg.inv(full)
     pivots = from_blocks(inverse.diagonal(dim1=1, dim2=2), asked.weights["weight"])
     torch.testing.assert_close(before.pivots["weight"], pivots, rtol=WORST, atol=0)
-    masks = SCOPES["layer"](before.scores(), 0.7)
+    masks = SCOPES["layer"].select(before.scores(), 0.7)
     after, w = before.keep(masks), to_blocks(asked.weights["weight"].flatten(), 50)
     gone = to_blocks(~masks["weight"].flatten(), 50)
     both = inverse * gone.unsqueeze(1) * gone.unsqueeze(2) + torch.diag_embed((~gone).double())
@@ -389,7 +389,7 @@ def test_float32_is_near_float64():
     torch.testing.assert_close(
         flatten_weights(two.scores()), flatten_weights(one.scores()), rtol=2e-3, atol=0
     )
-    masks = SCOPES["global"](one.scores(), 0.5)
+    masks = SCOPES["global"].select(one.scores(), 0.5)
     one, two = one.keep(masks), two.keep(masks)
     assert all(w.dtype == torch.float32 for w in two.weights.values())
     torch.testing.assert_close(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
+from prunus.pruning.density import num_to_keep
 from prunus.pruning.layerwise import (
     SparsityPattern,
     allocate_densities,
@@ -26,10 +27,10 @@ from prunus.pruning.layerwise import (
 )
 from prunus.pruning.layerwise.hessian import STRIPE
 from prunus.pruning.layerwise.sparse_gpt import SOLVED, _upper
-from prunus.pruning.masks import all_kept, are_nested, num_to_keep
+from prunus.pruning.masks import all_kept, are_nested
 from prunus.pruning.matrix import to_matrix
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import SCOPES, get_scope
+from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.second_order import prune_weights
 from prunus.seeds import make_generator
 from prunus.types import Params, mask_density
@@ -263,8 +264,8 @@ def test_predicted_is_the_increase_of_the_damped_error():
 def test_in_two_steps_what_is_left_is_the_same_as_at_once():
     model, weights, inputs = linear()
     surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
-    half = SCOPES["layer"](surgeon.scores(), 0.6)
-    less = SCOPES["layer"](surgeon.scores(), 0.3, half)
+    half = SCOPES["layer"].select(surgeon.scores(), 0.6)
+    less = SCOPES["layer"].select(surgeon.scores(), 0.3, half)
     at_once, stepwise = surgeon.keep(less), surgeon.keep(half).keep(less)
     torch.testing.assert_close(at_once.weights["weight"], stepwise.weights["weight"])
     assert at_once.predicted == pytest.approx(stepwise.predicted)
@@ -275,7 +276,7 @@ def test_scores_go_on_from_what_is_left():
     model, weights, inputs = linear()
     surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
     first = surgeon.scores()["weight"]
-    half = SCOPES["layer"]({"weight": first}, 0.5)
+    half = SCOPES["layer"].select({"weight": first}, 0.5)
     again = surgeon.keep(half).scores()["weight"]
     assert not again[~half["weight"]].any()
     for before, after, left in zip(first, again, half["weight"], strict=True):
@@ -305,19 +306,21 @@ def test_patterns_are_kept_and_the_update_pays(method, scope, kind):
     (name,), density = weights, 0.5
     if method == "exact_obs":
         done = prune_weights(
-            exact_obs(model, inputs, holes=SparsityPattern.of(scope)), weights, density, get_scope(scope)
+            exact_obs(model, inputs, holes=SparsityPattern.of(scope)), weights, density, parse_scope(scope)
         )
     else:
-        done = sparse_gpt(model, inputs, select=8)(weights, density, get_scope(scope))
+        done = sparse_gpt(model, inputs, select=8)(weights, density, parse_scope(scope))
     found = layer_hessians(model, weights, inputs)
     bare = {name: weights[name].detach() * done.masks[name]}
-    by_magnitude = get_scope(scope)({name: weights[name].detach().abs()}, density)
+    by_magnitude = parse_scope(scope).select({name: weights[name].detach().abs()}, density)
     # Columns that are gone before cannot make up for the last ones: so few inputs leave SparseGPT no promise but one.
     rivals = [bare, *([{name: weights[name].detach() * by_magnitude[name]}] if method == "exact_obs" else [])]
     ours = relative_output_errors(found, weights, done.weights)[name]
     assert mask_density(done.masks) == 0.5
     # What the scope made of constant scores of this mask is this mask: it has the pattern.
-    assert torch.equal(get_scope(scope)({name: done.masks[name].double()}, density)[name], done.masks[name])
+    assert torch.equal(
+        parse_scope(scope).select({name: done.masks[name].double()}, density)[name], done.masks[name]
+    )
     assert all(ours < relative_output_errors(found, weights, rival)[name] for rival in rivals)
 
 
@@ -334,7 +337,7 @@ def test_an_n_m_run_deletes_from_every_group_before_it_empties_one():
 def test_what_a_group_has_lost_before_counts_in_an_n_m_run():
     """2:4 within 3:4 deletes one of each group before it deletes a second of any."""
     model, weights, inputs = linear()
-    before = get_scope("3:4")({"weight": weights["weight"].detach().abs()}, 0.75)
+    before = parse_scope("3:4").select({"weight": weights["weight"].detach().abs()}, 0.75)
     surgeon = exact_obs(model, inputs, holes=SparsityPattern.of("2:4"))(weights, before)
     scores, left = surgeon.scores()["weight"].reshape(OUT, -1, 4), before["weight"].reshape(OUT, -1, 4)
     first = scores.masked_fill(~left, float("inf")).amin(2)  # the cheapest of a group
@@ -397,7 +400,7 @@ def test_fewer_examples_than_inputs_are_damped_and_say_so():
 def test_a_deleted_weight_does_not_come_back():
     model, weights, inputs = linear()
     surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
-    half = SCOPES["layer"](surgeon.scores(), 0.5)
+    half = SCOPES["layer"].select(surgeon.scores(), 0.5)
     with pytest.raises(DensityError, match="does not come back"):
         surgeon.keep(half).keep(all_kept(weights))
 
@@ -509,7 +512,7 @@ def test_the_global_scope_chooses_before_anything_moves():
 @pytest.mark.parametrize("select", [2, None])
 def test_what_was_pruned_before_stays_pruned(select):
     model, weights, inputs = linear()
-    before = SCOPES["layer"]({"weight": weights["weight"].detach().abs()}, 0.6)
+    before = SCOPES["layer"].select({"weight": weights["weight"].detach().abs()}, 0.6)
     done = sparse_gpt(model, inputs, select=select)(weights, 0.3, SCOPES["layer"], within=before)
     assert are_nested(done.masks, before)
     assert int(done.masks["weight"].sum()) == num_to_keep(0.3, OUT * IN)
@@ -581,7 +584,7 @@ def test_layers_of_other_kinds_are_named(method):
 @each_method
 def test_densities_no_pattern_can_give_are_named(method):
     model, weights, inputs = linear()
-    with pytest.raises(DensityError, match=r"2:4 keeps exactly 0\.5"):
+    with pytest.raises(DensityError, match=r"density 0\.5 of .* 2:4 keeps"):
         method(model, inputs)(weights, 0.3, SCOPES["2:4"])
 
 
@@ -659,7 +662,7 @@ def test_on_convex_curves_a_budget_is_the_global_scope():
     sizes = {name: score.numel() for name, score in scores.items()}
     fine = [level / 350 for level in range(1, 351)]
     chosen = allocate_densities(error_curves(scores, all_kept(scores), fine), sizes, 0.5)
-    masks = SCOPES["global"](scores, 0.5)
+    masks = SCOPES["global"].select(scores, 0.5)
     assert {n: num_to_keep(chosen[n], sizes[n]) for n in sizes} == {n: int(m.sum()) for n, m in masks.items()}
 
 
@@ -670,7 +673,7 @@ def test_curves_are_the_errors_of_exact_obs():
     curve = error_curves(scores, surgeon.masks, [0.25, 0.5, 1.0])["weight"]
     assert curve[1.0] == 0
     for density in (0.25, 0.5):
-        done = surgeon.keep(SCOPES["layer"](scores, density))
+        done = surgeon.keep(SCOPES["layer"].select(scores, density))
         assert done.predicted == pytest.approx(curve[density], rel=0.01)
 
 

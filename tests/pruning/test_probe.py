@@ -11,7 +11,7 @@ from prunus.errors import ModelError, StatisticsError
 from prunus.pruning.criteria import CRITERIA, gradient, grasp, snip, synflow
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.pruners import get_criterion
-from prunus.pruning.scopes import global_, layer
+from prunus.pruning.scopes import Global, Layer
 from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.seeds import make_generator
 from prunus.types import Params, ScoringBatch, Split, Statistics
@@ -182,7 +182,7 @@ def test_integer_inputs_stay_integers_under_second_order_methods():
 
 
 def pruned_by(method, model, split, **patterns):
-    return get_criterion(method).on(model, split, 0)(prunable_weights(model, **patterns), 0.5, layer)
+    return get_criterion(method).on(model, split, 0)(prunable_weights(model, **patterns), 0.5, Layer())
 
 
 def test_weights_of_another_network_are_refused():
@@ -316,6 +316,6 @@ def test_synflow_asked_again_after_every_weight_ends_in_a_path():
     given = evidence(bias_free())
     total = sum(weight.numel() for weight in given.weights.values())
     for left in range(total - 1, 2, -1):
-        given = replace(given, masks=global_(synflow(given), left / total, within=given.masks))
+        given = replace(given, masks=Global().select(synflow(given), left / total, within=given.masks))
     assert [int(mask.sum()) for mask in given.masks.values()] == [1, 1, 1]
     assert all(score.sum() > 0 for score in synflow(given).values())

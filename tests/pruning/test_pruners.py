@@ -12,8 +12,9 @@ from torch import nn
 import prunus
 from prunus.errors import ModelError, StatisticsError, UnknownNameError
 from prunus.pruning.criteria import CRITERIA, magnitude
+from prunus.pruning.density import num_to_keep
 from prunus.pruning.layerwise import exact_obs
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.pruners import (
     GRADIENT_PRUNERS,
@@ -24,7 +25,7 @@ from prunus.pruning.pruners import (
 )
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative
-from prunus.pruning.scopes import SCOPES, get_scope
+from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.second_order import prune_weights
 from prunus.tickets.artifacts import InMemoryArtifacts
 from prunus.tickets.baseline import BaselineSpec
@@ -71,7 +72,7 @@ def on(name, model, split, scope="layer", **settings):
 def test_every_pruner_prunes_exactly_under_every_kind_of_scope(name, scope, model, data):
     before = copy.deepcopy(model.state_dict())
     weights = prunable_weights(model)
-    done = on(name, model, data.train, scope)(weights, 0.5, get_scope(scope), seed=1)
+    done = on(name, model, data.train, scope)(weights, 0.5, parse_scope(scope), seed=1)
     if scope == "global":
         assert mask_density(done.masks) == num_to_keep(0.5, sum(w.numel() for w in weights.values())) / sum(
             w.numel() for w in weights.values()
@@ -169,7 +170,7 @@ def test_at_weights_is_the_criterion_with_the_weights_for_initial_ones(name, mod
     )
     scores = CRITERIA[name](Statistics(weights, initial=weights, probe=look))
     done = on(name, model, data.train)(weights, 0.3, SCOPES["layer"])
-    hand = SCOPES["layer"](scores, 0.3)
+    hand = SCOPES["layer"].select(scores, 0.3)
     assert all(torch.equal(done.masks[key], hand[key]) for key in weights)
 
 
@@ -345,7 +346,7 @@ def _takes_zero(pruner):
 @pytest.mark.parametrize("name", [name for name in PRUNERS if name != "sparse_gpt"])
 def test_the_order_masks_come_in_is_nothing_to_a_pruner(name, model, data):
     weights = prunable_weights(model)
-    before = SCOPES["layer"]({n: w.detach().abs() for n, w in weights.items()}, 0.8)
+    before = SCOPES["layer"].select({n: w.detach().abs() for n, w in weights.items()}, 0.8)
     turned = dict(reversed(before.items()))
     prune = on(name, model, data.train)
     one, other = (prune(weights, 0.5, SCOPES["layer"], within=masks) for masks in (before, turned))
@@ -357,7 +358,7 @@ def test_the_order_masks_come_in_is_nothing_to_a_pruner(name, model, data):
 def test_cuts_start_from_what_each_layer_has_left(model, data):
     weights = prunable_weights(model)
     first, *others = weights
-    uneven = SCOPES["layer"](
+    uneven = SCOPES["layer"].select(
         {n: w.detach().abs() for n, w in weights.items()}, {first: 0.3, **dict.fromkeys(others, 1.0)}
     )
     done = on("fisher", model, data.train, cuts=3)(weights, 0.2, SCOPES["layer"], within=uneven)

@@ -10,12 +10,13 @@ from torch import nn
 
 from prunus.errors import DensityError
 from prunus.pruning.criteria import magnitude
+from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative, layer_by_layer
-from prunus.pruning.scopes import global_, layer, n_m
+from prunus.pruning.scopes import Global, Layer, NByM
 from prunus.pruning.sensitivity import SensitivityPoint, choose_densities, sensitivity
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Statistics
@@ -24,19 +25,19 @@ RECIPE = Recipe(1, 0.005, 32)
 
 
 def go(model, data, densities, **settings):
-    settings = {"criterion": magnitude, "scope": layer, **settings}
+    settings = {"criterion": magnitude, "scope": Layer(), **settings}
     recipes = [RECIPE] * len(densities)
     return prune_and_retrain(model, prunable_weights(model), data, densities, recipes, **settings)
 
 
-@pytest.mark.parametrize("scope", [layer, global_])
+@pytest.mark.parametrize("scope", [Layer(), Global()])
 def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
     rounds = go(mlp, few, iterative(0.1, 4), scope=scope)
     total = sum(weight.numel() for weight in prunable_weights(mlp).values())
     for before, after in pairwise(rounds):
         assert are_nested(after.masks, before.masks)
     for done, density in zip(rounds, iterative(0.1, 4), strict=True):
-        sizes = [m.numel() for m in done.masks.values()] if scope is layer else [total]
+        sizes = [m.numel() for m in done.masks.values()] if scope == Layer() else [total]
         assert round(done.density * total) == sum(num_to_keep(density, size) for size in sizes)
     for name, mask in rounds[-1].masks.items():
         assert not mlp.get_parameter(name)[~mask].any()
@@ -45,7 +46,7 @@ def test_rounds_are_nested_exact_and_hold(scope, mlp, few):
 
 def test_a_density_that_the_scope_cannot_give_is_refused_before_any_training(mlp, few):
     before = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
-    for scope, densities in ((n_m(2, 4), [0.5, 0.3]), (layer, [0.5, 0.6])):
+    for scope, densities in ((NByM(2, 4), [0.5, 0.3]), (Layer(), [0.5, 0.6])):
         with pytest.raises(DensityError):
             go(mlp, few, densities, scope=scope)
         assert all(torch.equal(before[n], tensor) for n, tensor in mlp.state_dict().items())
@@ -67,16 +68,16 @@ def test_survivors_start_from_the_values_they_had(mlp, few):
         [0.5],
         [RECIPE.replace(learning_rate=0.0)],
         criterion=magnitude,
-        scope=layer,
+        scope=Layer(),
     )
     for name, mask in rounds[0].masks.items():
         assert torch.equal(mlp.get_parameter(name)[mask], before[name][mask])
-        assert torch.equal(layer(magnitude(Statistics(before)), 0.5)[name], mask)
+        assert torch.equal(Layer().select(magnitude(Statistics(before)), 0.5)[name], mask)
 
 
 def test_dropout_follows_the_formula_and_comes_back(mlp):
     masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(mlp).items()}
-    masks["4.weight"] = layer({"w": torch.rand(16, 24)}, 0.25)["w"]
+    masks["4.weight"] = Layer().select({"w": torch.rand(16, 24)}, 0.25)["w"]
     assert retraining_dropout_rates(mlp, masks) == {"3": pytest.approx(0.1 * sqrt(0.25))}
     with scaled_dropout(mlp, masks):
         assert mlp[3].p == pytest.approx(0.05)
@@ -116,7 +117,7 @@ def test_sensitivity_is_one_layer_at_a_time(mlp, digits):
     train(mlp, digits, Recipe(8, 0.005, 32))
     curve = sensitivity(mlp, digits.validation, densities=(0.1,), include=["4.weight"])["4.weight"]
     alone = copy.deepcopy(mlp)
-    masks = layer(magnitude(Statistics(prunable_weights(alone, include=["4.weight"]))), 0.1)
+    masks = Layer().select(magnitude(Statistics(prunable_weights(alone, include=["4.weight"]))), 0.1)
     alone[4].weight.data.mul_(masks["4.weight"])
     assert curve[0].loss == evaluate(alone, digits.validation).loss
 

@@ -25,7 +25,7 @@ from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS, get_criterion
 from prunus.pruning.recalibrate import recalibrate_batchnorm
-from prunus.pruning.scopes import SCOPES, get_scope
+from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.second_order import DIAGONALS, fisher, make_objective, obs, prune_weights
 from prunus.pruning.sensitivity import sensitivity
 from prunus.seeds import make_generator
@@ -64,7 +64,7 @@ def ill_conditioned(seed, kind="random", groups=1):
     [("layer", 0.5), ("layer", 0.1), ("global", 0.3), ("2:4", 0.5), ("1x4", 0.3), ("4x4", 0.5)],
 )
 def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
-    scope = get_scope(name)
+    scope = parse_scope(name)
     for seed in range(3):
         hessian, mean = ill_conditioned(seed, kind)
         found = {"weight": LayerHessian(hessian, damping * mean, 100, 100)}
@@ -149,7 +149,7 @@ def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name,
 def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
     model, split = network(), examples()
     weights = {n: -w.detach().abs() - 0.1 for n, w in prunable_weights(model).items()}
-    within = SCOPES["layer"](CRITERIA["magnitude"](Statistics(weights)), 0.75)
+    within = SCOPES["layer"].select(CRITERIA["magnitude"](Statistics(weights)), 0.75)
     weights = apply_masks(weights, within)
     done = get_criterion(name).on(model, split, 0)(weights, 0.5, SCOPES["layer"], within=within)
     for key, mask in done.masks.items():
@@ -174,7 +174,7 @@ def test_scores_that_are_not_finite_are_named(name):
     scores = {"a": torch.rand(8, 8), "b": torch.rand(8, 8)}
     scores["b"][3, 3] = float("nan")
     with pytest.raises(NonFiniteError, match="'b'"):
-        get_scope(name)(scores, 0.5)
+        parse_scope(name).select(scores, 0.5)
 
 
 # --- progress ---------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_every_scope_takes_every_float_type(dtype):
     weights = prunable_weights(nn.Sequential(nn.Linear(16, 8), nn.Linear(8, 8)).to(dtype))
     scores = CRITERIA["magnitude"](Statistics(weights))
     for name, scope in SCOPES.items():
-        masks = scope(scores, 0.5)
+        masks = scope.select(scores, 0.5)
         assert sum(int(m.sum()) for m in masks.values()) == sum(m.numel() for m in masks.values()) / 2, name
         assert all(
             t.dtype == dtype for t in apply_masks({n: w.detach() for n, w in weights.items()}, masks).values()

@@ -20,7 +20,7 @@ from prunus.errors import (
     SpecError,
     UnknownNameError,
 )
-from prunus.pruning.masks import num_to_keep
+from prunus.pruning.density import num_to_keep
 from prunus.pruning.prunable import prunable_weights
 from prunus.runs.spec import run_id
 from prunus.seeds import make_generator

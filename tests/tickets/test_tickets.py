@@ -19,9 +19,10 @@ from prunus.errors import (
     SpecError,
     UnknownNameError,
 )
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.pruning.density import num_to_keep
+from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.pruning.scopes import SCOPES, layer
+from prunus.pruning.scopes import SCOPES, Layer
 from prunus.runs.spec import run_id
 from prunus.tickets.artifacts import InMemoryArtifacts
 from prunus.tickets.baseline import BaselineSpec, load_saved_state
@@ -218,7 +219,9 @@ def test_a_ticket_as_dense_as_a_learned_mask_keeps_as_many_weights_of_every_laye
     assert len({mask_density({n: m}) for n, m in kept.items()}) == len(kept)
     assert not equal(kept, wanted)
     final = {name: trained().get("final")[name].abs() for name in kept}
-    assert equal(kept, layer(final, {name: mask_density({name: mask}) for name, mask in wanted.items()}))
+    assert equal(
+        kept, Layer().select(final, {name: mask_density({name: mask}) for name, mask in wanted.items()})
+    )
     assert shelf.rows()[0]["invariants"]["passed"]
     control = TicketSpec(DENSE, rounds=1, mask1="reinitialize", masks_from=spec)
     assert equal(masks_at(done(control, trained(), shelf), 1), kept)
@@ -380,7 +383,7 @@ def test_one_shot_levels_come_straight_from_the_dense_network():
     for level in (1, 2, 3):
         density = {"1.weight": 0.8**level, "3.weight": 0.8**level, "5.weight": 0.9**level}
         scores = {name: final[name].abs() for name in density}
-        assert equal(masks_at(shelf, level), layer(scores, density))
+        assert equal(masks_at(shelf, level), Layer().select(scores, density))
     alone = done(replace(spec, levels=(3,)), trained())
     assert equal(masks_at(alone, 3), masks_at(shelf, 3))
     assert rows(alone) == rows(shelf)[2:]
@@ -515,13 +518,13 @@ def test_a_criterion_and_actions_of_ones_own(step):
         (
             {"scope": "2:4", "rates": PruningRates(0.5, 0.5, 0.5)},
             DensityError,
-            r"Density 0\.25 .* 2:4 keeps exactly 0\.5",
+            r"density 0\.5 of .* 2:4 keeps .* got 0\.25",
         ),
-        ({"scope": "2:4", "rounds": 1}, DensityError, r"Density 0\.8 .* 2:4 keeps exactly 0\.5"),
+        ({"scope": "2:4", "rounds": 1}, DensityError, r"density 0\.5 of .* 2:4 keeps .* got 0\.8"),
         (
             {"scope": "1:5", "rates": PruningRates(0.8, 0.8, 0.8)},
             DensityError,
-            "has 64, which is no multiple",
+            "got 64; exclude",
         ),
         ({"schedule": "cubic"}, SpecError, "iterative, one_shot"),
         ({"levels": (1,)}, SpecError, "passes through every level"),
@@ -724,22 +727,24 @@ def test_a_training_that_is_not_as_asked_fails_the_receipt(what):
         assert [s for s, holds in row["invariants"]["checks"].items() if not holds] == [sentence]
 
 
-def one_too_few(scores, density, within=None, seed=0):
-    masks = layer(scores, density, within, seed)
-    name = next(iter(masks))
-    masks[name].view(-1)[masks[name].view(-1).nonzero()[0]] = False
-    return masks
+class OneTooFew(Layer):
+    def select(self, scores, density, within=None, seed=0):
+        masks = super().select(scores, density, within, seed)
+        name = next(iter(masks))
+        masks[name].view(-1)[masks[name].view(-1).nonzero()[0]] = False
+        return masks
 
 
-def forgetting(scores, density, within=None, seed=0):
-    return layer(scores, density, None, seed)
+class NotNested(Layer):
+    def select(self, scores, density, within=None, seed=0):
+        return super().select(scores, density, None, seed)
 
 
 @pytest.mark.parametrize(
     ("scope", "criterion", "levels", "sentence"),
     [
-        (one_too_few, "large_final", [1, 2], "every layer keeps exactly its count"),
-        (forgetting, "small_final", [2], "the masks are nested"),
+        (OneTooFew(), "large_final", [1, 2], "every layer keeps exactly its count"),
+        (NotNested(), "small_final", [2], "the masks are nested"),
     ],
 )
 def test_masks_that_are_wrong_fail_the_receipt(scope, criterion, levels, sentence, monkeypatch):

@@ -52,7 +52,7 @@ def prune_and_retrain(model, data, report=None):
 TRAINS = {
     "train": lambda model, data, report=None: train(model, data, RECIPE, report=report),
     "prune_and_retrain": prune_and_retrain,
-    "deep_compress": lambda model, data, report=None: prunus.compress(
+    "compress": lambda model, data, report=None: prunus.compress(
         model,
         data=data,
         preset=COMPRESSION,

@@ -78,7 +78,7 @@ def sensitivity(model, data):
 CALLS = {
     "train": masked_training,
     "prune_and_retrain": pruning,
-    "deep_compress": lambda model, data: prunus.compress(model, data=data, preset=COMPRESSION).model,
+    "compress": lambda model, data: prunus.compress(model, data=data, preset=COMPRESSION).model,
     "sensitivity": sensitivity,
     "evaluate": lambda model, data: (evaluate(model, data.test), model)[1],
 }

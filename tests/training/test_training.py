@@ -15,7 +15,7 @@ from prunus.errors import CheckpointError, DivergenceError, ModelError, UnknownN
 from prunus.models.initialization import build_model
 from prunus.pruning.criteria import random
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import layer
+from prunus.pruning.scopes import Layer
 from prunus.training import Masks, Recipe, evaluate, train
 from prunus.training.constraints import NoConstraint, pack_mask, unpack_mask
 from prunus.training.loop import Trainer
@@ -28,7 +28,7 @@ RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=32)
 
 
 def masks_from(model: nn.Module, density: float = 0.3) -> dict[str, torch.Tensor]:
-    return layer(random(Statistics(prunable_weights(model))), density)
+    return Layer().select(random(Statistics(prunable_weights(model))), density)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunus.errors import DensityError, NonFiniteError
+from prunus.pruning.density import check_density, num_to_keep
 from prunus.pruning.layerwise.hessian import LayerHessian
-from prunus.pruning.masks import check_density, check_finite, num_to_keep
+from prunus.pruning.masks import check_finite
 from prunus.types import MaskDict, Params, Scores
 
 DENSITY_GRID = tuple(level / 100 for level in range(1, 101))

@@ -26,7 +26,7 @@ from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rej
 from prunus.pruning.layerwise.hessian import DAMPING, LayerHessian, layer_hessians
 from prunus.pruning.masks import apply_masks, are_nested, check_finite
 from prunus.pruning.matrix import from_matrix
-from prunus.pruning.scopes import parse_block, parse_n_m
+from prunus.pruning.scopes import Block, NByM, Scope, parse_scope
 from prunus.pruning.weights import with_weights
 from prunus.types import MaskDict, Params, Progress, Scores
 
@@ -46,14 +46,18 @@ class SparsityPattern:
     """Of every M neighboring columns N are kept until all others are gone, as the scope "2:4" keeps them."""
 
     @staticmethod
-    def of(scope: str) -> "SparsityPattern":
-        """What the scope of this name deletes; single weights where it has no pattern along a row.
+    def of(scope: str | Scope) -> "SparsityPattern":
+        """What the scope deletes; single weights where it has no pattern along a row.
 
         >>> SparsityPattern.of("2:4"), SparsityPattern.of("1x4")
         (SparsityPattern(block=1, n_m=(2, 4)), SparsityPattern(block=4, n_m=None))
         """
-        rows, columns = parse_block(scope) or (0, 0)
-        return SparsityPattern(columns if rows == 1 else 1, parse_n_m(scope))
+        match parse_scope(scope):
+            case Block(1, columns):
+                return SparsityPattern(block=columns)
+            case NByM(n, m):
+                return SparsityPattern(n_m=(n, m))
+        return SparsityPattern()
 
 
 @dataclass(frozen=True)
@@ -205,12 +209,12 @@ def exact_obs(
     Raises, when it looks, what `layer_inputs` raises; when it scores or deletes, NonFiniteError where H is singular
     with this damping.
 
-    >>> from prunus.pruning.scopes import layer
+    >>> from prunus.pruning.scopes import Layer
     >>> from prunus.pruning.second_order import prune_weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> weights = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> seen = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
-    >>> prune_weights(exact_obs(model, seen, damping=1e-9), weights, 0.5, layer).weights["weight"].sum()
+    >>> prune_weights(exact_obs(model, seen, damping=1e-9), weights, 0.5, Layer()).weights["weight"].sum()
     tensor(2.)
     """
 

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, EmptyLayerWarning
+from prunus.pruning.density import densities_by_name
 from prunus.pruning.layerwise.exact_obs import cholesky, layer_hessians_at
 from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rejected
 from prunus.pruning.layerwise.hessian import DAMPING, LayerHessian
-from prunus.pruning.masks import all_kept, apply_masks, check_finite, densities_by_name, num_to_keep
+from prunus.pruning.masks import all_kept, apply_masks, check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
-from prunus.pruning.scopes import Scope, check_densities_reachable, global_
+from prunus.pruning.scopes import Scope, parse_scope, shapes_of
 from prunus.pruning.second_order.pruning_state import PruneFn, PruneResult
 from prunus.seeds import derive_seed
 from prunus.types import Density, MaskDict, Params, Progress
@@ -64,10 +65,10 @@ def sparse_gpt(
     The result raises what `layer_inputs` and the scope raise, NonFiniteError where H is singular with this damping,
     DensityError where a scope that ranks layers together is asked to choose column by column.
 
-    >>> from prunus.pruning.scopes import layer
+    >>> from prunus.pruning.scopes import Layer
     >>> model = nn.Linear(2, 1, bias=False)
     >>> prune = sparse_gpt(model, torch.tensor([[1.0, 1.0], [2.0, 2.0]]), damping=1e-6)
-    >>> prune({"weight": torch.tensor([[0.5, 1.0]])}, 0.5, layer).weights
+    >>> prune({"weight": torch.tensor([[0.5, 1.0]])}, 0.5, Layer()).weights
     {'weight': tensor([[0.0000, 1.5000]])}
     """
 
@@ -91,7 +92,8 @@ def sparse_gpt_from_hessians(
     def prune(
         weights: Params, density: Density, scope: Scope, *, within: MaskDict | None = None, seed: int = 0
     ) -> PruneResult:
-        if select is not None and scope is global_:
+        scope = parse_scope(scope)
+        if select is not None and scope.ranks_layers_together:
             raise DensityError(
                 f"The global scope ranks all layers together and cannot choose {select} columns of one at a time; "
                 "pass select=None, or the layer scope."
@@ -102,16 +104,20 @@ def sparse_gpt_from_hessians(
             done = _chosen_once(weights, found, density, scope, within, seed, progress)
         else:
             # What the scope has to say of shapes and densities comes before the work.
-            check_densities_reachable(scope, weights, [density], within)
+            scope.check(shapes_of(weights), [density], within)
             shares, done = densities_by_name(density, list(weights)), {}
             for number, (name, weight) in enumerate(weights.items(), start=1):
                 sweep = _ColumnPruner(name, weight, found[name])
-                left = to_matrix(masks[name])
-                step = _step(name, scope, shares[name], left, select)
-                sweep.run(step, _as_they_come(name, scope, shares[name], left, within, seed))
+                kept, step = to_matrix(masks[name]), scope.column_step(select)
+                counts = scope.column_counts(kept, shares[name], step, name)
+                sweep.run(
+                    step,
+                    _column_by_column(name, scope, counts, step, None if within is None else kept, seed),
+                )
                 done[name] = sweep.finished()
                 if progress:
                     progress("layers updated", number, len(weights))
+            warn_if_empty({name: one.mask for name, one in done.items()})
         warn_of_rejected("SparseGPT", [name for name, one in done.items() if one.rejected])
         moved = {name: one.weight for name, one in done.items()}
         check_finite(moved, "The updated weight")
@@ -149,7 +155,7 @@ def _chosen_once(
     """All masks at once, from the weights as they are."""
     sweeps = {name: _ColumnPruner(name, weight, found[name]) for name, weight in weights.items()}
     scores = {name: sweep.all_scores() for name, sweep in sweeps.items()}
-    chosen = scope(scores, density, within, derive_seed(seed, "once"))
+    chosen = scope.select(scores, density, within, derive_seed(seed, "once"))
     done = {}
     for number, (name, sweep) in enumerate(sweeps.items(), start=1):
         sweep.run(sweep.columns, _given(to_matrix(chosen[name])))
@@ -263,56 +269,20 @@ def _given(mask: Tensor) -> Choose:
     return lambda first, end, scores: mask[:, first:end]
 
 
-def _step(name: str, scope: Scope, density: float, left: Tensor, select: int) -> int:
-    """`select`, in whole holes; the fewest columns that the scope takes where every hole has the same density."""
-    columns = left.shape[1]
-    fewest = next(
-        (c for c in range(1, columns) if columns % c == 0 and _takes(name, scope, density, left[:, :c])),
-        columns,
-    )
-    return max(fewest, select // fewest * fewest) if _takes(name, scope, 1.0, left) else fewest
-
-
-def _takes(name: str, scope: Scope, density: float, columns: Tensor) -> bool:
-    """Whether the scope gives this density of columns that are whole. N:M has no density but its own."""
-    try:
-        check_densities_reachable(scope, {name: columns}, [density])
-    except DensityError:
-        return False
-    return True
-
-
-def _as_they_come(
-    name: str, scope: Scope, density: float, left: Tensor, within: MaskDict | None, seed: int
+def _column_by_column(
+    name: str, scope: Scope, counts: list[int], step: int, within: Tensor | None, seed: int
 ) -> Choose:
-    """The scope's choice of some columns: in all as many weights as it keeps of the layer, evenly of what is left.
-
-    Under a scope of one density, N:M, evenly of all, whatever is left.
-    """
-    # How many it keeps does not depend on the scores: any will do.
-    any_scores = torch.arange(left.numel(), dtype=torch.float32, device=left.device).reshape(left.shape)
-    masks = None if within is None else {name: left}
-    whole = int(torch.count_nonzero(scope({name: any_scores}, density, masks)[name]))
-    counted = left if _takes(name, scope, 1.0, left) else torch.ones_like(left)
-    # An emptied layer has nothing to share out.
-    share = whole / max(1, int(torch.count_nonzero(counted)))
-    seen, kept = 0, 0
+    """The choice of the scope among `step` columns at a time: as many of them as `counts` has for each."""
 
     def choose(first: int, end: int, scores: Tensor) -> Tensor:
-        nonlocal seen, kept
-        here = int(torch.count_nonzero(counted[:, first:end]))
-        seen += here
-        keep = min(num_to_keep(share, seen) - kept, here)
-        if keep <= 0:
-            return torch.zeros_like(left[:, first:end])
-        masks = None if within is None else {name: left[:, first:end]}
+        count = counts[first // step]
+        if not count:
+            return torch.zeros_like(scores, dtype=torch.bool)
+        masks = None if within is None else {name: within[:, first:end]}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EmptyLayerWarning)  # these columns are not the layer
-            chosen = scope({name: scores}, keep / scores.numel(), masks, derive_seed(seed, "columns", first))[
-                name
-            ]
-        # Of blocks it keeps whole ones: what it rounds here it makes up for in the columns that follow.
-        kept += int(torch.count_nonzero(chosen))
-        return chosen
+            return scope.select(
+                {name: scores}, count / scores.numel(), masks, derive_seed(seed, "columns", first)
+            )[name]
 
     return choose

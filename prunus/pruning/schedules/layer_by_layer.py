@@ -8,7 +8,7 @@ Source: Han et al. 2015, section 3.3 (layers pruned in turn, the others held, ag
 from collections.abc import Mapping
 
 from prunus.errors import DensityError
-from prunus.pruning.masks import check_density
+from prunus.pruning.density import check_density
 from prunus.types import Density
 
 

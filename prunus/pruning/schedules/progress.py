@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from prunus.errors import DensityError
-from prunus.pruning.masks import check_density
+from prunus.pruning.density import check_density
 from prunus.types import Density
 
 

@@ -141,13 +141,13 @@ def fisher(
     inverted.
 
     >>> from torch import nn
-    >>> from prunus.pruning.scopes import global_
+    >>> from prunus.pruning.scopes import Global
     >>> from prunus.pruning.second_order.objective import make_objective
     >>> from prunus.pruning.second_order.pruning_state import prune_weights
     >>> w = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> x, d = torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[3.0], [3.0]])
     >>> asked = make_objective(nn.Linear(2, 1, bias=False), w, x, d, loss="squared_error")
-    >>> sorted(round(v, 3) for v in prune_weights(fisher(asked), w, 0.5, global_).weights["weight"].flatten().tolist())
+    >>> sorted(round(v, 3) for v in prune_weights(fisher(asked), w, 0.5, Global()).weights["weight"].flatten().tolist())
     [0.0, 2.0]
     """
     if block < 1 or batch < 1 or not 0 < damping < float("inf"):

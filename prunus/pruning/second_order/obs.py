@@ -99,13 +99,13 @@ def obs(asked: Objective, *, damping: float = DAMPING, progress: Progress | None
     Raises, when it looks, what `inverse_hessian` raises, and StatisticsError where all curvature by a layer is zero.
 
     >>> from torch import nn
-    >>> from prunus.pruning.scopes import global_
+    >>> from prunus.pruning.scopes import Global
     >>> from prunus.pruning.second_order.objective import make_objective
     >>> from prunus.pruning.second_order.pruning_state import prune_weights
     >>> model = nn.Linear(2, 1, bias=False)
     >>> w = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> x, d = torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[2.0], [4.0]])
-    >>> done = prune_weights(obs(make_objective(model, w, x, d, loss="squared_error")), w, 0.5, global_)
+    >>> done = prune_weights(obs(make_objective(model, w, x, d, loss="squared_error")), w, 0.5, Global())
     >>> sorted(round(v, 3) for v in done.weights["weight"].flatten().tolist())
     [0.0, 2.0]
     """

@@ -2,7 +2,7 @@
 
     examine(weights, masks)               -> a surgeon            looks at the curvature there
     surgeon.scores()                      -> scores               as a criterion: the highest are kept
-    scope(scores, density, within, seed)  -> masks                any scope
+    scope.select(scores, density, within) -> masks                any scope
     surgeon.keep(masks)                   -> the next surgeon     the rest deleted, what stays moved
 
 A criterion without an update is the surgeon that deletes and moves nothing (`criterion_surgeon`).
@@ -15,8 +15,9 @@ from typing import Protocol
 
 from prunus.errors import DensityError
 from prunus.pruning.criteria import Criterion
-from prunus.pruning.masks import all_kept, apply_masks, check_density, densities_by_name, num_to_keep
-from prunus.pruning.scopes import Scope, global_
+from prunus.pruning.density import check_density, densities_by_name, num_to_keep
+from prunus.pruning.masks import all_kept, apply_masks
+from prunus.pruning.scopes import Scope, parse_scope
 from prunus.seeds import derive_seed
 from prunus.types import Density, MaskDict, Params, Scores, Statistics, mask_density, numel_by_name
 
@@ -108,7 +109,7 @@ def prune_weights(
 
     Raises what the surgeon and the scope raise, DensityError for cuts or looks below 1.
     """
-    masks = within or all_kept(weights)
+    scope, masks = parse_scope(scope), within or all_kept(weights)
     if looks < 1 or (cuts is not None and cuts < 1):
         raise DensityError(f"{cuts} cuts and {looks} looks were asked for; both must be at least 1.")
     weights = apply_masks(weights, masks)
@@ -124,7 +125,7 @@ def prune_weights(
                 seconds.update(surgeon.seconds)
             surgeon = examine(surgeon.weights if surgeon else weights, masks)
             damping = max(damping, surgeon.damping)
-        masks = scope(surgeon.scores(), target, masks, derive_seed(seed, "cut", place))
+        masks = scope.select(surgeon.scores(), target, masks, derive_seed(seed, "cut", place))
         surgeon = surgeon.keep(masks)
     assert surgeon is not None
     seconds.update(surgeon.seconds)
@@ -143,7 +144,7 @@ def intermediate_densities(
     Where tensors have not the same density to begin with, each goes its own way, by name; not under the global scope.
     """
     starts = {name: mask_density({name: mask}) for name, mask in masks.items()}
-    uneven = scope is not global_ and len(set(starts.values())) > 1
+    uneven = not scope.ranks_layers_together and len(set(starts.values())) > 1
     if uneven or isinstance(density, Mapping):
         targets = densities_by_name(density, list(masks))
         cuts = _cuts(cuts, masks, sum(num_to_keep(targets[n], mask.numel()) for n, mask in masks.items()))
@@ -202,8 +203,8 @@ def criterion_method(criterion: Criterion, seed: int = 0) -> PruningMethod:
 
     >>> import torch
     >>> from prunus.pruning.criteria import magnitude
-    >>> from prunus.pruning.scopes import layer
-    >>> prune_weights(criterion_method(magnitude), {"fc": torch.tensor([3.0, -1.0])}, 0.5, layer).weights
+    >>> from prunus.pruning.scopes import Layer
+    >>> prune_weights(criterion_method(magnitude), {"fc": torch.tensor([3.0, -1.0])}, 0.5, Layer()).weights
     {'fc': tensor([3., 0.])}
     """
     return lambda weights, masks: CriterionState(criterion, Statistics(weights, seed, masks=masks), masks)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunus.errors import DensityError
-from prunus.pruning.masks import check_density, num_to_keep
+from prunus.pruning.density import check_density, num_to_keep
 from prunus.seeds import make_generator
 from prunus.tickets.supermask.uniforms import aligned_chunks, flat_view
 from prunus.tickets.supermask.weights import fan_in_fan_out

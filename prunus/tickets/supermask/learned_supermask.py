@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunus.errors import InvariantWarning, SpecError
-from prunus.pruning.masks import num_to_keep, warn_if_empty
+from prunus.pruning.density import num_to_keep
+from prunus.pruning.masks import warn_if_empty
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.seeds import derive_seed

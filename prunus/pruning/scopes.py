@@ -1,0 +1,634 @@
+"""Scopes: which weights are ranked together, and in which pattern they are pruned.
+
+    Layer()               each tensor alone, single weights                     "layer"
+    Global()              all tensors together, single weights                  "global"
+    NByM(2, 4)            exactly N of every M neighboring inputs               "2:4"
+    Block(1, 4)           each tensor alone, blocks of rows × columns           "1x4"
+
+A scope is a value. `counts` gives the number of weights that it keeps by arithmetic on shapes alone, and `select` the
+masks, which keep exactly that many. Ties are broken at random by the seed. A row of a pattern is an output and a column
+an input of the layer's matrix (`prunus.pruning.matrix`); in a convolution neighboring columns are input channels at one
+position of the kernel.
+"""
+
+import math
+import re
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.errors import DensityError, EmptyLayerWarning, UnknownNameError
+from prunus.pruning.density import check_density, densities_by_name, num_to_keep
+from prunus.pruning.masks import check_finite, warn_if_empty
+from prunus.pruning.matrix import from_matrix, to_matrix
+from prunus.registry import lookup
+from prunus.seeds import make_generator
+from prunus.types import Density, MaskDict, Scores
+
+Shapes = Mapping[str, tuple[int, ...]]
+Counts = Mapping[str, int]
+
+TOLERANCE = 1e-9
+"""The largest difference between a density and N / M that counts as rounding of floats."""
+
+
+@dataclass(frozen=True)
+class Scope(ABC):
+    """Which weights are ranked together, and the sparsity pattern."""
+
+    ranks_layers_together: ClassVar[bool] = False
+    has_fixed_density: ClassVar[bool] = False
+    """Whether the pattern allows one density only."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name that `parse_scope` reads."""
+
+    @property
+    def weights_per_unit(self) -> int:
+        """The number of weights that are kept or pruned together."""
+        return 1
+
+    @property
+    def columns_per_unit(self) -> int:
+        """The number of neighboring columns of a layer's matrix that the pattern spans."""
+        return 1
+
+    @abstractmethod
+    def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
+        """The exact number of weights that `select` keeps.
+
+        Args:
+            shapes: the shape of each tensor, by name.
+            density: the fraction of all weights of a tensor to keep, in (0, 1]; one, or one per name.
+            within_counts: the number of weights that earlier masks keep, by name.
+
+        Returns:
+            One count per name; a single one, "all", where layers are ranked together.
+
+        Raises:
+            DensityError: a density is out of range, does not fit the pattern, or keeps more than `within_counts`; the
+                pattern does not fit a shape.
+        """
+
+    @abstractmethod
+    def select(
+        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
+    ) -> MaskDict:
+        """The masks that keep the highest scores.
+
+        Args:
+            scores: finite tensors of any shape, by name.
+            density: the fraction of *all* weights of a tensor to keep, in (0, 1]; one, or one per name.
+            within: earlier masks; the result keeps no weight that they prune.
+            seed: of the random order of equal scores.
+
+        Returns:
+            Boolean masks of the shapes of `scores`, True where a weight is kept.
+
+        Raises:
+            DensityError: as `counts`, or the pattern does not fit `within`.
+            NonFiniteError: a score is NaN or infinite.
+        """
+
+    def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
+        """Check, before any work, that each of these densities can be reached from the one before it.
+
+        Args:
+            shapes: the shape of each tensor, by name.
+            densities: of the steps of a schedule, in its order.
+            within: masks that those of the first step must be nested in.
+
+        Raises:
+            DensityError: as `select` would raise it.
+
+        >>> NByM(2, 4).check({"fc": (3, 8)}, [0.7, 0.5])
+        Traceback (most recent call last):
+        prunus.errors.DensityError: Expected density 0.5 of 'fc', which 2:4 keeps of every layer, got 0.7; ...
+        """
+        counts: Counts | None = self._counts_within(shapes, within)
+        for density in densities:
+            counts = self.counts(shapes, density, counts)
+
+    def check_not_empty(self, shapes: Shapes, density: Density) -> None:
+        """Check that a density keeps at least one weight, or block, of what is ranked together.
+
+        Args:
+            shapes: the shape of each tensor, by name.
+            density: one, or one per name.
+
+        Raises:
+            DensityError: it keeps none; the error names the smallest density that keeps one.
+
+        >>> Layer().check_not_empty({"a": (4,), "b": (40,)}, {"a": 0.5, "b": 0.01})
+        Traceback (most recent call last):
+        prunus.errors.DensityError: Expected a density that keeps one of the 40 weights of 'b', at least 0.0125, got 0.01; increase it.
+        """
+        units = "weights" if self.weights_per_unit == 1 else f"blocks of {self.name}"
+        densities = densities_by_name(density, list(shapes))
+        ranked = {
+            f"{units} of {n!r}": (densities[n], math.prod(shape) // self.weights_per_unit)
+            for n, shape in shapes.items()
+        }
+        if self.ranks_layers_together and not isinstance(density, Mapping):
+            total = sum(math.prod(shape) for shape in shapes.values())
+            ranked = {f"{units} of all layers together": (density, total)}
+        for what, (share, total) in ranked.items():
+            if total == 0:
+                raise DensityError(
+                    f"Expected {what}, got none, as it is smaller than one; choose smaller blocks."
+                )
+            if num_to_keep(share, total) == 0:
+                # One of n is kept from 1 / 2n on; four digits, rounded up.
+                smallest = float(Context(prec=4, rounding=ROUND_CEILING).divide(1, 2 * total))
+                raise DensityError(
+                    f"Expected a density that keeps one of the {total} {what}, at least {smallest:g}, got {share:g}; "
+                    "increase it."
+                )
+
+    def column_step(self, at_most: int) -> int:
+        """The number of columns whose masks are chosen together: whole patterns, about `at_most` columns.
+
+        >>> Layer().column_step(128), Block(4, 3).column_step(128), NByM(2, 4).column_step(128)
+        (128, 126, 4)
+        """
+        unit = self.columns_per_unit
+        return unit if self.has_fixed_density else max(unit, at_most // unit * unit)
+
+    def column_counts(self, kept: Tensor, density: float, step: int, name: str = "weight") -> list[int]:
+        """The number of weights to keep of every `step` columns of one layer, for methods that go column by column.
+
+        The counts add up to what `counts` gives for the layer, and are spread evenly over the weights that are still
+        kept (N:M: over all weights).
+
+        Args:
+            kept: the mask of the layer's matrix before this pruning, bool [O, D].
+            density: of this layer.
+            step: from `column_step`.
+            name: of the layer, for errors.
+
+        Returns:
+            One count for each step; the last may have fewer columns.
+
+        Raises:
+            DensityError: as `counts`.
+
+        >>> Layer().column_counts(torch.ones(3, 4, dtype=torch.bool), 0.5, 3)
+        [5, 1]
+        """
+        per_column = kept.count_nonzero(0).tolist()
+        total = self.counts({name: tuple(kept.shape)}, density, {name: sum(per_column)})[name]
+        if self.has_fixed_density:
+            per_column = [len(kept)] * kept.shape[1]
+        share = total / max(1, sum(per_column))  # an empty layer has nothing to spread
+        available, num_kept, counts = 0, 0, []
+        for first in range(0, kept.shape[1], step):
+            columns = per_column[first : first + step]
+            available += sum(columns)
+            wanted = max(0, min(num_to_keep(share, available) - num_kept, sum(columns)))
+            size = len(kept) * len(columns)
+            # Whole units; what is rounded here is made up for in the following columns.
+            unit = 1 if self.has_fixed_density else self.weights_per_unit
+            counts.append(unit * num_to_keep(wanted / size, size // unit) if size else 0)
+            num_kept += counts[-1]
+        return counts
+
+    def _counts_within(self, shapes: Shapes, within: MaskDict | None) -> dict[str, int] | None:
+        """The number of weights that earlier masks keep, by name, after a check that the pattern fits them."""
+        if within is None:
+            return None
+        self._check_within(shapes, within)
+        return {name: int(within[name].count_nonzero()) for name in shapes}
+
+    def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
+        """Raise DensityError where the pattern does not fit earlier masks."""
+        del shapes, within  # single weights fit any masks
+
+
+@dataclass(frozen=True)
+class Layer(Scope):
+    """Each tensor is ranked alone and keeps its own fraction.
+
+    Source: Han et al. 2015, section 3.1 (a threshold per layer); Frankle & Carbin 2019, section 2.
+    Also called: local, layer-wise, uniform (where the densities are equal).
+
+    >>> Layer().select({"fc": torch.tensor([3.0, 1.0, 2.0, 4.0])}, 0.5)
+    {'fc': tensor([ True, False, False,  True])}
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that `parse_scope` reads."""
+        return "layer"
+
+    def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
+        """One count per tensor."""
+        densities, counts = densities_by_name(density, list(shapes)), {}
+        for name, shape in shapes.items():
+            total = math.prod(shape)
+            counts[name] = num_to_keep(densities[name], total)
+            if within_counts is not None:
+                _check_available(
+                    densities[name], counts[name], within_counts[name], total, f"weights of {name!r}"
+                )
+        return counts
+
+    def select(
+        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
+    ) -> MaskDict:
+        """Keep the highest scores of each tensor."""
+        check_finite(scores, "The score of")
+        shapes = shapes_of(scores)
+        counts = self.counts(shapes, density, self._counts_within(shapes, within))
+        masks = {}
+        for name, score in scores.items():
+            flat = score.flatten()
+            places = slice(None) if within is None else within[name].flatten().nonzero().squeeze(1)
+            mask = torch.zeros_like(flat, dtype=torch.bool)
+            mask[places] = top_k(flat[places], counts[name], make_generator(seed, "ties", name))
+            masks[name] = mask.reshape(score.shape)
+        warn_if_empty(masks)
+        return masks
+
+
+@dataclass(frozen=True)
+class Global(Scope):
+    """All tensors are ranked together, so that layers with low scores lose more.
+
+    Source: Frankle & Carbin 2019, section 4 (deep networks); Liu et al. 2019, section 3.
+
+    >>> Global().select({"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([3.0, 2.0])}, 0.5)
+    {'a': tensor([False,  True]), 'b': tensor([ True, False])}
+    """
+
+    ranks_layers_together: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The name that `parse_scope` reads."""
+        return "global"
+
+    def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
+        """One count, "all"."""
+        if isinstance(density, Mapping):
+            raise DensityError(
+                f"Expected one density, as the scope 'global' ranks all layers together, got {dict(density)}; use "
+                "the scope 'layer' for densities per layer."
+            )
+        check_density(density)
+        total = sum(math.prod(shape) for shape in shapes.values())
+        count = num_to_keep(density, total)
+        if within_counts is not None:
+            _check_available(density, count, sum(within_counts.values()), total, "weights")
+        return {"all": count}
+
+    def select(
+        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
+    ) -> MaskDict:
+        """Keep the highest scores of all tensors together."""
+        check_finite(scores, "The score of")
+        shapes = shapes_of(scores)
+        count = self.counts(shapes, density, self._counts_within(shapes, within))["all"]
+        flat, generator = (
+            torch.cat([score.flatten() for score in scores.values()]),
+            make_generator(seed, "ties"),
+        )
+        if within is None:
+            mask = top_k(flat, count, generator)
+        else:
+            places = torch.cat([within[name].flatten() for name in scores]).nonzero().squeeze(1)
+            mask = torch.zeros_like(flat, dtype=torch.bool)
+            mask[places] = top_k(flat[places], count, generator)
+        pieces = torch.split(mask, [score.numel() for score in scores.values()])
+        masks = {name: piece.reshape(scores[name].shape) for name, piece in zip(scores, pieces, strict=True)}
+        warn_if_empty(masks)
+        return masks
+
+
+@dataclass(frozen=True)
+class NByM(Scope):
+    """Of every M neighboring inputs of an output exactly N weights are kept, so that hardware can skip the others.
+
+    The density is N / M in every group of M columns. A scope sees tensors, not layers: the weight of a transposed
+    convolution has its inputs first, so that there the groups are of output channels.
+
+    Source: Mishra et al. 2021, "Accelerating sparse deep neural networks", section 3 (2:4); Zhou, Ma et al. 2021,
+    "Learning N:M fine-grained structured sparse neural networks from scratch", section 3 (any N and M).
+    Also called: semi-structured or fine-grained structured sparsity.
+
+    >>> NByM(2, 4).select({"fc": torch.tensor([[3.0, 1.0, 2.0, 4.0]])}, 0.5)
+    {'fc': tensor([[ True, False, False,  True]])}
+    """
+
+    n: int
+    m: int
+    has_fixed_density: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (self.m >= 2 and 1 <= self.n < self.m):
+            raise DensityError(
+                f"Expected N:M with at least 1 and fewer than M weights kept, got {self.name}; use for example 2:4."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name that `parse_scope` reads."""
+        return f"{self.n}:{self.m}"
+
+    @property
+    def columns_per_unit(self) -> int:
+        """The columns of a group or block."""
+        return self.m
+
+    def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
+        """N of every M weights of each tensor."""
+        exact = self.n / self.m
+        for name, share in densities_by_name(density, list(shapes)).items():
+            if abs(share - exact) > TOLERANCE:
+                raise DensityError(
+                    f"Expected density {exact:g} of {name!r}, which {self.name} keeps of every layer, got {share:g}; "
+                    f"ask for {exact:g}, in one round, and leave layers out with exclude."
+                )
+            _check_fits(name, shapes[name], 1, self.m)
+        return {name: math.prod(shape) // self.m * self.n for name, shape in shapes.items()}
+
+    def select(
+        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
+    ) -> MaskDict:
+        """Keep the N highest scores of every M neighboring inputs."""
+        shapes = shapes_of(scores)
+        self.counts(shapes, density)
+        check_finite(scores, "The score of")
+        if within is not None:
+            self._check_within(shapes, within)
+        masks = {}
+        for name, score in scores.items():
+            groups = _to_tiles(score.detach(), 1, self.m)
+            if within is not None:
+                groups = groups.masked_fill(~_to_tiles(within[name], 1, self.m), -torch.inf)
+            border = groups.topk(self.n, dim=-1).values[..., -1:]
+            # Above the border comes first, then what is at it, in random order, and what is below it last.
+            order = torch.rand(groups.shape, generator=make_generator(seed, "ties", name)).to(groups.device)
+            order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
+            mask = torch.zeros_like(groups, dtype=torch.bool)
+            mask.scatter_(-1, order.topk(self.n, dim=-1).indices, True)
+            masks[name] = _from_tiles(mask, score)
+        return masks
+
+    def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
+        for name, shape in shapes.items():
+            _check_fits(name, shape, 1, self.m)
+            num_short = int((_to_tiles(within[name], 1, self.m).sum(-1) < self.n).sum())
+            if num_short:
+                raise DensityError(
+                    f"Expected {self.n} kept weights in every group of {self.m} inputs of {name!r}, got fewer in "
+                    f"{num_short} groups; a pruned weight does not come back, so choose another scope."
+                )
+
+
+@dataclass(frozen=True)
+class Block(Scope):
+    """Each tensor is ranked alone, and pruned in blocks of rows × columns of its matrix.
+
+    The score of a block is the sum of the scores of its weights.
+
+    Source: Narang, Undersander & Diamos 2017, "Block-sparse recurrent neural networks", section 3.1 (there the score of
+    a block is its largest magnitude); Mao et al. 2017, "Exploring the granularity of sparsity", section 3 (the sum).
+    Also called: block sparsity, vector sparsity (1xN).
+
+    >>> Block(1, 2).select({"fc": torch.tensor([[3.0, 1.0, 2.0, 4.0]])}, 0.5)
+    {'fc': tensor([[False, False,  True,  True]])}
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise DensityError(
+                f"Expected blocks of at least one row and one column, got {self.name}; use for example 1x4."
+            )
+
+    @property
+    def name(self) -> str:
+        """The name that `parse_scope` reads."""
+        return f"{self.rows}x{self.columns}"
+
+    @property
+    def weights_per_unit(self) -> int:
+        """The weights of a block."""
+        return self.rows * self.columns
+
+    @property
+    def columns_per_unit(self) -> int:
+        """The columns of a group or block."""
+        return self.columns
+
+    def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
+        """The weights in the blocks of each tensor that are kept."""
+        densities, size, counts = densities_by_name(density, list(shapes)), self.weights_per_unit, {}
+        for name, shape in shapes.items():
+            _check_fits(name, shape, self.rows, self.columns)
+            total = math.prod(shape) // size
+            count = num_to_keep(densities[name], total)
+            if within_counts is not None:
+                what = f"blocks of {self.name} of {name!r}"
+                _check_available(densities[name], count, within_counts[name] // size, total, what)
+            counts[name] = size * count
+        return counts
+
+    def select(
+        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
+    ) -> MaskDict:
+        """Keep the blocks with the highest sums of scores of each tensor."""
+        check_finite(scores, "The score of")
+        shapes = shapes_of(scores)
+        counts = self.counts(shapes, density, self._counts_within(shapes, within))
+        masks = {}
+        for name, score in scores.items():
+            tiles = _to_tiles(score.detach(), self.rows, self.columns)
+            # In float64, in which sums neither overflow nor depend on the order of addition.
+            sums = tiles.sum((1, 3), dtype=torch.float64)
+            available = torch.ones_like(sums, dtype=torch.bool)
+            if within is not None:
+                available = _to_tiles(within[name], self.rows, self.columns).any(3).any(1)
+            chosen = torch.zeros_like(available)
+            count = counts[name] // self.weights_per_unit
+            chosen[available] = top_k(sums[available], count, make_generator(seed, "ties", name))
+            masks[name] = _from_tiles(chosen[:, None, :, None].expand_as(tiles), score)
+        warn_if_empty(masks)
+        return masks
+
+    def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
+        for name, shape in shapes.items():
+            _check_fits(name, shape, self.rows, self.columns)
+            per_block = _to_tiles(within[name], self.rows, self.columns).sum((1, 3))
+            num_partial = int(((per_block > 0) & (per_block < self.weights_per_unit)).sum())
+            if num_partial:
+                raise DensityError(
+                    f"Expected earlier masks to keep or prune blocks of {self.name} as a whole, got {num_partial} "
+                    f"partly pruned blocks of {name!r}; choose another scope."
+                )
+
+
+@dataclass(frozen=True)
+class FunctionScope(Scope):
+    """A user's function (scores, density, within, seed) -> masks as a scope; counts and checks come from trial calls."""
+
+    function: Callable[..., MaskDict]
+
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
+        """The counts of a trial call with meaningless scores."""
+        return {name: int(mask.count_nonzero()) for name, mask in self._try(shapes, density, None).items()}
+
+    def select(
+        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
+    ) -> MaskDict:
+        """Call the function."""
+        return self.function(scores, density, within, seed)
+
+    def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
+        """Check the densities by trial calls, each within the masks of the one before."""
+        for density in densities:
+            within = self._try(shapes, density, within)
+
+    def _try(self, shapes: Shapes, density: Density, within: MaskDict | None) -> MaskDict:
+        scores = {
+            name: torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
+            for name, shape in shapes.items()
+        }
+        if within is not None:
+            scores = {name: score.to(within[name].device) for name, score in scores.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptyLayerWarning)  # these scores mean nothing
+            return self.function(scores, density, within, 0)
+
+
+SCOPES: dict[str, Scope] = {
+    "layer": Layer(),
+    "global": Global(),
+    "2:4": NByM(2, 4),
+    "4:8": NByM(4, 8),
+    "1x4": Block(1, 4),
+}
+"""Other N:M patterns and blocks have names too, see `parse_scope`."""
+
+
+def parse_scope(scope: str | Scope | Callable[..., MaskDict]) -> Scope:
+    """The scope of a name, "layer", "global", "N:M" or "ROWSxCOLUMNS"; a scope is returned as it is.
+
+    Args:
+        scope: a name, a scope, or a function (scores, density, within, seed) -> masks.
+
+    Returns:
+        The scope as a value.
+
+    Raises:
+        UnknownNameError: there is no scope of this name.
+        DensityError: the name describes an impossible pattern, such as 5:4.
+
+    >>> parse_scope("1:3"), parse_scope("4x4")
+    (NByM(n=1, m=3), Block(rows=4, columns=4))
+    """
+    if isinstance(scope, Scope):
+        return scope
+    if not isinstance(scope, str):
+        return FunctionScope(scope)
+    # At most nine digits: no layer has more rows or columns.
+    for pattern, make in ((r"([0-9]{1,9}):([0-9]{1,9})", NByM), (r"([0-9]{1,9})x([0-9]{1,9})", Block)):
+        if match := re.fullmatch(pattern, scope):
+            return make(int(match[1]), int(match[2]))
+    try:
+        return lookup("scope", SCOPES, scope)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error} Patterns N:M, such as 1:4, and blocks ROWSxCOLUMNS, such as 4x4, are scopes too."
+        ) from None
+
+
+def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """The mask of exactly the `k` highest scores; ties at the border are broken at random.
+
+    One selection, no sort: O(n).
+
+    Args:
+        scores: [n], finite.
+        k: from 0 to n.
+        generator: of the random order of ties, on the CPU.
+
+    Returns:
+        Boolean mask [n].
+
+    Raises:
+        DensityError: k is out of range.
+    """
+    n = scores.numel()
+    if not 0 <= k <= n:
+        raise DensityError(f"Expected to keep 0 to {n} of {n} weights, got {k}; lower the density.")
+    if k in (0, n):
+        return torch.full_like(scores, k == n, dtype=torch.bool)
+    threshold = _smallest(scores, n - k)
+    mask = scores > threshold
+    num_missing = k - int(torch.count_nonzero(mask))
+    ties = torch.nonzero(scores == threshold).squeeze(1)
+    if num_missing < len(ties):
+        ties = ties[torch.randperm(len(ties), generator=generator)[:num_missing]]
+    mask[ties] = True
+    return mask
+
+
+def _smallest(values: Tensor, place: int) -> float:
+    """The entry at `place`, counted from 0, of the values in ascending order."""
+    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+        # NumPy's selection takes half the time of kthvalue on CPU.
+        return float(np.partition(values.detach().numpy(), place)[place])
+    return float(values.kthvalue(place + 1).values)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _check_available(density: float, count: int, available: int, total: int, what: str) -> None:
+    if count > available:
+        raise DensityError(
+            f"Expected density {density:g} to keep at most {available} of the {total} {what}, as earlier masks keep no "
+            f"more, got {count}; a pruned weight does not come back, so lower the density."
+        )
+
+
+def _check_fits(name: str, shape: tuple[int, ...], rows: int, columns: int) -> None:
+    """Raise DensityError where tiles of rows × columns do not fill the matrix of a tensor."""
+    outputs, inputs = (1, math.prod(shape)) if len(shape) < 2 else shape[:2]
+    for what, size, unit in (("outputs", outputs, rows), ("inputs", inputs, columns)):
+        if size % unit:
+            raise DensityError(
+                f"Expected a multiple of {unit} {what} in {name!r}, {list(shape)}, got {size}; exclude {name!r} or "
+                "choose another pattern."
+            )
+
+
+def _to_tiles(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    """[O, I, K, ...] -> [O / rows, rows, K · I / columns, columns], tile (a, b) at [a, :, b, :]."""
+    matrix = to_matrix(tensor)
+    return matrix.reshape(matrix.shape[0] // rows, rows, matrix.shape[1] // columns, columns)
+
+
+def _from_tiles(tiles: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_to_tiles`, of the shape of `like`."""
+    outputs, rows, places, columns = tiles.shape
+    return from_matrix(tiles.reshape(outputs * rows, places * columns), like).contiguous()

@@ -59,7 +59,7 @@ def check_inputs(
     check_tensor_state(model)
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
-    check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
+    check_finite_state(model)
     trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune)
     for training in trainings:
         check_recipe(training)
@@ -72,6 +72,11 @@ def check_inputs(
     for training in trainings:
         check_trainable(model, data, training)
     return weights
+
+
+def check_finite_state(model: nn.Module) -> None:
+    """Raise NonFiniteError where a parameter or buffer of `model` holds NaN or infinity."""
+    check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
 
 
 def weights_to_compress(

@@ -62,30 +62,36 @@ def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
     return DensityPlan(lowered, masks)
 
 
+_ALL = "all layers together"
+
+
+def _by_group(density: Density, scope: Scope, masks: MaskDict) -> dict[str, tuple[float, float]]:
+    """The requested density and that of the masks, for each group of weights that is ranked together."""
+    if scope.ranks_layers_together and not isinstance(density, Mapping):
+        return {_ALL: (density, mask_density(masks))}
+    requested = densities_by_name(density, list(masks))
+    return {name: (requested[name], mask_density({name: mask})) for name, mask in masks.items()}
+
+
 def _lower(density: Density, scope: Scope, masks: MaskDict) -> Density:
     """`density`, or that of the masks where it is smaller."""
-    if scope.ranks_layers_together and not isinstance(density, Mapping):
-        return min(density, mask_density(masks))
-    requested = densities_by_name(density, list(masks))
+    groups = _by_group(density, scope, masks)
+    if _ALL in groups:
+        return min(groups[_ALL])
+    # A density is above 0, and a quarter of a weight rounds to none.
     lowered = {
-        # A density is above 0, and a quarter of a weight rounds to none.
-        name: min(requested[name], mask_density({name: mask}) or 0.25 / mask.numel())
-        for name, mask in masks.items()
+        name: min(requested, nonzero or 0.25 / masks[name].numel())
+        for name, (requested, nonzero) in groups.items()
     }
-    return density if lowered == requested else lowered
+    return density if all(lowered[name] == groups[name][0] for name in groups) else lowered
 
 
 def _warn_if_lowered(density: Density, scope: Scope, masks: MaskDict) -> None:
     """Warn where the zeros leave fewer weights than `density`. (The scope warns of layers without any.)"""
-    if scope.ranks_layers_together and not isinstance(density, Mapping):
-        groups = {"all layers together": (density, masks)}
-    else:
-        requested = densities_by_name(density, list(masks))
-        groups = {repr(name): (requested[name], {name: mask}) for name, mask in masks.items()}
-    nonzero = {group: mask_density(part) for group, (_, part) in groups.items()}
-    lower = [group for group, (fraction, _) in groups.items() if 0 < nonzero[group] < fraction]
+    groups = _by_group(density, scope, masks)
+    lower = {group: nonzero for group, (requested, nonzero) in groups.items() if 0 < nonzero < requested}
     if lower:
-        remaining = ", ".join(f"{nonzero[group]:.4g} of {group}" for group in lower)
+        remaining = ", ".join(f"{nonzero:.4g} of {group!r}" for group, nonzero in lower.items())
         warnings.warn(
             f"Zeros of the model stay zero and leave density {remaining}, which is below the requested density: "
             "no further weight is pruned there.",

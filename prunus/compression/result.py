@@ -1,7 +1,7 @@
 """The result of Deep Compression: the network, and what each stage measured."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -19,7 +19,7 @@ class Stage:
     name: str
     bytes: int
     """Size of a file of the network without metadata; of the dense network, the bytes of its tensors."""
-    kept: int
+    num_kept: int
     """Number of prunable weights that are not pruned."""
     validation: Evaluation
     histograms: Mapping[str, tuple[list[float], list[int]]]
@@ -31,6 +31,8 @@ class Compressed:
     """A compressed network with the measurements of each stage. `print` shows the sizes as a table."""
 
     model: nn.Module
+    dense_model: nn.Module
+    """The dense network: the model that was given, or its trained copy."""
     masks: MaskDict
     quantized: Mapping[str, CodebookTensor]
     stages: Sequence[Stage]
@@ -38,19 +40,17 @@ class Compressed:
     """Stage and metrics of each epoch of training, except those of the dense network."""
     recipe: CompressionRecipe
     seed: int
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    """Parameters that were not pruned, with the reasons."""
-    dense_model: nn.Module | None = None
-    """The dense network: the model that was given, or its trained copy."""
-    file_bytes: int = 0
+    file_bytes: int
     """Size of the file with everything in it, also where no file was written."""
-    metadata_bytes: int = 0
+    metadata_bytes: int
     """The part of it that is metadata."""
+    skipped: Mapping[str, str]
+    """Parameters that were not pruned, with the reasons."""
 
     @property
     def density(self) -> float:
         """Fraction of the prunable weights that is kept."""
-        return self.stages[-1].kept / sum(mask.numel() for mask in self.masks.values())
+        return self.stages[-1].num_kept / sum(mask.numel() for mask in self.masks.values())
 
     @property
     def ratio(self) -> float:
@@ -72,7 +72,12 @@ class Compressed:
             "density": self.density,
             "coverage": coverage(self.model, self.skipped),
             "stages": [
-                {"name": s.name, "bytes": s.bytes, "kept": s.kept, "validation_error": s.validation.error}
+                {
+                    "name": s.name,
+                    "bytes": s.bytes,
+                    "num_kept": s.num_kept,
+                    "validation_error": s.validation.error,
+                }
                 for s in self.file_stages
             ],
         }
@@ -81,7 +86,7 @@ class Compressed:
         total = sum(mask.numel() for mask in self.masks.values())
         rows = [("stage", "bytes", "ratio", "density (sparsity)", "validation error")]
         for stage in self.file_stages:
-            density = 100 * stage.kept / total
+            density = 100 * stage.num_kept / total
             rows.append(
                 (
                     stage.name,

@@ -4,8 +4,8 @@ import copy
 
 from torch import nn
 
-from prunus.compression.deep_compression import prune_with_recipe
 from prunus.compression.presets import CompressionRecipe
+from prunus.compression.stages import prune_with_recipe
 from prunus.data import load
 from prunus.models import MODELS
 from prunus.pruning.prunable import prunable_weights

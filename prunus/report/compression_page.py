@@ -102,7 +102,7 @@ def headline(
         formatting.format_int(inspection.original_bytes),
         density,
         sparsity,
-        formatting.format_int(compressed.stages[-1].kept),
+        formatting.format_int(compressed.stages[-1].num_kept),
         formatting.format_int(sum(mask.numel() for mask in compressed.masks.values())),
         formatting.format_error(test) if test else None,
         formatting.format_error(dense_test) if dense_test else None,

@@ -65,7 +65,7 @@ def sizes(compressed: Compressed, inspection: FileInspection) -> Sizes:
     """The stages in order, as ratios of the dense network's bytes."""
     stages = on_disk(compressed, inspection)
     dense, weights = stages[0].bytes, sum(mask.numel() for mask in compressed.masks.values())
-    fewer = {stage.name: weights / stage.kept for stage in stages if stage.kept}
+    fewer = {stage.name: weights / stage.num_kept for stage in stages if stage.num_kept}
     shown = [dense / stage.bytes for stage in stages] + [fewer.get("pruned", 1.0)]
     shown += [end for paper in PAPER.values() for end in paper]
     axis = logarithmic("times smaller than the dense network", [1.0, *shown], "×")
@@ -88,11 +88,11 @@ def _row(stage: Stage, dense: int, weights: int, axis: Axis) -> Row:
         says,
         formatting.format_int(stage.bytes),
         formatting.format_ratio(ratio),
-        formatting.format_density(stage.kept / weights),
-        formatting.format_ratio(weights / stage.kept) if stage.kept else "–",
+        formatting.format_density(stage.num_kept / weights),
+        formatting.format_ratio(weights / stage.num_kept) if stage.num_kept else "–",
         formatting.format_error(stage.validation),
         f"{paper[0]}–{paper[1]}×" if paper else "",
         (min(one, end), abs(end - one)),
         (axis.place(paper[0]), axis.place(paper[1]) - axis.place(paper[0])) if paper else None,
-        axis.place(weights / stage.kept) if stage.name == "pruned" and stage.kept else None,
+        axis.place(weights / stage.num_kept) if stage.name == "pruned" and stage.num_kept else None,
     )

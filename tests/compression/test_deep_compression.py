@@ -1,4 +1,4 @@
-"""Laws of Deep Compression: stages shrink, the file is the model bit for bit, resume, the model given is untouched."""
+"""Properties of Deep Compression: sizes of the stages, exact files, resuming, and named errors."""
 
 import copy
 import dataclasses
@@ -10,12 +10,12 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
-from prunus.compression.density_checks import check_densities_nonempty
 from torch import nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.compression.deep_compression import STAGES, bits_by_name
+from prunus.compression.checks import bits_by_name
+from prunus.compression.stages import STAGES
 from prunus.errors import (
     ContainerError,
     DensityError,
@@ -66,13 +66,13 @@ def compressed(trained, digits):
     return prunus.compress(trained, data=digits, preset=RECIPE)
 
 
-def test_the_model_given_is_left_alone(trained, digits):
+def test_compress_does_not_modify_the_model(trained, digits):
     before = copy.deepcopy(trained.state_dict())
     prunus.compress(trained, data=digits, preset=RECIPE)
     assert same_bits(before, trained.state_dict())
 
 
-def test_every_stage_is_smaller_than_the_one_before(compressed):
+def test_compress_stages_decrease_in_size(compressed):
     assert tuple(stage.name for stage in compressed.stages) == STAGES
     sizes = [stage.bytes for stage in compressed.stages]
     *before, last = sizes
@@ -83,7 +83,7 @@ def test_every_stage_is_smaller_than_the_one_before(compressed):
     assert sizes[0] == sum(p.numel() * 4 for p in compressed.model.parameters())
 
 
-def test_density_counts_and_values_are_what_was_asked(compressed):
+def test_compress_reaches_requested_density_and_bits(compressed):
     assert compressed.density == pytest.approx(0.2, abs=1e-3)
     for name, mask in compressed.masks.items():
         weight = compressed.model.get_parameter(name)
@@ -91,13 +91,13 @@ def test_density_counts_and_values_are_what_was_asked(compressed):
         assert len(weight[mask].unique()) <= 8
 
 
-def test_what_is_not_shared_is_exact_in_half_precision(compressed):
+def test_compress_rounds_biases_to_half_precision(compressed):
     for name, parameter in compressed.model.named_parameters():
         if name.endswith("bias"):
             assert torch.equal(parameter, parameter.half().float())
 
 
-def test_the_file_is_the_model_bit_for_bit(compressed, tmp_path, trained):
+def test_save_and_load_return_the_compressed_model_bit_for_bit(compressed, tmp_path, trained):
     path = tmp_path / "net.prunus"
     size = prunus.save(compressed, path)
     assert size == path.stat().st_size == prunus.inspect(path).file_bytes
@@ -108,7 +108,7 @@ def test_the_file_is_the_model_bit_for_bit(compressed, tmp_path, trained):
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-def test_any_module_may_be_saved(tmp_path):
+def test_save_accepts_any_module(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     model(torch.randn(5, 3, 3, 3))  # moves the running statistics
     prunus.save(model, tmp_path / "m")
@@ -116,7 +116,7 @@ def test_any_module_may_be_saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", prunus.models.MODELS)
-def test_built_in_models_come_back_by_name(name, tmp_path):
+def test_load_returns_built_in_models_by_name(name, tmp_path):
     model = prunus.models.MODELS[name](seed=3)
     for parameter in model.parameters():
         parameter.data.mul_(torch.rand_like(parameter) < 0.01).add_(0.0)
@@ -127,7 +127,7 @@ def test_built_in_models_come_back_by_name(name, tmp_path):
     assert not loaded.training
 
 
-def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, digits, compressed, tmp_path):
+def test_compress_resumes_bit_identically_after_an_interrupt(trained, digits, compressed, tmp_path):
     class Killed(Exception):
         pass
 
@@ -145,13 +145,13 @@ def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, di
     assert resumed.epochs == compressed.epochs  # those before the kill, too
 
 
-def test_the_test_split_is_not_looked_at(trained, digits, compressed):
+def test_compress_does_not_use_the_test_split(trained, digits, compressed):
     blind = dataclasses.replace(digits, test=None)
     again = prunus.compress(trained, data=blind, preset=RECIPE)
     assert same_bits(again.model.state_dict(), compressed.model.state_dict())
 
 
-def test_bits_by_kind_and_by_name():
+def test_bits_by_name_accepts_kinds_and_names():
     model = prunus.models.lenet_5()
     names = list(prunus.prunable_weights(model))
     assert list(bits_by_name(model, names, {"conv": 8, "linear": 5, "fc2.weight": 6}).values()) == [
@@ -170,7 +170,7 @@ def spoiled(model: nn.Module) -> nn.Module:
     return model
 
 
-def test_bad_input_is_named(trained, digits):
+def test_compress_raises_named_errors_for_bad_input(trained, digits):
     cases = [
         (spoiled(trained), RECIPE, NonFiniteError, "'1.weight' holds 1 of 6400"),
         (nn.Sequential(nn.Flatten()), RECIPE, NoPrunableWeightsError, "Sequential"),
@@ -204,7 +204,7 @@ EMPTY = [
 
 
 @pytest.mark.parametrize(("recipe", "says"), EMPTY)
-def test_a_density_that_keeps_nothing_is_refused_before_the_work(recipe, says, trained, digits):
+def test_compress_raises_before_work_for_densities_that_keep_nothing(recipe, says, trained, digits):
     """Before the first evaluation: the data set has no splits to look at."""
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(DensityError, match=says):
@@ -220,21 +220,21 @@ def wide(digits):
 
 
 @pytest.mark.parametrize(("scope", "density"), [("2:4", 0.5), ("4:8", 0.5), ("1:4", 0.25), ("2x4", 0.3)])
-def test_a_pattern_goes_all_the_way(scope, density, wide, tmp_path):
+def test_compress_keeps_the_sparsity_pattern_in_the_file(scope, density, wide, tmp_path):
     """The file gives back zeros in the pattern, whatever retraining and fine-tuning did."""
     recipe = RECIPE.replace(scope=scope, density=density, schedule="one_shot")
-    exclude = ["fc2.*", "fc3.*"] if scope == "4:8" else []  # 300 and 100 inputs are no multiple of 8
+    exclude = ["fc2.*", "fc3.*"] if scope == "4:8" else []  # 300 and 100 inputs are not a multiple of 8
     done = prunus.compress(prunus.models.lenet_300_100(), data=wide, preset=recipe, exclude=exclude)
     prunus.save(done, tmp_path / "m")
     state = prunus.load(tmp_path / "m").state_dict()
     for name in prunus.prunable_weights(done.model, exclude=exclude):
-        there = state[name] != 0
-        o, i = there.shape
-        assert not (there & ~done.masks[name]).any()
+        is_nonzero = state[name] != 0
+        o, i = is_nonzero.shape
+        assert not (is_nonzero & ~done.masks[name]).any()
         if ":" in scope:
             n, m = map(int, scope.split(":"))
             assert (done.masks[name].reshape(o, i // m, m).sum(-1) == n).all()
-            assert (there.reshape(o, i // m, m).sum(-1) <= n).all()
+            assert (is_nonzero.reshape(o, i // m, m).sum(-1) <= n).all()
         else:
             blocks = done.masks[name].reshape(o // 2, 2, i // 4, 4).sum((1, 3))
             assert set(blocks.unique().tolist()) == {0, 8}
@@ -255,20 +255,20 @@ UNREACHABLE = [
 
 
 @pytest.mark.parametrize(("recipe", "says"), UNREACHABLE)
-def test_a_density_that_a_pattern_cannot_give_is_refused_before_the_work(recipe, says, trained, digits):
+def test_compress_raises_before_work_for_unreachable_densities(recipe, says, trained, digits):
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(DensityError, match=says):
         prunus.compress(trained, data=nothing, preset=recipe)
 
 
-def test_a_scope_that_there_is_not_is_refused_before_the_work(trained, digits):
+def test_compress_raises_before_work_for_an_unknown_scope(trained, digits):
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(UnknownNameError, match="Patterns N:M"):
         prunus.compress(trained, data=nothing, preset=RECIPE.replace(scope="filters"))
 
 
 @pytest.mark.parametrize("weights", [1, 2, 3, 7, 10, 999, 1000, 6400, 266_200, 10_000_001])
-def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(weights):
+def test_density_error_names_the_smallest_density_that_keeps_a_weight(weights):
     shapes = {"fc.weight": (weights,)}
     with pytest.raises(DensityError) as raised:
         Layer().check_not_empty(shapes, 1e-9)
@@ -281,7 +281,7 @@ def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(we
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25])
-def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
+def test_compress_accepts_layers_of_equal_weights(value, digits, tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     model[1].weight.data.fill_(value)
     with pytest.warns(EmptyLayerWarning) if value == 0 else nullcontext():
@@ -291,7 +291,7 @@ def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
     assert same_bits(prunus.read(tmp_path / "m"), compressed.model.state_dict())
 
 
-def test_one_weight_a_layer(digits):
+def test_compress_accepts_layers_of_one_weight(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 10))
     with pytest.warns(prunus.errors.NoEffectWarning) as warned:
         prunus.compress(
@@ -299,10 +299,10 @@ def test_one_weight_a_layer(digits):
             data=digits,
             preset=RECIPE.replace(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5}),
         )
-    assert any("'2.weight' has 1 distinct" in str(one.message) for one in warned)
+    assert any("'2.weight' has 1 distinct" in str(w.message) for w in warned)
 
 
-def test_density_one_prunes_nothing_and_says_so(trained, digits):
+def test_compress_warns_when_density_one_prunes_nothing(trained, digits):
     with pytest.warns(prunus.errors.NoEffectWarning, match="nothing is pruned"):
         compressed = prunus.compress(trained, data=digits, preset=RECIPE.replace(density=1.0, rounds=1))
     assert compressed.density == 1.0
@@ -323,7 +323,7 @@ def sparse(trained: nn.Module, density: float, scope: str = "layer") -> tuple[nn
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "obs"])
 @pytest.mark.parametrize("density", [1.0, 0.1])
-def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, few, tmp_path):
+def test_compress_keeps_zeros_of_a_sparse_model(density, criterion, scope, trained, few, tmp_path):
     model, masks = sparse(trained, 0.3)
     recipe = RECIPE.replace(density=density, scope=scope, criterion=criterion)
     with pytest.warns(NoEffectWarning, match="stay zero") if density == 1 else nullcontext():
@@ -339,7 +339,7 @@ def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, f
     assert same_bits(prunus.read(tmp_path / "m"), done.model.state_dict())
 
 
-def test_a_model_with_a_pattern_keeps_its_zeros_and_one_without_is_refused_before_the_work(trained, few):
+def test_compress_keeps_an_existing_pattern_and_raises_before_work_where_none_fits(trained, few):
     model, masks = sparse(trained, 0.5, "2:4")
     recipe = RECIPE.replace(scope="2:4", density=0.5, schedule="one_shot", rounds=1)
     done = prunus.compress(model, data=few, preset=recipe)
@@ -352,20 +352,22 @@ def test_a_model_with_a_pattern_keeps_its_zeros_and_one_without_is_refused_befor
     assert not epochs
 
 
-def test_negative_zeros_are_counted_nowhere(trained, few):
+def test_compress_counts_negative_zeros_as_zeros(trained, few):
     model, masks = sparse(trained, 0.3)
     assert any(bool(torch.signbit(w[w == 0]).any()) for w in prunus.prunable_weights(model).values())
     with pytest.warns(NoEffectWarning):
         done = prunus.compress(model, data=few, preset=RECIPE.replace(density=1.0, rounds=1))
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    assert [stage.kept for stage in done.stages] == [kept] * len(STAGES)
-    assert all(sum(sum(counts) for _, counts in stage.histograms.values()) == kept for stage in done.stages)
+    num_nonzero = sum(int(mask.sum()) for mask in masks.values())
+    assert [stage.num_kept for stage in done.stages] == [num_nonzero] * len(STAGES)
+    assert all(
+        sum(sum(counts) for _, counts in stage.histograms.values()) == num_nonzero for stage in done.stages
+    )
     for name, weight in prunus.prunable_weights(done.model).items():
         assert not torch.signbit(weight[~done.masks[name]]).any()
 
 
 @pytest.mark.parametrize("emptied", ["1.weight", "3.weight", "5.weight"])
-def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, few, tmp_path):
+def test_compress_stores_layers_emptied_by_the_global_scope(emptied, few, tmp_path):
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
     )
@@ -378,7 +380,7 @@ def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, f
         )
     assert not done.masks[emptied].any()
     assert not done.model.get_parameter(emptied).any()
-    assert len(done.shared[emptied].codebook) == 0
+    assert len(done.quantized[emptied].codebook) == 0
     prunus.save(done, tmp_path / "m")
     again = prunus.load(tmp_path / "m", into=copy.deepcopy(model))
     assert same_bits(again.state_dict(), done.model.state_dict())
@@ -407,7 +409,7 @@ def with_all_kinds() -> nn.Module:
     return model
 
 
-def test_excluded_and_frozen_tensors_are_left_bit_for_bit(few):
+def test_compress_leaves_excluded_and_frozen_tensors_exact(few):
     model = with_all_kinds()
     model[1].requires_grad_(False)
     model[2].bias.requires_grad_(False)
@@ -425,7 +427,7 @@ def test_excluded_and_frozen_tensors_are_left_bit_for_bit(few):
         assert not torch.equal(done.model.get_parameter(name), model.get_parameter(name))
 
 
-def test_frozen_weights_are_left_out_with_a_warning(few):
+def test_compress_warns_of_frozen_weights(few):
     model = with_all_kinds()
     model[1].requires_grad_(False)
     with pytest.warns(NoEffectWarning, match=r"\['1.weight'\] have requires_grad=False"):
@@ -436,7 +438,7 @@ def test_frozen_weights_are_left_out_with_a_warning(few):
         prunus.compress(model.requires_grad_(False), data=few, preset=RECIPE)
 
 
-def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
+def test_exclude_matches_any_name_of_a_tied_parameter(few):
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -453,7 +455,7 @@ def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_the_copy_has_the_modes_and_flags_of_the_model_given(mode, few):
+def test_compressed_model_has_the_modes_and_flags_of_the_original(mode, few):
     model = with_all_kinds().train(mode)
     model[2].train(not mode)
     model[2].weight.requires_grad_(False)
@@ -481,11 +483,11 @@ def with_buffer(trained: nn.Module, buffer: torch.Tensor) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monkeypatch):
+@pytest.mark.parametrize("encode_all", [True, False])
+def test_compress_raises_late_failures_before_work(encode_all, trained, digits, monkeypatch):
     """Before the data are looked at: the data set has no splits. Of large models, samples are written."""
-    if not whole:
-        monkeypatch.setattr("prunus.compression.deep_compression.REHEARSED_WHOLE", 10)
+    if not encode_all:
+        monkeypatch.setattr("prunus.compression.checks.MAX_FULL_TRIAL", 10)
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     lone = with_buffer(trained, torch.zeros(1))
     lone.get_submodule("3").register_buffer("\ud800", torch.zeros(1))
@@ -532,7 +534,7 @@ def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monk
         assert re.search(message, str(raised.value)), repr(raised.value)
 
 
-def test_weights_that_are_neighboring_floats_are_compressed_and_counted(few):
+def test_compress_accepts_neighboring_floats(few):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     near = np.float32(0.25).view(np.uint32) + np.arange(640, dtype=np.uint32) % 7
     model[1].weight.data = torch.from_numpy(near.view(np.float32).reshape(10, 64).copy())
@@ -552,7 +554,7 @@ def test_weights_that_are_neighboring_floats_are_compressed_and_counted(few):
     assert sum(done.stages[0].histograms["1.weight"][1]) == 640
 
 
-def test_settings_that_are_no_python_numbers_are_written(trained, few, tmp_path):
+def test_save_converts_settings_to_builtin_types(trained, few, tmp_path):
     recipe = RECIPE.replace(
         density=MappingProxyType({"1.weight": np.float32(0.25), "3.weight": np.float64(0.5)})
     )

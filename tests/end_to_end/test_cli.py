@@ -252,7 +252,7 @@ def test_weights_given_are_the_weights_compressed(name, run, tmp_path):
         *("compress", "--model=own_nets:net", "--data=own_nets:few", "--weights", path, "--out", out),
         *("--density=1", "--bits=8", "--include=4.weight", *nothing),
     )
-    assert "warning: '4.weight' has 3 distinct non-zero values" in printed.err
+    assert "warning: '4.weight' has 3 distinct nonzero values" in printed.err
     assert "Warning" not in printed.err
     found = prunus.read(out)
     assert torch.equal(found["4.weight"], state["4.weight"])

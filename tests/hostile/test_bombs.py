@@ -289,25 +289,25 @@ def check(child, bomb, max_bytes=None, functions=("read",)):
     """Read a bomb by each function and check the outcome, the peak and the time."""
     for function in functions:
         outcome, peak, seconds = child(bomb, function, max_bytes)
-        told = f"{bomb.name}, {function}: {outcome}, peak {peak / 2**20:.1f} MiB, {seconds:.2f} s"
-        assert not outcome.startswith("unnamed"), told
+        summary = f"{bomb.name}, {function}: {outcome}, peak {peak / 2**20:.1f} MiB, {seconds:.2f} s"
+        assert not outcome.startswith("unnamed"), summary
         is_read = outcome == "read"
-        assert bomb.is_read in (None, is_read), told
+        assert bomb.is_read in (None, is_read), summary
         held = len(bomb.data) + (bomb.tensor_bytes if is_read else 0)
-        assert peak <= 3 * held + CONSTANT, told
-        assert peak <= (DEFAULT_LIMIT if max_bytes is None else max_bytes), told
-        assert seconds <= MAX_SECONDS, told
+        assert peak <= 3 * held + CONSTANT, summary
+        assert peak <= (DEFAULT_LIMIT if max_bytes is None else max_bytes), summary
+        assert seconds <= MAX_SECONDS, summary
 
 
 LIMIT = 16 << 20
 
 
-def test_files_that_announce_much_stay_within_a_limit(child):
+def test_reading_bombs_is_bounded_by_max_bytes(child):
     for bomb in (*streams(LIMIT, ("float32", "bfloat16")), *values(LIMIT, ("float64", "bool", "int16"))):
         check(child, bomb, LIMIT)
 
 
-def test_files_that_announce_much_stay_within_the_default_limit(child):
+def test_reading_bombs_is_bounded_by_the_default_limit(child):
     """The largest of them that are read, and a tensor of exactly the limit, which is not."""
     size = largest_size("bfloat16", DEFAULT_LIMIT, 2)
     check(child, Bomb("positions", placed("bfloat16", size, flags=COLUMN_MAJOR), 2 * size, True))
@@ -317,19 +317,19 @@ def test_files_that_announce_much_stay_within_the_default_limit(child):
 
 
 @pytest.mark.parametrize("group", [tables, headers], ids=["tables", "headers"])
-def test_tables_and_headers_take_little_time_and_memory(child, group):
+def test_reading_large_tables_and_headers_is_fast(child, group):
     for bomb in group():
         check(child, bomb)
 
 
 @pytest.mark.slow
-def test_every_file_that_announces_much_stays_within_the_default_limit(child):
+def test_reading_every_bomb_is_bounded_by_the_default_limit(child):
     for bomb in (*streams(DEFAULT_LIMIT), *values(DEFAULT_LIMIT)):
         check(child, bomb, functions=("read", "inspect"))
 
 
 @pytest.mark.slow
-def test_very_many_tensors_take_little_time(child):
+def test_reading_many_tensors_is_fast(child):
     """Their objects are counted by `max_bytes`, and take more than three times the bytes of such tensors."""
     for bomb in many_tensors():
         outcome, peak, seconds = child(bomb, "read", None)
@@ -353,7 +353,7 @@ for path in sys.argv[1:4]:
 """
 
 
-def test_memory_that_is_not_there_is_a_named_error(tmp_path):
+def test_reading_raises_a_named_error_without_memory(tmp_path):
     paths = []
     for size in (1 << 25, 2):
         for name, data in (

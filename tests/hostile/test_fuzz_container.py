@@ -305,9 +305,9 @@ def built_tensor(r):
     kind = torch.float16 if flags & HALF else DTYPES[dtype]
 
     def as_values(count):
-        chosen = torch.tensor([r.choice(numbers) for _ in range(min(count, 4096))], dtype=torch.float64)
-        chosen = chosen if kind.is_floating_point else torch.nan_to_num(chosen).clamp(0, 1)
-        data = chosen.to(kind).reshape(-1).view(torch.uint8).numpy().tobytes()
+        entries = torch.tensor([r.choice(numbers) for _ in range(min(count, 4096))], dtype=torch.float64)
+        entries = entries if kind.is_floating_point else torch.nan_to_num(entries).clamp(0, 1)
+        data = entries.to(kind).reshape(-1).view(torch.uint8).numpy().tobytes()
         return data + bytes(max(count - 4096, 0) * itemsize)
 
     if flags & CODEBOOK:
@@ -396,7 +396,7 @@ def fuzz(seed, count):
 
     Returns a counter of (class, outcome), the largest peak of memory in bytes, and the largest ratio of a peak beyond
     the constant to what the file held. Raises AssertionError for an error that is not named, a change that is accepted,
-    a state that does not come back, or memory beyond the limit.
+    a state that is not restored, or memory beyond the limit.
     """
     r, files, memory = random.Random(seed), list(seeds()), Memory()
     for data in files:
@@ -451,7 +451,7 @@ def test_mutated_files_are_read_or_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_very_many_mutated_files_are_read_or_refused(seed):
+def test_many_mutated_files_are_read_or_refused(seed):
     outcomes, _, _ = fuzz(seed, 2_500)
     assert num_read(outcomes) > 125
 
@@ -478,7 +478,7 @@ def accepts_changes(data, max_bytes=None):
         (accepts_changes, "a change is accepted"),
     ],
 )
-def test_the_fuzzer_notices_a_reader_that(reader, says, monkeypatch):
+def test_fuzzer_detects_a_reader_that(reader, says, monkeypatch):
     monkeypatch.setitem(globals(), "check_state", lambda *_: 0)
     monkeypatch.setitem(globals(), "unpack", reader)
     if reader is takes_much_memory:

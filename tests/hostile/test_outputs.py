@@ -184,7 +184,7 @@ def test_demo_replaces_only_what_a_demo_wrote(refused, folder, monkeypatch):
     file.write_text("mine", encoding="utf-8")
     assert "lenet-300-100.prunus exists; pass --force" in refused("demo")
     recipe, model = prunus.COMPRESSION_RECIPES["demo"], prunus.models.lenet_300_100()
-    other = Compressed(model, {}, {}, [], [], replace(recipe, rounds=recipe.rounds + 1), 0)
+    other = Compressed(model, model, {}, {}, [], [], replace(recipe, rounds=recipe.rounds + 1), 0, 0, 0, {})
     prunus.save(other, file, metadata={"data": "mnist"})
     assert "lenet-300-100.prunus exists; pass --force" in refused("demo")
     prunus.save(replace(other, recipe=recipe), file, metadata={"data": "mnist"})
@@ -305,7 +305,7 @@ def test_a_library_that_is_not_installed_is_named_before_the_work(library, folde
         commands.append(("run", "lecun1990.deletion", "--smoke"))
     if library == "jinja2":
         monkeypatch.setattr(
-            "prunus.compression.deep_compression.train", lambda *arguments, **options: pytest.fail("begun")
+            "prunus.compression.stages.train", lambda *arguments, **options: pytest.fail("begun")
         )
         commands.append(("compress", NET, DATA, "--out=out.prunus"))
     for arguments in commands:

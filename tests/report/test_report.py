@@ -498,7 +498,7 @@ def without_histograms(made: Made) -> Compressed:
 
 def emptied(made: Made) -> Compressed:
     nothing = {name: ([0.0, 1.0], [0]) for name in made.compressed.masks}
-    stages = [replace(stage, kept=0, histograms=nothing) for stage in made.compressed.stages]
+    stages = [replace(stage, num_kept=0, histograms=nothing) for stage in made.compressed.stages]
     masks = {name: torch.zeros_like(mask) for name, mask in made.compressed.masks.items()}
     return replace(made.compressed, stages=stages, masks=masks, quantized={})
 

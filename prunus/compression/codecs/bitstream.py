@@ -110,17 +110,17 @@ class _GammaReader:
         self.data, self.bits, self.position, self.end = data, "", 0, 0
 
     def gamma(self) -> int:
-        one = self.bits.find("1", self.position)
-        while one < 0 or len(self.bits) < 2 * one - self.position + 1:
+        first_one = self.bits.find("1", self.position)
+        while first_one < 0 or len(self.bits) < 2 * first_one - self.position + 1:
             chunk = self.data[self.end : self.end + 64]
-            if not chunk or (one < 0 and len(self.bits) - self.position > 64):
+            if not chunk or (first_one < 0 and len(self.bits) - self.position > 64):
                 raise CorruptFileError("A table of symbols does not end.")
             # Dropping the bits that were read makes the time linear in the length of the table.
             self.bits = self.bits[self.position :] + f"{int.from_bytes(chunk, 'big'):0{8 * len(chunk)}b}"
             self.position, self.end = 0, self.end + len(chunk)
-            one = self.bits.find("1")
-        end = 2 * one - self.position + 1
-        value, self.position = int(self.bits[one:end], 2), end
+            first_one = self.bits.find("1")
+        end = 2 * first_one - self.position + 1
+        value, self.position = int(self.bits[first_one:end], 2), end
         return value
 
     def bytes_used(self) -> int:

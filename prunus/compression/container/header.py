@@ -72,9 +72,11 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
     if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
         raise CorruptFileError("Expected the keys format, made, model and tensors in the header.")
     model = header["model"]
-    if header["format"] != "prunus" or not isinstance(header["made"], dict):
+    if header["format"] != "prunus":
+        raise CorruptFileError(f"Expected the format 'prunus' in the header, got {header['format']!r:.80}.")
+    if not isinstance(header["made"], dict):
         raise CorruptFileError(
-            f"Expected the format 'prunus' and an object as made, got the format {header['format']!r:.80}."
+            f"Expected an object as the metadata of the header, got {header['made']!r:.80}."
         )
     if model is not None and not _is_model(model):
         raise CorruptFileError("Expected null or a name with arguments as the model of the header.")

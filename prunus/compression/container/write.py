@@ -30,13 +30,13 @@ Json = Mapping[str, object]
 class EncodedState:
     """The tensors of a state_dict as blobs, from which files with any metadata are made."""
 
-    rows: Sequence[list[object]]
+    rows: list[list[object]]
     """Name, dtype, shape and blob length of each tensor, as the header lists them."""
-    blobs: Sequence[bytes]
+    blobs: list[bytes]
 
     def to_bytes(self, *, model: Json | None = None, metadata: Json | None = None) -> bytes:
         """The content of the file. See `pack`."""
-        header = _encode_header({} if metadata is None else metadata, model, list(self.rows))
+        header = _encode_header({} if metadata is None else metadata, model, self.rows)
         prefix = PREFIX.pack(MAGIC, VERSION, len(header))
         parts, running = [prefix + header], checksum(prefix + header)
         for blob in self.blobs:
@@ -65,7 +65,7 @@ def encode_tensors(
     generated, factors = generated or {}, factors or {}
     check_seeded(generated, factors, state.keys())
     dtype_names = {dtype: name for name, dtype in DTYPES.items()}
-    results: list[EncodedState] = [EncodedState([], []) for _ in encodings]
+    results = [EncodedState([], []) for _ in encodings]
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise ContainerError(f"{name} is a {type(tensor).__name__}; a file holds tensors only.")

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prunus.compression.codecs import CODECS
-from prunus.compression.container import EncodingConfig, inspect, load, pack, read, read_header, unpack, write
+from prunus.compression.container import (
+    EncodingConfig,
+    encode_tensors,
+    inspect,
+    load,
+    pack,
+    read,
+    read_header,
+    unpack,
+    write,
+)
 from prunus.compression.container.file_format import DTYPES
 from prunus.compression.container.read import parse_file
 from prunus.errors import ContainerError, ModelMismatchError
@@ -124,6 +134,12 @@ def test_pack_of_unpacked_state_gives_the_same_bytes(state, encoding):
     back = unpack(data)[1]
     same(back, state)
     assert pack(back, encoding=encoding) == data
+
+
+def test_encode_tensors_equals_pack_for_every_encoding():
+    state = {**lenet(), "raw": sparse((40, 30), 0.3, None), "steps": torch.tensor(3)}
+    for encoding, encoded in zip(ENCODINGS, encode_tensors(state, ENCODINGS), strict=True):
+        assert encoded.to_bytes(metadata={"a": 1}) == pack(state, metadata={"a": 1}, encoding=encoding)
 
 
 def test_pack_stores_negative_zero_as_a_value():

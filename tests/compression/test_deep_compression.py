@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import re
 import warnings
 from contextlib import nullcontext
@@ -18,12 +19,14 @@ from prunus.compression.checks import bits_by_name
 from prunus.compression.stages import STAGES
 from prunus.errors import (
     ContainerError,
+    CorruptFileError,
     DensityError,
     EmptyLayerWarning,
     ModelError,
     NoEffectWarning,
     NonFiniteError,
     NoPrunableWeightsError,
+    OutputError,
     PrunusError,
     QuantizationError,
     UnknownNameError,
@@ -31,6 +34,7 @@ from prunus.errors import (
 from prunus.models.initialization import glorot_normal
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.scopes import Layer
+from prunus.seeds import derive_seed
 from prunus.training import Recipe
 
 SHORT = Recipe(1, 0.005, 32)
@@ -106,6 +110,58 @@ def test_save_and_load_return_the_compressed_model_bit_for_bit(compressed, tmp_p
     assert same_bits(again.state_dict(), compressed.model.state_dict())
     prunus.save(compressed, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_compress_writes_the_file_of_save_and_counts_its_bytes(trained, digits, compressed, tmp_path):
+    result = prunus.compress(trained, tmp_path / "a", data=digits, preset=RECIPE)
+    prunus.save(compressed, tmp_path / "b", metadata={"data": digits.name})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    inspection = prunus.inspect(tmp_path / "a")
+    assert result.file_bytes == compressed.file_bytes == inspection.file_bytes
+    assert result.ratio == inspection.ratio
+    assert result.metadata_bytes == inspection.metadata_bytes
+    assert result.file_stages[-1].bytes == result.file_bytes
+
+
+def test_compress_trains_first_when_requested(trained, digits):
+    untrained = copy.deepcopy(trained)
+    glorot_normal(untrained, seed=3)
+    recipe = RECIPE.replace(rounds=1, schedule="one_shot")
+    stages = []
+    result = prunus.compress(
+        untrained, data=digits, preset=recipe, train_first=True, seed=5, report=lambda *e: stages.append(e[0])
+    )
+    dense = copy.deepcopy(untrained)
+    prunus.train(dense, digits, recipe.dense, seed=derive_seed(5, "dense"))
+    assert stages == ["dense", "pruned", "quantized"]
+    assert same_bits(result.dense_model.state_dict(), dense.state_dict())
+    again = prunus.compress(dense, data=digits, preset=recipe, seed=5)
+    assert same_bits(again.model.state_dict(), result.model.state_dict())
+
+
+def test_compress_raises_when_the_file_does_not_load_back(trained, few, tmp_path, monkeypatch):
+    other = copy.deepcopy(trained)
+    monkeypatch.setattr(
+        "prunus.compression.deep_compression.write_atomic", lambda path, content: prunus.save(other, path)
+    )
+    with pytest.raises(CorruptFileError, match=r"to give 1\.weight back bit for bit"):
+        prunus.compress(trained, tmp_path / "m", data=few, preset=RECIPE)
+
+
+def test_compress_refuses_an_unwritable_path_before_work(trained, digits, tmp_path):
+    with pytest.raises(OutputError, match="is not a folder"):
+        prunus.compress(trained, tmp_path / "no" / "m", data=digits, preset=RECIPE, report=pytest.fail)
+
+
+def test_compressed_prints_a_table_and_converts_to_json(compressed):
+    header, *rows = str(compressed).splitlines()
+    assert header.split()[:3] == ["stage", "bytes", "ratio"]
+    assert [row.split()[0] for row in rows] == list(STAGES)
+    assert f"{compressed.file_bytes:,}" in rows[-1]
+    content = json.loads(json.dumps(compressed.to_json()))
+    assert [stage["name"] for stage in content["stages"]] == list(STAGES)
+    assert content["stages"][-1]["bytes"] == content["file_bytes"] == compressed.file_bytes
+    assert content["ratio"] == content["original_bytes"] / content["file_bytes"]
 
 
 def test_save_accepts_any_module(tmp_path):

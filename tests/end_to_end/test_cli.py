@@ -173,12 +173,18 @@ def test_evaluate_says_what_the_library_says(run):
 def test_compress_prints_only_json_and_says_the_rest_on_stderr(made):
     printed, said = json.loads((made / "printed.json").read_text()), (made / "said.txt").read_text()
     assert printed["file_bytes"] == (made / "own.prunus").stat().st_size
-    assert [stage["name"] for stage in printed["stages"]] == ["dense", "pruned", "shared", "huffman", "range"]
+    assert [stage["name"] for stage in printed["stages"]] == [
+        "dense",
+        "pruned",
+        "quantized",
+        "huffman",
+        "range",
+    ]
     assert printed["stages"][-1]["bytes"] == printed["file_bytes"]
     assert printed["n"] == 300
     assert (made / "own.html").read_text().startswith("<!DOCTYPE html>")
     assert "will prune 1.weight (24 × 64)" in said
-    assert "will keep whole: 1.bias, 2.weight, 2.bias, 4.bias" in said
+    assert "not pruned: 1.bias, 2.weight, 2.bias, 4.bias" in said
     assert said.count("validation error") == 3 + 2 + 2 + 1
     assert "(8 of 8 epochs)" in said
 
@@ -229,7 +235,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoints(made, run):
     assert stopped.returncode == 130
     assert "error: interrupted." in stopped.stderr
     assert "pruning" in stopped.stderr
-    assert "sharing" not in stopped.stderr
+    assert "quantizing" not in stopped.stderr
     assert not (made / "resumed.prunus").exists()
     said = run(*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps").err
     assert "training" not in said
@@ -280,14 +286,14 @@ def test_a_scope_may_be_a_pattern(run, tmp_path):
 
 def test_the_recipe_is_the_models_own_else_the_default_changed_as_asked():
     table = prunus.COMPRESSION_RECIPES
-    assert resolve_recipe("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
-    assert resolve_recipe("own:net", None, None, None, None, []) == table["default"]
+    assert resolve_recipe("lenet-300-100") == table["lenet-300-100"]
+    assert resolve_recipe("own:net") == table["default"]
     changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["final_retrain=4", "dense=0"])
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
     assert (changed.final_retrain.epochs, changed.dense.epochs) == (4, 0)
     assert changed.finetune == table["lenet-300-100"].finetune
     assert changed.scope == table["lenet-300-100"].scope
-    assert resolve_recipe("own:net", None, None, None, None, [], "4x4").scope == "4x4"
+    assert resolve_recipe("own:net", scope="4x4").scope == "4x4"
 
 
 def test_list_names_everything_built_in(run):

@@ -83,20 +83,20 @@ def codebook(values, codes=None):
     return varint(len(values)) + values + (table(1, 0) if codes is None else codes)
 
 
-def one(dtype):
+def number_one(dtype):
     """The number 1 in a dtype, as bytes."""
     return torch.ones(1, dtype=DTYPES[dtype]).view(torch.uint8).numpy().tobytes()
 
 
 def shared(dtype, size, *, codec=RANGE, codes=None, values=None, flags=0):
     """A tensor of a code for every entry."""
-    values = one("float16" if flags & HALF else dtype) if values is None else values
+    values = number_one("float16" if flags & HALF else dtype) if values is None else values
     return file_of(dtype, [size], bytes([CODEBOOK | flags, codec]) + codebook(values, codes))
 
 
 def placed(dtype, size, *, flags=0, values=None):
     """A tensor [2, size / 2] with a position and a code for every entry."""
-    values = one("float16" if flags & HALF else dtype) if values is None else values
+    values = number_one("float16" if flags & HALF else dtype) if values is None else values
     head = bytes([SPARSE | CODEBOOK | flags, RANGE, RANGE])
     return file_of(dtype, [2, size // 2], head + positions(size) + codebook(values))
 
@@ -104,7 +104,9 @@ def placed(dtype, size, *, flags=0, values=None):
 def seeded(generator, size):
     """A tensor that is generated."""
     how = SEED.pack(generator, 5, 1.0)
-    return file_of("float32", [size], bytes([GENERATED | CODEBOOK, RANGE]) + how + codebook(one("float32")))
+    return file_of(
+        "float32", [size], bytes([GENERATED | CODEBOOK, RANGE]) + how + codebook(number_one("float32"))
+    )
 
 
 def largest_size(dtype, limit, num_streams):
@@ -121,7 +123,10 @@ def streams(limit, dtypes=("float64", "float32", "float16", "bfloat16")):
         "codes in Huffman": lambda dtype, size: shared(dtype, size, codec=HUFFMAN),
         "codes in bit packing": lambda dtype, size: shared(dtype, size, codec=BITPACK, codes=b""),
         "codes of two symbols": lambda dtype, size: shared(
-            dtype, size, values=one(dtype) + bytes(len(one(dtype))), codes=table(2, 0, others=127)
+            dtype,
+            size,
+            values=number_one(dtype) + bytes(len(number_one(dtype))),
+            codes=table(2, 0, others=127),
         ),
         "positions": lambda dtype, size: placed(dtype, size),
         "positions in columns": lambda dtype, size: placed(dtype, size, flags=COLUMN_MAJOR),
@@ -180,7 +185,9 @@ def tables():
     coder.encode_reverse(np.zeros(entries, np.int32), range_coder._model(levels))
     stream = pack_levels(levels) + coder.get_compressed().tobytes().rstrip(b"\0")
     blob = (
-        bytes([SPARSE | CODEBOOK, RANGE, RANGE]) + positions(entries, 16, stream) + codebook(one("float32"))
+        bytes([SPARSE | CODEBOOK, RANGE, RANGE])
+        + positions(entries, 16, stream)
+        + codebook(number_one("float32"))
     )
     for num_tensors in (1, 4):
         data = file_of("float32", [entries], blob, num_tensors)
@@ -217,8 +224,8 @@ def headers():
 
 def many_tensors():
     """Files of very many tensors, whose objects in Python take more than their entries."""
-    coded = bytes([CODEBOOK, RANGE]) + codebook(one("float32"))
-    sparse = bytes([SPARSE | CODEBOOK, RANGE, RANGE]) + positions(2, 2) + codebook(one("float32"))
+    coded = bytes([CODEBOOK, RANGE]) + codebook(number_one("float32"))
+    sparse = bytes([SPARSE | CODEBOOK, RANGE, RANGE]) + positions(2, 2) + codebook(number_one("float32"))
     yield Bomb("30,000 values", file_of("int8", [], b"\0\1", 30_000), 30_000)
     yield Bomb("30,000 tensors of one stream", file_of("float32", [2], coded, 30_000), 240_000)
     yield Bomb("15,000 tensors of two streams", file_of("float32", [2], sparse, 15_000), 120_000)

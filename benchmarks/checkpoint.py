@@ -9,8 +9,8 @@ from prunus.data import load
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
+from prunus.pruning.statistics import Statistics
 from prunus.training import RECIPES, Masks, train
-from prunus.types import Statistics
 
 
 def run() -> str:

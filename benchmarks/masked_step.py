@@ -7,10 +7,10 @@ from prunus import models
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
+from prunus.pruning.statistics import Statistics
 from prunus.training import RECIPES, Masks
 from prunus.training.constraints import NoConstraint
 from prunus.training.loop import Trainer
-from prunus.types import Statistics
 
 
 def run() -> str:

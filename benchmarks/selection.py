@@ -5,7 +5,7 @@ import torch
 from benchmarks.timing import interleaved, table
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.scopes import Global
-from prunus.types import Statistics
+from prunus.pruning.statistics import Statistics
 
 
 def run() -> str:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
     from prunus.pruning.sensitivity import choose_densities, sensitivity
+    from prunus.pruning.statistics import Criterion, Statistics, criterion
     from prunus.training import RECIPES, Masks, Recipe, evaluate, train
-    from prunus.types import Dataset, Split, Statistics, mask_density
+    from prunus.types import Dataset, Split, mask_density
 else:
     _HOMES = {
         "prunus.compression.container": ("EncodingConfig", "inspect", "load", "pack", "read"),
@@ -40,7 +41,8 @@ else:
         "prunus.compression.result": ("Compressed",),
         "prunus.compression.save": ("save",),
         "prunus.errors": ("PrunusError",),
-        "prunus.types": ("Dataset", "Statistics", "Split", "mask_density"),
+        "prunus.types": ("Dataset", "Split", "mask_density"),
+        "prunus.pruning.statistics": ("Criterion", "Statistics", "criterion"),
         "prunus.pruning.criteria": ("CRITERIA",),
         "prunus.pruning.prunable": ("prunable_weights", "skipped_parameters"),
         "prunus.pruning.retrain": ("prune_and_retrain",),
@@ -71,6 +73,7 @@ __all__ = [
     "SCOPES",
     "Compressed",
     "CompressionRecipe",
+    "Criterion",
     "Dataset",
     "EncodingConfig",
     "Masks",
@@ -81,6 +84,7 @@ __all__ = [
     "__version__",
     "choose_densities",
     "compress",
+    "criterion",
     "evaluate",
     "inspect",
     "load",

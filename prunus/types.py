@@ -25,34 +25,6 @@ Progress = Callable[[str, int, int], None]
 """(what, done, total) -> None: called again and again by work that may take long, with how much of it is done."""
 
 
-@dataclass(frozen=True)
-class ScoringBatch:
-    """A network and a batch, to ask how it would answer with other weights."""
-
-    answer: Callable[[Params, Tensor], Tensor]
-    """(prunable weights, inputs [B, ...]) -> logits [B, C]; differentiable, in the dtype of the weights."""
-    inputs: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a criterion may look at. What it needs and is not given is an StatisticsError."""
-
-    weights: Params
-    """The prunable weights as they are now: the final ones, where they have been trained."""
-    seed: int = 0
-    """For criteria that draw at random."""
-    initial: Params | None = None
-    """The same weights as the training that made `weights` started from them."""
-    masks: MaskDict | None = None
-    """What earlier rounds left; None: everything. A criterion that ranks within a layer ranks these alone."""
-    probe: ScoringBatch | None = None
-    """The network as it was when its prunable weights were `initial`."""
-    curvature: Params | None = None
-    """The diagonal of the Hessian of the error at `weights`, d²E/dw² of each."""
-
-
 IGNORE_INDEX = -100
 """The label of examples that count neither in a loss nor in an accuracy (PyTorch's `ignore_index`)."""
 

@@ -39,7 +39,7 @@ def registered_names() -> dict[str, dict[str, str]]:
     from prunus.experiments import EXPERIMENTS
     from prunus.models import MODELS
     from prunus.pruning.criteria import CRITERIA
-    from prunus.pruning.pruners import PRUNERS
+    from prunus.pruning.methods import METHODS
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
     from prunus.runs.executors import ENGINES
@@ -51,9 +51,9 @@ def registered_names() -> dict[str, dict[str, str]]:
     rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
         "models": (MODELS, _of_function),
         "data sets": (DATASETS, _of_card),
-        "criteria": (CRITERIA, _of_card),
-        "pruners": (PRUNERS, lambda pruner: pruner.line),
-        "scopes": (SCOPES, _of_card),
+        "criteria": (CRITERIA, _of_function),
+        "pruners": (METHODS, lambda method: method.summary),
+        "scopes": (SCOPES, lambda scope: _of_function(type(scope))),
         "schedules": (SCHEDULES, _of_card),
         "mask-1 actions": (MASK1_ACTIONS, lambda action: _of_card(action.values)),
         "mask-0 actions": (MASK0_ACTIONS, lambda action: _of_card(action.values)),

@@ -4,7 +4,7 @@ import copy
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,28 @@ from prunus.cli.recipe_options import resolve_recipe
 from prunus.cli.tensors import safetensors_bytes
 from prunus.compression.container import load, pack
 from prunus.compression.save import save
-from prunus.errors import DataError, DensityError, ModelError, NoEffectWarning, StatisticsError
+from prunus.errors import DataError, ModelError, NoEffectWarning, StatisticsError
 from prunus.files import after_writing, check_writable, write_atomic
-from prunus.pruning.layerwise import (
+from prunus.pruning.masks import all_kept, apply_masks
+from prunus.pruning.methods import (
+    PruneResult,
+    PruningMethod,
+    pruning_method,
+    sample_examples,
+    with_options,
+)
+from prunus.pruning.obs import (
+    ExactObs,
     LayerHessian,
     allocate_densities,
     error_curves,
-    exact_obs,
     layer_hessians,
     relative_error_curves,
     relative_output_errors,
 )
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
-from prunus.pruning.pruners import Pruner, get_criterion, make_prune_fn, sample_examples
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
-from prunus.pruning.second_order import PruneResult, intermediate_densities
 from prunus.pruning.weights import with_weights
 from prunus.registry import source_files
 from prunus.report import formatting
@@ -128,12 +133,19 @@ def run_prune(job: PruneOptions) -> PruneReport:
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     began = time.perf_counter()
     seed = derive_seed(job.seed, "prune")
-    examples = criterion.examples if isinstance(criterion, Pruner) else job.examples or EXAMPLES
+    examples = criterion.num_examples if criterion.needs_examples else job.examples or EXAMPLES
     few = sample_examples(data.train, examples, seed)
     density = _budgeted(job, model, before, few) if job.scope == BUDGET else job.density
     report("pruning", 0, 0)
-    prune = make_prune_fn(criterion, model, data.train, seed, report)
-    done = prune(before, density, scope, seed=derive_seed(job.seed, "ties"))
+    done = criterion.prune(
+        model,
+        before,
+        density,
+        scope,
+        few,
+        seeds=(seed, derive_seed(job.seed, "ties")),
+        progress=report,
+    )
     seconds = time.perf_counter() - began
     if mask_density(done.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
@@ -181,38 +193,16 @@ def _usual_data(name: str, model: nn.Module) -> str:
     return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
 
 
-def _criterion(job: PruneOptions) -> Any:
-    found = get_criterion(job.criterion, "layer" if job.scope == BUDGET else job.scope)
-    if isinstance(found, Pruner):
-        return replace(
-            found,
-            examples=found.examples if job.examples is None else job.examples,
-            damping=found.damping if job.damping is None else job.damping,
-            cuts=found.cuts if job.cuts is None else job.cuts,
-        )
-    for asked, usual, what in ((job.cuts or 1, 1, "cuts"), (job.damping, None, "damping")):
-        if asked != usual:
-            raise StatisticsError(
-                f"{asked} {what} were asked for, but {job.criterion!r} looks at weights alone: they change nothing."
-            )
-    return found
+def _criterion(job: PruneOptions) -> PruningMethod:
+    return with_options(
+        pruning_method(job.criterion), num_examples=job.examples, damping=job.damping, num_steps=job.cuts
+    )
 
 
-def _rehearse(job: PruneOptions, criterion: Any, scope: Scope, weights: Params) -> None:
+def _rehearse(job: PruneOptions, criterion: PruningMethod, scope: Scope, weights: Params) -> None:
     """Raise before any training what sizes and densities will raise."""
-    density = job.density
-    (parse_scope("global") if job.scope == BUDGET else scope).check_not_empty(shapes_of(weights), density)
-    scope.check(shapes_of(weights), [density])
-    if not isinstance(criterion, Pruner):
-        return
-    criterion.check_size(sum(numel_by_name(weights).values()))
-    *between, _ = intermediate_densities(density, scope, all_kept(weights), criterion.cuts)
-    try:
-        scope.check(shapes_of(weights), between)
-    except DensityError as error:
-        raise DensityError(
-            f"{criterion.cuts} cuts pass through other densities on the way to {density}: {error}"
-        ) from None
+    (parse_scope("global") if job.scope == BUDGET else scope).check_not_empty(shapes_of(weights), job.density)
+    criterion.check(weights, job.density, scope)
 
 
 def _trained(job: PruneOptions, model: nn.Module, data: Dataset) -> nn.Module:
@@ -235,9 +225,9 @@ def _trained(job: PruneOptions, model: nn.Module, data: Dataset) -> nn.Module:
 
 def _budgeted(job: PruneOptions, model: nn.Module, weights: Params, few: Split) -> Density:
     """The density of each layer, from the errors that exact OBS foretells."""
-    surgeon = exact_obs(model, few.inputs, progress=report)(weights, all_kept(weights))
-    found = relative_error_curves(error_curves(surgeon.scores(), surgeon.masks), surgeon.inputs, weights)
-    return allocate_densities(found, numel_by_name(weights), job.density)
+    state = ExactObs().examiner(model, few.inputs, progress=report)(weights, all_kept(weights))
+    curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, weights)
+    return allocate_densities(curves, numel_by_name(weights), job.density)
 
 
 def _rows(model: nn.Module, before: Params, done: PruneResult, few: Split) -> list[LayerRow]:

@@ -15,8 +15,8 @@ from prunus.compression.quantization.codebook import check_bits, check_float32, 
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError
 from prunus.pruning.masks import all_kept, check_finite
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.pruning.pruners import get_criterion
 from prunus.training.checks import check_tensor_state, check_trainable
 from prunus.training.loop import check_recipe
 from prunus.types import Dataset, Params, numel_by_name
@@ -63,7 +63,7 @@ def check_inputs(
     trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune)
     for training in trainings:
         check_recipe(training)
-    get_criterion(recipe.criterion, recipe.scope)
+    pruning_method(recipe.criterion)
     check_kmeans_init(recipe.kmeans_init)
     bits = check_bits(bits_by_name(model, list(weights), recipe.bits), list(weights))
     planned_densities(recipe, weights)

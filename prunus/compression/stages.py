@@ -14,9 +14,7 @@ from prunus.compression.presets import CompressionRecipe
 from prunus.compression.quantization import CodebookConstraint, CodebookTensor, quantize_weights
 from prunus.compression.result import Stage
 from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_metadata
-from prunus.pruning.pruners import get_criterion
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
-from prunus.pruning.scopes import parse_scope
 from prunus.pruning.weights import copied
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
@@ -67,8 +65,8 @@ def prune_with_recipe(
         data,
         plan.densities,
         [recipe.retrain] * (len(plan.densities) - 1) + [recipe.final_retrain],
-        criterion=get_criterion(recipe.criterion, recipe.scope),
-        scope=parse_scope(recipe.scope),
+        criterion=recipe.criterion,
+        scope=recipe.scope,
         within=plan.within,
         seed=seed,
         checkpoints=checkpoints,

@@ -21,18 +21,26 @@ from prunus.experiments.results import Result, Row, Say, curve, start_record, su
 from prunus.models.mlp import mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import all_kept
-from prunus.pruning.second_order import Objective, PruningMethod, criterion_method, make_objective, obd, obs
-from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
+from prunus.pruning.methods import CriterionMethod
+from prunus.pruning.obs import (
+    Examine,
+    FullObs,
+    Obd,
+    Objective,
+    flatten_weights,
+    make_objective,
+    unflatten_weights,
+)
 from prunus.seeds import derive_seed, make_generator
 from prunus.types import Dataset, Params, Progress, Split
 
 HIGH = 0.9
 """Targets stand inside the range of an output unit, so that a minimum is at finite weights."""
 
-SURGEONS: dict[str, Callable[[Objective, float], PruningMethod]] = {
-    "OBS": lambda asked, damping: obs(asked, damping=damping),
-    "OBD": lambda asked, damping: obd(asked),
-    "magnitude": lambda asked, damping: criterion_method(CRITERIA["magnitude"]),
+SURGEONS: dict[str, Callable[[Objective, float], Examine]] = {
+    "OBS": lambda asked, damping: FullObs(damping=damping).examiner(asked),
+    "OBD": lambda asked, damping: Obd(diagonal="recursion").examiner(asked),
+    "magnitude": lambda asked, damping: CriterionMethod(CRITERIA["magnitude"]).examiner(),
 }
 
 XOR_DECAY, XOR_DAMPING = 1e-8, 1e-4
@@ -85,7 +93,9 @@ def _first_deletions(networks: int, replicate: int) -> list[Row]:
         ]
         chosen = torch.tensor([int(flatten_weights(one.scores()).argmin()) for one in here])
         left = torch.arange(9) != chosen[:, None]
-        after = [one.keep(unflatten_weights(row, asked.weights)) for one, row in zip(here, left, strict=True)]
+        after = [
+            one.prune_to(unflatten_weights(row, asked.weights)) for one, row in zip(here, left, strict=True)
+        ]
         at_once = torch.stack([flatten_weights(one.weights) for one in after])
         again, errors = minimize_batch(asked, at_once, left, decay=XOR_DECAY)
         solves = _solves(asked, at_once), _solves(asked, again)
@@ -125,11 +135,11 @@ def _costs(asked: Objective, trained: Tensor) -> Tensor:
     left = ~torch.eye(9, dtype=torch.bool)
     found = []
     for w in trained:
-        surgeon = obs(asked, damping=XOR_DAMPING)(
+        surgeon = FullObs(damping=XOR_DAMPING).examiner(asked)(
             unflatten_weights(w, asked.weights), all_kept(asked.weights)
         )
         moved = torch.stack(
-            [flatten_weights(surgeon.keep(unflatten_weights(row, asked.weights)).weights) for row in left]
+            [flatten_weights(surgeon.prune_to(unflatten_weights(row, asked.weights)).weights) for row in left]
         )
         found.append(torch.cat([w * left, moved]))
     repeated = left.repeat(2 * len(trained), 1)
@@ -204,7 +214,7 @@ def _deleted(
     asked: Objective,
     test: Split,
     weights: Params,
-    surgeon: Callable[[Objective, float], PruningMethod],
+    surgeon: Callable[[Objective, float], Examine],
     retrains: bool,
     problem: int,
 ) -> list[Row]:
@@ -217,7 +227,7 @@ def _deleted(
         # No scope, which would warn of a layer of biases without one: a bias blocks no signal.
         scores = flatten_weights(here.scores()).masked_fill(~flatten_weights(masks), torch.inf)
         masks = unflatten_weights(flatten_weights(masks) & (torch.arange(total) != scores.argmin()), weights)
-        weights = here.keep(masks).weights
+        weights = here.prune_to(masks).weights
         if retrains:
             weights = minimize(asked, weights, masks, decay=decay, steps=30)
         path.append(_point(asked, test, weights, left))
@@ -229,7 +239,7 @@ def _deleted(
 @torch.no_grad()
 def _point(asked: Objective, test: Split, weights: Params, left: int) -> Row:
     def accuracy(inputs: Tensor, positive: Tensor) -> float:
-        right = (asked.answer(weights, inputs).squeeze(1) > 0) == positive
+        right = (asked.outputs(weights, inputs).squeeze(1) > 0) == positive
         return 100 * float(right.double().mean())
 
     return {

@@ -20,9 +20,10 @@ from prunus.experiments.results import Record, Result, Row, Say, curve, start_re
 from prunus.models.initialization import glorot_normal
 from prunus.models.mlp import ScaledTanh
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.methods import CriterionMethod, prune_in_steps
+from prunus.pruning.obs import Examine, Obd, make_objective
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import PruningMethod, criterion_method, make_objective, obd, prune_weights
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
 from prunus.training import Masks, Recipe, evaluate, train
@@ -147,11 +148,11 @@ def _recipe(size: str) -> Recipe:
     return Recipe({"smoke": 3, "default": 10, "full": 20}[size], 2e-3, 60, lr_schedule="cosine")
 
 
-def _examine(method: str, model: nn.Module, split: Split, weights: Params, seed: int) -> PruningMethod:
+def _examine(method: str, model: nn.Module, split: Split, weights: Params, seed: int) -> Examine:
     if method in ("magnitude", "random"):
-        return criterion_method(CRITERIA[method], seed)
+        return CriterionMethod(CRITERIA[method]).examiner(seed=seed)
     asked = make_objective(model, weights, split.inputs, split.labels)
-    return obd(asked, "recursion" if method == "OBD" else "levenberg_marquardt")
+    return Obd(diagonal="recursion" if method == "OBD" else "levenberg_marquardt").examiner(asked)
 
 
 def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
@@ -166,7 +167,7 @@ def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
             examine = _examine(method, model, few, weights, derive_seed(replicate, method))
             for number, share in enumerate(SHARES):
                 record.report(f"replicate {replicate}, {method}", number, len(SHARES))
-                done = prune_weights(examine, weights, 1 - share, SCOPES["global"], seed=replicate)
+                done = prune_in_steps(examine, weights, 1 - share, SCOPES["global"], seed=replicate)
                 trial = with_weights(model, done.weights)
                 left = sum(int(mask.sum()) for mask in done.masks.values())
                 error = evaluate(trial, few).loss
@@ -178,7 +179,7 @@ def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
                         "deleted %": round(100 * (1 - left / total), 1),
                         "training error": error,
                         "test error %": evaluate(trial, data.test).error,
-                        "predicted": done.predicted,
+                        "predicted": done.predicted_increase,
                         "true": error - start,
                     }
                 )
@@ -196,7 +197,7 @@ def _iterated(
         record.report(f"replicate {replicate}, {name}", number, len(SHARES))
         weights = prunable_weights(model)
         examine = _examine(method, model, few, weights, replicate)
-        done = prune_weights(examine, weights, 1 - share, SCOPES["global"], within=masks, seed=replicate)
+        done = prune_in_steps(examine, weights, 1 - share, SCOPES["global"], within=masks, seed=replicate)
         masks = done.masks
         set_weights(model, done.weights)
         if again:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
-from prunus.pruning.second_order.objective import Objective
+from prunus.pruning.obs import Objective, flatten_weights, unflatten_weights
 from prunus.types import MaskDict, Params
 
 
@@ -54,7 +53,7 @@ def minimize_batch(
 
 def outputs(asked: Objective, w: Tensor) -> Tensor:
     """The answers to the objective's inputs with each row of `w`, [R, N, C]."""
-    answers: Tensor = vmap(lambda row: asked.answer(unflatten_weights(row, asked.weights), asked.inputs))(w)
+    answers: Tensor = vmap(lambda row: asked.outputs(unflatten_weights(row, asked.weights), asked.inputs))(w)
     return answers
 
 
@@ -66,11 +65,11 @@ def _value(asked: Objective, w: Tensor, decay: float) -> Tensor:
 
 def _derivatives(asked: Objective, w: Tensor, free: Tensor, decay: float) -> tuple[Tensor, Tensor]:
     """The slope [R, P] of the error with its decay, and A [R, P, P]."""
-    jacobian = vmap(jacrev(lambda row: asked.answer(unflatten_weights(row, asked.weights), asked.inputs)))(w)
+    jacobian = vmap(jacrev(lambda row: asked.outputs(unflatten_weights(row, asked.weights), asked.inputs)))(w)
     jacobian = jacobian * free[:, None, None]
     answers, targets = _together(outputs(asked, w), asked.targets)
     n, rows = len(asked.inputs), (len(w), len(asked.inputs))
-    roots, slopes = asked.loss.root(answers, targets), asked.loss.slope(answers, targets)
+    roots, slopes = asked.loss.hessian_root(answers, targets), asked.loss.gradient(answers, targets)
     x = torch.einsum("rncp,rncd->rndp", jacobian, roots.reshape(*rows, *roots.shape[1:])).flatten(1, 2)
     slope = torch.einsum("rncp,rnc->rp", jacobian, slopes.reshape(*rows, -1)) / n + decay * w
     return slope, x.mT @ x / n

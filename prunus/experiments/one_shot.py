@@ -12,7 +12,6 @@ there is none, a ResNet-20 is trained first, shorter than published, and the tab
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -23,19 +22,20 @@ from prunus.data.paths import data_root
 from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.layerwise import (
+from prunus.pruning.masks import all_kept, apply_masks
+from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples, with_options
+from prunus.pruning.obs import (
+    ExactObs,
+    Fisher,
+    SparseGpt,
     allocate_densities,
     error_curves,
-    exact_obs,
+    make_objective,
     relative_error_curves,
-    sparse_gpt_from_hessians,
 )
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import PRUNERS, prune_fn_from_criterion, sample_examples
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import fisher, make_objective
 from prunus.pruning.weights import with_weights
 from prunus.report.statistics import compare_paired
 from prunus.training import Recipe, evaluate, train
@@ -126,13 +126,17 @@ def _fits(model: nn.Module, few: Split, draw: int, looks: int, progress: Progres
     weights = {name: weight.detach() for name, weight in prunable_weights(model).items()}
 
     def magnitude(scope: str) -> Fit:
-        prune = prune_fn_from_criterion(CRITERIA["magnitude"])
-        return lambda density: prune(weights, density, SCOPES[scope], seed=draw).weights
+        method = CriterionMethod(CRITERIA["magnitude"])
+        return lambda density: method.prune(model, weights, density, scope, seeds=(draw, draw)).weights
 
     def pruner(name: str, scope: str, cuts: int = 1) -> Fit:
-        asked = replace(PRUNERS[name], scope=scope, examples=len(few), cuts=cuts)
-        prune = asked.on(model, few, draw, progress)
-        return lambda density: prune(weights, density, SCOPES[scope], seed=draw).weights
+        method = with_options(pruning_method(name), num_steps=cuts)
+        examples = sample_examples(few, len(few), draw)
+        return lambda density: (
+            method.prune(
+                model, weights, density, scope, examples, seeds=(draw, draw), progress=progress
+            ).weights
+        )
 
     return {
         "magnitude": magnitude("layer"),
@@ -146,9 +150,8 @@ def _fits(model: nn.Module, few: Split, draw: int, looks: int, progress: Progres
 
 def _obd(model: nn.Module, weights: Params, few: Split, draw: int) -> Fit:
     """Saliencies with the diagonal of the Fisher, which at a minimum is that of the Hessian and never negative."""
-    scores = fisher(make_objective(model, weights, few.inputs, few.labels), block=1)(
-        weights, all_kept(weights)
-    ).scores()
+    objective = make_objective(model, weights, few.inputs, few.labels)
+    scores = Fisher(block_size=1).examiner(objective)(weights, all_kept(weights)).scores()
     return lambda density: apply_masks(weights, SCOPES["layer"].select(scores, density, seed=draw))
 
 
@@ -156,19 +159,21 @@ def _by_layers(
     model: nn.Module, weights: Params, few: Split, draw: int, progress: Progress | None
 ) -> dict[str, Fit]:
     """SparseGPT and ExactOBS look once for all densities."""
-    surgeon = exact_obs(model, few.inputs, progress=progress)(weights, all_kept(weights))
-    scores = surgeon.scores()
-    found = relative_error_curves(error_curves(scores, surgeon.masks), surgeon.inputs, weights)
-    sweep = sparse_gpt_from_hessians(surgeon.inputs)
+    state = ExactObs().examiner(model, few.inputs, progress=progress)(weights, all_kept(weights))
+    scores = state.scores()
+    curves = relative_error_curves(error_curves(scores, state.masks), state.hessians, weights)
+    prune_layers = SparseGpt().prune_layers
 
     def even(density: Density) -> Params:
-        return surgeon.keep(SCOPES["layer"].select(scores, density, seed=draw)).weights
+        return state.prune_to(SCOPES["layer"].select(scores, density, seed=draw)).weights
 
     return {
-        "SparseGPT": lambda density: sweep(weights, density, SCOPES["layer"], seed=draw).weights,
+        "SparseGPT": lambda density: (
+            prune_layers(state.hessians, weights, density, SCOPES["layer"], seed=draw).weights
+        ),
         "ExactOBS": even,
         "ExactOBS, one budget": lambda density: even(
-            allocate_densities(found, numel_by_name(weights), density)
+            allocate_densities(curves, numel_by_name(weights), density)
         ),
     }
 

@@ -1,11 +1,12 @@
-"""What every look at a network with examples refuses, whoever looks, and in the same words.
+"""Checks of calibration examples and of what a model does with them, with one error for each fault.
 
-inputs of a shape that the network does not take        StatisticsError    `taken`
-a layer that the forward pass does not reach            ModelError       `check_reached`, `never_reached`
-a layer of which the examples say nothing               StatisticsError    `check_felt`, `says_nothing`
+inputs of a shape that the model does not take        StatisticsError    `run_forward`
+a layer that the forward pass does not reach          ModelError         `check_reached`, `unreached_error`
+a layer with zero derivatives on all examples         StatisticsError    `check_nonzero`, `uninformative_error`
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from prunus.data.validation import unusual_storage
 from prunus.errors import ModelError, PrunusError, StatisticsError
 from prunus.types import MaskDict, Params
 
-BATCH = 32
-"""Examples at a time: the first few reach all layers, save where the data choose the way."""
+T = TypeVar("T")
+
+BATCH_SIZE = 32
+"""Examples at a time: the first few reach all layers, except where the forward depends on the data."""
 
 
 def check_inputs(inputs: object) -> None:
@@ -23,11 +26,18 @@ def check_inputs(inputs: object) -> None:
     check_is_tensor(inputs)
     assert isinstance(inputs, Tensor)
     if not inputs.dim() or not inputs.numel():
-        raise StatisticsError(f"Calibration inputs of shape {list(inputs.shape)} hold no example.")
+        raise StatisticsError(
+            f"Expected calibration inputs with at least one example, got shape {list(inputs.shape)}."
+        )
 
 
 def check_is_tensor(inputs: object, what: str = "calibration inputs") -> None:
-    """Raise StatisticsError unless `inputs`, which `what` calls in the error, are one dense tensor, with values."""
+    """Raise StatisticsError unless `inputs` are one dense tensor with values.
+
+    Args:
+        inputs: What to check.
+        what: Its name in the error.
+    """
     if not isinstance(inputs, Tensor):
         raise StatisticsError(
             f"Expected {what} as a tensor [N, ...], got a {type(inputs).__name__}; pass the examples as "
@@ -42,7 +52,7 @@ def check_is_tensor(inputs: object, what: str = "calibration inputs") -> None:
 
 
 def output_tensors(output: object) -> Iterator[Tensor]:
-    """The tensors in what a model returns, in mappings and sequences too."""
+    """Yield the tensors in an output of a model, also those in mappings and sequences."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
@@ -54,7 +64,7 @@ def output_tensors(output: object) -> Iterator[Tensor]:
 
 
 def check_is_output(model: nn.Module, output: object) -> None:
-    """Raise ModelError unless what `model` returned is one tensor."""
+    """Raise ModelError unless the output of `model` is one tensor."""
     if not isinstance(output, Tensor):
         raise ModelError(
             f"Expected {type(model).__name__} to return logits [B, C], got a {type(output).__name__}; wrap it in a "
@@ -62,8 +72,20 @@ def check_is_output(model: nn.Module, output: object) -> None:
         )
 
 
-def run_forward(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `forward`, which passes `inputs` through `model`, answers; StatisticsError where they do not fit it."""
+def run_forward(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], T]) -> T:
+    """Pass calibration inputs through a model.
+
+    Args:
+        model: Named in the error.
+        inputs: A batch.
+        forward: Passes a batch through the model.
+
+    Returns:
+        What `forward` returns.
+
+    Raises:
+        StatisticsError: The forward fails; the error has the shape of the inputs and the reason.
+    """
     try:
         return forward(inputs)
     except (PrunusError, torch.OutOfMemoryError):
@@ -76,41 +98,50 @@ def run_forward(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Te
 
 
 @torch.enable_grad()
-def check_reached(answer: Callable[[Params, Tensor], Tensor], weights: Params, inputs: Tensor) -> None:
-    """Raise ModelError naming the first of `weights` on which no answer to `inputs` [N, ...] depends."""
+def check_reached(outputs: Callable[[Params, Tensor], Tensor], weights: Params, inputs: Tensor) -> None:
+    """Raise ModelError naming the first weight on which no output depends.
+
+    Args:
+        outputs: (weights, batch) -> the outputs of the model.
+        weights: The weights to check.
+        inputs: Calibration inputs [N, ...].
+    """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     missing = list(leaves)
-    for batch in torch.split(inputs, BATCH):
-        answers = answer(leaves, batch)
-        if answers.requires_grad:
-            sought = [leaves[name] for name in missing]
-            slopes = torch.autograd.grad(answers.sum(), sought, allow_unused=True)
-            missing = [name for name, slope in zip(missing, slopes, strict=True) if slope is None]
+    for batch in torch.split(inputs, BATCH_SIZE):
+        output = outputs(leaves, batch)
+        if output.requires_grad:
+            gradients = torch.autograd.grad(
+                output.sum(), [leaves[name] for name in missing], allow_unused=True
+            )
+            missing = [name for name, gradient in zip(missing, gradients, strict=True) if gradient is None]
         if not missing:
             return
     raise unreached_error(missing[0])
 
 
 def unreached_error(name: str) -> ModelError:
-    """The error for a weight that no answer depends on."""
+    """The error for a weight on which no output depends."""
     return ModelError(
-        f"The forward pass of the calibration examples never reached the layer of {name!r}; exclude that name to "
-        "leave it out."
+        f"The forward pass of the calibration examples never reached the layer of {name!r}; exclude {name!r}."
     )
 
 
-def check_nonzero(found: Mapping[str, Tensor], masks: MaskDict, what: str) -> None:
-    """Raise StatisticsError naming the first layer with weights left for which all of `found` is exactly zero.
+def check_nonzero(derivatives: Mapping[str, Tensor], masks: MaskDict, what: str) -> None:
+    """Raise StatisticsError naming the first layer with remaining weights whose derivatives are all exactly zero.
 
-    `what` begins the sentence, as in "The gradient by".
+    Args:
+        derivatives: By name of the weight, of any shape.
+        masks: The remaining weights.
+        what: The beginning of the sentence, as in "The gradient by".
     """
-    for name, derivatives in found.items():
-        if masks[name].any() and not derivatives.any():
+    for name, derivative in derivatives.items():
+        if masks[name].any() and not derivative.any():
             raise uninformative_error(f"{what} {name!r} is zero on all calibration examples")
 
 
 def uninformative_error(what: str) -> StatisticsError:
-    """The error for a layer that examples do not tell about, as `what` says."""
+    """The error for a layer about which the examples contain no information, for the reason `what`."""
     return StatisticsError(
-        f"{what}: nothing can be said of its weights; pass other examples, or exclude that name."
+        f"{what}, so that its weights cannot be scored; pass other examples, or exclude that name."
     )

@@ -14,10 +14,10 @@ from torch import nn
 
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning
-from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
-from prunus.pruning.pruners import Pruner, make_prune_fn
+from prunus.pruning.methods import PruningMethod, pruning_method, sample_examples
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.pruning.statistics import Criterion
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Masks, Recipe, train
@@ -44,7 +44,7 @@ def prune_and_retrain(
     densities: Sequence[Density],
     retrain: Sequence[Recipe],
     *,
-    criterion: Criterion | Pruner,
+    criterion: str | Criterion | PruningMethod,
     scope: Scope | str | Callable[..., MaskDict],
     within: MaskDict | None = None,
     seed: int = 0,
@@ -58,7 +58,7 @@ def prune_and_retrain(
         weights: the prunable parameters of `model`, by name (`prunable`).
         densities: from a schedule.
         retrain: one recipe a density; with no epochs there is no retraining.
-        criterion: of weights alone, or a pruner, which looks at training examples and may update what stays.
+        criterion: a criterion, or a pruning method, which uses training examples and may update the kept weights.
         within: masks the first round's must lie within.
         checkpoints: a folder; with it a killed call goes on where it was, given the same arguments: `model` with the
             weights of the first call, the same data, densities, recipes and seed. Others are a CheckpointError.
@@ -67,7 +67,7 @@ def prune_and_retrain(
     Raises what the criterion, the scope and the training raise; where the scope cannot give one of the densities, or
     the model cannot be trained on the data, before any training.
     """
-    scope = parse_scope(scope)
+    scope, method = parse_scope(scope), pruning_method(criterion)
     check_dataset(data, ("train", "validation"))
     for recipe in retrain:
         check_recipe(recipe)
@@ -80,8 +80,13 @@ def prune_and_retrain(
     masks = within
     rounds = []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
-        prune = make_prune_fn(criterion, model, data.train, derive_seed(seed, "criterion", number), progress)
-        done = prune(weights, density, scope, within=masks, seed=derive_seed(seed, "ties", number))
+        seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
+        examples = (
+            sample_examples(data.train, method.num_examples, seeds[0]) if method.needs_examples else None
+        )
+        done = method.prune(
+            model, weights, density, scope, examples, within=masks, seeds=seeds, progress=progress
+        )
         masks = done.masks
         set_weights(model, done.weights)
         with scaled_dropout(model, masks):

@@ -3,22 +3,22 @@
 Source: Han et al. 2015, Figure 6, from whose curves the thresholds of the layers were chosen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from prunus.data.validation import check_split
 from prunus.errors import DensityError
-from prunus.pruning.criteria import Criterion
-from prunus.pruning.criteria.magnitude import magnitude
+from prunus.pruning.criteria import magnitude
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
+from prunus.pruning.statistics import Criterion, Statistics, as_criterion
 from prunus.pruning.weights import copied
 from prunus.training import evaluate
 from prunus.training.checks import check_model
-from prunus.types import Progress, Split, Statistics
+from prunus.types import Progress, Scores, Split
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def sensitivity(
     split: Split,
     *,
     densities: Sequence[float] = DENSITIES,
-    criterion: Criterion = magnitude,
+    criterion: Criterion | Callable[[Statistics], Scores] = magnitude,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
@@ -58,7 +58,7 @@ def sensitivity(
     curves: Curves = {}
     for name, weight in weights.items():
         original = weight.detach().clone()
-        scores = criterion(Statistics({name: original}, seed=seed))
+        scores = as_criterion(criterion)(Statistics({name: original}, seed=seed))
         curves[name] = []
         for density in sorted(densities, reverse=True):
             masks = Layer().select(scores, density, seed=seed)

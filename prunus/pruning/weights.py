@@ -25,6 +25,11 @@ def set_weights(model: nn.Module, weights: Params) -> None:
                 f"Expected a parameter {name!r} to set, but {type(model).__name__} has none of that name; a weight "
                 "that a parametrization computes cannot be set."
             )
+        if parameters[name].shape != weight.shape:
+            raise ModelError(
+                f"Expected {name!r} to have the shape {tuple(parameters[name].shape)} that it has in "
+                f"{type(model).__name__}, got {tuple(weight.shape)}; pass weights of this model."
+            )
         parameters[name].copy_(weight)
 
 

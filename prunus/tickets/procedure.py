@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from prunus.errors import DensityError, NoEffectWarning, SpecError
-from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.masks import all_kept
+from prunus.pruning.methods import CriterionMethod, PruningMethod, pruning_method, sample_examples
 from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.pruning.pruners import PRUNERS, Pruner, get_criterion
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.statistics import Criterion, Statistics, collect
 from prunus.registry import import_object, lookup
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import Mask0Action, Mask1Action, WeightHistory
@@ -40,7 +39,7 @@ from prunus.tickets.mask1 import MASK1_ACTIONS
 from prunus.training import Masks, Recipe
 from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.state import TrainingState, clone_tensors, strip_prefix
-from prunus.types import Density, MaskDict, Params, ScoringBatch, Statistics, mask_density, numel_by_name
+from prunus.types import Density, MaskDict, Params, Split, mask_density
 
 if TYPE_CHECKING:
     from prunus.tickets.ticket import PruningRates, TicketSpec
@@ -146,27 +145,23 @@ class TicketRunner:
         if taken:
             return self.needed[1].get_masks(mask_key(level)), counts
         given = past.apart()
-        if isinstance(self.criterion, Pruner):
+        if not isinstance(self.criterion, CriterionMethod):
             return self.pruned(self.criterion, level, given, last, density), counts
-        evidence = Statistics(
-            given.final,
-            seed=derive_seed(self.seed, "criterion", level),
-            initial=given.start,
-            masks=given.masks,
-            probe=self._probe(),
-        )
-        scores = self.criterion(evidence)
+        criterion = self.criterion.criterion
+        scores = criterion(self._statistics(criterion, level, given, last))
         return self.select.select(scores, density, past.masks, derive_seed(self.seed, "ties", level)), counts
 
     def pruned(
-        self, pruner: Pruner, level: int, past: WeightHistory, last: Params, density: Density
+        self, method: PruningMethod, level: int, past: WeightHistory, last: Params, density: Density
     ) -> MaskDict:
-        """The masks of a pruner that looks at the trained network; what it would make of the weights is not used."""
+        """The masks of a method that uses the trained network; its update of the weights is not used."""
         trained, data = self.spec.dense.network(), self.spec.dense.dataset().train.to("cpu")
         trained.load_state_dict({**last, **past.final})
-        prune = pruner.on(trained.cpu(), data, derive_seed(self.seed, "criterion", level))
-        seed = derive_seed(self.seed, "ties", level)
-        return prune(past.final, density, self.select, within=past.masks, seed=seed).masks
+        seeds = derive_seed(self.seed, "criterion", level), derive_seed(self.seed, "ties", level)
+        examples = sample_examples(data, method.num_examples, seeds[0])
+        return method.prune(
+            trained.cpu(), past.final, density, self.select, examples, within=past.masks, seeds=seeds
+        ).masks
 
     def start(
         self, level: int, past: WeightHistory, masks: MaskDict, last: Params
@@ -232,25 +227,31 @@ class TicketRunner:
         learned = self.needed[1].get_masks(mask_key(level))
         return {name: mask_density({name: mask}) for name, mask in learned.items()}
 
-    def _probe(self) -> ScoringBatch:
-        """The network as this round's training started, and a batch drawn before it."""
-        data = self.spec.dense.dataset().train
-        draw = torch.randperm(len(data), generator=make_generator(self.seed, "probe"))[
-            : self.spec.num_scoring_examples
-        ]
-        chosen = draw.to(data.labels.device)
-        model: nn.Module = self.spec.dense.network()
+    def _statistics(self, criterion: Criterion, level: int, past: WeightHistory, last: Params) -> Statistics:
+        """What the criterion requires, at the weights before or after training, on examples drawn before the round."""
+        at_start = criterion.defined_at == "initialization"
         chained = self.spec.chained and self.written
-        model.load_state_dict(
-            strip_prefix("start/", self.shelf.get("last")) if chained else self.rewind.model
+        start = strip_prefix("start/", self.shelf.get("last")) if chained else self.rewind.model
+        model: nn.Module = self.spec.dense.network()
+        model.load_state_dict(start if at_start else last)
+        data = self.spec.dense.dataset().train
+        order = torch.randperm(len(data), generator=make_generator(self.seed, "probe"))
+        chosen = order[: self.spec.num_scoring_examples].to(data.labels.device)
+        return collect(
+            model.cpu(),
+            past.start if at_start else past.final,
+            criterion.requires,
+            Split(data.inputs[chosen].cpu(), data.labels[chosen].cpu()),
+            initial=past.start,
+            masks=past.masks,
+            seed=derive_seed(self.seed, "criterion", level),
         )
-        return make_scoring_batch(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
 
 
-def resolve_components(spec: "TicketSpec") -> tuple[Criterion | Pruner, Scope, Mask1Action, Mask0Action]:
+def resolve_components(spec: "TicketSpec") -> tuple[PruningMethod, Scope, Mask1Action, Mask0Action]:
     """What the ticket is made of. Raises UnknownNameError or SpecError where there is no such thing."""
     return (
-        get_criterion(spec.criterion, spec.scope, {**CRITERIA, **PRUNERS}),
+        pruning_method(spec.criterion),
         parse_scope(spec.scope),
         resolve_action("mask-1 action", MASK1_ACTIONS, spec.mask1, Mask1Action),
         resolve_action("mask-0 action", MASK0_ACTIONS, spec.mask0, Mask0Action),
@@ -280,8 +281,7 @@ def check_feasible(spec: "TicketSpec", wanted: Sequence[int]) -> None:
         return
     model = outline(spec.dense.model)
     weights = prunable_weights(model)
-    if isinstance(criterion := resolve_components(spec)[0], Pruner):
-        criterion.check_size(sum(numel_by_name(weights).values()))
+    resolve_components(spec)[0].check_size(weights)
     path = [level_densities(model, spec.rates, spec.scope, level) for level in wanted]
     if spec.scope not in ("layer", "global"):  # those give every density
         parse_scope(spec.scope).check(shapes_of(weights), path)

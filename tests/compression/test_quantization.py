@@ -29,9 +29,9 @@ from prunus.pruning.criteria import magnitude
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
+from prunus.pruning.statistics import Statistics
 from prunus.training import Recipe, train
 from prunus.training.loop import Trainer
-from prunus.types import Statistics
 
 each_start = pytest.mark.parametrize("start", KMEANS_INITS.values(), ids=KMEANS_INITS)
 

@@ -180,7 +180,6 @@ def test_codecs_know_nothing_of_torch(room):
 @pytest.mark.parametrize(
     ("folder", "table", "helpers"),
     [
-        ("pruning/criteria", CRITERIA, {"parts"}),
         ("pruning/schedules", SCHEDULES, {"progress"}),
         ("tickets/mask1", MASK1_ACTIONS, {"rescaled", "scale", "shuffles"}),
         ("tickets/mask0", MASK0_ACTIONS, {"places"}),
@@ -203,9 +202,9 @@ def test_every_variant_has_a_file_a_card_and_a_place_in_its_table(folder, table,
         assert "Source:" in card, f"{module} has no source on its card"
 
 
-@pytest.mark.parametrize("name", SCOPES)
-def test_every_scope_names_its_source(name):
-    assert "Source:" in (type(SCOPES[name]).__doc__ or "")
+@pytest.mark.parametrize("variant", [*map(type, SCOPES.values()), *CRITERIA.values()])
+def test_every_scope_and_criterion_names_its_source(variant):
+    assert "Source:" in (variant.__doc__ or "")
 
 
 def test_everything_built_in_is_in_the_docs():

@@ -4,8 +4,8 @@ import small
 import torch
 from torch import Tensor, nn
 
+from prunus.pruning.obs import Objective, make_objective
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.second_order import Objective, make_objective
 from prunus.seeds import make_generator
 
 

@@ -1,11 +1,11 @@
-"""Laws of every criterion: shapes, determinism, purity, what must be given; and the mathematics of each by hand.
+"""Properties of every criterion: shapes, determinism, purity, requirements; and the mathematics of each by hand.
 
-Those that ask a probe have their mathematics in test_probe.py; curvature comes from test_second_order.py.
+How statistics are collected is tested in test_statistics.py, against finite differences.
 """
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -19,14 +19,9 @@ from prunus.pruning.density import densities_from_threshold, num_to_keep
 from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, Global, Layer, parse_scope
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.statistics import DERIVATIVES, Statistics, as_criterion, collect, criterion
 from prunus.seeds import make_generator
-from prunus.types import MaskDict, Statistics
-
-PROBED = {"snip", "gradient", "grasp", "synflow"}
-"""Ask the network, so that every layer's scores depend on the other layers."""
-FINAL_ONLY = {"magnitude", "large_final", "small_final", "scaled_magnitude", "random", "obd"}
-"""Need no initial weights."""
+from prunus.types import MaskDict, Split
 
 each_criterion = pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
 each_name = pytest.mark.parametrize("name", CRITERIA)
@@ -53,8 +48,8 @@ def network() -> nn.Module:
     return model
 
 
-def evidence(seed: int = 0, model: nn.Module | None = None, channels: int = 2) -> Statistics:
-    """Everything a criterion may look at: parameters as weights, initial ones, masks of a half, a probe."""
+def statistics(seed: int = 0, model: nn.Module | None = None, channels: int = 2) -> Statistics:
+    """All statistics, at the parameters of a network, with masks of density 0.5."""
     model, draw = model or network(), make_generator(0, "evidence")
     weights = prunable_weights(model)
     noise = {name: torch.randn(weight.shape, generator=draw) for name, weight in weights.items()}
@@ -62,35 +57,33 @@ def evidence(seed: int = 0, model: nn.Module | None = None, channels: int = 2) -
     masks = {name: torch.rand(weight.shape, generator=draw) < 0.5 for name, weight in weights.items()}
     inputs = torch.randn(7, channels, 3, 3, generator=draw)
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
-    curvature = {name: torch.rand(weight.shape, generator=draw) for name, weight in weights.items()}
-    return Statistics(weights, seed, initial, masks, make_scoring_batch(model, inputs, labels), curvature)
+    diagonal = {name: torch.rand(weight.shape, generator=draw) for name, weight in weights.items()}
+    requires = {"gradients", "hessian_gradients", "output_sum_gradients"}
+    stats = collect(model, weights, requires, Split(inputs, labels), initial=initial, masks=masks, seed=seed)
+    return replace(stats, hessian_diagonal=diagonal)
 
 
-def every_tensor(given: Statistics) -> Iterator[Tensor]:
-    assert given.initial is not None
-    assert given.masks is not None
-    assert given.probe is not None
-    assert given.curvature is not None
-    for tensors in (given.weights, given.initial, given.masks, given.curvature):
-        yield from tensors.values()
-    yield from (given.probe.inputs, given.probe.labels)
+def every_tensor(stats: Statistics) -> Iterator[Tensor]:
+    for field in fields(stats):
+        value = getattr(stats, field.name)
+        yield from value.values() if isinstance(value, dict) else ()
 
 
 @each_criterion
-def test_a_score_a_weight_the_same_every_time_and_nothing_mutated(criterion):
+def test_scores_have_the_shapes_of_the_weights_and_nothing_is_changed(criterion):
     model = network()
-    given = evidence(model=model)
-    before = [tensor.detach().clone() for tensor in every_tensor(given)]
+    stats = statistics(model=model)
+    before = [tensor.detach().clone() for tensor in every_tensor(stats)]
     state, drawn = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
-    first, again = criterion(given), criterion(given)
-    assert list(first) == list(given.weights)
-    for name, weight in given.weights.items():
+    first, again = criterion(stats), criterion(stats)
+    assert list(first) == list(stats.weights)
+    for name, weight in stats.weights.items():
         assert first[name].shape == weight.shape
         assert torch.equal(first[name], again[name])
         assert not first[name].requires_grad
         assert first[name].isfinite().all()
-        assert first[name].data_ptr() not in {weight.data_ptr(), given.initial[name].data_ptr()}
-    assert all(torch.equal(was, now) for was, now in zip(before, every_tensor(given), strict=True))
+        assert first[name].data_ptr() not in {weight.data_ptr(), stats.initial[name].data_ptr()}
+    assert all(torch.equal(was, now) for was, now in zip(before, every_tensor(stats), strict=True))
     assert all(torch.equal(was, model.state_dict()[name]) for name, was in state.items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
@@ -98,65 +91,93 @@ def test_a_score_a_weight_the_same_every_time_and_nothing_mutated(criterion):
 
 
 @each_criterion
-def test_a_caller_without_gradients_gets_the_same(criterion):
-    given = evidence()
+def test_scores_do_not_depend_on_no_grad(criterion):
+    stats = statistics()
     with torch.no_grad():
-        quiet = criterion(given)
-    assert all(torch.equal(score, quiet[name]) for name, score in criterion(given).items())
+        quiet = criterion(stats)
+    assert all(torch.equal(score, quiet[name]) for name, score in criterion(stats).items())
 
 
 @each_name
-def test_a_tensor_is_scored_alone_unless_the_network_is_asked(name):
-    """Whatever the other layers are, or whether they are there; a probed criterion must see them instead."""
-    given, last = evidence(), "6.weight"
-    scores = CRITERIA[name](given)[last]
-    others = {n: w if n == last else 2 * w for n, w in given.initial.items()}
-    scaled = {n: w if n == last else 2 * w.detach() for n, w in given.weights.items()}
-    changed = CRITERIA[name](replace(given, weights=scaled, initial=others))[last]
-    assert torch.equal(changed, scores) == (name not in PROBED)
-    if name not in PROBED:
-        parts = (given.weights, given.initial, given.masks, given.curvature)
-        only = [{last: tensors[last]} for tensors in parts]
-        alone = CRITERIA[name](Statistics(only[0], given.seed, only[1], only[2], curvature=only[3]))
-        assert torch.equal(alone[last], scores)
+def test_scores_of_a_tensor_do_not_depend_on_the_other_tensors(name):
+    stats, last = statistics(), "6.weight"
+    only = {
+        field.name: {last: value[last]} if isinstance(value := getattr(stats, field.name), dict) else value
+        for field in fields(stats)
+    }
+    assert torch.equal(CRITERIA[name](Statistics(**only))[last], CRITERIA[name](stats)[last])
 
 
 @each_name
-def test_what_is_needed_and_not_given_is_named(name):
-    def wants(given: Statistics) -> str:
-        try:
-            CRITERIA[name](given)
-        except StatisticsError as error:
-            return str(error) if repr(name) in str(error) else "somebody"
-        return ""
+def test_a_criterion_names_a_statistic_that_is_missing_or_does_not_fit(name):
+    stats, tested = statistics(), CRITERIA[name]
+    bare = Statistics(stats.weights, masks=stats.masks)
+    needed = {required: getattr(stats, required) for required in tested.requires}
+    tested(replace(bare, **needed))  # nothing else is used
+    for required, tensors in needed.items():
+        others = {other: value for other, value in needed.items() if other != required}
+        with pytest.raises(
+            StatisticsError, match=f"Expected the statistic '{required}' for the criterion '{name}'"
+        ):
+            tested(replace(bare, **others))
+        short = {n: t for n, t in tensors.items() if n != "0.weight"}
+        turned = {n: t.mT if n == "6.weight" else t for n, t in tensors.items()}
+        for wrong, message in ((short, "{'0.weight': None}"), (turned, r"{'6.weight': \(4, 5\)}")):
+            with pytest.raises(StatisticsError, match=rf"'{required}' for .*'{name}'.*{message}"):
+                tested(replace(stats, **{required: wrong}))
+    tested(replace(stats, masks=None))
+    with pytest.raises(StatisticsError, match=f"masks for the criterion '{name}'"):
+        tested(replace(stats, masks={}))
 
-    given = evidence()
-    assert ("pass them as Statistics(weights, initial=...)" in wants(replace(given, initial=None))) == (
-        name not in FINAL_ONLY
-    )
-    assert ("probe=prunus.pruning.scoring_batch.probe(model" in wants(replace(given, probe=None))) == (
-        name in PROBED
-    )
-    assert ("curvature=prunus" in wants(replace(given, curvature=None))) == (name == "obd")
-    assert not wants(replace(given, masks=None))
-    short = {n: w for n, w in given.initial.items() if n != "0.weight"}
-    assert ("{'0.weight': None}" in wants(replace(given, initial=short))) == (name not in FINAL_ONLY)
-    turned = {n: w.mT if n == "6.weight" else w for n, w in given.initial.items()}
-    assert ("{'6.weight': (4, 5)}" in wants(replace(given, initial=turned))) == (name not in FINAL_ONLY)
-    odd = {n: h.mT if n == "6.weight" else h for n, h in given.curvature.items()}
-    assert ("{'6.weight': (4, 5)}" in wants(replace(given, curvature=odd))) == (name == "obd")
-    derived = {"snip", "gradient", "grasp", "synflow", "obd"}
-    masked = name in {"large_init_large_final", "small_init_small_final"} | derived
-    assert ("masks" in wants(replace(given, masks={}))) == masked
+
+@pytest.mark.parametrize("name", [name for name, one in CRITERIA.items() if one.requires & set(DERIVATIVES)])
+def test_a_derivative_that_is_zero_for_a_whole_layer_is_refused(name):
+    (required,) = CRITERIA[name].requires
+    stats = statistics()
+    zero = {n: torch.zeros_like(t) if n == "4.weight" else t for n, t in getattr(stats, required).items()}
+    with pytest.raises(StatisticsError, match=r"by '4\.weight' is zero on all calibration examples"):
+        CRITERIA[name](replace(stats, **{required: zero}))
+    pruned = {n: mask & (n != "4.weight") for n, mask in stats.masks.items()}
+    CRITERIA[name](replace(stats, masks=pruned, **{required: zero}))
+
+
+def test_access_to_a_statistic_that_was_not_collected_is_an_error():
+    def own(stats):
+        return {name: stats.gradients[name] for name in stats.weights}
+
+    with pytest.raises(
+        StatisticsError, match=r"'gradients' .*collect\(model, weights, {'gradients'}, calibration"
+    ):
+        as_criterion(own)(Statistics({"a": torch.ones(2)}))
+
+
+def test_a_function_and_a_dict_of_scores_are_criteria():
+    weights = {"a": torch.tensor([1.0, -3.0])}
+    negative = as_criterion(lambda stats: {name: -weight for name, weight in stats.weights.items()})
+    assert negative(Statistics(weights))["a"].tolist() == [-1, 3]
+    scores = {"a": torch.tensor([5.0, 6.0])}
+    assert as_criterion(scores)(Statistics(weights))["a"].tolist() == [5, 6]
+    with pytest.raises(StatisticsError, match=r"Expected scores .*{'a': \(2,\)}, got {'a': \(1,\)}"):
+        as_criterion({"a": torch.ones(1)})(Statistics(weights))
+
+
+def test_a_criterion_that_requires_an_unknown_statistic_is_refused():
+    with pytest.raises(StatisticsError, match=r"got \['gradient'\]"):
+        criterion(requires={"gradient"})(lambda stats: stats.weights)
+
+
+def test_criteria_of_the_start_weights_say_so():
+    at_start = {name for name, one in CRITERIA.items() if one.defined_at == "initialization"}
+    assert at_start == {"snip", "gradient", "grasp", "synflow"}
 
 
 @each_scope
 @each_criterion
 @pytest.mark.parametrize("density", [0.2, 0.3, 0.4])
-def test_pruned_places_never_count(criterion, scope, density):
-    given = evidence()
-    masks = scope.select(criterion(given), density, within=given.masks, seed=1)
-    assert are_nested(masks, given.masks)
+def test_pruned_weights_are_never_selected(criterion, scope, density):
+    stats = statistics()
+    masks = scope.select(criterion(stats), density, within=stats.masks, seed=1)
+    assert are_nested(masks, stats.masks)
     groups = [[n] for n in masks] if scope == Layer() else [list(masks)]
     for group in groups:
         kept = sum(int(masks[n].sum()) for n in group)
@@ -165,35 +186,31 @@ def test_pruned_places_never_count(criterion, scope, density):
 
 @each_criterion
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_pruned_places_never_count_in_a_pattern(criterion, pattern):
+def test_pruned_weights_are_never_selected_in_a_pattern(criterion, pattern):
     assert {"layer", "global", *PATTERNS} == set(SCOPES)
     model = nn.Sequential(
         nn.Conv2d(8, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)
     )
     glorot_normal(model, seed=0)
-    given = evidence(model=model, channels=8)
-    drawn = {n: torch.rand(w.shape, generator=make_generator(1, n)) for n, w in given.weights.items()}
-    given = replace(given, masks=parse_scope(PATTERNS[pattern]).select(drawn, 0.75))
-    masks = SCOPES[pattern].select(criterion(given), 0.5, within=given.masks, seed=1)
-    assert are_nested(masks, given.masks)
+    stats = statistics(model=model, channels=8)
+    drawn = {n: torch.rand(w.shape, generator=make_generator(1, n)) for n, w in stats.weights.items()}
+    stats = replace(stats, masks=parse_scope(PATTERNS[pattern]).select(drawn, 0.75))
+    masks = SCOPES[pattern].select(criterion(stats), 0.5, within=stats.masks, seed=1)
+    assert are_nested(masks, stats.masks)
     assert [int(mask.sum()) for mask in masks.values()] == [32, 64, 32]
 
 
 @each_name
-@pytest.mark.parametrize("spoilt", ["weights", "initial", "curvature"])
-def test_a_nan_never_passes_in_silence(name, spoilt):
-    """Neither a rank, nor a sign, nor a mask of the scores may hide one."""
-    given = evidence()
-    tensors = {n: tensor.detach().clone() for n, tensor in getattr(given, spoilt).items()}
-    tensors["4.weight"][tuple(given.masks["4.weight"].nonzero()[0])] = torch.nan
-    bad = replace(given, **{spoilt: tensors})
-    looked_at = {
-        "weights": name not in PROBED | {"large_init", "small_init", "random"},
-        "initial": name not in FINAL_ONLY,
-        "curvature": name == "obd",
-    }[spoilt]
-    with pytest.raises(NonFiniteError) if looked_at else nullcontext():
-        Layer().select(CRITERIA[name](bad), 0.2, within=given.masks)
+@pytest.mark.parametrize("statistic", ["weights", "initial", "hessian_diagonal", "gradients"])
+def test_nan_is_an_error_wherever_a_criterion_uses_it(name, statistic):
+    """Neither a rank, nor a sign, nor a mask of the scores may hide it."""
+    stats, one = statistics(), CRITERIA[name]
+    tensors = {n: tensor.clone() for n, tensor in getattr(stats, statistic).items()}
+    tensors["4.weight"][tuple(stats.masks["4.weight"].nonzero()[0])] = torch.nan
+    uses_weights = name not in {"large_init", "small_init", "random", "gradient"}
+    is_used = uses_weights if statistic == "weights" else statistic in one.requires
+    with pytest.raises(NonFiniteError) if is_used else nullcontext():
+        Layer().select(one(replace(stats, **{statistic: tensors})), 0.2, within=stats.masks)
 
 
 BEFORE, AFTER = [1.0, -2.0, 0.5, -0.5, 0.0, 4.0], [-3.0, -1.0, 2.0, 0.0, 1.0, 4.0]
@@ -217,28 +234,31 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_by_hand(name):
+def test_scores_equal_values_computed_by_hand(name):
     weights, initial = ({"a": torch.tensor([values])} for values in (AFTER, BEFORE))
     assert CRITERIA[name](Statistics(weights, initial=initial))["a"].tolist() == [BY_HAND[name]]
 
 
-def test_every_criterion_has_its_mathematics():
-    assert set(BY_HAND) | PROBED | {"random", "scaled_magnitude", "obd"} == set(CRITERIA)
+def test_every_criterion_has_a_test_of_its_mathematics():
+    others = {"random", "scaled_magnitude", "obd", "snip", "gradient", "grasp", "synflow"}
+    assert set(BY_HAND) | others == set(CRITERIA)
 
 
 def test_random_depends_on_its_seed():
-    one, other = (CRITERIA["random"](evidence(seed)) for seed in (0, 1))
+    one, other = (CRITERIA["random"](statistics(seed)) for seed in (0, 1))
     assert not torch.equal(one["4.weight"], other["4.weight"])
 
 
-def test_obd_is_half_the_curvature_times_the_square():
-    curvature = {"a": torch.tensor([[0.0, 1.0, -4.0, 3.0]])}
-    scores = CRITERIA["obd"](Statistics({"a": torch.tensor([[5.0, -2.0, 1.0, 0.0]])}, curvature=curvature))
+def test_obd_is_half_the_hessian_diagonal_times_the_squared_weight():
+    diagonal = {"a": torch.tensor([[0.0, 1.0, -4.0, 3.0]])}
+    scores = CRITERIA["obd"](
+        Statistics({"a": torch.tensor([[5.0, -2.0, 1.0, 0.0]])}, hessian_diagonal=diagonal)
+    )
     assert scores["a"].tolist() == [[0, 2, -2, 0]]
 
 
-def test_scaled_magnitude_is_hans_threshold():
-    weights = evidence().weights
+def test_scaled_magnitude_selects_what_hans_threshold_keeps():
+    weights = statistics().weights
     scores = CRITERIA["scaled_magnitude"](Statistics(weights))
     densities = densities_from_threshold(weights, 0.8)
     kept = sum(density * weights[name].numel() for name, density in densities.items())
@@ -247,12 +267,12 @@ def test_scaled_magnitude_is_hans_threshold():
         assert torch.equal(masks[name], weight.abs() > 0.8 * weight.std(correction=0))
 
 
-def bisected(one: Tensor, other: Tensor, left: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+def bisected(one: Tensor, other: Tensor, kept: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
     """Zhou et al.'s rule: the fewest >= `wanted`, and the most below, that pass one share of both orders."""
 
     def passing(share: float) -> Tensor:
-        lines = [float(np.quantile(values[left].numpy(), share, method="higher")) for values in (one, other)]
-        return left & (one >= lines[0]) & (other >= lines[1])
+        lines = [float(np.quantile(values[kept].numpy(), share, method="higher")) for values in (one, other)]
+        return kept & (one >= lines[0]) & (other >= lines[1])
 
     low, high = 0.0, 1.0
     for _ in range(40):
@@ -265,38 +285,41 @@ def bisected(one: Tensor, other: Tensor, left: Tensor, wanted: int) -> tuple[Ten
 @pytest.mark.parametrize(
     ("name", "sign"), [("large_init_large_final", 1), ("small_init_small_final", -1)], ids=["large", "small"]
 )
-def test_the_lower_rank_is_the_published_bisection(name, sign, earlier):
+def test_the_lower_rank_orders_weights_as_the_published_bisection(name, sign, earlier):
     draw = make_generator(0, "bisection")
     start, end = (torch.randn(6, 15, generator=draw, dtype=torch.float64) for _ in range(2))
-    left = torch.rand(6, 15, generator=draw) < (0.6 if earlier else 2)
-    masks: MaskDict = {"a": left}
+    kept = torch.rand(6, 15, generator=draw) < (0.6 if earlier else 2)
+    masks: MaskDict = {"a": kept}
     scores = CRITERIA[name](Statistics({"a": end}, initial={"a": start}, masks=masks if earlier else None))
-    for wanted in range(1, int(left.sum())):
-        outer, inner = bisected(sign * start.abs(), sign * end.abs(), left, wanted)
+    for wanted in range(1, int(kept.sum())):
+        outer, inner = bisected(sign * start.abs(), sign * end.abs(), kept, wanted)
         exact = Layer().select(scores, wanted / 90, within=masks)["a"]
-        assert are_nested({"a": inner & left}, {"a": exact})
+        assert are_nested({"a": inner & kept}, {"a": exact})
         assert are_nested({"a": exact}, {"a": outer})
         assert int(outer.sum()) - wanted in (0, 1)
         assert torch.equal(Layer().select(scores, int(outer.sum()) / 90, within=masks)["a"], outer)
 
 
 @pytest.mark.parametrize("name", ["large_init_large_final", "small_init_small_final"])
-def test_pruned_weights_have_no_say_in_the_ranks(name):
-    given = evidence()
-    masks = given.masks
-    wild = [
+def test_ranks_do_not_depend_on_pruned_weights(name):
+    stats = statistics()
+    masks = stats.masks
+    changed = [
         {n: torch.where(masks[n], w.detach(), 1e6 * w.detach()) for n, w in tensors.items()}
-        for tensors in (given.weights, given.initial)
+        for tensors in (stats.weights, stats.initial)
     ]
-    scores, same = CRITERIA[name](given), CRITERIA[name](replace(given, weights=wild[0], initial=wild[1]))
+    scores, same = (
+        CRITERIA[name](stats),
+        CRITERIA[name](replace(stats, weights=changed[0], initial=changed[1])),
+    )
     for n, mask in masks.items():
         assert torch.equal(scores[n], same[n])
         assert not scores[n][~mask].any()
         assert scores[n][mask].min() == 1 / int(mask.sum())
 
 
-def test_where_nothing_is_left_there_is_nothing_to_rank():
-    given = evidence()
-    empty = {n: torch.zeros_like(mask) for n, mask in given.masks.items()}
-    scores = CRITERIA["large_init_large_final"](replace(given, masks=empty))
+def test_ranks_are_zero_when_all_weights_are_pruned():
+    stats = statistics()
+    empty = {n: torch.zeros_like(mask) for n, mask in stats.masks.items()}
+    scores = CRITERIA["large_init_large_final"](replace(stats, masks=empty))
     assert not any(score.any() for score in scores.values())

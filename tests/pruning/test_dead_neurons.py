@@ -6,9 +6,10 @@ from torch import nn
 
 from prunus import models
 from prunus.errors import ModelError
+from prunus.pruning.graph import layer_pairs
 from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured import dead_neurons, layer_pairs, remove_dead_neurons
+from prunus.pruning.structured import dead_neurons, remove_dead_neurons
 
 
 @pytest.fixture(autouse=True)

@@ -16,21 +16,20 @@ from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsEr
 from prunus.models import MODELS
 from prunus.models.mlp import mlp
 from prunus.pruning.masks import all_kept, are_nested
-from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import Objective, criterion_method, fisher, make_objective, prune_weights
-from prunus.pruning.second_order.empirical_fisher import (
-    CHUNK,
-    LARGEST,
+from prunus.pruning.obs import Objective, criterion_method, make_objective, prune_in_steps
+from prunus.pruning.obs.fisher import (
+    CHUNK_ENTRIES,
+    MAX_WEIGHTS,
     damped_cholesky,
     empirical_fisher,
     from_blocks,
     per_example_gradients,
     to_blocks,
 )
-from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
-from prunus.pruning.second_order.inverse_hessian import inverse_hessian
-from prunus.pruning.second_order.obs import ObsState
+from prunus.pruning.obs.full_obs import FullObsState, inverse_hessian
+from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.scopes import SCOPES
 from prunus.seeds import make_generator
 from prunus.types import MaskDict, mask_density
 
@@ -72,7 +71,7 @@ def loop(asked: Objective) -> Tensor:
     rows = []
     for place in range(len(asked.inputs)):
         weights = {name: w.clone().requires_grad_() for name, w in asked.weights.items()}
-        answer = asked.answer(weights, asked.inputs[place : place + 1])
+        answer = asked.outputs(weights, asked.inputs[place : place + 1])
         error = asked.loss.value(answer, asked.targets[place : place + 1]).sum()
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(error, list(weights.values()))]))
     return torch.stack(rows)
@@ -135,7 +134,9 @@ def test_it_asks_the_built_in_models_and_copies_nothing_back(name):
     state = {n: t.clone() for n, t in model.state_dict().items()}
     last = list(prunable_weights(model).items())[-1:]
     asked = make_objective(model, dict(last), torch.rand(3, *shape), torch.tensor([1, 7, 3]))
-    done = prune_weights(fisher(asked), asked.weights, 0.3, SCOPES["layer"], looks=2, cuts=2)
+    done = prune_in_steps(
+        Fisher().examiner(asked), asked.weights, 0.3, SCOPES["layer"], num_recomputations=2, num_steps=2
+    )
     assert mask_density(done.masks) == pytest.approx(0.3, abs=1e-3)
     assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -203,19 +204,21 @@ def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone, block)
     """And what is predicted is its increase there; blocks without a deleted weight stay as they are, bit for bit."""
     asked = asked_of(mlp(4, 6, 2), (4,), n=50)
     w, full = flatten_weights(asked.weights), dense(asked, block, 1e-5)
-    before = fisher(asked, block=block, damping=1e-5)(asked.weights, all_kept(asked.weights))
-    after, move = before.keep(without(asked, gone)), lagrange(full, w, gone)
+    before = Fisher(block_size=block, damping=1e-5).examiner(asked)(asked.weights, all_kept(asked.weights))
+    after, move = before.prune_to(without(asked, gone)), lagrange(full, w, gone)
     torch.testing.assert_close(flatten_weights(after.weights), w + move, rtol=1e-6, atol=1e-8)
-    assert after.predicted == pytest.approx(float(move @ full @ move) / 2, rel=1e-6)
+    assert after.predicted_increase == pytest.approx(float(move @ full @ move) / 2, rel=1e-6)
     assert not flatten_weights(after.weights)[gone].any()
     untouched = (full[gone].abs().sum(0) == 0) if block < 1000 else torch.zeros(36).bool()
     assert torch.equal(flatten_weights(after.weights)[untouched], w[untouched])
     if len(gone) == 1:
-        assert float(flatten_weights(before.scores())[gone[0]]) == pytest.approx(after.predicted, rel=1e-9)
+        assert float(flatten_weights(before.scores())[gone[0]]) == pytest.approx(
+            after.predicted_increase, rel=1e-9
+        )
     left = flatten_weights(after.masks)
     pivots = torch.linalg.inv(full[left][:, left]).diagonal()
     torch.testing.assert_close(flatten_weights(after.pivots)[left], pivots, rtol=WORST, atol=0)
-    assert (before.predicted, before.damping, after.damping) == (0.0, 1e-5, 1e-5)
+    assert (before.predicted_increase, before.damping, after.damping) == (0.0, 1e-5, 1e-5)
 
 
 def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
@@ -223,14 +226,14 @@ def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
     asked = asked_of(nn.Linear(667, 30, bias=False), (667,), n=40)
     g = to_blocks(torch.cat([g["weight"].flatten(1) for g in per_example_gradients(asked, 40)]), 50)
     full = torch.einsum("nbp,nbq->bpq", g, g) / 40 + 1e-4 * torch.eye(50).double()
-    assert full.numel() > 3 * CHUNK
-    assert g.numel() > 3 * CHUNK
-    before = fisher(asked, batch=40)(asked.weights, all_kept(asked.weights))
+    assert full.numel() > 3 * CHUNK_ENTRIES
+    assert g.numel() > 3 * CHUNK_ENTRIES
+    before = Fisher(batch_size=40).examiner(asked)(asked.weights, all_kept(asked.weights))
     inverse = torch.linalg.inv(full)
     pivots = from_blocks(inverse.diagonal(dim1=1, dim2=2), asked.weights["weight"])
     torch.testing.assert_close(before.pivots["weight"], pivots, rtol=WORST, atol=0)
     masks = SCOPES["layer"].select(before.scores(), 0.7)
-    after, w = before.keep(masks), to_blocks(asked.weights["weight"].flatten(), 50)
+    after, w = before.prune_to(masks), to_blocks(asked.weights["weight"].flatten(), 50)
     gone = to_blocks(~masks["weight"].flatten(), 50)
     both = inverse * gone.unsqueeze(1) * gone.unsqueeze(2) + torch.diag_embed((~gone).double())
     pull = torch.linalg.solve(both, (w * gone).unsqueeze(2))
@@ -238,7 +241,7 @@ def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
     torch.testing.assert_close(
         after.weights["weight"], from_blocks(wanted, masks["weight"]), rtol=1e-6, atol=1e-8
     )
-    assert after.predicted == pytest.approx(float((w * gone * pull.squeeze(2)).sum() / 2), rel=1e-6)
+    assert after.predicted_increase == pytest.approx(float((w * gone * pull.squeeze(2)).sum() / 2), rel=1e-6)
 
 
 def test_one_tensor_in_one_block_is_obs_with_the_fisher_for_the_hessian():
@@ -247,31 +250,36 @@ def test_one_tensor_in_one_block_is_obs_with_the_fisher_for_the_hessian():
     masks = all_kept(asked.weights)
     inverse = inverse_hessian([loop(asked)], 40, 1e-4)
     theirs, ours = (
-        ObsState(asked.weights, masks, inverse, 1e-4),
-        fisher(asked, block=20, damping=1e-4)(asked.weights, masks),
+        FullObsState(weights=asked.weights, masks=masks, inverse=inverse, damping=1e-4),
+        Fisher(block_size=20, damping=1e-4).examiner(asked)(asked.weights, masks),
     )
     for gone in ([3], [3, 8, 9, 17]):
         torch.testing.assert_close(
             flatten_weights(ours.scores()), flatten_weights(theirs.scores()), rtol=1e-7, atol=0
         )
-        theirs, ours = theirs.keep(without(asked, gone)), ours.keep(without(asked, gone))
+        theirs, ours = theirs.prune_to(without(asked, gone)), ours.prune_to(without(asked, gone))
         torch.testing.assert_close(
             flatten_weights(ours.weights), flatten_weights(theirs.weights), rtol=1e-7, atol=1e-12
         )
-        assert ours.predicted == pytest.approx(theirs.predicted, rel=1e-7)
+        assert ours.predicted_increase == pytest.approx(theirs.predicted_increase, rel=1e-7)
 
 
 def test_blocks_of_one_are_the_diagonal_fisher_and_move_nothing():
     asked = asked_of(*MODELS_HERE["normed"]())
-    before = fisher(asked, block=1, damping=1e-3)(asked.weights, all_kept(asked.weights))
+    before = Fisher(block_size=1, damping=1e-3).examiner(asked)(asked.weights, all_kept(asked.weights))
     wanted = flatten_weights(asked.weights).square() * (loop(asked).square().mean(0) + 1e-3) / 2
     torch.testing.assert_close(flatten_weights(before.scores()), wanted)
-    done = prune_weights(
-        fisher(asked, block=1, damping=1e-3), asked.weights, 0.4, SCOPES["global"], cuts=5, looks=1
+    done = prune_in_steps(
+        Fisher(block_size=1, damping=1e-3).examiner(asked),
+        asked.weights,
+        0.4,
+        SCOPES["global"],
+        num_steps=5,
+        num_recomputations=1,
     )
     left = flatten_weights(done.masks)
     assert torch.equal(flatten_weights(done.weights), torch.where(left, flatten_weights(asked.weights), 0.0))
-    assert done.predicted == pytest.approx(float(wanted[~left].sum()))
+    assert done.predicted_increase == pytest.approx(float(wanted[~left].sum()))
     assert float(wanted[~left].max()) <= float(wanted[left].min())
 
 
@@ -279,15 +287,15 @@ def test_blocks_of_one_are_the_diagonal_fisher_and_move_nothing():
 def test_one_after_the_other_is_all_at_once(block):
     """Of the same look: the quadratic model does not know in what order weights went."""
     asked = asked_of(mlp(4, 6, 2), (4,), n=50)
-    start = fisher(asked, block=block)(asked.weights, all_kept(asked.weights))
+    start = Fisher(block_size=block).examiner(asked)(asked.weights, all_kept(asked.weights))
     gone, stepwise = [3, 11, 1, 20, 22, 24, 0], start
     for count in range(1, len(gone) + 1):
-        stepwise = stepwise.keep(without(asked, gone[:count]))
-    at_once = start.keep(without(asked, gone))
+        stepwise = stepwise.prune_to(without(asked, gone[:count]))
+    at_once = start.prune_to(without(asked, gone))
     torch.testing.assert_close(
         flatten_weights(stepwise.weights), flatten_weights(at_once.weights), rtol=1e-7, atol=1e-9
     )
-    assert stepwise.predicted == pytest.approx(at_once.predicted, rel=1e-7)
+    assert stepwise.predicted_increase == pytest.approx(at_once.predicted_increase, rel=1e-7)
     torch.testing.assert_close(
         flatten_weights(stepwise.scores()), flatten_weights(at_once.scores()), rtol=1e-7, atol=0
     )
@@ -299,19 +307,19 @@ def test_a_look_sees_no_gradient_of_deleted_weights():
     asked = asked_of(nn.Linear(6, 4, bias=False), (6,), n=40)
     masks = all_kept(asked.weights)
     masks["weight"][:, 2:4] = False
-    surgeon = fisher(asked, block=6)(asked.weights, masks)
+    surgeon = Fisher(block_size=6).examiner(asked)(asked.weights, masks)
     left = [0, 1, 4, 5]
     thin = make_objective(nn.Linear(4, 4, bias=False).double(), {"weight": asked.weights["weight"][:, left]},
                      asked.inputs[:, left], asked.targets)  # fmt: skip
-    other = fisher(thin, block=4)(thin.weights, all_kept(thin.weights))
+    other = Fisher(block_size=4).examiner(thin)(thin.weights, all_kept(thin.weights))
     torch.testing.assert_close(surgeon.scores()["weight"][:, left], other.scores()["weight"])
     assert not surgeon.scores()["weight"][:, 2:4].any()
     assert not surgeon.weights["weight"][:, 2:4].any()
     cut = {"weight": masks["weight"].clone()}
     cut["weight"][1:3, 0] = False
     torch.testing.assert_close(
-        surgeon.keep(cut).weights["weight"][:, left],
-        other.keep({"weight": cut["weight"][:, left]}).weights["weight"],
+        surgeon.prune_to(cut).weights["weight"][:, left],
+        other.prune_to({"weight": cut["weight"][:, left]}).weights["weight"],
     )
 
 
@@ -322,14 +330,16 @@ def test_dead_inputs_go_first_and_take_nothing_along():
     inputs[:, [1, 4]] = 0.0
     weights = {"weight": asked.weights["weight"].index_fill(1, torch.tensor([1, 4]), 30.0)}
     asked = make_objective(asked.model, weights, inputs, asked.targets)
-    done = prune_weights(fisher(asked, block=6, damping=1e-7), asked.weights, 16 / 24, SCOPES["global"])
+    done = prune_in_steps(
+        Fisher(block_size=6, damping=1e-7).examiner(asked), asked.weights, 16 / 24, SCOPES["global"]
+    )
     assert not done.masks["weight"][:, [1, 4]].any()
     live = [0, 2, 3, 5]
     assert done.masks["weight"][:, live].all()
     torch.testing.assert_close(
         done.weights["weight"][:, live], weights["weight"][:, live], rtol=0, atol=1e-14
     )
-    assert done.predicted == pytest.approx(8 * 30.0**2 * 1e-7 / 2)
+    assert done.predicted_increase == pytest.approx(8 * 30.0**2 * 1e-7 / 2)
 
 
 @pytest.mark.parametrize(("cuts", "looks"), [(1, 1), (4, 4), (6, 2), (None, 3)])
@@ -345,15 +355,21 @@ def test_it_goes_through_scopes_to_the_exact_count(made, scope, cuts, looks):
     within = all_kept(given)
     next(iter(within.values()))[0, :2] = False
     density = 0.3 if scope == "global" else dict.fromkeys(given, 0.3)
-    done = prune_weights(
-        fisher(asked, block=10), given, density, SCOPES[scope], within=within, cuts=cuts, looks=looks
+    done = prune_in_steps(
+        Fisher(block_size=10).examiner(asked),
+        given,
+        density,
+        SCOPES[scope],
+        within=within,
+        num_steps=cuts,
+        num_recomputations=looks,
     )
     sizes = [w.numel() for w in given.values()]
     wanted = [sum(sizes)] if scope == "global" else sizes
     assert sum(int(m.sum()) for m in done.masks.values()) == sum(math.floor(0.3 * n + 0.5) for n in wanted)
     assert are_nested(done.masks, within)
     assert (done.looks, done.damping) == (min(looks, done.cuts), 1e-4)
-    assert done.predicted > 0
+    assert done.predicted_increase > 0
     for name, mask in done.masks.items():
         assert not done.weights[name][~mask].any()
         assert torch.isfinite(done.weights[name]).all()
@@ -372,11 +388,13 @@ def test_what_is_moved_makes_good_what_is_deleted():
     for block in (1, 4, 12):
         rise[block] = float(
             asked.error(
-                prune_weights(fisher(asked, block=block), weights, 0.5, SCOPES["layer"], cuts=None).weights
+                prune_in_steps(
+                    Fisher(block_size=block).examiner(asked), weights, 0.5, SCOPES["layer"], num_steps=None
+                ).weights
             )
         )
     plain = criterion_method(lambda evidence: {n: w.abs() for n, w in evidence.weights.items()})
-    rise["magnitude"] = float(asked.error(prune_weights(plain, weights, 0.5, SCOPES["layer"]).weights))
+    rise["magnitude"] = float(asked.error(prune_in_steps(plain, weights, 0.5, SCOPES["layer"]).weights))
     assert rise[12] < rise[4] < min(rise[1], rise["magnitude"])
 
 
@@ -384,18 +402,18 @@ def test_float32_is_near_float64():
     """The Fisher is summed in float64 whatever the network computes in, so that 1e-7 stays above rounding."""
     asked = asked_of(*MODELS_HERE["residual"](), n=64)
     single = make_objective(asked.model, asked.weights, asked.inputs, asked.targets, dtype=torch.float32)
-    one, two = (fisher(a, damping=1e-7)(a.weights, all_kept(a.weights)) for a in (asked, single))
+    one, two = (Fisher(damping=1e-7).examiner(a)(a.weights, all_kept(a.weights)) for a in (asked, single))
     assert all(w.dtype == torch.float32 for w in two.weights.values())
     torch.testing.assert_close(
         flatten_weights(two.scores()), flatten_weights(one.scores()), rtol=2e-3, atol=0
     )
     masks = SCOPES["global"].select(one.scores(), 0.5)
-    one, two = one.keep(masks), two.keep(masks)
+    one, two = one.prune_to(masks), two.prune_to(masks)
     assert all(w.dtype == torch.float32 for w in two.weights.values())
     torch.testing.assert_close(
         flatten_weights(two.weights).double(), flatten_weights(one.weights), rtol=1e-2, atol=1e-4
     )
-    assert two.predicted == pytest.approx(one.predicted, rel=1e-4)
+    assert two.predicted_increase == pytest.approx(one.predicted_increase, rel=1e-4)
 
 
 # What cannot be done
@@ -405,20 +423,20 @@ def test_what_cannot_be_asked_is_said():
     asked = asked_of(mlp(4, 5, 3), (4,))
     for wrong in ({"block": 0}, {"batch": 0}, *({"damping": d} for d in (0.0, -1.0, math.inf, math.nan))):
         with pytest.raises(StatisticsError, match="at least 1, damping above 0"):
-            fisher(asked, **wrong)
-    surgeon = fisher(asked)(asked.weights, all_kept(asked.weights))
+            Fisher(**wrong).examiner(asked)
+    surgeon = Fisher().examiner(asked)(asked.weights, all_kept(asked.weights))
     with pytest.raises(DensityError, match="does not come back"):
-        surgeon.keep(without(asked, [0])).keep(surgeon.masks)
-    again = surgeon.keep(surgeon.masks)
-    assert again.predicted == 0.0
+        surgeon.prune_to(without(asked, [0])).prune_to(surgeon.masks)
+    again = surgeon.prune_to(surgeon.masks)
+    assert again.predicted_increase == 0.0
     assert all(again.weights[name] is w for name, w in surgeon.weights.items())
-    wide = math.isqrt(LARGEST // 8) + 1
+    wide = math.isqrt(MAX_WEIGHTS // 8) + 1
     model = nn.Linear(wide, 1)
     asked = make_objective(
         model, prunable_weights(model), torch.ones(1, wide), torch.ones(1, 1), loss="squared_error"
     )
     with pytest.raises(ModelError, match="16 GiB"):
-        fisher(asked, block=wide)(asked.weights, all_kept(asked.weights))
+        Fisher(block_size=wide).examiner(asked)(asked.weights, all_kept(asked.weights))
 
 
 def test_too_small_a_damping_is_said_with_the_tensor_and_one_that_does():
@@ -426,12 +444,12 @@ def test_too_small_a_damping_is_said_with_the_tensor_and_one_that_does():
     with pytest.raises(
         NonFiniteError, match=r"'0\.weight'.*damping 1e-30; try a larger one, as 1e-1\d"
     ) as said:
-        fisher(asked, damping=1e-30)(asked.weights, all_kept(asked.weights))
+        Fisher(damping=1e-30).examiner(asked)(asked.weights, all_kept(asked.weights))
     damping = float(str(said.value).split()[-1].rstrip("."))
-    surgeon = fisher(asked, damping=damping)(asked.weights, all_kept(asked.weights))
+    surgeon = Fisher(damping=damping).examiner(asked)(asked.weights, all_kept(asked.weights))
     assert surgeon.damping == damping
     assert all((p > 0).all() and (p <= 2 / damping).all() for p in surgeon.pivots.values())
-    one = fisher(asked, damping=1e-30, block=1)(asked.weights, all_kept(asked.weights))
+    one = Fisher(damping=1e-30, block_size=1).examiner(asked)(asked.weights, all_kept(asked.weights))
     assert one.damping == 1e-30, "a diagonal has nothing that cancels"
 
 
@@ -454,4 +472,4 @@ def test_gradients_that_are_not_finite_are_said():
     huge = make_objective(model, {"weight": torch.full((1, 2), 1e-20)}, torch.full((1, 2), 1e30),
                      torch.full((1, 1), -1e18), loss="squared_error")  # fmt: skip
     with pytest.raises(NonFiniteError, match="'weight'"):
-        fisher(huge)(huge.weights, all_kept(huge.weights))
+        Fisher().examiner(huge)(huge.weights, all_kept(huge.weights))

@@ -10,10 +10,15 @@ from torch.nn.utils import parametrizations, parametrize
 
 from prunus.errors import ModelError, NotPrunedWarning
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
-from prunus.pruning.layerwise import exact_obs, layer_hessians, sparse_gpt
+from prunus.pruning.obs import (
+    DIAGONALS,
+    layer_hessians,
+    make_objective,
+    prune_in_steps,
+    sparse_gpt,
+)
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import DIAGONALS, make_objective, prune_weights
 
 
 class Standardized(nn.Conv2d):
@@ -153,7 +158,7 @@ def test_a_layer_that_returns_something_else_is_refused_by_name(kind, method):
     weights = {"0.weight": model[0].weight.detach()}
     calls = {
         "layer_hessians": lambda: layer_hessians(model, weights, x),
-        "exact_obs": lambda: prune_weights(exact_obs(model, x), weights, 0.5, SCOPES["layer"]),
+        "exact_obs": lambda: prune_in_steps(ExactObs().examiner(model, x), weights, 0.5, SCOPES["layer"]),
         "sparse_gpt": lambda: sparse_gpt(model, x)(weights, 0.5, SCOPES["layer"]),
     }
     hooks = [dict(module._forward_hooks) for module in model.modules()]
@@ -188,7 +193,9 @@ def test_weight_that_is_used_outside_of_its_layer_is_refused_by_layerwise_method
         weights = prunable_weights(model)
         calls = [
             lambda model, weights: layer_hessians(model, weights, x),
-            lambda model, weights: prune_weights(exact_obs(model, x), weights, 0.5, SCOPES["layer"]),
+            lambda model, weights: prune_in_steps(
+                ExactObs().examiner(model, x), weights, 0.5, SCOPES["layer"]
+            ),
             lambda model, weights: sparse_gpt(model, x)(weights, 0.5, SCOPES["layer"]),
         ]
         for call in calls:
@@ -248,7 +255,7 @@ def test_rounding_is_no_difference_where_products_cancel():
     torch.manual_seed(0)
     layer.weight.data -= layer.weight.mean()
     x = 1e4 + torch.randn(8, 1, 256)
-    assert layer_hessians(layer, {"weight": layer.weight.detach()}, x)["weight"].vectors == 8 * 193
+    assert layer_hessians(layer, {"weight": layer.weight.detach()}, x)["weight"].num_vectors == 8 * 193
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -293,5 +300,7 @@ def test_a_computed_weight_cannot_be_set(norm):
     model = nn.Sequential(norm(nn.Linear(6, 6)))
     x = torch.randn(10, 6)
     with pytest.raises(ModelError, match=r"0\.weight|copied"):
-        prune_weights(exact_obs(model, x), {"0.weight": model[0].weight.detach()}, 0.5, SCOPES["layer"])
+        prune_in_steps(
+            ExactObs().examiner(model, x), {"0.weight": model[0].weight.detach()}, 0.5, SCOPES["layer"]
+        )
     assert parametrize.is_parametrized(model[0]) or hasattr(model[0], "weight_g")

@@ -16,22 +16,22 @@ from torch.nn import functional as F
 
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.layerwise import (
+from prunus.pruning.masks import all_kept, are_nested
+from prunus.pruning.matrix import to_matrix
+from prunus.pruning.obs import (
     SparsityPattern,
     allocate_densities,
     error_curves,
     exact_obs,
     layer_hessians,
+    prune_in_steps,
     relative_output_errors,
     sparse_gpt,
 )
-from prunus.pruning.layerwise.hessian import STRIPE
-from prunus.pruning.layerwise.sparse_gpt import SOLVED, _upper
-from prunus.pruning.masks import all_kept, are_nested
-from prunus.pruning.matrix import to_matrix
+from prunus.pruning.obs.hessian import STRIPE_ROWS
+from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, _upper_factor
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, parse_scope
-from prunus.pruning.second_order import prune_weights
 from prunus.seeds import make_generator
 from prunus.types import Params, mask_density
 
@@ -100,7 +100,7 @@ def test_h_is_twice_the_mean_of_the_outer_products():
     hand = 2 * sum(torch.outer(x, x) for x in inputs) / N
     torch.testing.assert_close(found.hessian[0], hand)
     assert found.damping == pytest.approx(0.1 * float(hand.diagonal().mean()))
-    assert (found.examples, found.vectors, found.dead) == (N, N, 0)
+    assert (found.num_examples, found.num_vectors, found.num_zero_inputs) == (N, N, 0)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 40, 100])
@@ -121,10 +121,10 @@ def test_many_inputs_are_multiplied_as_they_come():
 
 @pytest.mark.parametrize("batch", [300, 1500])
 def test_h_is_whole_where_it_is_summed_in_stripes(batch):
-    model, inputs = nn.Linear(2 * STRIPE + 76, 1, bias=False).double(), draw(1500, 2 * STRIPE + 76)
+    model, inputs = nn.Linear(2 * STRIPE_ROWS + 76, 1, bias=False).double(), draw(1500, 2 * STRIPE_ROWS + 76)
     found = layer_hessians(model, prunable_weights(model), inputs, batch_size=batch)["weight"]
     torch.testing.assert_close(found.hessian[0], 2 * inputs.T @ inputs / 1500)
-    assert found.vectors == 1500
+    assert found.num_vectors == 1500
 
 
 def test_hessian_counts_the_calibration_examples_alone_when_a_batch_has_many_inputs():
@@ -160,7 +160,7 @@ def test_sequences_count_every_place():
     found = layer_hessians(model, weights, inputs)["weight"]
     rows = inputs.reshape(15, IN)
     torch.testing.assert_close(found.hessian[0], 2 * rows.T @ rows / 5)
-    assert (found.examples, found.vectors) == (5, 15)
+    assert (found.num_examples, found.num_vectors) == (5, 15)
 
 
 def test_a_layer_that_is_called_twice_is_given_both():
@@ -183,7 +183,9 @@ def test_the_model_is_left_as_it_was():
     model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     layer_hessians(model, prunable_weights(model), correlated(N, IN))
-    prune_weights(exact_obs(model, correlated(N, IN)), prunable_weights(model), 0.5, SCOPES["layer"])
+    prune_in_steps(
+        ExactObs().examiner(model, correlated(N, IN)), prunable_weights(model), 0.5, SCOPES["layer"]
+    )
     sparse_gpt(model, draw(N, IN))(prunable_weights(model), 0.5, SCOPES["layer"])
     assert [module.training for module in model] == [True, False, True, True]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -219,8 +221,8 @@ def cost_without(row: Tensor, hessian: Tensor, left: list[int]) -> float:
 
 def test_scores_are_the_costs_of_deleting_the_cheapest_next():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
-    scores, hessian = surgeon.scores()["weight"], surgeon.inputs["weight"].damped()[0]
+    surgeon = ExactObs().examiner(model, inputs)(weights, all_kept(weights))
+    scores, hessian = surgeon.scores()["weight"], surgeon.hessians["weight"].damped()[0]
     for row, said in zip(weights["weight"].detach(), scores, strict=True):
         path = deleted_by_hand(row, hessian)
         assert said.argsort().tolist() == [q for q, _ in path]
@@ -233,7 +235,7 @@ def test_scores_are_the_costs_of_deleting_the_cheapest_next():
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_what_is_left_is_the_least_squares(kind, scope):
     model, weights, inputs = linear() if kind == "linear" else convolution(kind)
-    done = prune_weights(exact_obs(model, inputs), weights, 0.4, SCOPES[scope])
+    done = prune_in_steps(ExactObs().examiner(model, inputs), weights, 0.4, SCOPES[scope])
     (name,) = weights
     found = layer_hessians(model, weights, inputs)[name]
     per_group = len(weights[name]) // len(found.hessian)
@@ -253,31 +255,31 @@ def test_what_is_left_is_the_least_squares(kind, scope):
 
 def test_predicted_is_the_increase_of_the_damped_error():
     model, weights, inputs = linear()
-    done = prune_weights(exact_obs(model, inputs), weights, 0.5, SCOPES["layer"])
+    done = prune_in_steps(ExactObs().examiner(model, inputs), weights, 0.5, SCOPES["layer"])
     found = layer_hessians(model, weights, inputs)["weight"]
     change = done.weights["weight"] - weights["weight"].detach()
     damped = found.error(change) + found.damping / 2 * float(change.square().sum())
-    assert done.predicted == pytest.approx(damped)
+    assert done.predicted_increase == pytest.approx(damped)
     assert done.damping == found.damping
 
 
 def test_in_two_steps_what_is_left_is_the_same_as_at_once():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
+    surgeon = ExactObs().examiner(model, inputs)(weights, all_kept(weights))
     half = SCOPES["layer"].select(surgeon.scores(), 0.6)
     less = SCOPES["layer"].select(surgeon.scores(), 0.3, half)
-    at_once, stepwise = surgeon.keep(less), surgeon.keep(half).keep(less)
+    at_once, stepwise = surgeon.prune_to(less), surgeon.prune_to(half).prune_to(less)
     torch.testing.assert_close(at_once.weights["weight"], stepwise.weights["weight"])
-    assert at_once.predicted == pytest.approx(stepwise.predicted)
+    assert at_once.predicted_increase == pytest.approx(stepwise.predicted_increase)
 
 
 def test_scores_go_on_from_what_is_left():
     """The order in which the rest goes does not depend on when one looks at it."""
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
+    surgeon = ExactObs().examiner(model, inputs)(weights, all_kept(weights))
     first = surgeon.scores()["weight"]
     half = SCOPES["layer"].select({"weight": first}, 0.5)
-    again = surgeon.keep(half).scores()["weight"]
+    again = surgeon.prune_to(half).scores()["weight"]
     assert not again[~half["weight"]].any()
     for before, after, left in zip(first, again, half["weight"], strict=True):
         assert before[left].argsort().tolist() == after[left].argsort().tolist()
@@ -289,7 +291,7 @@ def test_threads_do_not_change_a_bit():
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(exact_obs(model, inputs)(weights, all_kept(weights)).scores()["weight"])
+        found.append(ExactObs().examiner(model, inputs)(weights, all_kept(weights)).scores()["weight"])
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -305,8 +307,8 @@ def test_patterns_are_kept_and_the_update_pays(method, scope, kind):
     model, weights, inputs = linear() if kind == "linear" else convolution(kind)
     (name,), density = weights, 0.5
     if method == "exact_obs":
-        done = prune_weights(
-            exact_obs(model, inputs, holes=SparsityPattern.of(scope)), weights, density, parse_scope(scope)
+        done = prune_in_steps(
+            ExactObs().examiner(model, inputs, parse_scope(scope)), weights, density, parse_scope(scope)
         )
     else:
         done = sparse_gpt(model, inputs, select=8)(weights, density, parse_scope(scope))
@@ -338,7 +340,7 @@ def test_what_a_group_has_lost_before_counts_in_an_n_m_run():
     """2:4 within 3:4 deletes one of each group before it deletes a second of any."""
     model, weights, inputs = linear()
     before = parse_scope("3:4").select({"weight": weights["weight"].detach().abs()}, 0.75)
-    surgeon = exact_obs(model, inputs, holes=SparsityPattern.of("2:4"))(weights, before)
+    surgeon = ExactObs().examiner(model, inputs, parse_scope("2:4"))(weights, before)
     scores, left = surgeon.scores()["weight"].reshape(OUT, -1, 4), before["weight"].reshape(OUT, -1, 4)
     first = scores.masked_fill(~left, float("inf")).amin(2)  # the cheapest of a group
     second = scores.masked_fill(~left, float("inf")).kthvalue(2, 2).values
@@ -347,7 +349,7 @@ def test_what_a_group_has_lost_before_counts_in_an_n_m_run():
 
 def test_what_is_kept_lies_in_memory_as_files_want_it():
     model, weights, inputs = convolution("grouped")
-    done = prune_weights(exact_obs(model, inputs), weights, 0.5, SCOPES["layer"])
+    done = prune_in_steps(ExactObs().examiner(model, inputs), weights, 0.5, SCOPES["layer"])
     assert all(weight.is_contiguous() for weight in done.weights.values())
 
 
@@ -367,8 +369,8 @@ def test_a_layer_called_by_keyword_is_looked_at():
 
 def test_a_block_costs_what_its_weights_cost_together():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs, holes=SparsityPattern(block=4))(weights, all_kept(weights))
-    scores, hessian = surgeon.scores()["weight"], surgeon.inputs["weight"].damped()[0]
+    surgeon = ExactObs().examiner(model, inputs, Block(1, 4))(weights, all_kept(weights))
+    scores, hessian = surgeon.scores()["weight"], surgeon.hessians["weight"].damped()[0]
     for row, said in zip(weights["weight"].detach(), scores, strict=True):
         costs = [cost_without(row, hessian, rest) for rest in ([4, 5, 6, 7], [0, 1, 2, 3])]
         assert 4 * float(said.min()) == pytest.approx(min(costs), rel=1e-6)
@@ -378,9 +380,9 @@ def test_a_block_costs_what_its_weights_cost_together():
 def test_dead_inputs_go_first_and_move_nothing():
     model, weights, inputs = linear()
     inputs[:, [1, 5]] = 0
-    surgeon = exact_obs(model, inputs, damping=1e-9)(weights, all_kept(weights))
-    assert surgeon.inputs["weight"].dead == 2
-    done = prune_weights(exact_obs(model, inputs, damping=1e-9), weights, 0.75, SCOPES["layer"])
+    surgeon = ExactObs(damping=1e-9).examiner(model, inputs)(weights, all_kept(weights))
+    assert surgeon.hessians["weight"].num_zero_inputs == 2
+    done = prune_in_steps(ExactObs(damping=1e-9).examiner(model, inputs), weights, 0.75, SCOPES["layer"])
     assert not done.masks["weight"][:, [1, 5]].any()
     left = [0, 2, 3, 4, 6, 7]
     torch.testing.assert_close(done.weights["weight"][:, left], weights["weight"].detach()[:, left])
@@ -388,21 +390,21 @@ def test_dead_inputs_go_first_and_move_nothing():
 
 def test_fewer_examples_than_inputs_are_damped_and_say_so():
     model, weights, inputs = linear()
-    done = prune_weights(exact_obs(model, inputs[:3]), weights, 0.5, SCOPES["layer"])
+    done = prune_in_steps(ExactObs().examiner(model, inputs[:3]), weights, 0.5, SCOPES["layer"])
     assert done.damping > 0
     assert torch.isfinite(done.weights["weight"]).all()
     with pytest.raises(NonFiniteError, match=r"singular with damping 0.*ask for more"):
-        prune_weights(exact_obs(model, inputs[:3], damping=0.0), weights, 0.5, SCOPES["layer"])
+        prune_in_steps(ExactObs(damping=0.0).examiner(model, inputs[:3]), weights, 0.5, SCOPES["layer"])
     with pytest.raises(NonFiniteError, match="singular"):
         sparse_gpt(model, inputs[:3], damping=0.0)(weights, 0.5, SCOPES["layer"])
 
 
 def test_a_deleted_weight_does_not_come_back():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
+    surgeon = ExactObs().examiner(model, inputs)(weights, all_kept(weights))
     half = SCOPES["layer"].select(surgeon.scores(), 0.5)
     with pytest.raises(DensityError, match="does not come back"):
-        surgeon.keep(half).keep(all_kept(weights))
+        surgeon.prune_to(half).prune_to(all_kept(weights))
 
 
 # --- SparseGPT -------------------------------------------------------------------------------------------------
@@ -447,11 +449,11 @@ def test_halves_of_halves_are_the_schedule_column_by_column(select, density):
     assert int(mask.sum()) == num_to_keep(density, OUT * IN)
 
 
-@pytest.mark.parametrize("size", [IN, 2 * SOLVED + 45])
+@pytest.mark.parametrize("size", [IN, 2 * MAX_SOLVED_COLUMNS + 45])
 def test_the_factor_is_that_of_the_inverse(size):
     model, inputs = nn.Linear(size, 1, bias=False).double(), correlated(N, size)
     found = layer_hessians(model, prunable_weights(model), inputs)["weight"]
-    upper = _upper("weight", found, 0)
+    upper = _upper_factor("weight", found, 0)
     assert torch.equal(upper, upper.triu())
     torch.testing.assert_close(upper.T @ upper, found.damped()[0].inverse())
 
@@ -490,14 +492,14 @@ def test_predicted_is_what_the_schedule_lost():
     found = layer_hessians(model, weights, inputs)["weight"]
     change = done.weights["weight"] - weights["weight"].detach()
     damped = found.error(change) + found.damping / 2 * float(change.square().sum())
-    assert done.predicted == pytest.approx(damped)
+    assert done.predicted_increase == pytest.approx(damped)
 
 
 def test_with_the_same_masks_exact_obs_is_never_worse():
     model, weights, inputs = linear()
     swept = sparse_gpt(model, inputs, select=4)(weights, 0.5, SCOPES["layer"])
-    exact = exact_obs(model, inputs)(weights, all_kept(weights)).keep(swept.masks)
-    assert exact.predicted <= swept.predicted * (1 + 1e-9)
+    exact = ExactObs().examiner(model, inputs)(weights, all_kept(weights)).prune_to(swept.masks)
+    assert exact.predicted_increase <= swept.predicted_increase * (1 + 1e-9)
 
 
 def test_the_global_scope_chooses_before_anything_moves():
@@ -537,8 +539,8 @@ each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def by_surgeon(model: nn.Module, inputs: Tensor, **kw: float):
-    return lambda weights, density, scope, **rest: prune_weights(
-        exact_obs(model, inputs, **kw), weights, density, scope, **rest
+    return lambda weights, density, scope, **rest: prune_in_steps(
+        ExactObs(**kw).examiner(model, inputs), weights, density, scope, **rest
     )
 
 
@@ -668,13 +670,13 @@ def test_on_convex_curves_a_budget_is_the_global_scope():
 
 def test_curves_are_the_errors_of_exact_obs():
     model, weights, inputs = linear()
-    surgeon = exact_obs(model, inputs)(weights, all_kept(weights))
+    surgeon = ExactObs().examiner(model, inputs)(weights, all_kept(weights))
     scores = surgeon.scores()
     curve = error_curves(scores, surgeon.masks, [0.25, 0.5, 1.0])["weight"]
     assert curve[1.0] == 0
     for density in (0.25, 0.5):
-        done = surgeon.keep(SCOPES["layer"].select(scores, density))
-        assert done.predicted == pytest.approx(curve[density], rel=0.01)
+        done = surgeon.prune_to(SCOPES["layer"].select(scores, density))
+        assert done.predicted_increase == pytest.approx(curve[density], rel=0.01)
 
 
 def test_a_budget_below_every_level_is_named():
@@ -686,7 +688,7 @@ def test_no_warning_comes_of_ordinary_use():
     model, weights, inputs = convolution("padded")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prune_weights(exact_obs(model, inputs), weights, 0.5, SCOPES["layer"])
+        prune_in_steps(ExactObs().examiner(model, inputs), weights, 0.5, SCOPES["layer"])
 
 
 def test_unfolded_convolutions_multiply_as_the_layer_does():

@@ -13,20 +13,19 @@ import prunus
 from prunus.errors import ModelError, StatisticsError, UnknownNameError
 from prunus.pruning.criteria import CRITERIA, magnitude
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.layerwise import exact_obs
 from prunus.pruning.masks import are_nested
-from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import (
+from prunus.pruning.methods import (
     GRADIENT_PRUNERS,
     PRUNERS,
     get_criterion,
     make_prune_fn,
     prune_fn_from_criterion,
 )
+from prunus.pruning.obs import prune_in_steps
+from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative
 from prunus.pruning.scopes import SCOPES, parse_scope
-from prunus.pruning.second_order import prune_weights
 from prunus.tickets.artifacts import InMemoryArtifacts
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.procedure import mask_key
@@ -91,7 +90,7 @@ def test_every_pruner_prunes_exactly_under_every_kind_of_scope(name, scope, mode
 def test_the_update_is_better_than_none_on_the_network_itself(name, model, data):
     weights = prunable_weights(model)
     damping = {"fisher": 1e-3, "full_obs": 1e-3}.get(name)
-    asked = replace(PRUNERS[name], examples=300, damping=damping, cuts=1 if name == "sparse_gpt" else 4)
+    asked = replace(PRUNERS[name], examples=300, damping=damping, num_steps=1 if name == "sparse_gpt" else 4)
     done = asked.on(model, data.train, 0)(weights, 0.5, SCOPES["layer"], seed=0)
     bare = {key: weights[key].detach() * mask for key, mask in done.masks.items()}
     losses = []
@@ -111,7 +110,9 @@ def test_a_pruner_is_the_operation_it_stands_for(name, model, data):
     assert all(torch.equal(done.weights[key], again.weights[key]) for key in weights)
     if name == "obs":
         draw = torch.randperm(300, generator=prunus.seeds.make_generator(0, "calibration"))[:60]
-        hand = prune_weights(exact_obs(model, data.train.inputs[draw]), weights, 0.4, SCOPES["layer"], seed=3)
+        hand = prune_in_steps(
+            ExactObs().examiner(model, data.train.inputs[draw]), weights, 0.4, SCOPES["layer"], seed=3
+        )
         assert all(torch.equal(done.weights[key], hand.weights[key]) for key in weights)
 
 
@@ -126,7 +127,7 @@ def test_the_pattern_of_the_scope_reaches_the_surgeon(model, data):
     weights = prunable_weights(model)
     told = on("obs", model, data.train, "2:4")(weights, 0.5, SCOPES["2:4"])
     untold = on("obs", model, data.train, "layer")(weights, 0.5, SCOPES["2:4"])
-    assert told.predicted < untold.predicted
+    assert told.predicted_increase < untold.predicted_increase
 
 
 @each
@@ -134,21 +135,21 @@ def test_cuts_look_again(name, model, data):
     weights = prunable_weights(model)
     if name == "sparse_gpt":
         with pytest.raises(StatisticsError, match="one go"):
-            on(name, model, data.train, cuts=2)
+            on(name, model, data.train, num_steps=2)
         return
-    done = on(name, model, data.train, cuts=2)(weights, 0.4, SCOPES["layer"])
+    done = on(name, model, data.train, num_steps=2)(weights, 0.4, SCOPES["layer"])
     assert (done.cuts, done.looks) == (2, 2)
 
 
 def test_seconds_are_of_all_looks(model, data):
     weights, layer = prunable_weights(model), SCOPES["layer"]
-    examine, taken = exact_obs(model, data.train.inputs[:60]), []
+    examine, taken = ExactObs().examiner(model, data.train.inputs[:60]), []
 
     def noted(weights, masks):
         taken.append(examine(weights, masks))
         return taken[-1]
 
-    done = prune_weights(noted, weights, 0.3, layer, cuts=3, looks=3)
+    done = prune_in_steps(noted, weights, 0.3, layer, num_steps=3, num_recomputations=3)
     assert len(taken) == 3
     for name in weights:
         assert done.seconds[name] == pytest.approx(sum(one.seconds[name] for one in taken))
@@ -352,7 +353,7 @@ def test_the_order_masks_come_in_is_nothing_to_a_pruner(name, model, data):
     one, other = (prune(weights, 0.5, SCOPES["layer"], within=masks) for masks in (before, turned))
     assert list(one.weights) == list(other.weights) == list(other.masks)
     assert all(torch.equal(one.weights[n], other.weights[n]) for n in weights)
-    assert one.predicted == other.predicted
+    assert one.predicted_increase == other.predicted_increase
 
 
 def test_cuts_start_from_what_each_layer_has_left(model, data):
@@ -361,7 +362,7 @@ def test_cuts_start_from_what_each_layer_has_left(model, data):
     uneven = SCOPES["layer"].select(
         {n: w.detach().abs() for n, w in weights.items()}, {first: 0.3, **dict.fromkeys(others, 1.0)}
     )
-    done = on("fisher", model, data.train, cuts=3)(weights, 0.2, SCOPES["layer"], within=uneven)
+    done = on("fisher", model, data.train, num_steps=3)(weights, 0.2, SCOPES["layer"], within=uneven)
     assert {n: int(mask.sum()) for n, mask in done.masks.items()} == {
         n: num_to_keep(0.2, w.numel()) for n, w in weights.items()
     }
@@ -371,7 +372,7 @@ def test_cuts_start_from_what_each_layer_has_left(model, data):
 def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
     def kept(seed):
         prune = replace(PRUNERS["obd_hutchinson"], examples=len(data.train)).on(model, data.train, seed)
-        return prune(prunable_weights(model), 0.5, SCOPES["layer"]).predicted
+        return prune(prunable_weights(model), 0.5, SCOPES["layer"]).predicted_increase
 
     assert kept(0) == kept(0)
     # The examples are the same, in another order: without other signs only the last digits would differ.
@@ -380,11 +381,11 @@ def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
 
 def test_a_pruner_of_your_own_has_a_name(tmp_path, monkeypatch):
     (tmp_path / "my_pruners.py").write_text(
-        "from dataclasses import replace\nfrom prunus.pruning.pruners import PRUNERS\n"
-        "mine = replace(PRUNERS['obs'], damping=0.5, examples=300, cuts=3)\nother = 3\n"
+        "from dataclasses import replace\nfrom prunus.pruning.methods import PRUNERS\n"
+        "mine = replace(PRUNERS['obs'], damping=0.5, examples=300, num_steps=3)\nother = 3\n"
     )
     monkeypatch.chdir(tmp_path)
     found = get_criterion("my_pruners:mine", "2:4")
-    assert found == replace(PRUNERS["obs"], damping=0.5, examples=300, cuts=3, scope="2:4")
+    assert found == replace(PRUNERS["obs"], damping=0.5, examples=300, num_steps=3, scope="2:4")
     with pytest.raises(UnknownNameError, match="is a int, not a Pruner or a function"):
         get_criterion("my_pruners:other")

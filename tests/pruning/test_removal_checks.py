@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
+from prunus.pruning.graph import layer_pairs, unpaired_layers
 from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured import dead_neurons, layer_pairs, layers_without_link, remove_dead_neurons
+from prunus.pruning.structured import dead_neurons, remove_dead_neurons
 
 
 class Reader(nn.Module):
@@ -142,7 +143,7 @@ def test_layers_that_are_not_followed_are_named_with_the_reason():
             x = self.stem(x).relu()
             return self.last(self.gate(self.left(x)) + self.right(x))
 
-    reasons = layers_without_link(Net())
+    reasons = unpaired_layers(Net())
     assert reasons["left"] == "its outputs go to 'gate' (Softmax)"
     assert reasons["right"] == "its outputs go to 'add' (add)"
     assert reasons["last"] == "its outputs are the model's"
@@ -150,9 +151,9 @@ def test_layers_that_are_not_followed_are_named_with_the_reason():
     assert "go to 'left'" in reasons["stem"]
     model = mlp()
     HOOKS["layer"](model)
-    assert "hooks" in layers_without_link(model)["0"]
+    assert "hooks" in unpaired_layers(model)["0"]
     followed = {link.first for link in layer_pairs(mlp())}
-    assert followed | layers_without_link(mlp()).keys() == {"0", "2"}
+    assert followed | unpaired_layers(mlp()).keys() == {"0", "2"}
     assert not dead_neurons(model, with_dead(model))
 
 

@@ -17,23 +17,23 @@ from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsEr
 from prunus.models import MODELS
 from prunus.models.mlp import ScaledTanh, mlp
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.scopes import SCOPES
-from prunus.pruning.second_order import (
+from prunus.pruning.graph import layer_chain
+from prunus.pruning.obs import (
     DIAGONALS,
     LOSSES,
     Objective,
-    criterion_method,
     make_objective,
     obd,
     obs,
-    prune_weights,
+    prune_in_steps,
 )
-from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
-from prunus.pruning.second_order.hessian_diagonal import hutchinson
-from prunus.pruning.second_order.inverse_hessian import LARGEST, gauss_newton_factors, inverse_hessian
-from prunus.pruning.second_order.layer_chain import pooling_weights, trace_chain
-from prunus.types import Params, Statistics
+from prunus.pruning.obs.diagonals import hutchinson, pooling_weights
+from prunus.pruning.obs.full_obs import MAX_WEIGHTS, gauss_newton_factors, inverse_hessian
+from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.scopes import SCOPES
+from prunus.pruning.statistics import Statistics
+from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small
@@ -105,12 +105,12 @@ def test_a_loss_has_the_derivatives_it_says(loss):
     targets = draw(5, 4, role="t") if loss == "squared_error" else torch.tensor([0, 1, 2, 3, 1])
     own = LOSSES[loss]
     (slope,) = torch.autograd.grad(own.value(outputs, targets).sum(), outputs)
-    torch.testing.assert_close(slope, own.slope(outputs, targets))
-    root = own.root(outputs, targets)
+    torch.testing.assert_close(slope, own.gradient(outputs, targets))
+    root = own.hessian_root(outputs, targets)
     for place in range(5):
         full = hessian(lambda o, p=place: own.value(o[None], targets[p : p + 1])[0])(outputs[place])
         torch.testing.assert_close(root[place] @ root[place].T, full)
-        torch.testing.assert_close(own.bend(outputs, targets)[place], full.diagonal())
+        torch.testing.assert_close(own.hessian_diagonal(outputs, targets)[place], full.diagonal())
 
 
 # Diagonals
@@ -249,8 +249,8 @@ def unshared(model: nn.Module, asked: Objective) -> Params:
         seen = [x[None]]
         for module in model:
             seen.append(module(seen[-1]).detach())
-        slope = asked.loss.slope(seen[-1], target[None]).flatten()
-        curve = asked.loss.bend(seen[-1], target[None]).flatten()
+        slope = asked.loss.gradient(seen[-1], target[None]).flatten()
+        curve = asked.loss.hessian_diagonal(seen[-1], target[None]).flatten()
         for place in reversed(range(len(model))):
             module, before = model[place], seen[place]
             matrix = torch.func.jacrev(module)(before).reshape(len(slope), -1)
@@ -338,7 +338,7 @@ def test_it_walks_the_built_in_models_and_copies_nothing_back(name):
     shape = (3, 32, 32) if name.startswith("conv") else (1, 28, 28)
     asked = make_objective(model, prunable_weights(model), torch.rand(2, *shape), torch.tensor([1, 7]))
     scores = CRITERIA["obd"](
-        Statistics(prunable_weights(model), curvature=DIAGONALS["levenberg_marquardt"](asked))
+        Statistics(prunable_weights(model), hessian_diagonal=DIAGONALS["levenberg_marquardt"](asked))
     )
     assert all((score >= 0).all() and score.any() for score in scores.values())
     assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
@@ -417,12 +417,14 @@ def test_hutchinson_converges_and_is_drawn_by_its_seed():
     asked = asked_of(mlp(3, 4, 2), (3,))
     full = true_hessian(asked)
     wanted, spread = full.diagonal(), (full.square().sum(1) - full.diagonal().square()).sqrt()
-    estimates = torch.stack([flatten_weights(hutchinson(asked, seed=seed, samples=50)) for seed in range(8)])
+    estimates = torch.stack(
+        [flatten_weights(hutchinson(asked, seed=seed, num_samples=50)) for seed in range(8)]
+    )
     assert ((estimates.mean(0) - wanted).abs() <= 5 * spread / 400**0.5 + 1e-12).all()
     # The spread that its card states, over eight estimates of 50 samples.
     ratio = estimates.std(0).square().sum() / (spread.square() / 50).sum()
     assert 0.3 < float(ratio) < 3
-    assert torch.equal(flatten_weights(hutchinson(asked, seed=1, samples=50)), estimates[1])
+    assert torch.equal(flatten_weights(hutchinson(asked, seed=1, num_samples=50)), estimates[1])
     assert not torch.equal(estimates[0], estimates[1])
 
 
@@ -437,7 +439,7 @@ def test_hutchinson_is_exact_where_weights_do_not_hang_together():
         loss="squared_error",
     )
     for samples in (1, 3):
-        assert apart(hutchinson(asked, samples=samples), DIAGONALS["exact"](asked)) < 1e-12
+        assert apart(hutchinson(asked, num_samples=samples), DIAGONALS["exact"](asked)) < 1e-12
 
 
 def test_a_network_is_asked_in_evaluation_mode_whatever_mode_it_is_in():
@@ -606,7 +608,7 @@ def masks_from(asked: Objective, left: Tensor) -> dict[str, Tensor]:
 
 
 def surgeon_of(asked: Objective, damping: float = 1e-5):
-    return obs(asked, damping=damping)(
+    return FullObs(damping=damping).examiner(asked)(
         asked.weights, masks_from(asked, torch.ones(len(flatten_weights(asked.weights))).bool())
     )
 
@@ -619,7 +621,7 @@ def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone):
     full = outer_hessian(asked) + 1e-5 * torch.eye(len(w)).double()
     left = torch.ones(len(w), dtype=torch.bool)
     left[gone] = False
-    after = before.keep(masks_from(asked, left))
+    after = before.prune_to(masks_from(asked, left))
     pick = torch.eye(len(w)).double()[gone]
     system = torch.cat(
         [torch.cat([full, pick.T], 1), torch.cat([pick, torch.zeros(len(gone), len(gone)).double()], 1)]
@@ -627,13 +629,15 @@ def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone):
     answer = torch.linalg.solve(system, torch.cat([torch.zeros(len(w)).double(), -w[gone]]))
     move = answer[: len(w)]
     torch.testing.assert_close(flatten_weights(after.weights), w + move, rtol=1e-6, atol=1e-8)
-    assert after.predicted == pytest.approx(float(move @ full @ move) / 2, rel=1e-6)
+    assert after.predicted_increase == pytest.approx(float(move @ full @ move) / 2, rel=1e-6)
     assert not flatten_weights(after.weights)[gone].any()
     inverse = torch.linalg.inv(full[left][:, left])
     assert float((after.inverse[left][:, left] - inverse).abs().max() / inverse.abs().max()) < 1e-6
     assert not after.inverse[~left].any()
     if len(gone) == 1:
-        assert float(flatten_weights(before.scores())[gone[0]]) == pytest.approx(after.predicted, rel=1e-9)
+        assert float(flatten_weights(before.scores())[gone[0]]) == pytest.approx(
+            after.predicted_increase, rel=1e-9
+        )
 
 
 def test_one_after_the_other_is_all_at_once():
@@ -643,12 +647,12 @@ def test_one_after_the_other_is_all_at_once():
     stepwise = start = surgeon_of(asked)
     for place in (3, 11, 20):
         left[place] = False
-        stepwise = stepwise.keep(masks_from(asked, left))
-    at_once = start.keep(masks_from(asked, left))
+        stepwise = stepwise.prune_to(masks_from(asked, left))
+    at_once = start.prune_to(masks_from(asked, left))
     torch.testing.assert_close(
         flatten_weights(stepwise.weights), flatten_weights(at_once.weights), rtol=1e-7, atol=1e-9
     )
-    assert stepwise.predicted == pytest.approx(at_once.predicted)
+    assert stepwise.predicted_increase == pytest.approx(at_once.predicted_increase)
 
 
 def test_on_a_quadratic_error_what_is_predicted_comes():
@@ -661,13 +665,15 @@ def test_on_a_quadratic_error_what_is_predicted_comes():
     asked = make_objective(model.double(), weights, x, d, loss="squared_error")
     start = float(asked.error(weights))
     for density in (6 / 7, 3 / 7):
-        done = prune_weights(obs(asked, damping=1e-10), weights, density, SCOPES["global"], cuts=None)
-        assert float(asked.error(done.weights)) - start == pytest.approx(done.predicted, rel=1e-6)
-        plain = prune_weights(obd(asked, "exact"), weights, density, SCOPES["global"])
-        assert done.predicted <= float(asked.error(plain.weights)) - start
+        done = prune_in_steps(
+            FullObs(damping=1e-10).examiner(asked), weights, density, SCOPES["global"], num_steps=None
+        )
+        assert float(asked.error(done.weights)) - start == pytest.approx(done.predicted_increase, rel=1e-6)
+        plain = prune_in_steps(Obd(diagonal="exact").examiner(asked), weights, density, SCOPES["global"])
+        assert done.predicted_increase <= float(asked.error(plain.weights)) - start
         assert sum(int(m.sum()) for m in done.masks.values()) == round(7 * density)
-    one = prune_weights(obd(asked), weights, 6 / 7, SCOPES["global"])
-    assert float(asked.error(one.weights)) - start == pytest.approx(one.predicted, rel=1e-9)
+    one = prune_in_steps(Obd(diagonal="recursion").examiner(asked), weights, 6 / 7, SCOPES["global"])
+    assert float(asked.error(one.weights)) - start == pytest.approx(one.predicted_increase, rel=1e-9)
 
 
 def test_duplicate_inputs_cost_nothing_to_the_surgeon_and_much_to_the_others():
@@ -677,13 +683,15 @@ def test_duplicate_inputs_cost_nothing_to_the_surgeon_and_much_to_the_others():
     asked = make_objective(nn.Sequential(nn.Linear(2, 1, bias=False)).double(), weights, x, x[:, :1] * 2.1,
                       loss="squared_error")  # fmt: skip
     for method, cheap in (
-        (obs(asked), True),
-        (obd(asked), False),
-        (criterion_method(CRITERIA["magnitude"]), False),
+        (FullObs().examiner(asked), True),
+        (Obd(diagonal="recursion").examiner(asked), False),
+        (CriterionMethod(CRITERIA["magnitude"]).examiner(), False),
     ):
-        done = prune_weights(method, weights, 0.5, SCOPES["global"])
+        done = prune_in_steps(method, weights, 0.5, SCOPES["global"])
         assert (float(asked.error(done.weights)) < 1e-6) == cheap
-    assert prune_weights(obs(asked, damping=1e-5), weights, 0.5, SCOPES["global"]).damping == 1e-5
+    assert (
+        prune_in_steps(FullObs(damping=1e-5).examiner(asked), weights, 0.5, SCOPES["global"]).damping == 1e-5
+    )
 
 
 @pytest.mark.parametrize("cuts", [1, 4, None])
@@ -696,8 +704,15 @@ def test_a_surgeon_goes_through_a_scope_to_the_exact_count(make, scope, looks, c
     within = {n: torch.ones_like(w, dtype=torch.bool) for n, w in given.items()}
     within["0.weight"][0, :2] = False
     density = 0.5 if scope == "global" else {"0.weight": 0.5, "0.bias": 1.0, "2.weight": 0.4, "2.bias": 1.0}
-    done = prune_weights(
-        make(asked), given, density, SCOPES[scope], within=within, cuts=cuts, looks=looks, seed=1
+    done = prune_in_steps(
+        make(asked),
+        given,
+        density,
+        SCOPES[scope],
+        within=within,
+        num_steps=cuts,
+        num_recomputations=looks,
+        seed=1,
     )
     kept = sum(int(mask.sum()) for mask in done.masks.values())
     assert kept == (22 if scope == "global" else 10 + 5 + 6 + 3)
@@ -709,42 +724,51 @@ def test_a_surgeon_goes_through_a_scope_to_the_exact_count(make, scope, looks, c
     assert done.cuts == (cuts or done.cuts)
     if cuts is None:
         assert done.cuts == 43 - 2 - kept
-    assert (done.looks, done.predicted > 0 or make is obd) == (min(looks, done.cuts), True)
+    assert (done.looks, done.predicted_increase > 0 or make is obd) == (min(looks, done.cuts), True)
 
 
 @pytest.mark.parametrize("scope", ["2:4", "1x4"])
 @pytest.mark.parametrize("make", [obs, obd], ids=["obs", "obd"])
 def test_a_surgeon_goes_through_a_pattern_at_one_cut(make, scope):
     asked = asked_of(mlp(4, 8, 4), (4,), n=30)
-    done = prune_weights(make(asked), asked.weights, 0.5, SCOPES[scope])
+    done = prune_in_steps(make(asked), asked.weights, 0.5, SCOPES[scope])
     assert [int(mask.sum()) for mask in done.masks.values()] == [16, 4, 16, 4 if scope == "1x4" else 2]
     assert all(not done.weights[name][~mask].any() for name, mask in done.masks.items())
     if scope == "2:4":
         with pytest.raises(DensityError, match=r"Expected density 0\.5"):
-            prune_weights(make(asked), asked.weights, 0.5, SCOPES[scope], cuts=2)
+            prune_in_steps(make(asked), asked.weights, 0.5, SCOPES[scope], num_steps=2)
 
 
 def test_as_many_looks_as_cuts_is_the_papers_loop():
     """Look, delete the lowest, move the rest, look again; one look goes another way on a net that is not quadratic."""
     asked = asked_of(mlp(4, 6, 2), (4,), n=40, biases=False)
-    examine, left, weights, foretold = obs(asked, damping=1e-4), torch.ones(36).bool(), asked.weights, 0.0
+    examine, left, weights, foretold = (
+        FullObs(damping=1e-4).examiner(asked),
+        torch.ones(36).bool(),
+        asked.weights,
+        0.0,
+    )
     for _ in range(5):
         here = examine(weights, masks_from(asked, left))
         left[flatten_weights(here.scores()).masked_fill(~left, torch.inf).argmin()] = False
-        here = here.keep(masks_from(asked, left))
-        weights, foretold = here.weights, foretold + here.predicted
-    done = prune_weights(examine, asked.weights, 31 / 36, SCOPES["global"], cuts=None, looks=5)
+        here = here.prune_to(masks_from(asked, left))
+        weights, foretold = here.weights, foretold + here.predicted_increase
+    done = prune_in_steps(
+        examine, asked.weights, 31 / 36, SCOPES["global"], num_steps=None, num_recomputations=5
+    )
     assert torch.equal(flatten_weights(done.weights), flatten_weights(weights))
     assert torch.equal(flatten_weights(done.masks), left)
-    assert done.predicted == pytest.approx(foretold)
-    once = prune_weights(examine, asked.weights, 31 / 36, SCOPES["global"], cuts=None, looks=1)
+    assert done.predicted_increase == pytest.approx(foretold)
+    once = prune_in_steps(
+        examine, asked.weights, 31 / 36, SCOPES["global"], num_steps=None, num_recomputations=1
+    )
     assert not torch.allclose(flatten_weights(once.weights), flatten_weights(weights))
 
 
 def test_weights_in_float32_stay_so():
     model = mlp(4, 3)
     asked = make_objective(model, prunable_weights(model), torch.ones(5, 4), torch.tensor([0, 1, 2, 0, 1]))
-    done = prune_weights(obs(asked), asked.weights, 0.5, SCOPES["layer"])
+    done = prune_in_steps(FullObs().examiner(asked), asked.weights, 0.5, SCOPES["layer"])
     assert done.weights["0.weight"].dtype == torch.float32
     assert torch.isfinite(done.weights["0.weight"]).all(), "five equal examples: a Hessian of rank two"
 
@@ -753,7 +777,7 @@ def test_what_a_surgeon_cannot_do_is_said():
     asked = asked_of(mlp(3, 2), (3,))
     for damping in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(StatisticsError, match="above 0"):
-            prune_weights(obs(asked, damping=damping), asked.weights, 0.5, SCOPES["global"])
+            prune_in_steps(FullObs(damping=damping).examiner(asked), asked.weights, 0.5, SCOPES["global"])
     with pytest.raises(StatisticsError, match="no examples"):
         inverse_hessian([], 1, 1e-3)
     with pytest.raises(NonFiniteError):
@@ -762,16 +786,16 @@ def test_what_a_surgeon_cannot_do_is_said():
     left = torch.ones(8, dtype=torch.bool)
     left[0] = False
     with pytest.raises(DensityError, match="does not come back"):
-        surgeon.keep(masks_from(asked, left)).keep(surgeon.masks)
-    assert surgeon.keep(surgeon.masks) is surgeon
+        surgeon.prune_to(masks_from(asked, left)).prune_to(surgeon.masks)
+    assert surgeon.prune_to(surgeon.masks) is surgeon
     for wrong in ({"cuts": 0}, {"looks": 0}):
         with pytest.raises(DensityError, match="at least 1"):
-            prune_weights(obs(asked), asked.weights, 0.5, SCOPES["global"], **wrong)
+            prune_in_steps(FullObs().examiner(asked), asked.weights, 0.5, SCOPES["global"], **wrong)
     with pytest.raises(UnknownNameError):
-        obd(asked, "fisher")
-    big = nn.Linear(LARGEST, 1)
+        Obd(diagonal="fisher").examiner(asked)
+    big = nn.Linear(MAX_WEIGHTS, 1)
     wide = make_objective(
-        big, dict(big.named_parameters()), torch.ones(1, LARGEST), torch.ones(1, 1), loss="squared_error"
+        big, dict(big.named_parameters()), torch.ones(1, MAX_WEIGHTS), torch.ones(1, 1), loss="squared_error"
     )
     with pytest.raises(ModelError, match="GiB"):
         obs(wide)
@@ -783,7 +807,7 @@ def test_a_layer_alone_is_a_chain():
 
 
 def test_the_chain_names_its_steps():
-    kinds = [(step.name, step.kind) for step in trace_chain(convolved())]
+    kinds = [(step.name, step.kind) for step in layer_chain(convolved())]
     assert kinds == [
         ("0", "layer"), ("1", "elementwise"), ("2", "elementwise"), ("3", "average"), ("4", "layer"),
         ("5", "elementwise"), ("6", "choice"), ("7", "choice"), ("8", "layer"),

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import EmptyLayerWarning
-from prunus.pruning.layerwise import sparse_gpt
 from prunus.pruning.masks import are_nested
+from prunus.pruning.methods import get_criterion
+from prunus.pruning.obs import sparse_gpt
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import get_criterion
 from prunus.pruning.scopes import NByM, parse_scope
 from prunus.seeds import make_generator
 from prunus.types import MaskDict, Split

@@ -12,21 +12,21 @@ from torch import nn
 import prunus
 from prunus.errors import ModelError, NonFiniteError, StatisticsError, UpdateRejectedWarning
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.layerwise import (
+from prunus.pruning.masks import all_kept, apply_masks
+from prunus.pruning.methods import GRADIENT_PRUNERS, PRUNERS, get_criterion
+from prunus.pruning.obs import (
+    DIAGONALS,
     LayerHessian,
-    exact_obs,
     layer_hessians,
+    make_objective,
+    prune_in_steps,
     relative_output_errors,
     sparse_gpt,
     sparse_gpt_from_hessians,
 )
-from prunus.pruning.layerwise.exact_obs import ExactObsState, SparsityPattern
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS, get_criterion
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES, parse_scope
-from prunus.pruning.second_order import DIAGONALS, fisher, make_objective, obs, prune_weights
 from prunus.pruning.sensitivity import sensitivity
 from prunus.seeds import make_generator
 from prunus.types import Split, Statistics
@@ -72,7 +72,7 @@ def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
         surgeon = ExactObsState(weights, all_kept(weights), found, weights, SparsityPattern.of(name))
         methods = {
             "sparse_gpt": sparse_gpt_from_hessians(found, select=None if name == "global" else 16),
-            "obs": partial(prune_weights, lambda weights, masks, surgeon=surgeon: surgeon),
+            "obs": partial(prune_in_steps, lambda weights, masks, surgeon=surgeon: surgeon),
         }
         for method, prune in methods.items():
             try:
@@ -188,11 +188,11 @@ def long_work():
     normed = nn.Sequential(nn.Linear(16, 4), nn.BatchNorm1d(4))
     calls = {
         "layer_hessians": lambda p: layer_hessians(model, weights, x, batch_size=7, progress=p),
-        "exact_obs": lambda p: prune_weights(exact_obs(model, x, progress=p), weights, 0.5, layer),
+        "exact_obs": lambda p: prune_in_steps(ExactObs().examiner(model, x, progress=p), weights, 0.5, layer),
         "sparse_gpt": lambda p: sparse_gpt(model, x, progress=p)(weights, 0.5, layer),
         "sparse_gpt at once": lambda p: sparse_gpt(model, x, select=None, progress=p)(weights, 0.5, layer),
-        "fisher": lambda p: fisher(asked, batch=7, progress=p)(weights, all_kept(weights)),
-        "full_obs": lambda p: obs(asked, damping=0.1, progress=p)(weights, all_kept(weights)),
+        "fisher": lambda p: Fisher(batch_size=7).examiner(asked, progress=p)(weights, all_kept(weights)),
+        "full_obs": lambda p: FullObs(damping=0.1).examiner(asked, progress=p)(weights, all_kept(weights)),
         "sensitivity": lambda p: sensitivity(model, split, densities=(1.0, 0.5), progress=p),
         "recalibrate": lambda p: recalibrate_batchnorm(normed, x, 7, progress=p),
     }
@@ -298,8 +298,8 @@ def test_a_model_that_cannot_be_copied_is_refused_by_name():
     model.last_output = model(torch.ones(1, 16))  # a result of a computation
     for call in (
         lambda: sensitivity(model, examples()),
-        lambda: prune_weights(
-            exact_obs(model, examples().inputs), prunable_weights(model), 0.5, SCOPES["layer"]
+        lambda: prune_in_steps(
+            ExactObs().examiner(model, examples().inputs), prunable_weights(model), 0.5, SCOPES["layer"]
         ),
     ):
         with pytest.raises(ModelError, match="Sequential cannot be copied"):

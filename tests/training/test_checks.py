@@ -20,7 +20,7 @@ from prunus.errors import (
     SpecError,
 )
 from prunus.pruning.recalibrate import recalibrate_batchnorm
-from prunus.pruning.scoring_batch import make_scoring_batch
+from prunus.pruning.statistics import collect
 from prunus.training import Masks, Recipe, evaluate, train
 from prunus.training.checks import check_trainable
 from prunus.training.constraints import NoConstraint
@@ -149,7 +149,7 @@ def test_what_is_no_module_is_refused(network, tmp_path):
     calls = [
         lambda: prunus.save(network, tmp_path / "x.prunus"),
         lambda: recalibrate_batchnorm(network, split.inputs),
-        lambda: make_scoring_batch(network, split.inputs, split.labels),
+        lambda: collect(network, dict(network.named_parameters()), {"gradients"}, split),
     ]
     for call in calls:
         with pytest.raises(ModelError, match=r"Expected a torch\.nn\.Module"):

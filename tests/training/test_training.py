@@ -16,13 +16,14 @@ from prunus.models.initialization import build_model
 from prunus.pruning.criteria import random
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
+from prunus.pruning.statistics import Statistics
 from prunus.training import Masks, Recipe, evaluate, train
 from prunus.training.constraints import NoConstraint, pack_mask, unpack_mask
 from prunus.training.loop import Trainer
 from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.optimizers import OPTIMIZERS
 from prunus.training.penalties import PENALTIES
-from prunus.types import Split, Statistics
+from prunus.types import Split
 
 RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=32)
 

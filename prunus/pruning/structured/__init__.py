@@ -1,13 +1,5 @@
-"""Structure: which channels hang together, and taking them out without changing the function."""
+"""Structured pruning: remove whole neurons and filters."""
 
-from prunus.pruning.structured.dead_neurons import DeadNeurons, dead_neurons, remove_dead_neurons
-from prunus.pruning.structured.tracing import LayerPair, layer_pairs, layers_without_link
+from prunus.pruning.structured.removal import DeadNeurons, dead_neurons, remove_dead_neurons
 
-__all__ = [
-    "DeadNeurons",
-    "LayerPair",
-    "dead_neurons",
-    "layer_pairs",
-    "layers_without_link",
-    "remove_dead_neurons",
-]
+__all__ = ["DeadNeurons", "dead_neurons", "remove_dead_neurons"]

@@ -1,0 +1,279 @@
+"""Pruning methods: criteria, and the OBS family, which uses calibration examples and updates the remaining weights.
+
+    obs              ExactObs()              OBS layer by layer, exactly, row by row                   updates weights
+    sparse_gpt       SparseGpt()             OBS layer by layer, column by column                      updates weights
+    fisher           Fisher()                OBS with the blockwise empirical Fisher                   updates weights
+    full_obs         FullObs()               OBS with the inverse Hessian of the whole network         updates weights
+    obd              Obd()                   OBD with the Levenberg-Marquardt diagonal
+    obd_hutchinson   Obd("hutchinson")       OBD with an estimated diagonal, any network
+                     CriterionMethod(...)    any criterion; pruned weights are set to zero
+
+A method is a value, and `method.prune` is the one call that schedules with retraining, Deep Compression, tickets (which
+use the masks alone) and `prunus prune` make.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import StatisticsError
+from prunus.pruning.calibration_checks import check_is_tensor
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.masks import apply_masks
+from prunus.pruning.obs import (
+    LOSSES,
+    ExactObs,
+    Examine,
+    Fisher,
+    FullObs,
+    Loss,
+    Obd,
+    PruneResult,
+    PruningMethod,
+    PruningState,
+    SparseGpt,
+    intermediate_densities,
+    prune_in_steps,
+)
+from prunus.pruning.obs.method import Forward, PruneTask
+from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
+from prunus.registry import import_object, lookup
+from prunus.seeds import make_generator
+from prunus.types import MaskDict, Params, Scores, Split
+
+__all__ = [
+    "METHODS",
+    "CriterionMethod",
+    "PruneResult",
+    "PruningMethod",
+    "intermediate_densities",
+    "prune_in_steps",
+    "pruning_method",
+    "sample_examples",
+    "with_options",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionState(PruningState):
+    """The scores of a criterion; pruned weights are set to zero, and no other weight is changed."""
+
+    criterion: Criterion
+    statistics: Statistics
+    predicted_increase: float = float("nan")
+
+    def scores(self) -> Scores:
+        """The scores of the criterion."""
+        return self.criterion(self.statistics)
+
+    def _prune_to(self, masks: MaskDict) -> "CriterionState":
+        return replace(self, weights=apply_masks(self.weights, masks), masks=masks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionMethod(PruningMethod):
+    """A criterion as a pruning method.
+
+    Args:
+        criterion: A function of statistics that returns one score per weight.
+        num_examples: Calibration examples, for criteria that use gradients.
+        num_steps: Steps of equal size; scores are computed again before each.
+
+    Raises:
+        StatisticsError: A number out of range, or several steps for a criterion that uses weights alone.
+
+    >>> weights = {"weight": torch.tensor([[3.0, -1.0]])}
+    >>> CriterionMethod(CRITERIA["magnitude"]).prune(torch.nn.Linear(2, 1), weights, 0.5, "layer").weights
+    {'weight': tensor([[3., 0.]])}
+    """
+
+    updates_weights: ClassVar[bool] = False
+    criterion: Criterion = field(kw_only=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "criterion", as_criterion(self.criterion))
+        if self.num_steps != 1 and not self.needs_examples:
+            raise StatisticsError(
+                f"Expected 1 step, as {self.summary} uses weights alone, so that steps change nothing, got "
+                f"{self.num_steps}."
+            )
+
+    @property
+    def summary(self) -> str:  # type: ignore[override]
+        """The name of the criterion."""
+        return f"the criterion {self.criterion.name!r}"
+
+    @property
+    def needs_examples(self) -> bool:  # type: ignore[override]
+        """Whether the criterion requires statistics of calibration examples."""
+        return self.criterion.needs_examples
+
+    def examiner(
+        self,
+        model: nn.Module | None = None,
+        calibration: Split | None = None,
+        *,
+        seed: int = 0,
+        initial: Params | None = None,
+        forward: Forward | None = None,
+        loss: str | Loss | None = None,
+    ) -> Examine:
+        """The function (weights, masks) -> CriterionState; it collects the statistics at these weights.
+
+        Args:
+            model: The network, for criteria that need examples.
+            calibration: The examples, all of which are used.
+            seed: Seed of a random criterion.
+            initial: The weights that training started from, for criteria that need them.
+            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+            loss: A key of LOSSES or a Loss; None: cross-entropy.
+
+        Returns:
+            The function; it raises what `collect` and the criterion raise.
+        """
+
+        def examine(weights: Params, masks: MaskDict) -> CriterionState:
+            statistics = collect(
+                nn.Identity() if model is None else model,
+                weights,
+                self.criterion.requires,
+                calibration,
+                initial=initial,
+                masks=masks,
+                forward=forward,
+                loss=loss_function(loss),
+                seed=seed,
+            )
+            return CriterionState(
+                weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
+            )
+
+        return examine
+
+    def _examiner(self, task: PruneTask) -> Examine:
+        return self.examiner(
+            task.model,
+            task.examples if self.needs_examples else None,
+            seed=task.seeds[0],
+            initial=task.initial,
+            forward=task.forward,
+            loss=task.loss,
+        )
+
+
+def loss_function(loss: str | Loss | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The mean loss as a function of outputs and labels; None for cross-entropy."""
+    if loss is None or loss == "cross_entropy":
+        return None
+    per_example = loss if isinstance(loss, Loss) else lookup("loss", LOSSES, loss)
+    return lambda outputs, labels: per_example.value(outputs, labels).mean()
+
+
+METHODS: Mapping[str, PruningMethod] = {
+    "obs": ExactObs(),
+    "sparse_gpt": SparseGpt(),
+    "fisher": Fisher(),
+    "full_obs": FullObs(),
+    "obd": Obd(),
+    "obd_hutchinson": Obd(diagonal="hutchinson"),
+}
+"""The OBS family by name."""
+
+
+def pruning_method(method: str | PruningMethod | Criterion) -> PruningMethod:
+    """The pruning method of a name, a value or a criterion.
+
+    Args:
+        method: A name in METHODS or CRITERIA, "package.module:name" of a method or a criterion, a method, or a
+            criterion.
+
+    Returns:
+        The method; a criterion as a `CriterionMethod`.
+
+    Raises:
+        UnknownNameError: There is nothing of this name.
+
+    >>> pruning_method("obs")
+    ExactObs(num_examples=1024, num_steps=1, damping=0.01, batch_size=100)
+    """
+    value: Any = method
+    if isinstance(method, str):
+        if ":" in method:
+            value = import_object(method, PruningMethod)
+        else:
+            value = lookup("criterion", {**CRITERIA, **METHODS}, method)
+    return value if isinstance(value, PruningMethod) else CriterionMethod(value)
+
+
+def with_options(
+    method: PruningMethod,
+    *,
+    num_examples: int | None = None,
+    damping: float | None = None,
+    num_steps: int | None = None,
+) -> PruningMethod:
+    """The method with some of its settings replaced; None: as it is.
+
+    Args:
+        method: Any pruning method.
+        num_examples: Calibration examples.
+        damping: As the method means it.
+        num_steps: Steps of equal size.
+
+    Returns:
+        A method of the same type.
+
+    Raises:
+        StatisticsError: A number out of range, or damping for a method that inverts nothing.
+
+    >>> with_options(METHODS["obs"], damping=0.5).damping
+    0.5
+    """
+    options: dict[str, Any] = {"num_examples": num_examples, "damping": damping, "num_steps": num_steps}
+    changed = {name: value for name, value in options.items() if value is not None}
+    if "damping" in changed and "damping" not in {field.name for field in fields(method)}:
+        with_damping = [name for name, known in METHODS.items() if hasattr(known, "damping")]
+        raise StatisticsError(
+            f"Expected no damping, as nothing is inverted by {method.summary}, got {damping:g}; methods that invert a "
+            f"curvature are {', '.join(with_damping)}."
+        )
+    return replace(method, **changed)
+
+
+def sample_examples(split: Split, num_examples: int, seed: int) -> Split:
+    """Some examples of `split` in random order, or all where it has no more.
+
+    Args:
+        split: Inputs [N, ...] with one label [N] each.
+        num_examples: At least 1.
+        seed: Seed of the choice and its order.
+
+    Returns:
+        At most `num_examples` examples.
+
+    Raises:
+        StatisticsError: No example, or not one label per input.
+    """
+    check_is_tensor(split.inputs)
+    check_is_tensor(split.labels, "calibration labels")
+    if not split.inputs.dim() or not split.labels.dim():
+        raise StatisticsError(
+            f"Expected calibration inputs [N, ...] with labels [N], got {list(split.inputs.shape)} with "
+            f"{list(split.labels.shape)}; add a dimension for the examples."
+        )
+    if len(split.inputs) != len(split.labels):
+        raise StatisticsError(
+            f"Expected one label for each calibration input, got {len(split.inputs)} inputs with {len(split.labels)} "
+            "labels."
+        )
+    if num_examples < 1 or not len(split):
+        raise StatisticsError(
+            f"Expected at least one calibration example, got {num_examples} of {len(split)}."
+        )
+    order = torch.randperm(len(split), generator=make_generator(seed, "calibration"))[:num_examples]
+    chosen = order.to(split.labels.device)
+    return Split(split.inputs[chosen], split.labels[chosen])

@@ -1,0 +1,155 @@
+"""An update of the remaining weights is never worse than setting the pruned weights to zero alone.
+
+By the error of a layer's output (`limit_layer_update`):
+
+    E(updated weights) <= E(pruned weights at zero, the others as they were)
+
+Where inputs are strongly correlated, rounding or an order of columns with too few columns to compensate for the last
+ones can break this. The remaining weights of such a layer are solved for again, by conjugate gradients:
+
+    minimize ½ (v - w)ᵀ (H + λ I) (v - w) in each row,   v zero where pruned,   from v = w where kept
+
+Every step lowers that error, so that it is a better update wherever it stops. A row for which even this update is worse
+than zeroing (by rounding to the dtype of the weights) is zeroed.
+
+By the loss (`limit_update_by_loss`): the update is halved until the loss is at most that of zeroing.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+
+import torch
+from torch import Tensor
+
+from prunus.errors import UpdateRejectedWarning
+from prunus.pruning.masks import apply_masks
+from prunus.pruning.matrix import from_matrix
+from prunus.pruning.obs.hessian import LayerHessian
+from prunus.pruning.obs.objective import Objective
+from prunus.pruning.obs.state import PruneResult
+from prunus.types import Params
+
+MAX_ITERATIONS = 200
+"""Conjugate gradients at most; with damping of 1 % of the mean curvature some tens are enough."""
+CONVERGED = 1e-12
+"""Reduction of the squared gradient after which a row is solved."""
+NEGLIGIBLE = 1e-9
+"""Fraction of the layer's output below which an error larger than that of zeroing is rounding, without a warning."""
+ROUNDING = 1e-6
+"""Relative difference of two losses that is rounding."""
+UPDATE_FRACTIONS = (0.5, 0.25, 0.125)
+"""Fractions of an update that are tried where the whole of it raises the loss."""
+
+
+def limit_layer_update(
+    hessian: LayerHessian, before: Tensor, mask: Tensor, updated: Tensor
+) -> tuple[Tensor, bool]:
+    """The update of a layer, solved for again where it loses more of the output than zeroing.
+
+    Each group of a convolution is treated as a layer of its own.
+
+    Args:
+        hessian: Of the layer.
+        before: The weight that the error is measured from.
+        mask: True where a weight is kept; of the weight's shape.
+        updated: The weight after the update; of the weight's shape.
+
+    Returns:
+        The weight, and whether the update was rejected by more than rounding.
+
+    >>> hessian = LayerHessian(torch.tensor([[[2.0, 2.0], [2.0, 2.0]]], dtype=torch.float64), 1e-9, 1, 1)
+    >>> weight, mask = torch.tensor([[1.0, 1.0]]), torch.tensor([[True, False]])
+    >>> weight, rejected = limit_layer_update(hessian, weight, mask, torch.tensor([[9.0, 0.0]]))
+    >>> weight.round(decimals=3), rejected
+    (tensor([[2., 0.]]), True)
+    """
+    updated, zeroed = torch.where(mask, updated, 0.0), torch.where(mask, before, 0.0)
+    limit, error = hessian.row_errors(before - zeroed), hessian.row_errors(before - updated)
+    # NaN compares false, so that an update that is not finite is worse.
+    worse = ~(error.sum(1) <= limit.sum(1))
+    if not worse.any():
+        return updated, False
+    noticeable = ~((error - limit).sum(1) <= NEGLIGIBLE * hessian.row_errors(before).sum(1))
+    solved, damped = hessian.rows(updated).clone(), hessian.damped()
+    for group in worse.nonzero().flatten().tolist():
+        solved[group] = _least_squares(
+            damped[group], hessian.rows(before)[group], hessian.rows(mask)[group].bool()
+        )
+    again = torch.where(mask, from_matrix(solved.flatten(0, 1), before).to(before.dtype), 0.0)
+    still_worse = worse.unsqueeze(1) & ~(hessian.row_errors(before - again) <= limit)
+    rows = torch.where(still_worse.unsqueeze(2), hessian.rows(zeroed), hessian.rows(again))
+    return from_matrix(rows.flatten(0, 1), before).to(before.dtype).contiguous(), bool(noticeable.any())
+
+
+def warn_of_rejected(method: str, names: Sequence[str]) -> None:
+    """Warn once, with the names of the layers whose update was rejected, where there is one."""
+    if names:
+        warnings.warn(
+            f"The update by {method} lost more of the output than setting the pruned weights to zero in "
+            f"{', '.join(map(repr, names))}, whose inputs are strongly correlated or few; the kept weights were solved "
+            "for again, by least squares for the same masks.",
+            UpdateRejectedWarning,
+            stacklevel=4,
+        )
+
+
+def _least_squares(hessian: Tensor, rows: Tensor, kept: Tensor) -> Tensor:
+    """The least squares for `rows` [R, D] on their `kept` weights, by conjugate gradients from the kept weights."""
+    scale = hessian.diagonal().clamp(min=torch.finfo(hessian.dtype).tiny).reciprocal()
+    solution = torch.where(kept, rows, 0.0)
+    gradient = torch.where(kept, (rows - solution) @ hessian, 0.0)
+    direction = gradient * scale
+    square = (gradient * direction).sum(1)
+    start = square.clone()
+    for _ in range(MAX_ITERATIONS):
+        product = torch.where(kept, direction @ hessian, 0.0)
+        curvature = (direction * product).sum(1)
+        active = (square > CONVERGED * start) & (curvature > 0)
+        if not active.any():
+            break
+        step = torch.where(active, square / curvature, 0.0).unsqueeze(1)
+        solution += step * direction
+        gradient -= step * product
+        scaled = gradient * scale
+        new_square = (gradient * scaled).sum(1)
+        direction = scaled + torch.where(active, new_square / square, 0.0).unsqueeze(1) * direction
+        square = torch.where(active, new_square, 0.0)
+    return solution
+
+
+@torch.no_grad()
+def limit_update_by_loss(objective: Objective, weights: Params, result: PruneResult) -> PruneResult:
+    """Halve the update of the remaining weights until the loss is at most that of setting weights to zero alone.
+
+    Warns with UpdateRejectedWarning where the whole update gives a higher loss, or one that is not finite.
+
+    Args:
+        objective: The loss on the calibration examples.
+        weights: The weights before pruning.
+        result: The pruned and updated weights.
+
+    Returns:
+        `result`, with the update multiplied by 1, 1/2, 1/4, 1/8 or 0.
+    """
+    zeroed = apply_masks({name: weight.detach() for name, weight in weights.items()}, result.masks)
+    limit = float(objective.error(zeroed)) * (1 + ROUNDING)
+    updated, error = result.weights, float(objective.error(result.weights))
+    # NaN compares false.
+    if error <= limit or not limit < inf:
+        return result
+    for fraction in UPDATE_FRACTIONS:
+        updated = {name: zero + fraction * (result.weights[name] - zero) for name, zero in zeroed.items()}
+        if float(objective.error(updated)) <= limit:
+            break
+    else:
+        fraction, updated = 0.0, zeroed
+    warnings.warn(
+        f"The update of the kept weights gives an error of {error:.3g} on the calibration examples, where setting the "
+        f"pruned weights to zero alone gives {limit:.3g}; the update was multiplied by {fraction:g}. Use more damping, "
+        "more examples or more steps.",
+        UpdateRejectedWarning,
+        stacklevel=3,
+    )
+    return replace(result, weights=apply_masks(updated, result.masks))

@@ -1,0 +1,216 @@
+"""What every pruning method has in common, and the methods that use derivatives of a loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from prunus.errors import DensityError, StatisticsError
+from prunus.pruning.masks import all_kept
+from prunus.pruning.obs.fallback import limit_update_by_loss
+from prunus.pruning.obs.objective import Loss, Objective, make_objective
+from prunus.pruning.obs.state import Examine, PruneResult, intermediate_densities, prune_in_steps
+from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.seeds import derive_seed
+from prunus.types import Density, MaskDict, Params, Progress, Split
+
+MAX_DAMPING = 1e9
+"""Far above any curvature an update is rounding alone, and products of the damping overflow."""
+
+Forward = Callable[[nn.Module, Any], Tensor]
+"""(model, batch of inputs) -> outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningMethod:
+    """How to prune a network: a value; `prune` does the work, and the model is not changed.
+
+    Args:
+        num_examples: Number of calibration examples that the method uses.
+        num_steps: Number of steps of equal size; the curvature is computed again before each.
+
+    Raises:
+        StatisticsError: A number below 1.
+    """
+
+    summary: ClassVar[str]
+    """One line for lists."""
+    needs_examples: ClassVar[bool] = True
+    """Whether `prune` needs calibration examples."""
+    updates_weights: ClassVar[bool] = True
+    """Whether the remaining weights are updated."""
+    num_examples: int = 1024
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_examples < 1 or self.num_steps < 1:
+            raise StatisticsError(
+                f"Expected at least 1 calibration example and at least one step, got {self.num_examples} examples and "
+                f"{self.num_steps} steps: {self.summary}"
+            )
+
+    def check(self, weights: Params, density: Density, scope: Scope) -> None:
+        """Raise, before any work, what the sizes of the weights and the densities of the steps will raise.
+
+        Args:
+            weights: The weights to prune.
+            density: The density to reach.
+            scope: Which weights are ranked together.
+
+        Raises:
+            ModelError: The method cannot prune so many weights together.
+            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+        """
+        self.check_size(weights)
+        shapes = shapes_of(weights)
+        scope.check(shapes, [density])
+        *between, _ = intermediate_densities(density, scope, all_kept(weights), self.num_steps)
+        try:
+            scope.check(shapes, between)
+        except DensityError as error:
+            raise DensityError(
+                f"{self.num_steps} steps pass through other densities on the way to {density}: {error}"
+            ) from None
+
+    def check_size(self, weights: Params) -> None:
+        """Raise ModelError where the method cannot prune so many weights together."""
+
+    def prune(
+        self,
+        model: nn.Module,
+        weights: Params,
+        density: Density,
+        scope: Scope | str,
+        calibration: Split | None = None,
+        *,
+        initial: Params | None = None,
+        within: MaskDict | None = None,
+        seeds: tuple[int, int] = (0, 0),
+        forward: Forward | None = None,
+        loss: str | Loss | None = None,
+        progress: Progress | None = None,
+    ) -> PruneResult:
+        """Prune `weights` to `density` under `scope`.
+
+        Args:
+            model: The network; it is not changed.
+            weights: Its weights to prune, by name.
+            density: The fraction of all weights to keep.
+            scope: Which weights are ranked together, and the sparsity pattern.
+            calibration: The examples to use, all of them.
+            initial: The weights that training started from, for criteria that need them.
+            within: Earlier masks; what they pruned stays pruned.
+            seeds: Of random choices of the method, and of ties.
+            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+            loss: A key of LOSSES or a Loss, for methods that differentiate one; None: cross-entropy.
+            progress: Called after each step of long work.
+
+        Returns:
+            Pruned weights and masks.
+
+        Raises:
+            StatisticsError: The examples do not fit the model or the method, or contain no information on a layer.
+            ModelError: The model does not fit the method.
+            DensityError: The scope cannot give the density.
+            NonFiniteError: Inputs, curvature or updated weights are not finite.
+        """
+        return self._prune(
+            PruneTask(
+                model,
+                weights,
+                density,
+                parse_scope(scope),
+                calibration,
+                self.summary,
+                initial,
+                within,
+                seeds,
+                forward,
+                loss,
+                progress,
+            )
+        )
+
+    def _prune(self, task: "PruneTask") -> PruneResult:
+        return prune_in_steps(
+            self._examiner(task),
+            task.weights,
+            task.density,
+            task.scope,
+            within=task.within,
+            seed=task.seeds[1],
+            num_steps=self.num_steps,
+            num_recomputations=self.num_steps,
+        )
+
+    def _examiner(self, task: "PruneTask") -> Examine:
+        """The function (weights, masks) -> state, for methods that prune in steps."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PruneTask:
+    """The arguments of `PruningMethod.prune`."""
+
+    model: nn.Module
+    weights: Params
+    density: Density
+    scope: Scope
+    calibration: Split | None
+    summary: str
+    """Of the method, for errors."""
+    initial: Params | None
+    within: MaskDict | None
+    seeds: tuple[int, int]
+    forward: Forward | None
+    loss: str | Loss | None
+    progress: Progress | None
+    objective: Objective | None = None
+    """For methods that differentiate a loss."""
+
+    @property
+    def examples(self) -> Split:
+        """The calibration examples. Raises StatisticsError where there are none."""
+        if self.calibration is None:
+            raise StatisticsError(f"Expected calibration examples, got none; pass some: {self.summary}")
+        return self.calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMethod(PruningMethod):
+    """A method that uses derivatives of the loss by all weights together.
+
+    An update that gives a higher loss than zeroing alone is reduced, with a warning.
+    """
+
+    def examiner(self, objective: Objective, *, seed: int = 0, progress: Progress | None = None) -> Examine:
+        """The function (weights, masks) -> state of this method for `objective`."""
+        raise NotImplementedError
+
+    def _prune(self, task: PruneTask) -> PruneResult:
+        inputs, labels, loss = task.examples.inputs, task.examples.labels, task.loss or "cross_entropy"
+        objective = make_objective(task.model, task.weights, inputs, labels, loss=loss, forward=task.forward)
+        result = super()._prune(replace(task, objective=objective))
+        return limit_update_by_loss(objective, task.weights, result) if self.updates_weights else result
+
+    def _examiner(self, task: PruneTask) -> Examine:
+        assert task.objective is not None
+        seed = derive_seed(task.seeds[0], "pruner")
+        return self.examiner(task.objective, seed=seed, progress=task.progress)
+
+
+def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) -> None:
+    """Raise StatisticsError unless 0 < damping <= MAX_DAMPING, or 0 where it may be zero.
+
+    Args:
+        damping: As the method means it.
+        summary: Of the method, for the error.
+        may_be_zero: Whether the method can prune without damping.
+    """
+    is_in_range = 0 <= damping <= MAX_DAMPING
+    if not is_in_range or (damping == 0 and not may_be_zero):
+        least = "at least" if may_be_zero else "above"
+        raise StatisticsError(
+            f"Expected a damping {least} 0 and at most {MAX_DAMPING:g}, as 0.01, got {damping:g}: {summary}"
+        )

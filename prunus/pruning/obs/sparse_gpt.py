@@ -1,0 +1,321 @@
+"""SparseGPT: one factorization per layer, and columns from first to last for all rows at once.
+
+    H + λ I = (UᵀU)⁻¹,  U upper triangular          U[c:, c:] is the same for the columns from c on alone
+    at column c:    score w_c² / (2 U_cc²)           e = w_c / U_cc where pruned, 0 where kept
+                    W[:, c+1:] -= e U[c, c+1:]       the columns after it compensate for what a column lost
+
+Masks are selected column by column, `mask_block_size` columns at a time, from weights that have compensated for the
+columns before. How many weights of these columns are kept follows from the scope (`Scope.column_counts`).
+
+Source: Frantar & Alistarh 2023, "SparseGPT", section 3 and Algorithm 1 (mask_block_size: its B_s = 128, M for N:M).
+Differences from the paper: U comes from the Cholesky factor of H with its rows and columns reversed, without inverting
+H; the lazy updates are made by halving the columns recursively, which are large products, instead of in blocks of one
+width; the number kept of each mask block is rounded so that the layer keeps as many as under its scope; inputs are
+those of the network before any layer is pruned, where theirs have passed through the layers that are already pruned; a
+layer whose update loses more of its output than zeroing is solved for again with the same mask (`fallback.py`), with a
+warning.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunus.errors import EmptyLayerWarning, StatisticsError
+from prunus.pruning.density import densities_by_name
+from prunus.pruning.masks import all_kept, apply_masks, check_finite
+from prunus.pruning.matrix import from_matrix, to_matrix
+from prunus.pruning.obs.exact_obs import cholesky
+from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians_at
+from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
+from prunus.pruning.obs.state import PruneResult
+from prunus.pruning.scopes import Scope, shapes_of
+from prunus.seeds import derive_seed
+from prunus.types import Density, MaskDict, Params, Progress
+
+MAX_SOLVED_COLUMNS = 128
+"""Columns of a triangle that are inverted at once."""
+
+SelectColumns = Callable[[int, int, Tensor], Tensor]
+"""(first column, end, scores [O, end - first]) -> True where a weight is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseGpt(PruningMethod):
+    """OBS layer by layer and column by column, for layers of some thousand inputs.
+
+    Args:
+        damping: λ as a fraction of the mean curvature of a layer; may be 0.
+        mask_block_size: The number of columns whose masks are selected at a time, rounded down to whole patterns (N:M:
+            always M). None: all masks are selected at once, before any weight is updated; a scope that ranks layers
+            together always does that.
+        batch_size: Examples per forward pass.
+        num_examples: Calibration examples.
+
+    Raises:
+        StatisticsError: A number out of range, or more than one step.
+
+    >>> from prunus.pruning.scopes import Layer
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> examples = Split(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2, dtype=torch.int64))
+    >>> weights = {"weight": torch.tensor([[0.5, 1.0]])}
+    >>> SparseGpt(damping=1e-6).prune(model, weights, 0.5, Layer(), examples).weights
+    {'weight': tensor([[0.0000, 1.5000]])}
+    """
+
+    summary: ClassVar[str] = (
+        "OBS layer by layer, column by column (SparseGPT), with an update of the remaining weights."
+    )
+    damping: float = DAMPING
+    mask_block_size: int | None = 128
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_damping(self.damping, self.summary, may_be_zero=True)
+        if self.num_steps != 1:
+            raise StatisticsError(
+                f"Expected 1 step, as SparseGPT selects masks in a single pass, got {self.num_steps}."
+            )
+        if self.mask_block_size is not None and self.mask_block_size < 1:
+            raise StatisticsError(
+                f"Expected a mask block size of at least 1 column, got {self.mask_block_size}."
+            )
+
+    def _prune(self, task: PruneTask) -> PruneResult:
+        weights, within, progress = task.weights, task.within, task.progress
+        hessians = layer_hessians_at(
+            task.model,
+            weights if within is None else apply_masks(weights, within),
+            task.examples.inputs,
+            damping=self.damping,
+            batch_size=self.batch_size,
+            forward=task.forward,
+            progress=progress,
+        )
+        return self.prune_layers(
+            hessians, weights, task.density, task.scope, within=within, seed=task.seeds[1], progress=progress
+        )
+
+    def prune_layers(
+        self,
+        hessians: Mapping[str, LayerHessian],
+        weights: Params,
+        density: Density,
+        scope: Scope,
+        *,
+        within: MaskDict | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> PruneResult:
+        """`prune` where the Hessians are known, from one `layer_hessians` for many densities.
+
+        Args:
+            hessians: Of the layers of `weights`, with their damping.
+            weights: The weights to prune.
+            density: The fraction of all weights to keep.
+            scope: Which weights are ranked together.
+            within: Earlier masks; what they pruned stays pruned.
+            seed: Seed of ties.
+            progress: Called after each layer.
+
+        Returns:
+            Pruned and updated weights with their masks.
+
+        Raises:
+            DensityError: The scope cannot give the density.
+            NonFiniteError: H is singular with this damping.
+        """
+        masks = within or all_kept(weights)
+        weights = apply_masks({name: weight.detach() for name, weight in weights.items()}, masks)
+        if self.mask_block_size is None or scope.ranks_layers_together:
+            layers = _prune_with_scores(weights, hessians, density, scope, within, seed, progress)
+        else:
+            # The scope checks shapes and densities before the work.
+            scope.check(shapes_of(weights), [density], within)
+            step, layers = scope.column_step(self.mask_block_size), {}
+            densities = densities_by_name(density, list(weights))
+            for number, (name, weight) in enumerate(weights.items(), start=1):
+                layer = ColumnPruner(name, weight, hessians[name])
+                kept = to_matrix(masks[name])
+                counts = scope.column_counts(kept, densities[name], step, name)
+                layer.run(
+                    step, select_columns(name, scope, counts, step, None if within is None else kept, seed)
+                )
+                layers[name] = layer.result()
+                if progress:
+                    progress("layers updated", number, len(weights))
+        warn_of_rejected("SparseGPT", [name for name, layer in layers.items() if layer.was_rejected])
+        updated = {name: layer.weight for name, layer in layers.items()}
+        check_finite(updated, "The updated weight")
+        return PruneResult(
+            updated,
+            {name: layer.mask for name, layer in layers.items()},
+            sum(layer.predicted_increase for layer in layers.values()),
+            max(hessians[name].damping for name in weights),
+            {name: layer.seconds for name, layer in layers.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _PrunedLayer:
+    weight: Tensor
+    mask: Tensor
+    predicted_increase: float
+    seconds: float
+    was_rejected: bool
+
+
+def _prune_with_scores(
+    weights: Params,
+    hessians: Mapping[str, LayerHessian],
+    density: Density,
+    scope: Scope,
+    within: MaskDict | None,
+    seed: int,
+    progress: Progress | None,
+) -> dict[str, _PrunedLayer]:
+    """Select all masks at once, from the weights as they are, then update."""
+    pruners = {name: ColumnPruner(name, weight, hessians[name]) for name, weight in weights.items()}
+    scores = {name: pruner.scores() for name, pruner in pruners.items()}
+    masks = scope.select(scores, density, within, derive_seed(seed, "once"))
+    layers = {}
+    for number, (name, pruner) in enumerate(pruners.items(), start=1):
+        mask = to_matrix(masks[name])
+        pruner.run(pruner.num_columns, lambda first, end, scores, mask=mask: mask[:, first:end])  # type: ignore[misc]
+        layers[name] = pruner.result()
+        if progress:
+            progress("layers updated", number, len(pruners))
+    return layers
+
+
+def select_columns(
+    name: str, scope: Scope, counts: list[int], step: int, within: Tensor | None, seed: int
+) -> SelectColumns:
+    """The selection of `scope` among `step` columns at a time.
+
+    Args:
+        name: Of the weight; ties depend on it.
+        scope: The pattern of the columns.
+        counts: The number of weights to keep of each `step` columns.
+        step: Number of columns at a time.
+        within: [O, D], the earlier mask of the layer's matrix, or None.
+        seed: Seed of ties.
+
+    Returns:
+        The function (first column, end, scores) -> mask.
+    """
+
+    def select(first: int, end: int, scores: Tensor) -> Tensor:
+        count = counts[first // step]
+        if not count:
+            return torch.zeros_like(scores, dtype=torch.bool)
+        masks = None if within is None else {name: within[:, first:end]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EmptyLayerWarning)  # these columns are not the layer
+            return scope.select(
+                {name: scores}, count / scores.numel(), masks, derive_seed(seed, "columns", first)
+            )[name]
+
+    return select
+
+
+class ColumnPruner:
+    """One layer while it is pruned; columns are stored as rows, [G, D, R], so that each is contiguous."""
+
+    def __init__(self, name: str, weight: Tensor, hessian: LayerHessian) -> None:
+        start = time.perf_counter()
+        self.original, self.hessian = weight, hessian
+        self.num_columns = hessian.hessian.shape[1]
+        self.upper = torch.stack(
+            [_upper_factor(name, hessian, g).to(weight.dtype) for g in range(len(hessian.hessian))]
+        )
+        self.w = self._by_column(to_matrix(weight)).clone(memory_format=torch.contiguous_format)
+        self.errors = torch.zeros_like(self.w)
+        self.kept = torch.zeros_like(self.w, dtype=torch.bool)
+        self.predicted_increase = 0.0
+        self.seconds = time.perf_counter() - start
+
+    def run(self, step: int, select: SelectColumns) -> None:
+        """Select masks of `step` columns at a time and update, from the first column to the last."""
+        start = time.perf_counter()
+        self._run_columns(0, self.num_columns, step, select)
+        self.w.masked_fill_(~self.kept, 0.0)
+        norms = torch.linalg.vector_norm(self.errors, dim=2).double()
+        self.predicted_increase = float(norms.square().sum()) / 2
+        self.seconds += time.perf_counter() - start
+
+    def _run_columns(self, first: int, end: int, step: int, select: SelectColumns | None) -> None:
+        """Prune columns that have compensated for those before `first`; None: masks are selected already."""
+        width = end - first
+        if select and width <= step:
+            kept = self._by_column(select(first, end, self._matrix(self._scores(first, end))))
+            self.kept[:, first:end], self.errors[:, first:end] = kept, ~kept
+            select = None
+        if width == 1:
+            # Until now 1 where pruned, else 0. Pruned weights are set to zero at the end, for all columns at once.
+            self.errors[:, first].mul_(self.w[:, first] / self.upper[:, first, first, None])
+            return
+        unit = step if select else 1
+        middle = first + max(1, width // 2 // unit) * unit
+        self._run_columns(first, middle, step, select)
+        self.w[:, middle:end].baddbmm_(
+            self.upper[:, first:middle, middle:end].mT, self.errors[:, first:middle], alpha=-1
+        )
+        self._run_columns(middle, end, step, select)
+
+    def _scores(self, first: int, end: int) -> Tensor:
+        pivots = self.upper.diagonal(dim1=1, dim2=2)[:, first:end, None]
+        return (self.w[:, first:end] / pivots).square() / 2
+
+    def scores(self) -> Tensor:
+        """One score per weight as the weights are now, of the weight's shape."""
+        return from_matrix(self._matrix(self._scores(0, self.num_columns)), self.original)
+
+    def _matrix(self, columns: Tensor) -> Tensor:
+        """[G, D, R] -> [O, D]."""
+        return columns.mT.flatten(0, 1)
+
+    def _by_column(self, matrix: Tensor) -> Tensor:
+        """[O, D] -> [G, D, R]."""
+        return matrix.reshape(len(self.upper), -1, matrix.shape[1]).mT
+
+    def result(self) -> _PrunedLayer:
+        """The pruned layer; an update that is worse than zeroing is solved for again."""
+        start = time.perf_counter()
+        weight, mask = (
+            from_matrix(self._matrix(columns), self.original).contiguous() for columns in (self.w, self.kept)
+        )
+        weight, was_rejected = limit_layer_update(self.hessian, self.original, mask, weight)
+        increase = self.predicted_increase
+        if was_rejected:
+            increase = self.hessian.damped_error(weight - self.original)
+        seconds = self.seconds + time.perf_counter() - start
+        return _PrunedLayer(weight, mask, increase, seconds, was_rejected)
+
+
+def _upper_factor(name: str, hessian: LayerHessian, group: int) -> Tensor:
+    """U with UᵀU = (H + λ I)⁻¹: the inverse of the reversed factor, reversed again."""
+    factor = cholesky(name, hessian, group, reverse=True)
+    _invert_triangle(factor)
+    return factor.flip(0, 1)
+
+
+def _invert_triangle(lower: Tensor) -> None:
+    """Invert a lower triangle in place, by halves: a third of the work of solving for the identity."""
+    size = len(lower)
+    if size <= MAX_SOLVED_COLUMNS:
+        identity = torch.eye(size, dtype=lower.dtype, device=lower.device)
+        lower.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+        return
+    half = size // 2
+    first, below, last = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    right = torch.linalg.solve_triangular(last, below, upper=False)
+    below.copy_(torch.linalg.solve_triangular(first, right, upper=False, left=False).neg_())
+    _invert_triangle(first)
+    _invert_triangle(last)

@@ -268,14 +268,12 @@ def _check_outputs(
     from prunus.files import check_writable, has_control_characters
 
     if checkpoints is not None:
-        if has_control_characters(checkpoints):
+        name, reason = repr(str(checkpoints)), "its name has control characters"
+        if not has_control_characters(checkpoints):
+            name, reason = str(checkpoints), why_not_writable(checkpoints)
+        if reason:
             raise OutputError(
-                f"Checkpoints cannot be written to {str(checkpoints)!r}: its name has control characters; name another "
-                "folder with --checkpoints."
-            )
-        if reason := why_not_writable(checkpoints):
-            raise OutputError(
-                f"Checkpoints cannot be written to {checkpoints}: {reason}; name a folder with --checkpoints."
+                f"Checkpoints cannot be written to {name}: {reason}; name another folder with --checkpoints."
             )
         outputs = (checkpoints / path.name for path in (out, page) if path.suffix == ".safetensors")
         inputs = [*inputs, *outputs]

@@ -92,47 +92,40 @@ def compress(
     if not isinstance(recipe, CompressionRecipe):
         recipe = lookup("recipe", COMPRESSION_RECIPES, recipe)
     check_tensor_state(model)
-    modes = {name: module.training for name, module in model.named_modules()}
-    dense_model, model = model, copied(model)
-    weights = check_inputs(model, data, recipe, include, exclude)
+    copy = copied(model)
+    weights = check_inputs(copy, data, recipe, include, exclude)
     folder = None if checkpoints is None else Path(checkpoints)
-    if folder is not None:
-        check_checkpoint_writable(folder / "finetune.safetensors")
-    if path is not None:
-        check_writable(path, force=True)
-    run = CompressionRun(model, weights, data, recipe, seed, folder, report, progress)
-    if train_first:
-        dense_model = run.train_dense()
+    _check_outputs(path, folder)
+    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress)
+
+    dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
-    stages = [run.measure("dense", sum(tensor.nbytes for tensor in model.state_dict().values()))]
+    stages = [run.measure("dense", sum(tensor.nbytes for tensor in copy.state_dict().values()))]
 
     masks, pruning_epochs = run.prune(plan)
     (pruned,) = run.encode([PRUNED_ENCODING])
     stages.append(run.measure("pruned", len(pruned.to_bytes())))
 
     quantized, finetuning_epochs = run.quantize(masks)
-    set_weights(model, {name: tensor.dense() for name, tensor in quantized.items()})
+    set_weights(copy, {name: tensor.dense() for name, tensor in quantized.items()})
     if recipe.half_precision_biases:
-        set_weights(model, round_to_half(model, weights, exclude))
+        set_weights(copy, round_to_half(copy, weights, exclude))
 
     run.announce("encoding the weights")
     encodings = stage_encodings(recipe)
-    encoded = run.encode(list(encodings.values()))
+    encoded = dict(zip(encodings, run.encode(list(encodings.values())), strict=True))
     measured = run.measure("quantized", 0)  # one network in three encodings
-    for name, state in zip(encodings, encoded, strict=True):
-        stages.append(replace(measured, name=name, bytes=len(state.to_bytes())))
-    model.zero_grad()
-    for name, module in model.named_modules():
-        module.training = modes.get(name, module.training)
+    stages += [replace(measured, name=name, bytes=len(e.to_bytes())) for name, e in encoded.items()]
+    _restore_modes(copy, model)
 
-    state = encoded[list(encodings.values()).index(recipe.encoding)]
+    state = next(encoded[name] for name, encoding in encodings.items() if encoding == recipe.encoding)
     content = run.file_content(state)
     if path is not None:
         run.announce("writing the file")
         write_atomic(path, content)
-        _check_loads_back(path, model)
+        _check_loads_back(path, copy)
     return Compressed(
-        model=model,
+        model=copy,
         dense_model=dense_model,
         masks=masks,
         quantized=quantized,
@@ -142,8 +135,24 @@ def compress(
         seed=seed,
         file_bytes=len(content),
         metadata_bytes=len(content) - len(state.to_bytes()),
-        skipped=skipped_parameters(model, include, exclude, pruned=masks),
+        skipped=skipped_parameters(copy, include, exclude, pruned=masks),
     )
+
+
+def _check_outputs(path: str | os.PathLike[str] | None, checkpoints: Path | None) -> None:
+    """Check before the work that the file and the checkpoints can be written."""
+    if checkpoints is not None:
+        check_checkpoint_writable(checkpoints / "finetune.safetensors")
+    if path is not None:
+        check_writable(path, force=True)
+
+
+def _restore_modes(copy: nn.Module, model: nn.Module) -> None:
+    """Give the modules of `copy` the modes of those of `model`, and no gradients."""
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in copy.named_modules():
+        module.training = modes.get(name, module.training)
+    copy.zero_grad()
 
 
 def _check_loads_back(path: str | os.PathLike[str], model: nn.Module) -> None:

@@ -372,4 +372,4 @@ def test_reading_raises_a_named_error_without_memory(tmp_path):
             paths[-1].write_bytes(data)
     done = subprocess.run([sys.executable, "-c", SCARCE, *map(str, paths)], capture_output=True, text=True)
     lines = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert lines == ["SizeLimitError Reading the file takes more memory than there is"] * 9, done.stderr
+    assert lines == ["SizeLimitError Reading the file takes more memory than is available"] * 9, done.stderr

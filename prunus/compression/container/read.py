@@ -47,7 +47,7 @@ def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str,
 
     Raises:
         NotAContainerError, UnsupportedVersionError, TruncatedFileError, CorruptFileError: The data is not a sound file.
-        SizeLimitError: Reading would take more than `max_bytes`, or more memory than there is.
+        SizeLimitError: Reading would take more than `max_bytes`, or more memory than is available.
         Nothing else is raised, whatever `data` is.
     """
     with named_memory_errors():

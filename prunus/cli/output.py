@@ -106,5 +106,5 @@ def echo_table(
         table.add_column(Text(name), justify="left" if place < words else "right", overflow="fold")
     for place, row in enumerate(rows, start=1):
         table.add_row(*(Text(clean(cell)) for cell in row), end_section=place == len(rows) - footer)
-    seen = stdout().isatty() or "COLUMN_MAJOR" in os.environ
+    seen = stdout().isatty() or "COLUMNS" in os.environ
     _Results(file=stdout(), highlight=False, width=None if seen else UNSEEN_WIDTH).print(table)

@@ -281,7 +281,7 @@ def refused(folder, capsys):
             "Expected the train split of unsplit to be a prunus.Split of two tensors, got list",
         ),
         (5, (NET, DATA, "--density=0"), "above 0"),
-        (5, (NET, DATA, "--density=0.0005"), "none of the 640 weights of all layers"),
+        (5, (NET, DATA, "--density=0.0005"), "one of the 640 weights of all layers"),
         (5, (NET, DATA, "--density=0.0005", "--recipe=lenet-300-100"), "of the 640 weights of '1.weight'"),
         (5, (NET, DATA, "--density=2"), "at most 1"),
         (5, (NET, DATA, "--density=-0.5"), "above 0"),

@@ -19,11 +19,11 @@ def run() -> str:
     n, raw = len(weights), weights.tobytes()
     rows = []
     for codec in ("range", "huffman", "bitpack"):
-        coding = EncodingConfig(codec=codec)
-        data = pack(state, coding=coding)
+        encoding = EncodingConfig(codec=codec)
+        data = pack(state, encoding=encoding)
         timed = interleaved(
             {
-                "encode": lambda coding=coding: pack(state, coding=coding),
+                "encode": lambda encoding=encoding: pack(state, encoding=encoding),
                 "decode": lambda data=data: unpack(data),
             },
             rounds=5,

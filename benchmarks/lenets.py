@@ -26,7 +26,7 @@ def one(job: tuple[str, int]) -> dict[str, float]:
     data = prunus.load_data("mnist", seed=seed)
     model = prunus.models.MODELS[name](seed=derive_seed(seed, "model"))
     prunus.train(model, data, recipe.dense, seed=derive_seed(seed, "dense"))
-    compressed = prunus.deep_compress(model, data, recipe, seed=seed)
+    compressed = prunus.compress(model, data=data, preset=recipe, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.prunus"
         size = prunus.save(compressed, path)
@@ -39,9 +39,9 @@ def one(job: tuple[str, int]) -> dict[str, float]:
         "dense error": prunus.evaluate(model, data.test).error,
         "error": prunus.evaluate(loaded, data.test).error,
         "pruning": 1 / compressed.density,
-        "P+Q": sizes["dense"] / sizes["shared"],
+        "P+Q": sizes["dense"] / sizes["quantized"],
         "P+Q+H": sizes["dense"] / sizes["huffman"],
-        "Huffman saves %": 100 * (1 - sizes["huffman"] / sizes["shared"]),
+        "Huffman saves %": 100 * (1 - sizes["huffman"] / sizes["quantized"]),
         "range saves over Huffman %": 100 * (1 - sizes["range"] / sizes["huffman"]),
     }
     print(name, seed, {key: round(value, 4) for key, value in result.items()}, file=sys.stderr, flush=True)

@@ -6,10 +6,10 @@ from prunus.compression.container import inspect as inspect
 from prunus.compression.container import load as load
 from prunus.compression.container import pack as pack
 from prunus.compression.container import read as read
-from prunus.compression.deep_compression import Compressed as Compressed
-from prunus.compression.deep_compression import deep_compress as deep_compress
+from prunus.compression.deep_compression import compress as compress
 from prunus.compression.presets import COMPRESSION_RECIPES as COMPRESSION_RECIPES
-from prunus.compression.recipes import CompressionRecipe as CompressionRecipe
+from prunus.compression.presets import CompressionRecipe as CompressionRecipe
+from prunus.compression.result import Compressed as Compressed
 from prunus.compression.save import save as save
 from prunus.data import DATASETS as DATASETS
 from prunus.data import load_data as load_data

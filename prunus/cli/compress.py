@@ -1,53 +1,68 @@
-"""`prunus compress`."""
+"""`prunus compress`, and what it shares with `prunus demo`."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, DataName, Device, Force, Seed, Threads, optional
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunus.compression.container import FileInspection
+    from prunus.compression.presets import CompressionRecipe
+    from prunus.compression.result import Compressed
+    from prunus.training import Evaluation
+    from prunus.types import Dataset
+
 Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A built-in model, or yours: package.module:function, which returns a torch.nn.Module.",
+        help="A built-in model, or your own: package.module:function, which returns a torch.nn.Module.",
         show_default=False,
         autocompletion=completion("model"),
     ),
 ]
 Out = Annotated[
-    Path, typer.Option(metavar="FILE", help="Where the compressed network goes.", show_default=False)
+    Path, typer.Option(metavar="FILE", help="Output path of the compressed model.", show_default=False)
 ]
 Weights = Annotated[
     Path | None,
     optional(
-        "FILE", "Trained weights, .safetensors or a torch file of a state_dict; else the model is trained."
+        "FILE",
+        "Trained weights, .safetensors or a torch file of a state_dict; without it the model is trained.",
     ),
 ]
 RecipeName = Annotated[
     str | None,
     optional(
-        "NAME", "One of `prunus list`; else the model's own, or default.", complete=completion("recipe")
+        "NAME",
+        "A recipe of `prunus list` (default: that of the model's name, else default).",
+        complete=completion("recipe"),
     ),
 ]
-Density = Annotated[float | None, optional("SHARE", "Share of weights to keep, the same for all layers.")]
+Density = Annotated[float | None, optional("D", "Fraction of weights to keep, the same for all layers.")]
 Scope = Annotated[
     str | None,
     optional(
         "NAME",
-        "What is ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. 2:4 takes --density 0.5 "
-        "--rounds 1.",
+        "Which weights are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. 2:4 requires "
+        "--density 0.5 --rounds 1.",
         complete=completion("scope"),
     ),
 ]
-Bits = Annotated[int | None, optional("N", "Bits of a weight, 1 to 8, the same for all layers.", 1, 8)]
+Bits = Annotated[int | None, optional("N", "Bits per weight, 1 to 8, the same for all layers.", 1, 8)]
 Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1, 10_000)]
 Epochs = Annotated[
     list[str] | None,
     optional(
-        "STAGE=N", "Epochs of dense, retrain (a round), settle (the last) or finetune. May be repeated."
+        "STAGE=N",
+        "Epochs of dense, retrain (per round), final_retrain (after the last round) or finetune. May be repeated.",
     ),
 ]
 Include = Annotated[
@@ -58,9 +73,9 @@ Exclude = Annotated[
 ]
 Checkpoints = Annotated[
     Path | None,
-    optional("FOLDER", "Where a run leaves its state, so that killed and started again it goes on."),
+    optional("FOLDER", "Folder of checkpoints, from which an interrupted command resumes."),
 ]
-Page = Annotated[Path | None, optional("FILE", "Where the page goes; the file of --out as .html by default.")]
+Page = Annotated[Path | None, optional("FILE", "Output path of the HTML page (default: --out with .html).")]
 
 
 def compress(
@@ -84,17 +99,16 @@ def compress(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prune a network, share its weights, and code it into one small file, with a page that shows how.
+    """Prune, quantize and entropy-code a network into one small file, and write a page of the result.
 
     Example: prunus compress --model lenet-5 --data mnist --out lenet-5.prunus
 
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
-    from prunus.cli.compress_pipeline import CompressOptions, check_outputs, finish, run_compress
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
     from prunus.cli.recipe_options import resolve_recipe
-    from prunus.compression.deep_compression import planned_densities
+    from prunus.compression.density_plan import planned_densities
     from prunus.data import load_data
     from prunus.models.loading import load_weights, make_model
     from prunus.pruning.prunable import prunable_weights
@@ -105,24 +119,165 @@ def compress(
     if page is None:
         page = out.with_suffix(".html") if out.name else out
     inputs = [*source_files(model, data), *([weights] if weights else [])]
-    check_outputs(out, page, checkpoints, force=force, inputs=inputs)
+    _check_outputs(out, page, checkpoints, force=force, inputs=inputs)
     settings = resolve_recipe(model, recipe, density, bits, rounds, epochs or [], scope)
-    net = make_model(model, seed)
+    network = make_model(model, seed)
     if weights is not None:
-        load_weights(net, weights)
-    # What the recipe cannot do with these weights is known before a data set is fetched.
-    planned_densities(settings, prunable_weights(net, tuple(include or ("*",)), tuple(exclude or ())))
-    job = CompressOptions(
+        load_weights(network, weights)
+    patterns = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
+    planned_densities(settings, prunable_weights(network, **patterns))  # before a data set is downloaded
+    compress_and_report(
+        network.to(device),
+        load_data(data, device=device, seed=seed, progress=report),
+        settings,
         title=f"{model} on {data}",
-        model=net.to(device),
-        trained=weights is not None,
-        data=load_data(data, device=device, seed=seed, progress=report),
-        recipe=settings,
         out=out,
         page=page,
+        as_json=as_json,
+        train_first=weights is None,
         seed=seed,
-        include=tuple(include or ("*",)),
-        exclude=tuple(exclude or ()),
         checkpoints=checkpoints,
+        **patterns,
     )
-    finish(run_compress(job), as_json)
+
+
+def compress_and_report(
+    model: "nn.Module",
+    data: "Dataset",
+    recipe: "CompressionRecipe",
+    *,
+    title: str,
+    out: Path,
+    page: Path,
+    as_json: bool,
+    train_first: bool,
+    **options: Any,
+) -> None:
+    """Call `prunus.compress`, evaluate the test split, print the result, and write the page.
+
+    Args:
+        model, data, recipe, train_first: See `prunus.compress`.
+        title: Title of the page and the table.
+        out: The file to write.
+        page: The page to write.
+        as_json: Whether to print JSON.
+        options: Further arguments of `prunus.compress`.
+    """
+    from prunus.cli.output import echo, echo_json, stdout
+    from prunus.cli.progress import added_up, epoch_lines, num_epochs, num_steps, report
+    from prunus.compression.container import inspect
+    from prunus.compression.deep_compression import compress as compress_model
+    from prunus.files import after_writing
+    from prunus.report.compression_page import write_page
+    from prunus.report.templating import environment
+    from prunus.training import evaluate
+
+    start = time.perf_counter()
+    environment()  # an error before the work if the library of the page is missing
+    patterns = {key: options[key] for key in ("include", "exclude") if key in options}
+    rounds = _announce(model, data, recipe, **patterns)
+    result = compress_model(
+        model,
+        out,
+        data=data,
+        preset=recipe,
+        train_first=train_first,
+        report=epoch_lines(num_epochs(recipe, rounds, train_first)),
+        progress=added_up(num_steps(recipe, rounds, train_first, data), report),
+        **options,
+    )
+    with after_writing(out):
+        dense_test = evaluate(result.dense_model, data.test, progress=report)
+        test = evaluate(result.model, data.test, progress=report)
+        inspection, seconds = inspect(out), time.perf_counter() - start
+        report("writing the page", 0, 0)
+        try:  # the page is written also where nobody reads what is printed
+            if as_json:
+                errors = {"dense_test_error": dense_test.error, "test_error": test.error, "n": test.n}
+                paths = {"file": str(out), "page": str(page)}
+                echo_json({**paths, **result.to_json(), **errors, "seconds": seconds})
+            else:
+                _show(result, inspection, title, out, dense_test, test)
+            stdout().flush()
+        finally:
+            write_page(
+                page,
+                result,
+                inspection,
+                title=title,
+                dense_test=dense_test,
+                test=test,
+                seconds=seconds,
+                provenance=data.provenance,
+            )
+    if not as_json:
+        echo(f"page  {page}")
+
+
+def _announce(model: "nn.Module", data: "Dataset", recipe: "CompressionRecipe", **patterns: Any) -> int:
+    """Check everything, log which weights will be pruned, and return the number of rounds."""
+    from prunus.cli.output import log
+    from prunus.compression.checks import bits_by_name, check_inputs
+    from prunus.compression.density_plan import planned_densities
+    from prunus.pruning.density import densities_by_name
+    from prunus.pruning.scopes import parse_scope
+
+    weights = check_inputs(model, data, recipe, **patterns)
+    bits = bits_by_name(model, list(weights), recipe.bits)
+    together = parse_scope(recipe.scope).ranks_layers_together
+    densities = {} if together else densities_by_name(recipe.density, list(weights))
+    for name, weight in weights.items():
+        shape = " × ".join(map(str, weight.shape))
+        density = "" if together else f" to density {densities[name]:g}"
+        log(f"will prune {name} ({shape}){density}, and quantize it to {bits[name]} bits")
+    if together:
+        log(f"will rank them together, to density {recipe.density:g} of all")
+    if others := [name for name, _ in model.named_parameters() if name not in weights]:
+        log(f"not pruned: {', '.join(others)}")
+    return len(planned_densities(recipe, weights))
+
+
+def _show(
+    result: "Compressed",
+    inspection: "FileInspection",
+    title: str,
+    out: Path,
+    dense_test: "Evaluation",
+    test: "Evaluation",
+) -> None:
+    """Print the sizes after each stage, and those of the file."""
+    from prunus.cli.output import echo, echo_table
+    from prunus.pruning.prunable import describe_skipped
+    from prunus.report import formatting
+    from prunus.report.stage_sizes import sizes
+
+    columns = ("stage", "bytes", "ratio", "density (sparsity)", "validation error", "Han et al. 2016")
+    rows = sizes(result, inspection).rows
+    echo_table(columns, [(r.name, r.bytes, r.ratio, r.density, r.error, r.paper) for r in rows], title=title)
+    size, ratio = formatting.format_int(inspection.file_bytes), formatting.format_ratio(inspection.ratio)
+    echo(f"file  {out}: {size} bytes, compression ratio {ratio}")
+    before, after = formatting.format_error(dense_test), formatting.format_error(test)
+    echo(f"test  error {before} before, {after} after compression")
+    echo(f"rest  {describe_skipped(result.model, result.skipped)}")
+
+
+def _check_outputs(
+    out: Path, page: Path, checkpoints: Path | None, *, force: bool, inputs: Sequence[Path]
+) -> None:
+    """Check that the file, its page and the checkpoints can be written without destroying an input."""
+    from prunus.diagnostics import why_not_writable
+    from prunus.errors import OutputError
+    from prunus.files import check_writable, has_control_characters
+
+    if checkpoints is not None:
+        name, reason = repr(str(checkpoints)), "its name has control characters"
+        if not has_control_characters(checkpoints):
+            name, reason = str(checkpoints), why_not_writable(checkpoints)
+        if reason:
+            raise OutputError(
+                f"Checkpoints cannot be written to {name}: {reason}; name another folder with --checkpoints."
+            )
+        outputs = (checkpoints / path.name for path in (out, page) if path.suffix == ".safetensors")
+        inputs = [*inputs, *outputs]
+    check_writable(out, force=force, inputs=inputs)
+    check_writable(page, force=force, inputs=[*inputs, out])

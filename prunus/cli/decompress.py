@@ -13,12 +13,14 @@ def decompress(
     file: File,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to; FILE with .safetensors by default.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Output path (default: FILE with .safetensors).", show_default=False
+        ),
     ] = None,
     force: Force = False,
     max_bytes: MaxBytes = None,
 ) -> None:
-    """Turn a file back into plain tensors, as a safetensors file.
+    """Convert a file to a safetensors file of the same tensors.
 
     Example: prunus decompress demo/lenet-300-100.prunus --out lenet.safetensors
     """

@@ -1,6 +1,5 @@
 """`prunus demo`."""
 
-import json
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -13,24 +12,24 @@ TITLE = "LeNet-300-100 on MNIST"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the file and the page go.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the file and the page.")] = Path(
         "demo"
     ),
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train LeNet-300-100 on MNIST, make it more than fifty times smaller, and write a page that shows how.
+    """Train LeNet-300-100 on MNIST, compress it to less than 2 % of its size, and write a page of the result.
 
-    Writes lenet-300-100.prunus and report.html. Those that an earlier demo wrote are replaced; other files of these
-    names only with --force.
+    Writes lenet-300-100.prunus and report.html. Those of an earlier demo are overwritten, other files of these names
+    only with --force.
 
     Example: prunus demo --open
     """
-    from prunus.cli.compress_pipeline import CompressOptions, finish, run_compress
+    from prunus.cli.compress import compress_and_report
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
     from prunus.compression.presets import COMPRESSION_RECIPES
@@ -40,50 +39,46 @@ def demo(
 
     use_threads(threads)
     device = resolve_device(device)
+    file, page = out / "lenet-300-100.prunus", out / "report.html"
     with output_folder(out):
-        file, page = out / "lenet-300-100.prunus", out / "report.html"
         check_writable(file, force=force or _is_demo_file(file))
         check_writable(page, force=force or _is_demo_page(page), inputs=[file])
-        job = CompressOptions(
+        compress_and_report(
+            make_model("lenet-300-100", seed).to(device),
+            load_data("mnist", device=device, seed=seed, progress=report),
+            COMPRESSION_RECIPES["demo"],
             title=TITLE,
-            model=make_model("lenet-300-100", seed).to(device),
-            trained=False,
-            data=load_data("mnist", device=device, seed=seed, progress=report),
-            recipe=COMPRESSION_RECIPES["demo"],
             out=file,
             page=page,
+            as_json=as_json,
+            train_first=True,
             seed=seed,
         )
-        outcome = run_compress(job)
-    finish(outcome, as_json)
     if open_page:
-        webbrowser.open(job.page.resolve().as_uri())
+        webbrowser.open(page.resolve().as_uri())
 
 
 def _is_demo_file(path: Path) -> bool:
     """Whether `path` is a file that an earlier demo wrote: its network, its data and its recipe."""
-    from dataclasses import asdict
-
     from prunus.compression.container import read_header
-    from prunus.compression.container.read import arguments_of
+    from prunus.compression.container.read import named_model
     from prunus.compression.presets import COMPRESSION_RECIPES
+    from prunus.compression.save import recipe_metadata
     from prunus.errors import PrunusError
 
     try:
         header = read_header(path)
     except PrunusError:
         return False
-    name, _ = arguments_of(header) or ("", {})
-    made = header["made"]
-    if name != "lenet-300-100" or not isinstance(made, dict) or made.get("data") != "mnist":
+    name, _ = named_model(header) or ("", {})
+    metadata = header["made"]
+    if name != "lenet-300-100" or not isinstance(metadata, dict) or metadata.get("data") != "mnist":
         return False
-    recipe = made.get("recipe")
-    demo = json.loads(json.dumps(asdict(COMPRESSION_RECIPES["demo"])))
-    return isinstance(recipe, dict) and all(demo.get(key) == value for key, value in recipe.items())
+    return bool(metadata.get("recipe") == recipe_metadata(COMPRESSION_RECIPES["demo"], 0)["recipe"])
 
 
 def _is_demo_page(path: Path) -> bool:
-    """Whether `path` is a page that an earlier demo wrote."""
+    """Whether `path` is the page of an earlier demo."""
     try:
         with path.open("rb") as file:
             return f"<title>{TITLE} · prunus</title>".encode() in file.read(4096)

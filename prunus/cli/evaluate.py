@@ -34,7 +34,7 @@ def evaluate(
     from prunus.cli.devices import resolve_device
     from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
-    from prunus.compression.container.read import arguments_of
+    from prunus.compression.container.read import named_model
     from prunus.data import load_data
     from prunus.errors import ModelMismatchError
     from prunus.models import MODELS
@@ -43,7 +43,7 @@ def evaluate(
     from prunus.training.checks import check_model
 
     device = resolve_device(device)
-    if model is None and (arguments_of(read_header(file)) or ("",))[0] not in MODELS:
+    if model is None and (named_model(read_header(file)) or ("",))[0] not in MODELS:
         raise ModelMismatchError(
             f"{file} does not name a built-in model; pass yours with --model package.module:function."
         )

@@ -5,38 +5,36 @@ from prunus.cli.output import clean, echo, echo_json, echo_table
 
 
 def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> None:
-    """Show what each tensor of a file costs, adding up to the size of the file.
+    """Show the size of each tensor in a file; the sizes add up to that of the file.
 
-    Bits are those of a stored entry, before and after entropy coding, and of the file their average; the share
-    is of the float32 original.
+    Bits are per stored entry, before and after entropy coding, for the file their average; the fraction is of the
+    original float32 size.
 
     Example: prunus inspect demo/lenet-300-100.prunus
     """
-    from prunus.compression.container import inspect as look
+    from prunus.compression.container import inspect as inspect_file
     from prunus.report import formatting
     from prunus.report.layer_table import table
 
-    inspection = look(file, max_bytes)
+    inspection = inspect_file(file, max_bytes)
     if as_json:
         echo_json(inspection.to_json())
         return
-    found = table(inspection)
+    layers = table(inspection)
     columns = ("tensor", "shape", "weights", "density (sparsity)", "values", "weight bits", "index bits")
     rows = [
         (
             *(row.name, row.shape, row.weights, row.density, row.values),
             *(_arrow(row.weight_bits), _arrow(row.index_bits), row.bytes, row.share),
         )
-        for row in (*found.rows, found.total)
+        for row in (*layers.rows, layers.total)
     ]
-    echo_table((*columns, "bytes", "share"), rows, words=2, footer=1)
-    echo(
-        f"{formatting.format_int(inspection.file_bytes)} bytes for {formatting.format_int(inspection.original_bytes)}: "
-        f"{formatting.format_ratio(inspection.ratio)} smaller."
-    )
-    for name, about in (("model", inspection.model), ("made", inspection.made)):
-        if about:
-            echo(clean(f"{name}: {formatting.format_settings(about)}"))
+    echo_table((*columns, "bytes", "fraction"), rows, words=2, footer=1)
+    size, original = map(formatting.format_int, (inspection.file_bytes, inspection.original_bytes))
+    echo(f"{size} of {original} bytes: compression ratio {formatting.format_ratio(inspection.ratio)}.")
+    for name, content in (("model", inspection.model), ("metadata", inspection.metadata)):
+        if content:
+            echo(clean(f"{name}: {formatting.format_settings(content)}"))
 
 
 def _arrow(pair: tuple[str, str]) -> str:

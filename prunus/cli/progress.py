@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from prunus.cli.output import before_output, errors, log
 
 if TYPE_CHECKING:
-    from prunus.compression.recipes import CompressionRecipe
+    from prunus.compression.presets import CompressionRecipe
     from prunus.training import EpochMetrics, Recipe
     from prunus.types import Dataset, Progress
 
@@ -23,8 +23,8 @@ FIRST_SECONDS, EVERY_SECONDS = 2.0, 20.0
 TICK_SECONDS = 0.25
 """How often the clock is checked."""
 
-STAGES = {"dense": "training", "pruned": "pruning", "shared": "sharing"}
-"""What the stages of a compression are called in progress lines."""
+STAGES = {"dense": "training", "pruned": "pruning", "quantized": "quantizing"}
+"""What the stages of a compression are called."""
 
 
 class Reporter:
@@ -201,7 +201,7 @@ def num_steps(recipe: "CompressionRecipe", rounds: int, train: bool, data: "Data
 
 def _trainings(recipe: "CompressionRecipe", rounds: int, train: bool) -> "list[Recipe]":
     dense = [recipe.dense] if train else []
-    return [*dense, *[recipe.retrain] * (rounds - 1), recipe.settle, recipe.finetune]
+    return [*dense, *[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
 
 
 def epoch_lines(total: int) -> "Callable[[str, EpochMetrics], None]":

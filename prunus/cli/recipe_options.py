@@ -1,41 +1,44 @@
-"""The recipe that a command line asks for."""
+"""The compression recipe of a command line."""
 
 from collections.abc import Sequence
 
 import typer
 
-from prunus.compression.presets import COMPRESSION_RECIPES
-from prunus.compression.recipes import CompressionRecipe
+from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
 from prunus.registry import lookup
 from prunus.training.recipes import Recipe
 
 
 def resolve_recipe(
     model: str,
-    name: str | None,
-    density: float | None,
-    bits: int | None,
-    rounds: int | None,
-    epochs: Sequence[str],
+    name: str | None = None,
+    density: float | None = None,
+    bits: int | None = None,
+    rounds: int | None = None,
+    epochs: Sequence[str] = (),
     scope: str | None = None,
 ) -> CompressionRecipe:
-    """The recipe called `name`, else the model's own, else "default"; changed as asked.
+    """Return the recipe called `name`, with the given settings changed.
 
-    `epochs` are of the form "settle=5". Raises UnknownNameError, and typer.BadParameter for what is not.
+    Args:
+        model: Name of the model. Without `name`, its own recipe is used if there is one, else "default".
+        name: Key of `COMPRESSION_RECIPES`.
+        density, bits, rounds, scope: Settings of the recipe; None leaves them unchanged.
+        epochs: Texts of the form "final_retrain=5".
+
+    Raises:
+        UnknownNameError: The recipe or a stage is unknown.
+        typer.BadParameter: A text in `epochs` is not of the form STAGE=N.
     """
-    own = model if model in COMPRESSION_RECIPES else "default"
-    recipe = lookup("recipe", COMPRESSION_RECIPES, own if name is None else name)
-    asked = {"density": density, "bits": bits, "rounds": rounds, "scope": scope}
-    recipe = recipe.replace(**{key: value for key, value in asked.items() if value is not None})
+    default = model if model in COMPRESSION_RECIPES else "default"
+    recipe = lookup("recipe", COMPRESSION_RECIPES, default if name is None else name)
+    changes = {"density": density, "bits": bits, "rounds": rounds, "scope": scope}
+    recipe = recipe.replace(**{key: value for key, value in changes.items() if value is not None})
     for text in epochs:
         stage, equals, number = text.partition("=")
         if not (equals and number.isdecimal() and len(number) <= 9):
             raise typer.BadParameter(f"{text!r} is not of the form STAGE=N.", param_hint="--epochs")
-        training: dict[str, Recipe] = {
-            "dense": recipe.dense,
-            "retrain": recipe.retrain,
-            "settle": recipe.settle,
-            "finetune": recipe.finetune,
-        }
-        recipe = recipe.replace(**{stage: lookup("stage", training, stage).replace(epochs=int(number))})
+        names = ("dense", "retrain", "final_retrain", "finetune")
+        training: Recipe = lookup("stage", {name: getattr(recipe, name) for name in names}, stage)
+        recipe = recipe.replace(**{stage: training.replace(epochs=int(number))})
     return recipe

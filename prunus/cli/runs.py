@@ -122,7 +122,7 @@ def save(
     check_writable(file, force=force, inputs=opened.path.rglob("*"))
     spec = BaselineSpec(model=baseline["model"], replicate=baseline["replicate"])
     model, generated, factors = load_trained_network(spec, directory)
-    size = write(model, file, made={"run": run.id}, generated=generated, factors=factors)
+    size = write(model, file, metadata={"run": run.id}, generated=generated, factors=factors)
     if as_json:
         echo_json({"run": run.id, "file": str(file), "bytes": size, "generated": list(generated)})
         return

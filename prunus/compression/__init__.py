@@ -1,1 +1,1 @@
-"""A room still being furnished."""
+"""Deep Compression: pruning, quantization by k-means, entropy coding, and the container file."""

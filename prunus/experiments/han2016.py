@@ -18,10 +18,11 @@ from pathlib import Path
 from torch import nn
 
 from prunus.compression.container import EncodingConfig, inspect, pack
-from prunus.compression.deep_compression import Compressed, deep_compress
+from prunus.compression.deep_compression import compress
 from prunus.compression.presets import COMPRESSION_RECIPES
 from prunus.compression.quantization import CodebookConstraint, quantize_weights
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
+from prunus.compression.result import Compressed
 from prunus.compression.save import save
 from prunus.experiments.lenet_presets import dense, mnist, pruned, scale_recipe
 from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
@@ -59,14 +60,14 @@ def tables(
     report: Say | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Tables 1-3: both LeNets after pruning, sharing and Huffman coding, beside the paper's numbers."""
+    """Tables 1-3: both LeNets after pruning, sharing and Huffman encoding, beside the paper's numbers."""
     record = start_record("han2016.tables", size, out, replicates, seed, report, progress)
     data, rows = mnist(size), []
     for replicate in record.seeds:
         for name in PUBLISHED:
             recipe = scale_recipe(COMPRESSION_RECIPES[f"han2016-{name}"], size)
             model = dense(name, data, recipe, replicate, progress)
-            compressed = deep_compress(model, data, recipe, seed=replicate, progress=progress)
+            compressed = compress(model, data=data, preset=recipe, seed=replicate, progress=progress)
             errors = {
                 "dense error": evaluate(model, data.test).error,
                 "error": evaluate(compressed.model, data.test).error,
@@ -93,7 +94,7 @@ def layer_rates(compressed: Compressed) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         found = {}
         for codec in ("bitpack", "huffman"):
-            save(compressed, f"{folder}/{codec}", coding=replace(compressed.recipe.coding, codec=codec))
+            save(compressed, f"{folder}/{codec}", encoding=replace(compressed.recipe.encoding, codec=codec))
             found[codec] = inspect(f"{folder}/{codec}")
     fixed, coded = found["bitpack"], found["huffman"]
     rows = []
@@ -105,8 +106,8 @@ def layer_rates(compressed: Compressed) -> list[Row]:
                 after.coded_weight_bits,
                 before.index_bits,
                 after.coded_index_bits,
-                100 * before.share,
-                100 * after.share,
+                100 * before.fraction,
+                100 * after.fraction,
             )
             rows.append(_rates(before.name.removesuffix(".weight"), values, before.bytes, after.bytes))
     entries = {layer.name: layer.entries for layer in coded.layers if layer.name in compressed.masks}
@@ -214,9 +215,9 @@ def sizes(
         before = evaluate(model, data.test).accuracy
 
         def note(
-            name: str, network: nn.Module, coding: EncodingConfig, at: object, seed: int, before: float
+            name: str, network: nn.Module, encoding: EncodingConfig, at: object, seed: int, before: float
         ) -> Row:
-            left = len(pack(network.state_dict(), coding=coding)) / (4 * 266_610)
+            left = len(pack(network.state_dict(), encoding=encoding)) / (4 * 266_610)
             lost = before - evaluate(network, data.test).accuracy
             return {"curve": name, "at": at, "size %": 100 * left, "accuracy lost": lost, "replicate": seed}
 
@@ -229,11 +230,11 @@ def sizes(
         for density in densities:
             even = recipe.replace(density=dict.fromkeys(prunable_weights(model), density))
             network, masks = pruned(model, data, even, replicate, progress)
-            coding = EncodingConfig(codec="bitpack", share=False)
-            rows.append(note("pruning", network, coding, density, replicate, before))
+            encoding = EncodingConfig(codec="bitpack", use_codebook=False)
+            rows.append(note("pruning", network, encoding, density, replicate, before))
             both = _shared(network, masks, data, 5, "linear", recipe.finetune, replicate, progress)
-            coding = EncodingConfig(codec="bitpack")
-            rows.append(note("pruning and sharing", both, coding, density, replicate, before))
+            encoding = EncodingConfig(codec="bitpack")
+            rows.append(note("pruning and sharing", both, encoding, density, replicate, before))
         record.say(f"replicate {replicate}: {len(rows)} points")
     table = summarize(rows, ["curve", "at"], ["size %", "accuracy lost"])
     means = [{**row, "size %": round(row["size %"], 3)} for row in table]

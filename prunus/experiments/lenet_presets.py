@@ -4,8 +4,8 @@ import copy
 
 from torch import nn
 
-from prunus.compression.deep_compression import prune_with_recipe
-from prunus.compression.recipes import CompressionRecipe
+from prunus.compression.presets import CompressionRecipe
+from prunus.compression.stages import prune_with_recipe
 from prunus.data import load_data
 from prunus.models import MODELS
 from prunus.pruning.prunable import prunable_weights
@@ -27,7 +27,7 @@ def scale_recipe(recipe: CompressionRecipe, size: str) -> CompressionRecipe:
     return recipe.replace(
         dense=recipe.dense.replace(epochs=dense),
         rounds=rounds,
-        settle=recipe.settle.replace(epochs=settle),
+        final_retrain=recipe.final_retrain.replace(epochs=settle),
         finetune=recipe.finetune.replace(epochs=finetune),
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from prunus.compression.container.inspect import FileInspection
-from prunus.compression.deep_compression import Compressed
+from prunus.compression.result import Compressed
 from prunus.files import write_atomic
 from prunus.report import formatting
 from prunus.report.epoch_chart import curve
@@ -20,12 +20,12 @@ NAMES = {
     "dense": "dense training, where not given trained",
     "density": "density of the weights",
     "retrain": "retraining after a round",
-    "settle": "retraining after the last round",
+    "final_retrain": "retraining after the last round",
     "bits": "bits of a code",
-    "finetune": "training of the shared values",
-    "start": "start of k-means",
-    "half": "biases in half precision",
-    "coding": "coding of the file",
+    "finetune": "training of the centroids",
+    "kmeans_init": "start of k-means",
+    "half_precision_biases": "biases in half precision",
+    "encoding": "coding of the file",
 }
 """What the settings of a recipe are called on the page, where their names do not say it."""
 
@@ -102,7 +102,7 @@ def headline(
         formatting.format_int(inspection.original_bytes),
         density,
         sparsity,
-        formatting.format_int(compressed.stages[-1].kept),
+        formatting.format_int(compressed.stages[-1].num_kept),
         formatting.format_int(sum(mask.numel() for mask in compressed.masks.values())),
         formatting.format_error(test) if test else None,
         formatting.format_error(dense_test) if dense_test else None,
@@ -121,7 +121,7 @@ def provenance_rows(
         NAMES.get(f.name, f.name): formatting.format_settings(getattr(recipe, f.name)) for f in fields(recipe)
     }
     rows["seed"] = formatting.format_settings(compressed.seed)
-    rows |= {str(key): formatting.format_settings(value) for key, value in _rest(inspection.made).items()}
+    rows |= {str(key): formatting.format_settings(value) for key, value in _rest(inspection.metadata).items()}
     if provenance:
         rows["data"] = provenance
     if seconds is not None:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from prunus.compression.deep_compression import Compressed
+from prunus.compression.result import Compressed
 from prunus.report import formatting
 from prunus.report.svg_charts import Mark, Plot, hover_column, line, linear
 from prunus.training.evaluate import EpochMetrics
 
-NAMES = {"pruned": "pruning and retraining", "shared": "training the shared values"}
+NAMES = {"pruned": "pruning and retraining", "quantized": "training the centroids"}
 
 
 @dataclass(frozen=True)

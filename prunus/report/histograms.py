@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunus.compression.deep_compression import Compressed
 from prunus.compression.quantization import CodebookTensor
+from prunus.compression.result import Compressed
 from prunus.report import formatting
 from prunus.report.svg_charts import Axis, Mark, Plot, line, linear, steps
 
@@ -37,7 +37,7 @@ def histograms(compressed: Compressed) -> list[Weights]:
     result = []
     for name in compressed.masks:
         before, after = (stages.get(stage, {}).get(name) for stage in ("dense", "pruned"))
-        result.append(_weights(name, before, after, compressed.shared.get(name)))
+        result.append(_weights(name, before, after, compressed.quantized.get(name)))
     return result
 
 

@@ -56,7 +56,7 @@ def _row(layer: TensorStats, file: int) -> Row:
         formatting.format_int(layer.distinct) if layer.distinct is not None else "–",
         *_bits(layer),
         formatting.format_int(layer.bytes),
-        f"{100 * layer.share:.2f} %",
+        f"{100 * layer.fraction:.2f} %",
         round(100 * layer.bytes / file, 2),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prunus.compression.deep_compression import Compressed
+from prunus.compression.result import Compressed
 from prunus.pruning.prunable import layer_kinds
 from prunus.report import formatting
 from prunus.report.png import TOP, Image, image

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from prunus.compression.container.inspect import FileInspection
-from prunus.compression.deep_compression import Compressed, Stage
+from prunus.compression.result import Compressed, Stage
 from prunus.report import formatting
 from prunus.report.svg_charts import Axis, logarithmic
 
 WORDS = {
     "dense": ("dense", "as trained, every weight in full"),
     "pruned": ("P", "pruned: what is left, and where it stands"),
-    "shared": ("P + Q", "and shared: in place of each weight the short code of a shared value"),
+    "quantized": ("P + Q", "and shared: in place of each weight the short code of a shared value"),
     "huffman": ("P + Q + H", "and codes and positions in Huffman's code"),
     "range": ("P + Q + range coder", "the same with a range coder in Huffman's place"),
 }
-PAPER = {"pruned": (9, 13), "shared": (27, 31), "huffman": (35, 49)}
+PAPER = {"pruned": (9, 13), "quantized": (27, 31), "huffman": (35, 49)}
 """Ratios of Han et al. 2016, abstract; the first counts parameters, not bytes."""
 
 
@@ -56,7 +56,7 @@ def on_disk(compressed: Compressed, inspection: FileInspection) -> Sequence[Stag
     The stage whose coding that file has takes exactly the file's bytes.
     """
     return [
-        stage if stage.name == "dense" else replace(stage, bytes=stage.bytes + inspection.about_bytes)
+        stage if stage.name == "dense" else replace(stage, bytes=stage.bytes + inspection.metadata_bytes)
         for stage in compressed.stages
     ]
 
@@ -65,7 +65,7 @@ def sizes(compressed: Compressed, inspection: FileInspection) -> Sizes:
     """The stages in order, as ratios of the dense network's bytes."""
     stages = on_disk(compressed, inspection)
     dense, weights = stages[0].bytes, sum(mask.numel() for mask in compressed.masks.values())
-    fewer = {stage.name: weights / stage.kept for stage in stages if stage.kept}
+    fewer = {stage.name: weights / stage.num_kept for stage in stages if stage.num_kept}
     shown = [dense / stage.bytes for stage in stages] + [fewer.get("pruned", 1.0)]
     shown += [end for paper in PAPER.values() for end in paper]
     axis = logarithmic("times smaller than the dense network", [1.0, *shown], "×")
@@ -88,11 +88,11 @@ def _row(stage: Stage, dense: int, weights: int, axis: Axis) -> Row:
         says,
         formatting.format_int(stage.bytes),
         formatting.format_ratio(ratio),
-        formatting.format_density(stage.kept / weights),
-        formatting.format_ratio(weights / stage.kept) if stage.kept else "–",
+        formatting.format_density(stage.num_kept / weights),
+        formatting.format_ratio(weights / stage.num_kept) if stage.num_kept else "–",
         formatting.format_error(stage.validation),
         f"{paper[0]}–{paper[1]}×" if paper else "",
         (min(one, end), abs(end - one)),
         (axis.place(paper[0]), axis.place(paper[1]) - axis.place(paper[0])) if paper else None,
-        axis.place(weights / stage.kept) if stage.name == "pruned" and stage.kept else None,
+        axis.place(weights / stage.num_kept) if stage.name == "pruned" and stage.num_kept else None,
     )

@@ -182,7 +182,7 @@ def slow(called, monkeypatch, tmp_path):
 
 def test_commands_write_plain_lines_when_stderr_is_a_file(slow):
     names = ("slow_nets:net", "--data=slow_nets:few")
-    epochs = ("--epochs=dense=1", "--epochs=retrain=1", "--epochs=settle=1", "--epochs=finetune=1")
+    epochs = ("--epochs=dense=1", "--epochs=retrain=1", "--epochs=final_retrain=1", "--epochs=finetune=1")
     error = slow("compress", "--model", *names, "--rounds=1", "--out=x.prunus", *epochs).err
     lines = [line for line in error.splitlines() if LINE.match(line)]
     assert any(line.startswith("epoch 1 of 1: ") for line in lines)

@@ -1,4 +1,4 @@
-"""The laws of the codecs: one battery over every one of them, then what each promises on its own."""
+"""Properties of all codecs, and of each of them."""
 
 from itertools import pairwise
 
@@ -36,7 +36,7 @@ def entropy_bytes(symbols):
 
 @every_codec
 @given(rows())
-def test_a_row_comes_back(codec, row):
+def test_decode_inverts_encode(codec, row):
     alphabet, symbols = row
     before = symbols.copy()
     data = codec.encode(symbols, alphabet)
@@ -49,7 +49,7 @@ def test_a_row_comes_back(codec, row):
 
 @every_codec
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
-def test_any_integer_dtype_is_one_row(codec, dtype):
+def test_encode_accepts_any_integer_dtype_and_shape(codec, dtype):
     symbols = np.arange(24).reshape(4, 6)[:, ::2].astype(dtype)
     data = codec.encode(symbols, 24)
     assert np.array_equal(codec.decode(data, 12, 24), symbols.reshape(-1))
@@ -57,14 +57,14 @@ def test_any_integer_dtype_is_one_row(codec, dtype):
 
 @every_codec
 @pytest.mark.parametrize("count", [65_535, 65_536, 65_537, 200_001])
-def test_rows_longer_than_a_block_come_back(codec, count):
+def test_decode_inverts_encode_when_longer_than_a_chunk(codec, count):
     symbols = np.random.default_rng(count).geometric(0.07, count).clip(1, 100) - 1
     assert np.array_equal(codec.decode(codec.encode(symbols, 100), count, 100), symbols)
 
 
 @every_codec
 @pytest.mark.parametrize("alphabet", [1, 2, 33, 4096])
-def test_one_symbol_again_and_again_costs_a_table_at_most(codec, alphabet):
+def test_encode_of_one_repeated_symbol_has_the_size_of_a_table(codec, alphabet):
     symbols = np.full(100_000, alphabet // 2)
     data = codec.encode(symbols, alphabet)
     assert len(data) <= (8 if codec.name != "bitpack" else 100_000 * bitpack.width(alphabet) // 8)
@@ -73,7 +73,7 @@ def test_one_symbol_again_and_again_costs_a_table_at_most(codec, alphabet):
 
 @every_codec
 @given(rows())
-def test_the_cost_of_a_histogram_is_the_length_of_the_bytes(codec, row):
+def test_cost_equals_encoded_length(codec, row):
     alphabet, symbols = row
     over = codec.cost(np.bincount(symbols, minlength=alphabet)) - len(codec.encode(symbols, alphabet))
     if codec.name != "range":
@@ -86,14 +86,14 @@ def test_the_cost_of_a_histogram_is_the_length_of_the_bytes(codec, row):
 
 @every_codec
 @pytest.mark.parametrize("symbols", [[0, 5], [-1], [2**20]])
-def test_a_symbol_outside_the_alphabet_is_refused(codec, symbols):
-    with pytest.raises(ValueError, match="alphabet of 5"):
+def test_encode_raises_for_symbols_outside_the_alphabet(codec, symbols):
+    with pytest.raises(ValueError, match="Expected symbols from 0 to 4"):
         codec.encode(np.array(symbols), 5)
 
 
 @every_codec
 @given(st.binary(max_size=60), st.integers(0, 200), ALPHABETS)
-def test_any_bytes_give_symbols_or_a_named_error(codec, data, count, alphabet):
+def test_decode_of_any_bytes_returns_symbols_or_raises_corrupt_file_error(codec, data, count, alphabet):
     try:
         symbols = codec.decode(data, count, alphabet)
     except CorruptFileError:
@@ -104,12 +104,12 @@ def test_any_bytes_give_symbols_or_a_named_error(codec, data, count, alphabet):
 
 @every_codec
 @given(rows(), st.data())
-def test_no_other_bytes_pass_for_a_row(codec, row, data):
+def test_decode_raises_for_bytes_that_encode_does_not_write(codec, row, data):
     """A cut or longer row is refused, or read as other symbols by the range coder; never as the same."""
     alphabet, symbols = row
-    whole = codec.encode(symbols, alphabet)
-    assume(whole)
-    for other in (whole[: data.draw(st.integers(0, len(whole) - 1))], whole + b"\x01"):
+    encoded = codec.encode(symbols, alphabet)
+    assume(encoded)
+    for other in (encoded[: data.draw(st.integers(0, len(encoded) - 1))], encoded + b"\x01"):
         try:
             read = codec.decode(other, len(symbols), alphabet)
         except CorruptFileError:
@@ -125,7 +125,7 @@ def test_no_other_bytes_pass_for_a_row(codec, row, data):
 )
 @pytest.mark.parametrize("alphabet", [2, 5, 32, 257, 1024])
 @pytest.mark.parametrize("rate", [0.6, 0.1, 0.01])
-def test_a_long_row_takes_its_entropy_and_little_more(name, excess, alphabet, rate):
+def test_encoded_size_is_close_to_entropy(name, excess, alphabet, rate):
     count = 100_000
     symbols = np.random.default_rng(alphabet).geometric(rate, count) % alphabet
     size, bound = len(CODECS[name].encode(symbols, alphabet)), entropy_bytes(symbols)
@@ -134,7 +134,7 @@ def test_a_long_row_takes_its_entropy_and_little_more(name, excess, alphabet, ra
 
 
 @pytest.mark.parametrize("alphabet", [32, 257, 1024])
-def test_the_range_coder_beats_huffman_beats_packing(alphabet):
+def test_range_coder_is_smaller_than_huffman_and_huffman_than_bitpack(alphabet):
     symbols = (np.random.default_rng(1).geometric(0.04, 20_000) - 1).clip(0, alphabet - 1)
     packed, coded, ranged = (len(codec.encode(symbols, alphabet)) for codec in CODECS.values())
     assert ranged < coded < packed
@@ -144,7 +144,7 @@ def test_the_range_coder_beats_huffman_beats_packing(alphabet):
 
 
 @pytest.mark.parametrize(("alphabet", "bits"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (256, 8), (257, 9)])
-def test_packed_symbols_take_the_bits_of_the_largest(alphabet, bits):
+def test_bitpack_uses_the_bits_of_the_largest_symbol(alphabet, bits):
     assert bitpack.width(alphabet) == bits
     assert len(bitpack.encode(np.zeros(1001, np.int32), alphabet)) == -(-1001 * bits // 8)
 
@@ -153,32 +153,32 @@ def test_packed_symbols_take_the_bits_of_the_largest(alphabet, bits):
 
 
 @given(st.lists(st.integers(0, 10**6), max_size=300))
-def test_huffman_lengths_fill_the_code_space(counts):
+def test_huffman_lengths_are_a_complete_code(counts):
     length = huffman.lengths(np.array(counts, np.int64))
     assert np.array_equal(length == ABSENT, np.array(counts) == 0)
     present = length[length != ABSENT]
     if len(present) > 1:
         assert sum(2.0**-present) == 1.0
-        assert present.max() <= huffman.LONGEST
+        assert present.max() <= huffman.MAX_LENGTH
     elif len(present) == 1:
         assert present[0] == 0
 
 
-def test_huffman_codes_stay_short_for_fibonacci_counts():
+def test_huffman_lengths_are_limited_for_fibonacci_counts():
     counts = np.array([1, 1], np.int64)
     while len(counts) < 60:
         counts = np.append(counts, counts[-1] + counts[-2])
     length = huffman.lengths(counts)
-    assert length.max() == huffman.LONGEST == 24
+    assert length.max() == huffman.MAX_LENGTH == 24
     assert sum(2.0**-length) == 1.0
 
 
-def test_codes_longer_than_the_lookup_table_are_read():
+def test_huffman_decodes_codes_longer_than_the_lookup_table():
     counts = np.array([2**k for k in range(18)])
     symbols = np.random.default_rng(0).permutation(np.repeat(np.arange(18), counts))
     data = huffman.encode(symbols, 18)
     assert huffman.lengths(counts).max() == 17
-    assert np.array_equal(huffman.decode(data, len(symbols), 18), symbols)
+    assert np.array_equal(CODECS["huffman"].decode(data, len(symbols), 18), symbols)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=100))
@@ -190,31 +190,31 @@ def test_huffman_codes_are_prefix_free_and_ordered(counts):
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [1, 2], [2, 2, 2], [24] * 5, [1, 2, 3, 3, 3], [0, 1], [0, 0]])
-def test_a_code_that_is_not_complete_is_refused(lengths):
+def test_huffman_decode_raises_for_an_incomplete_code(lengths):
     data = pack_levels(np.array(lengths)) + b"\x55" * 8
     with pytest.raises(CorruptFileError, match=r"complete code|needs none"):
-        huffman.decode(data, 40, len(lengths))
+        CODECS["huffman"].decode(data, 40, len(lengths))
 
 
 # --- range coder
 
 
-@given(st.lists(st.integers(0, range_coder.LARGEST_LEVEL), min_size=2, max_size=400))
-def test_frequencies_are_integers_that_sum_to_two_to_the_24(levels):
-    found = range_coder.frequencies(np.array(levels))
-    assert found.dtype == np.int64
-    assert found.min() >= 0
-    assert found.sum() == 1 << 24
+@given(st.lists(st.integers(0, range_coder.MAX_LEVEL), min_size=2, max_size=400))
+def test_frequencies_are_positive_integers_with_sum_2_to_the_24(levels):
+    actual = range_coder.frequencies(np.array(levels))
+    assert actual.dtype == np.int64
+    assert actual.min() >= 0
+    assert actual.sum() == 1 << 24
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=300))
-def test_every_symbol_that_occurs_has_a_level(counts):
+def test_levels_for_gives_every_occurring_symbol_a_level(counts):
     levels = range_coder.levels_for(np.array(counts))
     assert ((levels != ABSENT) | (np.array(counts) == 0)).all()
-    assert levels.max() <= range_coder.LARGEST_LEVEL
+    assert levels.max() <= range_coder.MAX_LEVEL
 
 
-def test_the_roots_are_what_the_card_says():
+def test_range_coder_roots_equal_their_formula():
     assert range_coder._ROOTS.tolist() == [round(2 ** (32 - i / 4)) for i in range(4)]
 
 
@@ -222,7 +222,7 @@ def test_the_roots_are_what_the_card_says():
 
 
 @given(st.lists(st.one_of(st.just(ABSENT), st.integers(0, 40)), max_size=200), st.binary(max_size=5))
-def test_a_table_comes_back_and_says_where_it_ends(levels, after):
+def test_unpack_levels_inverts_pack_levels_and_returns_the_length(levels, after):
     table = pack_levels(np.array(levels, np.int64))
     back, used = unpack_levels(table + after, len(levels), 40)
     assert back.tolist() == levels
@@ -235,11 +235,11 @@ def test_a_table_comes_back_and_says_where_it_ends(levels, after):
         (b"", 3, "does not end"),
         (b"\x00" * 100, 3, "does not end"),
         (pack_levels(np.zeros(5, np.int64)), 4, "alphabet of 4"),
-        (pack_levels(np.array([41])), 1, "the largest is 40"),
+        (pack_levels(np.array([41])), 1, "levels from 0 to 40"),
         (b"\xff", 1, "padding"),
     ],
 )
-def test_a_table_that_lies_is_refused(table, alphabet, error):
+def test_unpack_levels_raises_for_inconsistent_tables(table, alphabet, error):
     with pytest.raises(CorruptFileError, match=error):
         unpack_levels(table, alphabet, 40)
 
@@ -249,22 +249,22 @@ def test_a_table_that_lies_is_refused(table, alphabet, error):
 
 @st.composite
 def positions(draw):
-    """Positions that rise strictly, some of them far apart."""
+    """Positions that strictly increasing positions, some of them far apart."""
     return np.cumsum(draw(st.lists(st.integers(1, 70), max_size=80))).astype(np.int64) - 1
 
 
-def test_the_example_of_the_paper():
+def test_relative_index_matches_the_example_of_han_2016():
     """Han et al. 2016, figure 2: entries 1, 4 and 15 at 3 bits need one filler."""
     differences, is_filler = relative_index.encode(np.array([1, 4, 15]) - 1, bits=3)
     assert (differences + 1).tolist() == [1, 3, 8, 3]
     assert is_filler.tolist() == [False, False, True, False]
-    assert (relative_index.decode(differences, is_filler) + 1).tolist() == [1, 4, 15]
+    assert (relative_index.positions_after(-1, differences)[~is_filler] + 1).tolist() == [1, 4, 15]
 
 
 @given(positions(), st.integers(1, 12))
-def test_positions_come_back_at_any_width(positions, bits):
+def test_positions_after_inverts_relative_index_encode(positions, bits):
     differences, is_filler = relative_index.encode(positions, bits)
-    assert np.array_equal(relative_index.decode(differences, is_filler), positions)
+    assert np.array_equal(relative_index.positions_after(-1, differences)[~is_filler], positions)
     assert not len(differences) or (differences.min() >= 0 and differences.max() < 1 << bits)
     assert (differences[is_filler] == (1 << bits) - 1).all()
     assert len(differences) - len(positions) == (relative_index.steps_between(positions) >> bits).sum()
@@ -272,7 +272,7 @@ def test_positions_come_back_at_any_width(positions, bits):
 
 
 @given(positions(), st.integers(1, 12))
-def test_the_histogram_is_that_of_what_is_written(positions, bits):
+def test_relative_index_histogram_equals_encoded_counts(positions, bits):
     steps = np.unique(relative_index.steps_between(positions), return_counts=True)
     written, fillers = relative_index.histogram(*steps, bits)
     differences, is_filler = relative_index.encode(positions, bits)
@@ -281,6 +281,6 @@ def test_the_histogram_is_that_of_what_is_written(positions, bits):
 
 
 @pytest.mark.parametrize("positions", [[3, 3], [4, 2], [-1]])
-def test_positions_that_do_not_rise_are_refused(positions):
-    with pytest.raises(ValueError, match="rise strictly"):
+def test_relative_index_encode_raises_for_unordered_positions(positions):
+    with pytest.raises(ValueError, match="strictly increasing positions"):
         relative_index.encode(np.array(positions), 4)

@@ -1,4 +1,4 @@
-"""The laws of the container: what comes back, how small it is, and what is said of it."""
+"""Properties of the container: round trips, sizes and inspection."""
 
 import json
 import math
@@ -15,23 +15,35 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prunus.compression.codecs import CODECS
-from prunus.compression.container import EncodingConfig, inspect, load, pack, read, read_header, unpack, write
+from prunus.compression.container import (
+    EncodingConfig,
+    encode_tensors,
+    inspect,
+    load,
+    pack,
+    read,
+    read_header,
+    unpack,
+    write,
+)
 from prunus.compression.container.file_format import DTYPES
-from prunus.compression.container.read import open_bytes
+from prunus.compression.container.read import parse_file
 from prunus.errors import ContainerError, ModelMismatchError
 from prunus.models import MODELS
 
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
 
-CODINGS = [
+ENCODINGS = [
     EncodingConfig(codec, bits, share)
     for codec in CODECS
     for bits in (None, 1, 3, 16)
     for share in (True, False)
 ]
-every_coding = pytest.mark.parametrize(
-    "coding", CODINGS, ids=lambda c: f"{c.codec}-{c.index_bits or 'auto'}-{'shared' if c.share else 'raw'}"
+every_encoding = pytest.mark.parametrize(
+    "encoding",
+    ENCODINGS,
+    ids=lambda c: f"{c.codec}-{c.index_bits or 'auto'}-{'shared' if c.use_codebook else 'raw'}",
 )
 FLOATS = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
 
@@ -47,14 +59,14 @@ def same(a, b):
 
 
 def sparse(shape, density=0.1, values=31, seed=0, dtype=torch.float32):
-    """A tensor with holes whose other entries take few values (or any, where `values` is None)."""
+    """A sparse tensor whose nonzero entries take few values (any values if `values` is None)."""
     g = torch.Generator().manual_seed(seed)
-    kept = torch.rand(shape, generator=g) < density
+    is_nonzero = torch.rand(shape, generator=g) < density
     if values is None:
         dense = torch.randn(shape, generator=g)
     else:
         dense = torch.randn(values, generator=g)[torch.randint(values, shape, generator=g)]
-    return torch.where(kept, dense, torch.zeros(())).to(dtype)
+    return torch.where(is_nonzero, dense, torch.zeros(())).to(dtype)
 
 
 def lenet(density=0.05, half=True):
@@ -74,31 +86,31 @@ def lenet(density=0.05, half=True):
     return state
 
 
-# --- what comes back
+# --- round trips
 
 
-@every_coding
+@every_encoding
 @pytest.mark.parametrize("density", [0.0, 0.003, 0.1, 0.7, 1.0])
-def test_a_tensor_comes_back_bit_for_bit(coding, density):
+def test_unpack_inverts_pack_bit_for_bit(encoding, density):
     state = {
         "shared": sparse((40, 50), density, 31),
         "conv": sparse((8, 4, 3, 3), density, 200),
         "raw": sparse((40, 30), density, None),
         "row": sparse((500,), density, 3),
     }
-    same(unpack(pack(state, coding=coding))[1], state)
+    same(unpack(pack(state, encoding=encoding))[1], state)
 
 
-@every_coding
+@every_encoding
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-def test_every_dtype_comes_back(coding, dtype):
+def test_unpack_inverts_pack_for_every_dtype(encoding, dtype):
     ints = torch.randint(0, 2, (7, 9), generator=torch.Generator().manual_seed(0))
     state = {"a": ints.to(dtype), "scalar": torch.tensor(1).to(dtype), "empty": torch.zeros(3, 0).to(dtype)}
     if dtype.is_floating_point:
         state["sparse"] = sparse((30, 30), 0.2, 9, dtype=dtype)
     elif dtype != torch.bool:
         state["limits"] = torch.tensor([torch.iinfo(dtype).min, torch.iinfo(dtype).max], dtype=dtype)
-    same(unpack(pack(state, coding=coding))[1], state)
+    same(unpack(pack(state, encoding=encoding))[1], state)
 
 
 @st.composite
@@ -109,27 +121,35 @@ def states(draw):
         dtype = draw(st.sampled_from(FLOATS))
         shape = tuple(draw(st.lists(st.integers(0, 6), max_size=4)))
         values = [*draw(st.lists(st.floats(-100, 100, width=16), max_size=5)), 0.0, -0.0, 5e-8]
-        chosen = draw(st.lists(st.sampled_from(values), min_size=math.prod(shape), max_size=math.prod(shape)))
-        state[name] = torch.tensor(chosen, dtype=torch.float64).to(dtype).reshape(shape)
+        entries = draw(
+            st.lists(st.sampled_from(values), min_size=math.prod(shape), max_size=math.prod(shape))
+        )
+        state[name] = torch.tensor(entries, dtype=torch.float64).to(dtype).reshape(shape)
     return state
 
 
-@given(states(), st.sampled_from(CODINGS))
-def test_any_state_comes_back_and_takes_the_same_bytes_again(state, coding):
-    data = pack(state, coding=coding)
+@given(states(), st.sampled_from(ENCODINGS))
+def test_pack_of_unpacked_state_gives_the_same_bytes(state, encoding):
+    data = pack(state, encoding=encoding)
     back = unpack(data)[1]
     same(back, state)
-    assert pack(back, coding=coding) == data
+    assert pack(back, encoding=encoding) == data
 
 
-def test_minus_zero_is_a_value_and_plus_zero_a_hole():
+def test_encode_tensors_equals_pack_for_every_encoding():
+    state = {**lenet(), "raw": sparse((40, 30), 0.3, None), "steps": torch.tensor(3)}
+    for encoding, encoded in zip(ENCODINGS, encode_tensors(state, ENCODINGS), strict=True):
+        assert encoded.to_bytes(metadata={"a": 1}) == pack(state, metadata={"a": 1}, encoding=encoding)
+
+
+def test_pack_stores_negative_zero_as_a_value():
     state = {"w": torch.tensor([0.0, -0.0, 1.0, -0.0] + [0.0] * 100)}
     back = unpack(pack(state))[1]["w"]
     assert torch.equal(torch.signbit(back), torch.signbit(state["w"]))
     assert inspect_bytes(pack(state)).layers[0].nonzero == 3
 
 
-def test_views_and_gradients_are_written_as_what_they_hold():
+def test_pack_stores_views_and_parameters_by_value():
     w = nn.Parameter(torch.randn(6, 8))
     state = {"turned": w.t(), "part": w[::2, 1:5], "spread": torch.ones(1).expand(5), "w": w}
     before = {name: t.detach().clone() for name, t in state.items()}
@@ -137,7 +157,7 @@ def test_views_and_gradients_are_written_as_what_they_hold():
     same({name: t.detach() for name, t in state.items()}, before)
 
 
-def test_what_is_read_owns_its_memory():
+def test_unpacked_tensors_own_their_memory():
     back = unpack(pack({"a": torch.zeros(4), "b": torch.ones(4), "n": torch.arange(3)}))[1]
     for tensor in back.values():
         tensor.add_(1)
@@ -145,10 +165,10 @@ def test_what_is_read_owns_its_memory():
     assert back["n"].tolist() == [1, 2, 3]
 
 
-def test_metadata_comes_back(tmp_path):
+def test_read_header_returns_metadata_and_model(tmp_path):
     made = {"by": "prunus", "densities": {"fc1.weight": 0.04}, "seeds": [0, 1], "é": None, "exact": 0.1}
     model = {"name": "lenet-300-100", "arguments": {"dropout": 0.5}}
-    write(tmp_path / "f.prunus", {}, model=model, made=made)
+    write(tmp_path / "f.prunus", {}, model=model, metadata=made)
     header = read_header(tmp_path / "f.prunus")
     assert header["made"] == made
     assert header["model"] == model
@@ -170,9 +190,11 @@ def test_metadata_comes_back(tmp_path):
         ({}, "lenet-5"),
     ],
 )
-def test_what_would_not_be_read_is_not_written(made, model, tmp_path):
-    with pytest.raises(ContainerError, match=r"^(No file may say this|The header cannot be written)"):
-        write(tmp_path / "f.prunus", {"w": torch.ones(2)}, model=model, made=made)
+def test_write_raises_for_metadata_that_read_would_refuse(made, model, tmp_path):
+    with pytest.raises(
+        ContainerError, match=r"^(No reader would accept this header|The header cannot be written)"
+    ):
+        write(tmp_path / "f.prunus", {"w": torch.ones(2)}, model=model, metadata=made)
     assert not any(tmp_path.iterdir())
 
 
@@ -185,23 +207,23 @@ def test_what_would_not_be_read_is_not_written(made, model, tmp_path):
         {"w": torch.zeros(0, 1 << 40, 1 << 22)},
     ],
 )
-def test_no_tensor_is_written_that_would_not_be_read(state):
-    with pytest.raises(ContainerError, match=r"^No file may say this of itself"):
+def test_pack_raises_for_tensors_that_unpack_would_refuse(state):
+    with pytest.raises(ContainerError, match=r"^No reader would accept this header"):
         pack(state)
 
 
-def test_another_process_writes_the_same_bytes(tmp_path):
+def test_write_gives_the_same_bytes_in_another_process(tmp_path):
     program = (
         "import sys, torch; from prunus.compression.container import write;"
         "w = torch.arange(-3000, 3000).reshape(60, 100).remainder(97).sub(90).relu() / 8;"
-        "write(sys.argv[1], {'w': w}, made={'b': 1, 'a': {'d': 2}})"
+        "write(sys.argv[1], {'w': w}, metadata={'b': 1, 'a': {'d': 2}})"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "f")], check=True)
     w = torch.arange(-3000, 3000).reshape(60, 100).remainder(97).sub(90).relu() / 8
-    assert (tmp_path / "f").read_bytes() == pack({"w": w}, made={"a": {"d": 2}, "b": 1})
+    assert (tmp_path / "f").read_bytes() == pack({"w": w}, metadata={"a": {"d": 2}, "b": 1})
 
 
-# --- how small it is
+# --- sizes
 
 
 def entropy_bytes(symbols):
@@ -209,7 +231,7 @@ def entropy_bytes(symbols):
     return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
 
 
-def test_a_sparse_shared_tensor_takes_its_entropy_and_three_per_cent():
+def test_blob_of_a_sparse_quantized_tensor_is_within_3_percent_of_entropy():
     w = lenet()["fc1.weight"]
     flat = w.flatten().numpy()
     where = np.flatnonzero(flat)
@@ -218,28 +240,28 @@ def test_a_sparse_shared_tensor_takes_its_entropy_and_three_per_cent():
     assert size <= 1.03 * bound + 80
 
 
-def test_the_stages_of_deep_compression_each_take_less():
+def test_encodings_of_later_stages_are_smaller():
     state = lenet()
     codings = [
-        EncodingConfig("bitpack", 5, share=False),
+        EncodingConfig("bitpack", 5, use_codebook=False),
         EncodingConfig("bitpack", 5),
         EncodingConfig("huffman", 5),
         EncodingConfig("huffman"),
         EncodingConfig("range"),
     ]
-    sizes = [len(pack(state, coding=coding)) for coding in codings]
+    sizes = [len(pack(state, encoding=encoding)) for encoding in codings]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) == len(sizes)
 
 
-def test_the_width_chosen_is_the_best_there_is():
+def test_automatic_index_bits_are_the_smallest_encoding():
     state = {"w": lenet()["fc2.weight"]}
     for codec in CODECS:
-        sizes = [len(pack(state, coding=EncodingConfig(codec, bits))) for bits in range(2, 13)]
-        assert len(pack(state, coding=EncodingConfig(codec))) <= min(sizes) + 8
+        sizes = [len(pack(state, encoding=EncodingConfig(codec, bits))) for bits in range(2, 13)]
+        assert len(pack(state, encoding=EncodingConfig(codec))) <= min(sizes) + 8
 
 
-def test_no_tensor_takes_more_than_its_bytes_and_a_flag():
+def test_blob_is_at_most_one_byte_longer_than_the_tensor():
     g = torch.Generator().manual_seed(0)
     for dtype in FLOATS:
         for tensor in (torch.randn(300, generator=g), torch.randn(1), torch.zeros(1), torch.zeros(0)):
@@ -247,26 +269,26 @@ def test_no_tensor_takes_more_than_its_bytes_and_a_flag():
             assert layer.bytes <= layer.original_bytes + 1
 
 
-def test_the_order_of_writing_follows_the_holes():
+def test_pack_chooses_the_cheaper_order_of_positions():
     rows = torch.zeros(64, 64)
     rows[::9] = 1.0
     sizes = [len(pack({"w": w.contiguous()})) for w in (rows, rows.t())]
     assert abs(sizes[0] - sizes[1]) <= 1
 
 
-def test_float32_that_float16_can_say_takes_half():
+def test_float32_values_exact_in_float16_take_half_the_bytes():
     exact, inexact = torch.linspace(-1, 1, 257).half().float(), torch.linspace(-1, 1, 257) / 3
     state = {"exact": exact, "inexact": inexact, "large": 1e6 * exact, "small": 1e-9 * exact}
     assert [layer.bytes for layer in inspect_bytes(pack(state)).layers] == [1 + 2 * 257] + [1 + 4 * 257] * 3
     same(unpack(pack(state))[1], state)
 
 
-def test_a_file_is_framed_in_few_bytes():
+def test_framing_is_below_400_bytes():
     inspection = inspect_bytes(pack(lenet(), model={"name": "lenet-300-100", "arguments": {}}))
     assert inspection.framing_bytes < 400
 
 
-# --- what is said of it
+# --- inspection
 
 
 def inspect_bytes(data):
@@ -279,16 +301,16 @@ def inspect_bytes(data):
         return inspect(path)
 
 
-@every_coding
-def test_an_inspection_adds_up_to_the_byte(coding, tmp_path):
+@every_encoding
+def test_inspect_sizes_add_up_to_the_file_size(encoding, tmp_path):
     state = {**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}
-    size = write(tmp_path / "f.prunus", state, made={"x": 1}, coding=coding)
-    found = inspect(tmp_path / "f.prunus")
-    assert size == found.file_bytes == (tmp_path / "f.prunus").stat().st_size
-    assert sum(layer.bytes for layer in found.layers) + found.framing_bytes == size
-    assert found.original_bytes == sum(t.numel() * t.element_size() for t in state.values())
-    assert found.ratio == found.original_bytes / size
-    for layer, (name, tensor) in zip(found.layers, state.items(), strict=True):
+    size = write(tmp_path / "f.prunus", state, metadata={"x": 1}, encoding=encoding)
+    inspection = inspect(tmp_path / "f.prunus")
+    assert size == inspection.file_bytes == (tmp_path / "f.prunus").stat().st_size
+    assert sum(layer.bytes for layer in inspection.layers) + inspection.framing_bytes == size
+    assert inspection.original_bytes == sum(t.numel() * t.element_size() for t in state.values())
+    assert inspection.ratio == inspection.original_bytes / size
+    for layer, (name, tensor) in zip(inspection.layers, state.items(), strict=True):
         assert (layer.name, layer.shape, layer.weights) == (name, tuple(tensor.shape), tensor.numel())
         assert layer.nonzero == torch.count_nonzero(tensor)
         streams = layer.entries * (layer.coded_weight_bits + layer.coded_index_bits) / 8
@@ -297,62 +319,62 @@ def test_an_inspection_adds_up_to_the_byte(coding, tmp_path):
 
 @pytest.mark.parametrize("made", [{}, {"by": "hand"}, {"é": [1.5, {"\u2028": None}]}])
 @pytest.mark.parametrize("model", [None, {"name": "lenet-300-100", "arguments": {"dropout": 0.5}}])
-def test_an_inspection_knows_what_it_costs_to_say_how_a_file_was_made(made, model):
+def test_inspect_metadata_bytes_are_the_size_difference_without_metadata(made, model):
     state = {"w": sparse((20, 30), 0.1, 7), "ü": torch.tensor(7)}
-    found = inspect_bytes(pack(state, made=made, model=model))
-    assert found.file_bytes - found.about_bytes == len(pack(state))
+    inspection = inspect_bytes(pack(state, metadata=made, model=model))
+    assert inspection.file_bytes - inspection.metadata_bytes == len(pack(state))
 
 
-@every_coding
-def test_average_bits_are_all_bits_over_all_stored_entries(coding):
-    data = pack({**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}, coding=coding)
-    found, blobs = inspect_bytes(data), open_bytes(data).blobs
+@every_encoding
+def test_inspect_average_is_weighted_by_stored_entries(encoding):
+    data = pack({**lenet(), "steps": torch.tensor(7), "nothing": torch.zeros(0, 3)}, encoding=encoding)
+    inspection, blobs = inspect_bytes(data), parse_file(data).blobs
     entries = sum(blob.entries for blob in blobs)
-    average = found.average
-    assert average.entries == entries == sum(layer.entries for layer in found.layers)
+    average = inspection.average
+    assert average.entries == entries == sum(layer.entries for layer in inspection.layers)
     values = sum(len(blob.codes.data if blob.codes else blob.values) for blob in blobs)
     assert average.coded_weight_bits * entries == pytest.approx(8 * values)
     gaps = sum(len(blob.gaps.data) for blob in blobs if blob.gaps)
     assert average.coded_index_bits * entries == pytest.approx(8 * gaps)
     assert average.weight_bits >= average.coded_weight_bits - 1e-3
     assert average.index_bits * entries == sum(b.index_bits * b.entries for b in blobs)
-    books = sum(layer.codebook_bytes for layer in found.layers)
+    books = sum(layer.codebook_bytes for layer in inspection.layers)
     streams = entries * (average.coded_weight_bits + average.coded_index_bits) / 8
-    assert 0 <= found.file_bytes - found.framing_bytes - books - streams <= 12 * len(blobs)
+    assert 0 <= inspection.file_bytes - inspection.framing_bytes - books - streams <= 12 * len(blobs)
 
 
-def test_average_bits_of_nothing_are_none():
+def test_inspect_average_is_zero_without_entries():
     average = inspect_bytes(pack({"nothing": torch.zeros(0, 3)})).average
     assert (average.entries, average.weight_bits, average.coded_index_bits) == (0, 0.0, 0.0)
 
 
-def test_an_inspection_says_what_was_stored():
+def test_inspect_returns_stored_statistics():
     w = sparse((200, 300), 0.05, 31)
-    layer = inspect_bytes(pack({"w": w}, coding=EncodingConfig("bitpack", 4))).layers[0]
+    layer = inspect_bytes(pack({"w": w}, encoding=EncodingConfig("bitpack", 4))).layers[0]
     gaps = np.diff(np.flatnonzero(w.numpy()), prepend=-1)
     assert layer.distinct == len(w.unique()) - 1 == 31
     assert (layer.weight_bits, layer.index_bits) == (5, 4)
     assert layer.coded_index_bits == pytest.approx(4, abs=0.01)
     assert layer.density == len(gaps) / w.numel()
     assert layer.entries > layer.nonzero == len(gaps)
-    raw = inspect_bytes(pack({"w": w}, coding=EncodingConfig(share=False))).layers[0]
+    raw = inspect_bytes(pack({"w": w}, encoding=EncodingConfig(use_codebook=False))).layers[0]
     assert (raw.distinct, raw.weight_bits, raw.codebook_bytes) == (None, 32.0, 0)
 
 
-def test_an_inspection_as_json_has_the_names_others_rely_on():
-    found = inspect_bytes(pack(lenet(), made={"seed": 3})).to_json()
-    again = json.loads(json.dumps(found, allow_nan=False))
-    assert again == found
-    assert found["original_bytes"] == 1_066_440
-    assert found["made"] == {"seed": 3}
-    assert {"file_bytes", "ratio", "layers", "model"} <= found.keys()
-    assert {"name", "shape", "density", "bytes"} <= found["layers"][0].keys()
+def test_inspection_json_has_documented_keys():
+    inspection = inspect_bytes(pack(lenet(), metadata={"seed": 3})).to_json()
+    again = json.loads(json.dumps(inspection, allow_nan=False))
+    assert again == inspection
+    assert inspection["original_bytes"] == 1_066_440
+    assert inspection["metadata"] == {"seed": 3}
+    assert {"file_bytes", "ratio", "layers", "model"} <= inspection.keys()
+    assert {"name", "shape", "density", "bytes"} <= inspection["layers"][0].keys()
 
 
 # --- files and modules
 
 
-def test_writing_replaces_a_file_whole(tmp_path):
+def test_write_replaces_a_file_atomically(tmp_path):
     path = tmp_path / "f.prunus"
     path.write_bytes(b"before")
     assert write(path, {"w": torch.ones(3)}) == path.stat().st_size
@@ -362,7 +384,7 @@ def test_writing_replaces_a_file_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_built_in_model_comes_back_as_a_module(name, tmp_path):
+def test_load_builds_a_built_in_model(name, tmp_path):
     module = MODELS[name](seed=4)
     write(tmp_path / "f.prunus", module.state_dict(), model={"name": name, "arguments": {}})
     loaded = load(tmp_path / "f.prunus")
@@ -371,11 +393,11 @@ def test_a_built_in_model_comes_back_as_a_module(name, tmp_path):
     assert not loaded.training
 
 
-def test_a_users_own_module_is_filled_and_given_back(tmp_path):
-    def own():
+def test_load_fills_and_returns_the_given_module(tmp_path):
+    def make_model():
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
 
-    source, target = own(), own()
+    source, target = make_model(), make_model()
     x = torch.randn(2, 3, 8, 8)
     source(x), target(x)
     write(tmp_path / "f.prunus", source.state_dict())
@@ -385,7 +407,7 @@ def test_a_users_own_module_is_filled_and_given_back(tmp_path):
     assert target[1].num_batches_tracked.dtype == torch.int64
 
 
-def test_a_file_of_another_model_is_named_apart(tmp_path):
+def test_load_lists_differences_to_another_model(tmp_path):
     write(tmp_path / "f.prunus", {"weight": torch.zeros(2, 3), "extra": torch.zeros(1)})
     module = nn.Linear(4, 2)
     before = {name: t.clone() for name, t in module.state_dict().items()}
@@ -397,7 +419,7 @@ def test_a_file_of_another_model_is_named_apart(tmp_path):
     same(module.state_dict(), before)
 
 
-def test_weights_are_not_rounded_into_a_module_of_another_dtype(tmp_path):
+def test_load_raises_for_a_module_of_another_dtype(tmp_path):
     write(tmp_path / "f.prunus", nn.Linear(4, 2).state_dict())
     with pytest.raises(ModelMismatchError, match=r"float32 .* in the file, float16"):
         load(tmp_path / "f.prunus", into=nn.Linear(4, 2).half())

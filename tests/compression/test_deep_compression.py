@@ -1,7 +1,8 @@
-"""Laws of Deep Compression: stages shrink, the file is the model bit for bit, resume, the model given is untouched."""
+"""Properties of Deep Compression: sizes of the stages, exact files, resuming, and named errors."""
 
 import copy
 import dataclasses
+import json
 import re
 import warnings
 from contextlib import nullcontext
@@ -14,15 +15,18 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.compression.deep_compression import STAGES, bits_by_name
+from prunus.compression.checks import bits_by_name
+from prunus.compression.stages import STAGES
 from prunus.errors import (
     ContainerError,
+    CorruptFileError,
     DensityError,
     EmptyLayerWarning,
     ModelError,
     NoEffectWarning,
     NonFiniteError,
     NoPrunableWeightsError,
+    OutputError,
     PrunusError,
     QuantizationError,
     UnknownNameError,
@@ -30,6 +34,7 @@ from prunus.errors import (
 from prunus.models.initialization import glorot_normal
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.scopes import Layer
+from prunus.seeds import derive_seed
 from prunus.training import Recipe
 
 SHORT = Recipe(1, 0.005, 32)
@@ -39,7 +44,7 @@ RECIPE = prunus.CompressionRecipe(
     schedule="iterative",
     rounds=2,
     retrain=SHORT,
-    settle=SHORT,
+    final_retrain=SHORT,
     bits=3,
     finetune=SHORT,
 )
@@ -62,16 +67,16 @@ def trained(digits):
 
 @pytest.fixture(scope="module")
 def compressed(trained, digits):
-    return prunus.deep_compress(trained, digits, RECIPE)
+    return prunus.compress(trained, data=digits, preset=RECIPE)
 
 
-def test_the_model_given_is_left_alone(trained, digits):
+def test_compress_does_not_modify_the_model(trained, digits):
     before = copy.deepcopy(trained.state_dict())
-    prunus.deep_compress(trained, digits, RECIPE)
+    prunus.compress(trained, data=digits, preset=RECIPE)
     assert same_bits(before, trained.state_dict())
 
 
-def test_every_stage_is_smaller_than_the_one_before(compressed):
+def test_compress_stages_decrease_in_size(compressed):
     assert tuple(stage.name for stage in compressed.stages) == STAGES
     sizes = [stage.bytes for stage in compressed.stages]
     *before, last = sizes
@@ -82,7 +87,7 @@ def test_every_stage_is_smaller_than_the_one_before(compressed):
     assert sizes[0] == sum(p.numel() * 4 for p in compressed.model.parameters())
 
 
-def test_density_counts_and_values_are_what_was_asked(compressed):
+def test_compress_reaches_requested_density_and_bits(compressed):
     assert compressed.density == pytest.approx(0.2, abs=1e-3)
     for name, mask in compressed.masks.items():
         weight = compressed.model.get_parameter(name)
@@ -90,13 +95,13 @@ def test_density_counts_and_values_are_what_was_asked(compressed):
         assert len(weight[mask].unique()) <= 8
 
 
-def test_what_is_not_shared_is_exact_in_half_precision(compressed):
+def test_compress_rounds_biases_to_half_precision(compressed):
     for name, parameter in compressed.model.named_parameters():
         if name.endswith("bias"):
             assert torch.equal(parameter, parameter.half().float())
 
 
-def test_the_file_is_the_model_bit_for_bit(compressed, tmp_path, trained):
+def test_save_and_load_return_the_compressed_model_bit_for_bit(compressed, tmp_path, trained):
     path = tmp_path / "net.prunus"
     size = prunus.save(compressed, path)
     assert size == path.stat().st_size == prunus.inspect(path).file_bytes
@@ -107,7 +112,59 @@ def test_the_file_is_the_model_bit_for_bit(compressed, tmp_path, trained):
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-def test_any_module_may_be_saved(tmp_path):
+def test_compress_writes_the_file_of_save_and_counts_its_bytes(trained, digits, compressed, tmp_path):
+    result = prunus.compress(trained, tmp_path / "a", data=digits, preset=RECIPE)
+    prunus.save(compressed, tmp_path / "b", metadata={"data": digits.name})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    inspection = prunus.inspect(tmp_path / "a")
+    assert result.file_bytes == compressed.file_bytes == inspection.file_bytes
+    assert result.ratio == inspection.ratio
+    assert result.metadata_bytes == inspection.metadata_bytes
+    assert result.file_stages[-1].bytes == result.file_bytes
+
+
+def test_compress_trains_first_when_requested(trained, digits):
+    untrained = copy.deepcopy(trained)
+    glorot_normal(untrained, seed=3)
+    recipe = RECIPE.replace(rounds=1, schedule="one_shot")
+    stages = []
+    result = prunus.compress(
+        untrained, data=digits, preset=recipe, train_first=True, seed=5, report=lambda *e: stages.append(e[0])
+    )
+    dense = copy.deepcopy(untrained)
+    prunus.train(dense, digits, recipe.dense, seed=derive_seed(5, "dense"))
+    assert stages == ["dense", "pruned", "quantized"]
+    assert same_bits(result.dense_model.state_dict(), dense.state_dict())
+    again = prunus.compress(dense, data=digits, preset=recipe, seed=5)
+    assert same_bits(again.model.state_dict(), result.model.state_dict())
+
+
+def test_compress_raises_when_the_file_does_not_load_back(trained, few, tmp_path, monkeypatch):
+    other = copy.deepcopy(trained)
+    monkeypatch.setattr(
+        "prunus.compression.deep_compression.write_atomic", lambda path, content: prunus.save(other, path)
+    )
+    with pytest.raises(CorruptFileError, match=r"to give 1\.weight back bit for bit"):
+        prunus.compress(trained, tmp_path / "m", data=few, preset=RECIPE)
+
+
+def test_compress_refuses_an_unwritable_path_before_work(trained, digits, tmp_path):
+    with pytest.raises(OutputError, match="is not a folder"):
+        prunus.compress(trained, tmp_path / "no" / "m", data=digits, preset=RECIPE, report=pytest.fail)
+
+
+def test_compressed_prints_a_table_and_converts_to_json(compressed):
+    header, *rows = str(compressed).splitlines()
+    assert header.split()[:3] == ["stage", "bytes", "ratio"]
+    assert [row.split()[0] for row in rows] == list(STAGES)
+    assert f"{compressed.file_bytes:,}" in rows[-1]
+    content = json.loads(json.dumps(compressed.to_json()))
+    assert [stage["name"] for stage in content["stages"]] == list(STAGES)
+    assert content["stages"][-1]["bytes"] == content["file_bytes"] == compressed.file_bytes
+    assert content["ratio"] == content["original_bytes"] / content["file_bytes"]
+
+
+def test_save_accepts_any_module(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     model(torch.randn(5, 3, 3, 3))  # moves the running statistics
     prunus.save(model, tmp_path / "m")
@@ -115,7 +172,7 @@ def test_any_module_may_be_saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", prunus.models.MODELS)
-def test_built_in_models_come_back_by_name(name, tmp_path):
+def test_load_returns_built_in_models_by_name(name, tmp_path):
     model = prunus.models.MODELS[name](seed=3)
     for parameter in model.parameters():
         parameter.data.mul_(torch.rand_like(parameter) < 0.01).add_(0.0)
@@ -126,7 +183,7 @@ def test_built_in_models_come_back_by_name(name, tmp_path):
     assert not loaded.training
 
 
-def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, digits, compressed, tmp_path):
+def test_compress_resumes_bit_identically_after_an_interrupt(trained, digits, compressed, tmp_path):
     class Killed(Exception):
         pass
 
@@ -138,19 +195,19 @@ def test_the_same_seed_gives_the_same_bits_and_a_killed_call_goes_on(trained, di
             raise Killed
 
     with pytest.raises(Killed):
-        prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path, report=kill)
-    resumed = prunus.deep_compress(trained, digits, RECIPE, checkpoints=tmp_path)
+        prunus.compress(trained, data=digits, preset=RECIPE, checkpoints=tmp_path, report=kill)
+    resumed = prunus.compress(trained, data=digits, preset=RECIPE, checkpoints=tmp_path)
     assert same_bits(resumed.model.state_dict(), compressed.model.state_dict())
     assert resumed.epochs == compressed.epochs  # those before the kill, too
 
 
-def test_the_test_split_is_not_looked_at(trained, digits, compressed):
+def test_compress_does_not_use_the_test_split(trained, digits, compressed):
     blind = dataclasses.replace(digits, test=None)
-    again = prunus.deep_compress(trained, blind, RECIPE)
+    again = prunus.compress(trained, data=blind, preset=RECIPE)
     assert same_bits(again.model.state_dict(), compressed.model.state_dict())
 
 
-def test_bits_by_kind_and_by_name():
+def test_bits_by_name_accepts_kinds_and_names():
     model = prunus.models.lenet_5()
     names = list(prunus.prunable_weights(model))
     assert list(bits_by_name(model, names, {"conv": 8, "linear": 5, "fc2.weight": 6}).values()) == [
@@ -169,7 +226,7 @@ def spoiled(model: nn.Module) -> nn.Module:
     return model
 
 
-def test_bad_input_is_named(trained, digits):
+def test_compress_raises_named_errors_for_bad_input(trained, digits):
     cases = [
         (spoiled(trained), RECIPE, NonFiniteError, "'1.weight' holds 1 of 6400"),
         (nn.Sequential(nn.Flatten()), RECIPE, NoPrunableWeightsError, "Sequential"),
@@ -185,7 +242,7 @@ def test_bad_input_is_named(trained, digits):
     ]
     for model, recipe, error, message in cases:
         with pytest.raises(error, match=message):
-            prunus.deep_compress(model, digits, recipe)
+            prunus.compress(model, data=digits, preset=recipe)
 
 
 EMPTY = [
@@ -203,11 +260,11 @@ EMPTY = [
 
 
 @pytest.mark.parametrize(("recipe", "says"), EMPTY)
-def test_a_density_that_keeps_nothing_is_refused_before_the_work(recipe, says, trained, digits):
+def test_compress_raises_before_work_for_densities_that_keep_nothing(recipe, says, trained, digits):
     """Before the first evaluation: the data set has no splits to look at."""
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(DensityError, match=says):
-        prunus.deep_compress(trained, nothing, recipe)
+        prunus.compress(trained, data=nothing, preset=recipe)
 
 
 @pytest.fixture(scope="module")
@@ -219,21 +276,21 @@ def wide(digits):
 
 
 @pytest.mark.parametrize(("scope", "density"), [("2:4", 0.5), ("4:8", 0.5), ("1:4", 0.25), ("2x4", 0.3)])
-def test_a_pattern_goes_all_the_way(scope, density, wide, tmp_path):
+def test_compress_keeps_the_sparsity_pattern_in_the_file(scope, density, wide, tmp_path):
     """The file gives back zeros in the pattern, whatever retraining and fine-tuning did."""
     recipe = RECIPE.replace(scope=scope, density=density, schedule="one_shot")
-    exclude = ["fc2.*", "fc3.*"] if scope == "4:8" else []  # 300 and 100 inputs are no multiple of 8
-    done = prunus.deep_compress(prunus.models.lenet_300_100(), wide, recipe, exclude=exclude)
+    exclude = ["fc2.*", "fc3.*"] if scope == "4:8" else []  # 300 and 100 inputs are not a multiple of 8
+    done = prunus.compress(prunus.models.lenet_300_100(), data=wide, preset=recipe, exclude=exclude)
     prunus.save(done, tmp_path / "m")
     state = prunus.load(tmp_path / "m").state_dict()
     for name in prunus.prunable_weights(done.model, exclude=exclude):
-        there = state[name] != 0
-        o, i = there.shape
-        assert not (there & ~done.masks[name]).any()
+        is_nonzero = state[name] != 0
+        o, i = is_nonzero.shape
+        assert not (is_nonzero & ~done.masks[name]).any()
         if ":" in scope:
             n, m = map(int, scope.split(":"))
             assert (done.masks[name].reshape(o, i // m, m).sum(-1) == n).all()
-            assert (there.reshape(o, i // m, m).sum(-1) <= n).all()
+            assert (is_nonzero.reshape(o, i // m, m).sum(-1) <= n).all()
         else:
             blocks = done.masks[name].reshape(o // 2, 2, i // 4, 4).sum((1, 3))
             assert set(blocks.unique().tolist()) == {0, 8}
@@ -254,20 +311,20 @@ UNREACHABLE = [
 
 
 @pytest.mark.parametrize(("recipe", "says"), UNREACHABLE)
-def test_a_density_that_a_pattern_cannot_give_is_refused_before_the_work(recipe, says, trained, digits):
+def test_compress_raises_before_work_for_unreachable_densities(recipe, says, trained, digits):
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(DensityError, match=says):
-        prunus.deep_compress(trained, nothing, recipe)
+        prunus.compress(trained, data=nothing, preset=recipe)
 
 
-def test_a_scope_that_there_is_not_is_refused_before_the_work(trained, digits):
+def test_compress_raises_before_work_for_an_unknown_scope(trained, digits):
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     with pytest.raises(UnknownNameError, match="Patterns N:M"):
-        prunus.deep_compress(trained, nothing, RECIPE.replace(scope="filters"))
+        prunus.compress(trained, data=nothing, preset=RECIPE.replace(scope="filters"))
 
 
 @pytest.mark.parametrize("weights", [1, 2, 3, 7, 10, 999, 1000, 6400, 266_200, 10_000_001])
-def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(weights):
+def test_density_error_names_the_smallest_density_that_keeps_a_weight(weights):
     shapes = {"fc.weight": (weights,)}
     with pytest.raises(DensityError) as raised:
         Layer().check_not_empty(shapes, 1e-9)
@@ -280,28 +337,30 @@ def test_the_density_that_the_error_names_is_the_smallest_that_keeps_a_weight(we
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25])
-def test_a_layer_of_equal_weights_survives(value, digits, tmp_path):
+def test_compress_accepts_layers_of_equal_weights(value, digits, tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     model[1].weight.data.fill_(value)
     with pytest.warns(EmptyLayerWarning) if value == 0 else nullcontext():
-        compressed = prunus.deep_compress(model, digits, RECIPE)
+        compressed = prunus.compress(model, data=digits, preset=RECIPE)
     assert bool(compressed.masks["1.weight"].any()) == (value != 0)
     prunus.save(compressed, tmp_path / "m")
     assert same_bits(prunus.read(tmp_path / "m"), compressed.model.state_dict())
 
 
-def test_one_weight_a_layer(digits):
+def test_compress_accepts_layers_of_one_weight(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False), nn.Linear(1, 10))
     with pytest.warns(prunus.errors.NoEffectWarning) as warned:
-        prunus.deep_compress(
-            model, digits, RECIPE.replace(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5})
+        prunus.compress(
+            model,
+            data=digits,
+            preset=RECIPE.replace(density={"1.weight": 0.5, "2.weight": 1.0, "3.weight": 0.5}),
         )
-    assert any("'2.weight' has 1 distinct" in str(one.message) for one in warned)
+    assert any("'2.weight' has 1 distinct" in str(w.message) for w in warned)
 
 
-def test_density_one_prunes_nothing_and_says_so(trained, digits):
+def test_compress_warns_when_density_one_prunes_nothing(trained, digits):
     with pytest.warns(prunus.errors.NoEffectWarning, match="nothing is pruned"):
-        compressed = prunus.deep_compress(trained, digits, RECIPE.replace(density=1.0, rounds=1))
+        compressed = prunus.compress(trained, data=digits, preset=RECIPE.replace(density=1.0, rounds=1))
     assert compressed.density == 1.0
 
 
@@ -320,11 +379,11 @@ def sparse(trained: nn.Module, density: float, scope: str = "layer") -> tuple[nn
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "obs"])
 @pytest.mark.parametrize("density", [1.0, 0.1])
-def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, few, tmp_path):
+def test_compress_keeps_zeros_of_a_sparse_model(density, criterion, scope, trained, few, tmp_path):
     model, masks = sparse(trained, 0.3)
     recipe = RECIPE.replace(density=density, scope=scope, criterion=criterion)
     with pytest.warns(NoEffectWarning, match="stay zero") if density == 1 else nullcontext():
-        done = prunus.deep_compress(model, few, recipe)
+        done = prunus.compress(model, data=few, preset=recipe)
     expected = {name: num_to_keep(min(density, 0.3), mask.numel()) for name, mask in masks.items()}
     assert sum(int(mask.sum()) for mask in done.masks.values()) == sum(expected.values())
     assert done.density == sum(expected.values()) / sum(mask.numel() for mask in masks.values())
@@ -336,31 +395,35 @@ def test_zeros_of_a_sparse_model_stay_zero(density, criterion, scope, trained, f
     assert same_bits(prunus.read(tmp_path / "m"), done.model.state_dict())
 
 
-def test_a_model_with_a_pattern_keeps_its_zeros_and_one_without_is_refused_before_the_work(trained, few):
+def test_compress_keeps_an_existing_pattern_and_raises_before_work_where_none_fits(trained, few):
     model, masks = sparse(trained, 0.5, "2:4")
     recipe = RECIPE.replace(scope="2:4", density=0.5, schedule="one_shot", rounds=1)
-    done = prunus.deep_compress(model, few, recipe)
+    done = prunus.compress(model, data=few, preset=recipe)
     assert all(torch.equal(done.masks[name], mask) for name, mask in masks.items())
     epochs = []
     with pytest.raises(DensityError, match="zero at the start count as pruned: exclude these layers"):
-        prunus.deep_compress(sparse(trained, 0.3)[0], few, recipe, report=lambda *epoch: epochs.append(epoch))
+        prunus.compress(
+            sparse(trained, 0.3)[0], data=few, preset=recipe, report=lambda *epoch: epochs.append(epoch)
+        )
     assert not epochs
 
 
-def test_negative_zeros_are_counted_nowhere(trained, few):
+def test_compress_counts_negative_zeros_as_zeros(trained, few):
     model, masks = sparse(trained, 0.3)
     assert any(bool(torch.signbit(w[w == 0]).any()) for w in prunus.prunable_weights(model).values())
     with pytest.warns(NoEffectWarning):
-        done = prunus.deep_compress(model, few, RECIPE.replace(density=1.0, rounds=1))
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    assert [stage.kept for stage in done.stages] == [kept] * len(STAGES)
-    assert all(sum(sum(counts) for _, counts in stage.histograms.values()) == kept for stage in done.stages)
+        done = prunus.compress(model, data=few, preset=RECIPE.replace(density=1.0, rounds=1))
+    num_nonzero = sum(int(mask.sum()) for mask in masks.values())
+    assert [stage.num_kept for stage in done.stages] == [num_nonzero] * len(STAGES)
+    assert all(
+        sum(sum(counts) for _, counts in stage.histograms.values()) == num_nonzero for stage in done.stages
+    )
     for name, weight in prunus.prunable_weights(done.model).items():
         assert not torch.signbit(weight[~done.masks[name]]).any()
 
 
 @pytest.mark.parametrize("emptied", ["1.weight", "3.weight", "5.weight"])
-def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, few, tmp_path):
+def test_compress_stores_layers_emptied_by_the_global_scope(emptied, few, tmp_path):
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
     )
@@ -368,17 +431,19 @@ def test_a_layer_that_the_global_scope_empties_is_carried_to_the_file(emptied, f
     model.get_parameter(emptied).data.mul_(1e-6)
     still = SHORT.replace(learning_rate=1e-9)
     with pytest.warns(EmptyLayerWarning, match=f"No weight of '{emptied}'"):
-        done = prunus.deep_compress(model, few, RECIPE.replace(scope="global", retrain=still, settle=still))
+        done = prunus.compress(
+            model, data=few, preset=RECIPE.replace(scope="global", retrain=still, final_retrain=still)
+        )
     assert not done.masks[emptied].any()
     assert not done.model.get_parameter(emptied).any()
-    assert len(done.shared[emptied].codebook) == 0
+    assert len(done.quantized[emptied].codebook) == 0
     prunus.save(done, tmp_path / "m")
     again = prunus.load(tmp_path / "m", into=copy.deepcopy(model))
     assert same_bits(again.state_dict(), done.model.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         with pytest.warns(EmptyLayerWarning):  # and once more, from the file
-            assert not prunus.deep_compress(again, few, RECIPE).model.get_parameter(emptied).any()
+            assert not prunus.compress(again, data=few, preset=RECIPE).model.get_parameter(emptied).any()
 
 
 def with_all_kinds() -> nn.Module:
@@ -400,14 +465,14 @@ def with_all_kinds() -> nn.Module:
     return model
 
 
-def test_excluded_and_frozen_tensors_are_left_bit_for_bit(few):
+def test_compress_leaves_excluded_and_frozen_tensors_exact(few):
     model = with_all_kinds()
     model[1].requires_grad_(False)
     model[2].bias.requires_grad_(False)
     recipe = RECIPE.replace(
         retrain=SHORT.replace(weight_decay=0.1), finetune=SHORT.replace(optimizer="adamw", weight_decay=0.1)
     )
-    done = prunus.deep_compress(model, few, recipe, exclude=["1.weight", "6.*"])
+    done = prunus.compress(model, data=few, preset=recipe, exclude=["1.weight", "6.*"])
     for name in ("1.weight", "1.bias", "2.bias", "offset"):
         assert same_bits({name: done.model.state_dict()[name]}, {name: model.state_dict()[name]})
     rounded = {name: torch.equal(p, p.half().float()) for name, p in done.model.named_parameters()}
@@ -418,18 +483,18 @@ def test_excluded_and_frozen_tensors_are_left_bit_for_bit(few):
         assert not torch.equal(done.model.get_parameter(name), model.get_parameter(name))
 
 
-def test_frozen_weights_are_left_out_with_a_warning(few):
+def test_compress_warns_of_frozen_weights(few):
     model = with_all_kinds()
     model[1].requires_grad_(False)
     with pytest.warns(NoEffectWarning, match=r"\['1.weight'\] have requires_grad=False"):
-        done = prunus.deep_compress(model, few, RECIPE)
+        done = prunus.compress(model, data=few, preset=RECIPE)
     assert list(done.masks) == ["4.weight", "6.weight"]
     assert same_bits(done.model[1].state_dict(), model[1].state_dict())
     with pytest.raises(NoPrunableWeightsError, match="none has requires_grad"):
-        prunus.deep_compress(model.requires_grad_(False), few, RECIPE)
+        prunus.compress(model.requires_grad_(False), data=few, preset=RECIPE)
 
 
-def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
+def test_exclude_matches_any_name_of_a_tied_parameter(few):
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -440,13 +505,13 @@ def test_a_tied_parameter_is_excluded_by_each_of_its_names(few):
         def forward(self, x):
             return self.head(self.body(x.flatten(1) * self.scale).relu())
 
-    done = prunus.deep_compress(Tied(), few, RECIPE, exclude=["body.*"])
+    done = prunus.compress(Tied(), data=few, preset=RECIPE, exclude=["body.*"])
     assert not torch.equal(done.model.scale, done.model.scale.half().float())
     assert torch.equal(done.model.head.bias, done.model.head.bias.half().float())
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_the_copy_has_the_modes_and_flags_of_the_model_given(mode, few):
+def test_compressed_model_has_the_modes_and_flags_of_the_original(mode, few):
     model = with_all_kinds().train(mode)
     model[2].train(not mode)
     model[2].weight.requires_grad_(False)
@@ -455,7 +520,7 @@ def test_the_copy_has_the_modes_and_flags_of_the_model_given(mode, few):
         [(p.requires_grad, p.grad) for p in m.parameters()],
     )
     before, state = flags(model), copy.deepcopy(model.state_dict())
-    done = prunus.deep_compress(model, few, RECIPE)
+    done = prunus.compress(model, data=few, preset=RECIPE)
     assert flags(model) == flags(done.model) == before
     assert same_bits(state, model.state_dict())
 
@@ -474,11 +539,11 @@ def with_buffer(trained: nn.Module, buffer: torch.Tensor) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monkeypatch):
+@pytest.mark.parametrize("encode_all", [True, False])
+def test_compress_raises_late_failures_before_work(encode_all, trained, digits, monkeypatch):
     """Before the data are looked at: the data set has no splits. Of large models, samples are written."""
-    if not whole:
-        monkeypatch.setattr("prunus.compression.deep_compression.REHEARSED_WHOLE", 10)
+    if not encode_all:
+        monkeypatch.setattr("prunus.compression.checks.MAX_FULL_TRIAL", 10)
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     lone = with_buffer(trained, torch.zeros(1))
     lone.get_submodule("3").register_buffer("\ud800", torch.zeros(1))
@@ -507,32 +572,37 @@ def test_what_would_fail_late_fails_before_the_work(whole, trained, digits, monk
         (trained, RECIPE.replace(bits={"linear": 0}), QuantizationError, "got 0"),
         (trained, RECIPE.replace(bits=4.0), QuantizationError, "got 4.0"),
         (trained, RECIPE.replace(density={"1.weight": 0.5, "3.weight": 0.5, "x": 0.5}), DensityError, "x"),
-        (trained, RECIPE.replace(start="optimum"), UnknownNameError, "did you mean 'optimal'"),
+        (trained, RECIPE.replace(kmeans_init="optimum"), UnknownNameError, "did you mean 'optimal'"),
         (trained, RECIPE.replace(criterion="magnitud"), UnknownNameError, "did you mean 'magnitude'"),
         (trained, RECIPE.replace(schedule="cubical"), UnknownNameError, "cubic"),
         (trained, RECIPE.replace(finetune=SHORT.replace(optimizer="adan")), UnknownNameError, "adam"),
-        (trained, RECIPE.replace(settle=SHORT.replace(lr_schedule="cosin")), UnknownNameError, "cosine"),
+        (
+            trained,
+            RECIPE.replace(final_retrain=SHORT.replace(lr_schedule="cosin")),
+            UnknownNameError,
+            "cosine",
+        ),
     ]
     for model, recipe, error, message in cases:
         with pytest.raises(PrunusError) as raised:
-            prunus.deep_compress(model, nothing, recipe)
+            prunus.compress(model, data=nothing, preset=recipe)
         assert isinstance(raised.value, error), repr(raised.value)
         assert re.search(message, str(raised.value)), repr(raised.value)
 
 
-def test_weights_that_are_neighboring_floats_are_compressed_and_counted(few):
+def test_compress_accepts_neighboring_floats(few):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     near = np.float32(0.25).view(np.uint32) + np.arange(640, dtype=np.uint32) % 7
     model[1].weight.data = torch.from_numpy(near.view(np.float32).reshape(10, 64).copy())
     with pytest.warns(NoEffectWarning):
-        done = prunus.deep_compress(
+        done = prunus.compress(
             model,
-            few,
-            RECIPE.replace(
+            data=few,
+            preset=RECIPE.replace(
                 density=1.0,
                 rounds=1,
                 retrain=SHORT.replace(epochs=0),
-                settle=SHORT.replace(epochs=0),
+                final_retrain=SHORT.replace(epochs=0),
                 finetune=SHORT.replace(epochs=0),
             ),
         )
@@ -540,12 +610,12 @@ def test_weights_that_are_neighboring_floats_are_compressed_and_counted(few):
     assert sum(done.stages[0].histograms["1.weight"][1]) == 640
 
 
-def test_settings_that_are_no_python_numbers_are_written(trained, few, tmp_path):
+def test_save_converts_settings_to_builtin_types(trained, few, tmp_path):
     recipe = RECIPE.replace(
         density=MappingProxyType({"1.weight": np.float32(0.25), "3.weight": np.float64(0.5)})
     )
-    done = prunus.deep_compress(trained, few, recipe, seed=np.int64(3))
+    done = prunus.compress(trained, data=few, preset=recipe, seed=np.int64(3))
     prunus.save(done, tmp_path / "m")
-    header = prunus.inspect(tmp_path / "m").made
+    header = prunus.inspect(tmp_path / "m").metadata
     assert header["seed"] == 3
     assert header["recipe"]["density"] == {"1.weight": 0.25, "3.weight": 0.5}

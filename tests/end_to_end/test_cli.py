@@ -60,7 +60,7 @@ def framed():
     frame = lambda split: Split(nn.functional.pad(split.inputs, (10,) * 4), split.labels)
     return Dataset("framed", frame(d.train), frame(d.validation), frame(d.test), d.class_names)
 """
-EPOCHS = [f"--epochs={stage}" for stage in ("dense=3", "retrain=1", "settle=2", "finetune=1")]
+EPOCHS = [f"--epochs={stage}" for stage in ("dense=3", "retrain=1", "final_retrain=2", "finetune=1")]
 COMPRESS = ("compress", "--model=own_nets:net", "--data=own_nets:few", "--rounds=3", "--threads=1", *EPOCHS)
 
 
@@ -173,12 +173,18 @@ def test_evaluate_prints_the_result_of_the_library(run):
 def test_compress_prints_only_json_to_stdout(made):
     printed, message = json.loads((made / "printed.json").read_text()), (made / "stderr.txt").read_text()
     assert printed["file_bytes"] == (made / "own.prunus").stat().st_size
-    assert [stage["name"] for stage in printed["stages"]] == ["dense", "pruned", "shared", "huffman", "range"]
+    assert [stage["name"] for stage in printed["stages"]] == [
+        "dense",
+        "pruned",
+        "quantized",
+        "huffman",
+        "range",
+    ]
     assert printed["stages"][-1]["bytes"] == printed["file_bytes"]
     assert printed["n"] == 300
     assert (made / "own.html").read_text().startswith("<!DOCTYPE html>")
     assert "will prune 1.weight (24 × 64)" in message
-    assert "will keep whole: 1.bias, 2.weight, 2.bias, 4.bias" in message
+    assert "not pruned: 1.bias, 2.weight, 2.bias, 4.bias" in message
     assert message.count("validation error") == 3 + 2 + 2 + 1
     assert "(8 of 8 epochs)" in message
 
@@ -229,7 +235,7 @@ def test_interrupted_compress_resumes_from_checkpoints(made, run):
     assert stopped.returncode == 130
     assert "error: interrupted." in stopped.stderr
     assert "pruning" in stopped.stderr
-    assert "sharing" not in stopped.stderr
+    assert "quantizing" not in stopped.stderr
     assert not (made / "resumed.prunus").exists()
     message = run(*COMPRESS, "--out=resumed.prunus", "--checkpoints=steps").err
     assert "training" not in message
@@ -247,12 +253,12 @@ def test_compress_uses_the_given_weights(name, run, tmp_path):
     else:
         torch.save({"state_dict": state} if "nested" in name else state, path)
     out = tmp_path / "out.prunus"
-    nothing = [f"--epochs={stage}=0" for stage in ("retrain", "settle", "finetune")]
+    nothing = [f"--epochs={stage}=0" for stage in ("retrain", "final_retrain", "finetune")]
     printed = run(
         *("compress", "--model=own_nets:net", "--data=own_nets:few", "--weights", path, "--out", out),
         *("--density=1", "--bits=8", "--include=4.weight", *nothing),
     )
-    assert "warning: '4.weight' has 3 distinct non-zero values" in printed.err
+    assert "warning: '4.weight' has 3 distinct nonzero values" in printed.err
     assert "Warning" not in printed.err
     result = prunus.read(out)
     assert torch.equal(result["4.weight"], state["4.weight"])
@@ -280,14 +286,14 @@ def test_scope_option_accepts_a_pattern(run, tmp_path):
 
 def test_resolve_recipe_prefers_the_recipe_of_the_model():
     table = prunus.COMPRESSION_RECIPES
-    assert resolve_recipe("lenet-300-100", None, None, None, None, []) == table["lenet-300-100"]
-    assert resolve_recipe("own:net", None, None, None, None, []) == table["default"]
-    changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["settle=4", "dense=0"])
+    assert resolve_recipe("lenet-300-100") == table["lenet-300-100"]
+    assert resolve_recipe("own:net") == table["default"]
+    changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["final_retrain=4", "dense=0"])
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
-    assert (changed.settle.epochs, changed.dense.epochs) == (4, 0)
+    assert (changed.final_retrain.epochs, changed.dense.epochs) == (4, 0)
     assert changed.finetune == table["lenet-300-100"].finetune
     assert changed.scope == table["lenet-300-100"].scope
-    assert resolve_recipe("own:net", None, None, None, None, [], "4x4").scope == "4x4"
+    assert resolve_recipe("own:net", scope="4x4").scope == "4x4"
 
 
 def test_list_names_all_built_in_components(run):

@@ -140,9 +140,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.add_module("out", nn.Linear(40, 10))
     once = Recipe(1, 1e-3, 64)
     recipe = prunus.COMPRESSION_RECIPES["lenet-300-100"].replace(
-        density=0.2, rounds=3, bits=3, retrain=once, settle=once, finetune=once
+        density=0.2, rounds=3, bits=3, retrain=once, final_retrain=once, finetune=once
     )
-    compressed = prunus.deep_compress(model, data, recipe)
+    compressed = prunus.compress(model, data=data, preset=recipe)
     prunus.save(compressed, folder / "network.prunus")
     inspection, test = prunus.inspect(folder / "network.prunus"), prunus.evaluate(compressed.model, data.test)
     long_title = "An_unbroken_title_that_is_longer_than_a_telephone_is_wide on digits"

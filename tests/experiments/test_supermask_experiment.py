@@ -210,7 +210,7 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
             )
             continue
         told = json.loads(called(*arguments, "--json", "--force").out)
-        assert told["run"] == prunus.inspect(file).made["run"] == id
+        assert told["run"] == prunus.inspect(file).metadata["run"] == id
         assert told["bytes"] == file.stat().st_size
         row = store.directory(id).rows()[-1]
         accuracy = row.get("most_likely_final_test_accuracy", row["final_test_accuracy"])

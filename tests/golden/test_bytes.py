@@ -17,12 +17,12 @@ CODED = {
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_a_codec_writes_these_bytes(name):
+def test_codecs_write_golden_bytes(name):
     assert CODECS[name].encode(SYMBOLS, 12).hex(" ") == CODED[name]
     assert np.array_equal(CODECS[name].decode(bytes.fromhex(CODED[name]), 20, 12), SYMBOLS)
 
 
-def test_huffman_by_eye():
+def test_huffman_bytes_are_readable_by_eye():
     """Lengths 1 of 11 for '0', 3 for '1', and so on; see the table and the codes in bits."""
     bits = "".join(f"{byte:08b}" for byte in CODECS["huffman"].encode(np.array([0, 1, 0, 2]), 4))
     runs = "1" "00100"  # run of 1: level 1, a step of 2 from -1: gamma(4)  # fmt: skip
@@ -59,9 +59,9 @@ def state():
     return {"w": w, "b": torch.tensor([1.5, 0.1])}
 
 
-def test_a_small_file_is_these_bytes():
+def test_pack_writes_golden_bytes():
     model, made = {"name": "m", "arguments": {}}, {"by": "hand"}
-    assert pack(state(), model=model, made=made, coding=EncodingConfig("range", 3)) == FILE
+    assert pack(state(), model=model, metadata=made, encoding=EncodingConfig("range", 3)) == FILE
     header, back = unpack(FILE)
     assert (header["model"], header["made"]) == (model, made)
     assert all(torch.equal(back[name], tensor) for name, tensor in state().items())
@@ -85,8 +85,8 @@ def patch():
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_sparse_blob_is_these_bytes(codec):
-    data = pack({"w": patch()}, coding=EncodingConfig(codec, 9))
+def test_sparse_blobs_have_golden_bytes(codec):
+    data = pack({"w": patch()}, encoding=EncodingConfig(codec, 9))
     length = int(data.split(b"]]}")[0].rsplit(b",", 1)[1])
     assert data[-4 - length : -4].hex(" ") == PATCH[codec]
     assert torch.equal(unpack(data)[1]["w"], patch())

@@ -18,19 +18,15 @@ import torch
 
 from prunus.compression.codecs import range_coder
 from prunus.compression.codecs.bitstream import gamma, pack_levels
-from prunus.compression.container.file_format import (
-    CHECKSUM,
+from prunus.compression.container.file_format import CHECKSUM, DTYPES, MAGIC, PREFIX, VERSION
+from prunus.compression.container.tensor_blob import (
+    CODEBOOK,
     CODEC_NUMBERS,
-    COLUMNS,
-    DTYPES,
+    COLUMN_MAJOR,
     GENERATED,
     HALF,
-    HOLES,
-    MAGIC,
-    PREFIX,
     SEED,
-    SHARED,
-    VERSION,
+    SPARSE,
     varint,
 )
 
@@ -87,28 +83,30 @@ def codebook(values, codes=None):
     return varint(len(values)) + values + (table(1, 0) if codes is None else codes)
 
 
-def one(dtype):
+def number_one(dtype):
     """The number 1 in a dtype, as bytes."""
     return torch.ones(1, dtype=DTYPES[dtype]).view(torch.uint8).numpy().tobytes()
 
 
 def shared(dtype, size, *, codec=RANGE, codes=None, values=None, flags=0):
     """A tensor of a code for every entry."""
-    values = one("float16" if flags & HALF else dtype) if values is None else values
-    return file_of(dtype, [size], bytes([SHARED | flags, codec]) + codebook(values, codes))
+    values = number_one("float16" if flags & HALF else dtype) if values is None else values
+    return file_of(dtype, [size], bytes([CODEBOOK | flags, codec]) + codebook(values, codes))
 
 
 def placed(dtype, size, *, flags=0, values=None):
     """A tensor [2, size / 2] with a position and a code for every entry."""
-    values = one("float16" if flags & HALF else dtype) if values is None else values
-    head = bytes([HOLES | SHARED | flags, RANGE, RANGE])
+    values = number_one("float16" if flags & HALF else dtype) if values is None else values
+    head = bytes([SPARSE | CODEBOOK | flags, RANGE, RANGE])
     return file_of(dtype, [2, size // 2], head + positions(size) + codebook(values))
 
 
 def seeded(generator, size):
     """A tensor that is generated."""
     how = SEED.pack(generator, 5, 1.0)
-    return file_of("float32", [size], bytes([GENERATED | SHARED, RANGE]) + how + codebook(one("float32")))
+    return file_of(
+        "float32", [size], bytes([GENERATED | CODEBOOK, RANGE]) + how + codebook(number_one("float32"))
+    )
 
 
 def largest_size(dtype, limit, num_streams):
@@ -125,14 +123,17 @@ def streams(limit, dtypes=("float64", "float32", "float16", "bfloat16")):
         "codes in Huffman": lambda dtype, size: shared(dtype, size, codec=HUFFMAN),
         "codes in bit packing": lambda dtype, size: shared(dtype, size, codec=BITPACK, codes=b""),
         "codes of two symbols": lambda dtype, size: shared(
-            dtype, size, values=one(dtype) + bytes(len(one(dtype))), codes=table(2, 0, others=127)
+            dtype,
+            size,
+            values=number_one(dtype) + bytes(len(number_one(dtype))),
+            codes=table(2, 0, others=127),
         ),
         "positions": lambda dtype, size: placed(dtype, size),
-        "positions in columns": lambda dtype, size: placed(dtype, size, flags=COLUMNS),
+        "positions in columns": lambda dtype, size: placed(dtype, size, flags=COLUMN_MAJOR),
     }
     only_float32 = {
         "codes of halves": lambda dtype, size: shared(dtype, size, flags=HALF),
-        "positions of halves in columns": lambda dtype, size: placed(dtype, size, flags=HALF | COLUMNS),
+        "positions of halves in columns": lambda dtype, size: placed(dtype, size, flags=HALF | COLUMN_MAJOR),
         "signs": lambda dtype, size: seeded(0, size),
         "normals": lambda dtype, size: seeded(1, size),
     }
@@ -143,10 +144,12 @@ def streams(limit, dtypes=("float64", "float32", "float16", "bfloat16")):
             yield Bomb(f"{dtype} {name}", make(dtype, size), size * itemsize, True)
             size = limit // itemsize
             yield Bomb(f"{dtype} {name}, too large", make(dtype, size), size * itemsize, False)
-    fillers = bytes([HOLES | SHARED, RANGE, RANGE]) + positions(limit // 16) + codebook(bytes(4))
+    fillers = bytes([SPARSE | CODEBOOK, RANGE, RANGE]) + positions(limit // 16) + codebook(bytes(4))
     yield Bomb("fillers", file_of("float32", [limit // 8], fillers), limit // 2, True)
     zeros = (
-        bytes([HOLES | SHARED, RANGE, RANGE]) + positions(0, stream=table(2)) + codebook(bytes(4), table(1))
+        bytes([SPARSE | CODEBOOK, RANGE, RANGE])
+        + positions(0, stream=table(2))
+        + codebook(bytes(4), table(1))
     )
     yield Bomb("zeros", file_of("float32", [limit // 8], zeros), limit // 2, True)
 
@@ -181,14 +184,18 @@ def tables():
     coder = constriction.stream.stack.AnsCoder()
     coder.encode_reverse(np.zeros(entries, np.int32), range_coder._model(levels))
     stream = pack_levels(levels) + coder.get_compressed().tobytes().rstrip(b"\0")
-    blob = bytes([HOLES | SHARED, RANGE, RANGE]) + positions(entries, 16, stream) + codebook(one("float32"))
+    blob = (
+        bytes([SPARSE | CODEBOOK, RANGE, RANGE])
+        + positions(entries, 16, stream)
+        + codebook(number_one("float32"))
+    )
     for num_tensors in (1, 4):
         data = file_of("float32", [entries], blob, num_tensors)
         yield Bomb(f"{num_tensors} tables of {alphabet} segments", data, 4 * entries * num_tensors, True)
     # A table of six bytes in which every one of 2^16 symbols is present.
     for codec, level in ((RANGE, 1), (HUFFMAN, 16)):
         stream = as_bytes(gamma(alphabet) + gamma(2 * level + 2)) + (b"\0\0\0\0" if codec == HUFFMAN else b"")
-        blob = bytes([HOLES, codec]) + positions(2, 16, stream) + bytes(8)
+        blob = bytes([SPARSE, codec]) + positions(2, 16, stream) + bytes(8)
         yield Bomb(f"an alphabet of 2^16 in codec {codec}", file_of("float32", [2], blob), 8)
 
 
@@ -217,8 +224,8 @@ def headers():
 
 def many_tensors():
     """Files of very many tensors, whose objects in Python take more than their entries."""
-    coded = bytes([SHARED, RANGE]) + codebook(one("float32"))
-    sparse = bytes([HOLES | SHARED, RANGE, RANGE]) + positions(2, 2) + codebook(one("float32"))
+    coded = bytes([CODEBOOK, RANGE]) + codebook(number_one("float32"))
+    sparse = bytes([SPARSE | CODEBOOK, RANGE, RANGE]) + positions(2, 2) + codebook(number_one("float32"))
     yield Bomb("30,000 values", file_of("int8", [], b"\0\1", 30_000), 30_000)
     yield Bomb("30,000 tensors of one stream", file_of("float32", [2], coded, 30_000), 240_000)
     yield Bomb("15,000 tensors of two streams", file_of("float32", [2], sparse, 15_000), 120_000)
@@ -243,7 +250,7 @@ def reset_peak():
 
 w = torch.tensor([0.0] * 20 + [0.5, 0.25])[torch.arange(120_000) * 7919 % 22].reshape(300, 400)
 for codec in ("range", "huffman", "bitpack"):
-    unpack(pack({"w": w, "f": w + 0.25, "b": w.bfloat16()}, coding=EncodingConfig(codec)))
+    unpack(pack({"w": w, "f": w + 0.25, "b": w.bfloat16()}, encoding=EncodingConfig(codec)))
 for name in ("signs", "normals"):
     how = SeededTensor(name, 1, 0.5)
     unpack(pack({"w": torch.from_numpy(how.values((5000,)))}, generated={"w": how}))
@@ -289,47 +296,47 @@ def check(child, bomb, max_bytes=None, functions=("read",)):
     """Read a bomb by each function and check the outcome, the peak and the time."""
     for function in functions:
         outcome, peak, seconds = child(bomb, function, max_bytes)
-        told = f"{bomb.name}, {function}: {outcome}, peak {peak / 2**20:.1f} MiB, {seconds:.2f} s"
-        assert not outcome.startswith("unnamed"), told
+        summary = f"{bomb.name}, {function}: {outcome}, peak {peak / 2**20:.1f} MiB, {seconds:.2f} s"
+        assert not outcome.startswith("unnamed"), summary
         is_read = outcome == "read"
-        assert bomb.is_read in (None, is_read), told
+        assert bomb.is_read in (None, is_read), summary
         held = len(bomb.data) + (bomb.tensor_bytes if is_read else 0)
-        assert peak <= 3 * held + CONSTANT, told
-        assert peak <= (DEFAULT_LIMIT if max_bytes is None else max_bytes), told
-        assert seconds <= MAX_SECONDS, told
+        assert peak <= 3 * held + CONSTANT, summary
+        assert peak <= (DEFAULT_LIMIT if max_bytes is None else max_bytes), summary
+        assert seconds <= MAX_SECONDS, summary
 
 
 LIMIT = 16 << 20
 
 
-def test_files_that_announce_much_stay_within_a_limit(child):
+def test_reading_bombs_is_bounded_by_max_bytes(child):
     for bomb in (*streams(LIMIT, ("float32", "bfloat16")), *values(LIMIT, ("float64", "bool", "int16"))):
         check(child, bomb, LIMIT)
 
 
-def test_files_that_announce_much_stay_within_the_default_limit(child):
+def test_reading_bombs_is_bounded_by_the_default_limit(child):
     """The largest of them that are read, and a tensor of exactly the limit, which is not."""
     size = largest_size("bfloat16", DEFAULT_LIMIT, 2)
-    check(child, Bomb("positions", placed("bfloat16", size, flags=COLUMNS), 2 * size, True))
+    check(child, Bomb("positions", placed("bfloat16", size, flags=COLUMN_MAJOR), 2 * size, True))
     size = largest_size("float32", DEFAULT_LIMIT, 1)
     check(child, Bomb("normals", seeded(1, size), 4 * size, True))
-    check(child, Bomb("positions", placed("bfloat16", DEFAULT_LIMIT // 2, flags=COLUMNS), 0, False))
+    check(child, Bomb("positions", placed("bfloat16", DEFAULT_LIMIT // 2, flags=COLUMN_MAJOR), 0, False))
 
 
 @pytest.mark.parametrize("group", [tables, headers], ids=["tables", "headers"])
-def test_tables_and_headers_take_little_time_and_memory(child, group):
+def test_reading_large_tables_and_headers_is_fast(child, group):
     for bomb in group():
         check(child, bomb)
 
 
 @pytest.mark.slow
-def test_every_file_that_announces_much_stays_within_the_default_limit(child):
+def test_reading_every_bomb_is_bounded_by_the_default_limit(child):
     for bomb in (*streams(DEFAULT_LIMIT), *values(DEFAULT_LIMIT)):
         check(child, bomb, functions=("read", "inspect"))
 
 
 @pytest.mark.slow
-def test_very_many_tensors_take_little_time(child):
+def test_reading_many_tensors_is_fast(child):
     """Their objects are counted by `max_bytes`, and take more than three times the bytes of such tensors."""
     for bomb in many_tensors():
         outcome, peak, seconds = child(bomb, "read", None)
@@ -353,7 +360,7 @@ for path in sys.argv[1:4]:
 """
 
 
-def test_memory_that_is_not_there_is_a_named_error(tmp_path):
+def test_reading_raises_a_named_error_without_memory(tmp_path):
     paths = []
     for size in (1 << 25, 2):
         for name, data in (
@@ -365,4 +372,4 @@ def test_memory_that_is_not_there_is_a_named_error(tmp_path):
             paths[-1].write_bytes(data)
     done = subprocess.run([sys.executable, "-c", SCARCE, *map(str, paths)], capture_output=True, text=True)
     lines = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert lines == ["SizeLimitError Reading the file takes more memory than there is"] * 9, done.stderr
+    assert lines == ["SizeLimitError Reading the file takes more memory than is available"] * 9, done.stderr

@@ -242,9 +242,9 @@ def refused(folder, capsys):
         (2, ("--model=lenet-301", DATA), "did you mean 'lenet-300-100'"),
         (2, (NET, "--data=minst"), "did you mean 'mnist'"),
         (2, (NET, DATA, "--recipe=lenet-30-100"), "did you mean 'lenet-300-100'"),
-        (2, (NET, DATA, "--epochs=setle=3"), "did you mean 'settle'"),
+        (2, (NET, DATA, "--epochs=final_retrai=3"), "did you mean 'final_retrain'"),
         (2, (NET, DATA, "--epochs=3"), "STAGE=N"),
-        (2, (NET, DATA, "--epochs=settle=-1"), "STAGE=N"),
+        (2, (NET, DATA, "--epochs=final_retrain=-1"), "STAGE=N"),
         (2, (NET, DATA, "--bits=9"), "--bits"),
         (2, (NET, DATA, "--bits=0"), "--bits"),
         (2, (NET, DATA, "--rounds=0"), "--rounds"),
@@ -281,7 +281,7 @@ def refused(folder, capsys):
             "Expected the train split of unsplit to be a prunus.Split of two tensors, got list",
         ),
         (5, (NET, DATA, "--density=0"), "above 0"),
-        (5, (NET, DATA, "--density=0.0005"), "none of the 640 weights of all layers"),
+        (5, (NET, DATA, "--density=0.0005"), "one of the 640 weights of all layers"),
         (5, (NET, DATA, "--density=0.0005", "--recipe=lenet-300-100"), "of the 640 weights of '1.weight'"),
         (5, (NET, DATA, "--density=2"), "at most 1"),
         (5, (NET, DATA, "--density=-0.5"), "above 0"),
@@ -427,7 +427,7 @@ def test_full_disk_leaves_existing_files(folder):
 
 def test_names_in_a_file_are_printed_without_markup_and_control_codes(folder, capsys):
     evil = "[bold red]\x1b[2J\x1b]0;owned\x07\n[/]\ud800"[:-1]
-    Path("evil.prunus").write_bytes(pack({evil: torch.ones(3)}, made={"by\x1b[31m": "\x9b31m[link=x]"}))
+    Path("evil.prunus").write_bytes(pack({evil: torch.ones(3)}, metadata={"by\x1b[31m": "\x9b31m[link=x]"}))
     with pytest.raises(SystemExit) as ended:
         main(["inspect", "evil.prunus"])
     out, err = capsys.readouterr()
@@ -512,7 +512,7 @@ OTHER_OPTIONS = {
             "dense=-1",
             "dense=1.5",
             "dense=x",
-            "setle=3",
+            "final_retrai=3",
             "dense=" + "9" * 5000,
         )
     },

@@ -24,19 +24,19 @@ import torch
 from prunus.compression.codecs import CODECS
 from prunus.compression.codecs.bitstream import pack_levels
 from prunus.compression.container import EncodingConfig, pack, unpack
-from prunus.compression.container.file_format import (
+from prunus.compression.container.file_format import DTYPES
+from prunus.compression.container.header import parse_header
+from prunus.compression.container.read import parse_file
+from prunus.compression.container.tensor_blob import (
+    CODEBOOK,
     CODEC_NUMBERS,
-    COLUMNS,
-    DTYPES,
+    COLUMN_MAJOR,
     GENERATED,
     HALF,
-    HOLES,
     SEED,
-    SHARED,
+    SPARSE,
     varint,
 )
-from prunus.compression.container.header import parse_header
-from prunus.compression.container.read import open_bytes
 from prunus.errors import (
     CorruptFileError,
     NotAContainerError,
@@ -101,8 +101,8 @@ def seeds():
         for share in (True, False):
             yield pack(
                 state,
-                made={"a": [1, "é"]},
-                coding=EncodingConfig(codec, share=share),
+                metadata={"a": [1, "é"]},
+                encoding=EncodingConfig(codec, use_codebook=share),
                 generated=SEEDED,
                 factors={"normals": 1.5},
             )
@@ -248,7 +248,15 @@ def built_tensor(r):
         return r.choice(choices) if r.random() < odds else value
 
     flags = r.choice(
-        (0, SHARED, HOLES, HOLES | SHARED, HOLES | SHARED | COLUMNS, HOLES | COLUMNS, GENERATED | SHARED)
+        (
+            0,
+            CODEBOOK,
+            SPARSE,
+            SPARSE | CODEBOOK,
+            SPARSE | CODEBOOK | COLUMN_MAJOR,
+            SPARSE | COLUMN_MAJOR,
+            GENERATED | CODEBOOK,
+        )
     )
     flags |= HALF if r.random() < 0.2 and not flags & GENERATED else 0
     dtype = (
@@ -258,13 +266,13 @@ def built_tensor(r):
     itemsize = 2 if flags & HALF else DTYPES[dtype].itemsize
     shape = [r.choice((0, 1, 2, 3, 7, 16, 50)) for _ in range(r.choice((0, 1, 2, 2, 3)))]
     size = int(np.prod(shape)) if shape else 1
-    if r.random() < 0.15 and flags & SHARED:  # far more entries than bytes
+    if r.random() < 0.15 and flags & CODEBOOK:  # far more entries than bytes
         shape = [2, r.choice((1000, 10**5, 10**6, 3 * 10**6, 2**24, 2**25, 2**26))]
         shape = shape[: r.choice((1, 2))][::-1]
         size = int(np.prod(shape))
     dense = size > 1 << 17
     m = size
-    if flags & HOLES:
+    if flags & SPARSE:
         m = lying(r.randrange(size + 1) if not dense or r.random() < 0.5 else size, (size, size + 1, 2**40))
     num_symbols = min(m, 1 << 17)
 
@@ -283,7 +291,7 @@ def built_tensor(r):
         return codec, mutated(data, r) if r.random() < 0.05 else data
 
     out, codecs, body = [], [], []
-    if flags & HOLES:
+    if flags & SPARSE:
         index_bits = r.choice((1, 2, 3, 5, 5, 8, 8, 12, 16))
         room = max(size - m, 0) // max(m, 1)
         codec, data = stream(1 << index_bits, min(1 << index_bits, room + 1 + (r.random() < 0.05)))
@@ -297,12 +305,12 @@ def built_tensor(r):
     kind = torch.float16 if flags & HALF else DTYPES[dtype]
 
     def as_values(count):
-        chosen = torch.tensor([r.choice(numbers) for _ in range(min(count, 4096))], dtype=torch.float64)
-        chosen = chosen if kind.is_floating_point else torch.nan_to_num(chosen).clamp(0, 1)
-        data = chosen.to(kind).reshape(-1).view(torch.uint8).numpy().tobytes()
+        entries = torch.tensor([r.choice(numbers) for _ in range(min(count, 4096))], dtype=torch.float64)
+        entries = entries if kind.is_floating_point else torch.nan_to_num(entries).clamp(0, 1)
+        data = entries.to(kind).reshape(-1).view(torch.uint8).numpy().tobytes()
         return data + bytes(max(count - 4096, 0) * itemsize)
 
-    if flags & SHARED:
+    if flags & CODEBOOK:
         num_values = lying(r.choice((1, 1, 2, 3, 5, 16)), (0, 70, 256, 257, 65_536, 65_537), 0.04)
         codec, data = stream(max(num_values, 1), num_values)
         codecs.append(codec)
@@ -360,10 +368,10 @@ def check_state(data, state, limit, r):
     num_bytes = sum(t.numel() * t.element_size() for t in state.values())
     assert num_bytes <= limit
     if num_bytes <= MAX_ROUND_TRIP:
-        again = unpack(pack(state, coding=EncodingConfig(r.choice(list(CODECS)), 4)))[1]
+        again = unpack(pack(state, encoding=EncodingConfig(r.choice(list(CODECS)), 4)))[1]
         assert list(again) == list(state)
         assert all(same_bits(again[name], tensor) for name, tensor in state.items())
-    if num_bytes <= MAX_SECOND_READING and all(is_plain(blob) for blob in open_bytes(data).blobs):
+    if num_bytes <= MAX_SECOND_READING and all(is_plain(blob) for blob in parse_file(data).blobs):
         second = read_as_specified(data)
         assert list(second) == list(state)
         for name, tensor in state.items():
@@ -388,7 +396,7 @@ def fuzz(seed, count):
 
     Returns a counter of (class, outcome), the largest peak of memory in bytes, and the largest ratio of a peak beyond
     the constant to what the file held. Raises AssertionError for an error that is not named, a change that is accepted,
-    a state that does not come back, or memory beyond the limit.
+    a state that is not restored, or memory beyond the limit.
     """
     r, files, memory = random.Random(seed), list(seeds()), Memory()
     for data in files:
@@ -443,7 +451,7 @@ def test_mutated_files_are_read_or_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_very_many_mutated_files_are_read_or_refused(seed):
+def test_many_mutated_files_are_read_or_refused(seed):
     outcomes, _, _ = fuzz(seed, 2_500)
     assert num_read(outcomes) > 125
 
@@ -470,7 +478,7 @@ def accepts_changes(data, max_bytes=None):
         (accepts_changes, "a change is accepted"),
     ],
 )
-def test_the_fuzzer_notices_a_reader_that(reader, says, monkeypatch):
+def test_fuzzer_detects_a_reader_that(reader, says, monkeypatch):
     monkeypatch.setitem(globals(), "check_state", lambda *_: 0)
     monkeypatch.setitem(globals(), "unpack", reader)
     if reader is takes_much_memory:

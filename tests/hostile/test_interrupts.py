@@ -241,7 +241,7 @@ def net():
 def few():
     return load_data("digits").take(120, 40)
 """
-EPOCHS = [f"--epochs={stage}=1" for stage in ("dense", "retrain", "settle", "finetune")]
+EPOCHS = [f"--epochs={stage}=1" for stage in ("dense", "retrain", "final_retrain", "finetune")]
 NAMES = ("--data=signal_nets:few",)
 COMPRESS = ("compress", "--model=signal_nets:net", *NAMES, "--rounds=1", *EPOCHS, "--out=out.prunus")
 

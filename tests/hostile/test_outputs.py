@@ -16,7 +16,7 @@ from torch import nn
 import prunus
 from prunus.cli import demo as demo_command
 from prunus.cli import main
-from prunus.compression.deep_compression import Compressed
+from prunus.compression.result import Compressed
 from prunus.errors import OutputError
 from prunus.experiments.results import start_record
 from prunus.report import Curve, save_line_plot
@@ -47,7 +47,7 @@ class Complex(nn.Linear):
         return super().forward(x.flatten(1))
 """
 NET, DATA = "--model=out_nets:net", "--data=digits"
-FAST = ("--rounds=1", "--epochs=dense=0", "--epochs=settle=0", "--epochs=finetune=0")
+FAST = ("--rounds=1", "--epochs=dense=0", "--epochs=final_retrain=0", "--epochs=finetune=0")
 NAME = "zhou2019.criteria"
 
 
@@ -88,7 +88,7 @@ def refused(folder, capsys, monkeypatch):
         raise WorkBegunError
 
     for place in (
-        "prunus.cli.compress_pipeline.run_compress",
+        "prunus.compression.deep_compression.compress",
         "prunus.cli.prune.load_network",
         "prunus.models.loading.make_model",
     ):
@@ -184,10 +184,10 @@ def test_demo_replaces_only_what_a_demo_wrote(refused, folder, monkeypatch):
     file.write_text("mine", encoding="utf-8")
     assert "lenet-300-100.prunus exists; pass --force" in refused("demo")
     recipe, model = prunus.COMPRESSION_RECIPES["demo"], prunus.models.lenet_300_100()
-    other = Compressed(model, {}, {}, [], [], replace(recipe, rounds=recipe.rounds + 1), 0)
-    prunus.save(other, file, made={"data": "mnist"})
+    other = Compressed(model, model, {}, {}, [], [], replace(recipe, rounds=recipe.rounds + 1), 0, 0, 0, {})
+    prunus.save(other, file, metadata={"data": "mnist"})
     assert "lenet-300-100.prunus exists; pass --force" in refused("demo")
-    prunus.save(replace(other, recipe=recipe), file, made={"data": "mnist"})
+    prunus.save(replace(other, recipe=recipe), file, metadata={"data": "mnist"})
     page.write_text("<title>mine</title>", encoding="utf-8")
     assert "report.html exists; pass --force" in refused("demo")
     page.write_text(f"<title>{demo_command.TITLE} · prunus</title>", encoding="utf-8")
@@ -305,7 +305,7 @@ def test_missing_library_is_named_before_the_work(library, folder, called, monke
         commands.append(("run", "lecun1990.deletion", "--smoke"))
     if library == "jinja2":
         monkeypatch.setattr(
-            "prunus.cli.compress_pipeline.train", lambda *arguments, **options: pytest.fail("begun")
+            "prunus.compression.stages.train", lambda *arguments, **options: pytest.fail("begun")
         )
         commands.append(("compress", NET, DATA, "--out=out.prunus"))
     for arguments in commands:

@@ -76,7 +76,7 @@ def unprintable():
 def numbered():
     return dataclasses.replace(load_data("digits"), name=3)
 """
-FAST = ("--rounds=1", "--density=0.5", "--epochs=dense=1", "--epochs=settle=0", "--epochs=finetune=0")
+FAST = ("--rounds=1", "--density=0.5", "--epochs=dense=1", "--epochs=final_retrain=0", "--epochs=finetune=0")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_package_that_is_not_installed_is_named(folder):
+def test_missing_package_is_named(folder):
     arguments = ["compress", "--model=lenet-5", "--data=digits", "--out=n.prunus"]
     script = f"import sys; sys.modules['numba'] = None; from prunus.cli import main; main({arguments})"
     done = subprocess.run(
@@ -104,7 +104,7 @@ def test_a_package_that_is_not_installed_is_named(folder):
     assert "error: The package numba is not installed; `prunus doctor`" in done.stderr
 
 
-def test_what_a_users_function_prints_is_no_result(folder, called):
+def test_output_of_user_functions_goes_to_stderr(folder, called):
     names = ("--model=stream_nets:net", "--data=stream_nets:data")
     printed = called("compress", *names, *FAST, "--out=n.prunus", "--json")
     assert json.loads(printed.out)["file"] == "n.prunus"
@@ -122,7 +122,7 @@ def test_what_a_users_function_prints_is_no_result(folder, called):
         (4, "not_copyable", "copy.deepcopy"),
     ],
 )
-def test_a_model_that_ends_the_process_is_an_error(code, model, says, folder, called):
+def test_model_that_exits_is_an_error(code, model, says, folder, called):
     printed = called(
         "compress", f"--model=stream_nets:{model}", "--data=digits", *FAST, "--out=n.prunus", code=code
     )
@@ -140,14 +140,14 @@ def test_prune_refuses_a_model_whose_tensors_cannot_be_filled(model, folder, cal
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda weight: weight.to("meta")])
-def test_weights_that_are_not_dense_are_refused(change, folder, called):
+def test_nondense_weights_are_refused(change, folder, called):
     torch.save({"1.weight": change(torch.ones(10, 64)), "1.bias": torch.ones(10)}, "odd.pt")
     arguments = ("stream_nets:net", "--weights=odd.pt", "--data=digits", "--density=0.5")
     assert "Expected dense tensors with values in odd.pt" in called("prune", *arguments, code=4).err
 
 
 @pytest.mark.parametrize("data", ["unprintable", "numbered"])
-def test_the_name_of_a_data_set_is_text(data, folder, called):
+def test_data_set_name_must_be_text(data, folder, called):
     arguments = ("--model=stream_nets:net", f"--data=stream_nets:{data}", "--out=n.prunus")
     assert "Expected the name of a data set" in called("compress", *arguments, code=3).err
 
@@ -161,25 +161,25 @@ def test_the_name_of_a_data_set_is_text(data, folder, called):
         ("prune", "--density=0.5", "--data=digits"),
     ],
 )
-def test_a_pipe_that_nobody_writes_to_is_refused(arguments, folder, called):
+def test_pipe_without_writer_is_refused(arguments, folder, called):
     os.mkfifo("pipe.prunus")
     printed = called(arguments[0], "pipe.prunus", *arguments[1:], code=7)
     assert printed.err.endswith("error: pipe.prunus cannot be read: it is not a regular file.\n")
 
 
-def test_an_output_without_a_name_or_behind_a_broken_link_is_refused(folder, called):
+def test_output_without_name_or_behind_broken_link_is_refused(folder, called):
     assert ". cannot be written: it is a folder" in called("decompress", "", code=1).err
     (folder / "link.prunus").symlink_to("missing/file.prunus")
     names = ("--model=stream_nets:net", "--data=digits")
-    said = called("compress", *names, "--out=link.prunus", code=1).err
-    assert f"{folder / 'missing'} is not a folder" in said
-    said = called("compress", *names, "--out=n.prunus", "--checkpoints=two\nlines", code=1).err
-    assert "its name has control characters" in said
-    assert "will prune" not in said
+    stderr = called("compress", *names, "--out=link.prunus", code=1).err
+    assert f"{folder / 'missing'} is not a folder" in stderr
+    stderr = called("compress", *names, "--out=n.prunus", "--checkpoints=two\nlines", code=1).err
+    assert "its name has control characters" in stderr
+    assert "will prune" not in stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("inspect", "-h"), ("runs", "rm", "-h")])
-def test_help_is_asked_for_by_either_name(arguments, called):
+def test_help_accepts_both_option_names(arguments, called):
     assert "Example" in called(*arguments).out or "clear it up" in called(*arguments).out
 
 
@@ -196,7 +196,7 @@ def test_help_is_asked_for_by_either_name(arguments, called):
         (3, ("--set=data=stream_nets:no_data",), "failed: SystemExit: 0"),
     ],
 )
-def test_run_refuses_before_it_makes_a_store(code, arguments, says, folder, called):
+def test_run_refuses_before_creating_a_store(code, arguments, says, folder, called):
     printed = called("run", "zhou2019.zeros", "--smoke", "--workers=1", *arguments, code=code)
     assert says in printed.err.splitlines()[-1]
     assert not [
@@ -215,7 +215,7 @@ def test_run_refuses_before_it_makes_a_store(code, arguments, says, folder, call
         (">&- 2>&-", "inspect missing", 7, ""),
     ],
 )
-def test_a_stream_that_cannot_be_written_changes_nothing_else(redirections, arguments, code, says, tmp_path):
+def test_unwritable_stream_changes_nothing_else(redirections, arguments, code, says, tmp_path):
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m prunus {arguments} {redirections}"],
         cwd=tmp_path,

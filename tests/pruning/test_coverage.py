@@ -115,11 +115,11 @@ def test_the_result_of_deep_compression_names_what_was_not_pruned():
         rounds=1,
         schedule="one_shot",
         retrain=short,
-        settle=short,
+        final_retrain=short,
         finetune=short,
     )
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-    done = prunus.deep_compress(model, data, recipe, exclude=["2.weight"])
+    done = prunus.compress(model, data=data, preset=recipe, exclude=["2.weight"])
     assert done.skipped == {"0.bias": "bias", "2.weight": "excluded", "2.bias": "bias", "4.bias": "bias"}
 
 

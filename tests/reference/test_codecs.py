@@ -25,12 +25,12 @@ def heap_cost(counts):
 
 
 @given(st.lists(st.integers(0, 10**5), max_size=300))
-def test_huffman_costs_what_a_heap_says(counts):
+def test_huffman_cost_equals_a_heap_implementation(counts):
     length = np.maximum(huffman.lengths(np.array(counts, np.int64)), 0)
     assert int((length * np.array(counts, np.int64)).sum()) == heap_cost(counts)
 
 
-def test_no_prefix_code_of_five_symbols_is_shorter():
+def test_huffman_is_optimal_among_all_prefix_codes_of_five_symbols():
     counts = [7, 5, 2, 2, 1]
     kraft = (c for c in itertools.product(range(1, 5), repeat=5) if sum(2.0**-n for n in c) <= 1)
     best = min(sum(n * c for n, c in zip(lengths, counts, strict=True)) for lengths in kraft)
@@ -56,13 +56,13 @@ def whole_number_encode(ranks, frequencies):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_range_coder_is_integer_arithmetic(seed):
+def test_range_coder_equals_integer_arithmetic(seed):
     random = np.random.default_rng(seed)
     alphabet = int(random.choice([2, 3, 17, 32, 257, 1000]))
     skew = random.choice([1, 3, 12])
     symbols = (alphabet * random.random(500) ** skew).astype(np.int64)
     data = range_coder.encode(symbols, alphabet)
-    levels, used = unpack_levels(data, alphabet, range_coder.LARGEST_LEVEL)
+    levels, used = unpack_levels(data, alphabet, range_coder.MAX_LEVEL)
     present = np.flatnonzero(levels != ABSENT)
     frequencies = range_coder.frequencies(levels[present]).tolist()
     ranks = np.searchsorted(present, symbols).tolist()

@@ -163,14 +163,14 @@ def read_as_specified(data):
     header = file.take(file.number(4))
     content = data[: file.at]
     assert file.number(4) == zlib.crc32(content)
-    found = {}
+    tensors = {}
     for name, dtype, shape, length in json.loads(header)["tensors"]:
         blob = file.take(length)
         content += blob
         assert file.number(4) == zlib.crc32(content)
-        found[name] = (dtype, shape, tensor(blob, dtype, shape))
+        tensors[name] = (dtype, shape, tensor(blob, dtype, shape))
     assert not file.rest()
-    return found
+    return tensors
 
 
 def as_numbers(t):
@@ -181,7 +181,7 @@ def as_numbers(t):
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("index_bits", [None, 2])
 @pytest.mark.parametrize("share", [True, False])
-def test_a_reader_written_from_the_specification_reads_the_same(codec, index_bits, share):
+def test_reader_written_from_the_specification_agrees(codec, index_bits, share):
     g = torch.Generator().manual_seed(7)
     few = torch.tensor([0.0] * 24 + [-0.5, 0.25, 1.5, -0.0, 6e-8, 0.1])
     state = {
@@ -196,7 +196,7 @@ def test_a_reader_written_from_the_specification_reads_the_same(codec, index_bit
         "empty": torch.zeros(0, 2),
         "zeros": torch.zeros(50),
     }
-    data = pack(state, made={"é": [1, 2.5]}, coding=EncodingConfig(codec, index_bits, share))
+    data = pack(state, metadata={"é": [1, 2.5]}, encoding=EncodingConfig(codec, index_bits, share))
     ours, theirs = unpack(data)[1], read_as_specified(data)
     assert list(theirs) == list(ours)
     for name, t in ours.items():

@@ -6,7 +6,7 @@ import pytest
 
 from prunus.compression.quantization.kmeans import SortedValues, lloyd, wcss
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
-from prunus.compression.quantization.optimal_kmeans import optimal
+from prunus.compression.quantization.optimal_kmeans import optimal_centroids
 
 
 def oracle(values: np.ndarray, k: int) -> float:
@@ -15,27 +15,31 @@ def oracle(values: np.ndarray, k: int) -> float:
 
 @pytest.mark.parametrize("k", [1, 2, 3, 7, 32, 100])
 @pytest.mark.parametrize("draw", ["laplace", "standard_normal", "uniform"])
-def test_the_optimum_is_the_optimum(draw, k):
+def test_optimal_centroids_equal_exhaustive_dynamic_programming(draw, k):
     values = getattr(np.random.default_rng(k), draw)(size=3000).astype(np.float32)
-    assert wcss(values, optimal(SortedValues.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+    assert wcss(values, optimal_centroids(SortedValues.of(values), k)) == pytest.approx(
+        oracle(values, k), rel=1e-9
+    )
 
 
-def test_with_many_ties():
+def test_optimal_centroids_with_many_ties():
     values = np.random.default_rng(0).integers(-20, 20, size=5000).astype(np.float32)
     for k in (2, 8, 30):
-        assert wcss(values, optimal(SortedValues.of(values), k)) == pytest.approx(oracle(values, k), rel=1e-9)
+        assert wcss(values, optimal_centroids(SortedValues.of(values), k)) == pytest.approx(
+            oracle(values, k), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize(("outlier", "excess"), [(0.0, 1e-4), (3000.0, 1e-3), (1e6, 1e-3)])
-def test_on_a_histogram_it_is_nearly_the_optimum(outlier, excess):
+def test_optimal_centroids_on_a_histogram_are_nearly_optimal(outlier, excess):
     values = np.random.default_rng(0).laplace(size=100_000).astype(np.float32)
     values[0] = outlier
     numbers = SortedValues.of(values)
-    found = wcss(values, lloyd(numbers, KMEANS_INITS["optimal"](numbers, 32, np.random.default_rng(0))))
-    assert found <= oracle(values, 32) * (1 + excess)
+    actual = wcss(values, lloyd(numbers, KMEANS_INITS["optimal"](numbers, 32, np.random.default_rng(0))))
+    assert actual <= oracle(values, 32) * (1 + excess)
 
 
-def test_the_cube_root_start_is_near_where_linear_is_far():
+def test_cube_root_init_is_near_the_optimum_where_linear_is_not():
     values = np.random.default_rng(0).laplace(size=50_000).astype(np.float32)
     numbers, generator = SortedValues.of(values), np.random.default_rng(0)
     best = oracle(values, 256)

@@ -21,7 +21,7 @@ from torch import nn
 
 import prunus
 from prunus.compression.container.inspect import FileInspection
-from prunus.compression.deep_compression import Compressed
+from prunus.compression.result import Compressed
 from prunus.errors import NoEffectWarning, PrunusError
 from prunus.report import formatting, write_page
 from prunus.report.epoch_chart import curve
@@ -39,7 +39,7 @@ RECIPE = prunus.COMPRESSION_RECIPES["lenet-300-100"].replace(
     rounds=2,
     bits=3,
     retrain=Recipe(1, 1e-3, 64),
-    settle=Recipe(2, 1e-3, 64),
+    final_retrain=Recipe(2, 1e-3, 64),
     finetune=Recipe(1, 1e-3, 64),
 )
 
@@ -110,7 +110,7 @@ class Page(HTMLParser):
 def make(model: nn.Module, folder: Path, recipe: prunus.CompressionRecipe = RECIPE) -> Made:
     data = prunus.load_data("digits")
     prunus.train(model, data, Recipe(3, 1e-3, 64))
-    compressed = prunus.deep_compress(model, data, recipe)
+    compressed = prunus.compress(model, data=data, preset=recipe)
     prunus.save(compressed, folder / "network.prunus")
     return Made(
         compressed,
@@ -186,7 +186,7 @@ def test_hostile_names_are_words_and_nothing_more(tmp_path: Path) -> None:
     layer = HOSTILE.replace(".", "·")
     model.add_module(layer, nn.Linear(10, 10))
     made = make(model, tmp_path)
-    prunus.save(made.compressed, made.file, made={HOSTILE: HOSTILE, "list": [HOSTILE, {HOSTILE: 1}]})
+    prunus.save(made.compressed, made.file, metadata={HOSTILE: HOSTILE, "list": [HOSTILE, {HOSTILE: 1}]})
     page = made.page(
         tmp_path / "page.html",
         title=HOSTILE,
@@ -251,7 +251,7 @@ def test_the_rows_of_the_layers_are_the_files_and_add_up_to_the_byte(
             strict=True,
         ):
             assert (float(cell.replace("–", "0"))) == pytest.approx(bits, abs=0.0501)
-        assert float(row[10].removesuffix(" %")) == pytest.approx(100 * layer.share, abs=0.0051)
+        assert float(row[10].removesuffix(" %")) == pytest.approx(100 * layer.fraction, abs=0.0051)
     average = made.inspection.average
     assert total[5:9] == [
         formatting.format_bits(bits)
@@ -275,7 +275,7 @@ def test_the_rows_of_the_stages_are_the_stages(digits: Made, tmp_path: Path) -> 
         "P + Q + range coder",
         "the file",
     ]
-    dense, about = stages[0].bytes, digits.inspection.about_bytes
+    dense, about = stages[0].bytes, digits.inspection.metadata_bytes
     whole = [dense, *(stage.bytes + about for stage in stages[1:])]
     assert [row[1] for row in table[1:-1]] == [f"{size:,}" for size in whole]
     assert [row[2] for row in table[1:-1]] == [f"{dense / size:.1f}×" for size in whole]
@@ -288,8 +288,8 @@ def test_the_rows_of_the_stages_are_the_stages(digits: Made, tmp_path: Path) -> 
 def test_the_stage_that_the_file_is_takes_its_bytes(
     codec: str, place: int, digits: Made, tmp_path: Path
 ) -> None:
-    coding = replace(digits.compressed.recipe.coding, codec=codec)
-    size = prunus.save(digits.compressed, tmp_path / "file", coding=coding, made={"more": "of it"})
+    encoding = replace(digits.compressed.recipe.encoding, codec=codec)
+    size = prunus.save(digits.compressed, tmp_path / "file", encoding=encoding, metadata={"more": "of it"})
     stages = on_disk(digits.compressed, prunus.inspect(tmp_path / "file"))
     assert stages[place].bytes == size == (tmp_path / "file").stat().st_size
     assert stages[0] == digits.compressed.stages[0]
@@ -321,7 +321,7 @@ def test_histograms_count_every_weight_once(digits: Made) -> None:
         assert after.count == f"{int(mask.sum()):,} weights"
         stems = [int(mark.says.split()[0].replace(",", "")) for mark in shared.plot.marks]
         assert sum(stems) == int(mask.sum())
-        codes = digits.compressed.shared[layer.name].codes
+        codes = digits.compressed.quantized[layer.name].codes
         assert stems == [int((codes == k).sum()) for k in range(int(codes.max()) + 1)]
         assert before.plot.x == after.plot.x == shared.plot.x
 
@@ -409,14 +409,14 @@ def test_large_masks_are_averaged_and_the_page_stays_light(digits: Made, tmp_pat
     names = [f"{i}.weight" for i in range(20)]
     one = torch.rand(2000, 1501) < 0.05
     masks = dict.fromkeys(names, one)
-    shared = digits.compressed.shared["1.weight"]
+    shared = digits.compressed.quantized["1.weight"]
     codebook = torch.linspace(-1, 1, 256)
     wide = replace(shared, codebook=codebook, codes=torch.arange(256).repeat(8))
     stages = [
         replace(stage, histograms=dict.fromkeys(names, stage.histograms["1.weight"]))
         for stage in digits.compressed.stages
     ]
-    large = replace(digits.compressed, masks=masks, shared=dict.fromkeys(names, wide), stages=stages)
+    large = replace(digits.compressed, masks=masks, quantized=dict.fromkeys(names, wide), stages=stages)
     assert len(digits.page(tmp_path / "page.html", compressed=large).source) < 500_000
     pictures = [levels(bitmap.picture.source) for bitmap in bitmaps(large)]
     assert sum(picture.size for picture in pictures) <= PIXELS
@@ -493,14 +493,14 @@ def test_the_outline_of_a_histogram_is_as_high_as_its_counts() -> None:
 
 def without_histograms(made: Made) -> Compressed:
     stages = [replace(stage, histograms={}) for stage in made.compressed.stages]
-    return replace(made.compressed, stages=stages, shared={})
+    return replace(made.compressed, stages=stages, quantized={})
 
 
 def emptied(made: Made) -> Compressed:
     nothing = {name: ([0.0, 1.0], [0]) for name in made.compressed.masks}
-    stages = [replace(stage, kept=0, histograms=nothing) for stage in made.compressed.stages]
+    stages = [replace(stage, num_kept=0, histograms=nothing) for stage in made.compressed.stages]
     masks = {name: torch.zeros_like(mask) for name, mask in made.compressed.masks.items()}
-    return replace(made.compressed, stages=stages, masks=masks, shared={})
+    return replace(made.compressed, stages=stages, masks=masks, quantized={})
 
 
 MISSING: dict[str, tuple[Callable[[Made], dict[str, object]], str]] = {
@@ -512,7 +512,7 @@ MISSING: dict[str, tuple[Callable[[Made], dict[str, object]], str]] = {
     "no epochs": (lambda made: {"compressed": replace(made.compressed, epochs=[])}, "No epoch was trained"),
     "one epoch": (
         lambda made: {"compressed": replace(made.compressed, epochs=made.compressed.epochs[-1:])},
-        "training the shared values",
+        "training the centroids",
     ),
     "no histograms": (lambda made: {"compressed": without_histograms(made)}, "nothing to draw"),
     "no weights left": (lambda made: {"compressed": emptied(made)}, "after pruning and retraining no weight"),

@@ -163,8 +163,12 @@ def test_identity_of_a_checkpoint_changes_nothing_of_the_model(tmp_path):
 
 def test_checkpoint_may_be_named_by_a_string(tmp_path):
     train(network(), dataset(), RECIPE, checkpoint=str(tmp_path / "run"))
-    done = prunus.deep_compress(layers(), dataset(), COMPRESSION, checkpoints=str(tmp_path / "compression"))
-    again = prunus.deep_compress(layers(), dataset(), COMPRESSION, checkpoints=tmp_path / "compression")
+    done = prunus.compress(
+        layers(), data=dataset(), preset=COMPRESSION, checkpoints=str(tmp_path / "compression")
+    )
+    again = prunus.compress(
+        layers(), data=dataset(), preset=COMPRESSION, checkpoints=tmp_path / "compression"
+    )
     assert states_equal(done.model, again.model)
     assert (tmp_path / "run").is_file()
     assert (tmp_path / "compression" / "finetune.safetensors").is_file()
@@ -233,17 +237,17 @@ def test_checkpoint_that_cannot_be_written_is_refused_before_the_training(tmp_pa
 
 ONCE = RECIPE.replace(epochs=1)
 COMPRESSION = prunus.COMPRESSION_RECIPES["default"].replace(
-    density=0.5, bits=2, rounds=1, retrain=ONCE, settle=ONCE, finetune=ONCE
+    density=0.5, bits=2, rounds=1, retrain=ONCE, final_retrain=ONCE, finetune=ONCE
 )
 
 
 def test_deep_compression_from_checkpoints_of_other_data_or_weights_is_refused(tmp_path):
-    done = prunus.deep_compress(layers(), dataset(), COMPRESSION, checkpoints=tmp_path)
-    again = prunus.deep_compress(layers(), dataset(), COMPRESSION, checkpoints=tmp_path)
+    done = prunus.compress(layers(), data=dataset(), preset=COMPRESSION, checkpoints=tmp_path)
+    again = prunus.compress(layers(), data=dataset(), preset=COMPRESSION, checkpoints=tmp_path)
     assert states_equal(done.model, again.model)
     with pytest.raises(CheckpointError, match=r"prune-1\.safetensors .*its training data were others"):
-        prunus.deep_compress(layers(), dataset(5), COMPRESSION, checkpoints=tmp_path)
+        prunus.compress(layers(), data=dataset(5), preset=COMPRESSION, checkpoints=tmp_path)
     with pytest.raises(CheckpointError, match=r"prune-1\.safetensors .*its initial weights were others"):
-        prunus.deep_compress(layers(5), dataset(), COMPRESSION, checkpoints=tmp_path)
+        prunus.compress(layers(5), data=dataset(), preset=COMPRESSION, checkpoints=tmp_path)
     with pytest.raises(CheckpointError, match=r"finetune\.safetensors .*its constraint"):
-        prunus.deep_compress(layers(), dataset(), COMPRESSION.replace(bits=1), checkpoints=tmp_path)
+        prunus.compress(layers(), data=dataset(), preset=COMPRESSION.replace(bits=1), checkpoints=tmp_path)

@@ -28,7 +28,7 @@ from prunus.types import IGNORE_INDEX, Dataset, Split
 
 RECIPE = Recipe(epochs=1, learning_rate=0.01, batch_size=20)
 COMPRESSION = prunus.COMPRESSION_RECIPES["default"].replace(
-    density=0.5, bits=2, rounds=1, retrain=RECIPE, settle=RECIPE, finetune=RECIPE
+    density=0.5, bits=2, rounds=1, retrain=RECIPE, final_retrain=RECIPE, finetune=RECIPE
 )
 INPUTS = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
 LABELS = INPUTS[:, :3].argmax(1)
@@ -52,8 +52,11 @@ def prune_and_retrain(model, data, report=None):
 TRAINS = {
     "train": lambda model, data, report=None: train(model, data, RECIPE, report=report),
     "prune_and_retrain": prune_and_retrain,
-    "deep_compress": lambda model, data, report=None: prunus.deep_compress(
-        model, data, COMPRESSION, report=None if report is None else lambda stage, epoch: report(epoch)
+    "compress": lambda model, data, report=None: prunus.compress(
+        model,
+        data=data,
+        preset=COMPRESSION,
+        report=None if report is None else lambda stage, epoch: report(epoch),
     ),
 }
 EVALUATES = {
@@ -125,7 +128,7 @@ def test_numbers_of_a_recipe_that_are_out_of_range_are_refused(changes, message)
         lambda: prunus.prune_and_retrain(
             model, prunus.prunable_weights(model), dataset(), [0.5], [recipe], **magnitude
         ),
-        lambda: prunus.deep_compress(model, dataset(), COMPRESSION.replace(finetune=recipe)),
+        lambda: prunus.compress(model, data=dataset(), preset=COMPRESSION.replace(finetune=recipe)),
     ]
     for call in calls:
         with pytest.raises(SpecError, match=message):
@@ -137,7 +140,7 @@ def test_numbers_of_a_recipe_that_are_out_of_range_are_refused(changes, message)
 )
 def test_densities_and_rounds_that_are_no_numbers_of_their_kind_are_refused(changes, message):
     with pytest.raises(DensityError, match=message):
-        prunus.deep_compress(network(), dataset(), COMPRESSION.replace(**changes))
+        prunus.compress(network(), data=dataset(), preset=COMPRESSION.replace(**changes))
 
 
 @pytest.mark.parametrize("network", [nn.Linear, lambda x: x], ids=["class", "function"])
@@ -273,7 +276,7 @@ def test_other_float_types_train_and_are_refused_by_deep_compression(dtype):
     assert model[0].weight.dtype == dtype
     assert not torch.equal(before, model[0].weight)
     with pytest.raises(ModelError, match=rf"'0.weight' of {dtype}; convert with model.float\(\)"):
-        prunus.deep_compress(model, data, COMPRESSION)
+        prunus.compress(model, data=data, preset=COMPRESSION)
 
 
 def test_extra_state_trains_but_is_refused_where_it_would_have_to_be_stored(tmp_path):
@@ -282,7 +285,7 @@ def test_extra_state_trains_but_is_refused_where_it_would_have_to_be_stored(tmp_
     for call in (
         lambda: train(model, dataset(), RECIPE.replace(patience=1)),
         lambda: train(model, dataset(), RECIPE, checkpoint=tmp_path / "run"),
-        lambda: prunus.deep_compress(model, dataset(), COMPRESSION),
+        lambda: prunus.compress(model, data=dataset(), preset=COMPRESSION),
     ):
         with pytest.raises(ModelError, match=r"'0\._extra_state' is the extra state"):
             call()

@@ -14,7 +14,7 @@ from prunus.types import Dataset, Split
 
 RECIPE = Recipe(epochs=1, learning_rate=0.01, batch_size=20)
 COMPRESSION = prunus.COMPRESSION_RECIPES["default"].replace(
-    density=0.5, bits=2, rounds=1, retrain=RECIPE, settle=RECIPE, finetune=RECIPE
+    density=0.5, bits=2, rounds=1, retrain=RECIPE, final_retrain=RECIPE, finetune=RECIPE
 )
 NORMS = {
     "BatchNorm1d": lambda: (nn.BatchNorm1d(6), (6, 8)),
@@ -78,7 +78,7 @@ def sensitivity(model, data):
 CALLS = {
     "train": masked_training,
     "prune_and_retrain": pruning,
-    "deep_compress": lambda model, data: prunus.deep_compress(model, data, COMPRESSION).model,
+    "compress": lambda model, data: prunus.compress(model, data=data, preset=COMPRESSION).model,
     "sensitivity": sensitivity,
     "evaluate": lambda model, data: (evaluate(model, data.test), model)[1],
 }

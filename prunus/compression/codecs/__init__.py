@@ -1,4 +1,4 @@
-"""Codecs: rows of small integers to bytes and back, with numpy alone; self-contained and lossless."""
+"""Lossless codecs between sequences of small integers and bytes. They use NumPy and never import torch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,27 +12,42 @@ from prunus.compression.codecs.bitstream import Data, Ints
 
 @dataclass(frozen=True)
 class Codec:
-    """A way to write symbols 0..alphabet-1.
-
-    `encode(symbols, alphabet)` gives bytes and `decode(bytes, count, alphabet)` gives the symbols back as
-    int32, or raises CorruptFileError; `decode_chunks` gives the same symbols in chunks of `bits.CHUNK` (the last one
-    shorter), each of them valid until the next one is asked for. `cost(counts)` says, from how often each symbol
-    occurs, how many bytes that will be.
-    """
+    """An encoding of symbols 0..alphabet-1."""
 
     name: str
     encode: Callable[[Ints, int], bytes]
-    decode: Callable[[Data, int, int], NDArray[np.int32]]
+    """(symbols, alphabet) -> bytes; ValueError for a symbol that is not in the alphabet."""
     decode_chunks: Callable[[Data, int, int], Iterator[NDArray[np.int32]]]
+    """(bytes, count, alphabet) -> the symbols in chunks of `bitstream.CHUNK`, the last one shorter. A chunk is valid
+    until the next one is requested. CorruptFileError where the bytes are not what `encode` writes."""
     cost: Callable[[Ints], float]
+    """counts of the symbols -> number of bytes of their encoding."""
+
+    def decode(self, data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
+        """Decode all symbols at once.
+
+        Args:
+            data: What `encode` returned.
+            count: Number of symbols.
+            alphabet: Number of different symbols that may occur.
+
+        Returns:
+            The symbols, [count].
+
+        Raises:
+            CorruptFileError: The bytes are not what `encode` writes.
+        """
+        symbols, start = np.empty(count, np.int32), 0
+        for chunk in self.decode_chunks(data, count, alphabet):
+            symbols[start : start + chunk.size] = chunk
+            start += chunk.size
+        return symbols
 
 
 CODECS: dict[str, Codec] = {
-    "bitpack": Codec("bitpack", bitpack.encode, bitpack.decode, bitpack.decode_chunks, bitpack.cost),
-    "huffman": Codec("huffman", huffman.encode, huffman.decode, huffman.decode_chunks, huffman.cost),
-    "range": Codec(
-        "range", range_coder.encode, range_coder.decode, range_coder.decode_chunks, range_coder.cost
-    ),
+    "bitpack": Codec("bitpack", bitpack.encode, bitpack.decode_chunks, bitpack.cost),
+    "huffman": Codec("huffman", huffman.encode, huffman.decode_chunks, huffman.cost),
+    "range": Codec("range", range_coder.encode, range_coder.decode_chunks, range_coder.cost),
 }
 """The built-in codecs, by name."""
 

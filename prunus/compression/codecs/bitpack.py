@@ -1,6 +1,6 @@
-"""Fixed width: every symbol in ceil(log2(alphabet)) bits, most significant bit first.
+"""Fixed-length code: every symbol in ceil(log2(alphabet)) bits, most significant bit first.
 
-Source: the "P + Q" rows of Han et al. 2016, tables 2-5 (before Huffman). Also called: fixed-length code.
+Source: the "P + Q" rows of Han et al. 2016, tables 2-5 (before Huffman coding). Also known as bit packing.
 """
 
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.compression.codecs.bitstream import CHUNK, Data, Ints, as_symbols, join_chunks, repeat_symbol
+from prunus.compression.codecs.bitstream import CHUNK, Data, Ints, as_symbols, repeat_symbol
 from prunus.errors import CorruptFileError
 
 
 def width(alphabet: int) -> int:
-    """Bits a symbol: ceil(log2(alphabet)).
+    """Bits per symbol: ceil(log2(alphabet)).
 
     >>> width(1), width(32), width(33)
     (0, 5, 6)
@@ -22,23 +22,20 @@ def width(alphabet: int) -> int:
 
 
 def encode(symbols: Ints, alphabet: int) -> bytes:
-    """`symbols` (0..alphabet-1) as ceil(count * width / 8) bytes; the last one is padded with zero bits."""
+    """Encode `symbols` (0..alphabet-1) in ceil(count * width / 8) bytes; the last one is padded with zero bits."""
     flat, bits = as_symbols(symbols, alphabet), width(alphabet)
     blocks = (flat[start : start + CHUNK].astype(">u4") for start in range(0, flat.size, CHUNK))
     rows = (np.unpackbits(block.view(np.uint8).reshape(-1, 4), axis=1)[:, 32 - bits :] for block in blocks)
     return b"".join(np.packbits(row).tobytes() for row in rows)
 
 
-def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-    """The `count` symbols of `data`. Raises CorruptFileError on a wrong length, padding or symbol."""
-    return join_chunks(decode_chunks(data, count, alphabet), count)
-
-
 def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
-    """The same in chunks."""
+    """Yield the `count` symbols of `data` in chunks; CorruptFileError where `encode` does not write such bytes."""
     bits = width(alphabet)
     if len(data) != -(-count * bits // 8):
-        raise CorruptFileError(f"{count} symbols of {bits} bits do not take {len(data)} bytes.")
+        raise CorruptFileError(
+            f"Expected {-(-count * bits // 8)} bytes for {count} symbols of {bits} bits, got {len(data)}."
+        )
     if bits == 0:
         yield from repeat_symbol(0, count)
         return
@@ -49,13 +46,13 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
         rows = np.unpackbits(packed[start * bits // 8 :][: -(-(stop - start) * bits // 8)])
         used = (stop - start) * bits
         if rows[used:].any():
-            raise CorruptFileError("The padding of a row of packed symbols is not zero.")
+            raise CorruptFileError("The padding of bit-packed symbols is not zero.")
         symbols: NDArray[np.int32] = rows[:used].reshape(-1, bits) @ powers
         if int(symbols.max()) >= alphabet:
-            raise CorruptFileError(f"Symbol {symbols.max()} is outside an alphabet of {alphabet}.")
+            raise CorruptFileError(f"Expected symbols below {alphabet}, got {symbols.max()}.")
         yield symbols
 
 
 def cost(counts: Ints) -> float:
-    """Bytes that symbols with these counts take."""
+    """Number of bytes of the encoding of symbols with these counts."""
     return float(-(-int(counts.sum()) * width(len(counts)) // 8))

@@ -1,10 +1,10 @@
-"""Bits in a row, most significant first, and the run-length code of the tables of Huffman and range coder.
+"""The run-length code of the tables of the Huffman and range coders, and what all codecs share.
 
 A table is a level (a small integer, or ABSENT) for each symbol of an alphabet. It is written as segments of
 equal level: Elias gamma of the run length, then Elias gamma of zigzag(level - last level) + 1, starting
-from level -1. Neighboring segments differ, so a difference of nought is free to say ABSENT; after an
-ABSENT segment, which cannot be followed by another, it says that the level is the last one again. Segments
-follow until the alphabet is full.
+from level -1. Neighboring segments differ, so a difference of zero can stand for ABSENT; after an ABSENT
+segment, which cannot be followed by another, it stands for the last level again. Segments follow each other
+until the alphabet is full.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from prunus.errors import CorruptFileError
 ABSENT = -1
 """The level of a symbol that does not occur."""
 
-LARGEST_ALPHABET = 1 << 16
-"""Symbols that a table describes, at most."""
+MAX_ALPHABET = 1 << 16
+"""The most symbols that a table describes."""
 
 CHUNK = 1 << 15
-"""Symbols that are decoded at a time, so that decoding needs little memory beside its result."""
+"""Symbols that are decoded at a time, so that decoding takes little memory beside its result."""
 
 Ints = NDArray[np.integer]
-"""What every codec takes and gives: a row of non-negative integers."""
+"""A sequence of non-negative integers, as every codec encodes and decodes."""
 
 Data = bytes | memoryview
 """The bytes of a stream; a view saves a copy."""
@@ -42,9 +42,9 @@ def gamma(value: int) -> str:
 
 
 def pack_levels(levels: Ints) -> bytes:
-    """The table of `levels` (one a symbol, 0..255 or ABSENT) as whole bytes, padded with zero bits."""
-    if len(levels) > LARGEST_ALPHABET:
-        raise ValueError(f"Expected an alphabet of at most {LARGEST_ALPHABET} symbols, got {len(levels)}.")
+    """Encode the table of `levels` (one per symbol, 0..255 or ABSENT), padded with zero bits to whole bytes."""
+    if len(levels) > MAX_ALPHABET:
+        raise ValueError(f"Expected an alphabet of at most {MAX_ALPHABET} symbols, got {len(levels)}.")
     bits, last = [], ABSENT
     for level, run in groupby(levels.tolist()):
         length = sum(1 for _ in run)
@@ -57,82 +57,81 @@ def pack_levels(levels: Ints) -> bytes:
 
 
 def unpack_levels(
-    data: Data, alphabet: int, largest: int, num_symbols: int | None = None
+    data: Data, alphabet: int, max_level: int, num_symbols: int | None = None
 ) -> tuple[Ints, int]:
-    """The levels of `alphabet` symbols at the head of `data`, and how many bytes they take.
+    """Decode the table at the beginning of `data`.
 
-    `num_symbols` is the length of the row that the table is for: a segment that is not absent covers a symbol that
-    occurs, so that a row of n symbols needs at most 2n + 1 segments.
+    Args:
+        data: Bytes that begin with the table.
+        alphabet: Number of symbols of the table.
+        max_level: The largest allowed level.
+        num_symbols: Number of encoded symbols. A segment that is not absent covers a symbol that occurs, so that n
+            symbols need at most 2n + 1 segments.
 
-    Raises CorruptFileError where the table does not end, overruns the alphabet, leaves 0..largest, or has more segments
-    than its row can use.
+    Returns:
+        The levels, [alphabet], and the number of bytes of the table.
+
+    Raises:
+        CorruptFileError: The table does not end, exceeds the alphabet, has a level outside 0..max_level, or has more
+            segments than `num_symbols` symbols can use.
     """
-    if alphabet > LARGEST_ALPHABET:
-        raise CorruptFileError(f"A table is of {alphabet} symbols; {LARGEST_ALPHABET} is the most allowed.")
+    if alphabet > MAX_ALPHABET:
+        raise CorruptFileError(f"Expected a table of at most {MAX_ALPHABET} symbols, got {alphabet}.")
     reader = _GammaReader(data)
     levels = np.full(alphabet, ABSENT, np.int64)
-    segments_left = alphabet if num_symbols is None else 2 * num_symbols + 1
-    start, last, after_gap = 0, ABSENT, False
+    remaining_segments = alphabet if num_symbols is None else 2 * num_symbols + 1
+    start, last, after_absent = 0, ABSENT, False
     while start < alphabet:
-        if not segments_left:
-            raise CorruptFileError(f"A table has more segments than a row of {num_symbols} symbols can use.")
-        segments_left -= 1
+        if not remaining_segments:
+            raise CorruptFileError(f"A table has more segments than {num_symbols} symbols can use.")
+        remaining_segments -= 1
         run, code = reader.gamma(), reader.gamma() - 1
         if run > alphabet - start:
-            raise CorruptFileError(f"A table runs to symbol {start + run} of an alphabet of {alphabet}.")
-        if code == 0 and not after_gap:
-            after_gap = True
+            raise CorruptFileError(f"A table describes symbol {start + run} of an alphabet of {alphabet}.")
+        if code == 0 and not after_absent:
+            after_absent = True
         else:
             last += (code + 1) // 2 if code % 2 else -(code // 2)
-            if not 0 <= last <= largest:
-                raise CorruptFileError(f"A table holds level {last}; the largest is {largest}.")
+            if not 0 <= last <= max_level:
+                raise CorruptFileError(f"Expected levels from 0 to {max_level} in a table, got {last}.")
             levels[start : start + run] = last
-            after_gap = False
+            after_absent = False
         start += run
     return levels, reader.bytes_used()
 
 
 class _GammaReader:
-    """Elias gamma codes from the head of some bytes, through a window of bits that slides along them.
+    """Reads Elias gamma codes from the beginning of `data`, through a window of bits that slides over it.
 
-    `bits` is the window as characters 0 and 1, `at` the next bit in it, `end` the byte of `data` where it ends.
+    `bits` is the window as characters 0 and 1, `position` the next bit in it, `end` the byte of `data` where it ends.
     """
 
     def __init__(self, data: Data) -> None:
-        self.data, self.bits, self.at, self.end = data, "", 0, 0
+        self.data, self.bits, self.position, self.end = data, "", 0, 0
 
     def gamma(self) -> int:
-        one = self.bits.find("1", self.at)
-        while one < 0 or len(self.bits) < 2 * one - self.at + 1:
+        first_one = self.bits.find("1", self.position)
+        while first_one < 0 or len(self.bits) < 2 * first_one - self.position + 1:
             chunk = self.data[self.end : self.end + 64]
-            if not chunk or (one < 0 and len(self.bits) - self.at > 64):
+            if not chunk or (first_one < 0 and len(self.bits) - self.position > 64):
                 raise CorruptFileError("A table of symbols does not end.")
-            # Bits that were read are dropped, so that the time is linear in the length of the table.
-            self.bits = self.bits[self.at :] + f"{int.from_bytes(chunk, 'big'):0{8 * len(chunk)}b}"
-            self.at, self.end = 0, self.end + len(chunk)
-            one = self.bits.find("1")
-        end = 2 * one - self.at + 1
-        value, self.at = int(self.bits[one:end], 2), end
+            # Dropping the bits that were read makes the time linear in the length of the table.
+            self.bits = self.bits[self.position :] + f"{int.from_bytes(chunk, 'big'):0{8 * len(chunk)}b}"
+            self.position, self.end = 0, self.end + len(chunk)
+            first_one = self.bits.find("1")
+        end = 2 * first_one - self.position + 1
+        value, self.position = int(self.bits[first_one:end], 2), end
         return value
 
     def bytes_used(self) -> int:
-        unread = len(self.bits) - self.at
-        if "1" in self.bits[self.at : self.at + unread % 8]:
+        unread = len(self.bits) - self.position
+        if "1" in self.bits[self.position : self.position + unread % 8]:
             raise CorruptFileError("The padding of a table of symbols is not zero.")
         return self.end - unread // 8
 
 
-def join_chunks(chunks: Iterator[NDArray[np.int32]], count: int) -> NDArray[np.int32]:
-    """The `count` symbols of these chunks as one row."""
-    out, start = np.empty(count, np.int32), 0
-    for chunk in chunks:
-        out[start : start + chunk.size] = chunk
-        start += chunk.size
-    return out
-
-
 def chunk_sizes(count: int) -> Iterator[int]:
-    """The lengths of the chunks of a row of `count` symbols: CHUNK each, and what remains.
+    """The lengths of the chunks of `count` symbols: CHUNK each, and a shorter last one.
 
     >>> list(chunk_sizes(2 * CHUNK + 3)) == [CHUNK, CHUNK, 3]
     True
@@ -142,15 +141,15 @@ def chunk_sizes(count: int) -> Iterator[int]:
 
 
 def repeat_symbol(symbol: int, count: int) -> Iterator[NDArray[np.int32]]:
-    """The chunks of a row in which one symbol occurs `count` times."""
+    """The chunks of `count` times the same symbol."""
     chunk = np.full(min(count, CHUNK), symbol, np.int32)
     for size in chunk_sizes(count):
         yield chunk[:size]
 
 
 def as_symbols(symbols: Ints, alphabet: int) -> NDArray[np.int32]:
-    """`symbols` as one row of int32, or ValueError where one lies outside 0..alphabet-1."""
+    """Flatten `symbols` to int32. Raises ValueError where one is outside 0..alphabet-1."""
     flat = np.ascontiguousarray(symbols, np.int32).reshape(-1)
     if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= alphabet):
-        raise ValueError(f"Symbols from {flat.min()} to {flat.max()} do not fit an alphabet of {alphabet}.")
+        raise ValueError(f"Expected symbols from 0 to {alphabet - 1}, got {flat.min()} to {flat.max()}.")
     return flat

@@ -1,9 +1,8 @@
-"""Canonical Huffman: a whole number of bits a symbol, rare symbols long, frequent ones short.
+"""Canonical Huffman code: a whole number of bits per symbol, more for rare symbols than for frequent ones.
 
-Bytes: the code lengths (1..24, as a table of bits.py), then the codes, most significant bit first. Codes
-are canonical: counted up from nought by (length, symbol). A code length beyond 24 is avoided by halving the
-counts (rounding up) until it is gone, which costs nothing that can be measured. One single symbol has
-length 0: no bits.
+Bytes: the code lengths (1..24, as a table of `bitstream`), then the codes, most significant bit first. Codes
+are canonical: they count up from zero by (length, symbol). A code length above 24 is avoided by halving the
+counts (rounding up) until there is none, whose cost is not measurable. A single symbol has length 0: no bits.
 
 Source: Huffman 1952; used by Han et al. 2016, section 4, for codes and for index differences.
 """
@@ -19,21 +18,20 @@ from prunus.compression.codecs.bitstream import (
     Ints,
     as_symbols,
     chunk_sizes,
-    join_chunks,
     pack_levels,
     repeat_symbol,
     unpack_levels,
 )
 from prunus.errors import CorruptFileError
 
-LONGEST = 24
-"""No code is longer, in bits."""
+MAX_LENGTH = 24
+"""The largest code length, in bits."""
 
 _BLOCK = 1 << 16
 
 
 def lengths(counts: Ints) -> NDArray[np.int64]:
-    """Code length of each symbol in bits, ABSENT where its count is nought.
+    """Code length of each symbol in bits, ABSENT where its count is zero.
 
     >>> lengths(np.array([5, 0, 2, 1]))
     array([ 1, -1,  2,  2])
@@ -42,16 +40,16 @@ def lengths(counts: Ints) -> NDArray[np.int64]:
     out = np.full(len(counts), ABSENT, np.int64)
     weights = np.asarray(counts, np.int64)[present]
     while True:
-        found = _depths(weights)
-        if not found.size or int(found.max()) <= LONGEST:
+        depths = _depths(weights)
+        if not depths.size or int(depths.max()) <= MAX_LENGTH:
             break
         weights = (weights + 1) >> 1
-    out[present] = found
+    out[present] = depths
     return out
 
 
 def _depths(weights: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Depth of each leaf of a Huffman tree, by two queues: the sorted leaves, and the nodes as made."""
+    """Depth of each leaf of a Huffman tree, from two queues: the sorted leaves, and the inner nodes."""
     order = np.argsort(weights, kind="stable")
     n = len(weights)
     if n <= 1:
@@ -59,14 +57,14 @@ def _depths(weights: NDArray[np.int64]) -> NDArray[np.int64]:
     mass = [*weights[order].tolist(), *([0] * (n - 1))]
     parent = [0] * (2 * n - 1)
     leaf, node = 0, n
-    for made in range(n, 2 * n - 1):
+    for new in range(n, 2 * n - 1):
         for _ in range(2):
-            if leaf < n and (node == made or mass[leaf] <= mass[node]):
+            if leaf < n and (node == new or mass[leaf] <= mass[node]):
                 child, leaf = leaf, leaf + 1
             else:
                 child, node = node, node + 1
-            mass[made] += mass[child]
-            parent[child] = made
+            mass[new] += mass[child]
+            parent[child] = new
     depth = [0] * (2 * n - 1)
     for child in range(2 * n - 3, -1, -1):
         depth[child] = depth[parent[child]] + 1
@@ -76,7 +74,7 @@ def _depths(weights: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def codes(length: Ints) -> NDArray[np.int64]:
-    """The canonical code of each symbol: counted up by (length, symbol), shifted when the length grows."""
+    """The canonical code of each symbol: counts up by (length, symbol), shifted when the length grows."""
     out = np.zeros(len(length), np.int64)
     code, last = 0, 0
     for symbol in sorted(np.flatnonzero(length > 0).tolist(), key=lambda s: int(length[s])):
@@ -87,7 +85,7 @@ def codes(length: Ints) -> NDArray[np.int64]:
 
 
 def encode(symbols: Ints, alphabet: int) -> bytes:
-    """`symbols` (0..alphabet-1) as table and codes; ValueError for a symbol outside."""
+    """Encode `symbols` (0..alphabet-1) as table and codes. Raises ValueError for other symbols."""
     flat = as_symbols(symbols, alphabet)
     length = lengths(np.bincount(flat, minlength=alphabet))
     code = codes(length)
@@ -97,47 +95,44 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
 
 
 def _bits(code: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The codes in a row, one bit an item."""
+    """The concatenated codes, one bit per item."""
     ends = np.cumsum(length)
-    left = np.repeat(ends, length) - np.arange(1, int(ends[-1]) + 1)
-    return ((np.repeat(code, length) >> left) & 1).astype(np.uint8)
-
-
-def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-    """The `count` symbols of `data`. Raises CorruptFileError where the bytes are not what `encode` writes."""
-    return join_chunks(decode_chunks(data, count, alphabet), count)
+    shift = np.repeat(ends, length) - np.arange(1, int(ends[-1]) + 1)
+    return ((np.repeat(code, length) >> shift) & 1).astype(np.uint8)
 
 
 def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
-    """The same in chunks."""
-    length, used = unpack_levels(data, alphabet, LONGEST, count)
+    """Yield the `count` symbols of `data` in chunks; CorruptFileError where `encode` does not write such bytes."""
+    length, used = unpack_levels(data, alphabet, MAX_LENGTH, count)
     present = np.flatnonzero(length != ABSENT)
     payload = np.frombuffer(data, np.uint8)[used:]
     if count == 0 or len(present) == 1:
         if payload.size or (count and length[present[0]] != 0):
-            raise CorruptFileError(f"{payload.size} bytes of codes follow a table that needs none.")
+            raise CorruptFileError(
+                f"Expected no codes after the table of a single symbol, got {payload.size} bytes."
+            )
         yield from repeat_symbol(int(present[0]) if count else 0, count)
         return
-    space = int((1 << (LONGEST - length[present])).sum())
-    if not len(present) or int(length[present].min()) < 1 or space != 1 << LONGEST:
-        raise CorruptFileError("The code lengths of a Huffman table make no complete code.")
+    code_space = int((1 << (MAX_LENGTH - length[present])).sum())
+    if not len(present) or int(length[present].min()) < 1 or code_space != 1 << MAX_LENGTH:
+        raise CorruptFileError("The code lengths of a Huffman table are not those of a complete code.")
     if count > 8 * payload.size:
         raise CorruptFileError(f"{payload.size} bytes cannot hold {count} codes.")
     from prunus.compression.codecs.huffman_kernel import decode_canonical
 
     order = present[np.argsort(length[present], kind="stable")].astype(np.int32)
-    per_length = np.bincount(length[present], minlength=LONGEST + 1)
+    per_length = np.bincount(length[present], minlength=MAX_LENGTH + 1)
     bits = 0
     for size in chunk_sizes(count):
         symbols = np.empty(size, np.int32)
         bits = decode_canonical(payload, bits, order, per_length, symbols)
         yield symbols
     if -(-bits // 8) != payload.size or (bits % 8 and payload[-1] & ((1 << (8 - bits % 8)) - 1)):
-        raise CorruptFileError(f"{count} Huffman codes do not end where {payload.size} bytes end.")
+        raise CorruptFileError(f"{count} Huffman codes do not fill {payload.size} bytes.")
 
 
 def cost(counts: Ints) -> float:
-    """Bytes that symbols with these counts take, table included; exact."""
+    """Number of bytes of the encoding of symbols with these counts, table included; exact."""
     length = lengths(counts)
     bits = int((np.maximum(length, 0) * counts).sum())
     return float(len(pack_levels(length)) + -(-bits // 8))

@@ -1,16 +1,16 @@
 """Range coder (asymmetric numeral systems, by constriction) with a static table of integer frequencies.
 
-Bytes: a table of levels (bits.py), then the coder's 32-bit words, little-endian, the zero bytes at the very
-end left out. A symbol of level q has weight R[q mod 4] >> (q div 4), R[i] = round(2^(32 - i/4)), so a level
-is a quarter of a bit. The frequencies f = floor(2^24 weight / sum of weights), with what is missing from
-2^24 given to the first of the largest, are handed over as f / 2^24; the coder makes of n of them, with C
-the sum of those before,
+Bytes: a table of levels (`bitstream`), then the 32-bit words of the coder, little-endian, without the zero
+bytes at their end. A symbol of level q has weight R[q mod 4] >> (q div 4), R[i] = round(2^(32 - i/4)), so a
+level is a quarter of a bit. The frequencies are f = floor(2^24 weight / sum of weights), and the difference of
+their sum to 2^24 is added to the first of the largest. The coder receives f / 2^24 and computes for n of them,
+with C the sum of the previous ones,
 
     left = floor(C (2^24 - n) / 2^24) + index,      every step exact in float64 and so in integers.
 
-Only symbols that the table holds count; if there is only one, there are no words. The encoder lets
-neighboring symbols share a level where the table saves more bits than the coarser model costs: blocks of a
-binary tree over the alphabet, pruned from the leaves.
+Only symbols in the table count; if there is only one, there are no words. The encoder gives neighboring symbols
+the same level where this saves more bits of the table than the coarser model costs: in blocks of a binary tree
+over the alphabet, merged from the leaves up.
 
 Source: Duda 2009 (ANS), https://bamler-lab.github.io/constriction (words, state of 64 bits, 24 bits of
 precision).
@@ -27,45 +27,45 @@ from prunus.compression.codecs.bitstream import (
     Ints,
     as_symbols,
     chunk_sizes,
-    join_chunks,
     pack_levels,
     repeat_symbol,
     unpack_levels,
 )
 from prunus.errors import CorruptFileError
 
-LARGEST_LEVEL = 127
-"""Levels end here: 2^(-127/4) of the most frequent symbol."""
+MAX_LEVEL = 127
+"""The largest level: 2^(-127/4) of the most frequent symbol."""
 
 _PRECISION = 24
 _ROOTS = np.array([4294967296, 3611622603, 3037000500, 2553802834], np.int64)
-_LEVEL_BITS = 5.0  # what a level takes in the table, about
+_LEVEL_BITS = 5.0
+"""Approximate bits of a level in the table."""
 
 
 def frequencies(levels: Ints) -> NDArray[np.int64]:
     """Integer frequencies, summing to 2^24, of symbols with these levels (none of them ABSENT)."""
     weights = _ROOTS[levels & 3] >> (levels >> 2)
-    found: NDArray[np.int64] = (weights << _PRECISION) // int(weights.sum())
-    found[np.argmax(found)] += (1 << _PRECISION) - int(found.sum())
-    return found
+    result: NDArray[np.int64] = (weights << _PRECISION) // int(weights.sum())
+    result[np.argmax(result)] += (1 << _PRECISION) - int(result.sum())
+    return result
 
 
 def levels_for(counts: Ints) -> NDArray[np.int64]:
-    """The level of each symbol, ABSENT where it cannot occur, for symbols that occur `counts` times."""
+    """The level of each symbol that occurs `counts` times, ABSENT for those that do not."""
     mean = _smooth(np.asarray(counts, np.float64))
     levels = np.full(len(counts), ABSENT, np.int64)
     present = mean > 0
     if present.any():
         steps = np.rint(4 * np.log2(mean.max() / mean[present])).astype(np.int64)
-        levels[present] = np.minimum(steps, LARGEST_LEVEL)
+        levels[present] = np.minimum(steps, MAX_LEVEL)
     return levels
 
 
 def _smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`counts`, levelled over the dyadic blocks whose own entry in the table does not pay.
+    """Replace `counts` by their mean in the dyadic blocks in which separate table entries cost more than they save.
 
-    From the leaves up: a block costs what its symbols take at their mean count and one entry, or what its
-    halves do.
+    From the leaves up, the cost of a block is the smaller of two: its symbols at their mean count with one entry,
+    or its two halves.
     """
     n, total = len(counts), counts.sum()
     depth = max(n - 1, 0).bit_length()
@@ -76,10 +76,10 @@ def _smooth(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         size = 1 << level
         mass = mass.reshape(-1, 2).sum(1)
         inside = np.clip(n - size * np.arange(len(mass)), 0, size)
-        whole, halves = _block_cost(mass, inside, total), best.reshape(-1, 2).sum(1)
-        best = np.minimum(whole, halves)
+        merged_cost, split_cost = _block_cost(mass, inside, total), best.reshape(-1, 2).sum(1)
+        best = np.minimum(merged_cost, split_cost)
         blocks = means.reshape(-1, size)
-        merged = whole < halves
+        merged = merged_cost < split_cost
         blocks[merged] = (mass / np.maximum(inside, 1))[merged, None]
     return means[:n]
 
@@ -100,7 +100,7 @@ def _model(levels: Ints) -> object:
 
 
 def encode(symbols: Ints, alphabet: int) -> bytes:
-    """`symbols` (0..alphabet-1) as table and words; ValueError for a symbol outside."""
+    """Encode `symbols` (0..alphabet-1) as table and words. Raises ValueError for other symbols."""
     import constriction
 
     flat = as_symbols(symbols, alphabet)
@@ -116,23 +116,22 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
     return table + words.astype("<u4").tobytes().rstrip(b"\0")
 
 
-def decode(data: Data, count: int, alphabet: int) -> NDArray[np.int32]:
-    """The `count` symbols of `data`. Raises CorruptFileError where the bytes are not what `encode` writes."""
-    return join_chunks(decode_chunks(data, count, alphabet), count)
-
-
 def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
-    """The same in chunks."""
+    """Yield the `count` symbols of `data` in chunks; CorruptFileError where `encode` does not write such bytes."""
     import constriction
 
-    levels, used = unpack_levels(data, alphabet, LARGEST_LEVEL, count)
+    levels, used = unpack_levels(data, alphabet, MAX_LEVEL, count)
     present = np.flatnonzero(levels != ABSENT).astype(np.int32)
     payload = memoryview(data)[used:]
     if count and not len(present):
-        raise CorruptFileError(f"{count} symbols are announced with a table that holds none.")
+        raise CorruptFileError(
+            f"Expected a table of at least one symbol for {count} symbols, got an empty one."
+        )
     if len(present) <= 1 or count == 0:
         if payload:
-            raise CorruptFileError(f"{len(payload)} bytes of words follow a table that needs none.")
+            raise CorruptFileError(
+                f"Expected no words after the table of a single symbol, got {len(payload)} bytes."
+            )
         yield from repeat_symbol(int(present[0]) if count else 0, count)
         return
     if payload and not payload[-1]:
@@ -146,11 +145,11 @@ def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.
         ranks: NDArray[np.int32] = coder.decode(model, size)
         yield ranks if len(present) == alphabet else present[ranks]
     if not coder.is_empty():
-        raise CorruptFileError(f"{count} symbols do not use up the {len(payload)} bytes of their words.")
+        raise CorruptFileError(f"{count} symbols do not use all {len(payload)} bytes of their words.")
 
 
 def cost(counts: Ints) -> float:
-    """Bytes that symbols with these counts take, table included; right to a few bytes."""
+    """Number of bytes of the encoding of symbols with these counts, table included; exact to a few bytes."""
     levels = levels_for(counts)
     present = levels != ABSENT
     table = len(pack_levels(levels))

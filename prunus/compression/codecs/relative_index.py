@@ -1,12 +1,11 @@
-"""Relative indices: where the entries of a sparse row stand, as differences of `bits` bits with filler zeros.
+"""Relative indices: positions of nonzero entries as differences of `bits` bits, with filler zeros.
 
-A difference d between neighboring positions (counted from one, the first from nought) lies in 1..2^bits
-and is stored as d - 1. Where it is larger, fillers are put in between, each 2^bits on and of value zero,
-and what is left over follows: d = f * 2^bits + r with 1 <= r <= 2^bits gives f fillers and the difference
-r.
+A difference d between neighboring positions (the first counted from -1) in 1..2^bits is stored as d - 1. For a
+larger one, fillers of value zero are inserted, each 2^bits after the previous entry:
+d = f * 2^bits + r with 1 <= r <= 2^bits gives f fillers and the difference r.
 
-Source: Han et al. 2016, section 2 and figure 2: 3 bits, the entries numbered 1, 4 and 15 have the differences
-1, 3, 8 (filler) and 3. Counted from nought, as everywhere in prunus, these are positions 0, 3 and 14.
+Source: Han et al. 2016, section 2 and figure 2: with 3 bits, the entries numbered 1, 4 and 15 have the
+differences 1, 3, 8 (filler) and 3. Counted from zero, as everywhere in prunus, these are positions 0, 3, 14.
 """
 
 import numpy as np
@@ -16,7 +15,9 @@ from prunus.compression.codecs.bitstream import Ints
 
 
 def encode(positions: Ints, bits: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Differences less one (0..2^bits-1) and which of them are fillers; `positions` rise strictly from >= 0.
+    """Return the differences minus one (0..2^bits-1) and which of them are fillers.
+
+    `positions` are strictly increasing and non-negative; ValueError otherwise.
 
     >>> differences, is_filler = encode(np.array([0, 3, 14]), bits=3)
     >>> differences + 1, is_filler
@@ -24,31 +25,25 @@ def encode(positions: Ints, bits: int) -> tuple[NDArray[np.int32], NDArray[np.bo
     """
     steps = steps_between(positions)
     if steps.size and int(steps.min()) < 0:
-        raise ValueError("Positions must rise strictly from nought or more.")
+        raise ValueError("Expected strictly increasing positions from 0 on.")
     fillers = steps >> bits
-    kept = np.cumsum(fillers + 1) - 1
-    total = int(kept[-1]) + 1 if kept.size else 0
+    indices = np.cumsum(fillers + 1) - 1
+    total = int(indices[-1]) + 1 if indices.size else 0
     differences = np.full(total, (1 << bits) - 1, np.int32)
-    differences[kept] = steps & ((1 << bits) - 1)
+    differences[indices] = steps & ((1 << bits) - 1)
     is_filler = np.ones(total, np.bool_)
-    is_filler[kept] = False
+    is_filler[indices] = False
     return differences, is_filler
 
 
 def steps_between(positions: Ints) -> NDArray[np.int64]:
-    """Differences less one of neighboring positions, the first from -1."""
+    """Differences minus one of neighboring positions, the first from -1."""
     padded = np.concatenate([[-1], positions]).astype(np.int64)
     return padded[1:] - padded[:-1] - 1
 
 
-def decode(differences: Ints, is_filler: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The positions of the entries that are no fillers, counted from nought."""
-    positions = positions_after(-1, differences)
-    return positions[~is_filler] if is_filler.any() else positions
-
-
 def positions_after(position: int, differences: Ints) -> NDArray[np.int64]:
-    """The positions of all entries, fillers included, that follow an entry at `position` (-1: there is none).
+    """The positions of all entries, fillers included, that follow an entry at `position` (-1: no entry).
 
     >>> positions_after(10, np.array([0, 2]))
     array([11, 14])
@@ -59,10 +54,12 @@ def positions_after(position: int, differences: Ints) -> NDArray[np.int64]:
 
 
 def histogram(steps: Ints, counts: Ints, bits: int) -> tuple[NDArray[np.int64], int]:
-    """How often `encode` would write each stored difference, and how many fillers it needs.
+    """How often `encode` would write each stored difference, and the number of fillers, without encoding.
 
-    `steps` are distinct differences less one and `counts` how often each occurs: no row is written to know
-    its cost.
+    Args:
+        steps: Distinct differences minus one, as `steps_between` returns them.
+        counts: How often each of them occurs.
+        bits: Bits of a stored difference.
     """
     fillers = int(((steps >> bits) * counts).sum())
     written = np.zeros(1 << bits, np.int64)

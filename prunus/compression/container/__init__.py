@@ -1,15 +1,17 @@
-"""The container: one file that holds a state_dict bit for bit, small where that is sparse. See SPEC.md."""
+"""The container: one file that holds a state_dict bit for bit, small where it is sparse. See SPEC.md."""
 
 from prunus.compression.container.encoding_config import EncodingConfig
 from prunus.compression.container.inspect import FileInspection, TensorStats, inspect
 from prunus.compression.container.load import load
 from prunus.compression.container.read import read, read_header, unpack
-from prunus.compression.container.write import pack, write
+from prunus.compression.container.write import EncodedState, encode_tensors, pack, write
 
 __all__ = [
+    "EncodedState",
     "EncodingConfig",
     "FileInspection",
     "TensorStats",
+    "encode_tensors",
     "inspect",
     "load",
     "pack",

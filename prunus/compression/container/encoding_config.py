@@ -1,4 +1,4 @@
-"""How a file is to be coded: the one choice of the writer that is not in the tensors."""
+"""The settings of the encoder: the only choices in a file that its tensors do not determine."""
 
 from dataclasses import dataclass
 
@@ -6,27 +6,27 @@ from prunus.compression.codecs import CODECS
 from prunus.errors import ContainerError
 from prunus.registry import lookup
 
-WIDTHS = range(2, 13)
-"""The widths of a stored difference, in bits, that are tried when none is asked for."""
+INDEX_BITS = range(2, 13)
+"""The values of `index_bits` that the encoder tries when none is given."""
 
 
 @dataclass(frozen=True)
 class EncodingConfig:
-    """How positions and values become bytes; the three stages of Deep Compression are three of these.
+    """How positions and values become bytes. The three stages of Deep Compression are three of these.
 
-    >>> pruned = EncodingConfig(codec="bitpack", share=False)      # P: positions, and values as they are
-    >>> shared = EncodingConfig(codec="bitpack", index_bits=5)     # P + Q: positions, and codes of shared values
-    >>> coded = EncodingConfig(codec="huffman", index_bits=5)      # P + Q + H: and both of them entropy-coded
+    >>> pruned = EncodingConfig(codec="bitpack", use_codebook=False)   # P: positions and the values themselves
+    >>> quantized = EncodingConfig(codec="bitpack", index_bits=5)      # P + Q: positions and codes of centroids
+    >>> encoded = EncodingConfig(codec="huffman", index_bits=5)        # P + Q + H: both of them entropy-coded
     """
 
     codec: str = "range"
-    """A name of `prunus.compression.codecs.CODECS`."""
+    """A key of `prunus.compression.codecs.CODECS`."""
     index_bits: int | None = None
-    """Bits of a stored difference of positions, 1..16; None takes what makes the tensor smallest."""
-    share: bool = True
-    """Whether values that repeat are stored once, in a codebook of at most 256 non-zero values."""
+    """Bits of a stored difference between positions, 1 to 16. `None` takes the value of the smallest encoding."""
+    use_codebook: bool = True
+    """Whether a tensor of at most 256 distinct nonzero values is stored as a codebook and codes."""
 
     def __post_init__(self) -> None:
         lookup("codec", CODECS, self.codec)
         if self.index_bits is not None and not 1 <= self.index_bits <= 16:
-            raise ContainerError(f"index_bits is {self.index_bits}; it must be from 1 to 16, or None.")
+            raise ContainerError(f"Expected index_bits from 1 to 16, or None, got {self.index_bits}.")

@@ -1,4 +1,4 @@
-"""The header: compact JSON with sorted keys, no key twice, no number that is not finite."""
+"""The header: compact JSON with sorted keys, without duplicate keys and without non-finite numbers."""
 
 import json
 import math
@@ -9,23 +9,23 @@ import numpy as np
 from prunus.compression.container.file_format import DTYPES
 from prunus.errors import CorruptFileError, SizeLimitError
 
-MOST_VALUES = 1 << 18
-"""No header has more commas, colons, lists and objects together: some 37,000 tensors."""
-MOST_TEXTS = 1 << 17
-"""Nor more texts, those that are keys counted."""
-MOST_KEYS = 1 << 15
-DEEPEST = 64
-"""No list or object of a header lies within more others than this."""
+MAX_VALUES = 1 << 18
+"""The most commas, colons, lists and objects together: about 37,000 tensors."""
+MAX_STRINGS = 1 << 17
+"""The most strings, including keys."""
+MAX_KEYS = 1 << 15
+MAX_DEPTH = 64
+"""The deepest nesting of lists and objects."""
 
-_PIECE = 1 << 16
-"""Bytes of a header that are looked at together before it is parsed."""
+_CHUNK = 1 << 16
+"""Bytes of a header that are scanned at a time."""
 
 Header = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """What the header says of one tensor."""
+    """Name, dtype, shape and blob length of one tensor."""
 
     name: str
     dtype: str
@@ -44,16 +44,18 @@ class TensorEntry:
         return self.size * DTYPES[self.dtype].itemsize
 
 
-def header_text(made: object, model: object, tensors: list[list[object]]) -> str:
-    """The header of these rows [name, dtype, shape, length]: compact JSON, keys sorted."""
-    content = {"format": "prunus", "made": made, "model": model, "tensors": tensors}
+def header_text(metadata: object, model: object, rows: list[list[object]]) -> str:
+    """The header with these rows [name, dtype, shape, length]."""
+    content = {"format": "prunus", "made": metadata, "model": model, "tensors": rows}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
-    """The header back, and its tensors.
+    """Parse a header and the list of its tensors.
 
-    Raises CorruptFileError for what no file may say, and SizeLimitError for more than any file says.
+    Raises:
+        CorruptFileError: The header is not what the specification allows.
+        SizeLimitError: The header holds more values, strings or keys than allowed.
     """
     _check_structure(content)
     try:
@@ -64,47 +66,51 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
             object_pairs_hook=_unique,
         )
     except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"The header is no JSON that a file may hold: {error}.") from error
+        raise CorruptFileError(f"The header is corrupt: invalid JSON: {error}.") from error
     if b"\\u" in content:
-        _check_text(header)
+        _check_unicode(header)
     if not isinstance(header, dict) or header.keys() != {"format", "made", "model", "tensors"}:
-        raise CorruptFileError("The header does not hold exactly format, made, model and tensors.")
+        raise CorruptFileError("Expected the keys format, made, model and tensors in the header.")
     model = header["model"]
-    if header["format"] != "prunus" or not isinstance(header["made"], dict):
-        raise CorruptFileError(f"The header names the format {header['format']!r:.80}, or made is no object.")
+    if header["format"] != "prunus":
+        raise CorruptFileError(f"Expected the format 'prunus' in the header, got {header['format']!r:.80}.")
+    if not isinstance(header["made"], dict):
+        raise CorruptFileError(
+            f"Expected an object as the metadata of the header, got {header['made']!r:.80}."
+        )
     if model is not None and not _is_model(model):
-        raise CorruptFileError("The header's model is neither null nor a name with arguments.")
+        raise CorruptFileError("Expected null or a name with arguments as the model of the header.")
     return header, _entries(header["tensors"])
 
 
 def _check_structure(content: bytes) -> None:
-    """Refuse a header that would take much more memory or stack than its bytes, before it is parsed."""
+    """Refuse, before parsing, a header that would take much more memory or stack than its bytes."""
     if b"\\" in content:
         content = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     num_quotes = num_values = num_keys = depth = 0
-    for start in range(0, len(content), _PIECE):
-        piece = np.frombuffer(content[start : start + _PIECE], np.uint8)
-        quotes = num_quotes + np.cumsum(piece == ord('"'), dtype=np.int32)
+    for start in range(0, len(content), _CHUNK):
+        chunk = np.frombuffer(content[start : start + _CHUNK], np.uint8)
+        quotes = num_quotes + np.cumsum(chunk == ord('"'), dtype=np.int32)
         num_quotes = int(quotes[-1])
-        outside = piece[quotes % 2 == 0]  # of all strings, as an even number of quotes comes before
+        outside = chunk[quotes % 2 == 0]  # of strings: an even number of quotes precedes
         opening, closing = (outside | 0x20 == ord(bracket) for bracket in "{}")  # "[" | 0x20 is "{"
         depths = depth + np.cumsum(opening.astype(np.int32) - closing)
-        if int(depths.max(initial=0)) > DEEPEST:
-            raise CorruptFileError(f"The header nests lists and objects more than {DEEPEST} deep.")
+        if int(depths.max(initial=0)) > MAX_DEPTH:
+            raise CorruptFileError(f"The header nests lists and objects more than {MAX_DEPTH} levels deep.")
         depth = int(depths[-1]) if depths.size else depth
         num_keys += int((outside == ord(":")).sum())
         num_values += int((opening | (outside == ord(",")) | (outside == ord(":"))).sum())
-    for what, number, most in (
-        ("keys", num_keys, MOST_KEYS),
-        ("texts", num_quotes // 2, MOST_TEXTS),
-        ("values", num_values, MOST_VALUES),
+    for what, number, limit in (
+        ("keys", num_keys, MAX_KEYS),
+        ("strings", num_quotes // 2, MAX_STRINGS),
+        ("values", num_values, MAX_VALUES),
     ):
-        if number > most:
-            raise SizeLimitError(f"The header holds {number} {what}; the most allowed is {most}.")
+        if number > limit:
+            raise SizeLimitError(f"Expected at most {limit} {what} in the header, got {number}.")
 
 
-def _check_text(header: object) -> None:
-    """Raise CorruptFileError for half of a surrogate pair, which an escape may say and no text may hold."""
+def _check_unicode(header: object) -> None:
+    """Refuse half of a surrogate pair, which an escape can express but which is not valid Unicode."""
     try:
         json.dumps(header, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -116,7 +122,7 @@ def _check_text(header: object) -> None:
 def _entries(rows: object) -> tuple[TensorEntry, ...]:
     """The tensor list of a header, each row checked."""
     if not isinstance(rows, list):
-        raise CorruptFileError("The header's tensors are no list.")
+        raise CorruptFileError("Expected a list of tensors in the header.")
     entries = tuple(_entry(row) for row in rows)
     if len({entry.name for entry in entries}) != len(entries):
         raise CorruptFileError("The header names a tensor twice.")
@@ -127,31 +133,29 @@ def _entry(row: object) -> TensorEntry:
     match row:
         case [str(name), str(dtype), list(shape), int(length)] if dtype in DTYPES:
             numbers = [*shape, length]
-            # bool is an int to Python; a rank of 64 and 2^62 bytes are where torch itself ends.
-            sound = (
-                all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) and len(shape) <= 64
-            )
-            if sound and math.prod(max(side, 1) for side in shape) < 1 << 59:
+            # bool is a subclass of int; a rank of 64 and 2^62 bytes are the limits of torch itself.
+            in_range = all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+            if in_range and len(shape) <= 64 and math.prod(max(side, 1) for side in shape) < 1 << 59:
                 return TensorEntry(name, dtype, tuple(shape), length)
-    raise CorruptFileError(f"The header describes a tensor as {row!r:.120}, which is none.")
+    raise CorruptFileError(f"Expected [name, dtype, shape, length] of a tensor, got {row!r:.120}.")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return number
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    result = dict(pairs)
+    if len(result) != len(pairs):
         raise ValueError("an object holds a key twice")
-    return found
+    return result
 
 
 def _is_model(model: object) -> bool:
-    """{"name": text, "arguments": {text: scalar}}."""
+    """Whether `model` is {"name": string, "arguments": {string: scalar}}."""
     if not isinstance(model, dict) or model.keys() != {"name", "arguments"}:
         return False
     arguments = model["arguments"]

@@ -1,4 +1,4 @@
-"""What a file holds and what each tensor costs: the table of Deep Compression, adding up to the byte."""
+"""The content of a file and the size of each tensor in it, which add up to the size of the file."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,114 +7,129 @@ from dataclasses import asdict, dataclass
 import torch
 
 from prunus.compression.codecs.bitpack import width
-from prunus.compression.container.file_format import CHECKSUM, DTYPES, HALF, INTEGERS, PREFIX, TensorBlob
+from prunus.compression.container.file_format import CHECKSUM, DTYPES, INTEGERS, PREFIX
 from prunus.compression.container.header import TensorEntry, header_text
-from prunus.compression.container.read import decode_tensor, file_bytes, memory_errors_named, open_bytes
+from prunus.compression.container.read import named_memory_errors, parse_file, read_bytes
+from prunus.compression.container.tensor_blob import HALF, Stream, TensorBlob
+from prunus.compression.container.tensor_decoder import decode_tensor
 
 
 @dataclass(frozen=True)
 class TensorStats:
-    """One tensor of a file. Bits are a stored entry, fillers included, as in Han et al. 2016, tables 2-5."""
+    """One tensor of a file. Bits are per stored entry, fillers included, as in Han et al. 2016, tables 2-5."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     weights: int
+    """Number of entries of the tensor."""
     nonzero: int
     density: float
-    """Stored non-zero entries ÷ all entries; 1 for an empty tensor."""
+    """Stored nonzero entries ÷ all entries; 1 for an empty tensor."""
     distinct: int | None
-    """Distinct non-zero values, where they are shared."""
+    """Number of distinct nonzero values, where there is a codebook."""
     entries: int
-    """Entries stored: the non-zero ones and the fillers; every one where positions are not coded."""
+    """Stored entries: the nonzero ones and the fillers; all entries where positions are not stored."""
     weight_bits: float
-    """Before entropy coding: ceil(log2(codebook)), or the bits of a value."""
+    """Before entropy coding: ceil(log2(codebook size)), or the bits of a value."""
     coded_weight_bits: float
-    """After it, the codebook not included."""
+    """After entropy coding, without the codebook."""
     index_bits: int
-    """Before entropy coding; 0 where positions are not coded."""
+    """Before entropy coding; 0 where positions are not stored."""
     coded_index_bits: float
     codebook_bytes: int
     bytes: int
-    """Of its blob, everything included."""
+    """Size of the blob."""
     original_bytes: int
-    share: float
+    fraction: float
     """bytes ÷ original_bytes; 0 for an empty tensor."""
 
 
 @dataclass(frozen=True)
 class Average:
-    """Bits of a stored entry, over all the entries that a file stores; 0 where it stores none."""
+    """Bits per stored entry, over all stored entries of a file; 0 where there are none."""
 
     entries: int
     weight_bits: float
     coded_weight_bits: float
     index_bits: float
-    """Entries without a coded position count, with 0."""
+    """Entries without a stored position count as 0."""
     coded_index_bits: float
 
 
 @dataclass(frozen=True)
 class FileInspection:
-    """A file and its layers: the layers' bytes and `framing_bytes` add up to `file_bytes` exactly."""
+    """A file and its layers. The bytes of the layers and `framing_bytes` add up to `file_bytes` exactly."""
 
     file_bytes: int
     framing_bytes: int
     """Magic, header and checksums."""
-    about_bytes: int
-    """Of the header, what says how the file was made and of which model."""
+    metadata_bytes: int
+    """The part of the header that is metadata and model."""
     original_bytes: int
-    """Of all tensors at their own dtype, as a state_dict holds them."""
+    """Bytes of all tensors at their own dtype, as in a state_dict."""
     ratio: float
+    """original_bytes ÷ file_bytes."""
     average: Average
     layers: tuple[TensorStats, ...]
-    made: Mapping[str, object]
+    metadata: Mapping[str, object]
+    """How the tensors were made; the key `made` of the header."""
     model: Mapping[str, object] | None
 
     def to_json(self) -> dict[str, object]:
-        """The same as JSON has it."""
-        return {
-            **asdict(self),
-            "layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers],
-        }
+        """Return a JSON-serializable dictionary."""
+        layers = [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers]
+        return {**asdict(self), "layers": layers}
 
 
 def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> FileInspection:
-    """Open the file at `path`, check all of it, and say what it holds; `max_bytes` and errors as `unpack`.
+    """Check all of a file and return what it holds and the size of each tensor.
 
-    Tensors are decoded one after another and not kept, but `max_bytes` counts all of them, so that what can be
-    inspected can be read.
+    Tensors are decoded one after another and not kept, but `max_bytes` counts all of them, so that a file that can
+    be inspected can be read.
+
+    Args:
+        path: A file that `save` or `write` wrote.
+        max_bytes: The most memory that reading may take, in bytes; see `unpack`.
+
+    Raises:
+        ContainerError: The file cannot be read; see `unpack`.
     """
-    with memory_errors_named():
-        opened = open_bytes(file_bytes(path, max_bytes), max_bytes)
-        layers = tuple(_layer(entry, blob) for entry, blob in zip(opened.entries, opened.blobs, strict=True))
+    with named_memory_errors():
+        file = parse_file(read_bytes(path, max_bytes), max_bytes)
+        layers = tuple(
+            _tensor_stats(entry, blob) for entry, blob in zip(file.entries, file.blobs, strict=True)
+        )
     original = sum(layer.original_bytes for layer in layers)
-    framing = opened.size - sum(layer.bytes for layer in layers)
-    made, model = opened.header["made"], opened.header["model"]
-    assert isinstance(made, dict)
+    framing = file.size - sum(layer.bytes for layer in layers)
+    metadata, model = file.header["made"], file.header["model"]
+    assert isinstance(metadata, dict)
     assert model is None or isinstance(model, dict)
     return FileInspection(
-        file_bytes=opened.size,
+        file_bytes=file.size,
         framing_bytes=framing,
-        about_bytes=framing - _bare_framing(opened.entries),
+        metadata_bytes=framing - _framing_without_metadata(file.entries),
         original_bytes=original,
-        ratio=original / opened.size,
+        ratio=original / file.size,
         average=_average(layers),
         layers=layers,
-        made=made,
+        metadata=metadata,
         model=model,
     )
 
 
-def _layer(entry: TensorEntry, blob: TensorBlob) -> TensorStats:
-    nonzero = int(torch.count_nonzero(decode_tensor(entry, blob).view(_integers(entry.dtype))))
+def _tensor_stats(entry: TensorEntry, blob: TensorBlob) -> TensorStats:
+    # Viewed as integers, because a stored -0.0 is a value.
+    entries = decode_tensor(entry, blob).view(INTEGERS[DTYPES[entry.dtype].itemsize])
+    nonzero = int(torch.count_nonzero(entries))
     itemsize = 2 if blob.flags & HALF else DTYPES[entry.dtype].itemsize
-    values, distinct = len(blob.values) // itemsize, None
-    weight_bits, coded, codebook = float(8 * itemsize), float(8 * itemsize), 0
+    distinct, codebook_bytes = None, 0
+    weight_bits = coded_weight_bits = float(8 * itemsize)
     if blob.codes is not None:
-        zeros = sum(not any(blob.values[i : i + itemsize]) for i in range(0, len(blob.values), itemsize))
-        distinct, codebook = values - zeros, len(blob.values)
-        weight_bits, coded = float(width(values)), _bits(len(blob.codes.data), blob.entries)
+        codebook = bytes(blob.values)
+        values = [codebook[i : i + itemsize] for i in range(0, len(codebook), itemsize)]
+        distinct, codebook_bytes = sum(map(any, values)), len(codebook)
+        weight_bits, coded_weight_bits = float(width(len(values))), _bits_per_entry(blob.codes, blob)
     return TensorStats(
         name=entry.name,
         shape=entry.shape,
@@ -125,18 +140,22 @@ def _layer(entry: TensorEntry, blob: TensorBlob) -> TensorStats:
         distinct=distinct,
         entries=blob.entries,
         weight_bits=weight_bits,
-        coded_weight_bits=coded,
+        coded_weight_bits=coded_weight_bits,
         index_bits=blob.index_bits,
-        coded_index_bits=_bits(len(blob.gaps.data), blob.entries) if blob.gaps else 0.0,
-        codebook_bytes=codebook,
+        coded_index_bits=_bits_per_entry(blob.gaps, blob) if blob.gaps else 0.0,
+        codebook_bytes=codebook_bytes,
         bytes=entry.length,
         original_bytes=entry.nbytes,
-        share=entry.length / entry.nbytes if entry.nbytes else 0.0,
+        fraction=entry.length / entry.nbytes if entry.nbytes else 0.0,
     )
 
 
-def _bare_framing(entries: Sequence[TensorEntry]) -> int:
-    """The framing of a file of the same tensors that says nothing of how it was made."""
+def _bits_per_entry(stream: Stream, blob: TensorBlob) -> float:
+    return 8 * len(stream.data) / blob.entries if blob.entries else 0.0
+
+
+def _framing_without_metadata(entries: Sequence[TensorEntry]) -> int:
+    """The framing of a file of the same tensors without metadata and model."""
     rows: list[list[object]] = [[e.name, e.dtype, list(e.shape), e.length] for e in entries]
     header = header_text({}, None, rows).encode()
     return PREFIX.size + len(header) + CHECKSUM.size * (1 + len(entries))
@@ -147,12 +166,3 @@ def _average(layers: Sequence[TensorStats]) -> Average:
     names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
     sums = (sum(layer.entries * getattr(layer, name) for layer in layers) for name in names)
     return Average(entries, *(float(total / entries) if entries else 0.0 for total in sums))
-
-
-def _integers(dtype: str) -> torch.dtype:
-    """The integer dtype of the same size: a stored -0.0 is a value, only +0.0 is a hole."""
-    return INTEGERS[DTYPES[dtype].itemsize]
-
-
-def _bits(size: int, entries: int) -> float:
-    return 8 * size / entries if entries else 0.0

@@ -1,100 +1,98 @@
-"""What a file may make the reader do: the memory and the work that it announces, summed up before anything is decoded.
+"""Bounds on the memory and the work of reading a file, summed up from its header and blobs before decoding.
 
-The rules stand in SPEC.md, section "Limits". The memory is an upper bound of what reading takes at its peak, whether
-tensors are kept, as `unpack` does, or decoded one after another, as `inspect` does.
+The rules are in SPEC.md, section "Limits". The memory is an upper bound of the peak, whether tensors are kept, as
+`unpack` does, or decoded one after another, as `inspect` does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prunus.compression.codecs.bitstream import CHUNK
-from prunus.compression.container.file_format import Stream, TensorBlob
 from prunus.compression.container.header import TensorEntry
+from prunus.compression.container.tensor_blob import Stream, TensorBlob
 from prunus.errors import SizeLimitError
 
 ALLOWANCE = 256 << 10
-"""Bytes beside the tensors that are always allowed, so that `max_bytes` may be as small as a small state_dict."""
+"""Bytes that are allowed beside the tensors, so that `max_bytes` may be as small as a small state_dict."""
 
 _PER_HEADER_BYTE = 32
-"""Bytes of the objects that a byte of JSON becomes, at most: "[]," is three and becomes a list of 64."""
+"""The most bytes of Python objects per byte of JSON: "[]," is three bytes and becomes a list of 64."""
 _PER_TENSOR = 2048
 """Bytes of the objects that describe a tensor."""
 _PER_CHUNK_ENTRY = 128
-"""Bytes, for each entry of a chunk, of symbols, bits, positions and values."""
+"""Bytes of symbols, bits, positions and values for each entry of a chunk."""
 _PER_VALUE = 16
-"""The same where values are in the file as they are."""
+"""The same for values that are not encoded."""
 _PER_TABLE_SYMBOL = 64
-"""Bytes, for each symbol of an alphabet, of its level, frequency and code."""
+"""Bytes of level, frequency and code for each symbol of an alphabet."""
 
 _WORK_PER_BYTE = 4
-"""max_bytes ÷ this is the number of symbols that are decoded: as many as a float32 tensor of that size has entries."""
+"""One symbol may be decoded for so many bytes of `max_bytes`: as many symbols as a float32 tensor has entries."""
 _WORK_PER_TABLE_SEGMENT = 64
 _WORK_PER_STREAM = 2048
-"""What parsing a segment of a table and opening a stream take, in symbols that are decoded in the same time."""
+"""The time of parsing a table segment and of opening a stream, in decoded symbols."""
 
 
-def default_max_bytes(file_size: int) -> int:
-    """The larger of 256 MiB and 1000 times the file."""
-    return max(256 << 20, 1000 * file_size)
+class Limits:
+    """The limits for a file of `file_size` bytes; by default the larger of 256 MiB and 1000 times the file.
 
+    Each check raises SizeLimitError where reading the file would exceed `max_bytes`.
+    """
 
-def check_file_size(file_size: int, max_bytes: int) -> None:
-    """Raise SizeLimitError where the file alone takes more than `max_bytes`."""
-    if file_size > max_bytes + ALLOWANCE:
-        raise SizeLimitError(f"The file has {file_size} bytes; max_bytes allows {max_bytes}.")
+    def __init__(self, file_size: int, max_bytes: int | None = None) -> None:
+        self.file_size = file_size
+        self.max_bytes = max(256 << 20, 1000 * file_size) if max_bytes is None else max_bytes
 
+    def check_file(self) -> None:
+        """Check the size of the file alone."""
+        self._check(self.file_size, "Reading the file takes {} bytes")
 
-def check_header_size(header_size: int, file_size: int, max_bytes: int) -> None:
-    """Raise SizeLimitError where the file and the objects of its header take more than `max_bytes`."""
-    memory = file_size + _PER_HEADER_BYTE * header_size
-    if memory > max_bytes + ALLOWANCE:
-        raise SizeLimitError(
-            f"The file and its header may take {memory} bytes; max_bytes allows {max_bytes}."
+    def check_header(self, header_size: int) -> None:
+        """Check the file and the objects of its header."""
+        self._check(
+            self.file_size + _PER_HEADER_BYTE * header_size, "The file and its header may take {} bytes"
         )
 
+    def check_tensors(self, entries: Iterable[TensorEntry]) -> None:
+        """Check the tensors that a header announces."""
+        total = sum(entry.nbytes for entry in entries)
+        if total > self.max_bytes:
+            self._fail(f"The file announces tensors of {total} bytes")
 
-def check_tensors(entries: Iterable[TensorEntry], max_bytes: int) -> None:
-    """Raise SizeLimitError where the tensors that a header announces take more than `max_bytes`."""
-    total = sum(entry.nbytes for entry in entries)
-    if total > max_bytes:
-        raise SizeLimitError(f"The file announces tensors of {total} bytes; max_bytes allows {max_bytes}.")
-
-
-def check_work(
-    entries: tuple[TensorEntry, ...],
-    blobs: tuple[TensorBlob, ...],
-    header_size: int,
-    file_size: int,
-    max_bytes: int,
-) -> None:
-    """Raise SizeLimitError where reading takes more memory or time than `max_bytes` stands for."""
-    tensors = sum(entry.nbytes for entry in entries)
-    objects = _PER_HEADER_BYTE * header_size + _PER_TENSOR * len(entries)
-    memory = file_size + tensors + objects + max(map(_working_memory, blobs), default=0)
-    if memory > max_bytes + ALLOWANCE:
-        raise SizeLimitError(
-            f"Reading the file may take {memory} bytes, {tensors} of them for its tensors; max_bytes allows "
-            f"{max_bytes}."
+    def check_work(
+        self, entries: Sequence[TensorEntry], blobs: Sequence[TensorBlob], header_size: int
+    ) -> None:
+        """Check the peak memory and the time of decoding all tensors."""
+        tensors = sum(entry.nbytes for entry in entries)
+        objects = _PER_HEADER_BYTE * header_size + _PER_TENSOR * len(entries)
+        working = max(map(_working_memory, blobs), default=0)
+        self._check(
+            self.file_size + tensors + objects + working,
+            f"Reading the file may take {{}} bytes, {tensors} of them for its tensors",
         )
-    work = sum(_work(blob) for blob in blobs)
-    if work > (max_bytes + ALLOWANCE) // _WORK_PER_BYTE:
+        work = sum(map(_work, blobs))
+        if work > (self.max_bytes + ALLOWANCE) // _WORK_PER_BYTE:
+            self._fail(
+                f"The streams of the file take the work of {work} symbols, {_WORK_PER_BYTE} bytes each"
+            )
+
+    def _check(self, memory: int, sentence: str) -> None:
+        if memory > self.max_bytes + ALLOWANCE:
+            self._fail(sentence.format(memory))
+
+    def _fail(self, problem: str) -> None:
         raise SizeLimitError(
-            f"The streams of the file take the work of {work} symbols; max_bytes, which is {max_bytes}, allows one for "
-            f"every {_WORK_PER_BYTE} bytes."
+            f"{problem}; max_bytes allows {self.max_bytes}. Pass a larger max_bytes if you trust the file."
         )
 
 
 def _streams(blob: TensorBlob) -> list[tuple[Stream, int]]:
-    """The streams of a blob and their alphabets."""
-    pairs = []
-    if blob.gaps is not None:
-        pairs.append((blob.gaps, 1 << blob.index_bits))
-    if blob.codes is not None:
-        pairs.append((blob.codes, blob.codebook_size))
-    return pairs
+    """The streams of a blob with the sizes of their alphabets."""
+    pairs = ((blob.gaps, 1 << blob.index_bits), (blob.codes, blob.codebook_size))
+    return [(stream, alphabet) for stream, alphabet in pairs if stream is not None]
 
 
 def _working_memory(blob: TensorBlob) -> int:
-    """Bytes that decoding one tensor takes beside the tensor and the file, at most."""
+    """The most bytes that decoding one tensor takes beside the tensor and the file."""
     streams = _streams(blob)
     tables = sum(_PER_TABLE_SYMBOL * alphabet for stream, alphabet in streams if stream.codec != "bitpack")
     copies = sum(2 * len(stream.data) for stream, _ in streams)
@@ -103,7 +101,7 @@ def _working_memory(blob: TensorBlob) -> int:
 
 
 def _work(blob: TensorBlob) -> int:
-    """What decoding one tensor takes, in symbols."""
+    """The time of decoding one tensor, in decoded symbols."""
     work = 0
     for stream, alphabet in _streams(blob):
         work += blob.entries + _WORK_PER_STREAM

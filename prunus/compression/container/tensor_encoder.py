@@ -1,7 +1,8 @@
-"""One tensor to its blob: which of its forms is smallest, decided from its bits alone."""
+"""Encode one tensor as the smallest of its possible blobs, chosen from its bits alone."""
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,66 +13,178 @@ from torch.nn.parameter import is_lazy
 from prunus.compression.codecs import CODECS, relative_index
 from prunus.compression.codecs.bitpack import width
 from prunus.compression.codecs.bitstream import Ints
-from prunus.compression.container.encoding_config import WIDTHS, EncodingConfig
+from prunus.compression.container.encoding_config import INDEX_BITS, EncodingConfig
 from prunus.compression.container.file_format import (
-    COLUMNS,
     DTYPES,
-    HALF,
-    HOLES,
     INTEGERS,
-    SHARED,
     Bits,
+    matrix_shape,
+    to_column_major,
+    to_row_major,
+    unsigned_dtype,
+)
+from prunus.compression.container.tensor_blob import (
+    CODEBOOK,
+    COLUMN_MAJOR,
+    HALF,
+    SPARSE,
     Stream,
     TensorBlob,
-    columns_first,
-    rows_and_columns,
-    rows_first,
-    unsigned,
 )
 from prunus.errors import ContainerError, NonFiniteError
 
-LARGEST_CODEBOOK = 256
-"""Non-zero values that are stored once, at most; a filler's zero may come on top."""
+MAX_CODEBOOK = 256
+"""The most nonzero values of a codebook. A filler's zero may be added."""
 
 _SAMPLE = 4096
-_PATIENCE = 1.01
-"""One per cent is not worth the time: fewer holes are not looked for, and positions, which are faster to
-read, may take so much more than a code for every entry."""
+_TOLERANCE = 1.01
+"""Positions are stored although they take up to 1 % more than a code for every entry, because they are faster to
+read; and tensors with less than 1 % zeros are not stored by positions."""
 
 
-def encode_tensor(name: str, tensor: Tensor, coding: EncodingConfig) -> TensorBlob:
-    """The smallest form of a tensor. Raises NonFiniteError, or ContainerError for a dtype no file holds."""
-    bits = bits_of(name, tensor)
-    plain = TensorBlob(0, bits.size, bits.tobytes())
-    if not tensor.dtype.is_floating_point or not bits.size:
-        return plain
-    halved = _halve(bits) if tensor.dtype == torch.float32 else None
-    flags, bits = (0, bits) if halved is None else (HALF, halved)
-    plain = TensorBlob(flags, bits.size, bits.tobytes())
-    book = _codebook(bits) if coding.share else None
-    dense = math.inf if book is None else _dense_cost(bits, book, coding)
-    plan = _plan_holes(bits, tuple(tensor.shape), book, coding)
-    if plan is not None and plan.cost <= _PATIENCE * dense:
-        found = _with_holes(bits, tuple(tensor.shape), book, flags, plan, coding)
-    elif book is not None:
-        found = _without_holes(bits, book, flags, coding)
-    else:
-        return plain
-    return min(plain, found, key=lambda blob: len(blob.to_bytes()))
+class TensorEncoder:
+    """One tensor, with everything about it that does not depend on the encoding computed once.
+
+    Raises:
+        NonFiniteError: The tensor holds NaN or infinity.
+        ContainerError: A file cannot hold tensors of its dtype or layout.
+    """
+
+    def __init__(self, name: str, tensor: Tensor) -> None:
+        self.bits, self.shape, self.flags = entry_bits(name, tensor), tuple(tensor.shape), 0
+        self.is_compressible = tensor.dtype.is_floating_point and self.bits.size > 0
+        if self.is_compressible and tensor.dtype == torch.float32:
+            halves = _as_float16(self.bits)
+            if halves is not None:
+                self.bits, self.flags = halves, HALF
+
+    def encode(self, encoding: EncodingConfig) -> bytes:
+        """The smallest blob of the tensor under `encoding`."""
+        plain = TensorBlob(self.flags, self.bits.size, self.bits.tobytes()).to_bytes()
+        if not self.is_compressible:
+            return plain
+        codebook = self.codebook if encoding.use_codebook else None
+        codec = CODECS[encoding.codec]
+        dense_cost = math.inf if codebook is None else codec.cost(codebook.counts_with(self.num_zeros))
+        plan = self._plan_positions(codebook, encoding)
+        if plan is not None and plan.cost <= _TOLERANCE * dense_cost:
+            blob = self._encode_sparse(codebook, plan, encoding)
+        elif codebook is not None:
+            blob = self._encode_dense(codebook, encoding)
+        else:
+            return plain
+        return min(plain, blob.to_bytes(), key=len)
+
+    @cached_property
+    def num_zeros(self) -> int:
+        """Entries whose bits are all zero; -0.0 is not one of them."""
+        return self.bits.size - int(np.count_nonzero(self.bits))
+
+    @cached_property
+    def codebook(self) -> "_Codebook | None":
+        """The distinct nonzero values, or None where there are none or too many."""
+        for part in (self.bits[:: max(self.bits.size // _SAMPLE, 1)], self.bits):
+            values, counts = np.unique(part[part != 0], return_counts=True)
+            if len(values) > MAX_CODEBOOK:
+                return None
+        return _Codebook(values, counts) if len(values) else None
+
+    @cached_property
+    def orders(self) -> "list[_Order]":
+        """The positions in the orders in which they may be stored; empty where there are too few zeros."""
+        if _TOLERANCE * (self.bits.size - self.num_zeros) > self.bits.size:
+            return []
+        positions = np.flatnonzero(self.bits)
+        orders = [(0, positions)]
+        if min(matrix_shape(self.shape)) > 1:
+            orders.append((COLUMN_MAJOR, np.sort(to_column_major(positions, self.shape))))
+        return [
+            _Order(flags, ordered, *np.unique(relative_index.steps_between(ordered), return_counts=True))
+            for flags, ordered in orders
+        ]
+
+    def _plan_positions(self, codebook: "_Codebook | None", encoding: EncodingConfig) -> "_Plan | None":
+        """The cheapest way to write positions, found from histograms alone."""
+        codec, plans = CODECS[encoding.codec], list[_Plan]()
+        for order in self.orders:
+            for index_bits in INDEX_BITS if encoding.index_bits is None else (encoding.index_bits,):
+                written, fillers = relative_index.histogram(order.steps, order.counts, index_bits)
+                lower_bound = _entropy(written) + (0.0 if codebook is None else _entropy(codebook.counts))
+                if not plans or lower_bound < min(plan.cost for plan in plans):
+                    if codebook is None:
+                        value_cost = self.bits.itemsize * float(len(order.positions) + fillers)
+                    else:
+                        value_cost = codec.cost(codebook.counts_with(fillers))
+                    plans.append(_Plan(order, index_bits, codec.cost(written) + value_cost))
+                if not fillers:
+                    break  # wider differences would have the same histogram
+        return min(plans, key=lambda plan: plan.cost, default=None)
+
+    def _encode_dense(self, codebook: "_Codebook", encoding: EncodingConfig) -> TensorBlob:
+        """A code for every entry; zero is one of the values if it occurs."""
+        values = codebook.values_with_zero(self.num_zeros > 0)
+        codes = encode_symbols(np.searchsorted(values, self.bits), len(values), encoding)
+        return TensorBlob(self.flags | CODEBOOK, self.bits.size, values.tobytes(), codes=codes)
+
+    def _encode_sparse(
+        self, codebook: "_Codebook | None", plan: "_Plan", encoding: EncodingConfig
+    ) -> TensorBlob:
+        """The nonzero entries and fillers, and their positions."""
+        positions = plan.order.positions
+        gaps, is_filler = relative_index.encode(positions, plan.index_bits)
+        entries = np.zeros(len(gaps), self.bits.dtype)
+        row_major = to_row_major(positions, self.shape) if plan.order.flags else positions
+        entries[~is_filler] = self.bits[row_major]
+        flags = self.flags | SPARSE | plan.order.flags
+        stream = encode_symbols(gaps, 1 << plan.index_bits, encoding)
+        if codebook is None:
+            return TensorBlob(flags, len(gaps), entries.tobytes(), plan.index_bits, stream)
+        values = codebook.values_with_zero(bool(is_filler.any()))
+        codes = encode_symbols(np.searchsorted(values, entries), len(values), encoding)
+        return TensorBlob(flags | CODEBOOK, len(gaps), values.tobytes(), plan.index_bits, stream, codes)
 
 
-def bits_of(name: str, tensor: Tensor) -> Bits:
+@dataclass(frozen=True)
+class _Codebook:
+    """The distinct nonzero values in the order of their bits, and how often each occurs."""
+
+    values: Bits
+    counts: Ints
+
+    def values_with_zero(self, include: bool) -> Bits:
+        return np.concatenate([np.zeros(int(include), self.values.dtype), self.values])
+
+    def counts_with(self, num_zeros: int) -> Ints:
+        return np.concatenate([[num_zeros], self.counts]) if num_zeros else self.counts
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Positions of the nonzero entries in row-major or column-major order, and the histogram of their steps."""
+
+    flags: int
+    positions: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    counts: Ints
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An order of the positions, the bits of a stored difference, and the bytes of positions and values."""
+
+    order: _Order
+    index_bits: int
+    cost: float
+
+
+def entry_bits(name: str, tensor: Tensor) -> Bits:
     """The entries of a tensor in row-major order as little-endian unsigned integers."""
     if is_lazy(tensor):
         raise ContainerError(
             f"{name} is an uninitialized parameter of a lazy module; run the module on a batch before it is written."
         )
-    if (
-        tensor.layout != torch.strided
-        or tensor.device.type == "meta"
-        or tensor.is_quantized
-        or tensor.is_nested
-    ):
+    has_values = tensor.layout == torch.strided and tensor.device.type != "meta"
+    if not has_values or tensor.is_quantized or tensor.is_nested:
         kind = f"{tensor.layout} on {tensor.device}"
         kind = "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else kind
         raise ContainerError(f"{name} is {kind}; a file holds dense tensors with values.")
@@ -81,13 +194,21 @@ def bits_of(name: str, tensor: Tensor) -> Bits:
     if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise NonFiniteError(f"{name} holds {bad} values that are NaN or infinite; nothing was written.")
-    size = unsigned(tensor.element_size())
+    dtype = unsigned_dtype(tensor.element_size())
     flat = np.ascontiguousarray(tensor.view(INTEGERS[tensor.element_size()]).reshape(-1).numpy())
-    return flat.view(size.newbyteorder("=")).astype(size, copy=False)
+    return flat.view(dtype.newbyteorder("=")).astype(dtype, copy=False)
 
 
-def _halve(bits: Bits) -> Bits | None:
-    """float32 as float16, or None where a value would change."""
+def encode_symbols(symbols: Ints, alphabet: int, encoding: EncodingConfig) -> Stream:
+    """Encode symbols 0..alphabet-1 with the codec of `encoding`, or bit-packed where that is not larger."""
+    data = CODECS[encoding.codec].encode(symbols, alphabet)
+    if -(-symbols.size * width(alphabet) // 8) <= len(data):
+        return Stream("bitpack", CODECS["bitpack"].encode(symbols, alphabet))
+    return Stream(encoding.codec, data)
+
+
+def _as_float16(bits: Bits) -> Bits | None:
+    """float32 entries as float16, or None where a value would change."""
     for part in (bits[:_SAMPLE], bits):
         with np.errstate(over="ignore"):
             halves = part.view("<f4").astype("<f2")
@@ -96,111 +217,7 @@ def _halve(bits: Bits) -> Bits | None:
     return halves.view("<u2")
 
 
-@dataclass(frozen=True)
-class _Codebook:
-    """The distinct non-zero values in the order of their bits, and how often each occurs."""
-
-    values: Bits
-    counts: Ints
-
-    def with_zero(self, wanted: bool) -> Bits:
-        """The values, zero first where it is one of them."""
-        return np.concatenate([np.zeros(int(wanted), self.values.dtype), self.values])
-
-
-def _codebook(bits: Bits) -> _Codebook | None:
-    """The codebook, or None where there is no value or there are too many."""
-    for part in (bits[:: max(bits.size // _SAMPLE, 1)], bits):
-        values, counts = np.unique(part[part != 0], return_counts=True)
-        if len(values) > LARGEST_CODEBOOK:
-            return None
-    return _Codebook(values, counts) if len(values) else None
-
-
-def _dense_cost(bits: Bits, book: _Codebook, coding: EncodingConfig) -> float:
-    """Bytes of a code for every entry."""
-    zeros = bits.size - int(book.counts.sum())
-    return CODECS[coding.codec].cost(np.concatenate([[zeros], book.counts]) if zeros else book.counts)
-
-
-def _without_holes(bits: Bits, book: _Codebook, flags: int, coding: EncodingConfig) -> TensorBlob:
-    """Every entry as a code, zero being one of the values if it occurs."""
-    values = book.with_zero(int(book.counts.sum()) < bits.size)
-    codes = encode_symbols(np.searchsorted(values, bits), len(values), coding)
-    return TensorBlob(flags | SHARED, bits.size, values.tobytes(), codes=codes)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Positions in the order and at the width that cost least, and what they and the values cost in bytes."""
-
-    flags: int
-    positions: NDArray[np.int64]
-    index_bits: int
-    cost: float
-
-
-def _plan_holes(
-    bits: Bits, shape: tuple[int, ...], book: _Codebook | None, coding: EncodingConfig
-) -> _Plan | None:
-    """The cheapest way to write positions, from histograms alone; None where holes are too few."""
-    if _PATIENCE * np.count_nonzero(bits) > bits.size:
-        return None
-    positions = np.flatnonzero(bits)
-    orders = [(0, positions)]
-    if min(rows_and_columns(shape)) > 1:
-        orders.append((COLUMNS, np.sort(columns_first(positions, shape))))
-    plans: list[_Plan] = []
-    for flags, ordered in orders:
-        steps, counts = np.unique(relative_index.steps_between(ordered), return_counts=True)
-        for index_bits in WIDTHS if coding.index_bits is None else (coding.index_bits,):
-            written, fillers = relative_index.histogram(steps, counts, index_bits)
-            least = _entropy(written) + (0.0 if book is None else _entropy(book.counts))
-            if not plans or least < min(plan.cost for plan in plans):
-                cost = CODECS[coding.codec].cost(written) + _values_cost(bits, book, fillers, coding)
-                plans.append(_Plan(flags, ordered, index_bits, cost))
-            if not fillers:
-                break  # wider differences would be the same ones
-    return min(plans, key=lambda plan: plan.cost)
-
-
-def _values_cost(bits: Bits, book: _Codebook | None, fillers: int, coding: EncodingConfig) -> float:
-    """Bytes of the values of the non-zero entries and the fillers."""
-    if book is None:
-        return bits.itemsize * float(np.count_nonzero(bits) + fillers)
-    return CODECS[coding.codec].cost(np.concatenate([[fillers], book.counts]) if fillers else book.counts)
-
-
 def _entropy(counts: Ints) -> float:
-    """Order-0 entropy in bytes of symbols with these counts: no codec takes less."""
+    """Order-0 entropy in bytes of symbols with these counts: a lower bound for every codec."""
     present = counts[counts > 0]
     return float((present * np.log2(present.sum() / present)).sum() / 8)
-
-
-def _with_holes(
-    bits: Bits,
-    shape: tuple[int, ...],
-    book: _Codebook | None,
-    flags: int,
-    plan: _Plan,
-    coding: EncodingConfig,
-) -> TensorBlob:
-    """The non-zero entries and fillers, and their positions, as `plan` says."""
-    gaps, is_filler = relative_index.encode(plan.positions, plan.index_bits)
-    entries = np.zeros(len(gaps), bits.dtype)
-    entries[~is_filler] = bits[rows_first(plan.positions, shape) if plan.flags else plan.positions]
-    flags |= HOLES | plan.flags
-    stream = encode_symbols(gaps, 1 << plan.index_bits, coding)
-    if book is None:
-        return TensorBlob(flags, len(gaps), entries.tobytes(), plan.index_bits, stream)
-    values = book.with_zero(bool(is_filler.any()))
-    codes = encode_symbols(np.searchsorted(values, entries), len(values), coding)
-    return TensorBlob(flags | SHARED, len(gaps), values.tobytes(), plan.index_bits, stream, codes)
-
-
-def encode_symbols(symbols: Ints, alphabet: int, coding: EncodingConfig) -> Stream:
-    """The symbols by the codec that was asked for, or packed where that takes no more."""
-    asked = CODECS[coding.codec].encode(symbols, alphabet)
-    if -(-symbols.size * width(alphabet) // 8) <= len(asked):
-        return Stream("bitpack", CODECS["bitpack"].encode(symbols, alphabet))
-    return Stream(coding.codec, asked)

@@ -1,4 +1,4 @@
-"""Weight sharing: k-means of the kept weights, and training of the centroids."""
+"""Quantization to codebooks (weight sharing): k-means of the remaining weights, and training of the centroids."""
 
 from prunus.compression.quantization.codebook import CodebookTensor, quantize_weights
 from prunus.compression.quantization.finetuning import CodebookConstraint, centroid_gradient

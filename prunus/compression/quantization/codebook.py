@@ -1,8 +1,9 @@
-"""Give the kept weights of each tensor 2^bits shared values: a codebook of centroids, and a code a weight.
+"""Quantize the remaining weights of each tensor to 2^bits values: a codebook of centroids, and one code per weight.
 
-Zero stays zero: pruned weights take no part, and no centroid stands for them. Tensors do not share with one
-another. Source: Han et al. 2016, section 3. Where we depart: centroids that no weight is nearest to are moved
-(`kmeans.cluster`).
+Pruned weights are zero, have no code, and remain zero. Each tensor has its own codebook.
+
+Source: Han et al. 2016, section 3 ("weight sharing"). Difference from the paper: centroids that are nearest to no
+weight are moved (`kmeans.cluster`).
 """
 
 import warnings
@@ -33,7 +34,7 @@ MAX_BITS = 8
 
 @dataclass(frozen=True)
 class CodebookTensor:
-    """One tensor in shared values: `codebook[codes]` at `places`, zero elsewhere."""
+    """A quantized tensor: `codebook[codes]` at `places`, zero elsewhere."""
 
     codebook: Tensor
     """[k] float32, ascending."""
@@ -44,51 +45,57 @@ class CodebookTensor:
     shape: torch.Size
 
     def dense(self) -> Tensor:
-        """The tensor itself, of `shape`, with +0.0 where pruned."""
+        """Return the tensor, of `shape`, with +0.0 where pruned."""
         return dequantize(self.codebook, self)
 
 
-def dequantize(codebook: Tensor, shared: CodebookTensor) -> Tensor:
-    """The tensor that the codes and places of `shared` make of `codebook` [k]."""
-    flat = codebook.new_zeros(shared.shape.numel())
-    return flat.scatter_(0, shared.places, codebook[shared.codes]).reshape(shared.shape)
+def dequantize(codebook: Tensor, tensor: CodebookTensor) -> Tensor:
+    """Return the tensor with the codes and places of `tensor` and the values of `codebook`, [k]."""
+    flat = codebook.new_zeros(tensor.shape.numel())
+    return flat.scatter_(0, tensor.places, codebook[tensor.codes]).reshape(tensor.shape)
 
 
 def quantize_weights(
-    params: Params, masks: MaskDict, bits: int | Mapping[str, int], start: str = "linear", seed: int = 0
+    params: Params, masks: MaskDict, bits: int | Mapping[str, int], kmeans_init: str = "linear", seed: int = 0
 ) -> dict[str, CodebookTensor]:
-    """Share the kept weights of each tensor of `masks` by k-means with 2^bits centroids.
+    """Quantize the remaining weights of each tensor of `masks` by k-means with 2^bits centroids.
 
-    A weight that is exactly zero (or -0.0) counts as pruned, whatever its mask says, and stays zero. A tensor without
-    any other weight gets an empty codebook.
+    A weight that is exactly zero (or -0.0) counts as pruned, whatever its mask says, and remains zero. A tensor
+    without any other weight gets an empty codebook.
 
     Args:
         params: Weights by name; float32, any shape.
         masks: Which weights are kept; tensors without a mask are left out.
-        bits: Bits of a code, 1 to 8; one for all tensors, or one for each name in `masks`.
-        start: Initialization of k-means, a key of `starts.STARTS`.
+        bits: Bits of a code, 1 to 8; one number for all tensors, or one for each name in `masks`.
+        kmeans_init: Initialization of k-means, a key of `KMEANS_INITS`.
         seed: Seed of the random initialization.
 
     Returns:
-        The shared tensors by name. A tensor with no more than 2^bits distinct values keeps them exactly
+        The quantized tensors by name. A tensor with no more than 2^bits distinct values keeps them exactly
         (NoEffectWarning).
 
     Raises:
-        QuantizationError: Bits out of range, missing, or given for a name without a mask.
-        ModelError: A mask without a weight of its name and shape; weights that are not float32.
-        NonFiniteError: A kept weight is NaN or infinite.
-        UnknownNameError: `start` is in no table.
+        QuantizationError: Bits are out of range, missing, or given for a name without a mask.
+        ModelError: A mask has no weight of its name and shape, or weights are not float32.
+        NonFiniteError: A remaining weight is NaN or infinite.
+        UnknownNameError: `kmeans_init` is unknown.
+
+    Example:
+        >>> weights = {"fc": torch.tensor([0.9, 1.1, 0.0, -3.1, -2.9])}
+        >>> quantized = quantize_weights(weights, {"fc": weights["fc"] != 0}, bits=1)
+        >>> quantized["fc"].dense()
+        tensor([ 1.,  1.,  0., -3., -3.])
     """
     check_masks(params, masks)
     check_float32({name: params[name] for name in masks})
-    check_start(start)
-    widths = bits_of_each(bits, list(masks))
+    check_kmeans_init(kmeans_init)
+    bits = check_bits(bits, list(masks))
     result = {}
     for name, mask in masks.items():
         weight = params[name].detach().flatten()
         places = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
-        kept = weight[places].cpu().numpy()
-        codebook, codes = _codebook(kept, widths[name], start, seed, name)
+        values = weight[places].cpu().numpy()
+        codebook, codes = _codebook(values, bits[name], kmeans_init, seed, name)
         result[name] = CodebookTensor(
             torch.from_numpy(codebook).to(weight.device),
             torch.from_numpy(codes).to(weight.device),
@@ -107,54 +114,59 @@ def check_float32(weights: Params) -> None:
             )
 
 
-def check_start(start: str) -> None:
-    """Raise UnknownNameError unless `start` is an initialization of k-means."""
-    lookup("start of k-means", KMEANS_INITS, start)
+def check_kmeans_init(name: str) -> None:
+    """Raise UnknownNameError unless `name` is an initialization of k-means."""
+    lookup("initialization of k-means", KMEANS_INITS, name)
 
 
-def bits_of_each(bits: int | Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
-    """The bits of each of `names`, from one number for all or from exactly one for each. Raises QuantizationError."""
-    widths = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
-    for what, keys in (("missing", set(names) - set(widths)), ("not to be shared", set(widths) - set(names))):
+def check_bits(bits: int | Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
+    """Return the bits of each of `names`, from one number for all or exactly one for each.
+
+    Raises:
+        QuantizationError: Bits are out of range, missing, or given for another name.
+    """
+    by_name = dict(bits) if isinstance(bits, Mapping) else dict.fromkeys(names, bits)
+    problems = {"missing": set(names) - set(by_name), "not to be quantized": set(by_name) - set(names)}
+    for problem, keys in problems.items():
         if keys:
             raise QuantizationError(
-                f"Expected bits for each of {list(names)}, got {dict(widths)}: {sorted(map(str, keys))} {what}."
+                f"Expected bits for each of {list(names)}, got {by_name}: {sorted(map(str, keys))} {problem}."
             )
-    for name, width in widths.items():
-        if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= MAX_BITS:
+    for name, number in by_name.items():
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_BITS:
             raise QuantizationError(
-                f"Expected 1 to {MAX_BITS} bits for {name!r}, as an integer, got {width!r}."
+                f"Expected 1 to {MAX_BITS} bits for {name!r}, as an integer, got {number!r}."
             )
-    return widths
+    return by_name
 
 
 def _codebook(
-    kept: NDArray[np.float32], width: int, start: str, seed: int, name: str
+    weights: NDArray[np.float32], bits: int, kmeans_init: str, seed: int, name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """The codebook of the non-zero numbers `kept`, ascending, and the code of each."""
-    if not len(kept):
+    """The codebook of nonzero weights, ascending, and the code of each weight."""
+    if not len(weights):
         return np.zeros(0, np.float32), np.zeros(0, np.intp)
     try:
-        numbers = SortedValues.of(kept)
+        values = SortedValues.of(weights)
     except NonFiniteError as error:
-        raise NonFiniteError(f"{name!r} cannot be shared: {error}") from error
-    distinct = int(np.count_nonzero(numbers.values[1:] != numbers.values[:-1])) + 1
-    if distinct <= 2**width:
+        raise NonFiniteError(f"{name!r} cannot be quantized: {error}") from error
+    distinct = int(np.count_nonzero(values.values[1:] != values.values[:-1])) + 1
+    if distinct <= 2**bits:
         warnings.warn(
-            f"{name!r} has {distinct} distinct non-zero values, which {width} bits hold exactly: "
-            "weight sharing has no effect.",
+            f"{name!r} has {distinct} distinct nonzero values, which {bits} bits represent exactly: quantization has "
+            "no effect.",
             NoEffectWarning,
             stacklevel=3,
         )
-        return np.unique(kept, return_inverse=True)
+        return np.unique(weights, return_inverse=True)
     generator = np.random.default_rng(derive_seed(seed, "codebook", name))
-    centroids = cluster(numbers, KMEANS_INITS[start](numbers, 2**width, generator), 2**width)
+    centroids = cluster(values, KMEANS_INITS[kmeans_init](values, 2**bits, generator), 2**bits)
     # Centroids that have not converged may round to one float32 number. -0.0 becomes 0.0.
     codebook, merged = np.unique(centroids.astype(np.float32) + np.float32(0), return_inverse=True)
-    codes = merged[nearest(kept, centroids)]
-    if len(codebook) < 2**width:
+    codes = merged[nearest(weights, centroids)]
+    if len(codebook) < 2**bits:
         warnings.warn(
-            f"{name!r} has {distinct} distinct non-zero values, for which {len(codebook)} of {2**width} centroids are "
+            f"{name!r} has {distinct} distinct nonzero values, for which {len(codebook)} of {2**bits} centroids are "
             "used.",
             UnusedCentroidsWarning,
             stacklevel=3,

@@ -1,12 +1,11 @@
-"""k-means of numbers: the weights of a layer share k values.
+"""One-dimensional k-means: the weights of a layer are replaced by k values.
 
     minimize Σ_i (w_i - c[a_i])²        the within-cluster sum of squares (WCSS)
 
-Source: Han et al. 2016, section 3.1, eq. 2; the starts are its section 3.2 (`starts.py`).
+Source: Han et al. 2016, section 3.1, eq. 2. The initializations of its section 3.2 are in `kmeans_init`.
 
-Numbers on a line need no distances: in sorted order a cluster is an interval whose borders are the midpoints
-between centroids, and its sum is a difference of prefix sums. A pass of Lloyd's algorithm therefore costs
-k log n, whatever the number of weights.
+In sorted order a cluster is an interval whose borders are the midpoints between centroids, and its sum is a
+difference of prefix sums. An iteration of Lloyd's algorithm therefore costs O(k log n).
 """
 
 import heapq
@@ -20,13 +19,13 @@ from prunus.errors import NonFiniteError, QuantizationError
 
 Floats = NDArray[np.float64]
 
-MOVES = 100
-"""How often unused centroids are moved; real layers take one to four rounds."""
+MAX_MOVES = 100
+"""How often unused centroids are moved at most; real layers need one to four moves."""
 
 
 @dataclass(frozen=True)
 class SortedValues:
-    """Numbers in ascending order, with what makes interval sums O(1)."""
+    """Numbers in ascending order, with prefix sums."""
 
     values: NDArray[np.float32]
     """[n], ascending."""
@@ -38,9 +37,11 @@ class SortedValues:
         """Sort a copy of `weights` (any shape). Raises QuantizationError when empty, NonFiniteError for NaN."""
         values = np.sort(weights, axis=None)
         if not len(values):
-            raise QuantizationError("Expected at least one weight to share, got none.")
+            raise QuantizationError("Expected at least one weight to quantize, got none.")
         if not (np.isfinite(values[0]) and np.isfinite(values[-1])):  # NaN sorts last
-            raise NonFiniteError(f"k-means was asked for {len(values)} weights of which some are not finite.")
+            raise NonFiniteError(
+                f"Expected finite weights for k-means, got NaN or infinity among {len(values)}."
+            )
         sums = np.zeros(len(values) + 1)
         np.cumsum(values, dtype=np.float64, out=sums[1:])
         return SortedValues(values, sums)
@@ -49,8 +50,8 @@ class SortedValues:
 def midpoints(centroids: Floats) -> NDArray[np.float32]:
     """Return the [k - 1] borders between ascending centroids: the smallest float32 at or above each midpoint.
 
-    A float32 number is below the midpoint exactly where it is below this border, so that also neighboring floats and
-    subnormal numbers go to the nearest centroid. (In float64 every search would first convert all the weights.)
+    A float32 number is below the midpoint exactly if it is below this border, so that neighboring floats and
+    subnormal numbers are assigned to the nearest centroid, too. (A search in float64 would convert all weights.)
     """
     return _at_or_above((centroids[1:] + centroids[:-1]) / 2)
 
@@ -62,18 +63,24 @@ def _at_or_above(numbers: Floats) -> NDArray[np.float32]:
 
 
 def borders(values: NDArray[np.float32], centroids: Floats) -> NDArray[np.intp]:
-    """[k + 1] places in ascending `values` where the clusters of ascending `centroids` begin and end."""
+    """The [k + 1] indices in ascending `values` where the clusters of ascending `centroids` begin and end."""
     return np.concatenate(([0], np.searchsorted(values, midpoints(centroids)), [len(values)]))
 
 
-def lloyd(numbers: SortedValues, start: Floats, passes: int = 300) -> Floats:
-    """Lloyd's algorithm from `start` [k]; returns ascending centroids [k] in float64.
+def lloyd(numbers: SortedValues, start: Floats, max_iterations: int = 300) -> Floats:
+    """Run Lloyd's algorithm until no border moves. A cluster without weights keeps its centroid.
 
-    Stops when no border moves. A cluster that lost all its weights keeps its centroid.
+    Args:
+        numbers: The numbers in ascending order.
+        start: Initial centroids, [k].
+        max_iterations: Number of iterations after which it ends in any case.
+
+    Returns:
+        Ascending centroids, [k] float64.
     """
     centroids = np.sort(start)
     previous = None
-    for _ in range(passes):
+    for _ in range(max_iterations):
         edges = borders(numbers.values, centroids)
         if previous is not None and np.array_equal(edges, previous):
             break
@@ -86,21 +93,20 @@ def cluster(numbers: SortedValues, start: Floats, k: int) -> Floats:
     """Run Lloyd's algorithm from `start`, and move the centroids that no number is nearest to, until all are used.
 
     An unused centroid moves to the cluster with the largest sum of squares, which is split in two at its mean, so that
-    the sum of squares falls every time. Without this, one outlier leaves most of the centroids of a linear
-    initialization between itself and the other numbers. Where we depart: Han et al. 2016 do not say what becomes of an
-    empty cluster.
+    the sum of squares decreases every time. Otherwise, with one outlier, most centroids of a linear initialization
+    are between it and the other numbers. Han et al. 2016 do not describe how they treat empty clusters.
 
     Args:
         numbers: The numbers in ascending order.
-        start: [at most k] initial centroids.
+        start: Initial centroids, at most k.
         k: Number of clusters.
 
     Returns:
-        [k] ascending centroids in float64, each of which is the nearest one of some of the numbers; fewer where there
-        are fewer distinct numbers, or where `MOVES` rounds of moves did not suffice.
+        Ascending centroids, [k] float64, each of which is nearest to some number; fewer if there are fewer distinct
+        numbers, or if `MAX_MOVES` moves did not suffice.
     """
     centroids = lloyd(numbers, start)
-    for _ in range(MOVES):
+    for _ in range(MAX_MOVES):
         edges = borders(numbers.values, centroids)
         used = np.diff(edges) > 0
         if len(centroids) == k and used.all():
@@ -113,18 +119,18 @@ def cluster(numbers: SortedValues, start: Floats, k: int) -> Floats:
 
 
 def _means(numbers: SortedValues, edges: NDArray[np.intp]) -> Floats:
-    """The mean of each cluster; of an empty one, any number."""
+    """The mean of each cluster; an arbitrary number for an empty one."""
     counts = np.diff(edges)
     means = np.diff(numbers.sums[edges]) / np.maximum(counts, 1)
-    # A difference of prefix sums may be off by more than a cluster of small numbers is wide.
+    # The error of a difference of prefix sums may be larger than the width of a cluster of small numbers.
     first = numbers.values[np.minimum(edges[:-1], len(numbers.values) - 1)].astype(np.float64)
     last = numbers.values[np.maximum(edges[1:] - 1, 0)].astype(np.float64)
-    inside: Floats = np.clip(means, np.minimum(first, last), np.maximum(first, last))
-    return inside
+    clipped: Floats = np.clip(means, np.minimum(first, last), np.maximum(first, last))
+    return clipped
 
 
 def _split(numbers: SortedValues, edges: NDArray[np.intp], k: int) -> Floats:
-    """The means of k clusters, made of those between `edges` by splitting the one of the largest sum of squares."""
+    """Split the cluster with the largest sum of squares until there are k; return the means."""
     clusters: list[tuple[float, int, int, int]] = []
 
     def push(first: int, end: int) -> None:
@@ -135,7 +141,7 @@ def _split(numbers: SortedValues, edges: NDArray[np.intp], k: int) -> Floats:
         mean = _means(numbers, np.array([first, end]))
         squares = float(((values - mean) ** 2).sum())
         below = int(np.searchsorted(values, _at_or_above(mean))[0])
-        if below == 0:  # the mean is so near to the smallest value that it was rounded to it
+        if below == 0:  # the mean was rounded to the smallest value
             below = int(np.searchsorted(values, values[0], side="right"))
         heapq.heappush(clusters, (-squares, first, first + below, end))
 
@@ -150,7 +156,7 @@ def _split(numbers: SortedValues, edges: NDArray[np.intp], k: int) -> Floats:
 
 
 def wcss(weights: NDArray[np.float32], centroids: Floats) -> float:
-    """The within-cluster sum of squares of `weights`, each with its nearest of ascending `centroids`."""
+    """The within-cluster sum of squares of `weights`, each assigned to the nearest of ascending `centroids`."""
     flat = weights.reshape(-1)
     return float(((flat.astype(np.float64) - centroids[nearest(flat, centroids)]) ** 2).sum())
 

@@ -1,13 +1,13 @@
-"""Where k-means starts: (sorted numbers, k, generator) -> k centroids.
+"""Initializations of k-means: (sorted numbers, k, generator) -> k centroids.
 
     linear        evenly spaced over [min, max]                    Han et al. 2016, section 3.2
     density       evenly spaced in the cumulative distribution     Han et al. 2016, section 3.2
-    random        k of the weights, drawn without replacement      Han et al. 2016, section 3.2 ("Forgy")
+    random        k of the weights, sampled without replacement      Han et al. 2016, section 3.2 ("Forgy")
     cube_root     evenly spaced in the integral of density^(1/3)   Panter & Dite 1951: best for many levels
-    optimal       the global optimum, to the bins of a histogram   `optimal.py`
+    optimal       the global optimum on a histogram                `optimal_kmeans`
 
-Linear suits few centroids: large weights matter and are rare. From 64 on it puts most centroids where no weights
-are, and `kmeans.cluster` has to move them; the cube root then ends within a few percent of the optimum.
+`linear` suits few centroids: large weights are important and rare. From 64 centroids on, most of them are where no
+weights are and `kmeans.cluster` moves them; `cube_root` then ends within a few percent of the optimum.
 """
 
 from collections.abc import Callable
@@ -26,37 +26,35 @@ def linear(numbers: SortedValues, k: int, generator: np.random.Generator) -> Flo
 
 def density(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
     """The quantiles (i + 1/2) / k."""
-    places = ((np.arange(k) + 0.5) / k * len(numbers.values)).astype(np.intp)
-    quantiles: Floats = numbers.values[places].astype(np.float64)
+    indices = ((np.arange(k) + 0.5) / k * len(numbers.values)).astype(np.intp)
+    quantiles: Floats = numbers.values[indices].astype(np.float64)
     return quantiles
 
 
 def random(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
-    """k of the weights themselves."""
-    places = generator.choice(len(numbers.values), size=k, replace=len(numbers.values) < k)
-    return np.sort(numbers.values[places].astype(np.float64))
+    """k of the weights."""
+    indices = generator.choice(len(numbers.values), size=k, replace=len(numbers.values) < k)
+    return np.sort(numbers.values[indices].astype(np.float64))
 
 
 def cube_root(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
     """Evenly spaced in ∫ p(w)^(1/3) dw, with p from a histogram of 2 n^(1/3) bins.
 
-    (The number of bins is Rice's rule: in finer ones the cube root of a noisy count is too small in the tails.)
+    The number of bins follows Rice's rule: in finer bins the cube root of a noisy count is too small in the tails.
     """
     bins = int(np.ceil(2 * np.cbrt(len(numbers.values))))
     edges = np.linspace(numbers.values[0], numbers.values[-1], bins + 1, dtype=np.float64)
     counts = np.diff(np.searchsorted(numbers.values, edges[1:-1]), prepend=0, append=len(numbers.values))
     mass = np.concatenate(([0.0], np.cumsum(np.cbrt(np.maximum(counts, 0)))))
-    places: Floats = np.interp((np.arange(k) + 0.5) / k * mass[-1], mass, edges)
-    return places
+    centroids: Floats = np.interp((np.arange(k) + 0.5) / k * mass[-1], mass, edges)
+    return centroids
 
 
-def exact(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
-    """The optimum by dynamic programming; Lloyd's passes that follow only polish it."""
-    from prunus.compression.quantization.optimal_kmeans import (
-        optimal,  # compiles: half a second that others need not pay
-    )
+def optimal(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
+    """The optimum by dynamic programming, which the iterations of Lloyd only polish."""
+    from prunus.compression.quantization.optimal_kmeans import optimal_centroids  # compiles for half a second
 
-    return optimal(numbers, k)
+    return optimal_centroids(numbers, k)
 
 
 KMEANS_INITS: dict[str, KMeansInit] = {
@@ -64,5 +62,5 @@ KMEANS_INITS: dict[str, KMeansInit] = {
     "density": density,
     "random": random,
     "cube_root": cube_root,
-    "optimal": exact,
+    "optimal": optimal,
 }

@@ -1,11 +1,10 @@
-"""The optimal k-means of numbers, by dynamic programming on a weighted histogram.
+"""Optimal one-dimensional k-means, by dynamic programming on a weighted histogram.
 
     D[j, i] = min over h <= i of D[j - 1, h] + cost(h, i),    cost(h, i) = Σ w² - (Σ w)² / n over bins h..i-1
 
-Source: the recursion is Wang & Song 2011 (Ckmeans.1d.dp); its minimum moves to the right as i does, so that
-divide and conquer needs O(B log B) costs a row instead of O(B²) (the monotonicity argument of Grønlund et al.
-2017). Where the weights have at most `bins` distinct values the answer is exact; otherwise it is exact for the
-histogram, which on real layers is within 0.01 % of the optimum.
+Source: the recursion of Wang & Song 2011 (Ckmeans.1d.dp). The position of its minimum increases with i, so divide
+and conquer needs O(B log B) costs per row instead of O(B²) (Grønlund et al. 2017). The result is exact if there are
+at most `bins` distinct values; otherwise it is exact for the histogram, within 0.01 % of the optimum on real layers.
 """
 
 import numpy as np
@@ -17,8 +16,17 @@ from prunus.compression.quantization.kmeans import Floats, SortedValues
 BINS = 16_384
 
 
-def optimal(numbers: SortedValues, k: int, bins: int = BINS) -> Floats:
-    """Ascending centroids [min(k, distinct values)] of least within-cluster sum of squares."""
+def optimal_centroids(numbers: SortedValues, k: int, bins: int = BINS) -> Floats:
+    """Return the ascending centroids with the smallest within-cluster sum of squares.
+
+    Args:
+        numbers: The numbers in ascending order.
+        k: Number of clusters.
+        bins: Number of bins of the histogram.
+
+    Returns:
+        [min(k, distinct values)] float64.
+    """
     edges = _bin_edges(numbers.values, bins)
     counts = np.diff(edges).astype(np.float64)
     sums = np.diff(numbers.sums[edges])
@@ -35,12 +43,12 @@ def optimal(numbers: SortedValues, k: int, bins: int = BINS) -> Floats:
 
 
 def _bin_edges(values: NDArray[np.float32], bins: int) -> NDArray[np.intp]:
-    """Places in ascending `values` where the non-empty bins begin, and the end."""
+    """Indices in ascending `values` where the non-empty bins begin, and the end."""
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
-    if len(changes) < bins:  # a bin a distinct value: nothing is lost
+    if len(changes) < bins:  # one bin per distinct value is exact
         return np.concatenate(([0], changes, [len(values)]))
     inner = np.searchsorted(values, np.linspace(values[0], values[-1], bins + 1, dtype=np.float64)[1:-1])
-    # An outlier makes bins of equal width so wide that one holds all other values; some bins of equal count do not.
+    # An outlier makes bins of equal width so wide that one holds all other values; bins of equal count are added.
     quantiles = np.searchsorted(values, values[np.arange(1, bins // 8) * len(values) // (bins // 8)])
     return np.unique(np.concatenate(([0], inner, quantiles, [len(values)])))
 
@@ -59,7 +67,7 @@ def _partition(prefix: Floats, k: int) -> NDArray[np.intp]:
     best = np.full(n + 1, np.inf)
     best[0] = 0.0
     choice = np.zeros((k + 1, n + 1), dtype=np.int32)
-    stack = np.empty((128, 4), dtype=np.int64)  # halving n < 2^60 needs two entries a level
+    stack = np.empty((128, 4), dtype=np.int64)  # halving n < 2^60 needs two entries per level
     for j in range(1, k + 1):
         row = np.full(n + 1, np.inf)
         stack[0] = j, n, j - 1, n - 1

@@ -1,4 +1,4 @@
-"""Laws of weight sharing: Lloyd only improves, the optimum is one, zero stays zero, gradients are sums."""
+"""Properties of k-means, of quantized weights and of centroid fine-tuning."""
 
 import copy
 from fractions import Fraction
@@ -42,7 +42,7 @@ def weights(seed: int, n: int = 2000) -> np.ndarray:
 
 @each_start
 @pytest.mark.parametrize("k", [1, 2, 5, 32, 256])
-def test_a_start_is_k_ascending_numbers_in_the_range(start, k):
+def test_kmeans_inits_return_k_ascending_numbers_in_range(start, k):
     numbers = SortedValues.of(weights(0))
     centroids = start(numbers, k, np.random.default_rng(0))
     assert len(centroids) == k
@@ -53,7 +53,7 @@ def test_a_start_is_k_ascending_numbers_in_the_range(start, k):
 
 @each_start
 @given(seed=st.integers(0, 1000), k=st.integers(1, 40))
-def test_lloyd_never_makes_it_worse_and_ends_at_a_fixed_point(start, seed, k):
+def test_lloyd_decreases_wcss_and_ends_at_a_fixed_point(start, seed, k):
     values = weights(seed, 300)
     numbers = SortedValues.of(values)
     begin = np.sort(start(numbers, k, np.random.default_rng(seed)))
@@ -63,7 +63,7 @@ def test_lloyd_never_makes_it_worse_and_ends_at_a_fixed_point(start, seed, k):
 
 
 @given(seed=st.integers(0, 1000), k=st.integers(1, 12))
-def test_a_pass_agrees_with_the_textbook(seed, k):
+def test_lloyd_iteration_equals_the_textbook_iteration(seed, k):
     """Means of the points nearest to each centroid, computed with every distance."""
     values = weights(seed, 100)
     begin = np.sort(np.random.default_rng(seed).normal(size=k))
@@ -71,16 +71,16 @@ def test_a_pass_agrees_with_the_textbook(seed, k):
     expected = [
         values[closest == j].mean(dtype=np.float64) if (closest == j).any() else begin[j] for j in range(k)
     ]
-    assert np.allclose(lloyd(SortedValues.of(values), begin, passes=1), expected)
+    assert np.allclose(lloyd(SortedValues.of(values), begin, max_iterations=1), expected)
 
 
-def test_borders_by_hand():
+def test_borders_equal_values_computed_by_hand():
     values = np.array([-2, -1, 0, 1, 5], dtype=np.float32)
     assert borders(values, np.array([-1.5, 0.5, 5.0])).tolist() == [0, 2, 4, 5]
 
 
 @given(seed=st.integers(0, 1000), k=st.integers(1, 20))
-def test_no_start_is_better_than_the_optimum(seed, k):
+def test_optimal_init_has_the_smallest_wcss(seed, k):
     values = weights(seed, 300)
     numbers = SortedValues.of(values)
     generator = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def pruned(mlp):
 
 @each_start
 @pytest.mark.parametrize("bits", [1, 3, 6, 8])
-def test_zero_stays_zero_and_the_rest_has_few_values(start, bits, mlp, recwarn):
+def test_quantize_weights_keeps_zeros_and_limits_distinct_values(start, bits, mlp, recwarn):
     masks = pruned(mlp)
     name = next(key for key, value in KMEANS_INITS.items() if value is start)
     for key, shared in quantize_weights(prunable_weights(mlp), masks, bits, name).items():
@@ -109,35 +109,37 @@ def test_zero_stays_zero_and_the_rest_has_few_values(start, bits, mlp, recwarn):
         assert len(shared.codes.unique()) == len(shared.codebook)
 
 
-def test_every_weight_goes_to_its_nearest_centroid(mlp):
+def test_quantize_weights_assigns_the_nearest_centroid(mlp):
     masks = pruned(mlp)
     for name, shared in quantize_weights(prunable_weights(mlp), masks, 3).items():
-        kept = mlp.get_parameter(name).detach()[masks[name]]
-        distances = (kept[:, None] - shared.codebook).abs()
+        weights = mlp.get_parameter(name).detach()[masks[name]]
+        distances = (weights[:, None] - shared.codebook).abs()
         assert torch.allclose(
             distances.min(1).values, distances.gather(1, shared.codes[:, None])[:, 0], atol=1e-7
         )
 
 
-def test_bits_a_name_and_a_seed_for_the_random_start(mlp):
+def test_quantize_weights_accepts_bits_by_name_and_a_seed(mlp):
     masks = pruned(mlp)
     bits = {"1.weight": 2, "4.weight": 3, "6.weight": 4}
-    one, again, other = (
+    first, again, other = (
         quantize_weights(prunable_weights(mlp), masks, bits, "random", seed) for seed in (1, 1, 2)
     )
-    assert [len(s.codebook) for s in one.values()] == [4, 8, 16]
-    assert all(torch.equal(one[n].codebook, again[n].codebook) for n in one)
-    assert any(not torch.equal(one[n].codebook, other[n].codebook) for n in one)
+    assert [len(s.codebook) for s in first.values()] == [4, 8, 16]
+    assert all(torch.equal(first[n].codebook, again[n].codebook) for n in first)
+    assert any(not torch.equal(first[n].codebook, other[n].codebook) for n in first)
 
 
-def test_fewer_values_than_centroids_are_kept_exactly_and_said():
+def test_quantize_weights_warns_and_is_exact_with_fewer_values_than_centroids():
     params = {"a": torch.tensor([0.5, 0.5, -1.25, 0.0])}
-    with pytest.warns(NoEffectWarning, match="'a' has 2 distinct non-zero values, which 5 bits hold exactly"):
+    with pytest.warns(
+        NoEffectWarning, match="'a' has 2 distinct nonzero values, which 5 bits represent exactly"
+    ):
         shared = quantize_weights(params, {"a": torch.tensor([True, True, True, False])}, 5)["a"]
     assert torch.equal(shared.dense(), params["a"])
 
 
-def test_a_layer_of_one_weight():
+def test_quantize_weights_accepts_one_weight():
     with pytest.warns(NoEffectWarning, match="1 distinct"):
         assert (
             quantize_weights({"a": torch.tensor([[3.0]])}, {"a": torch.tensor([[True]])}, 1)["a"]
@@ -148,14 +150,14 @@ def test_a_layer_of_one_weight():
 
 
 @pytest.mark.parametrize("bits", [0, 9, -1])
-def test_bits_out_of_range_are_refused(bits):
+def test_quantize_weights_raises_for_bits_out_of_range(bits):
     with pytest.raises(QuantizationError, match="1 to 8"):
         quantize_weights({"a": torch.randn(9)}, {"a": torch.ones(9, dtype=torch.bool)}, bits)
 
 
-def test_nan_and_an_unknown_start_are_named():
+def test_quantize_weights_raises_for_nan_and_unknown_init():
     some = {"a": torch.randn(500)}, {"a": torch.ones(500, dtype=torch.bool)}
-    with pytest.raises(NonFiniteError, match="'a' cannot be shared"):
+    with pytest.raises(NonFiniteError, match="'a' cannot be quantized"):
         quantize_weights({"a": some[0]["a"] / 0}, some[1], 2)
     with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
         quantize_weights(*some, 2, "liner")
@@ -180,7 +182,7 @@ def heavy_tailed(n: int = 2_000) -> np.ndarray:
 @each_start
 @pytest.mark.parametrize("values", [with_outlier(20), with_outlier(1e30), heavy_tailed()])
 @pytest.mark.parametrize("bits", [3, 5, 8])
-def test_all_centroids_are_used_when_there_are_outliers(start, values, bits):
+def test_quantize_weights_uses_all_centroids_with_outliers(start, values, bits):
     name = next(key for key, value in KMEANS_INITS.items() if value is start)
     shared = quantize_weights(*all_kept(values), bits, name)["a"]
     assert len(shared.codebook) == len(shared.codes.unique()) == 2**bits
@@ -191,7 +193,7 @@ def test_all_centroids_are_used_when_there_are_outliers(start, values, bits):
         assert wcss(values, shared.codebook.double().numpy()) <= 1.6 * best
 
 
-def test_moved_centroids_never_make_it_worse_and_end_at_a_fixed_point():
+def test_cluster_decreases_wcss_and_ends_at_a_fixed_point():
     for k in (8, 32, 256):
         numbers = SortedValues.of(with_outlier(1000))
         start = KMEANS_INITS["linear"](numbers, k, np.random.default_rng(0))
@@ -201,7 +203,7 @@ def test_moved_centroids_never_make_it_worse_and_end_at_a_fixed_point():
         assert np.array_equal(lloyd(numbers, moved), moved)
 
 
-def test_centroids_that_are_all_used_are_not_moved():
+def test_cluster_does_not_move_used_centroids():
     numbers = SortedValues.of(weights(0))
     start = KMEANS_INITS["density"](numbers, 16, np.random.default_rng(0))
     assert np.array_equal(cluster(numbers, start, 16), lloyd(numbers, start))
@@ -223,14 +225,14 @@ FEW_VALUES = {
 
 
 @pytest.mark.parametrize("values", FEW_VALUES.values(), ids=FEW_VALUES)
-def test_few_distinct_values_are_kept_bit_for_bit(values):
+def test_quantize_weights_keeps_few_distinct_values_bit_for_bit(values):
     params, masks = all_kept(np.random.default_rng(0).permutation(np.repeat(values, 3)))
     with pytest.warns(NoEffectWarning):
         shared = quantize_weights(params, masks, 5)["a"]
     assert torch.equal(shared.dense().view(torch.int32), params["a"].view(torch.int32))
 
 
-def test_the_nearest_centroid_is_that_of_exact_arithmetic():
+def test_nearest_equals_exact_arithmetic():
     values = np.concatenate([neighbors(1.0, 9), neighbors(1e-45, 9)])
     centroids = np.sort(
         np.concatenate([values[::2].astype(np.float64), [np.mean(values[:2], dtype=np.float64)]])
@@ -241,18 +243,18 @@ def test_the_nearest_centroid_is_that_of_exact_arithmetic():
         assert distances[code] == min(distances)
 
 
-def test_one_value_more_than_centroids_changes_one_value_of_neighboring_floats():
+def test_quantize_weights_changes_one_of_n_plus_1_neighboring_floats():
     params, masks = all_kept(neighbors(1.0, 33))
     shared = quantize_weights(params, masks, 5, "optimal")["a"]
     assert len(shared.codebook.unique()) == len(shared.codes.unique()) == 32
     assert int((shared.dense() != params["a"]).sum()) == 1
 
 
-def test_the_number_of_centroids_in_use_is_said_when_some_are_not(monkeypatch):
-    monkeypatch.setattr("prunus.compression.quantization.kmeans.MOVES", 0)
+def test_quantize_weights_warns_of_unused_centroids(monkeypatch):
+    monkeypatch.setattr("prunus.compression.quantization.kmeans.MAX_MOVES", 0)
     params, masks = all_kept(with_outlier(20))
     with pytest.warns(
-        UnusedCentroidsWarning, match=r"'a' has \d+ distinct non-zero values, for which \d+ of 32"
+        UnusedCentroidsWarning, match=r"'a' has \d+ distinct nonzero values, for which \d+ of 32"
     ) as caught:
         shared = quantize_weights(params, masks, 5)["a"]
     used = len(shared.codes.unique())
@@ -261,7 +263,7 @@ def test_the_number_of_centroids_in_use_is_said_when_some_are_not(monkeypatch):
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_zeros_stay_zero_whatever_the_mask_says(zero):
+def test_quantize_weights_keeps_zeros_that_the_mask_keeps(zero):
     values = weights(0, 500)
     values[::3] = zero
     shared = quantize_weights(*all_kept(values), 3)["a"]
@@ -270,7 +272,7 @@ def test_zeros_stay_zero_whatever_the_mask_says(zero):
     assert not (shared.codebook == 0).any()
 
 
-def test_a_tensor_without_a_weight_is_shared_as_zeros_and_can_be_trained(few):
+def test_quantize_weights_accepts_empty_tensors_and_trains_them(few):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable_weights(model).items()}
     masks["3.weight"] &= False
@@ -285,7 +287,7 @@ def test_a_tensor_without_a_weight_is_shared_as_zeros_and_can_be_trained(few):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int8])
-def test_weights_that_are_not_float32_are_refused(dtype):
+def test_quantize_weights_raises_for_other_dtypes(dtype):
     with pytest.raises(ModelError, match=rf"'a' of {dtype}; convert with model\.float\(\)"):
         quantize_weights({"a": torch.ones(9, dtype=dtype)}, {"a": torch.ones(9, dtype=torch.bool)}, 2)
 
@@ -294,24 +296,24 @@ def test_weights_that_are_not_float32_are_refused(dtype):
     ("bits", "message"),
     [
         ({"b": 2}, r"\['a'\] missing"),
-        ({"a": 2, "b": 2}, r"\['b'\] not to be shared"),
+        ({"a": 2, "b": 2}, r"\['b'\] not to be quantized"),
         ({"a": 9}, "1 to 8 bits for 'a', as an integer, got 9"),
         (2.0, "as an integer, got 2.0"),
         (True, "as an integer, got True"),
         ("2", "as an integer, got '2'"),
     ],
 )
-def test_bits_that_fit_no_codebook_are_refused(bits, message):
+def test_quantize_weights_raises_for_bits_of_other_names(bits, message):
     with pytest.raises(QuantizationError, match=message):
         quantize_weights(*all_kept(weights(0)), bits)
 
 
-def test_a_mask_of_another_shape_is_refused():
+def test_quantize_weights_raises_for_masks_of_other_shapes():
     with pytest.raises(ModelError, match="'a' has shape"):
         quantize_weights({"a": torch.ones(9)}, {"a": torch.ones(8, dtype=torch.bool)}, 2)
 
 
-def test_gradients_of_pruned_weights_are_zero_before_the_step(mlp, few):
+def test_codebook_constraint_zeroes_gradients_of_pruned_weights(mlp, few):
     masks = pruned(mlp)
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), masks, 3))
     constraint.apply()
@@ -323,7 +325,7 @@ def test_gradients_of_pruned_weights_are_zero_before_the_step(mlp, few):
         assert torch.equal(weight.grad, torch.where(masks[name], before[name], 0.0))
 
 
-def test_centroids_that_are_not_finite_are_an_error(mlp):
+def test_codebook_constraint_raises_for_nonfinite_centroids(mlp):
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), pruned(mlp), 3))
     with torch.no_grad():
         constraint.codebooks["4.weight"][2] = float("nan")
@@ -332,12 +334,12 @@ def test_centroids_that_are_not_finite_are_an_error(mlp):
         constraint.finalize()
 
 
-def test_a_checkpoint_of_other_masks_is_refused():
+def test_codebook_constraint_raises_for_a_checkpoint_of_other_masks():
     """With the same number of kept weights and the same codes."""
     model = nn.Linear(4, 1, bias=False)
     places = ([True, True, False, False], [False, False, True, True])
     with pytest.warns(NoEffectWarning):
-        one, other = (
+        first, other = (
             CodebookConstraint(
                 model,
                 quantize_weights(
@@ -348,7 +350,7 @@ def test_a_checkpoint_of_other_masks_is_refused():
         )
     other.load_state_dict(other.state_dict())
     with pytest.raises(CheckpointError, match="other codes or masks"):
-        other.load_state_dict(one.state_dict())
+        other.load_state_dict(first.state_dict())
 
 
 # The gradient of a centroid, three ways.
@@ -374,7 +376,7 @@ def loss_at(model, shared, books, data):
     return F.cross_entropy(outputs, data.labels[:50])
 
 
-def test_the_gradient_of_a_centroid_is_autograds_through_the_index(mlp, few):
+def test_centroid_gradient_equals_autograd(mlp, few):
     model, shared = shared_mlp(mlp)
     books = {n: s.codebook.clone().requires_grad_() for n, s in shared.items()}
     expected = torch.autograd.grad(loss_at(model, shared, books, few.train), list(books.values()))
@@ -386,7 +388,7 @@ def test_the_gradient_of_a_centroid_is_autograds_through_the_index(mlp, few):
         assert torch.allclose(book.grad, gradient, rtol=1e-10), name
 
 
-def test_the_gradient_of_a_centroid_is_the_finite_difference(mlp, few):
+def test_centroid_gradient_equals_finite_difference(mlp, few):
     model, shared = shared_mlp(mlp)
     constraint = CodebookConstraint(model, shared)
     constraint.apply()
@@ -400,11 +402,11 @@ def test_the_gradient_of_a_centroid_is_the_finite_difference(mlp, few):
                 books = {n: s.codebook.clone() for n, s in shared.items()}
                 books[name][k] += sign * step
                 ends.append(loss_at(model, shared, books, few.train).item())
-            found = float(constraint.codebooks[name].grad[k])
-            assert found == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-8)
+            actual = float(constraint.codebooks[name].grad[k])
+            assert actual == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-8)
 
 
-def test_the_gradient_of_a_centroid_by_hand():
+def test_centroid_gradient_equals_values_computed_by_hand():
     with pytest.warns(NoEffectWarning):
         shared = quantize_weights(
             {"a": torch.tensor([1.0, 0.0, 2.0, 1.0])}, {"a": torch.tensor([True, False, True, True])}, 1
@@ -414,7 +416,7 @@ def test_the_gradient_of_a_centroid_by_hand():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_shared_weights_stay_shared_and_zeros_zero_after_every_step(optimizer, mlp, few):
+def test_codebook_constraint_holds_after_every_step(optimizer, mlp, few):
     masks = pruned(mlp)
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), masks, 3))
     run = Trainer(mlp, Recipe(1, 0.05, 32, optimizer=optimizer, momentum=0.9, weight_decay=0.1), constraint)
@@ -430,11 +432,11 @@ def test_shared_weights_stay_shared_and_zeros_zero_after_every_step(optimizer, m
     assert (bias != mlp[1].bias).any()
 
 
-def test_fine_tuning_lowers_the_loss_and_resumes_exactly(mlp, few, tmp_path):
+def test_finetuning_lowers_the_loss_and_resumes_bit_identically(mlp, few, tmp_path):
     masks, recipe, path = pruned(mlp), Recipe(4, 0.003, 16), tmp_path / "c.safetensors"
     shared = quantize_weights(prunable_weights(mlp), masks, 2)
-    whole, parts = copy.deepcopy(mlp), copy.deepcopy(mlp)
-    epochs = train(whole, few, recipe, constraint=CodebookConstraint(whole, shared))
+    uninterrupted, interrupted = copy.deepcopy(mlp), copy.deepcopy(mlp)
+    epochs = train(uninterrupted, few, recipe, constraint=CodebookConstraint(uninterrupted, shared))
     assert epochs[-1].training_loss < epochs[0].training_loss
 
     def kill(epoch):
@@ -442,10 +444,17 @@ def test_fine_tuning_lowers_the_loss_and_resumes_exactly(mlp, few, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(parts, few, recipe, constraint=CodebookConstraint(parts, shared), checkpoint=path, report=kill)
+        train(
+            interrupted,
+            few,
+            recipe,
+            constraint=CodebookConstraint(interrupted, shared),
+            checkpoint=path,
+            report=kill,
+        )
     fresh = copy.deepcopy(mlp)
     assert train(fresh, few, recipe, constraint=CodebookConstraint(fresh, shared), checkpoint=path) == epochs
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(uninterrupted.parameters(), fresh.parameters(), strict=True))
     fresh = copy.deepcopy(mlp)
     with pytest.raises(CheckpointError, match=r"\(its constraint \(masks"):
         train(
@@ -461,7 +470,7 @@ def test_nearest_breaks_ties_upwards():
     assert nearest(np.array([0.5], dtype=np.float32), np.array([0.0, 1.0])).tolist() == [1]
 
 
-def test_with_patience_the_codebooks_go_back_to_the_best_epoch_too(mlp, few):
+def test_early_stopping_restores_codebooks_of_the_best_epoch(mlp, few):
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), pruned(mlp), 3))
     epochs = train(mlp, few, Recipe(60, 0.1, 16, patience=3), constraint=constraint)
     assert epochs[-1].validation_loss > min(epoch.validation_loss for epoch in epochs)

@@ -1,4 +1,4 @@
-"""Laws of generated weights: the numbers, two ways; their distribution; what a file of seed and mask gives back."""
+"""Properties of generated tensors: their numbers, their distribution, and files of a seed and a mask."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def by_the_specification(generator, seed, size):
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 + 12345, 2**64 - 1])
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_the_numbers_are_those_of_the_specification(generator, seed):
+def test_generators_match_the_specification(generator, seed):
     for size in (0, 1, 3, 64, 67, 131):
         expected = by_the_specification(generator, seed, size)
         assert GENERATORS[generator](seed, size).tolist() == expected
@@ -52,19 +52,19 @@ def test_the_numbers_are_those_of_the_specification(generator, seed):
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_numbers_do_not_depend_on_how_many_are_made(generator):
+def test_generated_numbers_do_not_depend_on_the_size(generator):
     """Across the borders of the chunks as well."""
     many = GENERATORS[generator](7, 2 * CHUNK + 5)
     for size in (1, 1000, CHUNK - 1, CHUNK, CHUNK + 1):
         assert np.array_equal(GENERATORS[generator](7, size), many[:size])
 
 
-def test_goldens():
+def test_generators_match_golden_values():
     assert GENERATORS["signs"](0, 8).tolist() == [-1, -1, 1, -1, -1, 1, 1, -1]
     assert GENERATORS["normals"](0, 4).tolist() == [333825, -770055, -495591, 303357]
 
 
-def test_the_distribution_is_as_stated():
+def test_generated_numbers_have_the_stated_distribution():
     n = 1_000_000
     share = float((GENERATORS["signs"](3, n) > 0).mean())
     assert abs(share - 0.5) < 5 * 0.5 / n**0.5
@@ -81,7 +81,7 @@ def test_the_distribution_is_as_stated():
 
 
 @pytest.mark.parametrize("kind", ["glorot", "signed_glorot", "kaiming", "signed_kaiming"])
-def test_a_layer_has_the_deviation_of_its_initialization(kind):
+def test_seeded_layer_has_the_standard_deviation_of_its_initialization(kind):
     weight = torch.empty(200, 30, 3, 3)
     frozen = WEIGHT_INITS[kind]({"w": weight}, 2.0, 0).values["w"]
     variance = 4 * (2 / (270 + 1800) if "glorot" in kind else 2 / 270)
@@ -100,16 +100,18 @@ def masked(how, shape, factor, density=0.5, signed=False):
 
 
 @pytest.mark.parametrize(
-    "coding", [EncodingConfig("bitpack"), EncodingConfig("huffman"), EncodingConfig()], ids=lambda c: c.codec
+    "encoding",
+    [EncodingConfig("bitpack"), EncodingConfig("huffman"), EncodingConfig()],
+    ids=lambda c: c.codec,
 )
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("factor", [1.0, 1.9873])
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_a_seed_and_a_mask_come_back_bit_for_bit(generator, factor, signed, coding):
+def test_seeded_tensor_is_read_back_bit_for_bit(generator, factor, signed, encoding):
     how = seeded_tensor_with_std(generator, 99, 0.0430)
     for shape in ((30, 20), (4, 3, 5, 5), (1,), (0, 3)):
         tensor = masked(how, shape, factor, signed=signed)
-        data = pack({"w": tensor}, generated={"w": how}, factors={"w": factor}, coding=coding)
+        data = pack({"w": tensor}, generated={"w": how}, factors={"w": factor}, encoding=encoding)
         back = unpack(data)[1]["w"]
         assert back.shape == tensor.shape
         assert torch.equal(back.reshape(-1).view(torch.int32), tensor.reshape(-1).view(torch.int32))
@@ -117,7 +119,7 @@ def test_a_seed_and_a_mask_come_back_bit_for_bit(generator, factor, signed, codi
 
 @pytest.mark.parametrize("factor", [1.0, -2.5, 0.0])
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_a_weight_times_a_mask_comes_back_with_every_zero_plus(generator, factor):
+def test_seeded_tensor_is_read_back_with_positive_zeros(generator, factor):
     """The products with 0 are -0.0 where the weight is negative: equal in value, and in the bytes of the file."""
     how = seeded_tensor_with_std(generator, 3, 0.1)
     mask = torch.arange(60).view(6, 10) % 3 == 0
@@ -132,13 +134,13 @@ def test_a_weight_times_a_mask_comes_back_with_every_zero_plus(generator, factor
 
 @pytest.mark.parametrize(("scale", "factor"), [(3e38, 1.0), (3e38, 2.0), (1e-38, 1e-30), (1e-10, 3e38)])
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_products_at_the_ends_of_float32_come_back_or_are_refused(generator, scale, factor):
+def test_seeded_tensor_at_the_limits_of_float32_is_read_back_or_refused(generator, scale, factor):
     how = SeededTensor(generator, 5, scale)
     with np.errstate(over="ignore"):
         product = torch.from_numpy(how.values((40,)) * np.float32(factor))
     mask = (torch.arange(40) % 2).bool()
-    for kept in (mask, mask & product.isfinite()):
-        tensor = torch.where(kept, product, 0.0)
+    for nonzero in (mask, mask & product.isfinite()):
+        tensor = torch.where(nonzero, product, 0.0)
         if not tensor.isfinite().all():
             with pytest.raises(NonFiniteError, match="w holds"):
                 pack({"w": tensor}, generated={"w": how}, factors={"w": factor})
@@ -148,7 +150,7 @@ def test_products_at_the_ends_of_float32_come_back_or_are_refused(generator, sca
 
 
 @pytest.mark.parametrize("density", [0.03, 0.5, 0.9, 1.0])
-def test_the_size_is_that_of_the_mask(density):
+def test_seeded_tensor_has_the_size_of_its_mask(density):
     """Within half a per cent and 100 bytes of the entropy of the mask."""
     how = seeded_tensor_with_std("normals", 5, 0.1)
     tensor = masked(how, (300, 784), 1.0, density)
@@ -159,7 +161,7 @@ def test_the_size_is_that_of_the_mask(density):
 
 
 @pytest.mark.parametrize("weights", ["signed_glorot", "glorot"])
-def test_a_network_of_266_200_weights_takes_36_kilobytes_and_works(weights, tmp_path):
+def test_seeded_lenet_takes_36_kilobytes_and_evaluates(weights, tmp_path):
     model = prunus.models.lenet_300_100(seed=3)
     frozen = WEIGHT_INITS[weights](dict(prunable_weights(model)), 1.0, 8)
     with torch.no_grad():
@@ -170,26 +172,26 @@ def test_a_network_of_266_200_weights_takes_36_kilobytes_and_works(weights, tmp_
     back = prunus.load(tmp_path / "f.prunus")
     inputs = torch.rand(50, 1, 28, 28)
     assert torch.equal(back(inputs), model.eval()(inputs))
-    found = inspect(tmp_path / "f.prunus")
-    assert found.file_bytes == found.framing_bytes + sum(layer.bytes for layer in found.layers)
-    layer = next(layer for layer in found.layers if layer.name == "fc1.weight")
+    inspection = inspect(tmp_path / "f.prunus")
+    assert inspection.file_bytes == inspection.framing_bytes + sum(layer.bytes for layer in inspection.layers)
+    layer = next(layer for layer in inspection.layers if layer.name == "fc1.weight")
     assert layer.nonzero == int(model.fc1.weight.count_nonzero())
     assert layer.coded_weight_bits < 1.01
 
 
-def test_what_a_seed_does_not_give_is_refused_by_name():
+def test_pack_raises_for_values_that_the_seed_does_not_generate():
     how = SeededTensor("signs", 1, 0.5)
     tensor = masked(how, (10, 10), 1.0)
     tensor[0, 0] = 0.25
     with pytest.raises(
-        ContainerError, match=r"w holds 1 entries that are neither 0 nor 1 times what the seed 1"
+        ContainerError, match=r"w holds 1 entries that are neither 0 nor 1 times the numbers of seed 1"
     ):
         pack({"w": tensor}, generated={"w": how})
     with pytest.raises(ContainerError, match=r"w holds .* neither 0 nor 3 times"):
         pack({"w": masked(how, (10, 10), 1.0)}, generated={"w": how}, factors={"w": 3.0})
     with pytest.raises(ContainerError, match="float64"):
         pack({"w": tensor.double()}, generated={"w": how})
-    with pytest.raises(ContainerError, match="v were to be stored"):
+    with pytest.raises(ContainerError, match="`generated` to name tensors of the state, got v"):
         pack({"w": tensor}, generated={"v": how})
     with pytest.raises(UnknownNameError, match="normals"):
         SeededTensor("normal", 1, 0.5).values((2,))
@@ -198,10 +200,10 @@ def test_what_a_seed_does_not_give_is_refused_by_name():
 GOLDEN = "12 00 00 01 00 00 00 00 00 00 00 00 00 00 3f 08 00 00 00 00 00 00 80 3f 68"
 
 
-def test_a_generated_blob_is_these_bytes():
+def test_seeded_blob_has_golden_bytes():
     """Flags, packed codes, signs, seed 1, scale 0.5; a codebook of 0 and 1; the mask 01101."""
     how = SeededTensor("signs", 1, 0.5)
     tensor = torch.from_numpy(how.values((5,))) * torch.tensor([0, 1, 1, 0, 1.0]) + 0.0
-    data = pack({"w": tensor}, generated={"w": how}, coding=EncodingConfig("bitpack"))
+    data = pack({"w": tensor}, generated={"w": how}, encoding=EncodingConfig("bitpack"))
     assert data[-4 - 25 : -4].hex(" ") == GOLDEN
     assert torch.equal(unpack(data)[1]["w"], tensor)

@@ -1,0 +1,162 @@
+"""Checks of Deep Compression before any work: the weights to compress, their bits, and a trial of the last steps."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from prunus.compression.container import EncodingConfig, encode_tensors
+from prunus.compression.density_plan import planned_densities
+from prunus.compression.presets import CompressionRecipe
+from prunus.compression.quantization import quantize_weights
+from prunus.compression.quantization.codebook import check_bits, check_float32, check_kmeans_init
+from prunus.data.validation import check_dataset
+from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError
+from prunus.pruning.masks import all_kept, check_finite
+from prunus.pruning.methods import pruning_method
+from prunus.pruning.prunable import layer_kinds, prunable_weights
+from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.training.loop import check_recipe
+from prunus.types import Dataset, Params, numel_by_name
+
+LAYER_KINDS = ("conv", "linear")
+"""The kinds of layers for which a recipe may give bits."""
+
+PRUNED_ENCODING = EncodingConfig(codec="bitpack", use_codebook=False)
+"""The encoding of the pruned network."""
+
+CODECS_BY_STAGE = {"quantized": "bitpack", "huffman": "huffman", "range": "range"}
+"""The codec of each stage after pruning."""
+
+MAX_FULL_TRIAL = 10_000_000
+"""Models of up to so many entries are encoded as a whole in the trial."""
+TRIAL_SAMPLE = 1_000
+"""Entries per tensor that are encoded in the trial of a larger model."""
+
+
+def check_inputs(
+    model: nn.Module,
+    data: Dataset,
+    recipe: CompressionRecipe,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> Params:
+    """Check everything that would make `compress` fail later, except what depends on trained weights.
+
+    Nothing is changed. Each tensor, or a sample of it, is quantized and encoded as a trial.
+
+    Args:
+        model, data, recipe, include, exclude: See `compress`.
+
+    Returns:
+        The weights to compress, by name.
+
+    Raises:
+        PrunusError: See `compress`.
+    """
+    check_tensor_state(model)
+    weights = weights_to_compress(model, include, exclude)
+    check_float32(weights)
+    check_finite_state(model)
+    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune)
+    for training in trainings:
+        check_recipe(training)
+    pruning_method(recipe.criterion)
+    check_kmeans_init(recipe.kmeans_init)
+    bits = check_bits(bits_by_name(model, list(weights), recipe.bits), list(weights))
+    planned_densities(recipe, weights)
+    _try_encoding(model, recipe, weights, bits)
+    check_dataset(data, ("train", "validation"))
+    for training in trainings:
+        check_trainable(model, data, training)
+    return weights
+
+
+def check_finite_state(model: nn.Module) -> None:
+    """Raise NonFiniteError where a parameter or buffer of `model` holds NaN or infinity."""
+    check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
+
+
+def weights_to_compress(
+    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> Params:
+    """Return the prunable weights that require a gradient, by name; a NoEffectWarning names the frozen ones.
+
+    Args:
+        model, include, exclude: See `prunable_weights`.
+
+    Raises:
+        NoPrunableWeightsError: The patterns select no weight, or all selected weights are frozen.
+        TiedWeightsError, ModelError: See `prunable_weights`.
+    """
+    weights = prunable_weights(model, include, exclude)
+    frozen = [name for name, weight in weights.items() if not weight.requires_grad]
+    if len(frozen) == len(weights):
+        raise NoPrunableWeightsError(
+            f"Expected a weight to compress that is not frozen, but none has requires_grad = True, {frozen}; call "
+            "model.requires_grad_(True) to compress them."
+        )
+    if frozen:
+        warnings.warn(
+            f"{frozen} have requires_grad=False and are neither pruned nor quantized.",
+            NoEffectWarning,
+            stacklevel=4,
+        )
+    return {name: weight for name, weight in weights.items() if name not in frozen}
+
+
+def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str, int]) -> dict[str, int]:
+    """Return the bits of each tensor: by its own name, else by the kind of its layer ("conv", "linear").
+
+    Args:
+        model: The model whose layers have the kinds.
+        names: Names of the weights to quantize.
+        bits: One number for all, or numbers by name or kind.
+
+    Raises:
+        QuantizationError: A key is neither a name nor a kind, or a weight has no bits.
+
+    Example:
+        >>> bits_by_name(nn.Sequential(nn.Linear(2, 2)), ["0.weight"], {"conv": 8, "linear": 5})
+        {'0.weight': 5}
+    """
+    if not isinstance(bits, Mapping):
+        return dict.fromkeys(names, bits)
+    kinds = layer_kinds(model)
+    unknown = sorted(str(key) for key in bits if key not in names and key not in LAYER_KINDS)
+    if unknown:
+        raise QuantizationError(
+            f"Expected bits by kind of layer ({', '.join(LAYER_KINDS)}) or by name of a weight to quantize, "
+            f"{list(names)}, got bits for {unknown}; correct or remove these keys."
+        )
+    missing = [name for name in names if name not in bits and kinds[name] not in bits]
+    if missing:
+        raise QuantizationError(
+            f"Expected bits for {missing[0]!r}, a {kinds[missing[0]]} weight, got {dict(bits)}; add them by name or "
+            "by kind of layer."
+        )
+    return {name: bits[name if name in bits else kinds[name]] for name in names}
+
+
+def stage_encodings(recipe: CompressionRecipe) -> dict[str, EncodingConfig]:
+    """The encodings of the quantized network, by stage."""
+    return {stage: replace(recipe.encoding, codec=codec) for stage, codec in CODECS_BY_STAGE.items()}
+
+
+def _try_encoding(
+    model: nn.Module, recipe: CompressionRecipe, weights: Params, bits: Mapping[str, int]
+) -> None:
+    """Quantize and encode the tensors of `model`, or samples of them, so that errors come before the work."""
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    if sum(numel_by_name(state).values()) > MAX_FULL_TRIAL:
+        for name, tensor in state.items():
+            if tensor.layout == torch.strided and not tensor.is_quantized:
+                state[name] = tensor.flatten()[:TRIAL_SAMPLE]
+    samples = {name: weight.detach().flatten()[:TRIAL_SAMPLE] for name, weight in weights.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # warnings about samples mean nothing
+        quantize_weights(samples, all_kept(samples), bits, recipe.kmeans_init)
+    for encoded in encode_tensors(state, [PRUNED_ENCODING, *stage_encodings(recipe).values()]):
+        encoded.to_bytes()

@@ -1,0 +1,173 @@
+"""The blob of one tensor: flags, and streams of positions, codes and values. See "Blob of a tensor" in SPEC.md."""
+
+import struct
+from dataclasses import dataclass
+
+import torch
+
+from prunus.compression.codecs.bitstream import MAX_ALPHABET, Data
+from prunus.errors import CorruptFileError, UnsupportedVersionError
+from prunus.seeded_tensors import SeededTensor
+
+SPARSE, CODEBOOK, HALF, COLUMN_MAJOR, GENERATED = 1, 2, 4, 8, 16
+"""Flags of a blob: positions are stored; values are in a codebook; values are float16; positions count down
+the columns; the values in the codebook are factors of numbers that a seed generates."""
+
+CODEC_NUMBERS = {"bitpack": 0, "huffman": 1, "range": 2}
+GENERATOR_NUMBERS = {"signs": 0, "normals": 1}
+SEED = struct.Struct("<BQf")
+"""Generator, seed and scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A sequence of encoded symbols."""
+
+    codec: str
+    data: Data
+
+
+@dataclass(frozen=True, slots=True)
+class TensorBlob:
+    """One tensor as its streams: values alone, or with positions, or with a codebook, or with both."""
+
+    flags: int
+    entries: int
+    """Stored entries, fillers included; without positions, the size of the tensor."""
+    values: Data
+    """The codebook where there is one, else the entries themselves."""
+    index_bits: int = 0
+    gaps: Stream | None = None
+    """Differences between the positions of the stored entries."""
+    codes: Stream | None = None
+    """The index in the codebook of each stored entry."""
+    generated: SeededTensor | None = None
+    codebook_size: int = 0
+    """Number of values in the codebook; set in a blob that was read."""
+
+    def to_bytes(self) -> bytes:
+        """The blob as the file holds it."""
+        parts: list[Data] = [bytes([self.flags])]
+        parts += [bytes([CODEC_NUMBERS[s.codec]]) for s in (self.gaps, self.codes) if s is not None]
+        if self.gaps is not None:
+            parts += [bytes([self.index_bits]), varint(self.entries)]
+            parts += [varint(len(self.gaps.data)), self.gaps.data]
+        if self.generated is not None:
+            number = GENERATOR_NUMBERS[self.generated.generator]
+            parts.append(SEED.pack(number, self.generated.seed, self.generated.scale))
+        if self.codes is not None:
+            parts += [varint(len(self.values)), self.values, self.codes.data]
+        else:
+            parts.append(self.values)
+        return b"".join(parts)
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer, seven bits per byte, lowest first, the top bit set if more follow (LEB128)."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+class ByteReader:
+    """Reads forward through untrusted bytes. Every length is checked before it is used."""
+
+    def __init__(self, data: memoryview, what: str) -> None:
+        self.data, self.what, self.position = data, what, 0
+
+    def take(self, size: int) -> memoryview:
+        """The next `size` bytes, not copied."""
+        remaining = len(self.data) - self.position
+        if size > remaining:
+            raise CorruptFileError(f"{self.what} announces {size} bytes, but only {remaining} follow.")
+        self.position += size
+        return self.data[self.position - size : self.position]
+
+    def rest(self) -> memoryview:
+        """All remaining bytes."""
+        return self.take(len(self.data) - self.position)
+
+    def byte(self) -> int:
+        """One byte as a number."""
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        """The next number written by `varint`, below 2^63."""
+        value = 0
+        for shift in range(0, 63, 7):
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise CorruptFileError(f"{self.what} holds a number of more than 63 bits.")
+
+
+def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, what: str) -> TensorBlob:
+    """Split the blob of a tensor into its streams, without decoding them.
+
+    Args:
+        data: The bytes of the blob.
+        entries: Number of entries of the tensor.
+        dtype: Dtype of the tensor.
+        what: What the blob is called in errors.
+
+    Returns:
+        The blob, whose streams are views of `data`.
+
+    Raises:
+        CorruptFileError: The streams contradict the tensor or each other.
+        UnsupportedVersionError: The generator of the tensor is unknown.
+    """
+    reader = ByteReader(data, what)
+    flags = reader.byte()
+    _check_flags(flags, dtype, what)
+    names = {number: name for name, number in CODEC_NUMBERS.items()}
+    numbers = [reader.byte() for flag in (SPARSE, CODEBOOK) if flags & flag]
+    if any(number not in names for number in numbers):
+        raise CorruptFileError(f"{what} has codec {max(numbers)}; expected one of {names}.")
+    index_bits, gaps, codes, codebook_size = 0, None, None, 0
+    if flags & SPARSE:
+        index_bits, stored = reader.byte(), reader.varint()
+        if not 1 <= index_bits <= 16 or stored > entries:
+            raise CorruptFileError(
+                f"{what} has {stored} entries at {index_bits} bits in a tensor of {entries}."
+            )
+        entries = stored
+        gaps = Stream(names[numbers[0]], reader.take(reader.varint()))
+    generated = _parse_seed(reader, what) if flags & GENERATED else None
+    itemsize = 2 if flags & HALF else dtype.itemsize
+    values = reader.take(reader.varint()) if flags & CODEBOOK else reader.rest()
+    num_values, remainder = divmod(len(values), itemsize)
+    if remainder:
+        raise CorruptFileError(f"{what} holds {len(values)} bytes of values, not a multiple of {itemsize}.")
+    if flags & CODEBOOK:
+        if not values:
+            raise CorruptFileError(f"{what} has an empty codebook.")
+        if num_values > min(max(entries, 1), MAX_ALPHABET):
+            raise CorruptFileError(f"{what} has a codebook of {num_values} values for {entries} entries.")
+        codes, codebook_size = Stream(names[numbers[-1]], reader.rest()), num_values
+    elif num_values != entries:
+        raise CorruptFileError(f"{what} holds {num_values} values for {entries} entries.")
+    return TensorBlob(flags, entries, values, index_bits, gaps, codes, generated, codebook_size)
+
+
+def _check_flags(flags: int, dtype: torch.dtype, what: str) -> None:
+    combinable = not flags & ~(SPARSE | CODEBOOK | HALF | COLUMN_MAJOR)
+    if not (combinable or flags == GENERATED | CODEBOOK) or (flags & COLUMN_MAJOR and not flags & SPARSE):
+        raise CorruptFileError(f"{what} has flags {flags:#04x}, which mean nothing.")
+    if (flags and not dtype.is_floating_point) or (flags & (HALF | GENERATED) and dtype != torch.float32):
+        raise CorruptFileError(
+            f"{what} has flags {flags:#04x}, which are not allowed for {str(dtype).removeprefix('torch.')}."
+        )
+
+
+def _parse_seed(reader: ByteReader, what: str) -> SeededTensor:
+    number, seed, scale = SEED.unpack(reader.take(SEED.size))
+    names = {number: name for name, number in GENERATOR_NUMBERS.items()}
+    if number not in names:
+        raise UnsupportedVersionError(
+            f"{what} has generator {number}, expected one of {names}; read it with a newer version of prunus."
+        )
+    return SeededTensor(names[number], seed, scale)

@@ -1,0 +1,97 @@
+"""Decode one tensor from its blob, in chunks, so that little memory is used beside the tensor."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.compression.codecs import CODECS, relative_index
+from prunus.compression.codecs.bitstream import CHUNK
+from prunus.compression.container.file_format import (
+    DTYPES,
+    Bits,
+    all_finite,
+    to_row_major,
+    unsigned_dtype,
+)
+from prunus.compression.container.header import TensorEntry
+from prunus.compression.container.seeded_encoder import decode_seeded
+from prunus.compression.container.tensor_blob import COLUMN_MAJOR, HALF, TensorBlob
+from prunus.errors import CorruptFileError
+
+T = TypeVar("T")
+
+
+def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
+    """Decode one tensor.
+
+    Raises:
+        CorruptFileError: The streams contradict the shape of the tensor or each other, or hold non-finite values.
+    """
+    dtype, what = DTYPES[entry.dtype], f"The blob of {entry.name!r}"
+    stored_dtype = torch.float16 if blob.flags & HALF else dtype
+    values = np.frombuffer(blob.values, unsigned_dtype(stored_dtype.itemsize))
+    if dtype.is_floating_point and not all_finite(values, stored_dtype):
+        raise CorruptFileError(f"{what} holds values that are NaN or infinite; a file holds finite numbers.")
+    if blob.codes is not None and blob.flags & HALF:
+        values = _as_float32(values)
+    if blob.generated is not None:
+        bits = decode_seeded(_start(_value_chunks(values, blob)), entry.size, blob.generated, what)
+    elif blob.codes is None and blob.gaps is None:
+        bits = _as_float32(values) if blob.flags & HALF else values.copy()
+    else:
+        bits = _place(_value_chunks(values, blob), entry, blob, what)
+    if dtype == torch.bool and bits.size and int(bits.max()) > 1:
+        raise CorruptFileError(f"{what} holds a truth value that is neither 0 nor 1.")
+    native = bits.astype(bits.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
+
+
+def _start(chunks: Iterator[T]) -> Iterator[T]:
+    """The same chunks, the first decoded now: it refuses most corrupt streams before their tensor takes memory."""
+    return chain([chunk for chunk in (next(chunks, None),) if chunk is not None], chunks)
+
+
+def _as_float32(halves: Bits) -> Bits:
+    return halves.view("<f2").astype("<f4").view("<u4")
+
+
+def _value_chunks(values: Bits, blob: TensorBlob) -> Iterator[Bits]:
+    """The value of every stored entry, fillers included, in chunks as long as those of the codecs.
+
+    `values` is the codebook, in the dtype of the tensor, where there is one, else the values themselves.
+    """
+    if blob.codes is not None:
+        for codes in CODECS[blob.codes.codec].decode_chunks(blob.codes.data, blob.entries, len(values)):
+            yield values[codes]
+        return
+    for start in range(0, blob.entries, CHUNK):
+        chunk = values[start : start + CHUNK]
+        yield _as_float32(chunk) if blob.flags & HALF else chunk
+
+
+def _place(chunks: Iterator[Bits], entry: TensorEntry, blob: TensorBlob, what: str) -> Bits:
+    """The tensor of these values: one after another, or at their positions among zeros."""
+    dtype = unsigned_dtype(DTYPES[entry.dtype].itemsize)
+    chunks = _start(chunks)
+    if blob.gaps is None:
+        out, start = np.empty(entry.size, dtype), 0
+        for values in chunks:
+            out[start : start + values.size] = values
+            start += values.size
+        return out
+    gaps = _start(CODECS[blob.gaps.codec].decode_chunks(blob.gaps.data, blob.entries, 1 << blob.index_bits))
+    out, last = np.zeros(entry.size, dtype), -1
+    for values, differences in zip(chunks, gaps, strict=True):
+        positions = relative_index.positions_after(last, differences)
+        last = int(positions[-1])
+        if last >= entry.size:
+            raise CorruptFileError(f"{what} places a value at {last} of {entry.size}.")
+        nonzero = values != 0
+        if not nonzero.all():
+            positions, values = positions[nonzero], values[nonzero]
+        out[to_row_major(positions, entry.shape) if blob.flags & COLUMN_MAJOR else positions] = values
+    return out

@@ -1,0 +1,100 @@
+"""The densities of the pruning rounds of Deep Compression, and the masks of a model that is sparse already."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prunus.compression.presets import CompressionRecipe
+from prunus.errors import DensityError, NoEffectWarning
+from prunus.pruning.density import densities_by_name
+from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.registry import lookup
+from prunus.types import Density, MaskDict, Params, mask_density
+
+
+@dataclass(frozen=True)
+class DensityPlan:
+    """The density of each pruning round, and the masks that those of the first round must be nested in."""
+
+    densities: list[Density]
+    within: MaskDict | None = None
+
+
+def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Density]:
+    """Return the density of each round of `recipe`, before any work and from the shapes of `weights` alone.
+
+    Raises:
+        DensityError: The scope cannot give one of the densities, or the last one keeps no weight of a tensor.
+        UnknownNameError: The scope or the schedule is unknown.
+    """
+    scope, shapes = parse_scope(recipe.scope), shapes_of(weights)
+    scope.check_not_empty(shapes, recipe.density)
+    densities = lookup("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
+    scope.check(shapes, densities)
+    return densities
+
+
+def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
+    """Plan the rounds for trained weights, of which those that are zero count as pruned and stay zero.
+
+    Densities above what the zeros allow are lowered to it, with a NoEffectWarning for the last round.
+
+    Raises:
+        DensityError: The scope cannot prune within the nonzero weights: a pattern N:M or blocks must fit into them.
+    """
+    densities = planned_densities(recipe, weights)
+    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    if all(bool(mask.all()) for mask in masks.values()):
+        return DensityPlan(densities)
+    scope = parse_scope(recipe.scope)
+    lowered = densities
+    if not scope.has_fixed_density:
+        lowered = [_lower(density, scope, masks) for density in densities]
+    try:
+        scope.check(shapes_of(weights), lowered, masks)
+    except DensityError as error:
+        raise DensityError(
+            f"{error} Weights that are zero at the start count as pruned: exclude these layers, or prune with scope "
+            "'layer'."
+        ) from error
+    _warn_if_lowered(densities[-1], scope, masks)
+    return DensityPlan(lowered, masks)
+
+
+_ALL = "all layers together"
+
+
+def _by_group(density: Density, scope: Scope, masks: MaskDict) -> dict[str, tuple[float, float]]:
+    """The requested density and that of the masks, for each group of weights that is ranked together."""
+    if scope.ranks_layers_together and not isinstance(density, Mapping):
+        return {_ALL: (density, mask_density(masks))}
+    requested = densities_by_name(density, list(masks))
+    return {name: (requested[name], mask_density({name: mask})) for name, mask in masks.items()}
+
+
+def _lower(density: Density, scope: Scope, masks: MaskDict) -> Density:
+    """`density`, or that of the masks where it is smaller."""
+    groups = _by_group(density, scope, masks)
+    if _ALL in groups:
+        return min(groups[_ALL])
+    # A density is above 0, and a quarter of a weight rounds to none.
+    lowered = {
+        name: min(requested, nonzero or 0.25 / masks[name].numel())
+        for name, (requested, nonzero) in groups.items()
+    }
+    return density if all(lowered[name] == groups[name][0] for name in groups) else lowered
+
+
+def _warn_if_lowered(density: Density, scope: Scope, masks: MaskDict) -> None:
+    """Warn where the zeros leave fewer weights than `density`. (The scope warns of layers without any.)"""
+    groups = _by_group(density, scope, masks)
+    lower = {group: nonzero for group, (requested, nonzero) in groups.items() if 0 < nonzero < requested}
+    if lower:
+        remaining = ", ".join(f"{nonzero:.4g} of {group!r}" for group, nonzero in lower.items())
+        warnings.warn(
+            f"Zeros of the model stay zero and leave density {remaining}, which is below the requested density: "
+            "no further weight is pruned there.",
+            NoEffectWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,168 @@
+"""The stages of Deep Compression: train, prune, quantize, encode, and what is measured of each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from prunus.compression.checks import bits_by_name, check_finite_state
+from prunus.compression.container import EncodedState, EncodingConfig, encode_tensors
+from prunus.compression.density_plan import DensityPlan, plan_densities
+from prunus.compression.presets import CompressionRecipe
+from prunus.compression.quantization import CodebookConstraint, CodebookTensor, quantize_weights
+from prunus.compression.result import Stage
+from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_metadata
+from prunus.pruning.retrain import PruningRound, prune_and_retrain
+from prunus.pruning.weights import copied
+from prunus.seeds import derive_seed
+from prunus.training import EpochMetrics, Recipe, evaluate, train
+from prunus.types import Dataset, MaskDict, Params, Progress
+
+Report = Callable[[str, EpochMetrics], None]
+"""Called after each epoch with the name of the stage."""
+
+STAGES = ("dense", "pruned", "quantized", "huffman", "range")
+"""Float32, P, P+Q, P+Q+H, and P+Q with the range coder instead of Huffman coding."""
+
+
+def prune_with_recipe(
+    recipe: CompressionRecipe,
+    model: nn.Module,
+    weights: Params,
+    data: Dataset,
+    plan: DensityPlan | None = None,
+    *,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    report: Callable[[EpochMetrics], None] | None = None,
+    progress: Progress | None = None,
+) -> list[PruningRound]:
+    """Prune `model` in place by the schedule of `recipe`, retraining after each round: the first stage.
+
+    Args:
+        recipe: Criterion, scope, schedule and the recipes of retraining.
+        model: A trained module.
+        weights: The weights of `model` to prune, by name.
+        data: The data to retrain on.
+        plan: The densities of the rounds, by default those of `plan_densities`.
+        seed: Seed of ties, batch order and dropout.
+        checkpoints: Directory of checkpoints, from which an interrupted call resumes.
+        report: Called after each epoch.
+        progress: Called after every batch.
+
+    Returns:
+        The masks and the epochs of each round.
+
+    Raises:
+        PrunusError: See `prune_and_retrain`.
+    """
+    plan = plan or plan_densities(recipe, weights)
+    return prune_and_retrain(
+        model,
+        weights,
+        data,
+        plan.densities,
+        [recipe.retrain] * (len(plan.densities) - 1) + [recipe.final_retrain],
+        criterion=recipe.criterion,
+        scope=recipe.scope,
+        within=plan.within,
+        seed=seed,
+        checkpoints=checkpoints,
+        report=report,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class CompressionRun:
+    """A call of `compress`: what its steps work on."""
+
+    model: nn.Module
+    weights: Params
+    data: Dataset
+    recipe: CompressionRecipe
+    seed: int
+    checkpoints: Path | None
+    report: Report | None
+    progress: Progress | None
+
+    def announce(self, step: str) -> None:
+        """Report the beginning of a step without measurable progress."""
+        if self.progress is not None:
+            self.progress(step, 0, 0)
+
+    def report_of(self, stage: str) -> Callable[[EpochMetrics], None] | None:
+        """The user's report, with the name of the stage filled in."""
+        report = self.report
+        return None if report is None else lambda epoch: report(stage, epoch)
+
+    def train(
+        self, recipe: Recipe, role: str, stage: str, constraint: CodebookConstraint | None = None
+    ) -> list[EpochMetrics]:
+        """Train the model; `role` determines the seed and the name of the checkpoint."""
+        return train(
+            self.model,
+            self.data,
+            recipe,
+            constraint=constraint,
+            seed=derive_seed(self.seed, role),
+            checkpoint=self.checkpoints / f"{role}.safetensors" if self.checkpoints else None,
+            report=self.report_of(stage),
+            progress=self.progress,
+        )
+
+    def train_dense(self) -> nn.Module:
+        """Train the dense network and return a copy of it."""
+        self.train(self.recipe.dense, "dense", "dense")
+        check_finite_state(self.model)
+        return copied(self.model)
+
+    def prune(self, plan: DensityPlan) -> tuple[MaskDict, list[EpochMetrics]]:
+        """Prune and retrain. A remaining weight that retraining left at exactly zero counts as pruned."""
+        rounds = prune_with_recipe(
+            self.recipe,
+            self.model,
+            self.weights,
+            self.data,
+            plan,
+            seed=self.seed,
+            checkpoints=self.checkpoints,
+            report=self.report_of("pruned"),
+            progress=self.progress,
+        )
+        masks = {name: mask & (self.weights[name].detach() != 0) for name, mask in rounds[-1].masks.items()}
+        return masks, [epoch for round_ in rounds for epoch in round_.epochs]
+
+    def quantize(self, masks: MaskDict) -> tuple[dict[str, CodebookTensor], list[EpochMetrics]]:
+        """Quantize the remaining weights by k-means and train the centroids."""
+        self.announce("quantizing the weights")
+        bits = bits_by_name(self.model, list(masks), self.recipe.bits)
+        quantized = quantize_weights(self.weights, masks, bits, self.recipe.kmeans_init, self.seed)
+        constraint = CodebookConstraint(self.model, quantized)
+        epochs = self.train(self.recipe.finetune, "finetune", "quantized", constraint)
+        return constraint.result(), epochs
+
+    def measure(self, stage: str, size: int) -> Stage:
+        """Evaluate the model on the validation split, and count and bin its remaining weights."""
+        state, histograms, num_kept = self.model.state_dict(), {}, 0
+        for name in self.weights:
+            values = state[name][state[name] != 0].cpu().numpy()
+            # In float64, in which the range of neighboring floats can be divided into bins.
+            counts, edges = np.histogram(values.astype(np.float64), bins=101)
+            histograms[name] = (edges.tolist(), counts.tolist())
+            num_kept += len(values)
+        return Stage(stage, size, num_kept, evaluate(self.model, self.data.validation), histograms)
+
+    def encode(self, encodings: Sequence[EncodingConfig]) -> list[EncodedState]:
+        """Encode the model once with each encoding, as `save` writes it."""
+        return encode_tensors(clear_negative_zeros(self.model.state_dict())[0], encodings)
+
+    def file_content(self, encoded: EncodedState) -> bytes:
+        """The file of the encoded model, with all metadata."""
+        num_cleared = clear_negative_zeros(self.model.state_dict())[1]
+        metadata = {**file_metadata(num_cleared), **recipe_metadata(self.recipe, self.seed)}
+        return encoded.to_bytes(
+            model=getattr(self.model, "built_in", None), metadata={**metadata, "data": self.data.name}
+        )

@@ -6,10 +6,11 @@ from pathlib import Path
 from benchmarks.timing import table
 from prunus import models
 from prunus.data import load
+from prunus.masks import Masks
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import layer
-from prunus.training import RECIPES, Masks, train
+from prunus.training import RECIPES, train
 from prunus.types import Statistics
 
 

@@ -4,11 +4,12 @@ import torch
 
 from benchmarks.timing import interleaved, table
 from prunus import models
+from prunus.masks import Masks
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import layer
-from prunus.training import RECIPES, Masks
-from prunus.training.constraints import NoConstraint
+from prunus.training import RECIPES
+from prunus.training.constraint import NoConstraint
 from prunus.training.loop import Trainer
 from prunus.types import Statistics
 

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from prunus.compression.save import save
     from prunus.data import load as load_data
     from prunus.errors import PrunusError
+    from prunus.masks import Masks, mask_density
     from prunus.pruning.criteria import CRITERIA
     from prunus.pruning.prunable import prunable_weights, skipped_parameters
     from prunus.pruning.retrain import prune_and_retrain
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
     from prunus.pruning.sensitivity import choose_densities, sensitivity
-    from prunus.training import RECIPES, Masks, Recipe, evaluate, train
-    from prunus.types import Dataset, Split, Statistics, mask_density
+    from prunus.training import RECIPES, Recipe, evaluate, train
+    from prunus.types import Dataset, Split, Statistics
 else:
     _HOMES = {
         "prunus.compression.container": ("EncodingConfig", "inspect", "load", "read"),
@@ -40,14 +41,15 @@ else:
         "prunus.compression.recipes": ("CompressionRecipe",),
         "prunus.compression.save": ("save",),
         "prunus.errors": ("PrunusError",),
-        "prunus.types": ("Dataset", "Statistics", "Split", "mask_density"),
+        "prunus.types": ("Dataset", "Statistics", "Split"),
+        "prunus.masks": ("Masks", "mask_density"),
         "prunus.pruning.criteria": ("CRITERIA",),
         "prunus.pruning.prunable": ("prunable_weights", "skipped_parameters"),
         "prunus.pruning.retrain": ("prune_and_retrain",),
         "prunus.pruning.schedules": ("SCHEDULES",),
         "prunus.pruning.scopes": ("SCOPES",),
         "prunus.pruning.sensitivity": ("choose_densities", "sensitivity"),
-        "prunus.training": ("RECIPES", "Masks", "Recipe", "evaluate", "train"),
+        "prunus.training": ("RECIPES", "Recipe", "evaluate", "train"),
     }
     _ORIGINS = {name: (home, name) for home, names in _HOMES.items() for name in names}
     _ORIGINS["load_data"] = ("prunus.data", "load")

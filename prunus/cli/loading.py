@@ -17,10 +17,11 @@ from prunus.data import load
 from prunus.data.download import progress as downloads
 from prunus.errors import DataError, EmptyLayerWarning, ModelError, ModelMismatchError, PrunusError
 from prunus.models import MODELS
+from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
 from prunus.registry import import_object, lookup
 from prunus.seeds import derive_seed
-from prunus.training.checks import check_initialized, check_model
+from prunus.training.checks import check_model
 from prunus.types import Dataset
 
 COUNTER = "num_batches_tracked"

@@ -21,6 +21,7 @@ from prunus.compression.density_checks import check_densities_nonempty
 from prunus.compression.save import save
 from prunus.errors import DataError, DensityError, ModelError, NoEffectWarning, StatisticsError
 from prunus.files import after_writing, check_writable, write_atomic
+from prunus.masks import all_kept, apply_masks, mask_density
 from prunus.pruning.layerwise import (
     LayerHessian,
     allocate_densities,
@@ -30,7 +31,6 @@ from prunus.pruning.layerwise import (
     relative_error_curves,
     relative_output_errors,
 )
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
 from prunus.pruning.pruners import Pruner, get_criterion, make_prune_fn, sample_examples
 from prunus.pruning.recalibrate import recalibrate_batchnorm
@@ -42,7 +42,7 @@ from prunus.report import formatting
 from prunus.seeds import derive_seed
 from prunus.training import Evaluation, evaluate, train
 from prunus.training.checks import check_tensor_state
-from prunus.types import Dataset, Density, Params, Split, mask_density, numel_by_name
+from prunus.types import Dataset, Density, Params, Split, numel_by_name
 
 BUDGET = "budget"
 EXAMPLES = 1024

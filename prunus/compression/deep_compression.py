@@ -22,7 +22,8 @@ from prunus.compression.quantization.codebook import bits_of_each, check_float32
 from prunus.compression.recipes import CompressionRecipe
 from prunus.data.validation import check_dataset
 from prunus.errors import DensityError, NoEffectWarning, NoPrunableWeightsError, QuantizationError
-from prunus.pruning.masks import all_kept, check_finite, densities_by_name
+from prunus.masks import all_kept, mask_density
+from prunus.pruning.masks import check_finite, densities_by_name
 from prunus.pruning.prunable import layer_kinds, prunable_weights, skipped_parameters
 from prunus.pruning.pruners import get_criterion
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
@@ -35,7 +36,7 @@ from prunus.training import EpochMetrics, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_tensor_state, check_trainable
 from prunus.training.loop import check_recipe
-from prunus.types import Dataset, Density, MaskDict, Params, Progress, mask_density, numel_by_name
+from prunus.types import Dataset, Density, MaskDict, Params, Progress, numel_by_name
 
 Report = Callable[[str, EpochMetrics], None]
 """Called with the stage's name after each epoch."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from prunus.experiments.lenet_presets import mnist
 from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
+from prunus.masks import Masks
 from prunus.models.initialization import glorot_normal
 from prunus.models.mlp import ScaledTanh
 from prunus.pruning.criteria import CRITERIA
@@ -25,7 +26,7 @@ from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import PruningMethod, criterion_method, make_objective, obd, prune_weights
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
-from prunus.training import Masks, Recipe, evaluate, train
+from prunus.training import Recipe, evaluate, train
 from prunus.types import Dataset, Params, Progress, Split
 
 EXAMPLES = 2000

@@ -21,6 +21,7 @@ from torch import nn
 from prunus.data import load
 from prunus.data.paths import data_root
 from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
+from prunus.masks import all_kept, apply_masks
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.layerwise import (
@@ -30,7 +31,6 @@ from prunus.pruning.layerwise import (
     relative_error_curves,
     sparse_gpt_from_hessians,
 )
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.pruners import PRUNERS, prune_fn_from_criterion, sample_examples
 from prunus.pruning.recalibrate import recalibrate_batchnorm

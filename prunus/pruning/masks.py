@@ -1,4 +1,4 @@
-"""Masks: exact counts, seeded ties, nesting. Packing into bits is in `prunus.training.constraints`."""
+"""Counts, seeded ties and checks of masks. The masks themselves are in `prunus.masks`."""
 
 import math
 import warnings
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, EmptyLayerWarning, NonFiniteError
-from prunus.training.constraints import check_masks
-from prunus.types import Density, MaskDict, Params
+from prunus.types import Density, MaskDict
 
 
 def check_density(density: float, name: str = "everything") -> None:
@@ -92,19 +91,3 @@ def warn_if_empty(masks: MaskDict) -> None:
             warnings.warn(
                 f"No weight of {name!r} is left: no signal passes it.", EmptyLayerWarning, stacklevel=3
             )
-
-
-def all_kept(weights: Params) -> MaskDict:
-    """Masks that keep all."""
-    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-
-
-def apply_masks(params: Params, masks: MaskDict) -> Params:
-    """The tensors of `params` with +0.0 where `masks` is False; those without a mask as they are."""
-    check_masks(params, masks)
-    return {n: torch.where(masks[n], p, torch.zeros_like(p)) if n in masks else p for n, p in params.items()}
-
-
-def are_nested(inner: MaskDict, outer: MaskDict) -> bool:
-    """Whether every weight that `inner` keeps is kept by `outer`."""
-    return all(not bool((mask & ~outer[name]).any()) for name, mask in inner.items())

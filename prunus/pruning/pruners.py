@@ -23,12 +23,12 @@ import torch
 from torch import nn
 
 from prunus.errors import StatisticsError, UpdateRejectedWarning
+from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_is_tensor
 from prunus.pruning.criteria import CRITERIA, Criterion
 from prunus.pruning.layerwise import SparsityPattern, exact_obs, sparse_gpt
 from prunus.pruning.layerwise.hessian import DAMPING as OF_LAYERS
 from prunus.pruning.layerwise.sparse_gpt import SELECT
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.scopes import Scope
 from prunus.pruning.scoring_batch import make_scoring_batch
 from prunus.pruning.second_order import (

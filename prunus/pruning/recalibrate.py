@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import NoEffectWarning, StatisticsError
+from prunus.modules import check_module
 from prunus.pruning.calibration_checks import check_inputs, run_forward
 from prunus.pruning.masks import check_finite
-from prunus.training.checks import check_module
 from prunus.types import Progress
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d

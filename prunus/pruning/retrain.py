@@ -14,17 +14,18 @@ from torch import nn
 
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning
+from prunus.masks import Masks, mask_density
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.pruners import Pruner, make_prune_fn
 from prunus.pruning.scopes import Scope, check_densities_reachable
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
-from prunus.training import EpochMetrics, Masks, Recipe, train
+from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.loop import check_recipe
-from prunus.types import Dataset, Density, MaskDict, Params, Progress, mask_density
+from prunus.types import Dataset, Density, MaskDict, Params, Progress
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunus.errors import ModelError, StatisticsError
+from prunus.modules import check_initialized
 from prunus.pruning.calibration_checks import check_is_output, check_is_tensor, run_forward
 from prunus.pruning.weights import copied
-from prunus.training.checks import check_initialized
 from prunus.types import Params, ScoringBatch
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from prunus.data.validation import check_split
 from prunus.errors import DensityError
+from prunus.masks import apply_masks
 from prunus.pruning.criteria import Criterion
 from prunus.pruning.criteria.magnitude import magnitude
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import layer
 from prunus.pruning.weights import copied

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from prunus.errors import StoreError
 from prunus.files import TEMPORARY
+from prunus.masks import pack_mask, unpack_mask
 from prunus.runs.files import read_json, store_errors, write, write_json
 from prunus.runs.jsonl import Row, append_rows, read_rows, truncate_partial_line
-from prunus.training.constraints import pack_mask, unpack_mask
 from prunus.types import MaskDict, Params
 
 BEAT_SECONDS = 2.0

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from prunus.training.constraints import pack_mask, unpack_mask
+from prunus.masks import pack_mask, unpack_mask
 from prunus.types import MaskDict, Params
 
 Row = Mapping[str, Any]

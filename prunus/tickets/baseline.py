@@ -19,7 +19,7 @@ from prunus.seeds import derive_seed
 from prunus.tickets.artifacts import RunArtifacts
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
-from prunus.training.constraints import Constraint
+from prunus.training.constraint import Constraint
 from prunus.training.loop import Trainer, check_recipe, steps_per_epoch
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Progress

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from prunus.errors import SpecError
-from prunus.pruning.masks import apply_masks
+from prunus.masks import Masks, apply_masks
 from prunus.seeds import derive_seed
 from prunus.tickets.artifacts import RunArtifacts
 from prunus.tickets.baseline import BaselineSpec, StepReport, checkpoint_name, curve_rows, load_saved_state
 from prunus.tickets.procedure import mask_key
 from prunus.tickets.ticket import TicketSpec
-from prunus.training import Masks, evaluate
+from prunus.training import evaluate
 from prunus.training.state import TrainingState
 from prunus.types import MaskDict, Params
 

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from prunus.errors import DensityError, NoEffectWarning, SpecError
+from prunus.masks import Masks, all_kept, mask_density
 from prunus.pruning.criteria import CRITERIA, Criterion
-from prunus.pruning.masks import all_kept, num_to_keep
+from prunus.pruning.masks import num_to_keep
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.pruners import PRUNERS, Pruner, get_criterion
 from prunus.pruning.scopes import Scope, check_densities_reachable, get_scope, weights_per_block
@@ -36,10 +37,10 @@ from prunus.tickets.baseline import (
 from prunus.tickets.invariants import make_invariant_report
 from prunus.tickets.mask0 import MASK0_ACTIONS
 from prunus.tickets.mask1 import MASK1_ACTIONS
-from prunus.training import Masks, Recipe
+from prunus.training import Recipe
 from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.state import TrainingState, clone_tensors, strip_prefix
-from prunus.types import Density, MaskDict, Params, ScoringBatch, Statistics, mask_density, numel_by_name
+from prunus.types import Density, MaskDict, Params, ScoringBatch, Statistics, numel_by_name
 
 if TYPE_CHECKING:
     from prunus.tickets.ticket import PruningRates, TicketSpec

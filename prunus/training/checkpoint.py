@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
 from prunus.files import create_folder, write_atomic
+from prunus.masks import Masks
 from prunus.training.checks import forward, unchanged
-from prunus.training.constraints import Constraint, Masks
+from prunus.training.constraint import Constraint
 from prunus.training.evaluate import EpochMetrics
 from prunus.training.modes import eval_mode
 from prunus.training.state import (
@@ -199,9 +200,9 @@ def _digest_of_split(split: Split) -> str:
 
 def _digest_of_constraint(constraint: Constraint) -> str:
     """Of its kind, its state before the first step, and the values of pruned weights."""
-    values = constraint.values if isinstance(constraint, Masks) else []
-    pruned = {f"values/{place}": value for place, value in enumerate(values)}
-    return digest({**_under("state", constraint.state_dict()), **pruned}, type(constraint).__name__)
+    pruned = constraint.pruned_values if isinstance(constraint, Masks) else {}
+    state = {**_under("state", constraint.state_dict()), **_under("values", pruned)}
+    return digest(state, type(constraint).__name__)
 
 
 def _digest_of_structure(model: nn.Module) -> str:

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from prunus.data.batches import batch_indices
 from prunus.data.validation import count_not_finite, unusual_storage
 from prunus.errors import ModelError, NonFiniteError, PrunusError
+from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.modes import eval_mode, restored_modes, start_training
@@ -72,31 +72,6 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
                 raise ModelError(
                     f"Expected the output of {type(model).__name__} to depend on its trainable parameters, but no "
                     "gradient reaches them; is the forward pass under torch.no_grad, or all that it uses frozen?"
-                )
-
-
-def check_module(model: nn.Module) -> None:
-    """Raise ModelError unless `model` is a module."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"Expected a torch.nn.Module, got a {type(model).__name__}; pass the network itself."
-        )
-
-
-def check_initialized(model: nn.Module) -> None:
-    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
-    check_module(model)
-    for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
-        for name, tensor in tensors():
-            if is_lazy(tensor):
-                raise ModelError(
-                    f"Expected initialized tensors, but the {kind} {name!r} is lazy and has no shape yet; pass one "
-                    "batch through the model first."
-                )
-            if tensor.is_meta:
-                raise ModelError(
-                    f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
-                    "first, after model.to_empty(device=...)."
                 )
 
 

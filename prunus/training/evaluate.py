@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.data.validation import check_split, count_labeled
-from prunus.training.checks import check_initialized, check_logits, forward
+from prunus.modules import check_initialized
+from prunus.training.checks import check_logits, forward
 from prunus.training.modes import eval_mode
 from prunus.types import IGNORE_INDEX, Progress, Split
 

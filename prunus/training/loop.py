@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from prunus.data.batches import iter_batches
 from prunus.data.validation import check_dataset, count_labeled
 from prunus.errors import DivergenceError, SpecError
+from prunus.masks import Masks
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training import optimizers
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.checkpoint import check_writable, identity_of, read, restore, save
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.constraints import Constraint, NoConstraint, all_trainable_tensors
+from prunus.training.constraint import Constraint, NoConstraint, all_trainable_tensors
 from prunus.training.early_stopping import best_index, should_stop
 from prunus.training.evaluate import EpochMetrics, evaluate
 from prunus.training.lr_schedules import LR_SCHEDULES
@@ -157,6 +158,7 @@ def train(
     data: Dataset,
     recipe: Recipe,
     *,
+    masks: Mapping[str, Tensor] | None = None,
     constraint: Constraint | None = None,
     seed: int = 0,
     start: TrainingState | None = None,
@@ -196,7 +198,9 @@ def train(
         check_writable(path)
     if recipe.patience is not None or any(part is not None for part in (path, observer, start)):
         check_dense_state(model)
-    run = Trainer(model, recipe, constraint or NoConstraint(model))
+    if masks is not None:
+        constraint = _mask_constraint(model, masks, constraint)
+    run = Trainer(model, recipe, NoConstraint(model) if constraint is None else constraint)
     with restored_modes(model), _own_random_stream(seed):
         modes = start_training(model)
         if start is not None:
@@ -221,6 +225,14 @@ def train(
             model.load_state_dict(run.best)
         run.constraint.finalize()
     return run.epochs
+
+
+def _mask_constraint(model: nn.Module, masks: Mapping[str, Tensor], constraint: Constraint | None) -> Masks:
+    if constraint is not None:
+        raise SpecError(
+            f"Expected masks or a constraint, got masks and a {type(constraint).__name__}; pass one of them."
+        )
+    return masks if isinstance(masks, Masks) else Masks(model, masks)
 
 
 def _finished(run: Trainer, split: Split) -> bool:

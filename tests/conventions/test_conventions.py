@@ -36,7 +36,18 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "prunus").rglob("*.py"))
 
 ROOMS = (
-    ("errors", "files", "version", "types", "seeds", "registry", "seeded_tensors", "compiled", "masks"),
+    (
+        "errors",
+        "files",
+        "version",
+        "types",
+        "seeds",
+        "registry",
+        "seeded_tensors",
+        "compiled",
+        "modules",
+        "masks",
+    ),
     ("data",),
     ("models",),
     ("training",),

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import NonFiniteError, StatisticsError
+from prunus.masks import are_nested
 from prunus.models.initialization import glorot_normal
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.pruning.masks import num_to_keep
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, densities_from_threshold, get_scope, global_, layer
 from prunus.pruning.scoring_batch import make_scoring_batch

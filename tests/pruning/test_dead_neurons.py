@@ -6,7 +6,7 @@ from torch import nn
 
 from prunus import models
 from prunus.errors import ModelError
-from prunus.pruning.masks import apply_masks
+from prunus.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.structured import dead_neurons, layer_pairs, remove_dead_neurons
 

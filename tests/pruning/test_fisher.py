@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
+from prunus.masks import all_kept, are_nested, mask_density
 from prunus.models import MODELS
 from prunus.models.mlp import mlp
-from prunus.pruning.masks import all_kept, are_nested
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import Objective, criterion_method, fisher, make_objective, prune_weights
@@ -32,7 +32,7 @@ from prunus.pruning.second_order.flattening import flatten_weights, unflatten_we
 from prunus.pruning.second_order.inverse_hessian import inverse_hessian
 from prunus.pruning.second_order.obs import ObsState
 from prunus.seeds import make_generator
-from prunus.types import MaskDict, mask_density
+from prunus.types import MaskDict
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import asking

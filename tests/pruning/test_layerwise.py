@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
+from prunus.masks import all_kept, are_nested, mask_density
 from prunus.pruning.layerwise import (
     SparsityPattern,
     allocate_densities,
@@ -26,13 +27,13 @@ from prunus.pruning.layerwise import (
 )
 from prunus.pruning.layerwise.hessian import STRIPE
 from prunus.pruning.layerwise.sparse_gpt import SOLVED, _upper
-from prunus.pruning.masks import all_kept, are_nested, num_to_keep
+from prunus.pruning.masks import num_to_keep
 from prunus.pruning.matrix import to_matrix
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, get_scope
 from prunus.pruning.second_order import prune_weights
 from prunus.seeds import make_generator
-from prunus.types import Params, mask_density
+from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small

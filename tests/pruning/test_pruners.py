@@ -11,9 +11,10 @@ from torch import nn
 
 import prunus
 from prunus.errors import ModelError, StatisticsError, UnknownNameError
+from prunus.masks import are_nested, mask_density
 from prunus.pruning.criteria import CRITERIA, magnitude
 from prunus.pruning.layerwise import exact_obs
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.pruning.masks import num_to_keep
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.pruners import (
     GRADIENT_PRUNERS,
@@ -31,7 +32,7 @@ from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.procedure import mask_key
 from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Split, Statistics, mask_density
+from prunus.types import Split, Statistics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
-from prunus.pruning.masks import all_kept, apply_masks
+from prunus.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.structured import dead_neurons, layer_pairs, layers_without_link, remove_dead_neurons
 

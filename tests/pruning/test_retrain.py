@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from prunus.errors import DensityError
+from prunus.masks import are_nested
 from prunus.pruning.criteria import magnitude
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.pruning.masks import num_to_keep
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative, layer_by_layer

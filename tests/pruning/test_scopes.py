@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.errors import DensityError, EmptyLayerWarning, NonFiniteError, UnknownNameError
-from prunus.pruning.masks import are_nested, num_to_keep, top_k
+from prunus.masks import are_nested, mask_density
+from prunus.pruning.masks import num_to_keep, top_k
 from prunus.pruning.schedules import cubic, iterative, one_shot
 from prunus.pruning.scopes import (
     SCOPES,
@@ -25,7 +26,7 @@ from prunus.pruning.scopes import (
     weights_per_block,
 )
 from prunus.seeds import make_generator
-from prunus.types import MaskDict, Scores, mask_density
+from prunus.types import MaskDict, Scores
 
 Index = tuple[int, ...]
 Key = Callable[[str, Index], Hashable]

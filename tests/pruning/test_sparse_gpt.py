@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import EmptyLayerWarning
+from prunus.masks import are_nested
 from prunus.pruning.layerwise import sparse_gpt
-from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.pruners import get_criterion
 from prunus.pruning.scopes import get_scope, parse_n_m

@@ -11,6 +11,7 @@ from torch import nn
 
 import prunus
 from prunus.errors import ModelError, NonFiniteError, StatisticsError, UpdateRejectedWarning
+from prunus.masks import all_kept, apply_masks
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.layerwise import (
     LayerHessian,
@@ -21,7 +22,6 @@ from prunus.pruning.layerwise import (
     sparse_gpt_from_hessians,
 )
 from prunus.pruning.layerwise.exact_obs import ExactObsState, SparsityPattern
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS, get_criterion
 from prunus.pruning.recalibrate import recalibrate_batchnorm

@@ -19,7 +19,8 @@ from prunus.errors import (
     SpecError,
     UnknownNameError,
 )
-from prunus.pruning.masks import are_nested, num_to_keep
+from prunus.masks import Masks, are_nested, mask_density
+from prunus.pruning.masks import num_to_keep
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import SCOPES, layer
 from prunus.runs.spec import run_id
@@ -33,10 +34,10 @@ from prunus.tickets.procedure import mask_key
 from prunus.tickets.supermask import Bernoulli, Signed
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.tickets.ticket import REWINDING, PruningRates, TicketSpec
-from prunus.training import Masks, Recipe, evaluate, train
-from prunus.training.constraints import Constraint
+from prunus.training import Recipe, evaluate, train
+from prunus.training.constraint import Constraint
 from prunus.training.state import TrainingState
-from prunus.types import Dataset, mask_density
+from prunus.types import Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -664,8 +665,7 @@ def leaking(training):
 
 
 def masks_in(training):
-    constraint = training.constraint
-    return {name: factor != 0 for name, factor in zip(constraint.names, constraint.factors, strict=True)}
+    return dict(training.constraint)
 
 
 def starting(**changes):

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from prunus.errors import CheckpointError
+from prunus.masks import Masks
 from prunus.seeds import make_generator
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.training import Masks, Recipe, evaluate, train
-from prunus.training.constraints import NoConstraint
+from prunus.training import Recipe, evaluate, train
+from prunus.training.constraint import NoConstraint
 from prunus.training.loop import Trainer, steps_per_epoch
 from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.optimizers import OPTIMIZERS
@@ -181,10 +182,7 @@ def test_frozen_values_stand_after_every_step(optimizer, few):
     recipe = RECIPE.replace(optimizer=optimizer, weight_decay=0.1, penalty="l2", penalty_strength=0.1)
     run = Trainer(model, recipe, constraint)
     run.constraint.apply()
-    expected = {
-        name: (factor == 0, value.clone())
-        for name, factor, value in zip(constraint.names, constraint.factors, constraint.values, strict=True)
-    }
+    expected = {name: (~mask, constraint.pruned_values[name]) for name, mask in constraint.items()}
     assert all(bool(value[holes].all()) and not value[~holes].any() for holes, value in expected.values())
     for _ in range(15):
         run.step(few.train.inputs[:32], few.train.labels[:32])
@@ -201,7 +199,7 @@ def test_broken_counts(kind, few):
     constraint = held(model, kind)
     constraint.apply()
     assert constraint.verify() == 0
-    weight, holes = model.get_parameter("3.weight"), constraint.factors[1] == 0
+    weight, holes = model.get_parameter("3.weight"), ~constraint["3.weight"]
     with torch.no_grad():
         weight[~holes] += 1
         assert constraint.verify() == 0

@@ -12,12 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.errors import CheckpointError, DivergenceError, ModelError, UnknownNameError
+from prunus.masks import Masks, pack_mask, unpack_mask
 from prunus.models.initialization import build_model
 from prunus.pruning.criteria import random
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import layer
-from prunus.training import Masks, Recipe, evaluate, train
-from prunus.training.constraints import NoConstraint, pack_mask, unpack_mask
+from prunus.training import Recipe, evaluate, train
+from prunus.training.constraint import NoConstraint
 from prunus.training.loop import Trainer
 from prunus.training.lr_schedules import LR_SCHEDULES
 from prunus.training.optimizers import OPTIMIZERS

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunus.compression.container.read import arguments_of, file_bytes, unpack
 from prunus.errors import ModelMismatchError, PrunusError
-from prunus.training.checks import check_initialized
+from prunus.modules import check_initialized
 
 
 def load(

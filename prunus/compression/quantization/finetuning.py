@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prunus.compression.quantization.codebook import CodebookTensor, dequantize
 from prunus.errors import CheckpointError, DivergenceError
-from prunus.training.constraints import pack_mask, trainable
+from prunus.masks import pack_mask
+from prunus.modules import trainable_parameters
 
 
 class CodebookConstraint:
@@ -30,7 +31,7 @@ class CodebookConstraint:
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """The codebooks that hold a value, and the parameters that are not shared."""
-        free = {name: p for name, p in trainable(self.model).items() if name not in self.shared}
+        free = {name: p for name, p in trainable_parameters(self.model).items() if name not in self.shared}
         return {**free, **{name: book for name, book in self.codebooks.items() if len(book)}}
 
     def before_optimizer_step(self) -> None:

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prunus.errors import StatisticsError
+from prunus.masks import all_kept
 from prunus.pruning.calibration_checks import check_nonzero, unreached_error
-from prunus.pruning.masks import all_kept, check_finite
+from prunus.pruning.masks import check_finite
 from prunus.types import MaskDict, Params, ScoringBatch, Statistics
 
 

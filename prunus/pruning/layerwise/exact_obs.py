@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, NonFiniteError
+from prunus.masks import apply_masks, are_nested
 from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rejected
 from prunus.pruning.layerwise.hessian import DAMPING, LayerHessian, layer_hessians
-from prunus.pruning.masks import apply_masks, are_nested, check_finite
+from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.scopes import parse_block, parse_n_m
 from prunus.pruning.weights import with_weights

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, EmptyLayerWarning
+from prunus.masks import all_kept, apply_masks
 from prunus.pruning.layerwise.exact_obs import cholesky, layer_hessians_at
 from prunus.pruning.layerwise.fallback import no_worse_than_zeroing, warn_of_rejected
 from prunus.pruning.layerwise.hessian import DAMPING, LayerHessian
-from prunus.pruning.masks import all_kept, apply_masks, check_finite, densities_by_name, num_to_keep
+from prunus.pruning.masks import check_finite, densities_by_name, num_to_keep
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.scopes import Scope, check_densities_reachable, global_
 from prunus.pruning.second_order.pruning_state import PruneFn, PruneResult

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, StatisticsError
+from prunus.masks import apply_masks, are_nested
 from prunus.pruning.calibration_checks import check_nonzero
-from prunus.pruning.masks import apply_masks, are_nested, check_finite
+from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.empirical_fisher import (
     CHUNK,
     damped_cholesky,

@@ -9,8 +9,8 @@ diagonal as evidence.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from prunus.masks import apply_masks
 from prunus.pruning.criteria.obd import obd as saliency
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.second_order.hessian_diagonal import DIAGONALS
 from prunus.pruning.second_order.objective import Objective
 from prunus.pruning.second_order.pruning_state import PruningMethod

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, NonFiniteError
+from prunus.masks import are_nested
 from prunus.pruning.calibration_checks import check_nonzero
-from prunus.pruning.masks import are_nested, check_finite
+from prunus.pruning.masks import check_finite
 from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
 from prunus.pruning.second_order.inverse_hessian import (
     BATCH,

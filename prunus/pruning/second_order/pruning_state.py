@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from prunus.errors import DensityError
+from prunus.masks import all_kept, apply_masks, mask_density
 from prunus.pruning.criteria import Criterion
-from prunus.pruning.masks import all_kept, apply_masks, check_density, densities_by_name, num_to_keep
+from prunus.pruning.masks import check_density, densities_by_name, num_to_keep
 from prunus.pruning.scopes import Scope, global_
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params, Scores, Statistics, mask_density, numel_by_name
+from prunus.types import Density, MaskDict, Params, Scores, Statistics, numel_by_name
 
 
 class PruningState(Protocol):

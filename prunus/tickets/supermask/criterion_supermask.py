@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from prunus.pruning.masks import apply_masks
+from prunus.masks import apply_masks, mask_density
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
@@ -26,7 +26,7 @@ from prunus.tickets.supermask.weights import WEIGHT_INITS
 from prunus.tickets.ticket import TicketSpec
 from prunus.training import evaluate
 from prunus.training.state import clone_tensors
-from prunus.types import MaskDict, mask_density
+from prunus.types import MaskDict
 
 EVALUATION = 10.0
 """An evaluation of both splits takes about as long as so many training steps."""

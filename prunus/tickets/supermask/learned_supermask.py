@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunus.errors import InvariantWarning, SpecError
+from prunus.masks import mask_density
 from prunus.pruning.masks import num_to_keep, warn_if_empty
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
@@ -38,7 +39,7 @@ from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights
 from prunus.training import Recipe, evaluate
 from prunus.training.loop import Trainer, steps_per_epoch
 from prunus.training.state import clone_tensors
-from prunus.types import Dataset, Params, mask_density
+from prunus.types import Dataset, Params
 
 LEVEL = 1
 """A supermask has one level."""

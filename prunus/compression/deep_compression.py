@@ -35,7 +35,7 @@ from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Evaluation, evaluate, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_tensor_state, check_trainable
-from prunus.training.loop import check_recipe
+from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Density, MaskDict, Params, Progress, numel_by_name
 
 Report = Callable[[str, EpochMetrics], None]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from prunus.compression.container import EncodingConfig
 from prunus.compression.recipes import CompressionRecipe
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 
 _DENSE = Recipe(
     epochs=15,

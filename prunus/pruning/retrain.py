@@ -24,7 +24,7 @@ from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.loop import check_recipe
+from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Density, MaskDict, Params, Progress
 
 

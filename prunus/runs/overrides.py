@@ -27,7 +27,7 @@ def apply_overrides(spec: T, changes: Mapping[str, str]) -> T:
     Tuples are comma-separated; "none" is None where a field may be None. Warns with NoEffectWarning of a change
     that changes nothing.
 
-    >>> from prunus.training.recipes import LENET_300_100
+    >>> from prunus.training.recipe import LENET_300_100
     >>> apply_overrides(LENET_300_100, {"epochs": "3", "patience": "5"}).epochs
     3
 

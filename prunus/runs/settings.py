@@ -19,7 +19,7 @@ from prunus.errors import SpecError, StoreError
 def nondefault_settings(spec: object) -> dict[str, Any]:
     """The settings of `spec` that differ from its class's defaults, nested, as plain values.
 
-    >>> from prunus.training.recipes import Recipe
+    >>> from prunus.training.recipe import Recipe
     >>> nondefault_settings(Recipe(epochs=3, learning_rate=0.1, batch_size=60, momentum=0.0, source="a paper"))
     {'epochs': 3, 'learning_rate': 0.1, 'batch_size': 60}
     """

@@ -20,7 +20,8 @@ from prunus.tickets.artifacts import RunArtifacts
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.constraint import Constraint
-from prunus.training.loop import Trainer, check_recipe, steps_per_epoch
+from prunus.training.loop import Trainer, steps_per_epoch
+from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Progress
 

@@ -38,7 +38,7 @@ from prunus.tickets.invariants import make_invariant_report
 from prunus.tickets.mask0 import MASK0_ACTIONS
 from prunus.tickets.mask1 import MASK1_ACTIONS
 from prunus.training import Recipe
-from prunus.training.lr_schedules import LR_SCHEDULES
+from prunus.training.recipe import LR_SCHEDULES
 from prunus.training.state import TrainingState, clone_tensors, strip_prefix
 from prunus.types import Density, MaskDict, Params, ScoringBatch, Statistics, numel_by_name
 

@@ -13,7 +13,7 @@ from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.modes import eval_mode, restored_modes, start_training
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 from prunus.types import Dataset, Split
 
 

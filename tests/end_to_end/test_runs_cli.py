@@ -13,7 +13,7 @@ from prunus.cli import main
 from prunus.cli.runs import COMMANDS
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 
 SHORT = Recipe(epochs=2, learning_rate=0.1, batch_size=60)
 

@@ -11,7 +11,7 @@ from prunus.runs.spec import nondefault_settings, run_id
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.ticket import PruningRates, TicketSpec
-from prunus.training.recipes import LENET_300_100, Recipe
+from prunus.training.recipe import LENET_300_100, Recipe
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from prunus.runs.directory import RunFolder
 from prunus.runs.spec import apply_overrides, nondefault_settings, override_keys, run_id
 from prunus.runs.store import Store
 from prunus.seeds import make_generator
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 
 SHORT = Recipe(epochs=2, learning_rate=0.1, batch_size=60)
 

@@ -20,9 +20,7 @@ from prunus.pruning.scopes import layer
 from prunus.training import Recipe, evaluate, train
 from prunus.training.constraint import NoConstraint
 from prunus.training.loop import Trainer
-from prunus.training.lr_schedules import LR_SCHEDULES
-from prunus.training.optimizers import OPTIMIZERS
-from prunus.training.penalties import PENALTIES
+from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES
 from prunus.types import Split, Statistics
 
 RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=32)

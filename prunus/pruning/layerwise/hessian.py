@@ -31,7 +31,7 @@ from prunus.pruning.calibration_checks import (
 from prunus.pruning.layer_checks import EXAMPLES, check_layer_output, first_examples
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import im2col_batches, to_matrix
-from prunus.training.evaluate import eval_mode
+from prunus.training.modes import eval_mode
 from prunus.types import Params, Progress
 
 DAMPING = 0.01

@@ -19,7 +19,7 @@ from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_inputs, output_tensors, run_forward
 from prunus.pruning.structured.tracing import LayerPair, layer_pairs, weight_of
 from prunus.pruning.weights import copied
-from prunus.training.evaluate import eval_mode
+from prunus.training.modes import eval_mode
 from prunus.types import MaskDict
 
 TOLERANCE = 1e-4

@@ -140,6 +140,7 @@ class BaselineSpec:
             start=start,
             observer=watch,
             checkpoint=shelf.checkpoint(checkpoint_name(level)),
+            evaluate_every_epoch=False,  # the monitor evaluates
             progress=None if report_steps is None else _differences(report_steps, first),
         )
         return watch

@@ -1,4 +1,4 @@
-"""Laws of training: masks hold whatever the optimizer, seeds decide everything, a killed run goes on."""
+"""Training: masks hold with every optimizer, the same seeds give the same bits, a killed training continues."""
 
 import copy
 import subprocess

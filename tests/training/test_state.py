@@ -1,4 +1,4 @@
-"""Laws of a training that is looked at, left and taken up: the same bits as one that was left alone."""
+"""A training that is observed, interrupted and resumed gives the same bits as one that is not."""
 
 import copy
 import random
@@ -44,7 +44,7 @@ def equal(a, b) -> bool:
 
 
 def held(model, kind: str):
-    """Nothing, a mask, or a mask with values in its holes."""
+    """No constraint, masks, or masks with pruned values."""
     if kind == "free":
         return NoConstraint(model)
     names = [name for name, p in model.named_parameters() if p.dim() > 1]
@@ -242,7 +242,7 @@ def test_resumed_with_an_observer_equals_not_interrupted(make, epoch, learning_r
         assert equal(state_to_tensors(mine), state_to_tensors(state))
 
 
-def test_a_checkpoint_is_for_those_who_look_alike(few, tmp_path):
+def test_checkpoint_of_a_training_with_an_observer_is_refused_without_one(few, tmp_path):
     path = tmp_path / "checkpoint"
     train(small.mlp(0), few, RECIPE, observer=watch(few), checkpoint=path)
     with pytest.raises(CheckpointError, match="training with no observer, got one with an observer"):

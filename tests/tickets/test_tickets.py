@@ -66,6 +66,7 @@ class Training:
     observer: TrainingMonitor
     checkpoint: None
     progress: None
+    evaluate_every_epoch: bool
 
 
 def done(spec, *needed, change=lambda training: training, shelf=None):

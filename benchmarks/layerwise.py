@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 
 import torch
-from prunus.pruning.layerwise.sparse_gpt import SELECT, _column_by_column, _ColumnPruner
 from torch import Tensor, nn
 
 from benchmarks.timing import Timed, interleaved, spread, table

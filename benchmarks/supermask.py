@@ -15,7 +15,7 @@ from prunus import models
 from prunus.pruning.prunable import prunable_weights
 from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed, SupermaskConstraint, SupermaskType
 from prunus.training import Recipe
-from prunus.training.constraints import NoConstraint
+from prunus.training.constraint import NoConstraint
 from prunus.training.loop import Trainer
 
 RECIPE = Recipe(epochs=1, learning_rate=0.1, batch_size=60, optimizer="sgd", momentum=0.9)

@@ -14,12 +14,14 @@ from prunus.compression.save import save as save
 from prunus.data import DATASETS as DATASETS
 from prunus.data import load_data as load_data
 from prunus.errors import PrunusError as PrunusError
+from prunus.masks import Masks as Masks
+from prunus.masks import mask_density as mask_density
 from prunus.models import MODELS as MODELS
 from prunus.pruning.criteria import CRITERIA as CRITERIA
 from prunus.pruning.prunable import prunable_weights as prunable_weights
+from prunus.pruning.prunable import skipped_parameters as skipped_parameters
 from prunus.pruning.prune import Pruned as Pruned
 from prunus.pruning.prune import prune as prune
-from prunus.pruning.prunable import skipped_parameters as skipped_parameters
 from prunus.pruning.retrain import prune_and_retrain as prune_and_retrain
 from prunus.pruning.schedules import SCHEDULES as SCHEDULES
 from prunus.pruning.scopes import SCOPES as SCOPES
@@ -29,11 +31,9 @@ from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
 from prunus.training import RECIPES as RECIPES
-from prunus.training import Masks as Masks
 from prunus.training import Recipe as Recipe
 from prunus.training import evaluate as evaluate
 from prunus.training import train as train
 from prunus.types import Dataset as Dataset
 from prunus.types import Split as Split
-from prunus.types import mask_density as mask_density
 from prunus.version import __version__ as __version__

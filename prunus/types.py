@@ -90,9 +90,3 @@ class Dataset:
 def numel_by_name(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """The number of entries of each tensor, by name."""
     return {name: tensor.numel() for name, tensor in tensors.items()}
-
-
-def mask_density(masks: MaskDict) -> float:
-    """The share of weights that `masks` keep, all tensors together."""
-    total = sum(numel_by_name(masks).values())
-    return sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0

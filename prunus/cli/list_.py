@@ -76,7 +76,7 @@ def description(component: Any) -> str:
     A component that has an attribute `description` is described by it, a recipe by its settings, and any other by the
     first line of the docstring of its function, or of the module if the function has only a formula.
     """
-    from prunus.compression.recipes import CompressionRecipe
+    from prunus.compression.presets import CompressionRecipe
     from prunus.report.formatting import format_settings
 
     if isinstance(component, CompressionRecipe):

@@ -111,9 +111,9 @@ def prune(
     """
     import prunus
     from prunus.cli.devices import resolve_device, use_threads
-    from prunus.cli.loading import check_fit, load_dataset
     from prunus.cli.output import echo_json, log
     from prunus.cli.progress import report
+    from prunus.data import load_data
     from prunus.files import after_writing, check_writable
     from prunus.pruning.methods import pruning_method, with_options
     from prunus.pruning.prunable import prunable_weights
@@ -121,6 +121,7 @@ def prune(
     from prunus.pruning.scopes import parse_scope
     from prunus.registry import source_files
     from prunus.training import evaluate
+    from prunus.training.checks import check_model
 
     use_threads(threads)
     device = resolve_device(device)
@@ -136,8 +137,8 @@ def prune(
     )
     allocation: Any = densities.replace("-", "_") if densities else None
     check_prune(method, prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
-    dataset = load_dataset(data or usual_data(model, network), device, seed)
-    check_fit(network, dataset)
+    dataset = load_data(data or usual_data(model, network), device=device, seed=seed, progress=report)
+    check_model(network, dataset.train, len(dataset.class_names))
     if not is_trained:
         network = train_network(model, network, dataset, seed)
     dense = copy.deepcopy(network)
@@ -169,9 +170,9 @@ def prune(
 
 def load_network(name: str, weights: Path | None, device: str, seed: int) -> tuple["nn.Module", bool]:
     """The network on `device`, and whether it is trained."""
-    from prunus.models.loading import load_weights, make_model
     from prunus.compression.container import load
     from prunus.errors import ModelError
+    from prunus.models.loading import load_weights, make_model
 
     path = Path(name)
     if path.suffix == ".prunus":
@@ -202,9 +203,9 @@ def check_format(model: "nn.Module", path: Path) -> None:
     """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded."""
     import torch
 
-    from prunus.models.safetensors_file import safetensors_bytes
     from prunus.compression.container import pack
     from prunus.errors import ModelError
+    from prunus.models.safetensors_file import safetensors_bytes
     from prunus.training.checks import check_tensor_state
 
     if path.suffix not in (".safetensors", ".prunus"):
@@ -251,12 +252,12 @@ def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> 
 
 def write_network(model: "nn.Module", path: Path, made: dict[str, Any]) -> None:
     """Write the model as .prunus, or as .safetensors."""
-    from prunus.models.safetensors_file import safetensors_bytes
     from prunus.compression.save import save
     from prunus.files import write_atomic
+    from prunus.models.safetensors_file import safetensors_bytes
 
     if path.suffix == ".prunus":
-        save(model, path, made=made)
+        save(model, path, metadata=made)
     else:
         write_atomic(path, safetensors_bytes(model.state_dict()))
 

@@ -6,7 +6,7 @@ import typer
 
 from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
 from prunus.registry import lookup
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 
 
 def resolve_recipe(

@@ -14,11 +14,12 @@ from prunus.compression.quantization import quantize_weights
 from prunus.compression.quantization.codebook import check_bits, check_float32, check_kmeans_init
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError
-from prunus.pruning.masks import all_kept, check_finite
+from prunus.masks import all_kept
+from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.training.checks import check_tensor_state, check_trainable
-from prunus.training.loop import check_recipe
+from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Params, numel_by_name
 
 LAYER_KINDS = ("conv", "linear")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from prunus.compression.presets import CompressionRecipe
 from prunus.errors import DensityError, NoEffectWarning
+from prunus.masks import mask_density
 from prunus.pruning.density import densities_by_name
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
 from prunus.registry import lookup
-from prunus.types import Density, MaskDict, Params, mask_density
+from prunus.types import Density, MaskDict, Params
 
 
 @dataclass(frozen=True)

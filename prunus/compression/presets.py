@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from prunus.compression.container import EncodingConfig
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 from prunus.types import Density
 
 

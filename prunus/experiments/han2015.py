@@ -4,7 +4,7 @@
     tables     Tables 2 and 3: LeNet-300-100 and LeNet-5, layer by layer
 
 Where we depart: Figure 5 is of AlexNet on ImageNet with top-5 accuracy; here it is LeNet-300-100 on MNIST with
-top-1. The paper states neither epochs nor optimizer for the LeNets: Adam, as in `prunus.training.recipes`.
+top-1. The paper states neither epochs nor optimizer for the LeNets: Adam, as in `prunus.training.recipe`.
 """
 
 import copy

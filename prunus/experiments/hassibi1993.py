@@ -18,9 +18,9 @@ from torch import Tensor
 from prunus.data import load_data
 from prunus.experiments.levenberg_marquardt import minimize, minimize_batch, outputs
 from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
+from prunus.masks import all_kept
 from prunus.models.mlp import mlp
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import all_kept
 from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.obs import (
     Examine,

@@ -17,16 +17,18 @@ from torch import nn
 
 from prunus.experiments.lenet_presets import mnist
 from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
+from prunus.masks import Masks
 from prunus.models.initialization import glorot_normal
 from prunus.models.mlp import ScaledTanh
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.methods import CriterionMethod, prune_in_steps
+from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.obs import Examine, Obd, make_objective
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
-from prunus.training import Masks, Recipe, evaluate, train
+from prunus.training import Recipe, evaluate, train
 from prunus.types import Dataset, Params, Progress, Split
 
 EXAMPLES = 2000

@@ -19,9 +19,9 @@ from torch import nn
 
 from prunus.data import data_root, load_data
 from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
+from prunus.masks import all_kept, apply_masks
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples, with_options
 from prunus.pruning.obs import (
     ExactObs,

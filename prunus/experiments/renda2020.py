@@ -28,13 +28,18 @@ def _template(name: str, size: str) -> TicketSpec:
         source="Renda et al. 2020, section 3; epochs as for the network's other experiments",
     )  # fmt: skip
     return replace(
-        ticket, baseline=replace(ticket.baseline, recipe=recipe), scope="global", pruning_rates=PruningRates(linear=0.2)
+        ticket,
+        baseline=replace(ticket.baseline, recipe=recipe),
+        scope="global",
+        pruning_rates=PruningRates(linear=0.2),
     )
 
 
 def _retraining(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
     step = template.baseline.total_steps() // 10
-    template = replace(template, baseline=replace(template.baseline, checkpoint_steps=(step,)), rewind_step=step)
+    template = replace(
+        template, baseline=replace(template.baseline, checkpoint_steps=(step,)), rewind_step=step
+    )
     return [
         ({"curve": curve, "replicate": replicate}, for_replicate(template, replicate, mask1=action))
         for replicate in replicates

@@ -15,14 +15,8 @@ import torch
 
 from prunus.errors import UnknownNameError
 from prunus.files import after_writing, create_folder, write_atomic
-from prunus.report.figures import (
-    Curve,
-    FigureData,
-    check_figure_libraries,
-    files_of,
-    save_numbers,
-    save_pictures,
-)
+from prunus.report.figure_data import Curve, FigureData
+from prunus.report.figures import check_figure_libraries, files_of, save_numbers, save_pictures
 from prunus.types import Progress
 
 Size = Literal["smoke", "default", "full"]

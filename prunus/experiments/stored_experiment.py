@@ -41,7 +41,8 @@ from prunus.experiments.store_rows import (
 from prunus.files import after_writing
 from prunus.registry import lookup
 from prunus.report.experiment_page import write_experiment_page
-from prunus.report.figures import Reference, check_figure_libraries
+from prunus.report.figure_data import Reference
+from prunus.report.figures import check_figure_libraries
 from prunus.report.statistics import check_interval_library
 from prunus.runs.executors import EXECUTORS, run_plan
 from prunus.runs.requests import Request

@@ -37,7 +37,10 @@ def network(name: str, size: str, epochs: int | None = None, rounds: int | None 
     if size == "smoke":
         examples, every = SMOKE[name]
         dense = replace(
-            ticket.baseline, examples=examples, eval_every=every, recipe=ticket.baseline.recipe.replace(epochs=1)
+            ticket.baseline,
+            examples=examples,
+            eval_every=every,
+            recipe=ticket.baseline.recipe.replace(epochs=1),
         )
         return replace(ticket, baseline=dense, rounds=3, num_scoring_examples=20)
     recipe = ticket.baseline.recipe if epochs is None else ticket.baseline.recipe.replace(epochs=epochs)

@@ -22,7 +22,7 @@ from prunus.experiments.results import Row
 from prunus.experiments.stored_experiment import Entries, Panel, StoredExperiment
 from prunus.experiments.ticket_presets import NETWORKS, network
 from prunus.pruning.criteria import CRITERIA
-from prunus.report.figures import Reference
+from prunus.report.figure_data import Reference
 from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
@@ -144,7 +144,9 @@ def _template(of: str, size: str) -> LearnedSupermaskSpec:
 
 def _ticket(dense: BaselineSpec, size: str) -> TicketSpec:
     """The one-shot ticket of found masks, with the rates of its network."""
-    rates = next((t.pruning_rates for t in NETWORKS.values() if t.baseline.model == dense.model), PruningRates())
+    rates = next(
+        (t.pruning_rates for t in NETWORKS.values() if t.baseline.model == dense.model), PruningRates()
+    )
     rounds = 3 if size == "smoke" else 15
     levels = LEVELS if size == "default" else ()
     return TicketSpec(
@@ -243,7 +245,9 @@ def _densities(density: str, sparsity: str, values: Sequence[float]) -> Row:
 
 def _key(network: str) -> str:
     """What "model, data" is called in NETWORKS; other data have no published numbers."""
-    return next((key for key, of in NETWORKS.items() if f"{of.baseline.model}, {of.baseline.data}" == network), "")
+    return next(
+        (key for key, of in NETWORKS.items() if f"{of.baseline.model}, {of.baseline.data}" == network), ""
+    )
 
 
 def _file_size(folder: RunDirectory) -> int:

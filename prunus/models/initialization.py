@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from prunus.errors import ModelError
 from prunus.seeds import make_generator
 
 Initialize = Callable[[nn.Module, int], None]
@@ -68,28 +66,3 @@ def build_model(
         initialize(model.to(memory_format=torch.channels_last), seed)  # type: ignore[call-overload]
     model.built_in = {"name": name, "arguments": arguments}  # type: ignore[assignment]
     return model
-
-
-def check_module(model: nn.Module) -> None:
-    """Raise ModelError unless `model` is a module."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"Expected a torch.nn.Module, got a {type(model).__name__}; pass the network itself."
-        )
-
-
-def check_initialized(model: nn.Module) -> None:
-    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
-    check_module(model)
-    for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
-        for name, tensor in tensors():
-            if is_lazy(tensor):
-                raise ModelError(
-                    f"Expected initialized tensors, but the {kind} {name!r} is lazy and has no shape yet; pass one "
-                    "batch through the model first."
-                )
-            if tensor.is_meta:
-                raise ModelError(
-                    f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
-                    "first, after model.to_empty(device=...)."
-                )

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from prunus.data.validation import count_not_finite, unusual_storage
 from prunus.errors import EmptyLayerWarning, ModelError, ModelMismatchError, NonFiniteError, PrunusError
 from prunus.models import MODELS
-from prunus.models.initialization import check_initialized
 from prunus.models.safetensors_file import missing_names
+from prunus.modules import check_initialized
 from prunus.registry import import_object, lookup
 from prunus.seeds import derive_seed
 

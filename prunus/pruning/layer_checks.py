@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from prunus.errors import ModelError, PrunusError
 from prunus.pruning.matrix import im2col_batches, to_matrix
-from prunus.training.evaluate import eval_mode
+from prunus.training.modes import eval_mode
 
 NUM_COMPARED_EXAMPLES = 2
 """Examples of a batch that are compared for a convolution."""

@@ -1,4 +1,4 @@
-"""Plain masks: all kept, applied to weights, nested; and checks of tensors. Packing is in `prunus.training.constraints`."""
+"""Checks of scores and of masks."""
 
 import warnings
 from collections.abc import Mapping
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import EmptyLayerWarning, NonFiniteError
-from prunus.training.constraints import check_masks
-from prunus.types import MaskDict, Params
+from prunus.types import MaskDict
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
@@ -29,19 +28,3 @@ def warn_if_empty(masks: MaskDict) -> None:
             warnings.warn(
                 f"No weight of {name!r} is left: no signal passes it.", EmptyLayerWarning, stacklevel=3
             )
-
-
-def all_kept(weights: Params) -> MaskDict:
-    """Masks that keep all."""
-    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-
-
-def apply_masks(params: Params, masks: MaskDict) -> Params:
-    """The tensors of `params` with +0.0 where `masks` is False; those without a mask as they are."""
-    check_masks(params, masks)
-    return {n: torch.where(masks[n], p, torch.zeros_like(p)) if n in masks else p for n, p in params.items()}
-
-
-def are_nested(inner: MaskDict, outer: MaskDict) -> bool:
-    """Whether every weight that `inner` keeps is kept by `outer`."""
-    return all(not bool((mask & ~outer[name]).any()) for name, mask in inner.items())

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import StatisticsError
+from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs import (
     LOSSES,
     ExactObs,

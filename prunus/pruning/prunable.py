@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, TiedWeightsError
-from prunus.models.initialization import check_module
+from prunus.modules import check_module
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
 from prunus.types import Params
 

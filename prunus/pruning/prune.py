@@ -10,14 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, ModelError, NoEffectWarning, StatisticsError
-from prunus.pruning.masks import all_kept, apply_masks
-from prunus.pruning.methods import (
-    CriterionMethod,
-    PruneResult,
-    PruningMethod,
-    pruning_method,
-    sample_examples,
-)
+from prunus.masks import Masks, all_kept, apply_masks, mask_density
+from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples
 from prunus.pruning.obs import (
     ExactObs,
     LayerHessian,
@@ -28,25 +22,15 @@ from prunus.pruning.obs import (
     relative_error_curves,
     relative_output_errors,
 )
-from prunus.pruning.obs.method import LossMethod
+from prunus.pruning.obs.method import LossMethod, PruningMethod
+from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
 from prunus.pruning.statistics import Criterion, Forward, Statistics
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
-from prunus.training import Masks
-from prunus.types import (
-    Dataset,
-    Density,
-    MaskDict,
-    Params,
-    Progress,
-    Scores,
-    Split,
-    mask_density,
-    numel_by_name,
-)
+from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, Split, numel_by_name
 
 Calibration = Dataset | Split | tuple[Tensor, Tensor]
 

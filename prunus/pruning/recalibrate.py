@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import NoEffectWarning, StatisticsError
-from prunus.models.initialization import check_module
+from prunus.modules import check_module
 from prunus.pruning.calibration_checks import check_inputs, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.types import Progress

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning
+from prunus.masks import Masks, mask_density
 from prunus.pruning.dropout import scaled_dropout
-from prunus.pruning.methods import PruningMethod, pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
-from prunus.training import EpochMetrics, Masks, Recipe, train
+from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.loop import check_recipe
-from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, mask_density
+from prunus.training.recipe import check_recipe
+from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
+from prunus.masks import all_kept
+from prunus.modules import check_initialized
 from prunus.pruning.calibration_checks import (
     check_is_output,
     check_is_tensor,
@@ -27,10 +29,8 @@ from prunus.pruning.calibration_checks import (
     run_forward,
     unreached_error,
 )
-from prunus.pruning.masks import all_kept
 from prunus.pruning.scopes import shapes_of
 from prunus.pruning.weights import copied, set_weights
-from prunus.training.checks import check_initialized
 from prunus.types import MaskDict, Params, Scores, Split
 
 Forward = Callable[[nn.Module, Any], Tensor]

@@ -95,7 +95,7 @@ def format_duration(seconds: float) -> str:
 def format_settings(value: object) -> str:
     """Any setting in words; of a recipe's, what is not set and where it comes from are left out.
 
-    >>> from prunus.training.recipes import Recipe
+    >>> from prunus.training.recipe import Recipe
     >>> format_settings(Recipe(epochs=1, learning_rate=0.1, batch_size=60, source="a paper"))
     'epochs 1, learning rate 0.1, batch size 60, optimizer adam, lr schedule constant'
     >>> format_settings({"conv": 8, "linear": 5}), format_settings(True), format_settings(None)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from prunus.errors import StoreError
 from prunus.files import TEMPORARY
+from prunus.masks import pack_mask, unpack_mask
 from prunus.runs.content import (
     ZEROS,
     Row,
@@ -42,7 +43,6 @@ from prunus.runs.content import (
     write_file,
 )
 from prunus.runs.record import RECORD, RunRecord, check_id, read_record, write_record
-from prunus.training.constraints import pack_mask, unpack_mask
 from prunus.types import MaskDict, Params
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

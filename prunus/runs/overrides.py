@@ -43,7 +43,7 @@ def apply_overrides(
         SpecError: A name is unknown, names a group of settings or one that text cannot express, or two names are one
             setting; or a text is not of the type of its setting.
 
-    >>> from prunus.training.recipes import LENET_300_100
+    >>> from prunus.training.recipe import LENET_300_100
     >>> apply_overrides(LENET_300_100, {"epochs": "3", "patience": "5"}).epochs
     3
     """

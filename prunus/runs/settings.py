@@ -18,7 +18,7 @@ from prunus.errors import SpecError
 def nondefault_settings(spec: object) -> dict[str, Any]:
     """Return the settings of `spec` that differ from the defaults of its class, nested, as plain values.
 
-    >>> from prunus.training.recipes import Recipe
+    >>> from prunus.training.recipe import Recipe
     >>> nondefault_settings(Recipe(epochs=3, learning_rate=0.1, batch_size=60, momentum=0.0, source="a paper"))
     {'epochs': 3, 'learning_rate': 0.1, 'batch_size': 60}
     """

@@ -20,8 +20,9 @@ from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
-from prunus.training.constraints import Constraint
-from prunus.training.loop import Trainer, check_recipe, steps_per_epoch
+from prunus.training.constraint import Constraint
+from prunus.training.loop import Trainer, steps_per_epoch
+from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
 
@@ -140,6 +141,7 @@ class BaselineSpec:
             start=start,
             observer=monitor,
             checkpoint=directory.checkpoint_path(checkpoint_name(level)),
+            evaluate_every_epoch=False,  # the monitor evaluates
             progress=None if report_steps is None else _report_differences(report_steps, first_step),
         )
         return monitor

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from prunus.errors import SpecError
-from prunus.pruning.masks import apply_masks
+from prunus.masks import Masks, apply_masks
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.baseline import (
@@ -25,7 +25,7 @@ from prunus.tickets.baseline import (
     masks_name,
 )
 from prunus.tickets.ticket import TicketSpec
-from prunus.training import Masks, evaluate
+from prunus.training import evaluate
 from prunus.training.state import TrainingState
 from prunus.types import MaskDict, Params
 

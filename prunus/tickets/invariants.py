@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prunus.errors import InvariantWarning
-from prunus.pruning.masks import are_nested
+from prunus.masks import are_nested
 from prunus.tickets.actions import Mask0Action, Mask1Action, WeightHistory
 from prunus.tickets.monitor import TrainingMonitor, tensors_equal
 from prunus.training.state import TrainingState

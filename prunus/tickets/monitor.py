@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.training import evaluate
-from prunus.training.early_stopping import best_index
+from prunus.training.evaluate import best_index
 from prunus.training.state import (
     TrainingState,
     TrainingView,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prunus.errors import NoEffectWarning
+from prunus.masks import Masks, mask_density
 from prunus.pruning.methods import CriterionMethod, sample_examples
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import collect
@@ -24,9 +25,8 @@ from prunus.tickets.baseline import Baseline, Row, StepReport, final_metrics, ma
 from prunus.tickets.invariants import Selection, check_round, count_kept
 from prunus.tickets.rounds import Round, complete_interrupted_save, finish_rounds
 from prunus.tickets.ticket import TicketSpec, warn_if_learning_rate_vanishes
-from prunus.training import Masks
 from prunus.training.state import TrainingState, clone_tensors
-from prunus.types import MaskDict, Params, Split, mask_density
+from prunus.types import MaskDict, Params, Split
 
 Needed = Mapping[str, RunDirectory]
 """The directories of the dependencies: "baseline", and "masks" or "densities" if those are from another run."""

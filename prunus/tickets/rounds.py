@@ -7,7 +7,7 @@ the next round and the rows need, then the rows.
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunus.pruning.masks import all_kept
+from prunus.masks import all_kept
 from prunus.runs.directory import RunDirectory
 from prunus.tickets.baseline import Baseline, checkpoint_name, masks_name
 from prunus.training.state import strip_prefix

@@ -13,7 +13,9 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from prunus.errors import DensityError, NoEffectWarning, SpecError
-from prunus.pruning.methods import CriterionMethod, PruningMethod, pruning_method
+from prunus.masks import mask_density
+from prunus.pruning.methods import CriterionMethod, pruning_method
+from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import Scope, Shapes, parse_scope, shapes_of
 from prunus.registry import import_object, lookup
@@ -23,8 +25,8 @@ from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.training import Recipe
-from prunus.training.lr_schedules import LR_SCHEDULES
-from prunus.types import Density, MaskDict, Params, mask_density
+from prunus.training.recipe import LR_SCHEDULES
+from prunus.types import Density, MaskDict, Params
 
 A = TypeVar("A", Mask1Action, Mask0Action)
 

@@ -1,8 +1,8 @@
-"""Training: one loop, published recipes, constraints that hold after every step."""
+"""Training: one loop, published recipes, and constraints that hold after every step."""
 
-from prunus.training.constraints import Masks, NoConstraint
+from prunus.training.constraint import NoConstraint
 from prunus.training.evaluate import EpochMetrics, Evaluation, evaluate
 from prunus.training.loop import train
-from prunus.training.recipes import RECIPES, Recipe
+from prunus.training.recipe import RECIPES, Recipe
 
-__all__ = ["RECIPES", "EpochMetrics", "Evaluation", "Masks", "NoConstraint", "Recipe", "evaluate", "train"]
+__all__ = ["RECIPES", "EpochMetrics", "Evaluation", "NoConstraint", "Recipe", "evaluate", "train"]

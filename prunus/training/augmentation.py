@@ -1,7 +1,7 @@
-"""Augmentation: other pictures of the same things, drawn anew for every batch.
+"""Augmentation: random changes of the images of each training batch.
 
-The draws of a batch are a function of (seed, epoch, place in the epoch), so that no state need be kept, and a training
-that is resumed sees the pictures it would have seen. Nothing is drawn while evaluating.
+The random numbers of a batch are a function of (seed, epoch, index of the batch), so that no state is kept and a
+training that is resumed sees the images that it would have seen. Evaluation uses no augmentation.
 """
 
 from collections.abc import Callable
@@ -14,61 +14,68 @@ from prunus.errors import DataError
 from prunus.seeds import make_generator
 
 SHIFT, PAD = 2, 4
-"""Pixels: how far `shift` moves a picture, and how wide a border `flip_crop` crops from."""
+"""Pixels: how far `shift` moves an image, and the width of the border that `flip_crop` adds."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""(images [B, C, H, W], generator) -> images of the same shape."""
 
 
-def no_augmentation(pictures: Tensor, draw: torch.Generator) -> Tensor:
-    """The pictures as they are."""
-    return pictures
+def no_augmentation(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The images unchanged."""
+    return images
 
 
-def shift(pictures: Tensor, draw: torch.Generator) -> Tensor:
-    """Each picture moved by up to 2 pixels both ways, its edge repeated where it comes in (Simard et al. 2003)."""
-    _check(pictures)
-    return _crop(F.pad(pictures, (SHIFT,) * 4, mode="replicate"), pictures.shape, draw)
+def shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image moved by up to 2 pixels in both directions, with its edge repeated (Simard et al. 2003)."""
+    _check(images)
+    return _crop(F.pad(images, (SHIFT,) * 4, mode="replicate"), images.shape, generator)
 
 
-def flip_crop(pictures: Tensor, draw: torch.Generator) -> Tensor:
-    """Each picture mirrored or not, and cropped from a border of 4 zeros (He et al. 2016, section 4.2)."""
-    _check(pictures)
-    mirrored = torch.rand(len(pictures), generator=draw).to(pictures.device) < 0.5
-    flipped = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
-    return _crop(F.pad(flipped, (PAD,) * 4), pictures.shape, draw)
+def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image mirrored with probability 1/2, padded by 4 zeros and cropped (He et al. 2016, section 4.2)."""
+    _check(images)
+    is_mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    flipped = torch.where(is_mirrored[:, None, None, None], images.flip(3), images)
+    return _crop(F.pad(flipped, (PAD,) * 4), images.shape, generator)
 
 
 AUGMENTATIONS: dict[str, Augment] = {"none": no_augmentation, "shift": shift, "flip_crop": flip_crop}
 
 
-def augment_batch(augment: Augment, pictures: Tensor, seed: int, epoch: int, place: int) -> Tensor:
-    """A batch after `augment`, with the draws of its place in the epoch."""
-    return pictures if augment is no_augmentation else augment(pictures, stream(seed, epoch, place))
+def augment_batch(augment: Augment, images: Tensor, seed: int, epoch: int, index: int) -> Tensor:
+    """Augment a batch with the random numbers of its index in the epoch.
+
+    Args:
+        augment: A value of `AUGMENTATIONS`.
+        images: The batch [B, C, H, W].
+        seed: The seed of the training.
+        epoch: The number of the epoch, from 0.
+        index: The index of the batch in the epoch.
+
+    Returns:
+        The augmented batch.
+    """
+    if augment is no_augmentation:
+        return images
+    return augment(images, make_generator(seed, "augmentation", epoch, index))
 
 
-def stream(seed: int, epoch: int, place: int) -> torch.Generator:
-    """What a batch draws from."""
-    return make_generator(seed, "augmentation", epoch, place)
-
-
-def _crop(wide: Tensor, shape: torch.Size, draw: torch.Generator) -> Tensor:
-    """A window of `shape` [B, C, H, W] out of every picture, at a place of its own."""
+def _crop(padded: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """A window of `shape` [B, C, H, W] of each image, at a position of its own."""
     n, channels, height, width = shape
-    room = torch.tensor([wide.shape[2] - height + 1, wide.shape[3] - width + 1])
-    corner = (torch.rand(n, 2, generator=draw) * room).long().to(wide.device)
-    rows = corner[:, 0, None] + torch.arange(height, device=wide.device)
-    columns = corner[:, 1, None] + torch.arange(width, device=wide.device)
-    picture, channel = torch.arange(n, device=wide.device), torch.arange(channels, device=wide.device)
-    return wide[
-        picture[:, None, None, None],
-        channel[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
+    num_positions = torch.tensor([padded.shape[2] - height + 1, padded.shape[3] - width + 1])
+    corner = (torch.rand(n, 2, generator=generator) * num_positions).long().to(padded.device)
+    rows = corner[:, 0, None] + torch.arange(height, device=padded.device)
+    columns = corner[:, 1, None] + torch.arange(width, device=padded.device)
+    image, channel = torch.arange(n, device=padded.device), torch.arange(channels, device=padded.device)
+    return padded[
+        image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
     ]
 
 
-def _check(pictures: Tensor) -> None:
-    if pictures.dim() != 4:
+def _check(images: Tensor) -> None:
+    if images.dim() != 4:
         raise DataError(
-            f"Augmentation is for pictures [B, C, H, W]; these inputs have the shape {tuple(pictures.shape)}."
+            f"Expected images [B, C, H, W] to augment, got inputs of shape {list(images.shape)}; choose the "
+            "augmentation none."
         )

@@ -1,4 +1,4 @@
-"""Check a model before any work is done with it: can it be evaluated, or trained, on this data?"""
+"""Checks before any work that a model can be evaluated, or trained, on a data set."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from prunus.data.batches import batch_indices
 from prunus.data.validation import count_not_finite, unusual_storage
 from prunus.errors import ModelError, NonFiniteError, PrunusError
-from prunus.models.initialization import check_initialized
+from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.modes import eval_mode, restored_modes, start_training
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 from prunus.types import Dataset, Split
 
 
 def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
-    """Raise ModelError unless `model` can be evaluated on `split`; the model is left as it is.
+    """Raise ModelError unless `model` can be evaluated on `split`; the model is not changed.
 
     The forward pass, in evaluation mode, must map two examples [B, ...] to logits [B, C] with C at least `num_classes`.
     """
@@ -30,11 +30,11 @@ def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
 
 
 def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
-    """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is left as it is.
+    """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is not changed.
 
-    Beside what `check_model` checks: there is a parameter to train, parameters are real and finite (NonFiniteError),
-    and the forward pass in training mode takes batches of every size that occurs and returns logits that depend on the
-    parameters.
+    In addition to the checks of `check_model`, there must be a parameter to train, parameters must be real and finite
+    (NonFiniteError), and the forward pass in training mode must take batches of every size that occurs and return
+    logits that depend on the parameters.
     """
     check_initialized(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -76,7 +76,7 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
 
 
 def check_tensor_state(model: nn.Module) -> None:
-    """Raise ModelError where the `state_dict` holds anything but tensors, so that it cannot be copied or written."""
+    """Raise ModelError if the `state_dict` holds anything but tensors, and cannot be copied or written."""
     check_initialized(model)
     other = [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]
     if other:
@@ -87,7 +87,7 @@ def check_tensor_state(model: nn.Module) -> None:
 
 
 def check_dense_state(model: nn.Module) -> None:
-    """Raise ModelError where the `state_dict` holds anything but dense tensors, which a checkpoint cannot hold."""
+    """Raise ModelError if the `state_dict` holds anything but dense tensors, which a checkpoint cannot hold."""
     check_tensor_state(model)
     for name, tensor in model.state_dict().items():
         kind = unusual_storage(tensor)
@@ -116,7 +116,7 @@ def check_logits(model: nn.Module, logits: object, batch_size: int, num_classes:
 
 
 def forward(model: nn.Module, inputs: Tensor) -> object:
-    """The output of `model`. Raises ModelError where the forward pass fails, except for want of memory."""
+    """The output of `model`. Raises ModelError if the forward pass fails for another reason than lack of memory."""
     try:
         return model(inputs)
     except (torch.OutOfMemoryError, MemoryError, PrunusError):
@@ -154,20 +154,20 @@ def _check_device(model: nn.Module, device: torch.device) -> None:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore buffers (running statistics, for example) and the random streams on leaving."""
-    before = [
+    buffers = [
         (module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()
     ]
     # Sparse and quantized buffers cannot be compared and written everywhere; they are put back as objects only.
     values = [
         None if buffer is None or unusual_storage(buffer) else buffer.detach().clone()
-        for _, _, buffer in before
+        for _, _, buffer in buffers
     ]
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
         with torch.no_grad():
-            for (module, name, buffer), value in zip(before, values, strict=True):
+            for (module, name, buffer), value in zip(buffers, values, strict=True):
                 if buffer is not None and value is not None and not torch.equal(buffer, value):
                     buffer.copy_(value)
                 if isinstance(module._buffers, dict) and module._buffers.get(name) is not buffer:

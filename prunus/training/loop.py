@@ -2,10 +2,11 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral, Real
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +14,28 @@ from torch.nn import functional as F
 
 from prunus.data.batches import iter_batches
 from prunus.data.validation import check_dataset, count_labeled
-from prunus.errors import DivergenceError, SpecError
+from prunus.errors import CheckpointError, DivergenceError, SpecError
+from prunus.masks import Masks
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
-from prunus.training import optimizers
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
-from prunus.training.checkpoint import check_writable, identity_of, read, restore, save
+from prunus.training.checkpoint import check_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.constraints import Constraint, NoConstraint, all_trainable_tensors
-from prunus.training.early_stopping import best_index, should_stop
-from prunus.training.evaluate import EpochMetrics, evaluate
-from prunus.training.lr_schedules import LR_SCHEDULES
+from prunus.training.constraint import Constraint, NoConstraint, all_trainable_tensors
+from prunus.training.evaluate import EpochMetrics, best_index, evaluate, should_stop
+from prunus.training.identity import Identity, training_identity
 from prunus.training.modes import restored_modes, set_modes, start_training
-from prunus.training.penalties import PENALTIES
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, Recipe, check_recipe
 from prunus.training.state import (
     Observer,
     TrainingState,
+    add_prefix,
     clone_tensors,
     load_optimizer_state,
     optimizer_state,
+    state_from_tensors,
+    state_to_tensors,
+    strip_prefix,
 )
 from prunus.types import IGNORE_INDEX, Dataset, Progress, Split
 
@@ -47,43 +50,52 @@ class Trainer:
         self.recipe = recipe
         self.constraint = constraint
         self.trainable_tensors = all_trainable_tensors(model, constraint)
-        self.optimizer = optimizers.make_optimizer(list(self.trainable_tensors.values()), recipe)
-        self.weights = [p for name, p in model.named_parameters() if p.dim() > 1 and p.requires_grad]
-        self.penalize = lookup("penalty", PENALTIES, recipe.penalty)
+        make_optimizer = lookup("optimizer", OPTIMIZERS, recipe.optimizer)
+        self.optimizer = make_optimizer(list(self.trainable_tensors.values()), recipe)
+        self.weights = [p for p in model.parameters() if p.dim() > 1 and p.requires_grad]
+        self.add_penalty = lookup("penalty", PENALTIES, recipe.penalty)
         self.lr_schedule = lookup("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule)
         self.augment = lookup("augmentation", AUGMENTATIONS, recipe.augmentation)
         self.done = 0
-        """How many steps are behind."""
+        """The number of steps done."""
         self.epochs: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}
-        """The model at its lowest validation loss, kept only where `recipe.patience` may go back to it."""
+        """The `state_dict` with the lowest validation loss so far, kept only if `recipe.patience` may restore it."""
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step of gradient descent on a batch; returns the loss. The constraint holds afterwards."""
+        """One step of gradient descent on a batch, after which the constraint holds; returns the loss."""
         loss = F.cross_entropy(self.model(inputs), labels, ignore_index=IGNORE_INDEX)
         self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self.penalize(self.weights, self.recipe.penalty_strength)
+        self.add_penalty(self.weights, self.recipe.penalty_strength)
         self.constraint.before_optimizer_step()
         self.optimizer.step()
         self.constraint.apply()
         return loss.detach()
 
-    def set_learning_rate(self, done: float) -> None:
-        """The learning rate when a share `done` of training is behind."""
+    def set_learning_rate(self, fraction: float) -> None:
+        """Set the learning rate of the step before which this fraction of the training is done, in [0, 1)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self.lr_schedule(done)
+            group["lr"] = self.recipe.learning_rate * self.lr_schedule(fraction)
 
     def epoch(
         self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
     ) -> float:
-        """What is left of this pass over `split`; returns the mean loss. The order depends on (seed, epoch) alone.
+        """Train until the end of the current pass over `split`.
 
-        The mean is over the examples that have a label; a batch in which none has one changes nothing.
+        Args:
+            split: The training examples; their order depends on the seed and the number of the epoch only. A batch
+                without a label changes nothing.
+            seed: The seed of the training.
+            observer: Called after each step for which it is due.
+            progress: Called after every batch.
+
+        Returns:
+            The mean loss over the examples that have a label.
         """
         size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
-        total, seen = torch.zeros((), device=split.labels.device), 0
+        total, num_labeled = torch.zeros((), device=split.labels.device), 0
         is_labeled = bool((split.labels != IGNORE_INDEX).all())
         for index, (inputs, labels) in enumerate(iter_batches(split, size, seed, number, first), start=first):
             self.set_learning_rate((number + index / count) / self.recipe.epochs)
@@ -91,16 +103,45 @@ class Trainer:
             n = len(labels) if is_labeled else count_labeled(labels)
             if n:
                 total += self.step(inputs, labels) * n
-                seen += n
+                num_labeled += n
             self.done += 1
             if progress is not None:
                 progress(f"epoch {number + 1} of {self.recipe.epochs}", self.done, count * self.recipe.epochs)
             if observer is not None and observer.is_due(self.done):
                 observer.observe(self)
-        return float(total) / seen if seen else 0.0
+        return float(total) / num_labeled if num_labeled else 0.0
+
+    def finish_epoch(self, training_loss: float, data: Dataset, *, is_evaluated: bool = True) -> None:
+        """Evaluate the validation split and record the metrics, unless `is_evaluated` is False.
+
+        Raises:
+            DivergenceError: A loss is NaN or infinite.
+        """
+        result = evaluate(self.model, data.validation) if is_evaluated else None
+        number = -(-self.done // steps_per_epoch(self.recipe, data.train))
+        if not math.isfinite(training_loss) or (result is not None and not math.isfinite(result.loss)):
+            validation = "" if result is None else f" and {result.loss} in validation"
+            raise DivergenceError(
+                f"The loss is {training_loss} in training{validation} after epoch {number} of {self.recipe.epochs} "
+                f"with learning rate {self.recipe.learning_rate}; a lower learning rate may help."
+            )
+        if result is not None:
+            self.epochs.append(EpochMetrics(number, training_loss, result.loss, result.accuracy))
+            losses = [epoch.validation_loss for epoch in self.epochs]
+            if self.recipe.patience is not None and best_index(losses) == len(losses) - 1:
+                self.best = clone_tensors(self.model.state_dict())
+
+    def is_at_last_step(self, split: Split) -> bool:
+        """Whether all steps of the recipe are done."""
+        return self.done >= self.recipe.epochs * steps_per_epoch(self.recipe, split)
+
+    def is_finished(self, split: Split) -> bool:
+        """Whether all steps are done, or the validation loss has not become lower for `recipe.patience` epochs."""
+        losses = [epoch.validation_loss for epoch in self.epochs]
+        return self.is_at_last_step(split) or should_stop(losses, self.recipe.patience)
 
     def capture(self) -> TrainingState:
-        """A copy of all that a step changes."""
+        """A copy of everything that a step changes."""
         return TrainingState(
             self.done,
             clone_tensors(self.model.state_dict()),
@@ -108,47 +149,40 @@ class Trainer:
             torch.get_rng_state(),
         )
 
-    def put(self, state: TrainingState) -> None:
-        """Go back, or on, to `state`."""
+    def restore(self, state: TrainingState) -> None:
+        """Set everything that a step changes to `state`."""
         self.done = state.step
         self.model.load_state_dict(state.model)
         load_optimizer_state(self.optimizer, self.trainable_tensors, state.optimizer)
         if state.random is not None:
             torch.set_rng_state(state.random)
 
+    def to_checkpoint(self, observer: Observer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and JSON values from which the training continues."""
+        observed, observer_values = observer.state_dict() if observer is not None else ({}, None)
+        tensors = {
+            **state_to_tensors(self.capture()),
+            **add_prefix("constraint/", self.constraint.state_dict()),
+            **add_prefix("best/", self.best),
+            **add_prefix("observer/", observed),
+        }
+        epochs = [asdict(epoch) for epoch in self.epochs]
+        return tensors, {"step": self.done, "epochs": epochs, "observer": observer_values}
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise SpecError where a number of the recipe is out of range, UnknownNameError where a name is in no table."""
-    for kind, table, name in (
-        ("optimizer", optimizers.OPTIMIZERS, recipe.optimizer),
-        ("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule),
-        ("penalty", PENALTIES, recipe.penalty),
-        ("augmentation", AUGMENTATIONS, recipe.augmentation),
-    ):
-        lookup(kind, table, name)
-    for field, low in (("epochs", 0), ("batch_size", 1), ("patience", 0)):
-        value = getattr(recipe, field)
-        is_absent = value is None and field == "patience"
-        if not is_absent and (not isinstance(value, Integral) or int(value) < low):
-            raise SpecError(
-                f"Expected {field} to be an integer of at least {low}, got {value!r}; correct the recipe."
-            )
-    for field in ("learning_rate", "weight_decay", "penalty_strength", "momentum"):
-        value = getattr(recipe, field)
-        if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
-            raise SpecError(
-                f"Expected {field} to be a finite number of at least 0, got {value!r}; correct the recipe."
-            )
-    if recipe.momentum >= 1 or (recipe.optimizer == "nesterov" and not recipe.momentum):
-        allowed = "above 0" if recipe.optimizer == "nesterov" else "at least 0"
-        raise SpecError(
-            f"Expected the momentum of the optimizer {recipe.optimizer!r} to be {allowed} and below 1, got "
-            f"{recipe.momentum!r}; set a value such as 0.9."
-        )
+    def from_checkpoint(
+        self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], observer: Observer | None
+    ) -> None:
+        """Continue from what `to_checkpoint` returned."""
+        self.constraint.load_state_dict(strip_prefix("constraint/", tensors))
+        self.restore(state_from_tensors(values["step"], tensors))
+        self.best = strip_prefix("best/", tensors)
+        self.epochs = [EpochMetrics(**epoch) for epoch in values["epochs"]]
+        if observer is not None:
+            observer.load_state_dict(strip_prefix("observer/", tensors), values["observer"])
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:
-    """Batches in one pass; the last may be shorter."""
+    """The number of batches in one pass; the last batch may be smaller."""
     return -(-len(split) // recipe.batch_size)
 
 
@@ -157,38 +191,56 @@ def train(
     data: Dataset,
     recipe: Recipe,
     *,
+    masks: Mapping[str, Tensor] | None = None,
     constraint: Constraint | None = None,
     seed: int = 0,
     start: TrainingState | None = None,
     observer: Observer | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    evaluate_every_epoch: bool = True,
     report: Report | None = None,
     progress: Progress | None = None,
 ) -> list[EpochMetrics]:
-    """Train `model` in place; returns one `Epoch` an epoch.
+    """Train `model` in place.
 
     Args:
-        model: maps inputs [B, ...] to logits [B, C]. In training mode, it is trained with every module in the mode it
-            has; in evaluation mode, everything is put into training mode but normalization layers whose parameters are
-            all frozen. Afterwards every module is in the mode it had.
-        data: the training split trains, the validation split is evaluated; the test split is not used. Examples whose
+        model: Maps inputs [B, ...] to logits [B, C]. If it is in training mode, every module keeps its mode; if it is
+            in evaluation mode, all modules are trained in training mode, except normalization layers whose parameters
+            are all frozen. Afterwards every module is in the mode it had.
+        data: The training split trains, the validation split is evaluated; the test split is not used. Examples whose
             label is `IGNORE_INDEX` (-100) count neither in a loss nor in an accuracy.
-        constraint: must hold after every step, such as `Masked`; of `model` or of a submodule of it.
-        start: go on from this state, in the middle of the schedule and of the order of examples where it was
-            captured there; None: from the model as it is, at step 0.
-        observer: is shown the training where it says it is due, at the start among others.
-        checkpoint: the whole state is written there after every epoch, and a call with the same arguments
-            goes on from it: a run killed at any moment and started again ends with the same bits (on CPU,
-            with the same number of threads). The same arguments are the same recipe, seed, training and validation
-            data, structure and function of the model, constraint, and initial weights: `model` must be given as it was
-            at the first call.
-        progress: called after every batch with the number of steps that are done, of all steps.
+        recipe: The settings of the training.
+        masks: `Masks` of the model or of a submodule, or boolean tensors by parameter name; pruned weights are zero
+            after every step. None: all weights are kept.
+        constraint: Any other constraint that must hold after every step, of `model` or of a submodule.
+        seed: Determines the order of the examples, augmentation and dropout.
+        start: The state to continue from, in the middle of the learning-rate schedule and of the order of examples if
+            it was captured there. None: the model as it is, at step 0.
+        observer: Called at the start and after each step for which it is due.
+        checkpoint: The file to which the whole state is written after every epoch. A call with the same arguments
+            continues from it: a training that is killed at any moment and started again ends with the same bits (on
+            CPU, with the same number of threads). `model` must be given as it was at the first call.
+        evaluate_every_epoch: Whether the validation split is evaluated after every epoch; False: only after the last.
+        report: Called with the metrics of each evaluated epoch.
+        progress: Called after every batch with the number of steps that are done, and of all steps.
 
-    Raises SpecError, DataError and ModelError before any work where recipe, data or model are out of range or cannot be
-    trained, DivergenceError when the loss is no longer a number, CheckpointError when the file is damaged or belongs to
-    another run.
+    Returns:
+        The metrics of each evaluated epoch.
+
+    Raises:
+        SpecError: The recipe is out of range, both masks and a constraint are given, or `recipe.patience` is set while
+            only the last epoch is evaluated.
+        DataError: The data cannot train a classifier.
+        ModelError: The model cannot be trained on the data, or the masks or the constraint belong to another model.
+        DivergenceError: The loss is NaN or infinite.
+        CheckpointError: The checkpoint is damaged, or belongs to another training.
     """
     check_recipe(recipe)
+    if recipe.patience is not None and not evaluate_every_epoch:
+        raise SpecError(
+            f"Expected an evaluation after every epoch for patience = {recipe.patience}, got "
+            "evaluate_every_epoch = False; leave one of them out."
+        )
     check_dataset(data, ("train", "validation"))
     check_trainable(model, data, recipe)
     path = None if checkpoint is None else Path(checkpoint)
@@ -196,26 +248,32 @@ def train(
         check_writable(path)
     if recipe.patience is not None or any(part is not None for part in (path, observer, start)):
         check_dense_state(model)
-    run = Trainer(model, recipe, constraint or NoConstraint(model))
-    with restored_modes(model), _own_random_stream(seed):
+    run = Trainer(model, recipe, _make_constraint(model, masks, constraint))
+    with restored_modes(model), _seeded_random_state(seed):
         modes = start_training(model)
         if start is not None:
-            run.put(start)
-        identity = None if path is None else identity_of(run, data, seed)
-        saved = read(path, identity, observer) if path and identity and path.exists() else None
+            run.restore(start)
+        saved = identity = None
+        if path is not None:
+            identity = training_identity(
+                model, data, recipe, seed=seed, state=run.capture(), constraint=run.constraint
+            )
+            saved = _load_checkpoint(path, identity, observer) if path.exists() else None
         run.constraint.apply()
         if saved is not None:
-            restore(saved, run, observer)
+            run.from_checkpoint(*saved, observer)
         elif observer is not None and observer.is_due(run.done):
             observer.observe(run)
         if progress is not None:
             progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
-        while not _finished(run, data.train):
+        while not run.is_finished(data.train):
             set_modes(modes)
-            _finish_epoch(run, run.epoch(data.train, seed, observer, progress), data)
-            if path and identity:
-                save(path, run, identity, observer)
-            if report is not None:
+            loss = run.epoch(data.train, seed, observer, progress)
+            is_evaluated = evaluate_every_epoch or run.is_at_last_step(data.train)
+            run.finish_epoch(loss, data, is_evaluated=is_evaluated)
+            if path is not None and identity is not None:
+                save_checkpoint(path, identity, *run.to_checkpoint(observer))
+            if report is not None and is_evaluated:
                 report(run.epochs[-1])
         if run.best:
             model.load_state_dict(run.best)
@@ -223,32 +281,34 @@ def train(
     return run.epochs
 
 
-def _finished(run: Trainer, split: Split) -> bool:
-    losses = [epoch.validation_loss for epoch in run.epochs]
-    over = run.done >= run.recipe.epochs * steps_per_epoch(run.recipe, split)
-    return over or should_stop(losses, run.recipe.patience)
-
-
-def _finish_epoch(run: Trainer, training_loss: float, data: Dataset) -> None:
-    """Evaluate, and write down what the epoch gave. Raises DivergenceError."""
-    result = evaluate(run.model, data.validation)
-    number = -(-run.done // steps_per_epoch(run.recipe, data.train))
-    if not torch.isfinite(torch.tensor([training_loss, result.loss])).all():
-        raise DivergenceError(
-            f"The loss is {training_loss} in training and {result.loss} in validation after epoch {number} of "
-            f"{run.recipe.epochs} with learning rate {run.recipe.learning_rate}; a lower learning rate may help."
+def _make_constraint(
+    model: nn.Module, masks: Mapping[str, Tensor] | None, constraint: Constraint | None
+) -> Constraint:
+    if masks is None:
+        return NoConstraint(model) if constraint is None else constraint
+    if constraint is not None:
+        raise SpecError(
+            f"Expected masks or a constraint, got masks and a {type(constraint).__name__}; pass one of them."
         )
-    run.epochs.append(EpochMetrics(number, training_loss, result.loss, result.accuracy))
-    if (
-        run.recipe.patience is not None
-        and best_index([e.validation_loss for e in run.epochs]) == len(run.epochs) - 1
-    ):
-        run.best = clone_tensors(run.model.state_dict())
+    return masks if isinstance(masks, Masks) else Masks(model, masks)
+
+
+def _load_checkpoint(
+    path: Path, identity: Identity, observer: Observer | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, values = load_checkpoint(path, identity)
+    if (values["observer"] is None) != (observer is None):
+        expected, got = ("no", "an") if observer is None else ("an", "no")
+        raise CheckpointError(
+            f"Expected the checkpoint {path} of a training with {expected} observer, got one with {got} observer; "
+            "delete it to train from the start."
+        )
+    return tensors, values
 
 
 @contextmanager
-def _own_random_stream(seed: int) -> Iterator[None]:
-    """Dropout draws from a stream of its own; the caller's is as it was afterwards."""
+def _seeded_random_state(seed: int) -> Iterator[None]:
+    """Seed the random generator that dropout uses; the caller's is restored afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(seed, "dropout"))
         yield

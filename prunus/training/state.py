@@ -1,4 +1,4 @@
-"""A training between two steps, as values: what rewinding goes back to, and what a checkpoint holds."""
+"""The state of a training between two steps, as values: what rewinding restores and what a checkpoint holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,102 +16,124 @@ class TrainingState:
     """Everything that a step changes. The tensors are copies."""
 
     step: int
-    """How many steps are behind."""
+    """The number of steps done."""
     model: Params
     """The `state_dict`: parameters and buffers."""
     optimizer: dict[str, Tensor] = field(default_factory=dict)
-    """"NAME/KEY" of a trainable tensor and of what the optimizer remembers of it; empty: nothing yet."""
+    """The optimizer's state of each trainable tensor, by "NAME/KEY"; empty before the first step."""
     random: Tensor | None = None
-    """Where the stream stands that dropout draws from; None: at the beginning of the training's own."""
+    """The state of the random generator that dropout uses; None: as at the beginning of a training."""
 
 
 class TrainingView(Protocol):
-    """A training that an observer looks at."""
+    """A training as an observer sees it."""
 
     model: nn.Module
 
     @property
     def done(self) -> int:
-        """How many steps are behind."""
+        """The number of steps done."""
 
     def capture(self) -> TrainingState:
-        """A copy of all that a step changes."""
+        """A copy of everything that a step changes."""
 
 
 class Observer(Protocol):
-    """Looks at a training between steps. It must not change what it sees."""
+    """Observes a training between steps, without changing it."""
 
     def is_due(self, step: int) -> bool:
-        """Whether to be called when `step` steps are behind."""
+        """Whether `observe` is to be called after `step` steps."""
 
     def observe(self, moment: TrainingView) -> None:
-        """Look."""
+        """Observe the training as it is now."""
 
     def state_dict(self) -> tuple[dict[str, Tensor], Any]:
-        """What a checkpoint must hold of it: tensors, and what JSON can say."""
+        """What a checkpoint must hold of the observer: tensors, and values that JSON can represent."""
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Any) -> None:
-        """Take it back."""
+        """Restore what `state_dict` returned."""
 
 
 def state_to_tensors(state: TrainingState) -> dict[str, Tensor]:
-    """A state's tensors under one roof: "model/NAME", "optimizer/NAME/KEY", "random"; for a file."""
-    model = {f"model/{name}": tensor for name, tensor in state.model.items()}
-    optimizer = {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
-    return model | optimizer | ({} if state.random is None else {"random": state.random})
+    """The tensors of a state in one dict: "model/NAME", "optimizer/NAME/KEY" and "random"."""
+    tensors = add_prefix("model/", state.model) | add_prefix("optimizer/", state.optimizer)
+    return tensors if state.random is None else {**tensors, "random": state.random}
 
 
 def state_from_tensors(step: int, tensors: Mapping[str, Tensor]) -> TrainingState:
-    """The state whose tensors `flat` gave; others are left aside."""
+    """The state from the tensors that `state_to_tensors` returned; other tensors are ignored."""
     return TrainingState(
         step, strip_prefix("model/", tensors), strip_prefix("optimizer/", tensors), tensors.get("random")
     )
 
 
+def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Params:
+    """The same tensors with `prefix` before each name."""
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
 def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Params:
-    """The tensors whose names begin with `prefix`, without it."""
+    """The tensors whose names begin with `prefix`, named without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def clone_tensors(tensors: Mapping[str, Tensor]) -> Params:
-    """Each tensor copied, in its own memory order."""
+    """A copy of each tensor, in its own memory order."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def optimizer_state(
     optimizer: torch.optim.Optimizer, trainable_tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What the optimizer remembers, as "NAME/KEY"; not copies."""
-    found = {
+    """The optimizer's state of the trainable tensors, by "NAME/KEY"; not copied.
+
+    Raises:
+        CheckpointError: The state of a tensor holds a value that is no tensor.
+    """
+    state = {
         f"{name}/{key}": value
         for name, tensor in trainable_tensors.items()
         for key, value in optimizer.state.get(tensor, {}).items()
         if value is not None
     }
-    for key, value in found.items():
+    for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"The optimizer remembers {key} = {value!r}, which is no tensor.")
-    return found
+            raise CheckpointError(
+                f"Expected an optimizer whose state consists of tensors, got {key} = {value!r}; use another optimizer."
+            )
+    return state
 
 
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, trainable_tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> None:
-    """Make the optimizer remember `state`, copied, laid out in memory as the tensors it belongs to."""
+    """Set the optimizer's state to a copy of `state`, in the memory order of the tensors that it belongs to.
+
+    Args:
+        optimizer: Steps all `trainable_tensors` in its first parameter group.
+        trainable_tensors: The tensors by name.
+        state: What `optimizer_state` returned.
+
+    Raises:
+        CheckpointError: `state` has an entry of a tensor that is not trained.
+    """
     entries: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        name, _, of = key.rpartition("/")
+        name, _, entry = key.rpartition("/")
         if name not in trainable_tensors:
-            raise CheckpointError(f"The optimizer state is of {name!r}, which this training does not train.")
-        entries.setdefault(name, {})[of] = _laid_out_as(trainable_tensors[name], value)
-    places = {id(tensor): place for place, tensor in enumerate(optimizer.param_groups[0]["params"])}
-    numbered = {places[id(trainable_tensors[name])]: entry for name, entry in entries.items()}
+            raise CheckpointError(
+                f"Expected the optimizer state of trained tensors, got that of {name!r}, which this training does not "
+                "train; use the state of a training of the same parameters."
+            )
+        entries.setdefault(name, {})[entry] = _in_memory_order_of(trainable_tensors[name], value)
+    indices = {id(tensor): index for index, tensor in enumerate(optimizer.param_groups[0]["params"])}
+    numbered = {indices[id(trainable_tensors[name])]: entry for name, entry in entries.items()}
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": numbered, "param_groups": groups})
 
 
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A copy in the memory order of its parameter (channels-last, say), which fused optimizers take for granted."""
+def _in_memory_order_of(parameter: Tensor, value: Tensor) -> Tensor:
+    """A copy in the memory order of its parameter (channels-last, for example), which fused optimizers require."""
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
     return value.detach().clone()

@@ -25,8 +25,8 @@ from prunus.errors import (
     UnknownNameError,
     UnusedCentroidsWarning,
 )
+from prunus.masks import apply_masks
 from prunus.pruning.criteria import magnitude
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Statistics

@@ -16,8 +16,8 @@ from prunus.cli.exit_codes import EXIT_CODES
 from prunus.cli.list_ import registries
 from prunus.cli.names import NAMES
 from prunus.experiments.results import SIZES
-from prunus.pruning.pruners import GRADIENT_PRUNERS
-from prunus.pruning.second_order import DIAGONALS, LOSSES
+from prunus.pruning.obs.diagonals import DIAGONALS
+from prunus.pruning.obs.objective import LOSSES
 from prunus.seeded_tensors import GENERATORS
 from prunus.tickets.supermask import WEIGHT_INITS
 
@@ -103,7 +103,7 @@ def test_completion_lists_exactly_the_built_in_names():
     expected = {
         "model": tables["models"],
         "data set": tables["data sets"],
-        "criterion": {**tables["criteria"], **GRADIENT_PRUNERS, **tables["pruners"]},
+        "criterion": {**tables["criteria"], **tables["pruners"]},
         "scope": tables["scopes"],
         "recipe": tables["recipes"],
         "experiment": tables["experiments"],

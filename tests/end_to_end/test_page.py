@@ -25,7 +25,8 @@ from prunus.report.experiment_page import (
     Table,
     write_experiment_page,
 )
-from prunus.report.figures import FigureData, save_drawing
+from prunus.report.figure_data import FigureData
+from prunus.report.figures import save_drawing
 from prunus.report.interactive_figure import chart
 from prunus.training import Recipe
 

@@ -215,10 +215,14 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
         row = store.directory(id).rows()[-1]
         accuracy = row.get("most_likely_final_test_accuracy", row["final_test_accuracy"])
         dense = spec if spec.kind == "baseline" else spec.baseline
-        assert evaluate(prunus.load(file, into=dense.make_network()), test).accuracy == accuracy, label["curve"]
+        assert evaluate(prunus.load(file, into=dense.make_network()), test).accuracy == accuracy, label[
+            "curve"
+        ]
         if told["generated"]:
             seeded += 1
-            assert told["bytes"] < 0.2 * sum(4 * weight.numel() for weight in dense.make_network().parameters())
+            assert told["bytes"] < 0.2 * sum(
+                4 * weight.numel() for weight in dense.make_network().parameters()
+            )
     assert seeded == 3
     said = called("runs", "save", id, file, "--store", store.path, code=1).err
     assert said == f"error: {file} exists; pass --force to replace it, or name another file.\n"

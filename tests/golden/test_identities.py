@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import pytest
 
-from prunus.runs.settings import canonical_json
-from prunus.runs.spec import nondefault_settings, run_id
+from prunus.runs.settings import canonical_json, nondefault_settings
+from prunus.runs.spec import run_id
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.ticket import PruningRates, TicketSpec
-from prunus.training.recipes import LENET_300_100, Recipe
+from prunus.training.recipe import LENET_300_100, Recipe
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from typing import Any
 
 import small
 import torch
-from prunus.pruning.second_order import Objective, make_objective
 from torch import Tensor, nn
 
-from prunus.pruning.obs import Objective, PruneResult, SparseGpt, make_objective
+from prunus.pruning.obs import PruneResult, SparseGpt
+from prunus.pruning.obs.objective import Objective, make_objective
 from prunus.pruning.prunable import prunable_weights
 from prunus.seeds import make_generator
 from prunus.types import Split

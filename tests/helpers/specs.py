@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from prunus.runs.spec import run_id
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 
 SHORT = Recipe(epochs=2, learning_rate=0.1, batch_size=60)
 

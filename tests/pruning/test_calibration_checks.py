@@ -10,8 +10,8 @@ from torch import nn
 
 import prunus
 from prunus.errors import ModelError, StatisticsError
+from prunus.masks import apply_masks
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs import (
     ExactObs,
     layer_hessians,

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import NonFiniteError, StatisticsError
+from prunus.masks import are_nested
 from prunus.models.initialization import glorot_normal
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.density import densities_from_threshold, num_to_keep
-from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, Global, Layer, parse_scope
 from prunus.pruning.statistics import DERIVATIVES, Statistics, as_criterion, collect, criterion

@@ -10,25 +10,19 @@ from torch import nn
 
 import prunus
 from prunus.errors import ModelError, StatisticsError, UnknownNameError
+from prunus.masks import are_nested, mask_density
 from prunus.pruning.criteria import CRITERIA, magnitude
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.masks import are_nested
-from prunus.pruning.methods import (
-    METHODS,
-    CriterionMethod,
-    prune_in_steps,
-    pruning_method,
-    sample_examples,
-    with_options,
-)
+from prunus.pruning.methods import METHODS, CriterionMethod, pruning_method, sample_examples, with_options
 from prunus.pruning.obs import ExactObs
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.statistics import collect
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Split, mask_density
+from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import small

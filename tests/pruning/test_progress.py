@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.pruning.masks import all_kept
+from prunus.masks import all_kept
 from prunus.pruning.methods import METHODS
 from prunus.pruning.obs import (
     DIAGONALS,

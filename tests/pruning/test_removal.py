@@ -6,8 +6,8 @@ from torch import nn
 
 from prunus import models
 from prunus.errors import ModelError
+from prunus.masks import apply_masks
 from prunus.pruning.graph import layer_pairs
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.structured import dead_neurons, remove_dead_neurons
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
+from prunus.masks import all_kept, apply_masks
 from prunus.pruning.graph import layer_pairs, unpaired_layers
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.structured import dead_neurons, remove_dead_neurons
 

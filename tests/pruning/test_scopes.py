@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.errors import DensityError, EmptyLayerWarning, NonFiniteError, UnknownNameError
+from prunus.masks import are_nested, mask_density
 from prunus.pruning.density import densities_from_threshold, num_to_keep
-from prunus.pruning.masks import are_nested
 from prunus.pruning.schedules import cubic, iterative, one_shot
 from prunus.pruning.scopes import (
     SCOPES,
@@ -28,7 +28,7 @@ from prunus.pruning.scopes import (
     top_k,
 )
 from prunus.seeds import make_generator
-from prunus.types import MaskDict, Scores, mask_density
+from prunus.types import MaskDict, Scores
 
 Index = tuple[int, ...]
 Key = Callable[[str, Index], Hashable]

@@ -38,7 +38,7 @@ from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.ticket import TicketSpec
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 
 HOSTILE = "_</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp; {{ 7 * 7 }} <!--"
 PLAIN = "p" * len(HOSTILE)

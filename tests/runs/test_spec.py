@@ -14,7 +14,7 @@ from prunus.errors import SpecError, StoreError, UnknownNameError
 from prunus.registry import source_digest
 from prunus.runs.record import describe_run
 from prunus.runs.spec import run_id
-from prunus.training.recipes import Recipe
+from prunus.training.recipe import Recipe
 
 
 def other(value):

@@ -20,6 +20,7 @@ from prunus.errors import (
     SpecError,
     UnknownNameError,
 )
+from prunus.masks import mask_density
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.prunable import prunable_weights
 from prunus.runs.spec import run_id
@@ -42,7 +43,6 @@ from prunus.tickets.supermask.uniforms import CHUNK, UniformStream, aligned_chun
 from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe, evaluate, train
 from prunus.training.state import clone_tensors
-from prunus.types import mask_density
 from tests.helpers import small, tickets
 
 KINDS = {

@@ -20,8 +20,8 @@ from prunus.errors import (
     SpecError,
     UnknownNameError,
 )
+from prunus.masks import Masks, are_nested, mask_density
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.masks import are_nested
 from prunus.pruning.methods import METHODS, sample_examples
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import SCOPES, Layer
@@ -39,10 +39,10 @@ from prunus.tickets.supermask import Bernoulli, Signed
 from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.tickets.ticket import REWINDING, PruningRates, TicketSpec
-from prunus.training import Masks, Recipe, evaluate, train
-from prunus.training.constraints import Constraint
+from prunus.training import Recipe, evaluate, train
+from prunus.training.constraint import Constraint
 from prunus.training.state import TrainingState
-from prunus.types import Dataset, mask_density
+from prunus.types import Dataset
 from tests.helpers import tickets
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
@@ -72,6 +72,7 @@ class Training:
     observer: TrainingMonitor
     checkpoint: Path
     progress: None
+    evaluate_every_epoch: bool
 
 
 def done(spec, *needed, change=lambda training: training, directory=None) -> RunDirectory:
@@ -760,8 +761,7 @@ def leaking(training):
 
 
 def masks_in(training):
-    constraint = training.constraint
-    return {name: factor != 0 for name, factor in zip(constraint.names, constraint.factors, strict=True)}
+    return dict(training.constraint)
 
 
 def starting(**changes):

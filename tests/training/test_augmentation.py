@@ -1,4 +1,4 @@
-"""Laws of augmentation: windows of the picture and nothing else, every place equally likely, a function of its draw."""
+"""Augmentation changes images as described, reproducibly, and in training only."""
 
 import copy
 
@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from prunus.errors import DataError, UnknownNameError
+from prunus.seeds import make_generator
 from prunus.training import Recipe, train
-from prunus.training.augmentation import AUGMENTATIONS, flip_crop, shift, stream
+from prunus.training.augmentation import AUGMENTATIONS, flip_crop, shift
 
 PICTURES = torch.arange(500 * 2 * 6 * 5, dtype=torch.float32).reshape(500, 2, 6, 5)
 
@@ -16,11 +17,17 @@ PICTURES = torch.arange(500 * 2 * 6 * 5, dtype=torch.float32).reshape(500, 2, 6,
 @pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
 def test_a_function_of_its_draw_that_mutates_nothing(augment):
     before = PICTURES.clone()
-    first, again = augment(PICTURES, stream(1, 2, 3)), augment(PICTURES, stream(1, 2, 3))
+    first, again = (
+        augment(PICTURES, make_generator(1, "augmentation", 2, 3)),
+        augment(PICTURES, make_generator(1, "augmentation", 2, 3)),
+    )
     assert torch.equal(first, again)
     assert first.shape == PICTURES.shape
     assert torch.equal(PICTURES, before)
-    others = [augment(PICTURES, stream(*key)) for key in ((0, 2, 3), (1, 0, 3), (1, 2, 0))]
+    others = [
+        augment(PICTURES, make_generator(key[0], "augmentation", *key[1:]))
+        for key in ((0, 2, 3), (1, 0, 3), (1, 2, 0))
+    ]
     assert all(torch.equal(first, other) == (augment is AUGMENTATIONS["none"]) for other in others)
 
 
@@ -43,7 +50,7 @@ def places(wide, made, mirrors):
 
 def test_a_shift_is_a_window_of_the_picture_with_its_edge_repeated():
     wide = F.pad(PICTURES, (2, 2, 2, 2), mode="replicate")
-    found = places(wide, shift(PICTURES, stream(0, 0, 0)), lambda picture: [picture])
+    found = places(wide, shift(PICTURES, make_generator(0, "augmentation", 0, 0)), lambda picture: [picture])
     assert all(len(windows) == 1 for windows in found)
     counts = [sum((0, y, x) in windows for windows in found) for y in range(5) for x in range(5)]
     assert sum(counts) == 500
@@ -53,7 +60,11 @@ def test_a_shift_is_a_window_of_the_picture_with_its_edge_repeated():
 def test_flip_crop_is_a_window_of_the_padded_picture_or_of_its_mirror():
     pictures = PICTURES + 1
     wide = F.pad(pictures, (4, 4, 4, 4))
-    found = places(wide, flip_crop(pictures, stream(0, 0, 0)), lambda picture: [picture, picture.flip(2)])
+    found = places(
+        wide,
+        flip_crop(pictures, make_generator(0, "augmentation", 0, 0)),
+        lambda picture: [picture, picture.flip(2)],
+    )
     assert all(windows for windows in found)
     clear = [next(iter(windows)) for windows in found if len(windows) == 1]
     mirrored = sum(mirror for mirror, _, _ in clear)
@@ -70,6 +81,6 @@ def test_training_sees_them_and_evaluation_does_not(mlp, few):
 
 def test_what_is_no_picture_or_has_no_name_is_refused(mlp, few):
     with pytest.raises(DataError, match="shape"):
-        shift(torch.zeros(3, 10), stream(0, 0, 0))
+        shift(torch.zeros(3, 10), make_generator(0, "augmentation", 0, 0))
     with pytest.raises(UnknownNameError, match="augmentation"):
         train(mlp, few, Recipe(1, 0.1, 32, augmentation="cutout"))

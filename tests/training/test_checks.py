@@ -19,11 +19,12 @@ from prunus.errors import (
     NonFiniteError,
     SpecError,
 )
+from prunus.masks import Masks
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.statistics import collect
-from prunus.training import Masks, Recipe, evaluate, train
+from prunus.training import Recipe, evaluate, train
 from prunus.training.checks import check_trainable
-from prunus.training.constraints import NoConstraint
+from prunus.training.constraint import NoConstraint
 from prunus.types import IGNORE_INDEX, Dataset, Split
 
 RECIPE = Recipe(epochs=1, learning_rate=0.01, batch_size=20)

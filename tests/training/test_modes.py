@@ -8,7 +8,8 @@ from torch import nn
 
 import prunus
 from prunus.errors import DivergenceError
-from prunus.training import Masks, Recipe, evaluate, train
+from prunus.masks import Masks
+from prunus.training import Recipe, evaluate, train
 from prunus.training.modes import start_training
 from prunus.types import Dataset, Split
 

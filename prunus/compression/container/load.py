@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.container.read import named_model, read_bytes, unpack
 from prunus.errors import ModelMismatchError, PrunusError
-from prunus.models.initialization import check_initialized
+from prunus.modules import check_initialized
 
 _CONSTRUCTION_ERRORS = (
     *(TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError),
 )
-"""Whatever a model may raise that is built from the arguments in a file."""
+"""What a model that is built from the arguments in a file may raise."""
 
 
 def load(

@@ -24,9 +24,9 @@ from prunus.errors import (
     QuantizationError,
     UnusedCentroidsWarning,
 )
+from prunus.masks import check_masks
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
-from prunus.training.constraints import check_masks
 from prunus.types import MaskDict, Params
 
 MAX_BITS = 8

@@ -1,8 +1,8 @@
-"""Train the centroids: every weight moves with its shared value.
+"""Fine-tune the centroids of codebooks: every weight moves with its centroid.
 
     ∂L/∂C_k = Σ_i ∂L/∂w_i · 1(a_i = k)
 
-Source: Han et al. 2016, section 3.3, eq. 3. Codes and places of the holes stay as they are. Any optimizer may
+Source: Han et al. 2016, section 3.3, eq. 3. Codes and the positions of pruned weights do not change. Any optimizer may
 step the codebooks; the paper subtracts the gradient times a learning rate.
 """
 
@@ -12,30 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from prunus.compression.quantization.codebook import CodebookTensor, dequantize
-from prunus.errors import CheckpointError, DivergenceError
-from prunus.training.constraints import pack_mask, trainable
+from prunus.errors import CheckpointError, DivergenceError, ModelError
+from prunus.masks import pack_mask
+from prunus.modules import trainable_parameters
 
 
 class CodebookConstraint:
-    """A constraint for the training loop: shared weights equal their centroids after every step.
+    """A constraint of the training loop: quantized weights equal their centroids after every step.
 
-    Biases and every parameter that is not in `shared` train as usual.
+    Biases and every parameter that is not quantized train as usual. The parameters of the model are looked up at every
+    step, as in `prunus.masks.Masks`.
     """
 
     def __init__(self, model: nn.Module, shared: Mapping[str, CodebookTensor]) -> None:
         self.model = model
         self.shared = dict(shared)
         self.codebooks = {name: s.codebook.clone().requires_grad_() for name, s in shared.items()}
-        self.weights = {name: p for name, p in model.named_parameters() if name in shared}
 
     def trainable_tensors(self) -> dict[str, Tensor]:
-        """The codebooks that hold a value, and the parameters that are not shared."""
-        free = {name: p for name, p in trainable(self.model).items() if name not in self.shared}
+        """The codebooks that hold a value, and the trainable parameters that are not quantized."""
+        free = {n: p for n, p in trainable_parameters(self.model).items() if n not in self.shared}
         return {**free, **{name: book for name, book in self.codebooks.items() if len(book)}}
 
     def before_optimizer_step(self) -> None:
         """Sum the gradients of the weights of each centroid, and set those of pruned weights to zero."""
-        for name, weight in self.weights.items():
+        for name, weight in self._weights().items():
             shared = self.shared[name]
             self.codebooks[name].grad = centroid_gradient(weight.grad, shared)
             if weight.grad is not None:
@@ -45,28 +46,30 @@ class CodebookConstraint:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set every shared weight to its centroid, every hole to zero."""
-        for name, weight in self.weights.items():
+        """Set every quantized weight to its centroid and every pruned weight to zero."""
+        for name, weight in self._weights().items():
             weight.copy_(dequantize(self.codebooks[name], self.shared[name]))
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Read the codebooks back: early stopping may have put the weights of an earlier epoch in place.
+        """Read the codebooks from the weights: early stopping may have restored the weights of an earlier epoch.
 
-        Raises DivergenceError where a centroid is NaN or infinite.
+        Raises:
+            DivergenceError: A centroid is NaN or infinite.
         """
-        for name, weight in self.weights.items():
+        for name, weight in self._weights().items():
             shared = self.shared[name]
-            self.codebooks[name][shared.codes] = weight.flatten()[shared.places]
-            bad = int((~torch.isfinite(self.codebooks[name])).sum())
+            codebook = self.codebooks[name]
+            codebook[shared.codes] = weight.flatten()[shared.places].to(codebook.dtype)
+            bad = int((~torch.isfinite(codebook)).sum())
             if bad:
                 raise DivergenceError(
-                    f"Expected finite centroids of {name!r} after training, got {bad} of {len(self.codebooks[name])} "
+                    f"Expected finite centroids of {name!r} after training, got {bad} of {len(codebook)} "
                     "that are NaN or infinite; train the centroids with a lower learning rate."
                 )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The codebooks, with their codes and the masks, one bit a weight."""
+        """The codebooks, with their codes and the masks, one bit per weight."""
         state = {f"{name}/codebook": book.detach() for name, book in self.codebooks.items()}
         for name, shared in self.shared.items():
             kept = torch.zeros(shared.shape.numel(), dtype=torch.bool)
@@ -75,7 +78,7 @@ class CodebookConstraint:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the codebooks back. Raises CheckpointError unless the codes and the masks are the same."""
+        """Restore the codebooks. Raises CheckpointError unless the codes and the masks are the same."""
         own = self.state_dict()
         fixed = [key for key in own if not key.endswith("/codebook")]
         if own.keys() != state.keys() or not all(
@@ -88,16 +91,35 @@ class CodebookConstraint:
             book.data.copy_(state[f"{name}/codebook"])
 
     def result(self) -> dict[str, CodebookTensor]:
-        """The shared tensors with their trained codebooks."""
+        """The quantized tensors with their trained codebooks."""
         return {
             name: CodebookTensor(self.codebooks[name].detach().clone(), s.codes, s.places, s.shape)
             for name, s in self.shared.items()
         }
 
+    def _weights(self) -> dict[str, nn.Parameter]:
+        """The quantized parameters that the model has now, by name, in the order of the model."""
+        weights = {name: p for name, p in self.model.named_parameters() if name in self.shared}
+        for name, shared in self.shared.items():
+            if name not in weights or weights[name].shape != shared.shape:
+                raise ModelError(
+                    f"Expected the model to have a parameter {name!r} of shape {list(shared.shape)}, which is "
+                    "quantized, got none; quantize the model as it is now."
+                )
+        return weights
+
 
 def centroid_gradient(gradient: Tensor | None, shared: CodebookTensor) -> Tensor | None:
-    """[k]: the sum over a centroid's weights of the gradient, which has the tensor's shape."""
+    """The gradient of a codebook: the sum of the gradients of the weights of each centroid.
+
+    Args:
+        gradient: The gradient of the weights, of the tensor's shape; None: there is none.
+        shared: The quantized tensor.
+
+    Returns:
+        The gradient [k] of the centroids, or None.
+    """
     if gradient is None:
         return None
     total = torch.zeros_like(shared.codebook)
-    return total.index_add_(0, shared.codes, gradient.reshape(-1)[shared.places])
+    return total.index_add_(0, shared.codes, gradient.reshape(-1)[shared.places].to(total.dtype))

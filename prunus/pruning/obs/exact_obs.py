@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import NonFiniteError
-from prunus.pruning.masks import apply_masks, check_finite
+from prunus.masks import apply_masks
+from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians_at

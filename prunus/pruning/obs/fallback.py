@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import UpdateRejectedWarning
-from prunus.pruning.masks import apply_masks
+from prunus.masks import apply_masks
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.hessian import LayerHessian
 from prunus.pruning.obs.objective import Objective

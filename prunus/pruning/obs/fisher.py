@@ -30,8 +30,9 @@ from torch.func import grad, vmap
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
+from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_nonzero
-from prunus.pruning.masks import apply_masks, check_finite
+from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective
 from prunus.pruning.obs.state import Examine, PruningState

@@ -33,7 +33,7 @@ from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_outpu
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import im2col_batches, to_matrix
 from prunus.pruning.weights import with_weights
-from prunus.training.evaluate import eval_mode
+from prunus.training.modes import eval_mode
 from prunus.types import Params, Progress
 
 DAMPING = 0.01

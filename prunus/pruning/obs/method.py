@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, StatisticsError
+from prunus.masks import all_kept
 from prunus.pruning.calibration_checks import check_examples
-from prunus.pruning.masks import all_kept
 from prunus.pruning.obs.fallback import limit_update_by_loss
 from prunus.pruning.obs.objective import Loss, Objective, make_objective
 from prunus.pruning.obs.state import Examine, PruneResult, intermediate_densities, prune_in_steps

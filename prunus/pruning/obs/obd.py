@@ -9,8 +9,8 @@ diagonal from the statistics.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from prunus.masks import apply_masks
 from prunus.pruning.criteria.gradients import obd
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.obs.diagonals import DIAGONALS
 from prunus.pruning.obs.method import LossMethod
 from prunus.pruning.obs.objective import Objective

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from prunus.errors import EmptyLayerWarning, StatisticsError
+from prunus.masks import all_kept, apply_masks
 from prunus.pruning.density import densities_by_name
-from prunus.pruning.masks import all_kept, apply_masks, check_finite, warn_if_empty
+from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected

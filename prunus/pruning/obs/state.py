@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from prunus.errors import DensityError
+from prunus.masks import all_kept, apply_masks, are_nested, mask_density
 from prunus.pruning.density import check_density, densities_by_name, num_to_keep
-from prunus.pruning.masks import all_kept, apply_masks, are_nested
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params, Scores, mask_density, numel_by_name
+from prunus.types import Density, MaskDict, Params, Scores, numel_by_name
 
 
 @dataclass(frozen=True, kw_only=True)

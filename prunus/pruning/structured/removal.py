@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from prunus.errors import ModelError
+from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_inputs, output_tensors, run_forward
 from prunus.pruning.graph import LayerPair, layer_pairs, weight_of
-from prunus.pruning.masks import apply_masks
 from prunus.pruning.weights import copied
-from prunus.training.evaluate import eval_mode
+from prunus.training.modes import eval_mode
 from prunus.types import MaskDict
 
 TOLERANCE = 1e-4

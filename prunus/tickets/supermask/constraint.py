@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError
+from prunus.masks import check_masks
 from prunus.seeds import derive_seed
 from prunus.tickets.supermask.uniforms import (
     aligned_chunks,
@@ -24,7 +25,6 @@ from prunus.tickets.supermask.uniforms import (
     is_dense_in_memory,
     laid_out_as,
 )
-from prunus.training.constraints import check_masks
 from prunus.types import MaskDict, Params
 
 

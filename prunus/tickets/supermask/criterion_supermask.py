@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from prunus.pruning.masks import all_kept, apply_masks
+from prunus.masks import all_kept, apply_masks, mask_density
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.runs.directory import RunDirectory
@@ -26,7 +26,7 @@ from prunus.tickets.supermask.learned_supermask import final_accuracies
 from prunus.tickets.supermask.weights import WEIGHT_INITS
 from prunus.tickets.ticket import TicketSpec
 from prunus.training.state import clone_tensors
-from prunus.types import MaskDict, mask_density
+from prunus.types import MaskDict
 
 EVALUATION_COST = 10.0
 """The time of an evaluation of both splits, in training steps."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from prunus.errors import SpecError
+from prunus.masks import mask_density
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.masks import warn_if_empty
 from prunus.pruning.prunable import prunable_weights
@@ -39,7 +40,7 @@ from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights
 from prunus.training import Recipe, evaluate
 from prunus.training.loop import Trainer, steps_per_epoch
 from prunus.training.state import clone_tensors
-from prunus.types import Dataset, Params, mask_density
+from prunus.types import Dataset, Params
 
 LEVEL = 1
 """The one level of a learned supermask."""

@@ -9,8 +9,8 @@ import pytest
 from torch.nn import functional as F
 
 from prunus.errors import DensityError
+from prunus.masks import all_kept
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.masks import all_kept
 from prunus.pruning.obs import (
     ExactObs,
     allocate_densities,

@@ -11,8 +11,8 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, NonFiniteError
+from prunus.masks import all_kept, mask_density
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.masks import all_kept
 from prunus.pruning.matrix import to_matrix
 from prunus.pruning.obs import (
     ExactObs,
@@ -22,7 +22,6 @@ from prunus.pruning.obs import (
 )
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, Block, NByM, parse_scope
-from prunus.types import mask_density
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 from asking import sparse_gpt

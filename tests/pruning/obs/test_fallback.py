@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from prunus.errors import NonFiniteError, UpdateRejectedWarning
+from prunus.masks import all_kept, apply_masks
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.masks import all_kept, apply_masks
 from prunus.pruning.methods import METHODS, pruning_method, with_options
 from prunus.pruning.obs import (
     LayerHessian,

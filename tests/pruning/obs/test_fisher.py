@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
+from prunus.masks import all_kept, are_nested, mask_density
 from prunus.models import MODELS
 from prunus.models.mlp import mlp
-from prunus.pruning.masks import all_kept, are_nested
-from prunus.pruning.methods import CriterionMethod, prune_in_steps
+from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.obs import Fisher, Objective, make_objective
 from prunus.pruning.obs.fisher import (
     CHUNK_ENTRIES,
@@ -29,10 +29,11 @@ from prunus.pruning.obs.fisher import (
 )
 from prunus.pruning.obs.full_obs import FullObsState, inverse_hessian
 from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.seeds import make_generator
-from prunus.types import MaskDict, mask_density
+from prunus.types import MaskDict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import asking

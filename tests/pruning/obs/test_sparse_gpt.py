@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import EmptyLayerWarning
+from prunus.masks import all_kept, are_nested
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.masks import all_kept, are_nested
 from prunus.pruning.obs import ExactObs, SparseGpt, layer_hessians
 from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, _upper_factor
 from prunus.pruning.prunable import prunable_weights

@@ -1,4 +1,4 @@
-"""Laws of training: masks hold whatever the optimizer, seeds decide everything, a killed run goes on."""
+"""Training: masks hold with every optimizer, the same seeds give the same bits, a killed training continues."""
 
 import copy
 import subprocess
@@ -11,18 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prunus.errors import CheckpointError, DivergenceError, ModelError, UnknownNameError
+from prunus.errors import CheckpointError, DivergenceError, ModelError, SpecError
+from prunus.masks import Masks
 from prunus.models.initialization import build_model
 from prunus.pruning.criteria import random
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Statistics
-from prunus.training import Masks, Recipe, evaluate, train
-from prunus.training.constraints import NoConstraint, pack_mask, unpack_mask
+from prunus.training import EpochMetrics, Recipe, evaluate, train
+from prunus.training.constraint import NoConstraint
+from prunus.training.evaluate import best_index
 from prunus.training.loop import Trainer
-from prunus.training.lr_schedules import LR_SCHEDULES
-from prunus.training.optimizers import OPTIMIZERS
-from prunus.training.penalties import PENALTIES
+from prunus.training.recipe import OPTIMIZERS, PENALTIES
+from prunus.training.state import clone_tensors
 from prunus.types import Split
 
 RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=32)
@@ -81,25 +82,6 @@ def test_kept_weights_train_as_in_a_network_that_never_had_the_others(optimizer,
     assert torch.allclose(large[1].weight[:, keep], small[1].weight, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("l1", lambda w: w.abs().sum()), ("l2", lambda w: (w**2).sum() / 2)]
-)
-def test_a_penalty_adds_the_gradient_of_its_formula(name, value):
-    weight = torch.randn(5, 3, requires_grad=True)
-    expected = torch.autograd.grad(0.3 * value(weight), weight)[0]
-    weight.grad = torch.ones_like(weight)
-    PENALTIES[name]([weight], 0.3)
-    assert torch.allclose(weight.grad, 1 + expected)
-
-
-@pytest.mark.parametrize("name", LR_SCHEDULES)
-def test_learning_rates_start_at_one_and_never_rise(name):
-    values = [LR_SCHEDULES[name](t / 100) for t in range(100)]
-    assert values[0] == 1
-    assert values == sorted(values, reverse=True)
-    assert values[-1] > 0
-
-
 def test_same_seed_same_bits_and_another_seed_others(mlp, few):
     runs = {}
     for key, seed in (("one", 1), ("again", 1), ("other", 2)):
@@ -149,31 +131,108 @@ def test_patience_stops_and_goes_back_to_the_best(mlp, few):
     assert evaluate(mlp, few.validation).loss == losses[best]
 
 
+def batch_norm_model() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.1), nn.Linear(24, 10)
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+def train_until_stopped(
+    few, **options
+) -> tuple[nn.Module, list[EpochMetrics], list[dict[str, torch.Tensor]]]:
+    """Train with patience; the model, the metrics and the state after each epoch."""
+    model, states = batch_norm_model(), []
+    report = options.pop("report", lambda epoch: None)
+
+    def record(epoch: EpochMetrics) -> None:
+        states.append(clone_tensors(model.state_dict()))
+        report(epoch)
+
+    epochs = train(model, few, Recipe(200, 0.02, 16, patience=4), report=record, **options)
+    return model, epochs, states
+
+
+def test_early_stopping_restores_the_parameters_and_buffers_of_the_best_epoch(few):
+    model, epochs, states = train_until_stopped(few)
+    losses = [epoch.validation_loss for epoch in epochs]
+    best = best_index(losses)
+    assert len(losses) == best + 5 < 200
+    assert evaluate(model, few.validation).loss == losses[best]
+    assert all(torch.equal(tensor, states[best][name]) for name, tensor in model.state_dict().items())
+    assert not torch.equal(model[2].running_mean, states[-1]["2.running_mean"])
+
+
+@pytest.mark.parametrize("epochs_after_best", [1, 3])
+def test_best_epoch_is_restored_when_training_was_killed_after_it(epochs_after_best, few, tmp_path):
+    whole, expected, _ = train_until_stopped(few)
+    last = best_index([epoch.validation_loss for epoch in expected]) + 1 + epochs_after_best
+
+    def kill(epoch: EpochMetrics) -> None:
+        if epoch.epoch == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_until_stopped(few, checkpoint=tmp_path / "c", report=kill)
+    resumed, epochs, states = train_until_stopped(few, checkpoint=tmp_path / "c")
+    assert epochs == expected
+    assert len(states) == len(expected) - last
+    assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_evaluation_of_the_last_epoch_only_changes_no_training(is_interrupted, mlp, few, tmp_path):
+    whole, parts = copy.deepcopy(mlp), copy.deepcopy(mlp)
+    expected = train(whole, few, RECIPE)
+    reported = []
+    if is_interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                parts,
+                few,
+                RECIPE,
+                checkpoint=tmp_path / "c",
+                evaluate_every_epoch=False,
+                progress=kill_in_epoch_3,
+            )
+        parts = copy.deepcopy(mlp)
+    found = train(
+        parts, few, RECIPE, checkpoint=tmp_path / "c", evaluate_every_epoch=False, report=reported.append
+    )
+    assert found == expected[-1:] == reported
+    assert same(whole, parts)
+
+
+def kill_in_epoch_3(what: str, done: int, total: int) -> None:
+    if what == "epoch 3 of 3":
+        raise KeyboardInterrupt
+
+
+def test_patience_without_evaluations_is_refused(mlp, few):
+    with pytest.raises(SpecError, match="evaluation after every epoch for patience = 2"):
+        train(mlp, few, RECIPE.replace(patience=2), evaluate_every_epoch=False)
+
+
+def test_divergence_is_named_without_evaluations(mlp, few):
+    with pytest.raises(DivergenceError, match="in training after epoch 1 of 5"):
+        train(mlp, few, Recipe(5, 1e20, 32, optimizer="sgd"), evaluate_every_epoch=False)
+
+
+@pytest.mark.parametrize("make", [lambda model, masks: masks, Masks], ids=["mapping", "Masks"])
+def test_masks_may_be_a_mapping_or_bound_to_the_model(make, mlp, few):
+    masks, other = masks_from(mlp), copy.deepcopy(mlp)
+    train(other, few, RECIPE, constraint=Masks(other, masks))
+    train(mlp, few, RECIPE, masks=make(mlp, masks))
+    assert same(mlp, other)
+    assert Masks(mlp, masks).verify() == 0
+    with pytest.raises(SpecError, match="got masks and a NoConstraint"):
+        train(mlp, few, RECIPE, masks=masks, constraint=NoConstraint(mlp))
+    with pytest.raises(ModelError, match="Masks of another Sequential"):
+        train(mlp, few, RECIPE, masks=Masks(other, masks))
+
+
 def test_divergence_is_named(mlp, few):
     with pytest.raises(DivergenceError, match="learning rate 1e\\+20"):
         train(mlp, few, Recipe(5, 1e20, 32, optimizer="sgd"))
-
-
-def test_a_mask_of_another_shape_name_or_type_is_refused(mlp):
-    with pytest.raises(ModelError, match="'nobody'"):
-        Masks(mlp, {"nobody": torch.ones(1, dtype=torch.bool)})
-    with pytest.raises(ModelError, match="shape"):
-        Masks(mlp, {"1.weight": torch.ones(2, 2, dtype=torch.bool)})
-    with pytest.raises(ModelError, match=r"boolean mask of '1\.weight', got torch"):
-        Masks(mlp, {"1.weight": torch.full((24, 64), 0.5)})
-    with pytest.raises(ModelError, match="lazy"):
-        Masks(nn.Sequential(nn.LazyLinear(2)), {"0.weight": torch.ones(2, 2, dtype=torch.bool)})
-
-
-def test_an_unknown_optimizer_is_named_with_what_is_near(mlp, few):
-    with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
-        train(mlp, few, RECIPE.replace(optimizer="adamm"))
-
-
-def test_masks_pack_into_one_bit_a_weight():
-    mask = torch.rand(7, 11) < 0.5
-    assert pack_mask(mask).nbytes == 10
-    assert torch.equal(unpack_mask(pack_mask(mask), mask.shape), mask)
 
 
 @pytest.mark.parametrize("patience", [None, 50])

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import prunus
 from prunus.errors import CheckpointError
-from prunus.training import Masks, Recipe, train
+from prunus.masks import Masks
+from prunus.training import Recipe, train
 from prunus.types import Dataset, Split
 
 RECIPE = Recipe(epochs=2, learning_rate=0.01, batch_size=20)

@@ -1,4 +1,4 @@
-"""Laws of a training that is looked at, left and taken up: the same bits as one that was left alone."""
+"""A training that is observed, interrupted and resumed gives the same bits as one that is not."""
 
 import copy
 import random
@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from prunus.errors import CheckpointError
+from prunus.masks import Masks
 from prunus.seeds import make_generator
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.training import Masks, Recipe, evaluate, train
-from prunus.training.constraints import NoConstraint
+from prunus.training import Recipe, evaluate, train
+from prunus.training.constraint import NoConstraint
 from prunus.training.loop import Trainer, steps_per_epoch
-from prunus.training.lr_schedules import LR_SCHEDULES
-from prunus.training.optimizers import OPTIMIZERS
+from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS
 from prunus.training.state import clone_tensors, state_to_tensors
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -44,7 +44,7 @@ def equal(a, b) -> bool:
 
 
 def held(model, kind: str):
-    """Nothing, a mask, or a mask with values in its holes."""
+    """No constraint, masks, or masks with pruned values."""
     if kind == "free":
         return NoConstraint(model)
     names = [name for name, p in model.named_parameters() if p.dim() > 1]
@@ -136,7 +136,9 @@ def test_observers_are_called_when_due_and_change_nothing(make, first, every, fe
         start = seen.states[first]
     alone, watched = make(0), make(0)
     expected = train(alone, few, RECIPE, start=start, seed=1)
-    looking = Counting(few.validation, first_step=first, last_step=STEPS, eval_every=every, checkpoint_steps=(13,))
+    looking = Counting(
+        few.validation, first_step=first, last_step=STEPS, eval_every=every, checkpoint_steps=(13,)
+    )
     before = torch.get_rng_state()
     assert train(watched, few, RECIPE, start=start, observer=looking, seed=1) == expected
     assert torch.equal(before, torch.get_rng_state())
@@ -181,10 +183,7 @@ def test_frozen_values_stand_after_every_step(optimizer, few):
     recipe = RECIPE.replace(optimizer=optimizer, weight_decay=0.1, penalty="l2", penalty_strength=0.1)
     run = Trainer(model, recipe, constraint)
     run.constraint.apply()
-    expected = {
-        name: (factor == 0, value.clone())
-        for name, factor, value in zip(constraint.names, constraint.factors, constraint.values, strict=True)
-    }
+    expected = {name: (~mask, constraint.pruned_values[name]) for name, mask in constraint.items()}
     assert all(bool(value[holes].all()) and not value[~holes].any() for holes, value in expected.values())
     for _ in range(15):
         run.step(few.train.inputs[:32], few.train.labels[:32])
@@ -201,7 +200,7 @@ def test_broken_counts(kind, few):
     constraint = held(model, kind)
     constraint.apply()
     assert constraint.verify() == 0
-    weight, holes = model.get_parameter("3.weight"), constraint.factors[1] == 0
+    weight, holes = model.get_parameter("3.weight"), ~constraint["3.weight"]
     with torch.no_grad():
         weight[~holes] += 1
         assert constraint.verify() == 0
@@ -245,10 +244,10 @@ def test_resumed_with_an_observer_equals_not_interrupted(make, epoch, learning_r
         assert equal(state_to_tensors(mine), state_to_tensors(state))
 
 
-def test_a_checkpoint_is_for_those_who_look_alike(few, tmp_path):
+def test_checkpoint_of_a_training_with_an_observer_is_refused_without_one(few, tmp_path):
     path = tmp_path / "checkpoint"
     train(small.mlp(0), few, RECIPE, observer=watch(few), checkpoint=path)
-    with pytest.raises(CheckpointError, match="observed otherwise"):
+    with pytest.raises(CheckpointError, match="training with no observer, got one with an observer"):
         train(small.mlp(0), few, RECIPE, checkpoint=path)
 
 

@@ -1,0 +1,328 @@
+"""Masks: which weights of a model are kept, and `Masks`, which keeps the pruned weights of a model at their values.
+
+A mask is a boolean tensor of the weight's shape, True where the weight is kept. Masks are beside the model, never in
+it: the names of its parameters do not change.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+from weakref import ref
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import CheckpointError, ModelError
+from prunus.modules import check_initialized, trainable_parameters
+from prunus.types import MaskDict, Params, numel_by_name
+
+
+class Masks(Mapping[str, Tensor]):
+    """The masks of a model: a mapping from parameter names to boolean tensors, which can be enforced.
+
+    `apply` sets every pruned weight to zero, or to its entry of `pruned_values`. `prunus.train` calls it after every
+    step; in a training loop of your own, `attach` makes the optimizer call it. Parameters that have no mask are never
+    changed.
+
+    Only the model and the names are stored. The parameters are looked up at every step, so that the masks hold after
+    `model.to(...)`, `model.half()`, `load_state_dict(..., assign=True)` and the replacement of a submodule.
+    `copy.deepcopy(model)` is a copy without masks; `masks.bind(copy)` masks it. The copy of a `Masks` object belongs to
+    the same model and is attached to no optimizer.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> masks = Masks(model, {"weight": torch.eye(2).bool()})
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> masks = masks.attach(optimizer)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> masks.density, masks.verify(), int(model.weight.count_nonzero())
+        (0.5, 0, 2)
+    """
+
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, Tensor], pruned_values: Params | None = None
+    ) -> None:
+        """Bind masks to a model; the model is not changed until `apply` or `attach`.
+
+        Args:
+            model: The model, or a part of the model that is trained. A compiled model stands for the original module.
+            masks: Boolean tensors by parameter name, of the parameter's shape.
+            pruned_values: The values of pruned weights, by the same names and of the same shapes. None: zero.
+
+        Raises:
+            ModelError: A mask is not boolean or has no parameter of its name and shape, or the model has parameters
+                without values.
+        """
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        check_initialized(self.model)
+        masks = {name.removeprefix("_orig_mod."): mask for name, mask in masks.items()}
+        parameters = dict(self.model.named_parameters())
+        check_masks(parameters, masks)
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise ModelError(
+                    f"Expected a boolean mask of {name!r}, got {mask.dtype}; True keeps a weight, as in mask != 0."
+                )
+        self._masks = {name: mask.detach().clone() for name, mask in masks.items()}
+        self.pruned_values: dict[str, Tensor] = {}
+        """The values of pruned weights, zero where the weight is kept; empty: all pruned weights are zero."""
+        if pruned_values is not None:
+            values = {name.removeprefix("_orig_mod."): value for name, value in pruned_values.items()}
+            check_masks(values, masks)
+            self.pruned_values = {
+                n: torch.where(m, 0.0, values[n].detach().to(m.device)) for n, m in self._masks.items()
+            }
+        self._paths = {name: name.split(".") for name in masks}
+        self._cache: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._hooked: dict[str, ref[Tensor]] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __deepcopy__(self, memo: object) -> "Masks":
+        return self.bind(self.model)
+
+    @classmethod
+    def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> "Masks":
+        """Masks of `model` from what `state_dict` returned.
+
+        >>> model = nn.Linear(2, 2)
+        >>> state = Masks(model, {"weight": torch.eye(2).bool()}).state_dict()
+        >>> Masks.from_state_dict(model, state)["weight"]
+        tensor([[ True, False],
+                [False,  True]])
+        """
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        for name, bits in state.items():
+            if name in shapes and bits.numel() != -(-shapes[name].numel() // 8):
+                raise ModelError(
+                    f"Expected one bit per weight of {name!r}, {list(shapes[name])}, got {bits.numel()} bytes; load "
+                    "the masks of this model."
+                )
+        return cls(model, {name: unpack_mask(bits, shapes.get(name, (0,))) for name, bits in state.items()})
+
+    def bind(self, model: nn.Module) -> "Masks":
+        """The same masks and pruned values for another model with these parameters, a copy for example."""
+        return Masks(model, self._masks, self.pruned_values or None)
+
+    @property
+    def density(self) -> float:
+        """The fraction of weights that are kept, all masked parameters together, in [0, 1]."""
+        return mask_density(self._masks)
+
+    def apply(self) -> None:
+        """Set every pruned weight to zero or to its pruned value.
+
+        A product with a float mask costs a few percent of a training step on CPU; a boolean fill costs fourteen times
+        as much.
+        """
+        if not self._masks:
+            return
+        parameters = [self._parameter(name) for name in self._masks]
+        factors, values = zip(*map(self._factor, self._masks, parameters), strict=True)
+        with torch.no_grad():
+            torch._foreach_mul_(parameters, factors)
+            if self.pruned_values:
+                torch._foreach_add_(parameters, values)
+
+    def verify(self) -> int:
+        """The number of pruned weights of the model that are not what they should be."""
+        wrong = 0
+        for name in self._masks:
+            parameter = self._parameter(name).detach()
+            factor, value = self._factor(name, parameter)
+            expected = torch.zeros_like(parameter) if value is None else value
+            wrong += int(torch.count_nonzero((parameter != expected) & (factor == 0)))
+        return wrong
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> "Masks":
+        """Apply the masks now and after every step of `optimizer`, in any training loop.
+
+        Gradients of pruned weights are zero as soon as they are computed, so that gradient clipping sees the kept
+        weights only. Masks may be attached to several optimizers, each of which steps some of the masked parameters.
+
+        Returns:
+            These masks.
+
+        Raises:
+            ModelError: The optimizer steps none of the masked parameters. During training: it does not step one of
+                them any more, because the parameter was replaced in the model.
+        """
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ModelError(
+                f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}; attach the masks to the "
+                "optimizer that it contains."
+            )
+        stepped = _parameter_ids(optimizer)
+        names = [name for name in self._masks if id(self._parameter(name)) in stepped]
+        if not names:
+            raise ModelError(
+                f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its "
+                f"{len(self)} masked parameters; make the optimizer of model.parameters() as they are now."
+            )
+        self._hook_gradients()
+
+        def before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+            stepped = _parameter_ids(optimizer)
+            for name in names:
+                if id(self._parameter(name)) not in stepped:
+                    raise ModelError(
+                        f"Expected the optimizer to step {name!r}, but the parameter was replaced in the model (by "
+                        "load_state_dict(assign=True), for example); make a new optimizer and attach the masks to it."
+                    )
+            self._hook_gradients()
+            self.before_optimizer_step()
+
+        self._handles += [
+            optimizer.register_step_pre_hook(before_step),
+            optimizer.register_step_post_hook(lambda *_: self.apply()),
+        ]
+        self.apply()
+        return self
+
+    def detach(self) -> None:
+        """Remove every hook that `attach` has set; the weights are not changed."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._hooked = [], {}
+
+    def trainable_tensors(self) -> dict[str, Tensor]:
+        """Every trainable parameter of the model."""
+        return trainable_parameters(self.model)
+
+    def before_optimizer_step(self) -> None:
+        """Set the gradients of pruned weights to zero, so that the norm of the gradients counts the kept ones only."""
+        parameters = {name: self._parameter(name) for name in self._masks}
+        pairs = [(p.grad, self._factor(name, p)[0]) for name, p in parameters.items() if p.grad is not None]
+        if pairs:
+            gradients, factors = zip(*pairs, strict=True)
+            torch._foreach_mul_(gradients, factors)
+
+    def finalize(self) -> None:
+        """Change every -0.0, which a product of a negative weight with zero gives, to +0.0."""
+        for name in self._masks:
+            self._parameter(name).detach().add_(0.0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks, one bit per weight: uint8 of ceil(n / 8) entries by name (see `pack_mask`)."""
+        return {name: pack_mask(mask) for name, mask in self._masks.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Raise CheckpointError unless `state` holds the same masks; masks are never changed."""
+        own = self.state_dict()
+        if own.keys() != state.keys() or not all(torch.equal(own[name], state[name]) for name in own):
+            raise CheckpointError(
+                "Expected a checkpoint of a training with these masks, got one with other masks; delete it to train "
+                "from the start."
+            )
+
+    def _parameter(self, name: str) -> Tensor:
+        """The parameter of this name that the model has now."""
+        parameter: Any = self.model
+        try:
+            for part in self._paths[name]:
+                parameter = getattr(parameter, part)
+        except AttributeError as error:
+            raise ModelError(
+                f"A mask is named {name!r}, but the model has no parameter of that name any more; bind the masks to "
+                "the model that they belong to."
+            ) from error
+        return cast(Tensor, parameter)
+
+    def _factor(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mask as 0.0 and 1.0 and the pruned values, in the dtype, device and memory order of the parameter."""
+        cached = self._cache.get(name)
+        if cached is not None and _has_layout_of(cached[0], parameter):
+            return cached
+        check_masks({name: parameter}, {name: self._masks[name]})
+        like = parameter.detach()
+        factor, value = torch.empty_like(like).copy_(self._masks[name]), None
+        if self.pruned_values:
+            value = torch.empty_like(like).copy_(self.pruned_values[name])
+        self._cache[name] = factor, value
+        return factor, value
+
+    def _hook_gradients(self) -> None:
+        """Mask the gradient of each masked parameter whenever it is computed; parameters may be new in the model."""
+
+        def mask_gradient(name: str, parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                parameter.grad.mul_(self._factor(name, parameter)[0])
+
+        for name in self._masks:
+            parameter = self._parameter(name)
+            hooked = self._hooked.get(name)
+            if parameter.requires_grad and (hooked is None or hooked() is not parameter):
+                self._hooked[name] = ref(parameter)
+                hook = parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    partial(mask_gradient, name)
+                )
+                self._handles.append(hook)
+
+
+def _has_layout_of(tensor: Tensor, other: Tensor) -> bool:
+    return (
+        tensor.dtype == other.dtype
+        and tensor.device == other.device
+        and tensor.shape == other.shape
+        and tensor.stride() == other.stride()
+    )
+
+
+def _parameter_ids(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """One bit per weight: uint8 of ceil(n / 8) entries, the first weight in the highest bit."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1) != 0))
+
+
+def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """The boolean mask of `shape` from the bits that `pack_mask` returned."""
+    count = math.prod(shape)
+    return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)).reshape(*shape)
+
+
+def check_masks(parameters: Mapping[str, Tensor], masks: MaskDict) -> None:
+    """Raise ModelError unless every mask has a parameter of its name and shape."""
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ModelError(f"A mask is named {name!r}, but the model has no parameter of that name.")
+        if parameters[name].shape != mask.shape:
+            raise ModelError(
+                f"The mask of {name!r} has shape {tuple(mask.shape)}, but the parameter has "
+                f"{tuple(parameters[name].shape)}."
+            )
+
+
+def apply_masks(params: Params, masks: MaskDict) -> Params:
+    """The tensors of `params`, with +0.0 where a mask is False; tensors without a mask are returned as they are."""
+    check_masks(params, masks)
+    return {n: torch.where(masks[n], p, torch.zeros_like(p)) if n in masks else p for n, p in params.items()}
+
+
+def all_kept(weights: Params) -> MaskDict:
+    """Masks that keep every weight."""
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+
+def are_nested(inner: MaskDict, outer: MaskDict) -> bool:
+    """Whether every weight that `inner` keeps is kept by `outer`."""
+    return all(not bool((mask & ~outer[name]).any()) for name, mask in inner.items())
+
+
+def mask_density(masks: MaskDict) -> float:
+    """The fraction of weights that `masks` keep, all tensors together."""
+    total = sum(numel_by_name(masks).values())
+    return sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0

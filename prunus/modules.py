@@ -1,0 +1,36 @@
+"""Checks of any `nn.Module` before work is done with it, and its trainable parameters."""
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from prunus.errors import ModelError
+
+
+def check_module(model: nn.Module) -> None:
+    """Raise ModelError unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"Expected a torch.nn.Module, got a {type(model).__name__}; pass the network itself."
+        )
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Raise ModelError unless `model` is a module whose parameters and buffers have values: not lazy, not on "meta"."""
+    check_module(model)
+    for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
+        for name, tensor in tensors():
+            if is_lazy(tensor):
+                raise ModelError(
+                    f"Expected initialized tensors, but the {kind} {name!r} is lazy and has no shape yet; pass one "
+                    "batch through the model first."
+                )
+            if tensor.is_meta:
+                raise ModelError(
+                    f"Expected tensors with values, but the {kind} {name!r} is on the meta device; load the weights "
+                    "first, after model.to_empty(device=...)."
+                )
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters with `requires_grad = True`, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

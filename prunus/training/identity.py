@@ -1,0 +1,180 @@
+"""The identity of a training: everything that its result depends on.
+
+A checkpoint is used only by a training with the identity of the one that wrote it.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.masks import Masks
+from prunus.training.checks import forward, unchanged
+from prunus.training.constraint import Constraint
+from prunus.training.modes import eval_mode
+from prunus.training.recipe import Recipe
+from prunus.training.state import TrainingState, add_prefix
+from prunus.types import Dataset, Split
+
+RESPONSE_EXAMPLES = 8
+"""The number of examples for which outputs in training mode are compared, if a batch has as many."""
+TOLERANCE = 1e-3
+"""Relative difference of outputs that another number of threads, or another machine, may cause."""
+
+_DESCRIPTIONS = {
+    "training data": "its training data were others",
+    "validation data": "its validation data were others",
+    "model": "its model has another structure (layers, parameters, frozen parameters, modes)",
+    "initial weights": "its initial weights were others (to continue, pass the model as it was at the first call)",
+    "initial optimizer state": "its initial optimizer state was another",
+    "constraint": "its constraint (masks, pruned values, codebooks or scores) was another",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the result of a training depends on."""
+
+    values: dict[str, Any]
+    """What must be equal, by name: the recipe, the seed, the first step, and digests of everything else."""
+    responses: dict[str, Tensor]
+    """Outputs and gradients of the initial model, which differ between functions that have the same structure."""
+
+
+def training_identity(
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    state: TrainingState,
+    constraint: Constraint,
+) -> Identity:
+    """The identity of a training that is about to start.
+
+    Args:
+        model: The model in its initial state.
+        data: The training and validation splits count.
+        recipe: Every field counts, except `source`.
+        seed: The seed of the training.
+        state: The initial state.
+        constraint: The constraint in its initial state.
+
+    Returns:
+        The identity.
+    """
+    values = {
+        "recipe": {
+            f.name: getattr(recipe, f.name) for f in fields(recipe) if f.metadata.get("identity", True)
+        },
+        "seed": seed,
+        "first step": state.step,
+        "training data": _digest_of_split(data.train),
+        "validation data": _digest_of_split(data.validation),
+        "model": _digest_of_structure(model),
+        "initial weights": digest(state.model),
+        "initial optimizer state": digest(state.optimizer),
+        "constraint": _digest_of_constraint(constraint),
+    }
+    batch = data.train.inputs[: min(RESPONSE_EXAMPLES, recipe.batch_size)]
+    outputs = _outputs(model, data.train.inputs[:2])
+    return Identity(values, {"evaluation": outputs, **_training_responses(model, batch)})
+
+
+def identity_differences(saved: Identity, own: Identity) -> list[str]:
+    """The differences between the identity in a checkpoint and that of a training, as clauses; empty: none."""
+    differences = []
+    for key, value in own.values.items():
+        other = saved.values.get(key)
+        if other == value:
+            continue
+        if key == "recipe" and isinstance(other, Mapping):
+            differences += [
+                f"its recipe has {name} = {other.get(name)!r}, this one {value[name]!r}"
+                for name in value
+                if other.get(name) != value[name]
+            ]
+        elif key in ("seed", "first step"):
+            differences.append(f"its {key} is {other}, this run's {value}")
+        else:
+            differences.append(_DESCRIPTIONS[key])
+    empty = torch.empty(0)
+    if not differences and not all(
+        _are_close(saved.responses.get(name, empty), response) for name, response in own.responses.items()
+    ):
+        differences = ["its model computes another function of the same weights, or other gradients"]
+    return differences
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """32 hexadecimal digits that depend on the names, dtypes, shapes and bits of `tensors`, and on `text`."""
+    hashed = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            values = tensor.detach().cpu().contiguous().reshape(-1)
+            hashed.update(values.view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
+
+
+def _digest_of_split(split: Split) -> str:
+    return digest({"inputs": split.inputs, "labels": split.labels})
+
+
+def _digest_of_constraint(constraint: Constraint) -> str:
+    """Of its class, its state before the first step, and the values of pruned weights."""
+    values = constraint.pruned_values if isinstance(constraint, Masks) else {}
+    tensors = add_prefix("state/", constraint.state_dict()) | add_prefix("values/", values)
+    return digest(tensors, type(constraint).__name__)
+
+
+def _digest_of_structure(model: nn.Module) -> str:
+    """Of the layers with their settings, the parameters, which of them are trained, and the modes of all modules."""
+    parameters = [
+        f"{name} {p.dtype} {tuple(p.shape)} {p.requires_grad}"
+        for name, p in model.named_parameters(remove_duplicate=False)
+    ]
+    modes = [f"{name} {module.training}" for name, module in model.named_modules()]
+    layers = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))  # addresses differ from process to process
+    return digest({}, "\n".join([layers, *parameters, *modes]))
+
+
+def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """[B, C] in evaluation mode, in float32."""
+    with unchanged(model), torch.no_grad(), eval_mode(model):
+        outputs = forward(model, inputs)
+    assert isinstance(outputs, Tensor)  # checked before the training
+    return outputs.detach().float().cpu()
+
+
+def _training_responses(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """In the modes in which the model is trained: its outputs [B, C], and the norm of each gradient [P].
+
+    They depend on what evaluation does not show: the probability of a functional dropout, hooks on gradients. Both are
+    empty if a second call gives other values, as with noise that does not come from torch.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def respond() -> dict[str, Tensor]:
+        with unchanged(model), torch.enable_grad():
+            torch.manual_seed(0)
+            outputs = forward(model, inputs)
+            assert isinstance(outputs, Tensor)  # checked before the training
+            gradients = torch.autograd.grad(outputs.square().mean(), parameters, allow_unused=True)
+        norms = [torch.zeros(()) if g is None else g.detach().norm().float().cpu() for g in gradients]
+        return {"training": outputs.detach().float().cpu(), "gradients": torch.stack(norms)}
+
+    first, second = respond(), respond()
+    if all(_are_close(first[name], second[name]) for name in first):
+        return first
+    return dict.fromkeys(first, torch.empty(0))
+
+
+def _are_close(a: Tensor, b: Tensor) -> bool:
+    """Whether outputs are equal up to rounding."""
+    scale = float(b.nan_to_num().abs().max()) if b.numel() else 0.0
+    return a.shape == b.shape and torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True)

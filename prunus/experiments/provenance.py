@@ -1,8 +1,9 @@
-"""What stands behind the figures of an experiment: receipts, settings, machines and versions, read from its runs."""
+"""How the runs of an experiment were made: invariant checks, settings, machines and versions, read from their records."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from prunus.experiments.overrides import short_name
 from prunus.report import formatting
 from prunus.report.experiment_page import InvariantSummary
 from prunus.runs.directory import RunFolder
@@ -10,119 +11,114 @@ from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 
-SHORT = ("dense.recipe.", "dense.")
-"""What `--set` lets a key do without."""
-
 
 def format_label(label: Mapping[str, Any]) -> str:
-    """A label in words.
+    """Format the label of a run.
 
     >>> format_label({"curve": "random", "replicate": 3, "draw": 0, "group": "conv-2"})
     'conv-2, random, replicate 3, draw 0'
     """
-    plain = ("group", "curve", "over")
-    first = [str(label[key]) for key in plain if key in label]
-    return ", ".join([*first, *(f"{k} {v}" for k, v in label.items() if k not in plain)])
+    names = ("group", "curve", "over")
+    first = [str(label[key]) for key in names if key in label]
+    return ", ".join([*first, *(f"{key} {value}" for key, value in label.items() if key not in names)])
 
 
 def requested_run_directories(store: Store, request: Request) -> list[RunFolder]:
-    """The folders of the runs that were asked for, each once."""
+    """Return the directories of the requested runs, each once."""
     return [store.folder(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
 
 
 def all_run_directories(store: Store, request: Request) -> list[RunFolder]:
-    """The folders of the runs that were asked for and of those that they were made from, each once."""
-    found: dict[str, RunFolder] = {}
-    left = requested_run_directories(store, request)
-    while left:
-        folder = left.pop(0)
-        if folder.id not in found:
-            found[folder.id] = folder
-            left += [store.folder(need) for need in folder.spec()["needs"]]
-    return list(found.values())
+    """Return the directories of the requested runs and of their dependencies, each once."""
+    directories: dict[str, RunFolder] = {}
+    remaining = requested_run_directories(store, request)
+    while remaining:
+        directory = remaining.pop(0)
+        if directory.id not in directories:
+            directories[directory.id] = directory
+            remaining += [store.folder(need) for need in directory.spec()["needs"]]
+    return list(directories.values())
 
 
-def receipts(store: Store, request: Request) -> InvariantSummary:
-    """Every check of every point, and the sentences that do not hold."""
+def invariant_summary(store: Store, request: Request) -> InvariantSummary:
+    """Count every check of every point, and list the failed ones."""
     labels = {entry.id: format_label(entry.label) for entry in request.entries}
     points = [
-        (folder.id, row)
-        for folder in requested_run_directories(store, request)
-        for row in folder.rows()
+        (directory.id, row)
+        for directory in requested_run_directories(store, request)
+        for row in directory.rows()
         if row.get("invariants")
     ]
     checks: dict[str, list[bool]] = {}
     failed = []
     for id, row in points:
         where = f"{labels[id]}, density {formatting.format_density(row['density'])}"
-        for sentence, holds in row["invariants"]["checks"].items():
-            checks.setdefault(sentence, []).append(holds)
+        for check, holds in row["invariants"]["checks"].items():
+            checks.setdefault(check, []).append(holds)
             if not holds:
-                failed.append((where, sentence, id))
+                failed.append((where, check, id))
     passed = sum(row["invariants"]["passed"] for _, row in points)
-    counted = [(sentence, sum(held), len(held)) for sentence, held in checks.items()]
-    return InvariantSummary(len(points), passed, counted, failed)
+    counts = [(check, sum(results), len(results)) for check, results in checks.items()]
+    return InvariantSummary(len(points), passed, counts, failed)
 
 
-def environments(folders: Iterable[RunFolder]) -> dict[str, str]:
-    """On what the runs were computed: versions, machine, device, engine; how many runs, where they differ."""
-    found: dict[str, dict[str, int]] = {}
-    for folder in folders:
-        now = folder.environment()
-        ways = [_environment(one) for one in (*now.get("earlier", ()), now)]
-        for key in ways[-1]:
-            for words in dict.fromkeys(way[key] for way in ways):
-                counts = found.setdefault(key, {})
-                counts[words] = counts.get(words, 0) + 1
+def environments(directories: Iterable[RunFolder]) -> dict[str, str]:
+    """Describe where runs were computed: versions, machine, device; with numbers of runs where they differ."""
+    counts: dict[str, dict[str, int]] = {}
+    for directory in directories:
+        record = directory.environment()
+        attempts = [_environment(attempt) for attempt in (*record.get("earlier", ()), record)]
+        for key in attempts[-1]:
+            for text in dict.fromkeys(attempt[key] for attempt in attempts):
+                of_key = counts.setdefault(key, {})
+                of_key[text] = of_key.get(text, 0) + 1
     return {
-        key: next(iter(counts))
-        if len(counts) == 1
-        else "; ".join(f"{words} ({formatting.pluralize(n, 'run')})" for words, n in counts.items())
-        for key, counts in found.items()
+        key: next(iter(texts))
+        if len(texts) == 1
+        else "; ".join(f"{text} ({formatting.pluralize(n, 'run')})" for text, n in texts.items())
+        for key, texts in counts.items()
     }
 
 
-def _environment(found: Mapping[str, Any]) -> dict[str, str]:
-    commit = found.get("commit")
+def _environment(record: Mapping[str, Any]) -> dict[str, str]:
+    commit = record.get("commit")
     return {
-        "prunus": f"{found.get('prunus', '–')}{f', commit {commit}' if commit else ''}",
-        "libraries": ", ".join(f"{name} {found.get(name, '–')}" for name in ("torch", "numpy", "python")),
-        "machine": f"{found.get('cpu', '–')}, {found.get('cores', '–')} cores, {found.get('platform', '–')}",
-        "device": f"{found.get('device_name') or found.get('device', '–')}, "
-        f"{formatting.pluralize(found.get('threads', 1), 'thread')} a process",
-        "engine": found.get("engine", "–"),
+        "prunus": f"{record.get('prunus', '–')}{f', commit {commit}' if commit else ''}",
+        "libraries": ", ".join(f"{name} {record.get(name, '–')}" for name in ("torch", "numpy", "python")),
+        "machine": f"{record.get('cpu', '–')}, {record.get('cores', '–')} cores, {record.get('platform', '–')}",
+        "device": f"{record.get('device_name') or record.get('device', '–')}, "
+        f"{formatting.pluralize(record.get('threads', 1), 'thread')} per process",
+        "engine": record.get("engine", "–"),
     }
 
 
-def settings(folders: Iterable[RunFolder]) -> dict[str, str]:
-    """The settings of runs by the names that `--set` takes; all values, where they differ."""
+def settings_of_runs(directories: Iterable[RunFolder]) -> dict[str, str]:
+    """Collect the settings of runs by the names that `--set` takes, with all values where they differ."""
     values: dict[str, dict[str, None]] = {}
-    specs = [folder.spec()["complete"] for folder in folders]
-    for spec in specs:
-        for key, words in _settings(spec).items():
-            values.setdefault(key, {})[words] = None
-    told = {key: [words for words in found if words != "–"] for key, found in values.items()}
-    return {key: "; ".join(found) for key, found in told.items() if found and key != "replicate"}
+    for directory in directories:
+        for key, text in _settings(directory.spec()["complete"]).items():
+            values.setdefault(key, {})[text] = None
+    set_values = {key: [text for text in texts if text != "–"] for key, texts in values.items()}
+    return {key: "; ".join(texts) for key, texts in set_values.items() if texts and key != "replicate"}
 
 
 def _settings(spec: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
+    settings = {}
     for key, value in spec.items():
-        if isinstance(value, Mapping) and "kind" in value and key != "dense":
-            found[key] = "another run"
+        if key == "inputs" or (
+            isinstance(value, Mapping) and "kind" in value and key not in ("dense", "settings")
+        ):
+            settings[key] = "another run" if value else "–"
         elif isinstance(value, Mapping):
             for name, part in flatten_settings(value, f"{key}.").items():
-                found[short(name)] = _words(part)
+                settings[short_name(name)] = format_setting(part)
         else:
-            found[key] = _words(value)
-    found.pop("kind", None)
-    return found
+            settings[key] = format_setting(value)
+    for name in ("kind", "function", "version"):
+        settings.pop(name, None)
+    return settings
 
 
-def short(key: str) -> str:
-    """A setting's name without what `--set` lets it do without."""
-    return next((key.removeprefix(prefix) for prefix in SHORT if key.startswith(prefix)), key)
-
-
-def _words(value: Any) -> str:
+def format_setting(value: Any) -> str:
+    """Format the value of a setting; "–" where it is not set."""
     return "–" if value in formatting.UNSET or value == [] else formatting.format_settings(value)

@@ -40,7 +40,10 @@ def trainings_of(ticket: TicketSpec, store: Store) -> list[Callable[[], None]]:
         train(model, data, recipe, **arguments)
 
     with patch("prunus.tickets.baseline.train", record):
-        ticket.run(InMemoryArtifacts(), [store.folder(run_id(need)) for need in ticket.needs()])
+        ticket.run(
+            InMemoryArtifacts(),
+            {role: store.directory(run_id(one)) for role, one in ticket.dependencies().items()},
+        )
     return bare_trainings
 
 
@@ -55,7 +58,7 @@ def train_bare(
 
 def kept(ticket: TicketSpec, store: Store) -> None:
     """The whole run, anew."""
-    shutil.rmtree(store.finished / run_id(ticket), ignore_errors=True)
+    shutil.rmtree(store.runs_path / run_id(ticket), ignore_errors=True)
     assert run_to_completion(ticket, store, "inline")
 
 
@@ -63,7 +66,7 @@ def run(rounds: int = 7, epochs: int = 5) -> str:
     ticket = spec(epochs)
     with tempfile.TemporaryDirectory() as folder, SingleThread():
         store = Store(folder)
-        for need in ticket.needs():
+        for need in ticket.dependencies().values():
             run_to_completion(need, store, "inline")
         trainings = trainings_of(ticket, store)
         functions: dict[str, Callable[[], object]] = {
@@ -79,8 +82,10 @@ def run(rounds: int = 7, epochs: int = 5) -> str:
             ],
             [[name, f"{timed.median(name):.2f}", timed.ratio(name, "bare trainings")] for name in functions],
         )
-        path = Path(store.folder(run_id(ticket)).path) / f"{mask_key(1)}.safetensors"
-        weights = sum(mask.numel() for mask in store.folder(run_id(ticket)).get_masks(mask_key(1)).values())
+        path = Path(store.directory(run_id(ticket)).path) / f"{mask_key(1)}.safetensors"
+        weights = sum(
+            mask.numel() for mask in store.directory(run_id(ticket)).load_masks(mask_key(1)).values()
+        )
         size = path.stat().st_size
     masks = table(
         ["stored mask", "weights", "bytes", "bits a weight"],

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.timing import spread, table
 from prunus.data import load
-from prunus.runs.runner import run_plan
+from prunus.runs.executors import run_plan
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.ticket import TicketSpec
@@ -81,7 +81,7 @@ def ours(epochs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         began = time.perf_counter()
-        run_plan(specs(epochs), store, engine="processes", workers=CORES, say=lambda line: None)
+        run_plan(specs(epochs), store, executor="processes", workers=CORES, say=lambda line: None)
         wall = time.perf_counter() - began
         steps = sum(row["steps"] for run in store.folders() for row in run.rows())
         passed = [

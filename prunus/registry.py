@@ -1,13 +1,17 @@
 """Look up a built-in variant by its name, import an object by its reference, and suggest a known name for a misspelled one."""
 
+import ast
+import hashlib
 import importlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prunus.errors import UnknownNameError
+from prunus.errors import SpecError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -56,9 +60,7 @@ def import_object(reference: str, also: type | None = None) -> Any:
     module_name, colon, name = reference.partition(":")
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         raise UnknownNameError(f"{reference!r} is not of the form 'package.module:function'.")
-    here = str(Path.cwd())
-    if not {"", here} & set(sys.path):
-        sys.path.insert(0, here)
+    here = _make_current_folder_importable()
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may fail in any way at all
@@ -85,6 +87,121 @@ def source_files(*references: str | None) -> list[Path]:
     modules = [Path(*parts) for parts in named if all(part.isidentifier() for part in parts)]
     files = [file for module in modules for file in (module.with_suffix(".py"), module / "__init__.py")]
     return [file for file in files if file.is_file()]
+
+
+def source_digest(reference: str) -> str:
+    """Return a digest of the source that the function `reference`, "package.module:function", depends on.
+
+    It covers the file of the module and the files that it imports, directly or through others, anywhere in their code.
+    Modules of the standard library, of prunus and of installed packages (site-packages) do not count, nor does where the
+    files are. The modules are found, but not imported.
+
+    Raises:
+        UnknownNameError: The reference is malformed, or there is no such module.
+        SpecError: A file was changed after this process imported it, so that it does not compute what the file says.
+
+    >>> source_digest("prunus.registry:lookup") == source_digest("prunus.registry:suggestion")
+    True
+    """
+    name, colon, function = reference.partition(":")
+    if not (colon and function.isidentifier() and all(part.isidentifier() for part in name.split("."))):
+        raise UnknownNameError(f"{reference!r} is not of the form 'package.module:function'.")
+    here = _make_current_folder_importable()
+    importlib.invalidate_caches()
+    found = _find_modules(name)
+    if len(found) < len(name.split(".")):
+        raise UnknownNameError(
+            f"Looking up {reference!r}, no module {name!r} was found in {here} or the installed packages."
+        )
+    waiting, digests = list(found), dict.fromkeys(found, "")
+    while waiting:
+        module = waiting.pop()
+        path = _source_path(found[module])
+        if path is None:
+            continue
+        content = path.read_bytes()
+        digests[module] = hashlib.sha256(content).hexdigest()
+        _check_unchanged(module, path, digests[module])
+        is_package = found[module].submodule_search_locations is not None
+        for imported in _imported_names(content, module if is_package else module.rpartition(".")[0]):
+            for other, spec in _find_modules(imported).items():
+                if other not in found and _is_local(other, spec):
+                    found[other], digests[other] = spec, ""
+                    waiting.append(other)
+    lines = (f"{module} {digest}" for module, digest in sorted(digests.items()) if digest)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+_READ: dict[str, tuple[str, ModuleSpec | None]] = {}
+"""The digest of the source of each module when it was first read, and the module spec that was loaded then."""
+
+
+def _check_unchanged(module: str, path: Path, digest: str) -> None:
+    """Raise SpecError if the module was imported from the file `path` before the file was changed."""
+    loaded = getattr(sys.modules.get(module), "__spec__", None)
+    before, loaded_before = _READ.setdefault(module, (digest, loaded))
+    if digest != before and loaded is not None and loaded is loaded_before:
+        raise SpecError(
+            f"{path} was changed after it was imported; start Python again to compute with the change."
+        )
+    _READ[module] = (digest, loaded)
+
+
+def _find_modules(name: str) -> dict[str, ModuleSpec]:
+    """Return the specs of a module and of the packages around it, as far as they are found."""
+    found: dict[str, ModuleSpec] = {}
+    locations: Any = None
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        whole = ".".join(parts[:length])
+        spec = PathFinder.find_spec(whole, locations)
+        if spec is None:
+            break
+        found[whole] = spec
+        locations = spec.submodule_search_locations
+        if locations is None:
+            break
+    return found
+
+
+def _source_path(spec: ModuleSpec) -> Path | None:
+    """Return the file of a module; None for a folder without `__init__.py`."""
+    return Path(spec.origin) if spec.origin is not None and Path(spec.origin).is_file() else None
+
+
+def _is_local(name: str, spec: ModuleSpec) -> bool:
+    """Return whether a module is neither of the standard library, of prunus, nor an installed package."""
+    top, path = name.partition(".")[0], _source_path(spec)
+    installed = path is not None and {"site-packages", "dist-packages"} & set(path.parts)
+    return top != "prunus" and top not in sys.stdlib_module_names and not installed
+
+
+@lru_cache(maxsize=256)
+def _imported_names(content: bytes, package: str) -> tuple[str, ...]:
+    """Return the modules that a source file of `package` may import, and the names that may be modules."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # a compiled module, or a file that cannot be imported
+        return ()
+    return tuple(dict.fromkeys(name for node in ast.walk(tree) for name in _names_in(node, package)))
+
+
+def _names_in(node: ast.AST, package: str) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*parents, *([node.module] if node.module else [])])
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def _make_current_folder_importable() -> str:
+    """Put the current folder first on the path of imports, unless it is there; return its name."""
+    here = str(Path.cwd())
+    if not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
+    return here
 
 
 def _origin(module: object) -> str:

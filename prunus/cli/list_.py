@@ -42,7 +42,7 @@ def registered_names() -> dict[str, dict[str, str]]:
     from prunus.pruning.pruners import PRUNERS
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
-    from prunus.runs.executors import ENGINES
+    from prunus.runs.executors import EXECUTORS
     from prunus.tickets.mask0 import MASK0_ACTIONS
     from prunus.tickets.mask1 import MASK1_ACTIONS
     from prunus.tickets.supermask import SUPERMASKS
@@ -61,7 +61,7 @@ def registered_names() -> dict[str, dict[str, str]]:
         "codecs": (CODECS, lambda codec: _of_card(codec.encode)),
         "starts": (KMEANS_INITS, _of_function),
         "augmentations": (AUGMENTATIONS, _of_function),
-        "engines": (ENGINES, _of_card),
+        "engines": (EXECUTORS, _of_function),
         "recipes": (COMPRESSION_RECIPES, _of_recipe),
         "experiments": (EXPERIMENTS, _of_function),
     }

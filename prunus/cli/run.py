@@ -149,7 +149,7 @@ def figure(
     asked = {
         request.experiment
         for request in kept.requests()
-        if size in (None, request.size) and any(kept.done(entry.id) for entry in request.entries)
+        if size in (None, request.size) and any(kept.is_done(entry.id) for entry in request.entries)
     }
     parts = [part for part in parts_of(name) if part in STORED_EXPERIMENTS]
     if not parts:
@@ -183,7 +183,7 @@ def _check_results(folder: Path, name: str, store: Path | None, force: bool) -> 
     from prunus.files import check_writable, create_folder
 
     if store is not None:
-        for part in ("runs", "work", "experiments"):
+        for part in ("runs", "locks", "experiments"):
             inside = (store / part).resolve()
             if folder.resolve() == inside or inside in folder.resolve().parents:
                 raise OutputError(

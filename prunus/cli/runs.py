@@ -32,11 +32,11 @@ def list_(store: StoreFolder, as_json: AsJson = False) -> None:
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
-    runs = [(run, opened.look(run.id).rows()) for run in opened.runs()]
+    runs = opened.runs()
     if as_json:
-        echo_json([listed_json(run, rows) for run, rows in runs])
+        echo_json([listed_json(run) for run in runs])
     elif runs:
-        echo_table(LISTED, [run_row(run, rows) for run, rows in runs], words=4)
+        echo_table(LISTED, [run_row(run) for run in runs], words=4)
     else:
         echo(f"The store {store} has no runs.")
 
@@ -53,22 +53,22 @@ def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
     opened = Store(store, create=False)
     found = opened.find(id)
     run = opened.run(found)
-    folder = opened.look(found)
-    environment, rows = folder.environment(), folder.rows()
+    rows = opened.directory(found, unfinished=True).rows()
+    environment = run.environment
     if as_json:
         echo_json({**asdict(run), "environment": environment, "levels": rows})
         return
-    about = {"status": run.status, "experiments": ", ".join(run.experiments), "invariants": run.invariants}
+    about = {"status": run.state, "experiments": ", ".join(run.experiments), "invariants": run.invariants}
     more = {
         "seconds": run.seconds,
         "attempts": run.attempts,
-        "needs": ", ".join(run.needs),
+        "dependencies": ", ".join(run.dependencies.values()),
         "error": run.error,
     }
     for title, values in (
         (run.id, {**about, **more}),
-        ("settings that differ from their defaults", flatten_settings(run.spec)),
-        ("environment", {key: value for key, value in environment.items() if key != "earlier"}),
+        ("settings that differ from their defaults", flatten_settings(run.settings)),
+        ("environment", environment),
         ("summary", flatten_settings(run.summary)),
     ):
         if cells := pairs(values):
@@ -92,8 +92,8 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
 
     opened = Store(store, create=False)
     ids = [opened.find(first), opened.find(second)]
-    one, two = (opened.look(id) for id in ids)
-    settings = other_settings(one, two)
+    one, two = (opened.directory(id, unfinished=True) for id in ids)
+    settings = other_settings(one.record(), two.record())
     levels = differences(one.rows(), two.rows())
     if as_json:
         echo_json({"runs": ids, "settings": settings, "levels": levels})
@@ -126,11 +126,11 @@ def save(
 
     opened = Store(store, create=False)
     found = opened.find(id)
-    folder = opened.look(found)
-    complete = folder.spec()["complete"]
+    folder = opened.directory(found, unfinished=True)
+    complete = folder.record().all_settings
     dense = complete.get("dense", complete)
-    if not opened.done(found):
-        raise PrunusError(f"{found} has no network to write: it is {opened.run(found).status}, not done.")
+    if not opened.is_done(found):
+        raise PrunusError(f"{found} has no network to write: it is {opened.run(found).state}, not done.")
     if not folder.has("final") or not isinstance(dense, dict) or not {"model", "replicate"} <= dense.keys():
         raise PrunusError(f"{found} has no network to write: what a run of its kind leaves is numbers.")
     check_writable(file, force=force, inputs=opened.path.rglob("*"))

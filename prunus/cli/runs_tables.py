@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunus.report.formatting import format_density, format_duration
-from prunus.runs.directory import RunFolder
-from prunus.runs.run_info import RunInfo
+from prunus.runs.record import RunRecord
 from prunus.runs.settings import canonical_json, flatten_settings
 
 Rows = Sequence[Mapping[str, Any]]
@@ -40,13 +39,13 @@ def text(value: object) -> str:
     return "–" if value in (None, "") else str(value)
 
 
-def run_row(run: RunInfo, rows: Rows) -> tuple[str, ...]:
+def run_row(run: RunRecord) -> tuple[str, ...]:
     """A run in a row under LISTED."""
-    last = last_metrics(rows)
+    last = last_metrics(run)
     return (
         run.id,
         ", ".join(run.experiments) or "–",
-        run.status,
+        run.state,
         (run.invariants or "–").partition(":")[0],
         text(last.get("level")),
         format_density(last["density"]) if "density" in last else "–",
@@ -55,29 +54,25 @@ def run_row(run: RunInfo, rows: Rows) -> tuple[str, ...]:
     )
 
 
-def listed_json(run: RunInfo, rows: Rows) -> dict[str, Any]:
+def listed_json(run: RunRecord) -> dict[str, Any]:
     """A run as an object."""
     return {
         "id": run.id,
         "kind": run.kind,
         "experiment": run.experiments[0] if run.experiments else None,
         "experiments": list(run.experiments),
-        "spec": run.spec,
-        "status": run.status,
+        "spec": run.settings,
+        "status": run.state,
         "invariants": run.invariants,
         "seconds": run.seconds,
         "attempts": run.attempts,
-        "metrics": last_metrics(rows),
+        "metrics": last_metrics(run),
     }
 
 
-def last_metrics(rows: Rows) -> dict[str, Any]:
+def last_metrics(run: RunRecord) -> dict[str, Any]:
     """The last level's row, its receipt left out, what is nested by dotted name."""
-    return (
-        flatten_settings({key: value for key, value in rows[-1].items() if key != "invariants"})
-        if rows
-        else {}
-    )
+    return flatten_settings({key: value for key, value in run.last_row.items() if key != "invariants"})
 
 
 def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -115,9 +110,9 @@ def _held(levels: Sequence[tuple[Any, bool]]) -> str:
     return f"on {'the one level' if len(levels) == 1 else f'all {len(levels)} levels'}"
 
 
-def other_settings(one: RunFolder, two: RunFolder) -> dict[str, tuple[Any, Any]]:
+def other_settings(one: RunRecord, two: RunRecord) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs differ, defaults included."""
-    a, b = (flatten_settings({"kind": spec["kind"], **spec["complete"]}) for spec in (one.spec(), two.spec()))
+    a, b = (flatten_settings({"kind": run.kind, **run.all_settings}) for run in (one, two))
     return {
         key: (a.get(key), b.get(key))
         for key in dict.fromkeys([*a, *b])

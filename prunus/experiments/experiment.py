@@ -13,12 +13,13 @@ from typing import Any
 
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.experiments.claims import Claim, Published
-from prunus.experiments.overrides import changed
+from prunus.experiments.provenance import PREFIXES
 from prunus.experiments.rows import SIZES, Row
 from prunus.report.figures import Reference
-from prunus.runs.executors.run_task import ExecutableSpec
+from prunus.runs.overrides import apply_overrides
+from prunus.runs.spec import RunSpec
 
-LabeledRuns = list[tuple[dict[str, Any], ExecutableSpec]]
+LabeledRuns = list[tuple[dict[str, Any], RunSpec]]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ class Experiment:
         """Return the template with changed settings; that a change has no effect is warned of elsewhere."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoEffectWarning)
-            return changed(self.template(network, size), settings)
+            return apply_overrides(
+                self.template(network, size), settings, prefixes=PREFIXES, other_names=("network",)
+            )
 
     def networks_and_settings(self, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """Split settings into the networks to run on and the other settings.

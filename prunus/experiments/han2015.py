@@ -18,7 +18,7 @@ from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.scopes import SCOPES
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate
 from prunus.types import Dataset, MaskDict, Progress
 
@@ -87,7 +87,7 @@ def _dense(settings: Tradeoff) -> TrainedNetwork:
     return TrainedNetwork(settings.recipe, settings.model, settings.data, settings.examples)
 
 
-def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunFolder, progress: Progress) -> list[Row]:
+def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory, progress: Progress) -> list[Row]:
     """Prune to every sparsity, from the dense network or (iteratively) from the sparsity before."""
     data, network = _dense(settings).dataset(), _dense(settings).load(dense)
     retraining = settings.recipe.replace(
@@ -200,7 +200,7 @@ def pruned_networks(template: FunctionRun, size: str, replicates: Sequence[int])
 
 
 def costs_of_pruned_network(
-    settings: CompressedNetwork, replicate: int, pruned: RunFolder, progress: Progress
+    settings: CompressedNetwork, replicate: int, pruned: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Measure the costs of every layer, and the test error of the pruned network."""
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)

@@ -20,7 +20,7 @@ from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.rows import Row
 from prunus.experiments.trained_networks import LENETS, CompressedNetwork
 from prunus.pruning.prunable import prunable_weights
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Dataset, MaskDict, Progress
@@ -67,7 +67,7 @@ def compressed_networks(template: FunctionRun, size: str, replicates: Sequence[i
 
 
 def sizes_of_layers(
-    settings: CompressedNetwork, replicate: int, dense: RunFolder, progress: Progress
+    settings: CompressedNetwork, replicate: int, dense: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Compress the dense network, and measure what each layer takes in the file."""
     data, model = settings.dense.dataset(), settings.dense.load(dense)
@@ -239,7 +239,7 @@ def one_curve_per_initialization(template: FunctionRun, size: str, replicates: S
 
 
 def accuracy_per_bits(
-    settings: Sweep, replicate: int, pruned: RunFolder, progress: Progress
+    settings: Sweep, replicate: int, pruned: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Measure the accuracy after k-means, and after fine-tuning the centroids, for every code width."""
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
@@ -321,7 +321,7 @@ def three_ways_to_compress(template: FunctionRun, size: str, replicates: Sequenc
 
 
 def loss_per_size(
-    settings: Sweep, replicate: int, dense: RunFolder, *pruned: RunFolder, progress: Progress
+    settings: Sweep, replicate: int, dense: RunDirectory, *pruned: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Measure the loss of accuracy and the size of the file for every code width or density."""
     data, model = settings.dense.dataset(), settings.dense.load(dense)

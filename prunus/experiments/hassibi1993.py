@@ -18,7 +18,7 @@ from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.masks import all_kept
 from prunus.pruning.second_order import Objective, PruningMethod, criterion_method, make_objective, obd, obs
 from prunus.pruning.second_order.flattening import flatten_weights, unflatten_weights
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.types import Params, Progress, Split
 
@@ -77,10 +77,10 @@ def train_xor(settings: Xor, replicate: int, progress: Progress) -> Output:
 
 
 def delete_first_weight(
-    settings: Xor, replicate: int, xor_networks: RunFolder, progress: Progress
+    settings: Xor, replicate: int, xor_networks: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Delete one weight of every network, and retrain the others."""
-    objective, stored = _xor(), xor_networks.get("tensors")
+    objective, stored = _xor(), xor_networks.load_tensors("tensors")
     trained, errors_without = stored["trained"], stored["errors"]
     examine = METHODS[settings.method](objective, settings.damping)
     states = [
@@ -248,11 +248,11 @@ def train_monks(settings: Monks, replicate: int, progress: Progress) -> Output:
 
 
 def delete_one_at_a_time(
-    settings: Monks, replicate: int, trained: RunFolder, progress: Progress
+    settings: Monks, replicate: int, trained: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Delete one weight at a time, the curvature computed anew, until five networks in a row are too inaccurate."""
     objective, test = _monks(settings, replicate)
-    weights = unflatten_weights(trained.get("tensors")["weights"], objective.weights)
+    weights = unflatten_weights(trained.load_tensors("tensors")["weights"], objective.weights)
     masks, method = all_kept(objective.weights), METHODS[settings.method](objective, settings.decay)
     total = len(flatten_weights(masks))
     path = [_point(objective, test, weights, total)]

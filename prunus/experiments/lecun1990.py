@@ -19,7 +19,7 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import PruningMethod, criterion_method, make_objective, obd, prune_weights
 from prunus.pruning.weights import set_weights, with_weights
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Masks, Recipe, evaluate, train
 from prunus.types import Params, Progress, Split
@@ -96,7 +96,7 @@ def _runs_of(template: FunctionRun, methods: Sequence[str], replicates: Sequence
 
 
 def deletions_without_retraining(
-    settings: Deletion, replicate: int, dense: RunFolder, progress: Progress
+    settings: Deletion, replicate: int, dense: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Delete every fraction of the weights, each from the trained network."""
     model, data = settings.dense.load(dense), settings.dense.dataset()
@@ -206,7 +206,7 @@ prediction = replace(
 
 
 def deletions_one_after_another(
-    settings: Deletion, replicate: int, dense: RunFolder, progress: Progress
+    settings: Deletion, replicate: int, dense: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Delete in steps, the diagonal computed anew before each, with or without retraining after each."""
     model, data = settings.dense.load(dense), settings.dense.dataset()

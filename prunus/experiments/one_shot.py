@@ -36,7 +36,7 @@ from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import fisher, make_objective
 from prunus.pruning.weights import with_weights
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Density, Params, Progress, Split, numel_by_name
 
@@ -129,11 +129,11 @@ def trained_network(settings: OneShot, replicate: int, progress: Progress) -> Ou
 
 
 def accuracy_per_sparsity(
-    settings: OneShot, replicate: int, network: RunFolder, progress: Progress
+    settings: OneShot, replicate: int, network: RunDirectory, progress: Progress
 ) -> list[Row]:
     """Prune to every sparsity, and measure the accuracy with and without recalibrating BatchNorm."""
     data, model = load(settings.data), MODELS[settings.model](seed=0)
-    model.load_state_dict(network.get("tensors"))
+    model.load_state_dict(network.load_tensors("tensors"))
     model.eval()
     test = data.test.take(settings.test_examples)
     dense = evaluate(model, test).accuracy

@@ -8,13 +8,13 @@ from typing import Any
 
 from prunus.experiments.comparisons import METRICS, Difference, comparison_tables
 from prunus.experiments.experiment import Experiment
-from prunus.experiments.overrides import short_name
 from prunus.experiments.provenance import (
     all_run_directories,
     environments,
     format_label,
     requested_run_directories,
     settings_of_runs,
+    short_name,
 )
 from prunus.experiments.results import cell
 from prunus.experiments.rows import Row, network_of
@@ -23,7 +23,7 @@ from prunus.report.experiment_page import Cell, ExperimentPage, InvariantSummary
 from prunus.report.figures import FigureData, files_of
 from prunus.report.interactive_figure import chart
 from prunus.report.statistics import Verdict
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.settings import all_settings, flatten_settings
 from prunus.runs.store import Store
@@ -154,7 +154,7 @@ def size_differences(experiment: Experiment, store: Store, request: Request) -> 
     for network in networks:
         where = f"{network}, " if len(networks) > 1 else ""
         lines += [where + line for line in _supermask_differences(experiment, network, request.size, rest)]
-    specs = [directory.spec()["complete"] for directory in requested_run_directories(store, request)]
+    specs = [directory.record().all_settings for directory in requested_run_directories(store, request)]
     return [*lines, *level_differences(specs)]
 
 
@@ -233,12 +233,12 @@ def _setting_text(key: str, value: Any) -> str:
     return formatting.format_settings(value)
 
 
-def _key_figures(content: Content, directories: Sequence[RunFolder]) -> list[KeyFigure]:
+def _key_figures(content: Content, directories: Sequence[RunDirectory]) -> list[KeyFigure]:
     networks = [network_of(directory).rpartition(", ") for directory in directories]
     models, data = (
         ", ".join(dict.fromkeys(name[part] for name in networks if name[part])) for part in (0, 2)
     )
-    seconds = sum(directory.result().get("seconds") or 0.0 for directory in directories)
+    seconds = sum(directory.record().seconds for directory in directories)
     replicates = formatting.pluralize(len(content.seeds), "replicate")
     invariants = content.invariants
     return [
@@ -258,13 +258,13 @@ def _key_figures(content: Content, directories: Sequence[RunFolder]) -> list[Key
     ]
 
 
-def _runs(request: Request, directories: Sequence[RunFolder]) -> list[tuple[str, str]]:
+def _runs(request: Request, directories: Sequence[RunDirectory]) -> list[tuple[str, str]]:
     """Every run with its label; the dependencies come last."""
     labels = {entry.id: format_label(entry.label) for entry in request.entries}
     dependencies = [directory for directory in directories if directory.id not in labels]
     return [
         *((label, id) for id, label in labels.items()),
-        *((f"{directory.spec()['kind']}, a dependency", directory.id) for directory in dependencies),
+        *((f"{directory.record().kind}, a dependency", directory.id) for directory in dependencies),
     ]
 
 

@@ -3,13 +3,21 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prunus.experiments.overrides import short_name
 from prunus.report import formatting
 from prunus.report.experiment_page import InvariantSummary
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
+
+PREFIXES = ("", "dense.", "dense.recipe.", "settings.", "settings.recipe.")
+"""Prefixes of settings that `--set` may leave out: `epochs` is `dense.recipe.epochs`, `every` is `dense.every`."""
+
+
+def short_name(key: str) -> str:
+    """Return a setting's name without a prefix that `--set` does not need."""
+    prefixes = sorted(PREFIXES, key=len, reverse=True)
+    return next(key.removeprefix(prefix) for prefix in prefixes if key.startswith(prefix))
 
 
 def format_label(label: Mapping[str, Any]) -> str:
@@ -23,20 +31,20 @@ def format_label(label: Mapping[str, Any]) -> str:
     return ", ".join([*first, *(f"{key} {value}" for key, value in label.items() if key not in names)])
 
 
-def requested_run_directories(store: Store, request: Request) -> list[RunFolder]:
+def requested_run_directories(store: Store, request: Request) -> list[RunDirectory]:
     """Return the directories of the requested runs, each once."""
-    return [store.folder(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
+    return [store.directory(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
 
 
-def all_run_directories(store: Store, request: Request) -> list[RunFolder]:
+def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
     """Return the directories of the requested runs and of their dependencies, each once."""
-    directories: dict[str, RunFolder] = {}
+    directories: dict[str, RunDirectory] = {}
     remaining = requested_run_directories(store, request)
     while remaining:
         directory = remaining.pop(0)
         if directory.id not in directories:
             directories[directory.id] = directory
-            remaining += [store.folder(need) for need in directory.spec()["needs"]]
+            remaining += [store.directory(need) for need in directory.record().dependencies.values()]
     return list(directories.values())
 
 
@@ -62,12 +70,11 @@ def invariant_summary(store: Store, request: Request) -> InvariantSummary:
     return InvariantSummary(len(points), passed, counts, failed)
 
 
-def environments(directories: Iterable[RunFolder]) -> dict[str, str]:
+def environments(directories: Iterable[RunDirectory]) -> dict[str, str]:
     """Describe where runs were computed: versions, machine, device; with numbers of runs where they differ."""
     counts: dict[str, dict[str, int]] = {}
     for directory in directories:
-        record = directory.environment()
-        attempts = [_environment(attempt) for attempt in (*record.get("earlier", ()), record)]
+        attempts = [_environment(attempt) for attempt in directory.record().environments]
         for key in attempts[-1]:
             for text in dict.fromkeys(attempt[key] for attempt in attempts):
                 of_key = counts.setdefault(key, {})
@@ -88,15 +95,15 @@ def _environment(record: Mapping[str, Any]) -> dict[str, str]:
         "machine": f"{record.get('cpu', '–')}, {record.get('cores', '–')} cores, {record.get('platform', '–')}",
         "device": f"{record.get('device_name') or record.get('device', '–')}, "
         f"{formatting.pluralize(record.get('threads', 1), 'thread')} per process",
-        "engine": record.get("engine", "–"),
+        "executor": record.get("executor", "–"),
     }
 
 
-def settings_of_runs(directories: Iterable[RunFolder]) -> dict[str, str]:
+def settings_of_runs(directories: Iterable[RunDirectory]) -> dict[str, str]:
     """Collect the settings of runs by the names that `--set` takes, with all values where they differ."""
     values: dict[str, dict[str, None]] = {}
     for directory in directories:
-        for key, text in _settings(directory.spec()["complete"]).items():
+        for key, text in _settings(directory.record().all_settings).items():
             values.setdefault(key, {})[text] = None
     set_values = {key: [text for text in texts if text != "–"] for key, texts in values.items()}
     return {key: "; ".join(texts) for key, texts in set_values.items() if texts and key != "replicate"}

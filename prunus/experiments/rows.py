@@ -7,7 +7,7 @@ from typing import Any
 
 from prunus.errors import StoreError
 from prunus.report.figure_data import Curve
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 Say = Callable[[str], None]
 
 SIZES = ("smoke", "default", "full")
-_NOT_FOR_TABLES = ("invariants", "density", "seconds", "index")
+_NOT_FOR_TABLES = ("invariants", "density", "seconds")
 
 
 def latest_request(store: Store, name: str, size: str | None, say: Say) -> Request:
@@ -61,7 +61,7 @@ def latest_request(store: Store, name: str, size: str | None, say: Say) -> Reque
 
 def finished_subset(store: Store, request: Request) -> Request:
     """Return the request with only those of its runs that are finished."""
-    return replace(request, entries=tuple(entry for entry in request.entries if store.done(entry.id)))
+    return replace(request, entries=tuple(entry for entry in request.entries if store.is_done(entry.id)))
 
 
 def num_runs(request: Request) -> int:
@@ -78,9 +78,9 @@ def _settings_text(settings: Mapping[str, str]) -> str:
 def rows_of(store: Store, request: Request) -> list[Row]:
     """Read one row per run and level, with its label and network; the dense network is level 0 of its tickets."""
     return [
-        {**entry.label, **_flat(row), "network": network_of(store.folder(entry.id)), "run": entry.id}
+        {**entry.label, **_flat(row), "network": network_of(store.directory(entry.id)), "run": entry.id}
         for entry in request.entries
-        for directory in _with_baseline(store, store.folder(entry.id))
+        for directory in _with_baseline(store, store.directory(entry.id))
         for row in directory.rows()
     ]
 
@@ -89,7 +89,7 @@ def curves_of(store: Store, request: Request) -> list[Row]:
     """Read one row per run, level and step, with its label and its level's density."""
     points: list[Row] = []
     for entry in request.entries:
-        directories = _with_baseline(store, store.folder(entry.id))
+        directories = _with_baseline(store, store.directory(entry.id))
         levels = {row["level"]: _flat(row) for directory in directories for row in directory.rows()}
         network = network_of(directories[-1])
         for point in (point for directory in directories for point in directory.curve()):
@@ -99,17 +99,18 @@ def curves_of(store: Store, request: Request) -> list[Row]:
     return points
 
 
-def _with_baseline(store: Store, directory: RunFolder) -> list[RunFolder]:
+def _with_baseline(store: Store, directory: RunDirectory) -> list[RunDirectory]:
     """A run, and before a ticket the dense network that it was made of."""
     if not directory.id.startswith(f"{TicketSpec.kind}-"):
         return [directory]
-    needs = [need for need in directory.spec()["needs"] if need.startswith(f"{BaselineSpec.kind}-")]
-    return [*(store.folder(need) for need in needs), directory]
+    dependencies = directory.record().dependencies.values()
+    baselines = [id for id in dependencies if id.startswith(f"{BaselineSpec.kind}-")]
+    return [*map(store.directory, baselines), directory]
 
 
-def network_of(directory: RunFolder) -> str:
+def network_of(directory: RunDirectory) -> str:
     """Describe the model and the data of a run, "lenet-300-100, mnist"; empty where its settings name neither."""
-    complete = directory.spec()["complete"]
+    complete = directory.record().all_settings
     for key in ("ticket", "settings", "dense"):
         complete = complete.get(key) or complete
     return ", ".join(str(complete[key]) for key in ("model", "data") if key in complete)

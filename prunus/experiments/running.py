@@ -6,7 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
-from typing import Any, cast
+from typing import Any
 
 from prunus.errors import UnknownNameError
 from prunus.experiments.claims import verdicts
@@ -35,10 +35,8 @@ from prunus.registry import lookup
 from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figures import FigureData, check_figure_libraries
 from prunus.report.statistics import check_interval_library
-from prunus.runs.executors import ENGINES
-from prunus.runs.executors.run_task import ExecutableSpec
+from prunus.runs.executors import EXECUTORS, run_plan
 from prunus.runs.requests import Request
-from prunus.runs.runner import run_plan
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.types import Progress
@@ -53,7 +51,7 @@ def run_experiment(
     replicates: int | None = None,
     seed: int = 0,
     report: Say | None = None,
-    engine: str = "processes",
+    executor: str = "processes",
     workers: int | None = None,
     settings: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -68,7 +66,7 @@ def run_experiment(
         replicates: Number of replicates; None for that of the size.
         seed: Number of the first replicate.
         report: Called with sentences about the plan and the runs.
-        engine: A key of ENGINES.
+        executor: A key of EXECUTORS.
         workers: Number of processes; None for one per core.
         settings: Changes of settings as texts, by setting name.
         progress: Called with the estimated work that is done.
@@ -81,7 +79,7 @@ def run_experiment(
     if size not in SIZES:
         raise UnknownNameError(f"Expected a size of {', '.join(SIZES)}, got {size!r}.")
     say, changes = report or (lambda line: None), dict(settings or {})
-    lookup("engine", ENGINES, engine)
+    lookup("executor", EXECUTORS, executor)
     numbers = range(seed, seed + (replicates or experiment.num_replicates(size)))
     networks = experiment.networks_and_settings(changes)[0]
     if "network" not in changes and len(networks) < len(experiment.networks):
@@ -94,12 +92,13 @@ def run_experiment(
     request = kept.request(experiment.name, size, [(label, spec) for label, spec in entries], changes)
     specs = [spec for _, spec in entries]
     # A damaged dependency of a finished run that was removed is computed again, because it is drawn as well.
-    done = [spec for spec in specs if kept.done(run_id(spec))]
-    removed = [need for spec in done for need in spec.needs() if not kept.done(run_id(need))]
+    done = [spec for spec in specs if kept.is_done(run_id(spec))]
+    needed = [dependency for spec in done for dependency in spec.dependencies().values()]
+    removed = [spec for spec in needed if not kept.is_done(run_id(spec))]
     run_plan(
-        [*specs, *cast("list[ExecutableSpec]", removed)],
+        [*specs, *removed],
         kept,
-        engine=engine,
+        executor=executor,
         workers=workers or os.cpu_count() or 1,
         say=say,
         progress=progress,

@@ -16,7 +16,7 @@ from prunus.experiments.function_run import FunctionRun, Output
 from prunus.models import MODELS
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import import_object, lookup
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Dataset, MaskDict, Progress
@@ -52,10 +52,10 @@ class TrainedNetwork:
         """Return the run of one replicate."""
         return FunctionRun.of(train_network, self, replicate=replicate)
 
-    def load(self, directory: RunFolder) -> nn.Module:
+    def load(self, directory: RunDirectory) -> nn.Module:
         """Make the network with the tensors that a finished run has stored."""
         network = self.network()
-        network.load_state_dict(directory.get("tensors"))
+        network.load_state_dict(directory.load_tensors("tensors"))
         return network
 
 
@@ -103,16 +103,16 @@ class CompressedNetwork:
             prune_network, network, replicate=replicate, inputs=(self.dense.run(replicate),)
         )
 
-    def load_pruned(self, directory: RunFolder) -> tuple[nn.Module, MaskDict]:
+    def load_pruned(self, directory: RunDirectory) -> tuple[nn.Module, MaskDict]:
         """Make the pruned network with the tensors and masks of a finished run."""
-        return self.dense.load(directory), directory.get_masks("masks")
+        return self.dense.load(directory), directory.load_masks("masks")
 
 
 LENETS = ("lenet-300-100", "lenet-5")
 
 
 def prune_network(
-    settings: CompressedNetwork, replicate: int, dense: RunFolder, progress: Progress
+    settings: CompressedNetwork, replicate: int, dense: RunDirectory, progress: Progress
 ) -> Output:
     """Prune and retrain a network by a compression recipe, and keep its tensors and masks."""
     network, data = settings.dense.load(dense), settings.dense.dataset()

@@ -16,7 +16,7 @@ from prunus.experiments.rows import Row, group_rows
 from prunus.experiments.zhou2019 import PAPER
 from prunus.pruning.criteria import CRITERIA
 from prunus.report.figures import Reference
-from prunus.runs.directory import RunFolder
+from prunus.runs.directory import RunDirectory
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.export import from_seeds
 from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed
@@ -144,10 +144,10 @@ class FileSize:
     kind: ClassVar[str] = "file-size"
 
 
-def file_size(settings: FileSize, replicate: int, supermask: RunFolder, progress: Progress) -> list[Row]:
+def file_size(settings: FileSize, replicate: int, supermask: RunDirectory, progress: Progress) -> list[Row]:
     """Measure the file of a supermask whose weights come from seeds: only its mask is stored."""
     generated, factors = from_seeds(supermask)
-    return [{"file bytes": len(pack(supermask.get("final"), generated=generated, factors=factors))}]
+    return [{"file bytes": len(pack(supermask.load_tensors("final"), generated=generated, factors=factors))}]
 
 
 def masks_of_criteria(template: LearnedSupermaskSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:

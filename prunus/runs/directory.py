@@ -1,131 +1,148 @@
-"""The folder of a run: what a procedure reads and writes, whoever runs it.
+"""The directory of a run: what a procedure reads and writes.
 
-    spec.json          identity, kind, settings, the complete settings, needs, cost
-    environment.json   versions, machine, threads, device, engine; `earlier`: those of earlier attempts
-    metrics.jsonl      a row a level             curves.jsonl   a row a level and step
-    NAME.safetensors   tensors, or masks as bits, with a note
-    claim.json         while it is worked on: who works on it
-    result.json        once it is finished: summary, receipt, seconds, cost, and the digests of all other files
+    run.json            what the run is and how far it got (RunRecord)
+    rows.jsonl          one row per level
+    curve.jsonl         one row per level and step
+    NAME.safetensors    tensors, or masks with one bit per weight, and metadata
 
-A finished run is never changed: a file of it that is missing or differs from its digest is an error, not other numbers.
-No other module spells these names. Every file is whole or not there; rows are whole lines.
+Each file carries a digest of its content, which every read verifies. The record of a finished run states how many rows
+and which tensors there are, so that a file that is missing is an error too. No other module spells these names.
 """
 
 import hashlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from filelock import BaseFileLock
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from prunus.errors import StoreError
 from prunus.files import TEMPORARY
-from prunus.runs.files import read_json, store_errors, write, write_json
-from prunus.runs.jsonl import Row, append_rows, read_rows, truncate_partial_line
+from prunus.runs.content import (
+    ZEROS,
+    Row,
+    append_rows,
+    drop_partial_line,
+    is_intact,
+    read_file,
+    read_rows,
+    seal,
+    store_errors,
+    write_file,
+)
+from prunus.runs.record import RECORD, RunRecord, read_record, write_record
 from prunus.training.constraints import pack_mask, unpack_mask
 from prunus.types import MaskDict, Params
 
-BEAT_SECONDS = 2.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_BITS = "masks"
-_SPEC = ("settings", "complete", "needs")
-"""What every spec.json says."""
-FINISHED = "runs"
-"""The folder of a store that the finished runs are in."""
+_HEADER_SIZE_BYTES = 8
 ADVICE = "remove the run, `prunus runs rm"
-_CHECKED: dict[tuple[Path, int, int], str] = {}
-"""The digests of files of finished runs that were checked in this process, by path, time and size."""
 
 
-class Beating(Protocol):
-    """What a folder asks of a claim."""
-
-    def beat(self) -> None:
-        """Say that the run is being worked on; raises LeaseLostError where it is another's by now."""
-
-
-class RunFolder:
-    """One run's files. Without a claim it can be read and written by hand; opened for reading, only read.
+class RunDirectory:
+    """The files of one run. One that has no record, such as an empty folder, can be read and written by hand.
 
     >>> import tempfile
-    >>> folder = RunFolder(Path(tempfile.mkdtemp()))
-    >>> folder.append({"level": 0, "density": 1.0}), folder.rows()
+    >>> directory = RunDirectory(Path(tempfile.mkdtemp()))
+    >>> directory.append_row({"level": 0, "density": 1.0}), directory.rows()
     (None, [{'level': 0, 'density': 1.0}])
     """
 
-    def __init__(self, path: Path, claim: Beating | None = None, *, reading: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, lock: BaseFileLock | None = None, read_only: bool = False
+    ) -> None:
+        """Open the directory `path`.
+
+        Args:
+            path: The directory.
+            lock: The lock of the run, which this process holds; None if no store is used.
+            read_only: Whether writing is refused.
+        """
         self.path = Path(path)
-        self.claim = claim
-        self.reading = reading
-        self._beaten = 0.0
+        self.lock = lock
+        self.attempt = ""
+        self.read_only = read_only
 
     @property
     def id(self) -> str:
-        """The run's identity."""
+        """The ID of the run."""
         return self.path.name
 
-    def beat(self) -> None:
-        """A sign of life, at most one in two seconds; raises LeaseLostError where another has taken the run over."""
-        now = time.time()  # not the monotonic clock, which stands still while a machine sleeps
-        if self.claim is not None and not 0 <= now - self._beaten < BEAT_SECONDS:
-            self.claim.beat()
-            self._beaten = now
-
-    def append(self, row: Row, key: str = "level") -> None:
-        """One row of metrics, flushed to the disk; it takes the place of an earlier row with the same `key`."""
-        self._may_write()
-        append_rows(self.metrics_path, [row], [key])
+    def append_row(self, row: Row) -> None:
+        """Append a row and flush it to the disk; it takes the place of an earlier row of the same level."""
+        self._check_may_write()
+        append_rows(self._rows_path, [row], ["level"])
 
     def rows(self) -> list[Row]:
-        """The rows of metrics."""
-        return self._rows(self.metrics_path)
+        """Return the rows in the order of their levels' first writing."""
+        return self._read_rows(self._rows_path, "rows")
 
-    def append_curve(self, rows: Iterable[Row], keys: tuple[str, ...] = ("level", "step")) -> None:
-        """Rows of the curves; each takes the place of an earlier one with the same `keys`."""
-        self._may_write()
-        append_rows(self.curves_path, list(rows), keys)
+    def append_curve(self, rows: Iterable[Row]) -> None:
+        """Append rows of the curve; each takes the place of an earlier one of the same level and step."""
+        self._check_may_write()
+        append_rows(self._curve_path, list(rows), ("level", "step"))
 
     def curve(self) -> list[Row]:
-        """The rows of the curves."""
-        return self._rows(self.curves_path)
+        """Return the rows of the curve."""
+        return self._read_rows(self._curve_path, "curve")
 
-    def put(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
-        """Write tensors, and a note of plain values, in place of what `name` held."""
+    def save_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write tensors, and plain values beside them, in place of what `name` held.
+
+        Args:
+            name: Letters, digits, ".", "-" and "_".
+            tensors: Tensors of any device and layout.
+            metadata: Values that JSON has a form for.
+        """
         # Cloned, because safetensors refuses tensors that share memory.
         copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-        self._put(name, copies, {"note": note, "names": list(tensors)})
+        self._write_tensors(name, copies, {"metadata": metadata, "names": list(tensors)})
 
-    def get(self, name: str) -> Params:
-        """The tensors of `name`, on the CPU, in the order they were put."""
-        tensors, about = self._get(name)
-        if _BITS in about:
-            raise StoreError(f"{self._tensors(name)} holds masks, not tensors.")
+    def load_tensors(self, name: str) -> Params:
+        """Return the tensors of `name`, on the CPU, in the order in which they were saved.
+
+        Raises:
+            StoreError: There are none, they are damaged, or `name` holds masks.
+        """
+        tensors, about = self._read_tensors(name)
+        if "masks" in about:
+            raise StoreError(f"{self.checkpoint_path(name)} holds masks, not tensors.")
         return {key: tensors[key] for key in about["names"]}
 
-    def note(self, name: str) -> dict[str, Any]:
-        """The note put beside the tensors of `name`."""
-        return self._about(name)["note"] or {}
+    def load_metadata(self, name: str) -> dict[str, Any]:
+        """Return the plain values that were saved beside the tensors of `name`."""
+        return self._read_tensors(name)[1]["metadata"] or {}
 
-    def put_masks(self, name: str, masks: MaskDict, note: Mapping[str, Any] | None = None) -> None:
-        """Write masks, one bit a weight, all tensors in one string of bits."""
-        nothing = torch.zeros(0, dtype=torch.bool)
-        flat = torch.cat([nothing, *(mask.detach().cpu().reshape(-1) for mask in masks.values())])
+    def save_masks(self, name: str, masks: MaskDict) -> None:
+        """Write masks, with one bit per weight, in place of what `name` held."""
+        empty = torch.zeros(0, dtype=torch.bool)
+        flat = torch.cat([empty, *(mask.detach().cpu().reshape(-1) for mask in masks.values())])
         shapes = [[key, *mask.shape] for key, mask in masks.items()]
-        self._put(name, {"bits": pack_mask(flat)}, {"note": note, _BITS: shapes})
+        self._write_tensors(name, {"bits": pack_mask(flat)}, {"metadata": None, "masks": shapes})
 
-    def get_masks(self, name: str) -> MaskDict:
-        """The masks of `name`."""
-        tensors, about = self._get(name)
-        if _BITS not in about:
-            raise StoreError(f"{self._tensors(name)} holds tensors, not masks.")
-        shapes = {key: torch.Size(shape) for key, *shape in about[_BITS]}
+    def load_masks(self, name: str) -> MaskDict:
+        """Return the masks of `name`.
+
+        Raises:
+            StoreError: There are none, they are damaged, or `name` holds tensors that are not masks.
+        """
+        tensors, about = self._read_tensors(name)
+        if "masks" not in about:
+            raise StoreError(f"{self.checkpoint_path(name)} holds tensors, not masks.")
+        shapes = {key: torch.Size(shape) for key, *shape in about["masks"]}
         sizes = [shape.numel() for shape in shapes.values()]
         parts = torch.split(unpack_mask(tensors["bits"], [sum(sizes)]), sizes)
         return {
@@ -133,172 +150,165 @@ class RunFolder:
         }
 
     def has(self, name: str) -> bool:
-        """Whether there are tensors or masks of that name."""
-        path = self._tensors(name)
-        return path.exists() or path.name in self._digests()
+        """Return whether there are tensors or masks of that name, or whether the finished run had some."""
+        return self.checkpoint_path(name).exists() or name in self._finished_files().get("tensors", ())
 
-    def checkpoint(self, name: str) -> Path:
-        """Where a training may write its own state of that name, to be dropped when it is over."""
-        return self._tensors(name)
+    def checkpoint_path(self, name: str) -> Path:
+        """Return the file of `name`, which a training may also write its checkpoint to.
 
-    def drop(self, name: str) -> None:
-        """Remove the tensors or masks of that name, where there are any."""
-        self._may_write()
-        with store_errors(self._tensors(name)):
-            self._tensors(name).unlink(missing_ok=True)
+        Raises:
+            StoreError: `name` is not the name of a file.
+        """
+        if not _NAME.fullmatch(name):
+            raise StoreError(
+                f"Expected a name of letters, digits, '.', '-' and '_' for tensors, got {name!r}; choose another."
+            )
+        return self.path / f"{name}.safetensors"
 
-    def has_spec(self) -> bool:
-        """Whether there is a spec.json: it is the first thing that is written."""
-        return self._file("spec").exists()
+    def remove(self, name: str) -> None:
+        """Remove the tensors, masks or checkpoint of that name, if there are any."""
+        self._check_may_write()
+        with store_errors(self.checkpoint_path(name)):
+            self.checkpoint_path(name).unlink(missing_ok=True)
 
-    def spec(self) -> dict[str, Any]:
-        """What spec.json says."""
-        found = self._json("spec")
-        if missing := [key for key in _SPEC if key not in found]:
-            with self._advising():
-                raise StoreError(f"{self._file('spec')} is damaged: it does not say {' and '.join(missing)}.")
-        return found
+    def check_input(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Record the digest of data that a user's function returned, or compare it with that of the earlier attempts.
 
-    def environment(self) -> dict[str, Any]:
-        """What environment.json says; empty where it is not there."""
-        return self._json("environment") if self._file("environment").exists() else {}
+        Args:
+            name: What the data are, such as the reference of the function.
+            tensors: The data.
 
-    def result(self) -> dict[str, Any]:
-        """What result.json says; empty where the run is not finished."""
-        return self._json("result") if self._is_finished or self._file("result").exists() else {}
+        Raises:
+            StoreError: An earlier attempt of this run computed with other data.
+        """
+        digest = tensors_digest(tensors)
+        if not self.has_record():
+            return
+        record = self.record()
+        if record.inputs.get(name, digest) != digest:
+            with self._with_advice():
+                raise StoreError(
+                    f"{name} returns other data than it returned to the earlier attempts of {self.id}."
+                )
+        if name not in record.inputs:
+            self.write_record(replace(record, inputs={**record.inputs, name: digest}))
 
-    def claimed(self) -> dict[str, Any] | None:
-        """What claim.json says: who was the last to work on the run."""
-        return self._json("claim") if self._file("claim").exists() else None
+    def has_record(self) -> bool:
+        """Return whether there is a run.json."""
+        return (self.path / RECORD).exists()
 
-    def write_spec(self, spec: Mapping[str, Any]) -> None:
-        """Write spec.json."""
-        write_json(self._file("spec"), spec)
+    def record(self) -> RunRecord:
+        """Return what run.json states. Raises StoreError if it is missing or damaged."""
+        with self._with_advice():
+            return read_record(self.path)
 
-    def write_environment(self, found: Mapping[str, Any]) -> None:
-        """Write environment.json; what it said before, where that differs, goes under `earlier`."""
-        before = self.environment()
-        earlier = before.pop("earlier", [])
-        if before and before != found:
-            earlier = [*earlier, before]
-        write_json(self._file("environment"), {**found, **({"earlier": earlier} if earlier else {})})
+    def write_record(self, record: RunRecord) -> None:
+        """Write run.json, unless another process has taken the run over."""
+        self._check_may_write()
+        write_record(self.path, record)
 
-    def write_claim(self, claim: Mapping[str, Any]) -> None:
-        """Write claim.json."""
-        write_json(self._file("claim"), claim)
+    def begin_attempt(self, record: RunRecord) -> None:
+        """Write the record of a run that this process starts or resumes, with a word for this attempt."""
+        self.attempt = secrets.token_hex(8)
+        write_record(self.path, replace(record, attempt=self.attempt))
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, with the digests of the other files; the last thing that is written."""
-        written = [
-            path for path in sorted(self.path.iterdir()) if path not in map(self._file, ("result", "claim"))
-        ]
-        write_json(self._file("result"), {**result, "files": {path.name: _digest(path) for path in written}})
+    def finish(self, record: RunRecord) -> None:
+        """Write the record of the finished run, as the last thing, with the number of rows and the names of tensors."""
+        self.remove_partial_files()
+        tensors = sorted(path.stem for path in self.path.glob("*.safetensors"))
+        files = {"rows": len(self.rows()), "curve": len(self.curve()), "tensors": tensors}
+        self.write_record(replace(record, files=files))
+        self.release()
 
-    def tidy(self) -> None:
-        """Remove what a killed writer left half-written."""
+    def release(self) -> None:
+        """Release the lock of the run; the directory can be read from now on, but not written."""
+        self.read_only = True
+        if self.lock is not None:
+            self.lock.release()
+
+    def remove_partial_files(self) -> None:
+        """Remove what a killed writer left in part."""
         with store_errors(self.path):
             for part in self.path.glob(f".*{TEMPORARY}"):
                 part.unlink(missing_ok=True)
-            truncate_partial_line(self.metrics_path)
-            truncate_partial_line(self.curves_path)
+            drop_partial_line(self._rows_path)
+            drop_partial_line(self._curve_path)
 
-    def let_go(self) -> None:
-        """Remove claim.json."""
-        with store_errors(self.path):
-            self._file("claim").unlink(missing_ok=True)
+    def is_empty(self) -> bool:
+        """Return whether there are no files but those of a killed writer."""
+        return not any(path for path in self.path.iterdir() if not path.name.startswith("."))
 
-    @property
-    def metrics_path(self) -> Path:
-        """The file of the rows of metrics."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def curves_path(self) -> Path:
-        """The file of the rows of the curves."""
-        return self.path / "curves.jsonl"
-
-    def _file(self, name: str) -> Path:
-        return self.path / f"{name}.json"
+    def seconds_since(self, started: float) -> float:
+        """Return the seconds from `started` to the last write of a file, for an attempt that did not end itself."""
+        times = [path.stat().st_mtime for path in self.path.iterdir() if path.is_file()]
+        return max(0.0, max(times, default=started) - started)
 
     @property
-    def _is_finished(self) -> bool:
-        return self.path.parent.name == FINISHED
+    def _rows_path(self) -> Path:
+        return self.path / "rows.jsonl"
 
-    def _digests(self) -> dict[str, str]:
-        """The digests of the files of a finished run, by name; empty for one that has none."""
-        return self.result().get("files", {}) if self._is_finished else {}
+    @property
+    def _curve_path(self) -> Path:
+        return self.path / "curve.jsonl"
 
-    def _check_content(self, path: Path) -> None:
-        """Raise StoreError where a file of a finished run is not what was written."""
-        expected = self._digests().get(path.name)
-        if expected is None:
-            return
-        try:
-            state = path.stat()
-            key = (path.absolute(), state.st_mtime_ns, state.st_size)
-            if _CHECKED.get(key) != expected:
-                if _digest(path) != expected:
-                    raise StoreError(
-                        f"{path} is damaged: it is not what was written when the run was finished."
-                    )
-                _CHECKED[key] = expected
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-    def _rows(self, path: Path) -> list[Row]:
-        with self._advising():
-            self._check_content(path)
-            return read_rows(path)
-
-    def _json(self, name: str) -> dict[str, Any]:
-        with self._advising():
-            if name != "result":
-                self._check_content(self._file(name))
-            found = read_json(self._file(name))
-            if not isinstance(found, dict):
-                raise StoreError(f"{self._file(name)} is damaged: it holds no JSON object.")
-            return found
-
-    def _tensors(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise StoreError(f"Tensors cannot be stored as {name!r}: use letters, digits, '.', '-' and '_'.")
-        return self.path / f"{name}.safetensors"
-
-    def _may_write(self) -> None:
-        if self.reading:
+    def _check_may_write(self) -> None:
+        """Raise StoreError if the directory is read-only, or another process has taken the run over."""
+        if self.read_only:
             raise StoreError(
-                f"The folder of the run {self.id} was opened to be read, or the run is finished."
+                f"The directory of the run {self.id} was opened for reading, or the run is finished."
             )
-        self.beat()
+        if self.attempt and self.record().attempt != self.attempt:
+            raise StoreError(
+                f"The run {self.id} was taken over by another process; this one no longer writes to it."
+            )
 
-    def _put(self, name: str, tensors: Params, about: Mapping[str, Any]) -> None:
-        self._may_write()
-        write(self._tensors(name), save(tensors, {"prunus": json.dumps(about, separators=(",", ":"))}))
+    def _finished_files(self) -> Mapping[str, Any]:
+        """Return what the record of a finished run states about its files; empty for other runs."""
+        return self.record().files if self.read_only and self.has_record() else {}
 
-    def _get(self, name: str) -> tuple[Params, dict[str, Any]]:
-        about = self._about(name)
-        with self._open(name) as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118 (not a dict)
+    def _read_rows(self, path: Path, key: str) -> list[Row]:
+        with self._with_advice():
+            rows = read_rows(path)
+            if (expected := self._finished_files().get(key, len(rows))) != len(rows):
+                raise StoreError(f"{path} is damaged: expected {expected} rows, got {len(rows)}.")
+            return rows
 
-    def _about(self, name: str) -> dict[str, Any]:
-        with self._open(name) as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get("prunus", "{}"))
-            return about
+    def _write_tensors(self, name: str, tensors: Params, about: Mapping[str, Any]) -> None:
+        path = self.checkpoint_path(name)
+        self._check_may_write()
+        metadata = {"digest": ZEROS, "prunus": json.dumps(about, separators=(",", ":"))}
+        write_file(path, seal(tensors_to_bytes(tensors, metadata)))
 
-    def _open(self, name: str) -> Any:
-        path = self._tensors(name)
-        with self._advising():
-            self._check_content(path)
+    def _read_tensors(self, name: str) -> tuple[Params, dict[str, Any]]:
+        path = self.checkpoint_path(name)
+        with self._with_advice():
             try:
-                return safe_open(path, framework="pt")
+                content = read_file(path)
             except FileNotFoundError:
-                raise StoreError(f"The run {self.id} has no tensors called {name!r}.") from None
-            except (OSError, SafetensorError) as error:
+                raise self._missing(name) from None
+            if not is_intact(content):
+                raise StoreError(f"{path} is damaged: its content does not have the digest written with it.")
+            try:
+                start = _HEADER_SIZE_BYTES
+                size = int.from_bytes(content[:start], "little")
+                about: dict[str, Any] = json.loads(
+                    json.loads(content[start : start + size])["__metadata__"]["prunus"]
+                )
+                return tensors_from_bytes(content), about
+            except (SafetensorError, ValueError, KeyError) as error:
                 raise StoreError(f"{path} cannot be read: {error}.") from error
 
+    def _missing(self, name: str) -> StoreError:
+        record = self.record() if self.has_record() else None
+        if record is not None and record.imported:
+            return StoreError(f"The run {self.id} was imported without its tensors, {name!r} among them.")
+        if name in self._finished_files().get("tensors", ()):
+            return StoreError(f"{self.checkpoint_path(name)} is missing.")
+        return StoreError(f"The run {self.id} has no tensors called {name!r}.")
+
     @contextmanager
-    def _advising(self) -> Iterator[None]:
-        """Inside, an error of reading says what to do about a damaged run, which the same command computes again."""
+    def _with_advice(self) -> Iterator[None]:
+        """Add to an error of reading what to do about a damaged run: the same command computes it again."""
         try:
             yield
         except StoreError as error:
@@ -309,6 +319,16 @@ class RunFolder:
             raise StoreError(f"{str(error).rstrip('.')}; {advice}.") from error.__cause__
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of tensors: their names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[: len(ZEROS)]
+
+
+def attempt_seconds(record: RunRecord) -> float:
+    """Return the seconds of all attempts of a run whose last attempt is made by this process, now."""
+    return record.seconds + max(0.0, time.time() - record.started)

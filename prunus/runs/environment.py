@@ -13,7 +13,7 @@ import torch
 from prunus.version import __version__
 
 
-def environment(engine: str, device: str) -> dict[str, Any]:
+def environment(executor: str, device: str) -> dict[str, Any]:
     """Everything beside the spec that the numbers of a run may depend on."""
     return {
         "prunus": __version__,
@@ -23,11 +23,12 @@ def environment(engine: str, device: str) -> dict[str, Any]:
         "numpy": version("numpy"),
         "platform": platform.platform(),
         "cpu": cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-        "engine": engine,
+        "executor": executor,
     }
 
 

@@ -3,108 +3,144 @@
 import math
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.registry import closest_names
-from prunus.runs.settings import all_settings, canonical_json, hints_of, setting_fields
+from prunus.runs.settings import all_settings, canonical_json, flatten_settings, hints_of, setting_fields
 
 T = TypeVar("T")
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
 
-def override_keys(spec: object) -> list[str]:
-    """The dotted names of all settings that text can change."""
-    return [name for name, hint in _leaves(spec).items() if _settable(hint)]
+def setting_names(spec: object) -> list[str]:
+    """Return the dotted names of all settings that text can change."""
+    return [name for name, hint in _leaf_types(spec).items() if _is_settable(hint)]
 
 
-def apply_overrides(spec: T, changes: Mapping[str, str]) -> T:
-    """`spec` with settings changed, each by its dotted name, its text read as the field's type says.
+def apply_overrides(
+    spec: T, changes: Mapping[str, str], *, prefixes: Sequence[str] = ("",), other_names: Sequence[str] = ()
+) -> T:
+    """Return `spec` with settings changed from text, each read as the type of its field requires.
 
-    Tuples are comma-separated; "none" is None where a field may be None. Warns with NoEffectWarning of a change
-    that changes nothing.
+    Tuples are comma-separated; "none" is None if a field may be None. All changes are made at once. A change that has no
+    effect raises a NoEffectWarning.
+
+    Args:
+        spec: A frozen dataclass; not changed.
+        changes: The text of each setting by its dotted name.
+        prefixes: Where a name is searched, in order: with "dense.recipe." among them, `epochs` is `dense.recipe.epochs`.
+        other_names: Names that the caller accepts beside these settings, to be listed in errors.
+
+    Returns:
+        The changed spec.
+
+    Raises:
+        SpecError: A name is unknown, names a group of settings or one that text cannot express, or two names are one
+            setting; or a text is not of the type of its setting.
 
     >>> from prunus.training.recipes import LENET_300_100
     >>> apply_overrides(LENET_300_100, {"epochs": "3", "patience": "5"}).epochs
     3
-
-    Raises SpecError for a name that is unknown or stands for something text cannot say, and for a text that is
-    not of the field's type.
     """
-    leaves = _leaves(spec)
-    values = {}
-    for name, text in changes.items():
-        if name not in leaves or not _settable(leaves[name]):
-            raise SpecError(_why_not(spec, name))
+    hints = _leaf_types(spec)
+    values: dict[str, Any] = {}
+    keys: dict[str, str] = {}
+    for key, text in changes.items():
+        name = _full_name(spec, key, prefixes, other_names)
+        if name in keys:
+            raise SpecError(f"{keys[name]} and {key} are one setting, {name}; set it once.")
+        keys[name] = key
         try:
-            values[name] = _parse(text, leaves[name])
+            values[name] = _parse(text, hints[name])
         except ValueError:
-            raise SpecError(f"{name} was set to {text!r}; {_named(leaves[name])} was expected.") from None
-    changed = _changed(spec, values)
-    for name, text in changes.items():
-        if canonical_json(_at(all_settings(spec), name)) == canonical_json(_at(all_settings(changed), name)):
-            warnings.warn(f"{name}={text} changes nothing: it was so already.", NoEffectWarning, stacklevel=2)
+            raise SpecError(f"Expected {_describe_type(hints[name])} for {key}, got {text!r}.") from None
+    changed = _replace_nested(spec, values)
+    before, after = (flatten_settings(all_settings(one)) for one in (spec, changed))
+    for name, key in keys.items():
+        if canonical_json(before.get(name)) == canonical_json(after.get(name)):
+            warnings.warn(
+                f"{key}={changes[key]} has no effect: it already has this value.",
+                NoEffectWarning,
+                stacklevel=2,
+            )
     return changed
 
 
-def _leaves(spec: Any, prefix: str = "") -> dict[str, Any]:
-    """The type of each setting, by dotted name; nested dataclasses are opened."""
+def _full_name(spec: object, key: str, prefixes: Sequence[str], other_names: Sequence[str]) -> str:
+    """Return the dotted name that `key` stands for. Raises SpecError if it stands for no setting."""
+    hints, known = _leaf_types(spec), setting_names(spec)
+    candidates = [prefix + key for prefix in prefixes]
+    if matches := [name for name in candidates if name in known]:
+        return matches[0]
+    for name in candidates:
+        if name in hints:
+            raise SpecError(
+                f"{key} cannot be set from text ({_describe_type(hints[name])}); set it in Python."
+            )
+        if members := [one for one in known if one.startswith(f"{name}.")]:
+            raise SpecError(f"{key} is a group of settings; set one of: {', '.join(members)}.")
+    if similar := _similar_names(key, known, prefixes, other_names):
+        raise SpecError(f"Unknown setting {key!r}; did you mean {' or '.join(map(repr, similar))}?")
+    raise SpecError(f"Unknown setting {key!r}; there are: {', '.join([*other_names, *known])}.")
+
+
+def _similar_names(
+    key: str, known: Sequence[str], prefixes: Sequence[str], other_names: Sequence[str]
+) -> list[str]:
+    """Return at most three names like `key`: of the same last part, beginning with it, with its initials, or close."""
+    shortened = [min((name.removeprefix(prefix) for prefix in prefixes), key=len) for name in known]
+    names = list(dict.fromkeys([*other_names, *shortened]))
+    last = {name: name.split(".")[-1] for name in names}
+    wanted = key.split(".")[-1]
+    tests: tuple[Callable[[str], bool], ...] = (
+        lambda part: part == wanted,
+        lambda part: "".join(word[:1] for word in part.split("_")) == wanted,
+        lambda part: len(wanted) > 1 and part.startswith(wanted),
+    )
+    alike = [name for is_alike in tests for name in names if is_alike(last[name])]
+    return list(dict.fromkeys([*alike, *closest_names(key, names, limit=3)]))[:3]
+
+
+def _leaf_types(spec: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the type of each setting by its dotted name, those of nested dataclasses included."""
     found: dict[str, Any] = {}
     hints = hints_of(type(spec))
     for field in setting_fields(type(spec)):
         value = getattr(spec, field.name)
         if is_dataclass(value):
-            found |= _leaves(value, f"{prefix}{field.name}.")
+            found |= _leaf_types(value, f"{prefix}{field.name}.")
         else:
             found[prefix + field.name] = hints[field.name]
     return found
 
 
-def _changed(spec: T, values: Mapping[str, Any]) -> T:
-    """All changes at once, so that no state in between has to be valid."""
+def _replace_nested(spec: T, values: Mapping[str, Any]) -> T:
+    """Make all changes at once, so that no intermediate state has to be valid."""
     own = {name: value for name, value in values.items() if "." not in name}
     for group in dict.fromkeys(name.partition(".")[0] for name in values if "." in name):
         inside = {n.partition(".")[2]: v for n, v in values.items() if n.startswith(f"{group}.")}
-        own[group] = _changed(getattr(spec, group), inside)
+        own[group] = _replace_nested(getattr(spec, group), inside)
     return replace(spec, **own)  # type: ignore[type-var]
 
 
-def _at(nested: Any, name: str) -> Any:
-    for part in name.split("."):
-        nested = nested[part]
-    return nested
-
-
-def _why_not(spec: object, name: str) -> str:
-    leaves, known = _leaves(spec), override_keys(spec)
-    if name in leaves:
-        return f"{name} cannot be set from text ({_named(leaves[name])} was expected); set it in Python."
-    inside = [key for key in known if key.startswith(f"{name}.")]
-    if inside:
-        return f"{name} is a group of settings; set one of: {', '.join(inside)}."
-    last = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
-    near = list(dict.fromkeys([*last, *closest_names(name, known, limit=3)]))
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{type(spec).__name__} has no setting {name!r}; {hint}There are: {', '.join(known)}."
-
-
 def _options(hint: Any) -> list[Any]:
-    """The members of a union; anything else is alone."""
+    """Return the members of a union; a list of the type itself if it is none."""
     if get_origin(hint) in (Union, types.UnionType):
         return [option for part in get_args(hint) for option in _options(part)]
     return [hint]
 
 
-def _settable(hint: Any) -> bool:
-    return any(_simple(option) for option in _options(hint) if option is not type(None))
+def _is_settable(hint: Any) -> bool:
+    return any(_is_simple(option) for option in _options(hint) if option is not type(None))
 
 
-def _simple(option: Any) -> bool:
+def _is_simple(option: Any) -> bool:
     if get_origin(option) is tuple:
-        return all(_settable(part) for part in get_args(option) if part is not Ellipsis)
+        return all(_is_settable(part) for part in get_args(option) if part is not Ellipsis)
     return option in (bool, int, float, str, type(None)) or get_origin(option) is Literal
 
 
@@ -119,9 +155,9 @@ _ORDER: tuple[Any, ...] = (type(None), Literal, bool, int, float, tuple, str)
 
 
 def _parse(text: str, hint: Any) -> Any:
-    """`text` as the first of the types it can be read as; ValueError where there is none."""
-    options = [option for option in _options(hint) if _simple(option)]
-    for option in sorted(options, key=_place):
+    """Return `text` as the first type that it can be read as. Raises ValueError if there is none."""
+    options = [option for option in _options(hint) if _is_simple(option)]
+    for option in sorted(options, key=_parse_order):
         try:
             return _parse_one(text, option)
         except ValueError:
@@ -129,7 +165,7 @@ def _parse(text: str, hint: Any) -> Any:
     raise ValueError(text)
 
 
-def _place(option: Any) -> int:
+def _parse_order(option: Any) -> int:
     origin = get_origin(option)
     return _ORDER.index(option if origin is None else origin)
 
@@ -153,26 +189,26 @@ def _parse_one(text: str, option: Any) -> Any:
     raise ValueError(text)
 
 
-def _parse_tuple(parts: list[str], wanted: tuple[Any, ...]) -> tuple[Any, ...]:
-    if wanted[-1] is Ellipsis:
-        wanted = wanted[:1] * len(parts)
-    if len(parts) != len(wanted):
+def _parse_tuple(parts: list[str], hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    if hints[-1] is Ellipsis:
+        hints = hints[:1] * len(parts)
+    if len(parts) != len(hints):
         raise ValueError(parts)
-    return tuple(_parse(part, hint) for part, hint in zip(parts, wanted, strict=True))
+    return tuple(_parse(part, hint) for part, hint in zip(parts, hints, strict=True))
 
 
-def _named(hint: Any) -> str:
-    """A type in words."""
-    return " or ".join(_NAMES.get(option) or _named_group(option) for option in _options(hint))
+def _describe_type(hint: Any) -> str:
+    """Describe a type."""
+    return " or ".join(_NAMES.get(option) or _describe_group(option) for option in _options(hint))
 
 
-def _named_group(option: Any) -> str:
+def _describe_group(option: Any) -> str:
     arguments = [part for part in get_args(option) if part is not Ellipsis]
     if get_origin(option) is Literal:
         return " or ".join(map(str, arguments))
     if get_origin(option) is tuple:
-        many = "each " if Ellipsis in get_args(option) else ""
-        return f"values with commas between, {many}{', '.join(_named(part) for part in arguments)}"
+        each = "each " if Ellipsis in get_args(option) else ""
+        return f"comma-separated values, {each}{', '.join(_describe_type(part) for part in arguments)}"
     if isinstance(option, type) and is_dataclass(option):
         return f"a {option.__name__}"
     return "a mapping"

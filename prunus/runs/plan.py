@@ -1,4 +1,4 @@
-"""What is missing: of the runs somebody wants, those that are not in the store, needs first, each once."""
+"""The plan of a command: of the requested runs and their dependencies, those that are not in the store, each once."""
 
 import heapq
 from collections.abc import Iterable, Mapping
@@ -8,35 +8,40 @@ from itertools import islice
 from statistics import median
 
 from prunus.errors import SpecError
-from prunus.runs.settings import all_settings, check_settings_match, nondefault_settings
+from prunus.runs.record import check_settings_match, describe_run
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs wanted, by what is left to do for them."""
+    """The requested runs, and what is still to do for them."""
 
-    wanted: tuple[str, ...]
-    """The identities of the runs asked for, each once."""
+    requested: tuple[str, ...]
+    """The IDs of the requested runs, each once."""
     todo: tuple[RunSpec, ...]
-    """The runs that are not there, wanted or needed by wanted ones, so that needs come first."""
+    """The runs that are not done, requested or dependencies of requested ones, dependencies first."""
     done: tuple[str, ...]
-    """The runs that are there, wanted or needed by those to do."""
+    """The runs that are done, requested or dependencies of those to do."""
     users: Mapping[str, tuple[str, ...]]
-    """Of each run to do, the other wanted runs that need it, be it through others."""
+    """For each run to do, the other requested runs that depend on it, directly or through others."""
     waiting_on: Mapping[str, tuple[str, ...]]
-    """Of each run to do, the needs that are to do as well."""
+    """For each run to do, those of its dependencies that are to do as well."""
 
     @property
     def shared(self) -> dict[str, int]:
-        """The runs to do that more than one wanted run needs, and how many do."""
+        """The runs to do that more than one requested run depends on, and how many do."""
         return {id: len(users) for id, users in self.users.items() if len(users) > 1}
 
     def estimate(self, seconds_per_unit: Mapping[str, float], workers: int = 1) -> float | None:
-        """The seconds until all is done, at the pace of earlier runs; None where one has no pace yet.
+        """Estimate the seconds until all is done.
 
-        As `workers` take up the runs in order, each as soon as its needs are done.
+        Args:
+            seconds_per_unit: The seconds that a unit of each cost takes.
+            workers: How many take the runs in order, each as soon as its dependencies are done.
+
+        Returns:
+            The seconds; None if the seconds of a unit are not known.
         """
         seconds = {}
         for spec in self.todo:
@@ -47,60 +52,67 @@ class Plan:
         return _makespan(seconds, self.waiting_on, workers)
 
     def lines(self, seconds_per_unit: Mapping[str, float], workers: int = 1) -> list[str]:
-        """The plan in words."""
-        found = sum(id in self.done for id in self.wanted)
-        counted = f"{_runs(len(self.wanted))} wanted, {found} found, {len(self.todo)} to do{self._sharing()}"
+        """Describe the plan in one or two lines; for the arguments see `estimate`."""
+        found = sum(id in self.done for id in self.requested)
+        counts = f"{_count_runs(len(self.requested))} requested, {found} found, {len(self.todo)} to do"
+        counts += self._describe_sharing()
         if not self.todo:
-            return [counted]
+            return [counts]
         on = f"on {workers} worker{'' if workers == 1 else 's'}"
         estimate = self.estimate(seconds_per_unit, workers)
         if estimate is not None:
-            return [f"{counted}, {_about(estimate)} {on}"]
+            return [f"{counts}, {_approximate(estimate)} {on}"]
         unknown = sorted({spec.cost()[0] for spec in self.todo} - seconds_per_unit.keys())
         return [
-            f"{counted}, {on}",
+            f"{counts}, {on}",
             f"how long it takes is known after the first run of each of: {', '.join(unknown)}",
         ]
 
-    def _sharing(self) -> str:
-        kinds: dict[str, list[str]] = {}
+    def _describe_sharing(self) -> str:
+        by_kind: dict[str, list[str]] = {}
         for id in self.shared:
-            kinds.setdefault(id.rpartition("-")[0], []).append(id)
-        words = []
-        for kind, ids in kinds.items():
+            by_kind.setdefault(id.rpartition("-")[0], []).append(id)
+        phrases = []
+        for kind, ids in by_kind.items():
             users = {user for id in ids for user in self.users[id]}
-            words.append(f"{_runs(len(ids), kind)} shared by {len(users)}")
-        return f" ({', '.join(words)})" if words else ""
+            phrases.append(f"{_count_runs(len(ids), kind)} shared by {len(users)}")
+        return f" ({', '.join(phrases)})" if phrases else ""
 
 
 def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
-    """What is to do for `specs`. Raises SpecError where runs need each other in a circle."""
-    wanted = {run_id(spec): spec for spec in specs}
-    found: dict[str, RunSpec] = {}
-    needs: dict[str, tuple[str, ...]] = {}
+    """Plan the runs of `specs`.
+
+    Raises:
+        SpecError: Runs depend on each other in a circle.
+        StoreError: A finished run was made when a setting had another default.
+    """
+    requested = {run_id(spec): spec for spec in specs}
+    todo: dict[str, RunSpec] = {}
+    dependencies: dict[str, tuple[str, ...]] = {}
     done: dict[str, None] = {}
-    stack = [*reversed(wanted.values())]
+    stack = [*reversed(requested.values())]
     while stack:
         spec = stack.pop()
         id = run_id(spec)
-        if id in found or id in done:
+        if id in todo or id in done:
             continue
-        if store.done(id):
-            check_settings_match(store.folder(id).path, store.folder(id).spec(), _asked(spec))
+        if store.is_done(id):
+            directory = store.directory(id)
+            check_settings_match(directory.path, directory.record(), describe_run(spec))
             done[id] = None
             continue
-        found[id] = spec
-        needs[id] = tuple(dict.fromkeys(run_id(need) for need in spec.needs()))
-        stack += reversed(spec.needs())
-    order = _order(needs)
-    waiting_on = {id: tuple(need for need in needs[id] if need in found) for id in order}
+        todo[id] = spec
+        dependencies[id] = tuple(dict.fromkeys(run_id(one) for one in spec.dependencies().values()))
+        stack += reversed([*spec.dependencies().values()])
+    order = _sort(dependencies)
+    waiting_on = {id: tuple(one for one in dependencies[id] if one in todo) for id in order}
     users: dict[str, list[str]] = {id: [] for id in order}
-    for id in wanted:
-        for need in _closure(id, waiting_on) - {id}:
-            users[need].append(id)
+    for id in requested:
+        for dependency in _closure(id, waiting_on) - {id}:
+            users[dependency].append(id)
     return Plan(
-        wanted=tuple(wanted),
-        todo=tuple(found[id] for id in order),
+        requested=tuple(requested),
+        todo=tuple(todo[id] for id in order),
         done=tuple(done),
         users={id: tuple(ids) for id, ids in users.items()},
         waiting_on=waiting_on,
@@ -108,62 +120,65 @@ def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
 
 
 def seconds_per_unit(store: Store) -> dict[str, float]:
-    """The median seconds a unit of each cost took in the finished runs."""
-    found: dict[str, list[float]] = {}
+    """Return the median of the seconds that a unit of each cost took in the runs that were computed here."""
+    measured: dict[str, list[float]] = {}
     for run in store.runs():
-        if run.status == "done" and run.seconds is not None and run.cost is not None and run.cost[1] > 0:
-            found.setdefault(run.cost[0], []).append(run.seconds / run.cost[1])
-    return {unit: median(values) for unit, values in found.items()}
+        unit, number = run.cost
+        if run.state == "done" and not run.imported and number > 0:
+            measured.setdefault(unit, []).append(run.seconds / number)
+    return {unit: median(values) for unit, values in measured.items()}
 
 
-def _asked(spec: RunSpec) -> dict[str, object]:
-    return {"settings": nondefault_settings(spec), "complete": all_settings(spec)}
-
-
-def _order(needs: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Needs first; otherwise as they were found."""
+def _sort(dependencies: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return the IDs with dependencies first, otherwise in the given order."""
     try:
-        sorter = TopologicalSorter({id: [need for need in own if need in needs] for id, own in needs.items()})
+        sorter = TopologicalSorter(
+            {id: [one for one in own if one in dependencies] for id, own in dependencies.items()}
+        )
         return list(sorter.static_order())
     except CycleError as error:
-        raise SpecError(f"These runs need each other in a circle: {' → '.join(error.args[1])}.") from error
+        raise SpecError(
+            f"These runs depend on each other in a circle: {' → '.join(error.args[1])}."
+        ) from error
 
 
-def _closure(id: str, needs: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """`id` and what it needs, and what that needs; nothing where it is not to do."""
+def _closure(id: str, dependencies: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """Return `id` and all that it depends on, directly or through others; nothing if it is not to do."""
     found: set[str] = set()
-    stack = [id] if id in needs else []
+    stack = [id] if id in dependencies else []
     while stack:
         one = stack.pop()
         if one not in found:
             found.add(one)
-            stack += needs[one]
+            stack += dependencies[one]
     return found
 
 
-def _makespan(seconds: Mapping[str, float], needs: Mapping[str, tuple[str, ...]], workers: int) -> float:
-    """When the last of `workers` is through, each taking the first run that can start."""
+def _makespan(
+    seconds: Mapping[str, float], dependencies: Mapping[str, tuple[str, ...]], workers: int
+) -> float:
+    """Return when the last of `workers` ends, if each takes the first run that can start."""
     ends: dict[str, float] = {}
-    going: list[tuple[float, str]] = []
-    left, now = list(seconds), 0.0
-    while left or going:
-        free = (id for id in left if all(need in ends for need in needs[id]))
-        for id in list(islice(free, workers - len(going))):
-            left.remove(id)
-            heapq.heappush(going, (now + seconds[id], id))
-        now, id = heapq.heappop(going)
+    running: list[tuple[float, str]] = []
+    waiting, now = list(seconds), 0.0
+    while waiting or running:
+        free = (id for id in waiting if all(one in ends for one in dependencies[id]))
+        for id in list(islice(free, workers - len(running))):
+            waiting.remove(id)
+            heapq.heappush(running, (now + seconds[id], id))
+        now, id = heapq.heappop(running)
         ends[id] = now
     return now
 
 
-def _runs(number: int, kind: str = "") -> str:
+def _count_runs(number: int, kind: str = "") -> str:
     return f"{number} {kind}{' ' if kind else ''}run{'' if number == 1 else 's'}"
 
 
-def _about(seconds: float) -> str:
-    """A rough time.
+def _approximate(seconds: float) -> str:
+    """Describe a time roughly.
 
-    >>> _about(40), _about(200), _about(9000)
+    >>> _approximate(40), _approximate(200), _approximate(9000)
     ('about 40 s', 'about 3 min', 'about 2.5 h')
     """
     if seconds < 90:

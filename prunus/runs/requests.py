@@ -1,6 +1,6 @@
-"""What experiments asked the store for: which runs, and what each of them is called there.
+"""What experiments requested of the store: which runs, and the label of each of them in the experiment.
 
-Each request has a file of its own, named by what it asks for, so that no later one hides what an earlier one gave.
+Each request has a file of its own, named by its content, so that a later request does not hide an earlier one.
 """
 
 import hashlib
@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import StoreError
-from prunus.runs.files import read_json, write_json
-from prunus.runs.settings import canonical_json
-from prunus.runs.settings import nondefault_settings as settings_of
+from prunus.runs.content import read_json, write_json
+from prunus.runs.settings import canonical_json, nondefault_settings
 from prunus.runs.spec import HEX, RunSpec, run_id
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -24,9 +23,9 @@ class RequestedRun:
     """A run in an experiment."""
 
     label: Mapping[str, Any]
-    """What it is there: {"seed": 0, "arm": "reinitialized"}, say."""
+    """What the run is in the experiment, for example {"replicate": 0, "curve": "reinitialized"}."""
     id: str
-    spec: Mapping[str, Any]
+    settings: Mapping[str, Any]
     """The settings that differ from their defaults."""
 
 
@@ -37,9 +36,10 @@ class Request:
     experiment: str
     size: str
     settings: Mapping[str, Any]
+    """The settings that the user changed."""
     entries: tuple[RequestedRun, ...]
     number: int = 0
-    """The larger, the later it was asked."""
+    """Larger for a later request of the same name."""
 
     @property
     def name(self) -> str:
@@ -54,40 +54,62 @@ def write_request(
     entries: Sequence[tuple[Mapping[str, Any], RunSpec]],
     settings: Mapping[str, Any],
 ) -> Request:
-    """Write the request of an experiment beside its earlier ones; the same again becomes the latest."""
-    for word in (experiment, size):
+    """Write a request beside the earlier ones of the experiment; for the arguments see `Store.request`."""
+    runs = tuple(
+        RequestedRun(dict(label), run_id(spec), nondefault_settings(spec)) for label, spec in entries
+    )
+    return add_request(folder, Request(experiment, size, dict(settings), runs))
+
+
+def add_request(folder: Path, request: Request) -> Request:
+    """Write a request as the latest of its name; one that is written already becomes the latest.
+
+    Args:
+        folder: The folder of requests.
+        request: The request; its number does not count.
+
+    Raises:
+        StoreError: The names of the experiment and its size are not names of files, or the file cannot be written.
+    """
+    for word in (request.experiment, request.size):
         if not _WORD.fullmatch(word):
             raise StoreError(
-                f"An experiment cannot be stored as {word!r}: use letters, digits, '.', '-', '_'."
+                f"Expected a name of letters, digits, '.', '-' and '_' for an experiment, got {word!r}; choose another."
             )
-    runs = tuple(RequestedRun(dict(label), run_id(spec), settings_of(spec)) for label, spec in entries)
-    request = Request(experiment, size, dict(settings), runs)
-    earlier = [one for one in read_requests(folder) if (one.experiment, one.size) == (experiment, size)]
-    if earlier and _asked(earlier[-1]) == _asked(request):
+    earlier = [one for one in read_requests(folder) if one.name == request.name]
+    if earlier and _content(earlier[-1]) == _content(request):
         return earlier[-1]
     request = replace(request, number=earlier[-1].number + 1 if earlier else 1)
-    hex = hashlib.sha256(_asked(request).encode()).hexdigest()[:HEX]
-    write_json(folder / f"{experiment}.{size}.{hex}.json", asdict(request))
+    hex = hashlib.sha256(_content(request).encode()).hexdigest()[:HEX]
+    write_json(folder / f"{request.name}.{hex}.json", asdict(request))
     return request
 
 
-def _asked(request: Request) -> str:
-    """What it is named by: all but when it was asked."""
+def read_requests(folder: Path) -> list[Request]:
+    """Return all requests in a folder, by name, the latest of a name last.
+
+    Raises:
+        StoreError: A file is damaged.
+    """
+    requests = [
+        request_from_plain(read_json(path), path)
+        for path in sorted(folder.glob("*.json"))
+        if not path.name.startswith(".")
+    ]
+    return sorted(requests, key=lambda request: (request.name, request.number))
+
+
+def request_from_plain(value: Mapping[str, Any], path: Path) -> Request:
+    """Return the request that a JSON object of the file `path` holds. Raises StoreError if it is none."""
+    try:
+        entries = tuple(RequestedRun(**entry) for entry in value["entries"])
+        return Request(**{**value, "entries": entries})
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: it is not the request of an experiment ({error}).") from error
+
+
+def _content(request: Request) -> str:
+    """Return the request as text, without its number."""
     return canonical_json(
         {**asdict(request), "entries": [asdict(one) for one in request.entries], "number": 0}
     )
-
-
-def read_requests(folder: Path) -> list[Request]:
-    """All requests, by name, the latest of a name last."""
-    found = [_request(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]
-    return sorted(found, key=lambda request: (request.name, request.number))
-
-
-def _request(path: Path) -> Request:
-    found = read_json(path)
-    try:
-        entries = tuple(RequestedRun(**entry) for entry in found["entries"])
-        return Request(found["experiment"], found["size"], found["settings"], entries, found.get("number", 0))
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: it is not the request of an experiment ({error}).") from error

@@ -10,10 +10,9 @@ import math
 from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
-from prunus.errors import SpecError, StoreError
+from prunus.errors import SpecError
 
 
 def nondefault_settings(spec: object) -> dict[str, Any]:
@@ -72,25 +71,6 @@ def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, A
         else:
             found[f"{prefix}{key}"] = value
     return found
-
-
-def check_settings_match(where: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise StoreError unless the `settings` and `complete` settings stored at `where` are those asked for.
-
-    A field that the class did not have when the run was stored is no difference; another default is.
-    """
-    if canonical_json(stored["settings"]) != canonical_json(asked["settings"]):
-        raise StoreError(f"{where} holds the run of another spec than its name says; remove it.")
-    before, now = flatten_settings(stored["complete"]), flatten_settings(asked["complete"])
-    changed = [
-        key for key in before if key in now and canonical_json(before[key]) != canonical_json(now[key])
-    ]
-    if changed:
-        key = changed[0]
-        raise StoreError(
-            f"{where} was made when the default of {key} was {before[key]!r}, and it is {now[key]!r} now; remove "
-            "it, or give the default back its old value."
-        )
 
 
 def _settings(spec: object, *, complete: bool) -> dict[str, Any]:

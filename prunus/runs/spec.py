@@ -1,57 +1,90 @@
-"""A spec says all that decides what a run computes; its identity is a hash of the settings that differ.
+"""A spec states everything that decides what a run computes; the ID of the run is a hash of it.
 
-    identity = KIND-HEX,  HEX = the first 16 digits of sha256(canonical JSON of {"kind", "settings"})
+    ID = KIND-HEX,  HEX = the first 16 digits of SHA-256(canonical JSON of {"kind", "settings", "code"})
 
-A spec is a frozen dataclass with a `kind`; its fields are plain values, tuples, mappings by name, and dataclasses of
-the same sort, nested specs included. A field that equals its default is left out of the settings, so that a
-field added with a default renames no run; for the same reason a default, once there are runs, must not change.
-A field with metadata {"identity": False} is a note, and never counts. Equal specs have equal identities: 1 and
-1.0 are written alike.
+A spec is a frozen dataclass with a class variable `kind`; its fields are plain values, tuples, mappings by name, and
+dataclasses of the same sort, nested specs included. A field that equals its default is left out of the settings, so that
+a field that is added with a default changes no ID; for the same reason a default must not change once there are runs.
+A field with metadata {"identity": False} is a note and never counts. "code" holds the digest of the source of each
+function of the user that the run or its dependencies call; it is left out where there is none.
 """
 
 import hashlib
 import re
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 from prunus.errors import SpecError
-from prunus.runs.overrides import apply_overrides, override_keys
+from prunus.registry import source_digest
 from prunus.runs.settings import canonical_json, kind_of, nondefault_settings
 
-__all__ = ["RunSpec", "apply_overrides", "nondefault_settings", "override_keys", "run_id"]
-
 HEX = 16
-_KEPT = "_identity"
+_CACHE = "_run_id"
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 class RunSpec(Protocol):
-    """What the store, the planner and the engines ask of a spec."""
+    """What the store, the planner and the executors require of a spec.
+
+    Two more attributes are optional: `device` (default "cpu"), which is recorded with the run, and `pace()`, the seconds
+    that a unit of the cost takes on this machine, for an estimate before the first run of its kind.
+    """
 
     kind: ClassVar[str]
-    """The first part of its identity: a word in lower case."""
+    """The first part of the ID: a lower-case word."""
+    procedure: ClassVar[str]
+    """"package.module:function", called as `function(spec, directory, needed, report_steps=None)`; returns a summary.
 
-    def needs(self) -> tuple["RunSpec", ...]:
-        """The specs whose finished folders it reads."""
+    `directory` is the RunDirectory of the run, `needed` has the RunDirectory of each dependency by its role, and
+    `report_steps` is called with the number of training steps since the last call.
+    """
+
+    def dependencies(self) -> Mapping[str, "RunSpec"]:
+        """Return the specs of the finished runs that this run reads, by role."""
 
     def cost(self) -> tuple[str, float]:
-        """What its time is proportional to ("lenet-300-100/60": such steps), and how many of these it takes."""
+        """Return the unit that the time is proportional to ("lenet-300-100/60": such steps), and how many."""
+
+    def code_references(self) -> tuple[str, ...]:
+        """Return the references "package.module:function" of the user's functions that this run itself calls."""
 
 
 def run_id(spec: RunSpec) -> str:
-    """The name of the run that `spec` describes, the same on every machine."""
-    # Kept on the value itself: engines ask for it often, and equal values may be of different types.
-    kept: dict[str, str] = getattr(spec, "__dict__", {})
-    if _KEPT not in kept:
-        kept[_KEPT] = _identity(spec)
-    return kept[_KEPT]
+    """Return the ID of the run that `spec` describes, which is the same on every machine.
+
+    The ID is computed once for each spec, so that all processes of a plan use the same one.
+
+    Raises:
+        SpecError: The spec is not a frozen dataclass with a kind and with settings that can be stored.
+        UnknownNameError: A function of the user cannot be found.
+    """
+    # Equal values may be of different types, so that the value itself holds its ID.
+    cache: dict[str, str] = getattr(spec, "__dict__", {})
+    if _CACHE not in cache:
+        kind = kind_of(type(spec))
+        if kind is None or not _KIND.fullmatch(kind):
+            raise SpecError(
+                f"{type(spec).__name__} has the kind {kind!r}; a spec needs a class variable `kind`, a word in "
+                "lower case."
+            )
+        cache[_CACHE] = make_id(kind, nondefault_settings(spec), code_digests(spec))
+    return cache[_CACHE]
 
 
-def _identity(spec: RunSpec) -> str:
-    kind = kind_of(type(spec))
-    if kind is None or not _KIND.fullmatch(kind):
-        raise SpecError(
-            f"{type(spec).__name__} has the kind {kind!r}; a spec needs a class variable `kind`, a word in "
-            "lower case."
-        )
-    text = canonical_json({"kind": kind, "settings": nondefault_settings(spec)})
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:HEX]}"
+def make_id(kind: str, settings: Mapping[str, Any], code: Mapping[str, str]) -> str:
+    """Return the ID of a run with this kind, these settings and these digests of the user's functions."""
+    identity = {"kind": kind, "settings": settings, **({"code": code} if code else {})}
+    return f"{kind}-{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:HEX]}"
+
+
+def code_digests(spec: RunSpec) -> dict[str, str]:
+    """Return the digest of the source of each user's function that a run or its dependencies call, by reference."""
+    specs: list[RunSpec] = []
+    waiting = [spec]
+    while waiting:
+        one = waiting.pop()
+        if not any(one is known for known in specs):
+            specs.append(one)
+            waiting += one.dependencies().values()
+    references = {reference for one in specs for reference in one.code_references()}
+    return {reference: source_digest(reference) for reference in sorted(references)}

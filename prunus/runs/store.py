@@ -1,11 +1,11 @@
-"""The store: a folder a run, worked on under work/ and renamed to runs/ when it is whole.
+"""The store of runs: one directory per run, whose run.json alone states what the run is and how far it got.
 
-    STORE/runs/ID/                       finished, by construction: results, never touched again
-    STORE/work/ID/                       under way, or cut short and to be resumed
-    STORE/experiments/NAME.SIZE.HEX.json what experiments asked for, each request once
-    STORE/ledger.sqlite                  who works on what; can be lost
+    STORE/runs/ID/                       the files of a run (RunDirectory)
+    STORE/locks/ID.lock                  locked by the process that works on the run; empty
+    STORE/experiments/NAME.SIZE.HEX.json the runs that an experiment requested, each request once
 
-The folders are the truth: a run is done when it is under runs/, whatever the ledger says.
+A run is done when its record says so. The system releases the lock of a process that dies, so that a run that is
+recorded as running and is not locked was interrupted, and anybody may resume it. Reading writes nothing.
 """
 
 import secrets
@@ -14,289 +14,352 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from prunus.errors import StoreError
-from prunus.files import sync_folder
-from prunus.runs.directory import FINISHED, RunFolder
+from prunus.runs.content import store_errors
+from prunus.runs.directory import RunDirectory, attempt_seconds
 from prunus.runs.environment import environment
-from prunus.runs.files import store_errors
-from prunus.runs.leases import Lease, LeaseRecord, LeaseTable
+from prunus.runs.record import (
+    RunRecord,
+    check_settings_match,
+    describe_run,
+    read_record,
+    summarize_invariants,
+)
 from prunus.runs.requests import Request, read_requests, write_request
-from prunus.runs.run_info import RunInfo, status, summarize_invariants
-from prunus.runs.settings import all_settings, check_settings_match
-from prunus.runs.spec import RunSpec, nondefault_settings, run_id
+from prunus.runs.spec import RunSpec, run_id
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_SECONDS = 0.1
+"""How long to try to lock a run: a reader that looks whether it is locked may hold the lock for a moment."""
 
 
 class Store:
-    """Runs under the folder `path`, which is made where it is not there (unless `create` is False)."""
+    """Runs in the folder `path`, which is created if it does not exist (unless `create` is False)."""
 
     def __init__(self, path: Path | str, *, create: bool = True) -> None:
         self.path = Path(path)
-        self.finished, self.work = self.path / FINISHED, self.path / "work"
-        self.experiments = self.path / "experiments"
-        if not create and not self.finished.is_dir():
-            raise StoreError(f"There is no store of runs at {self.path}.")
+        self.runs_path, self.locks_path = self.path / "runs", self.path / "locks"
+        self.requests_path = self.path / "experiments"
+        if not create:
+            if not self.runs_path.is_dir():
+                raise StoreError(f"There is no store of runs at {self.path}.")
+            return
         with store_errors(self.path):
-            for folder in (self.work, self.experiments, self.finished):
+            for folder in (self.locks_path, self.requests_path, self.runs_path):
                 folder.mkdir(parents=True, exist_ok=True)
-        self.ledger = LeaseTable(self.path / "ledger.sqlite", self._survey)
 
-    def done(self, id: str) -> bool:
-        """Whether the run is finished."""
-        return (self.finished / id).is_dir()
+    def is_done(self, id: str) -> bool:
+        """Return whether the run is finished. Raises StoreError if its record is damaged."""
+        directory = RunDirectory(self.runs_path / id, read_only=True)
+        return directory.has_record() and directory.record().state == "done"
 
-    def folder(self, id: str) -> RunFolder:
-        """The folder of a finished run, to read."""
-        if not self.done(id):
+    def directory(self, id: str, *, unfinished: bool = False) -> RunDirectory:
+        """Return the directory of a run, for reading.
+
+        Args:
+            id: The ID of the run.
+            unfinished: Whether the run may be one that is not finished.
+
+        Raises:
+            StoreError: The run is not in the store, or not finished.
+        """
+        if unfinished and not (self.runs_path / id).is_dir():
+            raise StoreError(f"The store {self.path} has no run {id!r}.")
+        if not unfinished and not self.is_done(id):
             raise StoreError(f"The run {id} is not finished in the store {self.path}.")
-        return RunFolder(self.finished / id, reading=True)
+        return RunDirectory(self.runs_path / id, read_only=True)
 
-    def look(self, id: str) -> RunFolder:
-        """The folder of a run, finished or not, to read."""
-        return self.folder(id) if self.done(id) else RunFolder(self.work / id, reading=True)
+    def open(self, spec: RunSpec, executor: str, device: str = "cpu") -> RunDirectory | None:
+        """Lock a run and open its directory, with what earlier attempts wrote there.
 
-    def folders(self) -> list[RunFolder]:
-        """The folders of all finished runs, to read."""
-        return [RunFolder(path, reading=True) for path in sorted(self.finished.iterdir()) if path.is_dir()]
+        Args:
+            spec: What the run computes.
+            executor: The executor that computes it; recorded.
+            device: The device that it computes on; recorded.
 
-    def begin(self, spec: RunSpec, engine: str, device: str = "cpu") -> RunFolder | None:
-        """Claim the run and open its folder, with what an earlier attempt left there.
+        Returns:
+            The directory, to be passed to `finish` or `fail`; None if the run is done or another process works on it.
 
-        None where it is done, or another process is at it. Raises StoreError where the folder is of another spec.
+        Raises:
+            StoreError: The directory is that of another spec, or damaged.
         """
         id = run_id(spec)
-        if self.done(id):
+        if self.is_done(id):
             return None
-        claim = self._claim(id, spec.kind)
-        if claim is None:
+        lock = self._acquire(id)
+        if lock is None:
             return None
-        if self.done(id):  # its holder was killed after the last rename
-            claim.finish()
-            return None
-        folder = RunFolder(self.work / id, claim)
+        directory = RunDirectory(self.runs_path / id, lock=lock)
         try:
-            with store_errors(folder.path):
-                folder.path.mkdir(exist_ok=True)
-            folder.tidy()
-            folder.write_claim(asdict(claim.entry))
-            self._sign(folder, spec)
-            folder.write_environment(environment(engine, device))
-        except BaseException as error:
-            claim.fail(f"{type(error).__name__}: {error}", folder.let_go)
+            if not self.is_done(id):  # it may have been finished between the two checks
+                self._begin(directory, describe_run(spec), environment(executor, device))
+                return directory
+        except BaseException:
+            directory.release()
             raise
-        return folder
+        directory.release()
+        return None
 
-    def finish(self, folder: RunFolder, summary: Mapping[str, Any], seconds: float | None = None) -> None:
-        """Write result.json and make the run final.
+    def finish(
+        self, directory: RunDirectory, summary: Mapping[str, Any], seconds: float | None = None
+    ) -> None:
+        """Record that a run is finished, and release it.
 
-        `seconds` is the time that the run took; None: the time since it was begun, and that of earlier attempts.
-        Raises LeaseLostError, and leaves everything as it is, where another took over.
+        Args:
+            directory: What `open` returned.
+            summary: The main results; plain values.
+            seconds: The time that the run took; None: that of this and the earlier attempts.
+
+        Raises:
+            StoreError: The directory was not opened by this process, or another process took the run over.
         """
-        claim = self._claim_of(folder)
-        place = self.finished / folder.id
-
-        def publish() -> None:
-            result = {
-                "summary": dict(summary),
-                "invariants": summarize_invariants(folder.rows()),
-                "seconds": round(claim.seconds() if seconds is None else seconds, 3),
-                "attempts": claim.entry.attempts,
-                "cost": folder.spec()["cost"],
-            }
-            folder.let_go()
-            folder.tidy()
-            folder.write_result(result)
-            with store_errors(place):
-                sync_folder(folder.path)
-                folder.path.rename(place)
-                sync_folder(self.finished)
-                sync_folder(self.work)
-
-        claim.finish(publish)
-        folder.path, folder.reading, folder.claim = place, True, None
-
-    def fail(self, folder: RunFolder, error: BaseException | str) -> None:
-        """Let go of the run; its folder stays, to be resumed."""
-        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        self._claim_of(folder).fail(text, folder.let_go)
-        folder.claim = None
-
-    def runs(self) -> list[RunInfo]:
-        """Every run that has a folder, finished or not, in the order of their identities."""
-        entries = self.ledger.entries()
-        folders = list(self._folders())
-        asked = self._asked(folders)
-        found = {}
-        for folder in folders:
-            try:
-                found[folder.id] = self._run(folder, entries.get(folder.id), asked.get(folder.id, []))
-            except StoreError as error:
-                if folder.path.is_dir():  # else it was finished or removed while we looked
-                    warnings.warn(f"The run {folder.id} is left out: {error}", stacklevel=2)
-        return [found[id] for id in sorted(found)]
-
-    def run(self, id: str) -> RunInfo:
-        """A run that has a folder, finished or not. Raises StoreError where its files cannot be read."""
-        folder = self.look(id)
-        return self._run(
-            folder, self.ledger.entries().get(id), self._asked(list(self._folders())).get(id, [])
+        self._check_open(directory)
+        rows, record = directory.rows(), directory.record()
+        directory.finish(
+            replace(
+                record,
+                state="done",
+                seconds=round(attempt_seconds(record) if seconds is None else seconds, 3),
+                error=None,
+                summary=dict(summary),
+                invariants=summarize_invariants(rows),
+                last_row=rows[-1] if rows else {},
+            )
         )
 
-    def _asked(self, folders: Sequence[RunFolder]) -> dict[str, list[str]]:
-        """For each run, the experiments that asked for it, or for what was made of it."""
-        needs: dict[str, list[str]] = {}
-        for folder in folders:
-            with suppress(StoreError):  # `runs` warns of a folder that cannot be read
-                needs[folder.id] = folder.spec()["needs"]
-        asked: dict[str, dict[str, None]] = {}
-        for request in self.requests():
-            stack = [entry.id for entry in request.entries]
-            while stack:
-                id = stack.pop()
-                if request.name not in asked.setdefault(id, {}):
-                    asked[id][request.name] = None
-                    stack += needs.get(id, ())
-        return {id: list(names) for id, names in asked.items()}
+    def fail(self, directory: RunDirectory, error: BaseException | str) -> None:
+        """Record that a run failed, and release it; what it wrote is kept for another attempt.
+
+        Args:
+            directory: What `open` returned.
+            error: Why it failed.
+        """
+        self._check_open(directory)
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        try:
+            with suppress(StoreError):  # a full disk: the run is shown as interrupted
+                record = directory.record()
+                directory.write_record(
+                    replace(record, state="failed", error=text, seconds=round(attempt_seconds(record), 3))
+                )
+        finally:
+            directory.release()
+
+    def runs(self) -> list[RunRecord]:
+        """Return the records of all runs, finished or not, in the order of their IDs.
+
+        The record of a run that cannot be read is left out, with a warning.
+        """
+        records = []
+        for path in self._paths():
+            try:
+                records.append(self._with_state(read_record(path)))
+            except StoreError as error:
+                if (
+                    path.is_dir() and not RunDirectory(path).is_empty()
+                ):  # else it was removed, or has only started
+                    warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
+        requesting = self._requesting_experiments(records)
+        return [replace(record, experiments=requesting.get(record.id, ())) for record in records]
+
+    def run(self, id: str) -> RunRecord:
+        """Return the record of a run, finished or not. Raises StoreError if it cannot be read."""
+        record = self._with_state(self.directory(id, unfinished=True).record())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other runs that cannot be read do not matter here
+            others = self.runs()
+        return next((other for other in others if other.id == id), record)
 
     def find(self, prefix: str) -> str:
-        """The identity that begins with `prefix`, or has a hash that does."""
-        ids = {folder.id for folder in self._folders()}
-        near = sorted(id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix))
-        if prefix in ids or len(near) == 1:
-            return prefix if prefix in ids else near[0]
-        if near:
-            more = f" and {len(near) - 5} more" if len(near) > 5 else ""
-            raise StoreError(f"{prefix!r} could be {', '.join(near[:5])}{more}; write more of it.")
-        raise StoreError(f"The store {self.path} has no run {prefix!r}; `prunus runs list` names them.")
+        """Return the ID that begins with `prefix`, or whose hash does.
+
+        Raises:
+            StoreError: There is no such run, or there are several.
+        """
+        ids = {path.name for path in self._paths()}
+        matches = sorted(
+            id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix)
+        )
+        if prefix in ids or len(matches) == 1:
+            return prefix if prefix in ids else matches[0]
+        if matches:
+            more = f" and {len(matches) - 5} more" if len(matches) > 5 else ""
+            raise StoreError(f"{prefix!r} could be {', '.join(matches[:5])}{more}; give more of the ID.")
+        raise StoreError(f"The store {self.path} has no run {prefix!r}; `prunus runs list` lists them.")
 
     def request(
         self,
         experiment: str,
         size: str,
-        entries: list[tuple[dict[str, Any], RunSpec]],
+        entries: Sequence[tuple[Mapping[str, Any], RunSpec]],
         settings: Mapping[str, Any],
     ) -> Request:
-        """Note which runs an experiment asks for, each with its label there; what it asked for before stays."""
-        return write_request(self.experiments, experiment, size, entries, settings)
+        """Write which runs an experiment requests; what it requested before is kept.
+
+        Args:
+            experiment: The name of the experiment.
+            size: Its size.
+            entries: The label of each run in the experiment, and its spec.
+            settings: The settings that the user changed.
+        """
+        return write_request(self.requests_path, experiment, size, entries, settings)
 
     def requests(self) -> list[Request]:
-        """What experiments asked for, by name, the latest of a name last."""
-        return read_requests(self.experiments)
+        """Return what experiments requested, by name, the latest of a name last."""
+        return read_requests(self.requests_path)
 
     def remove(self, id: str, *, force: bool = False) -> None:
-        """Remove a run, finished or not; with `force` also one that another run was made from, or is being made from.
+        """Remove a run, finished or not.
 
-        Raises StoreError for a run that is under way, and, without `force`, where a run that is finished or under way
-        reads it, or where of another run it cannot be read what that needs.
+        Args:
+            id: The ID of the run.
+            force: Whether to remove it also if another run was made from it, or is being made from it.
+
+        Raises:
+            StoreError: The run is not in the store, or a process works on it. Without `force` also: a run that is
+                finished or running reads it, or it cannot be read what another run reads.
         """
         if not force:
             self._check_unused(id)
-        found = [folder.path for folder in self._folders() if folder.id == id]
-        if not found:
+        if not (self.runs_path / id).is_dir():
             raise StoreError(f"The store {self.path} has no run {id!r}.")
-        # Moved out of the way at one stroke first: what is under runs/ is whole.
-        bins = [self.path / f"removed-{secrets.token_hex(4)}" for _ in found]
-
-        def move() -> None:
+        lock = self._acquire(id)
+        if lock is None:
+            raise StoreError(f"The run {id} is running; stop its process first.")
+        try:
             with store_errors(self.path):
-                for path, place in zip(found, bins, strict=True):
-                    path.rename(place)
+                # Renamed first, so that no reader finds half of a run.
+                (self.runs_path / id).rename(self.path / f"removed-{secrets.token_hex(4)}")
+                for removed in self.path.glob("removed-*"):
+                    shutil.rmtree(removed, ignore_errors=True)
+        finally:
+            lock.release()
 
-        if not self.ledger.forget(id, move):
-            raise StoreError(f"The run {id} is under way; stop its process first.")
-        with store_errors(self.path):
-            for place in self.path.glob("removed-*"):
-                shutil.rmtree(place, ignore_errors=True)
-
-    def _check_unused(self, id: str) -> None:
-        """Raise StoreError unless it is certain that no run that is finished or under way reads this one."""
-        entries = self.ledger.entries()
-        users: dict[str, list[str]] = {"done": [], "running": []}
-        for folder in self._folders():
-            finished = folder.path.parent == self.finished
-            if folder.id == id or not (finished or folder.has_spec()):
-                continue  # one killed before it wrote what it is has read nothing
+    def is_locked(self, id: str) -> bool:
+        """Return whether a process works on the run."""
+        if fcntl is not None:
             try:
-                needs = folder.spec()["needs"]
-            except StoreError as error:
-                if not folder.path.is_dir():
-                    continue  # it was finished or removed while we looked
-                raise StoreError(
-                    f"Whether the run {folder.id} was made from {id} cannot be read: {error} Remove {folder.id} "
-                    "first, or force it."
-                ) from error
-            if id in needs:
-                users.get(status(finished, entries.get(folder.id)), []).append(folder.id)
-        done, running = (", ".join(found[:3]) for found in users.values())
-        said = [f"was read by the finished {done}"] * bool(done)
-        said += [f"is read by {running}, under way"] * bool(running)
-        if said:
-            ways = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
-            that = "that" if sum(map(len, users.values())) == 1 else "those"
-            raise StoreError(f"The run {id} {' and '.join(said)}; {ways} {that} first, or force it.")
+                with self._lock_path(id).open("rb") as file:  # a shared lock needs no right to write
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                return False
+            except OSError:
+                return True
+            return False
+        lock = self._acquire(id)
+        if lock is not None:
+            lock.release()
+        return lock is None
 
-    def _claim(self, id: str, kind: str) -> Lease | None:
-        claim = self.ledger.claim(id, kind)
-        if claim is None:
-            entry = self.ledger.entries().get(id)
-            gone = entry is not None and entry.state == "done" and not self.done(id)  # removed by hand
-            if gone and self.ledger.forget(id, only="done"):
-                claim = self.ledger.claim(id, kind)
-        return claim
-
-    def _claim_of(self, folder: RunFolder) -> Lease:
-        if not isinstance(folder.claim, Lease):
-            raise StoreError(f"The run {folder.id} was not begun by this process, or is finished already.")
-        return folder.claim
-
-    def _sign(self, folder: RunFolder, spec: RunSpec) -> None:
-        """Write spec.json, or check that the one there is the same."""
-        unit, number = spec.cost()
-        mine = {
-            "id": folder.id,
-            "kind": spec.kind,
-            "settings": nondefault_settings(spec),
-            "complete": all_settings(spec),
-            "needs": [run_id(need) for need in spec.needs()],
-            "cost": {"unit": unit, "number": number},
-        }
-        if folder.has_spec():
-            check_settings_match(folder.path, folder.spec(), mine)
-        else:
-            folder.write_spec(mine)
-
-    def _folders(self) -> Iterator[RunFolder]:
-        for path in sorted(self.work.iterdir()):
-            if path.is_dir() and not self.done(path.name):
-                yield RunFolder(path, reading=True)
-        yield from self.folders()
-
-    def _run(self, folder: RunFolder, entry: LeaseRecord | None, asked: list[str]) -> RunInfo:
-        finished = folder.path.parent == self.finished
-        spec = folder.spec() if folder.has_spec() or finished else {}
-        result, cost = folder.result(), spec.get("cost")
-        return RunInfo(
-            id=folder.id,
-            kind=spec.get("kind", folder.id.rpartition("-")[0]),
-            experiments=tuple(asked),
-            spec=spec.get("settings", {}),
-            status=status(finished, entry),
-            invariants=result.get("invariants") if finished else summarize_invariants(folder.rows()),
-            summary=result.get("summary", {}),
-            seconds=result.get("seconds") if finished else (entry.worked if entry else None),
-            attempts=result.get("attempts", entry.attempts if entry else 0),
-            cost=(cost["unit"], cost["number"]) if cost else None,
-            needs=tuple(spec.get("needs", ())),
-            error=entry.error if entry and entry.state == "failed" else None,
+    def _begin(self, directory: RunDirectory, new: RunRecord, environment: Mapping[str, Any]) -> None:
+        """Write the record of a new attempt over that of the earlier ones."""
+        with store_errors(directory.path):
+            directory.path.mkdir(exist_ok=True)
+        directory.remove_partial_files()
+        if not directory.has_record():
+            if not directory.is_empty():
+                raise StoreError(f"{directory.path} holds files but no run.json; remove it.")
+            directory.begin_attempt(
+                replace(new, attempts=1, started=time.time(), environments=(environment,))
+            )
+            return
+        old = directory.record()
+        check_settings_match(directory.path, old, new)
+        interrupted = directory.seconds_since(old.started) if old.state == "running" else 0.0
+        earlier = [one for one in old.environments if one != environment]
+        directory.begin_attempt(
+            replace(
+                new,
+                attempts=old.attempts + 1,
+                started=time.time(),
+                seconds=old.seconds + interrupted,
+                environments=(*earlier, environment),
+                inputs=old.inputs,
+            )
         )
 
-    def _survey(self) -> Iterator[LeaseRecord]:
-        """What the folders know of the ledger: what is done, and what was claimed last and not let go of."""
-        for folder in self._folders():
-            if self.done(folder.id):
-                yield LeaseRecord(folder.id, folder.id.rpartition("-")[0], "done")
-            elif claimed := folder.claimed():
-                yield LeaseRecord(**{**claimed, "heartbeat": time.time()})
+    def _acquire(self, id: str) -> BaseFileLock | None:
+        """Lock a run; None if another process has locked it."""
+        lock = FileLock(self._lock_path(id), timeout=LOCK_SECONDS, thread_local=False)
+        with store_errors(self._lock_path(id)):
+            self.locks_path.mkdir(exist_ok=True)
+            try:
+                lock.acquire(poll_interval=LOCK_SECONDS / 5)
+            except Timeout:
+                return None
+        return lock
+
+    def _lock_path(self, id: str) -> Path:
+        return self.locks_path / f"{id}.lock"
+
+    def _check_open(self, directory: RunDirectory) -> None:
+        if directory.lock is None or not directory.lock.is_locked:
+            raise StoreError(
+                f"The run {directory.id} was not opened by this process, or is finished already."
+            )
+
+    def _with_state(self, record: RunRecord) -> RunRecord:
+        """Return a record with the state that a reader is shown, and the seconds of an attempt that has not ended."""
+        if record.state != "running":
+            return record
+        directory = RunDirectory(self.runs_path / record.id)
+        rows = directory.rows()
+        return replace(
+            record,
+            state="running" if self.is_locked(record.id) else "interrupted",
+            seconds=round(record.seconds + directory.seconds_since(record.started), 3),
+            invariants=summarize_invariants(rows),
+            last_row=rows[-1] if rows else {},
+        )
+
+    def _requesting_experiments(self, records: Sequence[RunRecord]) -> dict[str, tuple[str, ...]]:
+        """Return for each run the experiments that requested it, or a run that was made from it."""
+        dependencies = {record.id: record.dependencies.values() for record in records}
+        names: dict[str, dict[str, None]] = {}
+        for request in self.requests():
+            waiting = [entry.id for entry in request.entries]
+            while waiting:
+                id = waiting.pop()
+                if request.name not in names.setdefault(id, {}):
+                    names[id][request.name] = None
+                    waiting += dependencies.get(id, ())
+        return {id: tuple(found) for id, found in names.items()}
+
+    def _check_unused(self, id: str) -> None:
+        """Raise StoreError unless it is certain that no run that is finished or running reads this one."""
+        users: dict[str, list[str]] = {"done": [], "running": []}
+        for path in self._paths():
+            if path.name == id or (path.is_dir() and RunDirectory(path).is_empty()):
+                continue  # a run without a record has read nothing
+            try:
+                record = self._with_state(read_record(path))
+            except StoreError as error:
+                if not path.is_dir():
+                    continue  # it was removed meanwhile
+                raise StoreError(
+                    f"Whether the run {path.name} was made from {id} cannot be read: {error} Remove {path.name} "
+                    "first, or use --force."
+                ) from error
+            if id in record.dependencies.values():
+                users.get(record.state, []).append(path.name)
+        done, running = (", ".join(found[:3]) for found in users.values())
+        said = [f"was read by the finished {done}"] * bool(done)
+        said += [f"is read by {running}, which is running"] * bool(running)
+        if said:
+            actions = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
+            which = "that" if sum(map(len, users.values())) == 1 else "those"
+            raise StoreError(f"The run {id} {' and '.join(said)}; {actions} {which} first, or use --force.")
+
+    def _paths(self) -> Iterator[Path]:
+        """Return the directories of all runs, in the order of their IDs."""
+        return (path for path in sorted(self.runs_path.iterdir()) if path.is_dir())

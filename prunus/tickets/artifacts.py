@@ -13,25 +13,25 @@ Row = Mapping[str, Any]
 class RunArtifacts(Protocol):
     """Where a procedure puts what it has, and finds it again after it was killed."""
 
-    def put(self, name: str, tensors: Params, note: Mapping[str, Any] | None = None) -> None:
+    def save_tensors(self, name: str, tensors: Params, note: Mapping[str, Any] | None = None) -> None:
         """Keep tensors under a name, with a note."""
 
-    def get(self, name: str) -> Params:
+    def load_tensors(self, name: str) -> Params:
         """The tensors of that name."""
 
-    def note(self, name: str) -> dict[str, Any]:
+    def load_metadata(self, name: str) -> dict[str, Any]:
         """The note of that name."""
 
     def has(self, name: str) -> bool:
         """Whether that name is kept."""
 
-    def put_masks(self, name: str, masks: MaskDict) -> None:
+    def save_masks(self, name: str, masks: MaskDict) -> None:
         """Keep masks, one bit a weight."""
 
-    def get_masks(self, name: str) -> MaskDict:
+    def load_masks(self, name: str) -> MaskDict:
         """The masks of that name."""
 
-    def append(self, row: Row) -> None:
+    def append_row(self, row: Row) -> None:
         """Write down a level's numbers; a level that is there already is replaced."""
 
     def append_curve(self, rows: Sequence[Row]) -> None:
@@ -40,14 +40,11 @@ class RunArtifacts(Protocol):
     def rows(self) -> list[dict[str, Any]]:
         """The levels' numbers so far."""
 
-    def checkpoint(self, name: str) -> Path | None:
+    def checkpoint_path(self, name: str) -> Path | None:
         """Where a training may write its own checkpoint, to be dropped when it is over; None: nowhere."""
 
-    def drop(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Keep what has that name no longer, where there is any."""
-
-    def beat(self) -> None:
-        """Say that this run is alive."""
 
 
 class InMemoryArtifacts:
@@ -63,16 +60,16 @@ class InMemoryArtifacts:
         self._rows: dict[int, Row] = {}
         self._curve: dict[tuple[int, int], Row] = {}
 
-    def put(self, name: str, tensors: Params, note: Mapping[str, Any] | None = None) -> None:
+    def save_tensors(self, name: str, tensors: Params, note: Mapping[str, Any] | None = None) -> None:
         """Keep copies."""
         self._tensors[name] = {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
         self._notes[name] = dict(note or {})
 
-    def get(self, name: str) -> Params:
+    def load_tensors(self, name: str) -> Params:
         """What `put` was given."""
         return dict(self._tensors[name])
 
-    def note(self, name: str) -> dict[str, Any]:
+    def load_metadata(self, name: str) -> dict[str, Any]:
         """What `put` was given."""
         return dict(self._notes[name])
 
@@ -80,19 +77,19 @@ class InMemoryArtifacts:
         """Whether that name is kept."""
         return name in self._tensors
 
-    def put_masks(self, name: str, masks: MaskDict) -> None:
+    def save_masks(self, name: str, masks: MaskDict) -> None:
         """Keep masks, one bit a weight."""
-        self.put(
+        self.save_tensors(
             name,
             {key: pack_mask(m) for key, m in masks.items()},
             {k: tuple(m.shape) for k, m in masks.items()},
         )
 
-    def get_masks(self, name: str) -> MaskDict:
+    def load_masks(self, name: str) -> MaskDict:
         """The masks of that name."""
         return {key: unpack_mask(bits, self._notes[name][key]) for key, bits in self._tensors[name].items()}
 
-    def append(self, row: Row) -> None:
+    def append_row(self, row: Row) -> None:
         """Keep the row of its level."""
         self._rows[row["level"]] = row
 
@@ -108,12 +105,9 @@ class InMemoryArtifacts:
         """The rows of the curves, by level and step."""
         return [dict(self._curve[place]) for place in sorted(self._curve)]
 
-    def checkpoint(self, name: str) -> None:
+    def checkpoint_path(self, name: str) -> None:
         """Nowhere."""
 
-    def drop(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Forget it."""
         self._tensors.pop(name, None)
-
-    def beat(self) -> None:
-        """Nobody asks."""

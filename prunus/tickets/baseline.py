@@ -5,7 +5,7 @@ Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 20
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ class BaselineSpec:
     """One dense training of one replicate."""
 
     kind: ClassVar[str] = "dense"
+    procedure: ClassVar[str] = "prunus.tickets.baseline:run_baseline"
 
     model: str = "lenet-300-100"
     """A key of MODELS, or "package.module:function" of yours that takes `seed` and gives a module."""
@@ -51,9 +52,13 @@ class BaselineSpec:
     """Evaluate the test split along the way as well, for a figure."""
     device: str = "cpu"
 
-    def needs(self) -> tuple[()]:
+    def dependencies(self) -> dict[str, "BaselineSpec"]:
         """Nothing."""
-        return ()
+        return {}
+
+    def code_references(self) -> tuple[str, ...]:
+        """The user's functions among the names."""
+        return tuple(name for name in (self.model, self.data) if ":" in name)
 
     def cost(self) -> tuple[str, float]:
         """Training steps of this network."""
@@ -128,7 +133,6 @@ class BaselineSpec:
             states=states,
             test=data.test if self.test_curve else None,
             count_violations=getattr(constraint, "verify", None),
-            beat=shelf.beat,
         )
         train(
             model,
@@ -138,7 +142,7 @@ class BaselineSpec:
             seed=derive_seed(self.replicate, "train") if seed is None else seed,
             start=start,
             observer=watch,
-            checkpoint=shelf.checkpoint(checkpoint_name(level)),
+            checkpoint=shelf.checkpoint_path(checkpoint_name(level)),
             progress=None if report_steps is None else _differences(report_steps, first),
         )
         return watch
@@ -149,7 +153,7 @@ class BaselineSpec:
         return pace(Trainer(model, self.recipe, NoConstraint(model)), self.dataset())
 
     def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
+        self, shelf: RunArtifacts, needed: Mapping[str, RunArtifacts], report_steps: StepReport | None = None
     ) -> dict[str, Any]:
         """Train; keep the initialization, the wanted states, and the end. Returns the row of the training."""
         self.total_steps()
@@ -157,8 +161,8 @@ class BaselineSpec:
             began, model = time.perf_counter(), self.network()
             watch = self.train(model, shelf, 0, states=(0, *self.states), report_steps=report_steps)
             for step, state in watch.states.items():
-                shelf.put(f"state-{step}", state_to_tensors(state), {"step": step})
-            shelf.put("final", model.state_dict())
+                shelf.save_tensors(f"state-{step}", state_to_tensors(state), {"step": step})
+            shelf.save_tensors("final", model.state_dict())
             seconds = round(time.perf_counter() - began, 2)
             row = {
                 "level": 0,
@@ -167,8 +171,8 @@ class BaselineSpec:
                 "seconds": seconds,
             }
             shelf.append_curve(curve_rows(0, watch))
-            shelf.append(row)
-        shelf.drop(checkpoint_name(0))
+            shelf.append_row(row)
+        shelf.remove(checkpoint_name(0))
         return dict(shelf.rows()[0])
 
     def _check(self) -> None:
@@ -191,6 +195,16 @@ class BaselineSpec:
             )
         self._maker()
         check_recipe(self.recipe)
+
+
+def run_baseline(
+    spec: BaselineSpec,
+    shelf: RunArtifacts,
+    needed: Mapping[str, RunArtifacts],
+    report_steps: StepReport | None = None,
+) -> dict[str, Any]:
+    """As `BaselineSpec.run`."""
+    return spec.run(shelf, needed, report_steps)
 
 
 def pace(run: Trainer, data: Dataset) -> float:
@@ -248,7 +262,7 @@ def checkpoint_name(level: int) -> str:
 
 def load_saved_state(shelf: RunArtifacts, name: str) -> TrainingState:
     """A state that the dense training laid down."""
-    return state_from_tensors(shelf.note(name)["step"], shelf.get(name))
+    return state_from_tensors(shelf.load_metadata(name)["step"], shelf.load_tensors(name))
 
 
 _LOADED: dict[tuple[str, str], Dataset] = {}

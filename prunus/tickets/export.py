@@ -24,10 +24,10 @@ class Kept(Protocol):
     def has(self, name: str) -> bool:
         """Whether that name is kept."""
 
-    def get(self, name: str) -> Params:
+    def load_tensors(self, name: str) -> Params:
         """The tensors of that name."""
 
-    def note(self, name: str) -> dict[str, Any]:
+    def load_metadata(self, name: str) -> dict[str, Any]:
         """The note of that name."""
 
 
@@ -43,7 +43,7 @@ def load_trained_network(
     dense = spec if isinstance(spec, BaselineSpec) else spec.dense
     model = dense.network()
     try:
-        model.load_state_dict(kept.get("final"))
+        model.load_state_dict(kept.load_tensors("final"))
     except RuntimeError as error:
         why = " ".join(str(error).split())
         raise ModelMismatchError(
@@ -56,5 +56,7 @@ def from_seeds(kept: Kept) -> tuple[dict[str, SeededTensor], dict[str, float]]:
     """How the weights of a finished run come from seeds, and their factors; both are empty where they do not."""
     if not kept.has("factors"):
         return {}, {}
-    generated = {name: SeededTensor(*how) for name, how in kept.note("factors")["generated"].items()}
-    return generated, {name: float(value) for name, value in kept.get("factors").items() if name in generated}
+    generated = {name: SeededTensor(*how) for name, how in kept.load_metadata("factors")["generated"].items()}
+    return generated, {
+        name: float(value) for name, value in kept.load_tensors("factors").items() if name in generated
+    }

@@ -5,7 +5,7 @@
 Source: Frankle et al. 2020, sections 2 and 3: 30 values of α; a network is stable where the barrier is below 2 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ class InstabilitySpec:
     """Two trainings from one state of the dense training, and the errors on the line between their ends."""
 
     kind: ClassVar[str] = "instability"
+    procedure: ClassVar[str] = "prunus.tickets.instability:run_instability"
 
     dense: BaselineSpec = field(default_factory=BaselineSpec)
     step: int = 0
@@ -46,9 +47,13 @@ class InstabilitySpec:
         """Where it computes."""
         return self.dense.device
 
-    def needs(self) -> tuple[BaselineSpec | TicketSpec, ...]:
+    def dependencies(self) -> dict[str, BaselineSpec | TicketSpec]:
         """The dense training, and the ticket whose masks are taken."""
-        return (self.dense,) if self.ticket is None else (self.dense, self.ticket)
+        return {"baseline": self.dense, **({} if self.ticket is None else {"ticket": self.ticket})}
+
+    def code_references(self) -> tuple[str, ...]:
+        """None of its own."""
+        return ()
 
     def cost(self) -> tuple[str, float]:
         """Training steps of both copies. Raises SpecError where the settings contradict each other."""
@@ -61,12 +66,12 @@ class InstabilitySpec:
         return self.dense.pace()
 
     def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
+        self, shelf: RunArtifacts, needed: Mapping[str, RunArtifacts], report_steps: StepReport | None = None
     ) -> dict[str, Any]:
         """Train both copies, then walk the line."""
         self._check()
-        state = load_saved_state(needed[0], f"state-{self.step}")
-        masks = needed[1].get_masks(mask_key(self.level)) if self.ticket is not None else None
+        state = load_saved_state(needed["baseline"], f"state-{self.step}")
+        masks = needed["ticket"].load_masks(mask_key(self.level)) if self.ticket is not None else None
         for copy in COPIES:
             if not shelf.has(f"copy-{copy}"):
                 model = self.dense.network()
@@ -81,13 +86,13 @@ class InstabilitySpec:
                     report_steps=report_steps,
                 )
                 shelf.append_curve(curve_rows(copy, watch))
-                shelf.put(f"copy-{copy}", model.state_dict())
-                shelf.drop(checkpoint_name(copy))
-        rows = self._line(shelf.get("copy-1"), shelf.get("copy-2"))
+                shelf.save_tensors(f"copy-{copy}", model.state_dict())
+                shelf.remove(checkpoint_name(copy))
+        rows = self._line(shelf.load_tensors("copy-1"), shelf.load_tensors("copy-2"))
         ends = (rows[0]["test_error"] + rows[-1]["test_error"]) / 2
         barrier = max(row["test_error"] for row in rows) - ends
         for row in rows:
-            shelf.append({**row, "barrier": barrier} if row is rows[-1] else row)
+            shelf.append_row({**row, "barrier": barrier} if row is rows[-1] else row)
         return {"barrier": barrier, "stable": barrier < 2.0}
 
     @property
@@ -116,6 +121,16 @@ class InstabilitySpec:
             )
         if self.ticket is not None and self.level not in self.ticket.trained_levels():
             raise SpecError(f"Level {self.level} was asked of a ticket whose levels are others.")
+
+
+def run_instability(
+    spec: InstabilitySpec,
+    shelf: RunArtifacts,
+    needed: Mapping[str, RunArtifacts],
+    report_steps: StepReport | None = None,
+) -> dict[str, Any]:
+    """As `InstabilitySpec.run`."""
+    return spec.run(shelf, needed, report_steps)
 
 
 def _masked(model: Params, masks: MaskDict | None) -> Params:

@@ -50,7 +50,7 @@ A = TypeVar("A", Mask1Action, Mask0Action)
 def run_ticket(
     spec: "TicketSpec",
     shelf: RunArtifacts,
-    needed: Sequence[RunArtifacts],
+    needed: Mapping[str, RunArtifacts],
     report_steps: StepReport | None = None,
 ) -> dict[str, Any]:
     """Train level after level; a level that is written down is not trained again. Returns the last level's row."""
@@ -90,21 +90,21 @@ def run_ticket(
         }
         run.write(level, row, masks, start, curve_rows(level, watch))
     if shelf.has("last"):
-        shelf.put("final", run.last_model())
-        shelf.drop("last")
+        shelf.save_tensors("final", run.last_model())
+        shelf.remove("last")
     return dict(shelf.rows()[-1])
 
 
 class TicketRunner:
     """What stays the same from level to level, and what the last level left."""
 
-    def __init__(self, spec: "TicketSpec", shelf: RunArtifacts, needed: Sequence[RunArtifacts]) -> None:
+    def __init__(self, spec: "TicketSpec", shelf: RunArtifacts, needed: Mapping[str, RunArtifacts]) -> None:
         self.spec, self.shelf, self.needed = spec, shelf, needed
         self.model = spec.dense.network()
         self.names = list(prunable_weights(self.model))
         self.criterion, self.select, self.mask1, self.mask0 = resolve_components(spec)
-        self.original = load_saved_state(needed[0], "state-0")
-        self.rewind = load_saved_state(needed[0], f"state-{spec.rewind_step}")
+        self.original = load_saved_state(needed["baseline"], "state-0")
+        self.rewind = load_saved_state(needed["baseline"], f"state-{spec.rewind_step}")
         self.recipe, self.seed = spec.dense.recipe, spec.dense.replicate
         self._finish_writing()
 
@@ -116,12 +116,12 @@ class TicketRunner:
     def past(self, level: int) -> tuple[WeightHistory, Params]:
         """The moments of this level, and the whole model as the last training left it."""
         if self.spec.chained and self.written:
-            last = self.shelf.get("last")
+            last = self.shelf.load_tensors("last")
             start = {name: last[f"start/{name}"] for name in self.names}
             final = self.last_model()
-            masks = self.shelf.get_masks(mask_key(level - 1))
+            masks = self.shelf.load_masks(mask_key(level - 1))
         else:
-            start, final = self._prunable(self.rewind.model), self.needed[0].get("final")
+            start, final = self._prunable(self.rewind.model), self.needed["baseline"].load_tensors("final")
             masks = all_kept(start)
 
         def fresh(seed: int) -> Params:
@@ -131,14 +131,16 @@ class TicketRunner:
             }
 
         original, rewind = self._prunable(self.original.model), self._prunable(self.rewind.model)
-        learned = {} if self.spec.learned is None else self._prunable(self.needed[1].get("final"))
+        learned = (
+            {} if self.spec.learned is None else self._prunable(self.needed["masks"].load_tensors("final"))
+        )
         return WeightHistory(original, rewind, start, self._prunable(final), masks, fresh, learned), final
 
     def masks(self, level: int, past: WeightHistory, last: Params) -> tuple[MaskDict, Mapping[str, int]]:
         """This level's masks, and how many weights each layer must keep."""
         source, taken = self.spec.source, self.spec.masks_from is not None
         if source is None or (taken and source.densities_from is not None):  # their counts are their own
-            learned = self.needed[1].get_masks(mask_key(level))
+            learned = self.needed["masks"].load_masks(mask_key(level))
             return learned, {name: int(mask.sum()) for name, mask in learned.items()}
         density = self._density(source, level)
         numbers = numel_by_name(past.original)
@@ -150,7 +152,7 @@ class TicketRunner:
         else:
             counts = {"all": num_to_keep(density, sum(numbers.values()))}
         if taken:
-            return self.needed[1].get_masks(mask_key(level)), counts
+            return self.needed["masks"].load_masks(mask_key(level)), counts
         given = past.apart()
         if isinstance(self.criterion, Pruner):
             return self.pruned(self.criterion, level, given, last, density), counts
@@ -200,15 +202,15 @@ class TicketRunner:
         curve: list[dict[str, Any]],
     ) -> None:
         """Lay down the level so that a kill between two writes loses nothing: what is needed to go on, then the row."""
-        self.shelf.put_masks(mask_key(level), masks)
+        self.shelf.save_masks(mask_key(level), masks)
         last = {f"final/{name}": tensor for name, tensor in self.model.state_dict().items()}
         last |= {f"start/{name}": tensor for name, tensor in start.model.items()}
-        self.shelf.put("last", last, {"row": row, "curve": curve})
+        self.shelf.save_tensors("last", last, {"row": row, "curve": curve})
         self._finish_writing()
 
     def last_model(self) -> Params:
         """The whole model as the last level left it."""
-        return strip_prefix("final/", self.shelf.get("last"))
+        return strip_prefix("final/", self.shelf.load_tensors("last"))
 
     def before(self, level: int, past: WeightHistory) -> MaskDict | None:
         """The masks that a level's must lie within: those it was made within; None where it was made alone."""
@@ -217,16 +219,16 @@ class TicketRunner:
         source, taken = self.spec.source, self.spec.masks_from
         if source is None or taken is None or not source.chained or level - 1 not in taken.trained_levels():
             return None
-        return self.needed[1].get_masks(mask_key(level - 1))
+        return self.needed["masks"].load_masks(mask_key(level - 1))
 
     def _finish_writing(self) -> None:
         if self.shelf.has("last"):
-            note = self.shelf.note("last")
+            note = self.shelf.load_metadata("last")
             level = note["row"]["level"]
             if level not in self.written:
                 self.shelf.append_curve(note["curve"])
-                self.shelf.append(note["row"])
-            self.shelf.drop(checkpoint_name(level))
+                self.shelf.append_row(note["row"])
+            self.shelf.remove(checkpoint_name(level))
 
     def _prunable(self, model: Params) -> Params:
         return {name: model[name] for name in self.names}
@@ -235,7 +237,7 @@ class TicketRunner:
         """What a level keeps: what the rates say, or as much of each layer as a learned mask does."""
         if source.densities_from is None:
             return level_densities(self.model, source.rates, source.scope, level)
-        learned = self.needed[1].get_masks(mask_key(level))
+        learned = self.needed["densities"].load_masks(mask_key(level))
         return {name: mask_density({name: mask}) for name, mask in learned.items()}
 
     def _probe(self) -> ScoringBatch:
@@ -248,7 +250,7 @@ class TicketRunner:
         model: nn.Module = self.spec.dense.network()
         chained = self.spec.chained and self.written
         model.load_state_dict(
-            strip_prefix("start/", self.shelf.get("last")) if chained else self.rewind.model
+            strip_prefix("start/", self.shelf.load_tensors("last")) if chained else self.rewind.model
         )
         return make_scoring_batch(model.cpu(), data.inputs[chosen].cpu(), data.labels[chosen].cpu())
 

@@ -4,7 +4,7 @@ Source: Frankle & Carbin 2019, section 2 (iterative and one-shot); Zhou et al. 2
 Frankle et al. 2020, Algorithm 1 (rewinding to step k); Renda et al. 2020, section 2 (what is rewound).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,6 +33,7 @@ class TicketSpec:
     """A dense training pruned and trained again: one replicate, every level of it."""
 
     kind: ClassVar[str] = "ticket"
+    procedure: ClassVar[str] = "prunus.tickets.procedure:run_ticket"
 
     dense: BaselineSpec = field(default_factory=BaselineSpec)
     criterion: str = "large_final"
@@ -62,9 +63,14 @@ class TicketSpec:
         everything = tuple(range(1, self.rounds + 1))
         object.__setattr__(self, "levels", () if levels == everything else levels)
 
-    def needs(self) -> tuple["BaselineSpec | TicketSpec | LearnedSupermaskSpec", ...]:
+    def dependencies(self) -> dict[str, "BaselineSpec | TicketSpec | LearnedSupermaskSpec"]:
         """The dense training, and the ticket or the learned mask that is looked at."""
-        return (self.dense, *(one for one in (self.masks_from, self.densities_from) if one is not None))
+        others = {"masks": self.masks_from, "densities": self.densities_from}
+        return {"baseline": self.dense, **{role: one for role, one in others.items() if one is not None}}
+
+    def code_references(self) -> tuple[str, ...]:
+        """The user's functions among the names."""
+        return tuple(name for name in (self.criterion, self.mask1, self.mask0) if ":" in name)
 
     @property
     def learned(self) -> LearnedSupermaskSpec | None:
@@ -158,7 +164,7 @@ class TicketSpec:
             )
 
     def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
+        self, shelf: RunArtifacts, needed: Mapping[str, RunArtifacts], report_steps: StepReport | None = None
     ) -> dict[str, Any]:
         """Train level after level; a level that is written down is not trained again."""
         return run_ticket(self, shelf, needed, report_steps)

@@ -9,7 +9,7 @@ import torch
 
 from prunus.cli import progress as module
 from prunus.cli.progress import Reporter, added_up
-from prunus.runs.progress import RunsProgress
+from prunus.runs.executors.scheduler import RunsProgress
 from prunus.training import Recipe, evaluate, train
 
 LINE = re.compile(r"^.+: (\d+) %, about \d+ (s|min) left$")

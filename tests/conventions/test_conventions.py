@@ -25,7 +25,7 @@ from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS
 from prunus.pruning.schedules import SCHEDULES
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.second_order import DIAGONALS, LOSSES
-from prunus.runs.executors import ENGINES
+from prunus.runs.executors import EXECUTORS
 from prunus.seeded_tensors import GENERATORS
 from prunus.tickets.mask0 import MASK0_ACTIONS
 from prunus.tickets.mask1 import MASK1_ACTIONS
@@ -224,7 +224,7 @@ def test_everything_built_in_is_in_the_docs():
         CODECS,
         KMEANS_INITS,
         EXPERIMENTS,
-        ENGINES,
+        EXECUTORS,
         AUGMENTATIONS,
         prunus.COMPRESSION_RECIPES,
     )
@@ -315,7 +315,7 @@ def test_completion_offers_exactly_the_built_in_names():
         "scope": SCOPES,
         "recipe": prunus.COMPRESSION_RECIPES,
         "experiment": EXPERIMENTS,
-        "engine": ENGINES,
+        "engine": EXECUTORS,
         "size": SIZES,
     }
     assert {kind: tuple(table) for kind, table in tables.items()} == NAMES

@@ -25,7 +25,7 @@ from prunus.models import MODELS
 from prunus.pruning.pruners import PRUNERS
 from prunus.registry import import_object
 from prunus.report import formatting
-from prunus.runs.executors import ENGINES
+from prunus.runs.executors import EXECUTORS
 from prunus.tickets.mask0 import MASK0_ACTIONS
 from prunus.tickets.mask1 import MASK1_ACTIONS
 from prunus.tickets.supermask import SUPERMASKS
@@ -305,7 +305,7 @@ def test_list_names_everything_built_in(run):
         "codecs": CODECS,
         "starts": KMEANS_INITS,
         "augmentations": AUGMENTATIONS,
-        "engines": ENGINES,
+        "engines": EXECUTORS,
         "recipes": prunus.COMPRESSION_RECIPES,
         "experiments": EXPERIMENTS,
     }

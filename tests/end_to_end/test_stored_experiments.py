@@ -79,7 +79,7 @@ def csvs(folder: Path) -> dict[str, bytes]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and "ledger" not in path.name)
+    files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -92,7 +92,7 @@ def said(error: str) -> str:
 def test_an_experiment_is_run_and_drawn(made):
     folder, done = made
     lines = [line for line in done.stderr.splitlines() if not line.endswith((" left", " so far"))]  # progress
-    assert lines[0].startswith("12 runs wanted, 0 found, 14 to do (2 dense runs shared by 12), about ")
+    assert lines[0].startswith("12 runs requested, 0 found, 14 to do (2 dense runs shared by 12), about ")
     assert lines[-1].startswith("14 of 14: ticket-")
     assert "receipts: 12 of 12 points passed" in done.stdout  # level 3 is the only one of LEVELS in 4 rounds
     found = Store(folder / "store", create=False)
@@ -115,7 +115,7 @@ def test_the_table_and_the_picture_say_what_the_runs_say(made):
     values: dict[tuple[str, int], list[float]] = {}
     for run in found.runs():
         if run.kind == "ticket":
-            for row in found.folder(run.id).rows():
+            for row in found.directory(run.id).rows():
                 values.setdefault((run.spec.get("mask0", "zero"), row["level"]), []).append(
                     row["stop_test_accuracy"]
                 )
@@ -144,7 +144,7 @@ def test_a_second_time_nothing_is_done_anew(made, store, run, tmp_path):
         "--out",
         "again",
     )
-    assert printed.err.splitlines()[0] == "12 runs wanted, 12 found, 0 to do"
+    assert printed.err.splitlines()[0] == "12 runs requested, 12 found, 0 to do"
     assert " of 14" not in printed.err
     assert contents(store) == before
     assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
@@ -163,13 +163,13 @@ def test_more_replicates_share_what_is_there(store, run):
         "--out",
         "again",
     )
-    assert printed.err.startswith("18 runs wanted, 12 found, 7 to do (1 dense run shared by 6)")
+    assert printed.err.startswith("18 runs requested, 12 found, 7 to do (1 dense run shared by 6)")
 
 
 def test_another_experiment_shares_the_dense_runs(store, run):
     arguments = ("--smoke", "--engine=inline", "--replicates=2", *sets(), "--store", store, "--out", "other")
     printed = run("run", "zhou2019.signs", *arguments)
-    assert printed.err.startswith("14 runs wanted, 2 found, 12 to do, about ")
+    assert printed.err.startswith("14 runs requested, 2 found, 12 to do, about ")
 
 
 def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):

@@ -126,7 +126,7 @@ def runs_of(drawn, curve):
     """The finished rows of a curve, a list a replicate, and their specs."""
     store, entries, _ = drawn
     mine = [spec for label, spec in entries if label["curve"] == curve]
-    return [(spec, store.folder(run_id(spec)).rows()) for spec in mine]
+    return [(spec, store.directory(run_id(spec)).rows()) for spec in mine]
 
 
 def test_a_row_is_the_mean_of_the_replicates_with_their_spread(drawn):
@@ -156,7 +156,7 @@ def test_the_likely_mask_and_the_file_are_those_of_the_runs(drawn, tmp_path):
     for curve in ("learned + DWR, signs from a seed", "edge-popup", "signed supermask"):
         sizes, accuracies, densities = [], [], []
         for spec, (row,) in runs_of(drawn, curve):
-            model, generated, factors = load_trained_network(spec, drawn[0].folder(run_id(spec)))
+            model, generated, factors = load_trained_network(spec, drawn[0].directory(run_id(spec)))
             sizes.append(len(pack(model.state_dict(), generated=generated, factors=factors)))
             prunus.save(model, tmp_path / "one.prunus", generated=generated, factors=factors)
             loaded = prunus.load(tmp_path / "one.prunus", into=spec.dense.network())
@@ -193,7 +193,7 @@ def test_a_model_that_has_changed_is_named(drawn):
     with pytest.raises(
         ModelMismatchError, match="lenet-300-100 does not make the network that the run ended with"
     ):
-        load_trained_network(other, store.folder(run_id(spec)))
+        load_trained_network(other, store.directory(run_id(spec)))
 
 
 def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
@@ -210,7 +210,7 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
         told = json.loads(called(*arguments, "--json", "--force").out)
         assert told["run"] == prunus.inspect(file).made["run"] == id
         assert told["bytes"] == file.stat().st_size
-        row = store.folder(id).rows()[-1]
+        row = store.directory(id).rows()[-1]
         accuracy = row.get("most_likely_final_test_accuracy", row["final_test_accuracy"])
         dense = spec if spec.kind == "dense" else spec.dense
         assert evaluate(prunus.load(file, into=dense.network()), test).accuracy == accuracy, label["curve"]

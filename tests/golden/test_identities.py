@@ -20,7 +20,10 @@ class Base:
     recipe: Recipe = LENET_300_100
     seed: int = 0
 
-    def needs(self):
+    def dependencies(self):
+        return {}
+
+    def code_references(self):
         return ()
 
     def cost(self):

@@ -1,9 +1,9 @@
-"""A small plan of runs of every kind, and a program that carries it out: `python plan.py STORE ENGINE EPOCHS`."""
+"""A small plan of runs of every kind, and a program that carries it out: `python plan.py STORE EXECUTOR EPOCHS`."""
 
 import sys
 from dataclasses import replace
 
-from prunus.runs.runner import run_plan
+from prunus.runs.executors import run_plan
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.instability import InstabilitySpec
@@ -30,12 +30,12 @@ def plan(epochs: int = 2) -> list:
 
 
 if __name__ == "__main__":
-    path, engine, epochs = sys.argv[1:]
+    path, executor, epochs = sys.argv[1:]
     print("ready", flush=True)
     run_plan(
         plan(int(epochs)),
         Store(path),
-        engine=engine,
+        executor=executor,
         workers=2,
         say=lambda line: print(line, flush=True),
     )

@@ -780,18 +780,18 @@ def shared_folder(tmp_path_factory):
     (folder / "evil.pt").write_bytes(pickle.dumps(Bomb()))
     store = Store(folder / "store")
     for seed in range(2):
-        opened = store.begin(BaselineSpec(replicate=seed), "inline")
-        opened.append({"level": 0, "density": 1.0})
+        opened = store.open(BaselineSpec(replicate=seed), "inline")
+        opened.append_row({"level": 0, "density": 1.0})
         store.finish(opened, {})
     return folder
 
 
 def content(folder):
-    """What is in a folder, but for what Python and SQLite keep there for themselves."""
+    """What is in a folder, but for what Python keeps there for itself."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
         for path in folder.rglob("*")
-        if "__pycache__" not in path.parts and "ledger" not in path.name
+        if "__pycache__" not in path.parts
     }
 
 

@@ -212,15 +212,15 @@ def test_run_replaces_only_results_of_the_same_ticket_experiment(refused, folder
             assert f"{NAME}.json exists" in refused(*verb, "--out=out", "--store=store")
 
 
-@pytest.mark.parametrize("inside", ["store/runs", "store/work/x", "store/experiments"])
+@pytest.mark.parametrize("inside", ["store/runs", "store/locks/x", "store/experiments"])
 def test_results_are_not_written_into_the_store(inside, refused):
     assert "is inside the store" in refused("run", NAME, f"--out={inside}", "--store=store", "--force")
 
 
 def test_runs_save_refuses_a_file_of_the_store(refused, folder, monkeypatch):
     store = Store("store")
-    run = store.begin(BaselineSpec(), "test")
-    run.put("final", {"w": torch.ones(2)})
+    run = store.open(BaselineSpec(), "test")
+    run.save_tensors("final", {"w": torch.ones(2)})
     store.finish(run, {})
     save = ("runs", "save", run.id, "--store=store")
     assert "mine exists; pass --force" in refused(*save, "mine")

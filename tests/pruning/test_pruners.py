@@ -300,12 +300,12 @@ def test_tickets_take_the_masks_of_pruners(name):
     shelf, needed = InMemoryArtifacts(), carried_out(dense)
     rows = carried_out(ticket, needed, shelf=shelf).rows()
     assert [row["invariants"]["passed"] for row in rows if row["level"]] == [True, True]
-    first, second = (shelf.get_masks(mask_key(level)) for level in (1, 2))
+    first, second = (shelf.load_masks(mask_key(level)) for level in (1, 2))
     assert are_nested(second, first)
     assert all(int(mask.sum()) == num_to_keep(0.5, mask.numel()) for mask in first.values())
     # By another route: the masks of the pruner at the trained weights.
     model = dense.network()
-    model.load_state_dict(needed.get("final"))
+    model.load_state_dict(needed.load_tensors("final"))
     split = dense.dataset().train
     prune = PRUNERS[name].on(model, split, prunus.seeds.derive_seed(0, "criterion", 1))
     seed = prunus.seeds.derive_seed(0, "ties", 1)
@@ -315,7 +315,7 @@ def test_tickets_take_the_masks_of_pruners(name):
 
 def carried_out(spec, *needed, shelf=None):
     shelf = InMemoryArtifacts() if shelf is None else shelf
-    spec.run(shelf, needed)
+    spec.run(shelf, dict(zip(spec.dependencies(), needed, strict=True)))
     return shelf
 
 

@@ -269,9 +269,9 @@ def put(
     store.request(TINY.name, size, entries, asked or {})
     ids = set()
     for label, spec in entries[:until]:
-        for one in (*spec.needs(), spec):
+        for one in (*spec.dependencies().values(), spec):
             ids.add(run_id(one))
-            folder = store.begin(one, "inline")
+            folder = store.open(one, "inline")
             if folder is None:
                 continue
             for level in [0] if one.kind == "dense" else range(1, spec.rounds + 1):
@@ -284,7 +284,7 @@ def put(
                     bad = broken == f"{label['curve']} {seed} {level}"
                     checks = CHECKS | {"the masks are nested": not bad}
                     row["invariants"] = {"passed": not bad, "checks": checks, "evaluations": 3}
-                folder.append(row)
+                folder.append_row(row)
             store.finish(folder, {}, 60.0)
     return ids
 
@@ -443,13 +443,13 @@ def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -
     entries = laboratory.entries("default", range(2), {})
     store.request(laboratory.name, "default", entries, {})
     for label, spec in entries:
-        for one in (*spec.needs(), spec):
-            folder = store.begin(one, "inline")
+        for one in (*spec.dependencies().values(), spec):
+            folder = store.open(one, "inline")
             if folder is not None:
                 value = 8.0 * label["replicate"] + (label["draw"] - 1 if one.kind == "ticket" else 0)
                 for level in [0] if one.kind == "dense" else (1, 2):
                     numbers = dict.fromkeys((ACCURACY, "final_test_accuracy"), value)
-                    folder.append({"level": level, "density": 0.5**level, **numbers})
+                    folder.append_row({"level": level, "density": 0.5**level, **numbers})
                 store.finish(folder, {})
     result = laboratory.figure(store, tmp_path / "out")
     for row in result.rows:

@@ -410,7 +410,7 @@ SPEC = LearnedSupermaskSpec(DENSE, recipe=RECIPE, samples=3)
 def done(spec, *needed):
     """Carry out a run; returns what it left and its summary."""
     shelf = InMemoryArtifacts()
-    return shelf, spec.run(shelf, needed)
+    return shelf, spec.run(shelf, dict(zip(spec.dependencies(), needed, strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +427,7 @@ def test_a_run_of_every_kind_over_all_weights(kind, weights, dense):
     assert row == summary
     assert row["invariants"]["passed"]
     assert row["invariants"]["evaluations"] == len(shelf.curve()) == 5
-    masks = shelf.get_masks(mask_key(1))
+    masks = shelf.load_masks(mask_key(1))
     assert row["most_likely_density"] == mask_density(masks)
     model, generated, factors = load_trained_network(spec, shelf)
     assert evaluate(model, DENSE.dataset().test).accuracy == row["most_likely_final_test_accuracy"]
@@ -461,10 +461,14 @@ def test_a_layer_that_its_mask_empties_is_warned_of(dense):
 
 def test_a_run_is_the_same_again_and_unlike_in_another_replicate(dense):
     first, again = (done(SPEC, dense)[0] for _ in range(2))
-    assert all(torch.equal(t, again.get("scores")[n]) for n, t in first.get("scores").items())
+    assert all(
+        torch.equal(t, again.load_tensors("scores")[n]) for n, t in first.load_tensors("scores").items()
+    )
     other = replace(SPEC, dense=replace(DENSE, replicate=1))
     elsewhere = done(other, done(other.dense)[0])[0]
-    assert not torch.equal(elsewhere.get("scores")["1.weight"], first.get("scores")["1.weight"])
+    assert not torch.equal(
+        elsewhere.load_tensors("scores")["1.weight"], first.load_tensors("scores")["1.weight"]
+    )
     names = {run_id(replace(SPEC, mask=kind)) for kind in KINDS.values()}
     assert len(names) == len(KINDS)
 
@@ -485,12 +489,12 @@ def test_the_receipt_fails_where_weights_move(dense, monkeypatch):
 def test_a_learned_mask_goes_back_into_the_laboratory(dense):
     learned, _ = done(SPEC, dense)
     ticket = TicketSpec(DENSE, rounds=1, masks_from=SPEC)
-    assert ticket.needs() == (DENSE, SPEC)
+    assert ticket.dependencies() == {"baseline": DENSE, "masks": SPEC}
     shelf, row = done(ticket, dense, learned)
     assert row["invariants"]["passed"]
-    masks = learned.get_masks(mask_key(1))
-    assert all(torch.equal(mask, masks[name]) for name, mask in shelf.get_masks(mask_key(1)).items())
-    final = shelf.get("final")
+    masks = learned.load_masks(mask_key(1))
+    assert all(torch.equal(mask, masks[name]) for name, mask in shelf.load_masks(mask_key(1)).items())
+    final = shelf.load_tensors("final")
     assert all(not final[name][~mask].any() for name, mask in masks.items())
     with pytest.raises(SpecError, match="other levels"):
         replace(ticket, rounds=2).trained_levels()
@@ -509,7 +513,7 @@ def test_found_masks_are_the_tickets_over_untrained_weights(weights, dense):
     values = CriterionSupermaskSpec(ticket, weights)
     for row in shelf.rows()[1:]:
         assert row["invariants"]["passed"]
-        masks = trained.get_masks(mask_key(row["level"]))
+        masks = trained.load_masks(mask_key(row["level"]))
         assert row["density"] == mask_density(masks)
         if weights == "initial":
             masked = {
@@ -518,8 +522,8 @@ def test_found_masks_are_the_tickets_over_untrained_weights(weights, dense):
             model.load_state_dict(masked)
             assert evaluate(model, DENSE.dataset().test).accuracy == row["final_test_accuracy"]
     iterative = replace(ticket, schedule="iterative")
-    assert values.needs() == (DENSE,)
-    assert CriterionSupermaskSpec(iterative).needs() == (DENSE, iterative)
+    assert values.dependencies() == {"baseline": DENSE}
+    assert CriterionSupermaskSpec(iterative).dependencies() == {"baseline": DENSE, "ticket": iterative}
     rows = done(CriterionSupermaskSpec(iterative, weights), dense, done(iterative, dense)[0])[0].rows()
     assert [row["density"] for row in rows] == [row["density"] for row in shelf.rows()]
 

@@ -67,7 +67,7 @@ class Training:
     progress: None
 
 
-def done(spec, *needed, change=lambda training: training, shelf=None):
+def done(spec, *others, change=lambda training: training, shelf=None):
     """Carry out a run; `change` may alter the arguments of its trainings."""
     shelf = InMemoryArtifacts() if shelf is None else shelf
 
@@ -75,14 +75,14 @@ def done(spec, *needed, change=lambda training: training, shelf=None):
         return train(**vars(change(Training(model, data, recipe, **arguments))))
 
     with patch("prunus.tickets.baseline.train", changed_train):
-        spec.run(shelf, needed)
+        spec.run(shelf, dict(zip(spec.dependencies(), others, strict=False)))
     return shelf
 
 
 def trained(spec: BaselineSpec | LearnedSupermaskSpec = DENSE) -> InMemoryArtifacts:
     """The dense training, or the learning of a mask, carried out once."""
     if run_id(spec) not in SHELVES:
-        SHELVES[run_id(spec)] = done(spec, *(trained(one) for one in spec.needs()))
+        SHELVES[run_id(spec)] = done(spec, *(trained(one) for one in spec.dependencies().values()))
     return SHELVES[run_id(spec)]
 
 
@@ -120,7 +120,7 @@ def figures(shelf):
 
 
 def masks_at(shelf, level):
-    return shelf.get_masks(mask_key(level))
+    return shelf.load_masks(mask_key(level))
 
 
 @pytest.mark.parametrize("mask0", MASK0_ACTIONS)
@@ -129,7 +129,7 @@ def test_every_combination_of_actions_has_a_receipt_that_passes(mask1, mask0):
     spec = TicketSpec(DENSE, rounds=2, rates=PruningRates(0.4), mask1=mask1, mask0=mask0)
     if mask1 == "supermask":
         spec = replace(spec, rounds=1, masks_from=LEARNED)
-    shelf = done(spec, *(trained(one) for one in spec.needs()))
+    shelf = done(spec, *(trained(one) for one in spec.dependencies().values()))
     assert [row["level"] for row in shelf.rows()] == list(range(1, spec.rounds + 1))
     for row in shelf.rows():
         assert row["invariants"]["passed"], row["invariants"]
@@ -150,7 +150,10 @@ def test_masks_are_said_to_be_nested_where_they_are_made_so():
         "of iterative": TicketSpec(DENSE, rounds=2, masks_from=iterative),
         "of one-shot": TicketSpec(DENSE, rounds=2, masks_from=single),
     }.items():
-        shelf = done(spec, *(done(one, trained()) if one != DENSE else trained() for one in spec.needs()))
+        shelf = done(
+            spec,
+            *(done(one, trained()) if one != DENSE else trained() for one in spec.dependencies().values()),
+        )
         nested = are_nested(masks_at(shelf, 2), masks_at(shelf, 1))
         checks = [row["invariants"]["checks"] for row in shelf.rows()]
         assert all(row["invariants"]["passed"] for row in shelf.rows())
@@ -168,7 +171,7 @@ def test_what_criteria_and_actions_do_to_what_they_are_given_reaches_nothing():
     honest = TicketSpec(DENSE, rounds=2)
     drifted = done(replace(honest, criterion="small:drifting"), trained())
     assert rows(drifted) == rows(done(honest, trained()))
-    assert equal(drifted.get("final"), done(honest, trained()).get("final"))
+    assert equal(drifted.load_tensors("final"), done(honest, trained()).load_tensors("final"))
     with pytest.warns(InvariantWarning, match="every kept weight is the rewind point's"):
         shelf = done(replace(honest, mask1="small:mutating"), trained())
     first, point = shelf.rows()[0], load_saved_state(trained(), "state-0").model
@@ -217,7 +220,7 @@ def test_a_ticket_as_dense_as_a_learned_mask_keeps_as_many_weights_of_every_laye
     assert {n: int(m.sum()) for n, m in kept.items()} == {n: int(m.sum()) for n, m in wanted.items()}
     assert len({mask_density({n: m}) for n, m in kept.items()}) == len(kept)
     assert not equal(kept, wanted)
-    final = {name: trained().get("final")[name].abs() for name in kept}
+    final = {name: trained().load_tensors("final")[name].abs() for name in kept}
     assert equal(kept, layer(final, {name: mask_density({name: mask}) for name, mask in wanted.items()}))
     assert shelf.rows()[0]["invariants"]["passed"]
     control = TicketSpec(DENSE, rounds=1, mask1="reinitialize", masks_from=spec)
@@ -261,7 +264,7 @@ def test_weights_are_rewound_in_every_round(model, schedule, step):
         assert equal(start.optimizer, point.optimizer)
         assert bool(point.optimizer) == (step > 0)
         assert training.observer.curve[-1].step == LAST
-    assert not equal(shelf.get("final"), point.model)
+    assert not equal(shelf.load_tensors("final"), point.model)
 
 
 @pytest.mark.parametrize("step", [0, 2, 5])
@@ -273,7 +276,7 @@ def test_a_ticket_that_prunes_nothing_is_the_dense_training(model, optimizer, st
     dense = replace(DENSE, model=f"small:{model}", recipe=recipe)
     with pytest.warns(NoEffectWarning, match="Level 1 prunes nothing"):
         shelf = done(TicketSpec(dense, rounds=1, rates=NOTHING, rewind_step=step), trained(dense))
-    assert equal(shelf.get("final"), trained(dense).get("final"))
+    assert equal(shelf.load_tensors("final"), trained(dense).load_tensors("final"))
     (row,), (before,) = shelf.rows(), trained(dense).rows()
     assert row["invariants"]["passed"]
     for metric in ("final_validation_loss", "final_test_accuracy"):
@@ -290,8 +293,8 @@ def test_what_goes_with_the_weights(mask1):
         done(spec, trained(dense)),
         MASK1_ACTIONS[mask1],
     )
-    point, ends = load_saved_state(trained(dense), "state-5"), [trained(dense).get("final")]
-    ends.append(done(replace(spec, rounds=1), trained(dense)).get("final"))
+    point, ends = load_saved_state(trained(dense), "state-5"), [trained(dense).load_tensors("final")]
+    ends.append(done(replace(spec, rounds=1), trained(dense)).load_tensors("final"))
     for level, training in enumerate(trainings, start=1):
         start, masks = training.observer.start, masks_at(shelf, level)
         source = point.model if action.rest == "rewound" else ends[level - 1]
@@ -329,7 +332,9 @@ def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
             assert sum(kept.values()) == num_to_keep(0.7**level, sum(sizes.values()))
         assert shelf.rows()[level - 1]["density"] == mask_density(masks)
     zeros = {
-        name: int((tensor == 0).sum()) for name, tensor in shelf.get("final").items() if "running" not in name
+        name: int((tensor == 0).sum())
+        for name, tensor in shelf.load_tensors("final").items()
+        if "running" not in name
     }
     assert zeros == {name: sizes[name] - kept[name] if name in names else 0 for name in zeros}
 
@@ -376,7 +381,7 @@ def test_iterative_masks_are_nested_and_the_first_is_the_one_shot_one(criterion)
 
 def test_one_shot_levels_come_straight_from_the_dense_network():
     spec = TicketSpec(DENSE, rounds=3, schedule="one_shot")
-    shelf, final = done(spec, trained()), trained().get("final")
+    shelf, final = done(spec, trained()), trained().load_tensors("final")
     for level in (1, 2, 3):
         density = {"1.weight": 0.8**level, "3.weight": 0.8**level, "5.weight": 0.9**level}
         scores = {name: final[name].abs() for name in density}
@@ -384,7 +389,7 @@ def test_one_shot_levels_come_straight_from_the_dense_network():
     alone = done(replace(spec, levels=(3,)), trained())
     assert equal(masks_at(alone, 3), masks_at(shelf, 3))
     assert rows(alone) == rows(shelf)[2:]
-    assert equal(alone.get("final"), shelf.get("final"))
+    assert equal(alone.load_tensors("final"), shelf.load_tensors("final"))
 
 
 def test_masks_of_takes_exactly_those_masks_and_draws_differ():
@@ -410,7 +415,7 @@ def test_masks_of_takes_exactly_those_masks_and_draws_differ():
         rows(done(replace(control, levels=(2,)), trained(), source))
         == rows(done(control, trained(), source))[1:]
     )
-    assert control.needs() == (DENSE, ticket)
+    assert control.dependencies() == {"baseline": DENSE, "masks": ticket}
 
 
 def test_one_dense_training_serves_all_and_is_left_as_it_was():
@@ -418,9 +423,9 @@ def test_one_dense_training_serves_all_and_is_left_as_it_was():
     for mask1, mask0 in (("rewind", "zero"), ("permute", "freeze_init"), ("finetune", "train_on")):
         spec = TicketSpec(DENSE, rounds=1, mask1=mask1, mask0=mask0)
         done(spec, trained())
-        assert spec.needs() == (DENSE,)
+        assert spec.dependencies() == {"baseline": DENSE}
     for name in ("state-0", "state-2", "state-5", "final"):
-        assert equal(trained().get(name), fresh.get(name))
+        assert equal(trained().load_tensors(name), fresh.load_tensors(name))
     assert equal(load_saved_state(fresh, "state-0").model, DENSE.network().state_dict())
     assert [row["step"] for row in fresh.curve()] == [0, 3, 6, 8]
 
@@ -433,7 +438,7 @@ def test_same_seeds_same_bits_and_other_replicates_others():
             dense, rounds=2, criterion="random", mask1="permute", mask0="freeze_init_zero_reshuffled"
         )
         shelf = done(spec, done(dense))
-        finals.append(shelf.get("final"))
+        finals.append(shelf.load_tensors("final"))
         masks.append(masks_at(shelf, 2))
     assert equal(finals[0], finals[1])
     assert equal(masks[0], masks[1])
@@ -467,7 +472,7 @@ def test_the_stored_accuracies_are_those_of_the_kept_weights():
         assert row["stop_test_accuracy"] == evaluate(model, data.test).accuracy
         assert row["stop_validation_loss"] == evaluate(model, data.validation).loss
         assert row["steps"] == LAST
-    model.load_state_dict(shelf.get("final"))
+    model.load_state_dict(shelf.load_tensors("final"))
     assert row["final_test_accuracy"] == evaluate(model, data.test).accuracy
     assert any(row["stop_step"] < LAST for row in shelf.rows())
 
@@ -478,7 +483,9 @@ def test_weights_that_train_on_start_at_zero_and_move():
     for level, training in enumerate(trainings, start=1):
         holes = at(training.observer.start.model, masks_at(shelf, level), kept=False)
         assert not any(values.any() for values in holes.values())
-    assert all(values.any() for values in at(shelf.get("final"), masks_at(shelf, 2), kept=False).values())
+    assert all(
+        values.any() for values in at(shelf.load_tensors("final"), masks_at(shelf, 2), kept=False).values()
+    )
     assert are_nested(masks_at(shelf, 2), masks_at(shelf, 1))
 
 
@@ -494,7 +501,7 @@ def test_a_criterion_and_actions_of_ones_own(step):
     assert equal(
         at(start, masks), at({n: load_saved_state(trained(), "state-0").model[n] / 2 for n in masks}, masks)
     )
-    for tensors in (start, shelf.get("final")):
+    for tensors in (start, shelf.load_tensors("final")):
         assert all((values == torch.tensor(0.01)).all() for values in at(tensors, masks, kept=False).values())
     assert all(row["invariants"]["passed"] for row in shelf.rows())
     assert "mask-1: kept weights are half of what they were" in shelf.rows()[0]["invariants"]["checks"]
@@ -583,21 +590,21 @@ class Fragile(InMemoryArtifacts):
             raise Killed
         self.left -= 1
 
-    def put(self, *arguments):
+    def save_tensors(self, *arguments):
         self._write()
-        super().put(*arguments)
+        super().save_tensors(*arguments)
 
-    def append(self, *arguments):
+    def append_row(self, *arguments):
         self._write()
-        super().append(*arguments)
+        super().append_row(*arguments)
 
     def append_curve(self, *arguments):
         self._write()
         super().append_curve(*arguments)
 
-    def drop(self, *arguments):
+    def remove(self, *arguments):
         self._write()
-        super().drop(*arguments)
+        super().remove(*arguments)
 
 
 PROCEDURES = {
@@ -611,7 +618,7 @@ PROCEDURES = {
 @pytest.mark.parametrize("name", PROCEDURES)
 def test_killed_between_any_two_writes_and_taken_up(name):
     spec = PROCEDURES[name]
-    needed = [trained(need) for need in spec.needs()]
+    needed = [trained(need) for need in spec.dependencies().values()]
     whole = done(spec, *needed)
     for moment in range(1000):
         shelf = Fragile(moment)
@@ -626,7 +633,7 @@ def test_killed_between_any_two_writes_and_taken_up(name):
         assert shelf.curve() == whole.curve()
         kept = {name for name in shelf._tensors if not name.startswith("training")}
         assert kept == {name for name in whole._tensors if not name.startswith("training")}
-        assert all(equal(shelf.get(name), whole.get(name)) for name in kept)
+        assert all(equal(shelf.load_tensors(name), whole.load_tensors(name)) for name in kept)
     assert 4 <= moment < 1000
 
 
@@ -760,7 +767,10 @@ def test_two_copies_part_at_a_step_and_the_line_between_them_is_walked(ticket):
     needed = [trained()] + ([done(ticket, trained())] if ticket else [])
     spec = InstabilitySpec(DENSE, 5, ticket=ticket, level=2 if ticket else 0, points=5)
     trainings, shelf = trainings_of(spec, *needed), done(spec, *needed)
-    state, ends = load_saved_state(trained(), "state-5"), [shelf.get("copy-1"), shelf.get("copy-2")]
+    state, ends = (
+        load_saved_state(trained(), "state-5"),
+        [shelf.load_tensors("copy-1"), shelf.load_tensors("copy-2")],
+    )
     masks = masks_at(needed[1], 2) if ticket else {}
     for training in trainings:
         assert training.start.step == 5

@@ -1,15 +1,108 @@
-"""Engines: who carries out the runs of a plan. One spec gives the same results whoever does.
+"""Executors compute the runs of a plan. A spec gives the same results whichever executor computes it.
 
-An engine is (runs to do, store, workers, report) -> None; it claims every run before it works on it, so that several
-engines, in several processes or on several machines, can share a store.
+inline: one run after the other, in this process: the one to debug with, which the other is compared with.
+processes: persistent worker processes with one thread each, the fast way on a CPU.
+
+An executor locks every run before it computes it, so that several executors can share a store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from prunus.runs.executors.inline import inline
-from prunus.runs.executors.processes import processes
+from prunus.registry import lookup
+from prunus.runs.executors.run_task import Say, SingleThread, run_to_completion
+from prunus.runs.executors.scheduler import Outcome, RunScheduler, RunsProgress
+from prunus.runs.executors.workers import check_main_guard, dispatch, to_picklable_error
+from prunus.runs.plan import Plan, plan, seconds_per_unit
+from prunus.runs.spec import RunSpec, run_id
+from prunus.runs.store import Store
+from prunus.types import Progress
 
-Engine = Callable[..., None]
-"""(todo, store, *, workers, say, progress) -> None."""
+__all__ = ["EXECUTORS", "inline", "processes", "run_plan"]
 
-ENGINES: dict[str, Engine] = {"inline": inline, "processes": processes}
+
+def run_plan(
+    specs: Sequence[RunSpec],
+    store: Store,
+    *,
+    executor: str = "processes",
+    workers: int = 2,
+    say: Say = lambda line: None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Compute the runs of `specs`, and their dependencies, that `store` does not have.
+
+    A run that fails does not stop the others. Worker processes import the main script, so that a script must call this
+    under `if __name__ == "__main__":`.
+
+    Args:
+        specs: The runs.
+        store: Where they are stored.
+        executor: A key of EXECUTORS.
+        workers: How many worker processes to use; `inline` uses none.
+        say: Called with one line about the plan, and one about each run that is finished or failed.
+        progress: Called with the estimated work in milliseconds, done and in total.
+
+    Returns:
+        The plan that was carried out.
+
+    Raises:
+        WorkerError: A worker process was killed, or the main script has no main guard.
+        Exception: What the first run that failed raised, with how many failed, after all others are done.
+    """
+    check_main_guard()
+    if progress is not None:
+        progress("estimating how long the runs take", 0, 0)
+    execute = lookup("executor", EXECUTORS, executor)
+    found = plan(specs, store)
+    known = _measure_pace(found.todo, store)
+    for line in found.lines(known, 1 if executor == "inline" else workers):
+        say(line)
+    if found.todo:
+        costs = {run_id(spec): spec.cost() for spec in found.todo}
+        seconds = {id: number * known.get(unit, 1.0) for id, (unit, number) in costs.items()}
+        execute(RunScheduler(found.todo, store, RunsProgress(seconds, progress)), workers, say)
+    return found
+
+
+def inline(scheduler: RunScheduler, workers: int, say: Say) -> None:
+    """Compute the runs one after the other in this process; `workers` is not used."""
+    with SingleThread():
+        while (spec := scheduler.next()) is not None:
+            error, is_done = None, False
+            try:
+                is_done = run_to_completion(spec, scheduler.store, "inline", scheduler.progress.step)
+            except Exception as failure:  # a user's own function may fail in any way
+                error = failure
+            scheduler.record((spec, is_done, error), say)
+    scheduler.raise_first_error()
+
+
+def processes(scheduler: RunScheduler, workers: int, say: Say) -> None:
+    """Compute the runs in `workers` processes."""
+    dispatch(scheduler, run_in_worker, workers, say)
+
+
+def run_in_worker(spec: RunSpec, path: Path, progress: Progress | None = None) -> Outcome:
+    """Compute one run in a worker process."""
+    try:
+        return spec, run_to_completion(spec, Store(path), "processes", progress), None
+    except Exception as error:  # a user's own function may fail in any way
+        return spec, False, to_picklable_error(error)
+
+
+Executor = Callable[[RunScheduler, int, Say], None]
+
+EXECUTORS: dict[str, Executor] = {"inline": inline, "processes": processes}
+
+
+def _measure_pace(todo: Sequence[RunSpec], store: Store) -> dict[str, float]:
+    """Return the seconds per unit of cost: those of earlier runs, else what the spec measures now, if it can."""
+    known = seconds_per_unit(store)
+    with SingleThread():
+        for spec in todo:
+            unit, _ = spec.cost()
+            pace = getattr(spec, "pace", None)
+            if unit not in known and pace is not None:
+                known[unit] = pace()
+    return known

@@ -1,11 +1,11 @@
-"""What every engine does with a run: claim it, carry it out, finish it; or leave what is there for the next attempt."""
+"""What every executor does with a run: lock it, compute it, record that it is done, or leave it for another attempt."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import torch
 
-from prunus.errors import LeaseLostError, PrunusError
+from prunus.errors import PrunusError
+from prunus.registry import import_object
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
 from prunus.types import Progress
@@ -13,43 +13,23 @@ from prunus.types import Progress
 Say = Callable[[str], None]
 
 
-class ExecutableSpec(RunSpec, Protocol):
-    """A spec that says how it is carried out."""
+def run_to_completion(spec: RunSpec, store: Store, executor: str, progress: Progress | None = None) -> bool:
+    """Compute a run from where an earlier attempt ended.
 
-    @property
-    def device(self) -> str:
-        """Where it computes."""
+    Args:
+        spec: The run; its dependencies must be done.
+        store: Where it is stored.
+        executor: The name of the executor, which is recorded.
+        progress: Called with the training steps of all trainings of the run, done and in total.
 
-    def pace(self) -> float:
-        """Seconds that a unit of its cost takes here, measured now."""
+    Returns:
+        Whether it was done here; False if it is done already, or another process works on it.
 
-    def run(self, shelf: Any, needed: Sequence[Any], report_steps: Callable[[int], None]) -> dict[str, Any]:
-        """Carry it out in the folder `shelf`, from where an earlier attempt ended; returns a summary.
-
-        `needed` are the folders of `needs()`. `report_steps` is called with the number of training steps since the last
-        call.
-        """
-
-
-def describe_error(error: BaseException) -> str:
-    """What is said of an error: our own speak for themselves, of others the type says more.
-
-    >>> describe_error(PrunusError("Too hot.")), describe_error(KeyError("x"))
-    ('Too hot.', "KeyError: 'x'")
+    Raises:
+        Exception: What the procedure raises; what the run wrote is kept for another attempt.
     """
-    return str(error) if isinstance(error, PrunusError) else f"{type(error).__name__}: {error}"
-
-
-def run_to_completion(
-    spec: ExecutableSpec, store: Store, engine: str, progress: Progress | None = None
-) -> bool:
-    """Do a run from where it is to its end; False where it is done, or somebody else holds it.
-
-    Raises what the run fails with; its folder stays for another attempt. `progress` is told of the training steps of
-    all trainings of the run.
-    """
-    folder = store.begin(spec, engine, spec.device)
-    if folder is None:
+    directory = store.open(spec, executor, getattr(spec, "device", "cpu"))
+    if directory is None:
         return False
     done, total = 0, int(spec.cost()[1])
 
@@ -57,27 +37,31 @@ def run_to_completion(
         nonlocal done
         done += steps
         if progress is not None:
-            progress(folder.id, min(done, total), total)
+            progress(directory.id, min(done, total), total)
 
     try:
-        needed = [store.folder(run_id(need)) for need in spec.needs()]
-        store.finish(folder, spec.run(folder, needed, report_steps))
-    except LeaseLostError:
-        return False
-    except Exception as error:  # a user's own function may fail in any way at all
-        try:
-            store.fail(folder, describe_error(error))
-        except LeaseLostError:
-            return False
+        needed = {role: store.directory(run_id(one)) for role, one in spec.dependencies().items()}
+        procedure = import_object(spec.procedure)
+        store.finish(directory, procedure(spec, directory, needed, report_steps=report_steps))
+    except Exception as error:  # a user's own function may fail in any way
+        store.fail(directory, describe_error(error))
         raise
-    except BaseException as error:
-        store.fail(folder, error)
-        raise
+    finally:
+        directory.release()
     return True
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the message of an error, with the type of one that is not of prunus.
+
+    >>> describe_error(PrunusError("Too hot.")), describe_error(KeyError("x"))
+    ('Too hot.', "KeyError: 'x'")
+    """
+    return str(error) if isinstance(error, PrunusError) else f"{type(error).__name__}: {error}"
+
+
 class SingleThread:
-    """Inside, torch computes with one thread, which for networks of this size is the fastest, and fixes the bits."""
+    """A block in which torch uses one thread, which is the fastest for small networks, and fixes the bits."""
 
     def __enter__(self) -> None:
         self.before = torch.get_num_threads()

@@ -7,7 +7,7 @@ masks are those that a ticket of the same settings has; the paper's are of netwo
 iterative ticket is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ class CriterionSupermaskSpec:
     """The masks of a ticket's levels over untrained weights. Nothing is trained but what the ticket needs."""
 
     kind: ClassVar[str] = "found"
+    procedure: ClassVar[str] = "prunus.tickets.supermask.criterion_supermask:run_criterion_supermask"
 
     ticket: TicketSpec = field(default_factory=lambda: TicketSpec(schedule="one_shot"))
     """Whose masks: of a one-shot ticket they are made here; one that is chained, or takes others', is trained first."""
@@ -44,9 +45,13 @@ class CriterionSupermaskSpec:
     """A key of WEIGHTS."""
     multiplier: float = 1.0
 
-    def needs(self) -> tuple[BaselineSpec | TicketSpec, ...]:
+    def dependencies(self) -> dict[str, BaselineSpec | TicketSpec]:
         """The dense training, and the ticket where it must be trained to have its masks."""
-        return (self.ticket.dense, self.ticket) if self._trained else (self.ticket.dense,)
+        return {"baseline": self.ticket.dense, **({"ticket": self.ticket} if self._trained else {})}
+
+    def code_references(self) -> tuple[str, ...]:
+        """Those of the ticket, whose criterion is called here unless the ticket is trained."""
+        return self.ticket.code_references()
 
     @property
     def device(self) -> str:
@@ -66,10 +71,10 @@ class CriterionSupermaskSpec:
         return self.ticket.pace()
 
     def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
+        self, shelf: RunArtifacts, needed: Mapping[str, RunArtifacts], report_steps: StepReport | None = None
     ) -> dict[str, Any]:
         """Write a row a level, without a training. Returns that of the highest validation accuracy."""
-        first = load_saved_state(needed[0], "state-0").model
+        first = load_saved_state(needed["baseline"], "state-0").model
         model = self.ticket.dense.network()
         model.load_state_dict(first)
         draw = lookup("kind of weights", WEIGHT_INITS, self.weights)
@@ -84,17 +89,17 @@ class CriterionSupermaskSpec:
                 {name: tensor for name, tensor in state.items() if name not in values},
                 {name: tensor.to(self.device) for name, tensor in first.items() if name not in values},
             )
-            shelf.append({**row, "invariants": InvariantReport(checks, 1).to_json()})
+            shelf.append_row({**row, "invariants": InvariantReport(checks, 1).to_json()})
         return dict(max(shelf.rows(), key=lambda row: float(row["final_validation_accuracy"])))
 
     def _masks(
-        self, level: int, shelf: RunArtifacts, needed: Sequence[RunArtifacts], values: dict[str, Any]
+        self, level: int, shelf: RunArtifacts, needed: Mapping[str, RunArtifacts], values: dict[str, Any]
     ) -> tuple[MaskDict, dict[str, bool]]:
         """The masks of a level; at level 0 everything is kept."""
         if level == 0:
             return {name: weight == weight for name, weight in values.items()}, {}
         if self._trained:
-            return {k: m.to(self.device) for k, m in needed[1].get_masks(mask_key(level)).items()}, {}
+            return {k: m.to(self.device) for k, m in needed["ticket"].load_masks(mask_key(level)).items()}, {}
         run = TicketRunner(self.ticket, shelf, needed)
         past, last = run.past(level)
         masks, counts = run.masks(level, past, last)
@@ -108,3 +113,13 @@ class CriterionSupermaskSpec:
             "final_validation_accuracy": evaluate(model, data.validation).accuracy,
             "final_test_accuracy": evaluate(model, data.test).accuracy,
         }
+
+
+def run_criterion_supermask(
+    spec: CriterionSupermaskSpec,
+    shelf: RunArtifacts,
+    needed: Mapping[str, RunArtifacts],
+    report_steps: StepReport | None = None,
+) -> dict[str, Any]:
+    """As `CriterionSupermaskSpec.run`."""
+    return spec.run(shelf, needed, report_steps)

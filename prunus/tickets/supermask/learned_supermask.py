@@ -5,7 +5,7 @@ Source: Zhou et al. 2019, section 5; Ramanujan et al. 2020; Koster et al. 2022. 
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from math import inf, sqrt
 from statistics import mean, stdev
@@ -58,6 +58,7 @@ class LearnedSupermaskSpec:
     """A mask learned over the untrained network of a dense training; its weights are never trained."""
 
     kind: ClassVar[str] = "supermask"
+    procedure: ClassVar[str] = "prunus.tickets.supermask.learned_supermask:run_supermask"
     source: ClassVar[None] = None
     """No criterion and no rates made its masks."""
 
@@ -80,9 +81,13 @@ class LearnedSupermaskSpec:
         """Whether the network's initial weights differ in sign from those under the mask."""
         return self.weights not in ("initial", "signed_constant") or isinstance(self.mask, Signed)
 
-    def needs(self) -> tuple[BaselineSpec]:
+    def dependencies(self) -> dict[str, BaselineSpec]:
         """The dense training, for its initialization and to be compared with."""
-        return (self.dense,)
+        return {"baseline": self.dense}
+
+    def code_references(self) -> tuple[str, ...]:
+        """None of its own."""
+        return ()
 
     @property
     def device(self) -> str:
@@ -121,13 +126,13 @@ class LearnedSupermaskSpec:
         )
 
     def run(
-        self, shelf: RunArtifacts, needed: Sequence[RunArtifacts], report_steps: StepReport | None = None
+        self, shelf: RunArtifacts, needed: Mapping[str, RunArtifacts], report_steps: StepReport | None = None
     ) -> dict[str, Any]:
         """Train the scores; keep them, the most likely mask, and the network under it."""
         self._check()
         if not shelf.rows():
             began, model, data = time.perf_counter(), self.dense.network(), self.dense.dataset()
-            first = load_saved_state(needed[0], "state-0").model
+            first = load_saved_state(needed["baseline"], "state-0").model
             model.load_state_dict(first)
             frozen = self.frozen(clone_tensors(prunable_weights(model)))
             learned = self.constraint(model, frozen)
@@ -148,15 +153,17 @@ class LearnedSupermaskSpec:
                 "seconds": round(time.perf_counter() - began, 2),
                 "invariants": _receipt(checks, watch).to_json(),
             }
-            shelf.put("scores", {name: layer.scores.detach() for name, layer in learned.layers.items()})
-            shelf.put_masks(mask_key(LEVEL), masks)
+            shelf.save_tensors(
+                "scores", {name: layer.scores.detach() for name, layer in learned.layers.items()}
+            )
+            shelf.save_masks(mask_key(LEVEL), masks)
             generated = {name: list(astuple(how)) for name, how in frozen.generated.items()}
             sizes = {name: factor.abs().amax().view(1) for name, factor in factors.items()}
-            shelf.put("factors", sizes, {"generated": generated})
-            shelf.put("final", model.state_dict())
+            shelf.save_tensors("factors", sizes, {"generated": generated})
+            shelf.save_tensors("final", model.state_dict())
             shelf.append_curve(curve_rows(LEVEL, watch))
-            shelf.append(row)
-        shelf.drop(checkpoint_name(LEVEL))
+            shelf.append_row(row)
+        shelf.remove(checkpoint_name(LEVEL))
         return dict(shelf.rows()[0])
 
     def _sampled(self, learned: SupermaskConstraint, model: nn.Module, data: Dataset) -> dict[str, Any]:
@@ -221,6 +228,16 @@ class LearnedSupermaskSpec:
         if self.scaled_fan and self.mask.density is None:
             raise SpecError(f"A {self.mask.kind} mask has no density before it is learned to scale a fan by.")
         lookup("kind of weights", WEIGHT_INITS, self.weights)
+
+
+def run_supermask(
+    spec: LearnedSupermaskSpec,
+    shelf: RunArtifacts,
+    needed: Mapping[str, RunArtifacts],
+    report_steps: StepReport | None = None,
+) -> dict[str, Any]:
+    """As `LearnedSupermaskSpec.run`."""
+    return spec.run(shelf, needed, report_steps)
 
 
 def _accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:

@@ -24,15 +24,13 @@ from types import FrameType, TracebackType
 import torch
 
 from prunus.errors import WorkerError
-from prunus.runs.executors.run_task import ExecutableSpec, Say, describe_error
-from prunus.runs.executors.scheduler import PATIENCE, RunScheduler, is_user_facing
+from prunus.runs.executors.run_task import Say, describe_error
+from prunus.runs.executors.scheduler import WAIT_SECONDS, Outcome, RunScheduler, is_user_facing
+from prunus.runs.spec import RunSpec
 from prunus.types import Progress
 
-Outcome = tuple[ExecutableSpec, bool, Exception | None]
-"""A run, whether it was done here, and why not where it failed."""
-
-Task = Callable[[ExecutableSpec, Path, Progress], Outcome]
-"""Do a run on the store at a path. It must be a function of a module, so that it can be sent to a process."""
+Task = Callable[[RunSpec, Path, Progress], Outcome]
+"""Computes a run of the store at a path. It must be a function of a module, so that it can be sent to a process."""
 
 REPORT_SECONDS = 0.5
 """A worker reports its progress no more often than this."""
@@ -58,33 +56,35 @@ def check_main_guard() -> None:
         os._exit(1)
 
 
-def dispatch(queue: RunScheduler, task: Task, workers: int, say: Say) -> None:
-    """Hand the runs that can start to `workers` processes until nothing is left.
+def dispatch(scheduler: RunScheduler, task: Task, workers: int, say: Say) -> None:
+    """Give the runs that can start to `workers` processes until none is left.
 
-    Raises WorkerError where a worker cannot start or was killed.
+    Raises:
+        WorkerError: A worker cannot start, or was killed.
+        Exception: What the first run that failed raised.
     """
     with _Pool(workers) as pool:
-        while queue.left:
-            for spec in queue.ready()[: pool.num_free]:
-                queue.start(spec)
-                pool.submit(task, spec, queue.store.path)
+        while scheduler.waiting:
+            for spec in scheduler.ready()[: pool.num_free]:
+                scheduler.start(spec)
+                pool.submit(task, spec, scheduler.store.path)
             if not pool.is_busy:
-                if queue.next() is None:
+                if scheduler.next() is None:
                     break
                 continue
-            for message in pool.messages(timeout=10 * PATIENCE):
+            for message in pool.messages(timeout=10 * WAIT_SECONDS):
                 if isinstance(message, _Step):
-                    queue.progress.step(message.what, message.done, message.total)
+                    scheduler.progress.step(message.id, message.done, message.total)
                 else:
-                    _note(queue, message, say)
-    queue.end()
+                    scheduler.record(message, say)
+    scheduler.raise_first_error()
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What a worker says of a run that it works on."""
+    """The progress of a run, as a worker reports it."""
 
-    what: str
+    id: str
     done: int
     total: int
 
@@ -94,7 +94,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     is_ready: bool = False
-    spec: ExecutableSpec | None = None
+    spec: RunSpec | None = None
     """The run that it works on; None while it is idle."""
 
 
@@ -132,7 +132,7 @@ class _Pool:
         """Whether any worker has a task."""
         return any(worker.spec is not None for worker in self.workers)
 
-    def submit(self, task: Task, spec: ExecutableSpec, path: Path) -> None:
+    def submit(self, task: Task, spec: RunSpec, path: Path) -> None:
         """Give a task to an idle worker, or to a new one."""
         worker = next((one for one in self.workers if one.spec is None), None) or self._start()
         worker.spec = spec
@@ -244,11 +244,11 @@ def _work(connection: Connection) -> None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     last = 0.0
 
-    def report(what: str, done: int, total: int) -> None:
+    def report(id: str, done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            connection.send(_Step(what, done, total))
+            connection.send(_Step(id, done, total))
 
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         connection.send(None)
@@ -269,13 +269,3 @@ def _work(connection: Connection) -> None:
 def _follow(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
-
-
-def _note(queue: RunScheduler, outcome: Outcome, say: Say) -> None:
-    spec, here, error = outcome
-    if error is not None:
-        say(queue.failed(spec, error))
-    elif here:
-        say(queue.finished(spec))
-    else:
-        queue.elsewhere(spec)

@@ -36,7 +36,7 @@ def registered_names() -> dict[str, dict[str, str]]:
     from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.compression.quantization.kmeans_init import KMEANS_INITS
     from prunus.data import DATASETS
-    from prunus.experiments import EXPERIMENTS
+    from prunus.experiments import EXPERIMENTS, PAPERS, experiments_of
     from prunus.models import MODELS
     from prunus.pruning.criteria import CRITERIA
     from prunus.pruning.pruners import PRUNERS
@@ -48,6 +48,7 @@ def registered_names() -> dict[str, dict[str, str]]:
     from prunus.tickets.supermask import SUPERMASKS
     from prunus.training.augmentation import AUGMENTATIONS
 
+    papers = {paper: f"All of: {', '.join(experiments_of(paper))}" for paper in PAPERS}
     rooms: dict[str, tuple[Mapping[str, Any], Callable[[Any], str]]] = {
         "models": (MODELS, _of_function),
         "data sets": (DATASETS, _of_card),
@@ -63,7 +64,7 @@ def registered_names() -> dict[str, dict[str, str]]:
         "augmentations": (AUGMENTATIONS, _of_function),
         "engines": (EXECUTORS, _of_function),
         "recipes": (COMPRESSION_RECIPES, _of_recipe),
-        "experiments": (EXPERIMENTS, _of_function),
+        "experiments": ({**papers, **{n: e.description for n, e in EXPERIMENTS.items()}}, str),
     }
     return {
         room: {name: line(variant) for name, variant in table.items()}

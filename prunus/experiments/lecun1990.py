@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import ClassVar
 
 import torch
@@ -111,14 +112,15 @@ def deletions_without_retraining(
         trial = with_weights(model, pruned.weights)
         remaining = sum(int(mask.sum()) for mask in pruned.masks.values())
         error = evaluate(trial, few).loss
+        predicted = {"predicted": pruned.predicted} if isfinite(pruned.predicted) else {}
         rows.append(
             {
                 "remaining weights": remaining,
                 "deleted %": round(100 * (1 - remaining / total), 1),
                 "training error": error,
                 "test error %": evaluate(trial, data.test).error,
-                "predicted": pruned.predicted,
                 "true": error - start,
+                **predicted,
             }
         )
     return rows

@@ -17,8 +17,8 @@ from prunus.cli.names import NAMES
 from prunus.compression.codecs import CODECS
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data import DATASETS
-from prunus.experiments import EXPERIMENTS
-from prunus.experiments.results import SIZES
+from prunus.experiments import EXPERIMENTS, PAPERS
+from prunus.experiments.rows import SIZES
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.pruners import GRADIENT_PRUNERS, PRUNERS
@@ -223,7 +223,7 @@ def test_everything_built_in_is_in_the_docs():
         GENERATORS,
         CODECS,
         KMEANS_INITS,
-        EXPERIMENTS,
+        (*PAPERS, *EXPERIMENTS),
         EXECUTORS,
         AUGMENTATIONS,
         prunus.COMPRESSION_RECIPES,
@@ -314,7 +314,7 @@ def test_completion_offers_exactly_the_built_in_names():
         "criterion": {**CRITERIA, **GRADIENT_PRUNERS, **PRUNERS},
         "scope": SCOPES,
         "recipe": prunus.COMPRESSION_RECIPES,
-        "experiment": EXPERIMENTS,
+        "experiment": (*PAPERS, *EXPERIMENTS),
         "engine": EXECUTORS,
         "size": SIZES,
     }

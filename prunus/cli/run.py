@@ -40,7 +40,9 @@ def run(
     out: Out = None,
     replicates: Annotated[
         int | None,
-        optional("N", "Replicates, each with its own seeds; by default those of the size.", 1, MAX_REPLICATES),
+        optional(
+            "N", "Replicates, each with its own seeds; by default those of the size.", 1, MAX_REPLICATES
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Number of the first replicate.")

@@ -6,7 +6,15 @@ from statistics import mean
 from typing import Any
 
 from prunus.experiments.rows import Row, average_draws, group_rows
-from prunus.report.statistics import Comparison, Expectation, Verdict, claim_p_value, compare_paired, decide, holm
+from prunus.report.statistics import (
+    Comparison,
+    Expectation,
+    Verdict,
+    claim_p_value,
+    compare_paired,
+    decide,
+    holm,
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,8 @@ def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]
         other = {replicate: {(): float(claim.against)} for replicate in measured}
     a, b = ({r: mean(v.values()) for r, v in side.items() if v} for side in (other, measured))
     where = "; ".join(
-        f"{key} {', '.join(dict.fromkeys(str(point[i]) for point in points))}" for i, key in enumerate(claim.at)
+        f"{key} {', '.join(dict.fromkeys(str(point[i]) for point in points))}"
+        for i, key in enumerate(claim.at)
     )
     return (compare_paired(a, b) if a.keys() & b.keys() else None), where if points else ""
 
@@ -108,7 +117,9 @@ def _values(
     chosen = [
         row
         for row in rows
-        if row["curve"] == curve and metric in row and all(row.get(key) in values for key, values in at.items())
+        if row["curve"] == curve
+        and metric in row
+        and all(row.get(key) in values for key, values in at.items())
     ]
     by_replicate: dict[int, dict[tuple[Any, ...], float]] = {}
     for row in average_draws(chosen, tuple(at), (metric,)):

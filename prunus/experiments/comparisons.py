@@ -155,7 +155,9 @@ def comparison_lines(differences: Iterable[Difference], metrics: Sequence[str], 
     for (group, metric, against), members in _grouped(described, _heading_key).items():
         heading = f"{METRICS[metric].name}, compared with {against} on the same replicates"
         lines += ["", f"{group + ', ' if group else ''}{heading}:", ""]
-        lines += [f"- {curve}: {_line(own)}" for curve, own in _grouped(members, lambda one: one.curve).items()]
+        lines += [
+            f"- {curve}: {_line(own)}" for curve, own in _grouped(members, lambda one: one.curve).items()
+        ]
     return lines
 
 
@@ -167,7 +169,9 @@ def _line(differences: Sequence[Difference]) -> str:
         if members := [one for one in differences if one.sign == sign]:
             at = f"most at {_largest(members).point:.3g}{unit}, " if len(members) > 1 else ""
             by = f"{at}by {_largest(members).amount()}"
-            parts.append(f"{adjective} than {differences[0].against} at {_points(members, differences)}, {by}")
+            parts.append(
+                f"{adjective} than {differences[0].against} at {_points(members, differences)}, {by}"
+            )
     if all(one.comparison.low == one.comparison.high == 0 for one in differences):
         return f"no difference in any pair at {_points(differences, differences, 'any')}"
     if members := [one for one in differences if not one.sign]:

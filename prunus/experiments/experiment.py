@@ -107,7 +107,9 @@ class Experiment:
         """
         networks, rest = self.networks_and_settings(settings)
         if repeated := [name for name in networks if networks.count(name) > 1]:
-            raise SpecError(f"network={','.join(networks)} names {repeated[0]} twice; name each network once.")
+            raise SpecError(
+                f"network={','.join(networks)} names {repeated[0]} twice; name each network once."
+            )
         entries: LabeledRuns = []
         for network in networks:
             for label, spec in self.runs(self.changed_template(network, size, rest), size, replicates):

@@ -9,7 +9,7 @@ from prunus.experiments.presets import for_replicate, network
 from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.ticket import TicketSpec
 
-PAPER = "Frankle, Dziugaite, Roy, Carbin 2020, \"Linear Mode Connectivity and the Lottery Ticket Hypothesis\""
+PAPER = 'Frankle, Dziugaite, Roy, Carbin 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"'
 OTHER_NETWORKS = (
     "The paper's networks are ResNet-20, VGG-16 and larger; here they are Lenet on MNIST or, with --set network=conv-2 "
     "(conv-4, conv-6), those on CIFAR-10.",
@@ -69,7 +69,7 @@ rewinding = Experiment(
     paper=PAPER,
     place="Figure 5",
     title="Tickets rewound to step k and tickets rewound to step 0",
-    question="Are tickets that rewind to an early step of training better than those that rewind to the initialization?",
+    question="Are tickets that rewind to an early step better than those that rewind to the initialization?",
     template=lambda name, size: network(name, size, epochs=10, rounds=12),
     runs=rewound_tickets,
     figures=(

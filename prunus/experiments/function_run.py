@@ -13,6 +13,7 @@ from prunus.training import Recipe
 from prunus.training.loop import check_recipe
 from prunus.types import MaskDict, Params
 
+
 @dataclass(frozen=True)
 class Output:
     """What a function returns that leaves tensors or masks for other runs."""

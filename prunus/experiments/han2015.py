@@ -102,7 +102,9 @@ def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory, progr
     rows: list[Row] = []
     for sparsity in sparsities:
         pruned = network if iterative else copy.deepcopy(network)
-        masks = _prune(pruned, data, 1 - sparsity, retraining, replicate, progress, masks if iterative else None)
+        masks = _prune(
+            pruned, data, 1 - sparsity, retraining, replicate, progress, masks if iterative else None
+        )
         lost = before - evaluate(pruned, data.test).accuracy
         rows.append({"pruned %": round(100 * sparsity, 1), "accuracy lost": lost})
     return rows

@@ -160,8 +160,8 @@ tables = Experiment(
     described=(),
     points=("layer",),
     replicates=(1, 3, 5),
-    note="P: pruning, Q: quantization, H: Huffman coding. Rates are in percent of the float32 bytes: of a layer's weights "
-    "in its row, of the whole file in the row \"total\". Errors are in percent.",
+    note="P: pruning, Q: quantization, H: Huffman coding. Rates are in percent of the float32 bytes: of a layer's "
+    "weights in its row, of the whole file in the row \"total\". Errors are in percent.",
 )  # fmt: skip
 
 
@@ -189,7 +189,9 @@ def quantized_copy(
         progress: Called with the progress of the fine-tuning.
     """
     model = copy.deepcopy(model)
-    constraint = CodebookConstraint(model, quantize_weights(prunable_weights(model), masks, bits, start, seed))
+    constraint = CodebookConstraint(
+        model, quantize_weights(prunable_weights(model), masks, bits, start, seed)
+    )
     train(model, data, recipe, constraint=constraint, seed=derive_seed(seed, "finetune"), progress=progress)
     return model
 
@@ -238,9 +240,7 @@ def one_curve_per_initialization(template: FunctionRun, size: str, replicates: S
     ]
 
 
-def accuracy_per_bits(
-    settings: Sweep, replicate: int, pruned: RunDirectory, progress: Progress
-) -> list[Row]:
+def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory, progress: Progress) -> list[Row]:
     """Measure the accuracy after k-means, and after fine-tuning the centroids, for every code width."""
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
     recipe = settings.compression.finetune
@@ -334,7 +334,14 @@ def loss_per_size(
 
     def share(network: nn.Module, masks: MaskDict, bits: int) -> nn.Module:
         return quantized_copy(
-            network, masks, data, bits=bits, start=settings.start, recipe=recipe, seed=replicate, progress=progress
+            network,
+            masks,
+            data,
+            bits=bits,
+            start=settings.start,
+            recipe=recipe,
+            seed=replicate,
+            progress=progress,
         )
 
     coded = EncodingConfig(codec="bitpack")

@@ -32,7 +32,8 @@ METHODS: dict[str, Callable[[Objective, float], PruningMethod]] = {
     "magnitude": lambda objective, damping: criterion_method(CRITERIA["magnitude"]),
 }
 TRAINED_TO_A_MINIMUM = (
-    "Networks are trained to a minimum by Levenberg-Marquardt from several initializations, with weight decay."
+    "Networks are trained to a minimum by Levenberg-Marquardt from several initializations, with weight "
+    "decay."
 )
 
 
@@ -83,9 +84,7 @@ def delete_first_weight(
     objective, stored = _xor(), xor_networks.load_tensors("tensors")
     trained, errors_without = stored["trained"], stored["errors"]
     examine = METHODS[settings.method](objective, settings.damping)
-    states = [
-        examine(unflatten_weights(w, objective.weights), all_kept(objective.weights)) for w in trained
-    ]
+    states = [examine(unflatten_weights(w, objective.weights), all_kept(objective.weights)) for w in trained]
     chosen = torch.tensor([int(flatten_weights(state.scores()).argmin()) for state in states])
     kept = torch.arange(9) != chosen[:, None]
     pruned = torch.stack(
@@ -101,9 +100,7 @@ def delete_first_weight(
             "replicate": replicate * settings.networks + number,
             "weight": int(weight),
             "cheapest %": 100.0
-            * bool(
-                errors_without[number, weight] <= 1.01 * errors_without[number].min() + 1e-6
-            ),
+            * bool(errors_without[number, weight] <= 1.01 * errors_without[number].min() + 1e-6),
             "solves at once %": 100.0 * bool(solves[number]),
             "solves retrained %": 100.0 * bool(solves_retrained[number]),
             "E at once": float(objective.error(unflatten_weights(pruned[number], objective.weights))),
@@ -170,9 +167,9 @@ xor = Experiment(
     described=(),
     points=(),
     replicates=(1, 1, 1),
-    note="Over n networks that solve XOR. Cheapest: without the weight, and with all others at a new minimum, the error is "
-    "within 1 % of the lowest that any deletion of one weight allows. At once: OBS with its update, the others with the "
-    "weight at zero. Retrained: trained from there to a minimum. Solved: all four patterns on the right side of 0.5.",
+    note="Over n networks that solve XOR. Cheapest: without the weight, and with all others at a new minimum, the error "
+    "is within 1 % of the lowest that any deletion of one weight allows. At once: OBS with its update, the others with "
+    "the weight at zero. Retrained: trained from there to a minimum. Solved: all four patterns on the right side of 0.5.",
 )  # fmt: skip
 
 
@@ -203,7 +200,12 @@ PROBLEMS: Mapping[str, Monks] = {
 }
 PUBLISHED_WEIGHTS = {"monks-1": (58, 14), "monks-2": (39, 15), "monks-3": (39, 4)}
 """Section 5: weights before and after OBS; the abstract states the same as reductions."""
-ARMS = {"OBS": ("OBS", True), "OBS, no retraining": ("OBS", False), "OBD": ("OBD", True), "magnitude": ("magnitude", True)}
+ARMS = {
+    "OBS": ("OBS", True),
+    "OBS, no retraining": ("OBS", False),
+    "OBD": ("OBD", True),
+    "magnitude": ("magnitude", True),
+}
 
 
 def four_methods(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
@@ -332,6 +334,6 @@ monks = Experiment(
     points=(),
     replicates=(1, 3, 5),
     select=smallest_networks,
-    note="Weights and biases of the smallest network whose training accuracy is not below the paper's. Accuracies are in "
-    "percent; the test examples are all 432.",
+    note="Weights and biases of the smallest network whose training accuracy is not below the paper's. Accuracies are "
+    "in percent; the test examples are all 432.",
 )  # fmt: skip

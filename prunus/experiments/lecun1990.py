@@ -219,9 +219,7 @@ def deletions_one_after_another(
         progress(f"replicate {replicate}, {settings.method}", number, len(settings.deleted))
         weights = prunable_weights(model)
         method = _method(settings.method, model, few, weights, replicate)
-        pruned = prune_weights(
-            method, weights, 1 - fraction, SCOPES["global"], within=masks, seed=replicate
-        )
+        pruned = prune_weights(method, weights, 1 - fraction, SCOPES["global"], within=masks, seed=replicate)
         masks = pruned.masks
         set_weights(model, pruned.weights)
         if settings.retrain_epochs:
@@ -239,9 +237,7 @@ def deletions_one_after_another(
     return rows
 
 
-def with_and_without_retraining(
-    template: FunctionRun, size: str, replicates: Sequence[int]
-) -> LabeledRuns:
+def with_and_without_retraining(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
     """OBD and magnitude, each with and without retraining."""
     labeled: LabeledRuns = []
     for epochs, what in ((None, "not retrained"), (template.settings.retrain_epochs, "retrained")):

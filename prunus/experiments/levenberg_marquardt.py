@@ -18,11 +18,18 @@ from prunus.types import MaskDict, Params
 
 
 def minimize(
-    objective: Objective, weights: Params, masks: MaskDict | None = None, *, decay: float = 0.0, steps: int = 100
+    objective: Objective,
+    weights: Params,
+    masks: MaskDict | None = None,
+    *,
+    decay: float = 0.0,
+    steps: int = 100,
 ) -> Params:
     """The weights at a minimum of E + decay/2 |w|² near `weights`; what `masks` do not keep stays zero."""
     left = flatten_weights(masks).unsqueeze(0) if masks is not None else None
-    found, _ = minimize_batch(objective, flatten_weights(weights).unsqueeze(0), left, decay=decay, steps=steps)
+    found, _ = minimize_batch(
+        objective, flatten_weights(weights).unsqueeze(0), left, decay=decay, steps=steps
+    )
     return unflatten_weights(found[0], weights)
 
 
@@ -54,7 +61,9 @@ def minimize_batch(
 
 def outputs(objective: Objective, w: Tensor) -> Tensor:
     """The answers to the objective's inputs with each row of `w`, [R, N, C]."""
-    answers: Tensor = vmap(lambda row: objective.answer(unflatten_weights(row, objective.weights), objective.inputs))(w)
+    answers: Tensor = vmap(
+        lambda row: objective.answer(unflatten_weights(row, objective.weights), objective.inputs)
+    )(w)
     return answers
 
 
@@ -66,7 +75,9 @@ def _value(objective: Objective, w: Tensor, decay: float) -> Tensor:
 
 def _derivatives(objective: Objective, w: Tensor, free: Tensor, decay: float) -> tuple[Tensor, Tensor]:
     """The slope [R, P] of the error with its decay, and A [R, P, P]."""
-    jacobian = vmap(jacrev(lambda row: objective.answer(unflatten_weights(row, objective.weights), objective.inputs)))(w)
+    jacobian = vmap(
+        jacrev(lambda row: objective.answer(unflatten_weights(row, objective.weights), objective.inputs))
+    )(w)
     jacobian = jacobian * free[:, None, None]
     answers, targets = _together(outputs(objective, w), objective.targets)
     n, rows = len(objective.inputs), (len(w), len(objective.inputs))

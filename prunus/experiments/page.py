@@ -75,7 +75,9 @@ def make_page(
     """
     experiment, request, store = content.experiment, content.request, content.store
     directories = all_run_directories(store, request)
-    seeds = f"{', '.join(map(str, content.seeds))}; each random role has a seed of its own, derived from these"
+    seeds = (
+        f"{', '.join(map(str, content.seeds))}; each random role has a seed of its own, derived from these"
+    )
     about_size = SIZES_IN_WORDS[request.size][1]
     return ExperimentPage(
         name=experiment.name,
@@ -127,7 +129,9 @@ def repeat_command(experiment: Experiment, store: Store, request: Request, seeds
     words += ["--seed", str(seeds[0])] if seeds[0] else []
     networks, _ = networks_of(experiment, request)
     settings = dict(request.settings)
-    if networks != experiment.networks_and_settings(settings)[0]:  # older than the experiment's other networks
+    if (
+        networks != experiment.networks_and_settings(settings)[0]
+    ):  # older than the experiment's other networks
         settings["network"] = ",".join(networks)
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]

@@ -1,4 +1,4 @@
-"""How the runs of an experiment were made: invariant checks, settings, machines and versions, read from their records."""
+"""How the runs of an experiment were made: invariant checks, settings, machines and versions, from their records."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows of numbers: read from the runs of a request, averaged over draws, summarized over replicates, made into curves."""
+"""Rows of numbers: read from runs, averaged over draws, summarized over replicates, made into curves."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -211,7 +211,9 @@ def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None)
     Curve(name='learned', x=[3], mean=[93], low=[92], high=[94], n=2, failed=[])
     """
     groups = group_rows(rows, (by or x,)).values()
-    points = sorted(((_mean([row[x] for row in group]), group) for group in groups), key=lambda point: point[0])
+    points = sorted(
+        ((_mean([row[x] for row in group]), group) for group in groups), key=lambda point: point[0]
+    )
     ys = [[row[y] for row in group] for _, group in points]
     return Curve(
         name,

@@ -204,7 +204,8 @@ def _notes(content: Content, rows: Sequence[Row]) -> str:
     experiment = content.experiment
     failed = [f"- failed: {where}: {check} ({run})" for where, check, run in content.invariants.failed]
     claims = [
-        f"- {verdict.verdict}: {verdict.claim} ({verdict.source}; n = {verdict.n})" for verdict in content.verdicts
+        f"- {verdict.verdict}: {verdict.claim} ({verdict.source}; n = {verdict.n})"
+        for verdict in content.verdicts
     ]
     lines = comparison_lines(content.differences, experiment.described, f"{experiment.name}.comparisons.csv")
     paragraphs = (
@@ -268,7 +269,9 @@ def _draw_figure(files: ResultFiles, figure: FigureSpec, rows: Sequence[Row], mi
             curves.setdefault(f"{value:.3g} %" if figure.curves == "density %" else value, []).append(row)
         networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in members)))
         series = [
-            curve(name, average_draws(own, [point], {figure.x, figure.y} - {point}), figure.x, figure.y, point)
+            curve(
+                name, average_draws(own, [point], {figure.x, figure.y} - {point}), figure.x, figure.y, point
+            )
             for name, own in curves.items()
         ]
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[files.size]}"

@@ -12,7 +12,7 @@ from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
 from prunus.experiments.presets import for_replicate, network
 from prunus.tickets.ticket import TicketSpec
 
-PAPER = "Zhou, Lan, Liu, Yosinski 2019, \"Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask\""
+PAPER = 'Zhou, Lan, Liu, Yosinski 2019, "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask"'
 CRITERIA = (
     "large_final", "small_final", "random", "large_init", "small_init", "large_init_large_final",
     "small_init_small_final", "magnitude_increase", "movement", "large_final_same_sign", "large_final_diff_sign",
@@ -46,7 +46,10 @@ CRITERIA_CLAIMS = (
     ),
 )  # fmt: skip
 ZEROS_CLAIMS = (
-    _claim("Freezing pruned weights at their initial values is worse than at zero", "freeze_init", "zero", "lower", "Section 4"),
+    _claim(
+        "Freezing pruned weights at their initial values is worse than at zero", "freeze_init", "zero", "lower",
+        "Section 4",
+    ),
     _claim(
         "Zero only for weights that moved toward zero (variant 1) is as accurate as zero, within 0.5 pp",
         "freeze_init_zero", "zero", "equal", "Section 4", 0.5,

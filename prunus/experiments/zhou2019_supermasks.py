@@ -53,7 +53,13 @@ SIGNED = Recipe(
 )  # fmt: skip
 CONVOLUTIONS = {
     name: Recipe(
-        100, rate, 60, "sgd", 0.9, lr_schedule="cosine", source="hidden-networks, smallscale_baselines/samplev2"
+        100,
+        rate,
+        60,
+        "sgd",
+        0.9,
+        lr_schedule="cosine",
+        source="hidden-networks, smallscale_baselines/samplev2",
     )
     for name, rate in (("conv-2", 100.0), ("conv-4", 50.0), ("conv-6", 20.0))
 }
@@ -107,7 +113,7 @@ def _criterion_ticket(dense: BaselineSpec, size: str) -> TicketSpec:
 
 
 def every_kind_of_mask(template: LearnedSupermaskSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
-    """The table of the paper: masks of a criterion and learned ones, rescaled (DWR) or not, over both kinds of weights."""
+    """The table of the paper: masks of a criterion and learned ones, rescaled (DWR) or not, over both weights."""
     labeled: LabeledRuns = []
     for replicate in replicates:
         dense = replace(template.dense, replicate=replicate)
@@ -189,10 +195,10 @@ def _over(weights: str) -> Callable[[Sequence[Row]], Sequence[Row]]:
 
 SHORTENED = (
     "Masks of a criterion are those of one-shot tickets; the best density is chosen on the validation split.",
-    "The default size trains Lenet's logits with Adam at 0.1 for 40 epochs, chosen on the validation split of MNIST; the "
-    "paper's settings, SGD at 100 for 2000 epochs, are those of the full size.",
-    "No settings are published for Conv-2, 4 and 6: the full size takes those of a re-implementation (hidden-networks), "
-    "the default size 15,000 images, 4 epochs, and logits that start at 0.85 instead of 0.5.",
+    "The default size trains Lenet's logits with Adam at 0.1 for 40 epochs, chosen on the validation split of MNIST; "
+    "the paper's settings, SGD at 100 for 2000 epochs, are those of the full size.",
+    "No settings are published for Conv-2, 4 and 6: the full size takes those of a re-implementation (hidden-networks), the "
+    " default size 15,000 images, 4 epochs, and logits that start at 0.85 instead of 0.5.",
     "Edge-popup and the signed supermask have their own papers' settings in the full size.",
 )
 
@@ -242,8 +248,8 @@ supermasks = Experiment(
     points=(),
     replicates=(1, 3, 5),
     select=best_levels,
-    note="A learned mask is random: its accuracy is the mean over sampled masks. The most likely mask keeps every weight "
-    "with a probability above one half; the file stores this mask alone.",
+    note="A learned mask is random: its accuracy is the mean over sampled masks. The most likely mask keeps every "
+    "weight with a probability above one half; the file stores this mask alone.",
 )  # fmt: skip
 criterion_supermasks = Experiment(
     name="zhou2019.criterion_supermasks",
@@ -264,7 +270,8 @@ criterion_supermasks = Experiment(
     claims=(
         Claim(
             "large_final_same_sign gives better supermasks than large_final", "final_test_accuracy",
-            "large_final_same_sign", "large_final", "higher", "Figure 5", at={"level": (3, 4, 5), "over": tuple(WEIGHTS)},
+            "large_final_same_sign", "large_final", "higher", "Figure 5",
+            at={"level": (3, 4, 5), "over": tuple(WEIGHTS)},
         ),
         Claim(
             "large_final_same_sign gives better supermasks than random masks", "final_test_accuracy",

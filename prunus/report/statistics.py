@@ -56,9 +56,10 @@ class Comparison:
         if self.n < 2:
             return f"one pair proves nothing: {plus} {by}"
         if self.low == self.high == 0:
-            return f"no difference between {name_a} and {name_b} in any pair (n = {formatting.pluralize(self.n, 'pair')})"
+            pairs = formatting.pluralize(self.n, "pair")
+            return f"no difference between {name_a} and {name_b} in any pair (n = {pairs})"
         if not self.shown:
-            return f"no difference shown between {name_a} and {name_b}: {plus} {by}"
+            return f"no significant difference between {name_a} and {name_b}: {plus} {by}"
         larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
         return f"{larger} is {more} than {smaller} by {by}"
 
@@ -199,6 +200,7 @@ def decide(
     if expected == "equal":
         return "holds" if abs(comparison.difference) <= margin else "does not hold"
     return "holds" if (comparison.difference > 0) == (expected == "higher") else "does not hold"
+
 
 def check_interval_library() -> None:
     """Import what `paired` needs, before the work whose results it compares. Raises PrunusError."""

@@ -45,6 +45,8 @@ def test_experiment_runs_and_is_drawn_again_from_its_store(name, tmp_path, store
 
 
 def test_papers_stand_for_all_of_their_experiments():
-    assert [name for paper in PAPERS for name in experiments_of(paper)] == [n for n in EXPERIMENTS if "." in n]
+    assert [name for paper in PAPERS for name in experiments_of(paper)] == [
+        n for n in EXPERIMENTS if "." in n
+    ]
     assert set(EXPERIMENTS) - {name for paper in PAPERS for name in experiments_of(paper)} == {"one_shot"}
     assert experiments_of("one_shot") == ["one_shot"]

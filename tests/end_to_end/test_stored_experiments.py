@@ -94,7 +94,9 @@ def test_an_experiment_is_run_and_drawn(made):
     lines = [line for line in done.stderr.splitlines() if not line.endswith((" left", " so far"))]  # progress
     assert lines[0].startswith("12 runs requested, 0 found, 14 to do (2 dense runs shared by 12), about ")
     assert lines[-1].startswith("14 of 14: ticket-")
-    assert "invariants: 12 of 12 points passed all checks" in done.stdout  # level 3 is the only one of LEVELS in 4 rounds
+    assert (
+        "invariants: 12 of 12 points passed all checks" in done.stdout
+    )  # level 3 is the only one of LEVELS in 4 rounds
     found = Store(folder / "store", create=False)
     assert len(found.runs()) == 14
     assert {run.state for run in found.runs()} == {"done"}
@@ -315,7 +317,9 @@ WITHOUT_ROUNDS = {"zhou2019.supermasks", "zhou2019.criterion_supermasks"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith(("frankle", "zhou", "renda"))])
+@pytest.mark.parametrize(
+    "name", [name for name in EXPERIMENTS if name.startswith(("frankle", "zhou", "renda"))]
+)
 def test_every_ticket_experiment_on_a_small_network(name, run, tmp_path):
     """Run, found again, drawn from the store: the same for all, with nothing but their settings known."""
     known = [setting for setting in sets() if "rounds" not in setting or name not in WITHOUT_ROUNDS]

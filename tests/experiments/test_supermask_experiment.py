@@ -14,9 +14,9 @@ from prunus.compression.container import pack
 from prunus.data import load
 from prunus.errors import ModelMismatchError, SpecError
 from prunus.experiments.page import level_differences, size_differences
+from prunus.experiments.presets import NETWORKS
 from prunus.experiments.results import cell
 from prunus.experiments.running import run_experiment, table_of
-from prunus.experiments.presets import NETWORKS
 from prunus.experiments.zhou2019_supermasks import (
     CONVOLUTIONS,
     RAMANUJAN,
@@ -80,7 +80,10 @@ def test_scores_are_never_trained_for_longer_than_the_logits():
 )
 def test_a_model_or_data_of_ones_own_asks_for_what_fits_it(own, networks):
     assert supermasks.networks_and_settings(own) == (networks, own)
-    assert supermasks.networks_and_settings({"network": "conv-2,conv-4", **own}) == (["conv-2", "conv-4"], own)
+    assert supermasks.networks_and_settings({"network": "conv-2,conv-4", **own}) == (
+        ["conv-2", "conv-4"],
+        own,
+    )
     with pytest.raises(SpecError, match="names lenet twice"):
         supermasks.labeled_runs("smoke", [0], {"network": "lenet,lenet"})
 
@@ -92,7 +95,9 @@ def test_networks_that_are_left_out_are_said(tmp_path):
     run_experiment(supermasks, "smoke", tmp_path / "a", settings=SMALL, **arguments)
     assert said[0] == "on lenet alone; --set network=lenet,conv-2,conv-4,conv-6 selects others"
     said.clear()
-    result = run_experiment(supermasks, "smoke", tmp_path / "b", settings={**SMALL, "network": "conv-4,conv-6"}, **arguments)
+    result = run_experiment(
+        supermasks, "smoke", tmp_path / "b", settings={**SMALL, "network": "conv-4,conv-6"}, **arguments
+    )
     assert not any("alone" in line for line in said)
     groups = [row["group"] for row in result.table]
     assert groups.count("conv-4") == groups.count("conv-6") == len(groups) / 2, (
@@ -122,7 +127,9 @@ def drawn(tmp_path_factory):
     """The smoke size on digits, two replicates: the store, the entries, and the rows of the table by their curve."""
     folder: Path = tmp_path_factory.mktemp("supermasks")
     store = folder / "store"
-    result = run_experiment(supermasks, "smoke", folder / "out", replicates=2, store=store, executor="inline", settings=SMALL)
+    result = run_experiment(
+        supermasks, "smoke", folder / "out", replicates=2, store=store, executor="inline", settings=SMALL
+    )
     told = json.loads((folder / "out" / "zhou2019.supermasks.json").read_text())["table"]
     assert told == list(result.table)
     return Store(store), supermasks.labeled_runs("smoke", [0, 1], SMALL), {row["curve"]: row for row in told}
@@ -169,11 +176,22 @@ def test_the_likely_mask_and_the_file_are_those_of_the_runs(drawn, tmp_path):
             test = load("digits").take(85, 28).test
             accuracies.append(evaluate(loaded, test).accuracy)
             densities.append(row["most_likely_density"])
-        assert table[curve]["test accuracy of the most likely mask (%)"] == pytest.approx(mean(accuracies), abs=1e-9)
-        assert table[curve]["density % of the most likely mask"] == pytest.approx(100 * mean(densities), abs=6e-3)
-        assert table[curve]["sparsity % of the most likely mask"] == pytest.approx(100 - 100 * mean(densities), abs=6e-3)
+        assert table[curve]["test accuracy of the most likely mask (%)"] == pytest.approx(
+            mean(accuracies), abs=1e-9
+        )
+        assert table[curve]["density % of the most likely mask"] == pytest.approx(
+            100 * mean(densities), abs=6e-3
+        )
+        assert table[curve]["sparsity % of the most likely mask"] == pytest.approx(
+            100 - 100 * mean(densities), abs=6e-3
+        )
         assert table[curve]["file bytes"] == round(mean(sizes))
-    for curve in ("trained", "criterion, initial weights", "learned, initial weights", "weights trained under the learned mask"):
+    for curve in (
+        "trained",
+        "criterion, initial weights",
+        "learned, initial weights",
+        "weights trained under the learned mask",
+    ):
         assert table[curve]["file bytes"] == ""
 
 
@@ -190,7 +208,9 @@ def test_the_ticket_beside_a_learned_mask_is_exactly_as_dense(drawn):
 def test_a_density_and_its_sparsity_add_up_as_they_are_printed(density):
     rows = [{"curve": "a", "replicate": 0, "density %": density}]
     (row,) = table_of(replace(supermasks, published=()), rows)
-    assert sum(float(cell(row, f"{key} %")[0]) for key in ("density", "sparsity")) == pytest.approx(100, abs=1e-9)
+    assert sum(float(cell(row, f"{key} %")[0]) for key in ("density", "sparsity")) == pytest.approx(
+        100, abs=1e-9
+    )
 
 
 def test_a_model_that_has_changed_is_named(drawn):
@@ -231,8 +251,17 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
 
 
 def test_a_criterion_looks_the_same_over_all_weights(tmp_path):
-    result = run_experiment(criterion_supermasks, "smoke", tmp_path / "out", store=tmp_path / "store", executor="inline", settings=SMALL)
-    table = {(row["over"], row["curve"], row["density %"]): row["final_test_accuracy"] for row in result.table}
+    result = run_experiment(
+        criterion_supermasks,
+        "smoke",
+        tmp_path / "out",
+        store=tmp_path / "store",
+        executor="inline",
+        settings=SMALL,
+    )
+    table = {
+        (row["over"], row["curve"], row["density %"]): row["final_test_accuracy"] for row in result.table
+    }
     assert len(table) == len(result.table) == 2 * 3 * 4, "two kinds of weights, three criteria, four levels"
     told = {}
     for suffix, weights in (("initial", "initial weights"), ("signed", "signed constants")):

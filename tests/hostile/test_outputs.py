@@ -275,7 +275,9 @@ def test_a_page_that_cannot_be_written_costs_no_result(folder):
 
 def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypatch):
     files = ResultFiles("mine", "smoke", tmp_path)
-    files.add_figure("errors", FigureData([Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y"))
+    files.add_figure(
+        "errors", FigureData([Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y")
+    )
     files.add_rows("points", [{"x": 1}])
 
     def fails(*arguments):

@@ -197,7 +197,7 @@ def _supermask_differences(
         {
             label["curve"]: flatten_settings(all_settings(spec))
             for label, spec in experiment.runs(template, of_size, [0])
-            if "curve" in label
+            if hasattr(spec, "samples")
         }
         for template, of_size in (
             (experiment.changed_template(network, size, settings), size),
@@ -205,7 +205,7 @@ def _supermask_differences(
         )
     )
     names_by_text: dict[str, list[str]] = {}
-    for name in (name for name in here if name in there and "samples" in here[name]):
+    for name in (name for name in here if name in there):
         text = ", ".join(_settings_that_differ(here[name], there[name], of_supermasks=True))
         names_by_text.setdefault(text, []).append(name)
     return [f"{'; '.join(names)}: {text}" for text, names in names_by_text.items() if text]

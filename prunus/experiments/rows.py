@@ -94,7 +94,7 @@ def curves_of(store: Store, request: Request) -> list[Row]:
         network = network_of(directories[-1])
         for point in (point for directory in directories for point in directory.curve()):
             level = levels[point["level"]]
-            shared = {key: level[key] for key in ("density %", "passed") if key in level}
+            shared: Row = {key: level[key] for key in ("density %", "passed") if key in level}
             points.append({**entry.label, **shared, **point, "network": network, "run": entry.id})
     return points
 

@@ -23,6 +23,9 @@ from prunus.training import Recipe
 ROOT = Path(__file__).parents[2]
 
 
+RECIPE = Recipe(1, 0.1, 10)
+
+
 @dataclass(frozen=True)
 class Numbers:
     """The settings of the functions below."""
@@ -30,7 +33,7 @@ class Numbers:
     kind: ClassVar[str] = "numbers"
 
     count: int = 3
-    recipe: Recipe = Recipe(1, 0.1, 10)
+    recipe: Recipe = RECIPE
 
 
 def make_tensor(settings, replicate, progress):
@@ -93,15 +96,15 @@ run_experiment(EXPERIMENTS[name], "smoke", folder / "out", store=folder / "store
     "name", ["hassibi1993.xor", pytest.param("frankle2019.lenet", marks=pytest.mark.slow)]
 )
 def test_killed_experiment_continues_with_the_same_numbers(name, tmp_path):
-    """Killed after its first finished run: the rest is done once, and the rows are those of an experiment without a kill."""
+    """Killed after its first finished run: the rest is done once, and the rows are those of an unbroken experiment."""
     command = [sys.executable, "-u", "-c", SCRIPT, name, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("1 of "):
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("1 of "):
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     done = {record.id for record in Store(tmp_path / "store").runs() if record.state == "done"}
     assert done
     lines: list[str] = []

@@ -14,6 +14,7 @@ from scipy.stats import ttest_rel
 
 from prunus.errors import NonFiniteError, PrunusError, UnknownNameError
 from prunus.report import BANDS, compare_paired, mean_and_band
+from prunus.report.statistics import claim_p_value, decide, holm
 
 VALUES = st.floats(-1e3, 1e3).map(lambda value: round(value, 6))
 PAIRS = st.dictionaries(st.integers(0, 99), st.tuples(VALUES, VALUES), min_size=1, max_size=12)

@@ -27,10 +27,10 @@ def minimize(
 ) -> Params:
     """The weights at a minimum of E + decay/2 |w|² near `weights`; what `masks` do not keep stays zero."""
     left = flatten_weights(masks).unsqueeze(0) if masks is not None else None
-    found, _ = minimize_batch(
+    minima, _ = minimize_batch(
         objective, flatten_weights(weights).unsqueeze(0), left, decay=decay, steps=steps
     )
-    return unflatten_weights(found[0], weights)
+    return unflatten_weights(minima[0], weights)
 
 
 @torch.no_grad()

@@ -197,7 +197,7 @@ SHORTENED = (
     "Masks of a criterion are those of one-shot tickets; the best density is chosen on the validation split.",
     "The default size trains Lenet's logits with Adam at 0.1 for 40 epochs, chosen on the validation split of MNIST; "
     "the paper's settings, SGD at 100 for 2000 epochs, are those of the full size.",
-    "No settings are published for Conv-2, 4 and 6: the full size takes those of another implementation (hidden-networks), "
+    "No settings are published for Conv-2, 4 and 6: the full size takes those of hidden-networks, "
     "the default size 15,000 images, 4 epochs, and logits that start at 0.85 instead of 0.5.",
     "Edge-popup and the signed supermask have their own papers' settings in the full size.",
 )

@@ -13,7 +13,6 @@
     ├── QuantizationError             5   a codebook that cannot be made
     ├── SpecError                     2   a setting that no run can have
     ├── StoreError                    8   a store of runs that cannot be used
-    │   ├── LeaseLostError                another process took the run over
     │   └── WorkerError                   a worker process that could not start, or was killed
     ├── TrainingError                 6
     │   ├── DivergenceError
@@ -101,10 +100,6 @@ class StoreError(PrunusError):
     """A store of runs, or a run in it, that is missing, damaged, or cannot be written."""
 
     exit_code = 8
-
-
-class LeaseLostError(StoreError):
-    """This process held a run for too long without a sign of life, and another took it over."""
 
 
 class WorkerError(StoreError):

@@ -1,4 +1,4 @@
-"""Look up a built-in variant by its name, import an object by its reference, and suggest a known name for a misspelled one."""
+"""Look up a built-in variant by name, import an object by reference, digest its source, suggest similar names."""
 
 import ast
 import hashlib
@@ -60,12 +60,12 @@ def import_object(reference: str, also: type | None = None) -> Any:
     module_name, colon, name = reference.partition(":")
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         raise UnknownNameError(f"{reference!r} is not of the form 'package.module:function'.")
-    here = _make_current_folder_importable()
+    folder = _make_current_folder_importable()
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may fail in any way at all
         raise UnknownNameError(
-            f"Looking up {reference!r}, importing {module_name!r} from {here} or the installed packages "
+            f"Looking up {reference!r}, importing {module_name!r} from {folder} or the installed packages "
             f"failed: {type(error).__name__}: {error}"
         ) from error
     if not hasattr(module, name):
@@ -92,9 +92,9 @@ def source_files(*references: str | None) -> list[Path]:
 def source_digest(reference: str) -> str:
     """Return a digest of the source that the function `reference`, "package.module:function", depends on.
 
-    It covers the file of the module and the files that it imports, directly or through others, anywhere in their code.
-    Modules of the standard library, of prunus and of installed packages (site-packages) do not count, nor does where the
-    files are. The modules are found, but not imported.
+    It covers the file of the module and the files that it imports anywhere, directly or through others.
+    Modules of the standard library, of prunus and of installed packages (site-packages) do not count, nor do the names
+    of folders. The modules are found, but not imported.
 
     Raises:
         UnknownNameError: The reference is malformed, or there is no such module.
@@ -106,27 +106,27 @@ def source_digest(reference: str) -> str:
     name, colon, function = reference.partition(":")
     if not (colon and function.isidentifier() and all(part.isidentifier() for part in name.split("."))):
         raise UnknownNameError(f"{reference!r} is not of the form 'package.module:function'.")
-    here = _make_current_folder_importable()
+    folder = _make_current_folder_importable()
     importlib.invalidate_caches()
-    found = _find_modules(name)
-    if len(found) < len(name.split(".")):
+    modules = _find_modules(name)
+    if len(modules) < len(name.split(".")):
         raise UnknownNameError(
-            f"Looking up {reference!r}, no module {name!r} was found in {here} or the installed packages."
+            f"Looking up {reference!r}, no module {name!r} was found in {folder} or the installed packages."
         )
-    waiting, digests = list(found), dict.fromkeys(found, "")
+    waiting, digests = list(modules), dict.fromkeys(modules, "")
     while waiting:
         module = waiting.pop()
-        path = _source_path(found[module])
+        path = _source_path(modules[module])
         if path is None:
             continue
         content = path.read_bytes()
         digests[module] = hashlib.sha256(content).hexdigest()
         _check_unchanged(module, path, digests[module])
-        is_package = found[module].submodule_search_locations is not None
+        is_package = modules[module].submodule_search_locations is not None
         for imported in _imported_names(content, module if is_package else module.rpartition(".")[0]):
             for other, spec in _find_modules(imported).items():
-                if other not in found and _is_local(other, spec):
-                    found[other], digests[other] = spec, ""
+                if other not in modules and _is_local(other, spec):
+                    modules[other], digests[other] = spec, ""
                     waiting.append(other)
     lines = (f"{module} {digest}" for module, digest in sorted(digests.items()) if digest)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -149,19 +149,19 @@ def _check_unchanged(module: str, path: Path, digest: str) -> None:
 
 def _find_modules(name: str) -> dict[str, ModuleSpec]:
     """Return the specs of a module and of the packages around it, as far as they are found."""
-    found: dict[str, ModuleSpec] = {}
+    modules: dict[str, ModuleSpec] = {}
     locations: Any = None
     parts = name.split(".")
     for length in range(1, len(parts) + 1):
-        whole = ".".join(parts[:length])
-        spec = PathFinder.find_spec(whole, locations)
+        full_name = ".".join(parts[:length])
+        spec = PathFinder.find_spec(full_name, locations)
         if spec is None:
             break
-        found[whole] = spec
+        modules[full_name] = spec
         locations = spec.submodule_search_locations
         if locations is None:
             break
-    return found
+    return modules
 
 
 def _source_path(spec: ModuleSpec) -> Path | None:
@@ -198,10 +198,10 @@ def _names_in(node: ast.AST, package: str) -> Iterator[str]:
 
 def _make_current_folder_importable() -> str:
     """Put the current folder first on the path of imports, unless it is there; return its name."""
-    here = str(Path.cwd())
-    if not {"", here} & set(sys.path):
-        sys.path.insert(0, here)
-    return here
+    folder = str(Path.cwd())
+    if not {"", folder} & set(sys.path):
+        sys.path.insert(0, folder)
+    return folder
 
 
 def _origin(module: object) -> str:

@@ -1,4 +1,4 @@
-"""`prunus runs`: look into a store of runs, compare two of them, remove some."""
+"""`prunus runs`: list, show and compare the runs of a store, save their networks, remove them, move them elsewhere."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,107 +12,94 @@ from prunus.cli.options import AsJson, Force
 from prunus.cli.output import echo, echo_json, echo_table, log
 
 StoreFolder = Annotated[
-    Path, typer.Option("--store", metavar="DIR", help="The store of runs.", show_default=False)
+    Path, typer.Option("--store", metavar="FOLDER", help="The store of runs.", show_default=False)
 ]
 
 RunId = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="A run; the beginning will do, or that of its hash.", show_default=False
+        metavar="ID", help="A run: its ID, or the beginning of the ID or of its hash.", show_default=False
     ),
 ]
 
 
 def list_(store: StoreFolder, as_json: AsJson = False) -> None:
-    """Name every run of a store, with where it stands and its last level.
+    """List the runs of a store, with how far they got and their last level.
 
     Example: prunus runs list --store store
     """
-    from prunus.cli.runs_tables import LISTED, listed_json, run_row
+    from prunus.cli.runs_tables import LISTED, list_cells, list_json
     from prunus.runs.store import Store
 
-    opened = Store(store, create=False)
-    runs = opened.runs()
+    runs = Store(store, create=False).runs()
     if as_json:
-        echo_json([listed_json(run) for run in runs])
+        echo_json([list_json(run) for run in runs])
     elif runs:
-        echo_table(LISTED, [run_row(run) for run in runs], words=4)
+        echo_table(LISTED, [list_cells(run) for run in runs], words=4)
     else:
         echo(f"The store {store} has no runs.")
 
 
 def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
-    """Tell all of a run: its settings, on what it was computed, its levels, its receipt.
+    """Show a run: its settings, the machine that computed it, its levels and the checks of its invariants.
 
     Example: prunus runs show ticket-3f --store store
     """
-    from prunus.cli.runs_tables import invariant_rows, levels, pairs
-    from prunus.runs.settings import flatten_settings
+    from prunus.cli.runs_tables import invariant_cells, level_table, pair_cells, run_sections
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
-    found = opened.find(id)
-    run = opened.run(found)
-    rows = opened.directory(found, unfinished=True).rows()
-    environment = run.environment
+    run = opened.run(opened.find(id))
+    rows = opened.directory(run.id, unfinished=True).rows()
     if as_json:
-        echo_json({**asdict(run), "environment": environment, "levels": rows})
+        echo_json({**asdict(run), "environment": run.environment, "levels": rows})
         return
-    about = {"status": run.state, "experiments": ", ".join(run.experiments), "invariants": run.invariants}
-    more = {
-        "seconds": run.seconds,
-        "attempts": run.attempts,
-        "dependencies": ", ".join(run.dependencies.values()),
-        "error": run.error,
-    }
-    for title, values in (
-        (run.id, {**about, **more}),
-        ("settings that differ from their defaults", flatten_settings(run.settings)),
-        ("environment", environment),
-        ("summary", flatten_settings(run.summary)),
-    ):
-        if cells := pairs(values):
+    tables = [((title, ""), pair_cells(values)) for title, values in run_sections(run).items()]
+    for head, cells in tables:
+        if cells:
             echo("")
-            echo_table((title, ""), cells, words=2)
+            echo_table(head, cells, words=2)
     if rows:
         echo("")
-        echo_table(*levels(rows))
-    if any(row.get("invariants") for row in rows):
+        echo_table(*level_table(rows))
+    if checks := invariant_cells(rows):
         echo("")
-        echo_table(("invariants", "holds"), invariant_rows(rows), words=2)
+        echo_table(("invariants", "holds"), checks, words=2)
 
 
 def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
-    """Set two runs side by side: the settings that differ, and each metric of each level with the difference.
+    """Compare two runs: the settings that differ, and each metric of each level with the difference.
 
     Example: prunus runs compare ticket-3f ticket-a0 --store store
     """
-    from prunus.cli.runs_tables import comparison_row, differences, other_settings, text
+    from prunus.cli.runs_tables import difference_cells, different_settings, level_differences, text
     from prunus.runs.store import Store
 
     opened = Store(store, create=False)
     ids = [opened.find(first), opened.find(second)]
-    one, two = (opened.directory(id, unfinished=True) for id in ids)
-    settings = other_settings(one.record(), two.record())
-    levels = differences(one.rows(), two.rows())
+    first_run, second_run = (opened.directory(id, unfinished=True) for id in ids)
+    settings = different_settings(first_run.record(), second_run.record())
+    levels = level_differences(first_run.rows(), second_run.rows())
     if as_json:
         echo_json({"runs": ids, "settings": settings, "levels": levels})
         return
     echo_table(("setting", *ids), [(key, text(a), text(b)) for key, (a, b) in settings.items()], words=3)
     echo("")
-    echo_table(("level", "metric", *ids, "difference"), [comparison_row(level) for level in levels], words=2)
+    echo_table(
+        ("level", "metric", *ids, "difference"), [difference_cells(level) for level in levels], words=2
+    )
 
 
 def save(
     id: RunId,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)],
     store: StoreFolder,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the network that a run ended with into a file: a supermask over weights from a seed as a seed and a mask.
+    """Write the network that a run ended with to a file: a supermask over weights from a seed as a seed and a mask.
 
-    A ticket's network is that of its last level, a supermask's that of the most likely mask.
+    The network of a ticket is that of its last level, that of a supermask the one under its most likely mask.
 
     Example: prunus runs save supermask-3f mask.prunus --store store
     """
@@ -125,24 +112,27 @@ def save(
     from prunus.tickets.export import load_trained_network
 
     opened = Store(store, create=False)
-    found = opened.find(id)
-    folder = opened.directory(found, unfinished=True)
-    complete = folder.record().all_settings
-    dense = complete.get("dense", complete)
-    if not opened.is_done(found):
-        raise PrunusError(f"{found} has no network to write: it is {opened.run(found).state}, not done.")
-    if not folder.has("final") or not isinstance(dense, dict) or not {"model", "replicate"} <= dense.keys():
-        raise PrunusError(f"{found} has no network to write: what a run of its kind leaves is numbers.")
+    run = opened.run(opened.find(id))
+    directory = opened.directory(run.id, unfinished=True)
+    baseline = run.all_settings.get("dense", run.all_settings)
+    if run.state != "done":
+        raise PrunusError(f"{run.id} has no network to write: it is {run.state}, not done.")
+    if not directory.has("final") or not {"model", "replicate"} <= baseline.keys():
+        raise PrunusError(f"{run.id} has no network to write: the result of a run of its kind is numbers.")
     check_writable(file, force=force, inputs=opened.path.rglob("*"))
-    spec = BaselineSpec(model=dense["model"], replicate=dense["replicate"])
-    model, generated, factors = load_trained_network(spec, folder)
-    size = write(model, file, made={"run": found}, generated=generated, factors=factors)
+    spec = BaselineSpec(model=baseline["model"], replicate=baseline["replicate"])
+    model, generated, factors = load_trained_network(spec, directory)
+    size = write(model, file, made={"run": run.id}, generated=generated, factors=factors)
     if as_json:
-        echo_json({"run": found, "file": str(file), "bytes": size, "generated": list(generated)})
+        echo_json({"run": run.id, "file": str(file), "bytes": size, "generated": list(generated)})
         return
     weights = sum(parameter.numel() for parameter in model.parameters())
-    how = f", the weights of {formatting.pluralize(len(generated), 'layer')} from a seed" if generated else ""
-    echo(f"{file}: {formatting.format_int(weights)} parameters in {formatting.format_int(size)} bytes{how}.")
+    layers = (
+        f", the weights of {formatting.pluralize(len(generated), 'layer')} from a seed" if generated else ""
+    )
+    echo(
+        f"{file}: {formatting.format_int(weights)} parameters in {formatting.format_int(size)} bytes{layers}."
+    )
 
 
 def rm(
@@ -152,10 +142,12 @@ def rm(
     store: StoreFolder,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also those that other runs were made from, or are being made from."),
+        typer.Option(
+            "--force", help="Remove also runs that other runs were made from, or are being made from."
+        ),
     ] = False,
 ) -> None:
-    """Remove runs from a store; those that are under way are refused.
+    """Remove runs from a store; runs that a process works on are refused.
 
     Example: prunus runs rm ticket-3f --store store
     """
@@ -167,14 +159,65 @@ def rm(
         log(f"removed {id}")
 
 
+def export(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store of runs.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.", show_default=False)],
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the finished runs of a store to one file of JSON lines: settings, environments and rows, but no weights.
+
+    Example: prunus runs export store --out runs.jsonl
+    """
+    from prunus.files import check_writable
+    from prunus.report.formatting import format_int, pluralize
+    from prunus.runs.store import Store
+    from prunus.runs.transfer import export_runs
+
+    opened = Store(store, create=False)
+    check_writable(out, force=force, inputs=opened.path.rglob("*"))
+    result = export_runs(opened, out)
+    if as_json:
+        echo_json({"file": str(out), **asdict(result)})
+        return
+    if result.skipped:
+        log(f"left out, because they are not finished: {', '.join(result.skipped)}")
+    echo(f"{out}: {pluralize(len(result.runs), 'run')} in {format_int(out.stat().st_size)} bytes.")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `export`.", show_default=False)],
+    store: StoreFolder,
+    as_json: AsJson = False,
+) -> None:
+    """Add the runs of a file of `prunus runs export` to a store, so that `prunus figure` draws them.
+
+    A run that the store has already is not changed. The imported runs have no weights.
+
+    Example: prunus runs import runs.jsonl --store store
+    """
+    from prunus.report.formatting import pluralize
+    from prunus.runs.store import Store
+    from prunus.runs.transfer import import_runs
+
+    result = import_runs(file, Store(store))
+    if as_json:
+        echo_json({"store": str(store), **asdict(result)})
+        return
+    known = f"; the store had {pluralize(len(result.skipped), 'run')} already" if result.skipped else ""
+    echo(f"{store}: {pluralize(len(result.runs), 'run')} imported{known}.")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "show": show,
     "compare": compare,
     "save": save,
     "rm": rm,
+    "export": export,
+    "import": import_,
 }
 
-app = typer.Typer(cls=CommandGroup, help="Look into a store of runs, and clear it up.")
+app = typer.Typer(cls=CommandGroup, help="List, compare, export and remove the runs of a store.")
 for _name, _command in COMMANDS.items():
     app.command(_name)(with_exit_codes(_command))

@@ -1,4 +1,4 @@
-"""Runs as rows of tables and as JSON."""
+"""Runs as cells of tables and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ DIFFERENCES = ("level", "metric", "first", "second", "difference")
 
 
 def text(value: object) -> str:
-    """A value in a cell.
+    """Return a value as the text of a cell.
 
     >>> text(0.123456789), text(None), text(True), text([1, 2])
     ('0.123457', '–', 'yes', '1, 2')
@@ -39,9 +39,9 @@ def text(value: object) -> str:
     return "–" if value in (None, "") else str(value)
 
 
-def run_row(run: RunRecord) -> tuple[str, ...]:
-    """A run in a row under LISTED."""
-    last = last_metrics(run)
+def list_cells(run: RunRecord) -> tuple[str, ...]:
+    """Return a run as cells under LISTED."""
+    last = _last_metrics(run)
     return (
         run.id,
         ", ".join(run.experiments) or "–",
@@ -50,12 +50,12 @@ def run_row(run: RunRecord) -> tuple[str, ...]:
         text(last.get("level")),
         format_density(last["density"]) if "density" in last else "–",
         text(last.get("final_test_accuracy")),
-        "–" if run.seconds is None else format_duration(run.seconds),
+        format_duration(run.seconds),
     )
 
 
-def listed_json(run: RunRecord) -> dict[str, Any]:
-    """A run as an object."""
+def list_json(run: RunRecord) -> dict[str, Any]:
+    """Return a run as a JSON object."""
     return {
         "id": run.id,
         "kind": run.kind,
@@ -63,56 +63,59 @@ def listed_json(run: RunRecord) -> dict[str, Any]:
         "experiments": list(run.experiments),
         "spec": run.settings,
         "status": run.state,
+        "imported": run.imported,
         "invariants": run.invariants,
         "seconds": run.seconds,
         "attempts": run.attempts,
-        "metrics": last_metrics(run),
+        "metrics": _last_metrics(run),
     }
 
 
-def last_metrics(run: RunRecord) -> dict[str, Any]:
-    """The last level's row, its receipt left out, what is nested by dotted name."""
-    return flatten_settings({key: value for key, value in run.last_row.items() if key != "invariants"})
+def run_sections(run: RunRecord) -> dict[str, dict[str, Any]]:
+    """Return what is known of a run, by section."""
+    progress = {
+        "status": run.state,
+        "imported": run.imported or None,
+        "experiments": ", ".join(run.experiments),
+        "invariants": run.invariants,
+        "seconds": run.seconds,
+        "attempts": run.attempts,
+        "dependencies": dict(run.dependencies) or None,
+        "code": dict(run.code) or None,
+        "error": run.error,
+    }
+    return {
+        run.id: progress,
+        "settings that differ from their defaults": flatten_settings(run.settings),
+        "environment": dict(run.environment),
+        "summary": flatten_settings(run.summary),
+    }
 
 
-def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values, without those that are not set."""
+def pair_cells(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values as cells, without those that are not set."""
     return [(key.replace("_", " "), text(value)) for key, value in values.items() if value not in (None, "")]
 
 
-def levels(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    """The columns and the rows of a table, a row a level."""
+def level_table(rows: Rows) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and the cells of a table with one row per level."""
     columns = list(dict.fromkeys(key for row in rows for key in row if key != "invariants"))
-    cells = [
-        [
-            format_density(row[key]) if key == "density" and row.get(key) is not None else text(row.get(key))
-            for key in columns
-        ]
-        for row in rows
-    ]
     names = ["density (sparsity)" if key == "density" else key.replace("_", " ") for key in columns]
-    return names, cells
+    return names, [[_metric(key, row.get(key)) for key in columns] for row in rows]
 
 
-def invariant_rows(rows: Rows) -> list[tuple[str, str]]:
-    """Each sentence of the receipts, and on how many levels it holds."""
-    found: dict[str, list[tuple[Any, bool]]] = {}
+def invariant_cells(rows: Rows) -> list[tuple[str, str]]:
+    """Return each check of the invariant reports, and at how many levels it holds."""
+    levels: dict[str, dict[Any, bool]] = {}
     for row in rows:
-        for sentence, holds in (row.get("invariants") or {}).get("checks", {}).items():
-            found.setdefault(sentence, []).append((row.get("level"), holds))
-    return [(sentence, _held(levels)) for sentence, levels in found.items()]
+        for check, holds in (row.get("invariants") or {}).get("checks", {}).items():
+            levels.setdefault(check, {})[row.get("level")] = holds
+    return [(check, _describe_levels(holds_by_level)) for check, holds_by_level in levels.items()]
 
 
-def _held(levels: Sequence[tuple[Any, bool]]) -> str:
-    broken = [str(level) for level, holds in levels if not holds]
-    if broken:
-        return f"not on level {', '.join(broken)}"
-    return f"on {'the one level' if len(levels) == 1 else f'all {len(levels)} levels'}"
-
-
-def other_settings(one: RunRecord, two: RunRecord) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two runs differ, defaults included."""
-    a, b = (flatten_settings({"kind": run.kind, **run.all_settings}) for run in (one, two))
+def different_settings(first: RunRecord, second_run: RunRecord) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two runs differ, defaults included."""
+    a, b = (flatten_settings({"kind": run.kind, **run.all_settings}) for run in (first, second_run))
     return {
         key: (a.get(key), b.get(key))
         for key in dict.fromkeys([*a, *b])
@@ -120,25 +123,41 @@ def other_settings(one: RunRecord, two: RunRecord) -> dict[str, tuple[Any, Any]]
     }
 
 
-def differences(one: Rows, two: Rows) -> list[dict[str, Any]]:
-    """Each number of each level that both runs have, and the second's difference from the first."""
-    second = {row.get("level"): row for row in two}
+def level_differences(first: Rows, second_run: Rows) -> list[dict[str, Any]]:
+    """Return each number of each level that both runs have, with the difference of the second from the first."""
+    second = {row.get("level"): row for row in second_run}
     return [
         dict(zip(DIFFERENCES, (row["level"], key, value, other[key], other[key] - value), strict=True))
-        for row in one
+        for row in first
         if (other := second.get(row.get("level"))) is not None
         for key, value in row.items()
-        if key != "level" and _number(value) and _number(other.get(key))
+        if key != "level" and _is_number(value) and _is_number(other.get(key))
     ]
 
 
-def comparison_row(level: Mapping[str, Any]) -> tuple[str, ...]:
-    """One of `differences` in a row; of densities with the sparsity."""
-    if level["metric"] != "density":
-        return tuple(text(level[key]).replace("_", " ") for key in DIFFERENCES)
-    first, second = (format_density(level[key]) for key in ("first", "second"))
-    return text(level["level"]), "density (sparsity)", first, second, text(level["difference"])
+def difference_cells(level: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one of `level_differences` as cells; densities with the sparsity."""
+    metric = level["metric"]
+    name = "density (sparsity)" if metric == "density" else metric.replace("_", " ")
+    values = (_metric(metric, level[key]) for key in ("first", "second"))
+    return text(level["level"]), name, *values, text(level["difference"])
 
 
-def _number(value: object) -> bool:
+def _metric(key: str, value: Any) -> str:
+    return format_density(value) if key == "density" and value is not None else text(value)
+
+
+def _last_metrics(run: RunRecord) -> dict[str, Any]:
+    """Return the row of the last level, without its invariants, nested values by dotted name."""
+    return flatten_settings({key: value for key, value in run.last_row.items() if key != "invariants"})
+
+
+def _describe_levels(levels: Mapping[Any, bool]) -> str:
+    failed = [str(level) for level, holds in levels.items() if not holds]
+    if failed:
+        return f"not on level {', '.join(failed)}"
+    return f"on {'the one level' if len(levels) == 1 else f'all {len(levels)} levels'}"
+
+
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -188,10 +188,13 @@ def _parse(content: bytes) -> dict[str, Any] | None:
     if not is_intact(content):
         return None
     try:
-        value = json.loads(content)
+        value = json.loads(content.decode())
     except ValueError:
         return None
-    return {key: item for key, item in value.items() if key != "digest"} if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    value.pop("digest", None)
+    return value
 
 
 def _key(row: Row, keys: Sequence[str]) -> tuple[Any, ...] | None:

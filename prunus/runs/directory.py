@@ -41,7 +41,7 @@ from prunus.runs.content import (
     store_errors,
     write_file,
 )
-from prunus.runs.record import RECORD, RunRecord, read_record, write_record
+from prunus.runs.record import RECORD, RunRecord, check_id, read_record, write_record
 from prunus.training.constraints import pack_mask, unpack_mask
 from prunus.types import MaskDict, Params
 
@@ -172,23 +172,24 @@ class RunDirectory:
             self.checkpoint_path(name).unlink(missing_ok=True)
 
     def check_input(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Record the digest of data that a user's function returned, or compare it with that of the earlier attempts.
+        """Record the digest of data that a user's function returned, or compare it with that of earlier computations.
 
         Args:
             name: What the data are, such as the reference of the function.
             tensors: The data.
 
         Raises:
-            StoreError: An earlier attempt of this run computed with other data.
+            StoreError: An earlier attempt of this run, or a run that it was made from, computed with other data.
         """
-        digest = tensors_digest(tensors)
         if not self.has_record():
             return
-        record = self.record()
-        if record.inputs.get(name, digest) != digest:
-            with self._with_advice():
+        record, digest = self.record(), tensors_digest(tensors)
+        runs = [read_record(self.path.parent / id) for id in record.dependencies.values()]
+        for run in (*runs, record):
+            if run.inputs.get(name, digest) != digest:
                 raise StoreError(
-                    f"{name} returns other data than it returned to the earlier attempts of {self.id}."
+                    f"{name} returns other data than the run {run.id} was computed with; restore them, or remove that "
+                    f"run, `prunus runs rm {run.id} --force --store {self.path.parent.parent}`, and start again."
                 )
         if name not in record.inputs:
             self.write_record(replace(record, inputs={**record.inputs, name: digest}))
@@ -200,7 +201,7 @@ class RunDirectory:
     def record(self) -> RunRecord:
         """Return what run.json states. Raises StoreError if it is missing or damaged."""
         with self._with_advice():
-            return read_record(self.path)
+            return check_id(read_record(self.path), self.path / RECORD)
 
     def write_record(self, record: RunRecord) -> None:
         """Write run.json, unless another process has taken the run over."""

@@ -1,4 +1,4 @@
-"""On what a run was computed: versions, machine, threads, device."""
+"""What a run was computed with: versions, machine, threads, device."""
 
 import os
 import platform
@@ -14,7 +14,12 @@ from prunus.version import __version__
 
 
 def environment(executor: str, device: str) -> dict[str, Any]:
-    """Everything beside the spec that the numbers of a run may depend on."""
+    """Return everything except the spec that the numbers of a run may depend on.
+
+    Args:
+        executor: The name of the executor.
+        device: The torch device.
+    """
     return {
         "prunus": __version__,
         "commit": _commit(),
@@ -34,7 +39,7 @@ def environment(executor: str, device: str) -> dict[str, Any]:
 
 @cache
 def _commit() -> str | None:
-    """The commit that prunus is imported from, with "-dirty" where files were changed; None where there is none."""
+    """Return the commit that prunus is imported from, with "-dirty" if files were changed; None if there is none."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -50,7 +55,7 @@ def _commit() -> str | None:
 
 @cache
 def cpu_name() -> str:
-    """The model of the CPU, as the system names it."""
+    """Return the model of the CPU, as the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -26,13 +26,14 @@ def apply_overrides(
 ) -> T:
     """Return `spec` with settings changed from text, each read as the type of its field requires.
 
-    Tuples are comma-separated; "none" is None if a field may be None. All changes are made at once. A change that has no
-    effect raises a NoEffectWarning.
+    Tuples are comma-separated; "none" is None if a field may be None. All changes are made at once. A change that has
+    no effect gives a NoEffectWarning.
 
     Args:
         spec: A frozen dataclass; not changed.
         changes: The text of each setting by its dotted name.
-        prefixes: Where a name is searched, in order: with "dense.recipe." among them, `epochs` is `dense.recipe.epochs`.
+        prefixes: Put before a name, in order, until there is such a setting: with "dense.recipe." among them,
+            `epochs` is `dense.recipe.epochs`.
         other_names: Names that the caller accepts beside these settings, to be listed in errors.
 
     Returns:
@@ -59,7 +60,7 @@ def apply_overrides(
         except ValueError:
             raise SpecError(f"Expected {_describe_type(hints[name])} for {key}, got {text!r}.") from None
     changed = _replace_nested(spec, values)
-    before, after = (flatten_settings(all_settings(one)) for one in (spec, changed))
+    before, after = (flatten_settings(all_settings(candidate)) for candidate in (spec, changed))
     for name, key in keys.items():
         if canonical_json(before.get(name)) == canonical_json(after.get(name)):
             warnings.warn(
@@ -81,7 +82,7 @@ def _full_name(spec: object, key: str, prefixes: Sequence[str], other_names: Seq
             raise SpecError(
                 f"{key} cannot be set from text ({_describe_type(hints[name])}); set it in Python."
             )
-        if members := [one for one in known if one.startswith(f"{name}.")]:
+        if members := [candidate for candidate in known if candidate.startswith(f"{name}.")]:
             raise SpecError(f"{key} is a group of settings; set one of: {', '.join(members)}.")
     if similar := _similar_names(key, known, prefixes, other_names):
         raise SpecError(f"Unknown setting {key!r}; did you mean {' or '.join(map(repr, similar))}?")
@@ -92,14 +93,14 @@ def _similar_names(
     key: str, known: Sequence[str], prefixes: Sequence[str], other_names: Sequence[str]
 ) -> list[str]:
     """Return at most three names like `key`: of the same last part, beginning with it, with its initials, or close."""
-    shortened = [min((name.removeprefix(prefix) for prefix in prefixes), key=len) for name in known]
-    names = list(dict.fromkeys([*other_names, *shortened]))
+    short_names = [min((name.removeprefix(prefix) for prefix in prefixes), key=len) for name in known]
+    names = list(dict.fromkeys([*other_names, *short_names]))
     last = {name: name.split(".")[-1] for name in names}
-    wanted = key.split(".")[-1]
+    last_part = key.split(".")[-1]
     tests: tuple[Callable[[str], bool], ...] = (
-        lambda part: part == wanted,
-        lambda part: "".join(word[:1] for word in part.split("_")) == wanted,
-        lambda part: len(wanted) > 1 and part.startswith(wanted),
+        lambda part: part == last_part,
+        lambda part: "".join(word[:1] for word in part.split("_")) == last_part,
+        lambda part: len(last_part) > 1 and part.startswith(last_part),
     )
     alike = [name for is_alike in tests for name in names if is_alike(last[name])]
     return list(dict.fromkeys([*alike, *closest_names(key, names, limit=3)]))[:3]
@@ -107,24 +108,24 @@ def _similar_names(
 
 def _leaf_types(spec: Any, prefix: str = "") -> dict[str, Any]:
     """Return the type of each setting by its dotted name, those of nested dataclasses included."""
-    found: dict[str, Any] = {}
+    types_by_name: dict[str, Any] = {}
     hints = hints_of(type(spec))
     for field in setting_fields(type(spec)):
         value = getattr(spec, field.name)
         if is_dataclass(value):
-            found |= _leaf_types(value, f"{prefix}{field.name}.")
+            types_by_name |= _leaf_types(value, f"{prefix}{field.name}.")
         else:
-            found[prefix + field.name] = hints[field.name]
-    return found
+            types_by_name[prefix + field.name] = hints[field.name]
+    return types_by_name
 
 
 def _replace_nested(spec: T, values: Mapping[str, Any]) -> T:
     """Make all changes at once, so that no intermediate state has to be valid."""
-    own = {name: value for name, value in values.items() if "." not in name}
+    direct = {name: value for name, value in values.items() if "." not in name}
     for group in dict.fromkeys(name.partition(".")[0] for name in values if "." in name):
         inside = {n.partition(".")[2]: v for n, v in values.items() if n.startswith(f"{group}.")}
-        own[group] = _replace_nested(getattr(spec, group), inside)
-    return replace(spec, **own)  # type: ignore[type-var]
+        direct[group] = _replace_nested(getattr(spec, group), inside)
+    return replace(spec, **direct)  # type: ignore[type-var]
 
 
 def _options(hint: Any) -> list[Any]:

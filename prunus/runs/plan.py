@@ -53,8 +53,8 @@ class Plan:
 
     def lines(self, seconds_per_unit: Mapping[str, float], workers: int = 1) -> list[str]:
         """Describe the plan in one or two lines; for the arguments see `estimate`."""
-        found = sum(id in self.done for id in self.requested)
-        counts = f"{_count_runs(len(self.requested))} requested, {found} found, {len(self.todo)} to do"
+        num_done = sum(id in self.done for id in self.requested)
+        counts = f"{_count_runs(len(self.requested))} requested, {num_done} found, {len(self.todo)} to do"
         counts += self._describe_sharing()
         if not self.todo:
             return [counts]
@@ -102,10 +102,14 @@ def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
             done[id] = None
             continue
         todo[id] = spec
-        dependencies[id] = tuple(dict.fromkeys(run_id(one) for one in spec.dependencies().values()))
+        dependencies[id] = tuple(
+            dict.fromkeys(run_id(dependency) for dependency in spec.dependencies().values())
+        )
         stack += reversed([*spec.dependencies().values()])
     order = _sort(dependencies)
-    waiting_on = {id: tuple(one for one in dependencies[id] if one in todo) for id in order}
+    waiting_on = {
+        id: tuple(dependency for dependency in dependencies[id] if dependency in todo) for id in order
+    }
     users: dict[str, list[str]] = {id: [] for id in order}
     for id in requested:
         for dependency in _closure(id, waiting_on) - {id}:
@@ -133,7 +137,10 @@ def _sort(dependencies: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Return the IDs with dependencies first, otherwise in the given order."""
     try:
         sorter = TopologicalSorter(
-            {id: [one for one in own if one in dependencies] for id, own in dependencies.items()}
+            {
+                id: [dependency for dependency in its_dependencies if dependency in dependencies]
+                for id, its_dependencies in dependencies.items()
+            }
         )
         return list(sorter.static_order())
     except CycleError as error:
@@ -144,14 +151,14 @@ def _sort(dependencies: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 def _closure(id: str, dependencies: Mapping[str, tuple[str, ...]]) -> set[str]:
     """Return `id` and all that it depends on, directly or through others; nothing if it is not to do."""
-    found: set[str] = set()
+    closure: set[str] = set()
     stack = [id] if id in dependencies else []
     while stack:
-        one = stack.pop()
-        if one not in found:
-            found.add(one)
-            stack += dependencies[one]
-    return found
+        dependency = stack.pop()
+        if dependency not in closure:
+            closure.add(dependency)
+            stack += dependencies[dependency]
+    return closure
 
 
 def _makespan(
@@ -162,7 +169,7 @@ def _makespan(
     running: list[tuple[float, str]] = []
     waiting, now = list(seconds), 0.0
     while waiting or running:
-        free = (id for id in waiting if all(one in ends for one in dependencies[id]))
+        free = (id for id in waiting if all(dependency in ends for dependency in dependencies[id]))
         for id in list(islice(free, workers - len(running))):
             waiting.remove(id)
             heapq.heappush(running, (now + seconds[id], id))

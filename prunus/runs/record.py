@@ -12,7 +12,7 @@ from prunus.runs.settings import all_settings, canonical_json, flatten_settings,
 from prunus.runs.spec import RunSpec, code_digests, make_id, run_id
 
 RECORD = "run.json"
-RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
 
 State = Literal["running", "done", "failed", "interrupted"]
 
@@ -82,7 +82,7 @@ def describe_run(spec: RunSpec) -> RunRecord:
         kind=spec.kind,
         settings=settings,
         all_settings=all_settings(spec),
-        dependencies={role: run_id(one) for role, one in spec.dependencies().items()},
+        dependencies={role: run_id(dependency) for role, dependency in spec.dependencies().items()},
         code=code,
         cost=spec.cost(),
     )
@@ -90,7 +90,7 @@ def describe_run(spec: RunSpec) -> RunRecord:
 
 def to_plain(record: RunRecord) -> dict[str, Any]:
     """Return a record as a JSON object."""
-    derived = {one.name for one in fields(RunRecord) if one.metadata.get("derived")}
+    derived = {dependency.name for dependency in fields(RunRecord) if dependency.metadata.get("derived")}
     return {key: value for key, value in asdict(record).items() if key not in derived}
 
 
@@ -103,10 +103,14 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
     try:
         unit, number = value["cost"]
         changed = {"cost": (unit, number), "environments": tuple(value["environments"])}
-        record = RunRecord(**{**value, **changed})
+        return RunRecord(**{**value, **changed})
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} is damaged: it is not the record of a run ({error!r}).") from error
-    if record.id != make_id(record.kind, record.settings, record.code):
+
+
+def check_id(record: RunRecord, path: Path) -> RunRecord:
+    """Return the record of the file `path`. Raises StoreError if its settings are not those of its ID."""
+    if not _ID.fullmatch(record.id) or record.id != make_id(record.kind, record.settings, record.code):
         raise StoreError(f"{path} is damaged: its settings are not those of the run {record.id}.")
     return record
 

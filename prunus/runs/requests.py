@@ -76,7 +76,7 @@ def add_request(folder: Path, request: Request) -> Request:
             raise StoreError(
                 f"Expected a name of letters, digits, '.', '-' and '_' for an experiment, got {word!r}; choose another."
             )
-    earlier = [one for one in read_requests(folder) if one.name == request.name]
+    earlier = [entry for entry in read_requests(folder) if entry.name == request.name]
     if earlier and _content(earlier[-1]) == _content(request):
         return earlier[-1]
     request = replace(request, number=earlier[-1].number + 1 if earlier else 1)
@@ -111,5 +111,5 @@ def request_from_plain(value: Mapping[str, Any], path: Path) -> Request:
 def _content(request: Request) -> str:
     """Return the request as text, without its number."""
     return canonical_json(
-        {**asdict(request), "entries": [asdict(one) for one in request.entries], "number": 0}
+        {**asdict(request), "entries": [asdict(entry) for entry in request.entries], "number": 0}
     )

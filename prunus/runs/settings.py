@@ -1,8 +1,8 @@
-"""The settings of a frozen dataclass as plain values, and their one spelling.
+"""The settings of a frozen dataclass as plain values, and their canonical JSON.
 
-A field that equals its default is left out; one with metadata {"identity": False} is a note, and never counts. What
-a field may hold: a finite number, text, true, false, none, a tuple, a mapping by name, or a frozen dataclass of
-these. A nested dataclass with a class variable `kind` carries it.
+A field with metadata {"identity": False} is a note and never counts. A field holds a finite number, text, true, false,
+none, a tuple, a mapping by name, or a frozen dataclass of these. The settings of a nested dataclass with a class
+variable `kind` include it.
 """
 
 import json
@@ -16,7 +16,7 @@ from prunus.errors import SpecError
 
 
 def nondefault_settings(spec: object) -> dict[str, Any]:
-    """The settings of `spec` that differ from its class's defaults, nested, as plain values.
+    """Return the settings of `spec` that differ from the defaults of its class, nested, as plain values.
 
     >>> from prunus.training.recipes import Recipe
     >>> nondefault_settings(Recipe(epochs=3, learning_rate=0.1, batch_size=60, momentum=0.0, source="a paper"))
@@ -26,30 +26,30 @@ def nondefault_settings(spec: object) -> dict[str, Any]:
 
 
 def all_settings(spec: object) -> dict[str, Any]:
-    """Every setting of `spec`, those that equal their defaults included."""
+    """Return all settings of `spec`, those that equal their defaults included."""
     return _settings(spec, complete=True)
 
 
 def canonical_json(value: object) -> str:
-    """`value` as JSON in one spelling: keys sorted, no spaces, floats exact, 1.0 as 1."""
+    """Return `value` as canonical JSON: sorted keys, no spaces, exact floats, 1.0 as 1."""
     return json.dumps(_spelled(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def setting_fields(cls: type) -> list[Field[Any]]:
-    """The fields of a dataclass that decide what is computed."""
+    """Return the fields of a dataclass that decide what is computed. Raises SpecError if it is not a frozen one."""
     if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise SpecError(f"{cls.__name__} is not a frozen dataclass, so it cannot be part of a spec.")
     return [field for field in fields(cls) if field.init and field.metadata.get("identity", True)]
 
 
 def kind_of(cls: type) -> str | None:
-    """The class's `kind`, where it is a class variable."""
+    """Return the `kind` of a class if it is a class variable, else None."""
     kind = getattr(cls, "kind", None)
     return kind if isinstance(kind, str) and all(field.name != "kind" for field in fields(cls)) else None
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, by name."""
+    """Return the types of the fields of a dataclass, by name."""
     return _hints(cls)
 
 
@@ -59,27 +59,27 @@ def _hints(cls: Hashable) -> dict[str, Any]:
 
 
 def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name.
+    """Return nested settings by dotted name.
 
     >>> flatten_settings({"a": {"b": 1, "c": [2]}, "d": 3})
     {'a.b': 1, 'a.c': [2], 'd': 3}
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:
-            found |= flatten_settings(value, f"{prefix}{key}.")
+            settings |= flatten_settings(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            settings[f"{prefix}{key}"] = value
+    return settings
 
 
 def _settings(spec: object, *, complete: bool) -> dict[str, Any]:
-    cls, found = type(spec), {}
+    cls, settings = type(spec), {}
     for field in setting_fields(cls):
         value = _plain(getattr(spec, field.name), cls, field.name, complete)
         if complete or not _is_default(cls, field, value):
-            found[field.name] = value
-    return found
+            settings[field.name] = value
+    return settings
 
 
 def _is_default(cls: type, field: Field[Any], value: object) -> bool:
@@ -89,7 +89,7 @@ def _is_default(cls: type, field: Field[Any], value: object) -> bool:
 
 @cache
 def _default(cls: Hashable, name: str) -> str | None:
-    """The canonical spelling of a field's default, where it has one."""
+    """Return the default of a field as canonical JSON; None if it has none."""
     field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
     if field.default_factory is not MISSING:
         default = field.default_factory()
@@ -101,7 +101,7 @@ def _default(cls: Hashable, name: str) -> str | None:
 
 
 def _plain(value: object, cls: type, name: str, complete: bool) -> Any:
-    """`value` as JSON can hold it; a nested dataclass that has a kind carries it."""
+    """Return `value` as JSON can represent it, a nested dataclass with its kind."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
@@ -125,7 +125,7 @@ def _plain(value: object, cls: type, name: str, complete: bool) -> Any:
 
 
 def _kindless(hint: Any) -> set[type]:
-    """The dataclasses without a kind that an annotation allows."""
+    """Return the dataclasses without a kind that an annotation allows."""
     if isinstance(hint, type) and is_dataclass(hint):
         return {hint} if kind_of(hint) is None else set()
     return set().union(*(_kindless(part) for part in get_args(hint)))

@@ -3,8 +3,9 @@
     ID = KIND-HEX,  HEX = the first 16 digits of SHA-256(canonical JSON of {"kind", "settings", "code"})
 
 A spec is a frozen dataclass with a class variable `kind`; its fields are plain values, tuples, mappings by name, and
-dataclasses of the same sort, nested specs included. A field that equals its default is left out of the settings, so that
-a field that is added with a default changes no ID; for the same reason a default must not change once there are runs.
+dataclasses of the same sort, nested specs included. A field that equals its default is left out of the settings, so
+that a field that is added with a default changes no ID; for the same reason a default must not change once there are
+runs.
 A field with metadata {"identity": False} is a note and never counts. "code" holds the digest of the source of each
 function of the user that the run or its dependencies call; it is left out where there is none.
 """
@@ -26,8 +27,8 @@ _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 class RunSpec(Protocol):
     """What the store, the planner and the executors require of a spec.
 
-    Two more attributes are optional: `device` (default "cpu"), which is recorded with the run, and `pace()`, the seconds
-    that a unit of the cost takes on this machine, for an estimate before the first run of its kind.
+    Two more attributes are optional: `device` (default "cpu"), which is recorded with the run, and `pace()`, the
+    seconds that a unit of the cost takes on this machine, for an estimate before the first run of its kind.
     """
 
     kind: ClassVar[str]
@@ -82,9 +83,9 @@ def code_digests(spec: RunSpec) -> dict[str, str]:
     specs: list[RunSpec] = []
     waiting = [spec]
     while waiting:
-        one = waiting.pop()
-        if not any(one is known for known in specs):
-            specs.append(one)
-            waiting += one.dependencies().values()
-    references = {reference for one in specs for reference in one.code_references()}
+        current = waiting.pop()
+        if not any(current is known for known in specs):
+            specs.append(current)
+            waiting += current.dependencies().values()
+    references = {reference for current in specs for reference in current.code_references()}
     return {reference: source_digest(reference) for reference in sorted(references)}

@@ -8,8 +8,10 @@ A run is done when its record says so. The system releases the lock of a process
 recorded as running and is not locked was interrupted, and anybody may resume it. Reading writes nothing.
 """
 
+import os
 import secrets
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from prunus.errors import StoreError
-from prunus.runs.content import store_errors
+from prunus.runs.content import Row, store_errors
 from prunus.runs.directory import RunDirectory, attempt_seconds
 from prunus.runs.environment import environment
 from prunus.runs.record import (
@@ -31,13 +33,11 @@ from prunus.runs.record import (
     read_record,
     summarize_invariants,
 )
-from prunus.runs.requests import Request, read_requests, write_request
+from prunus.runs.requests import Request, add_request, read_requests, write_request
 from prunus.runs.spec import RunSpec, run_id
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LOCK_SECONDS = 0.1
 """How long to try to lock a run: a reader that looks whether it is locked may hold the lock for a moment."""
@@ -132,8 +132,7 @@ class Store:
                 seconds=round(attempt_seconds(record) if seconds is None else seconds, 3),
                 error=None,
                 summary=dict(summary),
-                invariants=summarize_invariants(rows),
-                last_row=rows[-1] if rows else {},
+                **_describe_rows(rows),
             )
         )
 
@@ -148,9 +147,15 @@ class Store:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         try:
             with suppress(StoreError):  # a full disk: the run is shown as interrupted
-                record = directory.record()
+                rows, record = directory.rows(), directory.record()
                 directory.write_record(
-                    replace(record, state="failed", error=text, seconds=round(attempt_seconds(record), 3))
+                    replace(
+                        record,
+                        state="failed",
+                        error=text,
+                        seconds=round(attempt_seconds(record), 3),
+                        **_describe_rows(rows),
+                    )
                 )
         finally:
             directory.release()
@@ -170,7 +175,10 @@ class Store:
                 ):  # else it was removed, or has only started
                     warnings.warn(f"The run {path.name} is left out: {error}", stacklevel=2)
         requesting = self._requesting_experiments(records)
-        return [replace(record, experiments=requesting.get(record.id, ())) for record in records]
+        return [
+            replace(record, experiments=requesting[record.id]) if record.id in requesting else record
+            for record in records
+        ]
 
     def run(self, id: str) -> RunRecord:
         """Return the record of a run, finished or not. Raises StoreError if it cannot be read."""
@@ -218,6 +226,39 @@ class Store:
         """Return what experiments requested, by name, the latest of a name last."""
         return read_requests(self.requests_path)
 
+    def add_request(self, request: Request) -> Request:
+        """Write a request that was made of another store."""
+        return add_request(self.requests_path, request)
+
+    def add(self, record: RunRecord, rows: Sequence[Row], curve: Sequence[Row]) -> bool:
+        """Add a finished run that was computed in another store, without its tensors.
+
+        Args:
+            record: Its record.
+            rows: Its rows.
+            curve: The rows of its curve.
+
+        Returns:
+            Whether it was added; False if the store has the run, finished or not, or a process works on it.
+        """
+        lock = self._acquire(record.id)
+        directory = RunDirectory(self.runs_path / record.id, lock=lock)
+        if lock is None:
+            return False
+        try:
+            if directory.has_record():
+                return False
+            with store_errors(directory.path):
+                shutil.rmtree(directory.path, ignore_errors=True)  # of an import that was killed
+                directory.path.mkdir()
+            for row in rows:
+                directory.append_row(row)
+            directory.append_curve(curve)
+            directory.write_record(record)
+        finally:
+            directory.release()
+        return True
+
     def remove(self, id: str, *, force: bool = False) -> None:
         """Remove a run, finished or not.
 
@@ -247,19 +288,19 @@ class Store:
 
     def is_locked(self, id: str) -> bool:
         """Return whether a process works on the run."""
-        if fcntl is not None:
-            try:
-                with self._lock_path(id).open("rb") as file:  # a shared lock needs no right to write
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except FileNotFoundError:
-                return False
-            except OSError:
-                return True
+        if sys.platform == "win32":
+            lock = self._acquire(id)
+            if lock is not None:
+                lock.release()
+            return lock is None
+        try:
+            with self._lock_path(id).open("rb") as file:  # a shared lock needs no right to write
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
             return False
-        lock = self._acquire(id)
-        if lock is not None:
-            lock.release()
-        return lock is None
+        except OSError:
+            return True
+        return False
 
     def _begin(self, directory: RunDirectory, new: RunRecord, environment: Mapping[str, Any]) -> None:
         """Write the record of a new attempt over that of the earlier ones."""
@@ -268,7 +309,7 @@ class Store:
         directory.remove_partial_files()
         if not directory.has_record():
             if not directory.is_empty():
-                raise StoreError(f"{directory.path} holds files but no run.json; remove it.")
+                directory.record()  # raises that it is missing, with advice
             directory.begin_attempt(
                 replace(new, attempts=1, started=time.time(), environments=(environment,))
             )
@@ -276,7 +317,11 @@ class Store:
         old = directory.record()
         check_settings_match(directory.path, old, new)
         interrupted = directory.seconds_since(old.started) if old.state == "running" else 0.0
-        earlier = [one for one in old.environments if one != environment]
+        earlier = [
+            earlier_environment
+            for earlier_environment in old.environments
+            if earlier_environment != environment
+        ]
         directory.begin_attempt(
             replace(
                 new,
@@ -313,13 +358,11 @@ class Store:
         if record.state != "running":
             return record
         directory = RunDirectory(self.runs_path / record.id)
-        rows = directory.rows()
         return replace(
             record,
             state="running" if self.is_locked(record.id) else "interrupted",
             seconds=round(record.seconds + directory.seconds_since(record.started), 3),
-            invariants=summarize_invariants(rows),
-            last_row=rows[-1] if rows else {},
+            **_describe_rows(directory.rows()),
         )
 
     def _requesting_experiments(self, records: Sequence[RunRecord]) -> dict[str, tuple[str, ...]]:
@@ -333,7 +376,7 @@ class Store:
                 if request.name not in names.setdefault(id, {}):
                     names[id][request.name] = None
                     waiting += dependencies.get(id, ())
-        return {id: tuple(found) for id, found in names.items()}
+        return {id: tuple(names_of) for id, names_of in names.items()}
 
     def _check_unused(self, id: str) -> None:
         """Raise StoreError unless it is certain that no run that is finished or running reads this one."""
@@ -352,14 +395,23 @@ class Store:
                 ) from error
             if id in record.dependencies.values():
                 users.get(record.state, []).append(path.name)
-        done, running = (", ".join(found[:3]) for found in users.values())
-        said = [f"was read by the finished {done}"] * bool(done)
-        said += [f"is read by {running}, which is running"] * bool(running)
-        if said:
+        done, running = (", ".join(names_of[:3]) for names_of in users.values())
+        reasons = [f"was read by the finished {done}"] * bool(done)
+        reasons += [f"is read by {running}, which is running"] * bool(running)
+        if reasons:
             actions = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
             which = "that" if sum(map(len, users.values())) == 1 else "those"
-            raise StoreError(f"The run {id} {' and '.join(said)}; {actions} {which} first, or use --force.")
+            raise StoreError(
+                f"The run {id} {' and '.join(reasons)}; {actions} {which} first, or use --force."
+            )
 
     def _paths(self) -> Iterator[Path]:
         """Return the directories of all runs, in the order of their IDs."""
-        return (path for path in sorted(self.runs_path.iterdir()) if path.is_dir())
+        with os.scandir(self.runs_path) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+        return (self.runs_path / name for name in names)
+
+
+def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the fields of a record that describe the rows of a run."""
+    return {"invariants": summarize_invariants(rows), "last_row": rows[-1] if rows else {}}

@@ -46,6 +46,9 @@ class RunArtifacts(Protocol):
     def remove(self, name: str) -> None:
         """Keep what has that name no longer, where there is any."""
 
+    def check_input(self, name: str, tensors: Params) -> None:
+        """Compare data of a user's function with those of earlier attempts."""
+
 
 class InMemoryArtifacts:
     """A shelf that is gone with the process.
@@ -111,3 +114,6 @@ class InMemoryArtifacts:
     def remove(self, name: str) -> None:
         """Forget it."""
         self._tensors.pop(name, None)
+
+    def check_input(self, name: str, tensors: Params) -> None:
+        """There are no earlier attempts."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.data import load
 from prunus.errors import DataError, ModelError, PrunusError, SpecError
@@ -124,6 +124,8 @@ class BaselineSpec:
         """
         data, constraint = self.dataset(), constraint or NoConstraint(model)
         recipe = recipe or self.recipe
+        if ":" in self.data:
+            shelf.check_input(self.data, _tensors_of(data))
         first = start.step if start else 0
         watch = TrainingMonitor(
             data.validation,
@@ -195,6 +197,15 @@ class BaselineSpec:
             )
         self._maker()
         check_recipe(self.recipe)
+
+
+def _tensors_of(data: Dataset) -> dict[str, Tensor]:
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        f"{name}/{part}": getattr(split, part)
+        for name, split in splits.items()
+        for part in ("inputs", "labels")
+    }
 
 
 def run_baseline(

@@ -1,47 +1,21 @@
-"""`prunus runs` as a user meets it, on a small store of small runs."""
+"""`prunus runs` on a small store of runs that compute nothing."""
 
 import json
-import sqlite3
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+from specs import Baseline, Ticket
 
 from prunus.cli import main
 from prunus.cli.runs import COMMANDS
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
-from prunus.training.recipes import Recipe
-
-SHORT = Recipe(epochs=2, learning_rate=0.1, batch_size=60)
-
-
-@dataclass(frozen=True)
-class Dense:
-    kind: ClassVar[str] = "dense"
-    recipe: Recipe = SHORT
-    seed: int = 0
-
-    def needs(self):
-        return ()
-
-    def cost(self):
-        return "small/60", 100.0
-
-
-@dataclass(frozen=True)
-class Ticket:
-    kind: ClassVar[str] = "ticket"
-    dense: Dense = Dense()
-    criterion: str = "magnitude"
-
-    def needs(self):
-        return (self.dense,)
-
-    def cost(self):
-        return "small/60", 300.0
 
 
 def level(number, accuracy, holds=True):
@@ -57,7 +31,7 @@ def level(number, accuracy, holds=True):
 
 
 RUNS = {
-    "dense": (Dense(), [level(0, 97.0)]),
+    "dense": (Baseline(), [level(0, 97.0)]),
     "good": (Ticket(), [level(0, 97.0), level(1, 97.5), level(2, 96.0)]),
     "bad": (Ticket(criterion="random"), [level(0, 97.0), level(1, 91.25, holds=False)]),
 }
@@ -70,24 +44,27 @@ def store(tmp_path):
     made = Store(tmp_path / "store")
     made.request("small.figure", "smoke", [({}, spec) for spec, _ in RUNS.values()], {})
     for spec, rows in RUNS.values():
-        folder = made.begin(spec, "test")
+        directory = made.open(spec, "test")
         for row in rows:
-            folder.append(row)
-        folder.append_curve({"level": 0, "step": step, "loss": 1 / (step + 1)} for step in range(5))
-        made.finish(folder, {"levels": len(rows)}, seconds=12.0)
-    made.fail(made.begin(Dense(seed=1), "test"), ValueError("[red]too hot\x1b[0m"))
-    folder = made.begin(Dense(seed=2), "test")
-    folder.append(level(0, 95.0))
-    with sqlite3.connect(made.ledger.path) as connection:
-        connection.execute("UPDATE runs SET pid_started = 'another' WHERE id = ?", (folder.id,))
-    connection.close()
+            directory.append_row(row)
+        directory.append_curve({"level": 0, "step": step, "loss": 1 / (step + 1)} for step in range(5))
+        made.finish(directory, {"levels": len(rows)}, seconds=12.0)
+    made.fail(made.open(Baseline(seed=1), "test"), ValueError("[red]too hot\x1b[0m"))
+    directory = made.open(Baseline(seed=2), "test")
+    directory.append_row(level(0, 95.0))
+    directory.release()  # as if its process were killed
     return made
 
 
 @pytest.fixture
 def run(called, store):
     """`prunus runs`: what it printed to stdout and to stderr."""
-    return lambda *arguments, code=0: called("runs", *arguments, "--store", store.path, code=code)
+
+    def call(command, *arguments, code=0):
+        where = () if command == "export" else ("--store", store.path)
+        return called("runs", command, *arguments, *where, code=code)
+
+    return call
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,9 +75,9 @@ def test_the_help_of_every_command_has_an_example(command, capsys):
 
 
 def test_list_names_every_run_with_its_last_level(run):
-    found = {entry["id"]: entry for entry in json.loads(run("list", "--json").out)}
-    assert len(found) == 5
-    good = found[IDS["good"]]
+    listed_runs = {entry["id"]: entry for entry in json.loads(run("list", "--json").out)}
+    assert len(listed_runs) == 5
+    good = listed_runs[IDS["good"]]
     assert {"id", "experiment", "spec", "status", "invariants", "metrics"} <= good.keys()
     assert (good["experiment"], good["status"], good["invariants"]) == (
         "small.figure.smoke",
@@ -108,13 +85,13 @@ def test_list_names_every_run_with_its_last_level(run):
         "passed",
     )
     assert good["metrics"] == {key: value for key, value in level(2, 96.0).items() if key != "invariants"}
-    assert found[IDS["bad"]]["spec"] == {"criterion": "random"}
-    assert found[IDS["bad"]]["invariants"] == "failed: masks are nested (level 1)"
-    states = [found[run_id(Dense(seed=seed))]["status"] for seed in range(3)]
-    assert states == ["done", "failed", "stale"]
-    assert found[run_id(Dense(seed=1))]["metrics"] == {}
+    assert listed_runs[IDS["bad"]]["spec"] == {"criterion": "random"}
+    assert listed_runs[IDS["bad"]]["invariants"] == "failed: masks are nested (level 1)"
+    states = [listed_runs[run_id(Baseline(seed=seed))]["status"] for seed in range(3)]
+    assert states == ["done", "failed", "interrupted"]
+    assert listed_runs[run_id(Baseline(seed=1))]["metrics"] == {}
     words = run("list").out
-    assert all(id in words for id in found)
+    assert all(id in words for id in listed_runs)
     assert "25.00 % (75.00 %)" in words
 
 
@@ -123,38 +100,38 @@ def test_show_tells_all_of_a_run(run):
     for part in ("random", "torch", "small.figure.smoke", "91.25", "counts are exact", "not on level 1"):
         assert part in words
     assert "on all 2 levels" in words
-    found = json.loads(run("show", IDS["bad"], "--json").out)
-    assert found["levels"] == RUNS["bad"][1]
-    assert found["environment"]["engine"] == "test"
-    assert found["needs"] == [IDS["dense"]]
-    failed = run("show", run_id(Dense(seed=1))).out
+    listed_runs = json.loads(run("show", IDS["bad"], "--json").out)
+    assert listed_runs["levels"] == RUNS["bad"][1]
+    assert listed_runs["environment"]["executor"] == "test"
+    assert listed_runs["dependencies"] == {"baseline": IDS["dense"]}
+    failed = run("show", run_id(Baseline(seed=1))).out
     assert "[red]too hot\\x1b[0m" in failed
 
 
-def test_what_leaves_no_network_is_not_saved(run, tmp_path):
+def test_save_refuses_runs_without_a_network(run, tmp_path):
     file = tmp_path / "net.prunus"
     for id, why in (
-        (IDS["good"], "what a run of its kind leaves is numbers"),
-        (run_id(Dense(seed=1)), "it is failed, not done"),
-        (run_id(Dense(seed=2)), "it is stale, not done"),
+        (IDS["good"], "the result of a run of its kind is numbers"),
+        (run_id(Baseline(seed=1)), "it is failed, not done"),
+        (run_id(Baseline(seed=2)), "it is interrupted, not done"),
     ):
         assert run("save", id, file, code=1).err == f"error: {id} has no network to write: {why}.\n"
     assert not file.exists()
 
 
 def test_a_damaged_run_is_named_and_what_it_read_is_kept(run, store):
-    (store.finished / IDS["good"] / "spec.json").write_text("{")
-    assert "spec.json is damaged" in run("show", IDS["good"], code=8).err
+    (store.runs_path / IDS["good"] / "run.json").write_text("{")
+    assert "run.json is damaged" in run("show", IDS["good"], code=8).err
     run("rm", IDS["bad"], code=8)
-    said = run("rm", IDS["dense"], code=8).err
-    assert f"error: Whether the run {IDS['good']} was made from {IDS['dense']} cannot be read: " in said
+    error = run("rm", IDS["dense"], code=8).err
+    assert f"error: Whether the run {IDS['good']} was made from {IDS['dense']} cannot be read: " in error
     run("rm", IDS["dense"], "--force")
 
 
 def test_compare_names_what_differs(run):
-    found = json.loads(run("compare", IDS["good"], IDS["bad"], "--json").out)
-    assert found["settings"] == {"criterion": ["magnitude", "random"]}
-    stop = [entry for entry in found["levels"] if entry["metric"] == "stop_test_accuracy"]
+    listed_runs = json.loads(run("compare", IDS["good"], IDS["bad"], "--json").out)
+    assert listed_runs["settings"] == {"criterion": ["magnitude", "random"]}
+    stop = [entry for entry in listed_runs["levels"] if entry["metric"] == "stop_test_accuracy"]
     assert [(entry["level"], entry["difference"]) for entry in stop] == [(0, 0.0), (1, 91.25 - 97.5)]
     words = run("compare", IDS["good"], IDS["bad"]).out
     assert "-6.25" in words
@@ -165,17 +142,17 @@ def test_compare_names_what_differs(run):
 
 
 def test_rm_removes_what_nothing_needs(run, store):
-    said = run("rm", IDS["dense"], code=8).err
-    assert "was read by the finished" in said
+    error = run("rm", IDS["dense"], code=8).err
+    assert "was read by the finished" in error
     run("rm", IDS["good"], IDS["bad"], IDS["dense"])
-    run("rm", run_id(Dense(seed=1)), run_id(Dense(seed=2)))
+    run("rm", run_id(Baseline(seed=1)), run_id(Baseline(seed=2)))
     assert run("list").out == f"The store {store.path} has no runs.\n"
     assert run("list", "--json").out == "[]\n"
 
 
 def test_rm_with_force(run, store):
     run("rm", IDS["dense"], "--force")
-    assert not store.done(IDS["dense"])
+    assert not store.is_done(IDS["dense"])
 
 
 def test_unknown_runs_and_stores(run, capsys, tmp_path):
@@ -191,7 +168,34 @@ def test_unknown_runs_and_stores(run, capsys, tmp_path):
 
 def test_runs_are_imported_without_the_extras():
     code = (
-        "import sys; import prunus.runs.plan, prunus.runs.store\n"
+        "import sys; import prunus.runs.plan, prunus.runs.transfer\n"
         "print(*{'rich', 'typer', 'jinja2', 'matplotlib'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
+
+
+def test_export_and_import_move_the_finished_runs(run, called, store, tmp_path):
+    file, other = tmp_path / "runs.jsonl", tmp_path / "other"
+    printed = run("export", store.path, "--out", file)
+    assert printed.out.startswith(f"{file}: 3 runs in ")
+    assert run_id(Baseline(seed=1)) in printed.err
+    text = file.read_text()
+    assert socket.gethostname() not in text
+    assert str(tmp_path) not in text
+    assert "exists; pass --force" in run("export", store.path, "--out", file, code=1).err
+    inside = store.runs_path / IDS["good"] / "rows.jsonl"
+    assert "it is the same file as" in run("export", store.path, "--out", inside, "--force", code=1).err
+    imported = called("runs", "import", file, "--store", other, code=0).out
+    assert imported == f"{other}: 3 runs imported.\n"
+    again = called("runs", "import", file, "--store", other, code=0).out
+    assert again == f"{other}: 0 runs imported; the store had 3 runs already.\n"
+    listed = {run_json["id"]: run_json for run_json in json.loads(run("list", "--json").out)}
+    for run_json in json.loads(called("runs", "list", "--json", "--store", other, code=0).out):
+        assert run_json == {**listed[run_json["id"]], "imported": True}
+    shown, original = (
+        json.loads(called("runs", "show", IDS["bad"], "--json", "--store", path, code=0).out)
+        for path in (other, store.path)
+    )
+    assert (shown["levels"], shown["environment"]) == (original["levels"], original["environment"])
+    error = called("runs", "import", tmp_path / "none", "--store", other, code=8).err
+    assert error.startswith("error: There is no file ")

@@ -391,6 +391,8 @@ RUN = ("run", NAME, "--smoke", "--engine=inline", "--replicates=2")
     ("file", "damage"),
     [
         ("run.json", cut),
+        ("run.json", change_digit),
+        ("run.json", Path.unlink),
         ("rows.jsonl", cut),
         ("rows.jsonl", cut_last_row),
         ("rows.jsonl", change_digit),

@@ -233,7 +233,9 @@ def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
         arguments = ["runs", "save", id, file, "--store", store.path]
         if spec.kind == "found":
             said = called(*arguments, code=1).err
-            assert said == f"error: {id} has no network to write: what a run of its kind leaves is numbers.\n"
+            assert (
+                said == f"error: {id} has no network to write: the result of a run of its kind is numbers.\n"
+            )
             continue
         told = json.loads(called(*arguments, "--json", "--force").out)
         assert told["run"] == prunus.inspect(file).made["run"] == id

@@ -16,17 +16,17 @@ DENSE = BaselineSpec("small:mlp", "digits", RECIPE, examples=85, every=3, states
 
 def plan(epochs: int = 2) -> list:
     """For two replicates a ticket, the control under its masks, one rewound late, and two copies of the network."""
-    found: list = []
+    specs: list = []
     for replicate in (0, 1):
         dense = replace(DENSE, replicate=replicate, recipe=RECIPE.replace(epochs=epochs))
         ticket = TicketSpec(dense, rounds=2)
-        found += [
+        specs += [
             ticket,
             TicketSpec(dense, rounds=2, mask1="reinitialize", masks_from=ticket),
             TicketSpec(dense, rounds=2, mask0="freeze_init", rewind_step=5),
             InstabilitySpec(dense, 5, points=3),
         ]
-    return found
+    return specs
 
 
 if __name__ == "__main__":

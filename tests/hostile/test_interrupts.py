@@ -15,6 +15,8 @@ from prunus.cli.interrupts import Interrupted, interruptible
 from prunus.runs.store import Store
 
 HELPERS = Path(__file__).parents[1] / "helpers"
+TIMES = ("seconds", "attempts", "attempt", "started", "environments", "digest")
+"""What differs between a run that was interrupted and one that was not."""
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 SETTINGS = {
     "model": "small:mlp",
@@ -56,22 +58,22 @@ def start_run(folder: Path, engine: str) -> "subprocess.Popen[str]":
 
 def wait_for_work(folder: Path) -> None:
     deadline = time.monotonic() + 120
-    while not any(folder.glob("store/work/*/spec.json")):
+    while not any(folder.glob("store/runs/*/run.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 def members(group: int) -> dict[int, str]:
     """The living processes of a group, with their command lines."""
-    found = {}
+    results = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             state, _, its_group, *_ = (path / "stat").read_text().rpartition(")")[2].split()
             if int(its_group) == group and state not in "ZX":
-                found[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
+                results[int(path.name)] = (path / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    return found
+    return results
 
 
 def workers(group: int) -> list[int]:
@@ -95,28 +97,26 @@ def check_sentence(error: str) -> str:
 
 def contents(folder: Path) -> dict[str, object]:
     """All that the finished runs hold, but times, attempts and the machine."""
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     for path in sorted(folder.glob("store/runs/*/*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors":
-            # Torch's random state has bytes between its fields that nobody sets.
+            # The random state of torch has bytes between its fields that are never set.
             tensors = {key: tensor for key, tensor in load_file(path).items() if key != "random"}
-            found[name] = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
-        elif path.suffix == ".jsonl" or path.name in ("spec.json", "result.json"):
+            results[name] = {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
+        elif path.suffix == ".jsonl" or path.name == "run.json":
             rows = (
                 [json.loads(line) for line in path.read_text().splitlines()]
                 if path.suffix == ".jsonl"
                 else []
             )
-            found[name] = _timeless(rows or json.loads(path.read_text()))
-    return found
+            results[name] = _timeless(rows or json.loads(path.read_text()))
+    return results
 
 
 def _timeless(value: object) -> object:
     if isinstance(value, dict):
-        return {
-            key: _timeless(item) for key, item in value.items() if key not in ("seconds", "attempts", "files")
-        }
+        return {key: _timeless(item) for key, item in value.items() if key not in TIMES}
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
@@ -168,12 +168,12 @@ def test_an_interrupted_run_resumes_to_the_same_bits(engine, number, to_group, u
     check_none_left(process.pid)
     assert process.returncode == CODES[number], error
     check_sentence(error)
-    assert {run.status for run in Store(tmp_path / "store").runs()} <= {"done", "failed", "stale"}
+    assert {run.state for run in Store(tmp_path / "store").runs()} <= {"done", "interrupted"}
     process = start_run(tmp_path, engine)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert contents(tmp_path) == uninterrupted
-    assert not any((tmp_path / "store/work").iterdir())
+    assert all(run.state == "done" for run in Store(tmp_path / "store").runs())
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -213,9 +213,9 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path):
     wait_for_work(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     os.killpg(process.pid, signal.SIGINT)
-    began = time.monotonic()
+    started = time.monotonic()
     _, error = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     check_none_left(process.pid)
     assert process.returncode == 130
     assert check_sentence(error).startswith("error: interrupted")
@@ -320,11 +320,11 @@ def test_an_ignored_signal_stays_ignored():
 
 SCRIPT = """
 from plan import DENSE
-from prunus.runs.runner import run_plan
+from prunus.runs.executors import run_plan
 from prunus.runs.store import Store
 
 {before}
-run_plan([DENSE], Store("store"), engine="processes", workers=2, say=print)
+run_plan([DENSE], Store("store"), executor="processes", workers=2, say=print)
 """
 
 

@@ -54,15 +54,15 @@ def run_plan(
     if progress is not None:
         progress("estimating how long the runs take", 0, 0)
     execute = lookup("executor", EXECUTORS, executor)
-    found = plan(specs, store)
-    known = _measure_pace(found.todo, store)
-    for line in found.lines(known, 1 if executor == "inline" else workers):
+    planned = plan(specs, store)
+    known = _measure_pace(planned.todo, store)
+    for line in planned.lines(known, 1 if executor == "inline" else workers):
         say(line)
-    if found.todo:
-        costs = {run_id(spec): spec.cost() for spec in found.todo}
+    if planned.todo:
+        costs = {run_id(spec): spec.cost() for spec in planned.todo}
         seconds = {id: number * known.get(unit, 1.0) for id, (unit, number) in costs.items()}
-        execute(RunScheduler(found.todo, store, RunsProgress(seconds, progress)), workers, say)
-    return found
+        execute(RunScheduler(planned.todo, store, RunsProgress(seconds, progress)), workers, say)
+    return planned
 
 
 def inline(scheduler: RunScheduler, workers: int, say: Say) -> None:

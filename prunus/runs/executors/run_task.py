@@ -40,7 +40,9 @@ def run_to_completion(spec: RunSpec, store: Store, executor: str, progress: Prog
             progress(directory.id, min(done, total), total)
 
     try:
-        needed = {role: store.directory(run_id(one)) for role, one in spec.dependencies().items()}
+        needed = {
+            role: store.directory(run_id(dependency)) for role, dependency in spec.dependencies().items()
+        }
         procedure = import_object(spec.procedure)
         store.finish(directory, procedure(spec, directory, needed, report_steps=report_steps))
     except Exception as error:  # a user's own function may fail in any way

@@ -79,7 +79,7 @@ class RunScheduler:
         self.waiting = {run_id(spec): spec for spec in todo}
         """The runs that are not done, those that workers have among them."""
         self.dependencies = {
-            id: [run_id(one) for one in spec.dependencies().values()] for id, spec in self.waiting.items()
+            id: [run_id(other) for other in spec.dependencies().values()] for id, spec in self.waiting.items()
         }
         self.total = len(self.waiting)
         self.running: set[str] = set()
@@ -93,7 +93,7 @@ class RunScheduler:
         return [
             spec
             for id, spec in self.waiting.items()
-            if id in free and all(self.store.is_done(one) for one in self.dependencies[id])
+            if id in free and all(self.store.is_done(other) for other in self.dependencies[id])
         ]
 
     def next(self) -> RunSpec | None:
@@ -142,8 +142,8 @@ class RunScheduler:
         lost = {id}
         while more := {other for other in self.waiting if lost & set(self.dependencies[other])} - lost:
             lost |= more
-        for one in lost:
-            self.waiting.pop(one, None)
+        for other in lost:
+            self.waiting.pop(other, None)
         self.progress.drop(lost)
         return f"failed: {id}: {describe_error(error)}" + (
             f" ({len(lost) - 1} more depend on it)" if len(lost) > 1 else ""
@@ -157,9 +157,9 @@ class RunScheduler:
                 self._finish(id)
         for id in list(self.waiting.keys() - self.running):
             gone = [
-                one
-                for one in self.dependencies[id]
-                if one not in self.waiting and not self.store.is_done(one)
+                other
+                for other in self.dependencies[id]
+                if other not in self.waiting and not self.store.is_done(other)
             ]
             if gone and id in self.waiting:
                 self._fail(

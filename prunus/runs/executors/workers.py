@@ -1,8 +1,8 @@
 """Worker processes that stay alive from one task to the next, because importing torch takes seconds.
 
-Workers are spawned, use one thread each and have a pipe of their own to the parent, so that one that dies can lock no
-other. They leave Ctrl-C to the parent, which ends them when it ends itself, whatever the reason; a worker whose parent
-is gone ends itself. What a worker had not finished stays in the store, to be resumed.
+Workers are spawned, use one thread each and have a pipe of their own to the parent, so that one that dies blocks no
+other. They ignore Ctrl-C; the parent ends them when it ends, for any reason, and a worker whose parent has ended exits.
+What a worker had not finished is in the store, to be resumed.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ class _Worker:
 
 
 class _Pool:
-    """At most `size` worker processes, started when they are needed; none is left when the block is left."""
+    """At most `size` worker processes, started when they are needed; none runs after the block."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -124,7 +124,7 @@ class _Pool:
 
     @property
     def num_free(self) -> int:
-        """How many more tasks can be submitted."""
+        """The number of tasks that can be submitted."""
         return self.size - sum(worker.spec is not None for worker in self.workers)
 
     @property
@@ -133,17 +133,17 @@ class _Pool:
         return any(worker.spec is not None for worker in self.workers)
 
     def submit(self, task: Task, spec: RunSpec, path: Path) -> None:
-        """Give a task to an idle worker, or to a new one."""
-        worker = next((one for one in self.workers if one.spec is None), None) or self._start()
+        """Send a task to an idle worker, or to a new one."""
+        worker = next((worker for worker in self.workers if worker.spec is None), None) or self._start()
         worker.spec = spec
-        with contextlib.suppress(OSError):  # it is dead: `messages` says so
+        with contextlib.suppress(OSError):  # it is dead: `messages` raises
             worker.connection.send((task, spec, path))
 
     def messages(self, timeout: float) -> list[_Step | Outcome]:
-        """Wait for what the workers report, at most `timeout` seconds; raises WorkerError where one has died."""
-        found: list[_Step | Outcome] = []
+        """Wait at most `timeout` seconds for messages of the workers. Raises WorkerError if one has died."""
+        messages: list[_Step | Outcome] = []
         for connection in wait([worker.connection for worker in self.workers], timeout):
-            worker = next(one for one in self.workers if one.connection is connection)
+            worker = next(worker for worker in self.workers if worker.connection is connection)
             try:
                 message = worker.connection.recv()
             except (EOFError, OSError):
@@ -154,8 +154,8 @@ class _Pool:
             if isinstance(message, tuple):
                 worker.spec = None
             if message is not None:
-                found.append(message)
-        return found
+                messages.append(message)
+        return messages
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
@@ -168,14 +168,14 @@ class _Pool:
         return worker
 
     def _death(self, worker: _Worker) -> WorkerError:
-        """The error that says why a worker is dead."""
+        """Return the error that names the reason why a worker is dead."""
         worker.process.join()
         code = worker.process.exitcode or 0
         if code < 0:
-            # Where the signal went to the whole process group, this process is about to receive it too, and its own
-            # handler says the right thing.
+            # If the signal was sent to the whole process group, this process is about to receive it too, and its own
+            # handler reports it.
             time.sleep(SIGNAL_SECONDS)
-            why = ", perhaps for want of memory" if code == -9 else ""
+            why = ", perhaps because memory ran out" if code == -9 else ""
             return WorkerError(
                 f"A worker was killed by signal {-code}{why}; what is done is kept: run the same command again."
             )
@@ -189,9 +189,9 @@ class _Pool:
 
 @contextlib.contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Inside, signals that end a process wait until the end of the block; one that is started here is deaf to SIGINT.
+    """Delay signals that end this process to the end of the block; a process that is started in it ignores SIGINT.
 
-    A process whose start is broken off half-way shows a traceback of its own.
+    A process whose start is interrupted would print a traceback of its own.
     """
     received: list[int] = []
 
@@ -201,7 +201,7 @@ def _signals_deferred() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers: list[int] = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # A handler that is not Python's own cannot be put back, and one that ignores must go on to do so.
+    # A handler that was not set by Python cannot be restored, and a signal that is ignored must stay so.
     before = {number: signal.getsignal(number) for number in numbers} if is_main else {}
     handlers = {number: handler for number, handler in before.items() if callable(handler)}
     for number in handlers:
@@ -220,12 +220,12 @@ def _signals_deferred() -> Iterator[None]:
 
 
 def to_picklable_error(error: Exception) -> Exception:
-    """In a worker: `error` as it can go to the parent, which would see neither its traceback nor its cause."""
+    """Return an error of a worker as it can be sent to the parent, with its traceback and cause in a note."""
     if not is_user_facing(error):
         error.add_note(f"In its worker:\n{''.join(traceback.format_exception(error))}")
     try:
         back = pickle.loads(pickle.dumps(error))
-    except Exception:  # of a type whose errors can be made in one place only
+    except Exception:  # of a type that cannot be pickled
         back = None
     if type(back) is type(error) and str(back) == str(error):
         return error
@@ -235,9 +235,9 @@ def to_picklable_error(error: Exception) -> Exception:
 
 
 def _work(connection: Connection) -> None:
-    """A worker process: report that it is ready, then do one task after another until there are no more."""
+    """Run a worker process: report that it is ready, then do one task after another until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdout = sys.stderr  # what a user's own function prints is no result
+    sys.stdout = sys.stderr  # what a user's own function prints is not a result
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,0 +1,107 @@
+"""Move runs between stores: their records, rows and curves, and the requests of experiments, but not their tensors.
+
+A file is JSON lines, each with its digest: a header, then one line per run and one per request. It names versions, the
+CPU and threads, but no host and no folder. An imported run is done; what needs its tensors raises a StoreError.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prunus.errors import StoreError
+from prunus.files import write_atomic
+from prunus.runs.content import Row, read_rows, to_lines
+from prunus.runs.record import check_id, from_plain, to_plain
+from prunus.runs.requests import Request, request_from_plain
+from prunus.runs.store import Store
+
+FORMAT, VERSION = "prunus runs", 1
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """What was exported or imported."""
+
+    runs: tuple[str, ...]
+    """The IDs of the runs."""
+    skipped: tuple[str, ...] = ()
+    """The IDs of runs that are not finished, or that the store has already."""
+    requests: int = 0
+
+
+def export_runs(store: Store, path: Path) -> Transferred:
+    """Write the finished runs of a store, and the requests for any of them, to the file `path`.
+
+    Args:
+        store: The store; nothing is written to it.
+        path: The file to write; an existing one is replaced.
+
+    Raises:
+        StoreError: A file of a run is damaged.
+        OutputError: The file cannot be written.
+    """
+    runs = store.runs()
+    done = [run for run in runs if run.state == "done"]
+    lines: list[Row] = []
+    for run in done:
+        directory = store.directory(run.id)
+        record = to_plain(replace(run, attempt="", started=0.0))
+        lines.append({"run": record, "rows": directory.rows(), "curve": directory.curve()})
+    requests = store.requests()
+    lines += [{"request": asdict(request)} for request in requests]
+    header = {"format": FORMAT, "version": VERSION, "lines": len(lines)}
+    write_atomic(path, to_lines(path, [header, *lines]))
+    skipped = tuple(run.id for run in runs if run.state != "done")
+    return Transferred(tuple(run.id for run in done), skipped, len(requests))
+
+
+def import_runs(path: Path, store: Store) -> Transferred:
+    """Add the runs and requests of a file that `export_runs` wrote to a store.
+
+    Args:
+        path: The file.
+        store: The store; a run that it has already, finished or not, is not changed.
+
+    Raises:
+        StoreError: The file is missing, damaged, or of another format; nothing is written.
+    """
+    if not path.is_file():
+        raise StoreError(f"There is no file {path} to import.")
+    header, *lines = read_rows(path) or [{}]
+    if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+        raise StoreError(f"Expected a file of `prunus runs export`, version {VERSION}, got {path}.")
+    if header["lines"] != len(lines):
+        raise StoreError(
+            f"{path} is damaged: expected {header['lines']} lines after the first, got {len(lines)}."
+        )
+    runs, requests = [], []
+    for line in lines:
+        if "request" in line:
+            requests.append(_request(line["request"], path))
+            continue
+        record = replace(check_id(from_plain(line.get("run", {}), path), path), imported=True)
+        if record.state != "done":
+            raise StoreError(f"{path} is damaged: the run {record.id} in it is not finished.")
+        runs.append((record, _rows(line, "rows", path), _rows(line, "curve", path)))
+    added = {record.id: store.add(record, rows, curve) for record, rows, curve in runs}
+    for request in sorted(requests, key=lambda request: request.number):
+        store.add_request(request)
+    return Transferred(
+        tuple(id for id, is_new in added.items() if is_new),
+        tuple(id for id, is_new in added.items() if not is_new),
+        len(requests),
+    )
+
+
+def _request(value: Any, path: Path) -> Request:
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} is damaged: expected the request of an experiment, got {value!r}.")
+    return request_from_plain(value, path)
+
+
+def _rows(line: Row, key: str, path: Path) -> Sequence[Row]:
+    rows = line.get(key)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise StoreError(f"{path} is damaged: expected a list of rows, got {rows!r}.")
+    return rows

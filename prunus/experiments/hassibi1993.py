@@ -143,20 +143,20 @@ def _errors_without(objective: Objective, trained: Tensor, settings: Xor) -> Ten
 xor = Experiment(
     name="hassibi1993.xor",
     paper=PAPER,
-    place="Section 4",
+    place="",
     title="The first weight deleted from a trained XOR network",
     question="Does OBS delete the right weight of a trained XOR network more often than OBD and magnitude do?",
     template=lambda _, size: FunctionRun.of(delete_first_weight, Xor(networks=10 if size == "smoke" else 100)),
     runs=first_weights_to_delete,
     claims=(
         Claim(
-            "OBS deletes the cheapest weight in every case", "cheapest %", "OBS", 100.0, "equal", "Section 4",
+            "OBS deletes the cheapest weight in every case", "cheapest %", "OBS", 100.0, "equal", "Abstract",
             margin=1.0, published="in every case",
         ),
         *(
             Claim(
                 f"OBS deletes the cheapest weight more often than {other}", "cheapest %", "OBS", other, "higher",
-                "Section 4",
+                "Abstract",
             )
             for other in ("OBD", "magnitude")
         ),

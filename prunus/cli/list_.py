@@ -39,7 +39,7 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.compression.quantization.kmeans_init import KMEANS_INITS
     from prunus.data import DATASETS
-    from prunus.experiments import EXPERIMENTS
+    from prunus.experiments import EXPERIMENTS, PAPERS, experiments_of
     from prunus.models import MODELS
     from prunus.pruning.criteria import CRITERIA
     from prunus.pruning.methods import METHODS
@@ -51,6 +51,7 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from prunus.tickets.supermask import SUPERMASKS
     from prunus.training.augmentation import AUGMENTATIONS
 
+    papers = {paper: f"All of: {', '.join(experiments_of(paper))}" for paper in PAPERS}
     return {
         "models": MODELS,
         "data sets": DATASETS,
@@ -66,7 +67,7 @@ def registries() -> dict[str, Mapping[str, Any]]:
         "augmentations": AUGMENTATIONS,
         "engines": EXECUTORS,
         "recipes": COMPRESSION_RECIPES,
-        "experiments": EXPERIMENTS,
+        "experiments": {**papers, **{name: EXPERIMENTS[name].description for name in EXPERIMENTS}},
     }
 
 

@@ -1,77 +1,61 @@
-"""Experiments: one function a figure or table of a paper, by name.
+"""Experiments: figures and tables of papers, by name; all run and drawn by `run_experiment` and `draw_experiment`."""
 
-Each is `(size, out, *, replicates=None, seed=0, report=None, progress=None) -> Result` with size "smoke", "default"
-or "full"; it writes its numbers as JSON and markdown, and its picture as PNG, SVG and CSV, into the folder `out`.
-"""
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from prunus.experiments.experiment import Experiment
 
-from prunus.experiments import (
-    frankle2019,
-    frankle2020,
-    han2015,
-    han2016,
-    hassibi1993,
-    lecun1990,
-    one_shot,
-    renda2020,
-    zhou2019,
-)
-from prunus.experiments.results import Result
-from prunus.experiments.stored_experiment import StoredExperiment
+__all__ = ["EXPERIMENTS", "PAPERS", "Experiment", "experiments_of"]
 
-Experiment = Callable[..., Result]
-
-
-TICKETS = (frankle2019, zhou2019, frankle2020, renda2020)
-
-STORED_EXPERIMENTS: dict[str, StoredExperiment] = {
-    part.name: part for paper in TICKETS for part in paper.PARTS
-}
-"""The experiments whose runs live in a store."""
-
-PARTS: dict[str, Experiment] = {
-    "lecun1990.deletion": lecun1990.deletion,
-    "lecun1990.prediction": lecun1990.prediction,
-    "lecun1990.retraining": lecun1990.retraining,
-    "hassibi1993.xor": hassibi1993.xor,
-    "hassibi1993.monks": hassibi1993.monks,
-    "one_shot": one_shot.one_shot,
-    "han2015.tradeoff": han2015.tradeoff,
-    "han2015.tables": han2015.tables,
-    "han2016.tables": han2016.tables,
-    "han2016.starts": han2016.starts,
-    "han2016.sizes": han2016.sizes,
-    **STORED_EXPERIMENTS,
-}
+_MODULES = {
+    "lecun1990": ("deletion", "prediction", "retraining"),
+    "hassibi1993": ("xor", "monks"),
+    "one_shot": ("one_shot",),
+    "han2015": ("tradeoff", "tables"),
+    "han2016": ("tables", "kmeans_init", "sizes"),
+    "frankle2019": ("lenet", "conv", "curves", "one_shot", "learning_rates", "optimizers"),
+    "zhou2019": (
+        "criteria", "criteria_iterative", "zeros", "zeros_iterative", "signs", "signs_iterative",
+    ),
+    "zhou2019_supermasks": ("supermasks", "criterion_supermasks"),
+    "frankle2020": ("rewinding", "instability", "interpolation"),
+    "renda2020": ("retraining",),
+}  # fmt: skip
+"""The experiments of each module; the name of one is PAPER.EXPERIMENT."""
 
 
-def parts_of(paper: str) -> list[str]:
-    """The names of the experiments of a paper, in the paper's order; of an experiment, itself."""
-    return [name for name in PARTS if name == paper or name.partition(".")[0] == paper]
+class _Experiments(Mapping[str, Experiment]):
+    """All experiments by name; the module of one is imported when it is looked up."""
+
+    def __init__(self) -> None:
+        self._places = {
+            "one_shot" if module == "one_shot" else f"{module.partition('_')[0]}.{name}": (module, name)
+            for module, names in _MODULES.items()
+            for name in names
+        }
+
+    def __getitem__(self, name: str) -> Experiment:
+        module, attribute = self._places[name]
+        experiment: Experiment = getattr(import_module(f"prunus.experiments.{module}"), attribute)
+        return experiment
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
-def _together(paper: str) -> Experiment:
-    """All figures and tables of a paper, one after the other."""
-    names = parts_of(paper)
+EXPERIMENTS: Mapping[str, Experiment] = _Experiments()
 
-    def experiment(size: str, out: Path, **settings: Any) -> Result:
-        return merge_results(paper, [PARTS[name](size, out, **settings) for name in names])
-
-    experiment.__doc__ = f"All of {paper}: {', '.join(name.partition('.')[2] for name in names)}."
-    return experiment
+PAPERS = tuple(dict.fromkeys(name.partition(".")[0] for name in EXPERIMENTS if "." in name))
+"""Names that stand for all experiments of a paper."""
 
 
-def merge_results(name: str, results: Sequence[Result]) -> Result:
-    """Several results as one."""
-    tables = [f"## {result.name}\n\n{result.table}" for result in results]
-    rows = [{"part": result.name, **row} for result in results for row in result.rows]
-    return Result(name, rows, [file for result in results for file in result.files], "\n\n".join(tables))
+def experiments_of(name: str) -> list[str]:
+    """Return the names of the experiments of a paper, in the paper's order; of an experiment, its own name.
 
-
-EXPERIMENTS: dict[str, Experiment] = {
-    **{paper: _together(paper) for paper in dict.fromkeys(name.partition(".")[0] for name in PARTS)},
-    **PARTS,
-}
+    >>> experiments_of("han2015"), experiments_of("han2015.tables")
+    (['han2015.tradeoff', 'han2015.tables'], ['han2015.tables'])
+    """
+    return [own for own in EXPERIMENTS if name in (own, own.partition(".")[0])]

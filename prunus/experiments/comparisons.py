@@ -1,13 +1,13 @@
-"""Paired comparisons: two curves on the same replicates, level by level, and what they come to in a few lines.
+"""Paired comparisons: two curves on the same replicates, point by point, as rows, sentences and tables.
 
-A replicate that drew several times counts once, by the mean of its draws.
+A replicate with several draws counts once, by the mean of its draws.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from prunus.experiments.results import Row, average_draws
+from prunus.experiments.rows import Row, average_draws
 from prunus.report import formatting
 from prunus.report.experiment_page import DensityComparison, MetricComparison
 from prunus.report.statistics import Comparison, compare_paired
@@ -15,12 +15,12 @@ from prunus.report.statistics import Comparison, compare_paired
 K = TypeVar("K", bound=Hashable)
 
 DENSE = "the dense network"
-"""What a curve's level 0 is called."""
+"""The name of level 0 of every curve."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is called, the unit of a difference, and what the larger and the smaller value are."""
+    """The name of a metric, the unit of a difference, and adjectives for a larger and a smaller value."""
 
     name: str
     unit: str
@@ -33,78 +33,100 @@ class Metric:
         return f"{self.name} (%)" if self.unit == "pp" else self.name
 
 
-METRICS = {
+_ACCURACY = ("pp", "more accurate", "less accurate")
+METRICS: Mapping[str, Metric] = {
     "stop_step": Metric("early-stopping iteration", "iterations", "later to stop", "earlier to stop"),
-    "stop_test_accuracy": Metric(
-        "test accuracy at the early-stopping iteration", "pp", "more accurate", "less accurate"
-    ),
-    "final_test_accuracy": Metric(
-        "test accuracy at the end of training", "pp", "more accurate", "less accurate"
-    ),
+    "stop_test_accuracy": Metric("test accuracy at the early-stopping iteration", *_ACCURACY),
+    "final_test_accuracy": Metric("test accuracy at the end of training", *_ACCURACY),
+    "recalibrated": Metric("test accuracy after BatchNorm recalibration", *_ACCURACY),
+    "as pruned": Metric("test accuracy without BatchNorm recalibration", *_ACCURACY),
+    "test accuracy": Metric("test accuracy", *_ACCURACY),
+    "training accuracy": Metric("training accuracy", *_ACCURACY),
+    "k-means": Metric("test accuracy after k-means", *_ACCURACY),
+    "fine-tuned": Metric("test accuracy after fine-tuning the centroids", *_ACCURACY),
+    "accuracy lost": Metric("loss of test accuracy", "pp", "a larger loss", "a smaller loss"),
+    "training error": Metric("training error", "nats", "a higher error", "a lower error"),
+    "weights": Metric("remaining weights", "weights", "more weights", "fewer weights"),
 }
-"""Those that are compared."""
+"""The metrics that are compared."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A curve against another at one density, on the replicates both have."""
+    """A curve compared with another at one point, on the replicates that both have."""
 
     group: str
     curve: str
     against: str
-    density: float
-    """In percent."""
+    point: float
+    """A density in percent, or a value of the experiment's `point`."""
     metric: str
     comparison: Comparison
+    key: str = "density %"
+    """What the point is a value of."""
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the curve is shown to lie above or below the other; else 0."""
-        return (self.comparison.difference > 0) - (self.comparison.difference < 0) if self.shown else 0
+        """1 or -1 where the curve is significantly above or below the other; else 0."""
+        return (self.comparison.difference > 0) - (self.comparison.difference < 0) if self.significant else 0
 
     @property
-    def shown(self) -> bool:
-        """Whether there is a difference for which one pair is not all the proof."""
+    def significant(self) -> bool:
+        """Whether the interval of at least two pairs excludes zero."""
         return self.comparison.n > 1 and self.comparison.shown
 
+    @property
+    def where(self) -> str:
+        """The point with what it is a value of."""
+        if self.key == "density %":
+            return formatting.format_density(self.point / 100)
+        return f"{self.key.removesuffix(' %')} {self.point:g}{' %' * self.key.endswith(' %')}"
+
     def amount(self, brief: bool = False) -> str:
-        """How large it is, with its interval."""
+        """Format the difference with its interval; the interval alone if `brief`."""
         return self.comparison.amount(METRICS[self.metric].unit, brief=brief)
 
 
-def compare(rows: Iterable[Row], against: str, metrics: Sequence[str]) -> list[Difference]:
-    """For every other curve, density and metric of a pruned network: the difference to `against`.
+def compare(
+    rows: Iterable[Row], against: str, metrics: Sequence[str], point: str = "density %"
+) -> list[Difference]:
+    """Compare every other curve with `against`, and after them `against` with the dense network where there is one.
 
-    After them that of `against` itself to the dense network, where there is one.
+    Args:
+        rows: One row per replicate and point, with "curve", "replicate", `point` and the metrics.
+        against: Name of a curve.
+        metrics: Keys of METRICS.
+        point: The key by which curves are compared.
     """
-    asked = [
-        {**row, "group": row.get("group", ""), "curve": row["curve"] if row.get("level") else DENSE}
+    chosen = [
+        {**row, "group": row.get("group", ""), "curve": row["curve"] if row.get("level", 1) else DENSE}
         for row in rows
-        if row.get("level") or row["curve"] == against
+        if point in row and (row.get("level", 1) or row["curve"] == against)
     ]
     means: dict[tuple[str, str, float, str], dict[int, float]] = {}
     for metric in metrics:
-        told = (row for row in asked if metric in row)
-        for row in average_draws(told, ("group", "curve", "density %"), (metric,)):
-            key = (row["group"], row["curve"], row["density %"], metric)
+        with_metric = (row for row in chosen if metric in row)
+        for row in average_draws(with_metric, ("group", "curve", point), (metric,)):
+            key = (row["group"], row["curve"], row[point], metric)
             means.setdefault(key, {})[row["replicate"]] = row[metric]
-    found = []
-    for (group, curve, density, metric), mine in means.items():
-        beside = (DENSE, 100.0) if curve == against else (against, density)
-        other = means.get((group, *beside, metric), {})
-        if curve != DENSE and other.keys() & mine:
-            found.append(Difference(group, curve, beside[0], density, metric, compare_paired(other, mine)))
-    return sorted(found, key=lambda one: one.against == DENSE)
+    differences = []
+    for (group, curve, where, metric), values in means.items():
+        other_curve = (DENSE, 100.0) if curve == against else (against, where)
+        other = means.get((group, *other_curve, metric), {})
+        if curve != DENSE and other.keys() & values:
+            comparison = compare_paired(other, values)
+            differences.append(Difference(group, curve, other_curve[0], where, metric, comparison, point))
+    return sorted(differences, key=lambda difference: difference.against == DENSE)
 
 
-def as_rows(found: Iterable[Difference]) -> list[Row]:
-    """Every comparison as a row of numbers."""
+def as_rows(differences: Iterable[Difference]) -> list[Row]:
+    """Convert every comparison to a row of numbers."""
     return [
         {
             **({"group": one.group} if one.group else {}),
             "curve": one.curve,
             "against": one.against,
-            "density %": one.density,
+            one.key: one.point,
             "metric": one.metric,
             "n": one.comparison.n,
             "difference": one.comparison.difference,
@@ -112,89 +134,94 @@ def as_rows(found: Iterable[Difference]) -> list[Row]:
             "high": one.comparison.high,
             "p": one.comparison.p,
         }
-        for one in found
+        for one in differences
     ]
 
 
-def comparison_lines(found: Iterable[Difference], said: Sequence[str], where: str) -> list[str]:
-    """What the comparisons of the metrics `said` come to: a line a curve, under a heading a network and metric.
+def comparison_lines(differences: Iterable[Difference], metrics: Sequence[str], file: str) -> list[str]:
+    """Describe comparisons: one line per curve, under a heading per network and metric.
 
     Args:
-        where: the file that holds every single one.
+        differences: All comparisons of an experiment.
+        metrics: The metrics to describe.
+        file: Name of the file that contains every comparison.
     """
-    asked = [one for one in found if one.metric in said]
-    if not asked:
+    described = [one for one in differences if one.metric in metrics]
+    if not described:
         return []
-    if not any(one.comparison.n > 1 for one in asked):
-        return [f"one replicate: no difference is proved; what there is stands in {where}"]
-    told = [f"every comparison, with its interval: {where}"]
-    for (group, metric, against), members in _grouped(asked, _beside).items():
-        heading = f"{METRICS[metric].name}, against {against} on the same replicates"
-        told += ["", f"{group + ', ' if group else ''}{heading}:", ""]
-        told += [
+    if not any(one.comparison.n > 1 for one in described):
+        return [f"one replicate cannot show a difference; the measured differences are in {file}"]
+    lines = [f"every comparison, with its interval: {file}"]
+    for (group, metric, against), members in _grouped(described, _heading_key).items():
+        heading = f"{METRICS[metric].name}, compared with {against} on the same replicates"
+        lines += ["", f"{group + ', ' if group else ''}{heading}:", ""]
+        lines += [
             f"- {curve}: {_line(own)}" for curve, own in _grouped(members, lambda one: one.curve).items()
         ]
-    return told
+    return lines
 
 
-def _line(found: Sequence[Difference]) -> str:
-    """A curve's comparisons at all densities, with the largest of the differences that are shown."""
-    words = METRICS[found[0].metric]
+def _line(differences: Sequence[Difference]) -> str:
+    """The comparisons of a curve at all points, with the largest of the significant differences."""
+    metric, unit = METRICS[differences[0].metric], " %" * differences[0].key.endswith(" %")
     parts = []
-    for sign, word in ((1, words.more), (-1, words.less)):
-        if mine := [one for one in found if one.sign == sign]:
-            at = f"most at {_largest(mine).density:.3g} %, " if len(mine) > 1 else ""
-            by = f"{at}by {_largest(mine).amount()}"
-            parts.append(f"{word} than {found[0].against} at {_densities(mine, found)}, {by}")
-    if all(one.comparison.low == one.comparison.high == 0 for one in found):
-        return f"no difference in any pair at {_densities(found, found, 'any')}"
-    if mine := [one for one in found if not one.sign]:
-        parts.append(f"no difference shown at {_densities(mine, found, 'any')}")
+    for sign, adjective in ((1, metric.more), (-1, metric.less)):
+        if members := [one for one in differences if one.sign == sign]:
+            at = f"most at {_largest(members).point:.3g}{unit}, " if len(members) > 1 else ""
+            by = f"{at}by {_largest(members).amount()}"
+            parts.append(
+                f"{adjective} than {differences[0].against} at {_points(members, differences)}, {by}"
+            )
+    if all(one.comparison.low == one.comparison.high == 0 for one in differences):
+        return f"no difference in any pair at {_points(differences, differences, 'any')}"
+    if members := [one for one in differences if not one.sign]:
+        parts.append(f"no significant difference at {_points(members, differences, 'any')}")
         if len(parts) == 1:
-            at = f", the largest at {_largest(mine).density:.3g} %" if len(mine) > 1 else ""
-            parts[0] += f"{at}: {_largest(mine).amount()}"
+            at = f", the largest at {_largest(members).point:.3g}{unit}" if len(members) > 1 else ""
+            parts[0] += f"{at}: {_largest(members).amount()}"
     return "; ".join(parts)
 
 
-def _densities(mine: Sequence[Difference], found: Sequence[Difference], every: str = "every") -> str:
-    if len(mine) == len(found) > 2:
-        return f"{every} density from {mine[0].density:.3g} to {mine[-1].density:.3g} %"
-    return f"density {', '.join(f'{one.density:.3g}' for one in mine)} %"
+def _points(members: Sequence[Difference], all_: Sequence[Difference], every: str = "every") -> str:
+    name, unit = all_[0].key.removesuffix(" %"), " %" * all_[0].key.endswith(" %")
+    if len(members) == len(all_) > 2:
+        return f"{every} {name} from {members[0].point:.3g} to {members[-1].point:.3g}{unit}"
+    return f"{name} {', '.join(f'{one.point:.3g}' for one in members)}{unit}"
 
 
-def _largest(found: Sequence[Difference]) -> Difference:
-    return max(found, key=lambda one: abs(one.comparison.difference))
+def _largest(differences: Sequence[Difference]) -> Difference:
+    return max(differences, key=lambda one: abs(one.comparison.difference))
 
 
-def comparison_tables(found: Iterable[Difference], said: Sequence[str]) -> list[MetricComparison]:
-    """The same for the page: density by density; nothing where no comparison has two pairs."""
-    asked = [one for one in found if one.metric in said]
-    if not any(one.comparison.n > 1 for one in asked):
+def comparison_tables(differences: Iterable[Difference], metrics: Sequence[str]) -> list[MetricComparison]:
+    """Group comparisons for the page, point by point; empty where no comparison has two pairs."""
+    described = [one for one in differences if one.metric in metrics]
+    if not any(one.comparison.n > 1 for one in described):
         return []
-    told = []
-    for (group, metric, against), members in _grouped(asked, _beside).items():
-        words = METRICS[metric]
-        heading = f"{group + ', ' if group else ''}{words.name}, against {against}"
-        rows = [_verdict(own) for own in _grouped(members, lambda one: one.density).values()]
-        told.append(MetricComparison(heading[:1].upper() + heading[1:], words.more, words.less, rows))
-    return told
+    tables = []
+    for (group, metric, against), members in _grouped(described, _heading_key).items():
+        names = METRICS[metric]
+        heading = f"{group + ', ' if group else ''}{names.name}, compared with {against}"
+        rows = [_row(own) for own in _grouped(members, lambda one: one.point).values()]
+        tables.append(MetricComparison(heading[:1].upper() + heading[1:], names.more, names.less, rows))
+    return tables
 
 
-def _beside(one: Difference) -> tuple[str, str, str]:
-    """What stands under one heading."""
+def _heading_key(one: Difference) -> tuple[str, str, str]:
     return one.group, one.metric, one.against
 
 
-def _verdict(found: Sequence[Difference]) -> DensityComparison:
+def _row(differences: Sequence[Difference]) -> DensityComparison:
     more, less = (
-        [(one.curve, one.amount(brief=True)) for one in found if one.sign == sign] for sign in (1, -1)
+        [(one.curve, one.amount(brief=True)) for one in differences if one.sign == sign] for sign in (1, -1)
     )
-    same = [one.curve for one in found if not one.sign]
-    return DensityComparison(formatting.format_density(found[0].density / 100), more, less, same)
+    same = [one.curve for one in differences if not one.sign]
+    return DensityComparison(differences[0].where, more, less, same)
 
 
-def _grouped(members: Iterable[Difference], key: Callable[[Difference], K]) -> dict[K, list[Difference]]:
-    found: dict[K, list[Difference]] = {}
-    for one in members:
-        found.setdefault(key(one), []).append(one)
-    return found
+def _grouped(members: Sequence[Difference], key: Callable[[Difference], K]) -> dict[K, list[Difference]]:
+    """Group by key, in the order of the first member of each."""
+    groups: dict[K, list[Difference]] = {}
+    for member in members:
+        groups.setdefault(key(member), []).append(member)
+    return groups

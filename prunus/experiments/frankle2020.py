@@ -1,112 +1,135 @@
-"""Frankle, Dziugaite, Roy, Carbin 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis".
-
-    rewinding      Figure 5: tickets rewound to step k against tickets rewound to step 0
-    instability    Figures 2, 3, 5: the error barrier between two copies trained in different orders of data, against k
-    interpolation  Figure 2: the error on the line between them, 30 points
-
-Where we depart: the paper's networks are ResNet-20, VGG-16 and larger; here Lenet on MNIST, or with
-`--set network=conv-2` (conv-4, conv-6) those on CIFAR-10. Rates are those of each layer, not global.
-"""
+"""Frankle, Dziugaite, Roy, Carbin 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prunus.experiments.stored_experiment import Entries, Panel, StoredExperiment
-from prunus.experiments.ticket_presets import for_replicate, network
+from prunus.experiments.claims import Claim
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.presets import for_replicate, network
 from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.ticket import TicketSpec
 
-SHARES = (0.0, 0.005, 0.02, 0.1, 0.25)
-"""Of the whole training, at which states are kept to rewind to."""
+PAPER = 'Frankle, Dziugaite, Roy, Carbin 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"'
+OTHER_NETWORKS = (
+    "The paper's networks are ResNet-20, VGG-16 and larger; here they are Lenet on MNIST or, with --set network=conv-2 "
+    "(conv-4, conv-6), those on CIFAR-10.",
+    "Pruning rates are those of each layer; the paper ranks all weights together.",
+)
+REWIND_FRACTIONS = (0.0, 0.005, 0.02, 0.1, 0.25)
+"""Points of the training to rewind to, as fractions of its length."""
+REWIND_TO_0, DENSE, TICKET = "rewind to step 0", "dense", "winning ticket"
+STABLE = 2.0
+"""Barrier in percentage points below which a network is stable (section 2)."""
 
 
-def _with_states(template: TicketSpec, size: str) -> tuple[TicketSpec, list[int]]:
-    shares = SHARES[:3] if size == "smoke" else SHARES
+def _with_checkpoints(template: TicketSpec, size: str) -> tuple[TicketSpec, list[int]]:
+    """The ticket whose baseline keeps the states to rewind to, and their steps."""
+    fractions = REWIND_FRACTIONS[:3] if size == "smoke" else REWIND_FRACTIONS
     total = template.baseline.total_steps()
-    steps = list(dict.fromkeys(round(share * total) for share in shares))
+    steps = list(dict.fromkeys(round(fraction * total) for fraction in fractions))
     return replace(template, baseline=replace(template.baseline, checkpoint_steps=tuple(steps[1:]))), steps
 
 
-def _rewinding(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
-    """Tickets that differ in the step they are rewound to, and random weights under the masks of the first."""
-    template, steps = _with_states(template, size)
-    found: Entries = []
+def rewound_tickets(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """Tickets that differ in the step they rewind to, and newly drawn weights under the masks of the first."""
+    template, steps = _with_checkpoints(template, size)
+    runs: LabeledRuns = []
     for replicate in replicates:
         for step in steps:
             ticket = for_replicate(template, replicate, rewind_step=step)
-            found.append(({"curve": f"rewind to step {step}", "replicate": replicate}, ticket))
+            runs.append(({"curve": f"rewind to step {step}", "replicate": replicate}, ticket))
         first = for_replicate(template, replicate)
         control = replace(first, mask1="reinitialize", masks_from=first)
-        found.append(({"curve": "random reinitialization", "replicate": replicate}, control))
-    return found
+        runs.append(({"curve": "random reinitialization", "replicate": replicate}, control))
+    return runs
 
 
-def _copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
+def pairs_of_copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
     """Two copies from each step, dense and under the masks of a ticket rewound to that step."""
-    template, steps = _with_states(template, size)
+    template, steps = _with_checkpoints(template, size)
     level = min(template.rounds, 7)
-    found: Entries = []
+    runs: LabeledRuns = []
     for replicate in replicates:
         for step in steps:
             ticket = for_replicate(template, replicate, rewind_step=step, rounds=level)
             dense = InstabilitySpec(ticket.baseline, step)
-            about = {"replicate": replicate, "parting": step, "from": f"step {step}"}
-            found.append(({"curve": "dense", **about}, dense))
-            found.append(({"curve": "winning ticket", **about}, replace(dense, ticket=ticket, level=level)))
-    return found
+            label = {"replicate": replicate, "parting": step, "from": f"step {step}"}
+            runs.append(({"curve": DENSE, **label}, dense))
+            runs.append(({"curve": TICKET, **label}, replace(dense, ticket=ticket, level=level)))
+    return runs
 
 
-def _dense_copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> Entries:
-    return [entry for entry in _copies(template, size, replicates) if entry[0]["curve"] == "dense"]
+def dense_copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """The pairs of copies of the dense network."""
+    return [run for run in pairs_of_copies(template, size, replicates) if run[0]["curve"] == DENSE]
 
 
-rewinding = StoredExperiment(
-    "frankle2020.rewinding",
-    "Figure 5: tickets rewound to step k against tickets rewound to step 0.",
+rewinding = Experiment(
+    name="frankle2020.rewinding",
+    paper=PAPER,
+    place="Figure 5",
+    title="Tickets rewound to step k and tickets rewound to step 0",
+    question="Are tickets that rewind to an early step better than those that rewind to the initialization?",
     template=lambda name, size: network(name, size, epochs=10, rounds=12),
-    wanted=_rewinding,
-    panels=(
-        Panel(
-            "accuracy",
-            "final_test_accuracy",
-            "test accuracy at the end of training (%)",
-            "Where tickets rewind to",
+    runs=rewound_tickets,
+    figures=(
+        FigureSpec(
+            "accuracy", "final_test_accuracy", "test accuracy at the end of training (%)", "Step to rewind to"
         ),
     ),
-    against="rewind to step 0",
+    claims=(
+        Claim(
+            "On LeNet, tickets that rewind to step 0 are more accurate than their masks with newly drawn weights",
+            "final_test_accuracy", REWIND_TO_0, "random reinitialization", "higher", "Figure 5",
+            at={"level": (3, 7, 11, 12)},
+        ),
+    ),
+    differences=OTHER_NETWORKS,
+    against=REWIND_TO_0,
     metrics=("final_test_accuracy", "stop_test_accuracy", "stop_step"),
-    said=("final_test_accuracy",),
+    described=("final_test_accuracy",),
     replicates=(1, 3, 5),
-)
+)  # fmt: skip
 
-instability = StoredExperiment(
-    "frankle2020.instability",
-    "Figures 3 and 5: the error barrier between two copies, against the step they part at.",
+instability = Experiment(
+    name="frankle2020.instability",
+    paper=PAPER,
+    place="Figures 3 and 5",
+    title="The error barrier between two copies, against the step at which they part",
+    question="From which step of training on do two copies, trained on data in different orders, end in linearly "
+    "connected minima?",
     template=lambda name, size: network(name, size, epochs=10, rounds=7),
-    wanted=_copies,
-    panels=(
-        Panel(
+    runs=pairs_of_copies,
+    figures=(
+        FigureSpec(
             "barrier", "barrier", "error barrier (pp); stable below 2", "Two copies in different orders of data",
             x="parting", x_label="step at which the copies part", x_log=False, invert_x=False,
         ),
     ),
+    claims=tuple(
+        Claim(
+            f"LeNet is stable at initialization: the barrier of {name} is below {STABLE:g} pp", "barrier", curve,
+            STABLE, "lower", "Figures 3 and 5", at={"parting": (0,)}, published="below 2 pp (second-hand)",
+        )
+        for curve, name in ((DENSE, "the dense network"), (TICKET, "the winning ticket"))
+    ),
+    differences=OTHER_NETWORKS,
     metrics=("barrier",),
     replicates=(1, 3, 3),
 )  # fmt: skip
 
-interpolation = StoredExperiment(
-    "frankle2020.interpolation",
-    "Figure 2: the error on the line between two copies of the dense network, 30 points.",
-    template=lambda name, size: network(name, size, epochs=10, rounds=7),
-    wanted=_dense_copies,
-    panels=(
-        Panel(
+interpolation = replace(
+    instability,
+    name="frankle2020.interpolation",
+    place="Figure 2",
+    title="The error on the line between two copies of the dense network, 30 points",
+    question="How does the error change on the line between two copies of the dense network?",
+    runs=dense_copies,
+    figures=(
+        FigureSpec(
             "line", "test_error", "test error (%)", "On the line between two copies", x="alpha",
-            x_label="α, from one copy to the other", x_log=False, invert_x=False, lines="from",
+            x_label="α, from one copy to the other", x_log=False, invert_x=False, curves="from",
         ),
     ),
-    metrics=("barrier",),
-    replicates=(1, 3, 3),
+    claims=instability.claims[:1],
 )  # fmt: skip
-
-PARTS = (rewinding, instability, interpolation)

@@ -1,37 +1,37 @@
-"""Han, Mao, Dally 2016, "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization
-and Huffman Coding".
-
-    tables   Tables 1, 2 and 3: both LeNets with P, P+Q and P+Q+H, layer by layer
-    starts   Figure 8: accuracy against bits for the starts of k-means
-    sizes    Figure 6: accuracy against size for pruning alone, sharing alone, both
-
-Where we depart: Figures 6 and 8 are of AlexNet on ImageNet; here they are LeNet-300-100 on MNIST. The tables use
-the paper's densities, bits and index widths (recipes han2016-*); sizes are of whole files, header included.
-"""
+"""Han, Mao, Dally 2016, "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and
+Huffman Coding"."""
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import nn
 
 from prunus.compression.container import EncodingConfig, inspect, pack
 from prunus.compression.deep_compression import compress
-from prunus.compression.presets import COMPRESSION_RECIPES
 from prunus.compression.quantization import CodebookConstraint, quantize_weights
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.compression.result import Compressed
 from prunus.compression.save import save
-from prunus.experiments.lenet_presets import dense, mnist, pruned, scale_recipe
-from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
+from prunus.experiments.claims import Claim, Published
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.function_run import FunctionRun
+from prunus.experiments.rows import Row
+from prunus.experiments.trained_networks import LENETS, CompressedNetwork
 from prunus.pruning.prunable import prunable_weights
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Dataset, MaskDict, Progress
 
-PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+PAPER = (
+    'Han, Mao, Dally 2016, "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization '
+    'and Huffman Coding"'
+)
+COLUMNS = ("weights %", "weight bits", "weight bits H", "index bits", "index bits H", "P+Q %", "P+Q+H %")
+TABLES: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "lenet-300-100": {
         "fc1": (8, 6, 4.4, 5, 3.7, 3.1, 2.32),
         "fc2": (9, 6, 4.4, 5, 4.3, 3.8, 3.04),
@@ -46,210 +46,350 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
         "total": (8, 5.3, 4.1, 5, 4.4, 3.05, 2.55),
     },
 }
-"""Tables 2 and 3: weights %, weight bits P+Q and P+Q+H, index bits P+Q and P+Q+H, rate P+Q and P+Q+H in %."""
+"""Tables 2 and 3: COLUMNS of each layer. P: pruning, Q: quantization, H: Huffman coding."""
+CLAIMED = {"lenet-300-100": (1.64, 40), "lenet-5": (0.80, 39)}
+"""Table 1: test error of the dense network in percent, and compression ratio."""
+LENET_ONLY = (
+    "Figures 6 and 8 show AlexNet on ImageNet; here they are LeNet-300-100 on MNIST.",
+    "The paper states neither epochs nor optimizer: those of the recipes are ours.",
+)
 
-COLUMNS = ("weights %", "weight bits", "weight bits H", "index bits", "index bits H", "P+Q %", "P+Q+H %")
+
+def compressed_networks(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """A LeNet after pruning, quantization and Huffman coding."""
+    settings = template.settings
+    return [
+        (
+            {"curve": settings.model, "replicate": replicate},
+            replace(template, replicate=replicate, inputs=(settings.dense.run(replicate),)),
+        )
+        for replicate in replicates
+    ]
 
 
-def tables(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """Tables 1-3: both LeNets after pruning, sharing and Huffman encoding, beside the paper's numbers."""
-    record = start_record("han2016.tables", size, out, replicates, seed, report, progress)
-    data, rows = mnist(size), []
-    for replicate in record.seeds:
-        for name in PUBLISHED:
-            recipe = scale_recipe(COMPRESSION_RECIPES[f"han2016-{name}"], size)
-            model = dense(name, data, recipe, replicate, progress)
-            compressed = compress(model, data=data, preset=recipe, seed=replicate, progress=progress)
-            errors = {
-                "dense error": evaluate(model, data.test).error,
-                "error": evaluate(compressed.model, data.test).error,
-            }
-            rows += [
-                {"network": name, "replicate": replicate, **row, **errors} for row in layer_rates(compressed)
-            ]
-            record.say(f"replicate {replicate}: {name}")
-    table = summarize(
-        rows, ["network", "layer"], [*COLUMNS, "bytes P+Q", "bytes P+Q+H", "dense error", "error"]
-    )
-    for row in table:
-        published = PUBLISHED[row["network"]].get(row["layer"], [""] * len(COLUMNS))
-        row.update({f"paper {column}": value for column, value in zip(COLUMNS, published, strict=True)})
-    note = (
-        "Rates are shares of the float32 bytes; the rows of the layers count their weights, 'total' the whole "
-        "file. Paper: 1.64 -> 1.58 % error and 40x for LeNet-300-100, 0.80 -> 0.74 % and 39x for LeNet-5."
-    )
-    return record.finish(table, note)
+def sizes_of_layers(
+    settings: CompressedNetwork, replicate: int, dense: RunDirectory, progress: Progress
+) -> list[Row]:
+    """Compress the dense network, and measure what each layer takes in the file."""
+    data, model = settings.dense.dataset(), settings.dense.load(dense)
+    before = evaluate(model, data.test).error
+    compressed = compress(model, data=data, preset=settings.compression, seed=replicate, progress=progress)
+    rows = layer_rates(compressed)
+    total = {**rows[-1], "dense error": before, "error": evaluate(compressed.model, data.test).error}
+    return [*rows[:-1], {**total, "ratio": 100 / total["P+Q+H %"]}]
 
 
 def layer_rates(compressed: Compressed) -> list[Row]:
-    """What each layer of weights takes in the file, fixed-width and with Huffman codes, and the whole file."""
+    """Measure the size of each layer of weights, in fixed-width and in Huffman codes, and of the whole file.
+
+    Args:
+        compressed: A pruned and quantized network with the recipe that it was made by.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        found = {}
+        inspected = {}
         for codec in ("bitpack", "huffman"):
-            save(compressed, f"{folder}/{codec}", encoding=replace(compressed.recipe.encoding, codec=codec))
-            found[codec] = inspect(f"{folder}/{codec}")
-    fixed, coded = found["bitpack"], found["huffman"]
-    rows = []
-    for before, after in zip(fixed.layers, coded.layers, strict=True):
-        if before.name in compressed.masks:
-            values = (
-                100 * before.density,
-                before.weight_bits,
-                after.coded_weight_bits,
-                before.index_bits,
-                after.coded_index_bits,
-                100 * before.fraction,
-                100 * after.fraction,
-            )
-            rows.append(_rates(before.name.removesuffix(".weight"), values, before.bytes, after.bytes))
-    entries = {layer.name: layer.entries for layer in coded.layers if layer.name in compressed.masks}
-
-    def average(key: str) -> float:
-        layers = [layer for layer in coded.layers if layer.name in entries]
-        return float(sum(getattr(layer, key) * layer.entries for layer in layers)) / sum(entries.values())
-
-    total = (
-        100 * compressed.density,
-        average("weight_bits"),
-        average("coded_weight_bits"),
-        average("index_bits"),
-        average("coded_index_bits"),
-        100 / fixed.ratio,
-        100 / coded.ratio,
-    )
+            path = f"{folder}/{codec}"
+            save(compressed, path, encoding=replace(compressed.recipe.encoding, codec=codec))
+            inspected[codec] = inspect(path)
+    fixed, coded = inspected["bitpack"], inspected["huffman"]
+    pairs = [
+        (before, after)
+        for before, after in zip(fixed.layers, coded.layers, strict=True)
+        if before.name in compressed.masks
+    ]
+    rows = [
+        _rates(
+            before.name.removesuffix(".weight"),
+            (
+                100 * before.density, before.weight_bits, after.coded_weight_bits, before.index_bits,
+                after.coded_index_bits, 100 * before.fraction, 100 * after.fraction,
+            ),
+            before.bytes,
+            after.bytes,
+        )
+        for before, after in pairs
+    ]  # fmt: skip
+    entries = sum(after.entries for _, after in pairs)
+    averages = [
+        float(sum(getattr(after, key) * after.entries for _, after in pairs)) / entries
+        for key in ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
+    ]
+    total = (100 * compressed.density, *averages, 100 / fixed.ratio, 100 / coded.ratio)
     return [*rows, _rates("total", total, fixed.file_bytes, coded.file_bytes)]
 
 
 def _rates(layer: str, values: Sequence[float], fixed: int, coded: int) -> Row:
-    return {
-        "layer": layer,
-        **dict(zip(COLUMNS, values, strict=True)),
-        "bytes P+Q": fixed,
-        "bytes P+Q+H": coded,
-    }
+    columns = dict(zip(COLUMNS, values, strict=True))
+    return {"layer": layer, **columns, "bytes P+Q": fixed, "bytes P+Q+H": coded}
 
 
-def _shared(
+tables = Experiment(
+    name="han2016.tables",
+    paper=PAPER,
+    place="Tables 1 to 3",
+    title="Both LeNets after pruning, quantization and Huffman coding, layer by layer",
+    question="How small do pruning, quantization and Huffman coding make the LeNets, without loss of accuracy?",
+    template=lambda model, size: FunctionRun.of(sizes_of_layers, CompressedNetwork.of_size(model, size)),
+    runs=compressed_networks,
+    claims=tuple(
+        claim
+        for model, (error, ratio) in CLAIMED.items()
+        for claim in (
+            Claim(
+                f"The compressed {model} has at most the error of the paper's dense network, {error:g} %", "error",
+                model, error, "lower", "Table 1", at={"layer": ("total",)}, published=f"{error:g} %",
+            ),
+            Claim(
+                f"{model} is compressed at least {ratio} times", "ratio", model, float(ratio), "higher", "Table 1",
+                at={"layer": ("total",)}, published=f"{ratio}x",
+            ),
+        )
+    ),
+    published=tuple(
+        Published({"network": f"{model}, mnist", "layer": layer}, metric, value, "Tables 2 and 3")
+        for model, layers in TABLES.items()
+        for layer, values in layers.items()
+        for metric, value in zip(COLUMNS, values, strict=True)
+    ),
+    differences=(
+        LENET_ONLY[1],
+        "Densities, bits and index widths are the paper's (recipes han2016-*); sizes are those of whole files, with "
+        "headers.",
+    ),
+    networks=LENETS,
+    metrics=(*COLUMNS, "bytes P+Q", "bytes P+Q+H", "dense error", "error", "ratio"),
+    described=(),
+    points=("layer",),
+    replicates=(1, 3, 5),
+    note="P: pruning, Q: quantization, H: Huffman coding. Rates are in percent of the float32 bytes: of a layer's "
+    "weights in its row, of the whole file in the row \"total\". Errors are in percent.",
+)  # fmt: skip
+
+
+def quantized_copy(
     model: nn.Module,
     masks: MaskDict,
     data: Dataset,
+    *,
     bits: int,
     start: str,
     recipe: Recipe,
     seed: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> nn.Module:
-    """A copy of `model` with shared values, its centroids trained by `recipe`."""
+    """Return a copy of `model` with weights shared by k-means and fine-tuned centroids.
+
+    Args:
+        model: The network; not modified.
+        masks: The weights to quantize.
+        data: To fine-tune the centroids on.
+        bits: Of a code.
+        start: Initialization of k-means, a key of KMEANS_INITS.
+        recipe: Of the fine-tuning.
+        seed: Of k-means and of the fine-tuning.
+        progress: Called with the progress of the fine-tuning.
+    """
     model = copy.deepcopy(model)
-    tied = CodebookConstraint(model, quantize_weights(prunable_weights(model), masks, bits, start, seed))
-    train(model, data, recipe, constraint=tied, seed=derive_seed(seed, "finetune"), progress=progress)
+    constraint = CodebookConstraint(
+        model, quantize_weights(prunable_weights(model), masks, bits, start, seed)
+    )
+    train(model, data, recipe, constraint=constraint, seed=derive_seed(seed, "finetune"), progress=progress)
     return model
 
 
-def starts(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """Figure 8: accuracy of the pruned LeNet-300-100 against bits, by start of k-means, fine-tuned and not."""
-    record = start_record("han2016.starts", size, out, replicates, seed, report, progress)
-    data, recipe = mnist(size), scale_recipe(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
-    widths = {"smoke": (1, 3, 6)}.get(size, (1, 2, 3, 4, 5, 6, 7, 8))
-    epochs = {"smoke": 1, "default": 1, "full": 5}[size]
-    rows: list[Row] = []
-    for replicate in record.seeds:
-        model, masks = pruned(
-            dense("lenet-300-100", data, recipe, replicate, progress), data, recipe, replicate, progress
-        )
-        for start in KMEANS_INITS:
-            for bits in widths:
-                row = {"start": start, "bits": bits, "replicate": replicate}
-                for stage, tuning in (("k-means", 0), ("fine-tuned", epochs)):
-                    tuned = recipe.finetune.replace(epochs=tuning)
-                    shared = _shared(model, masks, data, bits, start, tuned, replicate, progress)
-                    row[stage] = evaluate(shared, data.test).accuracy
-                rows.append(row)
-        record.say(f"replicate {replicate}: {len(rows)} points")
-    for stage in ("k-means", "fine-tuned"):
-        record.draw(
-            stage,
-            [curve(s, [r for r in rows if r["start"] == s], "bits", stage) for s in KMEANS_INITS],
-            title=f"LeNet-300-100 on MNIST, pruned: accuracy after {stage.replace('fine-tuned', 'fine-tuning')}",
-            x_label="bits of a shared value",
-            y_label="test accuracy (%)",
-        )
-    return record.finish(
-        summarize(rows, ["start", "bits"], ["k-means", "fine-tuned"]), "Test accuracy in percent."
+@dataclass(frozen=True)
+class Sweep(CompressedNetwork):
+    """The settings of one curve over code widths or densities."""
+
+    kind: ClassVar[str] = "compression-sweep"
+
+    bits: tuple[int, ...] = ()
+    densities: tuple[float, ...] = ()
+    start: str = "linear"
+    """Initialization of k-means."""
+    finetune_epochs: int = 1
+    curve: str = ""
+
+
+def _sweep(function: Callable[..., list[Row]], model: str, size: str, **settings: Any) -> FunctionRun:
+    network = CompressedNetwork.of_size(model, size)
+    settings = {"finetune_epochs": network.compression.finetune.epochs, **settings}
+    return FunctionRun.of(
+        function, Sweep(network.compression, network.model, network.data, network.examples, **settings)
     )
 
 
-def sizes(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """Figure 6: accuracy lost against the size left, for pruning alone, sharing alone, and both."""
-    record = start_record("han2016.sizes", size, out, replicates, seed, report, progress)
-    data, recipe = mnist(size), scale_recipe(COMPRESSION_RECIPES["han2016-lenet-300-100"], size)
-    densities = {"smoke": (0.2, 0.05)}.get(size, (0.5, 0.3, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01))
-    widths = {"smoke": (1, 4)}.get(size, (1, 2, 3, 4, 5, 6, 8))
+def _kmeans_template(model: str, size: str) -> FunctionRun:
+    bits = (1, 3, 6) if size == "smoke" else (1, 2, 3, 4, 5, 6, 7, 8)
+    return _sweep(accuracy_per_bits, model, size, bits=bits, finetune_epochs=5 if size == "full" else 1)
+
+
+def one_curve_per_initialization(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """The pruned network, quantized from every initialization of k-means."""
+    return [
+        (
+            {"curve": start, "replicate": replicate},
+            replace(
+                template,
+                settings=replace(template.settings, start=start),
+                replicate=replicate,
+                inputs=(template.settings.pruned_run(replicate),),
+            ),
+        )
+        for replicate in replicates
+        for start in KMEANS_INITS
+    ]
+
+
+def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory, progress: Progress) -> list[Row]:
+    """Measure the accuracy after k-means, and after fine-tuning the centroids, for every code width."""
+    data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
+    recipe = settings.compression.finetune
     rows: list[Row] = []
-    for replicate in record.seeds:
-        model = dense("lenet-300-100", data, recipe, replicate, progress)
-        before = evaluate(model, data.test).accuracy
+    for bits in settings.bits:
+        row: Row = {"bits": bits}
+        for stage, epochs in (("k-means", 0), ("fine-tuned", settings.finetune_epochs)):
+            quantized = quantized_copy(
+                model, masks, data, bits=bits, start=settings.start, recipe=recipe.replace(epochs=epochs),
+                seed=replicate, progress=progress,
+            )  # fmt: skip
+            row[stage] = evaluate(quantized, data.test).accuracy
+        rows.append(row)
+    return rows
 
-        def note(
-            name: str, network: nn.Module, encoding: EncodingConfig, at: object, seed: int, before: float
-        ) -> Row:
-            left = len(pack(network.state_dict(), encoding=encoding)) / (4 * 266_610)
-            lost = before - evaluate(network, data.test).accuracy
-            return {"curve": name, "at": at, "size %": 100 * left, "accuracy lost": lost, "replicate": seed}
 
-        whole = {name: weight.detach() != 0 for name, weight in prunable_weights(model).items()}
-        for bits in widths:
-            network = _shared(model, whole, data, bits, "linear", recipe.finetune, replicate, progress)
-            rows.append(
-                note("sharing", network, EncodingConfig(codec="bitpack"), f"{bits} bits", replicate, before)
-            )
-        for density in densities:
-            even = recipe.replace(density=dict.fromkeys(prunable_weights(model), density))
-            network, masks = pruned(model, data, even, replicate, progress)
-            encoding = EncodingConfig(codec="bitpack", use_codebook=False)
-            rows.append(note("pruning", network, encoding, density, replicate, before))
-            both = _shared(network, masks, data, 5, "linear", recipe.finetune, replicate, progress)
-            encoding = EncodingConfig(codec="bitpack")
-            rows.append(note("pruning and sharing", both, encoding, density, replicate, before))
-        record.say(f"replicate {replicate}: {len(rows)} points")
-    table = summarize(rows, ["curve", "at"], ["size %", "accuracy lost"])
-    means = [{**row, "size %": round(row["size %"], 3)} for row in table]
-    lookup = {(row["curve"], row["at"]): row["size %"] for row in means}
-    placed = [{**row, "size %": lookup[row["curve"], row["at"]]} for row in rows]
-    names = ("pruning", "sharing", "pruning and sharing")
-    record.draw(
-        "figure6",
-        [
-            curve(name, [row for row in placed if row["curve"] == name], "size %", "accuracy lost")
-            for name in names
-        ],
-        title="LeNet-300-100 on MNIST: what is lost at which size",
-        x_label="size after compression (% of float32, file as a whole)",
-        y_label="test accuracy lost (percentage points)",
-        x_log=True,
-    )
-    return record.finish(table, "Without entropy coding. Both: 5 bits a shared value.")
+kmeans_init = Experiment(
+    name="han2016.kmeans_init",
+    paper=PAPER,
+    place="Figure 8",
+    title="Accuracy against bits for the initializations of k-means",
+    question="Which initialization of k-means keeps the accuracy best at each code width?",
+    template=_kmeans_template,
+    runs=one_curve_per_initialization,
+    figures=tuple(
+        FigureSpec(
+            stage, stage, "test accuracy (%)", f"Accuracy after {what}", x="bits", x_label="bits per code",
+            x_log=False, invert_x=False,
+        )
+        for stage, what in (("k-means", "k-means"), ("fine-tuned", "fine-tuning"))
+    ),
+    claims=tuple(
+        Claim(
+            f"Linear initialization is more accurate than {other} initialization", "fine-tuned", "linear", other,
+            "higher", "Section 3.2, Figure 8", at={"bits": (2, 4, 5, 6, 7, 8)},
+        )
+        for other in ("density", "random")
+    ),
+    differences=(*LENET_ONLY, "Two initializations are added to the paper's: density^(1/3) and the optimal codebook."),
+    networks=LENETS[:1],
+    against="linear",
+    metrics=("k-means", "fine-tuned"),
+    described=("fine-tuned",),
+    points=("bits",),
+    point="bits",
+    replicates=(1, 3, 5),
+    note="Test accuracy in percent.",
+)  # fmt: skip
+
+
+PRUNING, SHARING, BOTH = "pruning", "sharing", "pruning and sharing"
+
+
+def _sizes_template(model: str, size: str) -> FunctionRun:
+    smoke = size == "smoke"
+    densities = (0.2, 0.05) if smoke else (0.5, 0.3, 0.2, 0.1, 0.06, 0.04, 0.02, 0.01)
+    bits = (1, 4) if smoke else (1, 2, 3, 4, 5, 6, 8)
+    return _sweep(loss_per_size, model, size, bits=bits, densities=densities)
+
+
+def three_ways_to_compress(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """Pruning alone, weight sharing alone, and both; every layer has the same density."""
+    settings = template.settings
+    names = prunable_weights(settings.dense.network())
+    labeled: LabeledRuns = []
+    for replicate in replicates:
+        pruned = [
+            replace(settings, compression=settings.compression.replace(density=dict.fromkeys(names, density)))
+            for density in settings.densities
+        ]
+        pruned_runs = tuple(network.pruned_run(replicate) for network in pruned)
+        for curve in (PRUNING, SHARING, BOTH):
+            inputs = (settings.dense.run(replicate), *(() if curve == SHARING else pruned_runs))
+            own = replace(settings, curve=curve)
+            run = replace(template, settings=own, replicate=replicate, inputs=inputs)
+            labeled.append(({"curve": curve, "replicate": replicate}, run))
+    return labeled
+
+
+def loss_per_size(
+    settings: Sweep, replicate: int, dense: RunDirectory, *pruned: RunDirectory, progress: Progress
+) -> list[Row]:
+    """Measure the loss of accuracy and the size of the file for every code width or density."""
+    data, model = settings.dense.dataset(), settings.dense.load(dense)
+    before, num_parameters = evaluate(model, data.test).accuracy, sum(p.numel() for p in model.parameters())
+    recipe = settings.compression.finetune.replace(epochs=settings.finetune_epochs)
+
+    def row(at: object, network: nn.Module, encoding: EncodingConfig) -> Row:
+        size = 100 * len(pack(network.state_dict(), encoding=encoding)) / (4 * num_parameters)
+        return {"at": at, "size %": size, "accuracy lost": before - evaluate(network, data.test).accuracy}
+
+    def share(network: nn.Module, masks: MaskDict, bits: int) -> nn.Module:
+        return quantized_copy(
+            network,
+            masks,
+            data,
+            bits=bits,
+            start=settings.start,
+            recipe=recipe,
+            seed=replicate,
+            progress=progress,
+        )
+
+    coded = EncodingConfig(codec="bitpack")
+    if settings.curve == SHARING:
+        masks = {name: weight.detach() != 0 for name, weight in prunable_weights(model).items()}
+        return [row(f"{bits} bits", share(model, masks, bits), coded) for bits in settings.bits]
+    rows = []
+    for density, directory in zip(settings.densities, pruned, strict=True):
+        network, masks = settings.load_pruned(directory)
+        if settings.curve == PRUNING:
+            rows.append(row(density, network, EncodingConfig(codec="bitpack", use_codebook=False)))
+        else:
+            rows.append(row(density, share(network, masks, BITS_OF_BOTH), coded))
+    return rows
+
+
+BITS_OF_BOTH = 5
+
+sizes = Experiment(
+    name="han2016.sizes",
+    paper=PAPER,
+    place="Figure 6",
+    title="Accuracy against size for pruning alone, weight sharing alone, and both",
+    question="Do pruning and weight sharing together reach smaller sizes without loss than either alone?",
+    template=_sizes_template,
+    runs=three_ways_to_compress,
+    figures=(
+        FigureSpec(
+            "figure6", "accuracy lost", "test accuracy lost (pp)", "Accuracy lost at each size", x="size %",
+            x_label="size after compression (% of float32, whole file)", invert_x=False, point="at",
+        ),
+    ),
+    claims=(
+        Claim(
+            "Together, at densities 0.04 and 0.06, they lose no accuracy, within 0.25 pp", "accuracy lost", BOTH, 0.0,
+            "equal", "Figure 6", at={"at": (0.04, 0.06)}, margin=0.25, published="no loss at 3 % of the size",
+        ),
+        Claim(
+            "Sharing pruned weights costs no accuracy, within 0.25 pp", "accuracy lost", BOTH, PRUNING, "equal",
+            "Figure 6", at={"at": (0.04, 0.06, 0.1, 0.2)}, margin=0.25,
+        ),
+    ),
+    differences=LENET_ONLY,
+    networks=LENETS[:1],
+    metrics=("size %", "accuracy lost"),
+    described=(),
+    points=("at",),
+    replicates=(1, 3, 5),
+    note="Sizes are without entropy coding. Pruning and sharing together: codes of 5 bits.",
+)  # fmt: skip

@@ -1,120 +1,114 @@
-"""Hassibi & Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon".
+"""Hassibi & Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon"."""
 
-    xor     which of the nine weights of a 2-2-1 network is deleted first, and what becomes of XOR
-    monks   the table of section 5: weights left, training and test accuracy on the three MONK's problems
-
-Where we depart: the training examples of MONK's problems are drawn from the rules, not the original list
-(`prunus.data.monks`), so that the third column of numbers is not the paper's. Networks are trained to a minimum by
-Levenberg-Marquardt from several starts, with weight decay, where the paper starts from Thrun et al.'s networks.
-Deleting goes on while the training accuracy is not below the published one; the test examples have no say.
-"""
-
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from prunus.data import load_data
+from prunus.experiments.claims import Claim, Published
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.function_run import FunctionRun, Output
 from prunus.experiments.levenberg_marquardt import minimize, minimize_batch, outputs
-from prunus.experiments.results import Result, Row, Say, curve, start_record, summarize
+from prunus.experiments.rows import Row, group_rows
 from prunus.masks import all_kept
 from prunus.models.mlp import mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import (
-    Examine,
-    FullObs,
-    Obd,
-    Objective,
-    flatten_weights,
-    make_objective,
-    unflatten_weights,
-)
+from prunus.pruning.obs import Examine, FullObs, Obd
+from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
-from prunus.types import Dataset, Params, Progress, Split
+from prunus.types import Params, Progress, Split
 
+PAPER = 'Hassibi & Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon"'
 HIGH = 0.9
-"""Targets stand inside the range of an output unit, so that a minimum is at finite weights."""
+"""Target values are inside the range of an output unit, so that a minimum is at finite weights."""
 
-SURGEONS: dict[str, Callable[[Objective, float], Examine]] = {
-    "OBS": lambda asked, damping: FullObs(damping=damping).examiner(asked),
-    "OBD": lambda asked, damping: Obd(diagonal="recursion").examiner(asked),
-    "magnitude": lambda asked, damping: CriterionMethod(CRITERIA["magnitude"]).examiner(),
+METHODS: dict[str, Callable[[Objective, float], Examine]] = {
+    "OBS": lambda objective, damping: FullObs(damping=damping).examiner(objective),
+    "OBD": lambda objective, damping: Obd(diagonal="recursion").examiner(objective),
+    "magnitude": lambda objective, damping: CriterionMethod(CRITERIA["magnitude"]).examiner(),
 }
-
-XOR_DECAY, XOR_DAMPING = 1e-8, 1e-4
-
-PUBLISHED = {1: (58, 14, 100.0, 100.0), 2: (39, 15, 100.0, 100.0), 3: (39, 4, 93.4, 97.2)}
-"""Weights before and after, training and test accuracy."""
-HIDDEN = {1: 3, 2: 2, 3: 2}
-DECAY = {1: 1e-4, 2: 1e-4, 3: 1e-2}
-"""Of the weights, and OBS's damping: what is inverted is the Hessian of what was trained. The third, so that the dense
-network learns the noise as little as the published one did."""
+TRAINED_TO_A_MINIMUM = (
+    "Networks are trained to a minimum by Levenberg-Marquardt from several initializations, with weight "
+    "decay."
+)
 
 
-def xor(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """The first weight to go from a trained XOR network: 100 networks, OBS, OBD and magnitude."""
-    record = start_record("hassibi1993.xor", size, out, replicates or 1, seed, report, progress)
-    networks = {"smoke": 10}.get(size, 100)
-    rows: list[Row] = []
-    for replicate in record.seeds:
-        rows += _first_deletions(networks, replicate)
-        record.say(f"replicate {replicate}: {networks} trained networks")
-    record.save_rows("networks", rows)
-    values = ["cheapest %", "solves at once %", "solves retrained %", "E at once", "E retrained"]
-    table = summarize(rows, ["method"], values)
-    note = (
-        "Of networks that solve XOR. Cheapest: without the weight, and with all others at a new minimum, the error "
-        "is within 1 % of the lowest that any one deletion allows. At once: OBS with its update, the others with "
-        "the weight at zero. Retrained: from there to a minimum. Solved: all four patterns on the right side of 0.5."
+@dataclass(frozen=True)
+class Xor:
+    """The settings of the XOR experiment."""
+
+    kind: ClassVar[str] = "xor"
+
+    networks: int = 100
+    """Number of trained networks."""
+    decay: float = 1e-8
+    damping: float = 1e-4
+    method: str = ""
+
+
+def first_weights_to_delete(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """Each method on the same trained networks."""
+    return [
+        (
+            {"curve": method, "replicate": replicate},
+            replace(
+                template,
+                settings=replace(template.settings, method=method),
+                replicate=replicate,
+                inputs=(FunctionRun.of(train_xor, template.settings, replicate=replicate),),
+            ),
+        )
+        for replicate in replicates
+        for method in METHODS
+    ]
+
+
+def train_xor(settings: Xor, replicate: int, progress: Progress) -> Output:
+    """Train networks that solve XOR, and compute the error of each without each of its weights."""
+    objective = _xor()
+    shape = 4 * settings.networks, 9
+    starts = torch.randn(shape, generator=make_generator(replicate, "xor"), dtype=torch.float64)
+    trained, _ = minimize_batch(objective, starts, decay=settings.decay)
+    trained = trained[_solves(objective, trained)][: settings.networks]
+    return Output(tensors={"trained": trained, "errors": _errors_without(objective, trained, settings)})
+
+
+def delete_first_weight(
+    settings: Xor, replicate: int, xor_networks: RunDirectory, progress: Progress
+) -> list[Row]:
+    """Delete one weight of every network, and retrain the others."""
+    objective, stored = _xor(), xor_networks.load_tensors("tensors")
+    trained, errors_without = stored["trained"], stored["errors"]
+    examine = METHODS[settings.method](objective, settings.damping)
+    states = [examine(unflatten_weights(w, objective.weights), all_kept(objective.weights)) for w in trained]
+    chosen = torch.tensor([int(flatten_weights(state.scores()).argmin()) for state in states])
+    kept = torch.arange(9) != chosen[:, None]
+    pruned = torch.stack(
+        [
+            flatten_weights(state.prune_to(unflatten_weights(mask, objective.weights)).weights)
+            for state, mask in zip(states, kept, strict=True)
+        ]
     )
-    return record.finish(table, note)
-
-
-def _first_deletions(networks: int, replicate: int) -> list[Row]:
-    asked = _xor()
-    starts = torch.randn(4 * networks, 9, generator=make_generator(replicate, "xor"), dtype=torch.float64)
-    trained, _ = minimize_batch(asked, starts, decay=XOR_DECAY)
-    trained = trained[_solves(asked, trained)][:networks]
-    costs, rows = _costs(asked, trained), []
-    for method, surgeon in SURGEONS.items():
-        here = [
-            surgeon(asked, XOR_DAMPING)(unflatten_weights(w, asked.weights), all_kept(asked.weights))
-            for w in trained
-        ]
-        chosen = torch.tensor([int(flatten_weights(one.scores()).argmin()) for one in here])
-        left = torch.arange(9) != chosen[:, None]
-        after = [
-            one.prune_to(unflatten_weights(row, asked.weights)) for one, row in zip(here, left, strict=True)
-        ]
-        at_once = torch.stack([flatten_weights(one.weights) for one in after])
-        again, errors = minimize_batch(asked, at_once, left, decay=XOR_DECAY)
-        solves = _solves(asked, at_once), _solves(asked, again)
-        for number, place in enumerate(chosen):
-            cheapest = costs[number, place] <= 1.01 * costs[number].min() + 1e-6
-            rows.append(
-                {
-                    "replicate": replicate,
-                    "network": number,
-                    "method": method,
-                    "weight": int(place),
-                    "cheapest %": 100.0 * bool(cheapest),
-                    "solves at once %": 100.0 * bool(solves[0][number]),
-                    "solves retrained %": 100.0 * bool(solves[1][number]),
-                    "E at once": float(asked.error(unflatten_weights(at_once[number], asked.weights))),
-                    "E retrained": float(errors[number]),
-                }
-            )
-    return rows
+    retrained, errors = minimize_batch(objective, pruned, kept, decay=settings.decay)
+    solves, solves_retrained = _solves(objective, pruned), _solves(objective, retrained)
+    return [
+        {
+            "replicate": replicate * settings.networks + number,
+            "weight": int(weight),
+            "cheapest %": 100.0
+            * bool(errors_without[number, weight] <= 1.01 * errors_without[number].min() + 1e-6),
+            "solves at once %": 100.0 * bool(solves[number]),
+            "solves retrained %": 100.0 * bool(solves_retrained[number]),
+            "E at once": float(objective.error(unflatten_weights(pruned[number], objective.weights))),
+            "E retrained": float(errors[number]),
+        }
+        for number, weight in enumerate(chosen)
+    ]
 
 
 def _xor() -> Objective:
@@ -125,136 +119,226 @@ def _xor() -> Objective:
     return make_objective(model, dict(model.named_parameters()), inputs, targets, loss="squared_error")
 
 
-def _solves(asked: Objective, w: Tensor) -> Tensor:
-    """Which rows of `w` have all four patterns on the right side, [R]."""
-    return ((outputs(asked, w) > 0.5) == (asked.targets > 0.5)).flatten(1).all(1)
+def _solves(objective: Objective, w: Tensor) -> Tensor:
+    """Which rows of `w` have all four patterns on the right side of 0.5, [R]."""
+    return ((outputs(objective, w) > 0.5) == (objective.targets > 0.5)).flatten(1).all(1)
 
 
-def _costs(asked: Objective, trained: Tensor) -> Tensor:
-    """The error at a minimum without each weight, [networks, 9]: the lower from zeroing it and from OBS's update."""
-    left = ~torch.eye(9, dtype=torch.bool)
-    found = []
+def _errors_without(objective: Objective, trained: Tensor, settings: Xor) -> Tensor:
+    """The error at a minimum without each weight, [R, 9]: the lower from zeroing it and from OBS's update."""
+    kept = ~torch.eye(9, dtype=torch.bool)
+    starts = []
     for w in trained:
-        surgeon = FullObs(damping=XOR_DAMPING).examiner(asked)(
-            unflatten_weights(w, asked.weights), all_kept(asked.weights)
+        state = FullObs(damping=settings.damping).examiner(objective)(
+            unflatten_weights(w, objective.weights), all_kept(objective.weights)
         )
-        moved = torch.stack(
-            [flatten_weights(surgeon.prune_to(unflatten_weights(row, asked.weights)).weights) for row in left]
+        updated = torch.stack(
+            [
+                flatten_weights(state.prune_to(unflatten_weights(mask, objective.weights)).weights)
+                for mask in kept
+            ]
         )
-        found.append(torch.cat([w * left, moved]))
-    repeated = left.repeat(2 * len(trained), 1)
-    errors = minimize_batch(asked, torch.cat(found), repeated, decay=XOR_DECAY)[1]
+        starts.append(torch.cat([w * kept, updated]))
+    masks = kept.repeat(2 * len(trained), 1)
+    errors = minimize_batch(objective, torch.cat(starts), masks, decay=settings.decay)[1]
     return errors.reshape(-1, 2, 9).amin(1)
 
 
-def monks(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """The MONK's problems: how few weights are left, and what they still know, beside the published numbers."""
-    record = start_record("hassibi1993.monks", size, out, replicates, seed, report, progress)
-    rows: list[Row] = []
-    points: list[Row] = []
-    for replicate in record.seeds:
-        for problem in (1,) if size == "smoke" else PUBLISHED:
-            asked, test, weights = _network(problem, replicate, {"smoke": 3}.get(size, 10))
-            for method, retrains in (("OBS", True), ("OBS", False), ("OBD", True), ("magnitude", True)):
-                name = method if retrains else f"{method}, no retraining"
-                record.report(f"replicate {replicate}, MONK {problem}, {name}", 0, 0)
-                path = _deleted(asked, test, weights, SURGEONS[method], retrains, problem)
-                points += [{"problem": problem, "method": name, "replicate": replicate, **p} for p in path]
-                rows.append(_row(problem, name, replicate, path))
-            record.say(f"replicate {replicate}: MONK {problem}, {rows[-4]['weights']:.0f} weights by OBS")
-    record.save_rows("paths", points)
-    for problem in sorted({point["problem"] for point in points}):
-        mine = [point for point in points if point["problem"] == problem]
-        names = list(dict.fromkeys(point["method"] for point in mine))
-        record.draw(
-            f"monks{problem}",
-            [curve(n, [p for p in mine if p["method"] == n], "weights", "training accuracy") for n in names],
-            title=f"MONK's problem {problem}: weights deleted one at a time",
-            x_label="weights left",
-            y_label="training accuracy (%)",
-            invert_x=True,
+xor = Experiment(
+    name="hassibi1993.xor",
+    paper=PAPER,
+    place="",
+    title="The first weight deleted from a trained XOR network",
+    question="Does OBS delete the right weight of a trained XOR network more often than OBD and magnitude do?",
+    template=lambda _, size: FunctionRun.of(delete_first_weight, Xor(networks=10 if size == "smoke" else 100)),
+    runs=first_weights_to_delete,
+    claims=(
+        Claim(
+            "OBS deletes the cheapest weight in every case", "cheapest %", "OBS", 100.0, "equal", "Abstract",
+            margin=1.0, published="in every case",
+        ),
+        *(
+            Claim(
+                f"OBS deletes the cheapest weight more often than {other}", "cheapest %", "OBS", other, "higher",
+                "Abstract",
+            )
+            for other in ("OBD", "magnitude")
+        ),
+    ),
+    differences=(TRAINED_TO_A_MINIMUM, "The paper has one network; here n counts trained networks."),
+    networks=("xor",),
+    metrics=("cheapest %", "solves at once %", "solves retrained %", "E at once", "E retrained"),
+    described=(),
+    points=(),
+    replicates=(1, 1, 1),
+    note="Over n networks that solve XOR. Cheapest: without the weight, and with all others at a new minimum, the "
+    "error is within 1 % of the lowest that any deletion of one weight allows. At once: OBS with its update, the "
+    "others with the weight at zero. Retrained: trained from there to a minimum. Solved: all four patterns on the "
+    "right side of 0.5.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Monks:
+    """The settings of one MONK's problem."""
+
+    kind: ClassVar[str] = "monks"
+
+    data: str
+    hidden: int
+    num_weights: int
+    target_accuracy: float
+    """Deleting continues while the training accuracy in percent is not below this, the published one."""
+    decay: float
+    """Of the weights, and OBS's damping: the Hessian of the trained error, which includes the decay, is inverted."""
+    starts: int = 10
+    """Initializations; the best minimum is taken."""
+    method: str = ""
+    retrain: bool = True
+
+
+PROBLEMS: Mapping[str, Monks] = {
+    "monks-1": Monks("monks-1", hidden=3, num_weights=58, target_accuracy=100.0, decay=1e-4),
+    "monks-2": Monks("monks-2", hidden=2, num_weights=39, target_accuracy=100.0, decay=1e-4),
+    # So that the dense network learns the noise as little as the published one did.
+    "monks-3": Monks("monks-3", hidden=2, num_weights=39, target_accuracy=93.4, decay=1e-2),
+}
+PUBLISHED_WEIGHTS = {"monks-1": (58, 14), "monks-2": (39, 15), "monks-3": (39, 4)}
+"""Section 5: weights before and after OBS; the abstract states the same as reductions."""
+ARMS = {
+    "OBS": ("OBS", True),
+    "OBS, no retraining": ("OBS", False),
+    "OBD": ("OBD", True),
+    "magnitude": ("magnitude", True),
+}
+
+
+def four_methods(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """OBS with and without retraining, OBD and magnitude, from the same minimum; one problem in the smoke size."""
+    settings = template.settings
+    if size == "smoke" and settings.data != "monks-1":
+        return []
+    return [
+        (
+            {"curve": curve, "replicate": replicate},
+            replace(
+                template,
+                settings=replace(settings, method=method, retrain=retrain),
+                replicate=replicate,
+                inputs=(FunctionRun.of(train_monks, settings, replicate=replicate),),
+            ),
         )
-    table = summarize(
-        rows, ["problem", "method"], ["dense", "dense test", "weights", "training accuracy", "test accuracy"]
-    )
-    for row in table:
-        named = ("paper dense", "paper OBS", "paper training", "paper test")
-        row.update(zip(named, PUBLISHED[row["problem"]], strict=True))
-    note = (
-        "Weights and biases left in the smallest network whose training accuracy is not below the paper's. Training "
-        "examples are drawn from the rules, not the original list; the test examples are all 432."
-    )
-    return record.finish(table, note)
+        for replicate in replicates
+        for curve, (method, retrain) in ARMS.items()
+    ]
 
 
-def _network(problem: int, replicate: int, starts: int) -> tuple[Objective, Split, Params]:
-    """The objective on the training examples, the test split, and weights at the best of some minima."""
-    data: Dataset = load_data(f"monks-{problem}", seed=derive_seed(replicate, "monks"))
-    hidden = HIDDEN[problem]
-    model = mlp(17, hidden, 1, output="tanh").double()
+def _monks(settings: Monks, replicate: int) -> tuple[Objective, Split]:
+    """The objective on the training examples, and the test split."""
+    data = load_data(settings.data, seed=derive_seed(replicate, "monks"))
+    model = mlp(17, settings.hidden, 1, output="tanh").double()
     targets = HIGH * (2.0 * data.train.labels.unsqueeze(1) - 1)
     parameters: Params = dict(model.named_parameters())
-    asked = make_objective(model, parameters, data.train.inputs, targets.double(), loss="squared_error")
-    draw = make_generator(replicate, "monks starts", problem)
-    drawn = 0.7 * torch.randn(starts, PUBLISHED[problem][0], generator=draw, dtype=torch.float64)
-    found, errors = minimize_batch(asked, drawn, decay=DECAY[problem])
-    best = (errors + DECAY[problem] / 2 * found.square().sum(1)).argmin()
-    return asked, data.test, unflatten_weights(found[best], asked.weights)
+    inputs = data.train.inputs
+    return make_objective(model, parameters, inputs, targets.double(), loss="squared_error"), data.test
 
 
-def _deleted(
-    asked: Objective,
-    test: Split,
-    weights: Params,
-    surgeon: Callable[[Objective, float], Examine],
-    retrains: bool,
-    problem: int,
+def train_monks(settings: Monks, replicate: int, progress: Progress) -> Output:
+    """Train from several initializations, and keep the weights of the best minimum."""
+    objective, _ = _monks(settings, replicate)
+    generator = make_generator(replicate, "monks starts", int(settings.data[-1]))
+    shape = settings.starts, settings.num_weights
+    starts = 0.7 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    minima, errors = minimize_batch(objective, starts, decay=settings.decay)
+    best = (errors + settings.decay / 2 * minima.square().sum(1)).argmin()
+    return Output(tensors={"weights": minima[best]})
+
+
+def delete_one_at_a_time(
+    settings: Monks, replicate: int, trained: RunDirectory, progress: Progress
 ) -> list[Row]:
-    """One weight at a time, the curvature looked at anew before each, until five in a row know too little."""
-    masks, decay = all_kept(asked.weights), DECAY[problem]
+    """Delete one weight at a time, the curvature computed anew, until five networks in a row are too inaccurate."""
+    objective, test = _monks(settings, replicate)
+    weights = unflatten_weights(trained.load_tensors("tensors")["weights"], objective.weights)
+    masks, method = all_kept(objective.weights), METHODS[settings.method](objective, settings.decay)
     total = len(flatten_weights(masks))
-    path = [_point(asked, test, weights, total)]
-    for left in range(total - 1, 0, -1):
-        here = surgeon(asked, decay)(weights, masks)
+    path = [_point(objective, test, weights, total)]
+    for remaining in range(total - 1, 0, -1):
+        progress(f"replicate {replicate}, {settings.data}, {settings.method}", total - remaining, total)
+        state = method(weights, masks)
         # No scope, which would warn of a layer of biases without one: a bias blocks no signal.
-        scores = flatten_weights(here.scores()).masked_fill(~flatten_weights(masks), torch.inf)
+        scores = flatten_weights(state.scores()).masked_fill(~flatten_weights(masks), torch.inf)
         masks = unflatten_weights(flatten_weights(masks) & (torch.arange(total) != scores.argmin()), weights)
-        weights = here.prune_to(masks).weights
-        if retrains:
-            weights = minimize(asked, weights, masks, decay=decay, steps=30)
-        path.append(_point(asked, test, weights, left))
-        if max(point["training accuracy"] for point in path[-5:]) < PUBLISHED[problem][2]:
+        weights = state.prune_to(masks).weights
+        if settings.retrain:
+            weights = minimize(objective, weights, masks, decay=settings.decay, steps=30)
+        path.append(_point(objective, test, weights, remaining))
+        if max(point["training accuracy"] for point in path[-5:]) < settings.target_accuracy:
             break
-    return path
+    return [{**point, "target accuracy": settings.target_accuracy} for point in path]
 
 
 @torch.no_grad()
-def _point(asked: Objective, test: Split, weights: Params, left: int) -> Row:
+def _point(objective: Objective, test: Split, weights: Params, remaining: int) -> Row:
     def accuracy(inputs: Tensor, positive: Tensor) -> float:
-        right = (asked.outputs(weights, inputs).squeeze(1) > 0) == positive
-        return 100 * float(right.double().mean())
+        correct = (objective.outputs(weights, inputs).squeeze(1) > 0) == positive
+        return 100 * float(correct.double().mean())
 
     return {
-        "weights": left,
-        "training accuracy": accuracy(asked.inputs, asked.targets.squeeze(1) > 0),
+        "weights": remaining,
+        "training accuracy": accuracy(objective.inputs, objective.targets.squeeze(1) > 0),
         "test accuracy": accuracy(test.inputs.double(), test.labels == 1),
-        "E": float(asked.error(weights)),
+        "E": float(objective.error(weights)),
     }
 
 
-def _row(problem: int, method: str, replicate: int, path: list[Row]) -> Row:
-    """The smallest network whose training accuracy is the published one, or the dense one where none is."""
-    good = [point for point in path if round(point["training accuracy"], 1) >= PUBLISHED[problem][2]] or path[
-        :1
-    ]
-    smallest = min(good, key=lambda point: point["weights"])
-    kept = {"dense": path[0]["weights"], "dense test": path[0]["test accuracy"]}
-    return {"problem": problem, "method": method, "replicate": replicate, **kept, **smallest}
+def smallest_networks(rows: Sequence[Row]) -> list[Row]:
+    """Select the smallest network of each run that reaches the target accuracy, else the dense one."""
+    smallest = []
+    for path in group_rows(rows, ("run",)).values():
+        accurate = [p for p in path if round(p["training accuracy"], 1) >= p["target accuracy"]] or path[:1]
+        dense = {"dense": path[0]["weights"], "dense test": path[0]["test accuracy"]}
+        smallest.append({**min(accurate, key=lambda point: point["weights"]), **dense})
+    return smallest
+
+
+monks = Experiment(
+    name="hassibi1993.monks",
+    paper=PAPER,
+    place="Section 5",
+    title="The smallest networks for the MONK's problems",
+    question="How few weights solve the MONK's problems, and does OBS need fewer than OBD and magnitude?",
+    template=lambda problem, size: FunctionRun.of(
+        delete_one_at_a_time, replace(PROBLEMS[problem], starts=3 if size == "smoke" else 10)
+    ),
+    runs=four_methods,
+    figures=(
+        FigureSpec(
+            "path", "training accuracy", "training accuracy (%)", "Weights deleted one at a time", x="weights",
+            x_label="remaining weights", x_log=False,
+        ),
+    ),
+    claims=tuple(
+        Claim(f"OBS keeps fewer weights than {other}", "weights", "OBS", other, "lower", "Section 5")
+        for other in ("OBD", "magnitude")
+    ),
+    published=tuple(
+        Published({"network": problem, "curve": curve}, metric, value, "Abstract and section 5")
+        for problem, (dense, pruned) in PUBLISHED_WEIGHTS.items()
+        for curve, metric, value in [*((arm, "dense", dense) for arm in ARMS), ("OBS", "weights", pruned)]
+    ),
+    differences=(
+        "The training examples are drawn from the rules of the problems; the paper has the original lists.",
+        TRAINED_TO_A_MINIMUM + " The paper starts from the networks of Thrun et al.",
+        "Deleting continues while the training accuracy is not below the published one; the test examples are not used "
+        "for that.",
+    ),
+    networks=tuple(PROBLEMS),
+    metrics=("dense", "dense test", "weights", "training accuracy", "test accuracy"),
+    described=(),
+    points=(),
+    replicates=(1, 3, 5),
+    select=smallest_networks,
+    note="Weights and biases of the smallest network whose training accuracy is not below the paper's. Accuracies are "
+    "in percent; the test examples are all 432.",
+)  # fmt: skip

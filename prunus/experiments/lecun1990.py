@@ -1,40 +1,44 @@
-"""LeCun, Denker, Solla 1990, "Optimal Brain Damage".
+"""LeCun, Denker, Solla 1990, "Optimal Brain Damage"."""
 
-    deletion    Figure 1a: error against parameters left, by OBD, magnitude and at random, without retraining
-    prediction  Figure 1b: the increase of the error that OBD foretells against the one that comes
-    retraining  Figure 2: training and test error against parameters left, retrained after every deletion
-
-Where we depart: the network is a small convolutional one for MNIST with scaled tanh (3,870 weights; theirs had 2,578
-parameters for 16 x 16 zip-code digits), trained by Adam on cross-entropy, which is the error that is drawn; theirs
-is the mean squared error. Biases are not deleted. The diagonal is that of 2,000 training examples.
-"""
-
-import copy
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from prunus.experiments.lenet_presets import mnist
-from prunus.experiments.results import Record, Result, Row, Say, curve, start_record, summarize
+from prunus.experiments.claims import Claim
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.function_run import FunctionRun
+from prunus.experiments.rows import Row
+from prunus.experiments.trained_networks import SMOKE_EXAMPLES, TrainedNetwork
 from prunus.masks import Masks
 from prunus.models.initialization import glorot_normal
 from prunus.models.mlp import ScaledTanh
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import Examine, Obd, make_objective
+from prunus.pruning.obs import Examine, Obd
+from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import set_weights, with_weights
+from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Dataset, Params, Progress, Split
+from prunus.types import Params, Progress, Split
 
-EXAMPLES = 2000
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
-"""Of the weights deleted."""
-METHODS = ("OBD", "OBD, Levenberg-Marquardt", "magnitude", "random")
+PAPER = 'LeCun, Denker, Solla 1990, "Optimal Brain Damage"'
+DELETED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Fractions of the weights deleted."""
+OBD, OBD_LM, MAGNITUDE, RANDOM = "OBD", "OBD, Levenberg-Marquardt", "magnitude", "random"
+MNIST_NETWORK = (
+    "The network is a small convolutional one for MNIST with scaled tanh and 3,870 weights; the paper's had 2,578 "
+    "parameters for 16 x 16 zip-code digits.",
+    "It is trained with Adam on the cross-entropy, which is the error shown; the paper uses the mean squared error.",
+    "Biases are not deleted. The Hessian diagonal is computed on 2,000 training examples.",
+)
 
 
 def network(seed: int) -> nn.Module:
@@ -51,169 +55,236 @@ def network(seed: int) -> nn.Module:
     return model
 
 
-def deletion(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """Figure 1a: deleted by OBD, by magnitude and at random, without retraining."""
-    record = start_record("lecun1990.deletion", size, out, replicates, seed, report, progress)
-    rows = _one_shot(record, METHODS)
-    record.draw(
-        "figure1a",
-        [
-            curve(m, [row for row in rows if row["method"] == m], "weights left", "training error")
-            for m in METHODS
-        ],
-        title="MNIST, 3,870 weights: deletion without retraining",
-        x_label="weights left",
-        y_label="training error (cross-entropy, nats)",
-        invert_x=True,
-    )
-    return record.finish(
-        summarize(rows, ["method", "weights left"], ["training error", "test error %"]),
-        f"Training error in nats over {EXAMPLES} examples; each point is one deletion from the trained network.",
-    )
+@dataclass(frozen=True)
+class Deletion:
+    """The settings of one curve."""
+
+    kind: ClassVar[str] = "deletion"
+
+    recipe: Recipe
+    model: str = "prunus.experiments.lecun1990:network"
+    data: str = "mnist"
+    examples: int | None = None
+    method: str = ""
+    curvature_examples: int = 2000
+    """Training examples on which errors and curvature are computed."""
+    deleted: tuple[float, ...] = DELETED
+    retrain_epochs: int | None = None
+    """After every deletion; None for no retraining."""
+
+    @property
+    def dense(self) -> TrainedNetwork:
+        """The network before deletion."""
+        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
 
 
-def prediction(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """Figure 1b: predicted against true increase of the error."""
-    record = start_record("lecun1990.prediction", size, out, replicates, seed, report, progress)
-    rows = _one_shot(record, METHODS[:2])
-    kinds = {f"{method}: {kind}": (method, kind) for method in METHODS[:2] for kind in ("true", "predicted")}
-    record.draw(
-        "figure1b",
-        [
-            curve(name, [row for row in rows if row["method"] == method], "deleted %", kind)
-            for name, (method, kind) in kinds.items()
-        ],
-        title="MNIST, 3,870 weights: what OBD foretells",
-        x_label="weights deleted (sparsity, %)",
-        y_label="increase of the training error (nats)",
-    )
-    table = summarize(rows, ["method", "deleted %"], ["predicted", "true"])
-    return record.finish(table, "The paper: predicted and true agree until about 30 % are deleted.")
+def _settings(size: str) -> Deletion:
+    recipe = Recipe({"smoke": 3, "default": 10, "full": 20}[size], 2e-3, 60, lr_schedule="cosine")
+    return Deletion(recipe, examples=SMOKE_EXAMPLES if size == "smoke" else None)
 
 
-def retraining(
-    size: str,
-    out: Path,
-    *,
-    replicates: int | None = None,
-    seed: int = 0,
-    report: Say | None = None,
-    progress: Progress | None = None,
-) -> Result:
-    """Figure 2: deleted a little at a time, with and without retraining after each."""
-    record = start_record("lecun1990.retraining", size, out, replicates, seed, report, progress)
-    rows: list[Row] = []
-    for replicate in record.seeds:
-        model, data = _trained(size, replicate, progress)
-        for again in (False, True):
-            for method in ("OBD", "magnitude"):
-                name = f"{method}, {'retrained' if again else 'not retrained'}"
-                rows += _iterated(copy.deepcopy(model), data, record, replicate, method, again, name)
-        record.say(f"replicate {replicate}: {len(rows)} points")
-    names = list(dict.fromkeys(row["curve"] for row in rows))
-    for kind in ("training error", "test error"):
-        record.draw(
-            f"figure2.{kind.split()[0]}",
-            [curve(name, [row for row in rows if row["curve"] == name], "deleted %", kind) for name in names],
-            title=f"MNIST, 3,870 weights: {kind} as weights go",
-            x_label="weights deleted (sparsity, %)",
-            y_label=f"{kind} (cross-entropy, nats)",
+def _runs_of(template: FunctionRun, methods: Sequence[str], replicates: Sequence[int]) -> LabeledRuns:
+    settings = template.settings
+    return [
+        (
+            {"curve": method, "replicate": replicate},
+            replace(
+                template,
+                settings=replace(settings, method=method),
+                replicate=replicate,
+                inputs=(settings.dense.run(replicate),),
+            ),
         )
-    table = summarize(rows, ["curve", "deleted %"], ["training error", "test error", "test error %"])
-    return record.finish(table, "The paper: with retraining, both errors stay until about 60 % are deleted.")
+        for replicate in replicates
+        for method in methods
+    ]
 
 
-def _trained(size: str, replicate: int, progress: Progress | None) -> tuple[nn.Module, Dataset]:
-    data = mnist(size)
-    model = network(derive_seed(replicate, "model"))
-    train(model, data, _recipe(size), seed=derive_seed(replicate, "dense"), progress=progress)
-    return model, data
-
-
-def _recipe(size: str) -> Recipe:
-    return Recipe({"smoke": 3, "default": 10, "full": 20}[size], 2e-3, 60, lr_schedule="cosine")
-
-
-def _examine(method: str, model: nn.Module, split: Split, weights: Params, seed: int) -> Examine:
-    if method in ("magnitude", "random"):
-        return CriterionMethod(CRITERIA[method]).examiner(seed=seed)
-    asked = make_objective(model, weights, split.inputs, split.labels)
-    return Obd(diagonal="recursion" if method == "OBD" else "levenberg_marquardt").examiner(asked)
-
-
-def _one_shot(record: Record, methods: tuple[str, ...]) -> list[Row]:
-    """Every method, every share, each from the trained network."""
-    rows: list[Row] = []
-    for replicate in record.seeds:
-        model, data = _trained(record.size, replicate, record.progress)
-        few, weights = data.train.take(EXAMPLES), prunable_weights(model)
-        start = evaluate(model, few).loss
-        total = sum(weight.numel() for weight in weights.values())
-        for method in methods:
-            examine = _examine(method, model, few, weights, derive_seed(replicate, method))
-            for number, share in enumerate(SHARES):
-                record.report(f"replicate {replicate}, {method}", number, len(SHARES))
-                done = prune_in_steps(examine, weights, 1 - share, SCOPES["global"], seed=replicate)
-                trial = with_weights(model, done.weights)
-                left = sum(int(mask.sum()) for mask in done.masks.values())
-                error = evaluate(trial, few).loss
-                rows.append(
-                    {
-                        "method": method,
-                        "replicate": replicate,
-                        "weights left": left,
-                        "deleted %": round(100 * (1 - left / total), 1),
-                        "training error": error,
-                        "test error %": evaluate(trial, data.test).error,
-                        "predicted": done.predicted_increase,
-                        "true": error - start,
-                    }
-                )
-        record.say(f"replicate {replicate}: {len(rows)} points")
-    return rows
-
-
-def _iterated(
-    model: nn.Module, data: Dataset, record: Record, replicate: int, method: str, again: bool, name: str
+def deletions_without_retraining(
+    settings: Deletion, replicate: int, dense: RunDirectory, progress: Progress
 ) -> list[Row]:
-    """Through all shares, the diagonal looked at anew before each; `model` in place."""
-    few, masks, rows, size = data.train.take(EXAMPLES), None, [], record.size
-    recipe = _recipe(size).replace(epochs={"smoke": 1, "default": 2, "full": 4}[size], learning_rate=5e-4)
-    for number, share in enumerate(SHARES):
-        record.report(f"replicate {replicate}, {name}", number, len(SHARES))
-        weights = prunable_weights(model)
-        examine = _examine(method, model, few, weights, replicate)
-        done = prune_in_steps(examine, weights, 1 - share, SCOPES["global"], within=masks, seed=replicate)
-        masks = done.masks
-        set_weights(model, done.weights)
-        if again:
-            constraint = Masks(model, masks)
-            train(model, data, recipe, constraint=constraint, seed=derive_seed(replicate, "again", number))
-        seen, unseen = evaluate(model, few), evaluate(model, data.test)
+    """Delete every fraction of the weights, each from the trained network."""
+    model, data = settings.dense.load(dense), settings.dense.dataset()
+    few, weights = data.train.take(settings.curvature_examples), prunable_weights(model)
+    start = evaluate(model, few).loss
+    total = sum(weight.numel() for weight in weights.values())
+    method = _method(settings.method, model, few, weights, derive_seed(replicate, settings.method))
+    rows: list[Row] = []
+    for number, fraction in enumerate(settings.deleted):
+        progress(f"replicate {replicate}, {settings.method}", number, len(settings.deleted))
+        pruned = prune_in_steps(method, weights, 1 - fraction, SCOPES["global"], seed=replicate)
+        trial = with_weights(model, pruned.weights)
+        remaining = sum(int(mask.sum()) for mask in pruned.masks.values())
+        error = evaluate(trial, few).loss
+        predicted = {"predicted": pruned.predicted_increase} if isfinite(pruned.predicted) else {}
         rows.append(
             {
-                "curve": name,
-                "replicate": replicate,
-                "deleted %": round(100 * share, 1),
-                "training error": seen.loss,
-                "test error": unseen.loss,
-                "test error %": unseen.error,
+                "remaining weights": remaining,
+                "deleted %": round(100 * (1 - remaining / total), 1),
+                "training error": error,
+                "test error %": evaluate(trial, data.test).error,
+                "true": error - start,
+                **predicted,
             }
         )
     return rows
+
+
+def _method(name: str, model: nn.Module, split: Split, weights: Params, seed: int) -> Examine:
+    if name in (MAGNITUDE, RANDOM):
+        return CriterionMethod(CRITERIA[name]).examiner(seed=seed)
+    objective = make_objective(model, weights, split.inputs, split.labels)
+    return Obd(diagonal="recursion" if name == OBD else "levenberg_marquardt").examiner(objective)
+
+
+deletion = Experiment(
+    name="lecun1990.deletion",
+    paper=PAPER,
+    place="Figure 1a",
+    title="Error after deletion by OBD, by magnitude and at random, without retraining",
+    question="Does OBD delete weights with a smaller increase of the error than magnitude and random deletion?",
+    template=lambda _, size: FunctionRun.of(deletions_without_retraining, _settings(size)),
+    runs=lambda template, size, replicates: _runs_of(
+        template, (OBD, OBD_LM, MAGNITUDE, RANDOM), replicates
+    ),
+    figures=(
+        FigureSpec(
+            "figure1a", "training error", "training error (cross-entropy, nats)", "Deletion without retraining",
+            x="remaining weights", x_label="remaining weights", x_log=False,
+        ),
+    ),
+    claims=tuple(
+        Claim(
+            f"OBD increases the error less than {other} deletion", "training error", OBD, other, "lower", "Figure 1a",
+            at={"deleted %": (30.0, 40.0, 50.0)},
+        )
+        for other in (MAGNITUDE, RANDOM)
+    ),
+    differences=MNIST_NETWORK,
+    networks=("mnist network",),
+    against=OBD,
+    metrics=("training error", "test error %"),
+    described=("training error",),
+    points=("remaining weights", "deleted %"),
+    point="deleted %",
+    replicates=(1, 3, 5),
+    note="Training errors are in nats; each point is one deletion from the trained network.",
+)  # fmt: skip
+
+
+def predicted_and_true(rows: Sequence[Row]) -> list[Row]:
+    """Make a row of each of the two increases: one curve per method and kind."""
+    return [
+        {**row, "curve": f"{row['curve']}: {kind}", "increase": row[kind]}
+        for kind in ("true", "predicted")
+        for row in rows
+    ]
+
+
+prediction = replace(
+    deletion,
+    name="lecun1990.prediction",
+    place="Figure 1b",
+    title="The increase of the error that OBD predicts, and the true one",
+    question="Up to which fraction of deleted weights does OBD predict the increase of the error?",
+    runs=lambda template, size, replicates: _runs_of(template, (OBD, OBD_LM), replicates),
+    figures=(
+        FigureSpec(
+            "figure1b", "increase", "increase of the training error (nats)", "Predicted and true increase",
+            x="deleted %", x_label="deleted weights (sparsity, %)", x_log=False, invert_x=False,
+            select=predicted_and_true,
+        ),
+    ),
+    claims=(
+        Claim(
+            "Predicted and true increase agree up to 30 % deleted, within 0.05 nats", "increase", f"{OBD}: predicted",
+            f"{OBD}: true", "equal", "Figure 1b", at={"deleted %": (10.0, 20.0, 30.0)}, margin=0.05,
+            published="agree up to about 30 %",
+        ),
+    ),
+    against="",
+    metrics=("increase",),
+    described=(),
+    points=("deleted %",),
+    select=predicted_and_true,
+    note="Increases of the training error are in nats.",
+)  # fmt: skip
+
+
+def deletions_one_after_another(
+    settings: Deletion, replicate: int, dense: RunDirectory, progress: Progress
+) -> list[Row]:
+    """Delete in steps, the diagonal computed anew before each, with or without retraining after each."""
+    model, data = settings.dense.load(dense), settings.dense.dataset()
+    few, masks = data.train.take(settings.curvature_examples), None
+    retraining = settings.recipe.replace(epochs=settings.retrain_epochs or 0, learning_rate=5e-4)
+    rows: list[Row] = []
+    for number, fraction in enumerate(settings.deleted):
+        progress(f"replicate {replicate}, {settings.method}", number, len(settings.deleted))
+        weights = prunable_weights(model)
+        method = _method(settings.method, model, few, weights, replicate)
+        pruned = prune_in_steps(method, weights, 1 - fraction, SCOPES["global"], within=masks, seed=replicate)
+        masks = pruned.masks
+        set_weights(model, pruned.weights)
+        if settings.retrain_epochs:
+            seed = derive_seed(replicate, "again", number)
+            train(model, data, retraining, constraint=Masks(model, masks), seed=seed)
+        training, test = evaluate(model, few), evaluate(model, data.test)
+        rows.append(
+            {
+                "deleted %": round(100 * fraction, 1),
+                "training error": training.loss,
+                "test error": test.loss,
+                "test error %": test.error,
+            }
+        )
+    return rows
+
+
+def with_and_without_retraining(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+    """OBD and magnitude, each with and without retraining."""
+    labeled: LabeledRuns = []
+    for epochs, what in ((None, "not retrained"), (template.settings.retrain_epochs, "retrained")):
+        settings = replace(template.settings, retrain_epochs=epochs)
+        runs = _runs_of(replace(template, settings=settings), (OBD, MAGNITUDE), replicates)
+        labeled += [({**label, "curve": f"{label['curve']}, {what}"}, run) for label, run in runs]
+    return labeled
+
+
+def _retraining_template(_: str, size: str) -> FunctionRun:
+    epochs = {"smoke": 1, "default": 2, "full": 4}[size]
+    return FunctionRun.of(deletions_one_after_another, replace(_settings(size), retrain_epochs=epochs))
+
+
+retraining = replace(
+    deletion,
+    name="lecun1990.retraining",
+    place="Figure 2",
+    title="Weights deleted in steps, with and without retraining after each",
+    question="How many weights can be deleted without increasing the error if the network is retrained?",
+    template=_retraining_template,
+    runs=with_and_without_retraining,
+    figures=tuple(
+        FigureSpec(
+            f"figure2.{kind}", f"{kind} error", f"{kind} error (cross-entropy, nats)",
+            f"{kind.capitalize()} error after deletion in steps", x="deleted %",
+            x_label="deleted weights (sparsity, %)", x_log=False, invert_x=False,
+        )
+        for kind in ("training", "test")
+    ),
+    claims=(
+        Claim(
+            "With retraining, the test error at 60 % deleted is that at 5 % deleted, within 0.05 nats", "test error",
+            f"{OBD}, retrained", f"{OBD}, retrained", "equal", "Figure 2", at={"deleted %": (60.0,)},
+            against_at={"deleted %": (5.0,)}, margin=0.05, published="almost the same up to 60 %",
+        ),
+        Claim(
+            "Retraining lowers the test error after OBD", "test error", f"{OBD}, retrained", f"{OBD}, not retrained",
+            "lower", "Figure 2", at={"deleted %": (40.0, 50.0, 60.0)},
+        ),
+    ),
+    against=f"{OBD}, retrained",
+    metrics=("training error", "test error", "test error %"),
+    points=("deleted %",),
+    note="Errors are in nats, or in percent of the test examples.",
+)  # fmt: skip

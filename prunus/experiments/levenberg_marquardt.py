@@ -12,22 +12,29 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from prunus.pruning.obs import Objective, flatten_weights, unflatten_weights
+from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_weights
 from prunus.types import MaskDict, Params
 
 
 def minimize(
-    asked: Objective, weights: Params, masks: MaskDict | None = None, *, decay: float = 0.0, steps: int = 100
+    objective: Objective,
+    weights: Params,
+    masks: MaskDict | None = None,
+    *,
+    decay: float = 0.0,
+    steps: int = 100,
 ) -> Params:
     """The weights at a minimum of E + decay/2 |w|² near `weights`; what `masks` do not keep stays zero."""
     left = flatten_weights(masks).unsqueeze(0) if masks is not None else None
-    found, _ = minimize_batch(asked, flatten_weights(weights).unsqueeze(0), left, decay=decay, steps=steps)
-    return unflatten_weights(found[0], weights)
+    minima, _ = minimize_batch(
+        objective, flatten_weights(weights).unsqueeze(0), left, decay=decay, steps=steps
+    )
+    return unflatten_weights(minima[0], weights)
 
 
 @torch.no_grad()
 def minimize_batch(
-    asked: Objective, starts: Tensor, left: Tensor | None = None, *, decay: float = 0.0, steps: int = 100
+    objective: Objective, starts: Tensor, left: Tensor | None = None, *, decay: float = 0.0, steps: int = 100
 ) -> tuple[Tensor, Tensor]:
     """Minima near each of `starts`, [R, P], and the error there without the decay, [R].
 
@@ -35,41 +42,45 @@ def minimize_batch(
     """
     free = torch.ones_like(starts) if left is None else left.to(starts)
     w, trust = starts * free, torch.full((len(starts),), 1e-3, dtype=starts.dtype)
-    value = _value(asked, w, decay)
+    value = _value(objective, w, decay)
     for _ in range(steps):
-        slope, curve = _derivatives(asked, w, free, decay)
+        slope, curve = _derivatives(objective, w, free, decay)
         if not (slope.abs().amax(1) > 1e-9).any():
             break
         # Held weights get a curvature of one and no slope, so that they stay where they are.
         curve.diagonal(dim1=1, dim2=2).add_(decay + trust[:, None] + (1 - free))
         trial = w - torch.linalg.solve(curve, slope)
-        there = _value(asked, trial, decay)
+        there = _value(objective, trial, decay)
         better = there < value
         w = torch.where(better[:, None], trial, w)
         value = torch.where(better, there, value)
         trust = torch.where(better, trust / 4, trust * 6).clamp(1e-12, 1e12)
-    return w, _value(asked, w, 0.0)
+    return w, _value(objective, w, 0.0)
 
 
-def outputs(asked: Objective, w: Tensor) -> Tensor:
+def outputs(objective: Objective, w: Tensor) -> Tensor:
     """The answers to the objective's inputs with each row of `w`, [R, N, C]."""
-    answers: Tensor = vmap(lambda row: asked.outputs(unflatten_weights(row, asked.weights), asked.inputs))(w)
+    answers: Tensor = vmap(
+        lambda row: objective.outputs(unflatten_weights(row, objective.weights), objective.inputs)
+    )(w)
     return answers
 
 
-def _value(asked: Objective, w: Tensor, decay: float) -> Tensor:
-    answers, targets = _together(outputs(asked, w), asked.targets)
-    errors = asked.loss.value(answers, targets).reshape(len(w), -1).mean(1)
+def _value(objective: Objective, w: Tensor, decay: float) -> Tensor:
+    answers, targets = _together(outputs(objective, w), objective.targets)
+    errors = objective.loss.value(answers, targets).reshape(len(w), -1).mean(1)
     return errors + decay / 2 * w.square().sum(1)
 
 
-def _derivatives(asked: Objective, w: Tensor, free: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+def _derivatives(objective: Objective, w: Tensor, free: Tensor, decay: float) -> tuple[Tensor, Tensor]:
     """The slope [R, P] of the error with its decay, and A [R, P, P]."""
-    jacobian = vmap(jacrev(lambda row: asked.outputs(unflatten_weights(row, asked.weights), asked.inputs)))(w)
+    jacobian = vmap(
+        jacrev(lambda row: objective.outputs(unflatten_weights(row, objective.weights), objective.inputs))
+    )(w)
     jacobian = jacobian * free[:, None, None]
-    answers, targets = _together(outputs(asked, w), asked.targets)
-    n, rows = len(asked.inputs), (len(w), len(asked.inputs))
-    roots, slopes = asked.loss.hessian_root(answers, targets), asked.loss.gradient(answers, targets)
+    answers, targets = _together(outputs(objective, w), objective.targets)
+    n, rows = len(objective.inputs), (len(w), len(objective.inputs))
+    roots, slopes = objective.loss.hessian_root(answers, targets), objective.loss.gradient(answers, targets)
     x = torch.einsum("rncp,rncd->rndp", jacobian, roots.reshape(*rows, *roots.shape[1:])).flatten(1, 2)
     slope = torch.einsum("rncp,rnc->rp", jacobian, slopes.reshape(*rows, -1)) / n + decay * w
     return slope, x.mT @ x / n

@@ -1,4 +1,4 @@
-"""What stands behind the figures of an experiment: receipts, settings, machines and versions, read from its runs."""
+"""How the runs of an experiment were made: invariant checks, settings, machines and versions, from their records."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,118 +10,122 @@ from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 
-SHORT = ("baseline.recipe.", "baseline.")
-"""What `--set` lets a key do without."""
+PREFIXES = ("", "dense.", "dense.recipe.", "settings.", "settings.recipe.")
+"""Prefixes of settings that `--set` may leave out: `epochs` is `dense.recipe.epochs`, `every` is `dense.every`."""
+
+
+def short_name(key: str) -> str:
+    """Return a setting's name without a prefix that `--set` does not need."""
+    prefixes = sorted(PREFIXES, key=len, reverse=True)
+    return next(key.removeprefix(prefix) for prefix in prefixes if key.startswith(prefix))
 
 
 def format_label(label: Mapping[str, Any]) -> str:
-    """A label in words.
+    """Format the label of a run.
 
     >>> format_label({"curve": "random", "replicate": 3, "draw": 0, "group": "conv-2"})
     'conv-2, random, replicate 3, draw 0'
     """
-    plain = ("group", "curve", "over")
-    first = [str(label[key]) for key in plain if key in label]
-    return ", ".join([*first, *(f"{k} {v}" for k, v in label.items() if k not in plain)])
+    names = ("group", "curve", "over")
+    first = [str(label[key]) for key in names if key in label]
+    return ", ".join([*first, *(f"{key} {value}" for key, value in label.items() if key not in names)])
 
 
 def requested_run_directories(store: Store, request: Request) -> list[RunDirectory]:
-    """The folders of the runs that were asked for, each once."""
+    """Return the directories of the requested runs, each once."""
     return [store.directory(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
 
 
 def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
-    """The folders of the runs that were asked for and of those that they were made from, each once."""
-    found: dict[str, RunDirectory] = {}
-    left = requested_run_directories(store, request)
-    while left:
-        folder = left.pop(0)
-        if folder.id not in found:
-            found[folder.id] = folder
-            left += [store.directory(need) for need in folder.record().dependencies.values()]
-    return list(found.values())
+    """Return the directories of the requested runs and of their dependencies, each once."""
+    directories: dict[str, RunDirectory] = {}
+    remaining = requested_run_directories(store, request)
+    while remaining:
+        directory = remaining.pop(0)
+        if directory.id not in directories:
+            directories[directory.id] = directory
+            remaining += [store.directory(need) for need in directory.record().dependencies.values()]
+    return list(directories.values())
 
 
-def receipts(store: Store, request: Request) -> InvariantSummary:
-    """Every check of every point, and the sentences that do not hold."""
+def invariant_summary(store: Store, request: Request) -> InvariantSummary:
+    """Count every check of every point, and list the failed ones."""
     labels = {entry.id: format_label(entry.label) for entry in request.entries}
     points = [
-        (folder.id, row)
-        for folder in requested_run_directories(store, request)
-        for row in folder.rows()
+        (directory.id, row)
+        for directory in requested_run_directories(store, request)
+        for row in directory.rows()
         if row.get("invariants")
     ]
     checks: dict[str, list[bool]] = {}
     failed = []
     for id, row in points:
         where = f"{labels[id]}, density {formatting.format_density(row['density'])}"
-        for sentence, holds in row["invariants"]["checks"].items():
-            checks.setdefault(sentence, []).append(holds)
+        for check, holds in row["invariants"]["checks"].items():
+            checks.setdefault(check, []).append(holds)
             if not holds:
-                failed.append((where, sentence, id))
+                failed.append((where, check, id))
     passed = sum(row["invariants"]["passed"] for _, row in points)
-    counted = [(sentence, sum(held), len(held)) for sentence, held in checks.items()]
-    return InvariantSummary(len(points), passed, counted, failed)
+    counts = [(check, sum(results), len(results)) for check, results in checks.items()]
+    return InvariantSummary(len(points), passed, counts, failed)
 
 
-def environments(folders: Iterable[RunDirectory]) -> dict[str, str]:
-    """On what the runs were computed: versions, machine, device, engine; how many runs, where they differ."""
-    found: dict[str, dict[str, int]] = {}
-    for folder in folders:
-        ways = [_environment(one) for one in folder.record().environments]
-        for key in ways[-1]:
-            for words in dict.fromkeys(way[key] for way in ways):
-                counts = found.setdefault(key, {})
-                counts[words] = counts.get(words, 0) + 1
+def environments(directories: Iterable[RunDirectory]) -> dict[str, str]:
+    """Describe where runs were computed: versions, machine, device; with numbers of runs where they differ."""
+    counts: dict[str, dict[str, int]] = {}
+    for directory in directories:
+        attempts = [_environment(attempt) for attempt in directory.record().environments]
+        for key in attempts[-1]:
+            for text in dict.fromkeys(attempt[key] for attempt in attempts):
+                of_key = counts.setdefault(key, {})
+                of_key[text] = of_key.get(text, 0) + 1
     return {
-        key: next(iter(counts))
-        if len(counts) == 1
-        else "; ".join(f"{words} ({formatting.pluralize(n, 'run')})" for words, n in counts.items())
-        for key, counts in found.items()
+        key: next(iter(texts))
+        if len(texts) == 1
+        else "; ".join(f"{text} ({formatting.pluralize(n, 'run')})" for text, n in texts.items())
+        for key, texts in counts.items()
     }
 
 
-def _environment(found: Mapping[str, Any]) -> dict[str, str]:
-    commit = found.get("commit")
+def _environment(record: Mapping[str, Any]) -> dict[str, str]:
+    commit = record.get("commit")
     return {
-        "prunus": f"{found.get('prunus', '–')}{f', commit {commit}' if commit else ''}",
-        "libraries": ", ".join(f"{name} {found.get(name, '–')}" for name in ("torch", "numpy", "python")),
-        "machine": f"{found.get('cpu', '–')}, {found.get('cores', '–')} cores, {found.get('platform', '–')}",
-        "device": f"{found.get('device_name') or found.get('device', '–')}, "
-        f"{formatting.pluralize(found.get('threads', 1), 'thread')} a process",
-        "engine": found.get("executor", "–"),
+        "prunus": f"{record.get('prunus', '–')}{f', commit {commit}' if commit else ''}",
+        "libraries": ", ".join(f"{name} {record.get(name, '–')}" for name in ("torch", "numpy", "python")),
+        "machine": f"{record.get('cpu', '–')}, {record.get('cores', '–')} cores, {record.get('platform', '–')}",
+        "device": f"{record.get('device_name') or record.get('device', '–')}, "
+        f"{formatting.pluralize(record.get('threads', 1), 'thread')} per process",
+        "executor": record.get("executor", "–"),
     }
 
 
-def settings(folders: Iterable[RunDirectory]) -> dict[str, str]:
-    """The settings of runs by the names that `--set` takes; all values, where they differ."""
+def settings_of_runs(directories: Iterable[RunDirectory]) -> dict[str, str]:
+    """Collect the settings of runs by the names that `--set` takes, with all values where they differ."""
     values: dict[str, dict[str, None]] = {}
-    specs = [folder.record().all_settings for folder in folders]
-    for spec in specs:
-        for key, words in _settings(spec).items():
-            values.setdefault(key, {})[words] = None
-    told = {key: [words for words in found if words != "–"] for key, found in values.items()}
-    return {key: "; ".join(found) for key, found in told.items() if found and key != "replicate"}
+    for directory in directories:
+        for key, text in _settings(directory.record().all_settings).items():
+            values.setdefault(key, {})[text] = None
+    set_values = {key: [text for text in texts if text != "–"] for key, texts in values.items()}
+    return {key: "; ".join(texts) for key, texts in set_values.items() if texts and key != "replicate"}
 
 
 def _settings(spec: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
+    settings = {}
     for key, value in spec.items():
-        if isinstance(value, Mapping) and "kind" in value and key != "baseline":
-            found[key] = "another run"
+        if key == "inputs" or (
+            isinstance(value, Mapping) and "kind" in value and key not in ("dense", "settings")
+        ):
+            settings[key] = "another run" if value else "–"
         elif isinstance(value, Mapping):
             for name, part in flatten_settings(value, f"{key}.").items():
-                found[short(name)] = _words(part)
+                settings[short_name(name)] = format_setting(part)
         else:
-            found[key] = _words(value)
-    found.pop("kind", None)
-    return found
+            settings[key] = format_setting(value)
+    for name in ("kind", "function", "version"):
+        settings.pop(name, None)
+    return settings
 
 
-def short(key: str) -> str:
-    """A setting's name without what `--set` lets it do without."""
-    return next((key.removeprefix(prefix) for prefix in SHORT if key.startswith(prefix)), key)
-
-
-def _words(value: Any) -> str:
+def format_setting(value: Any) -> str:
+    """Format the value of a setting; "–" where it is not set."""
     return "–" if value in formatting.UNSET or value == [] else formatting.format_settings(value)

@@ -1,7 +1,4 @@
-"""The page of an experiment: all that came of it in one HTML file that needs nothing else and no network.
-
-It shows what it is given and asks no store.
-"""
+"""The page of an experiment: one HTML file that needs no other file and no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,48 +6,49 @@ from pathlib import Path
 
 from prunus.files import write_atomic
 from prunus.report.interactive_figure import Chart, digest, script
+from prunus.report.statistics import Verdict
 from prunus.report.templating import environment
 
 Cell = tuple[str, str]
-"""A value, and its standard deviation; empty where it has none."""
+"""A value and its standard deviation, which is empty where there is none."""
 
 
 @dataclass(frozen=True)
-class Card:
-    """A number at the top."""
+class KeyFigure:
+    """A number at the top of the page."""
 
-    what: str
-    number: str
-    words: str
+    label: str
+    value: str
+    explanation: str
     bad: bool = False
 
 
 @dataclass(frozen=True)
 class DensityComparison:
-    """What is shown at one density: the curves that lie above, below, and neither."""
+    """The comparisons at one density: the curves significantly above, significantly below, and neither."""
 
     density: str
-    """With the sparsity beside it."""
+    """With the sparsity beside it, or another point of the curves."""
     more: Sequence[tuple[str, str]]
-    """Curves, each with how large the difference is."""
+    """Curves, each with the difference and its interval."""
     less: Sequence[tuple[str, str]]
     same: Sequence[str]
 
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """A metric of every curve against one of them, density by density."""
+    """A metric of every curve compared with one of them, density by density."""
 
     heading: str
     more: str
-    """What a curve is whose values are larger."""
+    """Adjective of a curve with larger values."""
     less: str
     rows: Sequence[DensityComparison]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in groups; a group's name stands in the first column."""
+    """Rows in groups; the name of a group is in the first column."""
 
     header: Sequence[str]
     groups: Sequence[tuple[str, Sequence[Sequence[Cell]]]]
@@ -58,51 +56,58 @@ class Table:
 
 @dataclass(frozen=True)
 class InvariantSummary:
-    """What was checked, and what does not hold."""
+    """How many results were checked, and which checks failed."""
 
     points: int
     passed: int
     checks: Sequence[tuple[str, int, int]]
-    """A sentence, at how many points it holds, and of how many it was asked."""
+    """A check, the number of results that it holds for, and the number that it was made for."""
     failed: Sequence[tuple[str, str, str]]
-    """The point, the sentence, the run."""
+    """The result, the check, the run."""
 
 
 @dataclass(frozen=True)
 class ExperimentPage:
-    """All that the page says, in words."""
+    """The content of the page of an experiment."""
 
     name: str
     title: str
+    question: str
     place: str
-    """Which figures of the paper; may be empty."""
+    """Figures and tables of the paper; may be empty."""
     paper: str
     notes: Sequence[str]
+    """How the experiment differs from the paper at every size."""
     size: str
-    """One of the sizes' names."""
     about_size: str
     shortened: Sequence[str]
-    """Where the size differs from the paper's: "epochs 5 instead of 55"."""
-    cards: Sequence[Card]
+    """Settings that differ from the paper's size: "epochs 5 instead of 55"."""
+    key_figures: Sequence[KeyFigure]
+    verdicts: Sequence[Verdict]
     charts: Sequence[Chart]
     about_comparisons: str
-    """What is compared; or why nothing is, where `comparisons` are empty; empty where nothing was to be."""
+    """What is compared; why nothing is where `comparisons` is empty; empty for an experiment without comparisons."""
     comparisons: Sequence[MetricComparison]
     table: Table
-    receipts: InvariantSummary
+    about_table: str
+    published: Sequence[tuple[str, str, float, str]]
+    """Published values: row, metric, value, source."""
+    invariants: InvariantSummary
     command: str
     settings: Mapping[str, str]
     evidence: Mapping[str, str]
     runs: Sequence[tuple[str, str]]
-    """What a run is, and its identity."""
+    """The label and the ID of each run."""
     files: Sequence[str]
-    """The names of the files beside the page."""
+    """Names of the files beside the page."""
 
 
 def write_experiment_page(path: Path, page: ExperimentPage) -> None:
     """Write the page to `path`, whole or not at all; the same page gives the same bytes.
 
-    Raises OutputError where it cannot be written, PrunusError where jinja2 is not installed.
+    Raises:
+        OutputError: The file cannot be written.
+        PrunusError: Jinja2 is not installed.
     """
     code = script()
     template = environment().get_template("experiment.html")

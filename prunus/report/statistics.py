@@ -6,13 +6,15 @@ is looked at is the difference within each pair. Its interval is Student's,
     d ± t(n - 1) · s / √n,    d and s: mean and standard deviation of the n differences.
 
 Source: Student 1908, "The probable error of a mean", Biometrika 6(1). Also called: paired t-test.
-Many comparisons at once find differences that are not there: of 20 intervals of 95 % one misses.
+Of 20 intervals of 95 %, one misses the true value on average. The verdicts on the claims of an experiment are therefore
+corrected for their number (`holm`).
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Literal
 
 from prunus.errors import NonFiniteError, PrunusError
 from prunus.registry import lookup
@@ -54,9 +56,10 @@ class Comparison:
         if self.n < 2:
             return f"one pair proves nothing: {plus} {by}"
         if self.low == self.high == 0:
-            return f"no difference between {name_a} and {name_b} in any pair (n = {formatting.pluralize(self.n, 'pair')})"
+            pairs = formatting.pluralize(self.n, "pair")
+            return f"no difference between {name_a} and {name_b} in any pair (n = {pairs})"
         if not self.shown:
-            return f"no difference shown between {name_a} and {name_b}: {plus} {by}"
+            return f"no significant difference between {name_a} and {name_b}: {plus} {by}"
         larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
         return f"{larger} is {more} than {smaller} by {by}"
 
@@ -110,6 +113,93 @@ def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: f
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
     p = 2 * float(stdtr(n - 1, -abs(middle) / error))
     return Comparison(n, middle, middle - half, middle + half, p, confidence)
+
+
+Expectation = Literal["higher", "lower", "equal"]
+"""What a claim says of one thing compared with another; "equal" means equal within a margin."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the data say of one claim."""
+
+    claim: str
+    source: str
+    """Where the paper makes the claim."""
+    verdict: Literal["holds", "does not hold", "not shown"]
+    n: int
+    """Number of pairs."""
+    published: str
+    """The value in the paper, with its unit; empty where it gives none."""
+    measured: float | None
+    """Mean difference; None without data."""
+    interval: tuple[float, float] | None
+    """95 % interval of the difference, not corrected; None for fewer than two pairs."""
+    p: float
+    """p-value, corrected for the number of claims by Holm's method."""
+    where: str = ""
+    """The measured points, such as "level 7, 11"."""
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for multiple comparisons by Holm's step-down method.
+
+    Returns:
+        Corrected p-values in the order of `p_values`, each at most 1. Rejecting those below 0.05 keeps the
+        probability of any false rejection at or below 0.05, whatever the dependence between the tests.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6(2).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def claim_p_value(comparison: Comparison, expected: Expectation, margin: float = 0.0) -> float:
+    """Compute the p-value that decides a claim.
+
+    For "higher" and "lower" this is the p-value of the paired comparison. For "equal" it is that of the one-sided
+    test that the difference is on the measured side of the nearer margin (two one-sided tests: Schuirmann 1987).
+
+    Args:
+        comparison: The paired comparison of the two things.
+        expected: What the claim says.
+        margin: Half-width of the region of equivalence, in the unit of the difference; only for "equal".
+    """
+    if comparison.n < 2 or expected != "equal":
+        return comparison.p
+    distance = margin - abs(comparison.difference)
+    half_width = (comparison.high - comparison.low) / 2
+    if not half_width:
+        return 2.0 ** (1 - comparison.n) if distance else 1.0
+    from scipy.special import stdtr, stdtrit
+
+    error = half_width / float(stdtrit(comparison.n - 1, (1 + comparison.confidence) / 2))
+    return float(stdtr(comparison.n - 1, -abs(distance) / error))
+
+
+def decide(
+    comparison: Comparison, expected: Expectation, p: float, margin: float = 0.0
+) -> Literal["holds", "does not hold", "not shown"]:
+    """Decide a claim: "not shown" for one pair or where `p` is not below 1 - confidence.
+
+    Args:
+        comparison: The paired comparison of the two things.
+        expected: What the claim says.
+        p: The p-value of the claim, corrected for multiple comparisons.
+        margin: Half-width of the region of equivalence; only for "equal".
+    """
+    if comparison.n < 2 or p >= 1 - comparison.confidence:
+        return "not shown"
+    if expected == "equal":
+        return "holds" if abs(comparison.difference) <= margin else "does not hold"
+    return "holds" if (comparison.difference > 0) == (expected == "higher") else "does not hold"
 
 
 def check_interval_library() -> None:

@@ -15,7 +15,7 @@ from prunus.cli.app import COMMANDS
 from prunus.cli.exit_codes import EXIT_CODES
 from prunus.cli.list_ import registries
 from prunus.cli.names import NAMES
-from prunus.experiments.results import SIZES
+from prunus.experiments.rows import SIZES
 from prunus.pruning.obs.diagonals import DIAGONALS
 from prunus.pruning.obs.objective import LOSSES
 from prunus.seeded_tensors import GENERATORS

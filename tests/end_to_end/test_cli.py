@@ -20,7 +20,8 @@ from prunus.cli.recipe_options import resolve_recipe
 from prunus.compression.codecs import CODECS
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data import DATASETS
-from prunus.experiments import EXPERIMENTS
+from prunus.experiments import EXPERIMENTS, PAPERS
+from prunus.experiments.results import Result
 from prunus.models import MODELS
 from prunus.pruning.methods import METHODS
 from prunus.registry import import_object
@@ -313,7 +314,7 @@ def test_list_names_all_built_in_components(run):
         "augmentations": AUGMENTATIONS,
         "engines": EXECUTORS,
         "recipes": prunus.COMPRESSION_RECIPES,
-        "experiments": EXPERIMENTS,
+        "experiments": dict.fromkeys((*PAPERS, *EXPERIMENTS)),
     }
     assert {kind: [row["name"] for row in rows] for kind, rows in result.items()} == {
         kind: list(table) for kind, table in tables.items()
@@ -325,21 +326,23 @@ def test_list_names_all_built_in_components(run):
             assert re.search(rf"(^|\s){re.escape(name)}\s", words, re.MULTILINE)
 
 
-def test_run_passes_the_size_and_prints_the_table(run, monkeypatch, tmp_path):
-    def count(size, out, *, replicates=None, seed=0, report=print, progress=None):
+def test_run_passes_size_and_replicates_and_prints_the_result(run, monkeypatch, tmp_path):
+    def count(experiment, size, out, *, replicates, seed, report, **options):
         """Count to three."""
         report("counting")
-        (out / "counted.txt").write_text(f"{size} {replicates} {seed}")
-        return type("Result", (), {"name": "count", "files": [out / "counted.txt"], "table": "| 1 | 2 | 3 |"})
+        (out / "counted.txt").write_text(f"{experiment.name} {size} {replicates} {seed}")
+        content = {"question": "How many?", "verdicts": []}
+        return Result("count", content, [], "| 1 | 2 | 3 |", [out / "counted.txt"])
 
-    monkeypatch.setitem(EXPERIMENTS, "count", count)
-    printed = run("run", "count", "--smoke", "--out", tmp_path / "new" / "folder", "--replicates=2", "--json")
+    monkeypatch.setattr("prunus.experiments.running.run_experiment", count)
+    name = "hassibi1993.xor"
+    printed = run("run", name, "--smoke", "--out", tmp_path / "new" / "folder", "--replicates=2", "--json")
     assert printed.err == "counting\n"
-    result = json.loads(printed.out)
-    assert result["table"] == "| 1 | 2 | 3 |"
-    assert Path(result["files"][0]).read_text(encoding="utf-8") == "smoke 2 0"
-    assert "| 1 | 2 | 3 |" in run("run", "count", "--out", tmp_path).out
-    assert (tmp_path / "counted.txt").read_text() == "default None 0"
+    found = json.loads(printed.out)
+    assert (found["table"], found["question"]) == ("| 1 | 2 | 3 |", "How many?")
+    assert Path(found["files"][0]).read_text(encoding="utf-8") == f"{name} smoke 2 0"
+    assert "| 1 | 2 | 3 |" in run("run", name, "--out", tmp_path).out
+    assert (tmp_path / "counted.txt").read_text() == f"{name} default None 0"
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

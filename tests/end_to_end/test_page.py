@@ -17,10 +17,10 @@ from torch import nn
 import prunus
 from prunus.report import Curve, Reference, save_line_plot, write_page
 from prunus.report.experiment_page import (
-    Card,
     DensityComparison,
     ExperimentPage,
     InvariantSummary,
+    KeyFigure,
     MetricComparison,
     Table,
     write_experiment_page,
@@ -28,6 +28,7 @@ from prunus.report.experiment_page import (
 from prunus.report.figure_data import FigureData
 from prunus.report.figures import save_drawing
 from prunus.report.interactive_figure import chart
+from prunus.report.statistics import Verdict
 from prunus.training import Recipe
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -309,11 +310,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_experiment_page(
         folder / "page.html",
         ExperimentPage(
-            name=long, title=long, place="Figure 1", paper=long, notes=[long], size="default",
-            about_size="Shortened.", shortened=[long], cards=[Card("Size", long, long)] * 4, charts=charts,
+            name=long, title=long, question=long, place="Figure 1", paper=long, notes=[long], size="default",
+            about_size="Shortened.", shortened=[long], key_figures=[KeyFigure("Size", long, long)] * 4, charts=charts,
+            verdicts=[Verdict(long, long, "holds", 3, long, 1.5, (0.5, 2.5), 0.01, long)], about_table=long,
+            published=[(long, long, 1.0, long)],
             about_comparisons=long, comparisons=[verdicts],
             table=Table(["curve", *"abcdefghijkl"], [(long, [[("98.17", "0.12")] * 12] * 3)]),
-            receipts=InvariantSummary(3, 2, [(long, 2, 3)], [(long, long, long)]), command=f"prunus run {long}",
+            invariants=InvariantSummary(3, 2, [(long, 2, 3)], [(long, long, long)]), command=f"prunus run {long}",
             settings={"model": long, "epochs": "5"}, evidence={"prunus": long}, runs=[(long, long)], files=[long],
         ),
     )  # fmt: skip

@@ -18,8 +18,9 @@ from prunus.cli import demo as demo_command
 from prunus.cli import main
 from prunus.compression.result import Compressed
 from prunus.errors import OutputError
-from prunus.experiments.results import start_record
+from prunus.experiments.results import ResultFiles
 from prunus.report import Curve, save_line_plot
+from prunus.report.figure_data import FigureData
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 
@@ -272,10 +273,12 @@ def test_unwritable_page_does_not_lose_the_result(folder):
     assert {path.name for path in folder.iterdir() if path.suffix in (".html", ".part")} == set()
 
 
-def test_failing_figure_does_not_lose_the_numbers(tmp_path, monkeypatch):
-    record = start_record("mine", "smoke", tmp_path, None, 0, None)
-    record.draw("errors", [Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y")
-    record.save_rows("points", [{"x": 1}])
+def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypatch):
+    files = ResultFiles("mine", "smoke", tmp_path)
+    files.add_figure(
+        "errors", FigureData([Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y")
+    )
+    files.add_rows("points", [{"x": 1}])
 
     def fails(*arguments):
         raise RuntimeError("no fonts")
@@ -284,7 +287,7 @@ def test_failing_figure_does_not_lose_the_numbers(tmp_path, monkeypatch):
     with pytest.raises(
         OutputError, match=r"mine\.md, .* are complete; what follows failed: RuntimeError: no fonts"
     ):
-        record.finish([{"x": 1}])
+        files.finish({"rows": [{"x": 1}]}, [{"x": 1}], "", 1)
     names = {"mine.json", "mine.md", "mine.errors.csv", "mine.points.csv"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert json.loads((tmp_path / "mine.json").read_bytes())["rows"] == [{"x": 1}]
@@ -297,9 +300,8 @@ def test_missing_library_is_named_before_the_work(library, folder, called, monke
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr("prunus.cli.REQUIRED", ())
     monkeypatch.setattr(
-        "prunus.experiments.stored_experiment.run_plan", lambda *arguments, **options: pytest.fail("begun")
+        "prunus.experiments.running.run_plan", lambda *arguments, **options: pytest.fail("begun")
     )
-    monkeypatch.setattr("prunus.experiments.lecun1990._trained", lambda *arguments: pytest.fail("begun"))
     commands = [("run", NAME, "--smoke", "--store=store")]
     if library != "scipy":
         commands.append(("run", "lecun1990.deletion", "--smoke"))
@@ -320,12 +322,12 @@ IN_C_LOCALE = f"""
 import locale, sys
 from pathlib import Path
 from prunus.cli import main
-from prunus.experiments.results import start_record
+from prunus.experiments.results import ResultFiles
 from prunus.report import Curve, save_line_plot
 assert locale.getpreferredencoding(False) != "UTF-8" and sys.stdout.encoding.lower() != "utf-8"
 save_line_plot("drawn", {CURVE!r}, **{LABELS!r})
 assert "matplotlib.pyplot" not in sys.modules
-start_record("mine", "smoke", Path("."), None, 0, None).finish([{{"error": 0.5, "error ±": 0.25}}], "× –")
+ResultFiles("mine", "smoke", Path(".")).finish({{"× –": 1}}, [{{"error": 0.5, "error ±": 0.25}}], "× –", 1)
 main(sys.argv[1:])
 """
 

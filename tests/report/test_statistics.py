@@ -14,6 +14,7 @@ from scipy.stats import ttest_rel
 
 from prunus.errors import NonFiniteError, PrunusError, UnknownNameError
 from prunus.report import BANDS, compare_paired, mean_and_band
+from prunus.report.statistics import claim_p_value, decide, holm
 
 VALUES = st.floats(-1e3, 1e3).map(lambda value: round(value, 6))
 PAIRS = st.dictionaries(st.integers(0, 99), st.tuples(VALUES, VALUES), min_size=1, max_size=12)
@@ -112,7 +113,7 @@ def test_where_zero_is_inside_no_difference_is_shown() -> None:
     found = compare_paired({0: 1.0, 1: 1.2, 2: 1.1}, {0: 1.1, 1: 1.0, 2: 1.15})
     assert not found.shown
     assert found.sentence("A", "B", "pp") == (
-        "no difference shown between A and B: B minus A is -0.02 pp (95 % interval -0.42 to 0.38, n = 3 pairs)"
+        "no significant difference between A and B: B minus A is -0.02 pp (95 % interval -0.42 to 0.38, n = 3 pairs)"
     )
 
 
@@ -154,7 +155,7 @@ def test_equal_differences_are_as_sure_as_their_signs(n: int) -> None:
     assert found.p == 2 / 2**n
     assert found.shown == (n >= 6)
     assert found.sentence("A", "B", "pp").startswith(
-        "B is more accurate" if n >= 6 else "no difference shown"
+        "B is more accurate" if n >= 6 else "no significant difference"
     )
 
 
@@ -196,3 +197,29 @@ def test_a_band_that_is_not_there_is_refused() -> None:
         mean_and_band([1.0], "min to mox")
     with pytest.raises(PrunusError, match="no values"):
         mean_and_band([])
+
+
+def test_holm_keeps_order_and_never_lowers_a_p_value() -> None:
+    """The step-down values of Holm 1979 for four hypotheses, computed by hand."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "margin", "verdict"),
+    [
+        ([1.0, 1.1, 0.9, 1.05], "higher", 0.0, "holds"),
+        ([1.0, 1.1, 0.9, 1.05], "lower", 0.0, "does not hold"),
+        ([1.0, -1.1, 0.9, -1.05], "higher", 0.0, "not shown"),
+        ([0.01, -0.02, 0.02, 0.0], "equal", 0.5, "holds"),
+        ([1.0, 1.1, 0.9, 1.05], "equal", 0.5, "does not hold"),
+        ([0.4, 0.7, 0.3, 0.6], "equal", 0.5, "not shown"),
+        ([5.0], "higher", 0.0, "not shown"),
+    ],
+)
+def test_claims_are_decided_by_interval_and_margin(values, expected, margin, verdict) -> None:  # type: ignore[no-untyped-def]
+    comparison = compare_paired(dict.fromkeys(range(len(values)), 0.0), dict(enumerate(values)))
+    p = claim_p_value(comparison, expected, margin)
+    assert decide(comparison, expected, p, margin) == verdict
+    assert decide(comparison, expected, 0.06, margin) == "not shown"

@@ -1,4 +1,4 @@
-"""Laws of an experiment's page: it says what the store holds, needs nothing else, and words stay words."""
+"""The page of an experiment: it states what the store contains, needs no other file, and escapes every name."""
 
 import base64
 import csv
@@ -17,23 +17,25 @@ from hypothesis import strategies as st
 
 from prunus.cli.run import _settings
 from prunus.errors import PrunusError, SpecError, StoreError
-from prunus.experiments import STORED_EXPERIMENTS
+from prunus.experiments import EXPERIMENTS
+from prunus.experiments.claims import Claim
 from prunus.experiments.comparisons import METRICS, as_rows, compare, comparison_lines, comparison_tables
-from prunus.experiments.page_content import paper_and_notes
-from prunus.experiments.results import Result, curve
-from prunus.experiments.store_rows import finished_subset, latest_request
-from prunus.experiments.stored_experiment import Panel, StoredExperiment
+from prunus.experiments.experiment import Experiment, FigureSpec
+from prunus.experiments.results import Result
+from prunus.experiments.rows import curve, finished_subset, latest_request
+from prunus.experiments.running import draw_experiment
 from prunus.report.experiment_page import (
-    Card,
     DensityComparison,
     ExperimentPage,
     InvariantSummary,
+    KeyFigure,
     MetricComparison,
     Table,
     write_experiment_page,
 )
 from prunus.report.figure_data import Curve, FigureData
 from prunus.report.interactive_figure import chart, script
+from prunus.report.statistics import Verdict
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
@@ -87,12 +89,16 @@ def page_with(word: str, name: str = "n") -> ExperimentPage:
     """A page that says `word` everywhere."""
     drawing = FigureData([Curve(word, [1, 2], [1, 2], [1, 2], [1, 2], 1)], word, word, word)
     return ExperimentPage(
-        name=word, title=word, place=word, paper=word, notes=[word], size="smoke", about_size=word,
-        shortened=[word], cards=[Card(word, word, word)], charts=[chart(drawing, word, f"{name}.csv", "<svg/>")] * 2,
-        about_comparisons=word,
-        comparisons=[MetricComparison(word, word, word, [DensityComparison(word, [(word, word)], [(word, word)], [word])])],
+        name=word, title=word, question=word, place=word, paper=word, notes=[word], size="smoke", about_size=word,
+        shortened=[word], key_figures=[KeyFigure(word, word, word)],
+        verdicts=[Verdict(word, word, "holds", 2, word, 1.0, (0.5, 1.5), 0.01, word)],
+        charts=[chart(drawing, word, f"{name}.csv", "<svg/>")] * 2,
+        about_comparisons=word, about_table=word, published=[(word, word, 1.0, word)],
+        comparisons=[
+            MetricComparison(word, word, word, [DensityComparison(word, [(word, word)], [(word, word)], [word])]),
+        ],
         table=Table([word], [(word, [[(word, word)]])]),
-        receipts=InvariantSummary(2, 1, [(word, 1, 2)], [(word, word, word)]),
+        invariants=InvariantSummary(2, 1, [(word, 1, 2)], [(word, word, word)]),
         command=word, settings={word: word}, evidence={word: word}, runs=[(word, word)], files=[word],
     )  # fmt: skip
 
@@ -178,7 +184,7 @@ def test_lines_verdicts_and_rows_say_the_same(values: dict[str, list[list[float]
     assert by_page == expected
     for line in (line for line in comparison_lines(found, [ACCURACY], "all.csv") if line.startswith("- ")):
         name, _, words = line.removeprefix("- ").partition(": ")
-        for sign, said in ((1, "more accurate than a"), (-1, "less accurate than a"), (0, "no difference")):
+        for sign, said in ((1, "more accurate than a"), (-1, "less accurate than a"), (0, "no ")):
             mine = [density for (curve, density), way in expected.items() if (curve, way) == (name, sign)]
             parts = [part for part in words.split("; ") if part.startswith(said)]
             assert len(parts) == bool(mine)
@@ -211,7 +217,7 @@ def test_one_replicate_proves_nothing() -> None:
     found = compare(rows_of({"a": [[90.0]], "b": [[10.0]]}), "a", [ACCURACY])
     assert comparison_tables(found, [ACCURACY]) == []
     assert comparison_lines(found, [ACCURACY], "all.csv") == [
-        "one replicate: no difference is proved; what there is stands in all.csv"
+        "one replicate cannot show a difference; the measured differences are in all.csv"
     ]
     assert as_rows(found)[0]["difference"] == -80
 
@@ -236,14 +242,64 @@ def wanted(template: TicketSpec, size: str, replicates: Any) -> Any:
     ]  # fmt: skip
 
 
-TINY = StoredExperiment(
-    "mine.tiny",
-    "Figure 7: two criteria.",
+TINY = Experiment(
+    name="mine.tiny",
+    paper='Me 2026, "Two criteria"',
+    place="Figure 7",
+    title="Two criteria",
+    question="Which of two criteria is better?",
     template=template,
-    wanted=wanted,
-    panels=[
-        Panel("stop", ACCURACY, "stop (%)", "Stop"),
-        Panel("end", "final_test_accuracy", "end (%)", "End"),
+    runs=wanted,
+    figures=[
+        FigureSpec("stop", ACCURACY, "stop (%)", "Stop"),
+        FigureSpec("end", "final_test_accuracy", "end (%)", "End"),
+    ],
+    claims=[
+        Claim(
+            "large_final is better",
+            ACCURACY,
+            "large_final",
+            "small_final",
+            "higher",
+            "Figure 7",
+            at={"level": (1, 2)},
+        ),
+        Claim(
+            "large_final is worse",
+            ACCURACY,
+            "large_final",
+            "small_final",
+            "lower",
+            "Figure 7",
+            at={"level": (1, 2)},
+        ),
+        Claim(
+            "both end alike",
+            "final_test_accuracy",
+            "large_final",
+            "small_final",
+            "equal",
+            "Table 1",
+            margin=0.1,
+        ),
+        Claim(
+            "large_final is at least 90 %",
+            ACCURACY,
+            "large_final",
+            90.0,
+            "higher",
+            "Table 1",
+            at={"level": (2,)},
+        ),
+        Claim(
+            "nobody has measured this",
+            ACCURACY,
+            "large_final",
+            "small_final",
+            "higher",
+            "Table 2",
+            at={"level": (9,)},
+        ),
     ],
     networks=("lenet-300-100",),
     against="large_final",
@@ -265,7 +321,7 @@ def put(
 
     Of the runs asked for, only the first `until` are finished.
     """
-    entries = TINY.entries(size, range(n or SEEDS[size]), asked or {})
+    entries = TINY.labeled_runs(size, range(n or SEEDS[size]), asked or {})
     store.request(TINY.name, size, entries, asked or {})
     ids = set()
     for label, spec in entries[:until]:
@@ -292,7 +348,7 @@ def put(
 def drawn(tmp_path: Path, **about: Any) -> tuple[Result, Html, Store, set[str]]:
     store = Store(tmp_path / "store")
     ids = put(store, **about)
-    result = TINY.figure(store, tmp_path / "out")
+    result = draw_experiment(TINY, store, tmp_path / "out")
     return result, Html(result.files[0].read_text(encoding="utf-8")), store, ids
 
 
@@ -314,7 +370,7 @@ def test_it_stands_beside_its_figures_and_holds_them(shortened: Any, tmp_path: P
     for suffix, source in zip(("stop", "end"), svgs, strict=True):
         inside = base64.b64decode(str(source).removeprefix("data:image/svg+xml;base64,"), validate=True)
         assert inside == (out / f"mine.tiny.{suffix}.svg").read_bytes()
-    again = TINY.figure(store, tmp_path / "again")
+    again = draw_experiment(TINY, store, tmp_path / "again")
     assert again.files[0].read_bytes() == result.files[0].read_bytes()
 
 
@@ -326,17 +382,17 @@ def test_it_says_what_the_runs_are(shortened: Any) -> None:
         assert title in words
     assert words[words.index("criterion") + 1] == "large_final; small_final"
     assert words[words.index("epochs") + 1] == "2"
-    assert "All 6 points passed." not in words
-    assert "All 12 points passed." in words
-    assert words[words.index("Runs") + 1 :][:2] == ["9", "9 min 0 s of computing, all together"]
+    assert "All 6 results passed all checks." not in words
+    assert "All 12 results passed all checks." in words
+    assert words[words.index("Runs") + 1 :][:2] == ["9", "9 min 0 s of computation in total"]
     text = " ".join(words)
-    assert "3 replicates instead of 4; epochs 2 instead of 9; rounds 2 instead of 3." in text
+    assert "3 replicates instead of 4 epochs 2 instead of 9 rounds 2 instead of 3" in text
     assert re.search(r"seeds 0, 1, 2;", text)
 
 
 def test_the_full_size_differs_in_nothing(tmp_path: Path) -> None:
     _, page, _, _ = drawn(tmp_path, size="full")
-    assert "The size of the paper." in page.words
+    assert "This run has the size of the paper." in page.words
     assert "instead of" not in " ".join(page.words)
     assert "Stop – lenet-300-100, digits" in page.words
 
@@ -360,7 +416,7 @@ def test_its_command_makes_the_same_runs(tmp_path: Path, size: str, n: int, aske
     values = [(options[at], options[at + 1]) for at in range(len(options) - 1)]
     replicates = next((int(value) for key, value in values if key == "--replicates"), SEEDS[sizes[0]])
     changes = _settings([value for key, value in values if key == "--set"])
-    made = TINY.entries(sizes[0], range(replicates), changes)
+    made = TINY.labeled_runs(sizes[0], range(replicates), changes)
     (request,) = store.requests()
     assert [run_id(spec) for _, spec in made] == [entry.id for entry in request.entries]
     assert ("--store", str(store.path)) in values
@@ -371,11 +427,11 @@ def test_a_receipt_that_failed_is_named(tmp_path: Path) -> None:
     run = next(
         e.id for e in store.requests()[0].entries if e.label == {"curve": "small_final", "replicate": 1}
     )
-    at = page.words.index("what does not hold")
+    at = page.words.index("failed check")
     said = "small_final, replicate 1, density 64.00 % (36.00 %)"
     assert page.words[at + 2 : at + 5] == [said, "the masks are nested", run]
-    assert "11 of 12 points passed." in page.words
-    assert f"- failed: {said}: the masks are nested ({run})" in result.table
+    assert "11 of 12 results passed all checks." in page.words
+    assert f"- failed: {said}: the masks are nested ({run})" in result.text
     assert page.words[page.words.index("the masks are nested", at + 4) + 1] == "11 of 12"
     assert page.words[page.words.index("every pruned weight is zero") + 1] == "12 of 12"
     for figure in page.figures:
@@ -387,12 +443,12 @@ def test_what_is_finished_is_drawn_and_said_to_be_a_part(tmp_path: Path) -> None
     result, page, store, ids = drawn(tmp_path, until=3, asked={"epochs": "3"})
     said = "3 of 6 runs are drawn; the others are not finished or failed"
     command = f"prunus run mine.tiny --set epochs=3 --store {store.path}"
-    assert f"{said}: run `{command}` again" in result.table
-    assert page.words.count(f"receipts: 6 of 6 points passed; {said}") == 2
+    assert f"{said}: run `{command}` again" in result.text
+    assert page.words.count(f"invariants: 6 of 6 points passed all checks; {said}") == 2
     assert f"paper's time. {said}: run {command} again." in " ".join(page.words)
     assert command in page.words
     assert sorted(word for word in page.words if word in ids) == sorted(ids)
-    assert {(row["curve"], row["n"]) for row in result.rows} == {("large_final", 2), ("small_final", 1)}
+    assert {(row["curve"], row["n"]) for row in result.table} == {("large_final", 2), ("small_final", 1)}
 
 
 def test_a_later_request_hides_nothing_that_is_whole(tmp_path: Path) -> None:
@@ -417,8 +473,8 @@ def test_a_later_request_hides_nothing_that_is_whole(tmp_path: Path) -> None:
     put(store, asked={"epochs": "6"}, until=5)
     assert chosen() == ("5", 6)
     assert told == [
-        "mine.tiny.default was asked for again since, with epochs=6: 5 of 6 runs of that are finished; "
-        "drawn is what was asked for before, with epochs=5"
+        "mine.tiny.default was requested again since, with epochs=6: 5 of 6 runs of that are finished; "
+        "the earlier request is drawn, with epochs=5"
     ]
     for epochs in "656":
         put(store, asked={"epochs": epochs})
@@ -439,8 +495,8 @@ def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -
                 found.append(({**label, "draw": draw}, replace(spec, redraw=draw)))
         return found
 
-    store, laboratory = Store(tmp_path / "store"), replace(TINY, wanted=draws)
-    entries = laboratory.entries("default", range(2), {})
+    store, laboratory = Store(tmp_path / "store"), replace(TINY, runs=draws)
+    entries = laboratory.labeled_runs("default", range(2), {})
     store.request(laboratory.name, "default", entries, {})
     for label, spec in entries:
         for one in (*spec.dependencies().values(), spec):
@@ -451,8 +507,8 @@ def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -
                     numbers = dict.fromkeys((ACCURACY, "final_test_accuracy"), value)
                     folder.append_row({"level": level, "density": 0.5**level, **numbers})
                 store.finish(folder, {})
-    result = laboratory.figure(store, tmp_path / "out")
-    for row in result.rows:
+    result = draw_experiment(laboratory, store, tmp_path / "out")
+    for row in result.table:
         assert row["n"] == 2
         assert row[f"{ACCURACY} ±"] == pytest.approx(32**0.5)
         lower = row["curve"] == "large_final" and row["level"]
@@ -468,7 +524,7 @@ def test_a_network_is_named_once() -> None:
     with pytest.raises(
         SpecError, match="network=lenet,conv-2,lenet names lenet twice; name each network once"
     ):
-        STORED_EXPERIMENTS["frankle2019.lenet"].entries("smoke", [0], {"network": "lenet,conv-2,lenet"})
+        EXPERIMENTS["frankle2019.lenet"].labeled_runs("smoke", [0], {"network": "lenet,conv-2,lenet"})
 
 
 def test_the_table_is_that_of_the_rows(shortened: Any) -> None:
@@ -480,8 +536,8 @@ def test_the_table_is_that_of_the_rows(shortened: Any) -> None:
     assert cells[:8] == ["large_final", "0", "100 % (0 %)", "3", "90.12", "± 0.12", "87", "± 1"]
     small = cells[cells.index("small_final") :]
     assert small[8:15] == ["1", "80.00 % (20.00 %)", "3", "81.12", "± 0.094", "87", "± 1"]
-    assert len(result.rows) == 6
-    assert "are drawn" not in result.table + " ".join(page.words)
+    assert len(result.table) == 6
+    assert "are drawn" not in result.text + " ".join(page.words)
 
 
 def test_the_comparisons_are_all_in_the_file_and_grouped_on_the_page(shortened: Any) -> None:
@@ -499,29 +555,83 @@ def test_the_comparisons_are_all_in_the_file_and_grouped_on_the_page(shortened: 
         ("large_final", "the dense network", "80.0"): 0,
         ("large_final", "the dense network", "64.0"): 0,
     }
-    at = page.words.index("64.00 % (36.00 %)", page.words.index("What differs"))
+    at = page.words.index("64.00 % (36.00 %)", page.words.index("Paired comparisons"))
     assert page.words[at + 1 : at + 5] == ["▼", "less accurate:", "small_final", "18.00 pp (17.92 to 18.08)"]
-    assert result.table.count("\n- ") == 2, "a line a curve"
+    assert result.text.count("\n- ") == 5 + 2, "one line per claim, and one per curve"
 
 
 # --- every experiment -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", STORED_EXPERIMENTS)
-def test_every_experiment_names_its_paper(name: str) -> None:
-    laboratory = STORED_EXPERIMENTS[name]
-    paper, _ = paper_and_notes(laboratory)
-    assert re.search(r"\b\d{4}, \"", paper)
-    assert name.partition(".")[0][-4:] in paper
-    assert re.match(r"(Figure|Section|Appendix|Table)s? [\w ,]+: \w", laboratory.about)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_states_paper_question_and_claims(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    assert re.search(r"\b\d{4}, \"", experiment.paper)
+    assert name.partition(".")[0][-4:] in experiment.paper or name == "one_shot"
+    assert re.fullmatch(r"((Figure|Section|Appendix|Table)s? [\w ,]+)?", experiment.place)
+    assert re.fullmatch(r"[A-Z][^?.]+\?", experiment.question.replace("MONK's", "MONKs"))
+    assert experiment.claims
+    assert experiment.name == name
+    assert all(claim.source for claim in experiment.claims)
+    assert all(claim.margin > 0 for claim in experiment.claims if claim.expected == "equal")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_claims_name_curves_and_metrics_that_the_runs_have(name: str) -> None:
+    """Curves of claims are labels of runs; a run of several curves has them in its rows."""
+    experiment = EXPERIMENTS[name]
+    curves = {label["curve"] for label, _ in experiment.labeled_runs("default", [0], {})}
+    derived = {"one_shot", "lecun1990.prediction"}
+    if name not in derived:
+        for claim in experiment.claims:
+            assert {claim.curve, claim.against if isinstance(claim.against, str) else claim.curve} <= curves
+    assert experiment.against in curves | {""}
+    if experiment.against:
+        assert set(experiment.described) <= set(experiment.metrics) & METRICS.keys()
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in STORED_EXPERIMENTS if name.startswith(("frankle2019.", "zhou2019."))]
+    "name", [name for name in EXPERIMENTS if name.startswith(("frankle2019.", "zhou2019."))]
 )
 def test_the_full_size_leaves_no_level_out(name: str) -> None:
-    entries = STORED_EXPERIMENTS[name].entries("full", [0], {})
+    entries = EXPERIMENTS[name].labeled_runs("full", [0], {})
     assert not any(getattr(spec, "levels", ()) for _, spec in entries)
+
+
+def test_verdicts_are_decided_from_the_rows_and_stated_on_the_page(shortened: Any) -> None:
+    result, page, _, _ = shortened
+    verdicts = [(v["verdict"], v["n"], v["where"]) for v in result.content["verdicts"]]
+    assert verdicts == [
+        ("holds", 3, "level 1, 2"),
+        ("does not hold", 3, "level 1, 2"),
+        ("not shown", 3, ""),
+        ("not shown", 3, "level 2"),
+        ("not shown", 0, ""),
+    ]
+    first = result.content["verdicts"][0]
+    assert first["measured"] == pytest.approx(13.5)
+    assert first["interval"][0] < 13.5 < first["interval"][1]
+    assert result.content["question"] in page.words
+    for word in ("holds", "does not hold", "not shown"):
+        assert word in page.words
+    assert "Holm" in " ".join(page.words)
+
+
+def test_one_replicate_shows_no_claim(tmp_path: Path) -> None:
+    result, _, _, _ = drawn(tmp_path, size="smoke")
+    assert {verdict["verdict"] for verdict in result.content["verdicts"]} == {"not shown"}
+    assert {verdict["interval"] for verdict in result.content["verdicts"]} == {None}
+
+
+def test_json_has_the_rows_of_every_replicate(shortened: Any) -> None:
+    result, _, _, _ = shortened
+    content = json.loads(result.files[0].with_name("mine.tiny.json").read_text())
+    assert content["rows"] == list(result.content["rows"])
+    assert len(content["rows"]) == 2 * 3 * 3, "two curves, three replicates, the dense network and two levels"
+    assert {row["replicate"] for row in content["rows"]} == {0, 1, 2}
+    assert content["table"] == list(result.table)
+    assert content["evidence"]["seeds"] == [0, 1, 2]
+    assert content["command"].startswith("prunus run mine.tiny")
 
 
 def test_a_point_fails_with_any_of_its_receipts() -> None:

@@ -1,7 +1,7 @@
 """The networks of the ticket experiments with their published settings, and what a size makes of them.
 
-Source: Frankle & Carbin 2019, Figure 2; Zhou et al. 2019, supplementary material S1. Both: Glorot's Gaussian, Adam,
-batches of 60, an evaluation every 100 iterations, 5,000 examples for validation.
+Source: Frankle & Carbin 2019, Figure 2; Zhou et al. 2019, supplementary material S1. Both use Glorot's Gaussian, Adam,
+batches of 60, an evaluation every 100 iterations, and 5,000 examples for validation.
 """
 
 from collections.abc import Mapping
@@ -26,27 +26,30 @@ NETWORKS: Mapping[str, TicketSpec] = {
 """A ticket of each network, with the layer rates of the papers: half the rate for the output layer."""
 
 SMOKE = {"lenet": (3000, 10), "conv-2": (360, 2), "conv-4": (360, 2), "conv-6": (360, 2)}
-"""Examples, and steps between evaluations."""
+"""Training examples, and steps between evaluations, of the smoke size."""
 
 
 def network(name: str, size: str, epochs: int | None = None, rounds: int | None = None) -> TicketSpec:
-    """The ticket of a network: full length and 24 rounds for "full", else `epochs` and `rounds`; tiny for "smoke"."""
+    """Return the ticket of a network at a size.
+
+    Args:
+        name: A key of NETWORKS.
+        size: "full" for the published length and 24 rounds, "smoke" for a tiny run, "default".
+        epochs: Epochs of the default size; None for the published number.
+        rounds: Rounds of the default size; None for 24.
+    """
     ticket = lookup("network", NETWORKS, name)
     if size == "full":
         return ticket
+    recipe = ticket.baseline.recipe
     if size == "smoke":
         examples, every = SMOKE[name]
-        dense = replace(
-            ticket.baseline,
-            examples=examples,
-            eval_every=every,
-            recipe=ticket.baseline.recipe.replace(epochs=1),
-        )
+        dense = replace(ticket.baseline, examples=examples, eval_every=every, recipe=recipe.replace(epochs=1))
         return replace(ticket, baseline=dense, rounds=3, num_scoring_examples=20)
-    recipe = ticket.baseline.recipe if epochs is None else ticket.baseline.recipe.replace(epochs=epochs)
-    return replace(ticket, baseline=replace(ticket.baseline, recipe=recipe), rounds=rounds or ticket.rounds)
+    dense = replace(ticket.baseline, recipe=recipe if epochs is None else recipe.replace(epochs=epochs))
+    return replace(ticket, baseline=dense, rounds=rounds or ticket.rounds)
 
 
 def for_replicate(ticket: TicketSpec, replicate: int, **changes: object) -> TicketSpec:
-    """The same ticket of another replicate, with some settings of its own changed."""
+    """Return the same ticket of another replicate, with some settings changed."""
     return replace(ticket, baseline=replace(ticket.baseline, replicate=replicate), **changes)  # type: ignore[arg-type]

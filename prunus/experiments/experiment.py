@@ -1,0 +1,156 @@
+"""An experiment: a question, the runs that answer it, the figures and the table drawn of them, and the claims tested.
+
+    template(network, size) -> spec                    what the runs have in common; `--set` changes it
+    runs(spec, size, replicates) -> [(label, spec)]    a label has "curve" and "replicate"
+
+All runs are in a store. `prunus.experiments.running` does those that are missing and draws those that are finished.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prunus.errors import NoEffectWarning, SpecError
+from prunus.experiments.claims import Claim, Published
+from prunus.experiments.provenance import PREFIXES
+from prunus.experiments.rows import SIZES, Row
+from prunus.report.figure_data import Reference
+from prunus.runs.overrides import apply_overrides
+from prunus.runs.spec import RunSpec
+
+LabeledRuns = list[tuple[dict[str, Any], RunSpec]]
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """One figure: a metric of the rows against another, one curve per name."""
+
+    suffix: str
+    y: str
+    y_label: str
+    title: str
+    x: str = "density %"
+    x_label: str = "remaining weights (density, %)"
+    x_log: bool = True
+    invert_x: bool = True
+    source: str = "rows"
+    """"rows": one row per level; "curves": one row per level and step."""
+    curves: str = "curve"
+    """The key of a row whose values are the names of the curves."""
+    point: str = ""
+    """The key whose values are the points of a curve; `x` by default."""
+    select: Callable[[Sequence[Row]], Sequence[Row]] = list
+    """Maps the rows to those that are drawn."""
+    references: Sequence[Reference] = ()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure or table of a paper, or several that share their runs."""
+
+    name: str
+    paper: str
+    """Authors, year and title."""
+    place: str
+    """Figures, tables or sections of the paper."""
+    title: str
+    question: str
+    """One sentence."""
+    template: Callable[[str, str], Any]
+    """Maps (network, size) to what the runs have in common; `--set` changes it."""
+    runs: Callable[[Any, str, Sequence[int]], LabeledRuns]
+    """Maps (template, size, replicates) to the runs on one network."""
+    figures: Sequence[FigureSpec] = ()
+    claims: Sequence[Claim] = ()
+    published: Sequence[Published] = ()
+    differences: Sequence[str] = ()
+    """How the runs of every size differ from the paper's, in sentences."""
+    networks: Sequence[str] = ("lenet",)
+    """Names that `template` knows; `--set network=conv-2,conv-4` selects others."""
+    against: str = ""
+    """The curve that all others are compared with on the same replicates; none where empty."""
+    metrics: Sequence[str] = ("stop_step", "stop_test_accuracy", "final_test_accuracy")
+    """The columns of the table, and what is compared."""
+    described: Sequence[str] = ("stop_test_accuracy",)
+    """The metrics whose comparisons are described in sentences."""
+    points: Sequence[str] = ("over", "from", "level", "density %", "sparsity %")
+    """The keys that distinguish the rows of a curve in the table."""
+    point: str = "density %"
+    """The key by which curves are compared."""
+    replicates: tuple[int, int, int] = (1, 5, 5)
+    """Numbers of replicates of the sizes smoke, default and full."""
+    select: Callable[[Sequence[Row]], Sequence[Row]] = list
+    """Maps the rows to those of the table, the claims and the comparisons."""
+    note: str = ""
+    """What a reader of the table must know."""
+
+    @property
+    def description(self) -> str:
+        """One line for `prunus list`."""
+        return f"{self.place}: {self.title}" if self.place else self.title
+
+    def num_replicates(self, size: str) -> int:
+        """Return the number of replicates of a size."""
+        return self.replicates[SIZES.index(size)]
+
+    def labeled_runs(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> LabeledRuns:
+        """List the runs of a size with changed settings.
+
+        Args:
+            size: "smoke", "default" or "full".
+            replicates: The numbers of the replicates.
+            settings: Changes as texts, by setting name.
+
+        Raises:
+            SpecError: A setting is unknown or impossible, or a network is named twice.
+        """
+        networks, rest = self.networks_and_settings(settings)
+        if repeated := [name for name in networks if networks.count(name) > 1]:
+            raise SpecError(
+                f"network={','.join(networks)} names {repeated[0]} twice; name each network once."
+            )
+        entries: LabeledRuns = []
+        for network in networks:
+            for label, spec in self.runs(self.changed_template(network, size, rest), size, replicates):
+                entries.append(({**label, "group": network} if len(networks) > 1 else label, spec))
+        return entries
+
+    def changed_template(self, network: str, size: str, settings: Mapping[str, str]) -> Any:
+        """Return the template with changed settings; that a change has no effect is warned of elsewhere."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoEffectWarning)
+            return apply_overrides(
+                self.template(network, size), settings, prefixes=PREFIXES, other_names=("network",)
+            )
+
+    def networks_and_settings(self, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """Split settings into the networks to run on and the other settings.
+
+        Without `network`, these are all networks, or with `data` those on such data. A model of the user, or data
+        that no network has, takes the place of the first network.
+        """
+        rest = dict(settings)
+        if "network" in rest:
+            return rest.pop("network").split(","), rest
+        if {"model", "dense.model", "settings.model"} & rest.keys():
+            return list(self.networks[:1]), rest
+        data = next((rest[key] for key in ("data", "dense.data", "settings.data") if key in rest), None)
+        if data is None:
+            return list(self.networks), rest
+        matching = [name for name in self.networks if _data_of(self.template(name, "smoke")) == data]
+        return matching or list(self.networks[:1]), rest
+
+    def warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:
+        """Warn of a setting that the experiment itself decides, so that changing it changes no run."""
+        specs = [spec for _, spec in self.labeled_runs(size, replicates, settings)]
+        for key in settings:
+            others = {other: value for other, value in settings.items() if other != key}
+            if [spec for _, spec in self.labeled_runs(size, replicates, others)] == specs:
+                message = f"Setting {key}={settings[key]} changes nothing in {self.name}."
+                warnings.warn(message, NoEffectWarning, stacklevel=4)
+
+
+def _data_of(spec: Any) -> str:
+    """The name of the data of a template."""
+    return str(getattr(getattr(spec, "dense", None) or getattr(spec, "settings", spec), "data", ""))

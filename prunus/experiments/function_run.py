@@ -1,0 +1,110 @@
+"""A run whose procedure is a function that returns rows: one run per replicate and arm of an experiment."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from prunus.errors import SpecError
+from prunus.experiments.rows import Row
+from prunus.registry import import_object
+from prunus.runs.directory import RunDirectory
+from prunus.runs.spec import RunSpec
+from prunus.training import Recipe
+from prunus.training.recipe import check_recipe
+from prunus.types import MaskDict, Params
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a function returns that leaves tensors or masks for other runs."""
+
+    rows: Sequence[Row] = ()
+    tensors: Params | None = None
+    masks: MaskDict | None = None
+
+
+@dataclass(frozen=True)
+class FunctionRun:
+    """One call of a function, as a run in a store.
+
+    The function is called as `function(settings, replicate, *inputs, progress=...)`, where each input is the finished
+    `RunDirectory` of a run in `inputs`. It returns rows, or an `Output`.
+    """
+
+    kind: ClassVar[str] = "function"
+    procedure: ClassVar[str] = "prunus.experiments.function_run:run_function"
+
+    function: str = ""
+    """Where the function is, "package.module:function"."""
+    settings: Any = None
+    """A frozen dataclass with a class variable `kind`."""
+    replicate: int = 0
+    inputs: tuple[Any, ...] = ()
+    """The runs whose finished directories the function reads."""
+    version: int = 1
+    """To be increased when the function computes something else than before."""
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], settings: Any, **options: Any) -> "FunctionRun":
+        """Make a run of a function, named by its module and its name."""
+        return cls(f"{function.__module__}:{function.__qualname__}", settings, **options)
+
+    def dependencies(self) -> dict[str, RunSpec]:
+        """Return the runs whose directories are read, by their position."""
+        return {f"input-{i}": spec for i, spec in enumerate(self.inputs)}
+
+    def cost(self) -> tuple[str, float]:
+        """Return the unit, one call of this function, and 1. Raises SpecError where the settings are impossible."""
+        check_settings(self.settings)
+        return self.function, 1.0
+
+    def code_references(self) -> tuple[str, ...]:
+        """Return the functions of the user: an own function, or an own model."""
+        references = (self.function, getattr(self.settings, "model", ""))
+        return tuple(name for name in references if ":" in name and not name.startswith("prunus."))
+
+
+def run_function(
+    run: FunctionRun,
+    directory: RunDirectory,
+    needed: Mapping[str, RunDirectory],
+    report_steps: Callable[[int], None] | None = None,
+) -> Row:
+    """Call the function of a run and store what it returns; the procedure of FunctionRun.
+
+    Rows of an attempt that was killed while it stored them are kept: the function gives the same rows again.
+    """
+    inputs = [needed[role] for role in run.dependencies()]
+    output = import_object(run.function)(
+        run.settings, run.replicate, *inputs, progress=lambda what, done, total: None
+    )
+    if not isinstance(output, Output):
+        output = Output(output)
+    if output.tensors is not None:
+        directory.save_tensors("tensors", output.tensors)
+    if output.masks is not None:
+        directory.save_masks("masks", output.masks)
+    for row in output.rows[len(directory.rows()) :]:
+        directory.append_row(row)
+    return {"rows": len(output.rows)}
+
+
+def check_settings(settings: Any) -> None:
+    """Check the recipe and the counts of the settings of a function.
+
+    Raises:
+        SpecError: A count is below 1, or the recipe is impossible.
+    """
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, Recipe):
+            check_recipe(value)
+            for name in ("epochs", "batch_size"):
+                _check_positive(f"{field.name}.{name}", getattr(value, name))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            _check_positive(field.name, value)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise SpecError(f"Expected {name} to be at least 1, got {value}.")

@@ -1,0 +1,226 @@
+"""Rows of numbers: read from runs, averaged over draws, summarized over replicates, made into curves."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import mean, stdev
+from typing import Any
+
+from prunus.errors import StoreError
+from prunus.report.figure_data import Curve
+from prunus.runs.directory import RunDirectory
+from prunus.runs.requests import Request
+from prunus.runs.store import Store
+from prunus.tickets.baseline import BaselineSpec
+from prunus.tickets.ticket import TicketSpec
+
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+SIZES = ("smoke", "default", "full")
+_NOT_FOR_TABLES = ("invariants", "density", "seconds")
+
+
+def latest_request(store: Store, name: str, size: str | None, say: Say) -> Request:
+    """Find the request to draw: the last one that is finished, else the last one with a finished run.
+
+    Args:
+        store: Where the runs are.
+        name: Name of the experiment.
+        size: "smoke", "default" or "full"; None means the largest size with a finished run.
+        say: Called with a sentence for each later request that is passed over.
+
+    Raises:
+        StoreError: No run of the experiment, in that size, is finished.
+    """
+    of_size = f" in the size {size}" if size else ""
+    requests = [
+        request for request in store.requests() if request.experiment == name and size in (None, request.size)
+    ]
+    if not requests:
+        raise StoreError(
+            f"{name} has not been run in the store {store.path}{of_size}; `prunus run {name}` does."
+        )
+    for known_size in reversed(SIZES):
+        latest_first = [request for request in reversed(requests) if request.size == known_size]
+        finished = {request.number: finished_subset(store, request) for request in latest_first}
+        complete = [r for r in latest_first if 0 < num_runs(finished[r.number]) == num_runs(r)]
+        started = [request for request in latest_first if finished[request.number].entries]
+        if started:
+            chosen = (complete or started)[0]
+            for later in latest_first[: latest_first.index(chosen)]:
+                say(
+                    f"{name}.{known_size} was requested again since, {_settings_text(later.settings)}: "
+                    f"{num_runs(finished[later.number])} of {num_runs(later)} runs of that are finished; "
+                    f"the earlier request is drawn, {_settings_text(chosen.settings)}"
+                )
+            return chosen
+    raise StoreError(
+        f"No run of {name}{of_size} is finished in the store {store.path}; run `prunus run {name}` again."
+    )
+
+
+def finished_subset(store: Store, request: Request) -> Request:
+    """Return the request with only those of its runs that are finished."""
+    return replace(request, entries=tuple(entry for entry in request.entries if store.is_done(entry.id)))
+
+
+def num_runs(request: Request) -> int:
+    """Count the different runs of a request."""
+    return len({entry.id for entry in request.entries})
+
+
+def _settings_text(settings: Mapping[str, str]) -> str:
+    if not settings:
+        return "without --set"
+    return f"with {', '.join(f'{key}={value}' for key, value in settings.items())}"
+
+
+def rows_of(store: Store, request: Request) -> list[Row]:
+    """Read one row per run and level, with its label and network; the dense network is level 0 of its tickets."""
+    return [
+        {**entry.label, **_flat(row), "network": network_of(store.directory(entry.id)), "run": entry.id}
+        for entry in request.entries
+        for directory in _with_baseline(store, store.directory(entry.id))
+        for row in directory.rows()
+    ]
+
+
+def curves_of(store: Store, request: Request) -> list[Row]:
+    """Read one row per run, level and step, with its label and its level's density."""
+    points: list[Row] = []
+    for entry in request.entries:
+        directories = _with_baseline(store, store.directory(entry.id))
+        levels = {row["level"]: _flat(row) for directory in directories for row in directory.rows()}
+        network = network_of(directories[-1])
+        for point in (point for directory in directories for point in directory.curve()):
+            level = levels[point["level"]]
+            shared: Row = {key: level[key] for key in ("density %", "passed") if key in level}
+            points.append({**entry.label, **shared, **point, "network": network, "run": entry.id})
+    return points
+
+
+def _with_baseline(store: Store, directory: RunDirectory) -> list[RunDirectory]:
+    """A run, and before a ticket the dense network that it was made of."""
+    if not directory.id.startswith(f"{TicketSpec.kind}-"):
+        return [directory]
+    dependencies = directory.record().dependencies.values()
+    baselines = [id for id in dependencies if id.startswith(f"{BaselineSpec.kind}-")]
+    return [*map(store.directory, baselines), directory]
+
+
+def network_of(directory: RunDirectory) -> str:
+    """Describe the model and the data of a run, "lenet-300-100, mnist"; empty where its settings name neither."""
+    complete = directory.record().all_settings
+    for key in ("ticket", "settings", "dense"):
+        complete = complete.get(key) or complete
+    return ", ".join(str(complete[key]) for key in ("model", "data") if key in complete)
+
+
+def invariants_line(rows: Sequence[Row]) -> str:
+    """Say how many points have an invariant report, and how many of these passed; empty where none has."""
+    points = {(row["run"], row["level"]): row["passed"] for row in rows if "passed" in row}
+    return f"invariants: {sum(points.values())} of {len(points)} points passed all checks" if points else ""
+
+
+def _flat(row: Row) -> Row:
+    flat = {key: value for key, value in row.items() if key not in _NOT_FOR_TABLES}
+    if "density" in row:
+        flat["density %"] = round(100 * row["density"], 3)
+        flat["sparsity %"] = round(100 - 100 * row["density"], 3)
+    if "invariants" in row:
+        flat["passed"] = row["invariants"]["passed"]
+    return flat
+
+
+def average_draws(rows: Iterable[Row], by: Sequence[str], values: Iterable[str]) -> list[Row]:
+    """Average the draws of each replicate: one row per group and replicate.
+
+    A replicate has passed where every one of its draws has.
+
+    Args:
+        rows: Each with the keys `by`, "replicate" and `values`.
+        by: The keys that define a group.
+        values: The keys to average.
+
+    >>> rows = [{"arm": "a", "replicate": 0, "draw": draw, "error": 2.0 * draw} for draw in range(3)]
+    >>> average_draws(rows, ["arm"], ["error"])
+    [{'arm': 'a', 'replicate': 0, 'error': 2.0}]
+    """
+    values = list(values)
+    return [
+        {
+            **dict(zip((*by, "replicate"), key, strict=True)),
+            **{value: _mean([row[value] for row in draws]) for value in values},
+            **({} if all(row.get("passed", True) for row in draws) else {"passed": False}),
+        }
+        for key, draws in group_rows(rows, (*by, "replicate")).items()
+    ]
+
+
+def group_rows(rows: Iterable[Row], by: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Group rows by the values of some keys, in the order of their first rows."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    return groups
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; equal values without a rounding error."""
+    return values[0] if len(set(values)) == 1 else mean(values)
+
+
+def summarize(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
+    """Summarize each group in one row: n, and mean and standard deviation of each value.
+
+    Args:
+        rows: Each with the keys `by` and `values`.
+        by: The keys that define a group.
+        values: The keys to summarize; the standard deviation of "x" has the key "x ±".
+    """
+    return [
+        {
+            **dict(zip(by, key, strict=True)),
+            "n": len(members),
+            **{value: mean(row[value] for row in members) for value in values},
+            **{f"{value} ±": spread([row[value] for row in members]) for value in values},
+        }
+        for key, members in group_rows(rows, by).items()
+    ]
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation; 0 for one value."""
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None) -> Curve:
+    """Make one curve of rows: at each point the mean of y, in a band from lowest to highest.
+
+    A point has failed where the invariant report of any of its rows has.
+
+    Args:
+        name: The name of the curve.
+        rows: One row per replicate and point.
+        x: Key of the horizontal coordinate; where the replicates differ in it, a point is at their mean.
+        y: Key of the vertical coordinate.
+        by: Key whose values are the points; `x` by default.
+
+    >>> rows = [{"level": 1, "density": d, "accuracy": 90 + d} for d in (2, 4)]
+    >>> curve("learned", rows, "density", "accuracy", "level")
+    Curve(name='learned', x=[3], mean=[93], low=[92], high=[94], n=2, failed=[])
+    """
+    groups = group_rows(rows, (by or x,)).values()
+    points = sorted(
+        ((_mean([row[x] for row in group]), group) for group in groups), key=lambda point: point[0]
+    )
+    ys = [[row[y] for row in group] for _, group in points]
+    return Curve(
+        name,
+        [position for position, _ in points],
+        [mean(values) for values in ys],
+        [min(values) for values in ys],
+        [max(values) for values in ys],
+        max(map(len, ys)),
+        [i for i, (_, group) in enumerate(points) if not all(row.get("passed", True) for row in group)],
+    )

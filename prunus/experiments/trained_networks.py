@@ -1,0 +1,123 @@
+"""Trained and pruned networks that function experiments start from, as runs of their own.
+
+Experiments that need the same network of the same replicate share its run.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
+from prunus.compression.stages import prune_with_recipe
+from prunus.data import load_data
+from prunus.experiments.function_run import FunctionRun, Output
+from prunus.models import MODELS
+from prunus.pruning.prunable import prunable_weights
+from prunus.registry import import_object, lookup
+from prunus.runs.directory import RunDirectory
+from prunus.seeds import derive_seed
+from prunus.training import Recipe, evaluate, train
+from prunus.types import Dataset, MaskDict, Progress
+
+SMOKE_EXAMPLES = 3000
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """The settings of one training."""
+
+    kind: ClassVar[str] = "trained-network"
+
+    recipe: Recipe
+    model: str = "lenet-300-100"
+    """A key of MODELS, or "package.module:function" that takes `seed` and returns a module."""
+    data: str = "mnist"
+    examples: int | None = None
+    """Number of training examples, with a third as many in the other splits; None means all."""
+
+    def dataset(self) -> Dataset:
+        """Load the data."""
+        data = load_data(self.data)
+        return data if self.examples is None else data.take(self.examples, max(1, self.examples // 3))
+
+    def network(self, seed: int = 0) -> nn.Module:
+        """Make the untrained network."""
+        make: Any = import_object(self.model) if ":" in self.model else lookup("model", MODELS, self.model)
+        network: nn.Module = make(seed=seed)
+        return network
+
+    def run(self, replicate: int) -> FunctionRun:
+        """Return the run of one replicate."""
+        return FunctionRun.of(train_network, self, replicate=replicate)
+
+    def load(self, directory: RunDirectory) -> nn.Module:
+        """Make the network with the tensors that a finished run has stored."""
+        network = self.network()
+        network.load_state_dict(directory.load_tensors("tensors"))
+        return network
+
+
+def train_network(settings: TrainedNetwork, replicate: int, progress: Progress) -> Output:
+    """Train a network and keep its tensors."""
+    data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
+    train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"), progress=progress)
+    return Output([{"test accuracy": evaluate(network, data.test).accuracy}], network.state_dict())
+
+
+@dataclass(frozen=True)
+class CompressedNetwork:
+    """The settings of the experiments with Deep Compression: a network, and a part of its recipe."""
+
+    kind: ClassVar[str] = "compressed-network"
+
+    compression: CompressionRecipe
+    model: str = "lenet-300-100"
+    data: str = "mnist"
+    examples: int | None = None
+
+    @classmethod
+    def of_size(cls, model: str, size: str) -> "CompressedNetwork":
+        """Return the recipe of Han et al. 2016 for a LeNet: with fewer epochs unless the size is "full"."""
+        recipe = lookup("network", {name: COMPRESSION_RECIPES[f"han2016-{name}"] for name in LENETS}, model)
+        if size != "full":
+            dense, rounds, final, finetune = (1, 2, 1, 1) if size == "smoke" else (10, 5, 6, 2)
+            recipe = recipe.replace(
+                dense=recipe.dense.replace(epochs=dense),
+                rounds=rounds,
+                final_retrain=recipe.final_retrain.replace(epochs=final),
+                finetune=recipe.finetune.replace(epochs=finetune),
+            )
+        return cls(recipe, model, examples=SMOKE_EXAMPLES if size == "smoke" else None)
+
+    @property
+    def dense(self) -> TrainedNetwork:
+        """The network before pruning."""
+        return TrainedNetwork(self.compression.dense, self.model, self.data, self.examples)
+
+    def pruned_run(self, replicate: int) -> FunctionRun:
+        """Return the run that prunes the dense network of a replicate."""
+        network = CompressedNetwork(self.compression, self.model, self.data, self.examples)
+        return FunctionRun.of(
+            prune_network, network, replicate=replicate, inputs=(self.dense.run(replicate),)
+        )
+
+    def load_pruned(self, directory: RunDirectory) -> tuple[nn.Module, MaskDict]:
+        """Make the pruned network with the tensors and masks of a finished run."""
+        return self.dense.load(directory), directory.load_masks("masks")
+
+
+LENETS = ("lenet-300-100", "lenet-5")
+
+
+def prune_network(
+    settings: CompressedNetwork, replicate: int, dense: RunDirectory, progress: Progress
+) -> Output:
+    """Prune and retrain a network by a compression recipe, and keep its tensors and masks."""
+    network, data = settings.dense.load(dense), settings.dense.dataset()
+    weights = prunable_weights(network)
+    rounds = prune_with_recipe(
+        settings.compression, network, weights, data, seed=replicate, progress=progress
+    )
+    row = {"test accuracy": evaluate(network, data.test).accuracy}
+    return Output([row], network.state_dict(), rounds[-1].masks)

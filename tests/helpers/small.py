@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from prunus.errors import StatisticsError
+from prunus.pruning.statistics import criterion
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.tickets.mask0.zero import zero
@@ -155,15 +156,15 @@ def drifting(evidence):
     return {name: weight.abs() for name, weight in evidence.weights.items()}
 
 
-ASKED: list[torch.Tensor] = []
-"""What `asking` saw, round after round."""
+COLLECTED: list[dict[str, torch.Tensor]] = []
+"""The gradients that `recording` was given, one entry per round."""
 
 
-def asking(evidence):
-    """A criterion that notes what the network of the probe answers to nothing at all: its biases' say."""
-    probe = evidence.probe
-    ASKED.append(probe.answer(evidence.initial, torch.zeros_like(probe.inputs[:1])).detach())
-    return {name: weight.abs() for name, weight in evidence.weights.items()}
+@criterion(requires={"gradients"}, defined_at="initialization")
+def recording(stats):
+    """A criterion that records the gradients at the weights before training."""
+    COLLECTED.append(stats.gradients)
+    return {name: weight.abs() for name, weight in stats.weights.items()}
 
 
 function = _half

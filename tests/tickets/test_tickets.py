@@ -23,7 +23,9 @@ from prunus.pruning.density import num_to_keep
 from prunus.pruning.masks import are_nested
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import SCOPES, Layer
+from prunus.pruning.statistics import collect
 from prunus.runs.spec import run_id
+from prunus.seeds import make_generator
 from prunus.tickets.artifacts import InMemoryArtifacts
 from prunus.tickets.baseline import BaselineSpec, load_saved_state
 from prunus.tickets.instability import InstabilitySpec
@@ -37,7 +39,7 @@ from prunus.tickets.ticket import REWINDING, PruningRates, TicketSpec
 from prunus.training import Masks, Recipe, evaluate, train
 from prunus.training.constraints import Constraint
 from prunus.training.state import TrainingState
-from prunus.types import Dataset, mask_density
+from prunus.types import Dataset, Split, mask_density
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
@@ -180,18 +182,21 @@ def test_what_criteria_and_actions_do_to_what_they_are_given_reaches_nothing():
 
 
 @pytest.mark.parametrize("mask1", REWINDING)
-def test_the_probe_is_the_network_as_its_training_started(mask1):
+def test_statistics_are_those_of_the_network_as_its_training_started(mask1):
     """With its biases, which the action rewinds or keeps."""
     dense = replace(DENSE, model="small:normed")
-    small.ASKED.clear()
-    spec = TicketSpec(dense, rounds=2, mask1=mask1, criterion="small:asking")
+    small.COLLECTED.clear()
+    spec = TicketSpec(dense, rounds=2, mask1=mask1, criterion="small:recording")
     trainings = trainings_of(spec, trained(dense))
-    model, nothing = dense.network().eval(), torch.zeros_like(dense.dataset().train.inputs[:1])
-    for asked, started in zip(
-        small.ASKED, (load_saved_state(trained(dense), "state-0"), trainings[0].observer.start), strict=True
-    ):
-        model.load_state_dict(started.model)
-        assert torch.allclose(asked, model(nothing), atol=1e-6)
+    model, train = dense.network(), dense.dataset().train
+    order = torch.randperm(len(train), generator=make_generator(dense.replicate, "probe"))
+    chosen = order[: spec.num_scoring_examples]
+    examples = Split(train.inputs[chosen], train.labels[chosen])
+    starts = load_saved_state(trained(dense), "state-0"), trainings[0].observer.start
+    for gradients, start in zip(small.COLLECTED, starts, strict=True):
+        model.load_state_dict(start.model)
+        stats = collect(model, prunable_weights(model), {"gradients"}, examples)
+        assert equal(gradients, stats.gradients)
 
 
 def test_a_ticket_from_a_supermask_starts_as_the_supermask_works():

@@ -1,4 +1,4 @@
-"""Second order layer by layer: SparseGPT's schedule and H beside the arithmetic they need, ExactOBS beside its bars."""
+"""Layer-by-layer methods: SparseGPT and H beside the arithmetic they need, ExactOBS beside its targets."""
 
 import resource
 import time
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timed, interleaved, spread, table
-from prunus.pruning.layerwise import exact_obs, layer_hessians
-from prunus.pruning.layerwise.sparse_gpt import SELECT, _column_by_column, _ColumnPruner
+from prunus.pruning.obs import ExactObs, SparseGpt, layer_hessians
+from prunus.pruning.obs.sparse_gpt import ColumnPruner, select_columns
 from prunus.pruning.scopes import Layer
 from prunus.types import Params
 
 THREADS = 2
+BLOCK = SparseGpt().mask_block_size or 1
 WIDTH, ROW_BY_ROW = 4096, 512
 INPUTS = 16_384
 DENSITIES = [step / 20 for step in range(1, 21)]
@@ -29,9 +30,9 @@ def run(rounds: int = 7, size: int = WIDTH, small: int = ROW_BY_ROW) -> str:
 
 
 @contextmanager
-def _threads(wanted: int) -> Iterator[None]:
+def _threads(expected: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(wanted)
+    torch.set_num_threads(expected)
     try:
         yield
     finally:
@@ -47,39 +48,39 @@ def _layer(inputs: int, outputs: int, examples: int) -> tuple[nn.Module, Params,
 
 
 def _schedule(rounds: int, size: int) -> str:
-    """From H on: what `sparse_gpt` does with a layer, beside one inversion and the updates as plain products."""
+    """SparseGPT on a layer whose H is known, beside one inversion and the updates as plain products."""
     model, weights, inputs = _layer(size, size, 2 * size)
-    found = layer_hessians(model, weights, inputs, batch_size=256)["weight"]
-    everything = torch.ones(size, size, dtype=torch.bool)
-    damped = found.damped()[0]
+    hessian = layer_hessians(model, weights, inputs, batch_size=256)["weight"]
+    all_kept = torch.ones(size, size, dtype=torch.bool)
+    damped = hessian.damped()[0]
     upper, w, lost = (torch.rand(size, size) for _ in range(3))
     del model, inputs
 
-    def swept() -> None:
-        sweep = _ColumnPruner("weight", weights["weight"], found)
-        Layer().select({"weight": sweep.all_scores()}, 0.5)
-        counts = Layer().column_counts(everything, 0.5, SELECT)
-        sweep.run(SELECT, _column_by_column("weight", Layer(), counts, SELECT, None, 0))
-        assert int(sweep.mask().sum()) == size * size // 2
-        assert sweep.weight().isfinite().all()
+    def prune() -> None:
+        pruner = ColumnPruner("weight", weights["weight"], hessian)
+        Layer().select({"weight": pruner.scores()}, 0.5)
+        counts = Layer().column_counts(all_kept, 0.5, BLOCK)
+        pruner.run(BLOCK, select_columns("weight", Layer(), counts, BLOCK, None, 0))
+        assert int(pruner.kept.sum()) == size * size // 2
+        assert pruner.w.isfinite().all()
 
     def inverted() -> None:
         torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
     def updated() -> None:
-        for first in range(0, size, SELECT):
-            end = first + SELECT
+        for first in range(0, size, BLOCK):
+            end = first + BLOCK
             w[end:].addmm_(upper[first:end, end:].T, lost[first:end], alpha=-1)
 
-    parts = {"Cholesky inverse, float64": inverted, "updates, float32, a product a block": updated}
-    timed = interleaved({**parts, "SparseGPT's schedule": swept}, rounds, clock=time.perf_counter)
+    parts = {"Cholesky inverse, float64": inverted, "updates, float32, one product per block": updated}
+    timed = interleaved({**parts, "SparseGPT": prune}, rounds, clock=time.perf_counter)
     both = [
         inverse + products for inverse, products in zip(*(timed.seconds[part] for part in parts), strict=True)
     ]
     timed = Timed({"both": both, **timed.seconds})
     rows: list[list[object]] = [
         [name, f"{timed.median(name):.3f}", timed.ratio(name, "both")]
-        for name in (*parts, "both", "SparseGPT's schedule")
+        for name in (*parts, "both", "SparseGPT")
     ]
     header = [f"{size} x {size}, density 0.5, {THREADS} threads, n = {rounds}", "s", "ratio (quartiles)"]
     return table(header, rows)
@@ -112,7 +113,7 @@ def _streaming(rounds: int, size: int) -> str:
 
 
 def _database(rounds: int, size: int) -> str:
-    """In a process of its own, forked from a small one: what it holds at most is then its own."""
+    """In a process of its own, forked from a small one: the peak memory is then its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("forkserver")) as pool:
         seconds, peak = pool.submit(_all_densities, rounds, size).result()
     steps = ["H and scores of all deletions", f"weights at {len(DENSITIES)} densities", "both"]
@@ -125,19 +126,21 @@ def _database(rounds: int, size: int) -> str:
 
 
 def _all_densities(rounds: int, size: int) -> tuple[list[list[float]], int]:
-    """Seconds of the scores, of the weights and of both, a round each; and the most bytes held."""
+    """Seconds of the scores, of the weights and of both, one per round; and the peak memory in bytes."""
     torch.set_num_threads(THREADS)
-    taken: list[list[float]] = [[], [], []]
+    states: list[list[float]] = [[], [], []]
     for turn, width in enumerate([8, *[size] * rounds]):  # the first compiles
         model, weights, inputs = _layer(width, width, 4 * width)
-        began = time.perf_counter()
-        surgeon = exact_obs(model, inputs)(weights, {"weight": torch.ones(width, width, dtype=torch.bool)})
-        scores = surgeon.scores()
+        start = time.perf_counter()
+        state = ExactObs().examiner(model, inputs)(
+            weights, {"weight": torch.ones(width, width, dtype=torch.bool)}
+        )
+        scores = state.scores()
         scored = time.perf_counter()
-        stored = [surgeon.keep(Layer().select(scores, density)).weights["weight"] for density in DENSITIES]
+        stored = [state.prune_to(Layer().select(scores, density)).weights["weight"] for density in DENSITIES]
         ended = time.perf_counter()
         assert len(stored) == len(DENSITIES)
         if turn:
-            for times, seconds in zip(taken, (scored - began, ended - scored, ended - began), strict=True):
+            for times, seconds in zip(states, (scored - start, ended - scored, ended - start), strict=True):
                 times.append(seconds)
-    return taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return states, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

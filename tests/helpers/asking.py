@@ -17,7 +17,7 @@ def draw(*shape: int, role: str = "x") -> Tensor:
     return torch.randn(shape, generator=make_generator(0, role), dtype=torch.float64)
 
 
-def asked_of(
+def make_test_objective(
     model: nn.Module, shape: tuple[int, ...], loss: str = "squared_error", n: int = 9, biases: bool = True
 ) -> Objective:
     """An objective in float64 with drawn weights, statistics, inputs and targets."""

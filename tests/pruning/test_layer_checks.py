@@ -74,7 +74,7 @@ class Same(nn.Linear):
 
 
 def hooked(layer):
-    layer.register_forward_hook(lambda module, given, output: output * 1.5)
+    layer.register_forward_hook(lambda module, fixed, output: output * 1.5)
     return layer
 
 
@@ -85,12 +85,12 @@ def patched(layer):
 
 
 def kept_by_hook(layer):
-    layer.register_forward_hook(lambda module, given, output: None)
+    layer.register_forward_hook(lambda module, fixed, output: None)
     return layer
 
 
 def given_twice_as_much(layer):
-    layer.register_forward_pre_hook(lambda module, given: (2 * given[0],))
+    layer.register_forward_pre_hook(lambda module, fixed: (2 * fixed[0],))
     return layer
 
 
@@ -141,13 +141,13 @@ def made(kinds, kind):
 def test_the_predicted_error_is_that_of_the_layer_where_it_is_accepted(kind):
     model, x = made(RIGHT, kind)
     weights = {"0.weight": prunable_weights(model)["0.weight"].detach()}
-    found = layer_hessians(model, weights, x)["0.weight"]
+    actual = layer_hessians(model, weights, x)["0.weight"]
     changed = copy.deepcopy(model).double()
     change = torch.randn(weights["0.weight"].shape)
     changed[0].weight.data += change
     with torch.no_grad():
         true = (changed(x.double()) - model.double()(x.double())).square().sum() / len(x)
-    assert found.error(change) == pytest.approx(float(true), rel=1e-4)
+    assert actual.error(change) == pytest.approx(float(true), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", [*ANOTHER_OUTPUT, *ZEROS_DO_NOT_HOLD])
@@ -192,7 +192,9 @@ def test_weight_that_is_used_outside_of_its_layer_is_refused_by_layerwise_method
         weights = prunable_weights(model)
         calls = [
             lambda model, weights: layer_hessians(model, weights, x),
-            lambda model, weights: prune_in_steps(ExactObs().examiner(model, x), weights, 0.5, SCOPES["layer"]),
+            lambda model, weights: prune_in_steps(
+                ExactObs().examiner(model, x), weights, 0.5, SCOPES["layer"]
+            ),
             lambda model, weights: sparse_gpt(model, x)(weights, 0.5, SCOPES["layer"]),
         ]
         for call in calls:
@@ -284,9 +286,9 @@ def test_the_recursion_refuses_layers_and_models_with_hooks():
     hooked(layer[0][0])
     with pytest.raises(ModelError, match=r"no rule for '0\.0' \(Linear\)"):
         curvature(layer, x, ["0.0.weight"])
-    whole = hooked(network())  # a trace does not show the hooks of the model itself
+    all_at_once = hooked(network())  # a trace does not show the hooks of the model itself
     with pytest.raises(ModelError, match="does not return its outputs"):
-        curvature(whole, x, ["0.0.weight"])
+        curvature(all_at_once, x, ["0.0.weight"])
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -297,5 +299,7 @@ def test_a_computed_weight_cannot_be_set(norm):
     model = nn.Sequential(norm(nn.Linear(6, 6)))
     x = torch.randn(10, 6)
     with pytest.raises(ModelError, match=r"0\.weight|copied"):
-        prune_in_steps(ExactObs().examiner(model, x), {"0.weight": model[0].weight.detach()}, 0.5, SCOPES["layer"])
+        prune_in_steps(
+            ExactObs().examiner(model, x), {"0.weight": model[0].weight.detach()}, 0.5, SCOPES["layer"]
+        )
     assert parametrize.is_parametrized(model[0]) or hasattr(model[0], "weight_g")

@@ -66,7 +66,9 @@ def model(data):
 
 def prune(name, model, split, density, scope="layer", *, weights=None, seeds=(0, 0), **arguments):
     """Prune with 60 examples and the options of a method among `arguments`."""
-    options = {key: arguments.pop(key) for key in ("damping", "num_steps", "num_examples") if key in arguments}
+    options = {
+        key: arguments.pop(key) for key in ("damping", "num_steps", "num_examples") if key in arguments
+    }
     method = with_options(pruning_method(name), **({"num_examples": 60} | options))
     examples = sample_examples(split, method.num_examples, seeds[0])
     weights = prunable_weights(model) if weights is None else weights
@@ -75,7 +77,7 @@ def prune(name, model, split, density, scope="layer", *, weights=None, seeds=(0,
 
 @each
 @pytest.mark.parametrize("scope", ["layer", "global", "2:4", "1x2"])
-def test_every_pruner_prunes_exactly_under_every_kind_of_scope(name, scope, model, data):
+def test_every_method_prunes_exactly_under_every_kind_of_scope(name, scope, model, data):
     before = copy.deepcopy(model.state_dict())
     weights = prunable_weights(model)
     done = prune(name, model, data.train, 0.5, scope, seeds=(0, 1))
@@ -109,7 +111,7 @@ def test_the_update_is_better_than_none_on_the_network_itself(name, model, data)
 
 
 @pytest.mark.parametrize("name", ["obs", "fisher", "obd"])
-def test_a_pruner_is_the_operation_it_stands_for(name, model, data):
+def test_results_are_reproducible_and_equal_to_pruning_in_steps(name, model, data):
     """`obs` by hand: the same examples, the same surgeon."""
     weights = prunable_weights(model)
     done = prune(name, model, data.train, 0.4, seeds=(0, 3))
@@ -117,17 +119,19 @@ def test_a_pruner_is_the_operation_it_stands_for(name, model, data):
     assert all(torch.equal(done.weights[key], again.weights[key]) for key in weights)
     if name == "obs":
         draw = torch.randperm(300, generator=prunus.seeds.make_generator(0, "calibration"))[:60]
-        hand = prune_in_steps(ExactObs().examiner(model, data.train.inputs[draw]), weights, 0.4, SCOPES["layer"], seed=3)
+        hand = prune_in_steps(
+            ExactObs().examiner(model, data.train.inputs[draw]), weights, 0.4, SCOPES["layer"], seed=3
+        )
         assert all(torch.equal(done.weights[key], hand.weights[key]) for key in weights)
 
 
-def test_the_seed_draws_the_examples(model, data):
+def test_examples_depend_on_the_seed(model, data):
     weights = prunable_weights(model)
     one, other = (prune("obs", model, data.train, 0.4, seeds=(seed, 0), num_examples=40) for seed in (0, 1))
     assert any(not torch.equal(one.weights[key], other.weights[key]) for key in weights)
 
 
-def test_the_pattern_of_the_scope_reaches_the_surgeon(model, data):
+def test_exact_obs_prunes_in_the_pattern_of_the_scope(model, data):
     """Deleted with the pattern in mind, what 2:4 keeps costs less than what it keeps of single deletions."""
     weights, examples = prunable_weights(model), sample_examples(data.train, 60, 0)
     with_pattern = prune("obs", model, data.train, 0.5, "2:4")
@@ -138,10 +142,12 @@ def test_the_pattern_of_the_scope_reaches_the_surgeon(model, data):
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "sparse_gpt"])
 def test_two_steps_are_two_prunings_with_recomputed_scores(name, model, data):
-    whole = prune(name, model, data.train, 0.4, num_steps=2)
+    all_at_once = prune(name, model, data.train, 0.4, num_steps=2)
     one_step = prune(name, model, data.train, 0.4)
-    assert mask_density(whole.masks) == mask_density(one_step.masks)
-    assert any(not torch.equal(whole.weights[key], one_step.weights[key]) for key in whole.weights)
+    assert mask_density(all_at_once.masks) == mask_density(one_step.masks)
+    assert any(
+        not torch.equal(all_at_once.weights[key], one_step.weights[key]) for key in all_at_once.weights
+    )
 
 
 @pytest.mark.parametrize("name", ["sparse_gpt", "magnitude"])
@@ -150,19 +156,19 @@ def test_steps_that_change_nothing_are_refused(name):
         with_options(pruning_method(name), num_steps=2)
 
 
-def test_seconds_are_of_all_looks(model, data):
+def test_seconds_are_of_all_examinations(model, data):
     weights, layer = prunable_weights(model), SCOPES["layer"]
-    examine, taken = ExactObs().examiner(model, data.train.inputs[:60]), []
+    examine, states = ExactObs().examiner(model, data.train.inputs[:60]), []
 
     def noted(weights, masks):
-        taken.append(examine(weights, masks))
-        return taken[-1]
+        states.append(examine(weights, masks))
+        return states[-1]
 
     done = prune_in_steps(noted, weights, 0.3, layer, num_steps=3, num_recomputations=3)
-    assert len(taken) == 3
+    assert len(states) == 3
     for name in weights:
-        assert done.seconds[name] == pytest.approx(sum(one.seconds[name] for one in taken))
-        assert all(0 < one.seconds[name] < done.seconds[name] for one in taken)
+        assert done.seconds[name] == pytest.approx(sum(one.seconds[name] for one in states))
+        assert all(0 < one.seconds[name] < done.seconds[name] for one in states)
 
 
 @pytest.mark.parametrize("name", ["obd", "obd_hutchinson", "magnitude", *GRADIENT_CRITERIA])
@@ -193,10 +199,10 @@ def test_no_example_is_refused(model, data):
 def test_a_split_with_a_label_too_many_or_too_few_is_refused(fewer, model, data):
     inputs, labels = data.train.inputs[:50], data.train.labels[:50]
     split = Split(inputs, labels[:40]) if fewer == "labels" else Split(inputs[:40], labels)
-    said = rf"{len(split.inputs)} inputs with {len(split.labels)} labels"
-    with pytest.raises(StatisticsError, match=said):
+    pattern = rf"{len(split.inputs)} inputs with {len(split.labels)} labels"
+    with pytest.raises(StatisticsError, match=pattern):
         sample_examples(split, 10, 0)
-    with pytest.raises(StatisticsError, match=said):
+    with pytest.raises(StatisticsError, match=pattern):
         METHODS["obs"].prune(model, prunable_weights(model), 0.5, "layer", split)
 
 
@@ -219,11 +225,11 @@ def test_a_layer_that_is_never_reached_is_named(name, data):
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "synflow"])
-def test_a_layer_of_which_the_examples_say_nothing_is_named(name, model, data):
+def test_layer_without_information_in_the_examples_is_named(name, model, data):
     """Of inputs that are all zero; what comes after it has its biases to look at."""
     few = Split(torch.zeros(20, 1, 8, 8), data.train.labels[:20])
-    said = r"'1\.weight'.*(is|are) zero .*its weights cannot be scored; pass other examples, or exclude"
-    with pytest.raises(StatisticsError, match=said):
+    pattern = r"'1\.weight'.*(is|are) zero .*its weights cannot be scored; pass other examples, or exclude"
+    with pytest.raises(StatisticsError, match=pattern):
         prune(name, model, few, 0.5)
     if name != "obd_hutchinson":  # the same, in 200 products
         prune(name, model, few, 0.5, weights=prunable_weights(model, exclude=["1.weight"]))
@@ -231,7 +237,7 @@ def test_a_layer_of_which_the_examples_say_nothing_is_named(name, model, data):
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.EmptyLayerWarning")
 @pytest.mark.parametrize("name", ["fisher", "full_obs", "obd_hutchinson", "snip", "gradient", "grasp"])
-def test_of_a_layer_with_no_weight_left_nothing_need_be_said(name, data):
+def test_layer_without_weights_needs_no_information(name, data):
     model = small.residual(0)
     model.over.bias.data.fill_(-1.0)  # without its weights it is silent, and so are their derivatives
     weights = prunable_weights(model)
@@ -240,7 +246,7 @@ def test_of_a_layer_with_no_weight_left_nothing_need_be_said(name, data):
     assert not done.masks["over.weight"].any()
 
 
-def test_names():
+def test_methods_are_found_by_name_value_and_criterion():
     assert pruning_method("magnitude") == pruning_method(magnitude) == CriterionMethod(magnitude)
     assert callable(pruning_method("small:by_column").criterion)
     assert pruning_method("obs") is pruning_method(METHODS["obs"]) is METHODS["obs"]
@@ -249,12 +255,12 @@ def test_names():
 
 
 @pytest.mark.parametrize("name", [*METHODS, "magnitude"])
-def test_a_schedule_with_retraining_takes_pruners(name, model, data):
-    mine = copy.deepcopy(model)
+def test_schedules_with_retraining_accept_methods(name, model, data):
+    own_result = copy.deepcopy(model)
     criterion = with_options(pruning_method(name), num_examples=100)
     rounds = prune_and_retrain(
-        mine,
-        prunable_weights(mine),
+        own_result,
+        prunable_weights(own_result),
         data,
         iterative(0.25, 2),
         [Recipe(1, 0.005, 25)] * 2,
@@ -262,14 +268,14 @@ def test_a_schedule_with_retraining_takes_pruners(name, model, data):
         scope=SCOPES["layer"],
     )
     assert are_nested(rounds[1].masks, rounds[0].masks)
-    assert all(not mine.get_parameter(key)[~mask].any() for key, mask in rounds[1].masks.items())
+    assert all(not own_result.get_parameter(key)[~mask].any() for key, mask in rounds[1].masks.items())
 
 
 def test_without_retraining_the_update_stays(model, data):
-    mine = copy.deepcopy(model)
+    own_result = copy.deepcopy(model)
     prune_and_retrain(
-        mine,
-        prunable_weights(mine),
+        own_result,
+        prunable_weights(own_result),
         data,
         [0.4],
         [Recipe(0, 0.005, 25)],
@@ -277,17 +283,17 @@ def test_without_retraining_the_update_stays(model, data):
         scope=SCOPES["layer"],
     )
     assert any(
-        (mine.get_parameter(n) != w).any()
+        (own_result.get_parameter(n) != w).any()
         for n, w in prune("magnitude", model, data.train, 0.4).weights.items()
     )
-    losses = evaluate(mine, data.train).loss
+    losses = evaluate(own_result, data.train).loss
     zeroed = copy.deepcopy(model)
     done = prune("magnitude", model, data.train, 0.4)
     zeroed.load_state_dict({**zeroed.state_dict(), **done.weights})
     assert losses < evaluate(zeroed, data.train).loss
 
 
-def test_deep_compression_takes_pruners(model, data, tmp_path):
+def test_deep_compression_accepts_methods(model, data, tmp_path):
     short = Recipe(1, 0.005, 25)
     recipe = prunus.COMPRESSION_RECIPES["default"].replace(
         density=0.5, scope="2:4", schedule="one_shot", rounds=1, retrain=short, settle=short, finetune=short,
@@ -301,13 +307,13 @@ def test_deep_compression_takes_pruners(model, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_tickets_take_the_masks_of_pruners(name):
+def test_tickets_use_the_masks_of_methods(name):
     dense = BaselineSpec("small:normed", "digits", Recipe(2, 0.02, 25), examples=85, every=3)
     ticket = TicketSpec(dense, criterion=name, rounds=2, rates=PruningRates(0.5, 0.5, 0.5))
-    shelf, needed = InMemoryArtifacts(), carried_out(dense)
-    rows = carried_out(ticket, needed, shelf=shelf).rows()
+    ticket_artifacts, needed = InMemoryArtifacts(), carried_out(dense)
+    rows = carried_out(ticket, needed, ticket_artifacts=ticket_artifacts).rows()
     assert [row["invariants"]["passed"] for row in rows if row["level"]] == [True, True]
-    first, second = (shelf.get_masks(mask_key(level)) for level in (1, 2))
+    first, second = (ticket_artifacts.get_masks(mask_key(level)) for level in (1, 2))
     assert are_nested(second, first)
     assert all(int(mask.sum()) == num_to_keep(0.5, mask.numel()) for mask in first.values())
     # By another route: the masks of the pruner at the trained weights.
@@ -320,22 +326,22 @@ def test_tickets_take_the_masks_of_pruners(name):
     assert all(torch.equal(first[key], hand[key]) for key in first)
 
 
-def carried_out(spec, *needed, shelf=None):
-    shelf = InMemoryArtifacts() if shelf is None else shelf
-    spec.run(shelf, needed)
-    return shelf
+def carried_out(spec, *needed, ticket_artifacts=None):
+    ticket_artifacts = InMemoryArtifacts() if ticket_artifacts is None else ticket_artifacts
+    spec.run(ticket_artifacts, needed)
+    return ticket_artifacts
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf"), 1e10])
-def test_damping_out_of_range_is_refused_before_anything_is_looked_at(name, damping):
+def test_damping_out_of_range_is_refused(name, damping):
     least = "at least 0" if name in ("obs", "sparse_gpt") else "above 0"
     message = f"damping {least} and at most" if name in MOVING else "nothing is inverted"
     with pytest.raises(StatisticsError, match=message):
         with_options(METHODS[name], damping=damping)
 
 
-def test_only_layer_by_layer_can_do_without_damping():
+def test_only_layer_by_layer_methods_accept_zero_damping():
     for name in ("obs", "sparse_gpt"):
         assert with_options(METHODS[name], damping=0.0).damping == 0.0
     for name in ("fisher", "full_obs"):
@@ -344,7 +350,7 @@ def test_only_layer_by_layer_can_do_without_damping():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_order_masks_come_in_is_nothing_to_a_pruner(name, model, data):
+def test_results_do_not_depend_on_the_order_of_masks(name, model, data):
     weights = prunable_weights(model)
     before = SCOPES["layer"].select({n: w.detach().abs() for n, w in weights.items()}, 0.8)
     turned = dict(reversed(before.items()))
@@ -354,7 +360,7 @@ def test_the_order_masks_come_in_is_nothing_to_a_pruner(name, model, data):
     assert one.predicted_increase == other.predicted_increase
 
 
-def test_cuts_start_from_what_each_layer_has_left(model, data):
+def test_steps_start_from_the_remaining_weights_of_each_layer(model, data):
     weights = prunable_weights(model)
     first, *others = weights
     uneven = SCOPES["layer"].select(
@@ -367,7 +373,7 @@ def test_cuts_start_from_what_each_layer_has_left(model, data):
     assert are_nested(done.masks, uneven)
 
 
-def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
+def test_estimated_diagonal_depends_on_the_seed(model, data):
     def kept(seed):
         options = {"num_examples": len(data.train), "seeds": (seed, 0)}
         return prune("obd_hutchinson", model, data.train, 0.5, **options).predicted_increase
@@ -377,7 +383,7 @@ def test_an_estimated_diagonal_is_drawn_by_the_seed(model, data):
     assert len({f"{kept(seed):.3g}" for seed in range(3)}) == 3
 
 
-def test_a_pruner_of_your_own_has_a_name(tmp_path, monkeypatch):
+def test_user_method_is_found_by_its_reference(tmp_path, monkeypatch):
     (tmp_path / "my_methods.py").write_text(
         "from prunus.pruning.obs import ExactObs\n"
         "mine = ExactObs(damping=0.5, num_examples=300, num_steps=3)\nother = 3\n"

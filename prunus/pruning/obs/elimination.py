@@ -1,4 +1,4 @@
-"""The inner loop of ExactOBS, compiled: one row's weights deleted one after another, cheapest first."""
+"""The inner loop of ExactOBS, compiled: the weights of a row are removed one after another, cheapest first."""
 
 import numpy as np
 from numba import get_num_threads, prange, set_num_threads
@@ -13,20 +13,21 @@ Bools = NDArray[np.bool_]
 def elimination_scores(
     weights: Floats, inverse: Floats, left: Bools, block: int, group: int, quota: int, threads: int
 ) -> Floats:
-    """What each deletion costs, levelled so that costs rise along the row's deletions.
+    """What each removal costs, made nondecreasing along the removals of a row.
 
     Args:
         weights: [R, D].
         inverse: [D, D], of the damped Hessian.
-        left: [R, D], which weights are still there; the others are zero.
-        block: columns that go together, neighbors; 1: single weights.
-        group, quota: of every `group` neighboring columns at most `quota` are deleted before all others are at
-            theirs; a group of D and a quota of D: no such rule.
-        threads: rows at once; the result does not depend on it.
+        left: [R, D], True where a weight remains; the others are zero.
+        block: Number of neighboring columns that are removed together; 1: single weights.
+        group: Number of neighboring columns that share a quota; D: no such rule.
+        quota: Of every `group` columns at most so many are removed before all others have reached theirs.
+        threads: Rows at once; the result does not depend on it.
 
-    Returns [R, D]: 0 where a weight was not there; else what it cost when it went (of a block its share), where later
-    ones cost less the mean of that stretch, and a hair more than the one before: the order of a row is that of its
-    scores.
+    Returns:
+        [R, D]: 0 for weights that do not remain; otherwise the cost of the removal (of a block, its fraction). Where
+        later removals cost less, all of that stretch have its mean, each larger than the one before by the smallest
+        difference of floats: the order of the removals of a row is that of its scores.
     """
     scores = np.zeros_like(weights)
     before = get_num_threads()
@@ -48,15 +49,15 @@ def _rows(
 
 @compile_kernel()
 def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, scores: Floats) -> None:
-    """`w` and the lower triangle of `a` shrink: the weight that goes changes places with the last one."""
+    """`w` and the lower triangle of `a` shrink: the removed weight is exchanged with the last one."""
     size = len(w)
-    column = np.arange(size)  # of a place
+    column = np.arange(size)  # at a position
     place = np.arange(size)  # of a column
     for q in range(size):
         if not left[q]:
             w[place[q]] = 0.0
             size = _delete(place[q], w, a, size, column, place)
-    quotas = np.full(-(-len(left) // group), quota)  # what went before counts
+    quotas = np.full(-(-len(left) // group), quota)  # earlier removals count
     for q in range(len(left)):
         quotas[q // group] -= not left[q]
     alive = left.copy()
@@ -84,7 +85,7 @@ def _row(w: Floats, a: Floats, left: Bools, block: int, group: int, quota: int, 
 
 @compile_kernel()
 def _level(costs: Floats) -> None:
-    """Where costs fall, all of that stretch cost their mean: the slopes of the convex curve below their sums."""
+    """Where costs decrease, replace that stretch by its mean: the slopes of the convex curve below their sums."""
     starts, means = np.empty(len(costs), np.int64), np.empty(len(costs))
     stretches = 0
     for t in range(len(costs)):
@@ -113,20 +114,20 @@ def _cheapest(
     group: int,
     quotas: NDArray[np.int64],
 ) -> tuple[int, float]:
-    """The first column of what costs least to delete, and its cost; -1: nothing may be."""
-    found, lowest = -1, np.inf
+    """The first column of the cheapest removal, and its cost; -1: none is allowed."""
+    best, lowest = -1, np.inf
     if block == 1:
         for i in range(size):
             cost = w[i] * w[i] / (2 * a[i, i])
-            if quotas[column[i] // group] > 0 and (found < 0 or cost < lowest):
-                found, lowest = column[i], cost
-        return found, lowest
+            if quotas[column[i] // group] > 0 and (best < 0 or cost < lowest):
+                best, lowest = column[i], cost
+        return best, lowest
     for first in range(0, len(alive), block):
         if alive[first : first + block].any():
             cost = _joint(w, a, first, min(first + block, len(alive)), place, alive)
-            if found < 0 or cost < lowest:
-                found, lowest = first, cost
-    return found, lowest
+            if best < 0 or cost < lowest:
+                best, lowest = first, cost
+    return best, lowest
 
 
 @compile_kernel()
@@ -154,13 +155,13 @@ def _joint(w: Floats, a: Floats, first: int, end: int, place: NDArray[np.int64],
 def _delete(
     at: int, w: Floats, a: Floats, size: int, column: NDArray[np.int64], place: NDArray[np.int64]
 ) -> int:
-    """Delete the weight at a place, move the others, downdate the inverse; one fewer are left."""
+    """Remove the weight at a position, update the others and the inverse; return the number that remain."""
     last = size - 1
     v = np.empty(size)
     for i in range(size):
         v[i] = a[at, i] if i < at else a[i, at]
     pivot, share = v[at], w[at] / v[at]
-    if at != last:  # the last takes its place
+    if at != last:  # the last is moved to its position
         w[at], v[at] = w[last], v[last]
         moved, gone = column[last], column[at]
         column[at], place[moved] = moved, at

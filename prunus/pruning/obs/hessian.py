@@ -4,8 +4,8 @@
 
 N examples; a convolution has an x at every position of its output, and their errors are summed. H is summed while the
 examples pass through the network, so that memory does not grow with their number. The output of a layer is compared
-with W x on the first examples, so that a layer that computes something else (its own padding, a standardized weight, a hook)
-is refused.
+with W x on the first examples, so that a layer that computes something else (its own padding, a standardized weight, a
+hook) is refused.
 
 Source: Dong et al. 2017 (L-OBS); Frantar & Alistarh 2022, eq. 2, H = 2 X Xᵀ. Dividing by N changes no choice, and makes
 errors comparable between layers and calibration sets.

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from prunus.errors import EmptyLayerWarning, StatisticsError
 from prunus.pruning.density import densities_by_name
-from prunus.pruning.masks import all_kept, apply_masks, check_finite
+from prunus.pruning.masks import all_kept, apply_masks, check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
@@ -150,6 +150,7 @@ class SparseGpt(PruningMethod):
                 layers[name] = layer.result()
                 if progress:
                     progress("layers updated", number, len(weights))
+            warn_if_empty({name: layer.mask for name, layer in layers.items()})
         warn_of_rejected("SparseGPT", [name for name, layer in layers.items() if layer.was_rejected])
         updated = {name: layer.weight for name, layer in layers.items()}
         check_finite(updated, "The updated weight")

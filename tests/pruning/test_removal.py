@@ -85,7 +85,7 @@ def test_the_report_names_exactly_the_dead() -> None:
     masks["fc1.weight"][[3, 7]] = False
     masks["fc2.weight"][:, 5] = False
     first, second = dead_neurons(model, masks)
-    assert (first.layer, first.neurons, first.no_inputs, first.no_outputs) == ("fc1", 300, (3, 7), (5,))
+    assert (first.layer, first.num_neurons, first.no_inputs, first.no_outputs) == ("fc1", 300, (3, 7), (5,))
     assert (second.layer, second.no_inputs, second.no_outputs) == ("fc2", (), ())
 
 
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_traced_is_named() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ModelError, match="Branching cannot be traced"):
+    with pytest.raises(ModelError, match="Branching that torch.fx can trace"):
         layer_pairs(Branching())
 
 

@@ -48,7 +48,7 @@ Densities = Annotated[
     str | None,
     optional(
         "NAME",
-        "error-curves: the density of each layer from the output errors that obs predicts; by default that of --density.",
+        "error-curves: the density of each layer from the output errors that obs predicts; default: --density.",
     ),
 ]
 Out = Annotated[
@@ -136,7 +136,7 @@ def prune(
     )
     allocation: Any = densities.replace("-", "_") if densities else None
     check_prune(method, prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
-    dataset = load_dataset(data or usual_data(model, network), device, seed)
+    dataset = load_dataset(usual_data(model, network) if data is None else data, device, seed)
     check_fit(network, dataset)
     if not is_trained:
         network = train_network(model, network, dataset, seed)

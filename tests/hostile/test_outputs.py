@@ -386,9 +386,7 @@ def test_tied_weights_are_stored_once_and_come_back(folder, called):
 
 
 def test_a_tensor_that_safetensors_cannot_hold_is_known_before_the_work(folder, called, monkeypatch):
-    monkeypatch.setattr(
-        "prunus.cli.prune.train_network", lambda *arguments: pytest.fail("it was trained")
-    )
+    monkeypatch.setattr("prunus.cli.prune.train_network", lambda *arguments: pytest.fail("it was trained"))
     said = called("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
     assert "cannot be written as a safetensors file" in said
     prunus.compression.container.write("meta.prunus", {"__metadata__": torch.ones(2)})

@@ -48,7 +48,7 @@ Densities = Annotated[
     str | None,
     optional(
         "NAME",
-        "error-curves: the density of each layer from the output errors that obs predicts; by default that of --density.",
+        "error-curves: the density of each layer from the output errors that obs predicts; default: --density.",
     ),
 ]
 Out = Annotated[
@@ -137,7 +137,8 @@ def prune(
     )
     allocation: Any = densities.replace("-", "_") if densities else None
     check_prune(method, prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
-    dataset = load_data(data or usual_data(model, network), device=device, seed=seed, progress=report)
+    name = usual_data(model, network) if data is None else data
+    dataset = load_data(name, device=device, seed=seed, progress=report)
     check_model(network, dataset.train, len(dataset.class_names))
     if not is_trained:
         network = train_network(model, network, dataset, seed)

@@ -116,7 +116,7 @@ def deletions_without_retraining(
         trial = with_weights(model, pruned.weights)
         remaining = sum(int(mask.sum()) for mask in pruned.masks.values())
         error = evaluate(trial, few).loss
-        predicted = {"predicted": pruned.predicted_increase} if isfinite(pruned.predicted) else {}
+        predicted = {"predicted": pruned.predicted_increase} if isfinite(pruned.predicted_increase) else {}
         rows.append(
             {
                 "remaining weights": remaining,

@@ -130,7 +130,7 @@ class Scope(ABC):
 
         >>> Layer().check_not_empty({"a": (4,), "b": (40,)}, {"a": 0.5, "b": 0.01})
         Traceback (most recent call last):
-        prunus.errors.DensityError: Expected a density that keeps one of the 40 weights of 'b', at least 0.0125, got 0.01; increase it.
+        prunus.errors.DensityError: Expected a density that keeps one of the 40 weights of 'b', at least 0.0125, ...
         """
         units = "weights" if self.weights_per_unit == 1 else f"blocks of {self.name}"
         densities = densities_by_name(density, list(shapes))
@@ -481,7 +481,7 @@ class Block(Scope):
 
 @dataclass(frozen=True)
 class FunctionScope(Scope):
-    """A user's function (scores, density, within, seed) -> masks as a scope; counts and checks come from trial calls."""
+    """A function (scores, density, within, seed) -> masks as a scope; counts and checks come from trial calls."""
 
     function: Callable[..., MaskDict]
 

@@ -224,7 +224,7 @@ def collect(
     for name in sorted(set(requires) - {"initial"}):
         if calibration is None:
             raise StatisticsError(
-                f"Expected calibration examples to collect {name!r} on, got none; pass some, such as the training split."
+                f"Expected calibration examples to collect {name!r} on, got none; pass the training split."
             )
         passed = _Pass(model, weights, calibration, forward, loss)
         passed.check()

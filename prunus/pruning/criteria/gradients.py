@@ -1,4 +1,4 @@
-"""Criteria of derivatives: SNIP, gradient, GraSP and SynFlow, meant for weights before training, and OBD for trained ones.
+"""Criteria of derivatives: SNIP, gradient, GraSP and SynFlow, for weights before training, and OBD for trained ones.
 
 A ticket with earlier rounds scores its start weights, at which pruned weights have the values of the mask-0 action.
 """
@@ -57,8 +57,8 @@ def grasp(stats: Statistics) -> Scores:
 def synflow(stats: Statistics) -> Scores:
     """SynFlow: |w| · dR/d|w|, R the sum of the outputs for an input of ones in the network of all |w|; without data.
 
-    Source: Tanaka, Kunin, Yamins & Ganguli 2020. In a ReLU network without biases the scores into a unit add up to those
-    out of it, and those of every layer to R, so that no layer is emptied while another has weights to prune. That holds
+    Source: Tanaka, Kunin, Yamins & Ganguli 2020. In a ReLU network without biases the scores into a unit add up to
+    those out of it, and those of every layer to R, so that no layer is emptied while another has weights to prune. That holds
     where the scores are computed again after every few weights (in the paper 100 rounds, densities that fall
     exponentially, the global scope), with the masks of the last round.
     Differences: Pruned weights count as zero. Biases and normalization layers are used as they are, where the authors
@@ -80,8 +80,8 @@ def obd(stats: Statistics) -> Scores:
     """OBD: h w² / 2, the saliency of a weight by the diagonal h = d²L/dw² of the Hessian.
 
     Source: LeCun, Denker & Solla 1990, "Optimal Brain Damage", eq. 5. It assumes that the weights are at a minimum (no
-    gradient) and that the Hessian is diagonal. A negative curvature, as away from a minimum, gives a negative score: such
-    a weight is pruned first. `prunus.pruning.obs.DIAGONALS` has other approximations of the diagonal.
+    gradient) and that the Hessian is diagonal. A negative curvature, as away from a minimum, gives a negative score:
+    such a weight is pruned first. `prunus.pruning.obs.DIAGONALS` has other approximations of the diagonal.
 
     >>> obd(Statistics({"fc": torch.tensor([2.0, 1.0])}, hessian_diagonal={"fc": torch.tensor([1.0, 6.0])}))
     {'fc': tensor([2., 3.])}

@@ -1,4 +1,4 @@
-"""The mask criteria of Zhou et al. 2019, section 3 and Figure 3: scores of the weights before (w_i) and after training (w_f).
+"""The mask criteria of Zhou et al. 2019, section 3: scores of the weights before (w_i) and after training (w_f).
 
 `large_final`, `magnitude_increase`, `movement`, their controls and combinations. Ranks are taken within a layer, among
 the weights that earlier rounds kept.
@@ -68,8 +68,8 @@ def large_init_large_final(stats: Statistics) -> Scores:
     Source: Zhou et al. 2019, section 3: min(α|w_f|, |w_i|), with α such that the same fraction of the layer lies below
     both thresholds.
     Differences: The authors bisect for that fraction until about the wanted number of weights passes both thresholds. A
-    weight passes both exactly if its lower rank passes, so that the lower rank orders the weights as the bisection does,
-    for every fraction at once, and the count of the scope is exact. At most two weights (one by either rank) share a
+    weight passes both exactly if its lower rank passes, so that the lower rank orders the weights as the bisection
+    does, for every fraction at once, and the count of the scope is exact. At most two weights (one by either rank) share a
     score, unless magnitudes are equal. Ranks of layers are comparable: under the global scope every layer keeps about
     the same fraction. Scores are in (0, 1], float64; 0 where earlier rounds pruned.
 
@@ -171,8 +171,8 @@ def magnitude_increase_diff_sign(stats: Statistics) -> Scores:
     """Magnitude increase, different sign: |w_f| − |w_i| where sign(w_i) ≠ sign(w_f), else 0; the control.
 
     Source: Zhou et al. 2019, section 3. As published, 0 is not the lowest score: a weight that kept its sign is tied at
-    0, below those that changed it and grew, but above those that changed it and shrank. Few weights cross zero and grow,
-    so that at usual densities most of what is kept is drawn at random from those that kept their sign.
+    0, below those that changed it and grew, but above those that changed it and shrank. Few weights cross zero and
+    grow, so that at usual densities most of what is kept is drawn at random from those that kept their sign.
 
     >>> initial = {"fc": torch.tensor([-1.0, -1.0, -1.0])}
     >>> magnitude_increase_diff_sign(Statistics({"fc": torch.tensor([-2.0, 3.0, 0.5])}, initial=initial))

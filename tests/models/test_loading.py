@@ -44,7 +44,11 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("model", ["lenet-300-100", linear, seeded, default_seed], ids=str)
+@pytest.mark.parametrize(
+    "model",
+    ["lenet-300-100", linear, seeded, default_seed],
+    ids=lambda model: getattr(model, "__name__", model),
+)
 def test_make_model_depends_on_its_seed_alone(model):
     first = make_model(model, 1)
     torch.manual_seed(12345)

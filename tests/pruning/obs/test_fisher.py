@@ -58,7 +58,7 @@ class Normed(nn.Module):
         return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-make_test_objective = partial(asking.asked_of, loss="cross_entropy", n=30, biases=False)
+make_test_objective = partial(asking.make_test_objective, loss="cross_entropy", n=30, biases=False)
 
 
 def without(objective: Objective, gone: Sequence[int]) -> MaskDict:

@@ -230,5 +230,6 @@ def epoch_chart(compressed: Compressed) -> EpochChart | None:
 
 
 def _round_step(rough: float) -> float:
+    """The nearest of 1, 2 and 5 times a power of ten, on a logarithmic scale."""
     power: float = 10.0 ** math.floor(math.log10(rough))
-    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
+    return min((digit * power for digit in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / rough)))

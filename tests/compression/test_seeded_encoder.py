@@ -168,7 +168,7 @@ def test_seeded_lenet_takes_36_kilobytes_and_evaluates(weights, tmp_path):
         for name, parameter in prunable_weights(model).items():
             g = torch.Generator().manual_seed(len(name))
             parameter.copy_(frozen.values[name] * (torch.rand(parameter.shape, generator=g) < 0.5) + 0.0)
-    assert prunus.save(model, tmp_path / "f.prunus", generated=frozen.generated) <= 36_000
+    assert prunus.save(model, tmp_path / "f.prunus", generated=frozen.seeded) <= 36_000
     back = prunus.load(tmp_path / "f.prunus")
     inputs = torch.rand(50, 1, 28, 28)
     assert torch.equal(back(inputs), model.eval()(inputs))

@@ -14,7 +14,7 @@ def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> 
     """
     from prunus.compression.container import inspect as inspect_file
     from prunus.report import formatting
-    from prunus.report.compression import layer_rows
+    from prunus.report.compression import tensor_rows
 
     inspection = inspect_file(file, max_bytes)
     if as_json:
@@ -26,7 +26,7 @@ def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> 
             *(row.name, row.shape, row.weights, row.density, row.values),
             *(_arrow(row.weight_bits), _arrow(row.index_bits), row.bytes, row.fraction),
         )
-        for row in layer_rows(inspection)
+        for row in tensor_rows(inspection)
     ]
     echo_table((*columns, "bytes", "fraction"), rows, words=2, footer=1)
     size, original = map(formatting.format_int, (inspection.file_bytes, inspection.original_bytes))

@@ -67,7 +67,7 @@ class StageRow(NamedTuple):
         return f"{self.paper[0]}–{self.paper[1]}×" if self.paper else ""
 
 
-class LayerRow(NamedTuple):
+class TensorRow(NamedTuple):
     """The size of one tensor, of the framing, or of the whole file, as text."""
 
     name: str
@@ -125,7 +125,7 @@ def write_page(
         mistakes=_compare_mistakes(dense_test, test),
         stages=stages,
         size_axis=size_axis(stages),
-        layers=layer_rows(inspection),
+        tensors=tensor_rows(inspection),
         histograms=weight_histograms(compressed),
         epochs=epoch_chart(compressed),
         coverage=input_coverage(compressed),
@@ -165,39 +165,52 @@ def size_axis(rows: list[StageRow]) -> Axis:
     return log_axis("times smaller than the dense network", [1.0, *ratios], "×")
 
 
-def layer_rows(inspection: FileInspection) -> list[LayerRow]:
+def tensor_rows(inspection: FileInspection) -> list[TensorRow]:
     """One row per tensor, then the framing, then the whole file, whose bits are averages."""
 
-    def sizes(size: int, original: int) -> tuple[str, str, float]:
+    def row(
+        name: str, size: int, original: int, stored: TensorStats | Average | None, *texts: str
+    ) -> TensorRow:
+        bits = ["", "", "", ""]
+        if stored is not None:
+            names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
+            bits = [format_bits(getattr(stored, name)) for name in names]
+        shape, weights, density, values = texts or ("", "", "", "")
         fraction = f"{100 * size / original:.2f} %" if original else "–"
-        return format_int(size), fraction, round(100 * size / inspection.file_bytes, 2)
-
-    def bits(stored: TensorStats | Average) -> tuple[tuple[str, str], tuple[str, str]]:
-        return (
-            (format_bits(stored.weight_bits), format_bits(stored.coded_weight_bits)),
-            (format_bits(stored.index_bits), format_bits(stored.coded_index_bits)),
+        percent = round(100 * size / inspection.file_bytes, 2)
+        weight_bits, index_bits = (bits[0], bits[1]), (bits[2], bits[3])
+        return TensorRow(
+            name,
+            shape,
+            weights,
+            density,
+            values,
+            weight_bits,
+            index_bits,
+            format_int(size),
+            fraction,
+            percent,
         )
 
     rows = [
-        LayerRow(
-            layer.name,
+        row(
+            *(layer.name, layer.bytes, layer.original_bytes, layer),
             " × ".join(map(str, layer.shape)) or "scalar",
             format_int(layer.weights),
             format_density(layer.density),
             format_int(layer.distinct) if layer.distinct is not None else "–",
-            *bits(layer),
-            *sizes(layer.bytes, layer.original_bytes),
         )
         for layer in inspection.layers
     ]
-    framing = sizes(inspection.framing_bytes, inspection.original_bytes)
-    rows.append(LayerRow("framing", "", "", "", "", ("", ""), ("", ""), *framing))
-    num_weights, nonzero = (
-        sum(getattr(x, name) for x in inspection.layers) for name in ("weights", "nonzero")
-    )
+    num_weights = sum(layer.weights for layer in inspection.layers)
+    nonzero = sum(layer.nonzero for layer in inspection.layers)
     counts = (format_int(num_weights), format_density(nonzero / num_weights)) if num_weights else ("", "")
-    total = sizes(inspection.file_bytes, inspection.original_bytes)
-    return [*rows, LayerRow("the file", "", *counts, "", *bits(inspection.average), *total)]
+    original = inspection.original_bytes
+    return [
+        *rows,
+        row("framing", inspection.framing_bytes, original, None),
+        row("the file", inspection.file_bytes, original, inspection.average, "", *counts, ""),
+    ]
 
 
 def _provenance_rows(

@@ -172,7 +172,7 @@ def check_self_contained(page: Page) -> None:
     assert not page.open, f"{page.open} is never closed"
 
 
-# --- the whole page ---------------------------------------------------------
+# --- the whole page
 
 
 @pytest.mark.parametrize("network", ["digits", "conv"])
@@ -222,7 +222,7 @@ def test_failed_write_leaves_no_file(digits: Fixture, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-# --- numbers ------------------------------------------------------------------
+# --- numbers
 
 
 def test_headline_has_the_numbers_of_the_file_and_of_the_test(digits: Fixture, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_epoch_chart_has_every_epoch_and_marks_every_round(digits: Fixture) -> N
     assert heights == pytest.approx(expected, abs=1e-3)
 
 
-# --- mask images ----------------------------------------------------------------------------------
+# --- mask images
 
 
 def test_input_coverage_counts_the_connections_of_each_pixel(digits: Fixture) -> None:
@@ -453,7 +453,7 @@ def test_encoded_png_decodes_to_its_levels(array: np.ndarray) -> None:
     np.testing.assert_array_equal(levels(source), array)
 
 
-# --- axes -----------------------------------------------------------------------------------------------
+# --- axes
 
 
 def check_axis(axis: Axis, values: list[float]) -> None:
@@ -504,7 +504,7 @@ def test_outline_of_a_histogram_is_as_high_as_its_counts() -> None:
     assert outline(x, y, [0, 1], [0]) == ""
 
 
-# --- missing parts --------------------------------------------------------------------------------
+# --- missing parts
 
 
 def without_histograms(fixture: Fixture) -> Compressed:
@@ -581,7 +581,7 @@ def test_page_of_a_layer_with_one_weight(tmp_path: Path) -> None:
     assert "1 kernel of 1 × 1" in page.plain()
 
 
-# --- text ----------------------------------------------------------------------------------------------
+# --- text
 
 
 @given(st.floats(0, 1))

@@ -67,7 +67,7 @@ class Panel(NamedTuple):
     """One plot of a layer with its heading; without a plot where no weight remains."""
 
     heading: str
-    count: str
+    caption: str
     plot: Plot | None
 
 

@@ -27,7 +27,7 @@ FAILED_COLOR = "#d0021b"
 """The edge of a point that failed an invariant check."""
 REFERENCE_COLOR = "#555555"
 MAX_INSIDE_LEGEND = 6
-"""With more curves, the legend is beside the axes; `figure.js` has the same number."""
+"""With more curves, the legend is outside the axes; `figure.js` has the same number."""
 LEGEND_LINE = 0.185
 """Height of a line of the legend, in inches."""
 
@@ -139,10 +139,10 @@ def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Pa
     }
     with matplotlib.rc_context(parameters):
         entries = len(drawing.series) + len(drawing.reference)
-        beside = entries > MAX_INSIDE_LEGEND
+        outside = entries > MAX_INSIDE_LEGEND
         height = max(4.5, LEGEND_LINE * (entries + 3))  # with a heading and failed points
-        figure = Figure(figsize=(9.5 if beside else 7, height), layout="constrained")
-        _draw(figure, drawing, beside)
+        figure = Figure(figsize=(9.5 if outside else 7, height), layout="constrained")
+        _draw(figure, drawing, outside)
         as_png, as_svg = io.BytesIO(), io.BytesIO()
         figure.savefig(as_png, format="png", backend="agg", dpi=150, metadata={"Software": None})
         figure.savefig(as_svg, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
@@ -152,10 +152,10 @@ def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Pa
     return png, svg, page, table
 
 
-def _draw(figure: "Figure", drawing: FigureData, beside: bool) -> None:
-    """Draw the axes and their legend, which may be beside them so that it does not cover many curves."""
+def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
+    """Draw the axes and their legend, which may be outside them so that it does not cover many curves."""
     axes = figure.add_subplot()
-    labels = _draw_curves(axes, drawing, 0.07 if beside else 0.18)
+    labels = _draw_curves(axes, drawing, 0.07 if outside else 0.18)
     axes.set(title=drawing.title, xlabel=drawing.x_label, ylabel=drawing.y_label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -163,10 +163,10 @@ def _draw(figure: "Figure", drawing: FigureData, beside: bool) -> None:
         _log_ticks(axes)
     if drawing.invert_x:
         axes.invert_xaxis()
-    legend = (figure if beside else axes).legend(
+    legend = (figure if outside else axes).legend(
         handles=list(labels),
         labels=[str(index) for index in range(len(labels))],
-        loc="outside right upper" if beside else "best",
+        loc="outside right upper" if outside else "best",
         frameon=False,
         fontsize=8.5,
         title=f"band: {drawing.band}" if drawing.banded else None,

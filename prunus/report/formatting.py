@@ -19,13 +19,13 @@ def format_int(value: int) -> str:
     return f"{value:,}"
 
 
-def pluralize(number: int, noun: str) -> str:
-    """Format a number with its noun in singular or plural.
+def pluralize(number: int, unit: str) -> str:
+    """Format a number with its unit in singular or plural.
 
     >>> pluralize(1, "weight"), pluralize(8232, "weight")
     ('1 weight', '8,232 weights')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def format_density(value: float) -> str:

@@ -329,8 +329,8 @@ def test_weight_histograms_count_every_weight_once(digits: Fixture) -> None:
     for layer in weight_histograms(digits.compressed):
         mask = digits.compressed.masks[layer.name]
         before, after, shared = layer.panels
-        assert before.count == f"{mask.numel():,} weights"
-        assert after.count == f"{int(mask.sum()):,} weights"
+        assert before.caption == f"{mask.numel():,} weights"
+        assert after.caption == f"{int(mask.sum()):,} weights"
         stems = [int(mark.tooltip.split()[0].replace(",", "")) for mark in shared.plot.marks]
         assert sum(stems) == int(mask.sum())
         codes = digits.compressed.quantized[layer.name].codes
@@ -419,8 +419,8 @@ def test_draw_masks_draws_one_pixel_per_weight_of_a_small_mask(digits: Fixture) 
 def test_draw_masks_averages_large_masks_over_blocks(digits: Fixture, tmp_path: Path) -> None:
     torch.manual_seed(0)
     names = [f"{i}.weight" for i in range(20)]
-    one = torch.rand(2000, 1501) < 0.05
-    masks = dict.fromkeys(names, one)
+    mask = torch.rand(2000, 1501) < 0.05
+    masks = dict.fromkeys(names, mask)
     shared = digits.compressed.quantized["1.weight"]
     codebook = torch.linspace(-1, 1, 256)
     wide = replace(shared, codebook=codebook, codes=torch.arange(256).repeat(8))

@@ -186,7 +186,7 @@ def test_quantize_weights_uses_all_centroids_with_outliers(start, values, bits):
     name = next(key for key, value in KMEANS_INITS.items() if value is start)
     shared = quantize_weights(*all_kept(values), bits, name)["a"]
     assert len(shared.codebook) == len(shared.codes.unique()) == 2**bits
-    if name in ("linear", "optimal"):  # the others give the outlier no centroid of its own
+    if name in ("linear", "optimal"):  # the others give no centroid to the outlier
         best = wcss(
             values, lloyd(SortedValues.of(values), np.sort(kmeans1d.cluster(values, 2**bits).centroids))
         )

@@ -177,19 +177,17 @@ def tensor_rows(inspection: FileInspection) -> list[TensorRow]:
             bits = [format_bits(getattr(stored, name)) for name in names]
         shape, weights, density, values = texts or ("", "", "", "")
         fraction = f"{100 * size / original:.2f} %" if original else "–"
-        percent = round(100 * size / inspection.file_bytes, 2)
-        weight_bits, index_bits = (bits[0], bits[1]), (bits[2], bits[3])
         return TensorRow(
             name,
             shape,
             weights,
             density,
             values,
-            weight_bits,
-            index_bits,
-            format_int(size),
-            fraction,
-            percent,
+            weight_bits=(bits[0], bits[1]),
+            index_bits=(bits[2], bits[3]),
+            bytes=format_int(size),
+            fraction=fraction,
+            percent_of_file=round(100 * size / inspection.file_bytes, 2),
         )
 
     rows = [

@@ -144,7 +144,7 @@ def test_compress_raises_when_the_file_does_not_load_back(trained, few, tmp_path
     monkeypatch.setattr(
         "prunus.compression.deep_compression.write_atomic", lambda path, content: prunus.save(other, path)
     )
-    with pytest.raises(CorruptFileError, match=r"to give 1\.weight back bit for bit"):
+    with pytest.raises(CorruptFileError, match=r"to hold 1\.weight bit for bit"):
         prunus.compress(trained, tmp_path / "m", data=few, preset=RECIPE)
 
 
@@ -541,7 +541,7 @@ def with_buffer(trained: nn.Module, buffer: torch.Tensor) -> nn.Module:
 
 @pytest.mark.parametrize("encode_all", [True, False])
 def test_compress_raises_late_failures_before_work(encode_all, trained, digits, monkeypatch):
-    """Before the data are looked at: the data set has no splits. Of large models, samples are written."""
+    """Before the data are used: the data set has no splits. Samples of large models are written."""
     if not encode_all:
         monkeypatch.setattr("prunus.compression.checks.MAX_FULL_TRIAL", 10)
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)

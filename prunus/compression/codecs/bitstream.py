@@ -42,7 +42,7 @@ def gamma(value: int) -> str:
 
 
 def pack_levels(levels: Ints) -> bytes:
-    """Encode the table of `levels` (one per symbol, 0..255 or ABSENT), padded with zero bits to a multiple of 8 bits."""
+    """Encode the table of `levels` (one per symbol, 0..255 or ABSENT), padded with zero bits to full bytes."""
     if len(levels) > MAX_ALPHABET:
         raise ValueError(f"Expected an alphabet of at most {MAX_ALPHABET} symbols, got {len(levels)}.")
     bits, last = [], ABSENT

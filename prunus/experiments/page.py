@@ -280,6 +280,13 @@ def _about_comparisons(experiment: Experiment, differences: Sequence[Difference]
     )
 
 
+def _title(key: str) -> str:
+    """The title of a column."""
+    if key.startswith("published "):
+        return f"published {_title(key.removeprefix('published '))}"
+    return METRICS[key].column if key in METRICS else key
+
+
 def _table(experiment: Experiment, rows: Sequence[Row]) -> Table:
     """The summarized rows, grouped by curve."""
     names = [key for key in ("group", "curve", "over", "from") if key in rows[0]]
@@ -296,5 +303,5 @@ def _table(experiment: Experiment, rows: Sequence[Row]) -> Table:
         ]
         groups.setdefault(", ".join(str(row[key]) for key in names), []).append(cells)
     heads = {"density %": "density (sparsity)"} if "density %" in experiment.points else {}
-    titles = [heads.get(key) or (METRICS[key].column if key in METRICS else key) for key in columns]
+    titles = [heads.get(key) or _title(key) for key in columns]
     return Table(["curve", *titles], list(groups.items()))

@@ -131,4 +131,6 @@ def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif key not in ("kind", "function", "version"):
             flat[key] = value
     flat.pop("kind", None)
+    if "baseline" not in settings:  # the recipe is not that of scores
+        flat = {name.removeprefix("recipe."): value for name, value in flat.items()}
     return flat

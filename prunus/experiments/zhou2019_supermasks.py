@@ -235,8 +235,8 @@ supermasks = Experiment(
     differences=SHORTENED,
     networks=tuple(NETWORKS),
     metrics=(
-        "final_test_accuracy", "density %", "sparsity %", *MOST_LIKELY_METRICS.values(), "sparsity % of the most likely mask",
-        "file bytes",
+        "final_test_accuracy", "density %", "sparsity %", *MOST_LIKELY_METRICS.values(),
+        "sparsity % of the most likely mask", "file bytes",
     ),
     described=(),
     points=(),

@@ -230,7 +230,7 @@ def test_changed_model_is_named(finished):
     spec = next(spec for label, spec in entries if label["curve"] == "edge-popup")
     other = replace(spec.baseline, model="lenet-300-100")
     with pytest.raises(
-        ModelMismatchError, match="lenet-300-100 does not make the network that the run ended with"
+        ModelMismatchError, match="Expected lenet-300-100 to make the network of the run, got another one"
     ):
         load_trained_network(other, store.directory(run_id(spec)))
 
@@ -243,7 +243,7 @@ def test_network_of_a_run_can_be_saved_and_loaded(finished, called, tmp_path):
     for label, spec in networks[: len(networks) // 2]:
         id = run_id(spec)
         arguments = ["runs", "save", id, file, "--store", store.path]
-        if spec.kind == "found":
+        if spec.kind == "criterion_supermask":
             messages = called(*arguments, code=1).err
             assert (
                 messages
@@ -251,7 +251,7 @@ def test_network_of_a_run_can_be_saved_and_loaded(finished, called, tmp_path):
             )
             continue
         printed = json.loads(called(*arguments, "--json", "--force").out)
-        assert printed["run"] == prunus.inspect(file).made["run"] == id
+        assert printed["run"] == prunus.inspect(file).metadata["run"] == id
         assert printed["bytes"] == file.stat().st_size
         row = store.directory(id).rows()[-1]
         accuracy = row.get("most_likely_final_test_accuracy", row["final_test_accuracy"])

@@ -182,10 +182,10 @@ def _check_results(folder: Path, names: Sequence[str], store: Path, force: bool)
     create_folder(folder)
     for name in names:
         numbers = folder / f"{name}.json"
-        own = _is_result(numbers, name)
+        replaceable = _is_result(numbers, name)
         files = [path for path in folder.glob(f"{glob.escape(name)}.*") if path.suffix in RESULTS]
         for path in sorted({numbers, *files}):
-            check_writable(path, force=force or own)
+            check_writable(path, force=force or replaceable)
 
 
 def _is_result(path: Path, experiment: str) -> bool:

@@ -168,7 +168,7 @@ def compress_and_report(
     from prunus.compression.container import inspect
     from prunus.compression.deep_compression import compress as compress_model
     from prunus.files import after_writing
-    from prunus.report.compression_page import write_page
+    from prunus.report.compression import write_page
     from prunus.report.templating import environment
     from prunus.training import evaluate
 
@@ -249,11 +249,21 @@ def _show(
     from prunus.cli.output import echo, echo_table
     from prunus.pruning.prunable import describe_skipped
     from prunus.report import formatting
-    from prunus.report.stage_sizes import sizes
+    from prunus.report.compression import stage_rows
 
     columns = ("stage", "bytes", "ratio", "density (sparsity)", "validation error", "Han et al. 2016")
-    rows = sizes(result, inspection).rows
-    echo_table(columns, [(r.name, r.bytes, r.ratio, r.density, r.error, r.paper) for r in rows], title=title)
+    rows = [
+        (
+            *(row.name, formatting.format_int(row.bytes), formatting.format_ratio(row.ratio)),
+            *(
+                formatting.format_density(row.density),
+                formatting.format_error(row.validation),
+                row.paper_text,
+            ),
+        )
+        for row in stage_rows(result, inspection)
+    ]
+    echo_table(columns, rows, title=title)
     size, ratio = formatting.format_int(inspection.file_bytes), formatting.format_ratio(inspection.ratio)
     echo(f"file  {out}: {size} bytes, compression ratio {ratio}")
     before, after = formatting.format_error(dense_test), formatting.format_error(test)

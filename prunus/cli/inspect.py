@@ -14,20 +14,19 @@ def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> 
     """
     from prunus.compression.container import inspect as inspect_file
     from prunus.report import formatting
-    from prunus.report.layer_table import table
+    from prunus.report.compression import tensor_rows
 
     inspection = inspect_file(file, max_bytes)
     if as_json:
         echo_json(inspection.to_json())
         return
-    layers = table(inspection)
     columns = ("tensor", "shape", "weights", "density (sparsity)", "values", "weight bits", "index bits")
     rows = [
         (
             *(row.name, row.shape, row.weights, row.density, row.values),
-            *(_arrow(row.weight_bits), _arrow(row.index_bits), row.bytes, row.share),
+            *(_arrow(row.weight_bits), _arrow(row.index_bits), row.bytes, row.fraction),
         )
-        for row in (*layers.rows, layers.total)
+        for row in tensor_rows(inspection)
     ]
     echo_table((*columns, "bytes", "fraction"), rows, words=2, footer=1)
     size, original = map(formatting.format_int, (inspection.file_bytes, inspection.original_bytes))

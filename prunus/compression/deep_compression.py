@@ -81,8 +81,8 @@ def compress(
         NonFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
         QuantizationError: The bits of the recipe are out of range or missing, or a name is not to be quantized.
-        UnknownNameError, SpecError: The recipe names what is in no table, or a number of it is out of range.
-        ContainerError: The model holds what no file may hold, or the file does not give it back.
+        UnknownNameError, SpecError: A name in the recipe is unknown, or a number is out of range.
+        ContainerError: The model holds a tensor that no file may hold, or the file does not load back bit for bit.
         OutputError: The file cannot be written.
         TrainingError: Training diverged, or a checkpoint is of another run.
 
@@ -162,5 +162,5 @@ def _check_loads_back(path: str | os.PathLike[str], model: nn.Module) -> None:
     for name, tensor in clear_negative_zeros(model.state_dict())[0].items():
         if not torch.equal(as_bytes(tensor), as_bytes(state[name])):
             raise CorruptFileError(
-                f"Expected {os.fspath(path)} to give {name} back bit for bit, got other values; check the disk."
+                f"Expected {os.fspath(path)} to hold {name} bit for bit, got other values; check the disk."
             )

@@ -39,7 +39,7 @@ def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Densit
 def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
     """Plan the rounds for trained weights, of which those that are zero count as pruned and stay zero.
 
-    Densities above what the zeros allow are lowered to it, with a NoEffectWarning for the last round.
+    Densities above that of the nonzero weights are lowered to it, with a NoEffectWarning for the last round.
 
     Raises:
         DensityError: The scope cannot prune within the nonzero weights: a pattern N:M or blocks must fit into them.

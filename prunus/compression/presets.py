@@ -36,7 +36,7 @@ class CompressionRecipe:
     kmeans_init: str = "optimal"
     """Initialization of k-means, a key of `KMEANS_INITS`."""
     half_precision_biases: bool = True
-    """Whether to round what is neither pruned nor quantized (biases) to half precision."""
+    """Whether to round parameters that are neither pruned nor quantized, such as biases, to half precision."""
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     source: str = ""
 

@@ -1,4 +1,4 @@
-"""The result of Deep Compression: the network, and what each stage measured."""
+"""The result of Deep Compression: the network, and the measurements of each stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -103,7 +103,7 @@ def clear_negative_zeros(state: Mapping[str, Any]) -> tuple[dict[str, Any], int]
 
 
 def _to_builtin(value: Any) -> Any:
-    """`value` with Python's own numbers and dicts, which JSON can hold."""
+    """`value` with built-in numbers and dicts, which JSON can represent."""
     if isinstance(value, Mapping):
         return {key: _to_builtin(item) for key, item in value.items()}
     return value.item() if hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""The stages of Deep Compression: train, prune, quantize, encode, and what is measured of each."""
+"""The stages of Deep Compression: train, prune, quantize, encode, and the measurements of each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def prune_with_recipe(
 
 @dataclass(frozen=True)
 class CompressionRun:
-    """A call of `compress`: what its steps work on."""
+    """The arguments and steps of a call of `compress`."""
 
     model: nn.Module
     weights: Params

@@ -73,7 +73,7 @@ class Difference:
     @property
     def significant(self) -> bool:
         """Whether the interval of at least two pairs excludes zero."""
-        return self.comparison.n > 1 and self.comparison.shown
+        return self.comparison.n > 1 and self.comparison.significant
 
     @property
     def where(self) -> str:

@@ -91,7 +91,7 @@ def make_page(
         notes=experiment.differences,
         size=request.size,
         about_size=f"{about_size} {content.missing}.".replace("`", "") if content.missing else about_size,
-        shortened=content.size_differences,
+        size_differences=content.size_differences,
         key_figures=_key_figures(content, directories),
         charts=[
             chart(figure, numbers.read_text(encoding="utf-8"), numbers.name, svg.read_text(encoding="utf-8"))

@@ -285,6 +285,6 @@ def _draw_figure(files: ResultFiles, figure: FigureSpec, rows: Sequence[Row], mi
             f"{figure.suffix}.{group}" if group else figure.suffix,
             FigureData(
                 series, title, figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references,
-                receipts=footer,
+                footer=footer,
             ),
         )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What a reader sees: the page of a compressed network, the figures of experiments, and what seeds say together."""
+"""Reports: the page of a compressed network, figures and pages of experiments, and statistics over seeds."""
 
-from prunus.report.compression_page import write_page
+from prunus.report.compression import write_page
 from prunus.report.figure_data import Curve, Reference
 from prunus.report.figures import save_line_plot
 from prunus.report.statistics import BANDS, Comparison, compare_paired, mean_and_band

@@ -1,19 +1,19 @@
-"""What a curve looks like: one name has one color, one marker and one kind of line in every figure."""
+"""The styles of curves: a name has the same color, marker and line style in every figure."""
 
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4c9a", "#7f7f7f")
-"""Okabe and Ito's colors, which the color-blind tell apart; purple and gray for their black and yellow."""
+"""The color-blind-safe palette of Okabe and Ito, with purple and gray in place of its black and yellow."""
 MARKERS = "osD^vPX*"
 LINES = ("-", "--", ":")
 SHIFTS = (0, 3, 5)
-"""How far the markers are turned for each kind of line, so that one color has a marker for each."""
-FAMILY = len(PALETTE) * len(LINES)
-"""Places that color and line alone tell apart. The next as many have other markers."""
+"""Rotation of the markers for each line style, so that curves of one color have different markers."""
+NUM_COLOR_LINES = len(PALETTE) * len(LINES)
+"""Combinations of color and line style; further style numbers have other markers."""
 
-FAMILIES = (
+GROUPS = (
     {
         "magnitude": 0,
         "L2, iterative": 1,
@@ -74,53 +74,56 @@ FAMILIES = (
     },
     {"rewind weights": 0, "fine-tune": 2, "rewind learning rate": 5},
 )
-"""Names that figures share, by the figure they meet in, each with its place. Kin have one color and unlike lines.
-Those of criteria and actions leave out the colors of "random" and "dense", which may stand beside any of them."""
+"""Names with fixed styles, in groups that appear in one figure. Related names share a color and differ in the line.
+Criteria and actions do not use the colors of "random" and "dense", which may appear beside any of them."""
 
 STYLES = {
-    name: FAMILY * family + place for family, names in enumerate(FAMILIES) for name, place in names.items()
+    name: NUM_COLOR_LINES * group + number
+    for group, names in enumerate(GROUPS)
+    for name, number in names.items()
 }
-"""The place of every fixed name; others get one by a checksum of the name."""
+"""The style number of every fixed name; that of another name is a checksum of the name."""
 
 
 class CurveStyle(NamedTuple):
-    """A color, a marker and a kind of line, the last two as matplotlib spells them."""
+    """A color, and a marker and a line style as matplotlib names them."""
 
     color: str
     marker: str
     line: str
 
 
-def style_at(place: int) -> CurveStyle:
-    """The look at a place: the color changes first, then the line, then the marker.
+def numbered_style(number: int) -> CurveStyle:
+    """The style with a number: the color changes first, then the line, then the marker.
 
-    >>> style_at(0), style_at(8)
-    (CurveStyle(color='#0072b2', marker='o', line='-'), CurveStyle(color='#0072b2', marker='^', line='--'))
+    >>> numbered_style(8)
+    CurveStyle(color='#0072b2', marker='^', line='--')
     """
-    family, line = place // FAMILY, place // len(PALETTE) % len(LINES)
-    marker = (place + SHIFTS[line] + family) % len(MARKERS)
-    return CurveStyle(PALETTE[place % len(PALETTE)], MARKERS[marker], LINES[line])
+    group, line = number // NUM_COLOR_LINES, number // len(PALETTE) % len(LINES)
+    marker = (number + SHIFTS[line] + group) % len(MARKERS)
+    return CurveStyle(PALETTE[number % len(PALETTE)], MARKERS[marker], LINES[line])
 
 
 def assign_styles(names: Sequence[str]) -> dict[str, CurveStyle]:
-    """The look of each name: a fixed name's never changes, another's gives way to those it meets.
+    """Assign a style to each name: a fixed name always has the same style, another name one that is free.
 
-    Names that are not fixed differ from all others of the figure in color or line while there are at most 24,
-    and in color, line or marker while there are at most 192.
+    Up to 24 names without fixed styles differ from all others in color or line, and up to 192 in color, line or marker.
 
     >>> assign_styles(["L2, iterative"])
     {'L2, iterative': CurveStyle(color='#d55e00', marker='s', line='-')}
     """
-    places = {name: STYLES[name] for name in names if name in STYLES}
-    for name in sorted(set(names) - set(places)):
-        places[name] = _free(zlib.crc32(name.encode()), set(places.values()))
-    return {name: style_at(places[name]) for name in names}
+    numbers = {name: STYLES[name] for name in names if name in STYLES}
+    for name in sorted(set(names) - set(numbers)):
+        numbers[name] = _free_number(zlib.crc32(name.encode()), set(numbers.values()))
+    return {name: numbered_style(numbers[name]) for name in names}
 
 
-def _free(wish: int, taken: set[int]) -> int:
-    """The first place that is free, from the wished color on: solid lines first, gray after all colors."""
+def _free_number(preferred: int, used: set[int]) -> int:
+    """The first free style number from the preferred color on: solid lines first, gray after all other colors."""
     gray = len(PALETTE) - 1
-    colors = [*((wish + i) % gray for i in range(gray)), gray]
-    places = [row + color for row in range(0, FAMILY * len(MARKERS), len(PALETTE)) for color in colors]
-    apart = [place for place in places[:FAMILY] if place not in {p % FAMILY for p in taken}]
-    return next(iter(apart or [place for place in places if place not in taken]), places[0])
+    colors = [*((preferred + i) % gray for i in range(gray)), gray]
+    numbers = [
+        row + color for row in range(0, NUM_COLOR_LINES * len(MARKERS), len(PALETTE)) for color in colors
+    ]
+    distinct = [n for n in numbers[:NUM_COLOR_LINES] if n not in {u % NUM_COLOR_LINES for u in used}]
+    return next(iter(distinct or [n for n in numbers if n not in used]), numbers[0])

@@ -1,4 +1,4 @@
-"""The page of an experiment: one HTML file that needs no other file and no network."""
+"""The page of an experiment: one HTML file that needs no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class DensityComparison:
     """The comparisons at one density: the curves significantly above, significantly below, and neither."""
 
     density: str
-    """With the sparsity beside it, or another point of the curves."""
+    """The density with its sparsity, or another point of the curves."""
     more: Sequence[tuple[str, str]]
     """Curves, each with the difference and its interval."""
     less: Sequence[tuple[str, str]]
@@ -80,13 +80,13 @@ class ExperimentPage:
     """How the experiment differs from the paper at every size."""
     size: str
     about_size: str
-    shortened: Sequence[str]
+    size_differences: Sequence[str]
     """Settings that differ from the paper's size: "epochs 5 instead of 55"."""
     key_figures: Sequence[KeyFigure]
     verdicts: Sequence[Verdict]
     charts: Sequence[Chart]
     about_comparisons: str
-    """What is compared; why nothing is where `comparisons` is empty; empty for an experiment without comparisons."""
+    """What is compared, or why nothing is; empty for an experiment without comparisons."""
     comparisons: Sequence[MetricComparison]
     table: Table
     about_table: str
@@ -103,7 +103,7 @@ class ExperimentPage:
 
 
 def write_experiment_page(path: Path, page: ExperimentPage) -> None:
-    """Write the page to `path`, whole or not at all; the same page gives the same bytes.
+    """Write the page to `path`, completely or not at all; the same page gives the same bytes.
 
     Raises:
         OutputError: The file cannot be written.

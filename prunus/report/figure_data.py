@@ -1,4 +1,4 @@
-"""What a figure shows, before anything is drawn: curves, references, words, and all of it as CSV."""
+"""The content of a figure: curves, references and labels, and their numbers as CSV."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from prunus.errors import PrunusError
 
 @dataclass(frozen=True)
 class Curve:
-    """A named curve: at each `x` the mean over `n` replicates, in a band from `low` to `high`."""
+    """A named curve: at each `x` the mean over `n` replicates, with a band from `low` to `high`."""
 
     name: str
     x: Sequence[float]
@@ -19,12 +19,12 @@ class Curve:
     high: Sequence[float]
     n: int
     failed: Sequence[int] = ()
-    """The indices of points that a receipt which failed stands behind."""
+    """Indices of the points whose results failed an invariant check."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What others report, or a level to compare with: drawn dashed in gray."""
+    """Published values or a constant level, drawn dashed in gray."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -32,7 +32,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class FigureData:
-    """All that a figure says; `save_lines` explains the parts."""
+    """The content of a figure; see `save_line_plot` for the fields."""
 
     series: Sequence[Curve]
     title: str
@@ -42,43 +42,42 @@ class FigureData:
     invert_x: bool = False
     reference: Sequence[Reference] = ()
     band: str = "min to max"
-    receipts: str = ""
+    footer: str = ""
 
     @property
     def banded(self) -> bool:
-        """Whether any curve has replicates that may differ."""
+        """Whether any curve has more than one replicate."""
         return any(curve.n > 1 for curve in self.series)
 
     @property
     def failed(self) -> bool:
-        """Whether the receipt of any point failed."""
+        """Whether any point failed an invariant check."""
         return any(curve.failed for curve in self.series)
 
 
-def check(series: Sequence[Curve]) -> None:
-    """Raise PrunusError for no curve, and for curves that do not fit together."""
+def check_curves(series: Sequence[Curve]) -> None:
+    """Raise PrunusError for no curve, equal names, unequal lengths, or indices out of range."""
     if not series:
-        raise PrunusError("A figure was asked for without a curve to draw.")
+        raise PrunusError("Expected at least one curve to draw, got none.")
     names = [curve.name for curve in series]
     if len(set(names)) < len(names):
-        raise PrunusError(f"Two curves of a figure have one name: {names}.")
+        raise PrunusError(f"Expected curves with different names, got {names}.")
     for curve in series:
         lengths = {len(part) for part in (curve.x, curve.mean, curve.low, curve.high)}
         if len(lengths) > 1 or not len(curve.x):
             raise PrunusError(
-                f"The curve {curve.name!r} has {len(curve.x)} x, {len(curve.mean)} means, "
-                f"{len(curve.low)} lows and {len(curve.high)} highs; give equally many, and at least one."
+                f"Expected equally many values, and at least one, in the curve {curve.name!r}, got {len(curve.x)} x, "
+                f"{len(curve.mean)} mean, {len(curve.low)} low and {len(curve.high)} high."
             )
         outside = [index for index in curve.failed if not 0 <= index < len(curve.x)]
         if outside:
             raise PrunusError(
-                f"The curve {curve.name!r} has {len(curve.x)} points, numbered from 0; "
-                f"its failed receipts name {outside}."
+                f"Expected indices of the {len(curve.x)} points of the curve {curve.name!r} as failed, got {outside}."
             )
 
 
 def to_csv(drawing: FigureData) -> str:
-    """The numbers of a drawing as CSV; a column says whose receipt failed, where any did."""
+    """Return the numbers of a figure as CSV, with a column of failed points where there are any."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["name", "x", "mean", "low", "high", "n"] + ["failed"] * drawing.failed)

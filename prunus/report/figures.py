@@ -1,6 +1,6 @@
-"""Figures of experiments: a picture as PNG and SVG, a page to look closer, and the numbers in it as CSV.
+"""Figures of experiments as PNG, SVG, interactive HTML and CSV.
 
-One name has one color, one marker and one kind of line in every figure. The same arguments give the same bytes.
+A name has the same color, marker and line style in every figure. The same arguments give the same bytes.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prunus.errors import PrunusError
 from prunus.files import write_atomic
 from prunus.report.curve_styles import assign_styles
-from prunus.report.figure_data import Curve, FigureData, Reference, check, to_csv
+from prunus.report.figure_data import Curve, FigureData, Reference, check_curves, to_csv
 from prunus.report.interactive_figure import interactive
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Curve", "FigureData", "Reference", "save_drawing", "save_line_plot"]
 
-FAILED = "#d0021b"
-"""The edge of a point whose receipt failed."""
-QUIET = "#555555"
-MANY = 6
-"""With more curves than this, the legend stands beside the axes; `figure.js` has the same number."""
-LINE = 0.185
-"""Inches that a line of the legend takes."""
+FAILED_COLOR = "#d0021b"
+"""The edge of a point that failed an invariant check."""
+REFERENCE_COLOR = "#555555"
+MAX_INSIDE_LEGEND = 6
+"""With more curves, the legend is outside the axes; `figure.js` has the same number."""
+LEGEND_LINE = 0.185
+"""Height of a line of the legend, in inches."""
 
 
 def save_line_plot(
@@ -43,43 +43,50 @@ def save_line_plot(
     invert_x: bool = False,
     reference: Sequence[Reference] = (),
     band: str = "min to max",
-    receipts: str = "",
+    footer: str = "",
 ) -> tuple[Path, Path, Path, Path]:
-    """Draw `series` and write `path`.png, `path`.svg, `path`.html and `path`.csv; returns the four.
+    """Draw curves and write `path`.png, `path`.svg, `path`.html and `path`.csv.
+
+    Text is drawn literally: a dollar sign does not begin a formula.
 
     Args:
-        path: without suffix; a dot in its name is part of the name.
-        series: names are unlike; lengths within a curve are equal.
-        x_log, invert_x: a logarithmic x axis; one that falls to the right.
-        reference: curves without replicates.
-        band: what `low` and `high` are, for the legend.
-        receipts: a line under the picture, "receipts: 120 of 120 points passed".
+        path: The files without suffix; a dot is part of the name.
+        series: Curves with different names.
+        title, x_label, y_label: Labels of the figure.
+        x_log: Whether the x axis is logarithmic.
+        invert_x: Whether x decreases to the right.
+        reference: Curves without replicates.
+        band: The meaning of `low` and `high`, for the legend.
+        footer: A line under the figure, such as "invariants: 120 of 120 points passed".
 
-    Words are drawn as they are: a dollar sign begins no formula.
+    Returns:
+        The four files.
 
-    Raises PrunusError for no curve, curves that do not fit together, or where matplotlib is not installed.
+    Raises:
+        PrunusError: There is no curve, the curves are inconsistent, or matplotlib or jinja2 is not installed.
+        OutputError: A file cannot be written.
     """
     return save_drawing(
-        path, FigureData(series, title, x_label, y_label, x_log, invert_x, reference, band, receipts)
+        path, FigureData(series, title, x_label, y_label, x_log, invert_x, reference, band, footer)
     )
 
 
 def save_drawing(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
-    """Write `path`.csv, .png, .svg and .html of a drawing, as `save_lines` does; returns PNG, SVG, page and CSV."""
+    """Write the four files of a figure. See `save_line_plot`."""
     save_numbers(path, drawing)
     return save_pictures(path, drawing)
 
 
 def save_numbers(path: str | Path, drawing: FigureData) -> Path:
-    """Write the numbers of a drawing as `path`.csv, which needs neither matplotlib nor jinja2; returns the file."""
-    check(drawing.series)
+    """Write the numbers of a figure as `path`.csv, without matplotlib and jinja2, and return the file."""
+    check_curves(drawing.series)
     table = files_of(path)[-1]
     write_atomic(table, to_csv(drawing))
     return table
 
 
 def files_of(path: str | Path) -> tuple[Path, Path, Path, Path]:
-    """The four files of a drawing: PNG, SVG, page and CSV."""
+    """The four files of a figure: PNG, SVG, HTML and CSV."""
     base = Path(path)
     png, svg, page, table = (
         base.with_name(f"{base.name}.{suffix}") for suffix in ("png", "svg", "html", "csv")
@@ -88,13 +95,13 @@ def files_of(path: str | Path) -> tuple[Path, Path, Path, Path]:
 
 
 def check_figure_libraries() -> None:
-    """Import what figures and their pages need, before the work whose results they show.
+    """Check before any work that the libraries of figures and pages are installed.
 
-    Whatever the environment names as the backend of matplotlib, an inline one of a notebook or one that does not
-    exist, has no effect on prunus: figures are drawn without one. It is still what pyplot finds afterwards.
+    Figures are drawn without a matplotlib backend, so that the backend that the environment names, such as that of a
+    notebook or one that does not exist, has no effect. pyplot still finds it afterwards.
 
     Raises:
-        PrunusError: One of them is not installed.
+        PrunusError: A library is not installed.
     """
     inherited = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
@@ -117,25 +124,25 @@ def check_figure_libraries() -> None:
 
 
 def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
-    """Write `path`.png, .svg and .html of a drawing, whose numbers are in `path`.csv; returns the four."""
-    check(drawing.series)
+    """Write `path`.png, .svg and .html of a figure whose numbers are in `path`.csv, and return the four files."""
+    check_curves(drawing.series)
     check_figure_libraries()
     import matplotlib
     from matplotlib.figure import Figure
 
     png, svg, page, table = files_of(path)
-    fixed = {
+    parameters = {
         "svg.hashsalt": "prunus",
         "font.size": 10,
         "font.family": "DejaVu Sans",
         "text.parse_math": False,
     }
-    with matplotlib.rc_context(fixed):
+    with matplotlib.rc_context(parameters):
         entries = len(drawing.series) + len(drawing.reference)
-        crowded = entries > MANY
-        height = max(4.5, LINE * (entries + 3))  # with a heading, a failed receipt, and room
-        figure = Figure(figsize=(9.5 if crowded else 7, height), layout="constrained")
-        _draw(figure, drawing, crowded)
+        outside = entries > MAX_INSIDE_LEGEND
+        height = max(4.5, LEGEND_LINE * (entries + 3))  # with a heading and failed points
+        figure = Figure(figsize=(9.5 if outside else 7, height), layout="constrained")
+        _draw(figure, drawing, outside)
         as_png, as_svg = io.BytesIO(), io.BytesIO()
         figure.savefig(as_png, format="png", backend="agg", dpi=150, metadata={"Software": None})
         figure.savefig(as_svg, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
@@ -145,10 +152,10 @@ def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Pa
     return png, svg, page, table
 
 
-def _draw(figure: "Figure", drawing: FigureData, crowded: bool) -> None:
-    """One pair of axes with its legend: beside them where it would cover the curves, which then are many."""
+def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
+    """Draw the axes and their legend, which may be outside them so that it does not cover many curves."""
     axes = figure.add_subplot()
-    words = _curves(axes, drawing, 0.07 if crowded else 0.18)
+    labels = _draw_curves(axes, drawing, 0.07 if outside else 0.18)
     axes.set(title=drawing.title, xlabel=drawing.x_label, ylabel=drawing.y_label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -156,48 +163,51 @@ def _draw(figure: "Figure", drawing: FigureData, crowded: bool) -> None:
         _log_ticks(axes)
     if drawing.invert_x:
         axes.invert_xaxis()
-    legend = (figure if crowded else axes).legend(
-        handles=list(words),
-        labels=[str(place) for place in range(len(words))],
-        loc="outside right upper" if crowded else "best",
+    legend = (figure if outside else axes).legend(
+        handles=list(labels),
+        labels=[str(index) for index in range(len(labels))],
+        loc="outside right upper" if outside else "best",
         frameon=False,
         fontsize=8.5,
         title=f"band: {drawing.band}" if drawing.banded else None,
         title_fontsize=8.5,
         handlelength=2.8,
     )
-    for label, name in zip(legend.get_texts(), words.values(), strict=True):
-        label.set_text(name)  # as a label above, "_a" is left out by matplotlib before 3.10
-    if drawing.receipts:
-        figure.supxlabel(drawing.receipts, fontsize=8, color=QUIET)
+    for text, label in zip(legend.get_texts(), labels.values(), strict=True):
+        text.set_text(label)  # matplotlib before 3.10 leaves out labels above that begin with "_"
+    if drawing.footer:
+        figure.supxlabel(drawing.footer, fontsize=8, color=REFERENCE_COLOR)
 
 
-def _curves(axes: "Axes", drawing: FigureData, shade: float) -> dict[Any, str]:
-    """Draw curves, references and failed receipts; what stands in the legend, with its words."""
-    looks = assign_styles([curve.name for curve in drawing.series])
-    words: dict[Any, str] = {}
+def _draw_curves(axes: "Axes", drawing: FigureData, band_opacity: float) -> dict[Any, str]:
+    """Draw curves, references and failed points, and return the labels of the legend by their artists."""
+    styles = assign_styles([curve.name for curve in drawing.series])
+    labels: dict[Any, str] = {}
     failed = None
     for curve in drawing.series:
-        color, marker, dashes = looks[curve.name]
+        color, marker, dashes = styles[curve.name]
         (line,) = axes.plot(
             curve.x, curve.mean, color=color, marker=marker, linestyle=dashes, markersize=4, linewidth=1.5
         )
-        words[line] = f"{curve.name} (n = {curve.n})"
-        axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=shade, linewidth=0)
+        labels[line] = f"{curve.name} (n = {curve.n})"
+        axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=band_opacity, linewidth=0)
         if curve.failed:
-            places = [curve.x[i] for i in curve.failed], [curve.mean[i] for i in curve.failed]
-            (failed,) = axes.plot(*places, "o", mfc="white", mec=FAILED, mew=1.6, markersize=8, zorder=3)
+            points = [curve.x[i] for i in curve.failed], [curve.mean[i] for i in curve.failed]
+            (failed,) = axes.plot(
+                *points, "o", mfc="white", mec=FAILED_COLOR, mew=1.6, markersize=8, zorder=3
+            )
     for other in drawing.reference:
-        points: list[Any] = list(zip(*other.points, strict=True))
-        (line,) = axes.plot(*points, color=QUIET, linestyle="--", linewidth=1)
-        words[line] = other.name
+        (line,) = axes.plot(
+            *zip(*other.points, strict=True), color=REFERENCE_COLOR, linestyle="--", linewidth=1
+        )
+        labels[line] = other.name
     if failed is not None:
-        words[failed] = "invariants failed"
-    return words
+        labels[failed] = "invariants failed"
+    return labels
 
 
 def _log_ticks(axes: "Axes") -> None:
-    """Plain numbers: 1, 2 and 5 times powers of ten, or every digit where the axis is short."""
+    """Ticks at 1, 2 and 5 times powers of ten, or at every digit where the axis spans less than a power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""Numbers and settings as a reader wants them."""
+"""Numbers and settings as text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,11 @@ from dataclasses import fields, is_dataclass
 from prunus.training.evaluate import Evaluation
 
 UNSET = (None, "", "none", 0)
+"""Values of fields that are left out."""
 
 
 def format_int(value: int) -> str:
-    """With commas between thousands.
+    """Format an integer with commas between thousands.
 
     >>> format_int(1066440)
     '1,066,440'
@@ -18,36 +19,35 @@ def format_int(value: int) -> str:
     return f"{value:,}"
 
 
-def pluralize(number: int, noun: str) -> str:
-    """A number of things.
+def pluralize(number: int, unit: str) -> str:
+    """Format a number with its unit in singular or plural.
 
     >>> pluralize(1, "weight"), pluralize(8232, "weight")
     ('1 weight', '8,232 weights')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def format_density(value: float) -> str:
-    """A density with its sparsity beside it, both to as many places as the smaller needs.
+    """Format a density with its sparsity, both with as many decimal places as the smaller needs.
 
     >>> format_density(0.0387), format_density(1.0), format_density(0.00004), format_density(0.0)
     ('3.87 % (96.13 %)', '100 % (0 %)', '0.0040 % (99.9960 %)', '0 % (100 %)')
     """
-    kept, holes = format_density_pair(value)
-    return f"{kept} ({holes})"
+    return "{} ({})".format(*format_density_pair(value))
 
 
 def format_density_pair(value: float) -> tuple[str, str]:
-    """A density and its sparsity, which add up to 100 % as they are printed."""
+    """Format a density and its sparsity so that the printed numbers add up to 100 %."""
     if value in (0.0, 1.0):
         return f"{100 * value:.0f} %", f"{100 - 100 * value:.0f} %"
     places = max(2, 1 - math.floor(math.log10(100 * min(value, 1 - value))))
-    kept = round(100 * value, places)
-    return f"{kept:.{places}f} %", f"{100 - kept:.{places}f} %"
+    density = round(100 * value, places)
+    return f"{density:.{places}f} %", f"{100 - density:.{places}f} %"
 
 
 def format_ratio(value: float) -> str:
-    """Three figures and the times sign.
+    """Format a ratio with about three significant digits and a multiplication sign.
 
     >>> format_ratio(53.249), format_ratio(0.5), format_ratio(1204.7)
     ('53.2×', '0.50×', '1,205×')
@@ -57,7 +57,7 @@ def format_ratio(value: float) -> str:
 
 
 def format_bits(value: float) -> str:
-    """At most one place; a dash where nothing is stored.
+    """Format a number of bits with at most one decimal place; zero is a dash.
 
     >>> format_bits(5.0), format_bits(4.137), format_bits(0.0)
     ('5', '4.1', '–')
@@ -66,34 +66,31 @@ def format_bits(value: float) -> str:
 
 
 def format_error(result: Evaluation) -> str:
-    """The error in percent, to the place that one example can change.
+    """Format the error in percent with the decimal places that a single example can change.
 
     >>> format_error(Evaluation(0.1, 98.4, 10_000)), format_error(Evaluation(0.1, 100 * 271 / 300, 300))
     ('1.60 %', '9.7 %')
     """
-    return f"{result.error:.{_places(result.n)}f} %"
-
-
-def _places(n: int) -> int:
-    return max(1, math.ceil(math.log10(max(n, 1))) - 2)
+    places = max(1, math.ceil(math.log10(max(result.n, 1))) - 2)
+    return f"{result.error:.{places}f} %"
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds below two minutes, then minutes, then hours.
+    """Format a duration in seconds, minutes or hours.
 
     >>> format_duration(0.83), format_duration(59.7), format_duration(133), format_duration(7260)
     ('0.8 s', '60 s', '2 min 13 s', '2 h 1 min')
     """
-    whole = round(seconds)
-    if whole < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{rounded} s"
+    if rounded < 7200:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
 def format_settings(value: object) -> str:
-    """Any setting in words; of a recipe's, what is not set and where it comes from are left out.
+    """Format any setting; of a dataclass, the source and fields without a value are left out.
 
     >>> from prunus.training.recipe import Recipe
     >>> format_settings(Recipe(epochs=1, learning_rate=0.1, batch_size=60, source="a paper"))
@@ -102,8 +99,10 @@ def format_settings(value: object) -> str:
     ('conv 8, linear 5', 'yes', '–')
     """
     if is_dataclass(value):
-        own = {f.name.replace("_", " "): getattr(value, f.name) for f in fields(value) if f.name != "source"}
-        return format_settings({name: item for name, item in own.items() if item not in UNSET})
+        items = {
+            f.name.replace("_", " "): getattr(value, f.name) for f in fields(value) if f.name != "source"
+        }
+        return format_settings({name: item for name, item in items.items() if item not in UNSET})
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {format_settings(item)}" for key, item in value.items()) or "–"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

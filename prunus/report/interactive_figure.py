@@ -1,7 +1,7 @@
-"""The page of a figure: the same picture to point at, in one HTML file that needs nothing else and no network.
+"""The interactive page of a figure: one HTML file that needs no other file and no network.
 
-The chart is drawn by a script of our own (`templates/figure.js`), the only one that the page lets run. Without it
-there are still the numbers, as a table and as CSV.
+The chart is drawn by `templates/figure.js`, the only script that the page allows. Without scripts, the page still has
+the numbers as a table and as CSV.
 """
 
 import base64
@@ -25,15 +25,18 @@ SHAPES = {
     "X": "M-1.2-.6L-.6-1.2 0-.6 .6-1.2 1.2-.6 .6 0 1.2 .6 .6 1.2 0 .6-.6 1.2-1.2 .6-.6 0Z",
     "*": "M0-1.4L.32-.44 1.33-.43 .52 .17 .82 1.13 0 .55-.82 1.13-.52 .17-1.33-.43-.32-.44Z",
 }
-"""The markers as SVG paths about (0, 0), about 2 wide and high."""
+"""The markers as SVG paths around (0, 0), about 2 wide and high."""
 DASHES = {"-": "none", "--": "7 3", ":": "1.5 2.5"}
+"""The SVG dash arrays of the line styles."""
 
 
 def interactive(drawing: FigureData, csv_text: str, csv_name: str) -> str:
-    """The page of `drawing`; the same arguments give the same text.
+    """Return the page of a figure; the same arguments give the same text.
 
     Args:
-        csv_text: its numbers, which the page hands out as a file called `csv_name`.
+        drawing: The figure.
+        csv_text: Its numbers, which the page offers for download.
+        csv_name: The name of the downloaded file.
     """
     code, shown = script(), chart(drawing, csv_text, csv_name)
     return environment().get_template("figure.html").render(chart=shown, script=code, digest=digest(code))
@@ -41,44 +44,45 @@ def interactive(drawing: FigureData, csv_text: str, csv_name: str) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing as the macro of `chart.html` wants it."""
+    """A figure as the macro of `chart.html` expects it."""
 
     drawing: FigureData
     figure: Mapping[str, Any]
-    """What the script draws."""
+    """The data that the script draws."""
     csv: str
+    """The numbers, base64."""
     csv_name: str
     rows: Sequence[Sequence[str]]
-    picture: str = ""
-    """The drawing as SVG, base64, for where no script may run; empty: the table below the chart has to do."""
+    fallback_svg: str = ""
+    """The figure as SVG, base64, shown where scripts are disabled; may be empty."""
 
 
 def chart(drawing: FigureData, csv_text: str, csv_name: str, svg: str = "") -> Chart:
-    """The chart of a drawing, for a page that has `script` at its end."""
+    """Return the chart of a figure, for a page that has `script` at its end."""
     numbers = base64_of(csv_text.encode())
     return Chart(drawing, _figure(drawing), numbers, csv_name, _rows(drawing), base64_of(svg.encode()))
 
 
 def script() -> str:
-    """What draws every chart of a page."""
+    """The script that draws every chart of a page."""
     return (TEMPLATES / "figure.js").read_text(encoding="utf-8")
 
 
 def digest(code: str) -> str:
-    """By which a page says that `code` is the only script that may run."""
+    """The digest of the only script that the Content-Security-Policy of a page allows."""
     return base64_of(hashlib.sha256(code.encode()).digest())
 
 
 def _figure(drawing: FigureData) -> dict[str, Any]:
-    """What the script draws: plain lists, numbers that are not finite as None."""
-    looks = assign_styles([curve.name for curve in drawing.series])
+    """The data that the script draws, as lists; non-finite numbers are None."""
+    styles = assign_styles([curve.name for curve in drawing.series])
     curves = [
         {
             "name": curve.name,
             "n": curve.n,
-            "color": looks[curve.name].color,
-            "shape": SHAPES[looks[curve.name].marker],
-            "dashes": DASHES[looks[curve.name].line],
+            "color": styles[curve.name].color,
+            "shape": SHAPES[styles[curve.name].marker],
+            "dashes": DASHES[styles[curve.name].line],
             "points": [
                 [*map(_finite, row), index in curve.failed]
                 for index, row in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True))
@@ -108,7 +112,7 @@ def _figure(drawing: FigureData) -> dict[str, Any]:
 
 
 def _rows(drawing: FigureData) -> list[list[str]]:
-    """The numbers as the table shows them."""
+    """The rows of the table."""
     rows = []
     for curve in drawing.series:
         for index, row in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True)):
@@ -124,5 +128,5 @@ def _finite(value: float) -> float | None:
 
 
 def base64_of(data: bytes) -> str:
-    """As a data URI has it."""
+    """Encode bytes for a data URI."""
     return base64.b64encode(data).decode()

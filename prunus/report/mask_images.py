@@ -1,138 +1,176 @@
-"""Masks as pictures."""
+"""Masks as small PNG images in one color, transparent where weights are pruned."""
 
+import base64
 import math
+import struct
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from prunus.compression.result import Compressed
 from prunus.pruning.prunable import layer_kinds
-from prunus.report import formatting
-from prunus.report.png import TOP, Image, image
+from prunus.report.formatting import format_int, pluralize
 
-PIXELS = 500_000
-"""The most pixels of all mask pictures of a page together."""
-SMALLEST_SIDE = 4
-"""A layer of 1, 4 or 9 inputs, or three times as many, does not look at a picture."""
-MOST_KERNELS = 256
-WIDEST_ROW = 120
-"""Cells of a row of kernels."""
-PRUNED = 7
-"""The level of a pruned cell where cells are drawn."""
+COLOR = bytes((0x8E, 0x3B, 0x76))
+MAX_LEVEL = 63
+"""The level of full color; level 0 is transparent."""
+PRUNED_LEVEL = 7
+"""The level of a pruned weight in the images of kernels."""
+
+MAX_PIXELS = 500_000
+"""The most pixels of all mask images of a page together."""
+MIN_SIDE = 4
+"""The inputs of a first layer are drawn as an image if its side has at least so many pixels."""
+MAX_KERNELS = 256
+MAX_KERNEL_COLUMNS = 120
+"""The most pixels in a row of kernels, with one between kernels."""
 
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class InputCoverage:
-    """How many connections of the first layer are left at each pixel."""
+class MaskImage(NamedTuple):
+    """An image and its size on the page."""
+
+    source: str
+    """A data URI."""
+    width: int
+    height: int
+    description: str
+    pixelated: bool
+    """Whether pixels are enlarged and must stay sharp."""
+
+
+class InputCoverage(NamedTuple):
+    """The number of remaining connections of the first layer at each input pixel."""
 
     name: str
     side: int
-    pictures: tuple[Image, ...]
-    """One a channel."""
-    most: int
-    seen: int
-    """Pixels, in any channel, with a connection left."""
-    pixels: int
+    images: list[MaskImage]
+    """One per channel."""
+    max_connections: int
+    num_connected: int
+    """Inputs with a remaining connection."""
+    num_inputs: int
 
 
-@dataclass(frozen=True)
-class Bitmap:
+class LayerImage(NamedTuple):
     """The mask of one layer."""
 
     name: str
-    picture: Image
-    says: str
+    image: MaskImage
+    caption: str
+
+
+def make_image(levels: Array, description: str, max_width: int, max_height: int, max_scale: int) -> MaskImage:
+    """Draw `levels`, [rows, columns] in 0..MAX_LEVEL, enlarged by an integer factor within the given limits."""
+    rows, columns = levels.shape
+    scale = max(1, min(max_width // columns, max_height // rows, max_scale))
+    source = "data:image/png;base64," + base64.b64encode(encode_png(levels)).decode()
+    return MaskImage(source, columns * scale, rows * scale, description, scale > 1)
+
+
+def encode_png(levels: Array) -> bytes:
+    """Encode levels as a PNG with a palette of one color and `MAX_LEVEL` + 1 opacities."""
+    rows, columns = levels.shape
+    scanlines = np.pad(levels.astype(np.uint8), ((0, 0), (1, 0)))  # each begins with filter type 0
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
+        (b"PLTE", COLOR * (MAX_LEVEL + 1)),
+        (b"tRNS", bytes(255 * level // MAX_LEVEL for level in range(MAX_LEVEL + 1))),
+        (b"IDAT", zlib.compress(scanlines.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    pack = struct.Struct(">I").pack
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        pack(len(data)) + kind + data + pack(zlib.crc32(kind + data)) for kind, data in chunks
+    )
 
 
 def input_coverage(compressed: Compressed) -> InputCoverage | None:
-    """The pixels the first layer looks at, where it is linear with as many inputs as a picture has pixels."""
-    name = _first(compressed)
+    """The input pixels that the first layer uses, if it is linear with as many inputs as a square image has values."""
+    name = _first_layer(compressed)
     if name is None or compressed.masks[name].dim() != 2:
         return None
     counts = compressed.masks[name].sum(0).cpu().numpy()
-    channels = next((c for c in (1, 3) if _side(len(counts) / c) >= SMALLEST_SIDE), 0)
+    channels = next((c for c in (1, 3) if _square_side(len(counts) / c) >= MIN_SIDE), 0)
     if not channels:
         return None
-    side, most = _side(len(counts) / channels), int(counts.max(initial=0))
-    pictures = tuple(
-        image(
-            np.ceil(TOP * plane / max(most, 1)).astype(np.uint8),
-            f"connections left at each of {side} × {side} pixels, 0 to {most}",
-            widest=280,
-            highest=280,
-            largest=24,
+    side, most = _square_side(len(counts) / channels), int(counts.max(initial=0))
+    images = [
+        make_image(
+            np.ceil(MAX_LEVEL * plane / max(most, 1)),
+            f"remaining connections at each of {side} × {side} pixels, 0 to {most}",
+            max_width=280,
+            max_height=280,
+            max_scale=24,
         )
         for plane in counts.reshape(channels, side, side)
-    )
-    return InputCoverage(name, side, pictures, most, int((counts > 0).sum()), len(counts))
+    ]
+    return InputCoverage(name, side, images, most, int((counts > 0).sum()), len(counts))
 
 
-def kernels(compressed: Compressed) -> Bitmap | None:
-    """Each kernel of the first layer as a small grid, where it is a convolution over two dimensions."""
-    name = _first(compressed)
+def draw_kernels(compressed: Compressed) -> LayerImage | None:
+    """Each kernel of the first layer as a small grid, if it is a two-dimensional convolution."""
+    name = _first_layer(compressed)
     if name is None or compressed.masks[name].dim() != 4:
         return None
-    mask = compressed.masks[name].cpu().numpy()
-    count, height, width = mask.shape[0] * mask.shape[1], *mask.shape[2:]
-    shown = min(count, MOST_KERNELS)
-    rows = math.ceil(shown / max(1, WIDEST_ROW // (width + 1)))
-    across = math.ceil(shown / rows)
-    cells = np.zeros((rows * (height + 1) - 1, across * (width + 1) - 1), np.uint8)
-    for index, kernel in enumerate(mask.reshape(count, height, width)[:shown]):
-        top, left = index // across * (height + 1), index % across * (width + 1)
-        cells[top : top + height, left : left + width] = np.where(kernel, TOP, PRUNED)
-    says = f"The first {shown} of {count} kernels" if shown < count else formatting.pluralize(count, "kernel")
-    says = f"{says} of {height} × {width}: a cell is a weight, dark where it is kept"
-    return Bitmap(name, image(cells, says, widest=600, highest=480, largest=12), says)
+    mask = compressed.masks[name].flatten(0, 1).cpu().numpy()
+    count, height, width = mask.shape
+    shown = min(count, MAX_KERNELS)
+    num_rows = math.ceil(shown / max(1, MAX_KERNEL_COLUMNS // (width + 1)))
+    per_row = math.ceil(shown / num_rows)
+    levels = np.zeros((num_rows * (height + 1) - 1, per_row * (width + 1) - 1), np.uint8)
+    for index, kernel in enumerate(mask[:shown]):
+        top, left = index // per_row * (height + 1), index % per_row * (width + 1)
+        levels[top : top + height, left : left + width] = np.where(kernel, MAX_LEVEL, PRUNED_LEVEL)
+    text = f"The first {shown} of {count} kernels" if shown < count else pluralize(count, "kernel")
+    text += f" of {height} × {width}: one cell per weight, dark where it remains"
+    return LayerImage(name, make_image(levels, text, max_width=600, max_height=480, max_scale=12), text)
 
 
-def bitmaps(compressed: Compressed) -> list[Bitmap]:
-    """Every mask as rows of outputs and columns of inputs; a large one is averaged over blocks."""
-    flats = {name: _flat(mask.cpu().numpy()) for name, mask in compressed.masks.items() if mask.numel()}
-    side, result = _longest_side([flat.shape for flat in flats.values()]), []
-    for name, flat in flats.items():
-        shares, block = _blocks(flat, side)
-        levels = np.ceil(TOP * shares / (shares.max() or 1)).astype(np.uint8)
-        rows, columns = (formatting.format_int(n) for n in flat.shape)
-        says = f"{rows} × {columns}, " + (
-            "a dot a kept weight" if block == (1, 1) else f"a dot a block of {block[0]} × {block[1]}"
-        )
-        result.append(Bitmap(name, image(levels, f"mask of {name}", 800, 300, 8), says))
+def draw_masks(compressed: Compressed) -> list[LayerImage]:
+    """Every mask with one row per output and one column per input; a large mask is averaged over blocks."""
+    matrices = {
+        name: mask.reshape(mask.shape[0] if mask.dim() > 1 else 1, -1).cpu().numpy()
+        for name, mask in compressed.masks.items()
+        if mask.numel()
+    }
+    max_side, result = _max_side([matrix.shape for matrix in matrices.values()]), []
+    for name, matrix in matrices.items():
+        densities, block = _block_densities(matrix, max_side)
+        levels = np.ceil(MAX_LEVEL * densities / (densities.max() or 1))
+        rows, columns = map(format_int, matrix.shape)
+        unit = "remaining weight" if block == (1, 1) else f"block of {block[0]} × {block[1]}"
+        image = make_image(levels, f"mask of {name}", max_width=800, max_height=300, max_scale=8)
+        result.append(LayerImage(name, image, f"{rows} × {columns}, one dot per {unit}"))
     return result
 
 
-def _first(compressed: Compressed) -> str | None:
+def _first_layer(compressed: Compressed) -> str | None:
     first = next(iter(layer_kinds(compressed.model)), None)
     return first if first in compressed.masks else None
 
 
-def _side(pixels: float) -> int:
-    """The side of a square of so many pixels; 0 where there is none."""
-    side = math.isqrt(int(pixels))
-    return side if side * side == pixels else 0
+def _square_side(num_pixels: float) -> int:
+    """The side of a square of `num_pixels` pixels; 0 where there is none."""
+    side = math.isqrt(int(num_pixels))
+    return side if side * side == num_pixels else 0
 
 
-def _flat(mask: Array) -> Array:
-    """[O, I], or [O, I, ...] with each kernel flat: [O, I × K × K]."""
-    return mask.reshape(mask.shape[0], -1) if mask.ndim > 1 else mask.reshape(1, -1)
-
-
-def _longest_side(shapes: Sequence[tuple[int, ...]]) -> int:
-    """The longest side of a picture with which all of them keep within PIXELS."""
+def _max_side(shapes: Sequence[tuple[int, ...]]) -> int:
+    """The longest side of an image with which all of them together have at most MAX_PIXELS."""
     sides = (800, 400, 200, 100, 50, 25)
-    fits = (s for s in sides if sum(min(rows, s) * min(columns, s) for rows, columns in shapes) <= PIXELS)
+    fits = (s for s in sides if sum(min(rows, s) * min(columns, s) for rows, columns in shapes) <= MAX_PIXELS)
     return next(fits, sides[-1])
 
 
-def _blocks(mask: Array, side: int) -> tuple[Array, tuple[int, int]]:
-    """The share kept of each block, in at most `side` × `side` blocks of one size, and that size."""
-    height, width = (max(1, math.ceil(n / side)) for n in mask.shape)
+def _block_densities(mask: Array, max_side: int) -> tuple[Array, tuple[int, int]]:
+    """The density of each block, in at most `max_side` × `max_side` blocks of one size, and that size."""
+    height, width = (max(1, math.ceil(n / max_side)) for n in mask.shape)
     rows, columns = (np.arange(0, n, step) for n, step in zip(mask.shape, (height, width), strict=True))
-    kept = np.add.reduceat(np.add.reduceat(mask.astype(np.int64), rows, 0), columns, 1)
-    tall, wide = (np.diff(np.append(at, n)) for at, n in zip((rows, columns), mask.shape, strict=True))
-    return kept / np.outer(tall, wide), (height, width)
+    remaining = np.add.reduceat(np.add.reduceat(mask.astype(np.int64), rows, 0), columns, 1)
+    heights, widths = (np.diff(np.append(at, n)) for at, n in zip((rows, columns), mask.shape, strict=True))
+    return remaining / np.outer(heights, widths), (height, width)

@@ -1,13 +1,13 @@
-"""What several seeds say together: a mean in its band, and whether two things differ.
+"""Statistics over seeds: a mean with its band, paired comparisons, and verdicts on claims.
 
-Comparisons are paired: both things have the same seeds, hence the same initialization and order of data, and what
-is looked at is the difference within each pair. Its interval is Student's,
+A comparison is paired: both sides have the same seeds, hence the same initialization and order of data, and the
+difference within each pair is tested. Its confidence interval is Student's,
 
     d ± t(n - 1) · s / √n,    d and s: mean and standard deviation of the n differences.
 
-Source: Student 1908, "The probable error of a mean", Biometrika 6(1). Also called: paired t-test.
-Of 20 intervals of 95 %, one misses the true value on average. The verdicts on the claims of an experiment are therefore
-corrected for their number (`holm`).
+Source: Student 1908, "The probable error of a mean", Biometrika 6(1). Also known as the paired
+t-test. One of 20 intervals of 95 % misses the true value on average. The verdicts on the claims of an experiment are
+therefore corrected for their number (`holm`).
 """
 
 import math
@@ -21,107 +21,120 @@ from prunus.registry import lookup
 from prunus.report import formatting
 
 DIGITS = 12
-"""Of the values compared: what is finer is the rounding of floating point, and no difference."""
+"""Significant digits of the compared values; smaller differences are rounding errors of floating point."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean of b - a over `n` pairs, and the interval that holds the true one at `confidence`."""
+    """The mean of b - a over `n` pairs, and its interval at `confidence`."""
 
     n: int
     difference: float
     low: float
     high: float
     p: float
-    """How often differences as large come about where there is none."""
+    """Two-sided p-value of the hypothesis that there is no difference."""
     confidence: float
 
     @property
-    def shown(self) -> bool:
-        """Whether the interval leaves zero out, and chance seldom brings as much; one pair shows nothing."""
+    def significant(self) -> bool:
+        """Whether the interval excludes zero and p is below 1 - confidence; never for one pair."""
         return not self.low <= 0 <= self.high and self.p < 1 - self.confidence
 
     def sentence(self, name_a: str, name_b: str, unit: str, more: str = "more accurate") -> str:
-        """What it comes to in words, the same for b with a as for a with b where a difference is shown.
+        """Describe the comparison in one sentence; a significant difference is described alike for (a, b) and (b, a).
 
         Args:
-            unit: of the difference, "pp" for percentage points.
-            more: what the one with the larger values is.
+            name_a, name_b: Names of the two sides.
+            unit: Unit of the difference, such as "pp" for percentage points.
+            more: Adjective of the side with the larger values.
 
-        >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 98.2, 1: 98.35, 2: 98.1})
-        >>> pairs.sentence("dense", "winning ticket", "pp")
-        'winning ticket is more accurate than dense by 0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)'
+        Example:
+            >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 98.2, 1: 98.35, 2: 98.1})
+            >>> pairs.sentence("dense", "winning ticket", "pp")
+            'winning ticket is more accurate than dense by 0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)'
         """
         plus, by = f"{name_b} minus {name_a} is", self.amount(unit)
         if self.n < 2:
-            return f"one pair proves nothing: {plus} {by}"
+            return f"one pair is not enough for a comparison: {plus} {by}"
         if self.low == self.high == 0:
             pairs = formatting.pluralize(self.n, "pair")
             return f"no difference between {name_a} and {name_b} in any pair (n = {pairs})"
-        if not self.shown:
+        if not self.significant:
             return f"no significant difference between {name_a} and {name_b}: {plus} {by}"
         larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
         return f"{larger} is {more} than {smaller} by {by}"
 
     def amount(self, unit: str, *, brief: bool = False) -> str:
-        """How large the difference is, and how sure that is: without its sign where it is shown, else as b - a.
+        """Format the difference and its interval: the absolute value where it is significant, else b - a.
 
         Args:
-            brief: the interval alone, for where its confidence and n are said once for many.
+            unit: Unit of the difference.
+            brief: Whether to leave out the confidence and n.
 
-        >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7})
-        >>> pairs.amount("pp"), pairs.amount("pp", brief=True)
-        ('0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)', '0.22 pp (0.14 to 0.29)')
+        Example:
+            >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7})
+            >>> pairs.amount("pp"), pairs.amount("pp", brief=True)
+            ('0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)', '0.22 pp (0.14 to 0.29)')
         """
         pairs = f"n = {formatting.pluralize(self.n, 'pair')}"
-        turned = self.n > 1 and self.shown and self.difference < 0
-        middle = -self.difference if turned else self.difference
+        flip = self.n > 1 and self.significant and self.difference < 0
+        center = -self.difference if flip else self.difference
         if self.n < 2:
-            return f"{_short(middle)} {unit} ({pairs})"
+            return f"{_format_number(center)} {unit} ({pairs})"
         if self.low == self.high:
-            by = f"{_short(middle)} {unit} in every pair"
+            by = f"{_format_number(center)} {unit} in every pair"
             return by if brief else f"{by} (no spread, no interval, {pairs})"
-        low, high = (-self.high, -self.low) if turned else (self.low, self.high)
-        words = _alike(middle, low, high)
-        if brief:
-            return f"{words[0]} {unit} ({words[1]} to {words[2]})"
-        return f"{words[0]} {unit} ({100 * self.confidence:g} % interval {words[1]} to {words[2]}, {pairs})"
+        low, high = (-self.high, -self.low) if flip else (self.low, self.high)
+        center_text, low_text, high_text = _format_interval(center, low, high)
+        interval = f"{low_text} to {high_text}"
+        if not brief:
+            interval = f"{100 * self.confidence:g} % interval {interval}, {pairs}"
+        return f"{center_text} {unit} ({interval})"
 
 
 def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Comparison:
     """Compare b with a on the seeds that both have.
 
-    One pair has an interval without ends and p = 1. Differences that are all the same have one without width: Student
-    knows no spread of them, and p is that of the signs alone, 2^(1 - n).
-    Raises PrunusError where no seed is shared or a value is no number, or where scipy is not installed.
+    One pair has an infinite interval and p = 1. Equal differences have an interval of width zero and the p-value of the
+    sign test, 2^(1 - n), because Student's t-test is not defined for them.
 
-    >>> compare_paired({1: 2.0, 2: 4.0, 3: 1.0}, {1: 2.5, 2: 5.5, 4: 0.0}).difference
-    1.0
+    Args:
+        a, b: Values by seed.
+        confidence: Confidence of the interval, between 0 and 1.
+
+    Raises:
+        PrunusError: No seed is shared, or scipy is not installed.
+        NonFiniteError: A value is NaN or infinite.
+
+    Example:
+        >>> compare_paired({1: 2.0, 2: 4.0, 3: 1.0}, {1: 2.5, 2: 5.5, 4: 0.0}).difference
+        1.0
     """
     if not 0 < confidence < 1:
-        raise PrunusError(f"A confidence of {confidence} was asked for; give one between 0 and 1.")
+        raise PrunusError(f"Expected a confidence between 0 and 1, got {confidence}.")
     differences = _differences(a, b)
-    n, middle = len(differences), mean(differences)
+    n, center = len(differences), mean(differences)
     if n < 2:
-        return Comparison(n, middle, -math.inf, math.inf, 1.0, confidence)
+        return Comparison(n, center, -math.inf, math.inf, 1.0, confidence)
     error = stdev(differences) / math.sqrt(n)
     if not error:
-        return Comparison(n, middle, middle, middle, 2.0 ** (1 - n) if middle else 1.0, confidence)
+        return Comparison(n, center, center, center, 2.0 ** (1 - n) if center else 1.0, confidence)
     check_interval_library()
     from scipy.special import stdtr, stdtrit
 
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * error
-    p = 2 * float(stdtr(n - 1, -abs(middle) / error))
-    return Comparison(n, middle, middle - half, middle + half, p, confidence)
+    p = 2 * float(stdtr(n - 1, -abs(center) / error))
+    return Comparison(n, center, center - half, center + half, p, confidence)
 
 
 Expectation = Literal["higher", "lower", "equal"]
-"""What a claim says of one thing compared with another; "equal" means equal within a margin."""
+"""The claimed relation of one side to the other; "equal" means equal within a margin."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the data say of one claim."""
+    """The verdict on one claim, with the numbers behind it."""
 
     claim: str
     source: str
@@ -168,8 +181,8 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
     test that the difference is on the measured side of the nearer margin (two one-sided tests: Schuirmann 1987).
 
     Args:
-        comparison: The paired comparison of the two things.
-        expected: What the claim says.
+        comparison: The paired comparison of the two sides.
+        expected: The claimed relation.
         margin: Half-width of the region of equivalence, in the unit of the difference; only for "equal".
     """
     if comparison.n < 2 or expected != "equal":
@@ -190,8 +203,8 @@ def decide(
     """Decide a claim: "not shown" for one pair or where `p` is not below 1 - confidence.
 
     Args:
-        comparison: The paired comparison of the two things.
-        expected: What the claim says.
+        comparison: The paired comparison of the two sides.
+        expected: The claimed relation.
         p: The p-value of the claim, corrected for multiple comparisons.
         margin: Half-width of the region of equivalence; only for "equal".
     """
@@ -203,7 +216,7 @@ def decide(
 
 
 def check_interval_library() -> None:
-    """Import what `paired` needs, before the work whose results it compares. Raises PrunusError."""
+    """Check before any work that the library of `compare_paired` is installed. Raises PrunusError."""
     try:
         import scipy.special  # noqa: F401
     except ImportError as error:
@@ -213,17 +226,22 @@ def check_interval_library() -> None:
 
 
 def mean_and_band(values: Iterable[float], band: str = "min to max") -> tuple[float, float, float]:
-    """The mean of `values` and the ends of its band, one of `BANDS`.
+    """Return the mean of `values` and the ends of its band.
 
-    >>> mean_and_band([1.0, 2.0, 6.0])
-    (3.0, 1.0, 6.0)
-    >>> mean_and_band([1.0, 2.0, 3.0], "± standard deviation")
-    (2.0, 1.0, 3.0)
+    Args:
+        values: At least one value.
+        band: A key of `BANDS`.
+
+    Example:
+        >>> mean_and_band([1.0, 2.0, 6.0])
+        (3.0, 1.0, 6.0)
+        >>> mean_and_band([1.0, 2.0, 3.0], "± standard deviation")
+        (2.0, 1.0, 3.0)
     """
     ends = lookup("band", BANDS, band)
     numbers = [float(value) for value in values]
     if not numbers:
-        raise PrunusError("The mean of no values was asked for.")
+        raise PrunusError("Expected at least one value to take the mean of, got none.")
     return mean(numbers), *ends(numbers)
 
 
@@ -232,39 +250,43 @@ def _extremes(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _deviation(values: Sequence[float]) -> tuple[float, float]:
-    """One standard deviation of the sample (n - 1) to each side; none where there is one value."""
-    middle, spread = mean(values), stdev(values) if len(values) > 1 else 0.0
-    return middle - spread, middle + spread
+    """One sample standard deviation (n - 1) to each side; zero for a single value."""
+    center, spread = mean(values), stdev(values) if len(values) > 1 else 0.0
+    return center - spread, center + spread
 
 
 BANDS: dict[str, Callable[[Sequence[float]], tuple[float, float]]] = {
     "min to max": _extremes,
     "± standard deviation": _deviation,
 }
-"""By the words that a legend has for them."""
+"""The bands, by their names in legends."""
 
 
 def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
-    """b - a by shared seed, without the dust of floating point."""
+    """b - a for each shared seed, rounded to `DIGITS` significant digits of the values."""
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
-        raise PrunusError(f"Nothing can be paired: one has the seeds {sorted(a)}, the other {sorted(b)}.")
+        raise PrunusError(
+            f"Expected values with common seeds to pair, got the seeds {sorted(a)} and {sorted(b)}."
+        )
     for seed in seeds:
         if not (math.isfinite(a[seed]) and math.isfinite(b[seed])):
-            raise NonFiniteError(f"Seed {seed} has {a[seed]} and {b[seed]}; only numbers can be compared.")
+            raise NonFiniteError(
+                f"Expected finite values to compare, got {a[seed]} and {b[seed]} for seed {seed}."
+            )
     scale = max(abs(float(side[seed])) for side in (a, b) for seed in seeds)
     places = DIGITS - math.ceil(math.log10(scale)) if scale else 0
     return [round(float(b[seed]) - float(a[seed]), places) for seed in seeds]
 
 
-def _short(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:z.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _alike(middle: float, low: float, high: float) -> tuple[str, str, str]:
-    """The three to as many places as say a fifth of half their width, or an end that is nearly zero."""
+def _format_interval(center: float, low: float, high: float) -> tuple[str, str, str]:
+    """The three numbers with equal decimal places: enough for a tenth of the width, and for an end close to zero."""
     places = max(0, -math.floor(math.log10((high - low) / 10)))
     while any(end and not round(end, places) for end in (low, high)):
         places += 1
-    first, second, third = (f"{value:z.{places}f}" for value in (middle, low, high))
+    first, second, third = (f"{value:z.{places}f}" for value in (center, low, high))
     return first, second, third

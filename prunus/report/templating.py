@@ -1,18 +1,26 @@
-"""The templates of the HTML pages: every name that a page shows is escaped, a forgotten one is an error."""
+"""The templates of the HTML pages. All inserted text is escaped, and an undefined variable is an error."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunus.errors import PrunusError
+from prunus.report import formatting
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
+FILTERS = {
+    "thousands": formatting.format_int,
+    "density": formatting.format_density,
+    "density_pair": formatting.format_density_pair,
+    "ratio": formatting.format_ratio,
+    "error": formatting.format_error,
+}
 
 
 def environment() -> "Environment":
-    """The templates of this room."""
+    """The environment that loads the templates. Raises PrunusError where jinja2 is not installed."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -20,10 +28,12 @@ def environment() -> "Environment":
             "A page needs jinja2, which is not installed: pip install 'prunus[cli]'."
         ) from error
 
-    return Environment(
+    result = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    result.filters |= FILTERS
+    return result

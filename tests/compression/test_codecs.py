@@ -249,7 +249,7 @@ def test_unpack_levels_raises_for_inconsistent_tables(table, alphabet, error):
 
 @st.composite
 def positions(draw):
-    """Positions that strictly increasing positions, some of them far apart."""
+    """Strictly increasing positions, some with large differences."""
     return np.cumsum(draw(st.lists(st.integers(1, 70), max_size=80))).astype(np.int64) - 1
 
 

@@ -259,11 +259,11 @@ EMPTY = [
 ]
 
 
-@pytest.mark.parametrize(("recipe", "says"), EMPTY)
-def test_compress_raises_before_work_for_densities_that_keep_nothing(recipe, says, trained, digits):
-    """Before the first evaluation: the data set has no splits to look at."""
+@pytest.mark.parametrize(("recipe", "message"), EMPTY)
+def test_compress_raises_before_work_for_densities_that_keep_nothing(recipe, message, trained, digits):
+    """Before the first evaluation: the data set has no splits."""
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
-    with pytest.raises(DensityError, match=says):
+    with pytest.raises(DensityError, match=message):
         prunus.compress(trained, data=nothing, preset=recipe)
 
 
@@ -310,10 +310,10 @@ UNREACHABLE = [
 ]
 
 
-@pytest.mark.parametrize(("recipe", "says"), UNREACHABLE)
-def test_compress_raises_before_work_for_unreachable_densities(recipe, says, trained, digits):
+@pytest.mark.parametrize(("recipe", "message"), UNREACHABLE)
+def test_compress_raises_before_work_for_unreachable_densities(recipe, message, trained, digits):
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
-    with pytest.raises(DensityError, match=says):
+    with pytest.raises(DensityError, match=message):
         prunus.compress(trained, data=nothing, preset=recipe)
 
 

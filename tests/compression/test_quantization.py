@@ -186,7 +186,7 @@ def test_quantize_weights_uses_all_centroids_with_outliers(start, values, bits):
     name = next(key for key, value in KMEANS_INITS.items() if value is start)
     shared = quantize_weights(*all_kept(values), bits, name)["a"]
     assert len(shared.codebook) == len(shared.codes.unique()) == 2**bits
-    if name in ("linear", "optimal"):  # the others give the outlier no centroid of its own
+    if name in ("linear", "optimal"):  # the others give no centroid to the outlier
         best = wcss(
             values, lloyd(SortedValues.of(values), np.sort(kmeans1d.cluster(values, 2**bits).centroids))
         )
@@ -268,7 +268,7 @@ def test_quantize_weights_keeps_zeros_that_the_mask_keeps(zero):
     values[::3] = zero
     shared = quantize_weights(*all_kept(values), 3)["a"]
     assert not shared.dense()[::3].view(torch.int32).any()  # +0.0, bit for bit
-    assert torch.equal(shared.places, torch.from_numpy(np.flatnonzero(values)))
+    assert torch.equal(shared.indices, torch.from_numpy(np.flatnonzero(values)))
     assert not (shared.codebook == 0).any()
 
 
@@ -369,7 +369,7 @@ def shared_mlp(mlp, bits=2):
 def loss_at(model, shared, books, data):
     values = {n: torch.zeros(s.shape.numel(), dtype=torch.float64) for n, s in shared.items()}
     dense = {
-        n: v.index_put((shared[n].places,), books[n][shared[n].codes]).reshape(shared[n].shape)
+        n: v.index_put((shared[n].indices,), books[n][shared[n].codes]).reshape(shared[n].shape)
         for n, v in values.items()
     }
     outputs = torch.func.functional_call(model, dense, (data.inputs[:50].double(),))

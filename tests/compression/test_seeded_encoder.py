@@ -30,8 +30,8 @@ def words(seed, stream, count):
     return [word for block in range(-(-count // 4)) for word in philox(block + 1, seed, stream)][:count]
 
 
-def by_the_specification(generator, seed, size):
-    """The integers as SPEC.md says them."""
+def integers_of_the_specification(generator, seed, size):
+    """The integers of SPEC.md."""
     if generator == "signs":
         stream = words(seed, 0, -(-size // 64))
         return [1 - 2 * (stream[i // 64] >> i % 64 & 1) for i in range(size)]
@@ -46,7 +46,7 @@ def by_the_specification(generator, seed, size):
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_generators_match_the_specification(generator, seed):
     for size in (0, 1, 3, 64, 67, 131):
-        expected = by_the_specification(generator, seed, size)
+        expected = integers_of_the_specification(generator, seed, size)
         assert GENERATORS[generator](seed, size).tolist() == expected
         assert all(float(np.float32(n)) == n for n in expected)
 
@@ -168,7 +168,7 @@ def test_seeded_lenet_takes_36_kilobytes_and_evaluates(weights, tmp_path):
         for name, parameter in prunable_weights(model).items():
             g = torch.Generator().manual_seed(len(name))
             parameter.copy_(frozen.values[name] * (torch.rand(parameter.shape, generator=g) < 0.5) + 0.0)
-    assert prunus.save(model, tmp_path / "f.prunus", generated=frozen.generated) <= 36_000
+    assert prunus.save(model, tmp_path / "f.prunus", generated=frozen.seeded) <= 36_000
     back = prunus.load(tmp_path / "f.prunus")
     inputs = torch.rand(50, 1, 28, 28)
     assert torch.equal(back(inputs), model.eval()(inputs))

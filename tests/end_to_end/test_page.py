@@ -1,4 +1,4 @@
-"""The pages in a browser: nothing is wider than a telephone, everything is drawn, a figure answers when pointed at."""
+"""The pages in a browser: they fit a width of 400 pixels, draw everything, and react to pointer and keyboard."""
 
 import html
 import json
@@ -54,7 +54,7 @@ addEventListener("load", () => {{
   document.title = JSON.stringify({{
     inner: view.innerWidth,
     scroll: view.document.documentElement.scrollWidth,
-    pictures: all("img").map(e => [e.naturalWidth, ...size(e)]),
+    images: all("img").map(e => [e.naturalWidth, ...size(e)]),
     plots: all(".area > svg").map(size),
     bars: all(".track .bar").map(size),
     sources: view.performance.getEntriesByType("resource").map(e => e.name.slice(0, 5)),
@@ -64,9 +64,9 @@ addEventListener("load", () => {{
   }});
 }});
 </script>"""
-"""The page in a frame, which may be narrower than a window, and a look into it that ends in the title."""
+"""The page in a frame, which may be narrower than a window. The title becomes a JSON object of measurements."""
 
-VISIT = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title></title>
+FIGURE_VISIT = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title></title>
 <style>body {{ margin: 0 }} iframe {{ border: 0 }}</style>
 <iframe width="{width}" height="900" srcdoc="{page}"></iframe>
 <script>
@@ -110,13 +110,13 @@ addEventListener("load", () => {{
   document.title = JSON.stringify(seen);
 }});
 </script>"""
-"""The page of a figure in a frame, somebody who uses all of it, and what they saw in the title."""
+"""The page of a figure in a frame, and a script that uses it. The title becomes a JSON object of observations."""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to look at the page with")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 def browse(page: Path, profile: Path, *flags: str) -> str:
-    """What the browser prints; nothing may complain on its console."""
+    """Return what the browser prints; its console must stay empty."""
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -125,9 +125,9 @@ def browse(page: Path, profile: Path, *flags: str) -> str:
 
 
 def title(dom: str) -> dict[str, Any]:
-    found = re.search(r"<title>(\{.*?\})</title>", dom, flags=re.DOTALL)
-    assert found is not None, "the page was not loaded to its end"
-    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    match = re.search(r"<title>(\{.*?\})</title>", dom, flags=re.DOTALL)
+    assert match is not None, "the page was not loaded completely"
+    seen: dict[str, Any] = json.loads(html.unescape(match[1]))
     return seen
 
 
@@ -147,7 +147,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compressed = prunus.compress(model, data=data, preset=recipe)
     prunus.save(compressed, folder / "network.prunus")
     inspection, test = prunus.inspect(folder / "network.prunus"), prunus.evaluate(compressed.model, data.test)
-    long_title = "An_unbroken_title_that_is_longer_than_a_telephone_is_wide on digits"
+    long_title = "An_unbroken_title_that_is_wider_than_400_pixels_on_a_phone on digits"
     write_page(
         folder / "page.html",
         compressed,
@@ -161,7 +161,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])
-def test_it_fits_its_window_and_everything_is_drawn(
+def test_compression_page_fits_its_window_and_draws_everything(
     page: Path, width: int, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     framed = tmp_path / "framed.html"
@@ -174,14 +174,14 @@ def test_it_fits_its_window_and_everything_is_drawn(
     assert len(seen["plots"]) == 7
     assert all(min(size) > 100 for size in seen["plots"])
     assert len(seen["bars"]) == 5
-    assert len(seen["pictures"]) == 3
-    assert all(min(size) > 0 for size in seen["pictures"])
+    assert len(seen["images"]) == 3
+    assert all(min(size) > 0 for size in seen["images"])
     assert set(seen["sources"]) <= {"data:"}
     dark = max(map(int, re.findall(r"\d+", seen["background"]))) < 64
     assert dark == (DARK in flags)
 
 
-def test_a_screenshot_shows_ink(page: Path, tmp_path: Path) -> None:
+def test_screenshot_has_the_color_of_the_charts(page: Path, tmp_path: Path) -> None:
     picture = tmp_path / "page.png"
     browse(page, tmp_path / "profile", "--window-size=1280,3000", f"--screenshot={picture}")
     shot = matplotlib.image.imread(picture)[..., :3]
@@ -190,7 +190,7 @@ def test_a_screenshot_shows_ink(page: Path, tmp_path: Path) -> None:
     assert plum.mean() > 0.005
 
 
-# --- figures --------------------------------------------------------------------------------------------
+# --- figures
 
 HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)> \"'&amp;"
 TICKET = Curve("winning ticket", [100, 10, 1], [98.1, 98.2, 97], [98, 98.1, 96], [98.2, 98.3, 97.5], 5, (2,))
@@ -201,14 +201,14 @@ LEVEL = Reference("paper", [(100, 98.16), (1, 98.16)])
 @pytest.fixture
 def figure(tmp_path: Path) -> Path:
     about = {"title": "A_long_title_" * 9, "x_label": "density (%)", "y_label": "accuracy (%)"}
-    more = {"x_log": True, "invert_x": True, "receipts": "receipts: 29 of 30 points passed"}
+    more = {"x_log": True, "invert_x": True, "footer": "invariants: 29 of 30 points passed"}
     return save_line_plot(tmp_path / "figure", [TICKET, OTHER], reference=[LEVEL], **about, **more)[2]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])
-def test_a_figure_answers(figure: Path, width: int, flags: tuple[str, ...], tmp_path: Path) -> None:
+def test_figure_reacts_to_input(figure: Path, width: int, flags: tuple[str, ...], tmp_path: Path) -> None:
     framed = tmp_path / "framed.html"
-    framed.write_text(VISIT.format(width=width, page=html.escape(figure.read_text(encoding="utf-8"))))
+    framed.write_text(FIGURE_VISIT.format(width=width, page=html.escape(figure.read_text(encoding="utf-8"))))
     seen = title(browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom"))
     assert seen["inner"] == width
     assert seen["scroll"] <= width
@@ -244,7 +244,7 @@ def test_a_figure_answers(figure: Path, width: int, flags: tuple[str, ...], tmp_
     assert seen["sources"] == []
 
 
-def test_a_figure_opens_from_its_file(figure: Path, tmp_path: Path) -> None:
+def test_figure_opens_from_its_file(figure: Path, tmp_path: Path) -> None:
     dom = browse(figure, tmp_path / "profile", "--dump-dom")
     assert dom.count('class="marker"') == 6 + 2
     assert "<title>A_long_title_" in dom
@@ -255,16 +255,16 @@ def test_a_figure_opens_from_its_file(figure: Path, tmp_path: Path) -> None:
         assert (np.abs(shot - np.array(color) / 255).max(-1) < 0.02).sum() > 50
 
 
-def test_a_page_that_complains_is_noticed(tmp_path: Path) -> None:
+def test_browse_raises_for_console_messages(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<title></title><script>throw new Error('hidden')</script>")
     with pytest.raises(AssertionError, match="hidden"):
         browse(page, tmp_path / "profile", "--dump-dom")
 
 
-# --- the page of an experiment --------------------------------------------------------------------------
+# --- the page of an experiment
 
-LOOK = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title></title>
+PAGE_VISIT = """<!DOCTYPE html><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title></title>
 <style>body {{ margin: 0 }} iframe {{ border: 0 }}</style>
 <iframe width="{width}" height="900" srcdoc="{page}"></iframe>
 <script>
@@ -291,7 +291,7 @@ addEventListener("load", () => {{
   document.title = JSON.stringify(seen);
 }});
 </script>"""
-"""The page in a frame, somebody who uses two of its charts, and what they saw in the title."""
+"""The page in a frame, and a script that uses two of its charts. The title becomes a JSON object of observations."""
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         drawing = FigureData([TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True)
         _, svg, _, numbers = save_drawing(folder / name, drawing)
         charts.append(chart(drawing, numbers.read_text(), numbers.name, svg.read_text()))
-    long = "a_word_that_is_longer_than_a_telephone_is_wide_" * 2
+    long = "a_word_that_is_wider_than_400_pixels_on_a_phone_" * 2
     some = [("small_final", "3.1 pp (2.9 to 3.3)"), (long, "0.2 pp (0.1 to 0.3)")]
     verdicts = MetricComparison(
         long, "more accurate", "less accurate", [DensityComparison("80 % (20 %)", some, some, [long] * 3)]
@@ -311,7 +311,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "page.html",
         ExperimentPage(
             name=long, title=long, question=long, place="Figure 1", paper=long, notes=[long], size="default",
-            about_size="Shortened.", shortened=[long], key_figures=[KeyFigure("Size", long, long)] * 4, charts=charts,
+            about_size="Shortened.", size_differences=[long],
+            key_figures=[KeyFigure("Size", long, long)] * 4, charts=charts,
             verdicts=[Verdict(long, long, "holds", 3, long, 1.5, (0.5, 2.5), 0.01, long)], about_table=long,
             published=[(long, long, 1.0, long)],
             about_comparisons=long, comparisons=[verdicts],
@@ -324,11 +325,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])
-def test_the_charts_of_an_experiment_answer_each_for_itself(
+def test_charts_of_an_experiment_react_independently(
     experiment: Path, width: int, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     framed = tmp_path / "framed.html"
-    framed.write_text(LOOK.format(width=width, page=html.escape(experiment.read_text(encoding="utf-8"))))
+    framed.write_text(
+        PAGE_VISIT.format(width=width, page=html.escape(experiment.read_text(encoding="utf-8")))
+    )
     seen = title(browse(framed, tmp_path / "profile", "--window-size=1280,900", *flags, "--dump-dom"))
     assert seen["inner"] == width
     assert seen["scroll"] <= width
@@ -341,12 +344,12 @@ def test_the_charts_of_an_experiment_answer_each_for_itself(
     assert dark == (DARK in flags)
 
 
-def test_an_experiment_opens_from_its_file(experiment: Path, tmp_path: Path) -> None:
+def test_experiment_page_opens_from_its_file(experiment: Path, tmp_path: Path) -> None:
     dom = browse(experiment, tmp_path / "profile", "--dump-dom")
     assert dom.count('class="marker"') == 2 * (6 + 2)
 
 
-def test_without_its_script_an_experiment_shows_its_pictures(experiment: Path, tmp_path: Path) -> None:
+def test_experiment_page_without_scripts_shows_its_figures(experiment: Path, tmp_path: Path) -> None:
     plain, picture = tmp_path / "plain.html", tmp_path / "page.png"
     page = re.sub(r"<script.*?</script>", "", experiment.read_text(encoding="utf-8"), flags=re.S)
     plain.write_text(page.replace("<noscript>", "<div>").replace("</noscript>", "</div>"))
@@ -354,4 +357,4 @@ def test_without_its_script_an_experiment_shows_its_pictures(experiment: Path, t
     shot = matplotlib.image.imread(picture)[..., :3]
     blue = np.abs(shot - np.array([0x00, 0x72, 0xB2]) / 255).max(-1) < 0.02
     assert blue.sum() > 2000
-    assert (np.diff(np.flatnonzero(blue.any(1))) > 300).any(), "one picture is missing"
+    assert (np.diff(np.flatnonzero(blue.any(1))) > 300).any(), "a figure is missing"

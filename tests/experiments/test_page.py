@@ -91,7 +91,7 @@ def page_with(word: str, name: str = "n") -> ExperimentPage:
     drawing = FigureData([Curve(word, [1, 2], [1, 2], [1, 2], [1, 2], 1)], word, word, word)
     return ExperimentPage(
         name=word, title=word, question=word, place=word, paper=word, notes=[word], size="smoke", about_size=word,
-        shortened=[word], key_figures=[KeyFigure(word, word, word)],
+        size_differences=[word], key_figures=[KeyFigure(word, word, word)],
         verdicts=[Verdict(word, word, "holds", 2, word, 1.0, (0.5, 1.5), 0.01, word)],
         charts=[chart(drawing, word, f"{name}.csv", "<svg/>")] * 2,
         about_comparisons=word, about_table=word, published=[(word, word, 1.0, word)],

@@ -1,5 +1,5 @@
 """Small files that announce much: each is read, or refused by a named error, within seconds; at its peak the reader
-takes at most three times what the file holds (its bytes and its tensors), and never more than `max_bytes`.
+takes at most three times the bytes of the file and its tensors, and never more than `max_bytes`.
 
 The files are read by another process, which has warmed up the kernels before and reports the peak of its resident
 memory above what it took before the call.
@@ -33,7 +33,7 @@ from prunus.compression.container.tensor_blob import (
 DEFAULT_LIMIT = 256 << 20
 MAX_SECONDS = 5.0
 CONSTANT = 12 << 20
-"""Bytes that are allowed beside three times the file and its tensors: the objects of a header, one chunk of entries,
+"""Bytes that are allowed besides three times the file and its tensors: the objects of a header, one chunk of entries,
 two tables, the noise of the allocator."""
 
 BITPACK, HUFFMAN, RANGE = (CODEC_NUMBERS[name] for name in ("bitpack", "huffman", "range"))
@@ -60,7 +60,7 @@ def file_of(dtype, shape, blob, num_tensors=1):
 
 
 def as_bytes(bits):
-    """A text of 0 and 1 as whole bytes, padded with zeros."""
+    """A text of 0 and 1 as bytes, padded with zeros."""
     size = -(-len(bits) // 8)
     return int(bits.ljust(8 * size, "0"), 2).to_bytes(size, "big")
 
@@ -73,7 +73,7 @@ def table(alphabet, *present, others=-1):
 
 
 def positions(num_entries, index_bits=1, stream=None):
-    """The fields of a blob that place `num_entries` entries, by default one beside the other, without any payload."""
+    """The fields of a blob that place `num_entries` entries, by default next to each other, without any payload."""
     stream = table(1 << index_bits, 0) if stream is None else stream
     return bytes([index_bits]) + varint(num_entries) + varint(len(stream)) + stream
 

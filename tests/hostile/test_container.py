@@ -41,9 +41,9 @@ from prunus.seeded_tensors import SeededTensor
 def small_file(codec="range"):
     """A file with every form of tensor in it, of a few hundred bytes."""
     g = torch.Generator().manual_seed(0)
-    few = torch.tensor([0.0] * 40 + [0.5, -0.5, 0.1])
+    values = torch.tensor([0.0] * 40 + [0.5, -0.5, 0.1])
     state = {
-        "sparse": few[torch.randint(43, (30, 20), generator=g)],
+        "sparse": values[torch.randint(43, (30, 20), generator=g)],
         "codes": torch.tensor([0.25, 0.5])[torch.randint(2, (40,), generator=g)],
         "raw": torch.randn(3, generator=g),
         "int": torch.tensor([5]),
@@ -55,7 +55,7 @@ def small_file(codec="range"):
 
 
 def framed(header, blobs):
-    """A file whose lengths and checksums hold, whatever header and blobs say."""
+    """A file whose lengths and checksums hold, for any header and blobs."""
     if not isinstance(header, bytes):
         header = json.dumps(header).encode()
     content = b"\x89prunus\n" + struct.pack("<HI", 1, len(header)) + header
@@ -232,7 +232,7 @@ CODED = bytes([CODEBOOK, 0])  # packed codes; then length of the codebook, codeb
 
 
 @pytest.mark.parametrize(
-    ("blob", "says"),
+    ("blob", "message"),
     [
         (b"", "announces 1 bytes"),
         (b"\x10" + bytes(64), "flags"),
@@ -266,8 +266,8 @@ CODED = bytes([CODEBOOK, 0])  # packed codes; then length of the codebook, codeb
         (bytes([CODEBOOK, 2]) + varint(8) + bytes(8) + b"\xff" * 9, "table|padding"),
     ],
 )
-def test_unpack_refuses_inconsistent_blobs(blob, says):
-    with pytest.raises(CorruptFileError, match=says):
+def test_unpack_refuses_inconsistent_blobs(blob, message):
+    with pytest.raises(CorruptFileError, match=message):
         unpack(one_tensor(blob))
 
 
@@ -326,7 +326,7 @@ def bits_of(value, dtype):
 @pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_unpack_refuses_nonfinite_values(dtype, value):
-    """As entries, in a codebook (also where no code refers to it), and beside zeros; the largest number is accepted."""
+    """As entries, in a codebook (also if no code refers to it), and between zeros; the largest number is accepted."""
     kind = getattr(torch, dtype)
     largest, four = torch.finfo(kind).max, varint(2) + varint(1) + b"\x11"
     for number in (largest, -largest, value):
@@ -449,7 +449,7 @@ def test_reading_memory_is_within_max_bytes():
         tracemalloc.stop()
 
 
-# --- what cannot be written
+# --- writing
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -463,7 +463,7 @@ def test_pack_refuses_nonfinite_weights(value, dtype, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("arguments", "message"),
     [
         *((("signs", seed, 1.0), f"from the seed {seed};") for seed in (-1, 2**64, 1.5, None, "1")),
         *((("signs", 1, scale), f"at the scale {scale};") for scale in (1e300, 10**400, None, "1")),
@@ -471,13 +471,13 @@ def test_pack_refuses_nonfinite_weights(value, dtype, tmp_path):
     ],
     ids=str,
 )
-def test_pack_refuses_invalid_seeds(how, says):
-    how = SeededTensor(*how)
+def test_pack_refuses_invalid_seeds(arguments, message):
+    seeded = SeededTensor(*arguments)
     for tensor in (torch.zeros(3), torch.ones(3), torch.zeros(0)):
-        with pytest.raises(ContainerError, match=rf"fc1\.weight is generated {re.escape(says)}"):
-            pack({"fc1.weight": tensor}, generated={"fc1.weight": how})
-    with pytest.raises(SpecError, match=re.escape(says)):
-        how.values((3,))
+        with pytest.raises(ContainerError, match=rf"fc1\.weight is generated {re.escape(message)}"):
+            pack({"fc1.weight": tensor}, generated={"fc1.weight": seeded})
+    with pytest.raises(SpecError, match=re.escape(message)):
+        seeded.values((3,))
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), float("-inf"), 1e300, 10**400, None, "2"])
@@ -617,7 +617,7 @@ def test_write_refuses_a_folder(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["f.prunus"]
 
 
-# --- what cannot be read or loaded
+# --- reading and loading
 
 
 def test_inspect_accepts_other_json_formatting(tmp_path):
@@ -731,7 +731,7 @@ def test_all_readers_raise_named_errors(function, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         (None, "into="),
         ({"name": "alexnet", "arguments": {}}, "'alexnet', which is not built in; .* into="),
@@ -742,14 +742,14 @@ def test_all_readers_raise_named_errors(function, tmp_path):
         ({"name": "lenet-5", "arguments": {}}, "missing: .*conv1.weight"),
     ],
 )
-def test_load_raises_mismatch_for_models_that_cannot_be_built(model, says, tmp_path):
+def test_load_raises_mismatch_for_models_that_cannot_be_built(model, message, tmp_path):
     write(tmp_path / "f.prunus", {"weight": torch.zeros(1)}, model=model)
-    with pytest.raises(ModelMismatchError, match=says):
+    with pytest.raises(ModelMismatchError, match=message):
         load(tmp_path / "f.prunus")
 
 
 def test_reading_in_a_limited_process_raises_a_named_error(tmp_path):
-    """The same bombs under a real limit of address space, in a process of their own."""
+    """The same bombs under a real limit of address space, in a separate process."""
     for i, data in enumerate((bomb(2**40), framed(b"[" * (4 << 20), []))):
         (tmp_path / str(i)).write_bytes(data)
     program = (

@@ -2,7 +2,7 @@
 
 Every case belongs to a class: files that are built from nothing with real streams and lying fields, blobs and headers
 that are mutated with lengths and checksums set right, headers of random bytes, and files that are mutated as they lie.
-`python tests/hostile/test_fuzz_container.py --count 100000` runs any number of cases and prints what became of them.
+`python tests/hostile/test_fuzz_container.py --count 100000` runs any number of cases and prints their outcomes.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from tests.reference.test_container import as_numbers, read_as_specified
 NAMED = (NotAContainerError, UnsupportedVersionError, TruncatedFileError, CorruptFileError, SizeLimitError)
 LIMITS = (8 << 20, 256 << 20)
 CONSTANT = 12 << 20
-"""Bytes that are allowed beside three times the file and its tensors."""
+"""Bytes that are allowed besides three times the file and its tensors."""
 MAX_ROUND_TRIP = 1 << 20
 """Tensors of more bytes than this are not written and read again."""
 MAX_SECOND_READING = 4000
@@ -75,25 +75,25 @@ TOKENS = [
 ]
 
 
-# --- where the cases come from
+# --- cases
 
 
 def seeds():
     """Small files of every codec that have every form of tensor in them."""
     g = torch.Generator().manual_seed(0)
-    few = torch.tensor([0.0] * 20 + [0.5, -0.5, 0.1, -0.0])
+    values = torch.tensor([0.0] * 20 + [0.5, -0.5, 0.1, -0.0])
     many = torch.randn(12, 9, generator=g)
     state = {
-        "few": few[torch.randint(24, (20, 11), generator=g)],
+        "few": values[torch.randint(24, (20, 11), generator=g)],
         "columns": torch.zeros(30, 20).index_fill(1, torch.tensor([3, 17]), 2.0),
-        "halves": few.half()[torch.randint(24, (4, 3, 3, 3), generator=g)].float(),
+        "halves": values.half()[torch.randint(24, (4, 3, 3, 3), generator=g)].float(),
         "raw": torch.where(many > 1, many, torch.zeros(())),
         "bits": torch.tensor([True, False]),
         "scalar": torch.tensor(3),
         "wide": torch.full((50,), 0.3, dtype=torch.float64),
-        "brain": few.bfloat16()[torch.randint(24, (9, 9), generator=g)],
+        "brain": values.bfloat16()[torch.randint(24, (9, 9), generator=g)],
         "signs": torch.from_numpy(SEEDED["signs"].values((20, 9)))
-        * few.bool()[torch.randint(24, (20, 9), generator=g)],
+        * values.bool()[torch.randint(24, (20, 9), generator=g)],
         "normals": torch.from_numpy(SEEDED["normals"].values((70,))) * 1.5,
     }
     state["signs"] += 0.0
@@ -162,7 +162,7 @@ def mutated(data, r):
 
 
 def mutated_value(value, r):
-    """A JSON value with one thing in it changed."""
+    """A JSON value with one change."""
     if isinstance(value, list) and value and r.random() < 0.8:
         at = r.randrange(len(value))
         return [*value[:at], mutated_value(value[at], r), *value[at + 1 :]]
@@ -331,7 +331,7 @@ CHANGED_AS_THEY_LIE = (mutated, bit_flip)
 """Classes whose files are all refused, but for a mutation that changes nothing."""
 
 
-# --- what is checked
+# --- checks
 
 
 class Memory:
@@ -471,21 +471,21 @@ def accepts_changes(data, max_bytes=None):
 
 
 @pytest.mark.parametrize(
-    ("reader", "says"),
+    ("reader", "message"),
     [
         (raises_key_error, "not a named error"),
         (takes_much_memory, "bytes for"),
         (accepts_changes, "a change is accepted"),
     ],
 )
-def test_fuzzer_detects_a_reader_that(reader, says, monkeypatch):
+def test_fuzzer_detects_a_reader_that(reader, message, monkeypatch):
     monkeypatch.setitem(globals(), "check_state", lambda *_: 0)
     monkeypatch.setitem(globals(), "unpack", reader)
     if reader is takes_much_memory:
         monkeypatch.setitem(globals(), "CLASSES", {mutated_blob: 1})
         if not Memory().is_known:
             pytest.skip("The peak of memory is read from /proc.")
-    with pytest.raises(AssertionError, match=says):
+    with pytest.raises(AssertionError, match=message):
         fuzz(0, 60)
 
 

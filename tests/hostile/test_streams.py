@@ -1,4 +1,4 @@
-"""What a user's own code does, and what becomes of stdout and stderr, change neither the results nor the exit code."""
+"""Neither the output of user functions nor a broken stdout or stderr changes the results or the exit code."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-OWN = """
+USER_MODULE = """
 import dataclasses
 
 import torch
@@ -81,11 +81,11 @@ FAST = ("--rounds=1", "--density=0.5", "--epochs=dense=1", "--epochs=final_retra
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder to stand in, with a module of one's own and weights of its network."""
+    """The working directory, with a user module and weights of its network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "stream_nets", raising=False)
-    (tmp_path / "stream_nets.py").write_text(OWN)
+    (tmp_path / "stream_nets.py").write_text(USER_MODULE)
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), tmp_path / "net.pt")
     return tmp_path
 
@@ -108,13 +108,13 @@ def test_output_of_user_functions_goes_to_stderr(folder, called):
     names = ("--model=stream_nets:net", "--data=stream_nets:data")
     printed = called("compress", *names, *FAST, "--out=n.prunus", "--json")
     assert json.loads(printed.out)["file"] == "n.prunus"
-    for what in ("while it was imported", "by the model", "by the data set"):
-        assert f"printed {what}" in printed.err
+    for origin in ("while it was imported", "by the model", "by the data set"):
+        assert f"printed {origin}" in printed.err
     assert json.loads(called("evaluate", "n.prunus", *names, "--json").out)["n"] == 300
 
 
 @pytest.mark.parametrize(
-    ("code", "model", "says"),
+    ("code", "model", "message"),
     [
         (4, "Quits", "Quits failed on a batch"),
         (70, "QuitsLater", "SystemExit: 0"),
@@ -122,12 +122,12 @@ def test_output_of_user_functions_goes_to_stderr(folder, called):
         (4, "not_copyable", "copy.deepcopy"),
     ],
 )
-def test_model_that_exits_is_an_error(code, model, says, folder, called):
+def test_model_that_exits_is_an_error(code, model, message, folder, called):
     printed = called(
         "compress", f"--model=stream_nets:{model}", "--data=digits", *FAST, "--out=n.prunus", code=code
     )
     assert printed.out == ""
-    assert says in printed.err.splitlines()[-1]
+    assert message in printed.err.splitlines()[-1]
     assert not list(folder.glob("n.*"))
 
 
@@ -184,28 +184,35 @@ def test_help_accepts_both_option_names(arguments, called):
 
 
 @pytest.mark.parametrize(
-    ("code", "arguments", "says"),
+    ("code", "arguments", "message"),
     [
-        (2, ("--set=learning_rate=-1",), "recipe.learning_rate is -1.0; it must be finite and at least 0"),
-        (2, ("--set=weight_decay=-0.1",), "recipe.weight_decay is -0.1; it must be finite and at least 0"),
-        (2, ("--engine=",), "Unknown engine ''"),
+        (
+            2,
+            ("--set=baseline.recipe.learning_rate=-1",),
+            "Expected a finite recipe.learning_rate of at least 0, got -1.0",
+        ),
+        (
+            2,
+            ("--set=baseline.recipe.weight_decay=-0.1",),
+            "Expected a finite recipe.weight_decay of at least 0, got -0.1",
+        ),
+        (2, ("--engine=",), "Unknown executor ''"),
         (2, ("--replicates=1000000000000",), "--replicates"),
         (8, ("--store=two\nlines",), "its name has control characters"),
-        (4, ("--set=model=stream_nets:net",), "stream_nets:net was called with seed="),
-        (4, ("--set=model=stream_nets:stops_at_a_seed",), "failed: SystemExit: 0"),
-        (3, ("--set=data=stream_nets:no_data",), "failed: SystemExit: 0"),
+        (4, ("--set=baseline.model=stream_nets:stops_at_a_seed",), "failed: SystemExit: 0"),
+        (3, ("--set=baseline.data=stream_nets:no_data",), "failed: SystemExit: 0"),
     ],
 )
-def test_run_refuses_before_creating_a_store(code, arguments, says, folder, called):
+def test_run_refuses_before_creating_a_store(code, arguments, message, folder, called):
     printed = called("run", "zhou2019.zeros", "--smoke", "--workers=1", *arguments, code=code)
-    assert says in printed.err.splitlines()[-1]
+    assert message in printed.err.splitlines()[-1]
     assert not [
         path for path in folder.iterdir() if path.name not in ("stream_nets.py", "net.pt", "__pycache__")
     ]
 
 
 @pytest.mark.parametrize(
-    ("redirections", "arguments", "code", "says"),
+    ("redirections", "arguments", "code", "message"),
     [
         (">/dev/full", "--version", 1, "error: No space left on device.\n"),
         (">/dev/full", "--help", 1, "error: No space left on device.\n"),
@@ -215,7 +222,7 @@ def test_run_refuses_before_creating_a_store(code, arguments, says, folder, call
         (">&- 2>&-", "inspect missing", 7, ""),
     ],
 )
-def test_unwritable_stream_changes_nothing_else(redirections, arguments, code, says, tmp_path):
+def test_unwritable_stream_changes_nothing_else(redirections, arguments, code, message, tmp_path):
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m prunus {arguments} {redirections}"],
         cwd=tmp_path,
@@ -230,4 +237,4 @@ def test_unwritable_stream_changes_nothing_else(redirections, arguments, code, s
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines(keepends=True) if " so far" not in line]
-    assert "".join(lines) == says
+    assert "".join(lines) == message

@@ -1,4 +1,4 @@
-"""The laws of comparisons: the interval covers what it promises, and is the same however the pairs are given."""
+"""Paired comparisons and verdicts: coverage of the interval, equality with scipy, and invariances."""
 
 import math
 import random
@@ -27,7 +27,7 @@ def sides(pairs: Mapping[int, tuple[float, float]]) -> tuple[dict[int, float], d
 
 
 @pytest.mark.parametrize(("n", "confidence"), [(2, 0.95), (3, 0.95), (5, 0.95), (5, 0.8), (20, 0.99)])
-def test_the_interval_covers_as_often_as_it_says(n: int, confidence: float) -> None:
+def test_interval_covers_the_true_difference_at_its_confidence(n: int, confidence: float) -> None:
     """A normal interval would cover 0.88 instead of 0.95 at n = 5, an unpaired one nearly always."""
     draws, true = 2000, 0.3
     generator = np.random.default_rng(n)
@@ -35,13 +35,15 @@ def test_the_interval_covers_as_often_as_it_says(n: int, confidence: float) -> N
     for _ in range(draws):
         common = 5 * generator.standard_normal(n)
         a, b = common, common + true + 0.2 * generator.standard_normal(n)
-        found = compare_paired(dict(enumerate(a)), dict(enumerate(b)), confidence)
-        hits += found.low <= true <= found.high
+        comparison = compare_paired(dict(enumerate(a)), dict(enumerate(b)), confidence)
+        hits += comparison.low <= true <= comparison.high
     assert hits / draws == pytest.approx(confidence, abs=3 * math.sqrt(confidence * (1 - confidence) / draws))
 
 
 @given(PAIRS, st.floats(0.5, 0.999))
-def test_it_is_the_paired_t_test(pairs: dict[int, tuple[float, float]], confidence: float) -> None:
+def test_comparison_equals_the_paired_t_test_of_scipy(
+    pairs: dict[int, tuple[float, float]], confidence: float
+) -> None:
     a, b = sides(pairs)
     ours = compare_paired(a, b, confidence)
     assert ours.n == len(pairs)
@@ -58,20 +60,24 @@ def test_it_is_the_paired_t_test(pairs: dict[int, tuple[float, float]], confiden
 
 
 @given(PAIRS)
-def test_swapped_it_says_the_same(pairs: dict[int, tuple[float, float]]) -> None:
+def test_swapped_comparison_is_the_negative(pairs: dict[int, tuple[float, float]]) -> None:
     a, b = sides(pairs)
-    there, back = compare_paired(a, b), compare_paired(b, a)
-    assert (there.low, there.difference, there.high) == (-back.high, -back.difference, -back.low)
-    assert (there.p, there.n, there.shown) == (back.p, back.n, back.shown)
-    if there.shown:
-        assert there.sentence("A", "B", "pp") == back.sentence("B", "A", "pp")
-    assert there.low <= there.difference <= there.high
-    if there.n > 1:
-        assert there.shown == (there.p < 0.05) or there.p == pytest.approx(0.05)
+    forward, backward = compare_paired(a, b), compare_paired(b, a)
+    assert (forward.low, forward.difference, forward.high) == (
+        -backward.high,
+        -backward.difference,
+        -backward.low,
+    )
+    assert (forward.p, forward.n, forward.significant) == (backward.p, backward.n, backward.significant)
+    if forward.significant:
+        assert forward.sentence("A", "B", "pp") == backward.sentence("B", "A", "pp")
+    assert forward.low <= forward.difference <= forward.high
+    if forward.n > 1:
+        assert forward.significant == (forward.p < 0.05) or forward.p == pytest.approx(0.05)
 
 
 @given(PAIRS, st.floats(-50, 50), st.sampled_from([-2.0, 0.5, 3.0]), st.randoms())
-def test_what_must_not_matter_does_not(
+def test_comparison_is_invariant_to_order_shift_and_unpaired_seeds(
     pairs: dict[int, tuple[float, float]], shift: float, scale: float, chance: random.Random
 ) -> None:
     a, b = sides(pairs)
@@ -89,9 +95,7 @@ def test_what_must_not_matter_does_not(
 
 
 @given(PAIRS, st.floats(0.1, 0.9))
-def test_more_confidence_is_a_wider_interval(
-    pairs: dict[int, tuple[float, float]], confidence: float
-) -> None:
+def test_interval_widens_with_confidence(pairs: dict[int, tuple[float, float]], confidence: float) -> None:
     a, b = sides(pairs)
     narrow, wide = compare_paired(a, b, confidence), compare_paired(a, b, confidence + 0.09)
     assert wide.low <= narrow.low <= narrow.high <= wide.high
@@ -99,7 +103,7 @@ def test_more_confidence_is_a_wider_interval(
     assert (wide.p, wide.difference) == (narrow.p, narrow.difference)
 
 
-def test_the_sentence_says_which_is_better_and_by_how_much() -> None:
+def test_sentence_names_the_better_side_and_the_difference() -> None:
     better = "winning ticket is more accurate than dense by 0.20 pp (95 % interval 0.14 to 0.26, n = 4 pairs)"
     assert compare_paired(DENSE, TICKET).sentence("dense", "winning ticket", "pp") == better
     assert compare_paired(TICKET, DENSE).sentence("winning ticket", "dense", "pp") == better
@@ -109,35 +113,37 @@ def test_the_sentence_says_which_is_better_and_by_how_much() -> None:
     )
 
 
-def test_where_zero_is_inside_no_difference_is_shown() -> None:
-    found = compare_paired({0: 1.0, 1: 1.2, 2: 1.1}, {0: 1.1, 1: 1.0, 2: 1.15})
-    assert not found.shown
-    assert found.sentence("A", "B", "pp") == (
+def test_difference_is_not_significant_when_the_interval_contains_zero() -> None:
+    comparison = compare_paired({0: 1.0, 1: 1.2, 2: 1.1}, {0: 1.1, 1: 1.0, 2: 1.15})
+    assert not comparison.significant
+    assert comparison.sentence("A", "B", "pp") == (
         "no significant difference between A and B: B minus A is -0.02 pp (95 % interval -0.42 to 0.38, n = 3 pairs)"
     )
 
 
-def test_an_end_that_is_nearly_zero_is_not_printed_as_zero() -> None:
-    found = compare_paired({0: 0.0, 1: 0.0, 2: 0.0}, {0: 1.0, 1: 2.0, 2: 2.9})
-    factor = found.difference / (found.difference - found.low) * 0.999
-    middle = found.difference
+def test_small_end_of_an_interval_is_not_printed_as_zero() -> None:
+    comparison = compare_paired({0: 0.0, 1: 0.0, 2: 0.0}, {0: 1.0, 1: 2.0, 2: 2.9})
+    factor = comparison.difference / (comparison.difference - comparison.low) * 0.999
+    middle = comparison.difference
     spread = {seed: middle + factor * (value - middle) for seed, value in enumerate((1.0, 2.0, 2.9))}
     nearly = compare_paired({0: 0.0, 1: 0.0, 2: 0.0}, spread)
-    assert nearly.shown
+    assert nearly.significant
     assert 0 < nearly.low < 0.005
     assert "by 1.967 pp (95 % interval 0.002 to 3.931" in nearly.sentence("A", "B", "pp")
 
 
-def test_one_pair_proves_nothing() -> None:
-    found = compare_paired({7: 98.0}, {7: 99.0})
-    assert (found.n, found.difference, found.low, found.high, found.p) == (1, 1, -math.inf, math.inf, 1)
-    assert not found.shown
-    assert found.sentence("A", "B", "pp") == "one pair proves nothing: B minus A is 1 pp (n = 1 pair)"
+def test_one_pair_is_never_significant() -> None:
+    comparison = compare_paired({7: 98.0}, {7: 99.0})
+    assert (comparison.n, comparison.difference, comparison.p) == (1, 1, 1)
+    assert (comparison.low, comparison.high) == (-math.inf, math.inf)
+    assert not comparison.significant
+    sentence = "one pair is not enough for a comparison: B minus A is 1 pp (n = 1 pair)"
+    assert comparison.sentence("A", "B", "pp") == sentence
 
 
-def test_differences_without_spread_have_no_interval() -> None:
+def test_equal_differences_have_no_interval() -> None:
     same = compare_paired(DENSE, DENSE)
-    assert (same.difference, same.low, same.high, same.p, same.shown) == (0, 0, 0, 1, False)
+    assert (same.difference, same.low, same.high, same.p, same.significant) == (0, 0, 0, 1, False)
     assert same.sentence("A", "B", "pp") == "no difference between A and B in any pair (n = 4 pairs)"
     low = {0: 0.1, 1: 0.7, 2: 98.1, 3: 5.0, 4: 0.3, 5: 98.2}
     dust = {seed: value + 0.1 for seed, value in low.items()}
@@ -149,12 +155,12 @@ def test_differences_without_spread_have_no_interval() -> None:
 
 
 @pytest.mark.parametrize("n", range(2, 9))
-def test_equal_differences_are_as_sure_as_their_signs(n: int) -> None:
+def test_equal_differences_have_the_p_value_of_the_sign_test(n: int) -> None:
     """All of one sign by chance: one time in 2^(n - 1); below 5 % from six pairs on."""
-    found = compare_paired(dict.fromkeys(range(n), 98.0), dict.fromkeys(range(n), 98.1))
-    assert found.p == 2 / 2**n
-    assert found.shown == (n >= 6)
-    assert found.sentence("A", "B", "pp").startswith(
+    comparison = compare_paired(dict.fromkeys(range(n), 98.0), dict.fromkeys(range(n), 98.1))
+    assert comparison.p == 2 / 2**n
+    assert comparison.significant == (n >= 6)
+    assert comparison.sentence("A", "B", "pp").startswith(
         "B is more accurate" if n >= 6 else "no significant difference"
     )
 
@@ -162,15 +168,15 @@ def test_equal_differences_are_as_sure_as_their_signs(n: int) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "confidence", "error", "words"),
     [
-        ({1: 1.0}, {2: 1.0}, 0.95, PrunusError, r"\[1\], the other \[2\]"),
-        ({}, {}, 0.95, PrunusError, "Nothing can be paired"),
-        ({1: 1.0, 3: math.nan}, {1: 1.0, 3: 1.0}, 0.95, NonFiniteError, "Seed 3 has nan"),
-        ({1: 1.0}, {1: math.inf}, 0.95, NonFiniteError, "Seed 1"),
+        ({1: 1.0}, {2: 1.0}, 0.95, PrunusError, r"\[1\] and \[2\]"),
+        ({}, {}, 0.95, PrunusError, "common seeds to pair"),
+        ({1: 1.0, 3: math.nan}, {1: 1.0, 3: 1.0}, 0.95, NonFiniteError, "got nan and 1.0 for seed 3"),
+        ({1: 1.0}, {1: math.inf}, 0.95, NonFiniteError, "for seed 1"),
         (DENSE, TICKET, 95, PrunusError, "between 0 and 1"),
         (DENSE, TICKET, 1.0, PrunusError, "between 0 and 1"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(
+def test_values_that_cannot_be_compared_are_refused(
     a: dict[int, float], b: dict[int, float], confidence: float, error: type[PrunusError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -178,7 +184,7 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @given(st.lists(VALUES, min_size=1, max_size=9))
-def test_a_band_holds_its_mean(values: list[float]) -> None:
+def test_band_contains_its_mean(values: list[float]) -> None:
     for band in BANDS:
         middle, low, high = mean_and_band(values, band)
         assert middle == pytest.approx(math.fsum(values) / len(values), abs=1e-9)
@@ -192,10 +198,10 @@ def test_a_band_holds_its_mean(values: list[float]) -> None:
     assert (high - middle, middle - low) == pytest.approx((spread, spread), abs=1e-9)
 
 
-def test_a_band_that_is_not_there_is_refused() -> None:
+def test_unknown_band_and_empty_values_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="min to max"):
         mean_and_band([1.0], "min to mox")
-    with pytest.raises(PrunusError, match="no values"):
+    with pytest.raises(PrunusError, match="at least one value"):
         mean_and_band([])
 
 

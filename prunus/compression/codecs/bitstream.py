@@ -1,4 +1,4 @@
-"""The run-length code of the tables of the Huffman and range coders, and what all codecs share.
+"""The run-length code of the tables of the Huffman and range coders, and helpers of all codecs.
 
 A table is a level (a small integer, or ABSENT) for each symbol of an alphabet. It is written as segments of
 equal level: Elias gamma of the run length, then Elias gamma of zigzag(level - last level) + 1, starting
@@ -22,7 +22,7 @@ MAX_ALPHABET = 1 << 16
 """The most symbols that a table describes."""
 
 CHUNK = 1 << 15
-"""Symbols that are decoded at a time, so that decoding takes little memory beside its result."""
+"""Symbols that are decoded at a time, so that decoding takes little memory besides its result."""
 
 Ints = NDArray[np.integer]
 """A sequence of non-negative integers, as every codec encodes and decodes."""
@@ -42,7 +42,7 @@ def gamma(value: int) -> str:
 
 
 def pack_levels(levels: Ints) -> bytes:
-    """Encode the table of `levels` (one per symbol, 0..255 or ABSENT), padded with zero bits to whole bytes."""
+    """Encode the table of `levels` (one per symbol, 0..255 or ABSENT), padded with zero bits to a multiple of 8 bits."""
     if len(levels) > MAX_ALPHABET:
         raise ValueError(f"Expected an alphabet of at most {MAX_ALPHABET} symbols, got {len(levels)}.")
     bits, last = [], ABSENT

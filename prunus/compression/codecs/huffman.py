@@ -1,4 +1,4 @@
-"""Canonical Huffman code: a whole number of bits per symbol, more for rare symbols than for frequent ones.
+"""Canonical Huffman code: an integer number of bits per symbol, more for rare symbols than for frequent ones.
 
 Bytes: the code lengths (1..24, as a table of `bitstream`), then the codes, most significant bit first. Codes
 are canonical: they count up from zero by (length, symbol). A code length above 24 is avoided by halving the

@@ -12,7 +12,7 @@ from prunus.compression.container.tensor_blob import Stream, TensorBlob
 from prunus.errors import SizeLimitError
 
 ALLOWANCE = 256 << 10
-"""Bytes that are allowed beside the tensors, so that `max_bytes` may be as small as a small state_dict."""
+"""Bytes that are allowed besides the tensors, so that `max_bytes` may be as small as a small state_dict."""
 
 _PER_HEADER_BYTE = 32
 """The most bytes of Python objects per byte of JSON: "[]," is three bytes and becomes a list of 64."""

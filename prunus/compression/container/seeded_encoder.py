@@ -82,14 +82,14 @@ def encode_seeded(
     return TensorBlob(GENERATED | CODEBOOK, bits.size, values, codes=stream, generated=seeded)
 
 
-def decode_seeded(factors: Iterable[Bits], size: int, seeded: SeededTensor, what: str) -> Bits:
+def decode_seeded(factors: Iterable[Bits], size: int, seeded: SeededTensor, label: str) -> Bits:
     """Decode the `size` entries of a tensor from the factor of each entry, given in chunks.
 
     Raises:
         CorruptFileError: The scale or an entry is not finite.
     """
     if flaw := seeded.flaw():
-        raise CorruptFileError(f"{what} is generated {flaw}")
+        raise CorruptFileError(f"{label} is generated {flaw}")
     entries, start = seeded.values((size,)), 0
     with np.errstate(all="ignore"):
         for chunk in factors:
@@ -97,6 +97,6 @@ def decode_seeded(factors: Iterable[Bits], size: int, seeded: SeededTensor, what
             part *= chunk.view("<f4")
             part[chunk & _MAGNITUDE == 0] = 0.0
             if not np.isfinite(part).all():
-                raise CorruptFileError(f"{what} generates infinite entries; a file holds finite numbers.")
+                raise CorruptFileError(f"{label} generates infinite entries; a file holds finite numbers.")
             start += chunk.size
     return entries.astype("<f4", copy=False).view("<u4")

@@ -74,14 +74,14 @@ def varint(value: int) -> bytes:
 class ByteReader:
     """Reads forward through untrusted bytes. Every length is checked before it is used."""
 
-    def __init__(self, data: memoryview, what: str) -> None:
-        self.data, self.what, self.position = data, what, 0
+    def __init__(self, data: memoryview, label: str) -> None:
+        self.data, self.label, self.position = data, label, 0
 
     def take(self, size: int) -> memoryview:
         """The next `size` bytes, not copied."""
         remaining = len(self.data) - self.position
         if size > remaining:
-            raise CorruptFileError(f"{self.what} announces {size} bytes, but only {remaining} follow.")
+            raise CorruptFileError(f"{self.label} announces {size} bytes, but only {remaining} follow.")
         self.position += size
         return self.data[self.position - size : self.position]
 
@@ -101,17 +101,17 @@ class ByteReader:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise CorruptFileError(f"{self.what} holds a number of more than 63 bits.")
+        raise CorruptFileError(f"{self.label} holds a number of more than 63 bits.")
 
 
-def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, what: str) -> TensorBlob:
+def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, label: str) -> TensorBlob:
     """Split the blob of a tensor into its streams, without decoding them.
 
     Args:
         data: The bytes of the blob.
         entries: Number of entries of the tensor.
         dtype: Dtype of the tensor.
-        what: What the blob is called in errors.
+        label: What the blob is called in errors.
 
     Returns:
         The blob, whose streams are views of `data`.
@@ -120,54 +120,54 @@ def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, what: str) ->
         CorruptFileError: The streams contradict the tensor or each other.
         UnsupportedVersionError: The generator of the tensor is unknown.
     """
-    reader = ByteReader(data, what)
+    reader = ByteReader(data, label)
     flags = reader.byte()
-    _check_flags(flags, dtype, what)
+    _check_flags(flags, dtype, label)
     names = {number: name for name, number in CODEC_NUMBERS.items()}
     numbers = [reader.byte() for flag in (SPARSE, CODEBOOK) if flags & flag]
     if any(number not in names for number in numbers):
-        raise CorruptFileError(f"{what} has codec {max(numbers)}; expected one of {names}.")
+        raise CorruptFileError(f"{label} has codec {max(numbers)}; expected one of {names}.")
     index_bits, gaps, codes, codebook_size = 0, None, None, 0
     if flags & SPARSE:
         index_bits, stored = reader.byte(), reader.varint()
         if not 1 <= index_bits <= 16 or stored > entries:
             raise CorruptFileError(
-                f"{what} has {stored} entries at {index_bits} bits in a tensor of {entries}."
+                f"{label} has {stored} entries at {index_bits} bits in a tensor of {entries}."
             )
         entries = stored
         gaps = Stream(names[numbers[0]], reader.take(reader.varint()))
-    generated = _parse_seed(reader, what) if flags & GENERATED else None
+    generated = _parse_seed(reader, label) if flags & GENERATED else None
     itemsize = 2 if flags & HALF else dtype.itemsize
     values = reader.take(reader.varint()) if flags & CODEBOOK else reader.rest()
     num_values, remainder = divmod(len(values), itemsize)
     if remainder:
-        raise CorruptFileError(f"{what} holds {len(values)} bytes of values, not a multiple of {itemsize}.")
+        raise CorruptFileError(f"{label} holds {len(values)} bytes of values, not a multiple of {itemsize}.")
     if flags & CODEBOOK:
         if not values:
-            raise CorruptFileError(f"{what} has an empty codebook.")
+            raise CorruptFileError(f"{label} has an empty codebook.")
         if num_values > min(max(entries, 1), MAX_ALPHABET):
-            raise CorruptFileError(f"{what} has a codebook of {num_values} values for {entries} entries.")
+            raise CorruptFileError(f"{label} has a codebook of {num_values} values for {entries} entries.")
         codes, codebook_size = Stream(names[numbers[-1]], reader.rest()), num_values
     elif num_values != entries:
-        raise CorruptFileError(f"{what} holds {num_values} values for {entries} entries.")
+        raise CorruptFileError(f"{label} holds {num_values} values for {entries} entries.")
     return TensorBlob(flags, entries, values, index_bits, gaps, codes, generated, codebook_size)
 
 
-def _check_flags(flags: int, dtype: torch.dtype, what: str) -> None:
+def _check_flags(flags: int, dtype: torch.dtype, label: str) -> None:
     combinable = not flags & ~(SPARSE | CODEBOOK | HALF | COLUMN_MAJOR)
     if not (combinable or flags == GENERATED | CODEBOOK) or (flags & COLUMN_MAJOR and not flags & SPARSE):
-        raise CorruptFileError(f"{what} has flags {flags:#04x}, which mean nothing.")
+        raise CorruptFileError(f"{label} has flags {flags:#04x}, which mean nothing.")
     if (flags and not dtype.is_floating_point) or (flags & (HALF | GENERATED) and dtype != torch.float32):
         raise CorruptFileError(
-            f"{what} has flags {flags:#04x}, which are not allowed for {str(dtype).removeprefix('torch.')}."
+            f"{label} has flags {flags:#04x}, which are not allowed for {str(dtype).removeprefix('torch.')}."
         )
 
 
-def _parse_seed(reader: ByteReader, what: str) -> SeededTensor:
+def _parse_seed(reader: ByteReader, label: str) -> SeededTensor:
     number, seed, scale = SEED.unpack(reader.take(SEED.size))
     names = {number: name for name, number in GENERATOR_NUMBERS.items()}
     if number not in names:
         raise UnsupportedVersionError(
-            f"{what} has generator {number}, expected one of {names}; read it with a newer version of prunus."
+            f"{label} has generator {number}, expected one of {names}; read it with a newer version of prunus."
         )
     return SeededTensor(names[number], seed, scale)

@@ -31,21 +31,21 @@ def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
     Raises:
         CorruptFileError: The streams contradict the shape of the tensor or each other, or hold non-finite values.
     """
-    dtype, what = DTYPES[entry.dtype], f"The blob of {entry.name!r}"
+    dtype, label = DTYPES[entry.dtype], f"The blob of {entry.name!r}"
     stored_dtype = torch.float16 if blob.flags & HALF else dtype
     values = np.frombuffer(blob.values, unsigned_dtype(stored_dtype.itemsize))
     if dtype.is_floating_point and not all_finite(values, stored_dtype):
-        raise CorruptFileError(f"{what} holds values that are NaN or infinite; a file holds finite numbers.")
+        raise CorruptFileError(f"{label} holds values that are NaN or infinite; a file holds finite numbers.")
     if blob.codes is not None and blob.flags & HALF:
         values = _as_float32(values)
     if blob.generated is not None:
-        bits = decode_seeded(_start(_value_chunks(values, blob)), entry.size, blob.generated, what)
+        bits = decode_seeded(_start(_value_chunks(values, blob)), entry.size, blob.generated, label)
     elif blob.codes is None and blob.gaps is None:
         bits = _as_float32(values) if blob.flags & HALF else values.copy()
     else:
-        bits = _place(_value_chunks(values, blob), entry, blob, what)
+        bits = _place(_value_chunks(values, blob), entry, blob, label)
     if dtype == torch.bool and bits.size and int(bits.max()) > 1:
-        raise CorruptFileError(f"{what} holds a truth value that is neither 0 nor 1.")
+        raise CorruptFileError(f"{label} holds a truth value that is neither 0 nor 1.")
     native = bits.astype(bits.dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
 
@@ -73,7 +73,7 @@ def _value_chunks(values: Bits, blob: TensorBlob) -> Iterator[Bits]:
         yield _as_float32(chunk) if blob.flags & HALF else chunk
 
 
-def _place(chunks: Iterator[Bits], entry: TensorEntry, blob: TensorBlob, what: str) -> Bits:
+def _place(chunks: Iterator[Bits], entry: TensorEntry, blob: TensorBlob, label: str) -> Bits:
     """The tensor of these values: one after another, or at their positions among zeros."""
     dtype = unsigned_dtype(DTYPES[entry.dtype].itemsize)
     chunks = _start(chunks)
@@ -89,7 +89,7 @@ def _place(chunks: Iterator[Bits], entry: TensorEntry, blob: TensorBlob, what: s
         positions = relative_index.positions_after(last, differences)
         last = int(positions[-1])
         if last >= entry.size:
-            raise CorruptFileError(f"{what} places a value at {last} of {entry.size}.")
+            raise CorruptFileError(f"{label} places a value at {last} of {entry.size}.")
         nonzero = values != 0
         if not nonzero.all():
             positions, values = positions[nonzero], values[nonzero]

@@ -34,14 +34,14 @@ MAX_BITS = 8
 
 @dataclass(frozen=True)
 class CodebookTensor:
-    """A quantized tensor: `codebook[codes]` at `places`, zero elsewhere."""
+    """A quantized tensor: `codebook[codes]` at `indices`, zero elsewhere."""
 
     codebook: Tensor
     """[k] float32, ascending."""
     codes: Tensor
-    """[kept] int64, 0..k-1."""
-    places: Tensor
-    """[kept] int64, ascending flat indices of the kept weights."""
+    """[remaining] int64, 0..k-1."""
+    indices: Tensor
+    """[remaining] int64, ascending flat indices of the remaining weights."""
     shape: torch.Size
 
     def dense(self) -> Tensor:
@@ -50,9 +50,9 @@ class CodebookTensor:
 
 
 def dequantize(codebook: Tensor, tensor: CodebookTensor) -> Tensor:
-    """Return the tensor with the codes and places of `tensor` and the values of `codebook`, [k]."""
+    """Return the tensor with the codes and indices of `tensor` and the values of `codebook`, [k]."""
     flat = codebook.new_zeros(tensor.shape.numel())
-    return flat.scatter_(0, tensor.places, codebook[tensor.codes]).reshape(tensor.shape)
+    return flat.scatter_(0, tensor.indices, codebook[tensor.codes]).reshape(tensor.shape)
 
 
 def quantize_weights(
@@ -65,7 +65,7 @@ def quantize_weights(
 
     Args:
         params: Weights by name; float32, any shape.
-        masks: Which weights are kept; tensors without a mask are left out.
+        masks: True where a weight remains; tensors without a mask are left out.
         bits: Bits of a code, 1 to 8; one number for all tensors, or one for each name in `masks`.
         kmeans_init: Initialization of k-means, a key of `KMEANS_INITS`.
         seed: Seed of the random initialization.
@@ -93,13 +93,13 @@ def quantize_weights(
     result = {}
     for name, mask in masks.items():
         weight = params[name].detach().flatten()
-        places = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
-        values = weight[places].cpu().numpy()
+        indices = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
+        values = weight[indices].cpu().numpy()
         codebook, codes = _codebook(values, bits[name], kmeans_init, seed, name)
         result[name] = CodebookTensor(
             torch.from_numpy(codebook).to(weight.device),
             torch.from_numpy(codes).to(weight.device),
-            places,
+            indices,
             params[name].shape,
         )
     return result

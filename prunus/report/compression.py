@@ -1,0 +1,241 @@
+"""The page of a compressed network: one HTML file without scripts, which needs no other file and no network."""
+
+import os
+from dataclasses import fields
+from typing import NamedTuple
+
+from prunus.compression.container.inspect import Average, FileInspection, TensorStats
+from prunus.compression.result import Compressed
+from prunus.files import write_atomic
+from prunus.report.compression_charts import Axis, epoch_chart, log_axis, weight_histograms
+from prunus.report.formatting import (
+    format_bits,
+    format_density,
+    format_duration,
+    format_int,
+    format_settings,
+    pluralize,
+)
+from prunus.report.mask_images import draw_kernels, draw_masks, input_coverage
+from prunus.report.templating import environment
+from prunus.training.evaluate import Evaluation
+
+SETTING_NAMES = {
+    "dense": "training of the dense network, if not trained already",
+    "retrain": "retraining after each round",
+    "final_retrain": "retraining after the last round",
+    "bits": "bits per code",
+    "finetune": "training of the centroids",
+    "kmeans_init": "initialization of k-means",
+    "half_precision_biases": "biases in half precision",
+    "encoding": "encoding of the file",
+}
+"""Labels of the settings of a recipe, other than their names."""
+
+STAGES = {
+    "dense": ("dense", "all weights in float32"),
+    "pruned": ("P", "pruned: the remaining weights and their positions"),
+    "quantized": ("P + Q", "quantized: a short code in place of each weight"),
+    "huffman": ("P + Q + H", "codes and positions Huffman-coded"),
+    "range": ("P + Q + range coder", "codes and positions range-coded instead"),
+}
+"""Label and description of each stage."""
+
+PAPER_RATIOS = {"pruned": (9, 13), "quantized": (27, 31), "huffman": (35, 49)}
+"""Compression ratios of Han et al. 2016, abstract; that of the pruned stage counts weights, not bytes."""
+
+
+class StageRow(NamedTuple):
+    """Size and error of the network after one stage."""
+
+    name: str
+    description: str
+    bytes: int
+    ratio: float
+    """Bytes of the dense network ÷ bytes."""
+    density: float
+    weight_ratio: float | None
+    """All weights ÷ remaining weights; None where no weight remains."""
+    validation: Evaluation
+    paper: tuple[int, int] | None
+    """The range of ratios in the paper."""
+    paper_counts_weights: bool
+
+    @property
+    def paper_text(self) -> str:
+        """The range of the paper as text; empty where it has none."""
+        return f"{self.paper[0]}–{self.paper[1]}×" if self.paper else ""
+
+
+class TensorRow(NamedTuple):
+    """The size of one tensor, of the framing, or of the whole file, as text."""
+
+    name: str
+    shape: str
+    weights: str
+    density: str
+    values: str
+    weight_bits: tuple[str, str]
+    """Before and after entropy coding."""
+    index_bits: tuple[str, str]
+    bytes: str
+    fraction: str
+    """Of its original bytes."""
+    percent_of_file: float
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    compressed: Compressed,
+    inspection: FileInspection,
+    *,
+    title: str,
+    dense_test: Evaluation | None = None,
+    test: Evaluation | None = None,
+    seconds: float | None = None,
+    provenance: str = "",
+) -> None:
+    """Write the page of `compressed` and its file to `path`; the same arguments give the same bytes.
+
+    The page appears whole or not at all.
+
+    Args:
+        path: The file to write.
+        compressed: The result of `compress`.
+        inspection: The inspection of the file that `compressed` was saved to.
+        title: What was compressed, such as "LeNet-300-100 on MNIST".
+        dense_test, test: The evaluation of the network before and after on the test split; None if it was not
+            evaluated.
+        seconds: The time that everything took.
+        provenance: Where the data came from (`Dataset.provenance`).
+
+    Raises:
+        OutputError: The page cannot be written.
+        PrunusError: Jinja2 is not installed.
+    """
+    template = environment().get_template("page.html")
+    stages = stage_rows(compressed, inspection)
+    page = template.render(
+        title=title,
+        compressed=compressed,
+        num_weights=sum(mask.numel() for mask in compressed.masks.values()),
+        inspection=inspection,
+        test=test,
+        dense_test=dense_test,
+        mistakes=_compare_mistakes(dense_test, test),
+        stages=stages,
+        size_axis=size_axis(stages),
+        tensors=tensor_rows(inspection),
+        histograms=weight_histograms(compressed),
+        epochs=epoch_chart(compressed),
+        coverage=input_coverage(compressed),
+        kernels=draw_kernels(compressed),
+        masks=draw_masks(compressed),
+        provenance=_provenance_rows(compressed, inspection, seconds, provenance),
+    )
+    write_atomic(path, page)
+
+
+def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[StageRow]:
+    """One row per stage. Each but the dense one has the size of a file with the same metadata as the saved file."""
+    dense = compressed.stages[0].bytes
+    num_weights = sum(mask.numel() for mask in compressed.masks.values())
+    rows = []
+    for stage in compressed.stages:
+        size = stage.bytes if stage.name == "dense" else stage.bytes + inspection.metadata_bytes
+        rows.append(
+            StageRow(
+                *STAGES.get(stage.name, (stage.name, "")),
+                bytes=size,
+                ratio=dense / size,
+                density=stage.num_kept / num_weights,
+                weight_ratio=num_weights / stage.num_kept if stage.num_kept else None,
+                validation=stage.validation,
+                paper=PAPER_RATIOS.get(stage.name),
+                paper_counts_weights=stage.name == "pruned",
+            )
+        )
+    return rows
+
+
+def size_axis(rows: list[StageRow]) -> Axis:
+    """The axis of the ratios of all stages, of the remaining weights, and of the paper."""
+    ratios = [row.ratio for row in rows] + [end for ends in PAPER_RATIOS.values() for end in ends]
+    ratios += [row.weight_ratio for row in rows if row.paper_counts_weights and row.weight_ratio]
+    return log_axis("times smaller than the dense network", [1.0, *ratios], "×")
+
+
+def tensor_rows(inspection: FileInspection) -> list[TensorRow]:
+    """One row per tensor, then the framing, then the whole file, whose bits are averages."""
+
+    def row(
+        name: str, size: int, original: int, stored: TensorStats | Average | None, *texts: str
+    ) -> TensorRow:
+        bits = ["", "", "", ""]
+        if stored is not None:
+            names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
+            bits = [format_bits(getattr(stored, name)) for name in names]
+        shape, weights, density, values = texts or ("", "", "", "")
+        fraction = f"{100 * size / original:.2f} %" if original else "–"
+        percent = round(100 * size / inspection.file_bytes, 2)
+        weight_bits, index_bits = (bits[0], bits[1]), (bits[2], bits[3])
+        return TensorRow(
+            name,
+            shape,
+            weights,
+            density,
+            values,
+            weight_bits,
+            index_bits,
+            format_int(size),
+            fraction,
+            percent,
+        )
+
+    rows = [
+        row(
+            *(layer.name, layer.bytes, layer.original_bytes, layer),
+            " × ".join(map(str, layer.shape)) or "scalar",
+            format_int(layer.weights),
+            format_density(layer.density),
+            format_int(layer.distinct) if layer.distinct is not None else "–",
+        )
+        for layer in inspection.layers
+    ]
+    num_weights = sum(layer.weights for layer in inspection.layers)
+    nonzero = sum(layer.nonzero for layer in inspection.layers)
+    counts = (format_int(num_weights), format_density(nonzero / num_weights)) if num_weights else ("", "")
+    original = inspection.original_bytes
+    return [
+        *rows,
+        row("framing", inspection.framing_bytes, original, None),
+        row("the file", inspection.file_bytes, original, inspection.average, "", *counts, ""),
+    ]
+
+
+def _provenance_rows(
+    compressed: Compressed, inspection: FileInspection, seconds: float | None, provenance: str
+) -> dict[str, str]:
+    """The recipe, the seed, the other metadata of the file, the data and the time."""
+    recipe = compressed.recipe
+    values: dict[str, object] = {
+        SETTING_NAMES.get(f.name, f.name): getattr(recipe, f.name) for f in fields(recipe)
+    }
+    values["seed"] = compressed.seed
+    values |= {str(key): value for key, value in inspection.metadata.items() if key not in ("recipe", "seed")}
+    rows = {name: format_settings(value) for name, value in values.items()}
+    if provenance:
+        rows["data"] = provenance
+    if seconds is not None:
+        rows["time"] = format_duration(seconds)
+    return {name: text for name, text in rows.items() if text != "–"}
+
+
+def _compare_mistakes(dense: Evaluation | None, test: Evaluation | None) -> str:
+    """How many more examples are misclassified than by the dense network; empty where that is unknown."""
+    if dense is None or test is None or dense.n != test.n:
+        return ""
+    more = round((dense.accuracy - test.accuracy) * test.n / 100)
+    if not more:
+        return "as many mistakes"
+    return pluralize(abs(more), f"{'fewer' if more < 0 else 'more'} mistake")

@@ -303,23 +303,23 @@ def test_list_names_all_built_in_components(run):
         "models": MODELS,
         "data_sets": DATASETS,
         "criteria": prunus.CRITERIA,
-        "pruners": METHODS,
+        "pruning_methods": METHODS,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,
-        "mask-1_actions": MASK1_ACTIONS,
-        "mask-0_actions": MASK0_ACTIONS,
+        "mask_1_actions": MASK1_ACTIONS,
+        "mask_0_actions": MASK0_ACTIONS,
         "supermasks": SUPERMASKS,
         "codecs": CODECS,
-        "starts": KMEANS_INITS,
+        "k_means_initializations": KMEANS_INITS,
         "augmentations": AUGMENTATIONS,
-        "engines": EXECUTORS,
-        "recipes": prunus.COMPRESSION_RECIPES,
+        "executors": EXECUTORS,
+        "compression_presets": prunus.COMPRESSION_RECIPES,
         "experiments": dict.fromkeys((*PAPERS, *EXPERIMENTS)),
     }
     assert {kind: [row["name"] for row in rows] for kind, rows in result.items()} == {
         kind: list(table) for kind, table in tables.items()
     }
-    assert all(len(row["about"]) > 10 for rows in result.values() for row in rows)
+    assert all(len(row["description"]) > 10 for rows in result.values() for row in rows)
     words = run("list").out
     for table in tables.values():
         for name in table:

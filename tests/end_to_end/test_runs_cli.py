@@ -112,8 +112,8 @@ def test_save_refuses_runs_without_a_network(run, tmp_path):
     file = tmp_path / "net.prunus"
     for id, why in (
         (IDS["good"], "the result of a run of its kind is numbers"),
-        (run_id(Baseline(seed=1)), "it is failed, not done"),
-        (run_id(Baseline(seed=2)), "it is interrupted, not done"),
+        (run_id(Baseline(seed=1)), "it is failed, not done; repeat its `prunus run` command"),
+        (run_id(Baseline(seed=2)), "it is interrupted, not done; repeat its `prunus run` command"),
     ):
         assert run("save", id, file, code=1).err == f"error: {id} has no network to write: {why}.\n"
     assert not file.exists()

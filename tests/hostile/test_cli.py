@@ -241,7 +241,7 @@ def refused(folder, capsys):
     [
         (2, ("--model=lenet-301", DATA), "did you mean 'lenet-300-100'"),
         (2, (NET, "--data=minst"), "did you mean 'mnist'"),
-        (2, (NET, DATA, "--recipe=lenet-30-100"), "did you mean 'lenet-300-100'"),
+        (2, (NET, DATA, "--preset=lenet-30-100"), "did you mean 'lenet-300-100'"),
         (2, (NET, DATA, "--epochs=final_retrai=3"), "did you mean 'final_retrain'"),
         (2, (NET, DATA, "--epochs=3"), "STAGE=N"),
         (2, (NET, DATA, "--epochs=final_retrain=-1"), "STAGE=N"),
@@ -282,7 +282,7 @@ def refused(folder, capsys):
         ),
         (5, (NET, DATA, "--density=0"), "above 0"),
         (5, (NET, DATA, "--density=0.0005"), "one of the 640 weights of all layers"),
-        (5, (NET, DATA, "--density=0.0005", "--recipe=lenet-300-100"), "of the 640 weights of '1.weight'"),
+        (5, (NET, DATA, "--density=0.0005", "--preset=lenet-300-100"), "of the 640 weights of '1.weight'"),
         (5, (NET, DATA, "--density=2"), "at most 1"),
         (5, (NET, DATA, "--density=-0.5"), "above 0"),
         (5, (NET, DATA, "--density=nan"), "above 0"),
@@ -443,9 +443,9 @@ def test_names_in_a_file_are_printed_without_markup_and_control_codes(folder, ca
 
 
 def test_unknown_names_are_refused(refused):
-    assert refused(2, "compres") == "error: No command is called 'compres'; did you mean 'compress'?"
+    assert refused(2, "compres") == "error: Unknown command 'compres'; did you mean 'compress'?"
     assert "the commands are: demo, compress" in refused(2, "frobnicate")
-    assert refused(2, "inspect", "a", "--jso") == "error: No option is called '--jso'; did you mean '--json'?"
+    assert refused(2, "inspect", "a", "--jso") == "error: Unknown option '--jso'; did you mean '--json'?"
     assert refused(2, "inspect") == "error: Missing argument 'FILE'; see `prunus inspect --help`."
     assert "Unknown experiment 'han2051'" in refused(2, "run", "han2051")
     assert "choose one" in refused(2, "run", "han2015", "--smoke", "--full")
@@ -711,7 +711,7 @@ OTHERS = [
     (2, "run", "zhou2019", "--smoke", "--full"),
     (2, "run", "han2015.tables", "--workers=2"),
     (2, "run", "han2015.tables", "--set=epochs=3"),
-    (2, *EXPERIMENT, "--engine=process"),
+    (2, *EXPERIMENT, "--executor=process"),
     (2, *EXPERIMENT, "--set=epochs=1", "--set=epochs=2"),
     (2, *EXPERIMENT, "--set=epochs=1", "--set=dense.recipe.epochs=2"),
     (8, *EXPERIMENT[:3], "--out=out", "--store=text.pt"),
@@ -862,4 +862,4 @@ def test_misspelled_setting_is_suggested(refused):
 
 @pytest.mark.parametrize(("option", "arguments"), list(misspelled_options()), ids=str)
 def test_misspelled_option_is_suggested(option, arguments, refused):
-    assert refused(2, *arguments) == f"error: No option is called {arguments[-1]!r}; did you mean {option!r}?"
+    assert refused(2, *arguments) == f"error: Unknown option {arguments[-1]!r}; did you mean {option!r}?"

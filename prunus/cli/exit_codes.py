@@ -129,14 +129,22 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def with_exit_codes(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Make `command` end in an exit code of EXIT_CODES, with progress and warnings on stderr."""
+def with_exit_codes(command: Callable[Arguments, None], name: str) -> Callable[Arguments, None]:
+    """Make a command end with an exit code of EXIT_CODES, with progress and warnings on stderr.
+
+    Args:
+        command: The function of the command.
+        name: The name of the command after `prunus`, for lines of progress.
+
+    Returns:
+        A function with the same parameters.
+    """
 
     @functools.wraps(command)
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _one_line_warnings():
             try:
-                with reporting(f"prunus {command.__name__.rstrip('_')}"), results_to_stdout():
+                with reporting(f"prunus {name}"), results_to_stdout():
                     command(*arguments, **options)
                     stdout().flush()
             except (typer.Exit, typer.Abort, UsageError):

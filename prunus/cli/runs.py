@@ -233,4 +233,4 @@ app = typer.Typer(
     cls=CommandGroup, help="List, show, compare, save, remove, export and import the runs of a store."
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_exit_codes(_command))
+    app.command(_name)(with_exit_codes(_command, f"runs {_name}"))

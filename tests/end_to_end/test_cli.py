@@ -273,8 +273,8 @@ def test_scope_option_accepts_a_pattern(run, tmp_path):
     printed = run(*arguments, "--density=0.5", "--rounds=1")
     assert "will prune 1.weight (24 × 64) to density 0.5" in printed.err
     for name in ("1.weight", "4.weight"):
-        kept = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
-        assert set(kept.unique().tolist()) <= {1, 2}  # a shared value may be zero
+        num_kept = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
+        assert set(num_kept.unique().tolist()) <= {1, 2}  # a shared value may be zero
     out.unlink()
     out.with_suffix(".html").unlink()
     for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
@@ -338,9 +338,9 @@ def test_run_passes_size_and_replicates_and_prints_the_result(run, monkeypatch, 
     name = "hassibi1993.xor"
     printed = run("run", name, "--smoke", "--out", tmp_path / "new" / "folder", "--replicates=2", "--json")
     assert printed.err == "counting\n"
-    found = json.loads(printed.out)
-    assert (found["table"], found["question"]) == ("| 1 | 2 | 3 |", "How many?")
-    assert Path(found["files"][0]).read_text(encoding="utf-8") == f"{name} smoke 2 0"
+    result = json.loads(printed.out)
+    assert (result["table"], result["question"]) == ("| 1 | 2 | 3 |", "How many?")
+    assert Path(result["files"][0]).read_text(encoding="utf-8") == f"{name} smoke 2 0"
     assert "| 1 | 2 | 3 |" in run("run", name, "--out", tmp_path).out
     assert (tmp_path / "counted.txt").read_text() == f"{name} default None 0"
 

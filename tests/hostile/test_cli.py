@@ -253,7 +253,7 @@ def refused(folder, capsys):
         (2, ("--model=bad_nets", DATA), "bad_nets"),
         (2, ("--model=bad_nets:", DATA), "package.module:function"),
         (2, ("--model=bad_nets:nett", DATA), "has no 'nett'"),
-        (2, ("--model=bad_nets:not_callable", DATA), "not a function"),
+        (2, ("--model=bad_nets:not_callable", DATA), "to be a function to call, got a int"),
         (2, ("--model=no_such_module:net", DATA), "no_such_module"),
         (4, ("--model=bad_nets:needs_an_argument", DATA), "width"),
         (4, ("--model=bad_nets:no_module", DATA), "got a int"),

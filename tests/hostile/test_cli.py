@@ -64,7 +64,7 @@ class Late(nn.Linear):
     count = 0
     def forward(self, x):
         self.count += self.training
-        if self.count > 5:
+        if self.count > 20:  # more often than the checks before the training call it
             raise RuntimeError("nobody expects this")
         return super().forward(x.flatten(1))
 
@@ -444,7 +444,7 @@ def test_names_in_a_file_are_printed_without_markup_and_control_codes(folder, ca
 
 def test_unknown_names_are_refused(refused):
     assert refused(2, "compres") == "error: Unknown command 'compres'; did you mean 'compress'?"
-    assert "the commands are: demo, compress" in refused(2, "frobnicate")
+    assert "available: demo, compress" in refused(2, "frobnicate")
     assert refused(2, "inspect", "a", "--jso") == "error: Unknown option '--jso'; did you mean '--json'?"
     assert refused(2, "inspect") == "error: Missing argument 'FILE'; see `prunus inspect --help`."
     assert "Unknown experiment 'han2051'" in refused(2, "run", "han2051")

@@ -197,6 +197,9 @@ def _describe_usage(error: Any) -> str:
         sentence = str(error.message)  # without "Invalid value", as no option is named
     else:
         sentence = error.format_message()
+        details = getattr(error.__cause__, "errors", None)  # of pydantic, whose messages lack the value
+        if callable(details):
+            sentence = f"{sentence}, got {details()[0]['input']!r}"
     return f"{sentence.strip().rstrip('.')}; see `{context.command_path} --help`."
 
 

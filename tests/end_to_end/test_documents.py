@@ -68,4 +68,4 @@ def test_commands_of_the_page_run(page, folder, capsys):
 
 
 def test_page_on_user_models_has_its_file():
-    assert list(files(ROOT / "docs" / "your-model.md")) == ["mymodels.py"]
+    assert list(files(ROOT / "docs" / "compress.md")) == ["mymodels.py"]

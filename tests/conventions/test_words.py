@@ -20,7 +20,7 @@ PHRASES = re.compile(
 
 UNFINISHED = (
     *("prunus/experiments/", "prunus/pruning/", "prunus/report/"),
-    *("docs/decisions/", "docs/benchmarks.md", "CONTRIBUTING.md"),
+    *("docs/decisions/0006", "docs/decisions/0010", "docs/benchmarks.md"),
 )
 """The beginnings of the paths of files that are not checked yet."""
 

@@ -709,7 +709,6 @@ OTHERS = [
     (2, "run", "zhou2019.critera"),
     (2, "run", ""),
     (2, "run", "zhou2019", "--smoke", "--full"),
-    (2, "run", "han2015.tables", "--workers=2"),
     (2, "run", "han2015.tables", "--set=epochs=3"),
     (2, *EXPERIMENT, "--executor=process"),
     (2, *EXPERIMENT, "--set=epochs=1", "--set=epochs=2"),
@@ -720,7 +719,7 @@ OTHERS = [
     (8, "figure", "zhou2019.criteria", "--store=absent"),
     (8, "figure", "zhou2019.criteria", "--store=text.pt"),
     (8, "figure", "zhou2019.criteria", "--store=store", "--out=out"),
-    (2, "figure", "han2015.tables", "--store=store"),
+    (8, "figure", "han2015.tables", "--store=store"),
     *(
         (8, "runs", *command, f"--store={store}")
         for command in (
@@ -843,9 +842,9 @@ def test_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_fold
 def test_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tmp_path, called):
     store = shutil.copytree(shared_folder / "store", tmp_path / "store")
     (run, *_) = sorted((store / "runs").iterdir())
-    (run / "result.json").write_text((run / "result.json").read_text()[:20])
+    (run / "run.json").write_text((run / "run.json").read_text()[:20])
     message = called("runs", "show", run.name, "--store", store, code=8).err
-    assert f"{run / 'result.json'} is damaged" in message
+    assert f"{run / 'run.json'} is damaged" in message
     command = re.search("`prunus (.*?)`", message)[1]
     called(*shlex.split(command))
     assert not run.exists()
@@ -853,7 +852,9 @@ def test_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tm
 
 def test_misspelled_setting_is_suggested(refused):
     arguments = ("run", "zhou2019.criteria", "--smoke", "--out=out", "--store=out/store")
-    assert refused(2, *arguments, "--set=epoch=1").endswith("Unknown setting 'epoch'; did you mean 'epochs'?")
+    assert refused(2, *arguments, "--set=epoch=1").endswith(
+        "Unknown setting 'epoch'; did you mean 'baseline.recipe.epochs'?"
+    )
     assert refused(2, *arguments, "--set=networks=lenet").endswith("did you mean 'network'?")
     assert "did you mean 'nothing_to_prune'?" in refused(
         2, "prune", "bad_nets:nothing_to_prun", "--density=0.5"

@@ -19,10 +19,7 @@ PHRASES = re.compile(
 """Phrases that a reader of this field would not understand."""
 
 UNFINISHED = (
-    *("prunus/cli/compress", "prunus/cli/demo", "prunus/cli/inspect", "prunus/cli/prune"),
-    "prunus/cli/recipe_options",
-    *("prunus/pruning/", "prunus/runs/"),
-    *("prunus/tickets/", "prunus/training/", "prunus/types.py", "README.md", "docs/", "CONTRIBUTING.md"),
+    *("docs/decisions/0006", "docs/decisions/0010", "docs/benchmarks.md"),
 )
 """The beginnings of the paths of files that are not checked yet."""
 

@@ -300,7 +300,7 @@ def test_a_run_removed_by_hand_can_be_done_again(store):
 # Places and files
 
 
-def test_a_store_that_cannot_be(tmp_path):
+def test_a_store_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "store"):
         with pytest.raises(StoreError, match=r"cannot be written: .*; free space there, make it writable"):

@@ -70,7 +70,10 @@ class Trainer:
         self.add_penalty(self.weights, self.recipe.penalty_strength)
         self.constraint.before_optimizer_step()
         self.optimizer.step()
-        self.constraint.apply()
+        if isinstance(self.constraint, Masks):
+            self.constraint.keep(self.optimizer)
+        else:
+            self.constraint.apply()
         return loss.detach()
 
     def set_learning_rate(self, fraction: float) -> None:

@@ -258,18 +258,18 @@ from pathlib import Path
 import small
 from prunus import load_data, train, Recipe
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.training.state import flat
+from prunus.training.state import state_to_tensors
 torch.set_num_threads(1)
 data, model = load_data("digits"), small.dropping(0)
 recipe = Recipe(12, 0.005, 16, lr_schedule="cosine")
 seen = TrainingMonitor(data.validation, first_step=0, last_step=12 * 82, eval_every=40, checkpoint_steps=(0, 100, 500))
 train(model, data, recipe, seed=3, observer=seen, checkpoint=Path(sys.argv[1]),
       report=lambda epoch: print(epoch.epoch, flush=True))
-def said(tensors):
+def sums(tensors):
     return {name: tensor.double().sum().item().hex() for name, tensor in tensors.items()}
 print(json.dumps([
-    said(model.state_dict()), said(seen.best), [asdict(point) for point in seen.curve],
-    {step: said(flat(state)) for step, state in {**seen.states, -1: seen.start}.items()},
+    sums(model.state_dict()), sums(seen.best), [asdict(point) for point in seen.curve],
+    {step: sums(state_to_tensors(state)) for step, state in {**seen.states, -1: seen.start}.items()},
 ], sort_keys=True), flush=True)
 """
 

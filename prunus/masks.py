@@ -18,7 +18,6 @@ from prunus.errors import CheckpointError, ModelError
 from prunus.modules import check_initialized, trainable_parameters
 from prunus.types import MaskDict, Params, numel_by_name
 
-
 ELEMENTWISE_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 """The optimizers that leave a zero weight at zero if its gradient and its state are zero, whatever their settings."""
 

@@ -258,8 +258,10 @@ class Masks(Mapping[str, Tensor]):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Raise CheckpointError unless `state` holds the same masks; masks are never changed."""
-        own = self.state_dict()
-        if own.keys() != state.keys() or not all(torch.equal(own[name], state[name]) for name in own):
+        own_masks = self.state_dict()
+        if own_masks.keys() != state.keys() or not all(
+            torch.equal(own_masks[name], state[name]) for name in own_masks
+        ):
             raise CheckpointError(
                 "Expected a checkpoint of a training with these masks, got one with other masks; delete it to train "
                 "from the start."

@@ -168,8 +168,10 @@ def test_gradient_clipping_sees_the_gradients_of_kept_weights_only(change):
     for name, mask in masks.items():
         assert torch.equal(model.get_parameter(name).grad, plain.get_parameter(name).grad * mask)
         assert plain.get_parameter(name).grad[~mask].any()
-    kept = [plain.get_parameter(name).grad * masks.get(name, 1) for name, _ in plain.named_parameters()]
-    expected = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in kept]))
+    kept_gradients = [
+        plain.get_parameter(name).grad * masks.get(name, 1) for name, _ in plain.named_parameters()
+    ]
+    expected = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in kept_gradients]))
     assert torch.allclose(nn.utils.clip_grad_norm_(model.parameters(), 0.01), expected)
 
 
@@ -225,12 +227,12 @@ def test_masks_hold_in_a_compiled_model(is_compiled_first):
     assert bound.verify() == violations(model, masks) == 0
 
 
-def test_masked_training_ends_masked_in_another_dtype(few):
+def test_masked_training_ends_masked_in_another_dtype(small_data):
     """Aliases of the storage would be left behind by `double`, and nobody would notice."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     masks = prunus.Masks(model, {"1.weight": torch.rand(10, 64) < 0.2})
     model.double()
-    data = copy.deepcopy(few)
+    data = copy.deepcopy(small_data)
     for split in (data.train, data.validation, data.test):
         object.__setattr__(split, "inputs", split.inputs.double())
     train(model, data, Recipe(1, 0.01, 32), masks=masks)
@@ -253,13 +255,13 @@ def test_a_missing_or_reshaped_parameter_is_named():
 
 
 def test_later_changes_of_the_given_tensors_change_no_masks():
-    given, values = random_masks(), random_values()
-    masks = prunus.Masks(make_model(), given, values)
+    mask_tensors, values = random_masks(), random_values()
+    masks = prunus.Masks(make_model(), mask_tensors, values)
     expected = [tensor.clone() for tensor in (*masks.values(), *masks.pruned_values.values())]
-    for tensor in (*given.values(), *values.values()):
+    for tensor in (*mask_tensors.values(), *values.values()):
         tensor.zero_()
-    found = [*masks.values(), *masks.pruned_values.values()]
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    tensors = [*masks.values(), *masks.pruned_values.values()]
+    assert all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
 
 
 def test_state_has_one_bit_per_weight_and_is_stored_by_safetensors():

@@ -81,7 +81,7 @@ def make_action(
     checks: Mapping[str, LayerCheck],
     description: str,
     *,
-    set_kept: Callable[[PrunedLayer, Tensor], Tensor] = lambda layer, kept: kept,
+    set_kept: Callable[[PrunedLayer, Tensor], Tensor] = lambda layer, kept_weights: kept_weights,
     freezes: bool = True,
 ) -> Mask0Action:
     """Make an action from functions of one layer.
@@ -115,8 +115,10 @@ def make_action(
             for layer in layers(history, masks)
         }
 
-    def invariants(history: WeightHistory, masks: MaskDict, kept: Params, start: Params) -> Invariants:
-        arguments = [(layer, kept[layer.name], start[layer.name]) for layer in layers(history, masks)]
+    def invariants(
+        history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
+    ) -> Invariants:
+        arguments = [(layer, kept_weights[layer.name], start[layer.name]) for layer in layers(history, masks)]
         return {statement: all(check(*each) for each in arguments) for statement, check in checks.items()}
 
     return Mask0Action(values, invariants, freezes, description)
@@ -144,12 +146,14 @@ def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
 
 def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) -> LayerCheck:
     """The start at some places equals a tensor, made of the layer and the values of the mask-1 action."""
-    return lambda layer, kept, start: torch.equal(start[places(layer)], expected(layer, kept)[places(layer)])
+    return lambda layer, kept_weights, start: torch.equal(
+        start[places(layer)], expected(layer, kept_weights)[places(layer)]
+    )
 
 
 def is_zero(places: Places) -> LayerCheck:
     """The start at some places is zero."""
-    return lambda layer, kept, start: not bool(start[places(layer)].any())
+    return lambda layer, kept_weights, start: not bool(start[places(layer)].any())
 
 
 def zero_or_start(zeros: Places) -> dict[str, LayerCheck]:
@@ -158,7 +162,9 @@ def zero_or_start(zeros: Places) -> dict[str, LayerCheck]:
         "every newly pruned weight that must be zero is zero": is_zero(
             lambda layer: layer.new & zeros(layer)
         ),
-        OTHERS_AT_START: equals(lambda layer, kept: layer.start, lambda layer: layer.new & ~zeros(layer)),
+        OTHERS_AT_START: equals(
+            lambda layer, kept_weights: layer.start, lambda layer: layer.new & ~zeros(layer)
+        ),
         **EARLIER_UNCHANGED,
     }
 
@@ -169,13 +175,13 @@ def random_zeros(layer: PrunedLayer, start: Tensor) -> tuple[Tensor, Tensor]:
     return free, free & (start == 0)
 
 
-def has_count_of_zeros(layer: PrunedLayer, kept: Tensor, start: Tensor) -> bool:
+def has_count_of_zeros(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
     """As many newly pruned weights are zero as moved towards zero."""
     free, zeros = random_zeros(layer, start)
     return int(zeros.sum()) == int((free & layer.moved_towards_zero()).sum())
 
 
-def has_zeros_by_chance(layer: PrunedLayer, kept: Tensor, start: Tensor) -> bool:
+def has_zeros_by_chance(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
     """The zeros are at places that moved towards zero about as often as by chance."""
     free, zeros = random_zeros(layer, start)
     smaller = free & layer.moved_towards_zero()
@@ -183,7 +189,7 @@ def has_zeros_by_chance(layer: PrunedLayer, kept: Tensor, start: Tensor) -> bool
     return consistent_with_hypergeometric(int((zeros & smaller).sum()), count, count, int(free.sum()))
 
 
-def others_are_at_start(layer: PrunedLayer, kept: Tensor, start: Tensor) -> bool:
+def others_are_at_start(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
     """Newly pruned weights that were not zeroed are as the last training started."""
     others = layer.new & ~random_zeros(layer, start)[1]
     return torch.equal(start[others], layer.start[others])
@@ -192,12 +198,12 @@ def others_are_at_start(layer: PrunedLayer, kept: Tensor, start: Tensor) -> bool
 OTHERS_AT_START = "every other newly pruned weight equals the start of the last training"
 KEPT_UNCHANGED: dict[str, LayerCheck] = {
     "every kept weight equals the value of the mask-1 action": equals(
-        lambda layer, kept: kept, lambda layer: layer.mask
+        lambda layer, kept_weights: kept_weights, lambda layer: layer.mask
     )
 }
 EARLIER_UNCHANGED: dict[str, LayerCheck] = {
     "every weight pruned earlier keeps its value": equals(
-        lambda layer, kept: layer.start, lambda layer: layer.earlier
+        lambda layer, kept_weights: layer.start, lambda layer: layer.earlier
     )
 }
 ALL_ZERO = {**KEPT_UNCHANGED, "every pruned weight is zero": is_zero(lambda layer: ~layer.mask)}
@@ -213,7 +219,7 @@ MASK0_ACTIONS: dict[str, Mask0Action] = {
         {
             **KEPT_UNCHANGED,
             "every newly pruned weight equals its initial value": equals(
-                lambda layer, kept: layer.initial, lambda layer: layer.new
+                lambda layer, kept_weights: layer.initial, lambda layer: layer.new
             ),
             **EARLIER_UNCHANGED,
         },
@@ -231,12 +237,12 @@ MASK0_ACTIONS: dict[str, Mask0Action] = {
                 PrunedLayer.kept_zeros
             ),
             "every other kept weight equals the value of the mask-1 action": equals(
-                lambda layer, kept: kept, lambda layer: layer.mask & ~layer.kept_zeros()
+                lambda layer, kept_weights: kept_weights, lambda layer: layer.mask & ~layer.kept_zeros()
             ),
             **zero_or_start(PrunedLayer.moved_towards_zero),
         },
         "freeze_init_zero, and kept weights moved towards zero start at 0 (Zhou et al. 2019, Variant 2).",
-        set_kept=lambda layer, kept: kept.masked_fill(layer.kept_zeros(), 0.0),
+        set_kept=lambda layer, kept_weights: kept_weights.masked_fill(layer.kept_zeros(), 0.0),
     ),
     "freeze_init_zero_reshuffled": make_action(
         zero_at_random,

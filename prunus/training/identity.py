@@ -86,10 +86,10 @@ def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
     return Identity(values, {"evaluation": outputs, **_training_responses(model, batch)})
 
 
-def identity_differences(saved: Identity, own: Identity) -> list[str]:
+def identity_differences(saved: Identity, current: Identity) -> list[str]:
     """The differences between the identity in a checkpoint and that of a training, as clauses; empty: none."""
     differences = []
-    for key, value in own.values.items():
+    for key, value in current.values.items():
         other = saved.values.get(key)
         if other == value:
             continue
@@ -105,7 +105,7 @@ def identity_differences(saved: Identity, own: Identity) -> list[str]:
             differences.append(_DESCRIPTIONS[key])
     empty = torch.empty(0)
     if not differences and not all(
-        _are_close(saved.responses.get(name, empty), response) for name, response in own.responses.items()
+        _are_close(saved.responses.get(name, empty), response) for name, response in current.responses.items()
     ):
         differences = ["its model computes another function of the same weights, or other gradients"]
     return differences

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,19 +17,16 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Scope
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.registry import import_object
-from prunus.runs.directory import RunDirectory
-from prunus.runs.executors import run_plan
-from prunus.runs.executors.run_task import SingleThread
-from prunus.runs.spec import run_id
-from prunus.runs.store import Store
 from prunus.tickets.actions import Mask0Action, Mask1Action
-from prunus.tickets.baseline import BaselineSpec, Row, masks_name, run_baseline
-from prunus.tickets.procedure import run_ticket
-from prunus.tickets.rounds import Round
-from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe
 from prunus.training.loop import steps_per_epoch
 from prunus.types import Dataset, MaskDict, Params, Scores
+
+if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported by the first call
+    from prunus.runs.store import Store
+    from prunus.tickets.baseline import Row
+    from prunus.tickets.rounds import Round
+    from prunus.tickets.ticket import PruningRates, TicketSpec
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class LotteryResult:
     """The levels of a lottery ticket, from the dense network to the last round."""
 
     levels: tuple[LotteryLevel, ...]
-    ticket: TicketSpec
+    ticket: "TicketSpec"
     """All settings."""
     _masks: dict[int, MaskDict]
     _weights: dict[int, Params]
@@ -95,10 +92,10 @@ def lottery(
     scope: str | Scope = "layer",
     mask1: str | Mask1Action = "rewind",
     mask0: str | Mask0Action = "zero",
-    pruning_rates: PruningRates | None = None,
+    pruning_rates: "PruningRates | None" = None,
     recipe: Recipe,
     replicate: int = 0,
-    store: Store | str | PathLike[str] | None = None,
+    store: "Store | str | PathLike[str] | None" = None,
     report: Callable[[LotteryLevel], None] | None = None,
 ) -> LotteryResult:
     """Train a network, then prune it, set its weights back and train it again, round after round.
@@ -142,6 +139,10 @@ def lottery(
         >>> int(result.masks(2)["1.weight"].sum())  # 2048 weights, twice less 20 %
         1311
     """
+    from prunus.runs.store import Store
+    from prunus.tickets.baseline import BaselineSpec
+    from prunus.tickets.ticket import PruningRates, TicketSpec
+
     if isinstance(data, Dataset):
         check_dataset(data)
     settings: dict[str, Any] = {"model": model_fn, "data": data}
@@ -164,19 +165,24 @@ def lottery(
     return result
 
 
-def _in_memory(ticket: TicketSpec, report: Callable[[LotteryLevel], None] | None) -> LotteryResult:
+def _in_memory(ticket: "TicketSpec", report: Callable[[LotteryLevel], None] | None) -> LotteryResult:
     """Run both procedures in a temporary folder, and keep every round."""
+    from prunus.runs.directory import RunDirectory
+    from prunus.runs.executors.run_task import SingleThread
+    from prunus.tickets.baseline import run_baseline
+    from prunus.tickets.procedure import run_ticket
+
     levels: list[LotteryLevel] = []
     masks: dict[int, MaskDict] = {}
     weights: dict[int, Params] = {}
 
-    def keep(row: Row, level_masks: MaskDict, level_weights: Params) -> None:
+    def keep(row: "Row", level_masks: MaskDict, level_weights: Params) -> None:
         levels.append(_level(row))
         masks[levels[-1].level], weights[levels[-1].level] = level_masks, level_weights
         if report is not None:
             report(levels[-1])
 
-    def keep_round(finished: Round) -> None:
+    def keep_round(finished: "Round") -> None:
         keep(finished.row, finished.masks, {name: t.clone() for name, t in finished.final.items()})
 
     with tempfile.TemporaryDirectory(prefix="prunus-") as folder, SingleThread():
@@ -189,8 +195,12 @@ def _in_memory(ticket: TicketSpec, report: Callable[[LotteryLevel], None] | None
     return LotteryResult(tuple(levels), ticket, masks, weights)
 
 
-def _stored(ticket: TicketSpec, store: Store) -> LotteryResult:
+def _stored(ticket: "TicketSpec", store: "Store") -> LotteryResult:
     """Run what the store does not have, and read the results from it."""
+    from prunus.runs.executors import run_plan
+    from prunus.runs.spec import run_id
+    from prunus.tickets.baseline import masks_name
+
     run_plan([ticket], store, executor="inline")
     directories = [store.directory(run_id(spec)) for spec in (ticket.baseline, ticket)]
     rows = [row for directory in directories for row in directory.rows()]
@@ -199,11 +209,11 @@ def _stored(ticket: TicketSpec, store: Store) -> LotteryResult:
     return LotteryResult(tuple(map(_level, rows)), ticket, {0: _dense_masks(ticket), **masks}, weights)
 
 
-def _dense_masks(ticket: TicketSpec) -> MaskDict:
+def _dense_masks(ticket: "TicketSpec") -> MaskDict:
     return all_kept(prunable_weights(ticket.baseline.make_network()))
 
 
-def _level(row: Row) -> LotteryLevel:
+def _level(row: "Row") -> LotteryLevel:
     names = [name for name in LotteryLevel.__dataclass_fields__ if name != "verified"]
     verified = bool(row.get("invariants", {}).get("passed", row["level"] == 0))
     return LotteryLevel(**{name: row[name] for name in names}, verified=verified)

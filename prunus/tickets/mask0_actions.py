@@ -95,16 +95,12 @@ def make_action(
     """
 
     def layers(history: WeightHistory, masks: MaskDict) -> list[PrunedLayer]:
-        new = newly_pruned(history, masks)
+        initial, start, final = history.initial, history.start, history.final
         return [
             PrunedLayer(
-                name,
-                *(params[name].detach() for params in (history.initial, history.start, history.final)),
-                mask,
-                new[name],
-                ~history.masks[name] & ~mask,
+                n, initial[n], start[n], final[n], mask, history.masks[n] & ~mask, ~history.masks[n] & ~mask
             )
-            for name, mask in masks.items()
+            for n, mask in masks.items()
         ]
 
     def values(history: WeightHistory, masks: MaskDict, kept_weights: Params, seed: int) -> Params:

@@ -91,8 +91,8 @@ class Masks(Mapping[str, Tensor]):
             }
         self._paths = {name: name.split(".") for name in masks}
         self._cache: dict[str, _MaskedParameter] = {}
+        # For `keep`: each parameter with its version after the last step and before this one.
         self._versions: list[tuple[int, int]] = []
-        """Of each parameter after the last step, for `keep`; and whether steps alone keep pruned weights at zero."""
         self._versions_before_step: list[tuple[int, int]] = []
         self._is_kept = False
         self._hooked: dict[str, ref[Tensor]] = {}
@@ -226,8 +226,8 @@ class Masks(Mapping[str, Tensor]):
 
         The same as `apply`, which is called only where it may change a weight. A weight of zero, whose gradient and
         optimizer state are zero, stays zero under the update rules of `ELEMENTWISE_OPTIMIZERS`, momentum and weight
-        decay included. Nothing is called after a step if that is true of all pruned weights, and if they were not
-        written to since the last step.
+        decay included. The product is left out after a step if that is true of all pruned weights, and if nothing but
+        `optimizer` has written to them or replaced them since the product.
         """
         if self._versions_before_step != self._versions:
             self._is_kept = self._updates_are_zero(optimizer)

@@ -3,7 +3,6 @@
 Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 2019.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -80,6 +79,14 @@ class BaselineSpec:
                     f"Expected checkpoint_steps in 0 to {total - 1}, got step {step}; training has {total} steps."
                 )
         return total
+
+    def check_has_state(self, setting: str, step: int) -> None:
+        """Raise SpecError unless the state at a step, to which `setting` is set, is kept."""
+        if step and step not in self.checkpoint_steps:
+            raise SpecError(
+                f"Expected {setting} to be 0 or among the baseline's checkpoint_steps {self.checkpoint_steps}, got "
+                f"{step}; add it there."
+            )
 
     def load_data(self) -> Dataset:
         """Return the data set, reduced to `examples`."""
@@ -169,10 +176,6 @@ class BaselineSpec:
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise SpecError(f"Expected {name} of at least 1, got {count}.")
-        for name in ("learning_rate", "momentum", "weight_decay", "penalty_strength"):
-            value = getattr(self.recipe, name)
-            if not 0 <= value < math.inf:
-                raise SpecError(f"Expected a finite recipe.{name} of at least 0, got {value}.")
         if self.recipe.patience is not None:
             raise SpecError(
                 f"Expected recipe.patience = None, got {self.recipe.patience}; tickets train for the full length, and "

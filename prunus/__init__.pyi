@@ -30,6 +30,8 @@ from prunus.pruning.sensitivity import sensitivity as sensitivity
 from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
+from prunus.tickets.lottery import LotteryResult as LotteryResult
+from prunus.tickets.lottery import lottery as lottery
 from prunus.training import RECIPES as RECIPES
 from prunus.training import Recipe as Recipe
 from prunus.training import evaluate as evaluate

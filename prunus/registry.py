@@ -97,14 +97,14 @@ def import_object(reference: str, also: type | None = None) -> Any:
     """
     module_name, colon, name = reference.partition(":")
     if not (colon and name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
-        raise UnknownNameError(f"{reference!r} is not of the form 'package.module:function'.")
+        raise UnknownNameError(f"Expected a name of the form 'package.module:function', got {reference!r}.")
     folder = _make_current_folder_importable()
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may fail in any way
         raise UnknownNameError(
-            f"Looking up {reference!r}, importing {module_name!r} from {folder} or the installed packages "
-            f"failed: {type(error).__name__}: {error}"
+            f"Looking up {reference!r}, importing {module_name!r} from {folder} or the installed packages failed: "
+            f"{type(error).__name__}: {error}; correct the name, or work in the folder of the module."
         ) from error
     if not hasattr(module, name):
         hint = suggestion(name, [other for other in vars(module) if callable(getattr(module, other))])
@@ -115,7 +115,7 @@ def import_object(reference: str, also: type | None = None) -> Any:
     value = getattr(module, name)
     if not (callable(value) or (also and isinstance(value, also))):
         expected = f"a {also.__name__} or a function" if also else "a function to call"
-        raise UnknownNameError(f"{reference!r} is a {type(value).__name__}, not {expected}.")
+        raise UnknownNameError(f"Expected {reference!r} to be {expected}, got a {type(value).__name__}.")
     return value
 
 
@@ -143,7 +143,7 @@ def source_digest(reference: str) -> str:
     """
     name, colon, function = reference.partition(":")
     if not (colon and function.isidentifier() and all(part.isidentifier() for part in name.split("."))):
-        raise UnknownNameError(f"{reference!r} is not of the form 'package.module:function'.")
+        raise UnknownNameError(f"Expected a name of the form 'package.module:function', got {reference!r}.")
     folder = _make_current_folder_importable()
     importlib.invalidate_caches()
     modules = _find_modules(name)

@@ -48,6 +48,12 @@ def few(digits) -> Dataset:
     return Dataset("few", cut(digits.train, 160), cut(digits.validation, 40), digits.test, digits.class_names)
 
 
+@pytest.fixture(scope="session")
+def small_data(few) -> Dataset:
+    """160 + 40 of the digits."""
+    return few
+
+
 @pytest.fixture
 def mlp() -> nn.Module:
     """64-24-16-10 with dropout, seeded."""

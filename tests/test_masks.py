@@ -168,8 +168,10 @@ def test_gradient_clipping_sees_the_gradients_of_kept_weights_only(change):
     for name, mask in masks.items():
         assert torch.equal(model.get_parameter(name).grad, plain.get_parameter(name).grad * mask)
         assert plain.get_parameter(name).grad[~mask].any()
-    kept = [plain.get_parameter(name).grad * masks.get(name, 1) for name, _ in plain.named_parameters()]
-    expected = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in kept]))
+    kept_gradients = [
+        plain.get_parameter(name).grad * masks.get(name, 1) for name, _ in plain.named_parameters()
+    ]
+    expected = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in kept_gradients]))
     assert torch.allclose(nn.utils.clip_grad_norm_(model.parameters(), 0.01), expected)
 
 
@@ -225,12 +227,12 @@ def test_masks_hold_in_a_compiled_model(is_compiled_first):
     assert bound.verify() == violations(model, masks) == 0
 
 
-def test_masked_training_ends_masked_in_another_dtype(few):
+def test_masked_training_ends_masked_in_another_dtype(small_data):
     """Aliases of the storage would be left behind by `double`, and nobody would notice."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     masks = prunus.Masks(model, {"1.weight": torch.rand(10, 64) < 0.2})
     model.double()
-    data = copy.deepcopy(few)
+    data = copy.deepcopy(small_data)
     for split in (data.train, data.validation, data.test):
         object.__setattr__(split, "inputs", split.inputs.double())
     train(model, data, Recipe(1, 0.01, 32), masks=masks)
@@ -253,13 +255,13 @@ def test_a_missing_or_reshaped_parameter_is_named():
 
 
 def test_later_changes_of_the_given_tensors_change_no_masks():
-    given, values = random_masks(), random_values()
-    masks = prunus.Masks(make_model(), given, values)
+    mask_tensors, values = random_masks(), random_values()
+    masks = prunus.Masks(make_model(), mask_tensors, values)
     expected = [tensor.clone() for tensor in (*masks.values(), *masks.pruned_values.values())]
-    for tensor in (*given.values(), *values.values()):
+    for tensor in (*mask_tensors.values(), *values.values()):
         tensor.zero_()
-    found = [*masks.values(), *masks.pruned_values.values()]
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    tensors = [*masks.values(), *masks.pruned_values.values()]
+    assert all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
 
 
 def test_state_has_one_bit_per_weight_and_is_stored_by_safetensors():
@@ -314,3 +316,69 @@ def test_functions_of_masks():
     assert are_nested(masks, all_kept(weights))
     assert not are_nested(all_kept(masks), masks)
     assert (mask_density(masks), mask_density(all_kept(weights)), mask_density({})) == (0.5, 1.0, 0.0)
+
+
+def step_kept(model, masks, optimizer, num_steps=1):
+    """Steps as those of the training loop: gradients are masked before, and `keep` follows."""
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        model(torch.ones(4, 8)).square().mean().backward()
+        masks.before_optimizer_step()
+        optimizer.step()
+        masks.keep(optimizer)
+
+
+ELEMENTWISE = {
+    **OPTIMIZERS,
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, fused=True),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, momentum=0.9, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("optimizer", ELEMENTWISE.values(), ids=ELEMENTWISE)
+def test_keep_equals_apply_without_a_product_after_the_first_step(optimizer, monkeypatch):
+    models = [make_model(), make_model()]
+    masks = [prunus.Masks(model, random_masks()) for model in models]
+    optimizers = [optimizer(model.parameters()) for model in models]
+    for bound in masks:
+        bound.apply()
+    monkeypatch.setattr(masks[1], "keep", lambda _: masks[1].apply())
+    step_kept(models[1], masks[1], optimizers[1], 20)
+    step_kept(models[0], masks[0], optimizers[0])
+    monkeypatch.setattr(masks[0], "apply", lambda: pytest.fail("a product that changes nothing"))
+    step_kept(models[0], masks[0], optimizers[0], 19)
+    assert masks[0].verify() == 0
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+def write_weights(model, optimizer):
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+
+
+def restore_dense_state(model, optimizer):
+    """The weights and the optimizer state of a dense training, as a training restores them."""
+    model.load_state_dict({name: tensor + 0.1 for name, tensor in model.state_dict().items()})
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.add_(1.0)
+
+
+@pytest.mark.parametrize("optimizer", ELEMENTWISE.values(), ids=ELEMENTWISE)
+@pytest.mark.parametrize("change", [write_weights, restore_dense_state])
+def test_keep_applies_the_masks_where_a_step_alone_would_not_keep_them(change, optimizer):
+    model = make_model()
+    masks, stepping = prunus.Masks(model, random_masks()), optimizer(model.parameters())
+    step_kept(model, masks, stepping, 3)
+    change(model, stepping)
+    for _ in range(3):
+        step_kept(model, masks, stepping)
+        assert masks.verify() == 0
+
+
+def test_keep_applies_pruned_values_and_masks_under_other_optimizers():
+    for values, kind in ((random_values(), torch.optim.SGD), (None, torch.optim.Adagrad)):
+        model = make_model()
+        masks = prunus.Masks(model, random_masks(), values)
+        step_kept(model, masks, kind(model.parameters(), lr=0.1, weight_decay=0.1), 3)
+        assert masks.verify() == 0

@@ -38,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_exit_codes(_command))
+    app.command(_name)(with_exit_codes(_command, _name))
 app.add_typer(runs, name="runs")
 
 

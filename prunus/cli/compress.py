@@ -1,4 +1,4 @@
-"""`prunus compress`, and what it shares with `prunus demo`."""
+"""`prunus compress`, and the report that it shares with `prunus demo`."""
 
 import time
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A built-in model, or your own: package.module:function, which returns a torch.nn.Module.",
+        help="A built-in model, or package.module:function for a function of yours that returns a torch.nn.Module.",
         show_default=False,
         autocompletion=completion("model"),
     ),
@@ -35,47 +35,51 @@ Weights = Annotated[
     Path | None,
     optional(
         "FILE",
-        "Trained weights, .safetensors or a torch file of a state_dict; without it the model is trained.",
+        "Trained weights: a .safetensors file, or a state_dict that torch saved. Without this option, the model is "
+        "trained first.",
     ),
 ]
-RecipeName = Annotated[
+Preset = Annotated[
     str | None,
     optional(
         "NAME",
-        "A recipe of `prunus list` (default: that of the model's name, else default).",
-        complete=completion("recipe"),
+        "A compression preset of `prunus list`. By default the preset with the name of the model, or else default.",
+        complete=completion("preset"),
     ),
 ]
-Density = Annotated[float | None, optional("D", "Fraction of weights to keep, the same for all layers.")]
+Density = Annotated[float | None, optional("FRACTION", "Fraction of weights to keep in every layer.")]
 Scope = Annotated[
     str | None,
     optional(
         "NAME",
-        "Which weights are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. 2:4 requires "
-        "--density 0.5 --rounds 1.",
+        "The weights that are ranked together: layer, global, a pattern N:M, or blocks ROWSxCOLUMNS. Patterns fix the "
+        "density: 2:4 requires --density 0.5 --rounds 1.",
         complete=completion("scope"),
     ),
 ]
-Bits = Annotated[int | None, optional("N", "Bits per weight, 1 to 8, the same for all layers.", 1, 8)]
+Bits = Annotated[int | None, optional("N", "Bits per weight in every layer, 1 to 8.", 1, 8)]
 Rounds = Annotated[int | None, optional("N", "Rounds of pruning and retraining.", 1, 10_000)]
 Epochs = Annotated[
     list[str] | None,
     optional(
         "STAGE=N",
-        "Epochs of dense, retrain (per round), final_retrain (after the last round) or finetune. May be repeated.",
+        "Epochs of a stage: dense, retrain (after each round), final_retrain (after the last round) or finetune. May "
+        "be repeated.",
     ),
 ]
 Include = Annotated[
     list[str] | None, optional("PATTERN", "Prune only weights whose names match. May be repeated.")
 ]
 Exclude = Annotated[
-    list[str] | None, optional("PATTERN", "Leave out weights whose names match. May be repeated.")
+    list[str] | None, optional("PATTERN", "Do not prune weights whose names match. May be repeated.")
 ]
 Checkpoints = Annotated[
     Path | None,
-    optional("FOLDER", "Folder of checkpoints, from which an interrupted command resumes."),
+    optional("DIR", "Directory of checkpoints. An interrupted command resumes from them."),
 ]
-Page = Annotated[Path | None, optional("FILE", "Output path of the HTML page (default: --out with .html).")]
+Page = Annotated[
+    Path | None, optional("FILE", "Output path of the report page. By default --out with the suffix .html.")
+]
 
 
 def compress(
@@ -83,7 +87,7 @@ def compress(
     data: DataName,
     out: Out,
     weights: Weights = None,
-    recipe: RecipeName = None,
+    preset: Preset = None,
     density: Density = None,
     bits: Bits = None,
     scope: Scope = None,
@@ -99,7 +103,7 @@ def compress(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prune, quantize and entropy-code a network into one small file, and write a page of the result.
+    """Prune, quantize and entropy-code a network into one small file, and write a report page.
 
     Example: prunus compress --model lenet-5 --data mnist --out lenet-5.prunus
 
@@ -120,7 +124,7 @@ def compress(
         page = out.with_suffix(".html") if out.name else out
     inputs = [*source_files(model, data), *([weights] if weights else [])]
     _check_outputs(out, page, checkpoints, force=force, inputs=inputs)
-    settings = resolve_recipe(model, recipe, density, bits, rounds, epochs or [], scope)
+    settings = resolve_recipe(model, preset, density, bits, rounds, epochs or [], scope)
     network = make_model(model, seed)
     if weights is not None:
         load_weights(network, weights)
@@ -163,35 +167,39 @@ def compress_and_report(
         as_json: Whether to print JSON.
         options: Further arguments of `prunus.compress`.
     """
+    import prunus
     from prunus.cli.output import echo, echo_json, stdout
-    from prunus.cli.progress import added_up, epoch_lines, num_epochs, num_steps, report
-    from prunus.compression.container import inspect
-    from prunus.compression.deep_compression import compress as compress_model
+    from prunus.cli.progress import cumulative_progress, epoch_lines, report
     from prunus.files import after_writing
     from prunus.report.compression import write_page
     from prunus.report.templating import environment
     from prunus.training import evaluate
+    from prunus.training.loop import steps_per_epoch
 
     start = time.perf_counter()
     environment()  # an error before the work if the library of the page is missing
     patterns = {key: options[key] for key in ("include", "exclude") if key in options}
     rounds = _announce(model, data, recipe, **patterns)
-    result = compress_model(
+    trainings = [*[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
+    if train_first:
+        trainings.append(recipe.dense)
+    num_steps = sum(training.epochs * steps_per_epoch(training, data.train) for training in trainings)
+    result = prunus.compress(
         model,
         out,
         data=data,
         preset=recipe,
         train_first=train_first,
-        report=epoch_lines(num_epochs(recipe, rounds, train_first)),
-        progress=added_up(num_steps(recipe, rounds, train_first, data), report),
+        report=epoch_lines(sum(training.epochs for training in trainings)),
+        progress=cumulative_progress(num_steps, report),
         **options,
     )
     with after_writing(out):
         dense_test = evaluate(result.dense_model, data.test, progress=report)
         test = evaluate(result.model, data.test, progress=report)
-        inspection, seconds = inspect(out), time.perf_counter() - start
+        inspection, seconds = prunus.inspect(out), time.perf_counter() - start
         report("writing the page", 0, 0)
-        try:  # the page is written also where nobody reads what is printed
+        try:  # the page is written even if stdout is closed
             if as_json:
                 errors = {"dense_test_error": dense_test.error, "test_error": test.error, "n": test.n}
                 paths = {"file": str(out), "page": str(page)}
@@ -224,13 +232,13 @@ def _announce(model: "nn.Module", data: "Dataset", recipe: "CompressionRecipe", 
 
     weights = check_inputs(model, data, recipe, **patterns)
     bits = bits_by_name(model, list(weights), recipe.bits)
-    together = parse_scope(recipe.scope).ranks_layers_together
-    densities = {} if together else densities_by_name(recipe.density, list(weights))
+    ranked_together = parse_scope(recipe.scope).ranks_layers_together
+    densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))
     for name, weight in weights.items():
         shape = " × ".join(map(str, weight.shape))
-        density = "" if together else f" to density {densities[name]:g}"
+        density = f" to density {densities[name]:g}" if densities else ""
         log(f"will prune {name} ({shape}){density}, and quantize it to {bits[name]} bits")
-    if together:
+    if ranked_together:
         log(f"will rank them together, to density {recipe.density:g} of all")
     if others := [name for name, _ in model.named_parameters() if name not in weights]:
         log(f"not pruned: {', '.join(others)}")
@@ -280,14 +288,15 @@ def _check_outputs(
     from prunus.files import check_writable, has_control_characters
 
     if checkpoints is not None:
-        name, reason = repr(str(checkpoints)), "its name has control characters"
-        if not has_control_characters(checkpoints):
+        if has_control_characters(checkpoints):
+            name, reason = repr(str(checkpoints)), "its name has control characters"
+        else:
             name, reason = str(checkpoints), why_not_writable(checkpoints)
         if reason:
             raise OutputError(
                 f"Checkpoints cannot be written to {name}: {reason}; name another folder with --checkpoints."
             )
-        outputs = (checkpoints / path.name for path in (out, page) if path.suffix == ".safetensors")
-        inputs = [*inputs, *outputs]
+        checkpoint_files = (checkpoints / path.name for path in (out, page) if path.suffix == ".safetensors")
+        inputs = [*inputs, *checkpoint_files]
     check_writable(out, force=force, inputs=inputs)
     check_writable(page, force=force, inputs=[*inputs, out])

@@ -14,13 +14,15 @@ def decompress(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Output path (default: FILE with .safetensors).", show_default=False
+            metavar="FILE",
+            help="Output path. By default FILE with the suffix .safetensors.",
+            show_default=False,
         ),
     ] = None,
     force: Force = False,
     max_bytes: MaxBytes = None,
 ) -> None:
-    """Convert a file to a safetensors file of the same tensors.
+    """Convert a compressed file to a safetensors file with the same tensors.
 
     Example: prunus decompress demo/lenet-300-100.prunus --out lenet.safetensors
     """

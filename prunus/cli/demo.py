@@ -12,9 +12,7 @@ TITLE = "LeNet-300-100 on MNIST"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the file and the page.")] = Path(
-        "demo"
-    ),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output directory.")] = Path("demo"),
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
@@ -22,10 +20,10 @@ def demo(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train LeNet-300-100 on MNIST, compress it to less than 2 % of its size, and write a page of the result.
+    """Train LeNet-300-100 on MNIST, compress it to less than 2 % of its size, and write a report page.
 
-    Writes lenet-300-100.prunus and report.html. Those of an earlier demo are overwritten, other files of these names
-    only with --force.
+    Writes lenet-300-100.prunus and report.html. Files of an earlier demo are overwritten. Other files with these names
+    are overwritten only with --force.
 
     Example: prunus demo --open
     """

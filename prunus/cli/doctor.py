@@ -11,15 +11,14 @@ from prunus.cli.run import STORE
 
 
 def doctor(
-    store: Annotated[Path, typer.Option(metavar="FOLDER", help="The store of runs to check.")] = STORE,
+    store: Annotated[Path, typer.Option(metavar="DIR", help="Run store to check.")] = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Check the installation and the machine: versions, CPU and GPUs, data sets, store, optional packages, cache.
+    """Check the installation: versions, CPU and GPUs, data sets, run store, optional packages and the cache.
 
-    The exit code is 1, with one line for each problem on stderr, if a command will fail: a package cannot be imported,
-    torch and numpy do not work together, a data set cannot be downloaded because the data root cannot be written, or
-    a store cannot be written. What is only missing (an optional package, a data set that will be downloaded, a cache
-    for compiled code) is no problem. Nothing is created, nothing is downloaded.
+    Ends with exit code 1 and one line per problem on stderr if another command would fail: a package cannot be
+    imported, torch and numpy do not work together, a data set is missing and cannot be downloaded, or the store cannot
+    be written. Missing optional packages are not problems. This command creates and downloads nothing.
 
     Example: prunus doctor --store store
     """
@@ -31,10 +30,10 @@ def doctor(
     else:
         sections = ["", *(finding.section for finding in diagnosis.findings)]
         rows = [
-            (finding.section if finding.section != before else "", finding.name, str(finding.value))
-            for finding, before in zip(diagnosis.findings, sections, strict=False)
+            (finding.section if finding.section != previous else "", finding.name, str(finding.value))
+            for finding, previous in zip(diagnosis.findings, sections, strict=False)
         ]
-        echo_table(("", "name", ""), rows, words=3)
+        echo_table(("section", "name", "value"), rows, words=3)
         if not diagnosis.problems:
             echo("No problem found.")
     for problem in diagnosis.problems:

@@ -17,7 +17,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The model that the weights are loaded into, package.module:function; not needed for a built-in one.",
+            help="For a model that is not built in: package.module:function of a function that returns it.",
             show_default=False,
             autocompletion=completion("model"),
         ),
@@ -26,7 +26,7 @@ def evaluate(
     max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Load a file and measure its error on the test split, in percent.
+    """Measure the error of a compressed file on the test split, in percent.
 
     Example: prunus evaluate demo/lenet-300-100.prunus --data mnist
     """

@@ -1,4 +1,4 @@
-"""How a command ends: without a message, or with one sentence on stderr and a code of EXIT_CODES; never a traceback.
+"""Exit codes and error messages of the commands: an error is one sentence on stderr, never a traceback.
 
 When a signal ends a command, temporary files are removed, existing files are not changed, and no worker process
 remains; see `interrupts.py`. The finished runs of `prunus run` are in its store, and the same command continues from
@@ -30,15 +30,15 @@ Arguments = ParamSpec("Arguments")
 EXIT_CODES = {
     0: "success",
     1: "a file or folder that cannot be read or written, a missing package, a problem that "
-    "`prunus doctor` found, output that nobody reads, or any other refusal",
+    "`prunus doctor` found, closed standard output, or any other error",
     2: "a wrong command line: an unknown command, option, name or setting, or a value out of range",
     3: "a data set that is missing, damaged, or unsuitable",
-    4: "a model, or a file of weights, that prunus cannot work on",
-    5: "a density, criterion, scope or sharing that cannot be had, or NaN or infinity where numbers are needed",
-    6: "training that diverged, or a checkpoint of another run",
-    7: "a file that is not a sound prunus file, or one of another model",
-    8: "a store of runs, or a run in it, that cannot be used",
-    70: "an unexpected error: a user's own module that failed during training, or a bug in prunus",
+    4: "a model or a weights file that prunus cannot use",
+    5: "a density, criterion, scope or codebook that is not possible, or NaN or infinity in weights or data",
+    6: "training that diverged, or a checkpoint of a different run",
+    7: "a damaged or unsupported prunus file, or a file of another model",
+    8: "a run store, or a run in it, that cannot be used",
+    70: "an unexpected error: a failure in the user's own module during training, or a bug in prunus",
     129: "the terminal was closed (SIGHUP)",
     130: "interrupted (SIGINT, Ctrl-C)",
     143: "terminated (SIGTERM)",
@@ -55,27 +55,46 @@ class CommandGroup(TyperGroup):
     """A group of commands that shows its help if no command is given, and suggests one if it is misspelled."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as any group does; without arguments, print the help and end with the code of a wrong usage."""
+        """Parse as any group does; without arguments, print the help and end with the code of a wrong usage.
+
+        Args:
+            ctx: The context of the group.
+            args: The arguments after the name of the group.
+
+        Returns:
+            The remaining arguments.
+        """
         if not args and not ctx.resilient_parsing:
             print(ctx.get_help())
             ctx.exit(WRONG_USAGE)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command that the first argument names, and its arguments."""
+        """Find the command that the first argument names.
+
+        Args:
+            ctx: The context of the group.
+            args: The name of the command and its arguments.
+
+        Returns:
+            The name, the command and its arguments.
+
+        Raises:
+            UsageError: There is no such command; the message suggests a similar one or lists all.
+        """
         name = args[0]
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
-            hint = suggestion(name, self.commands) or f"the commands are: {', '.join(self.commands)}."
-            raise UsageError(f"No command is called {name!r}; {hint}")
+            hint = suggestion(name, self.commands) or f"available: {', '.join(self.commands)}."
+            raise UsageError(f"Unknown command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; a wrong option ends in one sentence on stderr.
+    """Run a command line; a wrong option gives one sentence on stderr.
 
     Args:
         app: The commands.
-        arguments: Those of the process by default.
+        arguments: By default the arguments of the process.
 
     Returns:
         The exit code.
@@ -110,14 +129,22 @@ def _run(app: typer.Typer, arguments: Sequence[str] | None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def with_exit_codes(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Make `command` end in an exit code of EXIT_CODES, with progress and warnings on stderr."""
+def with_exit_codes(command: Callable[Arguments, None], name: str) -> Callable[Arguments, None]:
+    """Make a command end with an exit code of EXIT_CODES, with progress and warnings on stderr.
+
+    Args:
+        command: The function of the command.
+        name: The name of the command after `prunus`, for lines of progress.
+
+    Returns:
+        A function with the same parameters.
+    """
 
     @functools.wraps(command)
     def wrapped(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         with _one_line_warnings():
             try:
-                with reporting(f"prunus {command.__name__.rstrip('_')}"), results_to_stdout():
+                with reporting(f"prunus {name}"), results_to_stdout():
                     command(*arguments, **options)
                     stdout().flush()
             except (typer.Exit, typer.Abort, UsageError):
@@ -145,8 +172,10 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case PrunusError():
             return str(error), error.exit_code
         case ModuleNotFoundError():
-            hint = "`prunus doctor` says how to install what is missing."
-            return f"The package {error.name} is not installed; {hint}", REFUSED
+            return (
+                f"The package {error.name} is not installed; run `prunus doctor` to see how to install it.",
+                REFUSED,
+            )
         case OSError():
             path = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
             return f"{path}{error.strerror or error}.", REFUSED
@@ -154,20 +183,23 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 
 def _describe_usage(error: Any) -> str:
-    """A usage error in one sentence, with a suggestion if an option is misspelled, and where to read more."""
+    """Describe a usage error in one sentence, with a similar option or the help command."""
     context = error.ctx
     if context is None:
         return str(error.message)
     if hasattr(error, "possibilities"):  # an option that does not exist
         parameters = context.command.params
         options = [name for option in parameters for name in (*option.opts, *option.secondary_opts)]
-        sentence = f"No option is called {error.option_name!r}"
+        sentence = f"Unknown option {error.option_name!r}"
         if hint := suggestion(error.option_name, [*options, "--help"]):
             return f"{sentence}; {hint}"
     elif getattr(error, "param", None) is None and getattr(error, "param_hint", None) is None:
-        sentence = str(error.message)  # without the "Invalid value" that is about no option
+        sentence = str(error.message)  # without "Invalid value", as no option is named
     else:
         sentence = error.format_message()
+        details = getattr(error.__cause__, "errors", None)  # of pydantic, whose messages lack the value
+        if callable(details):
+            sentence = f"{sentence}, got {details()[0]['input']!r}"
     return f"{sentence.strip().rstrip('.')}; see `{context.command_path} --help`."
 
 

@@ -5,10 +5,10 @@ from prunus.cli.output import clean, echo, echo_json, echo_table
 
 
 def inspect(file: File, max_bytes: MaxBytes = None, as_json: AsJson = False) -> None:
-    """Show the size of each tensor in a file; the sizes add up to that of the file.
+    """Show the size of each tensor in a compressed file. The sizes add up to the size of the file.
 
-    Bits are per stored entry, before and after entropy coding, for the file their average; the fraction is of the
-    original float32 size.
+    Bits are averages per stored entry, before and after entropy coding. The fraction compares the compressed size with
+    the original float32 size.
 
     Example: prunus inspect demo/lenet-300-100.prunus
     """

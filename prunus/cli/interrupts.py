@@ -1,4 +1,4 @@
-"""Signals that end a command: Ctrl-C, a request to terminate, a terminal that was closed.
+"""Handle the signals that end a command: Ctrl-C, a request to terminate, a closed terminal.
 
 The first one raises `Interrupted` in the main thread, so that temporary files are removed and worker processes are
 ended before the command ends. A second one ends the child processes and this process at once. A signal that the process
@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
-"""The signals by name, each with the word for what it does to a command."""
+"""The signals by name, each with the word for the error message."""
 
 
 class Interrupted(BaseException):
@@ -37,11 +37,11 @@ class Interrupted(BaseException):
 
 
 def describe(what: str, error: BaseException) -> str:
-    """Make one sentence of what happened and the notes of an exception.
+    """Format an event and the notes of an exception as one sentence.
 
     Args:
-        what: What happened.
-        error: An exception, whose notes say what to do next.
+        what: The event.
+        error: An exception whose notes say what to do next.
 
     Returns:
         The sentence, with its full stop.
@@ -73,12 +73,12 @@ def interruptible() -> Iterator[None]:
         yield
         return
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    handled = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    handled = [number for number in numbers if previous[number] not in (signal.SIG_IGN, None)]
     for number in handled:
         signal.signal(number, handle)
     try:
         yield
     finally:
         for number in handled:
-            signal.signal(number, before[number])
+            signal.signal(number, previous[number])

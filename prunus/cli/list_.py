@@ -1,5 +1,6 @@
 """`prunus list`."""
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from prunus.cli.output import echo_json, echo_table
 
 
 def list_(as_json: AsJson = False) -> None:
-    """List all built-in components with a short description.
+    """List the built-in components, by kind, with a short description of each.
 
     Example: prunus list --json
     """
@@ -20,7 +21,9 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         echo_json(
             {
-                kind.replace(" ", "_"): [{"name": name, "about": text} for name, text in table.items()]
+                re.sub(r"\W", "_", kind): [
+                    {"name": name, "description": text} for name, text in table.items()
+                ]
                 for kind, table in components.items()
             }
         )
@@ -30,7 +33,7 @@ def list_(as_json: AsJson = False) -> None:
         for kind, table in components.items()
         for number, (name, text) in enumerate(table.items())
     ]
-    echo_table(("", "name", ""), rows, words=3)
+    echo_table(("kind", "name", "description"), rows, words=3)
 
 
 def registries() -> dict[str, Mapping[str, Any]]:
@@ -56,17 +59,17 @@ def registries() -> dict[str, Mapping[str, Any]]:
         "models": MODELS,
         "data sets": DATASETS,
         "criteria": CRITERIA,
-        "pruners": METHODS,
+        "pruning methods": METHODS,
         "scopes": SCOPES,
         "schedules": SCHEDULES,
         "mask-1 actions": MASK1_ACTIONS,
         "mask-0 actions": MASK0_ACTIONS,
         "supermasks": SUPERMASKS,
         "codecs": CODECS,
-        "starts": KMEANS_INITS,
+        "k-means initializations": KMEANS_INITS,
         "augmentations": AUGMENTATIONS,
-        "engines": EXECUTORS,
-        "recipes": COMPRESSION_RECIPES,
+        "executors": EXECUTORS,
+        "compression presets": COMPRESSION_RECIPES,
         "experiments": {**papers, **{name: EXPERIMENTS[name].description for name in EXPERIMENTS}},
     }
 

@@ -1,4 +1,4 @@
-"""The built-in names that shell completion offers; listed here, so that completing a word does not import torch.
+"""The built-in names for shell completion, listed here so that completion does not import torch.
 
 A test compares them with the registries.
 """
@@ -28,7 +28,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("obd", "obs", "sparse_gpt", "fisher", "full_obs", "obd_hutchinson"),
     ),
     "scope": ("layer", "global", "2:4", "4:8", "1x4"),
-    "recipe": ("lenet-300-100", "lenet-5", "demo", "han2016-lenet-300-100", "han2016-lenet-5", "default"),
+    "preset": ("lenet-300-100", "lenet-5", "demo", "han2016-lenet-300-100", "han2016-lenet-5", "default"),
     "experiment": (
         *("lecun1990", "hassibi1993", "han2015", "han2016"),
         *("frankle2019", "zhou2019", "frankle2020", "renda2020"),
@@ -43,20 +43,20 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("frankle2020.rewinding", "frankle2020.instability", "frankle2020.interpolation"),
         "renda2020.retraining",
     ),
-    "engine": ("inline", "processes"),
+    "executor": ("inline", "processes"),
     "size": ("smoke", "default", "full"),
 }
 
 
 def completion(kind: str, *more: str) -> Callable[[str], list[str]]:
-    """Make a function for `typer.Option(autocompletion=...)`, which lists the names that begin with what was typed.
+    """Make a function for `typer.Option(autocompletion=...)` that completes a name.
 
     Args:
         kind: A key of NAMES.
         more: Other names to offer.
 
     Returns:
-        A function of the beginning of a name.
+        A function that lists the names with a given beginning.
 
     Example:
         >>> completion("scope", "budget")("b")

@@ -16,14 +16,14 @@ def optional(
     highest: int | None = None,
     complete: Callable[[str], list[str]] | None = None,
 ) -> Any:
-    """Make an option whose default is None; its help text says what that means.
+    """Make an option whose default is None. Its help text must describe the default.
 
     Args:
         metavar: The name of the value in the help.
         text: The help text.
-        lowest: The smallest value that is accepted.
-        highest: The largest value that is accepted.
-        complete: A function of `completion` that offers values.
+        lowest: The smallest valid value.
+        highest: The largest valid value.
+        complete: A function that completes values, made by `completion`.
 
     Returns:
         An option for `typing.Annotated`.
@@ -33,15 +33,17 @@ def optional(
     )
 
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that prunus wrote.", show_default=False)]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A compressed file that prunus wrote.", show_default=False)
+]
 
 MaxBytes = Annotated[
     int | None,
     typer.Option(
         metavar="N",
         min=0,
-        help="Refuse a file that takes more memory than this to read, in bytes: the file, its tensors, and the working "
-        "memory. By default the larger of 256 MiB and 1000 times the size of the file.",
+        help="Maximum memory for reading the file, in bytes. By default 256 MiB, or 1000 times the size of the file if "
+        "that is larger.",
         show_default=False,
     ),
 ]
@@ -51,16 +53,16 @@ DataName = Annotated[
     typer.Option(
         "--data",
         metavar="NAME",
-        help="A built-in data set, or yours: package.module:function, which returns a prunus Dataset.",
+        help="A built-in data set, or package.module:function for a function of yours that returns a prunus.Dataset.",
         show_default=False,
         autocompletion=completion("data set"),
     ),
 ]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 Force = Annotated[
-    bool, typer.Option("--force", help="Overwrite existing files; never one that the command reads.")
+    bool, typer.Option("--force", help="Overwrite existing files, except those that the command reads.")
 ]
 
 MAX_SEED = 2**63 - 1
@@ -68,7 +70,7 @@ MAX_SEED = 2**63 - 1
 
 Seed = Annotated[
     int,
-    typer.Option(metavar="N", min=0, max=MAX_SEED, help="The seed of all random numbers."),
+    typer.Option(metavar="N", min=0, max=MAX_SEED, help="Seed of all random numbers."),
 ]
 
 Threads = Annotated[
@@ -76,8 +78,8 @@ Threads = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Number of threads, at most the number of CPUs. One is the fastest for networks as small as the LeNets; "
-        "larger ones gain from more. The same seed gives the same bits only with the same number.",
+        help="Number of CPU threads. More threads speed up large networks, but slow down ones as small as the LeNets. "
+        "Results are reproducible only with the same number.",
     ),
 ]
 
@@ -85,6 +87,7 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="The device: cpu, cuda, or one GPU of several, cuda:1. The same seed gives the same bits only on cpu.",
+        help="Where to compute: cpu, cuda, or a GPU by its number such as cuda:1. Results are reproducible bit for bit "
+        "only on cpu.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Printing: results to stdout, as a table or as JSON; everything else to stderr, line by line.
+"""Print results to stdout, as a table or as JSON, and everything else to stderr, line by line.
 
 Text from a file is never interpreted as markup or control codes.
 """
@@ -17,15 +17,15 @@ from rich.text import Text
 
 
 class _Errors(Console):
-    """Stderr. If its reader has gone, or it is a file on a full disk, the command continues without it."""
+    """The console of stderr. If it is closed, or a file on a full disk, the command continues without it."""
 
     def on_broken_pipe(self) -> None:
-        """Be quiet from now on; `Console` itself would end the process."""
+        """Print nothing from now on; `Console` itself would end the process."""
         self.quiet = True
 
 
 class _Results(Console):
-    """Stdout."""
+    """The console of stdout."""
 
     def on_broken_pipe(self) -> None:
         """Raise the error as `print` does, so that `exit_codes.py` alone handles it."""
@@ -57,7 +57,7 @@ def clean(text: str) -> str:
 
 @contextmanager
 def results_to_stdout() -> Iterator[None]:
-    """In the block, results go to stdout; what other code prints, such as a user's own function, goes to stderr."""
+    """In the block, results go to stdout, and the output of other code, such as a user's function, to stderr."""
     _stdout.append(sys.stdout)
     try:
         with redirect_stdout(sys.stderr):
@@ -78,7 +78,7 @@ def log(text: str) -> None:
 
 
 def echo(text: str) -> None:
-    """Print text to stdout as it is."""
+    """Print text to stdout unchanged."""
     for function in before_output:
         function()
     print(text, file=stdout())
@@ -97,8 +97,9 @@ def echo_table(
     Args:
         columns: The column titles.
         rows: The cells of each row.
-        words: The first so many columns contain words, aligned left; the others contain numbers, aligned right.
-        footer: The last so many rows are below a rule.
+        words: The number of columns, from the left, that contain words and are aligned left. The others contain
+            numbers and are aligned right.
+        footer: The number of rows, from the bottom, that are below a line.
         title: Printed above the table.
     """
     for function in before_output:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 from prunus.cli.output import before_output, errors, log
 
 if TYPE_CHECKING:
-    from prunus.compression.presets import CompressionRecipe
-    from prunus.training import EpochMetrics, Recipe
-    from prunus.types import Dataset, Progress
+    from prunus.training import EpochMetrics
+    from prunus.types import Progress
 
 FIRST_SECONDS, EVERY_SECONDS = 2.0, 20.0
-"""When the first line is written, and the time between two lines; on a slow machine it may be longer."""
+"""The time before the first line, and between two lines; on a slow machine it may be longer."""
 TICK_SECONDS = 0.25
 """How often the clock is checked."""
 
@@ -28,12 +27,12 @@ STAGES = {"dense": "training", "pruned": "pruning", "quantized": "quantizing"}
 
 
 class Reporter:
-    """Turns frequent calls that say how much is done into a line from time to time.
+    """Turns frequent calls of `Progress` into one line of text every `EVERY_SECONDS`.
 
     Args:
-        what: What is being done, until the first call says it.
+        what: A description of the work, used until the first call gives another.
         write: Called with each line.
-        clock: Gives the time in seconds.
+        clock: Returns the time in seconds.
 
     Example:
         >>> seconds = [0.0]
@@ -50,12 +49,12 @@ class Reporter:
         self.write, self.clock = write, clock
         self.what, self.done, self.total = what, 0, 0
         self.start_time, self.start_done = clock(), 0
-        """When the current work was first reported, and how much of it was done then."""
+        """The time of the first report of the current work, and the part that was done then."""
         self.next_time = self.start_time + FIRST_SECONDS
         self.lock = threading.Lock()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Record how much is done, and write a line if it is time; a `total` of 0 means that it is unknown."""
+        """Record the progress, and write a line if it is time; a `total` of 0 means that it is unknown."""
         with self.lock:
             is_new = total != self.total or done < self.done or (total == 0 and what != self.what)
             if is_new:
@@ -79,7 +78,7 @@ class Reporter:
         self.write(text)
 
     def describe(self) -> str:
-        """How much is done, and the remaining time at this pace, or the time so far."""
+        """The percentage that is done, with the remaining time at this pace or the time so far."""
         elapsed = self.clock() - self.start_time
         done, remaining = self.done - self.start_done, self.total - self.done
         if self.total <= 0:
@@ -107,7 +106,11 @@ _reporters: list[Reporter] = []
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """In the block, `report` shows progress on stderr until the first result is printed; at first, that of `what`."""
+    """In the block, `report` shows progress on stderr until the first result is printed.
+
+    Args:
+        what: A description of the work, used until the first call of `report` gives another.
+    """
     reporter = Reporter(what, (lambda line: None) if errors.is_terminal else log)
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(reporter, ended), daemon=True)
@@ -128,12 +131,12 @@ def reporting(what: str) -> Iterator[None]:
 
 
 def report(what: str, done: int, total: int) -> None:
-    """Show how much of some work is done, if a command is running.
+    """Show the progress of some work, if a command is running.
 
     Args:
-        what: What is being done.
-        done: How much of it is done, in any unit.
-        total: How much there is; 0 if that is unknown.
+        what: A description of the work.
+        done: The part that is done, in any unit.
+        total: The whole, in the same unit; 0 if it is unknown.
     """
     if _reporters:
         _reporters[-1](what, done, total)
@@ -166,44 +169,6 @@ def _watch(reporter: Reporter, ended: threading.Event) -> None:
             bar.update(task, description=text, completed=done, total=total or None)
 
 
-def num_epochs(recipe: "CompressionRecipe", rounds: int, train: bool) -> int:
-    """The most epochs of a compression.
-
-    Args:
-        recipe: The recipe.
-        rounds: The number of pruning rounds.
-        train: Whether the dense network is trained first.
-
-    Returns:
-        The epochs of all trainings together.
-    """
-    return sum(stage.epochs for stage in _trainings(recipe, rounds, train))
-
-
-def num_steps(recipe: "CompressionRecipe", rounds: int, train: bool, data: "Dataset") -> int:
-    """The most training steps of a compression.
-
-    Args:
-        recipe: The recipe.
-        rounds: The number of pruning rounds.
-        train: Whether the dense network is trained first.
-        data: The data set; its training split determines the steps per epoch.
-
-    Returns:
-        The steps of all trainings together.
-    """
-    from prunus.training.loop import steps_per_epoch
-
-    return sum(
-        stage.epochs * steps_per_epoch(stage, data.train) for stage in _trainings(recipe, rounds, train)
-    )
-
-
-def _trainings(recipe: "CompressionRecipe", rounds: int, train: bool) -> "list[Recipe]":
-    dense = [recipe.dense] if train else []
-    return [*dense, *[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
-
-
 def epoch_lines(total: int) -> "Callable[[str, EpochMetrics], None]":
     """Make a function to call after each of `total` epochs, which writes a line if stderr is no terminal."""
     epochs = 0
@@ -219,18 +184,18 @@ def epoch_lines(total: int) -> "Callable[[str, EpochMetrics], None]":
     return write
 
 
-def added_up(total: int, progress: "Progress") -> "Progress":
-    """Make a progress function that adds up several trainings, one after another.
+def cumulative_progress(total: int, progress: "Progress") -> "Progress":
+    """Make a progress function that counts the steps of several trainings, one after another.
 
     Args:
         total: The steps of all trainings together.
-        progress: Called with the sum. Progress of other work is passed on as it is.
+        progress: Called with the number of steps so far. Progress of other work is passed on unchanged.
 
     Returns:
         The function to pass to each training.
 
     Example:
-        >>> add = added_up(20, print)
+        >>> add = cumulative_progress(20, print)
         >>> add("epoch 2 of 2", 9, 10)
         epoch 2 of 2 9 20
         >>> add("epoch 1 of 2", 0, 10)

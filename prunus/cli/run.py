@@ -30,7 +30,7 @@ Name = Annotated[
         autocompletion=completion("experiment"),
     ),
 ]
-Out = Annotated[Path | None, optional("FOLDER", "Folder for the results; runs/NAME by default.")]
+Out = Annotated[Path | None, optional("DIR", "Output directory. By default runs/NAME.")]
 
 
 def run(
@@ -47,9 +47,14 @@ def run(
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Number of the first replicate.")
     ] = 0,
-    store: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder in which runs are stored.")] = STORE,
-    engine: Annotated[
-        str, typer.Option(metavar="NAME", help="inline or processes.", autocompletion=completion("engine"))
+    store: Annotated[Path, typer.Option(metavar="DIR", help="Run store.")] = STORE,
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="processes computes runs in parallel, inline one after another in this process.",
+            autocompletion=completion("executor"),
+        ),
     ] = "processes",
     workers: Annotated[
         int | None, optional("N", "Worker processes; one per core by default.", lowest=1)
@@ -90,7 +95,7 @@ def run(
             _check_results(folder, names, store, force)
             results = [
                 run_experiment(
-                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed, executor=engine,
+                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed, executor=executor,
                     workers=workers or os.cpu_count() or 1, settings=settings, report=report_line, progress=report,
                 )
                 for each in names
@@ -103,7 +108,7 @@ def run(
 
 def figure(
     name: Name,
-    store: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder in which runs are stored.")] = STORE,
+    store: Annotated[Path, typer.Option(metavar="DIR", help="Run store.")] = STORE,
     out: Out = None,
     size: Annotated[
         str | None,
@@ -182,10 +187,10 @@ def _check_results(folder: Path, names: Sequence[str], store: Path, force: bool)
     create_folder(folder)
     for name in names:
         numbers = folder / f"{name}.json"
-        own = _is_result(numbers, name)
+        replaceable = _is_result(numbers, name)
         files = [path for path in folder.glob(f"{glob.escape(name)}.*") if path.suffix in RESULTS]
         for path in sorted({numbers, *files}):
-            check_writable(path, force=force or own)
+            check_writable(path, force=force or replaceable)
 
 
 def _is_result(path: Path, experiment: str) -> bool:

@@ -1,4 +1,4 @@
-"""`prunus runs`: list, show and compare the runs of a store, save their networks, remove them, move them elsewhere."""
+"""`prunus runs`: list, show, compare, save, remove, export and import the runs of a store."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,20 +11,20 @@ from prunus.cli.exit_codes import CommandGroup, with_exit_codes
 from prunus.cli.options import AsJson, Force
 from prunus.cli.output import echo, echo_json, echo_table, log
 
-StoreFolder = Annotated[
-    Path, typer.Option("--store", metavar="FOLDER", help="The store of runs.", show_default=False)
-]
+StoreDir = Annotated[Path, typer.Option("--store", metavar="DIR", help="Run store.", show_default=False)]
 
 RunId = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="A run: its ID, or the beginning of the ID or of its hash.", show_default=False
+        metavar="RUN_ID",
+        help="ID of a run. The first characters of the ID or of its hash suffice.",
+        show_default=False,
     ),
 ]
 
 
-def list_(store: StoreFolder, as_json: AsJson = False) -> None:
-    """List the runs of a store, with how far they got and their last level.
+def list_(store: StoreDir, as_json: AsJson = False) -> None:
+    """List the runs of a store, with the state and the last metrics of each.
 
     Example: prunus runs list --store store
     """
@@ -40,8 +40,8 @@ def list_(store: StoreFolder, as_json: AsJson = False) -> None:
         echo(f"The store {store} has no runs.")
 
 
-def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
-    """Show a run: its settings, the machine that computed it, its levels and the checks of its invariants.
+def show(id: RunId, store: StoreDir, as_json: AsJson = False) -> None:
+    """Show the settings, environment, metrics per level and invariant checks of a run.
 
     Example: prunus runs show ticket-3f --store store
     """
@@ -67,8 +67,8 @@ def show(id: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
         echo_table(("invariants", "holds"), checks, words=2)
 
 
-def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = False) -> None:
-    """Compare two runs: the settings that differ, and each metric of each level with the difference.
+def compare(first: RunId, second: RunId, store: StoreDir, as_json: AsJson = False) -> None:
+    """Compare two runs: show the settings that differ, and both values of each metric per level.
 
     Example: prunus runs compare ticket-3f ticket-a0 --store store
     """
@@ -92,14 +92,15 @@ def compare(first: RunId, second: RunId, store: StoreFolder, as_json: AsJson = F
 
 def save(
     id: RunId,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)],
-    store: StoreFolder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Output path.", show_default=False)],
+    store: StoreDir,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the network that a run ended with to a file: a supermask over weights from a seed as a seed and a mask.
+    """Write the final network of a run to a compressed file.
 
-    The network of a ticket is that of its last level, that of a supermask the one under its most likely mask.
+    For a ticket, this is the network after its last level; for a supermask, the network under its most probable mask.
+    Weights that were generated from a seed are stored as the seed and the mask.
 
     Example: prunus runs save supermask-3f mask.prunus --store store
     """
@@ -116,7 +117,9 @@ def save(
     directory = opened.directory(run.id, unfinished=True)
     baseline = run.all_settings.get("baseline", run.all_settings)
     if run.state != "done":
-        raise PrunusError(f"{run.id} has no network to write: it is {run.state}, not done.")
+        raise PrunusError(
+            f"{run.id} has no network to write: it is {run.state}, not done; repeat its `prunus run` command."
+        )
     if not directory.has("final") or not {"model", "replicate"} <= baseline.keys():
         raise PrunusError(f"{run.id} has no network to write: the result of a run of its kind is numbers.")
     check_writable(file, force=force, inputs=opened.path.rglob("*"))
@@ -137,17 +140,20 @@ def save(
 
 def rm(
     ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Runs, as in `list`.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="RUN_ID...",
+            help="IDs of the runs to remove. The first characters suffice.",
+            show_default=False,
+        ),
     ],
-    store: StoreFolder,
+    store: StoreDir,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Remove also runs that other runs were made from, or are being made from."
-        ),
+        typer.Option("--force", help="Also remove runs that other runs depend on."),
     ] = False,
 ) -> None:
-    """Remove runs from a store; runs that a process works on are refused.
+    """Remove runs from a store. Runs that a process is still computing are not removed.
 
     Example: prunus runs rm ticket-3f --store store
     """
@@ -160,12 +166,14 @@ def rm(
 
 
 def export(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store of runs.", show_default=False)],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.", show_default=False)],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="Run store.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output path.", show_default=False)],
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the finished runs of a store to one file of JSON lines: settings, environments and rows, but no weights.
+    """Write the finished runs of a store to one JSON Lines file.
+
+    The file contains settings, environments and metrics, but no weights.
 
     Example: prunus runs export store --out runs.jsonl
     """
@@ -186,13 +194,16 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of `export`.", show_default=False)],
-    store: StoreFolder,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A file that `prunus runs export` wrote.", show_default=False),
+    ],
+    store: StoreDir,
     as_json: AsJson = False,
 ) -> None:
-    """Add the runs of a file of `prunus runs export` to a store, so that `prunus figure` draws them.
+    """Add exported runs to a store, so that `prunus figure` can draw them.
 
-    A run that the store has already is not changed. The imported runs have no weights.
+    Runs that are already in the store are left unchanged. Imported runs have no weights.
 
     Example: prunus runs import runs.jsonl --store store
     """
@@ -218,6 +229,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_,
 }
 
-app = typer.Typer(cls=CommandGroup, help="List, compare, export and remove the runs of a store.")
+app = typer.Typer(
+    cls=CommandGroup, help="List, show, compare, save, remove, export and import the runs of a store."
+)
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_exit_codes(_command))
+    app.command(_name)(with_exit_codes(_command, f"runs {_name}"))

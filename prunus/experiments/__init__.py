@@ -58,4 +58,4 @@ def experiments_of(name: str) -> list[str]:
     >>> experiments_of("han2015"), experiments_of("han2015.tables")
     (['han2015.tradeoff', 'han2015.tables'], ['han2015.tables'])
     """
-    return [own for own in EXPERIMENTS if name in (own, own.partition(".")[0])]
+    return [each for each in EXPERIMENTS if name in (each, each.partition(".")[0])]

@@ -25,11 +25,11 @@ class Claim:
     """
 
     text: str
-    metric: str
     curve: str
+    expected: Expectation
     against: str | float
     """Another curve, or a number."""
-    expected: Expectation
+    metric: str
     source: str
     """Figure, table or section of the paper."""
     at: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def _values(
     rows: Sequence[Row], curve: str, metric: str, at: Mapping[str, Sequence[Any]]
 ) -> dict[int, dict[tuple[Any, ...], float]]:
     """The metric of a curve, by replicate and point."""
-    chosen = [
+    selected = [
         row
         for row in rows
         if row["curve"] == curve
@@ -122,6 +122,6 @@ def _values(
         and all(row.get(key) in values for key, values in at.items())
     ]
     by_replicate: dict[int, dict[tuple[Any, ...], float]] = {}
-    for row in average_draws(chosen, tuple(at), (metric,)):
+    for row in average_draws(selected, tuple(at), (metric,)):
         by_replicate.setdefault(row["replicate"], {})[tuple(row[key] for key in at)] = row[metric]
     return by_replicate

@@ -98,14 +98,14 @@ def compare(
         metrics: Keys of METRICS.
         point: The key by which curves are compared.
     """
-    chosen = [
+    selected = [
         {**row, "group": row.get("group", ""), "curve": row["curve"] if row.get("level", 1) else DENSE}
         for row in rows
         if point in row and (row.get("level", 1) or row["curve"] == against)
     ]
     means: dict[tuple[str, str, float, str], dict[int, float]] = {}
     for metric in metrics:
-        with_metric = (row for row in chosen if metric in row)
+        with_metric = (row for row in selected if metric in row)
         for row in average_draws(with_metric, ("group", "curve", point), (metric,)):
             key = (row["group"], row["curve"], row[point], metric)
             means.setdefault(key, {})[row["replicate"]] = row[metric]
@@ -123,18 +123,18 @@ def as_rows(differences: Iterable[Difference]) -> list[Row]:
     """Convert every comparison to a row of numbers."""
     return [
         {
-            **({"group": one.group} if one.group else {}),
-            "curve": one.curve,
-            "against": one.against,
-            one.key: one.point,
-            "metric": one.metric,
-            "n": one.comparison.n,
-            "difference": one.comparison.difference,
-            "low": one.comparison.low,
-            "high": one.comparison.high,
-            "p": one.comparison.p,
+            **({"group": difference.group} if difference.group else {}),
+            "curve": difference.curve,
+            "against": difference.against,
+            difference.key: difference.point,
+            "metric": difference.metric,
+            "n": difference.comparison.n,
+            "difference": difference.comparison.difference,
+            "low": difference.comparison.low,
+            "high": difference.comparison.high,
+            "p": difference.comparison.p,
         }
-        for one in differences
+        for difference in differences
     ]
 
 
@@ -146,17 +146,18 @@ def comparison_lines(differences: Iterable[Difference], metrics: Sequence[str], 
         metrics: The metrics to describe.
         file: Name of the file that contains every comparison.
     """
-    described = [one for one in differences if one.metric in metrics]
+    described = [difference for difference in differences if difference.metric in metrics]
     if not described:
         return []
-    if not any(one.comparison.n > 1 for one in described):
+    if not any(difference.comparison.n > 1 for difference in described):
         return [f"one replicate cannot show a difference; the measured differences are in {file}"]
     lines = [f"every comparison, with its interval: {file}"]
     for (group, metric, against), members in _grouped(described, _heading_key).items():
         heading = f"{METRICS[metric].name}, compared with {against} on the same replicates"
         lines += ["", f"{group + ', ' if group else ''}{heading}:", ""]
         lines += [
-            f"- {curve}: {_line(own)}" for curve, own in _grouped(members, lambda one: one.curve).items()
+            f"- {curve}: {_line(of_curve)}"
+            for curve, of_curve in _grouped(members, lambda difference: difference.curve).items()
         ]
     return lines
 
@@ -166,15 +167,15 @@ def _line(differences: Sequence[Difference]) -> str:
     metric, unit = METRICS[differences[0].metric], " %" * differences[0].key.endswith(" %")
     parts = []
     for sign, adjective in ((1, metric.more), (-1, metric.less)):
-        if members := [one for one in differences if one.sign == sign]:
+        if members := [difference for difference in differences if difference.sign == sign]:
             at = f"most at {_largest(members).point:.3g}{unit}, " if len(members) > 1 else ""
             by = f"{at}by {_largest(members).amount()}"
             parts.append(
                 f"{adjective} than {differences[0].against} at {_points(members, differences)}, {by}"
             )
-    if all(one.comparison.low == one.comparison.high == 0 for one in differences):
+    if all(difference.comparison.low == difference.comparison.high == 0 for difference in differences):
         return f"no difference in any pair at {_points(differences, differences, 'any')}"
-    if members := [one for one in differences if not one.sign]:
+    if members := [difference for difference in differences if not difference.sign]:
         parts.append(f"no significant difference at {_points(members, differences, 'any')}")
         if len(parts) == 1:
             at = f", the largest at {_largest(members).point:.3g}{unit}" if len(members) > 1 else ""
@@ -186,36 +187,43 @@ def _points(members: Sequence[Difference], all_: Sequence[Difference], every: st
     name, unit = all_[0].key.removesuffix(" %"), " %" * all_[0].key.endswith(" %")
     if len(members) == len(all_) > 2:
         return f"{every} {name} from {members[0].point:.3g} to {members[-1].point:.3g}{unit}"
-    return f"{name} {', '.join(f'{one.point:.3g}' for one in members)}{unit}"
+    return f"{name} {', '.join(f'{difference.point:.3g}' for difference in members)}{unit}"
 
 
 def _largest(differences: Sequence[Difference]) -> Difference:
-    return max(differences, key=lambda one: abs(one.comparison.difference))
+    return max(differences, key=lambda difference: abs(difference.comparison.difference))
 
 
 def comparison_tables(differences: Iterable[Difference], metrics: Sequence[str]) -> list[MetricComparison]:
     """Group comparisons for the page, point by point; empty where no comparison has two pairs."""
-    described = [one for one in differences if one.metric in metrics]
-    if not any(one.comparison.n > 1 for one in described):
+    described = [difference for difference in differences if difference.metric in metrics]
+    if not any(difference.comparison.n > 1 for difference in described):
         return []
     tables = []
     for (group, metric, against), members in _grouped(described, _heading_key).items():
         names = METRICS[metric]
         heading = f"{group + ', ' if group else ''}{names.name}, compared with {against}"
-        rows = [_row(own) for own in _grouped(members, lambda one: one.point).values()]
+        rows = [
+            _row(of_curve) for of_curve in _grouped(members, lambda difference: difference.point).values()
+        ]
         tables.append(MetricComparison(heading[:1].upper() + heading[1:], names.more, names.less, rows))
     return tables
 
 
-def _heading_key(one: Difference) -> tuple[str, str, str]:
-    return one.group, one.metric, one.against
+def _heading_key(difference: Difference) -> tuple[str, str, str]:
+    return difference.group, difference.metric, difference.against
 
 
 def _row(differences: Sequence[Difference]) -> DensityComparison:
     more, less = (
-        [(one.curve, one.amount(brief=True)) for one in differences if one.sign == sign] for sign in (1, -1)
+        [
+            (difference.curve, difference.amount(brief=True))
+            for difference in differences
+            if difference.sign == sign
+        ]
+        for sign in (1, -1)
     )
-    same = [one.curve for one in differences if not one.sign]
+    same = [difference.curve for difference in differences if not difference.sign]
     return DensityComparison(differences[0].where, more, less, same)
 
 

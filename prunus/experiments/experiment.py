@@ -1,25 +1,51 @@
 """An experiment: a question, the runs that answer it, the figures and the table drawn of them, and the claims tested.
 
-    template(network, size) -> spec                    what the runs have in common; `--set` changes it
-    runs(spec, size, replicates) -> [(label, spec)]    a label has "curve" and "replicate"
+    template(network, size) -> spec        what the runs have in common; `--set` changes it
+    runs(spec, size) -> [(label, spec)]    the runs of one replicate; a label has the key "curve"
 
-All runs are in a store. `prunus.experiments.running` does those that are missing and draws those that are finished.
+The same runs are made of every replicate. All are in a store.
+ `prunus.experiments.running` does those that are missing and draws those that are finished.
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.provenance import PREFIXES
-from prunus.experiments.rows import SIZES, Row
+from prunus.experiments.rows import SIZES, Row, first_setting
 from prunus.report.figure_data import Reference
 from prunus.runs.overrides import apply_overrides
+from prunus.runs.settings import all_settings
 from prunus.runs.spec import RunSpec
 
-LabeledRuns = list[tuple[dict[str, Any], RunSpec]]
+LabeledRuns = Sequence[tuple[dict[str, Any], RunSpec]]
+S = TypeVar("S")
+
+
+def labeled(specs: Mapping[str, RunSpec]) -> LabeledRuns:
+    """Label each run with the name of its curve."""
+    return [({"curve": name}, spec) for name, spec in specs.items()]
+
+
+def of_replicate(spec: S, replicate: int) -> S:
+    """Return a spec and all that it depends on, of a replicate; what has None for its replicate is shared by all.
+
+    >>> from prunus.tickets.ticket import TicketSpec
+    >>> of_replicate(TicketSpec(), 3).baseline.replicate
+    3
+    """
+    if isinstance(spec, tuple):
+        return tuple(of_replicate(part, replicate) for part in spec)  # type: ignore[return-value]
+    if not is_dataclass(spec) or isinstance(spec, type):
+        return spec
+    values = {field.name: getattr(spec, field.name) for field in fields(spec) if field.init}
+    changes = {name: of_replicate(value, replicate) for name, value in values.items()}
+    if values.get("replicate") is not None:
+        changes["replicate"] = replicate
+    return replace(spec, **changes)
 
 
 @dataclass(frozen=True)
@@ -32,8 +58,10 @@ class FigureSpec:
     title: str
     x: str = "density %"
     x_label: str = "remaining weights (density, %)"
-    x_log: bool = True
-    invert_x: bool = True
+    x_log: bool | None = None
+    """Whether the x axis is logarithmic; None: where it is the density."""
+    invert_x: bool | None = None
+    """Whether x falls to the right; None: where it is the density."""
     source: str = "rows"
     """"rows": one row per level; "curves": one row per level and step."""
     curves: str = "curve"
@@ -43,6 +71,16 @@ class FigureSpec:
     select: Callable[[Sequence[Row]], Sequence[Row]] = list
     """Maps the rows to those that are drawn."""
     references: Sequence[Reference] = ()
+
+    @property
+    def log(self) -> bool:
+        """Whether the x axis is logarithmic."""
+        return self.x == "density %" if self.x_log is None else self.x_log
+
+    @property
+    def inverted(self) -> bool:
+        """Whether x falls to the right."""
+        return self.x == "density %" if self.invert_x is None else self.invert_x
 
 
 @dataclass(frozen=True)
@@ -59,8 +97,8 @@ class Experiment:
     """One sentence."""
     template: Callable[[str, str], Any]
     """Maps (network, size) to what the runs have in common; `--set` changes it."""
-    runs: Callable[[Any, str, Sequence[int]], LabeledRuns]
-    """Maps (template, size, replicates) to the runs on one network."""
+    runs: Callable[[Any, str], LabeledRuns]
+    """Maps (template, size) to the runs of one replicate on one network."""
     figures: Sequence[FigureSpec] = ()
     claims: Sequence[Claim] = ()
     published: Sequence[Published] = ()
@@ -110,11 +148,16 @@ class Experiment:
             raise SpecError(
                 f"network={','.join(networks)} names {repeated[0]} twice; name each network once."
             )
-        entries: LabeledRuns = []
-        for network in networks:
-            for label, spec in self.runs(self.changed_template(network, size, rest), size, replicates):
-                entries.append(({**label, "group": network} if len(networks) > 1 else label, spec))
-        return entries
+        return [
+            (
+                {**label, "replicate": replicate, **({"group": network} if len(networks) > 1 else {})},
+                of_replicate(spec, replicate),
+            )
+            for network in networks
+            for runs in [self.runs(self.changed_template(network, size, rest), size)]
+            for replicate in replicates
+            for label, spec in runs
+        ]
 
     def changed_template(self, network: str, size: str, settings: Mapping[str, str]) -> Any:
         """Return the template with changed settings; that a change has no effect is warned of elsewhere."""
@@ -133,12 +176,15 @@ class Experiment:
         rest = dict(settings)
         if "network" in rest:
             return rest.pop("network").split(","), rest
-        if {"model", "dense.model", "settings.model"} & rest.keys():
+        if first_setting(rest, "model"):
             return list(self.networks[:1]), rest
-        data = next((rest[key] for key in ("data", "dense.data", "settings.data") if key in rest), None)
-        if data is None:
+        data = first_setting(rest, "data")
+        if not data:
             return list(self.networks), rest
-        matching = [name for name in self.networks if _data_of(self.template(name, "smoke")) == data]
+        data_of = {
+            name: first_setting(all_settings(self.template(name, "smoke")), "data") for name in self.networks
+        }
+        matching = [name for name in self.networks if data_of[name] == data]
         return matching or list(self.networks[:1]), rest
 
     def warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:
@@ -149,8 +195,3 @@ class Experiment:
             if [spec for _, spec in self.labeled_runs(size, replicates, others)] == specs:
                 message = f"Setting {key}={settings[key]} changes nothing in {self.name}."
                 warnings.warn(message, NoEffectWarning, stacklevel=4)
-
-
-def _data_of(spec: Any) -> str:
-    """The name of the data of a template."""
-    return str(getattr(getattr(spec, "dense", None) or getattr(spec, "settings", spec), "data", ""))

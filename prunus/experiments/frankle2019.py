@@ -1,15 +1,17 @@
 """Frankle & Carbin 2019, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks"."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
-from prunus.experiments.presets import for_replicate, network
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.presets import network, with_baseline, with_recipe
 from prunus.tickets.ticket import TicketSpec
 
 PAPER = 'Frankle & Carbin 2019, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks"'
+SOURCE = "Frankle & Carbin 2019"
 TICKET, REINITIALIZED, ONE_SHOT = "winning ticket", "random reinitialization", "one-shot ticket"
 ITERATIVE, ONE_SHOT_REINITIALIZED = "iterative ticket", "one-shot, random reinitialization"
 
@@ -17,11 +19,9 @@ STOP = FigureSpec(
     "stop", "stop_step", "early-stopping iteration (lowest validation loss)", "When training stops"
 )
 ACCURACY = FigureSpec(
-    "accuracy",
-    "stop_test_accuracy",
-    "test accuracy at the early-stopping iteration (%)",
+    "accuracy", "stop_test_accuracy", "test accuracy at the early-stopping iteration (%)",
     "Accuracy where training stops",
-)
+)  # fmt: skip
 END = FigureSpec(
     "end",
     "final_test_accuracy",
@@ -30,19 +30,17 @@ END = FigureSpec(
 )
 LEVELS = (2, 4, 7, 11, 15)
 """Levels of the control runs of the default size."""
-FIGURE_3 = (0, 3, 7, 12, 15, 18)
-"""The levels of Figure 3: densities 1, 0.51, 0.21, 0.07, 0.04 and 0.02."""
-PRUNED = {"level": (7, 11, 15)}
-"""The levels on which claims are tested: densities 0.21, 0.09 and 0.04 of Lenet."""
+CURVE_LEVELS = (0, 3, 7, 12, 15, 18)
+"""The levels whose training is shown: densities 1, 0.51, 0.21, 0.07, 0.04 and 0.02 of Lenet."""
 
-LEARNING_RATES = [
-    (f"Adam {rate:g}", {"learning_rate": rate}) for rate in (2e-4, 4e-4, 8e-4, 1.2e-3, 1.6e-3, 2.4e-3)
-]
-OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
-    ("Adam 0.0012", {}),
-    ("SGD 0.1", {"optimizer": "sgd", "learning_rate": 0.1}),
-    ("SGD 0.05, momentum 0.9", {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}),
-]
+LEARNING_RATES: Mapping[str, Mapping[str, Any]] = {
+    f"Adam {rate:g}": {"learning_rate": rate} for rate in (2e-4, 4e-4, 8e-4, 1.2e-3, 1.6e-3, 2.4e-3)
+}
+OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
+    "Adam 0.0012": {},
+    "SGD 0.1": {"optimizer": "sgd", "learning_rate": 0.1},
+    "SGD 0.05, momentum 0.9": {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+}
 
 
 def _control_levels(ticket: TicketSpec, size: str) -> tuple[int, ...]:
@@ -52,188 +50,175 @@ def _control_levels(ticket: TicketSpec, size: str) -> tuple[int, ...]:
     return tuple(level for level in LEVELS if level <= ticket.rounds) or (ticket.rounds,)
 
 
-def winning_and_reinitialized(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def winning_and_reinitialized(ticket: TicketSpec, size: str) -> LabeledRuns:
     """The winning ticket of every level, and newly drawn weights under its masks."""
-    levels, draws = _control_levels(template, size), range(3 if size == "full" else 1)
-    runs: LabeledRuns = []
-    for replicate in replicates:
-        ticket = for_replicate(template, replicate)
-        runs.append(({"curve": TICKET, "replicate": replicate}, ticket))
-        for draw in draws:
-            control = replace(ticket, mask1="reinitialize", masks_from=ticket, levels=levels, redraw=draw)
-            runs.append(({"curve": REINITIALIZED, "replicate": replicate, "draw": draw}, control))
-    return runs
-
-
-def tickets_with_test_curve(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
-    """The winning ticket, with evaluations of the test split during training."""
+    control = replace(ticket, mask1="reinitialize", masks_from=ticket, levels=_control_levels(ticket, size))
     return [
-        (
-            {"curve": TICKET, "replicate": replicate},
-            replace(ticket, baseline=replace(ticket.baseline, test_curve=True)),
-        )
-        for replicate in replicates
-        for ticket in [for_replicate(template, replicate)]
+        ({"curve": TICKET}, ticket),
+        *(
+            ({"curve": REINITIALIZED, "draw": draw}, replace(control, redraw=draw))
+            for draw in range(3 if size == "full" else 1)
+        ),
     ]
 
 
-def iterative_and_one_shot(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def ticket_with_test_curve(ticket: TicketSpec, size: str) -> LabeledRuns:
+    """The winning ticket, with evaluations of the test split during training."""
+    return labeled({TICKET: with_baseline(ticket, test_curve=True)})
+
+
+def iterative_and_one_shot(ticket: TicketSpec, size: str) -> LabeledRuns:
     """Iterative and one-shot tickets, and newly drawn weights under the one-shot masks."""
-    levels = _control_levels(template, size)
-    runs: LabeledRuns = []
-    for replicate in replicates:
-        ticket = for_replicate(template, replicate)
-        single = replace(ticket, schedule="one_shot", levels=levels)
-        control = replace(single, mask1="reinitialize", masks_from=single)
-        for curve, spec in ((ITERATIVE, ticket), (ONE_SHOT, single), (ONE_SHOT_REINITIALIZED, control)):
-            runs.append(({"curve": curve, "replicate": replicate}, spec))
-    return runs
+    single = replace(ticket, schedule="one_shot", levels=_control_levels(ticket, size))
+    control = replace(single, mask1="reinitialize", masks_from=single)
+    return labeled({ITERATIVE: ticket, ONE_SHOT: single, ONE_SHOT_REINITIALIZED: control})
 
 
 def one_curve_per_recipe(
-    recipes: Sequence[tuple[str, dict[str, Any]]],
-) -> Callable[[TicketSpec, str, Sequence[int]], LabeledRuns]:
-    """The winning ticket under recipes that differ in some settings."""
-
-    def runs(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
-        return [
-            (
-                {"curve": name, "replicate": replicate},
-                replace(
-                    ticket,
-                    baseline=replace(ticket.baseline, recipe=ticket.baseline.recipe.replace(**settings)),
-                ),
-            )
-            for replicate in replicates
-            for ticket in [for_replicate(template, replicate)]
-            for name, settings in (recipes[:2] if size == "smoke" else recipes)
-        ]
-
-    return runs
+    recipes: Mapping[str, Mapping[str, Any]],
+) -> Callable[[TicketSpec, str], LabeledRuns]:
+    """The winning ticket under recipes that differ in some settings; two of them in the smoke size."""
+    return lambda ticket, size: labeled(
+        {
+            name: with_recipe(ticket, **recipes[name])
+            for name in list(recipes)[: 2 if size == "smoke" else None]
+        }
+    )
 
 
-def _faster_and_better(better_than_dense: str) -> tuple[Claim, ...]:
-    """The claims on winning tickets, reinitialized ones and the dense network."""
+_claim = partial(
+    Claim, metric="stop_test_accuracy", source=SOURCE, at={"level": (7, 11, 15)}
+)  # densities 0.21, 0.09 and 0.04 of Lenet
+_better_than_dense = partial(
+    _claim, expected="higher", at={"level": (4, 7)}, against_at={"level": (0,)}
+)  # fmt: skip
+
+
+def _claims(*published: str) -> tuple[Claim, ...]:
+    """The claims on winning tickets, reinitialized ones and the dense network, with their published values."""
+    reinitialized = "the same masks with newly drawn weights"
+    accurate, early, better, earlier = published
     return (
-        Claim(
-            "Winning tickets are more accurate at the early-stopping iteration than the same masks with newly drawn "
-            "weights",
-            "stop_test_accuracy", TICKET, REINITIALIZED, "higher", "Figures 3 to 5", at=PRUNED,
+        _claim(
+            f"Winning tickets are more accurate at the early-stopping iteration than {reinitialized}",
+            TICKET, "higher", REINITIALIZED, published=accurate,
         ),
-        Claim(
-            "Winning tickets reach the early-stopping iteration before the same masks with newly drawn weights",
-            "stop_step", TICKET, REINITIALIZED, "lower", "Figures 3 to 5", at=PRUNED,
+        _claim(
+            f"Winning tickets reach the early-stopping iteration before {reinitialized}",
+            TICKET, "lower", REINITIALIZED, metric="stop_step", published=early,
         ),
-        Claim(
-            "Winning tickets are more accurate than the dense network", "stop_test_accuracy", TICKET, TICKET,
-            "higher", better_than_dense, at={"level": (4, 7)}, against_at={"level": (0,)},
+        _better_than_dense(
+            "Winning tickets are more accurate than the dense network", TICKET, against=TICKET, published=better
         ),
-        Claim(
-            "Winning tickets stop before the dense network", "stop_step", TICKET, TICKET, "lower",
-            better_than_dense, at={"level": (7,)}, against_at={"level": (0,)},
+        _claim(
+            "Winning tickets stop before the dense network", TICKET, "lower", TICKET, metric="stop_step",
+            at={"level": (7,)}, against_at={"level": (0,)}, published=earlier,
         ),
     )  # fmt: skip
 
 
-ONE_DRAW = "The default size draws new weights once per ticket; the full size draws them three times, as in the paper."
-
 lenet = Experiment(
     name="frankle2019.lenet",
     paper=PAPER,
-    place="Figures 1, 3, 4",
+    place="",
     title="When Lenet stops and how accurate it is, winning ticket and random reinitialization",
     question="Does a winning ticket train faster and better than the same mask with newly drawn weights?",
-    template=lambda name, size: network(name, size, epochs=20, rounds=15),
+    template=partial(network, epochs=20, rounds=15),
     runs=winning_and_reinitialized,
     figures=(STOP, ACCURACY, END),
-    claims=_faster_and_better("Section 2"),
-    differences=(ONE_DRAW,),
+    claims=_claims(
+        "+0.5 pp at density 21 % (second-hand)", "2.51 times faster at density 21 % (second-hand)",
+        "+0.3 pp at density 13.5 % (second-hand)", "38 % earlier at density 21 % (second-hand)",
+    ),
+    differences=(
+        "The default size draws new weights once per ticket; the full size draws them three times, as in the paper.",
+    ),
     against=TICKET,
     described=("stop_step", "stop_test_accuracy"),
-)
+)  # fmt: skip
 
 conv = replace(
     lenet,
     name="frankle2019.conv",
-    place="Figures 1, 5",
-    title="The same for Conv-2, Conv-4 and Conv-6 on CIFAR-10",
+    title="Winning tickets and random reinitializations of Conv-2, Conv-4 and Conv-6 on CIFAR-10",
     question="Do convolutional networks on CIFAR-10 contain winning tickets?",
-    template=lambda name, size: network(name, size, epochs=6, rounds=7),
-    claims=_faster_and_better("Figure 5"),
+    template=partial(network, epochs=6, rounds=7),
+    claims=_claims(
+        "", "", "+3.4, +3.5 and +3.3 pp at best (second-hand)", "3.5, 3.5 and 2.5 times faster at best (second-hand)"
+    ),
     networks=("conv-2", "conv-4", "conv-6"),
     replicates=(1, 2, 5),
-)
+)  # fmt: skip
 
-curves = Experiment(
+curves = replace(
+    lenet,
     name="frankle2019.curves",
-    paper=PAPER,
-    place="Figure 3",
     title="Test accuracy during training, one curve per density",
     question="How does the test accuracy of winning tickets develop during training at different densities?",
-    template=lambda name, size: network(name, size, epochs=10, rounds=15),
-    runs=tickets_with_test_curve,
+    template=partial(network, epochs=10, rounds=15),
+    runs=ticket_with_test_curve,
     figures=(
         FigureSpec(
             "training", "test_accuracy", "test accuracy (%)", "Winning tickets during training", x="step",
-            x_label="training iterations", x_log=False, invert_x=False, source="curves", curves="density %",
-            select=lambda rows: [row for row in rows if row["level"] in FIGURE_3 and row["step"] > 0],
+            x_label="training iterations", source="curves", curves="density %",
+            select=lambda rows: [row for row in rows if row["level"] in CURVE_LEVELS and row["step"] > 0],
         ),
     ),
     claims=(
-        Claim(
-            "The winning ticket with 21 % of the weights is more accurate than the dense network",
-            "stop_test_accuracy", TICKET, TICKET, "higher", "Figure 3", at={"level": (7,)},
-            against_at={"level": (0,)},
+        _better_than_dense(
+            "The winning ticket with 21 % of the weights is more accurate than the dense network", TICKET,
+            against=TICKET, at={"level": (7,)},
         ),
     ),
+    differences=(),
+    against="",
     replicates=(1, 3, 5),
 )  # fmt: skip
 
-one_shot = Experiment(
+one_shot = replace(
+    lenet,
     name="frankle2019.one_shot",
-    paper=PAPER,
-    place="Figure 4",
     title="One-shot and iterative pruning",
     question="Does one-shot pruning find winning tickets as good as iterative pruning does?",
-    template=lambda name, size: network(name, size, epochs=20, rounds=15),
     runs=iterative_and_one_shot,
-    figures=(STOP, ACCURACY, END),
     claims=(
-        Claim(
+        _claim(
             "Iterative tickets are more accurate than one-shot tickets of the same density",
-            "stop_test_accuracy", ITERATIVE, ONE_SHOT, "higher", "Figure 4", at=PRUNED,
+            ITERATIVE, "higher", ONE_SHOT,
         ),
-        Claim(
+        _claim(
             "One-shot tickets are more accurate than their masks with newly drawn weights",
-            "stop_test_accuracy", ONE_SHOT, ONE_SHOT_REINITIALIZED, "higher", "Figure 4", at=PRUNED,
+            ONE_SHOT, "higher", ONE_SHOT_REINITIALIZED,
         ),
     ),
+    differences=(),
     against=ITERATIVE,
+    described=("stop_test_accuracy",),
 )  # fmt: skip
 
 
 def _each_beats_the_dense_network(names: Sequence[str]) -> tuple[Claim, ...]:
     """One claim per curve: its winning ticket is more accurate than its dense network."""
     return tuple(
-        Claim(
-            f"{name}: the winning ticket is more accurate than the dense network",
-            "stop_test_accuracy", name, name, "higher", "Appendix G", at={"level": (4, 7)},
-            against_at={"level": (0,)},
+        _better_than_dense(
+            f"{name}: the winning ticket is more accurate than the dense network", name, against=name
         )
         for name in names
-    )  # fmt: skip
+    )
 
 
-learning_rates = Experiment(
+learning_rates = replace(
+    lenet,
     name="frankle2019.learning_rates",
-    paper=PAPER,
-    place="Appendix G",
     title="Winning tickets at other learning rates of Adam",
     question="At which learning rates of Adam are there winning tickets?",
-    template=lambda name, size: network(name, size, epochs=10, rounds=11),
+    template=partial(network, epochs=10, rounds=11),
     runs=one_curve_per_recipe(LEARNING_RATES),
     figures=(STOP, ACCURACY),
-    claims=_each_beats_the_dense_network([name for name, _ in LEARNING_RATES]),
+    claims=_each_beats_the_dense_network(list(LEARNING_RATES)),
+    differences=(),
+    against="",
+    described=("stop_test_accuracy",),
     replicates=(1, 3, 3),
 )
 
@@ -242,7 +227,7 @@ optimizers = replace(
     name="frankle2019.optimizers",
     title="Winning tickets with SGD and with momentum",
     question="Are there winning tickets with SGD and with momentum, as there are with Adam?",
-    template=lambda name, size: network(name, size, epochs=15, rounds=11),
+    template=partial(network, epochs=15, rounds=11),
     runs=one_curve_per_recipe(OPTIMIZERS),
-    claims=_each_beats_the_dense_network([name for name, _ in OPTIMIZERS]),
+    claims=_each_beats_the_dense_network(list(OPTIMIZERS)),
 )

@@ -1,15 +1,16 @@
 """Frankle, Dziugaite, Roy, Carbin 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
-from prunus.experiments.presets import for_replicate, network
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.presets import network, with_baseline
 from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.ticket import TicketSpec
 
 PAPER = 'Frankle, Dziugaite, Roy, Carbin 2020, "Linear Mode Connectivity and the Lottery Ticket Hypothesis"'
+SOURCE = "Frankle et al. 2020"
 OTHER_NETWORKS = (
     "The paper's networks are ResNet-20, VGG-16 and larger; here they are Lenet on MNIST or, with --set network=conv-2 "
     "(conv-4, conv-6), those on CIFAR-10.",
@@ -19,7 +20,7 @@ REWIND_FRACTIONS = (0.0, 0.005, 0.02, 0.1, 0.25)
 """Points of the training to rewind to, as fractions of its length."""
 REWIND_TO_0, DENSE, TICKET = "rewind to step 0", "dense", "winning ticket"
 STABLE = 2.0
-"""Barrier in percentage points below which a network is stable (section 2)."""
+"""Barrier in percentage points below which a network is stable."""
 
 
 def _with_checkpoints(template: TicketSpec, size: str) -> tuple[TicketSpec, list[int]]:
@@ -27,50 +28,42 @@ def _with_checkpoints(template: TicketSpec, size: str) -> tuple[TicketSpec, list
     fractions = REWIND_FRACTIONS[:3] if size == "smoke" else REWIND_FRACTIONS
     total = template.baseline.total_steps()
     steps = list(dict.fromkeys(round(fraction * total) for fraction in fractions))
-    return replace(template, baseline=replace(template.baseline, checkpoint_steps=tuple(steps[1:]))), steps
+    return with_baseline(template, checkpoint_steps=tuple(steps[1:])), steps
 
 
-def rewound_tickets(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def rewound_tickets(template: TicketSpec, size: str) -> LabeledRuns:
     """Tickets that differ in the step they rewind to, and newly drawn weights under the masks of the first."""
-    template, steps = _with_checkpoints(template, size)
-    runs: LabeledRuns = []
-    for replicate in replicates:
-        for step in steps:
-            ticket = for_replicate(template, replicate, rewind_step=step)
-            runs.append(({"curve": f"rewind to step {step}", "replicate": replicate}, ticket))
-        first = for_replicate(template, replicate)
-        control = replace(first, mask1="reinitialize", masks_from=first)
-        runs.append(({"curve": "random reinitialization", "replicate": replicate}, control))
-    return runs
+    first, steps = _with_checkpoints(template, size)
+    tickets = {f"rewind to step {step}": replace(first, rewind_step=step) for step in steps}
+    return labeled(
+        {**tickets, "random reinitialization": replace(first, mask1="reinitialize", masks_from=first)}
+    )
 
 
-def pairs_of_copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def pairs_of_copies(template: TicketSpec, size: str) -> LabeledRuns:
     """Two copies from each step, dense and under the masks of a ticket rewound to that step."""
     template, steps = _with_checkpoints(template, size)
-    level = min(template.rounds, 7)
-    runs: LabeledRuns = []
-    for replicate in replicates:
-        for step in steps:
-            ticket = for_replicate(template, replicate, rewind_step=step, rounds=level)
-            dense = InstabilitySpec(ticket.baseline, step)
-            label = {"replicate": replicate, "parting": step, "from": f"step {step}"}
-            runs.append(({"curve": DENSE, **label}, dense))
-            runs.append(({"curve": TICKET, **label}, replace(dense, ticket=ticket, level=level)))
+    level, runs = min(template.rounds, 7), []
+    for step in steps:
+        dense = InstabilitySpec(template.baseline, step)
+        ticket = replace(template, rewind_step=step, rounds=level)
+        for curve, spec in ((DENSE, dense), (TICKET, replace(dense, ticket=ticket, level=level))):
+            runs.append(({"curve": curve, "parting": step, "from": f"step {step}"}, spec))
     return runs
 
 
-def dense_copies(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def dense_copies(template: TicketSpec, size: str) -> LabeledRuns:
     """The pairs of copies of the dense network."""
-    return [run for run in pairs_of_copies(template, size, replicates) if run[0]["curve"] == DENSE]
+    return [run for run in pairs_of_copies(template, size) if run[0]["curve"] == DENSE]
 
 
 rewinding = Experiment(
     name="frankle2020.rewinding",
     paper=PAPER,
-    place="Figure 5",
+    place="",
     title="Tickets rewound to step k and tickets rewound to step 0",
     question="Are tickets that rewind to an early step better than those that rewind to the initialization?",
-    template=lambda name, size: network(name, size, epochs=10, rounds=12),
+    template=partial(network, epochs=10, rounds=12),
     runs=rewound_tickets,
     figures=(
         FigureSpec(
@@ -80,7 +73,7 @@ rewinding = Experiment(
     claims=(
         Claim(
             "On LeNet, tickets that rewind to step 0 are more accurate than their masks with newly drawn weights",
-            "final_test_accuracy", REWIND_TO_0, "random reinitialization", "higher", "Figure 5",
+            REWIND_TO_0, "higher", "random reinitialization", "final_test_accuracy", SOURCE,
             at={"level": (3, 7, 11, 12)},
         ),
     ),
@@ -94,22 +87,22 @@ rewinding = Experiment(
 instability = Experiment(
     name="frankle2020.instability",
     paper=PAPER,
-    place="Figures 3 and 5",
+    place="",
     title="The error barrier between two copies, against the step at which they part",
     question="From which step of training on do two copies, trained on data in different orders, end in linearly "
     "connected minima?",
-    template=lambda name, size: network(name, size, epochs=10, rounds=7),
+    template=partial(network, epochs=10, rounds=7),
     runs=pairs_of_copies,
     figures=(
         FigureSpec(
             "barrier", "barrier", "error barrier (pp); stable below 2", "Two copies in different orders of data",
-            x="parting", x_label="step at which the copies part", x_log=False, invert_x=False,
+            x="parting", x_label="step at which the copies part",
         ),
     ),
     claims=tuple(
         Claim(
-            f"LeNet is stable at initialization: the barrier of {name} is below {STABLE:g} pp", "barrier", curve,
-            STABLE, "lower", "Figures 3 and 5", at={"parting": (0,)}, published="below 2 pp (second-hand)",
+            f"LeNet is stable at initialization: the barrier of {name} is below {STABLE:g} pp", curve, "lower",
+            STABLE, "barrier", SOURCE, at={"parting": (0,)}, published="below 2 pp (second-hand)",
         )
         for curve, name in ((DENSE, "the dense network"), (TICKET, "the winning ticket"))
     ),
@@ -121,14 +114,14 @@ instability = Experiment(
 interpolation = replace(
     instability,
     name="frankle2020.interpolation",
-    place="Figure 2",
+    place="",
     title="The error on the line between two copies of the dense network, 30 points",
     question="How does the error change on the line between two copies of the dense network?",
     runs=dense_copies,
     figures=(
         FigureSpec(
             "line", "test_error", "test error (%)", "On the line between two copies", x="alpha",
-            x_label="α, from one copy to the other", x_log=False, invert_x=False, curves="from",
+            x_label="α, from one copy to the other", curves="from",
         ),
     ),
     claims=instability.claims[:1],

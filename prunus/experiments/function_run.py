@@ -1,7 +1,7 @@
 """A run whose procedure is a function that returns rows: one run per replicate and arm of an experiment."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from prunus.errors import SpecError
@@ -27,7 +27,7 @@ class Output:
 class FunctionRun:
     """One call of a function, as a run in a store.
 
-    The function is called as `function(settings, replicate, *inputs, progress=...)`, where each input is the finished
+    The function is called as `function(settings, replicate, *inputs)`, where each input is the finished
     `RunDirectory` of a run in `inputs`. It returns rows, or an `Output`.
     """
 
@@ -38,7 +38,8 @@ class FunctionRun:
     """Where the function is, "package.module:function"."""
     settings: Any = None
     """A frozen dataclass with a class variable `kind`."""
-    replicate: int = 0
+    replicate: int | None = 0
+    """None for a run that all replicates share."""
     inputs: tuple[Any, ...] = ()
     """The runs whose finished directories the function reads."""
     version: int = 1
@@ -48,6 +49,10 @@ class FunctionRun:
     def of(cls, function: Callable[..., Any], settings: Any, **options: Any) -> "FunctionRun":
         """Make a run of a function, named by its module and its name."""
         return cls(f"{function.__module__}:{function.__qualname__}", settings, **options)
+
+    def changed(self, *inputs: RunSpec, **settings: Any) -> "FunctionRun":
+        """Return the run with other inputs and with some settings changed."""
+        return replace(self, settings=replace(self.settings, **settings), inputs=inputs)
 
     def dependencies(self) -> dict[str, RunSpec]:
         """Return the runs whose directories are read, by their position."""
@@ -75,9 +80,7 @@ def run_function(
     Rows of an attempt that was killed while it stored them are kept: the function gives the same rows again.
     """
     inputs = [needed[role] for role in run.dependencies()]
-    output = import_object(run.function)(
-        run.settings, run.replicate, *inputs, progress=lambda what, done, total: None
-    )
+    output = import_object(run.function)(run.settings, run.replicate, *inputs)
     if not isinstance(output, Output):
         output = Output(output)
     if output.tensors is not None:

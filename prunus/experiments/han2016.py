@@ -16,15 +16,15 @@ from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.compression.result import Compressed
 from prunus.compression.save import save
 from prunus.experiments.claims import Claim, Published
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.rows import Row
 from prunus.experiments.trained_networks import LENETS, CompressedNetwork
 from prunus.pruning.prunable import prunable_weights
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import Recipe, evaluate, train
-from prunus.types import Dataset, MaskDict, Progress
+from prunus.training import evaluate, train
+from prunus.types import Dataset, MaskDict
 
 PAPER = (
     'Han, Mao, Dally 2016, "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization '
@@ -50,30 +50,21 @@ TABLES: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 CLAIMED = {"lenet-300-100": (1.64, 40), "lenet-5": (0.80, 39)}
 """Table 1: test error of the dense network in percent, and compression ratio."""
 LENET_ONLY = (
-    "Figures 6 and 8 show AlexNet on ImageNet; here they are LeNet-300-100 on MNIST.",
+    "The paper shows AlexNet on ImageNet; here it is LeNet-300-100 on MNIST.",
     "The paper states neither epochs nor optimizer: those of the recipes are ours.",
 )
 
 
-def compressed_networks(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def compressed_networks(template: FunctionRun, size: str) -> LabeledRuns:
     """A LeNet after pruning, quantization and Huffman coding."""
-    settings = template.settings
-    return [
-        (
-            {"curve": settings.model, "replicate": replicate},
-            replace(template, replicate=replicate, inputs=(settings.dense.run(replicate),)),
-        )
-        for replicate in replicates
-    ]
+    return labeled({template.settings.model: template.changed(template.settings.dense.run())})
 
 
-def sizes_of_layers(
-    settings: CompressedNetwork, replicate: int, dense: RunDirectory, progress: Progress
-) -> list[Row]:
+def sizes_of_layers(settings: CompressedNetwork, replicate: int, dense: RunDirectory) -> list[Row]:
     """Compress the dense network, and measure what each layer takes in the file."""
     data, model = settings.dense.dataset(), settings.dense.load(dense)
     before = evaluate(model, data.test).error
-    compressed = compress(model, data=data, preset=settings.compression, seed=replicate, progress=progress)
+    compressed = compress(model, data=data, preset=settings.compression, seed=replicate)
     rows = layer_rates(compressed)
     total = {**rows[-1], "dense error": before, "error": evaluate(compressed.model, data.test).error}
     return [*rows[:-1], {**total, "ratio": 100 / total["P+Q+H %"]}]
@@ -136,11 +127,11 @@ tables = Experiment(
         for model, (error, ratio) in CLAIMED.items()
         for claim in (
             Claim(
-                f"The compressed {model} has at most the error of the paper's dense network, {error:g} %", "error",
-                model, error, "lower", "Table 1", at={"layer": ("total",)}, published=f"{error:g} %",
+                f"The compressed {model} has at most the error of the paper's dense network, {error:g} %", model,
+                "lower", error, "error", "Table 1", at={"layer": ("total",)}, published=f"{error:g} %",
             ),
             Claim(
-                f"{model} is compressed at least {ratio} times", "ratio", model, float(ratio), "higher", "Table 1",
+                f"{model} is compressed at least {ratio} times", model, "higher", float(ratio), "ratio", "Table 1",
                 at={"layer": ("total",)}, published=f"{ratio}x",
             ),
         )
@@ -166,37 +157,6 @@ tables = Experiment(
 )  # fmt: skip
 
 
-def quantized_copy(
-    model: nn.Module,
-    masks: MaskDict,
-    data: Dataset,
-    *,
-    bits: int,
-    start: str,
-    recipe: Recipe,
-    seed: int,
-    progress: Progress,
-) -> nn.Module:
-    """Return a copy of `model` with weights shared by k-means and fine-tuned centroids.
-
-    Args:
-        model: The network; not modified.
-        masks: The weights to quantize.
-        data: To fine-tune the centroids on.
-        bits: Of a code.
-        start: Initialization of k-means, a key of KMEANS_INITS.
-        recipe: Of the fine-tuning.
-        seed: Of k-means and of the fine-tuning.
-        progress: Called with the progress of the fine-tuning.
-    """
-    model = copy.deepcopy(model)
-    constraint = CodebookConstraint(
-        model, quantize_weights(prunable_weights(model), masks, bits, start, seed)
-    )
-    train(model, data, recipe, constraint=constraint, seed=derive_seed(seed, "finetune"), progress=progress)
-    return model
-
-
 @dataclass(frozen=True)
 class Sweep(CompressedNetwork):
     """The settings of one curve over code widths or densities."""
@@ -209,6 +169,25 @@ class Sweep(CompressedNetwork):
     """Initialization of k-means."""
     finetune_epochs: int = 1
     curve: str = ""
+
+    def quantized_copy(
+        self, model: nn.Module, masks: MaskDict, data: Dataset, *, bits: int, epochs: int, seed: int
+    ) -> nn.Module:
+        """Return a copy of `model` with weights shared by k-means and fine-tuned centroids.
+
+        Args:
+            model: The network; not modified.
+            masks: The weights to quantize.
+            data: To fine-tune the centroids on.
+            bits: Of a code.
+            epochs: Of the fine-tuning.
+            seed: Of k-means and of the fine-tuning.
+        """
+        model, recipe = copy.deepcopy(model), self.compression.finetune.replace(epochs=epochs)
+        codebooks = quantize_weights(prunable_weights(model), masks, bits, self.start, seed)
+        constraint = CodebookConstraint(model, codebooks)
+        train(model, data, recipe, constraint=constraint, seed=derive_seed(seed, "finetune"))
+        return model
 
 
 def _sweep(function: Callable[..., list[Row]], model: str, size: str, **settings: Any) -> FunctionRun:
@@ -224,35 +203,20 @@ def _kmeans_template(model: str, size: str) -> FunctionRun:
     return _sweep(accuracy_per_bits, model, size, bits=bits, finetune_epochs=5 if size == "full" else 1)
 
 
-def one_curve_per_initialization(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def one_curve_per_initialization(template: FunctionRun, size: str) -> LabeledRuns:
     """The pruned network, quantized from every initialization of k-means."""
-    return [
-        (
-            {"curve": start, "replicate": replicate},
-            replace(
-                template,
-                settings=replace(template.settings, start=start),
-                replicate=replicate,
-                inputs=(template.settings.pruned_run(replicate),),
-            ),
-        )
-        for replicate in replicates
-        for start in KMEANS_INITS
-    ]
+    pruned = template.settings.pruned_run()
+    return labeled({start: template.changed(pruned, start=start) for start in KMEANS_INITS})
 
 
-def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory, progress: Progress) -> list[Row]:
+def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory) -> list[Row]:
     """Measure the accuracy after k-means, and after fine-tuning the centroids, for every code width."""
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
-    recipe = settings.compression.finetune
     rows: list[Row] = []
     for bits in settings.bits:
         row: Row = {"bits": bits}
         for stage, epochs in (("k-means", 0), ("fine-tuned", settings.finetune_epochs)):
-            quantized = quantized_copy(
-                model, masks, data, bits=bits, start=settings.start, recipe=recipe.replace(epochs=epochs),
-                seed=replicate, progress=progress,
-            )  # fmt: skip
+            quantized = settings.quantized_copy(model, masks, data, bits=bits, epochs=epochs, seed=replicate)
             row[stage] = evaluate(quantized, data.test).accuracy
         rows.append(row)
     return rows
@@ -261,7 +225,7 @@ def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory, pro
 kmeans_init = Experiment(
     name="han2016.kmeans_init",
     paper=PAPER,
-    place="Figure 8",
+    place="",
     title="Accuracy against bits for the initializations of k-means",
     question="Which initialization of k-means keeps the accuracy best at each code width?",
     template=_kmeans_template,
@@ -269,14 +233,13 @@ kmeans_init = Experiment(
     figures=tuple(
         FigureSpec(
             stage, stage, "test accuracy (%)", f"Accuracy after {what}", x="bits", x_label="bits per code",
-            x_log=False, invert_x=False,
         )
         for stage, what in (("k-means", "k-means"), ("fine-tuned", "fine-tuning"))
     ),
     claims=tuple(
         Claim(
-            f"Linear initialization is more accurate than {other} initialization", "fine-tuned", "linear", other,
-            "higher", "Section 3.2, Figure 8", at={"bits": (2, 4, 5, 6, 7, 8)},
+            f"Except at 3 bits, linear initialization is more accurate than {other} initialization", "linear",
+            "higher", other, "fine-tuned", "Han et al. 2016", at={"bits": (2, 4, 5, 6, 7, 8)},
         )
         for other in ("density", "random")
     ),
@@ -302,48 +265,38 @@ def _sizes_template(model: str, size: str) -> FunctionRun:
     return _sweep(loss_per_size, model, size, bits=bits, densities=densities)
 
 
-def three_ways_to_compress(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def three_ways_to_compress(template: FunctionRun, size: str) -> LabeledRuns:
     """Pruning alone, weight sharing alone, and both; every layer has the same density."""
     settings = template.settings
     names = prunable_weights(settings.dense.network())
-    labeled: LabeledRuns = []
-    for replicate in replicates:
-        pruned = [
-            replace(settings, compression=settings.compression.replace(density=dict.fromkeys(names, density)))
-            for density in settings.densities
-        ]
-        pruned_runs = tuple(network.pruned_run(replicate) for network in pruned)
-        for curve in (PRUNING, SHARING, BOTH):
-            inputs = (settings.dense.run(replicate), *(() if curve == SHARING else pruned_runs))
-            own = replace(settings, curve=curve)
-            run = replace(template, settings=own, replicate=replicate, inputs=inputs)
-            labeled.append(({"curve": curve, "replicate": replicate}, run))
-    return labeled
+    pruned_runs = [
+        replace(
+            settings, compression=settings.compression.replace(density=dict.fromkeys(names, density))
+        ).pruned_run()
+        for density in settings.densities
+    ]
+    return labeled(
+        {
+            curve: template.changed(
+                settings.dense.run(), *([] if curve == SHARING else pruned_runs), curve=curve
+            )
+            for curve in (PRUNING, SHARING, BOTH)
+        }
+    )
 
 
-def loss_per_size(
-    settings: Sweep, replicate: int, dense: RunDirectory, *pruned: RunDirectory, progress: Progress
-) -> list[Row]:
+def loss_per_size(settings: Sweep, replicate: int, dense: RunDirectory, *pruned: RunDirectory) -> list[Row]:
     """Measure the loss of accuracy and the size of the file for every code width or density."""
     data, model = settings.dense.dataset(), settings.dense.load(dense)
     before, num_parameters = evaluate(model, data.test).accuracy, sum(p.numel() for p in model.parameters())
-    recipe = settings.compression.finetune.replace(epochs=settings.finetune_epochs)
 
     def row(at: object, network: nn.Module, encoding: EncodingConfig) -> Row:
         size = 100 * len(pack(network.state_dict(), encoding=encoding)) / (4 * num_parameters)
         return {"at": at, "size %": size, "accuracy lost": before - evaluate(network, data.test).accuracy}
 
     def share(network: nn.Module, masks: MaskDict, bits: int) -> nn.Module:
-        return quantized_copy(
-            network,
-            masks,
-            data,
-            bits=bits,
-            start=settings.start,
-            recipe=recipe,
-            seed=replicate,
-            progress=progress,
-        )
+        epochs = settings.finetune_epochs
+        return settings.quantized_copy(network, masks, data, bits=bits, epochs=epochs, seed=replicate)
 
     coded = EncodingConfig(codec="bitpack")
     if settings.curve == SHARING:
@@ -372,17 +325,17 @@ sizes = Experiment(
     figures=(
         FigureSpec(
             "figure6", "accuracy lost", "test accuracy lost (pp)", "Accuracy lost at each size", x="size %",
-            x_label="size after compression (% of float32, whole file)", invert_x=False, point="at",
+            x_label="size after compression (% of float32, whole file)", x_log=True, point="at",
         ),
     ),
     claims=(
         Claim(
-            "Together, at densities 0.04 and 0.06, they lose no accuracy, within 0.25 pp", "accuracy lost", BOTH, 0.0,
-            "equal", "Figure 6", at={"at": (0.04, 0.06)}, margin=0.25, published="no loss at 3 % of the size",
+            "Together, at densities 0.04 and 0.06, they lose no accuracy, within 0.25 pp", BOTH, "equal", 0.0,
+            "accuracy lost", "Figure 6", at={"at": (0.04, 0.06)}, margin=0.25, published="no loss at 3 % of the size",
         ),
         Claim(
-            "Sharing pruned weights costs no accuracy, within 0.25 pp", "accuracy lost", BOTH, PRUNING, "equal",
-            "Figure 6", at={"at": (0.04, 0.06, 0.1, 0.2)}, margin=0.25,
+            "Sharing pruned weights costs no accuracy, within 0.25 pp", BOTH, "equal", PRUNING, "accuracy lost",
+            "Han et al. 2016", at={"at": (0.04, 0.06, 0.1, 0.2)}, margin=0.25,
         ),
     ),
     differences=LENET_ONLY,

@@ -1,6 +1,6 @@
 """LeCun, Denker, Solla 1990, "Optimal Brain Damage"."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import ClassVar
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.rows import Row
 from prunus.experiments.trained_networks import SMOKE_EXAMPLES, TrainedNetwork
@@ -27,7 +27,7 @@ from prunus.pruning.weights import set_weights, with_weights
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Params, Progress, Split
+from prunus.types import Params, Split
 
 PAPER = 'LeCun, Denker, Solla 1990, "Optimal Brain Damage"'
 DELETED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -83,39 +83,26 @@ def _settings(size: str) -> Deletion:
     return Deletion(recipe, examples=SMOKE_EXAMPLES if size == "smoke" else None)
 
 
-def _runs_of(template: FunctionRun, methods: Sequence[str], replicates: Sequence[int]) -> LabeledRuns:
-    settings = template.settings
-    return [
-        (
-            {"curve": method, "replicate": replicate},
-            replace(
-                template,
-                settings=replace(settings, method=method),
-                replicate=replicate,
-                inputs=(settings.dense.run(replicate),),
-            ),
-        )
-        for replicate in replicates
-        for method in methods
-    ]
+def _methods(*methods: str) -> Callable[[FunctionRun, str], LabeledRuns]:
+    """One curve per method, from the same trained network."""
+    return lambda template, size: labeled(
+        {method: template.changed(template.settings.dense.run(), method=method) for method in methods}
+    )
 
 
-def deletions_without_retraining(
-    settings: Deletion, replicate: int, dense: RunDirectory, progress: Progress
-) -> list[Row]:
+def deletions_without_retraining(settings: Deletion, replicate: int, dense: RunDirectory) -> list[Row]:
     """Delete every fraction of the weights, each from the trained network."""
     model, data = settings.dense.load(dense), settings.dense.dataset()
-    few, weights = data.train.take(settings.curvature_examples), prunable_weights(model)
-    start = evaluate(model, few).loss
+    examples, weights = data.train.take(settings.curvature_examples), prunable_weights(model)
+    start = evaluate(model, examples).loss
     total = sum(weight.numel() for weight in weights.values())
-    method = _method(settings.method, model, few, weights, derive_seed(replicate, settings.method))
+    method = _method(settings.method, model, examples, weights, derive_seed(replicate, settings.method))
     rows: list[Row] = []
-    for number, fraction in enumerate(settings.deleted):
-        progress(f"replicate {replicate}, {settings.method}", number, len(settings.deleted))
+    for fraction in settings.deleted:
         pruned = prune_in_steps(method, weights, 1 - fraction, SCOPES["global"], seed=replicate)
         trial = with_weights(model, pruned.weights)
         remaining = sum(int(mask.sum()) for mask in pruned.masks.values())
-        error = evaluate(trial, few).loss
+        error = evaluate(trial, examples).loss
         predicted = {"predicted": pruned.predicted_increase} if isfinite(pruned.predicted_increase) else {}
         rows.append(
             {
@@ -144,18 +131,16 @@ deletion = Experiment(
     title="Error after deletion by OBD, by magnitude and at random, without retraining",
     question="Does OBD delete weights with a smaller increase of the error than magnitude and random deletion?",
     template=lambda _, size: FunctionRun.of(deletions_without_retraining, _settings(size)),
-    runs=lambda template, size, replicates: _runs_of(
-        template, (OBD, OBD_LM, MAGNITUDE, RANDOM), replicates
-    ),
+    runs=_methods(OBD, OBD_LM, MAGNITUDE, RANDOM),
     figures=(
         FigureSpec(
             "figure1a", "training error", "training error (cross-entropy, nats)", "Deletion without retraining",
-            x="remaining weights", x_label="remaining weights", x_log=False,
+            x="remaining weights", x_label="remaining weights", invert_x=True,
         ),
     ),
     claims=tuple(
         Claim(
-            f"OBD increases the error less than {other} deletion", "training error", OBD, other, "lower", "Figure 1a",
+            f"OBD increases the error less than {other} deletion", OBD, "lower", other, "training error", "Figure 1a",
             at={"deleted %": (30.0, 40.0, 50.0)},
         )
         for other in (MAGNITUDE, RANDOM)
@@ -187,18 +172,18 @@ prediction = replace(
     place="Figure 1b",
     title="The increase of the error that OBD predicts, and the true one",
     question="Up to which fraction of deleted weights does OBD predict the increase of the error?",
-    runs=lambda template, size, replicates: _runs_of(template, (OBD, OBD_LM), replicates),
+    runs=_methods(OBD, OBD_LM),
     figures=(
         FigureSpec(
             "figure1b", "increase", "increase of the training error (nats)", "Predicted and true increase",
-            x="deleted %", x_label="deleted weights (sparsity, %)", x_log=False, invert_x=False,
+            x="deleted %", x_label="deleted weights (sparsity, %)",
             select=predicted_and_true,
         ),
     ),
     claims=(
         Claim(
-            "Predicted and true increase agree up to 30 % deleted, within 0.05 nats", "increase", f"{OBD}: predicted",
-            f"{OBD}: true", "equal", "Figure 1b", at={"deleted %": (10.0, 20.0, 30.0)}, margin=0.05,
+            "Predicted and true increase agree up to 30 % deleted, within 0.05 nats", f"{OBD}: predicted", "equal",
+            f"{OBD}: true", "increase", "Figure 1b", at={"deleted %": (10.0, 20.0, 30.0)}, margin=0.05,
             published="agree up to about 30 %",
         ),
     ),
@@ -211,25 +196,22 @@ prediction = replace(
 )  # fmt: skip
 
 
-def deletions_one_after_another(
-    settings: Deletion, replicate: int, dense: RunDirectory, progress: Progress
-) -> list[Row]:
-    """Delete in steps, the diagonal computed anew before each, with or without retraining after each."""
+def deletions_one_after_another(settings: Deletion, replicate: int, dense: RunDirectory) -> list[Row]:
+    """Delete in steps, the diagonal recomputed before each, with or without retraining after each."""
     model, data = settings.dense.load(dense), settings.dense.dataset()
-    few, masks = data.train.take(settings.curvature_examples), None
+    examples, masks = data.train.take(settings.curvature_examples), None
     retraining = settings.recipe.replace(epochs=settings.retrain_epochs or 0, learning_rate=5e-4)
     rows: list[Row] = []
     for number, fraction in enumerate(settings.deleted):
-        progress(f"replicate {replicate}, {settings.method}", number, len(settings.deleted))
         weights = prunable_weights(model)
-        method = _method(settings.method, model, few, weights, replicate)
+        method = _method(settings.method, model, examples, weights, replicate)
         pruned = prune_in_steps(method, weights, 1 - fraction, SCOPES["global"], within=masks, seed=replicate)
         masks = pruned.masks
         set_weights(model, pruned.weights)
         if settings.retrain_epochs:
             seed = derive_seed(replicate, "again", number)
             train(model, data, retraining, constraint=Masks(model, masks), seed=seed)
-        training, test = evaluate(model, few), evaluate(model, data.test)
+        training, test = evaluate(model, examples), evaluate(model, data.test)
         rows.append(
             {
                 "deleted %": round(100 * fraction, 1),
@@ -241,14 +223,16 @@ def deletions_one_after_another(
     return rows
 
 
-def with_and_without_retraining(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def with_and_without_retraining(template: FunctionRun, size: str) -> LabeledRuns:
     """OBD and magnitude, each with and without retraining."""
-    labeled: LabeledRuns = []
-    for epochs, what in ((None, "not retrained"), (template.settings.retrain_epochs, "retrained")):
-        settings = replace(template.settings, retrain_epochs=epochs)
-        runs = _runs_of(replace(template, settings=settings), (OBD, MAGNITUDE), replicates)
-        labeled += [({**label, "curve": f"{label['curve']}, {what}"}, run) for label, run in runs]
-    return labeled
+    settings = template.settings
+    return labeled(
+        {
+            f"{method}, {name}": template.changed(settings.dense.run(), method=method, retrain_epochs=epochs)
+            for epochs, name in ((None, "not retrained"), (settings.retrain_epochs, "retrained"))
+            for method in (OBD, MAGNITUDE)
+        }
+    )
 
 
 def _retraining_template(_: str, size: str) -> FunctionRun:
@@ -268,19 +252,19 @@ retraining = replace(
         FigureSpec(
             f"figure2.{kind}", f"{kind} error", f"{kind} error (cross-entropy, nats)",
             f"{kind.capitalize()} error after deletion in steps", x="deleted %",
-            x_label="deleted weights (sparsity, %)", x_log=False, invert_x=False,
+            x_label="deleted weights (sparsity, %)",
         )
         for kind in ("training", "test")
     ),
     claims=(
         Claim(
-            "With retraining, the test error at 60 % deleted is that at 5 % deleted, within 0.05 nats", "test error",
-            f"{OBD}, retrained", f"{OBD}, retrained", "equal", "Figure 2", at={"deleted %": (60.0,)},
+            "With retraining, the test error at 60 % deleted is that at 5 % deleted, within 0.05 nats",
+            f"{OBD}, retrained", "equal", f"{OBD}, retrained", "test error", "Figure 2", at={"deleted %": (60.0,)},
             against_at={"deleted %": (5.0,)}, margin=0.05, published="almost the same up to 60 %",
         ),
         Claim(
-            "Retraining lowers the test error after OBD", "test error", f"{OBD}, retrained", f"{OBD}, not retrained",
-            "lower", "Figure 2", at={"deleted %": (40.0, 50.0, 60.0)},
+            "Retraining lowers the test error after OBD", f"{OBD}, retrained", "lower", f"{OBD}, not retrained",
+            "test error", "LeCun et al. 1990", at={"deleted %": (40.0, 50.0, 60.0)},
         ),
     ),
     against=f"{OBD}, retrained",

@@ -50,10 +50,10 @@ def minimize_batch(
         # Held weights get a curvature of one and no slope, so that they stay where they are.
         curve.diagonal(dim1=1, dim2=2).add_(decay + trust[:, None] + (1 - free))
         trial = w - torch.linalg.solve(curve, slope)
-        there = _value(objective, trial, decay)
-        better = there < value
+        trial_value = _value(objective, trial, decay)
+        better = trial_value < value
         w = torch.where(better[:, None], trial, w)
-        value = torch.where(better, there, value)
+        value = torch.where(better, trial_value, value)
         trust = torch.where(better, trust / 4, trust * 6).clamp(1e-12, 1e12)
     return w, _value(objective, w, 0.0)
 

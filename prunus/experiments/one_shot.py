@@ -3,11 +3,11 @@
 All methods rank each layer alone, so that every layer has the same density; magnitude and the Fisher with several
 recomputations also rank all weights together, and ExactOBS also distributes one density by the errors of the layers.
 
-Source: the protocol is that of Frantar & Alistarh 2022, section 6: one shot, 1024 calibration examples, BatchNorm
+Source: the protocol is that of Frantar & Alistarh 2022: one shot, 1024 calibration examples, BatchNorm
 recalibrated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from torch import nn
 from prunus.data import load_data
 from prunus.data.files import data_root
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
 from prunus.experiments.rows import Row
 from prunus.masks import all_kept, apply_masks
@@ -33,7 +33,7 @@ from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import with_weights
 from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Density, Params, Progress, Split, numel_by_name
+from prunus.types import Density, Params, Split, numel_by_name
 
 TRAINED = "resnet20-cifar10-jpeg.safetensors"
 """Weights in the data root, with a test accuracy of 88.30 %."""
@@ -86,59 +86,41 @@ def _template(_: str, size: str) -> FunctionRun:
     return FunctionRun.of(accuracy_per_sparsity, settings)
 
 
-def one_run_per_method(template: FunctionRun, size: str, replicates: Sequence[int]) -> LabeledRuns:
-    """One run per method and draw of the calibration examples; the layer-wise methods share their Hessians."""
-    settings = template.settings
-    network = FunctionRun.of(
-        trained_network,
-        replace(
-            OneShot(),
-            **{key: getattr(settings, key) for key in ("recipe", "weights", "model", "data", "examples")},
-        ),
-    )
-    return [
-        (
-            {"curve": methods, "replicate": replicate},
-            replace(
-                template,
-                settings=replace(settings, methods=methods),
-                replicate=replicate,
-                inputs=(network,),
-            ),
-        )
-        for replicate in replicates
-        for methods in METHODS
-    ]
+def one_run_per_method(template: FunctionRun, size: str) -> LabeledRuns:
+    """One run per group of methods, on calibration examples that differ by replicate, and on the same network."""
+    s = template.settings
+    settings = OneShot(s.recipe, s.weights, s.model, s.data, s.examples)
+    network = FunctionRun.of(trained_network, settings, replicate=None)
+    return labeled({methods: template.changed(network, methods=methods) for methods in METHODS})
 
 
-def trained_network(settings: OneShot, replicate: int, progress: Progress) -> Output:
+def trained_network(settings: OneShot, replicate: None) -> Output:
     """Load the trained network from the data root, or train it."""
     model = MODELS[settings.model](seed=0)
     if settings.weights:
         model.load_state_dict({**model.state_dict(), **load_file(data_root() / settings.weights)})
     else:
         data = load_data(settings.data)
-        few = data if settings.examples is None else data.take(settings.examples, settings.examples // 10)
-        train(model, few, settings.recipe, seed=0, progress=progress)
+        if settings.examples is not None:
+            data = data.take(settings.examples, settings.examples // 10)
+        train(model, data, settings.recipe, seed=0)
     return Output(tensors=model.state_dict())
 
 
-def accuracy_per_sparsity(
-    settings: OneShot, replicate: int, network: RunDirectory, progress: Progress
-) -> list[Row]:
+def accuracy_per_sparsity(settings: OneShot, replicate: int, network: RunDirectory) -> list[Row]:
     """Prune to every sparsity, and measure the accuracy with and without recalibrating BatchNorm."""
     data, model = load_data(settings.data), MODELS[settings.model](seed=0)
     model.load_state_dict(network.load_tensors("tensors"))
     model.eval()
     test = data.test.take(settings.test_examples)
     dense = evaluate(model, test).accuracy
-    few = sample_examples(data.train, settings.calibration_examples, replicate)
+    calibration = sample_examples(data.train, settings.calibration_examples, replicate)
     rows: list[Row] = []
-    for method, prune_to in METHODS[settings.methods](model, few, replicate, settings, progress).items():
+    for method, prune_to in METHODS[settings.methods](model, calibration, replicate, settings).items():
         for sparsity in settings.sparsities:
             pruned = with_weights(model, prune_to(1 - sparsity / 100))
             as_pruned = evaluate(pruned, test).accuracy
-            recalibrate_batchnorm(pruned, few.inputs)
+            recalibrate_batchnorm(pruned, calibration.inputs)
             row = {"curve": method, "sparsity %": sparsity, "as pruned": as_pruned}
             rows.append({**row, "recalibrated": evaluate(pruned, test).accuracy, "dense accuracy": dense})
     return rows
@@ -148,9 +130,7 @@ def _weights(model: nn.Module) -> Params:
     return {name: weight.detach() for name, weight in prunable_weights(model).items()}
 
 
-def _magnitude(
-    model: nn.Module, few: Split, seed: int, settings: OneShot, progress: Progress
-) -> dict[str, PruneTo]:
+def _magnitude(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """Magnitude, by layers and globally."""
     method, weights = CriterionMethod(CRITERIA["magnitude"]), _weights(model)
 
@@ -160,30 +140,24 @@ def _magnitude(
     return {MAGNITUDE: in_scope("layer"), MAGNITUDE_GLOBAL: in_scope("global")}
 
 
-def _obd(
-    model: nn.Module, few: Split, seed: int, settings: OneShot, progress: Progress
-) -> dict[str, PruneTo]:
+def _obd(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """Saliencies with the diagonal of the Fisher, which at a minimum is that of the Hessian and never negative."""
     weights = _weights(model)
-    objective = make_objective(model, weights, few.inputs, few.labels)
+    objective = make_objective(model, weights, calibration.inputs, calibration.labels)
     scores = Fisher(block_size=1).examiner(objective)(weights, all_kept(weights)).scores()
     return {"OBD": lambda density: apply_masks(weights, SCOPES["layer"].select(scores, density, seed=seed))}
 
 
-def _fisher(
-    model: nn.Module, few: Split, seed: int, settings: OneShot, progress: Progress
-) -> dict[str, PruneTo]:
+def _fisher(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """The blockwise Fisher, computed once and recomputed several times."""
     weights = _weights(model)
 
-    examples = sample_examples(few, len(few), seed)
+    examples = sample_examples(calibration, len(calibration), seed)
 
     def in_scope(scope: str, num_steps: int) -> PruneTo:
         method = with_options(pruning_method("fisher"), num_steps=num_steps)
         return lambda density: (
-            method.prune(
-                model, weights, density, scope, examples, seeds=(seed, seed), progress=progress
-            ).weights
+            method.prune(model, weights, density, scope, examples, seeds=(seed, seed)).weights
         )
 
     recomputations = settings.recomputations
@@ -193,12 +167,10 @@ def _fisher(
     }
 
 
-def _layerwise(
-    model: nn.Module, few: Split, seed: int, settings: OneShot, progress: Progress
-) -> dict[str, PruneTo]:
+def _layerwise(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """SparseGPT and ExactOBS, from the same Hessians for all densities."""
     weights = _weights(model)
-    state = ExactObs().examiner(model, few.inputs, progress=progress)(weights, all_kept(weights))
+    state = ExactObs().examiner(model, calibration.inputs)(weights, all_kept(weights))
     scores = state.scores()
     curves = relative_error_curves(error_curves(scores, state.masks), state.hessians, weights)
     prune_layers = SparseGpt().prune_layers
@@ -215,7 +187,7 @@ def _layerwise(
     }
 
 
-METHODS: dict[str, Callable[[nn.Module, Split, int, OneShot, Progress], dict[str, PruneTo]]] = {
+METHODS: dict[str, Callable[[nn.Module, Split, int, OneShot], dict[str, PruneTo]]] = {
     "magnitude": _magnitude,
     "OBD": _obd,
     "Fisher": _fisher,
@@ -233,14 +205,14 @@ one_shot = Experiment(
     figures=tuple(
         FigureSpec(
             key.replace(" ", "_"), key, "test accuracy (%)", f"Pruned in one shot: {key}", x="sparsity %",
-            x_label="deleted weights (sparsity, %)", x_log=False, invert_x=False,
+            x_label="deleted weights (sparsity, %)",
         )
         for key in ("as pruned", "recalibrated")
     ),
     claims=tuple(
         Claim(
             f"At {sparsity} % sparsity and after recalibration, {method} is more accurate than {rival}",
-            "recalibrated", method, rival, "higher", "Frantar & Alistarh 2022, section 6",
+            method, "higher", rival, "recalibrated", "Frantar & Alistarh 2022",
             at={"sparsity %": (sparsity,)},
         )
         for sparsity in (60, 80)
@@ -258,5 +230,5 @@ one_shot = Experiment(
     points=("sparsity %",),
     point="sparsity %",
     replicates=(1, 5, 5),
-    note="Test accuracy in percent. The spread is that of calibration examples drawn anew.",
+    note="Test accuracy in percent. The spread is over calibration examples.",
 )  # fmt: skip

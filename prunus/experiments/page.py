@@ -13,8 +13,8 @@ from prunus.experiments.provenance import (
     environments,
     format_label,
     requested_run_directories,
+    run_settings,
     settings_of_runs,
-    short_name,
 )
 from prunus.experiments.results import cell
 from prunus.experiments.rows import Row, network_of
@@ -26,7 +26,7 @@ from prunus.report.interactive_figure import chart
 from prunus.report.statistics import Verdict
 from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
-from prunus.runs.settings import all_settings, flatten_settings
+from prunus.runs.settings import all_settings
 from prunus.runs.store import Store
 
 SIZES_IN_WORDS = {
@@ -37,10 +37,12 @@ SIZES_IN_WORDS = {
 """Name and explanation of each size."""
 SETTING_NAMES = {
     "examples": "training examples",
-    "every": "steps between evaluations",
+    "eval_every": "steps between evaluations",
     "num_scoring_examples": "examples for gradient criteria",
 }
 """Names of settings whose keys are not clear."""
+DESCRIBED_ELSEWHERE = ("levels", "checkpoint_steps", "rewind_step", "step")
+"""Settings that follow from others, or are described elsewhere."""
 SUPERMASK_PARTS = {"recipe.": "the scores' ", "mask.": "the mask's "}
 """Groups of settings that only learned supermasks have."""
 
@@ -65,13 +67,13 @@ class Content:
 
 
 def make_page(
-    content: Content, drawn: Sequence[tuple[FigureData, Path]], files: Sequence[Path]
+    content: Content, figures: Sequence[tuple[FigureData, Path]], files: Sequence[Path]
 ) -> ExperimentPage:
     """Make the page of an experiment.
 
     Args:
         content: Everything that the page says.
-        drawn: The figures, each with the path of its files without their suffixes.
+        figures: The figures, each with the path of its files without their suffixes.
         files: The files to list beside the page.
     """
     experiment, request, store = content.experiment, content.request, content.store
@@ -93,7 +95,7 @@ def make_page(
         key_figures=_key_figures(content, directories),
         charts=[
             chart(figure, numbers.read_text(encoding="utf-8"), numbers.name, svg.read_text(encoding="utf-8"))
-            for figure, path in drawn
+            for figure, path in figures
             for _, svg, _, numbers in [files_of(path)]
         ],
         verdicts=content.verdicts,
@@ -150,15 +152,11 @@ def size_differences(experiment: Experiment, store: Store, request: Request) -> 
     n, full = len({entry.label["replicate"] for entry in request.entries}), experiment.replicates[-1]
     lines = [f"{formatting.pluralize(n, 'replicate')} instead of {full}"] if n != full else []
     networks, rest = networks_of(experiment, request)
-    of_networks = [_template_differences(experiment, network, request.size, rest) for network in networks]
-    if all(differences == of_networks[0] for differences in of_networks):
-        lines += of_networks[0]
+    differences = {name: _run_differences(experiment, name, request.size, rest) for name in networks}
+    if all(texts == differences[networks[0]] for texts in differences.values()):
+        lines += differences[networks[0]]
     else:
-        named = zip(networks, of_networks, strict=True)
-        lines += [f"{network}: {', '.join(differences)}" for network, differences in named if differences]
-    for network in networks:
-        where = f"{network}, " if len(networks) > 1 else ""
-        lines += [where + line for line in _supermask_differences(experiment, network, request.size, rest)]
+        lines += [f"{name}, {text}" for name, texts in differences.items() for text in texts]
     specs = [directory.record().all_settings for directory in requested_run_directories(store, request)]
     return [*lines, *level_differences(specs)]
 
@@ -176,53 +174,41 @@ def level_differences(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"levels {', '.join(map(str, levels))} instead of all{'' if all(selected) else ' in some runs'}"]
 
 
-def _template_differences(
+def _run_differences(
     experiment: Experiment, network: str, size: str, settings: Mapping[str, str]
 ) -> list[str]:
-    """The settings in which the template of this size, with changed settings, differs from the paper's."""
-    here, there = (
-        flatten_settings(all_settings(template))
-        for template in (
-            experiment.changed_template(network, size, settings),
-            experiment.template(network, "full"),
-        )
-    )
-    return _settings_that_differ(here, there, of_supermasks=False)
+    """Describe how runs differ from those of the full size: what all share, then a line per curve or several alike."""
+    runs = _settings_by_curve(experiment, experiment.changed_template(network, size, settings), size)
+    full = _settings_by_curve(experiment, experiment.template(network, "full"), "full")
+    texts = {curve: _settings_that_differ(runs[curve], full[curve]) for curve in runs if curve in full}
+    texts_by_key: dict[str, set[str]] = {}
+    for of_curve in texts.values():
+        for key, text in of_curve.items():
+            texts_by_key.setdefault(key, set()).add(text)
+    shared = {key: min(texts) for key, texts in texts_by_key.items() if len(texts) == 1}
+    curves_by_text: dict[str, list[str]] = {}
+    for curve, of_curve in texts.items():
+        line = ", ".join(text for key, text in of_curve.items() if text and key not in shared)
+        curves_by_text.setdefault(line, []).append(curve)
+    lines = [f"{'; '.join(curves)}: {line}" for line, curves in curves_by_text.items() if line]
+    return [*filter(None, shared.values()), *lines]
 
 
-def _supermask_differences(
-    experiment: Experiment, network: str, size: str, settings: Mapping[str, str]
-) -> list[str]:
-    """The same of learned supermasks: one line for those that differ in the same way."""
-    here, there = (
-        {
-            label["curve"]: flatten_settings(all_settings(spec))
-            for label, spec in experiment.runs(template, of_size, [0])
-            if hasattr(spec, "samples")
-        }
-        for template, of_size in (
-            (experiment.changed_template(network, size, settings), size),
-            (experiment.template(network, "full"), "full"),
-        )
-    )
-    names_by_text: dict[str, list[str]] = {}
-    for name in (name for name in here if name in there):
-        text = ", ".join(_settings_that_differ(here[name], there[name], of_supermasks=True))
-        names_by_text.setdefault(text, []).append(name)
-    return [f"{'; '.join(names)}: {text}" for text, names in names_by_text.items() if text]
+def _settings_by_curve(experiment: Experiment, template: Any, size: str) -> dict[str, dict[str, Any]]:
+    """The settings of the first run of each curve."""
+    settings: dict[str, dict[str, Any]] = {}
+    for label, spec in experiment.runs(template, size):
+        settings.setdefault(label["curve"], run_settings(all_settings(spec)))
+    return settings
 
 
-def _settings_that_differ(
-    here: Mapping[str, Any], there: Mapping[str, Any], *, of_supermasks: bool
-) -> list[str]:
-    return [
-        f"{_setting_name(short_name(key))} {_setting_text(key, here[key])} "
-        f"instead of {_setting_text(key, there[key])}"
-        for key in there
-        if key in here
-        and here[key] != there[key]
-        and short_name(key).startswith(tuple(SUPERMASK_PARTS)) == of_supermasks
-    ]
+def _settings_that_differ(settings: Mapping[str, Any], full: Mapping[str, Any]) -> dict[str, str]:
+    """A text for each setting, which is empty where both values are equal."""
+    texts = {}
+    for key in (key for key in full if key in settings and key not in DESCRIBED_ELSEWHERE):
+        value, full_value = _setting_text(key, settings[key]), _setting_text(key, full[key])
+        texts[key] = f"{_setting_name(key)} {value} instead of {full_value}" if value != full_value else ""
+    return texts
 
 
 def _setting_name(key: str) -> str:
@@ -234,7 +220,7 @@ def _setting_name(key: str) -> str:
 
 def _setting_text(key: str, value: Any) -> str:
     if value is None:
-        return "all" if short_name(key) == "examples" else "–"
+        return "all" if key == "examples" else "–"
     return formatting.format_settings(value)
 
 
@@ -276,15 +262,15 @@ def _runs(request: Request, directories: Sequence[RunDirectory]) -> list[tuple[s
 def _about_comparisons(experiment: Experiment, differences: Sequence[Difference]) -> str:
     """What is compared with what, and how often chance makes a difference; or why nothing is described."""
     file = f"{experiment.name}.comparisons.csv"
-    described = [one for one in differences if one.metric in experiment.described]
+    described = [difference for difference in differences if difference.metric in experiment.described]
     if not described:
         return ""
-    pairs = sorted({one.comparison.n for one in described})
+    pairs = sorted({difference.comparison.n for difference in described})
     if pairs == [1]:
         return f"One replicate cannot show a difference. The measured differences are in {file}."
     n = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     dense = f", and {experiment.against} with the dense network" if any(
-        one.curve == experiment.against for one in described
+        difference.curve == experiment.against for difference in described
     ) else ""  # fmt: skip
     return (
         f"Every curve is compared with {experiment.against} on the same replicates (n = {n}){dense}. A difference is "
@@ -292,6 +278,13 @@ def _about_comparisons(experiment: Experiment, differences: Sequence[Difference]
         f"any real difference, 1 in 20 would exclude zero by chance, and there are {len(described)} comparisons here. "
         f"All of them are in {file}."
     )
+
+
+def _title(key: str) -> str:
+    """The title of a column."""
+    if key.startswith("published "):
+        return f"published {_title(key.removeprefix('published '))}"
+    return METRICS[key].column if key in METRICS else key
 
 
 def _table(experiment: Experiment, rows: Sequence[Row]) -> Table:
@@ -310,5 +303,5 @@ def _table(experiment: Experiment, rows: Sequence[Row]) -> Table:
         ]
         groups.setdefault(", ".join(str(row[key]) for key in names), []).append(cells)
     heads = {"density %": "density (sparsity)"} if "density %" in experiment.points else {}
-    titles = [heads.get(key) or (METRICS[key].column if key in METRICS else key) for key in columns]
+    titles = [heads.get(key) or _title(key) for key in columns]
     return Table(["curve", *titles], list(groups.items()))

@@ -6,6 +6,7 @@ batches of 60, an evaluation every 100 iterations, and 5,000 examples for valida
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from prunus.registry import lookup
 from prunus.tickets.baseline import BaselineSpec
@@ -41,15 +42,19 @@ def network(name: str, size: str, epochs: int | None = None, rounds: int | None 
     ticket = lookup("network", NETWORKS, name)
     if size == "full":
         return ticket
-    recipe = ticket.baseline.recipe
     if size == "smoke":
-        examples, every = SMOKE[name]
-        dense = replace(ticket.baseline, examples=examples, eval_every=every, recipe=recipe.replace(epochs=1))
-        return replace(ticket, baseline=dense, rounds=3, num_scoring_examples=20)
-    dense = replace(ticket.baseline, recipe=recipe if epochs is None else recipe.replace(epochs=epochs))
-    return replace(ticket, baseline=dense, rounds=rounds or ticket.rounds)
+        examples, eval_every = SMOKE[name]
+        small = with_baseline(with_recipe(ticket, epochs=1), examples=examples, eval_every=eval_every)
+        return replace(small, rounds=3, num_scoring_examples=20)
+    default_size = with_recipe(ticket, epochs=epochs or ticket.baseline.recipe.epochs)
+    return replace(default_size, rounds=rounds or ticket.rounds)
 
 
-def for_replicate(ticket: TicketSpec, replicate: int, **changes: object) -> TicketSpec:
-    """Return the same ticket of another replicate, with some settings changed."""
-    return replace(ticket, baseline=replace(ticket.baseline, replicate=replicate), **changes)  # type: ignore[arg-type]
+def with_baseline(ticket: TicketSpec, **changes: Any) -> TicketSpec:
+    """Return the ticket with some settings of its baseline changed."""
+    return replace(ticket, baseline=replace(ticket.baseline, **changes))
+
+
+def with_recipe(ticket: TicketSpec, **changes: Any) -> TicketSpec:
+    """Return the ticket with some settings of its baseline's recipe changed."""
+    return with_baseline(ticket, recipe=ticket.baseline.recipe.replace(**changes))

@@ -10,8 +10,19 @@ from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 
-PREFIXES = ("", "dense.", "dense.recipe.", "settings.", "settings.recipe.")
-"""Prefixes of settings that `--set` may leave out: `epochs` is `dense.recipe.epochs`, `every` is `dense.every`."""
+PREFIXES = (
+    "",
+    "baseline.",
+    "baseline.recipe.",
+    "settings.",
+    "settings.recipe.",
+    "ticket.",
+    "ticket.baseline.",
+    "ticket.baseline.recipe.",
+)
+"""Prefixes of settings that `--set` may leave out: `epochs` is `baseline.recipe.epochs` of a ticket."""
+DEPENDENCIES = ("masks_from", "densities_from", "inputs")
+"""Settings that are other runs, with settings of their own."""
 
 
 def short_name(key: str) -> str:
@@ -103,29 +114,23 @@ def settings_of_runs(directories: Iterable[RunDirectory]) -> dict[str, str]:
     """Collect the settings of runs by the names that `--set` takes, with all values where they differ."""
     values: dict[str, dict[str, None]] = {}
     for directory in directories:
-        for key, text in _settings(directory.record().all_settings).items():
-            values.setdefault(key, {})[text] = None
-    set_values = {key: [text for text in texts if text != "–"] for key, texts in values.items()}
-    return {key: "; ".join(texts) for key, texts in set_values.items() if texts and key != "replicate"}
+        for key, value in run_settings(directory.record().all_settings).items():
+            if key != "replicate" and value not in formatting.UNSET and value != []:
+                values.setdefault(key, {})[formatting.format_settings(value)] = None
+    return {key: "; ".join(texts) for key, texts in values.items()}
 
 
-def _settings(spec: Mapping[str, Any]) -> dict[str, str]:
-    settings = {}
-    for key, value in spec.items():
-        if key == "inputs" or (
-            isinstance(value, Mapping) and "kind" in value and key not in ("dense", "settings")
-        ):
-            settings[key] = "another run" if value else "–"
+def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of one run by the names that `--set` takes, without those of runs that it depends on."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in DEPENDENCIES:
+            flat[key] = "another run" if value else None
         elif isinstance(value, Mapping):
-            for name, part in flatten_settings(value, f"{key}.").items():
-                settings[short_name(name)] = format_setting(part)
-        else:
-            settings[key] = format_setting(value)
-    for name in ("kind", "function", "version"):
-        settings.pop(name, None)
-    return settings
-
-
-def format_setting(value: Any) -> str:
-    """Format the value of a setting; "–" where it is not set."""
-    return "–" if value in formatting.UNSET or value == [] else formatting.format_settings(value)
+            flat |= {short_name(name): part for name, part in flatten_settings(value, f"{key}.").items()}
+        elif key not in ("kind", "function", "version"):
+            flat[key] = value
+    flat.pop("kind", None)
+    if "baseline" not in settings:  # the recipe is not that of scores
+        flat = {name.removeprefix("recipe."): value for name, value in flat.items()}
+    return flat

@@ -1,11 +1,10 @@
 """Renda, Frankle, Carbin 2020, "Comparing Rewinding and Fine-tuning in Neural Network Pruning"."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from prunus.experiments.claims import Claim
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
-from prunus.experiments.presets import for_replicate, network
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.presets import network, with_baseline, with_recipe
 from prunus.tickets.ticket import PruningRates, TicketSpec
 
 ACTIONS = {
@@ -18,32 +17,25 @@ ACTIONS = {
 
 def _template(name: str, size: str) -> TicketSpec:
     """The settings of the paper for CIFAR-10: 20 % of the remaining weights per round, ranked together."""
-    ticket = network(name, size, epochs=15, rounds=12)
-    recipe = ticket.baseline.recipe.replace(
-        optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, batch_size=128, lr_schedule="steps",
-        source="Renda et al. 2020, section 3; epochs as for the network's other experiments",
+    ticket = with_recipe(
+        network(name, size, epochs=15, rounds=12), optimizer="sgd", learning_rate=0.1, momentum=0.9,
+        weight_decay=1e-4, batch_size=128, lr_schedule="steps",
+        source="Renda et al. 2020; epochs as for the network's other experiments",
     )  # fmt: skip
-    dense = replace(ticket.baseline, recipe=recipe)
-    return replace(ticket, baseline=dense, scope="global", pruning_rates=PruningRates(linear=0.2))
+    return replace(ticket, scope="global", pruning_rates=PruningRates(linear=0.2))
 
 
-def three_ways_to_retrain(template: TicketSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def three_ways_to_retrain(template: TicketSpec, size: str) -> LabeledRuns:
     """Weights rewound to a tenth of the training, the learning rate rewound, and fine-tuning."""
     step = template.baseline.total_steps() // 10
-    template = replace(
-        template, baseline=replace(template.baseline, checkpoint_steps=(step,)), rewind_step=step
-    )
-    return [
-        ({"curve": curve, "replicate": replicate}, for_replicate(template, replicate, mask1=action))
-        for replicate in replicates
-        for curve, action in ACTIONS.items()
-    ]
+    ticket = replace(with_baseline(template, checkpoint_steps=(step,)), rewind_step=step)
+    return labeled({curve: replace(ticket, mask1=action) for curve, action in ACTIONS.items()})
 
 
 retraining = Experiment(
     name="renda2020.retraining",
     paper="Renda, Frankle, Carbin 2020, \"Comparing Rewinding and Fine-tuning in Neural Network Pruning\"",
-    place="Figures 1 and 2",
+    place="",
     title="Rewinding weights, rewinding the learning rate, fine-tuning",
     question="Which way of retraining after pruning keeps the accuracy best?",
     template=_template,
@@ -55,8 +47,8 @@ retraining = Experiment(
     ),
     claims=tuple(
         Claim(
-            f"{text} gives a higher accuracy than fine-tuning", "final_test_accuracy", curve, "fine-tune", "higher",
-            "Figures 1 and 2", at={"level": (7, 8, 9, 10)},
+            f"{text} gives a higher accuracy than fine-tuning", curve, "higher", "fine-tune", "final_test_accuracy",
+            "Renda et al. 2020", at={"level": (7, 8, 9, 10)},
             published=f"{published} at densities 0.21 to 0.11, ResNet-20 (authors' code)",
         )
         for text, curve, published in (

@@ -12,6 +12,7 @@ from prunus.experiments.rows import Row
 from prunus.files import after_writing, create_folder, write_atomic
 from prunus.report.figure_data import FigureData
 from prunus.report.figures import files_of, save_numbers, save_pictures
+from prunus.report.formatting import pluralize
 
 SIZE_MARKS = {"smoke": " (smoke size)", "default": " (shortened)", "full": ""}
 
@@ -38,7 +39,7 @@ class ResultFiles:
     size: str
     out: Path
     files: list[Path] = field(default_factory=list)
-    drawn: list[tuple[FigureData, Path]] = field(default_factory=list)
+    figures: list[tuple[FigureData, Path]] = field(default_factory=list)
     """The figures, each with the path of its files without their suffixes."""
 
     def add_figure(self, suffix: str, figure: FigureData) -> None:
@@ -47,7 +48,7 @@ class ResultFiles:
         path = self.out / f"{self.name}.{suffix}"
         save_numbers(path, figure)
         self.files += files_of(path)
-        self.drawn.append((figure, path))
+        self.figures.append((figure, path))
 
     def add_rows(self, suffix: str, rows: Sequence[Row]) -> None:
         """Write rows of one shape as the table NAME.SUFFIX.csv."""
@@ -78,9 +79,9 @@ class ResultFiles:
         text = f"{markdown(table)}\n\n{notes}".rstrip()
         result = Result(self.name, content, table, text, [numbers, document, *self.files])
         write_atomic(numbers, json.dumps(content, indent=1) + "\n")
-        write_atomic(document, f"# {self.name} ({self.size}, n = {n})\n\n{text}\n")
+        write_atomic(document, f"# {self.name} ({self.size} size, {pluralize(n, 'replicate')})\n\n{text}\n")
         with after_writing(*(file for file in result.files if file.suffix in (".json", ".md", ".csv"))):
-            for figure, path in self.drawn:
+            for figure, path in self.figures:
                 save_pictures(path, figure)
         return result
 

@@ -9,6 +9,7 @@ from prunus.errors import StoreError
 from prunus.report.figure_data import Curve
 from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
+from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.ticket import TicketSpec
@@ -46,14 +47,14 @@ def latest_request(store: Store, name: str, size: str | None, say: Say) -> Reque
         complete = [r for r in latest_first if 0 < num_runs(finished[r.number]) == num_runs(r)]
         started = [request for request in latest_first if finished[request.number].entries]
         if started:
-            chosen = (complete or started)[0]
-            for later in latest_first[: latest_first.index(chosen)]:
+            latest = (complete or started)[0]
+            for later in latest_first[: latest_first.index(latest)]:
                 say(
                     f"{name}.{known_size} was requested again since, {_settings_text(later.settings)}: "
                     f"{num_runs(finished[later.number])} of {num_runs(later)} runs of that are finished; "
-                    f"the earlier request is drawn, {_settings_text(chosen.settings)}"
+                    f"the earlier request is drawn, {_settings_text(latest.settings)}"
                 )
-            return chosen
+            return latest
     raise StoreError(
         f"No run of {name}{of_size} is finished in the store {store.path}; run `prunus run {name}` again."
     )
@@ -110,10 +111,18 @@ def _with_baseline(store: Store, directory: RunDirectory) -> list[RunDirectory]:
 
 def network_of(directory: RunDirectory) -> str:
     """Describe the model and the data of a run, "lenet-300-100, mnist"; empty where its settings name neither."""
-    complete = directory.record().all_settings
-    for key in ("ticket", "settings", "dense"):
-        complete = complete.get(key) or complete
-    return ", ".join(str(complete[key]) for key in ("model", "data") if key in complete)
+    names = (first_setting(directory.record().all_settings, name) for name in ("model", "data"))
+    return ", ".join(name for name in names if name)
+
+
+def first_setting(settings: Mapping[str, Any], name: str) -> str:
+    """Return the first setting with a name, in this run or in the runs that it depends on; empty where none has it.
+
+    >>> first_setting({"rounds": 3, "baseline": {"model": "lenet-5"}}, "model")
+    'lenet-5'
+    """
+    flat = flatten_settings(settings)
+    return str(next((value for key, value in flat.items() if key.rpartition(".")[2] == name), ""))
 
 
 def invariants_line(rows: Sequence[Row]) -> str:
@@ -168,25 +177,6 @@ def group_rows(rows: Iterable[Row], by: Sequence[str]) -> dict[tuple[Any, ...], 
 def _mean(values: Sequence[float]) -> float:
     """The mean; equal values without a rounding error."""
     return values[0] if len(set(values)) == 1 else mean(values)
-
-
-def summarize(rows: Iterable[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
-    """Summarize each group in one row: n, and mean and standard deviation of each value.
-
-    Args:
-        rows: Each with the keys `by` and `values`.
-        by: The keys that define a group.
-        values: The keys to summarize; the standard deviation of "x" has the key "x ±".
-    """
-    return [
-        {
-            **dict(zip(by, key, strict=True)),
-            "n": len(members),
-            **{value: mean(row[value] for row in members) for value in values},
-            **{f"{value} ±": spread([row[value] for row in members]) for value in values},
-        }
-        for key, members in group_rows(rows, by).items()
-    ]
 
 
 def spread(values: Sequence[float]) -> float:

@@ -89,22 +89,22 @@ def run_experiment(
     experiment.warn_of_no_effect(size, numbers, changes)
     for _, spec in entries:
         spec.cost()  # an impossible run is refused before anything is written
-    kept = Store(store)
-    request = kept.request(experiment.name, size, [(label, spec) for label, spec in entries], changes)
+    runs = Store(store)
+    request = runs.request(experiment.name, size, [(label, spec) for label, spec in entries], changes)
     specs = [spec for _, spec in entries]
     # A damaged dependency of a finished run that was removed is computed again, because it is drawn as well.
-    done = [spec for spec in specs if kept.is_done(run_id(spec))]
+    done = [spec for spec in specs if runs.is_done(run_id(spec))]
     needed = [dependency for spec in done for dependency in spec.dependencies().values()]
-    removed = [spec for spec in needed if not kept.is_done(run_id(spec))]
+    removed = [spec for spec in needed if not runs.is_done(run_id(spec))]
     run_plan(
         [*specs, *removed],
-        kept,
+        runs,
         executor=executor,
         workers=workers or os.cpu_count() or 1,
         say=say,
         progress=progress,
     )
-    return _draw(experiment, kept, request, Path(out), say)
+    return _draw(experiment, runs, request, Path(out), say)
 
 
 def draw_experiment(
@@ -162,16 +162,16 @@ def _draw(experiment: Experiment, store: Store, requested: Request, out: Path, s
     result = files.finish(_json(content, rows), content.table, _notes(content, rows), len(seeds))
     page = out / f"{experiment.name}.html"
     with after_writing(*result.files):
-        write_experiment_page(page, make_page(content, files.drawn, result.files))
+        write_experiment_page(page, make_page(content, files.figures, result.files))
     return Result(result.name, result.content, result.table, result.text, [page, *result.files])
 
 
-def _missing(requested: Request, drawn: Request, command: str) -> str:
+def _missing(requested: Request, selected: Request, command: str) -> str:
     """How many of the runs are drawn, and how to get the others; empty where all are."""
-    if num_runs(drawn) == num_runs(requested):
+    if num_runs(selected) == num_runs(requested):
         return ""
     return (
-        f"{num_runs(drawn)} of {num_runs(requested)} runs are drawn; the others are not finished or failed: "
+        f"{num_runs(selected)} of {num_runs(requested)} runs are drawn; the others are not finished or failed: "
         f"run `{command}` again"
     )
 
@@ -221,12 +221,12 @@ def table_of(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
 
     A density and its sparsity are rounded together, so that they add up to 100 as they are printed.
     """
-    chosen = [row for row in rows if any(metric in row for metric in experiment.metrics)]
-    by = [key for key in ("group", "curve", *experiment.points) if all(key in row for row in chosen)]
+    with_metrics = [row for row in rows if any(metric in row for metric in experiment.metrics)]
+    by = [key for key in ("group", "curve", *experiment.points) if all(key in row for row in with_metrics)]
     if "density %" not in by:
         by = [key for key in by if key != "level"]  # positions between two networks, not levels of density
     table = []
-    for key, members in group_rows(chosen, by).items():
+    for key, members in group_rows(with_metrics, by).items():
         row: Row = {
             **dict(zip(by, key, strict=True)),
             "n": len({member["replicate"] for member in members}),
@@ -257,9 +257,9 @@ def _summary(metric: str, rows: Sequence[Row], by: Sequence[str]) -> Row:
 
 def _draw_figure(files: ResultFiles, figure: FigureSpec, rows: Sequence[Row], missing: str) -> None:
     """Draw a figure for each network."""
-    drawn = [row for row in figure.select(rows) if figure.y in row and figure.x in row]
+    selected = [row for row in figure.select(rows) if figure.y in row and figure.x in row]
     for group in dict.fromkeys(row.get("group", "") for row in rows):
-        members = [row for row in drawn if row.get("group", "") == group]
+        members = [row for row in selected if row.get("group", "") == group]
         if missing and not members:
             continue  # none of the runs in the figure is finished
         # Learned masks end at densities of their own, so that their points are levels.
@@ -271,16 +271,20 @@ def _draw_figure(files: ResultFiles, figure: FigureSpec, rows: Sequence[Row], mi
         networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in members)))
         series = [
             curve(
-                name, average_draws(own, [point], {figure.x, figure.y} - {point}), figure.x, figure.y, point
+                name,
+                average_draws(of_curve, [point], {figure.x, figure.y} - {point}),
+                figure.x,
+                figure.y,
+                point,
             )
-            for name, own in curves.items()
+            for name, of_curve in curves.items()
         ]
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[files.size]}"
         footer = "; ".join(filter(None, (invariants_line(members), missing.partition(":")[0])))
         files.add_figure(
             f"{figure.suffix}.{group}" if group else figure.suffix,
             FigureData(
-                series, title, figure.x_label, figure.y_label, figure.x_log, figure.invert_x, figure.references,
+                series, title, figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references,
                 footer=footer,
             ),
         )  # fmt: skip

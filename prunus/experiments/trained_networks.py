@@ -18,7 +18,7 @@ from prunus.registry import import_object, lookup
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Dataset, MaskDict, Progress
+from prunus.types import Dataset, MaskDict
 
 SMOKE_EXAMPLES = 3000
 
@@ -47,9 +47,9 @@ class TrainedNetwork:
         network: nn.Module = make(seed=seed)
         return network
 
-    def run(self, replicate: int) -> FunctionRun:
-        """Return the run of one replicate."""
-        return FunctionRun.of(train_network, self, replicate=replicate)
+    def run(self) -> FunctionRun:
+        """Return the run that trains it."""
+        return FunctionRun.of(train_network, self)
 
     def load(self, directory: RunDirectory) -> nn.Module:
         """Make the network with the tensors that a finished run has stored."""
@@ -58,10 +58,10 @@ class TrainedNetwork:
         return network
 
 
-def train_network(settings: TrainedNetwork, replicate: int, progress: Progress) -> Output:
+def train_network(settings: TrainedNetwork, replicate: int) -> Output:
     """Train a network and keep its tensors."""
     data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
-    train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"), progress=progress)
+    train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"))
     return Output([{"test accuracy": evaluate(network, data.test).accuracy}], network.state_dict())
 
 
@@ -95,12 +95,10 @@ class CompressedNetwork:
         """The network before pruning."""
         return TrainedNetwork(self.compression.dense, self.model, self.data, self.examples)
 
-    def pruned_run(self, replicate: int) -> FunctionRun:
-        """Return the run that prunes the dense network of a replicate."""
+    def pruned_run(self) -> FunctionRun:
+        """Return the run that prunes the dense network."""
         network = CompressedNetwork(self.compression, self.model, self.data, self.examples)
-        return FunctionRun.of(
-            prune_network, network, replicate=replicate, inputs=(self.dense.run(replicate),)
-        )
+        return FunctionRun.of(prune_network, network, inputs=(self.dense.run(),))
 
     def load_pruned(self, directory: RunDirectory) -> tuple[nn.Module, MaskDict]:
         """Make the pruned network with the tensors and masks of a finished run."""
@@ -110,14 +108,10 @@ class CompressedNetwork:
 LENETS = ("lenet-300-100", "lenet-5")
 
 
-def prune_network(
-    settings: CompressedNetwork, replicate: int, dense: RunDirectory, progress: Progress
-) -> Output:
+def prune_network(settings: CompressedNetwork, replicate: int, dense: RunDirectory) -> Output:
     """Prune and retrain a network by a compression recipe, and keep its tensors and masks."""
     network, data = settings.dense.load(dense), settings.dense.dataset()
     weights = prunable_weights(network)
-    rounds = prune_with_recipe(
-        settings.compression, network, weights, data, seed=replicate, progress=progress
-    )
+    rounds = prune_with_recipe(settings.compression, network, weights, data, seed=replicate)
     row = {"test accuracy": evaluate(network, data.test).accuracy}
     return Output([row], network.state_dict(), rounds[-1].masks)

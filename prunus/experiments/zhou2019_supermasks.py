@@ -1,15 +1,16 @@
-"""Zhou et al. 2019, section 5: supermasks, which are masks over weights that are not trained.
+"""Zhou et al. 2019: supermasks, which are masks over weights that are not trained.
 
 Beside the paper's masks: edge-popup (Ramanujan et al. 2020) and the signed supermask (Koster et al. 2022).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from prunus.compression.container import pack
 from prunus.experiments.claims import Claim, Published
-from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.presets import NETWORKS, network
 from prunus.experiments.rows import Row, group_rows
@@ -24,7 +25,6 @@ from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.supermask.learned_supermask import PUBLISHED, LearnedSupermaskSpec
 from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe
-from prunus.types import Progress
 
 ADAM = Recipe(epochs=40, learning_rate=0.1, batch_size=250, optimizer="adam", source="ours, for 40 epochs")
 CONV_ADAM = ADAM.replace(
@@ -52,17 +52,12 @@ SIGNED = Recipe(
     source="Koster et al. 2022, configurations of their code; the weight decay is coupled here",
 )  # fmt: skip
 CONVOLUTIONS = {
-    name: Recipe(
-        100,
-        rate,
-        60,
-        "sgd",
-        0.9,
-        lr_schedule="cosine",
+    name: PUBLISHED.replace(
+        epochs=100, learning_rate=rate, batch_size=60, lr_schedule="cosine",
         source="hidden-networks, smallscale_baselines/samplev2",
     )
     for name, rate in (("conv-2", 100.0), ("conv-4", 50.0), ("conv-6", 20.0))
-}
+}  # fmt: skip
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15)
 """Levels of criterion masks of the default size: densities from 0.8 to 0.04."""
 
@@ -70,13 +65,14 @@ WEIGHTS = {"initial weights": "initial", "signed constants": "signed_constant"}
 """The weights under a mask, and their key in WEIGHTS of supermasks."""
 BEST = "learned + DWR, signed constants"
 FROM_SEED = "learned + DWR, signs from a seed"
-LIKELY = {
+MOST_LIKELY_METRICS = {
     "most_likely_final_test_accuracy": "test accuracy of the most likely mask (%)",
     "most_likely_density": "density % of the most likely mask",
 }
 TRAINED_UNDER_MASK, TICKET_OF_SAME_DENSITY = (
-    "weights trained under the learned mask", "a ticket of the same density"
-)  # fmt: skip
+    "weights trained under the learned mask",
+    "a ticket of the same density",
+)
 
 REPORTED = {
     "lenet-300-100, mnist": {
@@ -105,44 +101,37 @@ def _template(of: str, size: str) -> LearnedSupermaskSpec:
 
 def _criterion_ticket(dense: BaselineSpec, size: str) -> TicketSpec:
     """The one-shot ticket of criterion masks, with the rates of its network."""
-    rates = next(
-        (t.pruning_rates for t in NETWORKS.values() if t.baseline.model == dense.model), PruningRates()
-    )
+    rates = {ticket.baseline.model: ticket.pruning_rates for ticket in NETWORKS.values()}
     return TicketSpec(
-        dense, "large_final_same_sign", pruning_rates=rates, rounds=3 if size == "smoke" else 15, schedule="one_shot",
+        dense, "large_final_same_sign", pruning_rates=rates.get(dense.model, PruningRates()),
+        rounds=3 if size == "smoke" else 15, schedule="one_shot",
         levels=LEVELS if size == "default" else (),
     )  # fmt: skip
 
 
-def every_kind_of_mask(template: LearnedSupermaskSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def every_kind_of_mask(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
     """The table of the paper: masks of a criterion and learned ones, rescaled (DWR) or not, over both weights."""
-    labeled: LabeledRuns = []
-    for replicate in replicates:
-        dense = replace(template.baseline, replicate=replicate)
-        learned = replace(template, baseline=dense)
-        start = template.mask.start if isinstance(template.mask, Bernoulli) else 0.5
-        runs: dict[str, Any] = {"trained": dense}
+    dense, start = template.baseline, template.mask.start if isinstance(template.mask, Bernoulli) else 0.5
+    runs: dict[str, Any] = {"trained": dense}
+    for name, weights in WEIGHTS.items():
+        runs[f"criterion, {name}"] = CriterionSupermaskSpec(_criterion_ticket(dense, size), weights)
+    for rescale in (False, True):
         for name, weights in WEIGHTS.items():
-            runs[f"criterion, {name}"] = CriterionSupermaskSpec(_criterion_ticket(dense, size), weights)
-        for rescale in (False, True):
-            for name, weights in WEIGHTS.items():
-                mask = Bernoulli(start, rescale)
-                runs[f"learned{' + DWR' * rescale}, {name}"] = replace(learned, mask=mask, weights=weights)
-        runs[FROM_SEED] = replace(runs[BEST], weights="signed_glorot")
-        popup, signed = (
-            recipe.replace(epochs=min(template.recipe.epochs, recipe.epochs))
-            for recipe in (RAMANUJAN if size == "full" else POPUP, SIGNED)
-        )
-        kaiming = replace(learned, weights="signed_kaiming")
-        runs["edge-popup"] = replace(kaiming, mask=EdgePopup(), scaled_fan=True, recipe=popup)
-        runs["signed supermask"] = replace(kaiming, mask=Signed(), recipe=signed)
-        runs[TRAINED_UNDER_MASK] = TicketSpec(dense, rounds=1, masks_from=runs[BEST])
-        runs[TICKET_OF_SAME_DENSITY] = TicketSpec(dense, rounds=1, densities_from=runs[BEST])
-        labeled += [({"curve": name, "replicate": replicate}, spec) for name, spec in runs.items()]
-        for name in (FROM_SEED, "edge-popup", "signed supermask"):
-            size_run = FunctionRun.of(file_size, FileSize(), replicate=replicate, inputs=(runs[name],))
-            labeled.append(({"curve": name, "replicate": replicate}, size_run))
-    return labeled
+            mask = Bernoulli(start, rescale)
+            runs[f"learned{' + DWR' * rescale}, {name}"] = replace(template, mask=mask, weights=weights)
+    runs[FROM_SEED] = replace(runs[BEST], weights="signed_glorot")
+    popup, signed = (
+        recipe.replace(epochs=min(template.recipe.epochs, recipe.epochs))
+        for recipe in (RAMANUJAN if size == "full" else POPUP, SIGNED)
+    )
+    kaiming = replace(template, weights="signed_kaiming")
+    runs["edge-popup"] = replace(kaiming, mask=EdgePopup(), scaled_fan=True, recipe=popup)
+    runs["signed supermask"] = replace(kaiming, mask=Signed(), recipe=signed)
+    runs[TRAINED_UNDER_MASK] = TicketSpec(dense, rounds=1, masks_from=runs[BEST])
+    runs[TICKET_OF_SAME_DENSITY] = TicketSpec(dense, rounds=1, densities_from=runs[BEST])
+    from_seeds = (FROM_SEED, "edge-popup", "signed supermask")
+    files = {name: FunctionRun.of(file_size, FileSize(), inputs=(runs[name],)) for name in from_seeds}
+    return [*labeled(runs), *labeled(files)]
 
 
 @dataclass(frozen=True)
@@ -152,22 +141,21 @@ class FileSize:
     kind: ClassVar[str] = "file-size"
 
 
-def file_size(settings: FileSize, replicate: int, supermask: RunDirectory, progress: Progress) -> list[Row]:
+def file_size(settings: FileSize, replicate: int, supermask: RunDirectory) -> list[Row]:
     """Measure the file of a supermask whose weights come from seeds: only its mask is stored."""
     generated, factors = load_seeded_weights(supermask)
     return [{"file bytes": len(pack(supermask.load_tensors("final"), generated=generated, factors=factors))}]
 
 
-def masks_of_criteria(template: LearnedSupermaskSpec, size: str, replicates: Sequence[int]) -> LabeledRuns:
+def masks_of_criteria(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
     """The masks of every criterion over both kinds of weights."""
     criteria = ("large_final", "random") if size == "smoke" else CRITERIA
+    ticket = _criterion_ticket(template.baseline, size)
     return [
         (
-            {"curve": criterion, "over": name, "replicate": replicate},
+            {"curve": criterion, "over": name},
             CriterionSupermaskSpec(replace(ticket, criterion=criterion), weights),
         )
-        for replicate in replicates
-        for ticket in [_criterion_ticket(replace(template.baseline, replicate=replicate), size)]
         for criterion in dict.fromkeys(("large_final_same_sign", *criteria))
         for name, weights in WEIGHTS.items()
     ]
@@ -176,10 +164,13 @@ def masks_of_criteria(template: LearnedSupermaskSpec, size: str, replicates: Seq
 def best_levels(rows: Sequence[Row]) -> list[Row]:
     """Keep one level per run, that of the highest accuracy on the validation split; the dense network is no level."""
     finished = [
-        {LIKELY.get(key, key): 100 * value if key == "most_likely_density" else value for key, value in row.items()}
+        {
+            MOST_LIKELY_METRICS.get(key, key): 100 * value if key == "most_likely_density" else value
+            for key, value in row.items()
+        }
         for row in rows
         if row.get("level", 1) or row["curve"] == "trained"
-    ]  # fmt: skip
+    ]
     groups = group_rows(({"group": "", **row} for row in finished), ("group", "curve", "run"))
     best = [
         max(members, key=lambda row: row.get("final_validation_accuracy", 0.0)) for members in groups.values()
@@ -187,6 +178,7 @@ def best_levels(rows: Sequence[Row]) -> list[Row]:
     return [{key: value for key, value in row.items() if key != "group" or value} for row in best]
 
 
+_claim = partial(Claim, metric="final_test_accuracy", source="Zhou et al. 2019")
 ACCURACY = FigureSpec("accuracy", "final_test_accuracy", "test accuracy (%)", "Supermasks")
 
 
@@ -207,29 +199,29 @@ SHORTENED = (
 supermasks = Experiment(
     name="zhou2019.supermasks",
     paper=PAPER,
-    place="Section 5",
+    place="Table 1",
     title="Supermasks of criteria and learned ones, compared with the trained network",
     question="How accurate is a network whose weights are never trained, but only selected by a mask?",
     template=_template,
     runs=every_kind_of_mask,
     figures=(replace(ACCURACY, references=(Reference("chance", ((1.0, 10.0), (100.0, 10.0))),)),),
     claims=(
-        Claim(
-            "A mask of a criterion over initial weights is far more accurate than chance", "final_test_accuracy",
-            "criterion, initial weights", 10.0, "higher", "Section 5",
+        _claim(
+            "A mask of a criterion over initial weights is far more accurate than chance",
+            "criterion, initial weights", "higher", 10.0,
         ),
-        Claim(
-            "Signed constants are better than initial weights under a mask of a criterion", "final_test_accuracy",
-            "criterion, signed constants", "criterion, initial weights", "higher", "Section 5",
+        _claim(
+            "Signed constants are better than initial weights under a mask of a criterion",
+            "criterion, signed constants", "higher", "criterion, initial weights",
         ),
-        Claim(
-            "A learned mask is better than one of a criterion", "final_test_accuracy", "learned, initial weights",
-            "criterion, initial weights", "higher", "Section 5",
+        _claim(
+            "A learned mask is better than one of a criterion", "learned, initial weights", "higher",
+            "criterion, initial weights",
         ),
-        Claim(
+        _claim(
             "A learned mask with dynamic weight rescaling over signed constants is as accurate as the trained network, "
             "within 0.5 pp",
-            "final_test_accuracy", BEST, "trained", "equal", "Section 5", margin=0.5,
+            BEST, "equal", "trained", margin=0.5,
         ),
     ),
     published=tuple(
@@ -243,8 +235,8 @@ supermasks = Experiment(
     differences=SHORTENED,
     networks=tuple(NETWORKS),
     metrics=(
-        "final_test_accuracy", "density %", "sparsity %", *LIKELY.values(), "sparsity % of the most likely mask",
-        "file bytes",
+        "final_test_accuracy", "density %", "sparsity %", *MOST_LIKELY_METRICS.values(),
+        "sparsity % of the most likely mask", "file bytes",
     ),
     described=(),
     points=(),
@@ -253,32 +245,27 @@ supermasks = Experiment(
     note="A learned mask is random: its accuracy is the mean over sampled masks. The most likely mask keeps every "
     "weight with a probability above one half; the file stores this mask alone.",
 )  # fmt: skip
+
 criterion_supermasks = Experiment(
     name="zhou2019.criterion_supermasks",
     paper=PAPER,
-    place="Figure 5",
+    place="",
     title="The masks of all criteria over weights that are not trained",
     question="How accurate are untrained weights under the masks of each criterion?",
     template=_template,
     runs=masks_of_criteria,
-    figures=(
+    figures=tuple(
         replace(
-            ACCURACY, suffix="initial", title="Masks of criteria: initial weights", select=_over("initial weights")
-        ),
-        replace(
-            ACCURACY, suffix="signed", title="Masks of criteria: signed constants", select=_over("signed constants")
-        ),
+            ACCURACY, suffix=weights.partition(" ")[0], title=f"Masks of criteria: {weights}", select=_over(weights),
+        )
+        for weights in WEIGHTS
     ),
-    claims=(
-        Claim(
-            "large_final_same_sign gives better supermasks than large_final", "final_test_accuracy",
-            "large_final_same_sign", "large_final", "higher", "Figure 5",
+    claims=tuple(
+        _claim(
+            f"large_final_same_sign gives better supermasks than {name}", "large_final_same_sign", "higher", against,
             at={"level": (3, 4, 5), "over": tuple(WEIGHTS)},
-        ),
-        Claim(
-            "large_final_same_sign gives better supermasks than random masks", "final_test_accuracy",
-            "large_final_same_sign", "random", "higher", "Figure 5", at={"level": (3, 4, 5), "over": tuple(WEIGHTS)},
-        ),
+        )
+        for against, name in (("large_final", "large_final"), ("random", "random masks"))
     ),
     differences=SHORTENED[:1],
     metrics=("final_test_accuracy",),

@@ -102,7 +102,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if differences:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ModelMismatchError(
-            f"{path} is for another model than {type(model).__name__}: {'; '.join(differences[:3])}{more}."
+            f"Expected weights of {type(model).__name__}, but {path} is for another model: "
+            f"{'; '.join(differences[:3])}{more}."
         )
     _check_values({name: tensors[name] for name, _ in model.named_parameters() if name in tensors}, path)
     try:
@@ -113,13 +114,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ) from error
     for name, weight in tensors.items():
         if weight.dim() > 1 and not weight.any():
-            message = f"All of {name!r} in {path} is zero: no signal passes it."
+            message = f"All weights of {name!r} in {path} are zero: no signal passes this layer."
             warnings.warn(message, EmptyLayerWarning, stacklevel=2)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(f"Expected a file of weights, but {path} is not a file.")
+        raise ModelError(f"Expected a weights file, but {path} is not a file; check the path.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -193,5 +194,5 @@ def _check_values(parameters: Mapping[str, Tensor], path: Path) -> None:
         if bad:
             raise NonFiniteError(
                 f"Expected finite weights in {path}, but {bad} of {tensor.numel()} entries of {name!r} are NaN or "
-                "infinite."
+                "infinite; save weights from before the training diverged."
             )

@@ -25,7 +25,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two convolutions and the shortcut over them. [B, I, S, S] -> [B, O, S / stride, S / stride]."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -76,8 +76,8 @@ class ResNet(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    first = Block(inputs, outputs, stride)
-    return nn.Sequential(first, *(Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+    first = BasicBlock(inputs, outputs, stride)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
 def resnet_20(*, seed: int = 0) -> nn.Module:

@@ -11,7 +11,6 @@ recorded as running and is not locked was interrupted, and anybody may resume it
 import os
 import secrets
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 
 from prunus.errors import StoreError
 from prunus.runs.content import Row, store_errors
 from prunus.runs.directory import RunDirectory, attempt_seconds
 from prunus.runs.environment import environment
+from prunus.runs.locking import acquire, is_locked
 from prunus.runs.record import (
     RunRecord,
+    State,
     check_settings_match,
     describe_run,
     read_record,
@@ -35,12 +36,6 @@ from prunus.runs.record import (
 )
 from prunus.runs.requests import Request, add_request, read_requests, write_request
 from prunus.runs.spec import RunSpec, run_id
-
-if sys.platform != "win32":
-    import fcntl
-
-LOCK_SECONDS = 0.1
-"""How long to try to lock a run: a reader that looks whether it is locked may hold the lock for a moment."""
 
 
 class Store:
@@ -124,17 +119,8 @@ class Store:
             StoreError: The directory was not opened by this process, or another process took the run over.
         """
         self._check_open(directory)
-        rows, record = directory.rows(), directory.record()
-        directory.finish(
-            replace(
-                record,
-                state="done",
-                seconds=round(attempt_seconds(record) if seconds is None else seconds, 3),
-                error=None,
-                summary=dict(summary),
-                **_describe_rows(rows),
-            )
-        )
+        record = _ended(directory, "done", error=None, summary=dict(summary))
+        directory.finish(record if seconds is None else replace(record, seconds=round(seconds, 3)))
 
     def fail(self, directory: RunDirectory, error: BaseException | str) -> None:
         """Record that a run failed, and release it; what it wrote is kept for another attempt.
@@ -147,16 +133,7 @@ class Store:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         try:
             with suppress(StoreError):  # a full disk: the run is shown as interrupted
-                rows, record = directory.rows(), directory.record()
-                directory.write_record(
-                    replace(
-                        record,
-                        state="failed",
-                        error=text,
-                        seconds=round(attempt_seconds(record), 3),
-                        **_describe_rows(rows),
-                    )
-                )
+                directory.write_record(_ended(directory, "failed", error=text))
         finally:
             directory.release()
 
@@ -288,61 +265,32 @@ class Store:
 
     def is_locked(self, id: str) -> bool:
         """Return whether a process works on the run."""
-        if sys.platform == "win32":
-            lock = self._acquire(id)
-            if lock is not None:
-                lock.release()
-            return lock is None
-        try:
-            with self._lock_path(id).open("rb") as file:  # a shared lock needs no right to write
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_locked(self._lock_path(id))
 
     def _begin(self, directory: RunDirectory, new: RunRecord, environment: Mapping[str, Any]) -> None:
         """Write the record of a new attempt over that of the earlier ones."""
         with store_errors(directory.path):
             directory.path.mkdir(exist_ok=True)
         directory.remove_partial_files()
-        if not directory.has_record():
-            if not directory.is_empty():
-                directory.record()  # raises that it is missing, with advice
-            directory.begin_attempt(
-                replace(new, attempts=1, started=time.time(), environments=(environment,))
-            )
-            return
-        old = directory.record()
-        check_settings_match(directory.path, old, new)
-        interrupted = directory.seconds_since(old.started) if old.state == "running" else 0.0
-        earlier = [
-            earlier_environment
-            for earlier_environment in old.environments
-            if earlier_environment != environment
-        ]
-        directory.begin_attempt(
-            replace(
+        if directory.has_record() or not directory.is_empty():  # without a record: raises that it is missing
+            old = directory.record()
+            check_settings_match(directory.path, old, new)
+            interrupted = directory.seconds_since(old.started) if old.state == "running" else 0.0
+            new = replace(
                 new,
-                attempts=old.attempts + 1,
-                started=time.time(),
+                attempts=old.attempts,
                 seconds=old.seconds + interrupted,
-                environments=(*earlier, environment),
+                environments=tuple(earlier for earlier in old.environments if earlier != environment),
                 inputs=old.inputs,
             )
+        environments = (*new.environments, environment)
+        directory.begin_attempt(
+            replace(new, attempts=new.attempts + 1, started=time.time(), environments=environments)
         )
 
     def _acquire(self, id: str) -> BaseFileLock | None:
         """Lock a run; None if another process has locked it."""
-        lock = FileLock(self._lock_path(id), timeout=LOCK_SECONDS, thread_local=False)
-        with store_errors(self._lock_path(id)):
-            self.locks_path.mkdir(exist_ok=True)
-            try:
-                lock.acquire(poll_interval=LOCK_SECONDS / 5)
-            except Timeout:
-                return None
-        return lock
+        return acquire(self._lock_path(id))
 
     def _lock_path(self, id: str) -> Path:
         return self.locks_path / f"{id}.lock"
@@ -395,9 +343,9 @@ class Store:
                 ) from error
             if id in record.dependencies.values():
                 users.get(record.state, []).append(path.name)
-        done, running = (", ".join(names_of[:3]) for names_of in users.values())
-        reasons = [f"was read by the finished {done}"] * bool(done)
-        reasons += [f"is read by {running}, which is running"] * bool(running)
+        done, running = (", ".join(ids[:3]) for ids in users.values())
+        reasons = [f"was read by the finished {done}"] if done else []
+        reasons += [f"is read by {running}, which is running"] if running else []
         if reasons:
             actions = " or ".join(["remove"] * bool(done) + ["stop"] * bool(running))
             which = "that" if sum(map(len, users.values())) == 1 else "those"
@@ -410,6 +358,13 @@ class Store:
         with os.scandir(self.runs_path) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
         return (self.runs_path / name for name in names)
+
+
+def _ended(directory: RunDirectory, state: State, **changes: Any) -> RunRecord:
+    """Return the record of a run whose last attempt is made by this process and ends now."""
+    rows, record = directory.rows(), directory.record()
+    seconds = round(attempt_seconds(record), 3)
+    return replace(record, state=state, seconds=seconds, **_describe_rows(rows), **changes)
 
 
 def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 2019.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,10 +39,12 @@ class BaselineSpec:
     kind: ClassVar[str] = "baseline"
     procedure: ClassVar[str] = "prunus.tickets.baseline:run_baseline"
 
-    model: str = "lenet-300-100"
-    """A key of MODELS, or "package.module:function" of a function that takes `seed` and returns a module."""
-    data: str = "mnist"
-    """A key of DATASETS, or "package.module:function" of a function without arguments that returns a `Dataset`."""
+    model: str | Callable[..., nn.Module] = "lenet-300-100"
+    """A key of MODELS, or "package.module:function" of a function that takes `seed` and returns a module; or the
+    function itself. A spec with objects instead of names can be run, but has no ID and cannot be stored."""
+    data: str | Dataset = "mnist"
+    """A key of DATASETS, or "package.module:function" of a function without arguments that returns a `Dataset`; or the
+    data set itself."""
     recipe: Recipe = field(default_factory=lambda: RECIPES["lenet-300-100"])
     replicate: int = 0
     examples: int | None = None
@@ -62,7 +63,7 @@ class BaselineSpec:
 
     def code_references(self) -> tuple[str, ...]:
         """Return the references to the user's functions that this run calls."""
-        return tuple(reference for reference in (self.model, self.data) if ":" in reference)
+        return references(self.model, self.data)
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the number of training steps. Raises SpecError if the settings are out of range."""
@@ -79,9 +80,21 @@ class BaselineSpec:
                 )
         return total
 
+    def check_has_state(self, setting: str, step: int) -> None:
+        """Raise SpecError unless the state at a step, to which `setting` is set, is kept."""
+        if step and step not in self.checkpoint_steps:
+            raise SpecError(
+                f"Expected {setting} to be 0 or among the baseline's checkpoint_steps {self.checkpoint_steps}, got "
+                f"{step}; add it there."
+            )
+
     def load_data(self) -> Dataset:
         """Return the data set, reduced to `examples`."""
-        data = load_data_cached(self.data, self.device)
+        data = (
+            load_data_cached(self.data, self.device)
+            if isinstance(self.data, str)
+            else self.data.to(self.device)
+        )
         return data if self.examples is None else data.take(self.examples, max(1, self.examples // 3))
 
     def make_network(self, seed: int | None = None) -> nn.Module:
@@ -119,7 +132,9 @@ class BaselineSpec:
             The monitor that observed the training.
         """
         data, constraint = self.load_data(), constraint if constraint is not None else NoConstraint(model)
-        if ":" in self.data:  # a user's function may return other data when the run is resumed
+        if (
+            isinstance(self.data, str) and ":" in self.data
+        ):  # a user's function may return other data when the run is resumed
             directory.check_input(self.data, data_tensors(data))
         recipe = recipe or self.recipe
         first_step = start.step if start else 0
@@ -161,17 +176,19 @@ class BaselineSpec:
         for name, count in counts.items():
             if count is not None and count < 1:
                 raise SpecError(f"Expected {name} of at least 1, got {count}.")
-        for name in ("learning_rate", "momentum", "weight_decay", "penalty_strength"):
-            value = getattr(self.recipe, name)
-            if not 0 <= value < math.inf:
-                raise SpecError(f"Expected a finite recipe.{name} of at least 0, got {value}.")
         if self.recipe.patience is not None:
             raise SpecError(
                 f"Expected recipe.patience = None, got {self.recipe.patience}; tickets train for the full length, and "
                 "the early-stopping point is found afterwards."
             )
-        lookup("model", MODELS, self.model) if ":" not in self.model else import_object(self.model)
+        if isinstance(self.model, str):
+            lookup("model", MODELS, self.model) if ":" not in self.model else import_object(self.model)
         check_recipe(self.recipe)
+
+
+def references(*names: object) -> tuple[str, ...]:
+    """The references "package.module:name" among names and objects."""
+    return tuple(name for name in names if isinstance(name, str) and ":" in name)
 
 
 class BaselineRun:

@@ -65,11 +65,7 @@ class InstabilitySpec(BaselineRun):
         """Validate the settings. Raises SpecError if they contradict each other."""
         if self.points < 2:
             raise SpecError(f"Expected at least 2 points, the ends of the line, got {self.points}.")
-        if self.step and self.step not in self.baseline.checkpoint_steps:
-            raise SpecError(
-                f"Expected step to be 0 or among the baseline's checkpoint_steps {self.baseline.checkpoint_steps}, got "
-                f"{self.step}; add it there."
-            )
+        self.baseline.check_has_state("step", self.step)
         if self.ticket is not None and self.level not in self.ticket.trained_levels:
             raise SpecError(
                 f"Expected a level of the ticket, {self.ticket.trained_levels}, got {self.level}."

@@ -62,6 +62,11 @@ class Selection:
     enclosing: MaskDict | None = None
     """Masks that these must be nested in; None if they were not selected within any."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the masks keep as many weights as they must."""
+        return count_kept(self.masks, together=set(self.counts) == {"all"}) == dict(self.counts)
+
 
 def check_round(
     mask1: Mask1Action,
@@ -80,7 +85,7 @@ def check_round(
         mask0: The mask-0 action of the round.
         history: The weights that the actions could use.
         selection: The masks of the round.
-        kept: The values of the mask-1 action.
+        kept_weights: The values of the mask-1 action.
         rewind: The training state of the baseline at the rewind step.
         last: The complete model at the end of the last training.
         monitor: What was observed of the training; its `start` is the state that training started from.
@@ -90,7 +95,7 @@ def check_round(
     """
     masks, start = selection.masks, monitor.start
     checks = {
-        EXACT_COUNTS: count_kept(masks, together=set(selection.counts) == {"all"}) == dict(selection.counts),
+        EXACT_COUNTS: selection.is_exact,
         "the start of the training was observed": start is not None,
     }
     if selection.enclosing is not None:

@@ -28,22 +28,47 @@ Biases, BatchNorm and the optimizer state follow the mask-1 action. The optimize
 because they are reset after every step; under `train` it is used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from prunus.seeds import make_generator
 from prunus.tickets.actions import Invariants, Mask0Action, WeightHistory
-from prunus.tickets.statistical_checks import (
-    are_equal_where,
-    are_zero_where,
-    consistent_with_hypergeometric,
-)
+from prunus.tickets.statistical_checks import consistent_with_hypergeometric
 from prunus.types import MaskDict, Params
 
-FillPruned = Callable[[WeightHistory, MaskDict, int], Params]
-"""(history, newly pruned places, seed) -> complete tensors, of which only the pruned places are used."""
+
+class PrunedLayer(NamedTuple):
+    """One layer as a mask-0 action sees it."""
+
+    name: str
+    initial: Tensor
+    start: Tensor
+    final: Tensor
+    mask: Tensor
+    new: Tensor
+    """The places that this round prunes and the last training still trained."""
+    earlier: Tensor
+    """The places that an earlier round pruned."""
+
+    def moved_towards_zero(self) -> Tensor:
+        """Where the last training made the magnitude smaller."""
+        return self.final.abs() < self.start.abs()
+
+    def moved_away_from_zero(self) -> Tensor:
+        """Where the last training made the magnitude larger."""
+        return self.final.abs() > self.start.abs()
+
+    def kept_zeros(self) -> Tensor:
+        """Where Variant 2 sets kept weights to zero."""
+        return self.mask & (self.moved_towards_zero() | (self.start == 0))
+
+
+Places = Callable[[PrunedLayer], Tensor]
+LayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
+"""(layer, values of the mask-1 action, start) -> whether a statement holds for the layer."""
 
 
 def newly_pruned(history: WeightHistory, masks: MaskDict) -> MaskDict:
@@ -51,218 +76,190 @@ def newly_pruned(history: WeightHistory, masks: MaskDict) -> MaskDict:
     return {name: history.masks[name] & ~mask for name, mask in masks.items()}
 
 
-def moved_towards_zero(history: WeightHistory, name: str) -> Tensor:
-    """Return where the last training made the magnitude smaller."""
-    return history.final[name].detach().abs() < history.start[name].detach().abs()
+def make_action(
+    fill: Callable[[PrunedLayer, int], Tensor],
+    checks: Mapping[str, LayerCheck],
+    description: str,
+    *,
+    set_kept: Callable[[PrunedLayer, Tensor], Tensor] = lambda layer, kept_weights: kept_weights,
+    freezes: bool = True,
+) -> Mask0Action:
+    """Make an action from functions of one layer.
 
+    Args:
+        fill: (layer, seed) -> a complete tensor, of which only the pruned places are used.
+        checks: Statements that must hold for all layers.
+        description: One line with the formula, and the source.
+        set_kept: (layer, values of the mask-1 action) -> the kept weights.
+        freezes: Whether pruned weights keep their values.
+    """
 
-def moved_away_from_zero(history: WeightHistory, name: str) -> Tensor:
-    """Return where the last training made the magnitude larger."""
-    return history.final[name].detach().abs() > history.start[name].detach().abs()
-
-
-def fill_pruned(fill: FillPruned) -> Callable[[WeightHistory, MaskDict, Params, int], Params]:
-    """Make the `values` of an action from the function that computes the pruned weights."""
+    def layers(history: WeightHistory, masks: MaskDict) -> list[PrunedLayer]:
+        initial, start, final = history.initial, history.start, history.final
+        return [
+            PrunedLayer(
+                n, initial[n], start[n], final[n], mask, history.masks[n] & ~mask, ~history.masks[n] & ~mask
+            )
+            for n, mask in masks.items()
+        ]
 
     def values(history: WeightHistory, masks: MaskDict, kept_weights: Params, seed: int) -> Params:
-        filled = fill(history, newly_pruned(history, masks), seed)
         return {
-            name: torch.where(mask, kept_weights[name].detach(), filled[name].detach())
-            for name, mask in masks.items()
+            layer.name: torch.where(
+                layer.mask, set_kept(layer, kept_weights[layer.name].detach()), fill(layer, seed)
+            )
+            for layer in layers(history, masks)
         }
 
-    return values
+    def invariants(
+        history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
+    ) -> Invariants:
+        arguments = [(layer, kept_weights[layer.name], start[layer.name]) for layer in layers(history, masks)]
+        return {statement: all(check(*each) for each in arguments) for statement, check in checks.items()}
+
+    return Mask0Action(values, invariants, freezes, description)
 
 
-def _zeros(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    return {name: torch.zeros_like(history.start[name]) for name in new}
+def zero_where(zeros: Places) -> Callable[[PrunedLayer, int], Tensor]:
+    """Zero at newly pruned places that are also in `zeros`, elsewhere the start of the last training."""
+    return lambda layer, seed: layer.start.masked_fill(layer.new & zeros(layer), 0.0)
 
 
-def _initial_where_new(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    return {
-        name: torch.where(place, history.initial[name], history.start[name]) for name, place in new.items()
-    }
-
-
-def _zero_where_smaller(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    return {
-        n: history.start[n].masked_fill(place & moved_towards_zero(history, n), 0.0)
-        for n, place in new.items()
-    }
-
-
-def _zero_where_larger(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    return {
-        n: history.start[n].masked_fill(place & moved_away_from_zero(history, n), 0.0)
-        for n, place in new.items()
-    }
-
-
-def _zero_at_random(history: WeightHistory, new: MaskDict, seed: int) -> Params:
-    filled = {}
-    for name, place in new.items():
-        count = int((place & moved_towards_zero(history, name)).sum())
-        indices = (place & (history.start[name] != 0)).flatten().nonzero().squeeze(1)
-        generator = make_generator(seed, "freeze_init_zero_reshuffled", name)
-        zeroed = torch.zeros_like(place).flatten()
-        zeroed[indices[torch.randperm(len(indices), generator=generator)[:count].to(indices.device)]] = True
-        filled[name] = history.start[name].masked_fill(zeroed.reshape(place.shape), 0.0)
-    return filled
-
-
-def _variant_2(history: WeightHistory, masks: MaskDict, kept_weights: Params, seed: int) -> Params:
-    start = fill_pruned(_zero_where_smaller)(history, masks, kept_weights, seed)
-    return {name: start[name].masked_fill(place, 0.0) for name, place in _kept_zeros(history, masks).items()}
-
-
-def _kept_zeros(history: WeightHistory, masks: MaskDict) -> MaskDict:
-    return {
-        name: mask & (moved_towards_zero(history, name) | (history.start[name] == 0))
-        for name, mask in masks.items()
-    }
+def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
+    """As many zeros as newly pruned weights moved towards zero, at random places."""
+    count = int((layer.new & layer.moved_towards_zero()).sum())
+    indices = (layer.new & (layer.start != 0)).flatten().nonzero().squeeze(1)
+    order = torch.randperm(
+        len(indices), generator=make_generator(seed, "freeze_init_zero_reshuffled", layer.name)
+    )
+    zeroed = torch.zeros_like(layer.new).flatten()
+    zeroed[indices[order[:count].to(indices.device)]] = True
+    return layer.start.masked_fill(zeroed.reshape(layer.new.shape), 0.0)
 
 
 # Invariants. Each examines the tensors alone, not how they were computed.
 
 
-def _kept_unchanged(masks: MaskDict, kept_weights: Params, start: Params) -> Invariants:
-    return {
-        "every kept weight equals the value of the mask-1 action": are_equal_where(masks, start, kept_weights)
-    }
-
-
-def _earlier_unchanged(history: WeightHistory, masks: MaskDict, start: Params) -> Invariants:
-    earlier = {name: ~history.masks[name] & ~mask for name, mask in masks.items()}
-    return {
-        "every weight pruned earlier keeps its value": are_equal_where(earlier, start, history.start),
-    }
-
-
-def _all_zero(history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params) -> Invariants:
-    pruned = {name: ~mask for name, mask in masks.items()}
-    return {
-        **_kept_unchanged(masks, kept_weights, start),
-        "every pruned weight is zero": are_zero_where(pruned, start),
-    }
-
-
-def _at_initialization(
-    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
-) -> Invariants:
-    new = newly_pruned(history, masks)
-    return {
-        **_kept_unchanged(masks, kept_weights, start),
-        "every newly pruned weight equals its initial value": are_equal_where(new, start, history.initial),
-        **_earlier_unchanged(history, masks, start),
-    }
-
-
-def _zero_or_start(history: WeightHistory, masks: MaskDict, zeros: MaskDict, start: Params) -> Invariants:
-    """Of the newly pruned weights, those at `zeros` are zero and the others are as the last training started."""
-    new = newly_pruned(history, masks)
-    zeroed = {name: place & zeros[name] for name, place in new.items()}
-    others = {name: place & ~zeros[name] for name, place in new.items()}
-    return {
-        "every newly pruned weight that must be zero is zero": are_zero_where(zeroed, start),
-        "every other newly pruned weight equals the start of the last training": are_equal_where(
-            others, start, history.start
-        ),
-        **_earlier_unchanged(history, masks, start),
-    }
-
-
-def _variant_1_invariants(
-    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
-) -> Invariants:
-    smaller = {name: moved_towards_zero(history, name) for name in masks}
-    return {**_kept_unchanged(masks, kept_weights, start), **_zero_or_start(history, masks, smaller, start)}
-
-
-def _reversed_invariants(
-    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
-) -> Invariants:
-    larger = {name: moved_away_from_zero(history, name) for name in masks}
-    return {**_kept_unchanged(masks, kept_weights, start), **_zero_or_start(history, masks, larger, start)}
-
-
-def _variant_2_invariants(
-    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
-) -> Invariants:
-    zeros = _kept_zeros(history, masks)
-    others = {name: mask & ~zeros[name] for name, mask in masks.items()}
-    smaller = {name: moved_towards_zero(history, name) for name in masks}
-    return {
-        "every kept weight that moved towards zero, or started at zero, is zero": are_zero_where(
-            zeros, start
-        ),
-        "every other kept weight equals the value of the mask-1 action": are_equal_where(
-            others, start, kept_weights
-        ),
-        **_zero_or_start(history, masks, smaller, start),
-    }
-
-
-def _reshuffled_invariants(
-    history: WeightHistory, masks: MaskDict, kept_weights: Params, start: Params
-) -> Invariants:
-    new = newly_pruned(history, masks)
-    free = {name: place & (history.start[name] != 0) for name, place in new.items()}
-    smaller = {name: place & moved_towards_zero(history, name) for name, place in free.items()}
-    zeros = {name: place & (start[name] == 0) for name, place in free.items()}
-    others = {name: place & ~zeros[name] for name, place in new.items()}
-    counts = {name: int(place.sum()) for name, place in smaller.items()}
-    by_chance = all(
-        consistent_with_hypergeometric(int((zeros[n] & smaller[n]).sum()), count, count, int(free[n].sum()))
-        for n, count in counts.items()
+def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) -> LayerCheck:
+    """The start at some places equals a tensor, made of the layer and the values of the mask-1 action."""
+    return lambda layer, kept_weights, start: torch.equal(
+        start[places(layer)], expected(layer, kept_weights)[places(layer)]
     )
+
+
+def is_zero(places: Places) -> LayerCheck:
+    """The start at some places is zero."""
+    return lambda layer, kept_weights, start: not bool(start[places(layer)].any())
+
+
+def zero_or_start(zeros: Places) -> dict[str, LayerCheck]:
+    """Of the newly pruned weights, those at `zeros` are zero and the others are as the last training started."""
     return {
-        **_kept_unchanged(masks, kept_weights, start),
-        "as many newly pruned weights are zero as moved towards zero": all(
-            int(zeros[name].sum()) == count for name, count in counts.items()
+        "every newly pruned weight that must be zero is zero": is_zero(
+            lambda layer: layer.new & zeros(layer)
         ),
-        "the choice of the zeros is consistent with chance": by_chance,
-        "every other newly pruned weight equals the start of the last training": are_equal_where(
-            others, start, history.start
+        OTHERS_AT_START: equals(
+            lambda layer, kept_weights: layer.start, lambda layer: layer.new & ~zeros(layer)
         ),
-        **_earlier_unchanged(history, masks, start),
+        **EARLIER_UNCHANGED,
     }
 
+
+def random_zeros(layer: PrunedLayer, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The places that may be zeroed at random, and those that are."""
+    free = layer.new & (layer.start != 0)
+    return free, free & (start == 0)
+
+
+def has_count_of_zeros(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
+    """As many newly pruned weights are zero as moved towards zero."""
+    free, zeros = random_zeros(layer, start)
+    return int(zeros.sum()) == int((free & layer.moved_towards_zero()).sum())
+
+
+def has_zeros_by_chance(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
+    """The zeros are at places that moved towards zero about as often as by chance."""
+    free, zeros = random_zeros(layer, start)
+    smaller = free & layer.moved_towards_zero()
+    count = int(smaller.sum())
+    return consistent_with_hypergeometric(int((zeros & smaller).sum()), count, count, int(free.sum()))
+
+
+def others_are_at_start(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
+    """Newly pruned weights that were not zeroed are as the last training started."""
+    others = layer.new & ~random_zeros(layer, start)[1]
+    return torch.equal(start[others], layer.start[others])
+
+
+OTHERS_AT_START = "every other newly pruned weight equals the start of the last training"
+KEPT_UNCHANGED: dict[str, LayerCheck] = {
+    "every kept weight equals the value of the mask-1 action": equals(
+        lambda layer, kept_weights: kept_weights, lambda layer: layer.mask
+    )
+}
+EARLIER_UNCHANGED: dict[str, LayerCheck] = {
+    "every weight pruned earlier keeps its value": equals(
+        lambda layer, kept_weights: layer.start, lambda layer: layer.earlier
+    )
+}
+ALL_ZERO = {**KEPT_UNCHANGED, "every pruned weight is zero": is_zero(lambda layer: ~layer.mask)}
 
 MASK0_ACTIONS: dict[str, Mask0Action] = {
-    "zero": Mask0Action(
-        fill_pruned(_zeros),
-        _all_zero,
-        description="w = 0, frozen: the lottery ticket (Frankle & Carbin 2019).",
+    "zero": make_action(
+        lambda layer, seed: torch.zeros_like(layer.start),
+        ALL_ZERO,
+        "w = 0, frozen: the lottery ticket (Frankle & Carbin 2019).",
     ),
-    "freeze_init": Mask0Action(
-        fill_pruned(_initial_where_new),
-        _at_initialization,
-        description="w = w_initial, frozen (Zhou et al. 2019).",
+    "freeze_init": make_action(
+        lambda layer, seed: torch.where(layer.new, layer.initial, layer.start),
+        {
+            **KEPT_UNCHANGED,
+            "every newly pruned weight equals its initial value": equals(
+                lambda layer, kept_weights: layer.initial, lambda layer: layer.new
+            ),
+            **EARLIER_UNCHANGED,
+        },
+        "w = w_initial, frozen (Zhou et al. 2019).",
     ),
-    "freeze_init_zero": Mask0Action(
-        fill_pruned(_zero_where_smaller),
-        _variant_1_invariants,
-        description="w = 0 if training moved it towards zero, else its start, frozen (Zhou et al. 2019, Variant 1).",
+    "freeze_init_zero": make_action(
+        zero_where(PrunedLayer.moved_towards_zero),
+        {**KEPT_UNCHANGED, **zero_or_start(PrunedLayer.moved_towards_zero)},
+        "w = 0 if training moved it towards zero, else its start, frozen (Zhou et al. 2019, Variant 1).",
     ),
-    "freeze_init_zero_all": Mask0Action(
-        _variant_2,
-        _variant_2_invariants,
-        description="freeze_init_zero, and kept weights moved towards zero start at 0 (Zhou et al. 2019, Variant 2).",
+    "freeze_init_zero_all": make_action(
+        zero_where(PrunedLayer.moved_towards_zero),
+        {
+            "every kept weight that moved towards zero, or started at zero, is zero": is_zero(
+                PrunedLayer.kept_zeros
+            ),
+            "every other kept weight equals the value of the mask-1 action": equals(
+                lambda layer, kept_weights: kept_weights, lambda layer: layer.mask & ~layer.kept_zeros()
+            ),
+            **zero_or_start(PrunedLayer.moved_towards_zero),
+        },
+        "freeze_init_zero, and kept weights moved towards zero start at 0 (Zhou et al. 2019, Variant 2).",
+        set_kept=lambda layer, kept_weights: kept_weights.masked_fill(layer.kept_zeros(), 0.0),
     ),
-    "freeze_init_zero_reshuffled": Mask0Action(
-        fill_pruned(_zero_at_random),
-        _reshuffled_invariants,
-        description="freeze_init_zero with its zeros at random places, a control (Zhou et al. 2019).",
+    "freeze_init_zero_reshuffled": make_action(
+        zero_at_random,
+        {
+            **KEPT_UNCHANGED,
+            "as many newly pruned weights are zero as moved towards zero": has_count_of_zeros,
+            "the choice of the zeros is consistent with chance": has_zeros_by_chance,
+            OTHERS_AT_START: others_are_at_start,
+            **EARLIER_UNCHANGED,
+        },
+        "freeze_init_zero with its zeros at random places, a control (Zhou et al. 2019).",
     ),
-    "freeze_init_zero_reversed": Mask0Action(
-        fill_pruned(_zero_where_larger),
-        _reversed_invariants,
-        description="w = 0 if training moved it away from zero, else its start, a control (Zhou et al. 2019).",
+    "freeze_init_zero_reversed": make_action(
+        zero_where(PrunedLayer.moved_away_from_zero),
+        {**KEPT_UNCHANGED, **zero_or_start(PrunedLayer.moved_away_from_zero)},
+        "w = 0 if training moved it away from zero, else its start, a control (Zhou et al. 2019).",
     ),
-    "train": Mask0Action(
-        fill_pruned(_zeros),
-        _all_zero,
+    "train": make_action(
+        lambda layer, seed: torch.zeros_like(layer.start),
+        ALL_ZERO,
+        "w = 0 at the start, and trains like all others (Zhou et al. 2019, code).",
         freezes=False,
-        description="w = 0 at the start, and trains like all others (Zhou et al. 2019, code).",
     ),
 }

@@ -8,7 +8,7 @@ Source: Frankle & Carbin 2019, section 2; Zhou et al. 2019, section 2.
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -33,7 +33,11 @@ Needed = Mapping[str, RunDirectory]
 
 
 def run_ticket(
-    ticket: TicketSpec, directory: RunDirectory, needed: Needed, report_steps: StepReport | None = None
+    ticket: TicketSpec,
+    directory: RunDirectory,
+    needed: Needed,
+    report_steps: StepReport | None = None,
+    report_round: Callable[[Round], None] | None = None,
 ) -> Row:
     """Train one level after another, from the given baseline.
 
@@ -42,6 +46,7 @@ def run_ticket(
         directory: Where every level is saved; a repeated call continues after the last saved level.
         needed: The directories of the finished dependencies.
         report_steps: Called with the number of training steps since the last call.
+        report_round: Called with each round that is trained.
 
     Returns:
         The row of the last level.
@@ -86,7 +91,10 @@ def run_ticket(
             "seconds": round(time.perf_counter() - started, 2),
             "invariants": report.to_json(),
         }
-        Round(level, masks, start.model, model.state_dict(), row, monitor.curve_rows(level)).save(directory)
+        finished_round = Round(level, masks, start.model, model.state_dict(), row, monitor.curve_rows(level))
+        finished_round.save(directory)
+        if report_round is not None:
+            report_round(finished_round)
     return finish_rounds(directory)
 
 

@@ -5,7 +5,7 @@ mask-1 action, mask-0 action); Frankle et al. 2020, Algorithm 1 (rewinding to st
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeVar
@@ -17,16 +17,17 @@ from prunus.masks import mask_density
 from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.pruning.scopes import Scope, Shapes, parse_scope, shapes_of
+from prunus.pruning.scopes import Global, Scope, Shapes, parse_scope, shapes_of
+from prunus.pruning.statistics import Criterion, Statistics
 from prunus.registry import import_object, lookup
 from prunus.tickets.actions import Mask0Action, Mask1Action
-from prunus.tickets.baseline import BaselineRun, BaselineSpec
+from prunus.tickets.baseline import BaselineRun, BaselineSpec, references
 from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.training import Recipe
 from prunus.training.recipe import LR_SCHEDULES
-from prunus.types import Density, MaskDict, Params
+from prunus.types import Density, MaskDict, Params, Scores
 
 A = TypeVar("A", Mask1Action, Mask0Action)
 
@@ -52,9 +53,9 @@ class TicketSpec(BaselineRun):
     procedure: ClassVar[str] = "prunus.tickets.procedure:run_ticket"
 
     baseline: BaselineSpec = field(default_factory=BaselineSpec)
-    criterion: str = "large_final"
-    """A name, or "package.module:function"."""
-    scope: str = "layer"
+    criterion: str | PruningMethod | Criterion | Callable[[Statistics], Scores] = "large_final"
+    """A name, or "package.module:function"; or the criterion itself, as for all names here (see `BaselineSpec`)."""
+    scope: str | Scope = "layer"
     pruning_rates: PruningRates = field(default_factory=PruningRates)
     rounds: int = 24
     """Level r is pruned r times; its density is (1 - rate)^r."""
@@ -62,9 +63,9 @@ class TicketSpec(BaselineRun):
     """"iterative": each level is pruned from the previous one; "one_shot": each level from the baseline."""
     levels: tuple[int, ...] = ()
     """The levels to train, where they do not depend on each other; empty: all. Kept in order, without repetitions."""
-    mask1: str = "rewind"
+    mask1: str | Mask1Action = "rewind"
     """A key of MASK1_ACTIONS, or "package.module:name" of a `Mask1Action`."""
-    mask0: str = "zero"
+    mask0: str | Mask0Action = "zero"
     """A key of MASK0_ACTIONS, or "package.module:name" of a `Mask0Action`."""
     rewind_step: int = 0
     """A step of the baseline's `checkpoint_steps`, or 0."""
@@ -98,7 +99,7 @@ class TicketSpec(BaselineRun):
 
     def code_references(self) -> tuple[str, ...]:
         """Return the references to the user's functions that a ticket calls; the baseline has its own."""
-        return tuple(name for name in (self.criterion, self.mask1, self.mask0) if ":" in name)
+        return references(self.criterion, self.mask1, self.mask0)
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the number of training steps of all levels. Raises as `check` does."""
@@ -144,6 +145,11 @@ class TicketSpec(BaselineRun):
         """The scope. Raises UnknownNameError."""
         return parse_scope(self.scope)
 
+    @property
+    def ranks_globally(self) -> bool:
+        """Whether all layers are ranked together, at one density."""
+        return isinstance(self.scope_value, Global)
+
     @cached_property
     def mask1_action(self) -> Mask1Action:
         """The mask-1 action. Raises UnknownNameError, or SpecError if the reference is not an action."""
@@ -160,6 +166,12 @@ class TicketSpec(BaselineRun):
         if self.mask1_action.learning_rate == "schedule":
             return self.baseline.recipe
         return with_final_learning_rate(self.baseline.recipe, self.baseline.total_steps())
+
+    @property
+    def _mask1_name(self) -> str:
+        """The built-in mask-1 action before rescaling; empty for a user's."""
+        name = self.mask1 if isinstance(self.mask1, str) else ":"
+        return "" if ":" in name else name.removesuffix("_rescaled")
 
     # Validation. It needs no data and no training, and runs once for each spec.
 
@@ -216,31 +228,23 @@ class TicketSpec(BaselineRun):
             )
 
     def _check_rewinding(self) -> None:
-        if not self.rewind_step:
-            return
-        if ":" not in self.mask1 and self.mask1.removesuffix("_rescaled") not in REWINDING:
+        if self.rewind_step and self._mask1_name and self._mask1_name not in REWINDING:
             raise SpecError(
                 f"Expected rewind_step = 0 for {self.mask1}, which makes new initial values, got {self.rewind_step}."
             )
-        if self.rewind_step not in self.baseline.checkpoint_steps:
-            raise SpecError(
-                f"Expected rewind_step to be 0 or among the baseline's checkpoint_steps "
-                f"{self.baseline.checkpoint_steps}, got {self.rewind_step}; add it there."
-            )
+        self.baseline.check_has_state("rewind_step", self.rewind_step)
 
     def _check_learned_masks(self) -> None:
         if self.mask1 == "supermask" and self.learned_masks is None:
             raise SpecError("Expected a learned supermask in masks_from for mask1='supermask', got none.")
-        keeps_signs = self.mask1.removesuffix("_rescaled") in REWINDING or self.mask1.startswith("signed")
+        keeps_signs = self._mask1_name in REWINDING or self._mask1_name.startswith("signed")
         if self.learned_masks is not None and keeps_signs and self.learned_masks.changes_signs:
             raise SpecError(
                 f"Expected mask1='supermask', got {self.mask1!r}, which starts from the baseline's initialization; the "
                 f"{self.learned_masks.mask.kind} mask was learned over weights with other signs, "
                 f"{self.learned_masks.weights}."
             )
-        if self.densities_from is not None and (
-            self.rounds != 1 or self.masks_from or self.scope == "global"
-        ):
+        if self.densities_from is not None and (self.rounds != 1 or self.masks_from or self.ranks_globally):
             masks_from = "masks_from" if self.masks_from else "no masks_from"
             raise SpecError(
                 "Expected one round, a criterion and densities by layer for densities_from, got "
@@ -287,7 +291,7 @@ class TicketSpec(BaselineRun):
         if learned is not None:
             return {name: mask_density({name: mask}) for name, mask in learned.items()}
         rates, names = self.pruning_rates, list(self._weights)
-        if self.scope == "global":
+        if self.ranks_globally:
             return float((1 - rates.linear) ** level)
         kinds = layer_kinds(make_outline(self.baseline.model))
         rate = {name: rates.output if name == names[-1] else getattr(rates, kinds[name]) for name in names}
@@ -299,18 +303,18 @@ class TicketSpec(BaselineRun):
 
 
 @lru_cache(maxsize=8)
-def make_outline(model: str) -> nn.Module:
+def make_outline(model: str | Callable[..., nn.Module]) -> nn.Module:
     """Return a network for the shapes and kinds of its layers."""
     return BaselineSpec(model).make_network()
 
 
-def resolve_action(kind: str, table: Mapping[str, A], name: str, expected: type[A]) -> A:
-    """Return a built-in action, or the user's that "package.module:name" refers to.
+def resolve_action(kind: str, table: Mapping[str, A], name: str | A, expected: type[A]) -> A:
+    """Return a built-in action, or the user's that "package.module:name" refers to, or the action that is given.
 
     Args:
         kind: What the table holds, for the error.
         table: The built-in actions by name.
-        name: A key of the table, or a reference.
+        name: A key of the table, a reference, or an action.
         expected: The type of the action.
 
     Returns:
@@ -320,7 +324,9 @@ def resolve_action(kind: str, table: Mapping[str, A], name: str, expected: type[
         UnknownNameError: If there is no such name.
         SpecError: If the reference is not to an action of this type.
     """
-    action = import_object(name, also=object) if ":" in name else lookup(kind, table, name)
+    action: object = name
+    if isinstance(name, str):
+        action = import_object(name, also=object) if ":" in name else lookup(kind, table, name)
     if not isinstance(action, expected):
         raise SpecError(
             f"Expected {name} to be a {expected.__name__}, with values and invariants, got a {type(action).__name__}."

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,28 +45,29 @@ class Identity:
     """Outputs and gradients of the initial model, which differ between functions that have the same structure."""
 
 
-def training_identity(
-    model: nn.Module,
-    data: Dataset,
-    recipe: Recipe,
-    *,
-    seed: int,
-    state: TrainingState,
-    constraint: Constraint,
-) -> Identity:
+class Training(Protocol):
+    """What the identity of a training is made from."""
+
+    model: nn.Module
+    recipe: Recipe
+    constraint: Constraint
+
+    def capture(self) -> TrainingState:
+        """A copy of everything that a step changes."""
+
+
+def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
     """The identity of a training that is about to start.
 
     Args:
-        model: The model in its initial state.
+        training: The training in its initial state. Every field of its recipe counts, except `source`.
         data: The training and validation splits count.
-        recipe: Every field counts, except `source`.
         seed: The seed of the training.
-        state: The initial state.
-        constraint: The constraint in its initial state.
 
     Returns:
         The identity.
     """
+    model, recipe, state = training.model, training.recipe, training.capture()
     values = {
         "recipe": {
             f.name: getattr(recipe, f.name) for f in fields(recipe) if f.metadata.get("identity", True)
@@ -78,17 +79,17 @@ def training_identity(
         "model": _digest_of_structure(model),
         "initial weights": digest(state.model),
         "initial optimizer state": digest(state.optimizer),
-        "constraint": _digest_of_constraint(constraint),
+        "constraint": _digest_of_constraint(training.constraint),
     }
     batch = data.train.inputs[: min(RESPONSE_EXAMPLES, recipe.batch_size)]
     outputs = _outputs(model, data.train.inputs[:2])
     return Identity(values, {"evaluation": outputs, **_training_responses(model, batch)})
 
 
-def identity_differences(saved: Identity, own: Identity) -> list[str]:
+def identity_differences(saved: Identity, current: Identity) -> list[str]:
     """The differences between the identity in a checkpoint and that of a training, as clauses; empty: none."""
     differences = []
-    for key, value in own.values.items():
+    for key, value in current.values.items():
         other = saved.values.get(key)
         if other == value:
             continue
@@ -104,7 +105,7 @@ def identity_differences(saved: Identity, own: Identity) -> list[str]:
             differences.append(_DESCRIPTIONS[key])
     empty = torch.empty(0)
     if not differences and not all(
-        _are_close(saved.responses.get(name, empty), response) for name, response in own.responses.items()
+        _are_close(saved.responses.get(name, empty), response) for name, response in current.responses.items()
     ):
         differences = ["its model computes another function of the same weights, or other gradients"]
     return differences

@@ -70,7 +70,10 @@ class Trainer:
         self.add_penalty(self.weights, self.recipe.penalty_strength)
         self.constraint.before_optimizer_step()
         self.optimizer.step()
-        self.constraint.apply()
+        if isinstance(self.constraint, Masks):
+            self.constraint.keep(self.optimizer)
+        else:
+            self.constraint.apply()
         return loss.detach()
 
     def set_learning_rate(self, fraction: float) -> None:
@@ -235,29 +238,17 @@ def train(
         DivergenceError: The loss is NaN or infinite.
         CheckpointError: The checkpoint is damaged, or belongs to another training.
     """
-    check_recipe(recipe)
-    if recipe.patience is not None and not evaluate_every_epoch:
-        raise SpecError(
-            f"Expected an evaluation after every epoch for patience = {recipe.patience}, got "
-            "evaluate_every_epoch = False; leave one of them out."
-        )
-    check_dataset(data, ("train", "validation"))
-    check_trainable(model, data, recipe)
     path = None if checkpoint is None else Path(checkpoint)
-    if path is not None:
-        check_writable(path)
-    if recipe.patience is not None or any(part is not None for part in (path, observer, start)):
-        check_dense_state(model)
+    copies_state = recipe.patience is not None or any(part is not None for part in (path, observer, start))
+    _check_training(model, data, recipe, path, evaluate_every_epoch, copies_state)
     run = Trainer(model, recipe, _make_constraint(model, masks, constraint))
     with restored_modes(model), _seeded_random_state(seed):
         modes = start_training(model)
         if start is not None:
             run.restore(start)
-        saved = identity = None
+        identity = saved = None
         if path is not None:
-            identity = training_identity(
-                model, data, recipe, seed=seed, state=run.capture(), constraint=run.constraint
-            )
+            identity = training_identity(run, data, seed)
             saved = _load_checkpoint(path, identity, observer) if path.exists() else None
         run.constraint.apply()
         if saved is not None:
@@ -279,6 +270,29 @@ def train(
             model.load_state_dict(run.best)
         run.constraint.finalize()
     return run.epochs
+
+
+def _check_training(
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    path: Path | None,
+    evaluate_every_epoch: bool,
+    copies_state: bool,
+) -> None:
+    """Raise what `train` raises for arguments that it cannot train with; nothing is changed."""
+    check_recipe(recipe)
+    if recipe.patience is not None and not evaluate_every_epoch:
+        raise SpecError(
+            f"Expected an evaluation after every epoch for patience = {recipe.patience}, got "
+            "evaluate_every_epoch = False; leave one of them out."
+        )
+    check_dataset(data, ("train", "validation"))
+    check_trainable(model, data, recipe)
+    if path is not None:
+        check_writable(path)
+    if copies_state:
+        check_dense_state(model)
 
 
 def _make_constraint(

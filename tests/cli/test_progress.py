@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prunus.cli import progress as module
-from prunus.cli.progress import Reporter, added_up
+from prunus.cli.progress import Reporter, cumulative_progress
 from prunus.runs.executors.scheduler import RunsProgress
 from prunus.training import Recipe, evaluate, train
 
@@ -108,9 +108,9 @@ def test_other_line_replaces_a_line_of_progress():
     assert [line for _, line in clock.lines] == [f"epoch {epoch}" for epoch in range(10)]
 
 
-def test_added_up_counts_trainings_that_were_finished_before():
+def test_cumulative_progress_counts_trainings_that_were_finished_before():
     reported = []
-    add = added_up(40, lambda *call: reported.append(call))
+    add = cumulative_progress(40, lambda *call: reported.append(call))
     for done in (0, 5, 10, 0, 10, 10, 0, 10):  # the third was finished by an earlier call
         add("training", done, 10)
     add("coding the weights", 0, 0)
@@ -164,7 +164,7 @@ class Slow(nn.Flatten):
 def net():
     return nn.Sequential(Slow(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
 
-def few():
+def small():
     return load_data("digits").take(200, 240)
 """
 
@@ -181,14 +181,14 @@ def slow(called, monkeypatch, tmp_path):
 
 
 def test_commands_write_plain_lines_when_stderr_is_a_file(slow):
-    names = ("slow_nets:net", "--data=slow_nets:few")
+    names = ("slow_nets:net", "--data=slow_nets:small")
     epochs = ("--epochs=dense=1", "--epochs=retrain=1", "--epochs=final_retrain=1", "--epochs=finetune=1")
     error = slow("compress", "--model", *names, "--rounds=1", "--out=x.prunus", *epochs).err
     lines = [line for line in error.splitlines() if LINE.match(line)]
     assert any(line.startswith("epoch 1 of 1: ") for line in lines)
-    # One estimate over all trainings: the share only grows.
-    shares = [int(LINE.match(line)[1]) for line in lines if line.startswith("epoch ")]
-    assert shares == sorted(shares)
+    # One estimate over all trainings: the percentage only grows.
+    percentages = [int(LINE.match(line)[1]) for line in lines if line.startswith("epoch ")]
+    assert percentages == sorted(percentages)
     assert "\x1b" not in error
     assert "\r" not in error
     error = slow("evaluate", "x.prunus", "--model", *names).err

@@ -103,18 +103,18 @@ def test_completion_lists_exactly_the_built_in_names():
     expected = {
         "model": tables["models"],
         "data set": tables["data sets"],
-        "criterion": {**tables["criteria"], **tables["pruners"]},
+        "criterion": {**tables["criteria"], **tables["pruning methods"]},
         "scope": tables["scopes"],
-        "recipe": tables["recipes"],
+        "preset": tables["compression presets"],
         "experiment": tables["experiments"],
-        "engine": tables["engines"],
+        "executor": tables["executors"],
         "size": SIZES,
     }
     assert {kind: tuple(table) for kind, table in expected.items()} == NAMES
 
 
 def test_every_built_in_name_is_in_the_docs():
-    text = (ROOT / "docs" / "variants.md").read_text()
+    text = (ROOT / "docs" / "builtins.md").read_text()
     tables = [*registries().values(), DIAGONALS, LOSSES, WEIGHT_INITS, GENERATORS]
     assert not [name for table in tables for name in table if f"`{name}`" not in text]
 
@@ -162,4 +162,4 @@ def test_every_benchmark_is_listed_and_can_be_imported():
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert files - {"__init__", "__main__", "timing", "plain_lottery"} == set(process.stdout.split())
+    assert files - {"__init__", "__main__", "timing", "baseline_script"} == set(process.stdout.split())

@@ -273,8 +273,8 @@ def test_scope_option_accepts_a_pattern(run, tmp_path):
     printed = run(*arguments, "--density=0.5", "--rounds=1")
     assert "will prune 1.weight (24 × 64) to density 0.5" in printed.err
     for name in ("1.weight", "4.weight"):
-        kept = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
-        assert set(kept.unique().tolist()) <= {1, 2}  # a shared value may be zero
+        num_kept = (prunus.read(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
+        assert set(num_kept.unique().tolist()) <= {1, 2}  # a shared value may be zero
     out.unlink()
     out.with_suffix(".html").unlink()
     for wrong in (("--density=0.5",), ("--density=0.4", "--rounds=1")):
@@ -303,23 +303,23 @@ def test_list_names_all_built_in_components(run):
         "models": MODELS,
         "data_sets": DATASETS,
         "criteria": prunus.CRITERIA,
-        "pruners": METHODS,
+        "pruning_methods": METHODS,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,
-        "mask-1_actions": MASK1_ACTIONS,
-        "mask-0_actions": MASK0_ACTIONS,
+        "mask_1_actions": MASK1_ACTIONS,
+        "mask_0_actions": MASK0_ACTIONS,
         "supermasks": SUPERMASKS,
         "codecs": CODECS,
-        "starts": KMEANS_INITS,
+        "k_means_initializations": KMEANS_INITS,
         "augmentations": AUGMENTATIONS,
-        "engines": EXECUTORS,
-        "recipes": prunus.COMPRESSION_RECIPES,
+        "executors": EXECUTORS,
+        "compression_presets": prunus.COMPRESSION_RECIPES,
         "experiments": dict.fromkeys((*PAPERS, *EXPERIMENTS)),
     }
     assert {kind: [row["name"] for row in rows] for kind, rows in result.items()} == {
         kind: list(table) for kind, table in tables.items()
     }
-    assert all(len(row["about"]) > 10 for rows in result.values() for row in rows)
+    assert all(len(row["description"]) > 10 for rows in result.values() for row in rows)
     words = run("list").out
     for table in tables.values():
         for name in table:
@@ -338,9 +338,9 @@ def test_run_passes_size_and_replicates_and_prints_the_result(run, monkeypatch, 
     name = "hassibi1993.xor"
     printed = run("run", name, "--smoke", "--out", tmp_path / "new" / "folder", "--replicates=2", "--json")
     assert printed.err == "counting\n"
-    found = json.loads(printed.out)
-    assert (found["table"], found["question"]) == ("| 1 | 2 | 3 |", "How many?")
-    assert Path(found["files"][0]).read_text(encoding="utf-8") == f"{name} smoke 2 0"
+    result = json.loads(printed.out)
+    assert (result["table"], result["question"]) == ("| 1 | 2 | 3 |", "How many?")
+    assert Path(result["files"][0]).read_text(encoding="utf-8") == f"{name} smoke 2 0"
     assert "| 1 | 2 | 3 |" in run("run", name, "--out", tmp_path).out
     assert (tmp_path / "counted.txt").read_text() == f"{name} default None 0"
 

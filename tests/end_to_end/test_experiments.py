@@ -30,16 +30,16 @@ def test_experiment_runs_and_is_drawn_again_from_its_store(name, tmp_path, store
     assert content["table"] == list(result.table) != []
     assert content["question"].endswith("?")
     assert len(content["verdicts"]) >= len(experiment.claims)
-    runs, kept = {run.id: run for run in Store(store).runs()}, Store(store)
-    (request,) = (request for request in kept.requests() if request.experiment == name)
+    runs, opened = {run.id: run for run in Store(store).runs()}, Store(store)
+    (request,) = (request for request in opened.requests() if request.experiment == name)
     assert {runs[entry.id].state for entry in request.entries} == {"done"}
     lines.clear()
     again = run_experiment(experiment, "smoke", out, store=store, seed=1, report=lines.append)
     assert " 0 to do" in " ".join(lines)
-    drawn = draw_experiment(experiment, kept, tmp_path / "drawn")
-    assert drawn.table == again.table == result.table
-    assert drawn.content["rows"] == result.content["rows"]
-    for file in drawn.files:
+    redrawn = draw_experiment(experiment, opened, tmp_path / "drawn")
+    assert redrawn.table == again.table == result.table
+    assert redrawn.content["rows"] == result.content["rows"]
+    for file in redrawn.files:
         if file.suffix == ".csv":
             assert file.read_bytes() == (out / file.name).read_bytes()
 

@@ -95,7 +95,7 @@ def test_list_names_every_run_with_its_last_level(run):
     assert "25.00 % (75.00 %)" in words
 
 
-def test_show_tells_all_of_a_run(run):
+def test_show_prints_all_sections_of_a_run(run):
     words = run("show", IDS["bad"][:12]).out
     for part in ("random", "torch", "small.figure.smoke", "91.25", "counts are exact", "not on level 1"):
         assert part in words
@@ -112,8 +112,8 @@ def test_save_refuses_runs_without_a_network(run, tmp_path):
     file = tmp_path / "net.prunus"
     for id, why in (
         (IDS["good"], "the result of a run of its kind is numbers"),
-        (run_id(Baseline(seed=1)), "it is failed, not done"),
-        (run_id(Baseline(seed=2)), "it is interrupted, not done"),
+        (run_id(Baseline(seed=1)), "it is failed, not done; repeat its `prunus run` command"),
+        (run_id(Baseline(seed=2)), "it is interrupted, not done; repeat its `prunus run` command"),
     ):
         assert run("save", id, file, code=1).err == f"error: {id} has no network to write: {why}.\n"
     assert not file.exists()
@@ -128,7 +128,7 @@ def test_a_damaged_run_is_named_and_what_it_read_is_kept(run, store):
     run("rm", IDS["dense"], "--force")
 
 
-def test_compare_names_what_differs(run):
+def test_compare_prints_the_differences(run):
     listed_runs = json.loads(run("compare", IDS["good"], IDS["bad"], "--json").out)
     assert listed_runs["settings"] == {"criterion": ["magnitude", "random"]}
     stop = [entry for entry in listed_runs["levels"] if entry["metric"] == "stop_test_accuracy"]
@@ -141,7 +141,7 @@ def test_compare_names_what_differs(run):
     assert kinds["kind"] == ["ticket", "dense"]
 
 
-def test_rm_removes_what_nothing_needs(run, store):
+def test_rm_removes_only_runs_that_no_run_depends_on(run, store):
     error = run("rm", IDS["dense"], code=8).err
     assert "was read by the finished" in error
     run("rm", IDS["good"], IDS["bad"], IDS["dense"])

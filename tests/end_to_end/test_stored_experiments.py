@@ -1,4 +1,4 @@
-"""`prunus run` and `prunus figure` on experiments whose runs live in a store, on a small network and few pictures."""
+"""`prunus run` and `prunus figure` on experiments whose runs live in a store, on a small network and few images."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ SMALL = {
     "examples": "85",
     "epochs": "2",
     "batch_size": "25",
-    "every": "3",
+    "eval_every": "3",
     "rounds": "4",
 }
 
@@ -39,15 +39,15 @@ def _helpers(monkeypatch):
 
 @pytest.fixture
 def run(called, monkeypatch, tmp_path):
-    """`prunus` in this process, in a folder of its own: what it printed to stdout and to stderr."""
+    """`prunus` in this process, in an empty folder; returns what it prints to stdout and to stderr."""
     monkeypatch.chdir(tmp_path)
     return called
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A store and a folder of figures, by a real process; and what it said."""
-    folder = tmp_path_factory.mktemp("laboratory")
+    """A folder with a store and figures that a process of its own has made, and the finished process."""
+    folder = tmp_path_factory.mktemp("made")
     command = [
         sys.executable,
         "-m",
@@ -83,24 +83,24 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def said(error: str) -> str:
+def error_of(error: str) -> str:
     """The one sentence on stderr."""
     (line,) = (line for line in error.splitlines() if line.startswith("error: "))
     return line
 
 
-def test_an_experiment_is_run_and_drawn(made):
+def test_experiment_is_run_and_drawn(made):
     folder, done = made
     lines = [line for line in done.stderr.splitlines() if not line.endswith((" left", " so far"))]  # progress
-    assert lines[0].startswith("12 runs requested, 0 found, 14 to do (2 dense runs shared by 12), about ")
+    assert lines[0].startswith("12 runs requested, 0 found, 14 to do (2 baseline runs shared by 12), about ")
     assert lines[-1].startswith("14 of 14: ticket-")
     assert (
         "invariants: 12 of 12 points passed all checks" in done.stdout
     )  # level 3 is the only one of LEVELS in 4 rounds
-    found = Store(folder / "store", create=False)
-    assert len(found.runs()) == 14
-    assert {run.state for run in found.runs()} == {"done"}
-    assert {run.invariants for run in found.runs()} == {"passed", None}
+    stored = Store(folder / "store", create=False)
+    assert len(stored.runs()) == 14
+    assert {run.state for run in stored.runs()} == {"done"}
+    assert {run.invariants for run in stored.runs()} == {"passed", None}
     files = [Path(line) for line in done.stdout.splitlines() if line.startswith("figures/")]
     assert {file.suffix for file in files} == {".json", ".md", ".png", ".svg", ".csv", ".html"}
     assert all((folder / file).stat().st_size for file in files)
@@ -110,14 +110,14 @@ def test_an_experiment_is_run_and_drawn(made):
     assert {row["n"] for row in record["table"]} == {2}
 
 
-def test_the_table_and_the_picture_say_what_the_runs_say(made):
-    """The means over replicates, worked out here from the runs' own files."""
+def test_table_and_figure_have_the_values_of_the_runs(made):
+    """The means over replicates are computed here from the files of the runs."""
     folder, _ = made
-    found = Store(folder / "store", create=False)
+    stored = Store(folder / "store", create=False)
     values: dict[tuple[str, int], list[float]] = {}
-    for run in found.runs():
+    for run in stored.runs():
         if run.kind == "ticket":
-            for row in found.directory(run.id).rows():
+            for row in stored.directory(run.id).rows():
                 values.setdefault((run.settings.get("mask0", "zero"), row["level"]), []).append(
                     row["stop_test_accuracy"]
                 )
@@ -125,14 +125,14 @@ def test_the_table_and_the_picture_say_what_the_runs_say(made):
     rows = json.loads((folder / f"figures/{NAME}.json").read_text())["table"]
     for row in rows:
         if row["level"]:
-            mine = values[row["curve"], row["level"]]
-            assert row["stop_test_accuracy"] == pytest.approx(sum(mine) / 2)
-    drawn = csv.DictReader((folder / f"figures/{NAME}.accuracy.csv").read_text().splitlines())
-    means = sorted(float(row["mean"]) for row in drawn if float(row["x"]) < 100)
-    assert means == pytest.approx(sorted(sum(mine) / 2 for mine in values.values()))
+            own_values = values[row["curve"], row["level"]]
+            assert row["stop_test_accuracy"] == pytest.approx(sum(own_values) / 2)
+    redrawn = csv.DictReader((folder / f"figures/{NAME}.accuracy.csv").read_text().splitlines())
+    means = sorted(float(row["mean"]) for row in redrawn if float(row["x"]) < 100)
+    assert means == pytest.approx(sorted(sum(own_values) / 2 for own_values in values.values()))
 
 
-def test_a_second_time_nothing_is_done_anew(made, store, run, tmp_path):
+def test_repeated_command_repeats_no_run(made, store, run, tmp_path):
     before = contents(store)
     printed = run(
         "run",
@@ -152,7 +152,7 @@ def test_a_second_time_nothing_is_done_anew(made, store, run, tmp_path):
     assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
 
 
-def test_more_replicates_share_what_is_there(store, run):
+def test_more_replicates_reuse_finished_runs(store, run):
     printed = run(
         "run",
         NAME,
@@ -165,25 +165,25 @@ def test_more_replicates_share_what_is_there(store, run):
         "--out",
         "again",
     )
-    assert printed.err.startswith("18 runs requested, 12 found, 7 to do (1 dense run shared by 6)")
+    assert printed.err.startswith("18 runs requested, 12 found, 7 to do (1 baseline run shared by 6)")
 
 
-def test_another_experiment_shares_the_dense_runs(store, run):
+def test_another_experiment_shares_the_baselines(store, run):
     arguments = ("--smoke", "--engine=inline", "--replicates=2", *sets(), "--store", store, "--out", "other")
     printed = run("run", "zhou2019.signs", *arguments)
     assert printed.err.startswith("14 runs requested, 2 found, 12 to do, about ")
 
 
-def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
-    """The same bytes, also where the experiment's own folder is gone, and in place of an earlier figure."""
+def test_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
+    """The bytes are the same, also when earlier figures are replaced."""
     for _ in range(2):
         run("figure", NAME, "--store", store, "--out", tmp_path / "drawn")
-    found = csvs(tmp_path / "drawn")
-    assert found == csvs(made[0] / "figures")
-    assert {f"{NAME}.accuracy.csv", f"{NAME}.comparisons.csv"} <= found.keys()
-    whole = run("figure", "zhou2019", "--store", store, "--out", tmp_path / "paper", "--json").out
-    assert json.loads(whole)["name"] == NAME
-    assert csvs(tmp_path / "paper") == found
+    stored = csvs(tmp_path / "drawn")
+    assert stored == csvs(made[0] / "figures")
+    assert {f"{NAME}.accuracy.csv", f"{NAME}.comparisons.csv"} <= stored.keys()
+    paper = run("figure", "zhou2019", "--store", store, "--out", tmp_path / "paper", "--json").out
+    assert json.loads(paper)["name"] == NAME
+    assert csvs(tmp_path / "paper") == stored
 
 
 @pytest.mark.parametrize(
@@ -191,17 +191,21 @@ def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
     [
         ({"epoch": "3"}, 2, "error: Unknown setting 'epoch'; did you mean 'epochs'?"),
         ({"recipe": "3"}, 2, "error: recipe is a group of settings; set one of:"),
-        ({"dense.recipe.epochs": "3"}, 2, "error: epochs and dense.recipe.epochs are one setting, dense.rec"),
+        (
+            {"baseline.recipe.epochs": "3"},
+            2,
+            "error: epochs and baseline.recipe.epochs are one setting, baseline.r",
+        ),
         (
             {"network": "lenet,lenet"},
             2,
             "error: network=lenet,lenet names lenet twice; name each network once.",
         ),
         ({"epochs": "many"}, 2, "error: Expected a whole number for epochs, got 'many'."),
-        ({"epochs": "0"}, 2, "error: recipe.epochs is 0; it must be at least 1."),
-        ({"every": "0"}, 2, "error: every is 0; it must be at least 1."),
-        ({"batch_size": "-1"}, 2, "error: recipe.batch_size is -1; it must be at least 1."),
-        ({"patience": "3"}, 2, "error: Where tickets stop is found afterwards"),
+        ({"epochs": "0"}, 2, "error: Expected recipe.epochs of at least 1, got 0."),
+        ({"eval_every": "0"}, 2, "error: Expected eval_every of at least 1, got 0."),
+        ({"batch_size": "-1"}, 2, "error: Expected recipe.batch_size of at least 1, got -1."),
+        ({"patience": "3"}, 2, "error: Expected recipe.patience = None, got 3; tickets train for the full"),
         ({"network": "lenet-5"}, 2, "error: Unknown network 'lenet-5'"),
         ({"data": "digit"}, 2, "error: Unknown data set 'digit'; did you mean 'digits'?"),
         ({"model": "small:nobody"}, 2, "error: Looking up 'small:nobody', module 'small' "),
@@ -209,12 +213,16 @@ def test_a_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
         ({"optimizer": "adamm"}, 2, "error: Unknown optimizer 'adamm'; did you mean 'adam'"),
         ({"lr_schedule": "cos"}, 2, "error: Unknown learning-rate decay 'cos'; did you mean 'cosine'"),
         ({"criterion": "largest"}, 2, "error: Unknown criterion 'largest'"),
-        ({"rates.linear": "1"}, 2, "error: rates.linear is 1.0; a round prunes a share"),
+        (
+            {"pruning_rates.linear": "1"},
+            2,
+            "error: Expected pruning_rates.linear of at least 0 and below 1, got 1.0.",
+        ),
     ],
 )
-def test_what_cannot_be_set_is_a_sentence(change, code, sentence, run):
+def test_impossible_setting_is_one_sentence(change, code, sentence, run):
     arguments = ("--smoke", "--engine=inline", *sets(**change), "--store", "store", "--out", "figures")
-    assert said(run("run", NAME, *arguments, code=code).err).startswith(sentence)
+    assert error_of(run("run", NAME, *arguments, code=code).err).startswith(sentence)
     assert not Path("store").exists()
 
 
@@ -227,8 +235,8 @@ def test_what_cannot_be_set_is_a_sentence(change, code, sentence, run):
         (("figure", "zhou2019.nothing"), 2, "error: Unknown experiment"),
     ],
 )
-def test_what_is_not_there_is_a_sentence(arguments, code, sentence, run):
-    assert said(run(*arguments, code=code).err).startswith(sentence)
+def test_unknown_name_is_one_sentence(arguments, code, sentence, run):
+    assert error_of(run(*arguments, code=code).err).startswith(sentence)
     assert not Path("nowhere").exists()
 
 
@@ -244,7 +252,7 @@ def test_wrong_options_are_refused(run):
     assert not Path("store").exists()
 
 
-def test_a_fault_in_a_users_function_ends_as_what_was_not_foreseen(run):
+def test_fault_in_a_users_function_is_an_unexpected_error(run):
     arguments = (
         "--smoke",
         "--engine=inline",
@@ -255,24 +263,24 @@ def test_a_fault_in_a_users_function_ends_as_what_was_not_foreseen(run):
         "o",
     )
     printed = run("run", NAME, *arguments, code=70)
-    sentence = said(printed.err)
+    sentence = error_of(printed.err)
     assert sentence.startswith("error: ValueError: 6 of 7 runs failed; the first, ticket-")
     assert sentence.endswith(": a fault (PRUNUS_TRACEBACK=1 shows where)")
     assert len([line for line in printed.err.splitlines() if line.startswith("failed: ticket-")]) == 6
-    none = said(run("figure", NAME, "--store", "store", code=8).err)
+    none = error_of(run("figure", NAME, "--store", "store", code=8).err)
     assert none == f"error: No run of {NAME} is finished in the store store; run `prunus run {NAME}` again."
 
 
-def test_what_is_refused_leaves_the_store_as_it_was(store, run):
+def test_refused_command_does_not_change_the_store(store, run):
     before = contents(store)
     run("run", NAME, "--smoke", "--engine=inline", *sets(epochs="0"), "--store", store, "--out", "o", code=2)
     assert contents(store) == before
 
 
-def test_a_figure_without_its_runs_is_a_sentence(store, run):
-    other = said(run("figure", "zhou2019.signs", "--store", store, code=8).err)
+def test_figure_without_its_runs_is_one_sentence(store, run):
+    other = error_of(run("figure", "zhou2019.signs", "--store", store, code=8).err)
     assert other.startswith(f"error: zhou2019.signs has not been run in the store {store}; `prunus run ")
-    full = said(run("figure", NAME, "--size=full", "--store", store, code=8).err)
+    full = error_of(run("figure", NAME, "--size=full", "--store", store, code=8).err)
     assert full.startswith(f"error: {NAME} has not been run in the store")
     lost = next((store / "runs").glob("ticket-*"))
     shutil.rmtree(lost)
@@ -296,7 +304,7 @@ def test_a_figure_without_its_runs_is_a_sentence(store, run):
 
 
 @pytest.mark.parametrize("setting", ["mask0=freeze_init", "replicate=5", "schedule=one_shot", "mask1=rewind"])
-def test_what_the_experiment_decides_cannot_be_set_unnoticed(setting, store, run):
+def test_setting_without_effect_is_warned_of(setting, store, run):
     key, value = setting.split("=")
     arguments = (
         "--smoke",
@@ -321,7 +329,7 @@ WITHOUT_ROUNDS = {"zhou2019.supermasks", "zhou2019.criterion_supermasks"}
     "name", [name for name in EXPERIMENTS if name.startswith(("frankle", "zhou", "renda"))]
 )
 def test_every_ticket_experiment_on_a_small_network(name, run, tmp_path):
-    """Run, found again, drawn from the store: the same for all, with nothing but their settings known."""
+    """A repeated command and the figures from the store give the same numbers."""
     known = [setting for setting in sets() if "rounds" not in setting or name not in WITHOUT_ROUNDS]
     arguments = ("--smoke", "--engine=inline", *known, "--store", "store")
     first = run("run", name, *arguments, "--out", "first")
@@ -336,9 +344,9 @@ def test_every_ticket_experiment_on_a_small_network(name, run, tmp_path):
 @pytest.mark.parametrize(
     "experiment", ["frankle2020.rewinding", pytest.param("zhou2019.signs", marks=pytest.mark.slow)]
 )
-def test_a_device_computes_what_the_cpu_does(experiment, tmp_path):
-    """With a pretend device (`far.py`), as strict as a GPU: every receipt passes, and the numbers are the CPU's."""
-    told = []
+def test_device_computes_the_same_as_the_cpu(experiment, tmp_path):
+    """On a simulated device (`far.py`), as strict as a GPU, all invariant checks pass and the numbers are the CPU's."""
+    tables = []
     for device in ("cpu", "far"):
         command = [
             sys.executable,
@@ -358,8 +366,8 @@ def test_a_device_computes_what_the_cpu_does(experiment, tmp_path):
         (line,) = [line for line in table.splitlines() if line.startswith("invariants: ")]
         passed, points = (int(word) for word in line.split() if word.isdigit())
         assert passed == points > 0
-        told.append(table)
-    assert told[0] == told[1]
+        tables.append(table)
+    assert tables[0] == tables[1]
 
 
 def cut(path: Path) -> None:
@@ -400,12 +408,10 @@ RUN = ("run", NAME, "--smoke", "--engine=inline", "--replicates=2")
     ],
 )
 @pytest.mark.filterwarnings("ignore:The run")
-def test_a_damaged_file_of_a_run_is_named_with_what_to_do_which_helps(
-    file, damage, made, store, run, tmp_path
-):
+def test_damaged_file_of_a_run_is_named_with_a_remedy(file, damage, made, store, run, tmp_path):
     ticket = next((store / "runs").glob("ticket-*"))
     damage(ticket / file)
-    sentence = said(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
+    sentence = error_of(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
     assert f"{ticket / file}" in sentence
     advice = f"`prunus runs rm {ticket.name} --store {store}`"
     assert sentence.endswith(f"; remove the run, {advice}, and run the command again.")
@@ -416,12 +422,12 @@ def test_a_damaged_file_of_a_run_is_named_with_what_to_do_which_helps(
 
 @pytest.mark.parametrize("damage", [flip_bit, cut, Path.unlink])
 @pytest.mark.parametrize("name", ["state-0", "final"])
-def test_a_damaged_dense_network_never_goes_into_a_ticket(name, damage, made, store, run, tmp_path):
+def test_damaged_baseline_is_never_used_by_a_ticket(name, damage, made, store, run, tmp_path):
     tickets = list((store / "runs").glob("ticket-*"))
     (dense,) = json.loads((tickets[0] / "run.json").read_text())["dependencies"].values()
     shutil.rmtree(tickets[0])
     damage(store / "runs" / dense / f"{name}.safetensors")
-    sentence = said(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
+    sentence = error_of(run(*RUN, *sets(), "--store", store, "--out", "o", code=8).err)
     assert f"{dense}/{name}.safetensors" in sentence
     assert f"`prunus runs rm {dense} --store {store}`" in sentence
     run("runs", "rm", dense, "--store", store, "--force")
@@ -429,14 +435,14 @@ def test_a_damaged_dense_network_never_goes_into_a_ticket(name, damage, made, st
     assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
 
 
-def test_what_was_removed_of_a_finished_run_is_computed_again_to_be_drawn(made, store, run, tmp_path):
-    dense = next((store / "runs").glob("dense-*"))
+def test_removed_dependency_of_a_finished_run_is_computed_again(made, store, run, tmp_path):
+    dense = next((store / "runs").glob("baseline-*"))
     run("runs", "rm", dense.name, "--store", store, "--force")
     assert "1 to do" in run(*RUN, *sets(), "--store", store, "--out", "again").err
     assert csvs(tmp_path / "again") == csvs(made[0] / "figures")
 
 
-def test_the_numbers_are_on_disk_before_a_figure_is_drawn(made, store, run, tmp_path, monkeypatch):
+def test_numbers_are_on_disk_before_a_figure_is_drawn(made, store, run, tmp_path, monkeypatch):
     def fail(*arguments: object) -> None:
         raise RuntimeError("no figure today")
 
@@ -458,13 +464,12 @@ def test_the_numbers_are_on_disk_before_a_figure_is_drawn(made, store, run, tmp_
         (NAME, "scipy"),
     ],
 )
-def test_a_missing_library_is_known_before_the_runs(name, library, run, monkeypatch):
+def test_missing_library_is_reported_before_the_runs(name, library, run, monkeypatch):
     for module in [known for known in sys.modules if known.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.setattr("prunus.cli.NEEDS", ())
     arguments = ("--store=s", *(sets() if name == NAME else ()))
-    sentence = said(run("run", name, "--smoke", *arguments, "--out=o", code=1).err)
+    sentence = error_of(run("run", name, "--smoke", *arguments, "--out=o", code=1).err)
     assert f" need {library}, which is not installed: pip install 'prunus[cli]'." in sentence
     assert not Path("s").exists()
     assert not Path("o").exists()
@@ -473,7 +478,7 @@ def test_a_missing_library_is_known_before_the_runs(name, library, run, monkeypa
 @pytest.mark.parametrize(
     "backend", ["module://matplotlib_inline.backend_inline", pytest.param("nonsense", marks=pytest.mark.slow)]
 )
-def test_figures_are_drawn_whatever_backend_the_environment_names(backend, made):
+def test_figures_are_drawn_with_any_backend_in_the_environment(backend, made):
     folder, _ = made
     done = subprocess.run(
         [sys.executable, "-m", "prunus", "figure", NAME, "--store=store", f"--out={backend[-8:]}"],

@@ -36,16 +36,16 @@ class Numbers:
     recipe: Recipe = RECIPE
 
 
-def make_tensor(settings, replicate, progress):
+def make_tensor(settings, replicate):
     """Return a tensor and its mask."""
     tensor = torch.arange(float(settings.count))
     return Output([{"sum": float(tensor.sum())}], {"t": tensor}, {"t": tensor > replicate})
 
 
-def read_tensor(settings, replicate, made, progress):
+def read_tensor(settings, replicate, made):
     """Return one row per kept number."""
-    kept = made.load_tensors("tensors")["t"][made.load_masks("masks")["t"]]
-    return [{"curve": "kept", "value": value} for value in kept.tolist()]
+    remaining = made.load_tensors("tensors")["t"][made.load_masks("masks")["t"]]
+    return [{"curve": "kept", "value": value} for value in remaining.tolist()]
 
 
 def test_function_reads_the_directories_of_its_inputs(tmp_path):
@@ -66,7 +66,7 @@ def test_version_settings_and_inputs_change_the_id():
         replace(spec, inputs=(spec,)),
         FunctionRun.of(make_tensor, Numbers()),
     ]
-    assert len({run_id(one) for one in (spec, *others)}) == 6
+    assert len({run_id(run) for run in (spec, *others)}) == 6
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_killed_experiment_continues_with_the_same_numbers(name, tmp_path):
     arguments = {"executor": "inline", "report": lines.append}
     resumed = run_experiment(experiment, "smoke", tmp_path / "out", store=tmp_path / "store", **arguments)
     assert not any(id in line for id in done for line in lines[1:])
-    whole = run_experiment(experiment, "smoke", tmp_path / "whole", store=tmp_path / "other", **arguments)
-    assert [strip(row) for row in resumed.content["rows"]] == [strip(row) for row in whole.content["rows"]]
-    assert resumed.table == whole.table
-    drawn = draw_experiment(experiment, Store(tmp_path / "store"), tmp_path / "drawn")
-    assert drawn.content["verdicts"] == whole.content["verdicts"]
+    unbroken = run_experiment(experiment, "smoke", tmp_path / "whole", store=tmp_path / "other", **arguments)
+    assert [strip(row) for row in resumed.content["rows"]] == [strip(row) for row in unbroken.content["rows"]]
+    assert resumed.table == unbroken.table
+    redrawn = draw_experiment(experiment, Store(tmp_path / "store"), tmp_path / "drawn")
+    assert redrawn.content["verdicts"] == unbroken.content["verdicts"]
 
 
 def strip(row):
@@ -133,6 +133,6 @@ def test_page_is_drawn_from_rows_without_tensors(tmp_path):
     )
     for path in (tmp_path / "store").rglob("*.safetensors"):
         path.unlink()
-    drawn = draw_experiment(experiment, Store(tmp_path / "store"), tmp_path / "drawn")
-    assert drawn.content["rows"] == result.content["rows"]
-    assert {row["n"] for row in drawn.table} == {3}
+    redrawn = draw_experiment(experiment, Store(tmp_path / "store"), tmp_path / "drawn")
+    assert redrawn.content["rows"] == result.content["rows"]
+    assert {row["n"] for row in redrawn.table} == {3}

@@ -1,4 +1,4 @@
-"""The page of an experiment: it states what the store contains, needs no other file, and escapes every name."""
+"""The page of an experiment describes the runs of a store, needs no other file, and escapes every name."""
 
 import base64
 import csv
@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from prunus.errors import PrunusError, SpecError, StoreError
 from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claims import Claim
 from prunus.experiments.comparisons import METRICS, as_rows, compare, comparison_lines, comparison_tables
-from prunus.experiments.experiment import Experiment, FigureSpec
+from prunus.experiments.experiment import Experiment, FigureSpec, labeled
 from prunus.experiments.results import Result
 from prunus.experiments.rows import curve, finished_subset, latest_request
 from prunus.experiments.running import draw_experiment
@@ -48,7 +49,7 @@ ACCURACY = "stop_test_accuracy"
 
 
 class Html(HTMLParser):
-    """What a browser would find in a page."""
+    """The tags, scripts and words of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class Html(HTMLParser):
 
 
 def page_with(word: str, name: str = "n") -> ExperimentPage:
-    """A page that says `word` everywhere."""
+    """A page with `word` in every place."""
     drawing = FigureData([Curve(word, [1, 2], [1, 2], [1, 2], [1, 2], 1)], word, word, word)
     return ExperimentPage(
         name=word, title=word, question=word, place=word, paper=word, notes=[word], size="smoke", about_size=word,
@@ -108,7 +109,7 @@ def written(page: ExperimentPage, folder: Path) -> str:
     return (folder / "page.html").read_text(encoding="utf-8")
 
 
-def test_names_stay_words(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     plain, hostile = (Html(written(page_with(word), tmp_path)) for word in (PLAIN, HOSTILE))
     assert [tag for tag, _ in plain.tags] == [tag for tag, _ in hostile.tags]
     assert [set(a) for _, a in plain.tags] == [set(a) for _, a in hostile.tags]
@@ -118,7 +119,7 @@ def test_names_stay_words(tmp_path: Path) -> None:
     assert "49" not in " ".join(hostile.words)
 
 
-def test_it_needs_nothing_else_and_runs_one_script(tmp_path: Path) -> None:
+def test_page_needs_no_other_file_and_runs_one_script(tmp_path: Path) -> None:
     text = written(page_with("plain"), tmp_path)
     page = Html(text)
     for tag, attributes in page.tags:
@@ -135,7 +136,7 @@ def test_it_needs_nothing_else_and_runs_one_script(tmp_path: Path) -> None:
     )
 
 
-def test_it_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_page_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     with pytest.raises(PrunusError, match=r"page\.html cannot be written: it is a folder"):
         write_experiment_page(tmp_path / "page.html", page_with("plain"))
@@ -146,7 +147,7 @@ def test_it_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def rows_of(values: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
-    """A row a curve, density and replicate."""
+    """One row per curve, density and replicate."""
     return [
         {"curve": name, "replicate": seed, "level": level + 1, "density %": 50.0 / 2**level, ACCURACY: value}
         for name, levels in values.items()
@@ -162,9 +163,9 @@ def levels_of(n: int) -> st.SearchStrategy[list[list[float]]]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.fixed_dictionaries({name: levels_of(3) for name in ("a", "b", "c")}))
-def test_lines_verdicts_and_rows_say_the_same(values: dict[str, list[list[float]]]) -> None:
-    found = compare(rows_of(values), "a", [ACCURACY])
-    table = as_rows(found)
+def test_lines_tables_and_rows_of_comparisons_agree(values: dict[str, list[list[float]]]) -> None:
+    comparisons = compare(rows_of(values), "a", [ACCURACY])
+    table = as_rows(comparisons)
     assert sorted((row["curve"], -row["density %"]) for row in table) == [
         (name, -50.0 / 2**level) for name in ("b", "c") for level in range(4)
     ]
@@ -172,9 +173,9 @@ def test_lines_verdicts_and_rows_say_the_same(values: dict[str, list[list[float]
         (row["curve"], row["density %"]): (row["p"] < 0.05) * ((row["low"] > 0) - (row["high"] < 0))
         for row in table
     }
-    (told,) = comparison_tables(found, [ACCURACY])
+    (reports,) = comparison_tables(comparisons, [ACCURACY])
     by_page = {}
-    for level, verdict in enumerate(told.rows):
+    for level, verdict in enumerate(reports.rows):
         for sign, names in (
             (1, [n for n, _ in verdict.more]),
             (-1, [n for n, _ in verdict.less]),
@@ -182,24 +183,28 @@ def test_lines_verdicts_and_rows_say_the_same(values: dict[str, list[list[float]
         ):
             by_page |= {(name, 50.0 / 2**level): sign for name in names}
     assert by_page == expected
-    for line in (line for line in comparison_lines(found, [ACCURACY], "all.csv") if line.startswith("- ")):
+    for line in (
+        line for line in comparison_lines(comparisons, [ACCURACY], "all.csv") if line.startswith("- ")
+    ):
         name, _, words = line.removeprefix("- ").partition(": ")
-        for sign, said in ((1, "more accurate than a"), (-1, "less accurate than a"), (0, "no ")):
-            mine = [density for (curve, density), way in expected.items() if (curve, way) == (name, sign)]
-            parts = [part for part in words.split("; ") if part.startswith(said)]
-            assert len(parts) == bool(mine)
-            if len(mine) == 4:
+        for sign, message in ((1, "more accurate than a"), (-1, "less accurate than a"), (0, "no ")):
+            own_curves = [
+                density for (curve, density), way in expected.items() if (curve, way) == (name, sign)
+            ]
+            parts = [part for part in words.split("; ") if part.startswith(message)]
+            assert len(parts) == bool(own_curves)
+            if len(own_curves) == 4:
                 assert "density from 50 to 6.25 %" in parts[0]
-            elif mine:
-                assert f"at density {', '.join(f'{density:.3g}' for density in mine)} %" in parts[0]
+            elif own_curves:
+                assert f"at density {', '.join(f'{density:.3g}' for density in own_curves)} %" in parts[0]
 
 
-def test_a_line_gives_the_largest_difference() -> None:
+def test_line_gives_the_largest_difference() -> None:
     values = {"a": [[90.0, 91.0, 92.0]] * 2, "b": [[89.0, 90.1, 91.0], [80.0, 81.0, 82.1]]}
-    found = compare(rows_of(values), "a", [ACCURACY])
-    largest = max(as_rows(found), key=lambda row: abs(row["difference"]))
+    comparisons = compare(rows_of(values), "a", [ACCURACY])
+    largest = max(as_rows(comparisons), key=lambda row: abs(row["difference"]))
     assert largest["density %"] == 25
-    *_, line = comparison_lines(found, [ACCURACY], "all.csv")
+    *_, line = comparison_lines(comparisons, [ACCURACY], "all.csv")
     assert line.startswith(
         "- b: less accurate than a at density 50, 25 %, most at 25 %, by 9.97 pp (95 % interval "
     )
@@ -213,13 +218,13 @@ def test_draws_of_a_replicate_count_once() -> None:
     assert (row["n"], row["difference"]) == (2, (81 + 83 - 90 - 91) / 2)
 
 
-def test_one_replicate_proves_nothing() -> None:
-    found = compare(rows_of({"a": [[90.0]], "b": [[10.0]]}), "a", [ACCURACY])
-    assert comparison_tables(found, [ACCURACY]) == []
-    assert comparison_lines(found, [ACCURACY], "all.csv") == [
+def test_one_replicate_shows_no_difference() -> None:
+    comparisons = compare(rows_of({"a": [[90.0]], "b": [[10.0]]}), "a", [ACCURACY])
+    assert comparison_tables(comparisons, [ACCURACY]) == []
+    assert comparison_lines(comparisons, [ACCURACY], "all.csv") == [
         "one replicate cannot show a difference; the measured differences are in all.csv"
     ]
-    assert as_rows(found)[0]["difference"] == -80
+    assert as_rows(comparisons)[0]["difference"] == -80
 
 
 # --- from a store ---------------------------------------------------------------------------------------
@@ -233,14 +238,11 @@ def template(network: str, size: str) -> TicketSpec:
     return TicketSpec(BaselineSpec(network, "digits", recipe), rounds=3 if size == "full" else 2)
 
 
-def wanted(template: TicketSpec, size: str, replicates: Any) -> Any:
-    return [
-        ({"curve": name, "replicate": seed},
-         replace(template, criterion=name, baseline=replace(template.baseline, replicate=seed)))
-        for seed in replicates
-        for name in ("large_final", "small_final")
-    ]  # fmt: skip
+def two_criteria(template: TicketSpec, size: str) -> Any:
+    return labeled({name: replace(template, criterion=name) for name in ("large_final", "small_final")})
 
+
+_claim = partial(Claim, curve="large_final", against="small_final", metric=ACCURACY, source="Figure 7")
 
 TINY = Experiment(
     name="mine.tiny",
@@ -249,57 +251,17 @@ TINY = Experiment(
     title="Two criteria",
     question="Which of two criteria is better?",
     template=template,
-    runs=wanted,
+    runs=two_criteria,
     figures=[
         FigureSpec("stop", ACCURACY, "stop (%)", "Stop"),
         FigureSpec("end", "final_test_accuracy", "end (%)", "End"),
     ],
     claims=[
-        Claim(
-            "large_final is better",
-            ACCURACY,
-            "large_final",
-            "small_final",
-            "higher",
-            "Figure 7",
-            at={"level": (1, 2)},
-        ),
-        Claim(
-            "large_final is worse",
-            ACCURACY,
-            "large_final",
-            "small_final",
-            "lower",
-            "Figure 7",
-            at={"level": (1, 2)},
-        ),
-        Claim(
-            "both end alike",
-            "final_test_accuracy",
-            "large_final",
-            "small_final",
-            "equal",
-            "Table 1",
-            margin=0.1,
-        ),
-        Claim(
-            "large_final is at least 90 %",
-            ACCURACY,
-            "large_final",
-            90.0,
-            "higher",
-            "Table 1",
-            at={"level": (2,)},
-        ),
-        Claim(
-            "nobody has measured this",
-            ACCURACY,
-            "large_final",
-            "small_final",
-            "higher",
-            "Table 2",
-            at={"level": (9,)},
-        ),
+        _claim("large_final is better", expected="higher", at={"level": (1, 2)}),
+        _claim("large_final is worse", expected="lower", at={"level": (1, 2)}),
+        _claim("both end alike", expected="equal", metric="final_test_accuracy", margin=0.1),
+        _claim("large_final is at least 90 %", expected="higher", against=90.0, at={"level": (2,)}),
+        _claim("a claim without rows", expected="higher", at={"level": (9,)}),
     ],
     networks=("lenet-300-100",),
     against="large_final",
@@ -313,26 +275,26 @@ def put(
     size: str = "default",
     *,
     broken: str = "",
-    asked: dict[str, str] | None = None,
+    settings_given: dict[str, str] | None = None,
     n: int = 0,
     until: int | None = None,
 ) -> set[str]:
-    """What the experiment leaves in a store, without the computing; returns the identities of its runs.
+    """Store made-up rows of the experiment's runs, and return the IDs of the runs.
 
-    Of the runs asked for, only the first `until` are finished.
+    Only the first `until` runs are finished.
     """
-    entries = TINY.labeled_runs(size, range(n or SEEDS[size]), asked or {})
-    store.request(TINY.name, size, entries, asked or {})
+    entries = TINY.labeled_runs(size, range(n or SEEDS[size]), settings_given or {})
+    store.request(TINY.name, size, entries, settings_given or {})
     ids = set()
     for label, spec in entries[:until]:
-        for one in (*spec.dependencies().values(), spec):
-            ids.add(run_id(one))
-            folder = store.open(one, "inline")
+        for item in (*spec.dependencies().values(), spec):
+            ids.add(run_id(item))
+            folder = store.open(item, "inline")
             if folder is None:
                 continue
-            for level in [0] if one.kind == "baseline" else range(1, spec.rounds + 1):
+            for level in [0] if item.kind == "baseline" else range(1, spec.rounds + 1):
                 seed = label["replicate"]
-                pruned = label["curve"] == "small_final" and one.kind == "ticket"
+                pruned = label["curve"] == "small_final" and item.kind == "ticket"
                 below = pruned * (9 * level + (seed - 1) / 32)
                 row: dict[str, Any] = {"level": level, "density": 0.8**level, "seconds": 1.0}
                 row |= {ACCURACY: 90.0 - below + seed / 8, "final_test_accuracy": 88.0 - seed}
@@ -345,7 +307,7 @@ def put(
     return ids
 
 
-def drawn(tmp_path: Path, **about: Any) -> tuple[Result, Html, Store, set[str]]:
+def draw_page(tmp_path: Path, **about: Any) -> tuple[Result, Html, Store, set[str]]:
     store = Store(tmp_path / "store")
     ids = put(store, **about)
     result = draw_experiment(TINY, store, tmp_path / "out")
@@ -353,19 +315,19 @@ def drawn(tmp_path: Path, **about: Any) -> tuple[Result, Html, Store, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def shortened(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return drawn(tmp_path_factory.mktemp("shortened"))
+def default_page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return draw_page(tmp_path_factory.mktemp("shortened"))
 
 
-def test_it_stands_beside_its_figures_and_holds_them(shortened: Any, tmp_path: Path) -> None:
-    result, page, store, _ = shortened
+def test_page_contains_its_figures(default_page: Any, tmp_path: Path) -> None:
+    result, page, store, _ = default_page
     out = result.files[0].parent
     assert result.files[0].name == "mine.tiny.html"
     assert page.links == [path.name for path in result.files[1:]]
     assert {path.name for path in out.iterdir()} == {path.name for path in result.files}
     for suffix, figure in zip(("stop", "end"), page.figures, strict=True):
-        own = Html((out / f"mine.tiny.{suffix}.html").read_text(encoding="utf-8"))
-        assert own.figures == [figure]
+        figure_page = Html((out / f"mine.tiny.{suffix}.html").read_text(encoding="utf-8"))
+        assert figure_page.figures == [figure]
     svgs = [a["src"] for tag, a in page.tags if tag == "img"]
     for suffix, source in zip(("stop", "end"), svgs, strict=True):
         inside = base64.b64decode(str(source).removeprefix("data:image/svg+xml;base64,"), validate=True)
@@ -374,8 +336,8 @@ def test_it_stands_beside_its_figures_and_holds_them(shortened: Any, tmp_path: P
     assert again.files[0].read_bytes() == result.files[0].read_bytes()
 
 
-def test_it_says_what_the_runs_are(shortened: Any) -> None:
-    _, page, _, ids = shortened
+def test_page_lists_the_runs_and_their_settings(default_page: Any) -> None:
+    _, page, _, ids = default_page
     words = page.words
     assert sorted(word for word in words if word in ids) == sorted(ids)
     for title in ("Stop – lenet-300-100, digits (shortened)", "End – lenet-300-100, digits (shortened)"):
@@ -390,29 +352,31 @@ def test_it_says_what_the_runs_are(shortened: Any) -> None:
     assert re.search(r"seeds 0, 1, 2;", text)
 
 
-def test_the_full_size_differs_in_nothing(tmp_path: Path) -> None:
-    _, page, _, _ = drawn(tmp_path, size="full")
+def test_full_size_has_no_differences(tmp_path: Path) -> None:
+    _, page, _, _ = draw_page(tmp_path, size="full")
     assert "This run has the size of the paper." in page.words
     assert "instead of" not in " ".join(page.words)
     assert "Stop – lenet-300-100, digits" in page.words
 
 
 @pytest.mark.parametrize("size", ["default", "full"])
-def test_what_is_set_by_hand_is_held_against_the_papers_size_too(tmp_path: Path, size: str) -> None:
-    _, page, _, _ = drawn(tmp_path, size=size, asked={"epochs": "3"})
+def test_changed_settings_are_compared_with_the_full_size(tmp_path: Path, size: str) -> None:
+    _, page, _, _ = draw_page(tmp_path, size=size, settings_given={"epochs": "3"})
     assert "epochs 3 instead of 9" in " ".join(page.words)
 
 
 @pytest.mark.parametrize(
-    ("size", "n", "asked"),
+    ("size", "n", "settings_given"),
     [("default", 0, {}), ("full", 2, {}), ("smoke", 2, {"epochs": "3", "batch_size": "30"})],
 )
-def test_its_command_makes_the_same_runs(tmp_path: Path, size: str, n: int, asked: dict[str, str]) -> None:
-    _, page, store, _ = drawn(tmp_path, size=size, n=n, asked=asked)
+def test_command_of_the_page_makes_the_same_runs(
+    tmp_path: Path, size: str, n: int, settings_given: dict[str, str]
+) -> None:
+    _, page, store, _ = draw_page(tmp_path, size=size, n=n, settings_given=settings_given)
     command = next(word for word in page.words if word.startswith("prunus run"))
     _, _, name, *options = shlex.split(command)
     assert name == TINY.name
-    sizes = [one for one in SEEDS if f"--{one}" in options] or ["default"]
+    sizes = [item for item in SEEDS if f"--{item}" in options] or ["default"]
     values = [(options[at], options[at + 1]) for at in range(len(options) - 1)]
     replicates = next((int(value) for key, value in values if key == "--replicates"), SEEDS[sizes[0]])
     changes = _settings([value for key, value in values if key == "--set"])
@@ -422,16 +386,16 @@ def test_its_command_makes_the_same_runs(tmp_path: Path, size: str, n: int, aske
     assert ("--store", str(store.path)) in values
 
 
-def test_a_receipt_that_failed_is_named(tmp_path: Path) -> None:
-    result, page, store, _ = drawn(tmp_path, broken="small_final 1 2")
+def test_failed_invariant_check_is_named(tmp_path: Path) -> None:
+    result, page, store, _ = draw_page(tmp_path, broken="small_final 1 2")
     run = next(
         e.id for e in store.requests()[0].entries if e.label == {"curve": "small_final", "replicate": 1}
     )
     at = page.words.index("failed check")
-    said = "small_final, replicate 1, density 64.00 % (36.00 %)"
-    assert page.words[at + 2 : at + 5] == [said, "the masks are nested", run]
+    message = "small_final, replicate 1, density 64.00 % (36.00 %)"
+    assert page.words[at + 2 : at + 5] == [message, "the masks are nested", run]
     assert "11 of 12 results passed all checks." in page.words
-    assert f"- failed: {said}: the masks are nested ({run})" in result.text
+    assert f"- failed: {message}: the masks are nested ({run})" in result.text
     assert page.words[page.words.index("the masks are nested", at + 4) + 1] == "11 of 12"
     assert page.words[page.words.index("every pruned weight is zero") + 1] == "12 of 12"
     for figure in page.figures:
@@ -439,75 +403,75 @@ def test_a_receipt_that_failed_is_named(tmp_path: Path) -> None:
         assert failed == {("small_final", 64.0)}
 
 
-def test_what_is_finished_is_drawn_and_said_to_be_a_part(tmp_path: Path) -> None:
-    result, page, store, ids = drawn(tmp_path, until=3, asked={"epochs": "3"})
-    said = "3 of 6 runs are drawn; the others are not finished or failed"
+def test_unfinished_request_is_drawn_with_a_note(tmp_path: Path) -> None:
+    result, page, store, ids = draw_page(tmp_path, until=3, settings_given={"epochs": "3"})
+    message = "3 of 6 runs are drawn; the others are not finished or failed"
     command = f"prunus run mine.tiny --set epochs=3 --store {store.path}"
-    assert f"{said}: run `{command}` again" in result.text
-    assert page.words.count(f"invariants: 6 of 6 points passed all checks; {said}") == 2
-    assert f"paper's time. {said}: run {command} again." in " ".join(page.words)
+    assert f"{message}: run `{command}` again" in result.text
+    assert page.words.count(f"invariants: 6 of 6 points passed all checks; {message}") == 2
+    assert f"paper's time. {message}: run {command} again." in " ".join(page.words)
     assert command in page.words
     assert sorted(word for word in page.words if word in ids) == sorted(ids)
     assert {(row["curve"], row["n"]) for row in result.table} == {("large_final", 2), ("small_final", 1)}
 
 
-def test_a_later_request_hides_nothing_that_is_whole(tmp_path: Path) -> None:
-    store, told = Store(tmp_path), []
+def test_latest_finished_request_is_drawn(tmp_path: Path) -> None:
+    store, reports = Store(tmp_path), []
 
-    def chosen(size: str | None = None) -> tuple[object, int]:
-        told.clear()
-        found = latest_request(store, TINY.name, size, told.append)
-        return found.settings.get("epochs"), len(finished_subset(store, found).entries)
+    def latest(size: str | None = None) -> tuple[object, int]:
+        reports.clear()
+        comparisons = latest_request(store, TINY.name, size, reports.append)
+        return comparisons.settings.get("epochs"), len(finished_subset(store, comparisons).entries)
 
     put(store, until=0)
     for size in (None, "default"):
         with pytest.raises(StoreError, match=r"No run of mine\.tiny .*is finished in the store"):
-            chosen(size)
+            latest(size)
     with pytest.raises(StoreError, match=r"has not been run in the store .* in the size full"):
-        chosen("full")
-    put(store, asked={"epochs": "3"}, until=1)
-    assert chosen() == ("3", 1)
-    put(store, asked={"epochs": "4"}, until=0)
-    assert chosen() == ("3", 1), "one that has nothing hides what there is"
-    put(store, asked={"epochs": "5"})
-    put(store, asked={"epochs": "6"}, until=5)
-    assert chosen() == ("5", 6)
-    assert told == [
+        latest("full")
+    put(store, settings_given={"epochs": "3"}, until=1)
+    assert latest() == ("3", 1)
+    put(store, settings_given={"epochs": "4"}, until=0)
+    assert latest() == ("3", 1), "one that has nothing hides what there is"
+    put(store, settings_given={"epochs": "5"})
+    put(store, settings_given={"epochs": "6"}, until=5)
+    assert latest() == ("5", 6)
+    assert reports == [
         "mine.tiny.default was requested again since, with epochs=6: 5 of 6 runs of that are finished; "
         "the earlier request is drawn, with epochs=5"
     ]
     for epochs in "656":
-        put(store, asked={"epochs": epochs})
-        assert (chosen(), told) == ((epochs, 6), [])
+        put(store, settings_given={"epochs": epochs})
+        assert (latest(), reports) == ((epochs, 6), [])
     put(store, "full", until=0)
-    assert chosen() == ("6", 6), "a size that has nothing hides one that has"
+    assert latest() == ("6", 6), "a size that has nothing hides one that has"
     put(store, "full", until=1)
-    assert chosen() == (None, 1)
+    assert latest() == (None, 1)
 
 
-def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -> None:
-    """With three draws a replicate of one curve, whose dense network is read three times."""
+def test_n_counts_replicates_and_draws_are_averaged_first(tmp_path: Path) -> None:
+    """One curve has three draws per replicate, so that its dense network is read three times."""
 
-    def draws(template: TicketSpec, size: str, replicates: Any) -> Any:
-        found = []
-        for label, spec in wanted(template, size, replicates):
-            for draw in range(3 if label["curve"] == "small_final" else 1):
-                found.append(({**label, "draw": draw}, replace(spec, redraw=draw)))
-        return found
+    def draws(template: TicketSpec, size: str) -> Any:
+        return [
+            ({**label, "draw": draw}, replace(spec, redraw=draw))
+            for label, spec in two_criteria(template, size)
+            for draw in range(3 if label["curve"] == "small_final" else 1)
+        ]
 
-    store, laboratory = Store(tmp_path / "store"), replace(TINY, runs=draws)
-    entries = laboratory.labeled_runs("default", range(2), {})
-    store.request(laboratory.name, "default", entries, {})
+    store, experiment = Store(tmp_path / "store"), replace(TINY, runs=draws)
+    entries = experiment.labeled_runs("default", range(2), {})
+    store.request(experiment.name, "default", entries, {})
     for label, spec in entries:
-        for one in (*spec.dependencies().values(), spec):
-            folder = store.open(one, "inline")
+        for item in (*spec.dependencies().values(), spec):
+            folder = store.open(item, "inline")
             if folder is not None:
-                value = 8.0 * label["replicate"] + (label["draw"] - 1 if one.kind == "ticket" else 0)
-                for level in [0] if one.kind == "baseline" else (1, 2):
+                value = 8.0 * label["replicate"] + (label["draw"] - 1 if item.kind == "ticket" else 0)
+                for level in [0] if item.kind == "baseline" else (1, 2):
                     numbers = dict.fromkeys((ACCURACY, "final_test_accuracy"), value)
                     folder.append_row({"level": level, "density": 0.5**level, **numbers})
                 store.finish(folder, {})
-    result = draw_experiment(laboratory, store, tmp_path / "out")
+    result = draw_experiment(experiment, store, tmp_path / "out")
     for row in result.table:
         assert row["n"] == 2
         assert row[f"{ACCURACY} ±"] == pytest.approx(32**0.5)
@@ -515,20 +479,20 @@ def test_n_is_of_replicates_and_their_draws_are_averaged_first(tmp_path: Path) -
         assert row[ACCURACY] == (3.0 if lower else 4.0)
     page = Html(result.files[0].read_text(encoding="utf-8"))
     for figure in page.figures:
-        (small,) = (one for one in figure["curves"] if one["name"] == "small_final")
+        (small,) = (item for item in figure["curves"] if item["name"] == "small_final")
         assert small["n"] == 2
         assert [point[1:4] for point in small["points"]] == [[4, 0, 8]] * 3
 
 
-def test_a_network_is_named_once() -> None:
+def test_network_named_twice_is_refused() -> None:
     with pytest.raises(
         SpecError, match="network=lenet,conv-2,lenet names lenet twice; name each network once"
     ):
         EXPERIMENTS["frankle2019.lenet"].labeled_runs("smoke", [0], {"network": "lenet,conv-2,lenet"})
 
 
-def test_the_table_is_that_of_the_rows(shortened: Any) -> None:
-    result, page, _, _ = shortened
+def test_table_summarizes_the_rows(default_page: Any) -> None:
+    result, page, _, _ = default_page
     at = page.words.index("density (sparsity)")
     header = ["n", METRICS[ACCURACY].column, METRICS["final_test_accuracy"].column]
     assert page.words[at + 1 : at + 4] == header
@@ -540,15 +504,17 @@ def test_the_table_is_that_of_the_rows(shortened: Any) -> None:
     assert "are drawn" not in result.text + " ".join(page.words)
 
 
-def test_the_comparisons_are_all_in_the_file_and_grouped_on_the_page(shortened: Any) -> None:
-    result, page, _, _ = shortened
+def test_all_comparisons_are_in_the_file_and_grouped_on_the_page(default_page: Any) -> None:
+    result, page, _, _ = default_page
     with result.files[0].with_name("mine.tiny.comparisons.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2, (
         "two levels, two metrics; against the other curve, and that against the dense network"
     )
-    asked = [row for row in rows if row["metric"] == ACCURACY]
-    below = {(row["curve"], row["against"], row["density %"]): float(row["difference"]) for row in asked}
+    settings_given = [row for row in rows if row["metric"] == ACCURACY]
+    below = {
+        (row["curve"], row["against"], row["density %"]): float(row["difference"]) for row in settings_given
+    }
     assert below == {
         ("small_final", "large_final", "80.0"): -9,
         ("small_final", "large_final", "64.0"): -18,
@@ -598,8 +564,8 @@ def test_the_full_size_leaves_no_level_out(name: str) -> None:
     assert not any(getattr(spec, "levels", ()) for _, spec in entries)
 
 
-def test_verdicts_are_decided_from_the_rows_and_stated_on_the_page(shortened: Any) -> None:
-    result, page, _, _ = shortened
+def test_verdicts_are_decided_from_the_rows_and_stated_on_the_page(default_page: Any) -> None:
+    result, page, _, _ = default_page
     verdicts = [(v["verdict"], v["n"], v["where"]) for v in result.content["verdicts"]]
     assert verdicts == [
         ("holds", 3, "level 1, 2"),
@@ -618,13 +584,13 @@ def test_verdicts_are_decided_from_the_rows_and_stated_on_the_page(shortened: An
 
 
 def test_one_replicate_shows_no_claim(tmp_path: Path) -> None:
-    result, _, _, _ = drawn(tmp_path, size="smoke")
+    result, _, _, _ = draw_page(tmp_path, size="smoke")
     assert {verdict["verdict"] for verdict in result.content["verdicts"]} == {"not shown"}
     assert {verdict["interval"] for verdict in result.content["verdicts"]} == {None}
 
 
-def test_json_has_the_rows_of_every_replicate(shortened: Any) -> None:
-    result, _, _, _ = shortened
+def test_json_has_the_rows_of_every_replicate(default_page: Any) -> None:
+    result, _, _, _ = default_page
     content = json.loads(result.files[0].with_name("mine.tiny.json").read_text())
     assert content["rows"] == list(result.content["rows"])
     assert len(content["rows"]) == 2 * 3 * 3, "two curves, three replicates, the dense network and two levels"
@@ -634,7 +600,7 @@ def test_json_has_the_rows_of_every_replicate(shortened: Any) -> None:
     assert content["command"].startswith("prunus run mine.tiny")
 
 
-def test_a_point_fails_with_any_of_its_receipts() -> None:
+def test_point_fails_with_any_of_its_invariant_reports() -> None:
     rows = [{"x": x, "y": 1.0, "passed": (x, n) != (2, 1)} for x in (3, 2, 1) for n in range(3)]
     assert list(curve("c", rows, "x", "y").failed) == [1]
     assert list(curve("c", [{"x": 1, "y": 1.0}], "x", "y").failed) == []

@@ -1,4 +1,4 @@
-"""The experiment of supermasks: the cells of the paper's table, on which networks, and what its rows say."""
+"""The experiment of supermasks: its runs, its networks, and the values in its table."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import pytest
 
 import prunus
 from prunus.compression.container import pack
-from prunus.compression.container.load import load
+from prunus.data import load_data
 from prunus.errors import ModelMismatchError, SpecError
 from prunus.experiments.page import level_differences, size_differences
 from prunus.experiments.presets import NETWORKS
@@ -33,14 +33,20 @@ from prunus.tickets.export import load_trained_network
 from prunus.tickets.supermask.learned_supermask import PUBLISHED, LearnedSupermaskSpec
 from prunus.training import evaluate
 
-SMALL = {"model": "tests.helpers.small:mlp", "data": "digits", "examples": "85", "epochs": "2", "every": "3"}
+SMALL = {
+    "model": "tests.helpers.small:mlp",
+    "data": "digits",
+    "examples": "85",
+    "epochs": "2",
+    "eval_every": "3",
+}
 
 
 @pytest.mark.parametrize("size", ["smoke", "default", "full"])
 def test_every_published_value_belongs_to_a_run(size):
     entries = supermasks.labeled_runs(size, [0], {})
     made = {(label["group"], label["curve"]) for label, spec in entries if spec.kind != "function"}
-    models = {ticket.dense.model: key for key, ticket in NETWORKS.items()}
+    models = {ticket.baseline.model: key for key, ticket in NETWORKS.items()}
     published = {(models[of.partition(",")[0]], curve) for of, values in REPORTED.items() for curve in values}
     assert published <= made
     assert len(made) == len([spec for _, spec in entries if spec.kind != "function"])
@@ -54,10 +60,10 @@ def test_the_full_size_has_the_published_settings():
     for network in NETWORKS:
         learned = runs[network, "learned + DWR, signed constants"]
         assert learned.recipe == CONVOLUTIONS.get(network, PUBLISHED)
-        assert (learned.mask.start, learned.samples, learned.dense.examples) == (0.5, 10, None)
+        assert (learned.mask.start, learned.samples, learned.baseline.examples) == (0.5, 10, None)
         assert runs[network, "edge-popup"].recipe == RAMANUJAN
         assert runs[network, "signed supermask"].recipe == SIGNED
-        assert runs[network, "trained"] == learned.dense
+        assert runs[network, "trained"] == learned.baseline
 
 
 def test_scores_are_never_trained_for_longer_than_the_logits():
@@ -67,45 +73,45 @@ def test_scores_are_never_trained_for_longer_than_the_logits():
 
 
 @pytest.mark.parametrize(
-    ("own", "networks"),
+    ("settings", "networks"),
     [
         ({"model": "tests.helpers.small:mlp"}, ["lenet"]),
         ({"model": "tests.helpers.small:mlp", "data": "cifar-10"}, ["lenet"]),
         ({"data": "fashion-mnist"}, ["lenet"]),
         ({"data": "mnist"}, ["lenet"]),
         ({"data": "cifar-10"}, ["conv-2", "conv-4", "conv-6"]),
-        ({"dense.data": "digits"}, ["lenet"]),
+        ({"baseline.data": "digits"}, ["lenet"]),
         ({"epochs": "2"}, list(NETWORKS)),
     ],
 )
-def test_a_model_or_data_of_ones_own_asks_for_what_fits_it(own, networks):
-    assert supermasks.networks_and_settings(own) == (networks, own)
-    assert supermasks.networks_and_settings({"network": "conv-2,conv-4", **own}) == (
+def test_networks_follow_from_model_and_data_settings(settings, networks):
+    assert supermasks.networks_and_settings(settings) == (networks, settings)
+    assert supermasks.networks_and_settings({"network": "conv-2,conv-4", **settings}) == (
         ["conv-2", "conv-4"],
-        own,
+        settings,
     )
     with pytest.raises(SpecError, match="names lenet twice"):
         supermasks.labeled_runs("smoke", [0], {"network": "lenet,lenet"})
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.NoEffectWarning")
-def test_networks_that_are_left_out_are_said(tmp_path):
-    said = []
-    arguments = {"executor": "inline", "report": said.append, "store": tmp_path / "store"}
+def test_omitted_networks_are_reported(tmp_path):
+    messages = []
+    arguments = {"executor": "inline", "report": messages.append, "store": tmp_path / "store"}
     run_experiment(supermasks, "smoke", tmp_path / "a", settings=SMALL, **arguments)
-    assert said[0] == "on lenet alone; --set network=lenet,conv-2,conv-4,conv-6 selects others"
-    said.clear()
+    assert messages[0] == "on lenet alone; --set network=lenet,conv-2,conv-4,conv-6 selects others"
+    messages.clear()
     result = run_experiment(
         supermasks, "smoke", tmp_path / "b", settings={**SMALL, "network": "conv-4,conv-6"}, **arguments
     )
-    assert not any("alone" in line for line in said)
+    assert not any("alone" in line for line in messages)
     groups = [row["group"] for row in result.table]
     assert groups.count("conv-4") == groups.count("conv-6") == len(groups) / 2, (
         "though their runs are the same"
     )
 
 
-def test_the_page_says_how_every_kind_of_mask_is_shortened(tmp_path):
+def test_page_describes_the_reduced_size_of_every_kind_of_mask(tmp_path):
     store = Store(tmp_path)
     lines = size_differences(supermasks, store, Request("", "default", {"network": "lenet"}, ()))
     (learned,) = (line for line in lines if line.startswith("learned, initial weights; "))
@@ -123,57 +129,63 @@ def test_the_page_says_how_every_kind_of_mask_is_shortened(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """The smoke size on digits, two replicates: the store, the entries, and the rows of the table by their curve."""
+def finished(tmp_path_factory):
+    """The smoke size on digits with two replicates: the store, the runs, and the rows of the table by curve."""
     folder: Path = tmp_path_factory.mktemp("supermasks")
     store = folder / "store"
     result = run_experiment(
         supermasks, "smoke", folder / "out", replicates=2, store=store, executor="inline", settings=SMALL
     )
-    told = json.loads((folder / "out" / "zhou2019.supermasks.json").read_text())["table"]
-    assert told == list(result.table)
-    return Store(store), supermasks.labeled_runs("smoke", [0, 1], SMALL), {row["curve"]: row for row in told}
+    printed = json.loads((folder / "out" / "zhou2019.supermasks.json").read_text())["table"]
+    assert printed == list(result.table)
+    return (
+        Store(store),
+        supermasks.labeled_runs("smoke", [0, 1], SMALL),
+        {row["curve"]: row for row in printed},
+    )
 
 
-def runs_of(drawn, curve):
-    """The finished rows of a curve, a list a replicate, and their specs."""
-    store, entries, _ = drawn
-    mine = [spec for label, spec in entries if label["curve"] == curve and spec.kind != "function"]
-    return [(spec, store.directory(run_id(spec)).rows()) for spec in mine]
+def runs_of(finished, curve):
+    """The specs of a curve, each with its finished rows."""
+    store, entries, _ = finished
+    own_specs = [spec for label, spec in entries if label["curve"] == curve and spec.kind != "function"]
+    return [(spec, store.directory(run_id(spec)).rows()) for spec in own_specs]
 
 
-def test_a_row_is_the_mean_of_the_replicates_with_their_spread(drawn):
-    _, entries, table = drawn
+def test_row_is_the_mean_over_replicates_with_their_spread(finished):
+    _, entries, table = finished
     assert list(table) == list(dict.fromkeys(label["curve"] for label, _ in entries))
     for curve, row in table.items():
-        # of several levels, the one that is best on the validation split; the dense network is nobody's level
+        # of several levels, the one that is best on the validation split
         best = [
             max(
-                (one for one in rows if one["level"] or curve == "trained"),
-                key=lambda one: one["final_validation_accuracy"],
+                (row for row in rows if row["level"] or curve == "trained"),
+                key=lambda row: row["final_validation_accuracy"],
             )
-            for _, rows in runs_of(drawn, curve)
+            for _, rows in runs_of(finished, curve)
         ]
-        accuracies = [one["final_test_accuracy"] for one in best]
+        accuracies = [row["final_test_accuracy"] for row in best]
         assert row["n"] == 2
         assert row["final_test_accuracy"] == pytest.approx(mean(accuracies))
         assert row["final_test_accuracy ±"] == pytest.approx(stdev(accuracies))
-        assert row["density %"] == pytest.approx(100 * mean(one["density"] for one in best), abs=6e-3)
-        kept, holes = (float(cell(row, key)[0]) for key in ("density %", "sparsity %"))
-        assert kept + holes == pytest.approx(100, abs=1e-9), "as they are printed"
+        assert row["density %"] == pytest.approx(100 * mean(row["density"] for row in best), abs=6e-3)
+        density, sparsity = (float(cell(row, key)[0]) for key in ("density %", "sparsity %"))
+        assert density + sparsity == pytest.approx(100, abs=1e-9), "as they are printed"
         assert "published final_test_accuracy" not in row, "nothing is published of this network"
 
 
-def test_the_likely_mask_and_the_file_are_those_of_the_runs(drawn, tmp_path):
-    *_, table = drawn
+def test_most_likely_mask_and_file_size_are_those_of_the_runs(finished, tmp_path):
+    *_, table = finished
     for curve in ("learned + DWR, signs from a seed", "edge-popup", "signed supermask"):
         sizes, accuracies, densities = [], [], []
-        for spec, (row,) in runs_of(drawn, curve):
-            model, generated, factors = load_trained_network(spec, drawn[0].directory(run_id(spec)))
+        for spec, (row,) in runs_of(finished, curve):
+            model, generated, factors = load_trained_network(
+                spec.baseline, finished[0].directory(run_id(spec))
+            )
             sizes.append(len(pack(model.state_dict(), generated=generated, factors=factors)))
             prunus.save(model, tmp_path / "one.prunus", generated=generated, factors=factors)
-            loaded = prunus.load(tmp_path / "one.prunus", into=spec.dense.network())
-            test = load("digits").take(85, 28).test
+            loaded = prunus.load(tmp_path / "one.prunus", into=spec.baseline.make_network())
+            test = load_data("digits").take(85, 28).test
             accuracies.append(evaluate(loaded, test).accuracy)
             densities.append(row["most_likely_density"])
         assert table[curve]["test accuracy of the most likely mask (%)"] == pytest.approx(
@@ -195,17 +207,17 @@ def test_the_likely_mask_and_the_file_are_those_of_the_runs(drawn, tmp_path):
         assert table[curve]["file bytes"] == ""
 
 
-def test_the_ticket_beside_a_learned_mask_is_exactly_as_dense(drawn):
-    *_, table = drawn
-    beside = table["a ticket of the same density"]["density %"]
-    assert beside == table["weights trained under the learned mask"]["density %"]
-    assert beside == pytest.approx(
+def test_ticket_has_exactly_the_density_of_the_learned_mask(finished):
+    *_, table = finished
+    ticket_density = table["a ticket of the same density"]["density %"]
+    assert ticket_density == table["weights trained under the learned mask"]["density %"]
+    assert ticket_density == pytest.approx(
         table["learned + DWR, signed constants"]["density % of the most likely mask"], abs=6e-3
     )
 
 
 @pytest.mark.parametrize("density", [8.012, 8.047, 4.237, 36.515, 0.3, 99.96])
-def test_a_density_and_its_sparsity_add_up_as_they_are_printed(density):
+def test_printed_density_and_sparsity_add_up(density):
     rows = [{"curve": "a", "replicate": 0, "density %": density}]
     (row,) = table_of(replace(supermasks, published=()), rows)
     assert sum(float(cell(row, f"{key} %")[0]) for key in ("density", "sparsity")) == pytest.approx(
@@ -213,47 +225,52 @@ def test_a_density_and_its_sparsity_add_up_as_they_are_printed(density):
     )
 
 
-def test_a_model_that_has_changed_is_named(drawn):
-    store, entries, _ = drawn
+def test_changed_model_is_named(finished):
+    store, entries, _ = finished
     spec = next(spec for label, spec in entries if label["curve"] == "edge-popup")
-    other = replace(spec, dense=replace(spec.dense, model="lenet-300-100"))
+    other = replace(spec.baseline, model="lenet-300-100")
     with pytest.raises(
-        ModelMismatchError, match="lenet-300-100 does not make the network that the run ended with"
+        ModelMismatchError, match="Expected lenet-300-100 to make the network of the run, got another one"
     ):
         load_trained_network(other, store.directory(run_id(spec)))
 
 
-def test_the_network_of_a_run_is_a_file_that_works(drawn, called, tmp_path):
-    store, entries, _ = drawn
-    file, test = tmp_path / "one.prunus", load("digits").take(85, 28).test
+def test_network_of_a_run_can_be_saved_and_loaded(finished, called, tmp_path):
+    store, entries, _ = finished
+    file, test = tmp_path / "one.prunus", load_data("digits").take(85, 28).test
     seeded = 0
     networks = [entry for entry in entries if entry[1].kind != "function"]
     for label, spec in networks[: len(networks) // 2]:
         id = run_id(spec)
         arguments = ["runs", "save", id, file, "--store", store.path]
-        if spec.kind == "found":
-            said = called(*arguments, code=1).err
+        if spec.kind == "criterion_supermask":
+            messages = called(*arguments, code=1).err
             assert (
-                said == f"error: {id} has no network to write: the result of a run of its kind is numbers.\n"
+                messages
+                == f"error: {id} has no network to write: the result of a run of its kind is numbers.\n"
             )
             continue
-        told = json.loads(called(*arguments, "--json", "--force").out)
-        assert told["run"] == prunus.inspect(file).made["run"] == id
-        assert told["bytes"] == file.stat().st_size
+        printed = json.loads(called(*arguments, "--json", "--force").out)
+        assert printed["run"] == prunus.inspect(file).metadata["run"] == id
+        assert printed["bytes"] == file.stat().st_size
         row = store.directory(id).rows()[-1]
         accuracy = row.get("most_likely_final_test_accuracy", row["final_test_accuracy"])
-        dense = spec if spec.kind == "dense" else spec.dense
-        assert evaluate(prunus.load(file, into=dense.network()), test).accuracy == accuracy, label["curve"]
-        if told["generated"]:
+        dense = spec if spec.kind == "baseline" else spec.baseline
+        assert evaluate(prunus.load(file, into=dense.make_network()), test).accuracy == accuracy, label[
+            "curve"
+        ]
+        if printed["generated"]:
             seeded += 1
-            assert told["bytes"] < 0.2 * sum(4 * weight.numel() for weight in dense.network().parameters())
+            assert printed["bytes"] < 0.2 * sum(
+                4 * weight.numel() for weight in dense.make_network().parameters()
+            )
     assert seeded == 3
-    said = called("runs", "save", id, file, "--store", store.path, code=1).err
-    assert said == f"error: {file} exists; pass --force to replace it, or name another file.\n"
+    messages = called("runs", "save", id, file, "--store", store.path, code=1).err
+    assert messages == f"error: {file} exists; pass --force to replace it, or name another file.\n"
     assert "parameters in" in called("runs", "save", id, file, "--store", store.path, "--force").out
 
 
-def test_a_criterion_looks_the_same_over_all_weights(tmp_path):
+def test_criterion_has_one_name_over_all_weights(tmp_path):
     result = run_experiment(
         criterion_supermasks,
         "smoke",
@@ -266,12 +283,12 @@ def test_a_criterion_looks_the_same_over_all_weights(tmp_path):
         (row["over"], row["curve"], row["density %"]): row["final_test_accuracy"] for row in result.table
     }
     assert len(table) == len(result.table) == 2 * 3 * 4, "two kinds of weights, three criteria, four levels"
-    told = {}
+    printed = {}
     for suffix, weights in (("initial", "initial weights"), ("signed", "signed constants")):
         base = tmp_path / "out" / f"zhou2019.criterion_supermasks.{suffix}"
         names = re.findall(r"<!-- (\w+) \(n = 1\) -->", base.with_name(f"{base.name}.svg").read_text())
         assert names == ["large_final_same_sign", "large_final", "random"], "without words on the weights"
         with base.with_name(f"{base.name}.csv").open() as file:
             rows = list(csv.DictReader(file))
-        told |= {(weights, row["name"], float(row["x"])): float(row["mean"]) for row in rows}
-    assert told == table
+        printed |= {(weights, row["name"], float(row["x"])): float(row["mean"]) for row in rows}
+    assert printed == table

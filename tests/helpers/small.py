@@ -1,4 +1,4 @@
-"""What a user of tickets brings: small networks, a criterion, actions; sound ones and broken ones."""
+"""Tiny networks, and criteria and actions of a user, valid and faulty ones."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ rewind, zero = MASK1_ACTIONS["rewind"], MASK0_ACTIONS["zero"]
 
 
 def drawn(model: nn.Module, seed: int) -> nn.Module:
-    """`model` with all of its parameters drawn, biases and BatchNorm's too, so that none is zero or one."""
+    """Set all parameters to random values, biases and those of BatchNorm too, so that none is zero or one."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 1.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.1
@@ -51,7 +51,7 @@ def convolved(seed: int) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """Linear layers, one with a bridge over it: more than its layers one after the other."""
+    """Linear layers, one with a skip connection, so that the network is not a chain of layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,12 +63,12 @@ class Residual(nn.Module):
 
 
 def residual(seed: int) -> nn.Module:
-    """64-16-16-10 with a bridge."""
+    """64-16-16-10 with a skip connection."""
     return drawn(Residual(), seed)
 
 
 def by_column(statistics):
-    """A criterion of one's own: weights of later inputs are better."""
+    """A user's criterion: weights of later inputs have higher scores."""
     return {
         name: torch.arange(weight.shape[1]).expand(weight.shape).float() + 0 * weight
         for name, weight in statistics.weights.items()
@@ -91,11 +91,11 @@ half = Mask1Action(_half, _is_half)
 """A user's mask-1 action."""
 
 
-def _ones(history, masks, kept_weights, seed):
+def _hundredths(history, masks, kept_weights, seed):
     return {name: torch.where(mask, kept_weights[name], 0.01) for name, mask in masks.items()}
 
 
-def _are_ones(history, masks, kept_weights, start):
+def _are_hundredths(history, masks, kept_weights, start):
     return {
         "pruned weights are 0.01": all(
             bool((start[name][~mask] == torch.tensor(0.01)).all()) for name, mask in masks.items()
@@ -103,7 +103,7 @@ def _are_ones(history, masks, kept_weights, start):
     }
 
 
-hundredth = Mask0Action(_ones, _are_ones)
+hundredth = Mask0Action(_hundredths, _are_hundredths)
 """A user's mask-0 action."""
 
 not_rewound = Mask1Action(
@@ -121,9 +121,9 @@ def _one_off(history, masks, seed):
 
 
 shifted = Mask1Action(_one_off, rewind.invariants)
-"""Broken: every value is correct, but in one layer they are at the wrong places."""
+"""Broken: every value is correct, but those of one layer are at the wrong positions."""
 
-not_zero = Mask0Action(_ones, zero.invariants)
+not_zero = Mask0Action(_hundredths, zero.invariants)
 """Broken: claims that pruned weights are zero, and sets them to 0.01."""
 
 
@@ -150,7 +150,7 @@ mutating = Mask1Action(_doubled, rewind.invariants)
 
 
 def drifting(statistics):
-    """Broken: large final, and what it is given it makes larger."""
+    """Broken: large final, which doubles its arguments in place and clears the masks."""
     for moment in (statistics.weights, statistics.initial):
         for weight in moment.values():
             weight.mul_(2)
@@ -171,7 +171,7 @@ def recording_gradients(statistics):
 
 
 function = _half
-"""A function, which is no action."""
+"""A function, which is not an action."""
 
 
 def failing(statistics):
@@ -186,7 +186,7 @@ def failing(statistics):
 
 
 def raising(statistics):
-    """A criterion with a fault in it."""
+    """A criterion that raises an unexpected error."""
     raise ValueError("a fault")
 
 

@@ -49,10 +49,17 @@ def restore_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def start_run(folder: Path, engine: str) -> "subprocess.Popen[str]":
+def start_run(folder: Path, executor: str) -> "subprocess.Popen[str]":
     """A ticket experiment of seven runs."""
     settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
-    arguments = ("run", "zhou2019.zeros", "--smoke", f"--engine={engine}", "--workers=2", "--replicates=1")
+    arguments = (
+        "run",
+        "zhou2019.zeros",
+        "--smoke",
+        f"--executor={executor}",
+        "--workers=2",
+        "--replicates=1",
+    )
     return start(folder, *arguments, *settings, "--store=store", "--out=out")
 
 
@@ -158,9 +165,9 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("to_group", [True, False], ids=["group", "parent"])
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
-@pytest.mark.parametrize("engine", ["inline", "processes"])
-def test_an_interrupted_run_resumes_to_the_same_bits(engine, number, to_group, uninterrupted, tmp_path):
-    process = start_run(tmp_path, engine)
+@pytest.mark.parametrize("executor", ["inline", "processes"])
+def test_an_interrupted_run_resumes_to_the_same_bits(executor, number, to_group, uninterrupted, tmp_path):
+    process = start_run(tmp_path, executor)
     wait_for_work(tmp_path)
     time.sleep(0.3)
     os.killpg(process.pid, number) if to_group else process.send_signal(number)
@@ -169,7 +176,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(engine, number, to_group, u
     assert process.returncode == CODES[number], error
     check_sentence(error)
     assert {run.state for run in Store(tmp_path / "store").runs()} <= {"done", "interrupted"}
-    process = start_run(tmp_path, engine)
+    process = start_run(tmp_path, executor)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert contents(tmp_path) == uninterrupted

@@ -300,7 +300,7 @@ def test_a_run_removed_by_hand_can_be_done_again(store):
 # Places and files
 
 
-def test_a_store_that_cannot_be(tmp_path):
+def test_a_store_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "store"):
         with pytest.raises(StoreError, match=r"cannot be written: .*; free space there, make it writable"):
@@ -432,7 +432,7 @@ def test_nothing_is_removed_where_a_record_cannot_be_read(store, state, content)
 
 @pytest.mark.slow
 def test_ten_thousand_runs_are_listed_within_seconds(store):
-    """The bound is loose, because other processes share the machine; the median is measured in the benchmarks."""
+    """In CPU seconds, because other processes share the machine."""
     id = finish(store, Ticket(), [{"level": 0, "density": 1.0}])
     record = store.directory(id).record()
     from prunus.runs.spec import make_id
@@ -442,9 +442,9 @@ def test_ten_thousand_runs_are_listed_within_seconds(store):
         other = replace(record, id=make_id("ticket", settings, {}), settings=settings)
         (store.runs_path / other.id).mkdir()
         write_record(store.runs_path / other.id, other)
-    started = time.perf_counter()
+    started = time.process_time()
     runs = Store(store.path, create=False).runs()
-    seconds = time.perf_counter() - started
-    print(f"10,001 runs listed in {seconds:.2f} s")
+    seconds = time.process_time() - started
+    print(f"10,001 runs listed in {seconds:.2f} CPU seconds")
     assert len(runs) == 10_001
     assert seconds < 5

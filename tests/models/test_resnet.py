@@ -12,7 +12,7 @@ from prunus.data.cifar10 import MEAN, STD
 from prunus.errors import ModelMismatchError
 from prunus.models import MODELS
 from prunus.models.loading import load_weights
-from prunus.models.resnet import IMAGENET_MEAN, IMAGENET_STD, Block, ResNet
+from prunus.models.resnet import IMAGENET_MEAN, IMAGENET_STD, BasicBlock, ResNet
 from prunus.seeds import make_generator
 
 KNOWN = "resnet20-cifar10-jpeg.safetensors"
@@ -42,7 +42,7 @@ def test_parameter_names_are_those_of_published_weights():
 
 @pytest.mark.parametrize(("inputs", "outputs", "stride"), [(16, 16, 1), (16, 32, 2), (32, 64, 2), (4, 7, 2)])
 def test_shortcut_takes_every_second_position_and_pads_channels(inputs, outputs, stride):
-    block = Block(inputs, outputs, stride).eval()
+    block = BasicBlock(inputs, outputs, stride).eval()
     nn.init.zeros_(block.bn2.weight)
     nn.init.zeros_(block.bn2.bias)
     x = torch.rand(2, inputs, 8, 8, generator=make_generator(0, "x")) + 0.1
@@ -58,7 +58,7 @@ def test_shortcut_takes_every_second_position_and_pads_channels(inputs, outputs,
 
 
 def test_block_equals_its_equation():
-    block = Block(4, 8, 2).eval()
+    block = BasicBlock(4, 8, 2).eval()
     draw = make_generator(0, "block")
     for tensor in (*block.parameters(), block.bn1.running_mean, block.bn2.running_mean):
         tensor.data.normal_(0, 0.5, generator=draw)
@@ -120,7 +120,7 @@ def test_load_weights_accepts_files_without_batchnorm_counters(tmp_path):
     assert all(torch.equal(t, source.state_dict()[n]) for n, t in target.state_dict().items())
     del state["bn1.running_var"]
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(ModelMismatchError, match=r"ResNet: bn1\.running_var is missing\.$"):
+    with pytest.raises(ModelMismatchError, match=r"another model: bn1\.running_var is missing\.$"):
         load_weights(target, tmp_path / "w.safetensors")
 
 

@@ -183,10 +183,10 @@ def as_numbers(t):
 @pytest.mark.parametrize("share", [True, False])
 def test_reader_written_from_the_specification_agrees(codec, index_bits, share):
     g = torch.Generator().manual_seed(7)
-    few = torch.tensor([0.0] * 24 + [-0.5, 0.25, 1.5, -0.0, 6e-8, 0.1])
+    values = torch.tensor([0.0] * 24 + [-0.5, 0.25, 1.5, -0.0, 6e-8, 0.1])
     state = {
-        "few": few[torch.randint(30, (12, 40), generator=g)],
-        "halves": (few.half().float())[torch.randint(30, (5, 4, 3, 3), generator=g)],
+        "few values": values[torch.randint(30, (12, 40), generator=g)],
+        "halves": (values.half().float())[torch.randint(30, (5, 4, 3, 3), generator=g)],
         "columns": torch.zeros(30, 20).index_fill(1, torch.tensor([3, 4, 17]), 2.0),
         "dense": torch.randn(9, generator=g).to(torch.bfloat16),
         "double": torch.randn(4, generator=g).double(),

@@ -145,7 +145,7 @@ def test_source_digest_refuses_a_file_that_was_changed_after_its_import(module, 
 
 
 def test_source_digest_of_an_unknown_module_is_refused(module):
-    for reference, text in (("nothing:score", "no module 'nothing'"), ("mine", "not of the form")):
+    for reference, text in (("nothing:score", "no module 'nothing'"), ("mine", "of the form")):
         with pytest.raises(UnknownNameError, match=text):
             source_digest(reference)
 

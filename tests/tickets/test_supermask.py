@@ -95,13 +95,13 @@ def definition(kind, scores, weight, mask):
 
 @pytest.mark.parametrize("network", ["mlp", "convolved", "residual"])
 @every_kind
-def test_gradient_of_scores_equals_autograd_of_the_definition(kind, network, few):
+def test_gradient_of_scores_equals_autograd_of_the_definition(kind, network, small_data):
     """Through autograd in double precision, with the mask of the step: the reference never sees `backward`."""
     model = NETWORKS[network](0)
     learned = over(model, kind)
     spread(learned)
     learned.apply()
-    inputs, labels = few.train.inputs[:30], few.train.labels[:30]
+    inputs, labels = small_data.train.inputs[:30], small_data.train.labels[:30]
     F.cross_entropy(model(inputs), labels).backward()
     learned.before_optimizer_step()
     reference = copy.deepcopy(model).double()
@@ -290,13 +290,13 @@ def test_signed_mask_equals_values_computed_by_hand():
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw", "rmsprop"])
 @pytest.mark.parametrize("network", NETWORKS)
 @every_kind
-def test_weights_are_never_trained(kind, network, optimizer, few):
+def test_weights_are_never_trained(kind, network, optimizer, small_data):
     model = NETWORKS[network](1)
     before = clone_tensors(model.state_dict())
     learned = over(model, kind)
     recipe = Recipe(1, 0.1, 20, optimizer, 0.0 if optimizer == "adamw" else 0.5, weight_decay=1e-3)
     scores = clone_tensors(learned.trainable_tensors())
-    train(model, few, recipe, constraint=learned, seed=3)
+    train(model, small_data, recipe, constraint=learned, seed=3)
     assert any(not torch.equal(scores[n], t) for n, t in learned.trainable_tensors().items())
     assert learned.verify() == 0
     for name, tensor in model.state_dict().items():
@@ -366,11 +366,11 @@ def test_constraint_holds_after_the_model_is_converted(kind, convert):
 
 
 @every_kind
-def test_channels_last_layout_is_kept(kind, few):
+def test_channels_last_layout_is_kept(kind, small_data):
     """A channels-last convolution keeps its layout, and learns."""
     model = small.convolved(0)
     learned = over(model, kind)
-    train(model, few, RECIPE, constraint=learned)
+    train(model, small_data, RECIPE, constraint=learned)
     weight = model[0].weight
     assert weight.stride() == learned.layers["0.weight"].scores.stride()
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -392,7 +392,7 @@ def test_mask_learning_raises_accuracy(kind, digits):
 
 @every_kind
 @pytest.mark.parametrize("network", ["mlp", "normed"])
-def test_resumed_training_equals_uninterrupted_training(kind, network, few, tmp_path):
+def test_resumed_training_equals_uninterrupted_training(kind, network, small_data, tmp_path):
     """Killed by an exception after the checkpoint of the first epoch, in the middle of what comes next."""
 
     class Killed(Exception):
@@ -405,14 +405,14 @@ def test_resumed_training_equals_uninterrupted_training(kind, network, few, tmp_
     recipe = RECIPE.replace(epochs=4)
     straight = NETWORKS[network](2)
     uninterrupted = over(straight, kind)
-    train(straight, few, recipe, constraint=uninterrupted, seed=1)
+    train(straight, small_data, recipe, constraint=uninterrupted, seed=1)
     path = tmp_path / "checkpoint"
     first = NETWORKS[network](2)
     with pytest.raises(Killed):
-        train(first, few, recipe, constraint=over(first, kind), seed=1, checkpoint=path, report=kill)
+        train(first, small_data, recipe, constraint=over(first, kind), seed=1, checkpoint=path, report=kill)
     again = NETWORKS[network](2)
     resumed = over(again, kind)
-    train(again, few, recipe, constraint=resumed, seed=1, checkpoint=path)
+    train(again, small_data, recipe, constraint=resumed, seed=1, checkpoint=path)
     for name, tensor in straight.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
     assert all(

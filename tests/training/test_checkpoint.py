@@ -185,16 +185,16 @@ def test_checkpoint_under_another_constraint_is_refused(tmp_path):
         "values": lambda model: Masks(model, mask, value),
         "other values": lambda model: Masks(model, mask, {"first.weight": -value["first.weight"]}),
     }
-    for theirs, make in made.items():
+    for other_name, make in made.items():
         model = network()
-        train(model, dataset(), RECIPE, constraint=make(model), checkpoint=tmp_path / theirs)
-        for mine, other in made.items():
+        train(model, dataset(), RECIPE, constraint=make(model), checkpoint=tmp_path / other_name)
+        for name, other in made.items():
             model = network()
-            if mine == theirs:
-                train(model, dataset(), RECIPE, constraint=other(model), checkpoint=tmp_path / theirs)
+            if name == other_name:
+                train(model, dataset(), RECIPE, constraint=other(model), checkpoint=tmp_path / other_name)
                 continue
             with pytest.raises(CheckpointError, match="its constraint"):
-                train(model, dataset(), RECIPE, constraint=other(model), checkpoint=tmp_path / theirs)
+                train(model, dataset(), RECIPE, constraint=other(model), checkpoint=tmp_path / other_name)
             assert states_equal(model, network())
 
 

@@ -294,8 +294,8 @@ def test_extra_state_trains_but_is_refused_where_it_would_have_to_be_stored(tmp_
 
 @pytest.mark.parametrize(("n", "size"), [(41, 20), (41, 1), (1, 20)])
 def test_a_batch_of_one_example_is_refused_where_a_norm_cannot_take_it(n, size):
-    few, recipe = Split(INPUTS[:n], LABELS[:n]), RECIPE.replace(batch_size=size)
-    data = Dataset("few", few, few, few, ("a", "b", "c"))
+    small_data, recipe = Split(INPUTS[:n], LABELS[:n]), RECIPE.replace(batch_size=size)
+    data = Dataset("few", small_data, small_data, small_data, ("a", "b", "c"))
     norm = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
     with pytest.raises(
         ModelError, match=f"{n} examples in batches of batch_size = {size} leave a batch of one"
@@ -329,19 +329,19 @@ def test_buffers_that_cannot_be_written_in_place_are_no_obstacle():
 
 def test_ignored_examples_count_in_no_number_and_change_no_weight():
     labels = torch.where(torch.arange(60) % 3 == 0, IGNORE_INDEX, LABELS)
-    kept = labels != IGNORE_INDEX
+    is_labeled = labels != IGNORE_INDEX
     model = network()
-    found, expected = (
+    evaluation, expected = (
         evaluate(model, Split(INPUTS, labels)),
-        evaluate(model, Split(INPUTS[kept], labels[kept])),
+        evaluate(model, Split(INPUTS[is_labeled], labels[is_labeled])),
     )
-    assert (found.n, found.accuracy) == (40, expected.accuracy)
-    assert found.loss == pytest.approx(expected.loss)
-    whole = RECIPE.replace(batch_size=60, optimizer="sgd")
+    assert (evaluation.n, evaluation.accuracy) == (40, expected.accuracy)
+    assert evaluation.loss == pytest.approx(expected.loss)
+    unbroken = RECIPE.replace(batch_size=60, optimizer="sgd")
     without, ignored = network(), network()
     epochs = (
-        train(without, dataset(INPUTS[kept], labels[kept]), whole),
-        train(ignored, dataset(INPUTS, labels), whole),
+        train(without, dataset(INPUTS[is_labeled], labels[is_labeled]), unbroken),
+        train(ignored, dataset(INPUTS, labels), unbroken),
     )
     assert epochs[0][0].training_loss == pytest.approx(epochs[1][0].training_loss)
     assert torch.allclose(without[0].weight, ignored[0].weight, atol=1e-7)
@@ -383,13 +383,13 @@ def test_gradients_of_pruned_weights_are_zero_at_the_step():
 
 def test_a_mask_on_a_submodule_holds_there_while_the_rest_trains():
     """Bit for bit as the same mask on the whole model."""
-    part, whole = (nn.Sequential(network(), nn.ReLU(), nn.Linear(3, 3)) for _ in range(2))
-    whole.load_state_dict(part.state_dict())
+    part, unbroken = (nn.Sequential(network(), nn.ReLU(), nn.Linear(3, 3)) for _ in range(2))
+    unbroken.load_state_dict(part.state_dict())
     mask = part[0][0].weight.abs() > 0.2
     recipe = RECIPE.replace(epochs=2, optimizer="sgd", momentum=0.9, patience=3)
     epochs = train(part, dataset(), recipe, constraint=Masks(part[0], {"0.weight": mask}))
-    assert epochs == train(whole, dataset(), recipe, constraint=Masks(whole, {"0.0.weight": mask}))
-    assert all(torch.equal(a, b) for a, b in zip(part.parameters(), whole.parameters(), strict=True))
+    assert epochs == train(unbroken, dataset(), recipe, constraint=Masks(unbroken, {"0.0.weight": mask}))
+    assert all(torch.equal(a, b) for a, b in zip(part.parameters(), unbroken.parameters(), strict=True))
     assert not part[0][0].weight[~mask].any()
 
 

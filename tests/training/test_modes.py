@@ -88,8 +88,8 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_frozen_norm_keeps_its_statistics_and_every_module_its_mode(norm, call, data):
-    for whole in (True, False):
-        model = frozen(network(norm), NORM, DROPOUT) if whole else frozen(network(norm), NORM).eval()
+    for is_all_frozen in (True, False):
+        model = frozen(network(norm), NORM, DROPOUT) if is_all_frozen else frozen(network(norm), NORM).eval()
         expected, before = flags(model), copy.deepcopy(model.get_submodule(NORM).state_dict())
         free = model.get_submodule(FREE).running_mean.clone()
         result = CALLS[call](model, data)

@@ -78,9 +78,9 @@ def test_learning_rate_starts_at_one_and_never_rises(name):
     assert values[-1] > 0
 
 
-def test_unknown_optimizer_is_named_with_similar_names(mlp, few):
+def test_unknown_optimizer_is_named_with_similar_names(mlp, small_data):
     with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
-        train(mlp, few, RECIPE.replace(optimizer="adamm"))
+        train(mlp, small_data, RECIPE.replace(optimizer="adamm"))
 
 
 def test_number_out_of_range_is_named():

@@ -41,7 +41,7 @@ SIGNAL_SECONDS = 0.2
 
 UNGUARDED = (
     "The worker processes could not start: each of them imports the main script, which must start its work under "
-    '`if __name__ == "__main__":` and must be a file; add that guard, or use the engine "inline".'
+    '`if __name__ == "__main__":` and must be a file; add that guard, or use the executor "inline".'
 )
 
 
@@ -182,7 +182,7 @@ class _Pool:
         if not worker.is_ready:
             return WorkerError(UNGUARDED)
         return WorkerError(
-            f"A worker exited with code {code}; what is done is kept: run the same command again, with the engine "
+            f"A worker exited with code {code}; what is done is kept: run the same command again, with the executor "
             '"inline" to see why.'
         )
 

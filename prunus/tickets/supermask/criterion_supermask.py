@@ -18,7 +18,7 @@ from prunus.registry import lookup
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, Row, StepReport, masks_name
-from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport, count_kept
+from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport
 from prunus.tickets.monitor import tensors_equal
 from prunus.tickets.procedure import select_masks, weight_history
 from prunus.tickets.rounds import Round
@@ -119,7 +119,5 @@ def _masks_at(
         dense = Round.dense(baseline, list(prunable_weights(spec.ticket.baseline.make_network())))
         history = weight_history(spec.ticket, baseline, dense, needed)
         selection = select_masks(spec.ticket, level, history, dense, needed)
-        masks = selection.masks
-        together = set(selection.counts) == {"all"}
-        checks = {EXACT_COUNTS: count_kept(masks, together=together) == dict(selection.counts)}
+        masks, checks = selection.masks, {EXACT_COUNTS: selection.is_exact}
     return {name: mask.to(spec.device) for name, mask in masks.items()}, checks

@@ -1,0 +1,50 @@
+"""docs/make_results.py writes a page of documentation for every file of docs/evidence."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from prunus.experiments import EXPERIMENTS
+from prunus.experiments.running import run_experiment
+from prunus.runs.store import Store
+from prunus.runs.transfer import export_runs
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "make_results.py"
+SMALL = {
+    "model": "tests.helpers.small:mlp",
+    "data": "digits",
+    "examples": "85",
+    "epochs": "2",
+    "eval_every": "3",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("hassibi1993.xor", {"networks": "3"}), ("zhou2019.signs", SMALL)]
+)
+def test_page_is_made_of_exported_rows(name, settings, tmp_path):
+    store = tmp_path / "store"
+    arguments = {"store": store, "executor": "inline", "settings": settings}
+    result = run_experiment(EXPERIMENTS[name], "smoke", tmp_path / "out", replicates=2, **arguments)
+    (tmp_path / "evidence").mkdir()
+    export_runs(Store(store), tmp_path / "evidence" / f"{name}.jsonl")
+    main = runpy.run_path(str(SCRIPT))["main"]
+    (page,) = main(tmp_path)
+    assert page == tmp_path / "results" / f"{name}.md"
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}: ")
+    assert EXPERIMENTS[name].question in text
+    assert result.text in text, "the table with n and spread, and the comparisons"
+    for claim in EXPERIMENTS[name].claims:
+        assert f"| {claim.text} ({claim.source}) | **" in text
+    settings_text = "".join(f" --set {key}={value}" for key, value in settings.items())
+    assert re.search(rf"`prunus run {name} --smoke[^`]*{re.escape(settings_text)} --store store`", text)
+    assert str(tmp_path) not in text
+    for link in re.findall(r"\]\((\.\./[^)]+)\)", text):
+        assert (page.parent / link).exists()
+    assert len(re.findall(r"!\[", text)) == len(EXPERIMENTS[name].figures)
+    first = text
+    main(tmp_path)
+    assert page.read_text(encoding="utf-8") == first

@@ -1,0 +1,129 @@
+"""`prunus.lottery`: tickets from objects in memory, the same as those of a store."""
+
+import importlib
+import pkgutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.errors import InvariantWarning, SpecError, StoreError, UnknownNameError
+from prunus.masks import are_nested
+from prunus.runs.spec import run_id
+from prunus.runs.store import Store
+from prunus.tickets.ticket import PruningRates
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+import small
+
+RECIPE = prunus.Recipe(epochs=2, learning_rate=0.01, batch_size=25)
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits.take(85, 28)
+
+
+def equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_objects_that_cannot_be_imported_give_a_verified_ticket(data):
+    def make_model(seed):
+        return small.mlp(seed)
+
+    levels = []
+    result = prunus.lottery(make_model, data, rounds=2, recipe=RECIPE, report=levels.append)
+    assert list(result.levels) == levels
+    assert [level.level for level in levels] == [0, 1, 2]
+    assert levels[0].density == 1.0
+    assert result.verified
+    for level in (1, 2):
+        masks, weights = result.masks(level), result.weights(level)
+        assert are_nested(masks, result.masks(level - 1))
+        assert int(masks["1.weight"].sum()) == round(64 * 24 * 0.8**level)
+        assert not any(weights[name][~mask].any() for name, mask in masks.items())
+        make_model(0).load_state_dict(weights)
+    with pytest.raises(SpecError, match="level from 0 to 2, got 3"):
+        result.masks(3)
+    with pytest.raises(SpecError, match=r"TicketSpec|BaselineSpec"):
+        run_id(result.ticket)
+
+
+def test_a_store_gives_the_same_bits_and_is_used_again(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(small, "few_digits", lambda: data, raising=False)
+    names = {"rounds": 2, "recipe": RECIPE, "criterion": small.by_column, "mask1": "permute"}
+    in_memory = prunus.lottery(small.mlp, data, **names)
+    stored = prunus.lottery(small.mlp, "small:few_digits", store=tmp_path, **names)
+    assert [replace(level, density=0) for level in stored.levels] == [
+        replace(level, density=0) for level in in_memory.levels
+    ]
+    assert all(equal(stored.masks(level), in_memory.masks(level)) for level in range(3))
+    assert all(equal(stored.weights(level), in_memory.weights(level)) for level in (0, 2))
+    with pytest.raises(StoreError, match=r"\[0, 2\], got 1"):
+        stored.weights(1)
+    assert stored.ticket.criterion == "small:by_column"
+    store = Store(tmp_path)
+    assert {run.id for run in store.runs()} == {run_id(stored.ticket), run_id(stored.ticket.baseline)}
+    prunus.lottery("small:mlp", "small:few_digits", store=store, **names)
+    assert all(run.attempts == 1 for run in store.runs())
+
+
+@pytest.mark.parametrize("setting", ["model", "data", "criterion"])
+def test_an_object_without_a_name_is_not_stored(setting, data, tmp_path):
+    settings = {"model_fn": small.mlp, "data": "digits", "criterion": "magnitude"}
+    settings["model_fn" if setting == "model" else setting] = {
+        "model": lambda: nn.Linear(64, 10),
+        "data": data,
+        "criterion": lambda statistics: statistics.weights,
+    }[setting]
+    with pytest.raises(SpecError, match=f"importable function for {setting} of a run in a store"):
+        prunus.lottery(**settings, recipe=RECIPE, store=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_are_used_in_place_of_names(data):
+    result = prunus.lottery(
+        small.mlp,
+        data,
+        rounds=1,
+        scope=prunus.SCOPES["global"],
+        mask1=small.half,
+        mask0=small.hundredth,
+        pruning_rates=PruningRates(linear=0.5),
+        recipe=RECIPE,
+        replicate=1,
+    )
+    assert result.levels[1].density == 0.5
+    masks, weights = result.masks(1), result.weights(1)
+    assert all(bool((weights[name][~mask] == torch.tensor(0.01)).all()) for name, mask in masks.items())
+    assert not equal(weights, prunus.lottery(small.mlp, data, rounds=1, recipe=RECIPE).weights(1))
+
+
+def test_a_broken_action_is_not_verified(data):
+    with pytest.warns(InvariantWarning, match="mask-1"):
+        result = prunus.lottery(small.mlp, data, rounds=1, mask1=small.not_rewound, recipe=RECIPE)
+    assert [level.verified for level in result.levels] == [True, False]
+    assert not result.verified
+
+
+def test_unknown_names_are_refused_before_training(data):
+    with pytest.raises(UnknownNameError, match="did you mean 'rewind'"):
+        prunus.lottery(small.mlp, data, mask1="rewound", recipe=RECIPE)
+    with pytest.raises(SpecError, match="of 0 rounds"):
+        prunus.lottery(small.mlp, data, rounds=0, recipe=RECIPE)
+
+
+def test_no_module_shadows_a_public_name():
+    """Importing a module `prunus.lottery` would bind the attribute `prunus.lottery` to it."""
+    modules = {module.name for module in pkgutil.iter_modules(prunus.__path__)}
+    for name in modules & set(prunus.__all__):
+        assert getattr(prunus, name) is importlib.import_module(f"prunus.{name}")
+    importlib.import_module("prunus.tickets.lottery")
+    assert prunus.lottery.__module__ == "prunus.tickets.lottery"
+    assert callable(prunus.lottery)

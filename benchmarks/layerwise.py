@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timed, interleaved, spread, table
-from prunus.pruning.obs import ExactObs, SparseGpt, layer_hessians
-from prunus.pruning.obs.sparse_gpt import ColumnPruner, select_columns
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.sparse_gpt import ColumnPruner, SparseGpt, select_columns
 from prunus.pruning.scopes import Layer
 from prunus.types import Params
 

@@ -12,17 +12,11 @@ from torch import Tensor, nn
 from prunus.errors import DensityError, ModelError, NoEffectWarning, StatisticsError
 from prunus.masks import Masks, all_kept, apply_masks, mask_density
 from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples
-from prunus.pruning.obs import (
-    ExactObs,
-    LayerHessian,
-    Loss,
-    allocate_densities,
-    error_curves,
-    layer_hessians,
-    relative_error_curves,
-    relative_output_errors,
-)
+from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
 from prunus.pruning.obs.method import LossMethod, PruningMethod
+from prunus.pruning.obs.objective import Loss
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
 from prunus.pruning.recalibrate import recalibrate_batchnorm

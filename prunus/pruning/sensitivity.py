@@ -11,7 +11,7 @@ from torch import nn
 from prunus.data.validation import check_split
 from prunus.errors import DensityError
 from prunus.masks import apply_masks
-from prunus.pruning.criteria import magnitude
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion

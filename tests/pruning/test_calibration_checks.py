@@ -12,12 +12,10 @@ import prunus
 from prunus.errors import ModelError, StatisticsError
 from prunus.masks import apply_masks
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.obs import (
-    ExactObs,
-    layer_hessians,
-    make_objective,
-    prune_in_steps,
-)
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
@@ -27,7 +25,7 @@ from prunus.seeds import make_generator
 from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from asking import sparse_gpt
+from objectives import sparse_gpt
 
 
 def network():

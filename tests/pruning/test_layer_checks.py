@@ -12,12 +12,16 @@ from torch.nn.utils import parametrizations, parametrize
 
 from prunus.errors import ModelError, NotPrunedWarning
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
-from prunus.pruning.obs import DIAGONALS, ExactObs, layer_hessians, make_objective, prune_in_steps
+from prunus.pruning.obs.diagonals import DIAGONALS
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from asking import sparse_gpt
+from objectives import sparse_gpt
 
 
 class Standardized(nn.Conv2d):

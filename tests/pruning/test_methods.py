@@ -11,10 +11,11 @@ from torch import nn
 import prunus
 from prunus.errors import ModelError, StatisticsError, UnknownNameError
 from prunus.masks import are_nested, mask_density
-from prunus.pruning.criteria import CRITERIA, magnitude
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.methods import METHODS, CriterionMethod, pruning_method, sample_examples, with_options
-from prunus.pruning.obs import ExactObs
+from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
@@ -349,7 +350,7 @@ def test_estimated_diagonal_depends_on_the_seed(model, data):
 
 def test_user_method_is_found_by_its_reference(tmp_path, monkeypatch):
     (tmp_path / "my_methods.py").write_text(
-        "from prunus.pruning.obs import ExactObs\n"
+        "from prunus.pruning.obs.exact_obs import ExactObs\n"
         "mine = ExactObs(damping=0.5, num_examples=300, num_steps=3)\nother = 3\n"
     )
     monkeypatch.chdir(tmp_path)

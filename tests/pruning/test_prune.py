@@ -13,7 +13,7 @@ import prunus
 from prunus.errors import DensityError, NoEffectWarning, StatisticsError
 from prunus.masks import mask_density
 from prunus.pruning.methods import METHODS, pruning_method, sample_examples, with_options
-from prunus.pruning.obs import SparseGpt
+from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Global, Layer, NByM
 from prunus.pruning.statistics import criterion

@@ -9,7 +9,7 @@ from prunus.errors import ModelError
 from prunus.masks import apply_masks
 from prunus.pruning.graph import layer_pairs
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured import dead_neurons, remove_dead_neurons
+from prunus.pruning.structured.removal import dead_neurons, remove_dead_neurons
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_traced_is_named() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ModelError, match="Branching that torch.fx can trace"):
+    with pytest.raises(ModelError, match=r"Branching that torch\.fx can trace"):
         layer_pairs(Branching())
 
 

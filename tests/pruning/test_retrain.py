@@ -10,11 +10,11 @@ from torch import nn
 
 from prunus.errors import DensityError
 from prunus.masks import are_nested
-from prunus.pruning.criteria import magnitude
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
 from prunus.pruning.methods import pruning_method, sample_examples
-from prunus.pruning.obs import ExactObs
+from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative, layer_by_layer

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
-from prunus.pruning.criteria import gradient, grasp, obd, snip, synflow
+from prunus.pruning.criteria.gradients import gradient, grasp, obd, snip, synflow
 from prunus.pruning.methods import pruning_method, sample_examples
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Global, Layer

@@ -95,8 +95,8 @@ class FullObs(LossMethod):
     Raises:
         StatisticsError: A number out of range.
 
-    >>> from prunus.pruning.methods import prune_in_steps
-    >>> from prunus.pruning.obs import make_objective
+    >>> from prunus.pruning.obs.state import prune_in_steps
+    >>> from prunus.pruning.obs.objective import make_objective
     >>> from prunus.pruning.scopes import Global
     >>> w = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> x, d = torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[2.0], [4.0]])

@@ -32,7 +32,7 @@ from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
-from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians_at
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
 from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope, shapes_of
@@ -90,15 +90,10 @@ class SparseGpt(PruningMethod):
 
     def _prune(self, task: PruneTask) -> PruneResult:
         weights, within, progress = task.weights, task.within, task.progress
-        hessians = layer_hessians_at(
-            task.model,
-            weights if within is None else apply_masks(weights, within),
-            task.examples.inputs,
-            damping=self.damping,
-            batch_size=self.batch_size,
-            forward=task.forward,
-            progress=progress,
-        )
+        hessians = layer_hessians(
+            task.model, weights if within is None else apply_masks(weights, within), task.examples.inputs,
+            damping=self.damping, batch_size=self.batch_size, forward=task.forward, progress=progress,
+        )  # fmt: skip
         return self.prune_layers(
             hessians, weights, task.density, task.scope, within=within, seed=task.seeds[1], progress=progress
         )

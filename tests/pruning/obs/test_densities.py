@@ -11,13 +11,10 @@ from torch.nn import functional as F
 from prunus.errors import DensityError
 from prunus.masks import all_kept
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.obs import (
-    ExactObs,
-    allocate_densities,
-    error_curves,
-    layer_hessians,
-    prune_in_steps,
-)
+from prunus.pruning.obs.densities import allocate_densities, error_curves
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))

@@ -15,21 +15,15 @@ from prunus.models import MODELS
 from prunus.models.mlp import ScaledTanh, mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.graph import layer_chain
-from prunus.pruning.obs import (
-    DIAGONALS,
-    LOSSES,
-    Objective,
-    make_objective,
-)
-from prunus.pruning.obs.diagonals import hutchinson, pooling_weights
-from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.obs.diagonals import DIAGONALS, hutchinson, pooling_weights
+from prunus.pruning.obs.objective import LOSSES, Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import Statistics
 from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import draw, make_test_objective
+from objectives import draw, make_test_objective
 
 ACTIVATIONS = [
     nn.Tanh(),

@@ -17,10 +17,10 @@ from prunus.masks import all_kept, are_nested, mask_density
 from prunus.models import MODELS
 from prunus.models.mlp import mlp
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import Fisher, Objective, make_objective
 from prunus.pruning.obs.fisher import (
     CHUNK_ENTRIES,
     MAX_FISHER_BYTES,
+    Fisher,
     damped_cholesky,
     empirical_fisher,
     from_blocks,
@@ -28,7 +28,7 @@ from prunus.pruning.obs.fisher import (
     to_blocks,
 )
 from prunus.pruning.obs.full_obs import FullObsState, inverse_hessian
-from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
@@ -36,9 +36,9 @@ from prunus.seeds import make_generator
 from prunus.types import MaskDict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-import asking
+import objectives
 import small
-from asking import draw
+from objectives import draw
 
 
 class Normed(nn.Module):
@@ -58,7 +58,7 @@ class Normed(nn.Module):
         return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-make_test_objective = partial(asking.make_test_objective, loss="cross_entropy", n=30, biases=False)
+make_test_objective = partial(objectives.make_test_objective, loss="cross_entropy", n=30, biases=False)
 
 
 def without(objective: Objective, gone: Sequence[int]) -> MaskDict:

@@ -13,22 +13,16 @@ from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsEr
 from prunus.models.mlp import ScaledTanh, mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import (
-    LOSSES,
-    FullObs,
-    Obd,
-    Objective,
-    make_objective,
-    prune_in_steps,
-)
-from prunus.pruning.obs.full_obs import MAX_WEIGHTS, gauss_newton_factors, inverse_hessian
-from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.obs.full_obs import MAX_WEIGHTS, FullObs, gauss_newton_factors, inverse_hessian
+from prunus.pruning.obs.obd import Obd
+from prunus.pruning.obs.objective import LOSSES, Objective, flatten_weights, make_objective, unflatten_weights
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-from asking import draw, make_test_objective
+from objectives import draw, make_test_objective
 
 ACTIVATIONS = [
     nn.Tanh(),

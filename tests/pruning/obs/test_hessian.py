@@ -8,20 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.pruning.obs import (
-    ExactObs,
-    layer_hessians,
-    prune_in_steps,
-)
-from prunus.pruning.obs.hessian import STRIPE_ROWS
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import STRIPE_ROWS, layer_hessians
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.seeds import make_generator
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import sparse_gpt
 from layers import CONVOLUTIONS, IN, N, convolution, correlated, draw, linear
+from objectives import sparse_gpt
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONS)

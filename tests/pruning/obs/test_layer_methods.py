@@ -9,19 +9,16 @@ from torch import Tensor, nn
 
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.obs import (
-    ExactObs,
-    layer_hessians,
-    prune_in_steps,
-    relative_output_errors,
-)
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import sparse_gpt
 from layers import IN, N, correlated, draw, linear
+from objectives import sparse_gpt
 
 METHODS = {"exact_obs": lambda model, inputs, **kw: exact_obs(model, inputs, **kw), "sparse_gpt": sparse_gpt}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from prunus.errors import EmptyLayerWarning
 from prunus.masks import all_kept, are_nested
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.obs import ExactObs, SparseGpt, layer_hessians
-from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, _upper_factor
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, SparseGpt, _upper_factor
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, NByM, parse_scope
 from prunus.seeds import make_generator
@@ -19,8 +20,8 @@ from prunus.types import MaskDict, Split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import sparse_gpt
 from layers import IN, OUT, N, convolution, correlated, draw, linear
+from objectives import sparse_gpt
 
 ROWS, COLUMNS = 12, 360
 NAMES = ("layer", "2:4", "1:4", "4:8", "1x3", "1x4", "4x4", "3x5")

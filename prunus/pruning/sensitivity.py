@@ -100,21 +100,20 @@ def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance
     Raises:
         DensityError: A negative tolerance.
 
-    >>> choose_densities({"fc": [SensitivityPoint(1.0, 98.0, 0.1), SensitivityPoint(0.5, 97.9, 0.1), SensitivityPoint(0.1, 90.0, 0.4)]}, 0.5)
+    >>> curve = [SensitivityPoint(1.0, 98.0, 0.1), SensitivityPoint(0.5, 97.9, 0.1), SensitivityPoint(0.1, 90.0, 0.4)]
+    >>> choose_densities({"fc": curve}, 0.5)
     {'fc': 0.5}
     """
     if tolerance < 0:
         raise DensityError(
             f"Expected a tolerance of at least 0 accuracy points, got {tolerance}; increase it."
         )
-    chosen = {}
+    densities = {}
     for name, curve in curves.items():
         falling = sorted(curve, key=lambda point: -point.density)
         floor = falling[0].accuracy - tolerance
-        lowest = falling[0].density
         for point in falling:
             if point.accuracy < floor:
                 break
-            lowest = point.density
-        chosen[name] = lowest
-    return chosen
+            densities[name] = point.density
+    return densities

@@ -3,7 +3,7 @@
     initial                 weights that training started from
     gradients               g = dL/dw of the mean loss
     hessian_gradients       H g, the Hessian of the loss times its gradient
-    hessian_diagonal        d²L/dw², with the Levenberg-Marquardt approximation of `prunus.pruning.obs`
+    hessian_diagonal        d²L/dw², with the Levenberg-Marquardt approximation of `obs.diagonals`
     output_sum_gradients    dR/d|w|, R the sum of the outputs for an input of ones, with the weights replaced by |w|
 
 Statistics are always those at the weights that the caller hands in: `prunus.prune` collects at the current weights, a

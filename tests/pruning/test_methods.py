@@ -287,7 +287,7 @@ def test_without_retraining_the_update_stays(model, data):
 def test_deep_compression_accepts_methods(model, data, tmp_path):
     short = Recipe(1, 0.005, 25)
     recipe = prunus.COMPRESSION_RECIPES["default"].replace(
-        density=0.5, scope="2:4", schedule="one_shot", rounds=1, retrain=short, settle=short, finetune=short,
+        density=0.5, scope="2:4", schedule="one_shot", rounds=1, retrain=short, final_retrain=short, finetune=short,
         criterion="obs", bits=3,
     )  # fmt: skip
     done = prunus.deep_compress(model, data, recipe)

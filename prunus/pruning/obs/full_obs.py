@@ -34,7 +34,8 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_weights
 from prunus.pruning.obs.state import Examine, PruningState
-from prunus.types import MaskDict, Params, Progress, Scores
+from prunus.pruning.scopes import Scope
+from prunus.types import Density, MaskDict, Params, Progress, Scores
 
 BATCH_SIZE = 32
 """Examples whose Jacobians are in memory at once."""
@@ -116,9 +117,10 @@ class FullObs(LossMethod):
         super().__post_init__()
         check_damping(self.damping, self.summary)
 
-    def check_size(self, weights: Params) -> None:
-        """Raise ModelError for more weights than a full inverse can hold."""
+    def check(self, weights: Params, density: Density, scope: Scope) -> None:
+        """As `PruningMethod.check`; a ModelError for more weights than a full inverse can hold."""
         check_num_weights(sum(weight.numel() for weight in weights.values()))
+        super().check(weights, density, scope)
 
     def examiner(self, objective: Objective, *, seed: int = 0, progress: Progress | None = None) -> Examine:
         """The function (weights, masks) -> FullObsState for this objective.

@@ -117,8 +117,8 @@ def layer_hessians(
         StatisticsError: No example, not a tensor, a shape that the model does not take, damping below 0, or a layer
             whose inputs are all zero.
         NonFiniteError: Inputs of the model or of a layer are not finite.
-        ModelError: A name that the model does not have, a layer of another kind, one that does not return weight · input + bias, one whose weight is used
-            elsewhere too, or one that the forward pass does not reach.
+        ModelError: A name that the model does not have, a layer of another kind, one that does not return weight ·
+            input + bias, one whose weight is used elsewhere too, or one that the forward pass does not reach.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> inputs = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
@@ -248,11 +248,11 @@ def _check_used_by_layers_alone(
 ) -> None:
     """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
 
-    The outputs of the layers are detached, by hooks that stay, so that a gradient of the model's output, or of a layer's input, reaches a
-    weight only where something else uses it.
+    The outputs of the layers are detached (by hooks that stay), so that a gradient of the model's output, or of a
+    layer's input, reaches a weight only where something else uses it.
     """
-    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
-    weights = {name: weight.requires_grad_() for name, weight in weights.items() if not weight.is_inference()}
+    parameters = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    weights = {name: p.requires_grad_() for name, p in parameters.items() if not p.is_inference()}
     tensors: list[Tensor] = []
     for layer in layers.values():
         layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True)

@@ -61,7 +61,6 @@ class PruningMethod(ABC):
             ModelError: The method cannot prune so many weights together.
             DensityError: The scope cannot give the density, or one of those that the steps pass through.
         """
-        self.check_size(weights)
         shapes = shapes_of(weights)
         scope.check(shapes, [density])
         *between, _ = intermediate_densities(density, scope, all_kept(weights), self.num_steps)
@@ -71,9 +70,6 @@ class PruningMethod(ABC):
             raise DensityError(
                 f"{self.num_steps} steps pass through other densities on the way to {density}: {error}"
             ) from None
-
-    def check_size(self, weights: Params) -> None:
-        """Raise ModelError where the method cannot prune so many weights together."""
 
     def prune(
         self,
@@ -114,23 +110,8 @@ class PruningMethod(ABC):
             DensityError: The scope cannot give the density.
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
-        scope = parse_scope(scope)
-        return self._prune(
-            PruneTask(
-                model,
-                weights,
-                density,
-                scope,
-                calibration,
-                initial,
-                within,
-                seeds,
-                forward,
-                loss,
-                progress,
-                self.summary,
-            )
-        )
+        arguments = (model, weights, density, parse_scope(scope), calibration, initial, within, seeds)
+        return self._prune(PruneTask(self.summary, *arguments, forward, loss, progress))
 
     @abstractmethod
     def _prune(self, task: "PruneTask") -> PruneResult:
@@ -141,6 +122,8 @@ class PruningMethod(ABC):
 class PruneTask:
     """The arguments of `PruningMethod.prune`."""
 
+    summary: str
+    """Of the method, for errors."""
     model: nn.Module
     weights: Params
     density: Density
@@ -152,8 +135,6 @@ class PruneTask:
     forward: Forward | None
     loss: str | Loss | None
     progress: Progress | None
-    summary: str
-    """Of the method, for errors."""
 
     @property
     def examples(self) -> Split:

@@ -62,7 +62,8 @@ class SparseGpt(PruningMethod):
         StatisticsError: A number out of range, or more than one step.
 
     >>> from prunus.pruning.scopes import Layer
-    >>> model = nn.Linear(2, 1, bias=False)
+    >>> from prunus.types import Split
+    >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> examples = Split(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2, dtype=torch.int64))
     >>> weights = {"weight": torch.tensor([[0.5, 1.0]])}
     >>> SparseGpt(damping=1e-6).prune(model, weights, 0.5, Layer(), examples).weights

@@ -160,8 +160,8 @@ def intermediate_densities(
 
     >>> import torch
     >>> from prunus.pruning.scopes import Global
-    >>> intermediate_densities(0.4, Global(), {"fc": torch.ones(10, dtype=torch.bool)}, 3)
-    [0.8, 0.6, 0.4]
+    >>> intermediate_densities(0.5, Global(), {"fc": torch.ones(10, dtype=torch.bool)}, 2)
+    [0.75, 0.5]
     """
     starts = {name: mask_density({name: mask}) for name, mask in masks.items()}
     uneven = not scope.ranks_layers_together and len(set(starts.values())) > 1

@@ -18,8 +18,6 @@ Also called: PreciseBN, BatchNorm re-estimation, adaptive batch normalization.
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +26,7 @@ from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.modules import check_module
 from prunus.pruning.calibration_checks import check_inputs, run_forward
 from prunus.pruning.masks import check_finite
+from prunus.pruning.weights import copied
 from prunus.types import Progress
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -42,7 +41,7 @@ def recalibrate_batchnorm(
     A BatchNorm that the forward pass does not reach is not changed. Warns with NoEffectWarning where none is set.
 
     Args:
-        model: Any module. All but BatchNorm is in evaluation mode meanwhile; parameters and modes do not change.
+        model: Any module; nothing else of it changes.
         inputs: Examples [N, ...], on the device of the model, such as those of the training split.
         batch_size: Examples per forward pass, at most.
         progress: Called after each batch.
@@ -51,7 +50,7 @@ def recalibrate_batchnorm(
         The number of layers that were set.
 
     Raises:
-        ModelError: Not a module.
+        ModelError: Not a module, or one that cannot be copied.
         StatisticsError: No example, one alone where a layer needs two, a batch size below 1, or a shape that the model
             does not take. The model is not changed.
         NonFiniteError: Inputs of the model or of a layer are not finite. The model is not changed.
@@ -67,42 +66,46 @@ def recalibrate_batchnorm(
             f"Expected a batch size of at least 1 for inputs of shape {list(inputs.shape)}, got {batch_size}."
         )
     check_finite({"recalibration": inputs}, "The inputs for")
-    norms = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, BatchNorm) and module.running_mean is not None
-    }
-    all_moments = {name: _Moments(name) for name in norms}
-    batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
-    if norms:
-        with _normalizing_by_batch(model, norms.values()):
-            handles = [
-                norm.register_forward_pre_hook(all_moments[name].pre_hook, with_kwargs=True)
-                for name, norm in norms.items()
-            ]
-            try:
-                for number, batch in enumerate(batches, start=1):
-                    run_forward(model, batch, model)
-                    if progress:
-                        progress("batches of the BatchNorm statistics", number, len(batches))
-            finally:
-                for handle in handles:
-                    handle.remove()
-    reached = {name: moments for name, moments in all_moments.items() if moments.n}
-    check_finite({name: moments.squares for name, moments in reached.items()}, "The variance of BatchNorm")
-    for name, moments in reached.items():
-        statistics = dict(norms[name].named_buffers())
+    all_moments, num_batches = _collect_moments(model, inputs, batch_size, progress)
+    check_finite(
+        {name: moments.squares for name, moments in all_moments.items()}, "The variance of BatchNorm"
+    )
+    for name, moments in all_moments.items():
+        statistics = dict(model.get_submodule(name).named_buffers())
         statistics["running_mean"].copy_(moments.mean)
         statistics["running_var"].copy_(moments.squares / (moments.n - 1))
-        statistics["num_batches_tracked"].fill_(len(batches))
-    if not reached:
+        statistics["num_batches_tracked"].fill_(num_batches)
+    if not all_moments:
         warnings.warn(
             f"Expected a BatchNorm with running statistics that the forward pass of {type(model).__name__} reaches, "
             "got none, so that nothing is recalibrated.",
             NoEffectWarning,
             stacklevel=3,  # there is a decorator in between
         )
-    return len(reached)
+    return len(all_moments)
+
+
+def _collect_moments(
+    model: nn.Module, inputs: Tensor, batch_size: int, progress: Progress | None
+) -> tuple[dict[str, "_Moments"], int]:
+    """The moments of the inputs of every BatchNorm that the forward pass reaches, and the number of batches.
+
+    They pass through a copy of `model` in evaluation mode, in which BatchNorm normalizes by the batch.
+    """
+    all_moments: dict[str, _Moments] = {}
+    trial = copied(model)
+    for name, module in trial.named_modules():
+        module.training = False
+        if isinstance(module, BatchNorm) and module.running_mean is not None:
+            module.training, module.track_running_stats = True, False
+            all_moments[name] = _Moments(name)
+            module.register_forward_pre_hook(all_moments[name].pre_hook, with_kwargs=True)
+    batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
+    for number, batch in enumerate(batches if all_moments else (), start=1):
+        run_forward(trial, batch, trial)
+        if progress:
+            progress("batches of the BatchNorm statistics", number, len(batches))
+    return {name: moments for name, moments in all_moments.items() if moments.n}, len(batches)
 
 
 class _Moments:
@@ -130,21 +133,3 @@ class _Moments:
         total, difference = self.n + n, mean - self.mean
         self.squares = self.squares + variance * n + difference**2 * (self.n * n / total)
         self.mean, self.n = self.mean + difference * (n / total), total
-
-
-@contextmanager
-def _normalizing_by_batch(model: nn.Module, norms: Iterable[BatchNorm]) -> Iterator[None]:
-    """Evaluation mode, except that `norms` normalize by the batch without tracking it; all modes are restored."""
-    modes = {module: module.training for module in model.modules()}
-    tracks = {module: module.track_running_stats for module in norms}
-    try:
-        for module in modes:
-            module.training = False
-        for norm in tracks:
-            norm.training, norm.track_running_stats = True, False
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for norm, track in tracks.items():
-            norm.track_running_stats = track

@@ -290,9 +290,8 @@ def test_deep_compression_accepts_methods(model, data, tmp_path):
         density=0.5, scope="2:4", schedule="one_shot", rounds=1, retrain=short, final_retrain=short, finetune=short,
         criterion="obs", bits=3,
     )  # fmt: skip
-    done = prunus.deep_compress(model, data, recipe)
+    done = prunus.compress(model, tmp_path / "obs.prunus", data=data, preset=recipe)
     assert all(float(mask.double().mean()) == 0.5 for mask in done.masks.values())
-    prunus.save(done, tmp_path / "obs.prunus")
     again = prunus.load(tmp_path / "obs.prunus", into=tiny(1))
     assert evaluate(again, data.test) == evaluate(done.model, data.test)
 

@@ -286,8 +286,8 @@ class _Pass:
         gradients = _gradients(value, leaves, create_graph=True)
         product = torch.stack([(g * g.detach()).sum() for g in gradients.values()]).sum()
         # Where all gradients are constant in a weight, it is no part of the product: its curvature is zero.
-        found = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
+        products = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, products, strict=True))
 
     def hessian_diagonal(self, seed: int) -> Params:
         """d²L/dw², Levenberg-Marquardt."""

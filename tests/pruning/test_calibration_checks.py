@@ -56,7 +56,7 @@ def test_calibration_inputs_that_are_no_tensor_with_values_are_refused(inputs):
             call()
 
 
-def test_a_forward_that_fails_in_its_own_way_is_a_named_error():
+def test_forward_that_raises_another_error_is_refused_with_the_reason():
     class Needs(nn.Module):
         def __init__(self):
             super().__init__()
@@ -97,7 +97,7 @@ def test_recalibration_takes_layers_that_are_called_by_keyword():
     assert torch.equal(model.norm.running_mean, plain.running_mean)
 
 
-def test_a_model_that_cannot_be_copied_is_refused_by_name():
+def test_model_that_cannot_be_copied_is_refused_by_name():
     model = nn.Sequential(nn.Linear(16, 4))
     model.last_output = model(torch.ones(1, 16))  # a result of a computation
     for call in (
@@ -112,7 +112,7 @@ def test_a_model_that_cannot_be_copied_is_refused_by_name():
         copy.deepcopy(model)
 
 
-def test_the_progress_of_retraining_with_a_pruner_is_reported():
+def test_progress_of_retraining_with_a_pruner_is_reported():
     steps = []
     split = examples()
     data = prunus.Dataset("toy", split, split, split, tuple("abcd"))

@@ -69,13 +69,13 @@ class Interrupted(BaseException):
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("name", long_work())
-def test_long_work_reports_its_steps_to_the_last_and_can_be_ended(name):
+def test_long_work_reports_every_step_and_can_be_interrupted(name):
     steps = {}
     long_work()[name](lambda what, done, total: steps.setdefault((what, total), []).append(done))
     assert steps
     for (_, total), done in steps.items():
         assert done[-1] == total
-        assert all(one < other for one, other in pairwise(done)), done
+        assert all(earlier < other for earlier, other in pairwise(done)), done
 
     def interrupt(what, done, total):
         raise Interrupted

@@ -82,15 +82,15 @@ def _prune_tensor(state: FisherState, name: str, mask: Tensor) -> tuple[Tensor, 
     changed = (to_blocks(state.masks[name].flatten(), size) & ~remaining).any(1).nonzero().squeeze(1)
     w, pivots, increase = w.clone(), pivots.clone(), 0.0
     for chunk in torch.split(changed, max(1, CHUNK_ENTRIES // size**2)):
-        blocks, kept, before = fisher[chunk], remaining[chunk].double(), w[chunk]
-        factor = damped_cholesky(blocks, kept, damping, name)
+        blocks, is_kept, before = fisher[chunk], remaining[chunk].double(), w[chunk]
+        factor = damped_cholesky(blocks, is_kept, damping, name)
         # F_LS w_S; damping is on the diagonal alone and has no part in it.
-        product = torch.bmm(blocks, (before * (1 - kept)).unsqueeze(2)) * kept.unsqueeze(2)
-        w[chunk] = torch.where(kept > 0, before + torch.cholesky_solve(product, factor).squeeze(2), 0.0)
+        product = torch.bmm(blocks, (before * (1 - is_kept)).unsqueeze(2)) * is_kept.unsqueeze(2)
+        w[chunk] = torch.where(is_kept > 0, before + torch.cholesky_solve(product, factor).squeeze(2), 0.0)
         change = w[chunk] - before
         increase += float((torch.bmm(blocks, change.unsqueeze(2)).squeeze(2) * change).sum() / 2)
         increase += damping * float(change.square().sum()) / 2
-        pivots[chunk] = _pivots(factor, kept)
+        pivots[chunk] = _pivots(factor, is_kept)
     return from_blocks(w, old_weights), from_blocks(pivots, old_weights), increase
 
 
@@ -155,22 +155,26 @@ class Fisher(LossMethod):
         """
 
         def examine(weights: Params, masks: MaskDict) -> FisherState:
-            here = objective.replace_weights(apply_masks(weights, masks))
-            fisher = empirical_fisher(here, self.block_size, self.batch_size, progress)
+            objective_at_weights = objective.replace_weights(apply_masks(weights, masks))
+            fisher = empirical_fisher(objective_at_weights, self.block_size, self.batch_size, progress)
             check_nonzero(fisher, masks, "The gradient by")
             pivots = {}
             for name, blocks in fisher.items():
                 remaining = to_blocks(masks[name].flatten(), blocks.shape[1]).double()
                 chunk = max(1, CHUNK_ENTRIES // blocks.shape[1] ** 2)
                 parts = [
-                    _pivots(damped_cholesky(part, kept, self.damping, name), kept)
-                    for part, kept in zip(
+                    _pivots(damped_cholesky(part, is_kept, self.damping, name), is_kept)
+                    for part, is_kept in zip(
                         torch.split(blocks, chunk), torch.split(remaining, chunk), strict=True
                     )
                 ]
-                pivots[name] = from_blocks(torch.cat(parts), here.weights[name])
+                pivots[name] = from_blocks(torch.cat(parts), objective_at_weights.weights[name])
             return FisherState(
-                weights=here.weights, masks=masks, fisher=fisher, pivots=pivots, damping=self.damping
+                weights=objective_at_weights.weights,
+                masks=masks,
+                fisher=fisher,
+                pivots=pivots,
+                damping=self.damping,
             )
 
         return examine

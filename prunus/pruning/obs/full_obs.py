@@ -141,23 +141,30 @@ class FullObs(LossMethod):
 
         def examine(weights: Params, masks: MaskDict) -> FullObsState:
             masks = {name: masks[name] for name in objective.weights}  # flattened in one order
-            remaining, here = flatten_weights(masks), objective.replace_weights(weights)
-            has_curvature, num_batches = torch.zeros_like(remaining), -(-len(here.inputs) // BATCH_SIZE)
+            remaining, objective_at_weights = flatten_weights(masks), objective.replace_weights(weights)
+            has_curvature, num_batches = (
+                torch.zeros_like(remaining),
+                -(-len(objective_at_weights.inputs) // BATCH_SIZE),
+            )
 
             def vectors() -> Iterator[Tensor]:
-                for batch, x in enumerate(gauss_newton_factors(here)):
+                for batch, x in enumerate(gauss_newton_factors(objective_at_weights)):
                     if progress and batch:
                         progress("batches of the inverse Hessian", batch, num_batches)
                     has_curvature.logical_or_(x.any(0))
                     # Without a derivative, the row and column of a pruned weight are those of the damping alone.
                     yield x * remaining
 
-            inverse = inverse_hessian(vectors(), len(here.inputs), self.damping)
+            inverse = inverse_hessian(vectors(), len(objective_at_weights.inputs), self.damping)
             if progress:
                 progress("batches of the inverse Hessian", num_batches, num_batches)
-            check_nonzero(unflatten_weights(has_curvature, here.weights), masks, "The curvature by")
+            check_nonzero(
+                unflatten_weights(has_curvature, objective_at_weights.weights), masks, "The curvature by"
+            )
             inverse[~remaining], inverse[:, ~remaining] = 0.0, 0.0
-            return FullObsState(weights=here.weights, masks=masks, inverse=inverse, damping=self.damping)
+            return FullObsState(
+                weights=objective_at_weights.weights, masks=masks, inverse=inverse, damping=self.damping
+            )
 
         return examine
 

@@ -139,10 +139,11 @@ class SparseGpt(PruningMethod):
             densities = densities_by_name(density, list(weights))
             for number, (name, weight) in enumerate(weights.items(), start=1):
                 layer = ColumnPruner(name, weight, hessians[name])
-                kept = to_matrix(masks[name])
-                counts = scope.column_counts(kept, densities[name], step, name)
+                mask_matrix = to_matrix(masks[name])
+                counts = scope.column_counts(mask_matrix, densities[name], step, name)
                 layer.run(
-                    step, select_columns(name, scope, counts, step, None if within is None else kept, seed)
+                    step,
+                    select_columns(name, scope, counts, step, None if within is None else mask_matrix, seed),
                 )
                 layers[name] = layer.result()
                 if progress:
@@ -252,8 +253,8 @@ class ColumnPruner:
         """Prune columns that have compensated for those before `first`; None: masks are selected already."""
         width = end - first
         if select and width <= step:
-            kept = self._by_column(select(first, end, self._matrix(self._scores(first, end))))
-            self.kept[:, first:end], self.errors[:, first:end] = kept, ~kept
+            mask = self._by_column(select(first, end, self._matrix(self._scores(first, end))))
+            self.kept[:, first:end], self.errors[:, first:end] = mask, ~mask
             select = None
         if width == 1:
             # Until now 1 where pruned, else 0. Pruned weights are set to zero at the end, for all columns at once.

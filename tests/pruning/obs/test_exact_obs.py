@@ -26,7 +26,7 @@ from objectives import sparse_gpt
 
 
 def deleted_by_hand(row: Tensor, hessian: Tensor) -> list[tuple[int, float]]:
-    """Which weight is the cheapest to delete next, and its cost, by solving for every candidate anew."""
+    """Which weight is the cheapest to delete next, and its cost, from one linear system per candidate."""
     left, path, spent = list(range(len(row))), [], 0.0
     while left:
         costs = {q: cost_without(row, hessian, [p for p in left if p != q]) for q in left}
@@ -156,7 +156,7 @@ def test_masks_have_the_pattern_and_the_update_lowers_the_error(method, scope, k
     assert all(ours < relative_output_errors(actual, weights, rival)[name] for rival in rivals)
 
 
-def test_an_n_m_run_deletes_from_every_group_before_it_empties_one():
+def test_n_by_m_scores_prune_every_group_before_one_is_emptied():
     model, weights, inputs = linear()
     scores = ExactObs().examiner(model, inputs, NByM(2, 4))(weights, all_kept(weights)).scores()["weight"]
     for row in scores:
@@ -195,7 +195,7 @@ def test_layer_called_by_keyword_is_examined():
     torch.testing.assert_close(actual.hessian[0], 2 * inputs.T @ inputs / N)
 
 
-def test_a_block_costs_what_its_weights_cost_together():
+def test_block_costs_what_its_weights_cost_together():
     model, weights, inputs = linear()
     state = ExactObs().examiner(model, inputs, Block(1, 4))(weights, all_kept(weights))
     scores, hessian = state.scores()["weight"], state.hessians["weight"].damped()[0]

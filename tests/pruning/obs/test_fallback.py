@@ -72,7 +72,7 @@ def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
         for method, prune in methods.items():
             try:
                 done = prune(weights, density, scope)
-            except NonFiniteError:  # more damping is asked for
+            except NonFiniteError:  # the message says to use more damping
                 if damping > 1e-10:
                     raise
                 continue
@@ -129,7 +129,7 @@ def examples(n=60):
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("name", ["fisher", "full_obs"])
 @pytest.mark.parametrize("damping", [1e-2, 1e-5])
-def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name, damping):
+def test_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name, damping):
     model, split = network(), examples()
     weights = {n: w.detach() for n, w in prunable_weights(model).items()}
     method = with_options(METHODS[name], damping=damping)
@@ -141,7 +141,7 @@ def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name,
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("name", [*METHODS, "snip", "gradient", "grasp", "synflow"])
-def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
+def test_pruned_weight_is_plus_zero_and_stays_pruned(name):
     model, split = network(), examples()
     weights = {n: -w.detach().abs() - 0.1 for n, w in prunable_weights(model).items()}
     within = SCOPES["layer"].select(CRITERIA["magnitude"](Statistics(weights)), 0.75)
@@ -153,7 +153,7 @@ def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
         assert torch.isfinite(done.weights[key]).all()
 
 
-def test_masks_win_over_infinity_and_minus_zero():
+def test_pruned_weights_are_plus_zero_whatever_their_values_were():
     masked = apply_masks(
         {"w": torch.tensor([float("inf"), float("nan"), -1.0, 2.0])},
         {"w": torch.tensor([False, False, False, True])},

@@ -18,6 +18,7 @@ Also called: PreciseBN, BatchNorm re-estimation, adaptive batch normalization.
 
 import math
 import warnings
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.modules import check_module
 from prunus.pruning.calibration_checks import check_inputs, run_forward
 from prunus.pruning.masks import check_finite
-from prunus.pruning.weights import copied
+from prunus.training.modes import eval_mode
 from prunus.types import Progress
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -50,7 +51,7 @@ def recalibrate_batchnorm(
         The number of layers that were set.
 
     Raises:
-        ModelError: Not a module, or one that cannot be copied.
+        ModelError: Not a module.
         StatisticsError: No example, one alone where a layer needs two, a batch size below 1, or a shape that the model
             does not take. The model is not changed.
         NonFiniteError: Inputs of the model or of a layer are not finite. The model is not changed.
@@ -90,21 +91,23 @@ def _collect_moments(
 ) -> tuple[dict[str, "_Moments"], int]:
     """The moments of the inputs of every BatchNorm that the forward pass reaches, and the number of batches.
 
-    They pass through a copy of `model` in evaluation mode, in which BatchNorm normalizes by the batch.
+    Meanwhile `model` is in evaluation mode, except that BatchNorm normalizes by the batch without tracking it.
     """
     all_moments: dict[str, _Moments] = {}
-    trial = copied(model)
-    for name, module in trial.named_modules():
-        module.training = False
-        if isinstance(module, BatchNorm) and module.running_mean is not None:
-            module.training, module.track_running_stats = True, False
-            all_moments[name] = _Moments(name)
-            module.register_forward_pre_hook(all_moments[name].pre_hook, with_kwargs=True)
     batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
-    for number, batch in enumerate(batches if all_moments else (), start=1):
-        run_forward(trial, batch, trial)
-        if progress:
-            progress("batches of the BatchNorm statistics", number, len(batches))
+    with ExitStack() as stack:
+        stack.enter_context(eval_mode(model))
+        for name, norm in model.named_modules():
+            if isinstance(norm, BatchNorm) and norm.running_mean is not None:
+                all_moments[name] = _Moments(name)
+                stack.callback(setattr, norm, "track_running_stats", norm.track_running_stats)
+                norm.training, norm.track_running_stats = True, False
+                hook = all_moments[name].pre_hook
+                stack.enter_context(norm.register_forward_pre_hook(hook, with_kwargs=True))
+        for number, batch in enumerate(batches if all_moments else (), start=1):
+            run_forward(model, batch, model)
+            if progress:
+                progress("batches of the BatchNorm statistics", number, len(batches))
     return {name: moments for name, moments in all_moments.items() if moments.n}, len(batches)
 
 

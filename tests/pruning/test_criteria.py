@@ -132,7 +132,7 @@ def test_criterion_names_a_statistic_that_is_missing_or_does_not_fit(name):
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, criterion_of_name in CRITERIA.items() if criterion_of_name.requires & set(DERIVATIVES)],
+    [name for name, scorer in CRITERIA.items() if scorer.requires & set(DERIVATIVES)],
 )
 def test_derivative_that_is_zero_for_a_whole_layer_is_refused(name):
     (required,) = CRITERIA[name].requires
@@ -170,11 +170,7 @@ def test_criterion_that_requires_an_unknown_statistic_is_refused():
 
 
 def test_criteria_of_the_initial_weights_declare_it():
-    at_start = {
-        name
-        for name, criterion_of_name in CRITERIA.items()
-        if criterion_of_name.defined_at == "initialization"
-    }
+    at_start = {name for name, scorer in CRITERIA.items() if scorer.defined_at == "initialization"}
     assert at_start == {"snip", "gradient", "grasp", "synflow"}
 
 

@@ -96,7 +96,7 @@ def warn_of_rejected(method: str, names: Sequence[str]) -> None:
 
 
 def _least_squares(hessian: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-    """The least squares for `rows` [R, D] on the weights that `mask` keeps, by conjugate gradients from these weights."""
+    """The least squares for `rows` [R, D] on the weights that `mask` keeps, by conjugate gradients."""
     scale = hessian.diagonal().clamp(min=torch.finfo(hessian.dtype).tiny).reciprocal()
     solution = torch.where(mask, rows, 0.0)
     gradient = torch.where(mask, (rows - solution) @ hessian, 0.0)

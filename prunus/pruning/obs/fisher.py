@@ -155,8 +155,8 @@ class Fisher(LossMethod):
         """
 
         def examine(weights: Params, masks: MaskDict) -> FisherState:
-            objective_at_weights = objective.replace_weights(apply_masks(weights, masks))
-            fisher = empirical_fisher(objective_at_weights, self.block_size, self.batch_size, progress)
+            current = objective.replace_weights(apply_masks(weights, masks))
+            fisher = empirical_fisher(current, self.block_size, self.batch_size, progress)
             check_nonzero(fisher, masks, "The gradient by")
             pivots = {}
             for name, blocks in fisher.items():
@@ -168,9 +168,9 @@ class Fisher(LossMethod):
                         torch.split(blocks, chunk), torch.split(remaining, chunk), strict=True
                     )
                 ]
-                pivots[name] = from_blocks(torch.cat(parts), objective_at_weights.weights[name])
+                pivots[name] = from_blocks(torch.cat(parts), current.weights[name])
             return FisherState(
-                weights=objective_at_weights.weights,
+                weights=current.weights,
                 masks=masks,
                 fisher=fisher,
                 pivots=pivots,

@@ -141,30 +141,26 @@ class FullObs(LossMethod):
 
         def examine(weights: Params, masks: MaskDict) -> FullObsState:
             masks = {name: masks[name] for name in objective.weights}  # flattened in one order
-            remaining, objective_at_weights = flatten_weights(masks), objective.replace_weights(weights)
+            remaining, current = flatten_weights(masks), objective.replace_weights(weights)
             has_curvature, num_batches = (
                 torch.zeros_like(remaining),
-                -(-len(objective_at_weights.inputs) // BATCH_SIZE),
+                -(-len(current.inputs) // BATCH_SIZE),
             )
 
             def vectors() -> Iterator[Tensor]:
-                for batch, x in enumerate(gauss_newton_factors(objective_at_weights)):
+                for batch, x in enumerate(gauss_newton_factors(current)):
                     if progress and batch:
                         progress("batches of the inverse Hessian", batch, num_batches)
                     has_curvature.logical_or_(x.any(0))
                     # Without a derivative, the row and column of a pruned weight are those of the damping alone.
                     yield x * remaining
 
-            inverse = inverse_hessian(vectors(), len(objective_at_weights.inputs), self.damping)
+            inverse = inverse_hessian(vectors(), len(current.inputs), self.damping)
             if progress:
                 progress("batches of the inverse Hessian", num_batches, num_batches)
-            check_nonzero(
-                unflatten_weights(has_curvature, objective_at_weights.weights), masks, "The curvature by"
-            )
+            check_nonzero(unflatten_weights(has_curvature, current.weights), masks, "The curvature by")
             inverse[~remaining], inverse[:, ~remaining] = 0.0, 0.0
-            return FullObsState(
-                weights=objective_at_weights.weights, masks=masks, inverse=inverse, damping=self.damping
-            )
+            return FullObsState(weights=current.weights, masks=masks, inverse=inverse, damping=self.damping)
 
         return examine
 

@@ -1,5 +1,5 @@
-"""Properties of pruning by the blockwise empirical Fisher: gradients against loops, blocks against dense algebra and the
-recursive inverse, updates against the constrained minimum, and one step against many.
+"""Pruning by the blockwise empirical Fisher: gradients against loops, blocks against dense algebra and the recursive
+inverse, updates against the constrained minimum, and one step against many.
 """
 
 import math

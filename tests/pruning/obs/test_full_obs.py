@@ -91,7 +91,7 @@ def full_obs_state(objective: Objective, damping: float = 1e-5):
 
 @pytest.mark.parametrize("gone", [[4], [0, 7, 21], list(range(0, 20, 2))], ids=["one", "three", "ten"])
 def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone):
-    """Against the linear system of Lagrange's conditions; the downdated inverse against the inverse for the remaining weights."""
+    """Against the linear system of Lagrange's conditions; the downdated inverse against a new one."""
     objective = make_test_objective(mlp(3, 4, 2), (3,), n=50)
     before, w = full_obs_state(objective), flatten_weights(objective.weights)
     full = outer_hessian(objective) + 1e-5 * torch.eye(len(w)).double()

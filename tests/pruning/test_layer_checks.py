@@ -253,7 +253,7 @@ def test_trial_of_a_forward_changes_nothing():
 
 
 def test_rounding_is_no_difference_where_products_cancel():
-    """A filter that takes the mean away, of inputs with a large mean: what is left is small against its summands."""
+    """A filter without a mean, of inputs with a large mean: its outputs are small beside their summands."""
     layer = nn.Conv1d(1, 1, 64, bias=False)
     torch.manual_seed(0)
     layer.weight.data -= layer.weight.mean()

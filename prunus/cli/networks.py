@@ -10,7 +10,20 @@ if TYPE_CHECKING:
 
 
 def load_network(name: str, weights: Path | None, device: str, seed: int) -> tuple["nn.Module", bool]:
-    """The network on `device`, and whether it is trained."""
+    """The network on `device`, and whether it is trained.
+
+    Args:
+        name: A built-in model, "package.module:function", or a .prunus file of a built-in model.
+        weights: A file of trained weights.
+        device: The device of the network.
+        seed: Seed of the initial weights.
+
+    Returns:
+        The network, and whether it is trained.
+
+    Raises:
+        ModelError: Weights for a file that has its own.
+    """
     from prunus.compression.container import load
     from prunus.errors import ModelError
     from prunus.models.loading import load_weights, make_model
@@ -29,7 +42,18 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
 
 
 def default_data(name: str, model: "nn.Module") -> str:
-    """The data set of the papers for a built-in model; DataError for another model."""
+    """The data set of the papers for a built-in model; DataError for another model.
+
+    Args:
+        name: The name of the model, for the error.
+        model: The network.
+
+    Returns:
+        The name of a data set.
+
+    Raises:
+        DataError: The model is not built in.
+    """
     from prunus.errors import DataError
 
     built_in: Any = getattr(model, "built_in", None)
@@ -41,7 +65,15 @@ def default_data(name: str, model: "nn.Module") -> str:
 
 
 def check_format(model: "nn.Module", path: Path) -> None:
-    """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded."""
+    """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded.
+
+    Args:
+        model: The network.
+        path: The file to write.
+
+    Raises:
+        ModelError: The name has another ending, or the file cannot contain a tensor of the network.
+    """
     import torch
 
     from prunus.compression.container import pack
@@ -67,7 +99,14 @@ def check_format(model: "nn.Module", path: Path) -> None:
 
 
 def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> None:
-    """Train the model, in place, with the recipe of its name."""
+    """Train the model, in place, with the recipe of its name.
+
+    Args:
+        name: The name of the model, and of its recipe.
+        model: The network.
+        data: The data set to train on.
+        seed: Seed of the training.
+    """
     from prunus.cli.output import log
     from prunus.cli.progress import epoch_lines, report
     from prunus.cli.recipe_options import resolve_recipe
@@ -86,7 +125,13 @@ def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> 
 
 
 def write_network(model: "nn.Module", path: Path, made: dict[str, Any]) -> None:
-    """Write the model as .prunus, or as .safetensors."""
+    """Write the model as .prunus, or as .safetensors.
+
+    Args:
+        model: The network.
+        path: A file that ends in .prunus or .safetensors.
+        made: How the network was pruned; stored in the header of a .prunus file.
+    """
     from prunus.compression.save import save
     from prunus.files import write_atomic
     from prunus.models.safetensors_file import safetensors_bytes

@@ -60,6 +60,13 @@ def densities_by_name(density: Density, names: list[str]) -> dict[str, float]:
 def num_to_keep(density: float, total: int) -> int:
     """The number of `total` weights that a density keeps: density · total, halves rounded up.
 
+    Args:
+        density: The fraction to keep.
+        total: The number of weights, or blocks.
+
+    Returns:
+        The count.
+
     >>> num_to_keep(0.25, 10), num_to_keep(0.04, 266_200)
     (3, 10648)
     """

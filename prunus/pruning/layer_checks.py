@@ -30,7 +30,15 @@ ROUNDING = 8
 
 
 def first_examples(module: nn.Module, tensor: Tensor) -> Tensor:
-    """The inputs or outputs of a layer that `check_layer_output` compares: [n, C] of Linear, else [B, C, ...]."""
+    """The inputs or outputs of a layer that `check_layer_output` compares: [n, C] of Linear, else [B, C, ...].
+
+    Args:
+        module: Linear, or a convolution.
+        tensor: Its inputs or outputs.
+
+    Returns:
+        A view of the first of them.
+    """
     if isinstance(module, nn.Linear):
         return tensor.reshape(-1, tensor.shape[-1])[:NUM_COMPARED_VECTORS]
     weight = module.weight
@@ -47,6 +55,9 @@ def check_layer_output(name: str, module: nn.Module, inputs: Tensor, output: obj
         module: Linear, Conv1d or Conv2d, or a subclass.
         inputs: `first_examples` of the inputs that reached the layer, after all of its pre-hooks.
         output: What the layer returned for all of them, after all of its hooks.
+
+    Raises:
+        ModelError: The output differs by more than rounding.
     """
     difference = _difference(module, inputs, output)
     if difference is not None:

@@ -32,6 +32,13 @@ def to_matrix(weight: Tensor) -> Tensor:
 def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
     """The inverse of `to_matrix`, of the shape of `like`.
 
+    Args:
+        matrix: [O, D]
+        like: A tensor of the shape of the weight.
+
+    Returns:
+        The weight.
+
     >>> import torch
     >>> weight = torch.rand(3, 4, 2, 2)
     >>> torch.equal(from_matrix(to_matrix(weight), weight), weight)

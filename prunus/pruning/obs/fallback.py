@@ -84,7 +84,12 @@ def limit_layer_update(
 
 
 def warn_of_rejected(method: str, names: Sequence[str]) -> None:
-    """Warn once, with the names of the layers whose update was rejected, where there is one."""
+    """Warn once, with the names of the layers whose update was rejected, where there is one.
+
+    Args:
+        method: The name of the method.
+        names: The names of the layers.
+    """
     if names:
         warnings.warn(
             f"The update by {method} lost more of the output than setting the pruned weights to zero in "

@@ -181,7 +181,15 @@ class Fisher(LossMethod):
 
 
 def per_example_gradients(objective: Objective, batch_size: int) -> Iterator[Params]:
-    """Yield the gradient of every example's own loss by each weight, [B, ...], `batch_size` examples at a time."""
+    """Yield the gradient of every example's own loss by each weight, [B, ...], `batch_size` examples at a time.
+
+    Args:
+        objective: The network, its weights and the examples.
+        batch_size: Examples whose gradients are in memory at once.
+
+    Yields:
+        {name: gradients}
+    """
 
     def error(weights: Params, x: Tensor, target: Tensor) -> Tensor:
         outputs = objective.outputs(weights, x.unsqueeze(0))
@@ -213,7 +221,15 @@ def to_blocks(values: Tensor, block_size: int) -> Tensor:
 
 
 def from_blocks(blocks: Tensor, like: Tensor) -> Tensor:
-    """[blocks, block] -> the shape of `like`, without the filling."""
+    """[blocks, block] -> the shape of `like`, without the filling.
+
+    Args:
+        blocks: As `to_blocks` returns them.
+        like: A tensor of the shape of the result.
+
+    Returns:
+        The values.
+    """
     return blocks.flatten()[: like.numel()].reshape(like.shape)
 
 

@@ -321,7 +321,19 @@ def relative_output_errors(
 
 
 def output_norm(name: str, hessian: LayerHessian, weights: Params) -> float:
-    """|W X|² / N of a layer; NonFiniteError where its output is zero for all examples."""
+    """|W X|² / N of a layer; NonFiniteError where its output is zero for all examples.
+
+    Args:
+        name: Name of the weight, for the error.
+        hessian: Of its layer.
+        weights: The weights, by name.
+
+    Returns:
+        The mean over the examples.
+
+    Raises:
+        NonFiniteError: The output is zero for all examples.
+    """
     norm = hessian.error(weights[name])
     if not norm:
         raise NonFiniteError(

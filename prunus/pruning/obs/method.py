@@ -145,7 +145,15 @@ class PruneTask:
         return self.calibration
 
     def prune_in_steps(self, examine: Examine, num_steps: int) -> PruneResult:
-        """Prune in steps of equal size, with an examination before each."""
+        """Prune in steps of equal size, with an examination before each.
+
+        Args:
+            examine: Computes the state of the method.
+            num_steps: The number of steps.
+
+        Returns:
+            Pruned weights and masks.
+        """
         return prune_in_steps(
             examine, self.weights, self.density, self.scope,
             within=self.within, seed=self.seeds[1], num_steps=num_steps, num_recomputations=num_steps,
@@ -161,7 +169,16 @@ class LossMethod(PruningMethod):
 
     @abstractmethod
     def examiner(self, objective: Objective, *, seed: int = 0, progress: Progress | None = None) -> Examine:
-        """The function (weights, masks) -> state of this method for `objective`."""
+        """The function (weights, masks) -> state of this method for `objective`.
+
+        Args:
+            objective: The network, its weights and the examples.
+            seed: Seed of random choices of the method.
+            progress: Called after each step of long work.
+
+        Returns:
+            The function.
+        """
 
     def _prune(self, task: PruneTask) -> PruneResult:
         inputs, labels, loss = task.examples.inputs, task.examples.labels, task.loss or "cross_entropy"
@@ -178,6 +195,9 @@ def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) ->
         damping: As the method means it.
         summary: Of the method, for the error.
         may_be_zero: Whether the method can prune without damping.
+
+    Raises:
+        StatisticsError: It is out of range.
     """
     is_in_range = 0 <= damping <= MAX_DAMPING
     if not is_in_range or (damping == 0 and not may_be_zero):

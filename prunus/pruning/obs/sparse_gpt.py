@@ -241,7 +241,12 @@ class ColumnPruner:
         self.seconds = time.perf_counter() - start
 
     def run(self, step: int, select: SelectColumns) -> None:
-        """Select masks of `step` columns at a time and update, from the first column to the last."""
+        """Select masks of `step` columns at a time and update, from the first column to the last.
+
+        Args:
+            step: Columns at a time.
+            select: Selects the mask of these columns.
+        """
         start = time.perf_counter()
         self._run_columns(0, self.num_columns, step, select)
         self.w.masked_fill_(~self.kept, 0.0)

@@ -28,9 +28,7 @@ Criterion = Annotated[
         autocompletion=completion("criterion"),
     ),
 ]
-Density = Annotated[
-    float, typer.Option(metavar="FRACTION", help="Fraction of weights to keep.", show_default=False)
-]
+Density = Annotated[float, optional("FRACTION", "Fraction of weights to keep.")]
 Scope = Annotated[
     str,
     typer.Option(
@@ -39,42 +37,21 @@ Scope = Annotated[
         autocompletion=completion("scope"),
     ),
 ]
-Densities = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "error-curves: the density of each layer from the output errors that obs predicts; default: --density.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    optional(
-        "FILE",
-        "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default.",
-    ),
-]
-Data = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model.",
-        complete=completion("data set"),
-    ),
-]
+DENSITIES = (
+    "error-curves: the density of each layer from the output errors that obs predicts; default: --density."
+)
+Densities = Annotated[str | None, optional("NAME", DENSITIES)]
+OUT = "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default."
+Out = Annotated[Path | None, optional("FILE", OUT)]
+DATA = "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model."
+Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
-Damping = Annotated[
-    float | None,
-    optional("FRACTION", "Added to the curvature so that it can be inverted, as the criterion means it."),
-]
-Steps = Annotated[
-    int | None,
-    optional(
-        "N", "Number of pruning steps; curvature is computed again before each; 1 by default.", lowest=1
-    ),
-]
-Recalibrate = Annotated[
-    bool, typer.Option("--recalibrate", help="Estimate BatchNorm statistics again after pruning.")
-]
+DAMPING = "Added to the curvature so that it can be inverted, as the criterion means it."
+Damping = Annotated[float | None, optional("FRACTION", DAMPING)]
+STEPS = "Number of pruning steps; curvature is computed again before each; 1 by default."
+Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
+RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
+Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
 
 
 def prune(
@@ -121,14 +98,13 @@ def prune(
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-pruned.safetensors")
     inputs = [Path(model), *([weights] if weights else []), *source_files(model, data)]
     check_writable(path, force=force, inputs=inputs)
-    patterns: dict[str, Any] = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
     network, is_trained = networks.load_network(model, weights, device, seed)
     # Everything that can be known before the training is checked before it.
     networks.check_format(network, path)
-    method = with_options(
-        pruning_method(criterion), num_examples=calibration_examples, damping=damping, num_steps=steps
-    )
+    patterns: dict[str, Any] = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
     allocation: Any = densities.replace("-", "_") if densities else None
+    method = pruning_method(criterion)
+    method = with_options(method, num_examples=calibration_examples, damping=damping, num_steps=steps)
     check_prune(method, prunus.prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
     name = networks.default_data(model, network) if data is None else data
     dataset = prunus.load_data(name, device=device, seed=seed, progress=report)

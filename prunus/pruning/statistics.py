@@ -29,6 +29,8 @@ from prunus.pruning.calibration_checks import (
     run_forward,
     unreached_error,
 )
+from prunus.pruning.obs.diagonals import levenberg_marquardt
+from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.scopes import shapes_of
 from prunus.pruning.weights import copied, set_weights
 from prunus.types import MaskDict, Params, Scores, Split
@@ -291,9 +293,6 @@ class _Pass:
 
     def hessian_diagonal(self, seed: int) -> Params:
         """d²L/dw², Levenberg-Marquardt."""
-        from prunus.pruning.obs.diagonals import DIAGONALS
-        from prunus.pruning.obs.objective import make_objective
-
         if self.loss is not None:
             raise StatisticsError(
                 "Expected no loss of your own for 'hessian_diagonal', which is known for cross-entropy, got one; pass "
@@ -302,7 +301,7 @@ class _Pass:
         objective = make_objective(
             self.model, self.weights, self.examples.inputs, self.examples.labels, forward=self.forward
         )
-        return DIAGONALS["levenberg_marquardt"](objective, seed=seed)
+        return levenberg_marquardt(objective, seed=seed)
 
     def output_sum_gradients(self, masks: MaskDict) -> Params:
         """dR/d|w| in float64, since R grows with depth and width beyond the precision of float32."""
@@ -363,11 +362,11 @@ def _missing_error(statistic: str, criterion: str) -> StatisticsError:
 
 
 def _check_same_shapes(weights: Params, tensors: Mapping[str, Tensor], what: str) -> None:
-    expected, got = shapes_of(weights), shapes_of(tensors)
-    wrong = sorted(name for name in {*expected, *got} if expected.get(name) != got.get(name))
+    expected, actual = shapes_of(weights), shapes_of(tensors)
+    wrong = sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
     if wrong:
-        one, other = ({name: shapes.get(name) for name in wrong} for shapes in (expected, got))
+        right, shapes = ({name: by_name.get(name) for name in wrong} for by_name in (expected, actual))
         raise StatisticsError(
-            f"Expected {what} of the names and shapes of the weights, {one}, got {other}; pass both of one network and "
-            "selection."
+            f"Expected {what} of the names and shapes of the weights, {right}, got {shapes}; pass both of one "
+            "network and selection."
         )

@@ -112,7 +112,9 @@ def prune(
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     trial = with_weights(model, result.weights)
-    num_recalibrated = recalibrate_batchnorm(trial, inputs, progress=progress) if recalibrate else 0
+    num_recalibrated = 0
+    if recalibrate:
+        num_recalibrated = recalibrate_batchnorm(trial, inputs, forward=forward, progress=progress)
     skipped = skipped_parameters(model, include, exclude)
     report = make_report(
         model, before, result, None if measured is None else measured.inputs, skipped,

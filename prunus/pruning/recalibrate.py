@@ -19,6 +19,7 @@ Also called: PreciseBN, BatchNorm re-estimation, adaptive batch normalization.
 import math
 import warnings
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.modules import check_module
 from prunus.pruning.calibration_checks import check_inputs, run_forward
 from prunus.pruning.masks import check_finite
+from prunus.pruning.statistics import Forward
 from prunus.training.modes import eval_mode
 from prunus.types import Progress
 
@@ -35,7 +37,12 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 @torch.no_grad()
 def recalibrate_batchnorm(
-    model: nn.Module, inputs: Tensor, batch_size: int = 500, *, progress: Progress | None = None
+    model: nn.Module,
+    inputs: Tensor,
+    batch_size: int = 500,
+    *,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Set the running statistics of every BatchNorm of `model` to those of `inputs`, in place.
 
@@ -45,6 +52,7 @@ def recalibrate_batchnorm(
         model: Any module; nothing else of it changes.
         inputs: Examples [N, ...], on the device of the model, such as those of the training split.
         batch_size: Examples per forward pass, at most.
+        forward: (model, inputs) -> outputs; None: `model(inputs)`.
         progress: Called after each batch.
 
     Returns:
@@ -67,7 +75,7 @@ def recalibrate_batchnorm(
             f"Expected a batch size of at least 1 for inputs of shape {list(inputs.shape)}, got {batch_size}."
         )
     check_finite({"recalibration": inputs}, "The inputs for")
-    all_moments, num_batches = _collect_moments(model, inputs, batch_size, progress)
+    all_moments, num_batches = _collect_moments(model, inputs, batch_size, forward, progress)
     check_finite(
         {name: moments.squares for name, moments in all_moments.items()}, "The variance of BatchNorm"
     )
@@ -87,7 +95,7 @@ def recalibrate_batchnorm(
 
 
 def _collect_moments(
-    model: nn.Module, inputs: Tensor, batch_size: int, progress: Progress | None
+    model: nn.Module, inputs: Tensor, batch_size: int, forward: Forward | None, progress: Progress | None
 ) -> tuple[dict[str, "_Moments"], int]:
     """The moments of the inputs of every BatchNorm that the forward pass reaches, and the number of batches.
 
@@ -105,7 +113,7 @@ def _collect_moments(
                 hook = all_moments[name].pre_hook
                 stack.enter_context(norm.register_forward_pre_hook(hook, with_kwargs=True))
         for number, batch in enumerate(batches if all_moments else (), start=1):
-            run_forward(model, batch, model)
+            run_forward(model, batch, model if forward is None else partial(forward, model))
             if progress:
                 progress("batches of the BatchNorm statistics", number, len(batches))
     return {name: moments for name, moments in all_moments.items() if moments.n}, len(batches)

@@ -209,6 +209,23 @@ def test_forward_reaches_the_statistics_or_is_refused(name, data):
     assert report.rows[0].error_after == expected.rows[0].error_after > 0
 
 
+def test_recalibration_uses_forward(model, data):
+    class TakesTwo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = copy.deepcopy(model)
+
+        def forward(self, x, scale):
+            return Output(self.network(scale * x))
+
+    network, split = TakesTwo(), data.train.take(60)
+    options = {"criterion": "magnitude", "recalibrate": True, "calibration": split}
+    report = prunus.prune(network, 0.5, forward=lambda module, x: module(x, 1.0).logits, **options).report
+    prunus.prune(model, 0.5, **options)
+    assert report.num_recalibrated == 1
+    assert torch.equal(network.network[2].running_mean, model[2].running_mean)
+
+
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("name", ["snip", "gradient", "grasp", "fisher", "full_obs", "obd", "obd_hutchinson"])
 def test_loss_reaches_the_statistics(name):

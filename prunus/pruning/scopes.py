@@ -534,7 +534,7 @@ def _top_k_within(scores: Tensor, k: int, within: Tensor | None, generator: torc
     """The mask of the `k` highest of the scores that `within` keeps, of any shape."""
     if within is None:
         return top_k(scores.flatten(), k, generator).reshape(scores.shape)
-    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)  # contiguous
     mask[within] = top_k(scores[within], k, generator)
     return mask
 

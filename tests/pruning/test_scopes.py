@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunus.errors import DensityError, EmptyLayerWarning, NonFiniteError, UnknownNameError
@@ -165,6 +165,7 @@ def test_counts_are_what_select_keeps_within_earlier_masks(scope_and_shapes, den
 @pytest.mark.parametrize("name", ["layer", "1x4", "4x3", "2:4"])
 @pytest.mark.parametrize("step", [1, 7, 24])
 @pytest.mark.filterwarnings("ignore::prunus.errors.EmptyLayerWarning")
+@settings(deadline=None)  # timings vary on a machine with other work
 @given(share=st.floats(0.01, 1.0), seed=st.integers(0, 99))
 def test_column_counts_add_up_to_the_count_of_the_layer(name, step, share, seed):
     scope, scores = parse_scope(name), {"a": torch.rand(8, 24, generator=make_generator(seed))}

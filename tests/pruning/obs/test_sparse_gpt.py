@@ -146,9 +146,9 @@ def by_columns(weight: Tensor, inverse: Tensor, density: float, select: int) -> 
             k = num_to_keep(share, len(w) * end) - spent
             spent += k
             best = scores.flatten().argsort(descending=True)[:k]
-            mask = torch.zeros(scores.numel(), dtype=torch.bool)
-            mask[best] = True
-            mask[:, c:end] = mask.reshape(scores.shape)
+            selected = torch.zeros(scores.numel(), dtype=torch.bool)
+            selected[best] = True
+            mask[:, c:end] = selected.reshape(scores.shape)
         lost = torch.where(mask[:, c], 0.0, w[:, c]) / inverse[c, c]
         w -= torch.outer(lost, inverse[c])
         w[:, c] = torch.where(mask[:, c], w[:, c], 0.0)

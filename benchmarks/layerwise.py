@@ -62,7 +62,7 @@ def _schedule(rounds: int, size: int) -> str:
         Layer().select({"weight": pruner.scores()}, 0.5)
         counts = Layer().column_counts(all_kept, 0.5, BLOCK)
         pruner.run(BLOCK, select_columns("weight", Layer(), counts, BLOCK, None, 0))
-        assert int(pruner.kept.sum()) == size * size // 2
+        assert int(pruner.mask.sum()) == size * size // 2
         assert pruner.w.isfinite().all()
 
     def inverted() -> None:

@@ -236,7 +236,7 @@ class ColumnPruner:
         )
         self.w = self._by_column(to_matrix(weight)).clone(memory_format=torch.contiguous_format)
         self.errors = torch.zeros_like(self.w)
-        self.kept = torch.zeros_like(self.w, dtype=torch.bool)
+        self.mask = torch.zeros_like(self.w, dtype=torch.bool)
         self.predicted_increase = 0.0
         self.seconds = time.perf_counter() - start
 
@@ -249,7 +249,7 @@ class ColumnPruner:
         """
         start = time.perf_counter()
         self._run_columns(0, self.num_columns, step, select)
-        self.w.masked_fill_(~self.kept, 0.0)
+        self.w.masked_fill_(~self.mask, 0.0)
         norms = torch.linalg.vector_norm(self.errors, dim=2).double()
         self.predicted_increase = float(norms.square().sum()) / 2
         self.seconds += time.perf_counter() - start
@@ -259,7 +259,7 @@ class ColumnPruner:
         width = end - first
         if select and width <= step:
             mask = self._by_column(select(first, end, self._matrix(self._scores(first, end))))
-            self.kept[:, first:end], self.errors[:, first:end] = mask, ~mask
+            self.mask[:, first:end], self.errors[:, first:end] = mask, ~mask
             select = None
         if width == 1:
             # Until now 1 where pruned, else 0. Pruned weights are set to zero at the end, for all columns at once.
@@ -293,7 +293,7 @@ class ColumnPruner:
         """The pruned layer; an update that is worse than zeroing is solved for again."""
         start = time.perf_counter()
         weight, mask = (
-            from_matrix(self._matrix(columns), self.original).contiguous() for columns in (self.w, self.kept)
+            from_matrix(self._matrix(columns), self.original).contiguous() for columns in (self.w, self.mask)
         )
         weight, was_rejected = limit_layer_update(self.hessian, self.original, mask, weight)
         increase = self.predicted_increase

@@ -7,7 +7,7 @@ from benchmarks.timing import table
 from prunus import models
 from prunus.data import load_data
 from prunus.masks import Masks
-from prunus.pruning.criteria import magnitude
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Statistics

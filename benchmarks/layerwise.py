@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Timed, interleaved, spread, table
-from prunus.pruning.obs import ExactObs, SparseGpt, layer_hessians
-from prunus.pruning.obs.sparse_gpt import ColumnPruner, select_columns
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.sparse_gpt import ColumnPruner, SparseGpt, select_columns
 from prunus.pruning.scopes import Layer
 from prunus.types import Params
 
@@ -61,7 +62,7 @@ def _schedule(rounds: int, size: int) -> str:
         Layer().select({"weight": pruner.scores()}, 0.5)
         counts = Layer().column_counts(all_kept, 0.5, BLOCK)
         pruner.run(BLOCK, select_columns("weight", Layer(), counts, BLOCK, None, 0))
-        assert int(pruner.kept.sum()) == size * size // 2
+        assert int(pruner.mask.sum()) == size * size // 2
         assert pruner.w.isfinite().all()
 
     def inverted() -> None:

@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.timing import interleaved, table
-from prunus.pruning.criteria import magnitude
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.scopes import Global
 from prunus.pruning.statistics import Statistics
 

@@ -2,18 +2,13 @@
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from prunus.cli.compress import Exclude, Include, Weights
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from prunus.types import Dataset
 
 Model = Annotated[
     str,
@@ -33,9 +28,7 @@ Criterion = Annotated[
         autocompletion=completion("criterion"),
     ),
 ]
-Density = Annotated[
-    float, typer.Option(metavar="FRACTION", help="Fraction of weights to keep.", show_default=False)
-]
+Density = Annotated[float, optional("FRACTION", "Fraction of weights to keep.")]
 Scope = Annotated[
     str,
     typer.Option(
@@ -44,42 +37,21 @@ Scope = Annotated[
         autocompletion=completion("scope"),
     ),
 ]
-Densities = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "error-curves: the density of each layer from the output errors that obs predicts; default: --density.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    optional(
-        "FILE",
-        "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default.",
-    ),
-]
-Data = Annotated[
-    str | None,
-    optional(
-        "NAME",
-        "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model.",
-        complete=completion("data set"),
-    ),
-]
+DENSITIES = (
+    "error-curves: the density of each layer from the output errors that obs predicts; default: --density."
+)
+Densities = Annotated[str | None, optional("NAME", DENSITIES)]
+OUT = "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default."
+Out = Annotated[Path | None, optional("FILE", OUT)]
+DATA = "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model."
+Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
-Damping = Annotated[
-    float | None,
-    optional("FRACTION", "Added to the curvature so that it can be inverted, as the criterion means it."),
-]
-Steps = Annotated[
-    int | None,
-    optional(
-        "N", "Number of pruning steps; curvature is computed again before each; 1 by default.", lowest=1
-    ),
-]
-Recalibrate = Annotated[
-    bool, typer.Option("--recalibrate", help="Estimate BatchNorm statistics again after pruning.")
-]
+DAMPING = "Added to the curvature so that it can be inverted, as the criterion means it."
+Damping = Annotated[float | None, optional("FRACTION", DAMPING)]
+STEPS = "Number of pruning steps; curvature is computed again before each; 1 by default."
+Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
+RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
+Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
 
 
 def prune(
@@ -110,17 +82,15 @@ def prune(
     Example: prunus prune nets:mine --weights mine.pt --data digits --criterion sparse_gpt --density 0.3
     """
     import prunus
+    from prunus.cli import networks
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.output import echo_json, log
     from prunus.cli.progress import report
-    from prunus.data import load_data
     from prunus.files import after_writing, check_writable
     from prunus.pruning.methods import pruning_method, with_options
-    from prunus.pruning.prunable import prunable_weights
     from prunus.pruning.prune import check_prune
     from prunus.pruning.scopes import parse_scope
     from prunus.registry import source_files
-    from prunus.training import evaluate
     from prunus.training.checks import check_model
 
     use_threads(threads)
@@ -128,142 +98,40 @@ def prune(
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-pruned.safetensors")
     inputs = [Path(model), *([weights] if weights else []), *source_files(model, data)]
     check_writable(path, force=force, inputs=inputs)
-    patterns: dict[str, Any] = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
-    network, is_trained = load_network(model, weights, device, seed)
+    network, is_trained = networks.load_network(model, weights, device, seed)
     # Everything that can be known before the training is checked before it.
-    check_format(network, path)
-    method = with_options(
-        pruning_method(criterion), num_examples=calibration_examples, damping=damping, num_steps=steps
-    )
+    networks.check_format(network, path)
+    patterns: dict[str, Any] = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
     allocation: Any = densities.replace("-", "_") if densities else None
-    check_prune(method, prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
-    name = usual_data(model, network) if data is None else data
-    dataset = load_data(name, device=device, seed=seed, progress=report)
+    method = pruning_method(criterion)
+    method = with_options(method, num_examples=calibration_examples, damping=damping, num_steps=steps)
+    check_prune(method, prunus.prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
+    name = networks.default_data(model, network) if data is None else data
+    dataset = prunus.load_data(name, device=device, seed=seed, progress=report)
     check_model(network, dataset.train, len(dataset.class_names))
     if not is_trained:
-        network = train_network(model, network, dataset, seed)
+        networks.train_network(model, network, dataset, seed)
     dense = copy.deepcopy(network)
     report("pruning", 0, 0)
     pruned = prunus.prune(
-        network,
-        density,
-        criterion=method,
-        scope=scope,
-        densities=allocation,
-        calibration=dataset,
-        recalibrate=recalibrate,
-        seed=seed,
-        progress=report,
-        **patterns,
-    )
-    write_network(network, path, {"criterion": criterion, "density": density, "scope": scope})
+        network, density,
+        criterion=method, scope=scope, densities=allocation, calibration=dataset, recalibrate=recalibrate,
+        seed=seed, progress=report, **patterns,
+    )  # fmt: skip
+    networks.write_network(network, path, {"criterion": criterion, "density": density, "scope": scope})
     for name, reason in pruned.report.unmeasured.items():
         log(f"no error of {name}: {reason}")
     with after_writing(path):
-        before, after = (evaluate(one, dataset.test, progress=report) for one in (dense, network))
+        before, after = (prunus.evaluate(model, dataset.test, progress=report) for model in (dense, network))
     if as_json:
         tests = {"dense_test_error": before.error, "test_error": after.error, "n": after.n}
         names = {"file": str(path), "criterion": criterion, "scope": scope}
         echo_json({**names, **pruned.report.to_json(), **tests})
-        return
-    show_report(pruned.report, before, after, path, recalibrate)
-
-
-def load_network(name: str, weights: Path | None, device: str, seed: int) -> tuple["nn.Module", bool]:
-    """The network on `device`, and whether it is trained."""
-    from prunus.compression.container import load
-    from prunus.errors import ModelError
-    from prunus.models.loading import load_weights, make_model
-
-    path = Path(name)
-    if path.suffix == ".prunus":
-        if weights is not None:
-            raise ModelError(
-                f"Expected no --weights with {path}, which has its own, got {weights}; leave it out."
-            )
-        return load(path).to(device), True
-    model = make_model(name, seed)
-    if weights is not None:
-        load_weights(model, weights)
-    return model.to(device), weights is not None
-
-
-def usual_data(name: str, model: "nn.Module") -> str:
-    """The data set of the papers for a built-in model."""
-    from prunus.errors import DataError
-
-    built_in: Any = getattr(model, "built_in", None)
-    if built_in is None:
-        raise DataError(
-            f"Expected a data set for {name}, which is not built in, got none; name one with --data."
-        )
-    return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
-
-
-def check_format(model: "nn.Module", path: Path) -> None:
-    """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded."""
-    import torch
-
-    from prunus.compression.container import pack
-    from prunus.errors import ModelError
-    from prunus.models.safetensors_file import safetensors_bytes
-    from prunus.training.checks import check_tensor_state
-
-    if path.suffix not in (".safetensors", ".prunus"):
-        raise ModelError(f"Expected an --out that ends in .safetensors or .prunus, got {path}.")
-    if path.suffix == ".safetensors":
-        safetensors_bytes(model.state_dict())
-    check_tensor_state(model)
-    if path.suffix == ".prunus":
-        # A tensor that is not dense has no first entry, and is refused as a whole.
-        pack(
-            {
-                name: tensor.detach().flatten()[:1].clone()
-                if tensor.layout == torch.strided
-                else tensor.detach()
-                for name, tensor in model.state_dict().items()
-            }
-        )
-
-
-def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> "nn.Module":
-    """A trained copy of the model, with the recipe of its name."""
-    from prunus.cli.output import log
-    from prunus.cli.progress import epoch_lines, report
-    from prunus.cli.recipe_options import resolve_recipe
-    from prunus.report import formatting
-    from prunus.seeds import derive_seed
-    from prunus.training import train
-
-    recipe = resolve_recipe(name, None, None, None, None, []).dense
-    epochs = formatting.pluralize(recipe.epochs, "epoch")
-    log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
-    model = copy.deepcopy(model)
-    epoch_line = epoch_lines(recipe.epochs)
-    train(
-        model,
-        data,
-        recipe,
-        seed=derive_seed(seed, "dense"),
-        report=lambda epoch: epoch_line("dense", epoch),
-        progress=report,
-    )
-    return model
-
-
-def write_network(model: "nn.Module", path: Path, made: dict[str, Any]) -> None:
-    """Write the model as .prunus, or as .safetensors."""
-    from prunus.compression.save import save
-    from prunus.files import write_atomic
-    from prunus.models.safetensors_file import safetensors_bytes
-
-    if path.suffix == ".prunus":
-        save(model, path, metadata=made)
     else:
-        write_atomic(path, safetensors_bytes(model.state_dict()))
+        _show(pruned.report, before, after, path, recalibrate)
 
 
-def show_report(report: Any, before: Any, after: Any, path: Path, recalibrate: bool) -> None:
+def _show(report: Any, before: Any, after: Any, path: Path, recalibrate: bool) -> None:
     """Print one row per layer, and the error of the network before and after."""
     from prunus.cli.output import echo, echo_table
     from prunus.report import formatting
@@ -276,6 +144,6 @@ def show_report(report: Any, before: Any, after: Any, path: Path, recalibrate: b
     echo(f"rest   {report.not_pruned}")
     if recalibrate:
         echo(f"norms  {report.num_recalibrated} recalibrated")
-    errors = [formatting.format_error(one) for one in (before, after)]
-    echo(f"test   error before pruning {errors[0]}, after pruning {errors[1]}")
+    errors = f"{formatting.format_error(before)}, after pruning {formatting.format_error(after)}"
+    echo(f"test   error before pruning {errors}")
     echo(f"file   {path}")

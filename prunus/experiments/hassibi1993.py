@@ -17,8 +17,10 @@ from prunus.masks import all_kept
 from prunus.models.mlp import mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import Examine, FullObs, Obd
+from prunus.pruning.obs.full_obs import FullObs
+from prunus.pruning.obs.obd import Obd
 from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
+from prunus.pruning.obs.state import Examine
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.types import Params, Split

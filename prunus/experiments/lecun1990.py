@@ -18,9 +18,9 @@ from prunus.models.initialization import glorot_normal
 from prunus.models.mlp import ScaledTanh
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import Examine, Obd
+from prunus.pruning.obs.obd import Obd
 from prunus.pruning.obs.objective import make_objective
-from prunus.pruning.obs.state import prune_in_steps
+from prunus.pruning.obs.state import Examine, prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import set_weights, with_weights

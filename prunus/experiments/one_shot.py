@@ -24,9 +24,11 @@ from prunus.masks import all_kept, apply_masks
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples, with_options
-from prunus.pruning.obs import ExactObs, Fisher, SparseGpt
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.fisher import Fisher
 from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES

@@ -37,6 +37,9 @@ def check_is_tensor(inputs: object, what: str = "calibration inputs") -> None:
     Args:
         inputs: What to check.
         what: Its name in the error.
+
+    Raises:
+        StatisticsError: They are not.
     """
     if not isinstance(inputs, Tensor):
         raise StatisticsError(
@@ -80,7 +83,15 @@ def output_tensors(output: object) -> Iterator[Tensor]:
 
 
 def check_is_output(model: nn.Module, output: object) -> None:
-    """Raise ModelError unless the output of `model` is one tensor."""
+    """Raise ModelError unless the output of `model` is one tensor.
+
+    Args:
+        model: Named in the error.
+        output: What it returned.
+
+    Raises:
+        ModelError: It is not one tensor.
+    """
     if not isinstance(output, Tensor):
         raise ModelError(
             f"Expected {type(model).__name__} to return logits [B, C], got a {type(output).__name__}; wrap it in a "
@@ -121,6 +132,9 @@ def check_reached(outputs: Callable[[Params, Tensor], Tensor], weights: Params, 
         outputs: (weights, batch) -> the outputs of the model.
         weights: The weights to check.
         inputs: Calibration inputs [N, ...].
+
+    Raises:
+        ModelError: No output depends on a weight.
     """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     missing = list(leaves)
@@ -150,6 +164,9 @@ def check_nonzero(derivatives: Mapping[str, Tensor], masks: MaskDict, what: str)
         derivatives: By name of the weight, of any shape.
         masks: The remaining weights.
         what: The beginning of the sentence, as in "The gradient by".
+
+    Raises:
+        StatisticsError: All derivatives of a layer are zero.
     """
     for name, derivative in derivatives.items():
         if masks[name].any() and not derivative.any():

@@ -21,6 +21,13 @@ def retraining_dropout_rates(model: nn.Module, masks: MaskDict) -> dict[str, flo
 
     "Next" is in the order of `named_modules`, that is, of definition. A dropout with no masked layer after it
     keeps its rate.
+
+    Args:
+        model: The network.
+        masks: Its masks, by parameter name.
+
+    Returns:
+        {module name: rate}
     """
     rates: dict[str, float] = {}
     waiting: list[str] = []
@@ -39,7 +46,12 @@ def retraining_dropout_rates(model: nn.Module, masks: MaskDict) -> dict[str, flo
 
 @contextmanager
 def scaled_dropout(model: nn.Module, masks: MaskDict) -> Iterator[None]:
-    """Inside, the dropout modules of `model` have their retraining rates; afterwards their own again."""
+    """Inside, the dropout modules of `model` have their retraining rates; afterwards their own again.
+
+    Args:
+        model: The network; its rates are changed in place.
+        masks: Its masks, by parameter name.
+    """
     modules = dict(model.named_modules())
     rates = retraining_dropout_rates(model, masks)
     before = {name: modules[name].p for name in rates}

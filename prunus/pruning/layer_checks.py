@@ -30,7 +30,15 @@ ROUNDING = 8
 
 
 def first_examples(module: nn.Module, tensor: Tensor) -> Tensor:
-    """The inputs or outputs of a layer that `check_layer_output` compares: [n, C] of Linear, else [B, C, ...]."""
+    """The inputs or outputs of a layer that `check_layer_output` compares: [n, C] of Linear, else [B, C, ...].
+
+    Args:
+        module: Linear, or a convolution.
+        tensor: Its inputs or outputs.
+
+    Returns:
+        A view of the first of them.
+    """
     if isinstance(module, nn.Linear):
         return tensor.reshape(-1, tensor.shape[-1])[:NUM_COMPARED_VECTORS]
     weight = module.weight
@@ -47,6 +55,9 @@ def check_layer_output(name: str, module: nn.Module, inputs: Tensor, output: obj
         module: Linear, Conv1d or Conv2d, or a subclass.
         inputs: `first_examples` of the inputs that reached the layer, after all of its pre-hooks.
         output: What the layer returned for all of them, after all of its hooks.
+
+    Raises:
+        ModelError: The output differs by more than rounding.
     """
     difference = _difference(module, inputs, output)
     if difference is not None:
@@ -147,8 +158,8 @@ def _responses_of_one_weight(module: nn.Module) -> Tensor:
     """
     weight, groups = module.get_parameter("weight"), getattr(module, "groups", 1)
     transposed = getattr(module, "transposed", False)
-    one = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-    by_group = one.view(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    weight_of_ones = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+    by_group = weight_of_ones.view(groups, weight.shape[0] // groups, weight.shape[1], -1)
     if transposed:  # [I, O / G, K, ...]
         by_group[:, 0, :, 0] = 1.0
     else:  # [O, I / G, K, ...]
@@ -168,7 +179,7 @@ def _responses_of_one_weight(module: nn.Module) -> Tensor:
         example[(slice(None), 0, *position)] = 1.0
     if inputs > 1:
         inputs_tried[(len(positions), slice(None), 1, *positions[0])] = 1.0
-    state = {name: buffer.clone() for name, buffer in module.named_buffers()} | {"weight": one}
+    state = {name: buffer.clone() for name, buffer in module.named_buffers()} | {"weight": weight_of_ones}
     with eval_mode(module), torch.random.fork_rng(devices=[]):
         outputs: Tensor = functional_call(module, state, (inputs_tried.flatten(1, 2),)).double()
     change = (outputs[:-1] - outputs[-1:]).abs()  # the last example is zero

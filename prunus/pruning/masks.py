@@ -11,7 +11,15 @@ from prunus.types import MaskDict
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise NonFiniteError naming the first tensor that holds NaN or infinity."""
+    """Raise NonFiniteError naming the first tensor that holds NaN or infinity.
+
+    Args:
+        tensors: Tensors by name.
+        what: The beginning of the sentence, as in "The score of".
+
+    Raises:
+        NonFiniteError: An entry is NaN or infinite.
+    """
     for name, tensor in tensors.items():
         # A sum is not finite as soon as one entry is not, and costs a tenth of isfinite().all().
         if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():

@@ -1,10 +1,10 @@
 """A weight as the matrix that its layer multiplies with: a row an output, a column an input.
 
     Linear          [O, I]              as it is
-    ConvNd          [O, I, K, ...]      -> [O, K · I]: input channels at one place of the kernel stand together
+    ConvNd          [O, I, K, ...]      -> [O, K · I]: the input channels at one position of the kernel are neighbors
 
-N:M patterns and blocks run along these columns, as the hardware that gains from them reads them; `unfolded` lays out
-what they are multiplied with.
+N:M patterns and blocks run along these columns, in the order in which hardware for them reads the weights.
+`im2col_batches` gives the vectors that they are multiplied with.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-UNFOLDED = 1 << 23
-"""Entries of a convolution's inputs that are laid out at once: 32 MiB in float32."""
+MAX_UNFOLDED = 1 << 23
+"""Entries of a convolution's unfolded inputs in memory at once: 32 MiB in float32."""
 
 
 def to_matrix(weight: Tensor) -> Tensor:
@@ -32,6 +32,13 @@ def to_matrix(weight: Tensor) -> Tensor:
 def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
     """The inverse of `to_matrix`, of the shape of `like`.
 
+    Args:
+        matrix: [O, D]
+        like: A tensor of the shape of the weight.
+
+    Returns:
+        The weight.
+
     >>> import torch
     >>> weight = torch.rand(3, 4, 2, 2)
     >>> torch.equal(from_matrix(to_matrix(weight), weight), weight)
@@ -43,19 +50,22 @@ def from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.reshape(outputs, *kernel, inputs).movedim(-1, 1)
 
 
-def im2col_batches(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
+def im2col_batches(module: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     """The vectors that the rows of the layer's matrix are multiplied with, [G, n, D] at a time.
 
     Args:
-        module: Linear, Conv1d or Conv2d; its padding is laid out with the rest.
-        given: a batch of its inputs; a place of a convolution's output is a vector.
+        module: Linear, Conv1d or Conv2d; the vectors contain its padding.
+        inputs: A batch of its inputs.
 
-    >>> given = torch.tensor([[[1.0, 2.0, 3.0]]])
-    >>> [part.tolist() for part in im2col_batches(nn.Conv1d(1, 1, 2), given)]
+    Yields:
+        A vector per position of the output.
+
+    >>> inputs = torch.tensor([[[1.0, 2.0, 3.0]]])
+    >>> [part.tolist() for part in im2col_batches(nn.Conv1d(1, 1, 2), inputs)]
     [[[[1.0, 2.0], [2.0, 3.0]]]]
     """
     if isinstance(module, nn.Linear):
-        yield given.reshape(1, -1, module.in_features)
+        yield inputs.reshape(1, -1, module.in_features)
         return
     assert isinstance(module, nn.Conv1d | nn.Conv2d)
     kernel, stride, dilation = (
@@ -63,13 +73,13 @@ def im2col_batches(module: nn.Module, given: Tensor) -> Iterator[Tensor]:
         for pair in (module.kernel_size, module.stride, module.dilation)
     )
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = F.pad(given, module._reversed_padding_repeated_twice, mode=mode)
+    padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
     if isinstance(module, nn.Conv1d):
         padded = padded.unsqueeze(-2)
     padded = padded if padded.dim() == 4 else padded.unsqueeze(0)
-    inputs = module.in_channels // module.groups
+    channels = module.in_channels // module.groups
     size = padded.shape[1] * kernel[0] * kernel[1] * padded.shape[2] * padded.shape[3]
-    for part in torch.split(padded, max(1, UNFOLDED // size)):
+    for part in torch.split(padded, max(1, MAX_UNFOLDED // size)):
         columns = F.unfold(part, kernel, dilation=dilation, stride=stride)  # [B, G · I · K, L]
-        columns = columns.reshape(len(part), module.groups, inputs, -1, columns.shape[2])
-        yield columns.permute(1, 0, 4, 3, 2).reshape(module.groups, -1, inputs * kernel[0] * kernel[1])
+        columns = columns.reshape(len(part), module.groups, channels, -1, columns.shape[2])
+        yield columns.permute(1, 0, 4, 3, 2).reshape(module.groups, -1, channels * kernel[0] * kernel[1])

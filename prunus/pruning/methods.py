@@ -23,38 +23,18 @@ from prunus.errors import StatisticsError
 from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.obs import (
-    LOSSES,
-    ExactObs,
-    Examine,
-    Fisher,
-    FullObs,
-    Loss,
-    Obd,
-    PruneResult,
-    PruningMethod,
-    PruningState,
-    SparseGpt,
-    intermediate_densities,
-    prune_in_steps,
-)
-from prunus.pruning.obs.method import Forward, PruneTask
-from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.fisher import Fisher
+from prunus.pruning.obs.full_obs import FullObs
+from prunus.pruning.obs.method import PruneTask, PruningMethod
+from prunus.pruning.obs.obd import Obd
+from prunus.pruning.obs.objective import LOSSES, Loss
+from prunus.pruning.obs.sparse_gpt import SparseGpt
+from prunus.pruning.obs.state import Examine, PruneResult, PruningState
+from prunus.pruning.statistics import Criterion, Forward, Statistics, as_criterion, collect
 from prunus.registry import import_object, lookup
 from prunus.seeds import make_generator
 from prunus.types import MaskDict, Params, Scores, Split
-
-__all__ = [
-    "METHODS",
-    "CriterionMethod",
-    "PruneResult",
-    "PruningMethod",
-    "intermediate_densities",
-    "prune_in_steps",
-    "pruning_method",
-    "sample_examples",
-    "with_options",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,31 +118,21 @@ class CriterionMethod(PruningMethod):
 
         def examine(weights: Params, masks: MaskDict) -> CriterionState:
             statistics = collect(
-                nn.Identity() if model is None else model,
-                weights,
-                self.criterion.requires,
-                calibration,
-                initial=initial,
-                masks=masks,
-                forward=forward,
-                loss=loss_function(loss),
-                seed=seed,
-            )
+                nn.Identity() if model is None else model, weights, self.criterion.requires, calibration,
+                initial=initial, masks=masks, forward=forward, loss=loss_function(loss), seed=seed,
+            )  # fmt: skip
             return CriterionState(
                 weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
             )
 
         return examine
 
-    def _examiner(self, task: PruneTask) -> Examine:
-        return self.examiner(
-            task.model,
-            task.examples if self.needs_examples else None,
-            seed=task.seeds[0],
-            initial=task.initial,
-            forward=task.forward,
-            loss=task.loss,
-        )
+    def _prune(self, task: PruneTask) -> PruneResult:
+        examine = self.examiner(
+            task.model, task.examples if self.needs_examples else None,
+            seed=task.seeds[0], initial=task.initial, forward=task.forward, loss=task.loss,
+        )  # fmt: skip
+        return task.prune_in_steps(examine, self.num_steps)
 
 
 def loss_function(loss: str | Loss | None) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -266,5 +236,5 @@ def sample_examples(split: Split, num_examples: int, seed: int) -> Split:
             f"Expected at least one calibration example, got {num_examples} of {len(split)}."
         )
     order = torch.randperm(len(split), generator=make_generator(seed, "calibration"))[:num_examples]
-    chosen = order.to(split.labels.device)
-    return Split(split.inputs[chosen], split.labels[chosen])
+    order = order.to(split.labels.device)
+    return Split(split.inputs[order], split.labels[order])

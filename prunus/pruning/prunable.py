@@ -53,20 +53,25 @@ def prunable_weights(
     """The weights that may be pruned, by name, in the order of the model; not copies.
 
     Args:
-        model: any module.
-        include, exclude: shell patterns over parameter names; a pattern that matches nothing is an error. A tensor
-            with several names is excluded by any of them.
+        model: Any module.
+        include: Shell patterns of the names of weights to prune.
+        exclude: Shell patterns of the names of weights not to prune; a tensor with several names is excluded by any.
 
-    Warns with NotPrunedWarning where weight matrices of other kinds (an LSTM's, an embedding, a layer under
-    weight_norm), which the patterns choose, are left out; `skipped_parameters` has the reason of each.
-    Raises NoPrunableWeightsError, TiedWeightsError (a weight that shares memory with another tensor), ModelError (a
-    pattern that matches nothing, a layer without values: lazy, on the meta device, or masked by torch.nn.utils.prune).
+    Returns:
+        The weights by name. Where the patterns select weight matrices of other kinds (an LSTM's, an embedding, a layer
+        under weight_norm), these are left out with a NotPrunedWarning; `skipped_parameters` has the reasons.
+
+    Raises:
+        NoPrunableWeightsError: There is none.
+        TiedWeightsError: A weight shares memory with another tensor.
+        ModelError: A pattern matches nothing, or a layer has no values: it is lazy, on the meta device, or masked by
+            torch.nn.utils.prune.
 
     >>> list(prunable_weights(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), exclude=["2.*"]))
     ['0.weight']
     """
     selection = _select(model, include, exclude)
-    if not selection.chosen:
+    if not selection.weights:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(selection.skipped.items())[:6])
         raise NoPrunableWeightsError(
             f"{type(model).__name__} has no weight to prune: of its parameters {list(selection.parameters)[:6]} the "
@@ -85,7 +90,7 @@ def prunable_weights(
             NotPrunedWarning,
             stacklevel=1,  # so that a command that asks several times warns once
         )
-    return selection.chosen
+    return selection.weights
 
 
 def skipped_parameters(
@@ -95,13 +100,19 @@ def skipped_parameters(
     *,
     pruned: Collection[str] | None = None,
 ) -> dict[str, str]:
-    """Why each parameter that `prunable` leaves out is left out: {name: reason}.
+    """Why each parameter that `prunable_weights` leaves out is left out.
 
     Args:
-        model, include, exclude: as for `prunable`.
-        pruned: the names that were pruned, where they are not all of those that `prunable` gives.
+        model: Any module.
+        include: As for `prunable_weights`.
+        exclude: As for `prunable_weights`.
+        pruned: The names that were pruned, where they are not all of those of `prunable_weights`.
 
-    Raises ModelError as `prunable` does.
+    Returns:
+        {name: reason}
+
+    Raises:
+        ModelError: As `prunable_weights`.
 
     >>> skipped_parameters(nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 1, bias=False)))
     {'0.bias': 'bias', '1.weight_ih_l0': 'weight of LSTM, not supported', '1.weight_hh_l0': 'weight of LSTM, ...'}
@@ -109,7 +120,7 @@ def skipped_parameters(
     selection = _select(model, include, exclude)
     left_out = {
         name: "left out" if weight.requires_grad else "frozen: requires_grad=False"
-        for name, weight in selection.chosen.items()
+        for name, weight in selection.weights.items()
         if pruned is not None and name not in pruned
     }
     reasons = selection.skipped | left_out
@@ -120,7 +131,11 @@ def describe_skipped(model: nn.Module, skipped: Mapping[str, str]) -> str:
     """One sentence for reports: which fraction of all parameters was not pruned, and why.
 
     Args:
+        model: Any module.
         skipped: `skipped_parameters(model)`.
+
+    Returns:
+        The sentence.
 
     >>> model = nn.Linear(4, 2)
     >>> describe_skipped(model, skipped_parameters(model))
@@ -137,7 +152,14 @@ def describe_skipped(model: nn.Module, skipped: Mapping[str, str]) -> str:
 
 
 def coverage(model: nn.Module, skipped: Mapping[str, str]) -> dict[str, object]:
-    """What `describe_skipped` says, for JSON: the parameters of `model`, how many were not pruned, and why.
+    """The content of `describe_skipped` for JSON: the parameters of `model`, how many were not pruned, and why.
+
+    Args:
+        model: Any module.
+        skipped: `skipped_parameters(model)`.
+
+    Returns:
+        An object for JSON.
 
     >>> model = nn.Linear(4, 2)
     >>> coverage(model, skipped_parameters(model))
@@ -169,7 +191,7 @@ def grouped_by_reason(skipped: Mapping[str, str]) -> str:
 class _Selection:
     """What the layer types and the patterns make of the parameters of a model."""
 
-    chosen: Params
+    weights: Params
     skipped: dict[str, str]
     """The reason of every other parameter; a tensor with several names has an entry for its first name only."""
     unsupported: list[str]
@@ -184,7 +206,7 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
     _check_patterns(model, kinds, parameters, include, exclude)
     twins = _names_of_tensors(parameters)
     owners = dict(model.named_modules(remove_duplicate=False))
-    chosen, skipped, unsupported, seen = {}, {}, [], set()
+    weights, skipped, unsupported, seen = {}, {}, [], set()
     for name, parameter in parameters.items():
         by_pattern = _why_patterns_leave_out(name, twins[id(parameter)], include, exclude)
         reason, is_weight = _why_not_prunable(name, parameter, kinds, owners)
@@ -193,7 +215,7 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
             reason = why_zeros_may_not_hold(owners[name.rpartition(".")[0]])
             is_weight = True
         if reason is None and by_pattern is None:
-            chosen[name] = parameter
+            weights[name] = parameter
             continue
         if id(parameter) in seen:
             continue  # its first name has the reason
@@ -202,7 +224,7 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
         if is_weight and by_pattern is None:
             unsupported.append(name)
     _check_not_masked(owners, skipped, unsupported)
-    return _Selection(chosen, skipped, unsupported, parameters)
+    return _Selection(weights, skipped, unsupported, parameters)
 
 
 def _check_patterns(
@@ -295,7 +317,7 @@ def _why_not_prunable(
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern matches the parameter's name or that of the weight that is computed from it."""
-    return any(fnmatchcase(one, pattern) for one in (name, _computed_weight(name)) for pattern in patterns)
+    return any(fnmatchcase(key, pattern) for key in (name, _computed_weight(name)) for pattern in patterns)
 
 
 def _check_initialized(name: str, parameter: Tensor) -> None:
@@ -326,14 +348,14 @@ def _check_not_masked(
 
 
 def _names_of_tensors(parameters: Params) -> dict[int, list[str]]:
-    """All names of each tensor, by its id; tensors that share memory have the names of both."""
+    """All names of each tensor, by its id, also those of tensors that share memory with it."""
     names: dict[int, list[str]] = {}
     for name, parameter in parameters.items():
         names.setdefault(id(parameter), []).append(name)
     tensors = {id(parameter): parameter for parameter in parameters.values()}
-    for one, other in _pairs_that_share_memory(tensors):
-        together = sorted({*names[one], *names[other]}, key=list(parameters).index)
-        names[one] = names[other] = together
+    for first, other in _pairs_that_share_memory(tensors):
+        together = sorted({*names[first], *names[other]}, key=list(parameters).index)
+        names[first] = names[other] = together
     return names
 
 
@@ -363,14 +385,14 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
-def _share_an_entry(one: Tensor, other: Tensor) -> bool:
-    if one.element_size() != other.element_size():
+def _share_an_entry(tensor: Tensor, other: Tensor) -> bool:
+    if tensor.element_size() != other.element_size():
         return True
-    first = min(one.data_ptr(), other.data_ptr())
-    offsets = [(tensor.data_ptr() - first) // tensor.element_size() for tensor in (one, other)]
-    length = max(_span(one)[1], _span(other)[1]) - first
-    used = torch.zeros(length // one.element_size(), dtype=torch.bool)
-    used.as_strided(one.shape, one.stride(), offsets[0]).fill_(True)
+    start = min(tensor.data_ptr(), other.data_ptr())
+    offsets = [(part.data_ptr() - start) // tensor.element_size() for part in (tensor, other)]
+    length = max(_span(tensor)[1], _span(other)[1]) - start
+    used = torch.zeros(length // tensor.element_size(), dtype=torch.bool)
+    used.as_strided(tensor.shape, tensor.stride(), offsets[0]).fill_(True)
     return bool(used.as_strided(other.shape, other.stride(), offsets[1]).any())
 
 
@@ -379,27 +401,14 @@ def _overlaps_itself(tensor: Tensor) -> bool:
 
 
 def _check_not_tied(model: nn.Module, selection: _Selection) -> None:
-    """Raise TiedWeightsError where pruning a chosen weight would change another parameter or a buffer."""
-    names = _names_of_tensors(selection.parameters)
-    for name, weight in selection.chosen.items():
+    """Raise TiedWeightsError where pruning a selected weight would change another parameter or a buffer."""
+    tensors = selection.parameters | dict(model.named_buffers())
+    names = _names_of_tensors(tensors)
+    for name, weight in selection.weights.items():
         others = [other for other in names[id(weight)] if other != name]
         if others:
-            shares = (
-                "is the same tensor as" if selection.parameters[others[0]] is weight else "shares memory with"
-            )
+            shares = "is the same tensor as" if tensors[others[0]] is weight else "shares memory with"
             raise TiedWeightsError(
-                f"{name!r} {shares} {others[0]!r}, so that pruning one prunes the other; "
-                f"exclude {name!r} to leave both out."
-            )
-    tensors = {id(weight): weight for weight in selection.chosen.values()}
-    buffers = {id(buffer): name for name, buffer in model.named_buffers()}
-    tensors |= {id(buffer): buffer for buffer in model.buffers()}
-    for pair in _pairs_that_share_memory(tensors):
-        weights = [key for key in pair if key not in buffers]
-        if len(weights) == 1:
-            (buffer,) = (buffers[key] for key in pair if key in buffers)
-            name = next(n for n, w in selection.chosen.items() if id(w) == weights[0])
-            raise TiedWeightsError(
-                f"{name!r} shares memory with the buffer {buffer!r}, so that pruning changes that too; "
-                f"exclude {name!r} to leave it out, or copy the buffer."
+                f"{name!r} {shares} {others[0]!r}, so that pruning one prunes the other; exclude {name!r} to leave "
+                "both out."
             )

@@ -3,28 +3,21 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import DensityError, ModelError, NoEffectWarning, StatisticsError
+from prunus.errors import DensityError, NoEffectWarning, StatisticsError
 from prunus.masks import Masks, all_kept, apply_masks, mask_density
 from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples
-from prunus.pruning.obs import (
-    ExactObs,
-    LayerHessian,
-    Loss,
-    allocate_densities,
-    error_curves,
-    layer_hessians,
-    relative_error_curves,
-    relative_output_errors,
-)
+from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
+from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.method import LossMethod, PruningMethod
-from prunus.pruning.obs.state import PruneResult
-from prunus.pruning.prunable import coverage, describe_skipped, prunable_weights, skipped_parameters
+from prunus.pruning.obs.objective import Loss
+from prunus.pruning.prunable import prunable_weights, skipped_parameters
+from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
 from prunus.pruning.statistics import Criterion, Forward, Statistics
@@ -33,76 +26,6 @@ from prunus.seeds import derive_seed
 from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, Split, numel_by_name
 
 Calibration = Dataset | Split | tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One pruned layer. Errors are squared errors of its output, relative to the output."""
-
-    name: str
-    shape: tuple[int, ...]
-    density: float
-    error_before: float | None
-    """With the pruned weights set to zero and the others as they were; None where the output cannot be measured."""
-    error_after: float | None
-    """With the updated weights."""
-    seconds: float | None
-    """None where the layers were not pruned one by one."""
-
-
-@dataclass(frozen=True)
-class PruneReport:
-    """What pruning did, one row per layer; prints as a table."""
-
-    rows: list[LayerRow]
-    density: float
-    damping: float
-    """The largest that was used; 0 where nothing was inverted."""
-    predicted_increase: float
-    """Of the error, as the method predicts it; NaN where it predicts none."""
-    num_recalibrated: int
-    """BatchNorm layers whose statistics were estimated again."""
-    seconds: float
-    """Of pruning alone."""
-    coverage: Mapping[str, object]
-    """How many of all parameters were not pruned, and why."""
-    not_pruned: str
-    """The same as a sentence."""
-    unmeasured: Mapping[str, str] = field(default_factory=dict)
-    """{name: why the output error of the layer was not measured}."""
-
-    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-        """The header and the rows of the table, as text."""
-        header = ("weights", "shape", "density (sparsity)", "error, zeroed", "error, updated", "seconds")
-        rows = [
-            (
-                row.name,
-                " × ".join(map(str, row.shape)),
-                f"{100 * row.density:.2f} % ({100 * (1 - row.density):.2f} %)",
-                _percent(row.error_before),
-                _percent(row.error_after),
-                "–" if row.seconds is None else f"{row.seconds:.2f}",
-            )
-            for row in self.rows
-        ]
-        return header, rows
-
-    def __str__(self) -> str:
-        header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in (header, *rows))
-        return "\n".join([*lines, f"density {self.density:.4f}; {self.not_pruned}"])
-
-    def to_json(self) -> dict[str, object]:
-        """The same for JSON; errors as fractions."""
-        return {
-            "density": self.density,
-            "coverage": dict(self.coverage),
-            "damping": self.damping,
-            "recalibrated": self.num_recalibrated,
-            "seconds": self.seconds,
-            "layers": [{**asdict(row), "shape": list(row.shape)} for row in self.rows],
-        }
 
 
 @dataclass(frozen=True)
@@ -171,16 +94,16 @@ def prune(
     weights = prunable_weights(model, include, exclude)
     method, scope = pruning_method(criterion), parse_scope(scope)
     check_prune(method, weights, density, scope, densities)
-    examples, measured = _examples(calibration, method.num_examples, derive_seed(seed, "prune"))
+    seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
+    examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
     _check_options(method, densities, examples, recalibrate, forward, loss)
+    inputs = torch.empty(0) if examples is None else examples.inputs
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     start = time.perf_counter()
     if densities == "error_curves":
-        assert examples is not None
         density = densities_from_error_curves(
-            model, before, density, examples.inputs, within=within, forward=forward, progress=progress
+            model, before, density, inputs, within=within, forward=forward, progress=progress
         )
-    seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     result = method.prune(
         model, before, density, scope, examples,
         within=within, seeds=seeds, forward=forward, loss=loss, progress=progress,
@@ -188,23 +111,15 @@ def prune(
     seconds = time.perf_counter() - start
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
-    trial, num_recalibrated = with_weights(model, result.weights), 0
+    trial = with_weights(model, result.weights)
+    num_recalibrated = 0
     if recalibrate:
-        assert examples is not None
-        num_recalibrated = recalibrate_batchnorm(trial, examples.inputs, progress=progress)
-    rows, unmeasured = _rows(model, before, result, measured, forward, progress)
+        num_recalibrated = recalibrate_batchnorm(trial, inputs, forward=forward, progress=progress)
     skipped = skipped_parameters(model, include, exclude)
-    report = PruneReport(
-        rows,
-        mask_density(result.masks),
-        result.damping,
-        result.predicted_increase,
-        num_recalibrated,
-        seconds,
-        coverage(model, skipped),
-        describe_skipped(model, skipped),
-        unmeasured,
-    )
+    report = make_report(
+        model, before, result, None if measured is None else measured.inputs, skipped,
+        num_recalibrated=num_recalibrated, seconds=seconds, forward=forward, progress=progress,
+    )  # fmt: skip
     set_weights(model, result.weights)
     _copy_buffers(trial, model)
     return Pruned(Masks(model, result.masks), report, skipped)
@@ -277,18 +192,18 @@ def densities_from_error_curves(
     return allocate_densities(curves, numel_by_name(weights), density)
 
 
-def _examples(
+def _select_examples(
     calibration: Calibration | None, num_examples: int, seed: int
 ) -> tuple[Split | None, Split | None]:
-    """The drawn calibration examples, and those that the report is measured on."""
+    """Some calibration examples, and those that the errors of the report are measured on."""
     if calibration is None:
         return None, None
     if isinstance(calibration, Dataset):
-        drawn = sample_examples(calibration.train, num_examples, seed)
-        return drawn, calibration.validation.take(num_examples)
+        examples = sample_examples(calibration.train, num_examples, seed)
+        return examples, calibration.validation.take(num_examples)
     split = calibration if isinstance(calibration, Split) else Split(*calibration)
-    drawn = sample_examples(split, num_examples, seed)
-    return drawn, drawn
+    examples = sample_examples(split, num_examples, seed)
+    return examples, examples
 
 
 def _check_options(
@@ -319,69 +234,9 @@ def _check_options(
         )
 
 
-def _rows(
-    model: nn.Module,
-    before: Params,
-    result: PruneResult,
-    measured: Split | None,
-    forward: Forward | None,
-    progress: Progress | None,
-) -> tuple[list[LayerRow], dict[str, str]]:
-    zeroed: Mapping[str, float] = {}
-    updated: Mapping[str, float] = {}
-    unmeasured: dict[str, str] = {}
-    if measured is not None:
-        hessians, unmeasured = _measurable(model, before, measured.inputs, forward, progress)
-        # The error of a layer whose output is zero has no relative size.
-        hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(before[name])}
-        masked = apply_masks(
-            {name: before[name] for name in hessians}, {name: result.masks[name] for name in hessians}
-        )
-        zeroed = relative_output_errors(hessians, before, masked)
-        updated = relative_output_errors(hessians, before, result.weights)
-    rows = [
-        LayerRow(
-            name,
-            tuple(weight.shape),
-            mask_density({name: result.masks[name]}),
-            zeroed.get(name),
-            updated.get(name),
-            result.seconds.get(name),
-        )
-        for name, weight in before.items()
-    ]
-    return rows, unmeasured
-
-
-def _measurable(
-    model: nn.Module,
-    weights: Params,
-    inputs: Tensor,
-    forward: Forward | None,
-    progress: Progress | None,
-) -> tuple[dict[str, LayerHessian], dict[str, str]]:
-    """The Hessians of the layers, together or else one by one, and why the others have none."""
-    try:
-        return layer_hessians(model, weights, inputs, forward=forward, progress=progress), {}
-    except (ModelError, StatisticsError) as error:
-        if len(weights) == 1:
-            return {}, {name: str(error) for name in weights}
-    hessians: dict[str, LayerHessian] = {}
-    reasons: dict[str, str] = {}
-    for name, weight in weights.items():
-        found, why = _measurable(model, {name: weight}, inputs, forward, progress)
-        hessians |= found
-        reasons |= why
-    return hessians, reasons
-
-
 @torch.no_grad()
 def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
     buffers = dict(source.named_buffers())
     for name, buffer in target.named_buffers():
         if not torch.equal(buffer, buffers[name]):
             buffer.copy_(buffers[name])
-
-
-def _percent(error: float | None) -> str:
-    return "–" if error is None else f"{100 * error:.3g} %"

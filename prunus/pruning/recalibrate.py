@@ -18,8 +18,8 @@ Also called: PreciseBN, BatchNorm re-estimation, adaptive batch normalization.
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.modules import check_module
 from prunus.pruning.calibration_checks import check_inputs, run_forward
 from prunus.pruning.masks import check_finite
+from prunus.pruning.statistics import Forward
+from prunus.training.modes import eval_mode
 from prunus.types import Progress
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -35,16 +37,22 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 @torch.no_grad()
 def recalibrate_batchnorm(
-    model: nn.Module, inputs: Tensor, batch_size: int = 500, *, progress: Progress | None = None
+    model: nn.Module,
+    inputs: Tensor,
+    batch_size: int = 500,
+    *,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Set the running statistics of every BatchNorm of `model` to those of `inputs`, in place.
 
     A BatchNorm that the forward pass does not reach is not changed. Warns with NoEffectWarning where none is set.
 
     Args:
-        model: Any module. All but BatchNorm is in evaluation mode meanwhile; parameters and modes do not change.
+        model: Any module; nothing else of it changes.
         inputs: Examples [N, ...], on the device of the model, such as those of the training split.
         batch_size: Examples per forward pass, at most.
+        forward: (model, inputs) -> outputs; None: `model(inputs)`.
         progress: Called after each batch.
 
     Returns:
@@ -67,42 +75,48 @@ def recalibrate_batchnorm(
             f"Expected a batch size of at least 1 for inputs of shape {list(inputs.shape)}, got {batch_size}."
         )
     check_finite({"recalibration": inputs}, "The inputs for")
-    norms = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, BatchNorm) and module.running_mean is not None
-    }
-    all_moments = {name: _Moments(name) for name in norms}
-    batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
-    if norms:
-        with _normalizing_by_batch(model, norms.values()):
-            handles = [
-                norm.register_forward_pre_hook(all_moments[name].pre_hook, with_kwargs=True)
-                for name, norm in norms.items()
-            ]
-            try:
-                for number, batch in enumerate(batches, start=1):
-                    run_forward(model, batch, model)
-                    if progress:
-                        progress("batches of the BatchNorm statistics", number, len(batches))
-            finally:
-                for handle in handles:
-                    handle.remove()
-    reached = {name: moments for name, moments in all_moments.items() if moments.n}
-    check_finite({name: moments.squares for name, moments in reached.items()}, "The variance of BatchNorm")
-    for name, moments in reached.items():
-        statistics = dict(norms[name].named_buffers())
+    all_moments, num_batches = _collect_moments(model, inputs, batch_size, forward, progress)
+    check_finite(
+        {name: moments.squares for name, moments in all_moments.items()}, "The variance of BatchNorm"
+    )
+    for name, moments in all_moments.items():
+        statistics = dict(model.get_submodule(name).named_buffers())
         statistics["running_mean"].copy_(moments.mean)
         statistics["running_var"].copy_(moments.squares / (moments.n - 1))
-        statistics["num_batches_tracked"].fill_(len(batches))
-    if not reached:
+        statistics["num_batches_tracked"].fill_(num_batches)
+    if not all_moments:
         warnings.warn(
             f"Expected a BatchNorm with running statistics that the forward pass of {type(model).__name__} reaches, "
             "got none, so that nothing is recalibrated.",
             NoEffectWarning,
             stacklevel=3,  # there is a decorator in between
         )
-    return len(reached)
+    return len(all_moments)
+
+
+def _collect_moments(
+    model: nn.Module, inputs: Tensor, batch_size: int, forward: Forward | None, progress: Progress | None
+) -> tuple[dict[str, "_Moments"], int]:
+    """The moments of the inputs of every BatchNorm that the forward pass reaches, and the number of batches.
+
+    Meanwhile `model` is in evaluation mode, except that BatchNorm normalizes by the batch without tracking it.
+    """
+    all_moments: dict[str, _Moments] = {}
+    batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
+    with ExitStack() as stack:
+        stack.enter_context(eval_mode(model))
+        for name, norm in model.named_modules():
+            if isinstance(norm, BatchNorm) and norm.running_mean is not None:
+                all_moments[name] = _Moments(name)
+                stack.callback(setattr, norm, "track_running_stats", norm.track_running_stats)
+                norm.training, norm.track_running_stats = True, False
+                hook = all_moments[name].pre_hook
+                stack.enter_context(norm.register_forward_pre_hook(hook, with_kwargs=True))
+        for number, batch in enumerate(batches if all_moments else (), start=1):
+            run_forward(model, batch, model if forward is None else partial(forward, model))
+            if progress:
+                progress("batches of the BatchNorm statistics", number, len(batches))
+    return {name: moments for name, moments in all_moments.items() if moments.n}, len(batches)
 
 
 class _Moments:
@@ -130,21 +144,3 @@ class _Moments:
         total, difference = self.n + n, mean - self.mean
         self.squares = self.squares + variance * n + difference**2 * (self.n * n / total)
         self.mean, self.n = self.mean + difference * (n / total), total
-
-
-@contextmanager
-def _normalizing_by_batch(model: nn.Module, norms: Iterable[BatchNorm]) -> Iterator[None]:
-    """Evaluation mode, except that `norms` normalize by the batch without tracking it; all modes are restored."""
-    modes = {module: module.training for module in model.modules()}
-    tracks = {module: module.track_running_stats for module in norms}
-    try:
-        for module in modes:
-            module.training = False
-        for norm in tracks:
-            norm.training, norm.track_running_stats = True, False
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for norm, track in tracks.items():
-            norm.track_running_stats = track

@@ -89,9 +89,9 @@ def prune_and_retrain(
     masks, rounds = within, []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
         seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
-        examples = (
-            sample_examples(data.train, method.num_examples, seeds[0]) if method.needs_examples else None
-        )
+        examples = None
+        if method.needs_examples:
+            examples = sample_examples(data.train, method.num_examples, seeds[0])
         result = method.prune(
             model, weights, density, scope, examples, within=masks, seeds=seeds, progress=progress
         )
@@ -99,15 +99,11 @@ def prune_and_retrain(
         set_weights(model, result.weights)
         with scaled_dropout(model, masks):
             epochs = train(
-                model,
-                data,
-                recipe,
-                constraint=Masks(model, masks),
-                seed=derive_seed(seed, "retrain", number),
+                model, data, recipe,
+                constraint=Masks(model, masks), seed=derive_seed(seed, "retrain", number),
                 checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
-                report=report,
-                progress=progress,
-            )
+                report=report, progress=progress,
+            )  # fmt: skip
         rounds.append(PruningRound(number, mask_density(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:
         warnings.warn("Every density is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)

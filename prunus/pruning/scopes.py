@@ -17,7 +17,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +24,13 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DensityError, EmptyLayerWarning, UnknownNameError
-from prunus.pruning.density import check_density, densities_by_name, num_to_keep
+from prunus.pruning.density import (
+    check_density,
+    check_keeps_one,
+    count_within,
+    densities_by_name,
+    spread_over_columns,
+)
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.registry import lookup
@@ -67,48 +72,62 @@ class Scope(ABC):
         """The exact number of weights that `select` keeps.
 
         Args:
-            shapes: the shape of each tensor, by name.
-            density: the fraction of all weights of a tensor to keep, in (0, 1]; one, or one per name.
-            within_counts: the number of weights that earlier masks keep, by name.
+            shapes: The shape of each tensor, by name.
+            density: The fraction of all weights of a tensor to keep, in (0, 1]; one, or one per name.
+            within_counts: The number of weights that earlier masks keep, by name.
 
         Returns:
             One count per name; a single one, "all", where layers are ranked together.
 
         Raises:
-            DensityError: a density is out of range, does not fit the pattern, or keeps more than `within_counts`; the
+            DensityError: A density is out of range, does not fit the pattern, or keeps more than `within_counts`; the
                 pattern does not fit a shape.
         """
 
-    @abstractmethod
     def select(
         self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
     ) -> MaskDict:
         """The masks that keep the highest scores.
 
         Args:
-            scores: finite tensors of any shape, by name.
-            density: the fraction of *all* weights of a tensor to keep, in (0, 1]; one, or one per name.
-            within: earlier masks; the result keeps no weight that they prune.
-            seed: of the random order of equal scores.
+            scores: Finite tensors of any shape, by name.
+            density: The fraction of *all* weights of a tensor to keep, in (0, 1]; one, or one per name.
+            within: Earlier masks; the result keeps no weight that they prune.
+            seed: Of the random order of equal scores.
 
         Returns:
             Boolean masks of the shapes of `scores`, True where a weight is kept.
 
         Raises:
-            DensityError: as `counts`, or the pattern does not fit `within`.
-            NonFiniteError: a score is NaN or infinite.
+            DensityError: As `counts`, or the pattern does not fit `within`.
+            NonFiniteError: A score is NaN or infinite.
         """
+        check_finite(scores, "The score of")
+        shapes = shapes_of(scores)
+        counts = self.counts(shapes, density, self._counts_within(shapes, within))
+        masks = {}
+        for name, score in scores.items():
+            mask, generator = None if within is None else within[name], make_generator(seed, "ties", name)
+            masks[name] = self._select_one(score.detach(), counts[name], mask, generator)
+        warn_if_empty(masks)
+        return masks
+
+    def _select_one(
+        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """The mask of one tensor that keeps `count` weights."""
+        return _top_k_within(scores, count, within, generator)
 
     def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
         """Check, before any work, that each of these densities can be reached from the one before it.
 
         Args:
-            shapes: the shape of each tensor, by name.
-            densities: of the steps of a schedule, in its order.
-            within: masks that those of the first step must be nested in.
+            shapes: The shape of each tensor, by name.
+            densities: Of the steps of a schedule, in its order.
+            within: Masks that those of the first step must be nested in.
 
         Raises:
-            DensityError: as `select` would raise it.
+            DensityError: As `select` would raise it.
 
         >>> NByM(2, 4).check({"fc": (3, 8)}, [0.7, 0.5])
         Traceback (most recent call last):
@@ -122,11 +141,11 @@ class Scope(ABC):
         """Check that a density keeps at least one weight, or block, of what is ranked together.
 
         Args:
-            shapes: the shape of each tensor, by name.
-            density: one, or one per name.
+            shapes: The shape of each tensor, by name.
+            density: One, or one per name.
 
         Raises:
-            DensityError: it keeps none; the error names the smallest density that keeps one.
+            DensityError: It keeps none; the error names the smallest density that keeps one.
 
         >>> Layer().check_not_empty({"a": (4,), "b": (40,)}, {"a": 0.5, "b": 0.01})
         Traceback (most recent call last):
@@ -142,17 +161,7 @@ class Scope(ABC):
             total = sum(math.prod(shape) for shape in shapes.values())
             ranked = {f"{units} of all layers together": (density, total)}
         for what, (share, total) in ranked.items():
-            if total == 0:
-                raise DensityError(
-                    f"Expected {what}, got none, as it is smaller than one; choose smaller blocks."
-                )
-            if num_to_keep(share, total) == 0:
-                # One of n is kept from 1 / 2n on; four digits, rounded up.
-                smallest = float(Context(prec=4, rounding=ROUND_CEILING).divide(1, 2 * total))
-                raise DensityError(
-                    f"Expected a density that keeps one of the {total} {what}, at least {smallest:g}, got {share:g}; "
-                    "increase it."
-                )
+            check_keeps_one(share, total, what)
 
     def column_step(self, at_most: int) -> int:
         """The number of columns whose masks are chosen together: whole patterns, about `at_most` columns.
@@ -163,43 +172,34 @@ class Scope(ABC):
         unit = self.columns_per_unit
         return unit if self.has_fixed_density else max(unit, at_most // unit * unit)
 
-    def column_counts(self, kept: Tensor, density: float, step: int, name: str = "weight") -> list[int]:
+    def column_counts(self, mask: Tensor, density: float, step: int, name: str = "weight") -> list[int]:
         """The number of weights to keep of every `step` columns of one layer, for methods that go column by column.
 
         The counts add up to what `counts` gives for the layer, and are spread evenly over the weights that are still
         kept (N:M: over all weights).
 
         Args:
-            kept: the mask of the layer's matrix before this pruning, bool [O, D].
-            density: of this layer.
-            step: from `column_step`.
-            name: of the layer, for errors.
+            mask: The mask of the layer's matrix before this pruning, bool [O, D].
+            density: Of this layer.
+            step: From `column_step`.
+            name: Of the layer, for errors.
 
         Returns:
             One count for each step; the last may have fewer columns.
 
         Raises:
-            DensityError: as `counts`.
+            DensityError: As `counts`.
 
         >>> Layer().column_counts(torch.ones(3, 4, dtype=torch.bool), 0.5, 3)
         [5, 1]
         """
-        per_column = kept.count_nonzero(0).tolist()
-        total = self.counts({name: tuple(kept.shape)}, density, {name: sum(per_column)})[name]
+        per_column = mask.count_nonzero(0).tolist()
+        total = self.counts({name: tuple(mask.shape)}, density, {name: sum(per_column)})[name]
         if self.has_fixed_density:
-            per_column = [len(kept)] * kept.shape[1]
-        share = total / max(1, sum(per_column))  # an empty layer has nothing to spread
-        available, num_kept, counts = 0, 0, []
-        for first in range(0, kept.shape[1], step):
-            columns = per_column[first : first + step]
-            available += sum(columns)
-            wanted = max(0, min(num_to_keep(share, available) - num_kept, sum(columns)))
-            size = len(kept) * len(columns)
-            # Whole units; what is rounded here is made up for in the following columns.
-            unit = 1 if self.has_fixed_density else self.weights_per_unit
-            counts.append(unit * num_to_keep(wanted / size, size // unit) if size else 0)
-            num_kept += counts[-1]
-        return counts
+            per_column = [len(mask)] * mask.shape[1]
+        # Of a pattern with a fixed density every count is exact by itself.
+        unit = 1 if self.has_fixed_density else self.weights_per_unit
+        return spread_over_columns(total, per_column, len(mask), step, unit)
 
     def _counts_within(self, shapes: Shapes, within: MaskDict | None) -> dict[str, int] | None:
         """The number of weights that earlier masks keep, by name, after a check that the pattern fits them."""
@@ -224,39 +224,15 @@ class Layer(Scope):
     {'fc': tensor([ True, False, False,  True])}
     """
 
-    @property
-    def name(self) -> str:
-        """The name that `parse_scope` reads."""
-        return "layer"
+    name = "layer"
 
     def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
         """One count per tensor."""
         densities, counts = densities_by_name(density, list(shapes)), {}
         for name, shape in shapes.items():
-            total = math.prod(shape)
-            counts[name] = num_to_keep(densities[name], total)
-            if within_counts is not None:
-                _check_available(
-                    densities[name], counts[name], within_counts[name], total, f"weights of {name!r}"
-                )
+            available = None if within_counts is None else within_counts[name]
+            counts[name] = count_within(densities[name], math.prod(shape), available, f"weights of {name!r}")
         return counts
-
-    def select(
-        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
-    ) -> MaskDict:
-        """Keep the highest scores of each tensor."""
-        check_finite(scores, "The score of")
-        shapes = shapes_of(scores)
-        counts = self.counts(shapes, density, self._counts_within(shapes, within))
-        masks = {}
-        for name, score in scores.items():
-            flat = score.flatten()
-            places = slice(None) if within is None else within[name].flatten().nonzero().squeeze(1)
-            mask = torch.zeros_like(flat, dtype=torch.bool)
-            mask[places] = top_k(flat[places], counts[name], make_generator(seed, "ties", name))
-            masks[name] = mask.reshape(score.shape)
-        warn_if_empty(masks)
-        return masks
 
 
 @dataclass(frozen=True)
@@ -271,10 +247,7 @@ class Global(Scope):
 
     ranks_layers_together: ClassVar[bool] = True
 
-    @property
-    def name(self) -> str:
-        """The name that `parse_scope` reads."""
-        return "global"
+    name = "global"
 
     def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
         """One count, "all"."""
@@ -285,10 +258,8 @@ class Global(Scope):
             )
         check_density(density)
         total = sum(math.prod(shape) for shape in shapes.values())
-        count = num_to_keep(density, total)
-        if within_counts is not None:
-            _check_available(density, count, sum(within_counts.values()), total, "weights")
-        return {"all": count}
+        available = None if within_counts is None else sum(within_counts.values())
+        return {"all": count_within(density, total, available, "weights")}
 
     def select(
         self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
@@ -297,16 +268,9 @@ class Global(Scope):
         check_finite(scores, "The score of")
         shapes = shapes_of(scores)
         count = self.counts(shapes, density, self._counts_within(shapes, within))["all"]
-        flat, generator = (
-            torch.cat([score.flatten() for score in scores.values()]),
-            make_generator(seed, "ties"),
-        )
-        if within is None:
-            mask = top_k(flat, count, generator)
-        else:
-            places = torch.cat([within[name].flatten() for name in scores]).nonzero().squeeze(1)
-            mask = torch.zeros_like(flat, dtype=torch.bool)
-            mask[places] = top_k(flat[places], count, generator)
+        flat = torch.cat([score.flatten() for score in scores.values()])
+        all_within = None if within is None else torch.cat([within[name].flatten() for name in scores])
+        mask = _top_k_within(flat, count, all_within, make_generator(seed, "ties"))
         pieces = torch.split(mask, [score.numel() for score in scores.values()])
         masks = {name: piece.reshape(scores[name].shape) for name, piece in zip(scores, pieces, strict=True)}
         warn_if_empty(masks)
@@ -360,28 +324,19 @@ class NByM(Scope):
             _check_fits(name, shapes[name], 1, self.m)
         return {name: math.prod(shape) // self.m * self.n for name, shape in shapes.items()}
 
-    def select(
-        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
-    ) -> MaskDict:
-        """Keep the N highest scores of every M neighboring inputs."""
-        shapes = shapes_of(scores)
-        self.counts(shapes, density)
-        check_finite(scores, "The score of")
+    def _select_one(
+        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        groups = _to_tiles(scores, 1, self.m)
         if within is not None:
-            self._check_within(shapes, within)
-        masks = {}
-        for name, score in scores.items():
-            groups = _to_tiles(score.detach(), 1, self.m)
-            if within is not None:
-                groups = groups.masked_fill(~_to_tiles(within[name], 1, self.m), -torch.inf)
-            border = groups.topk(self.n, dim=-1).values[..., -1:]
-            # Above the border comes first, then what is at it, in random order, and what is below it last.
-            order = torch.rand(groups.shape, generator=make_generator(seed, "ties", name)).to(groups.device)
-            order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
-            mask = torch.zeros_like(groups, dtype=torch.bool)
-            mask.scatter_(-1, order.topk(self.n, dim=-1).indices, True)
-            masks[name] = _from_tiles(mask, score)
-        return masks
+            groups = groups.masked_fill(~_to_tiles(within, 1, self.m), -torch.inf)
+        border = groups.topk(self.n, dim=-1).values[..., -1:]
+        # Above the border comes first, then what is at it, in random order, and what is below it last.
+        order = torch.rand(groups.shape, generator=generator).to(groups.device)
+        order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
+        mask = torch.zeros_like(groups, dtype=torch.bool)
+        mask.scatter_(-1, order.topk(self.n, dim=-1).indices, True)
+        return _from_tiles(mask, scores)
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():
@@ -437,35 +392,20 @@ class Block(Scope):
         densities, size, counts = densities_by_name(density, list(shapes)), self.weights_per_unit, {}
         for name, shape in shapes.items():
             _check_fits(name, shape, self.rows, self.columns)
-            total = math.prod(shape) // size
-            count = num_to_keep(densities[name], total)
-            if within_counts is not None:
-                what = f"blocks of {self.name} of {name!r}"
-                _check_available(densities[name], count, within_counts[name] // size, total, what)
-            counts[name] = size * count
+            available = None if within_counts is None else within_counts[name] // size
+            what = f"blocks of {self.name} of {name!r}"
+            counts[name] = size * count_within(densities[name], math.prod(shape) // size, available, what)
         return counts
 
-    def select(
-        self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
-    ) -> MaskDict:
-        """Keep the blocks with the highest sums of scores of each tensor."""
-        check_finite(scores, "The score of")
-        shapes = shapes_of(scores)
-        counts = self.counts(shapes, density, self._counts_within(shapes, within))
-        masks = {}
-        for name, score in scores.items():
-            tiles = _to_tiles(score.detach(), self.rows, self.columns)
-            # In float64, in which sums neither overflow nor depend on the order of addition.
-            sums = tiles.sum((1, 3), dtype=torch.float64)
-            available = torch.ones_like(sums, dtype=torch.bool)
-            if within is not None:
-                available = _to_tiles(within[name], self.rows, self.columns).any(3).any(1)
-            chosen = torch.zeros_like(available)
-            count = counts[name] // self.weights_per_unit
-            chosen[available] = top_k(sums[available], count, make_generator(seed, "ties", name))
-            masks[name] = _from_tiles(chosen[:, None, :, None].expand_as(tiles), score)
-        warn_if_empty(masks)
-        return masks
+    def _select_one(
+        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        tiles = _to_tiles(scores, self.rows, self.columns)
+        # In float64, in which sums neither overflow nor depend on the order of addition.
+        sums = tiles.sum((1, 3), dtype=torch.float64)
+        available = None if within is None else _to_tiles(within, self.rows, self.columns).any(3).any(1)
+        mask = _top_k_within(sums, count // self.weights_per_unit, available, generator)
+        return _from_tiles(mask[:, None, :, None].expand_as(tiles), scores)
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():
@@ -531,14 +471,14 @@ def parse_scope(scope: str | Scope | Callable[..., MaskDict]) -> Scope:
     """The scope of a name, "layer", "global", "N:M" or "ROWSxCOLUMNS"; a scope is returned as it is.
 
     Args:
-        scope: a name, a scope, or a function (scores, density, within, seed) -> masks.
+        scope: A name, a scope, or a function (scores, density, within, seed) -> masks.
 
     Returns:
         The scope as a value.
 
     Raises:
-        UnknownNameError: there is no scope of this name.
-        DensityError: the name describes an impossible pattern, such as 5:4.
+        UnknownNameError: There is no scope of this name.
+        DensityError: The name describes an impossible pattern, such as 5:4.
 
     >>> parse_scope("1:3"), parse_scope("4x4")
     (NByM(n=1, m=3), Block(rows=4, columns=4))
@@ -566,14 +506,14 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
     Args:
         scores: [n], finite.
-        k: from 0 to n.
-        generator: of the random order of ties, on the CPU.
+        k: From 0 to n.
+        generator: Of the random order of ties, on the CPU.
 
     Returns:
         Boolean mask [n].
 
     Raises:
-        DensityError: k is out of range.
+        DensityError: K is out of range.
     """
     n = scores.numel()
     if not 0 <= k <= n:
@@ -590,6 +530,15 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return mask
 
 
+def _top_k_within(scores: Tensor, k: int, within: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The mask of the `k` highest of the scores that `within` keeps, of any shape."""
+    if within is None:
+        return top_k(scores.flatten(), k, generator).reshape(scores.shape)
+    mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)  # contiguous
+    mask[within] = top_k(scores[within], k, generator)
+    return mask
+
+
 def _smallest(values: Tensor, place: int) -> float:
     """The entry at `place`, counted from 0, of the values in ascending order."""
     if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
@@ -601,14 +550,6 @@ def _smallest(values: Tensor, place: int) -> float:
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor, by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _check_available(density: float, count: int, available: int, total: int, what: str) -> None:
-    if count > available:
-        raise DensityError(
-            f"Expected density {density:g} to keep at most {available} of the {total} {what}, as earlier masks keep no "
-            f"more, got {count}; a pruned weight cannot be restored, so lower the density."
-        )
 
 
 def _check_fits(name: str, shape: tuple[int, ...], rows: int, columns: int) -> None:

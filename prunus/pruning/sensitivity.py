@@ -11,7 +11,7 @@ from torch import nn
 from prunus.data.validation import check_split
 from prunus.errors import DensityError
 from prunus.masks import apply_masks
-from prunus.pruning.criteria import magnitude
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion
@@ -100,21 +100,20 @@ def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance
     Raises:
         DensityError: A negative tolerance.
 
-    >>> choose_densities({"fc": [SensitivityPoint(1.0, 98.0, 0.1), SensitivityPoint(0.5, 97.9, 0.1), SensitivityPoint(0.1, 90.0, 0.4)]}, 0.5)
+    >>> curve = [SensitivityPoint(1.0, 98.0, 0.1), SensitivityPoint(0.5, 97.9, 0.1), SensitivityPoint(0.1, 90.0, 0.4)]
+    >>> choose_densities({"fc": curve}, 0.5)
     {'fc': 0.5}
     """
     if tolerance < 0:
         raise DensityError(
             f"Expected a tolerance of at least 0 accuracy points, got {tolerance}; increase it."
         )
-    chosen = {}
+    densities = {}
     for name, curve in curves.items():
         falling = sorted(curve, key=lambda point: -point.density)
         floor = falling[0].accuracy - tolerance
-        lowest = falling[0].density
         for point in falling:
             if point.accuracy < floor:
                 break
-            lowest = point.density
-        chosen[name] = lowest
-    return chosen
+            densities[name] = point.density
+    return densities

@@ -3,7 +3,7 @@
     initial                 weights that training started from
     gradients               g = dL/dw of the mean loss
     hessian_gradients       H g, the Hessian of the loss times its gradient
-    hessian_diagonal        d²L/dw², with the Levenberg-Marquardt approximation of `prunus.pruning.obs`
+    hessian_diagonal        d²L/dw², with the Levenberg-Marquardt approximation of `obs.diagonals`
     output_sum_gradients    dR/d|w|, R the sum of the outputs for an input of ones, with the weights replaced by |w|
 
 Statistics are always those at the weights that the caller hands in: `prunus.prune` collects at the current weights, a
@@ -29,6 +29,8 @@ from prunus.pruning.calibration_checks import (
     run_forward,
     unreached_error,
 )
+from prunus.pruning.obs.diagonals import levenberg_marquardt
+from prunus.pruning.obs.objective import make_objective
 from prunus.pruning.scopes import shapes_of
 from prunus.pruning.weights import copied, set_weights
 from prunus.types import MaskDict, Params, Scores, Split
@@ -286,14 +288,11 @@ class _Pass:
         gradients = _gradients(value, leaves, create_graph=True)
         product = torch.stack([(g * g.detach()).sum() for g in gradients.values()]).sum()
         # Where all gradients are constant in a weight, it is no part of the product: its curvature is zero.
-        found = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
+        products = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, products, strict=True))
 
     def hessian_diagonal(self, seed: int) -> Params:
         """d²L/dw², Levenberg-Marquardt."""
-        from prunus.pruning.obs.diagonals import DIAGONALS
-        from prunus.pruning.obs.objective import make_objective
-
         if self.loss is not None:
             raise StatisticsError(
                 "Expected no loss of your own for 'hessian_diagonal', which is known for cross-entropy, got one; pass "
@@ -302,7 +301,7 @@ class _Pass:
         objective = make_objective(
             self.model, self.weights, self.examples.inputs, self.examples.labels, forward=self.forward
         )
-        return DIAGONALS["levenberg_marquardt"](objective, seed=seed)
+        return levenberg_marquardt(objective, seed=seed)
 
     def output_sum_gradients(self, masks: MaskDict) -> Params:
         """dR/d|w| in float64, since R grows with depth and width beyond the precision of float32."""
@@ -363,11 +362,11 @@ def _missing_error(statistic: str, criterion: str) -> StatisticsError:
 
 
 def _check_same_shapes(weights: Params, tensors: Mapping[str, Tensor], what: str) -> None:
-    expected, got = shapes_of(weights), shapes_of(tensors)
-    wrong = sorted(name for name in {*expected, *got} if expected.get(name) != got.get(name))
+    expected, actual = shapes_of(weights), shapes_of(tensors)
+    wrong = sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
     if wrong:
-        one, other = ({name: shapes.get(name) for name in wrong} for shapes in (expected, got))
+        right, shapes = ({name: by_name.get(name) for name in wrong} for by_name in (expected, actual))
         raise StatisticsError(
-            f"Expected {what} of the names and shapes of the weights, {one}, got {other}; pass both of one network and "
-            "selection."
+            f"Expected {what} of the names and shapes of the weights, {right}, got {shapes}; pass both of one "
+            "network and selection."
         )

@@ -13,6 +13,13 @@ from prunus.types import Params
 def set_weights(model: nn.Module, weights: Params) -> None:
     """Set the parameters of these names, in place; the values are copied.
 
+    Args:
+        model: The module to change.
+        weights: Tensors by parameter name.
+
+    Raises:
+        ModelError: The model has no parameter of this name and shape.
+
     >>> model = nn.Linear(1, 1, bias=False)
     >>> set_weights(model, {"weight": torch.tensor([[3.0]])})
     >>> model.weight.tolist()
@@ -50,7 +57,15 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def with_weights(model: nn.Module, weights: Params) -> nn.Module:
-    """A copy of `model` with the parameters of these names replaced."""
+    """A copy of `model` with the parameters of these names replaced.
+
+    Args:
+        model: Any module; it is not changed.
+        weights: Tensors by parameter name.
+
+    Returns:
+        The copy.
+    """
     made = copied(model)
     set_weights(made, weights)
     return made

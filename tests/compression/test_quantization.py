@@ -26,7 +26,7 @@ from prunus.errors import (
     UnusedCentroidsWarning,
 )
 from prunus.masks import apply_masks
-from prunus.pruning.criteria import magnitude
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Statistics

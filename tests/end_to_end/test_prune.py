@@ -1,4 +1,4 @@
-"""`prunus prune` as a user meets it: the file, the table layer by layer, and one sentence for what cannot be done."""
+"""The command `prunus prune`: the file, the table of the layers, and errors in one sentence."""
 
 import json
 import sys
@@ -75,7 +75,7 @@ def few():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a network of one's own, and weights that it was trained to."""
+    """A folder with a module of networks, and trained weights of one of them."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "prune_nets.py").write_text(OWN)
     names: dict = {}
@@ -114,15 +114,15 @@ def own_model(folder, path):
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_criterion_writes_a_network_that_is_what_the_table_says(criterion, run, folder, tmp_path):
+def test_every_criterion_writes_the_network_that_the_table_describes(criterion, run, folder, tmp_path):
     out = tmp_path / "out.safetensors"
-    said = json.loads(run(*OURS, "--criterion", criterion, "--density=0.5", "--out", out, "--json").out)
+    printed = json.loads(run(*OURS, "--criterion", criterion, "--density=0.5", "--out", out, "--json").out)
     model, data = own_model(folder, out)
-    assert said["test_error"] == evaluate(model, data.test).error
+    assert printed["test_error"] == evaluate(model, data.test).error
     dense, _ = own_model(folder, folder / "own.safetensors")
-    assert said["dense_test_error"] == evaluate(dense, data.test).error
-    assert [layer["name"] for layer in said["layers"]] == ["1.weight", "4.weight"]
-    for layer in said["layers"]:
+    assert printed["dense_test_error"] == evaluate(dense, data.test).error
+    assert [layer["name"] for layer in printed["layers"]] == ["1.weight", "4.weight"]
+    for layer in printed["layers"]:
         weight = load_file(out)[layer["name"]]
         assert layer["shape"] == list(weight.shape)
         assert layer["density"] == pytest.approx(float((weight != 0).double().mean()))
@@ -133,29 +133,29 @@ def test_every_criterion_writes_a_network_that_is_what_the_table_says(criterion,
 
 
 def test_obs_with_a_pattern_beats_magnitude_with_it(run, tmp_path):
-    found = {}
+    reports = {}
     for criterion in ("magnitude", "obs", "sparse_gpt"):
         out = tmp_path / f"{criterion}.safetensors"
         printed = run(*OURS, "--criterion", criterion, "--density=0.5", "--scope=2:4", "--out", out, "--json")
-        found[criterion] = json.loads(printed.out)
+        reports[criterion] = json.loads(printed.out)
         for name in ("1.weight", "4.weight"):
             groups = (load_file(out)[name] != 0).unflatten(1, (-1, 4)).sum(-1)
             assert groups.unique().tolist() == [2]
-    for layer, rival in zip(found["obs"]["layers"], found["magnitude"]["layers"], strict=True):
+    for layer, rival in zip(reports["obs"]["layers"], reports["magnitude"]["layers"], strict=True):
         assert layer["error_after"] < rival["error_after"]
         assert layer["error_after"] < layer["error_before"]
         assert layer["seconds"] > 0
-    assert found["obs"]["damping"] > 0
+    assert reports["obs"]["damping"] > 0
 
 
-def test_a_budget_gives_layers_what_they_need(run, tmp_path):
+def test_error_curves_give_layers_different_densities(run, tmp_path):
     out = tmp_path / "out.safetensors"
-    said = json.loads(
+    printed = json.loads(
         run(*OURS, "--criterion=obs", "--density=0.4", "--densities=error-curves", "--out", out, "--json").out
     )
-    assert said["density"] <= 0.4
-    assert said["density"] == pytest.approx(0.4, abs=0.01)
-    assert len({layer["density"] for layer in said["layers"]}) == 2
+    assert printed["density"] <= 0.4
+    assert printed["density"] == pytest.approx(0.4, abs=0.01)
+    assert len({layer["density"] for layer in printed["layers"]}) == 2
 
 
 def test_recalibration_changes_statistics_alone(run, tmp_path):
@@ -163,13 +163,13 @@ def test_recalibration_changes_statistics_alone(run, tmp_path):
     run(*OURS, "--density=0.3", "--out", plain)
     printed = run(*OURS, "--density=0.3", "--out", again, "--recalibrate")
     assert "1 recalibrated" in printed.out
-    one, other = load_file(plain), load_file(again)
-    changed = {name for name in one if not torch.equal(one[name], other[name])}
+    first, other = load_file(plain), load_file(again)
+    changed = {name for name in first if not torch.equal(first[name], other[name])}
     assert changed == {"2.running_mean", "2.running_var", "2.num_batches_tracked"}
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "obs"])
-def test_a_density_of_one_prunes_nothing_and_says_so(criterion, run, folder, tmp_path):
+def test_density_one_prunes_nothing_with_a_warning(criterion, run, folder, tmp_path):
     out = tmp_path / "out.safetensors"
     assert (
         "warning: Every weight is kept, so nothing is pruned."
@@ -180,7 +180,7 @@ def test_a_density_of_one_prunes_nothing_and_says_so(criterion, run, folder, tmp
     assert "warning" not in run(*OURS, "--criterion", criterion, "--density=0.9", "--out", out, "--force").err
 
 
-def test_the_table_has_a_row_a_layer_and_the_file(run, tmp_path):
+def test_command_prints_one_row_per_layer_and_the_file(run, tmp_path):
     out = tmp_path / "out.prunus"
     printed = run(*OURS, "--criterion=sparse_gpt", "--density=0.5", "--out", out).out
     assert all(word in printed for word in ("1.weight", "12 × 64", "50.00 % (50.00 %)", "error, updated"))
@@ -189,7 +189,7 @@ def test_the_table_has_a_row_a_layer_and_the_file(run, tmp_path):
     assert set(prunus.read(out)) >= {"1.weight", "2.running_mean"}
 
 
-def test_a_built_in_file_is_pruned_again_without_being_told_its_data(run, tmp_path, monkeypatch):
+def test_file_of_a_built_in_model_is_pruned_without_naming_its_data(run, tmp_path, monkeypatch):
     model = prunus.models.lenet_300_100(seed=0)
     monkeypatch.chdir(tmp_path)
     prunus.save(model, "mine.prunus")  # the file says what model it is, whatever its name
@@ -197,7 +197,7 @@ def test_a_built_in_file_is_pruned_again_without_being_told_its_data(run, tmp_pa
     assert (load_file("mine-pruned.safetensors")["fc1.weight"] != 0).double().mean() == 0.5
 
 
-def test_a_tied_weight_is_written_once_and_read_back(run, folder, tmp_path):
+def test_tied_weight_is_written_once_and_read_back(run, folder, tmp_path):
     names: dict = {}
     exec(OWN, names)
     model = names["Tied"]()
@@ -231,7 +231,7 @@ def test_tensors_that_share_a_part_of_their_memory_are_written_whole():
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "prunus"])
-def test_a_tensor_that_the_file_cannot_hold_is_known_before_the_training(suffix, run, tmp_path):
+def test_tensor_that_the_file_cannot_contain_is_refused_before_training(suffix, run, tmp_path):
     out = tmp_path / f"m.{suffix}"
     code = 4 if suffix == "safetensors" else 7
     printed = run(
@@ -241,20 +241,20 @@ def test_a_tensor_that_the_file_cannot_hold_is_known_before_the_training(suffix,
     assert not out.exists()
 
 
-def test_a_layer_that_answers_zero_has_no_error_and_the_file_is_written(run, folder, tmp_path):
+def test_layer_with_zero_output_has_no_error_and_the_file_is_written(run, folder, tmp_path):
     names: dict = {}
     exec(OWN, names)
     save_file(names["zero"]().state_dict(), folder / "zero.safetensors")
     out = tmp_path / "zero-pruned.safetensors"
-    asked = (
+    arguments = (
         "prune",
         "prune_nets:zero",
         "--weights=zero.safetensors",
         "--data=prune_nets:few",
         "--density=0.5",
     )
-    said = json.loads(run(*asked, "--out", out, "--json").out)
-    errors = {layer["name"]: layer["error_after"] for layer in said["layers"]}
+    content = json.loads(run(*arguments, "--out", out, "--json").out)
+    errors = {layer["name"]: layer["error_after"] for layer in content["layers"]}
     assert errors["zero.weight"] is None
     assert errors["used.weight"] > 0
     assert int(load_file(out)["used.weight"].count_nonzero()) == 320
@@ -269,14 +269,14 @@ def test_a_layer_that_answers_zero_has_no_error_and_the_file_is_written(run, fol
         (("--criterion=full_obs",), 4, "full inverse Hessian"),
     ],
 )
-def test_what_can_be_known_is_said_before_any_training(arguments, code, words, run, tmp_path):
+def test_impossible_options_are_refused_before_training(arguments, code, words, run, tmp_path):
     untrained = ("prune", "prune_nets:large", "--data=prune_nets:few", "--density=0.5")
     printed = run(*untrained, "--out", tmp_path / "x.safetensors", *arguments, code=code)
     assert words in printed.err
     assert "trained first" not in printed.err
 
 
-def test_a_layer_that_is_never_reached_is_named_or_left_out(run, tmp_path):
+def test_layer_that_is_not_reached_is_named_or_left_out(run, tmp_path):
     out = tmp_path / "out.safetensors"
     spare = ("prune", "prune_nets:spare", "--data=prune_nets:few", "--density=0.5", "--out", out)
     torch.manual_seed(1)
@@ -310,7 +310,7 @@ def test_a_layer_that_is_never_reached_is_named_or_left_out(run, tmp_path):
         (("--density=0.5", "--out=nowhere/out.safetensors"), 1, "cannot be written"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(arguments, code, words, run, folder):
+def test_impossible_options_are_refused_in_one_sentence(arguments, code, words, run, folder):
     before = sorted(path.name for path in folder.iterdir())
     printed = run(*OURS, *arguments, code=code)
     assert words in printed.err
@@ -319,5 +319,5 @@ def test_what_cannot_be_done_is_one_sentence(arguments, code, words, run, folder
     ]
 
 
-def test_which_data_is_asked_where_nobody_can_know(run):
+def test_data_set_must_be_named_for_a_model_that_is_not_built_in(run):
     assert "--data" in run("prune", "prune_nets:net", "--density=0.5", code=3).err

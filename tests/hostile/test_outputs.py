@@ -90,7 +90,7 @@ def refused(folder, capsys, monkeypatch):
 
     for place in (
         "prunus.compression.deep_compression.compress",
-        "prunus.cli.prune.load_network",
+        "prunus.cli.networks.load_network",
         "prunus.models.loading.make_model",
     ):
         monkeypatch.setattr(place, begun)
@@ -388,7 +388,7 @@ def test_tied_weights_are_stored_once_and_restored(folder, called):
 
 
 def test_tensor_that_safetensors_cannot_hold_is_refused_before_the_work(folder, called, monkeypatch):
-    monkeypatch.setattr("prunus.cli.prune.train_network", lambda *arguments: pytest.fail("it was trained"))
+    monkeypatch.setattr("prunus.cli.networks.train_network", lambda *arguments: pytest.fail("it was trained"))
     message = called("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
     assert "cannot be written as a safetensors file" in message
     prunus.compression.container.write("meta.prunus", {"__metadata__": torch.ones(2)})

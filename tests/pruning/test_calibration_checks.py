@@ -12,12 +12,10 @@ import prunus
 from prunus.errors import ModelError, StatisticsError
 from prunus.masks import apply_masks
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.obs import (
-    ExactObs,
-    layer_hessians,
-    make_objective,
-    prune_in_steps,
-)
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
@@ -27,7 +25,7 @@ from prunus.seeds import make_generator
 from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from asking import sparse_gpt
+from objectives import sparse_gpt
 
 
 def network():
@@ -58,7 +56,7 @@ def test_calibration_inputs_that_are_no_tensor_with_values_are_refused(inputs):
             call()
 
 
-def test_a_forward_that_fails_in_its_own_way_is_a_named_error():
+def test_forward_that_raises_another_error_is_refused_with_the_reason():
     class Needs(nn.Module):
         def __init__(self):
             super().__init__()
@@ -99,7 +97,7 @@ def test_recalibration_takes_layers_that_are_called_by_keyword():
     assert torch.equal(model.norm.running_mean, plain.running_mean)
 
 
-def test_a_model_that_cannot_be_copied_is_refused_by_name():
+def test_model_that_cannot_be_copied_is_refused_by_name():
     model = nn.Sequential(nn.Linear(16, 4))
     model.last_output = model(torch.ones(1, 16))  # a result of a computation
     for call in (
@@ -114,7 +112,7 @@ def test_a_model_that_cannot_be_copied_is_refused_by_name():
         copy.deepcopy(model)
 
 
-def test_the_progress_of_retraining_with_a_pruner_is_reported():
+def test_progress_of_retraining_with_a_pruner_is_reported():
     steps = []
     split = examples()
     data = prunus.Dataset("toy", split, split, split, tuple("abcd"))

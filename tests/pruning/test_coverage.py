@@ -55,7 +55,7 @@ def test_weights_that_cannot_be_pruned_are_named(make, names, reason):
     model = nn.Sequential(make(), nn.Linear(2, 2, bias=False))
     names = [f"0.{name}" for name in names]
     with pytest.warns(NotPrunedWarning, match=names[0].replace(".", r"\.")) as warned:
-        chosen = prunable_weights(model)
+        prunable = prunable_weights(model)
     assert len(warned) == 1
     size = sum(model.get_parameter(name).numel() for name in names)
     total = sum(p.numel() for p in model.parameters())
@@ -63,14 +63,14 @@ def test_weights_that_cannot_be_pruned_are_named(make, names, reason):
     skipped = skipped_parameters(model)
     assert all(reason in skipped[name] for name in names)
     # Every parameter is either prunable or has a reason.
-    assert chosen.keys() | skipped.keys() == dict(model.named_parameters()).keys()
-    assert not chosen.keys() & skipped.keys()
+    assert prunable.keys() | skipped.keys() == dict(model.named_parameters()).keys()
+    assert not prunable.keys() & skipped.keys()
     # What is excluded is not warned of; by the name of the weight where it is computed.
     pattern = "0.weight" if "computed" in reason else "0.*"
     assert list(prunable_weights(model, exclude=[pattern]))[-1] == "1.weight"
 
 
-def test_the_reasons_of_biases_norms_and_patterns():
+def test_reasons_of_biases_norms_and_patterns():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2)
     )
@@ -87,7 +87,7 @@ def test_the_reasons_of_biases_norms_and_patterns():
     }
 
 
-def test_the_fraction_counts_each_parameter_once():
+def test_fraction_counts_each_parameter_once():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     skipped = skipped_parameters(model)
     assert coverage(model, skipped) == {"parameters": 26, "not_pruned": 11, "reasons": skipped}
@@ -102,7 +102,7 @@ def test_frozen_weights_that_a_method_left_out_are_named():
     assert skipped_parameters(model, pruned=["1.weight"]) == {"0.weight": "frozen: requires_grad=False"}
 
 
-def test_the_result_of_deep_compression_names_what_was_not_pruned():
+def test_result_of_deep_compression_names_what_was_not_pruned():
     torch.manual_seed(0)
     x, y = torch.randn(40, 4), torch.randint(0, 2, (40,))
     split = prunus.Split(x, y)
@@ -131,7 +131,7 @@ def test_weights_that_are_no_real_numbers_are_left_out(dtype):
         assert list(prunable_weights(nn.Sequential(layer, nn.Linear(2, 2)))) == ["1.weight"]
 
 
-def test_a_pattern_that_only_matches_what_cannot_be_pruned_says_why():
+def test_pattern_that_matches_no_prunable_weight_is_refused_with_reasons():
     model = nn.Sequential(nn.LSTM(3, 3), nn.Linear(3, 3))
     with pytest.raises(ModelError, match=r"matches none of the prunable.*0\.weight_ih_l0.*weight of LSTM"):
         prunable_weights(model, include=["0.*"])
@@ -139,13 +139,13 @@ def test_a_pattern_that_only_matches_what_cannot_be_pruned_says_why():
         prunable_weights(model, exclude=["lsmt.*"])
 
 
-def test_a_model_with_nothing_to_prune_says_why():
+def test_model_without_prunable_weights_is_refused_with_reasons():
     with pytest.raises(NoPrunableWeightsError, match=r"0\.weight_ih: weight of LSTMCell"):
         prunable_weights(nn.Sequential(nn.LSTMCell(3, 3)))
 
 
 @pytest.mark.parametrize("passed", [False, True], ids=["before", "after a forward pass"])
-def test_a_mask_of_torch_is_refused_with_what_to_do(passed):
+def test_mask_of_torch_is_refused_with_advice(passed):
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     prune.l1_unstructured(model[0], "weight", 0.5)
     if passed:
@@ -162,7 +162,7 @@ def test_a_mask_of_torch_is_refused_with_what_to_do(passed):
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
-def test_layers_without_values_are_refused_with_what_to_do():
+def test_layers_without_values_are_refused_with_advice():
     lazy = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 2))
     with pytest.raises(ModelError, match=r"lazy|batch"):
         prunable_weights(lazy)
@@ -201,17 +201,17 @@ def test_weights_that_share_memory_are_refused_and_excluded_together(tie):
         assert (skipped[name], skipped[other]) == ("excluded", f"same tensor as {name!r}, which is excluded")
 
 
-def test_a_layer_used_twice_is_excluded_by_either_name():
+def test_layer_used_twice_is_excluded_by_either_name():
     layer = nn.Linear(3, 3)
     model = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(3, 1))
     for name in ("0.weight", "2.weight"):
         assert list(prunable_weights(model, exclude=[name])) == ["3.weight"]
 
 
-def test_a_buffer_that_shares_memory_with_a_weight_is_seen():
+def test_buffer_that_shares_memory_with_a_weight_is_refused():
     model = nn.Linear(3, 3)
     model.register_buffer("average", model.weight.data)
-    with pytest.raises(TiedWeightsError, match="'weight' shares memory with the buffer 'average'"):
+    with pytest.raises(TiedWeightsError, match="'weight' shares memory with 'average'"):
         prunable_weights(model)
 
 

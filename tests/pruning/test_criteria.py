@@ -74,7 +74,7 @@ def test_scores_have_the_shapes_of_the_weights_and_nothing_is_changed(criterion)
     model = network()
     stats = statistics(model=model)
     before = [tensor.detach().clone() for tensor in every_tensor(stats)]
-    state, drawn = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
+    state, random_state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
     first, again = criterion(stats), criterion(stats)
     assert list(first) == list(stats.weights)
     for name, weight in stats.weights.items():
@@ -87,7 +87,7 @@ def test_scores_have_the_shapes_of_the_weights_and_nothing_is_changed(criterion)
     assert all(torch.equal(was, model.state_dict()[name]) for name, was in state.items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())
-    assert torch.equal(drawn, torch.get_rng_state())
+    assert torch.equal(random_state, torch.get_rng_state())
 
 
 @each_criterion
@@ -109,7 +109,7 @@ def test_scores_of_a_tensor_do_not_depend_on_the_other_tensors(name):
 
 
 @each_name
-def test_a_criterion_names_a_statistic_that_is_missing_or_does_not_fit(name):
+def test_criterion_names_a_statistic_that_is_missing_or_does_not_fit(name):
     stats, tested = statistics(), CRITERIA[name]
     bare = Statistics(stats.weights, masks=stats.masks)
     needed = {required: getattr(stats, required) for required in tested.requires}
@@ -130,8 +130,11 @@ def test_a_criterion_names_a_statistic_that_is_missing_or_does_not_fit(name):
         tested(replace(stats, masks={}))
 
 
-@pytest.mark.parametrize("name", [name for name, one in CRITERIA.items() if one.requires & set(DERIVATIVES)])
-def test_a_derivative_that_is_zero_for_a_whole_layer_is_refused(name):
+@pytest.mark.parametrize(
+    "name",
+    [name for name, scorer in CRITERIA.items() if scorer.requires & set(DERIVATIVES)],
+)
+def test_derivative_that_is_zero_for_a_whole_layer_is_refused(name):
     (required,) = CRITERIA[name].requires
     stats = statistics()
     zero = {n: torch.zeros_like(t) if n == "4.weight" else t for n, t in getattr(stats, required).items()}
@@ -142,16 +145,16 @@ def test_a_derivative_that_is_zero_for_a_whole_layer_is_refused(name):
 
 
 def test_access_to_a_statistic_that_was_not_collected_is_an_error():
-    def own(stats):
+    def user_criterion(stats):
         return {name: stats.gradients[name] for name in stats.weights}
 
     with pytest.raises(
         StatisticsError, match=r"'gradients' .*collect\(model, weights, {'gradients'}, calibration"
     ):
-        as_criterion(own)(Statistics({"a": torch.ones(2)}))
+        as_criterion(user_criterion)(Statistics({"a": torch.ones(2)}))
 
 
-def test_a_function_and_a_dict_of_scores_are_criteria():
+def test_function_and_a_dict_of_scores_are_criteria():
     weights = {"a": torch.tensor([1.0, -3.0])}
     negative = as_criterion(lambda stats: {name: -weight for name, weight in stats.weights.items()})
     assert negative(Statistics(weights))["a"].tolist() == [-1, 3]
@@ -161,13 +164,13 @@ def test_a_function_and_a_dict_of_scores_are_criteria():
         as_criterion({"a": torch.ones(1)})(Statistics(weights))
 
 
-def test_a_criterion_that_requires_an_unknown_statistic_is_refused():
+def test_criterion_that_requires_an_unknown_statistic_is_refused():
     with pytest.raises(StatisticsError, match=r"got \['gradient'\]"):
         criterion(requires={"gradient"})(lambda stats: stats.weights)
 
 
-def test_criteria_of_the_start_weights_say_so():
-    at_start = {name for name, one in CRITERIA.items() if one.defined_at == "initialization"}
+def test_criteria_of_the_initial_weights_declare_it():
+    at_start = {name for name, scorer in CRITERIA.items() if scorer.defined_at == "initialization"}
     assert at_start == {"snip", "gradient", "grasp", "synflow"}
 
 
@@ -180,8 +183,8 @@ def test_pruned_weights_are_never_selected(criterion, scope, density):
     assert are_nested(masks, stats.masks)
     groups = [[n] for n in masks] if scope == Layer() else [list(masks)]
     for group in groups:
-        kept = sum(int(masks[n].sum()) for n in group)
-        assert kept == num_to_keep(density, sum(masks[n].numel() for n in group))
+        num_kept = sum(int(masks[n].sum()) for n in group)
+        assert num_kept == num_to_keep(density, sum(masks[n].numel() for n in group))
 
 
 @each_criterion
@@ -193,8 +196,8 @@ def test_pruned_weights_are_never_selected_in_a_pattern(criterion, pattern):
     )
     glorot_normal(model, seed=0)
     stats = statistics(model=model, channels=8)
-    drawn = {n: torch.rand(w.shape, generator=make_generator(1, n)) for n, w in stats.weights.items()}
-    stats = replace(stats, masks=parse_scope(PATTERNS[pattern]).select(drawn, 0.75))
+    random_scores = {n: torch.rand(w.shape, generator=make_generator(1, n)) for n, w in stats.weights.items()}
+    stats = replace(stats, masks=parse_scope(PATTERNS[pattern]).select(random_scores, 0.75))
     masks = SCOPES[pattern].select(criterion(stats), 0.5, within=stats.masks, seed=1)
     assert are_nested(masks, stats.masks)
     assert [int(mask.sum()) for mask in masks.values()] == [32, 64, 32]
@@ -204,13 +207,13 @@ def test_pruned_weights_are_never_selected_in_a_pattern(criterion, pattern):
 @pytest.mark.parametrize("statistic", ["weights", "initial", "hessian_diagonal", "gradients"])
 def test_nan_is_an_error_wherever_a_criterion_uses_it(name, statistic):
     """Neither a rank, nor a sign, nor a mask of the scores may hide it."""
-    stats, one = statistics(), CRITERIA[name]
+    stats, score = statistics(), CRITERIA[name]
     tensors = {n: tensor.clone() for n, tensor in getattr(stats, statistic).items()}
     tensors["4.weight"][tuple(stats.masks["4.weight"].nonzero()[0])] = torch.nan
     uses_weights = name not in {"large_init", "small_init", "random", "gradient"}
-    is_used = uses_weights if statistic == "weights" else statistic in one.requires
+    is_used = uses_weights if statistic == "weights" else statistic in score.requires
     with pytest.raises(NonFiniteError) if is_used else nullcontext():
-        Layer().select(one(replace(stats, **{statistic: tensors})), 0.2, within=stats.masks)
+        Layer().select(score(replace(stats, **{statistic: tensors})), 0.2, within=stats.masks)
 
 
 BEFORE, AFTER = [1.0, -2.0, 0.5, -0.5, 0.0, 4.0], [-3.0, -1.0, 2.0, 0.0, 1.0, 4.0]
@@ -245,8 +248,8 @@ def test_every_criterion_has_a_test_of_its_mathematics():
 
 
 def test_random_depends_on_its_seed():
-    one, other = (CRITERIA["random"](statistics(seed)) for seed in (0, 1))
-    assert not torch.equal(one["4.weight"], other["4.weight"])
+    first, other = (CRITERIA["random"](statistics(seed)) for seed in (0, 1))
+    assert not torch.equal(first["4.weight"], other["4.weight"])
 
 
 def test_obd_is_half_the_hessian_diagonal_times_the_squared_weight():
@@ -261,23 +264,25 @@ def test_scaled_magnitude_selects_what_hans_threshold_keeps():
     weights = statistics().weights
     scores = CRITERIA["scaled_magnitude"](Statistics(weights))
     densities = densities_from_threshold(weights, 0.8)
-    kept = sum(density * weights[name].numel() for name, density in densities.items())
-    masks = Global().select(scores, kept / sum(weight.numel() for weight in weights.values()))
+    num_kept = sum(density * weights[name].numel() for name, density in densities.items())
+    masks = Global().select(scores, num_kept / sum(weight.numel() for weight in weights.values()))
     for name, weight in weights.items():
         assert torch.equal(masks[name], weight.abs() > 0.8 * weight.std(correction=0))
 
 
-def bisected(one: Tensor, other: Tensor, kept: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+def bisected(first: Tensor, other: Tensor, remaining: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Zhou et al.'s rule: the fewest >= `wanted`, and the most below, that pass one share of both orders."""
 
     def passing(share: float) -> Tensor:
-        lines = [float(np.quantile(values[kept].numpy(), share, method="higher")) for values in (one, other)]
-        return kept & (one >= lines[0]) & (other >= lines[1])
+        lines = [
+            float(np.quantile(values[remaining].numpy(), share, method="higher")) for values in (first, other)
+        ]
+        return remaining & (first >= lines[0]) & (other >= lines[1])
 
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if passing(middle).sum() >= wanted else (low, middle)
+        low, high = (middle, high) if passing(middle).sum() >= count else (low, middle)
     return passing(low), passing(high)
 
 
@@ -285,18 +290,18 @@ def bisected(one: Tensor, other: Tensor, kept: Tensor, wanted: int) -> tuple[Ten
 @pytest.mark.parametrize(
     ("name", "sign"), [("large_init_large_final", 1), ("small_init_small_final", -1)], ids=["large", "small"]
 )
-def test_the_lower_rank_orders_weights_as_the_published_bisection(name, sign, earlier):
+def test_lower_rank_orders_weights_as_the_published_bisection(name, sign, earlier):
     draw = make_generator(0, "bisection")
     start, end = (torch.randn(6, 15, generator=draw, dtype=torch.float64) for _ in range(2))
-    kept = torch.rand(6, 15, generator=draw) < (0.6 if earlier else 2)
-    masks: MaskDict = {"a": kept}
+    remaining = torch.rand(6, 15, generator=draw) < (0.6 if earlier else 2)
+    masks: MaskDict = {"a": remaining}
     scores = CRITERIA[name](Statistics({"a": end}, initial={"a": start}, masks=masks if earlier else None))
-    for wanted in range(1, int(kept.sum())):
-        outer, inner = bisected(sign * start.abs(), sign * end.abs(), kept, wanted)
-        exact = Layer().select(scores, wanted / 90, within=masks)["a"]
-        assert are_nested({"a": inner & kept}, {"a": exact})
+    for count in range(1, int(remaining.sum())):
+        outer, inner = bisected(sign * start.abs(), sign * end.abs(), remaining, count)
+        exact = Layer().select(scores, count / 90, within=masks)["a"]
+        assert are_nested({"a": inner & remaining}, {"a": exact})
         assert are_nested({"a": exact}, {"a": outer})
-        assert int(outer.sum()) - wanted in (0, 1)
+        assert int(outer.sum()) - count in (0, 1)
         assert torch.equal(Layer().select(scores, int(outer.sum()) / 90, within=masks)["a"], outer)
 
 

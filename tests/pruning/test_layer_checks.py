@@ -12,12 +12,16 @@ from torch.nn.utils import parametrizations, parametrize
 
 from prunus.errors import ModelError, NotPrunedWarning
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
-from prunus.pruning.obs import DIAGONALS, ExactObs, layer_hessians, make_objective, prune_in_steps
+from prunus.pruning.obs.diagonals import DIAGONALS
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from asking import sparse_gpt
+from objectives import sparse_gpt
 
 
 class Standardized(nn.Conv2d):
@@ -138,7 +142,7 @@ def made(kinds, kind):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("kind", RIGHT)
-def test_the_predicted_error_is_that_of_the_layer_where_it_is_accepted(kind):
+def test_predicted_error_is_that_of_the_layer_where_it_is_accepted(kind):
     model, x = made(RIGHT, kind)
     weights = {"0.weight": prunable_weights(model)["0.weight"].detach()}
     actual = layer_hessians(model, weights, x)["0.weight"]
@@ -152,7 +156,7 @@ def test_the_predicted_error_is_that_of_the_layer_where_it_is_accepted(kind):
 
 @pytest.mark.parametrize("kind", [*ANOTHER_OUTPUT, *ZEROS_DO_NOT_HOLD])
 @pytest.mark.parametrize("method", ["layer_hessians", "exact_obs", "sparse_gpt"])
-def test_a_layer_that_returns_something_else_is_refused_by_name(kind, method):
+def test_layer_that_returns_something_else_is_refused_by_name(kind, method):
     model, x = made(ANOTHER_OUTPUT | ZEROS_DO_NOT_HOLD, kind)
     weights = {"0.weight": model[0].weight.detach()}
     calls = {
@@ -211,7 +215,7 @@ def test_weight_that_is_used_outside_of_its_layer_is_refused_by_layerwise_method
 
 
 @pytest.mark.parametrize("kind", ZEROS_DO_NOT_HOLD)
-def test_a_weight_whose_zeros_do_not_hold_is_left_out_under_every_method(kind):
+def test_weight_whose_zeros_do_not_hold_is_left_out_under_every_method(kind):
     layer = ZEROS_DO_NOT_HOLD[kind][0]()
     model = nn.Sequential(layer, nn.Linear(3, 2))
     with pytest.warns(NotPrunedWarning, match=rf"0\.weight \(the forward of {type(layer).__name__}"):
@@ -219,7 +223,7 @@ def test_a_weight_whose_zeros_do_not_hold_is_left_out_under_every_method(kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ANOTHER_OUTPUT if kind != "output in a tuple"])
-def test_a_weight_whose_zeros_hold_is_pruned_by_magnitude(kind):
+def test_weight_whose_zeros_hold_is_pruned_by_magnitude(kind):
     """Where all but the first input of each row are pruned, the layer does not depend on the others any more."""
     model, x = made(ANOTHER_OUTPUT, kind)
     weight = prunable_weights(model)["0.weight"]
@@ -230,7 +234,7 @@ def test_a_weight_whose_zeros_hold_is_pruned_by_magnitude(kind):
     assert torch.equal(model(x.clone()), model(other))
 
 
-def test_the_trial_of_a_forward_changes_nothing():
+def test_trial_of_a_forward_changes_nothing():
     class Counting(nn.Linear):
         def __init__(self):
             super().__init__(3, 2)
@@ -249,7 +253,7 @@ def test_the_trial_of_a_forward_changes_nothing():
 
 
 def test_rounding_is_no_difference_where_products_cancel():
-    """A filter that takes the mean away, of inputs with a large mean: what is left is small against its summands."""
+    """A filter without a mean, of inputs with a large mean: its outputs are small beside their summands."""
     layer = nn.Conv1d(1, 1, 64, bias=False)
     torch.manual_seed(0)
     layer.weight.data -= layer.weight.mean()
@@ -275,7 +279,7 @@ def curvature(model, x, names):
     return DIAGONALS["levenberg_marquardt"](make_objective(model, weights, x, labels))
 
 
-def test_the_recursion_refuses_layers_and_models_with_hooks():
+def test_recursion_refuses_layers_and_models_with_hooks():
     def network():
         torch.manual_seed(0)
         return nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.Tanh()), nn.Linear(5, 3))
@@ -295,7 +299,7 @@ def test_the_recursion_refuses_layers_and_models_with_hooks():
 @pytest.mark.parametrize(
     "norm", [nn.utils.weight_norm, parametrizations.weight_norm, parametrizations.orthogonal]
 )
-def test_a_computed_weight_cannot_be_set(norm):
+def test_computed_weight_cannot_be_set(norm):
     model = nn.Sequential(norm(nn.Linear(6, 6)))
     x = torch.randn(10, 6)
     with pytest.raises(ModelError, match=r"0\.weight|copied"):

@@ -11,10 +11,11 @@ from torch import nn
 import prunus
 from prunus.errors import ModelError, StatisticsError, UnknownNameError
 from prunus.masks import are_nested, mask_density
-from prunus.pruning.criteria import CRITERIA, magnitude
+from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.methods import METHODS, CriterionMethod, pruning_method, sample_examples, with_options
-from prunus.pruning.obs import ExactObs
+from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
@@ -86,7 +87,7 @@ def test_every_method_prunes_exactly_under_every_kind_of_scope(name, scope, mode
 
 
 @pytest.mark.parametrize("name", MOVING)
-def test_the_update_is_better_than_none_on_the_network_itself(name, model, data):
+def test_update_is_better_than_none_on_the_network_itself(name, model, data):
     weights = prunable_weights(model)
     damping = {"fisher": 1e-3, "full_obs": 1e-3}.get(name)
     options = {"num_examples": 300, "damping": damping, "num_steps": 1 if name == "sparse_gpt" else 4}
@@ -102,7 +103,7 @@ def test_the_update_is_better_than_none_on_the_network_itself(name, model, data)
 
 @pytest.mark.parametrize("name", ["obs", "fisher", "obd"])
 def test_results_are_reproducible_and_equal_to_pruning_in_steps(name, model, data):
-    """`obs` by hand: the same examples, the same surgeon."""
+    """`obs` by hand: the same examples and steps."""
     weights = prunable_weights(model)
     done = prune(name, model, data.train, 0.4, seeds=(0, 3))
     again = prune(name, model, data.train, 0.4, seeds=(0, 3))
@@ -117,8 +118,8 @@ def test_results_are_reproducible_and_equal_to_pruning_in_steps(name, model, dat
 
 def test_examples_depend_on_the_seed(model, data):
     weights = prunable_weights(model)
-    one, other = (prune("obs", model, data.train, 0.4, seeds=(seed, 0), num_examples=40) for seed in (0, 1))
-    assert any(not torch.equal(one.weights[key], other.weights[key]) for key in weights)
+    first, other = (prune("obs", model, data.train, 0.4, seeds=(seed, 0), num_examples=40) for seed in (0, 1))
+    assert any(not torch.equal(first.weights[key], other.weights[key]) for key in weights)
 
 
 def test_exact_obs_prunes_in_the_pattern_of_the_scope(model, data):
@@ -157,8 +158,8 @@ def test_seconds_are_of_all_examinations(model, data):
     done = prune_in_steps(noted, weights, 0.3, layer, num_steps=3, num_recomputations=3)
     assert len(states) == 3
     for name in weights:
-        assert done.seconds[name] == pytest.approx(sum(one.seconds[name] for one in states))
-        assert all(0 < one.seconds[name] < done.seconds[name] for one in states)
+        assert done.seconds[name] == pytest.approx(sum(state.seconds[name] for state in states))
+        assert all(0 < state.seconds[name] < done.seconds[name] for state in states)
 
 
 @pytest.mark.parametrize("name", ["obd", "obd_hutchinson", "magnitude", *GRADIENT_CRITERIA])
@@ -186,7 +187,7 @@ def test_no_example_is_refused(model, data):
 
 
 @pytest.mark.parametrize("fewer", ["labels", "inputs"])
-def test_a_split_with_a_label_too_many_or_too_few_is_refused(fewer, model, data):
+def test_split_with_a_label_too_many_or_too_few_is_refused(fewer, model, data):
     inputs, labels = data.train.inputs[:50], data.train.labels[:50]
     split = Split(inputs, labels[:40]) if fewer == "labels" else Split(inputs[:40], labels)
     pattern = rf"{len(split.inputs)} inputs with {len(split.labels)} labels"
@@ -198,15 +199,15 @@ def test_a_split_with_a_label_too_many_or_too_few_is_refused(fewer, model, data)
 
 @each
 def test_inputs_of_another_shape_are_refused(name, model, data):
-    few = Split(torch.ones(20, 1, 7, 7), data.train.labels[:20])
+    examples = Split(torch.ones(20, 1, 7, 7), data.train.labels[:20])
     with pytest.raises(
         StatisticsError, match=r"Sequential does not take calibration inputs of shape \(\d+, 1, 7, 7\)"
     ):
-        prune(name, model, few, 0.5)
+        prune(name, model, examples, 0.5)
 
 
 @each
-def test_a_layer_that_is_never_reached_is_named(name, data):
+def test_layer_that_is_never_reached_is_named(name, data):
     model = small.mlp(0)
     model[1].spare = small.drawn(nn.Linear(4, 4), 0)
     with pytest.raises(ModelError, match=r"never reached the layer of '1.spare.weight'.*exclude"):
@@ -217,12 +218,12 @@ def test_a_layer_that_is_never_reached_is_named(name, data):
 @pytest.mark.parametrize("name", [name for name in ALL if name != "synflow"])
 def test_layer_without_information_in_the_examples_is_named(name, model, data):
     """Of inputs that are all zero; what comes after it has its biases to look at."""
-    few = Split(torch.zeros(20, 1, 8, 8), data.train.labels[:20])
+    examples = Split(torch.zeros(20, 1, 8, 8), data.train.labels[:20])
     pattern = r"'1\.weight'.*(is|are) zero .*its weights cannot be scored; pass other examples, or exclude"
     with pytest.raises(StatisticsError, match=pattern):
-        prune(name, model, few, 0.5)
+        prune(name, model, examples, 0.5)
     if name != "obd_hutchinson":  # the same, in 200 products
-        prune(name, model, few, 0.5, weights=prunable_weights(model, exclude=["1.weight"]))
+        prune(name, model, examples, 0.5, weights=prunable_weights(model, exclude=["1.weight"]))
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.EmptyLayerWarning")
@@ -286,12 +287,11 @@ def test_without_retraining_the_update_stays(model, data):
 def test_deep_compression_accepts_methods(model, data, tmp_path):
     short = Recipe(1, 0.005, 25)
     recipe = prunus.COMPRESSION_RECIPES["default"].replace(
-        density=0.5, scope="2:4", schedule="one_shot", rounds=1, retrain=short, settle=short, finetune=short,
+        density=0.5, scope="2:4", schedule="one_shot", rounds=1, retrain=short, final_retrain=short, finetune=short,
         criterion="obs", bits=3,
     )  # fmt: skip
-    done = prunus.deep_compress(model, data, recipe)
+    done = prunus.compress(model, tmp_path / "obs.prunus", data=data, preset=recipe)
     assert all(float(mask.double().mean()) == 0.5 for mask in done.masks.values())
-    prunus.save(done, tmp_path / "obs.prunus")
     again = prunus.load(tmp_path / "obs.prunus", into=tiny(1))
     assert evaluate(again, data.test) == evaluate(done.model, data.test)
 
@@ -318,10 +318,10 @@ def test_results_do_not_depend_on_the_order_of_masks(name, model, data):
     weights = prunable_weights(model)
     before = SCOPES["layer"].select({n: w.detach().abs() for n, w in weights.items()}, 0.8)
     turned = dict(reversed(before.items()))
-    one, other = (prune(name, model, data.train, 0.5, within=masks) for masks in (before, turned))
-    assert list(one.weights) == list(other.weights) == list(other.masks)
-    assert all(torch.equal(one.weights[n], other.weights[n]) for n in weights)
-    assert one.predicted_increase == other.predicted_increase
+    result, other = (prune(name, model, data.train, 0.5, within=masks) for masks in (before, turned))
+    assert list(result.weights) == list(other.weights) == list(other.masks)
+    assert all(torch.equal(result.weights[n], other.weights[n]) for n in weights)
+    assert result.predicted_increase == other.predicted_increase
 
 
 def test_steps_start_from_the_remaining_weights_of_each_layer(model, data):
@@ -338,18 +338,18 @@ def test_steps_start_from_the_remaining_weights_of_each_layer(model, data):
 
 
 def test_estimated_diagonal_depends_on_the_seed(model, data):
-    def kept(seed):
+    def increase(seed):
         options = {"num_examples": len(data.train), "seeds": (seed, 0)}
         return prune("obd_hutchinson", model, data.train, 0.5, **options).predicted_increase
 
-    assert kept(0) == kept(0)
+    assert increase(0) == increase(0)
     # The examples are the same, in another order: without other signs only the last digits would differ.
-    assert len({f"{kept(seed):.3g}" for seed in range(3)}) == 3
+    assert len({f"{increase(seed):.3g}" for seed in range(3)}) == 3
 
 
 def test_user_method_is_found_by_its_reference(tmp_path, monkeypatch):
     (tmp_path / "my_methods.py").write_text(
-        "from prunus.pruning.obs import ExactObs\n"
+        "from prunus.pruning.obs.exact_obs import ExactObs\n"
         "mine = ExactObs(damping=0.5, num_examples=300, num_steps=3)\nother = 3\n"
     )
     monkeypatch.chdir(tmp_path)

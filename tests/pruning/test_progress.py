@@ -10,15 +10,13 @@ from torch import nn
 
 from prunus.masks import all_kept
 from prunus.pruning.methods import METHODS
-from prunus.pruning.obs import (
-    DIAGONALS,
-    ExactObs,
-    Fisher,
-    FullObs,
-    layer_hessians,
-    make_objective,
-    prune_in_steps,
-)
+from prunus.pruning.obs.diagonals import DIAGONALS
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.fisher import Fisher
+from prunus.pruning.obs.full_obs import FullObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
@@ -27,7 +25,7 @@ from prunus.seeds import make_generator
 from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-from asking import sparse_gpt
+from objectives import sparse_gpt
 
 
 def network():
@@ -71,13 +69,13 @@ class Interrupted(BaseException):
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("name", long_work())
-def test_long_work_reports_its_steps_to_the_last_and_can_be_ended(name):
+def test_long_work_reports_every_step_and_can_be_interrupted(name):
     steps = {}
     long_work()[name](lambda what, done, total: steps.setdefault((what, total), []).append(done))
     assert steps
     for (_, total), done in steps.items():
         assert done[-1] == total
-        assert all(one < other for one, other in pairwise(done)), done
+        assert all(earlier < other for earlier, other in pairwise(done)), done
 
     def interrupt(what, done, total):
         raise Interrupted

@@ -22,7 +22,7 @@ PUBLISHED = {
 }
 
 
-def test_every_model_has_its_count_here():
+def test_every_built_in_model_has_a_published_count():
     assert set(PUBLISHED) == set(MODELS)
 
 
@@ -34,10 +34,10 @@ def test_published_counts(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_a_function_of_its_seed(name):
-    one, same, other = (MODELS[name](seed=seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(one[n], same[n]) for n in one)
-    assert any(not torch.equal(one[n], other[n]) for n in one)
+def test_model_is_a_function_of_its_seed(name):
+    first, same, other = (MODELS[name](seed=seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[n], same[n]) for n in first)
+    assert any(not torch.equal(first[n], other[n]) for n in first)
 
 
 def test_glorot_normal_has_its_variance():
@@ -45,7 +45,7 @@ def test_glorot_normal_has_its_variance():
     assert float(weight.var()) == pytest.approx(2 / (784 + 300), rel=0.02)
 
 
-def test_biases_and_norms_never_are():
+def test_biases_and_norms_are_not_prunable():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.Embedding(5, 2)
     )
@@ -53,7 +53,7 @@ def test_biases_and_norms_never_are():
     assert list(prunable_weights(model, exclude=["4.*"])) == ["0.weight", "3.weight"]
 
 
-def test_patterns():
+def test_include_and_exclude_select_by_pattern():
     model = models.lenet_5()
     assert list(prunable_weights(model, include=["conv*"])) == ["conv1.weight", "conv2.weight"]
     assert list(prunable_weights(model, exclude=["conv*", "fc2.weight"])) == ["fc1.weight"]
@@ -67,7 +67,7 @@ def test_nothing_to_prune_is_an_error(model):
         prunable_weights(model)
 
 
-def test_an_empty_layer_has_nothing_to_prune():
+def test_empty_layer_has_nothing_to_prune():
     with pytest.warns(UserWarning, match="zero-element"):
         model = nn.Linear(0, 3)
     with pytest.raises(NoPrunableWeightsError, match="Linear"):
@@ -84,13 +84,13 @@ def test_tied_weights_are_named():
     ]
 
 
-def test_a_layer_used_under_two_names_is_tied():
+def test_layer_used_under_two_names_is_tied():
     inner = nn.Linear(3, 3)
     with pytest.raises(TiedWeightsError):
         prunable_weights(nn.Sequential(inner, nn.ReLU(), inner))
 
 
-def test_a_tie_with_an_embedding_is_seen():
+def test_weight_tied_to_an_embedding_is_refused():
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
     model[1].weight = model[0].weight
     with pytest.raises(TiedWeightsError, match=r"'0.weight'"):

@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.errors import DensityError, NoEffectWarning, StatisticsError
+from prunus.errors import DensityError, ModelError, NoEffectWarning, StatisticsError
 from prunus.masks import mask_density
 from prunus.pruning.methods import METHODS, pruning_method, sample_examples, with_options
-from prunus.pruning.obs import SparseGpt
+from prunus.pruning.obs.objective import LOSSES
+from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Global, Layer, NByM
 from prunus.pruning.statistics import criterion
@@ -67,10 +69,6 @@ def test_prune_puts_the_result_of_the_method_into_the_model(name, model, data):
     method = with_options(pruning_method(name), num_examples=250)
     before = {n: weight.detach().clone() for n, weight in prunable_weights(model).items()}
     other = copy.deepcopy(model)
-    if (
-        name == "obd"
-    ):  # the Levenberg-Marquardt diagonal needs a chain of layers without BatchNorm in batch mode
-        pytest.importorskip("torch")
     only_train = Dataset(data.name, data.train, data.validation, NoSplit(), data.class_names)
     pruned = prunus.prune(model, 0.5, criterion=method, calibration=only_train, seed=3)
     examples = sample_examples(data.train, 250, derive_seed(3, "prune"))
@@ -110,9 +108,9 @@ def test_errors_of_the_report_are_measured_on_the_validation_split(model, data):
 def test_report_prints_a_table_and_is_json(model, data):
     report = prunus.prune(model, 0.5, scope="2:4", calibration=data).report
     assert all(word in str(report) for word in ("1.weight", "16 × 64", "50.00 % (50.00 %)", "error, zeroed"))
-    found = json.loads(json.dumps(report.to_json()))
-    assert [layer["name"] for layer in found["layers"]] == ["1.weight", "4.weight"]
-    assert found["layers"][0]["shape"] == [16, 64]
+    content = json.loads(json.dumps(report.to_json()))
+    assert [layer["name"] for layer in content["layers"]] == ["1.weight", "4.weight"]
+    assert content["layers"][0]["shape"] == [16, 64]
 
 
 def test_error_curves_give_layers_different_densities(model, data):
@@ -145,29 +143,117 @@ def test_prune_accepts_functions_scores_and_values(model):
 
     scores = {"1.weight": -model[1].weight.detach().abs()}
     models = [copy.deepcopy(model) for _ in range(3)]
-    for one, given in zip(models, (smallest, smallest.function, scores), strict=True):
-        prunus.prune(one, 0.5, criterion=given, scope=NByM(2, 4), include=["1.weight"])
+    for trial, choice in zip(models, (smallest, smallest.function, scores), strict=True):
+        prunus.prune(trial, 0.5, criterion=choice, scope=NByM(2, 4), include=["1.weight"])
     assert all(not changed(models[0].state_dict(), other) for other in models[1:])
     assert torch.equal(models[0][4].weight, model[4].weight)
 
 
+def test_calibration_may_be_a_dataset_a_split_or_a_tuple(model, data):
+    split = data.train.take(60)
+    results = []
+    for calibration in (replace(data, train=split), split, (split.inputs, split.labels)):
+        trial = copy.deepcopy(model)
+        prunus.prune(trial, 0.5, criterion="obs", calibration=calibration)
+        results.append(trial.state_dict())
+    assert not changed(state(model), model)
+    for result in results[1:]:
+        assert all(torch.equal(tensor, results[0][name]) for name, tensor in result.items())
+
+
+class Output:
+    """An output as of other libraries."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class WithOutput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x, scale=1.0):
+        return Output(scale * self.layer(x.flatten(1)))
+
+
+class Plain(nn.Module):
+    """The same outputs as a tensor."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = copy.deepcopy(layer)
+
+    def forward(self, x):
+        return 2.0 * self.layer(x.flatten(1))
+
+
+def logits(module, batch):
+    return module(batch, 2.0).logits
+
+
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
-def test_prune_uses_forward_and_refuses_a_loss_that_is_not_used(data):
-    class Scaled(nn.Module):
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow", *METHODS])
+def test_forward_reaches_the_statistics_or_is_refused(name, data):
+    """With a forward that reads an output object, the weights are those of a model that returns a tensor."""
+    torch.manual_seed(0)
+    model, split = WithOutput(), data.train.take(50)
+    plain = Plain(model.layer)
+    if name == "obd":  # its recursion follows the operations of the model itself
+        with pytest.raises(ModelError, match="recursion does not support WithOutput"):
+            prunus.prune(model, 0.5, criterion=name, calibration=split, forward=logits)
+        return
+    report = prunus.prune(model, 0.5, criterion=name, calibration=split, forward=logits).report
+    expected = prunus.prune(plain, 0.5, criterion=name, calibration=split).report
+    assert torch.equal(model.layer.weight, plain.layer.weight)
+    assert report.rows[0].error_after == expected.rows[0].error_after > 0
+
+
+def test_recalibration_uses_forward(model, data):
+    class TakesTwo(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layer = nn.Linear(64, 10)
+            self.network = copy.deepcopy(model)
 
         def forward(self, x, scale):
-            return {"logits": scale * self.layer(x.flatten(1))}
+            return Output(self.network(scale * x))
 
-    model, split = Scaled(), data.train.take(50)
-    options = {"forward": lambda module, batch: module(batch, 2.0)["logits"], "calibration": split}
-    for name in ("snip", "obs", "fisher"):
-        report = prunus.prune(copy.deepcopy(model), 0.5, criterion=name, **options).report
-        assert report.rows[0].error_after > 0
-    with pytest.raises(StatisticsError, match="Expected no loss"):
-        prunus.prune(model, 0.5, criterion="obs", loss="cross_entropy", **options)
+    network, split = TakesTwo(), data.train.take(60)
+    options = {"criterion": "magnitude", "recalibrate": True, "calibration": split}
+    report = prunus.prune(network, 0.5, forward=lambda module, x: module(x, 1.0).logits, **options).report
+    prunus.prune(model, 0.5, **options)
+    assert report.num_recalibrated == 1
+    assert torch.equal(network.network[2].running_mean, model[2].running_mean)
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
+@pytest.mark.parametrize("name", ["snip", "gradient", "grasp", "fisher", "full_obs", "obd", "obd_hutchinson"])
+def test_loss_reaches_the_statistics(name):
+    """Regression: the derivatives are those of the squared error, so that outputs without weight do not count."""
+    torch.manual_seed(1)
+    inputs, model = torch.randn(80, 6), nn.Linear(6, 3, bias=False)
+    targets = inputs @ torch.randn(6, 3)
+    calls = []
+
+    def value(outputs, targets):
+        calls.append(targets.dtype)
+        return LOSSES["squared_error"].value(outputs, targets)
+
+    counted = replace(LOSSES["squared_error"], value=value)
+    models = [copy.deepcopy(model) for _ in range(2)]
+    for trial, loss in zip(models, ("squared_error", counted), strict=True):
+        prunus.prune(trial, 0.5, criterion=name, calibration=(inputs, targets), loss=loss)
+    assert calls
+    assert set(calls) == {torch.float32}
+    assert not changed(models[0].state_dict(), models[1])
+    assert int(models[0].weight.count_nonzero()) == 9
+
+
+@pytest.mark.parametrize("name", ["magnitude", "synflow", "obs", "sparse_gpt"])
+def test_loss_that_is_not_differentiated_is_refused_by_the_name_of_the_method(name, model, data):
+    with pytest.raises(StatisticsError, match="Expected no loss, as none is differentiated") as caught:
+        prunus.prune(model, 0.5, criterion=name, calibration=data, loss="squared_error")
+    assert pruning_method(name).summary in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +291,23 @@ def test_prune_to_density_one_warns(model):
     with pytest.warns(NoEffectWarning, match="Every weight is kept"):
         prunus.prune(model, 1.0)
     assert not changed(before, model)
+
+
+def test_attached_masks_of_the_result_hold_in_a_training_loop(model, data):
+    pruned = prunus.prune(model, 0.5)
+    assert isinstance(pruned.masks, prunus.Masks)
+    assert pruned.masks.model is model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    masks = pruned.masks.attach(optimizer)
+    before = state(model)
+    for batch, labels in zip(data.train.inputs.split(100), data.train.labels.split(100), strict=True):
+        optimizer.zero_grad()
+        F.cross_entropy(model(batch), labels).backward()
+        optimizer.step()
+    assert masks.verify() == 0
+    assert masks.density == pruned.report.density == 0.5
+    assert changed(before, model) >= {"1.weight", "1.bias", "4.weight", "4.bias"}
+    assert [float((model[i].weight != 0).float().mean()) for i in (1, 4)] == [0.5, 0.5]
 
 
 def test_masks_of_the_result_hold_in_training(model, data):

@@ -1,4 +1,4 @@
-"""Laws of recalibration: the statistics of all examples together, nothing else touched, nothing in silence."""
+"""Properties of recalibration: the statistics of all examples together, and nothing else changes."""
 
 import copy
 import math
@@ -37,10 +37,10 @@ def statistics(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
 
 
-def close(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name])
+def close(actual: dict, other: dict) -> None:
+    assert actual.keys() == other.keys()
+    for name in actual:
+        torch.testing.assert_close(actual[name], other[name])
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_one_layer_gets_the_mean_and_variance_of_all_examples(norm, shape, batch
     assert norm.num_batches_tracked == math.ceil(23 / batch_size)
 
 
-def test_small_by_hand():
+def test_statistics_equal_values_computed_by_hand():
     norm = nn.BatchNorm1d(1)
     recalibrate_batchnorm(norm, torch.tensor([[0.0], [2.0], [4.0], [10.0]]), 2)
     assert norm.running_mean.item() == 4.0
     assert norm.running_var.item() == pytest.approx((16 + 4 + 0 + 36) / 3, rel=1e-6)
 
 
-def test_a_layer_that_is_far_from_zero_keeps_its_variance():
+def test_layer_that_is_far_from_zero_keeps_its_variance():
     """A mean of squares less the square of the mean would have none left in single precision."""
     norm, inputs = nn.BatchNorm1d(1), torch.arange(100.0).reshape(-1, 1)
     recalibrate_batchnorm(norm, inputs, 7)
@@ -81,7 +81,7 @@ def test_a_layer_that_is_far_from_zero_keeps_its_variance():
     torch.testing.assert_close(norm.running_var, expected)
 
 
-def test_the_second_layer_is_given_what_the_first_answers_with_its_batch():
+def test_second_norm_gets_inputs_that_the_first_normalized_by_the_batch():
     model = chain()
     inputs = draw(24, 3, 4, 4)
     assert recalibrate_batchnorm(model, inputs, 8) == 2
@@ -96,7 +96,7 @@ def test_the_second_layer_is_given_what_the_first_answers_with_its_batch():
     torch.testing.assert_close(model[6].running_var, torch.cat(seen).var(0))
 
 
-def test_with_one_batch_the_network_in_evaluation_answers_as_in_training():
+def test_one_batch_gives_the_same_outputs_in_evaluation_and_in_training():
     """Up to n and n - 1."""
     model, inputs = chain(), draw(400, 3, 4, 4)
     model[3].p = 0.0
@@ -117,7 +117,7 @@ def test_with_equal_batches_the_mean_is_that_of_torchs_cumulative_average():
     assert (ours.running_var > torchs.running_var).all()
 
 
-def test_the_order_of_batches_says_nothing():
+def test_order_of_batches_has_no_effect():
     inputs = draw(24, 3, 4, 4)
     actual = []
     for order in ([0, 1, 2], [2, 0, 1]):
@@ -127,7 +127,7 @@ def test_the_order_of_batches_says_nothing():
     close(*actual)
 
 
-def test_the_second_time_changes_nothing_and_nor_does_what_was_there():
+def test_result_does_not_depend_on_earlier_statistics():
     model, inputs = chain(), draw(23, 3, 4, 4)
     recalibrate_batchnorm(model, inputs, 8)
     first = statistics(model)
@@ -142,7 +142,7 @@ def test_the_second_time_changes_nothing_and_nor_does_what_was_there():
     assert all(torch.equal(first[name], mended[name]) for name in first)
 
 
-def test_no_batch_is_short():
+def test_batches_differ_in_size_by_one_at_most():
     """23 examples in batches of at most 11 are 8, 8 and 7, not 11, 11 and 1, which alone has no variance."""
     model, sizes = chain(), []
     model[0].register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
@@ -152,7 +152,7 @@ def test_no_batch_is_short():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
-def test_nothing_else_is_touched(training, fails):
+def test_parameters_modes_and_hooks_are_not_changed(training, fails):
     model = chain().train(training)
     model[1].eval()  # as one freezes it
     before = copy.deepcopy(model)
@@ -176,7 +176,7 @@ def test_nothing_else_is_touched(training, fails):
     assert not torch.is_inference(model[1].running_mean)
 
 
-def test_what_dropout_draws_is_not_drawn():
+def test_dropout_is_off():
     model, before = chain(), torch.get_rng_state()
     recalibrate_batchnorm(model, draw(8, 3, 4, 4))
     assert torch.equal(before, torch.get_rng_state())
@@ -190,7 +190,7 @@ def test_what_dropout_draws_is_not_drawn():
         nn.InstanceNorm1d(3, track_running_stats=True),
     ],
 )
-def test_a_model_without_statistics_is_named(model):
+def test_model_without_running_statistics_warns(model):
     with pytest.warns(
         NoEffectWarning, match=f"Expected a BatchNorm.*{type(model).__name__} reaches"
     ) as warned:
@@ -198,7 +198,7 @@ def test_a_model_without_statistics_is_named(model):
     assert warned[0].filename == __file__
 
 
-def test_a_layer_that_is_not_reached_stays_and_is_not_counted():
+def test_norm_that_is_not_reached_is_not_changed_or_counted():
     model = nn.Sequential(nn.BatchNorm1d(3))
     model.aside = nn.BatchNorm1d(3)
     model.forward = lambda x: model[0](x)
@@ -209,7 +209,7 @@ def test_a_layer_that_is_not_reached_stays_and_is_not_counted():
         assert recalibrate_batchnorm(model, draw(8, 3)) == 0
 
 
-def test_a_layer_that_is_passed_twice_has_seen_both():
+def test_norm_that_is_called_twice_has_the_statistics_of_both_inputs():
     norm, inputs = nn.BatchNorm1d(3, affine=False), draw(8, 3)
     model = nn.Sequential(norm, nn.Linear(3, 3), norm)
     assert recalibrate_batchnorm(model, inputs) == 1
@@ -220,7 +220,7 @@ def test_a_layer_that_is_passed_twice_has_seen_both():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions(dtype):
+def test_statistics_are_close_in_other_precisions(dtype):
     norm, inputs = nn.BatchNorm1d(3).to(dtype), draw(64, 3).to(dtype)
     recalibrate_batchnorm(norm, inputs, 9)
     assert norm.running_var.dtype == dtype
@@ -251,7 +251,7 @@ def test_inputs_that_are_not_finite_are_named(wrong):
     close(statistics(model), before)
 
 
-def test_a_layer_that_is_given_what_is_not_finite_is_named():
+def test_norm_with_inputs_that_are_not_finite_is_named():
     model = chain()
     with torch.no_grad():
         model[5].weight[2] = 1e38
@@ -274,7 +274,7 @@ def test_a_layer_that_is_given_what_is_not_finite_is_named():
         ((8, 3), 8, r"does not take calibration inputs of shape \(8, 3\)"),
     ],
 )
-def test_too_few_examples_and_others_than_the_models_are_refused(shape, batch_size, says):
+def test_too_few_examples_or_another_shape_are_refused(shape, batch_size, says):
     model = chain()
     before = statistics(model)
     with pytest.raises(StatisticsError, match=says):
@@ -283,7 +283,7 @@ def test_too_few_examples_and_others_than_the_models_are_refused(shape, batch_si
 
 
 @pytest.mark.parametrize("words", ["", "line one\nline two"])
-def test_a_model_that_fails_says_why_or_what_it_raised(words):
+def test_model_whose_forward_fails_is_refused_with_the_reason(words):
     class Broken(nn.Module):
         def __init__(self):
             super().__init__()

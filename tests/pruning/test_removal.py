@@ -9,7 +9,7 @@ from prunus.errors import ModelError
 from prunus.masks import apply_masks
 from prunus.pruning.graph import layer_pairs
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured import dead_neurons, remove_dead_neurons
+from prunus.pruning.structured.removal import dead_neurons, remove_dead_neurons
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def test_removal_changes_shapes_and_not_the_function(case: str) -> None:
         assert mask.shape == smaller.get_parameter(name).shape
 
 
-def test_the_report_names_exactly_the_dead() -> None:
+def test_report_lists_exactly_the_dead_neurons() -> None:
     model = models.lenet_300_100()
     masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
     masks["fc1.weight"][[3, 7]] = False
@@ -89,7 +89,7 @@ def test_the_report_names_exactly_the_dead() -> None:
     assert (second.layer, second.no_inputs, second.no_outputs) == ("fc2", (), ())
 
 
-def test_removal_goes_on_until_nothing_is_dead() -> None:
+def test_removal_is_repeated_until_no_neuron_is_dead() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
     masks["4.weight"][:, 1] = False  # neuron 1 of layer 2 is read by nobody,
@@ -101,7 +101,7 @@ def test_removal_goes_on_until_nothing_is_dead() -> None:
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("track", [True, False])
-def test_a_norm_says_how_many_channels_it_has_left(affine: bool, track: bool) -> None:
+def test_num_features_of_a_norm_is_that_of_the_remaining_channels(affine: bool, track: bool) -> None:
     def norm(channels: int) -> nn.BatchNorm1d:
         return nn.BatchNorm1d(channels, affine=affine, track_running_stats=track)
 
@@ -120,7 +120,7 @@ def test_a_norm_says_how_many_channels_it_has_left(affine: bool, track: bool) ->
     assert [(link.first, link.second) for link in layer_pairs(smaller)] == [("0", "3"), ("3", "5")]
 
 
-def test_what_flows_elsewhere_is_left_alone() -> None:
+def test_layers_whose_outputs_go_elsewhere_are_not_changed() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -133,7 +133,7 @@ def test_what_flows_elsewhere_is_left_alone() -> None:
     assert layer_pairs(Residual()) == []
 
 
-def test_a_padded_border_keeps_a_constant_neuron() -> None:
+def test_constant_neuron_before_a_padded_convolution_is_not_removed() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1))
     model[0].bias.data.fill_(1.0)
     masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
@@ -143,16 +143,16 @@ def test_a_padded_border_keeps_a_constant_neuron() -> None:
     assert left["0.weight"].shape[0] == 2
 
 
-def test_a_model_that_cannot_be_traced_is_named() -> None:
+def test_model_that_cannot_be_traced_is_named() -> None:
     class Branching(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(ModelError, match="Branching that torch.fx can trace"):
+    with pytest.raises(ModelError, match=r"Branching that torch\.fx can trace"):
         layer_pairs(Branching())
 
 
-def test_a_layer_that_is_silent_altogether_counts_once():
+def test_layer_without_connections_keeps_one_neuron():
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     model[0].bias.data.copy_(torch.tensor([1.0, 2.0, 3.0]))
     masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in prunable_weights(model).items()}
@@ -188,7 +188,7 @@ class NormedTokens(Tokens):
 
 @pytest.mark.parametrize("build", [Tokens, NormedTokens])
 @pytest.mark.parametrize("dead", ["inputs", "outputs"])
-def test_channels_that_stand_last(build, dead):
+def test_neurons_are_removed_where_channels_are_the_last_dimension(build, dead):
     model = build().eval()
     rows, columns = ({"a.weight": [1]}, {}) if dead == "inputs" else ({}, {"b.weight": [1]})
     masks = kill(model, rows, columns)
@@ -198,7 +198,7 @@ def test_channels_that_stand_last(build, dead):
 
 
 class Rows(nn.Module):
-    """A Linear that reads the rows of a picture, or its places: not the channels, though the numbers fit."""
+    """A Linear that reads the rows or the positions of an image: not its channels, although the sizes fit."""
 
     def __init__(self, flatten: bool) -> None:
         super().__init__()
@@ -246,5 +246,5 @@ class Functional(nn.Module):
 @pytest.mark.parametrize(
     "model", [Rows(False), Rows(True), Pooled(), Twins(), Functional()], ids=lambda m: type(m).__name__
 )
-def test_what_only_looks_like_a_link_is_none(model):
+def test_layers_that_are_not_connected_by_channel_are_not_paired(model):
     assert layer_pairs(model) == []

@@ -11,7 +11,7 @@ from prunus.errors import ModelError, StatisticsError
 from prunus.masks import all_kept, apply_masks
 from prunus.pruning.graph import layer_pairs, unpaired_layers
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured import dead_neurons, remove_dead_neurons
+from prunus.pruning.structured.removal import dead_neurons, remove_dead_neurons
 
 
 class Reader(nn.Module):
@@ -64,7 +64,7 @@ HOOKS = {
 
 
 @pytest.mark.parametrize("kind", [*HOOKS, "own forward", "reader"])
-def test_the_function_is_kept_or_the_removal_is_refused(kind):
+def test_removal_that_would_change_the_function_is_refused(kind):
     model = Reader() if kind == "reader" else mlp(Shifted() if kind == "own forward" else None)
     names = ("first.weight", "last.weight") if kind == "reader" else ("0.weight", "2.weight")
     if kind in HOOKS:
@@ -82,7 +82,7 @@ def test_the_function_is_kept_or_the_removal_is_refused(kind):
     assert bool(removed) is (kind == "model")
 
 
-def test_flags_and_modes_are_kept():
+def test_requires_grad_and_modes_are_those_of_the_model():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 6, bias=False), nn.ReLU(),
@@ -128,7 +128,7 @@ def test_activations_are_followed_as_modules_and_as_functions(activation):
     ):
         masks = with_dead(model, *names)
         smaller, _, removed = remove_dead_neurons(model, masks, x)
-        assert [len(one.no_inputs) + len(one.no_outputs) for one in removed] == [5]
+        assert [len(neurons.no_inputs) + len(neurons.no_outputs) for neurons in removed] == [5]
         torch.testing.assert_close(smaller(x), masked(model, masks)(x))
 
 

@@ -1,4 +1,4 @@
-"""Laws of pruning in rounds: nesting, exact densities, survivors kept, dropout scaled, resume; and sensitivity."""
+"""Pruning in rounds: nested masks, exact densities, scaled dropout, resuming; and sensitivity."""
 
 import copy
 from itertools import pairwise
@@ -10,11 +10,11 @@ from torch import nn
 
 from prunus.errors import DensityError
 from prunus.masks import are_nested
-from prunus.pruning.criteria import magnitude
+from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
 from prunus.pruning.methods import pruning_method, sample_examples
-from prunus.pruning.obs import ExactObs
+from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.schedules import iterative, layer_by_layer
@@ -27,6 +27,11 @@ from prunus.training import Recipe, evaluate, train
 RECIPE = Recipe(1, 0.005, 32)
 
 
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits.take(160, 40)
+
+
 def go(model, data, densities, **settings):
     settings = {"criterion": magnitude, "scope": Layer(), **settings}
     recipes = [RECIPE] * len(densities)
@@ -34,8 +39,8 @@ def go(model, data, densities, **settings):
 
 
 @pytest.mark.parametrize("scope", [Layer(), Global()])
-def test_rounds_have_nested_masks_and_exact_counts_that_hold_after_training(scope, mlp, few):
-    rounds = go(mlp, few, iterative(0.1, 4), scope=scope)
+def test_rounds_have_nested_masks_and_exact_counts_that_hold_after_training(scope, mlp, data):
+    rounds = go(mlp, data, iterative(0.1, 4), scope=scope)
     total = sum(weight.numel() for weight in prunable_weights(mlp).values())
     for before, after in pairwise(rounds):
         assert are_nested(after.masks, before.masks)
@@ -44,30 +49,30 @@ def test_rounds_have_nested_masks_and_exact_counts_that_hold_after_training(scop
         assert round(done.density * total) == sum(num_to_keep(density, size) for size in sizes)
     for name, mask in rounds[-1].masks.items():
         assert not mlp.get_parameter(name)[~mask].any()
-        assert not torch.signbit(mlp.get_parameter(name)[~mask]).any()  # +0.0, a hole in a file
+        assert not torch.signbit(mlp.get_parameter(name)[~mask]).any()  # +0.0, as in a file
 
 
-def test_a_density_that_the_scope_cannot_give_is_refused_before_training(mlp, few):
+def test_density_that_the_scope_cannot_give_is_refused_before_training(mlp, data):
     before = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
     for scope, densities in ((NByM(2, 4), [0.5, 0.3]), (Layer(), [0.5, 0.6])):
         with pytest.raises(DensityError):
-            go(mlp, few, densities, scope=scope)
+            go(mlp, data, densities, scope=scope)
         assert all(torch.equal(before[n], tensor) for n, tensor in mlp.state_dict().items())
 
 
-def test_layer_by_layer_does_not_prune_later_layers(mlp, few):
+def test_layer_by_layer_does_not_prune_later_layers(mlp, data):
     target = dict.fromkeys(prunable_weights(mlp), 0.2)
-    rounds = go(mlp, few, layer_by_layer(target))
-    whole = [[bool(mask.all()) for mask in done.masks.values()] for done in rounds]
-    assert whole == [[False, True, True], [False, False, True], [False, False, False]]
+    rounds = go(mlp, data, layer_by_layer(target))
+    is_dense = [[bool(mask.all()) for mask in done.masks.values()] for done in rounds]
+    assert is_dense == [[False, True, True], [False, False, True], [False, False, False]]
 
 
-def test_kept_weights_keep_their_values_when_a_round_starts(mlp, few):
+def test_kept_weights_keep_their_values_when_a_round_starts(mlp, data):
     before = {name: weight.detach().clone() for name, weight in prunable_weights(mlp).items()}
     rounds = prune_and_retrain(
         mlp,
         prunable_weights(mlp),
-        few,
+        data,
         [0.5],
         [RECIPE.replace(learning_rate=0.0)],
         criterion=magnitude,
@@ -78,36 +83,36 @@ def test_kept_weights_keep_their_values_when_a_round_starts(mlp, few):
         assert torch.equal(Layer().select(magnitude(Statistics(before)), 0.5)[name], mask)
 
 
-def test_masks_of_a_random_criterion_are_nested_in_those_of_the_round_before(mlp, few):
+def test_masks_of_a_random_criterion_are_nested_in_those_of_the_round_before(mlp, data):
     """Magnitude could not show it: pruned weights are zero, and so the smallest of the next round."""
-    rounds = go(mlp, few, iterative(0.2, 3), criterion="random")
+    rounds = go(mlp, data, iterative(0.2, 3), criterion="random")
     assert all(are_nested(after.masks, before.masks) for before, after in pairwise(rounds))
     assert not are_nested(rounds[0].masks, rounds[1].masks)
 
 
-def test_masks_of_the_first_round_are_nested_in_given_masks(mlp, few):
+def test_masks_of_the_first_round_are_nested_in_given_masks(mlp, data):
     outer = Layer().select({n: torch.rand_like(w) for n, w in prunable_weights(mlp).items()}, 0.7)
-    (only,) = go(mlp, few, [0.4], criterion="random", within=outer)
+    (only,) = go(mlp, data, [0.4], criterion="random", within=outer)
     assert are_nested(only.masks, outer)
 
 
-def test_the_update_of_the_method_is_put_into_the_model(mlp, few):
+def test_update_of_the_method_is_put_into_the_model(mlp, data):
     before = copy.deepcopy(mlp)
     (only,) = prune_and_retrain(
-        mlp, prunable_weights(mlp), few, [0.5], [RECIPE.replace(epochs=0)], criterion="obs", scope="layer"
+        mlp, prunable_weights(mlp), data, [0.5], [RECIPE.replace(epochs=0)], criterion="obs", scope="layer"
     )
     method, seed = pruning_method("obs"), derive_seed(0, "criterion", 1)
-    examples = sample_examples(few.train, method.num_examples, seed)
+    examples = sample_examples(data.train, method.num_examples, seed)
     seeds = seed, derive_seed(0, "ties", 1)
     expected = method.prune(before, prunable_weights(before), 0.5, Layer(), examples, seeds=seeds)
     for name, weight in expected.weights.items():
         assert torch.equal(mlp.get_parameter(name), weight)
         assert torch.equal(only.masks[name], expected.masks[name])
-        kept = only.masks[name]
-        assert not torch.equal(weight[kept], before.get_parameter(name)[kept])
+        mask = only.masks[name]
+        assert not torch.equal(weight[mask], before.get_parameter(name)[mask])
 
 
-def test_methods_see_examples_of_the_training_split_alone(mlp, few):
+def test_methods_see_examples_of_the_training_split_alone(mlp, data):
     """Same masks and weights whatever the test split holds; and every example is one of the training split."""
     seen = []
 
@@ -116,9 +121,9 @@ def test_methods_see_examples_of_the_training_split_alone(mlp, few):
             seen.append(calibration)
             return super().prune(model, weights, density, scope, calibration, **options)
 
-    go(mlp, few, [0.5, 0.25], criterion=Recording(num_examples=40))
-    rows = {tuple(row) for row in few.train.inputs.flatten(1).tolist()}
-    others = {tuple(row) for row in few.test.inputs.flatten(1).tolist()} - rows
+    go(mlp, data, [0.5, 0.25], criterion=Recording(num_examples=40))
+    rows = {tuple(row) for row in data.train.inputs.flatten(1).tolist()}
+    others = {tuple(row) for row in data.test.inputs.flatten(1).tolist()} - rows
     assert others
     assert len(seen) == 2
     for examples in seen:
@@ -135,9 +140,9 @@ def test_scaled_dropout_follows_the_formula_and_is_restored(mlp):
     assert mlp[3].p == 0.1
 
 
-def test_a_killed_procedure_continues_to_the_same_bits(mlp, few, tmp_path):
-    whole, parts, fresh = (copy.deepcopy(mlp) for _ in range(3))
-    expected = go(whole, few, iterative(0.2, 3))
+def test_killed_procedure_resumes_to_the_same_bits(mlp, data, tmp_path):
+    uninterrupted, parts, fresh = (copy.deepcopy(mlp) for _ in range(3))
+    expected = go(uninterrupted, data, iterative(0.2, 3))
     calls = []
 
     def kill(epoch):
@@ -146,13 +151,13 @@ def test_a_killed_procedure_continues_to_the_same_bits(mlp, few, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        go(parts, few, iterative(0.2, 3), checkpoints=tmp_path, report=kill)
-    found = go(fresh, few, iterative(0.2, 3), checkpoints=tmp_path)
-    assert [done.epochs for done in found] == [done.epochs for done in expected]
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), fresh.parameters(), strict=True))
+        go(parts, data, iterative(0.2, 3), checkpoints=tmp_path, report=kill)
+    resumed = go(fresh, data, iterative(0.2, 3), checkpoints=tmp_path)
+    assert [done.epochs for done in resumed] == [done.epochs for done in expected]
+    assert all(torch.equal(a, b) for a, b in zip(uninterrupted.parameters(), fresh.parameters(), strict=True))
 
 
-def test_sensitivity_leaves_the_model_alone_and_starts_at_its_accuracy(mlp, digits):
+def test_sensitivity_does_not_change_the_model_and_starts_at_its_accuracy(mlp, digits):
     train(mlp, digits, Recipe(8, 0.005, 32))
     before = {name: p.detach().clone() for name, p in mlp.named_parameters()}
     curves = sensitivity(mlp, digits.validation, densities=(1.0, 0.5, 0.1, 0.02))
@@ -188,7 +193,7 @@ def test_densities_are_chosen_by_tolerance():
         choose_densities({"a": curve}, -1)
 
 
-def test_a_network_that_emptied_is_warned_of(few):
+def test_emptied_layer_warns(data):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     with pytest.warns(UserWarning, match=r"'2.weight'"):
-        go(model, few, [{"1.weight": 0.5, "2.weight": 0.001}])
+        go(model, data, [{"1.weight": 0.5, "2.weight": 0.001}])

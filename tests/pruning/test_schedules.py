@@ -1,4 +1,4 @@
-"""Laws of every schedule: it ends at the target to the bit, never rises, and follows its closed formula."""
+"""Properties of every schedule: it ends at the target to the bit, never rises, and follows its closed formula."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHE
 
 
 @each_schedule
-def test_it_ends_at_the_target_and_never_rises(schedule):
+def test_schedules_end_at_the_target_and_never_rise(schedule):
     steps = schedule(TARGET, 3)
     assert len(steps) == 3
     assert steps[-1] == TARGET
@@ -24,26 +24,26 @@ def test_it_ends_at_the_target_and_never_rises(schedule):
 
 
 @given(density=st.floats(0.001, 1.0), rounds=st.integers(1, 30))
-def test_the_closed_formulas(density, rounds):
-    for t, found in enumerate(iterative(density, rounds), start=1):
-        assert found == pytest.approx(density ** (t / rounds))
-    for t, found in enumerate(cubic(density, rounds), start=1):
-        assert 1 - found == pytest.approx((1 - density) * (1 - (1 - t / rounds) ** 3))
+def test_schedules_equal_their_closed_formulas(density, rounds):
+    for t, actual in enumerate(iterative(density, rounds), start=1):
+        assert actual == pytest.approx(density ** (t / rounds))
+    for t, actual in enumerate(cubic(density, rounds), start=1):
+        assert 1 - actual == pytest.approx((1 - density) * (1 - (1 - t / rounds) ** 3))
     assert one_shot(density, rounds) == [density] * rounds
 
 
-def test_iterative_prunes_the_same_share_of_what_is_left_each_round():
+def test_iterative_prunes_the_same_fraction_of_the_remaining_weights_each_round():
     steps = [1.0, *iterative(0.02, 7)]
     assert [b / a for a, b in pairwise(steps)] == pytest.approx([0.02 ** (1 / 7)] * 7)
 
 
-def test_layer_by_layer_prunes_one_layer_a_round():
+def test_layer_by_layer_prunes_one_layer_per_round():
     assert [sum(v < 1 for v in s.values()) for s in layer_by_layer({"a": 0.1, "b": 0.1})] == [1, 2]
 
 
 @pytest.mark.parametrize("bad", [0.0, 1.5, {"a": 0.0}])
 @each_schedule
-def test_a_density_that_makes_no_sense_is_refused(schedule, bad):
+def test_density_out_of_range_is_refused(schedule, bad):
     with pytest.raises(DensityError):
         schedule(bad, 1)
 

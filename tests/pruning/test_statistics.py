@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.errors import ModelError, StatisticsError
-from prunus.pruning.criteria import gradient, grasp, obd, snip, synflow
+from prunus.pruning.criteria.gradients import gradient, grasp, obd, snip, synflow
 from prunus.pruning.methods import pruning_method, sample_examples
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Global, Layer
@@ -74,11 +74,11 @@ def test_collect_uses_the_network_in_evaluation_mode_with_the_given_weights():
     model = normed().train()
     weights = {name: weight + 1 for name, weight in copies(model).items()}
     del weights["4.weight"]  # used as it is in the model
-    found = collect(model, weights, {"gradients"}, Split(inputs(), LABELS)).gradients
+    collected = collect(model, weights, {"gradients"}, Split(inputs(), LABELS)).gradients
     model.load_state_dict({**model.state_dict(), **weights})
     F.cross_entropy(model.eval()(inputs()), LABELS).backward()
-    assert found.keys() == weights.keys()
-    for name, found_gradient in found.items():
+    assert collected.keys() == weights.keys()
+    for name, found_gradient in collected.items():
         assert torch.equal(found_gradient, model.get_parameter(name).grad)
 
 
@@ -97,10 +97,10 @@ def test_collect_changes_neither_the_model_nor_its_modes_nor_the_weights(require
 def test_collect_returns_detached_statistics_of_the_dtype_of_the_weights_also_without_grad(requires):
     model = normed()
     with torch.no_grad():
-        found = getattr(
+        collected = getattr(
             collect(model, copies(model, torch.float64), {requires}, Split(inputs(), LABELS)), requires
         )
-    assert all(tensor.dtype == torch.float64 and not tensor.requires_grad for tensor in found.values())
+    assert all(tensor.dtype == torch.float64 and not tensor.requires_grad for tensor in collected.values())
 
 
 def test_collect_calls_a_forward_and_a_loss_of_the_user():
@@ -118,7 +118,7 @@ def test_collect_calls_a_forward_and_a_loss_of_the_user():
     model, examples = Pair(), Split(inputs(), LABELS)
     with pytest.raises(StatisticsError, match="scale"):
         collect(model, copies(model), {"gradients"}, examples)
-    found = collect(
+    collected = collect(
         model,
         copies(model),
         {"gradients"},
@@ -127,7 +127,7 @@ def test_collect_calls_a_forward_and_a_loss_of_the_user():
         loss=mean_square,
     ).gradients["layer.weight"]
     mean_square(2 * model.layer(inputs()), LABELS).backward()
-    assert torch.equal(found, model.layer.weight.grad)
+    assert torch.equal(collected, model.layer.weight.grad)
 
 
 def test_collect_without_examples_is_refused():
@@ -250,7 +250,7 @@ def test_outputs_that_do_not_depend_on_the_weights_are_refused(requires):
 
 
 @pytest.mark.parametrize("requires", sorted(REQUIRES))
-def test_a_layer_that_the_forward_pass_does_not_reach_is_named(requires):
+def test_layer_that_the_forward_pass_does_not_reach_is_named(requires):
     model = nn.ModuleDict({"used": seeded(nn.Linear(4, 3)), "unused": nn.Linear(4, 3)})
     forward = {"forward": lambda module, batch: module["used"](batch)}
     with pytest.raises(ModelError, match=r"'unused\.weight'"):
@@ -312,7 +312,7 @@ def test_grasp_of_one_layer_in_closed_form():
     assert torch.allclose(grasp(stats)["weight"], w * hg, rtol=1e-10)
 
 
-def test_the_lowest_grasp_score_raises_the_gradient_norm_most():
+def test_lowest_grasp_score_raises_the_gradient_norm_most():
     """The score is, to first order, minus the change of |g|^2 / 2 as the weight shrinks towards zero."""
     model, shrink = normed(), 1e-6
     stats = statistics(model)

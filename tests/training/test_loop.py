@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from prunus.errors import CheckpointError, DivergenceError, ModelError, SpecError
 from prunus.masks import Masks
 from prunus.models.initialization import build_model
-from prunus.pruning.criteria import random
+from prunus.pruning.criteria.weights import random
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Statistics

@@ -58,8 +58,8 @@ def synflow(stats: Statistics) -> Scores:
     """SynFlow: |w| · dR/d|w|, R the sum of the outputs for an input of ones in the network of all |w|; without data.
 
     Source: Tanaka, Kunin, Yamins & Ganguli 2020. In a ReLU network without biases the scores into a unit add up to
-    those out of it, and those of every layer to R, so that no layer is emptied while another has weights to prune. That holds
-    where the scores are computed again after every few weights (in the paper 100 rounds, densities that fall
+    those out of it, and those of every layer to R, so that no layer is emptied while another has weights to prune. That
+    holds where the scores are computed again after every few weights (in the paper 100 rounds, densities that fall
     exponentially, the global scope), with the masks of the last round.
     Differences: Pruned weights count as zero. Biases and normalization layers are used as they are, where the authors
     take their absolute values too (the same for zero biases and for normalization layers before training). In float64.
@@ -81,7 +81,7 @@ def obd(stats: Statistics) -> Scores:
 
     Source: LeCun, Denker & Solla 1990, "Optimal Brain Damage", eq. 5. It assumes that the weights are at a minimum (no
     gradient) and that the Hessian is diagonal. A negative curvature, as away from a minimum, gives a negative score:
-    such a weight is pruned first. `prunus.pruning.obs.DIAGONALS` has other approximations of the diagonal.
+    such a weight is pruned first. `obs.diagonals.DIAGONALS` has other approximations of the diagonal.
 
     >>> obd(Statistics({"fc": torch.tensor([2.0, 1.0])}, hessian_diagonal={"fc": torch.tensor([1.0, 6.0])}))
     {'fc': tensor([2., 3.])}

@@ -69,9 +69,9 @@ def large_init_large_final(stats: Statistics) -> Scores:
     both thresholds.
     Differences: The authors bisect for that fraction until about the wanted number of weights passes both thresholds. A
     weight passes both exactly if its lower rank passes, so that the lower rank orders the weights as the bisection
-    does, for every fraction at once, and the count of the scope is exact. At most two weights (one by either rank) share a
-    score, unless magnitudes are equal. Ranks of layers are comparable: under the global scope every layer keeps about
-    the same fraction. Scores are in (0, 1], float64; 0 where earlier rounds pruned.
+    does, for every fraction at once, and the count of the scope is exact. At most two weights (one by either rank)
+    share a score, unless magnitudes are equal. Ranks of layers are comparable: under the global scope every layer keeps
+    about the same fraction. Scores are in (0, 1], float64; 0 where earlier rounds pruned.
 
     >>> weights, initial = {"fc": torch.tensor([1.0, 2.0, 3.0, 4.0])}, {"fc": torch.tensor([4.0, 3.0, 1.0, 2.0])}
     >>> large_init_large_final(Statistics(weights, initial=initial))["fc"].tolist()
@@ -189,11 +189,11 @@ def _same_sign(stats: Statistics) -> MaskDict:
     return {name: stats.initial[name].sign() == weight.sign() for name, weight in stats.weights.items()}
 
 
-def _lower_rank(one: Params, other: Params, masks: MaskDict) -> Params:
+def _lower_rank(first: Params, other: Params, masks: MaskDict) -> Params:
     """The lower of the two ranks of a weight in its tensor, 0 where `masks` is False. Raises NonFiniteError."""
-    _check_finite(one, other)
+    _check_finite(first, other)
     return {
-        name: torch.minimum(_ranks(one[name], mask), _ranks(other[name], mask))
+        name: torch.minimum(_ranks(first[name], mask), _ranks(other[name], mask))
         for name, mask in masks.items()
     }
 

@@ -123,7 +123,15 @@ def hutchinson(
 
 
 def hessian_vector_product(objective: Objective, direction: Tensor) -> Tensor:
-    """The Hessian times a vector [P] over all weights, by differentiating the gradient."""
+    """The Hessian times a vector [P] over all weights, by differentiating the gradient.
+
+    Args:
+        objective: The error and its weights.
+        direction: The vector.
+
+    Returns:
+        H v, [P].
+    """
 
     def error(vector: Tensor) -> Tensor:
         return objective.error(unflatten_weights(vector, objective.weights))

@@ -27,10 +27,11 @@ from prunus.masks import apply_masks
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
-from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians_at
-from prunus.pruning.obs.method import Forward, PruneTask, PruningMethod, check_damping
-from prunus.pruning.obs.state import Examine, PruningState
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
+from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
+from prunus.pruning.obs.state import PruneResult, PruningState
 from prunus.pruning.scopes import Block, Layer, NByM, Scope
+from prunus.pruning.statistics import Forward
 from prunus.types import MaskDict, Params, Progress, Scores
 
 UNSTRUCTURED = Layer()
@@ -221,23 +222,19 @@ class ExactObs(PruningMethod):
         """
 
         def examine(weights: Params, masks: MaskDict) -> ExactObsState:
-            hessians = layer_hessians_at(
-                model,
-                weights,
-                inputs,
-                damping=self.damping,
-                batch_size=self.batch_size,
-                forward=forward,
-                progress=progress,
-            )
+            hessians = layer_hessians(
+                model, weights, inputs,
+                damping=self.damping, batch_size=self.batch_size, forward=forward, progress=progress,
+            )  # fmt: skip
             return exact_obs_state(hessians, weights, masks, scope, progress)
 
         return examine
 
-    def _examiner(self, task: PruneTask) -> Examine:
-        return self.examiner(
+    def _prune(self, task: PruneTask) -> PruneResult:
+        examine = self.examiner(
             task.model, task.examples.inputs, task.scope, forward=task.forward, progress=task.progress
         )
+        return task.prune_in_steps(examine, self.num_steps)
 
 
 def exact_obs_state(

@@ -84,7 +84,12 @@ def limit_layer_update(
 
 
 def warn_of_rejected(method: str, names: Sequence[str]) -> None:
-    """Warn once, with the names of the layers whose update was rejected, where there is one."""
+    """Warn once, with the names of the layers whose update was rejected, where there is one.
+
+    Args:
+        method: The name of the method.
+        names: The names of the layers.
+    """
     if names:
         warnings.warn(
             f"The update by {method} lost more of the output than setting the pruned weights to zero in "
@@ -95,16 +100,16 @@ def warn_of_rejected(method: str, names: Sequence[str]) -> None:
         )
 
 
-def _least_squares(hessian: Tensor, rows: Tensor, kept: Tensor) -> Tensor:
-    """The least squares for `rows` [R, D] on their `kept` weights, by conjugate gradients from the kept weights."""
+def _least_squares(hessian: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+    """The least squares for `rows` [R, D] on the weights that `mask` keeps, by conjugate gradients."""
     scale = hessian.diagonal().clamp(min=torch.finfo(hessian.dtype).tiny).reciprocal()
-    solution = torch.where(kept, rows, 0.0)
-    gradient = torch.where(kept, (rows - solution) @ hessian, 0.0)
+    solution = torch.where(mask, rows, 0.0)
+    gradient = torch.where(mask, (rows - solution) @ hessian, 0.0)
     direction = gradient * scale
     square = (gradient * direction).sum(1)
     start = square.clone()
     for _ in range(MAX_ITERATIONS):
-        product = torch.where(kept, direction @ hessian, 0.0)
+        product = torch.where(mask, direction @ hessian, 0.0)
         curvature = (direction * product).sum(1)
         active = (square > CONVERGED * start) & (curvature > 0)
         if not active.any():

@@ -82,15 +82,15 @@ def _prune_tensor(state: FisherState, name: str, mask: Tensor) -> tuple[Tensor, 
     changed = (to_blocks(state.masks[name].flatten(), size) & ~remaining).any(1).nonzero().squeeze(1)
     w, pivots, increase = w.clone(), pivots.clone(), 0.0
     for chunk in torch.split(changed, max(1, CHUNK_ENTRIES // size**2)):
-        blocks, kept, before = fisher[chunk], remaining[chunk].double(), w[chunk]
-        factor = damped_cholesky(blocks, kept, damping, name)
+        blocks, is_kept, before = fisher[chunk], remaining[chunk].double(), w[chunk]
+        factor = damped_cholesky(blocks, is_kept, damping, name)
         # F_LS w_S; damping is on the diagonal alone and has no part in it.
-        product = torch.bmm(blocks, (before * (1 - kept)).unsqueeze(2)) * kept.unsqueeze(2)
-        w[chunk] = torch.where(kept > 0, before + torch.cholesky_solve(product, factor).squeeze(2), 0.0)
+        product = torch.bmm(blocks, (before * (1 - is_kept)).unsqueeze(2)) * is_kept.unsqueeze(2)
+        w[chunk] = torch.where(is_kept > 0, before + torch.cholesky_solve(product, factor).squeeze(2), 0.0)
         change = w[chunk] - before
         increase += float((torch.bmm(blocks, change.unsqueeze(2)).squeeze(2) * change).sum() / 2)
         increase += damping * float(change.square().sum()) / 2
-        pivots[chunk] = _pivots(factor, kept)
+        pivots[chunk] = _pivots(factor, is_kept)
     return from_blocks(w, old_weights), from_blocks(pivots, old_weights), increase
 
 
@@ -114,8 +114,8 @@ class Fisher(LossMethod):
     Raises:
         StatisticsError: A number out of range.
 
-    >>> from prunus.pruning.methods import prune_in_steps
-    >>> from prunus.pruning.obs import make_objective
+    >>> from prunus.pruning.obs.state import prune_in_steps
+    >>> from prunus.pruning.obs.objective import make_objective
     >>> from prunus.pruning.scopes import Global
     >>> w = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> x, d = torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[3.0], [3.0]])
@@ -155,29 +155,41 @@ class Fisher(LossMethod):
         """
 
         def examine(weights: Params, masks: MaskDict) -> FisherState:
-            here = objective.replace_weights(apply_masks(weights, masks))
-            fisher = empirical_fisher(here, self.block_size, self.batch_size, progress)
+            current = objective.replace_weights(apply_masks(weights, masks))
+            fisher = empirical_fisher(current, self.block_size, self.batch_size, progress)
             check_nonzero(fisher, masks, "The gradient by")
             pivots = {}
             for name, blocks in fisher.items():
                 remaining = to_blocks(masks[name].flatten(), blocks.shape[1]).double()
                 chunk = max(1, CHUNK_ENTRIES // blocks.shape[1] ** 2)
                 parts = [
-                    _pivots(damped_cholesky(part, kept, self.damping, name), kept)
-                    for part, kept in zip(
+                    _pivots(damped_cholesky(part, is_kept, self.damping, name), is_kept)
+                    for part, is_kept in zip(
                         torch.split(blocks, chunk), torch.split(remaining, chunk), strict=True
                     )
                 ]
-                pivots[name] = from_blocks(torch.cat(parts), here.weights[name])
+                pivots[name] = from_blocks(torch.cat(parts), current.weights[name])
             return FisherState(
-                weights=here.weights, masks=masks, fisher=fisher, pivots=pivots, damping=self.damping
+                weights=current.weights,
+                masks=masks,
+                fisher=fisher,
+                pivots=pivots,
+                damping=self.damping,
             )
 
         return examine
 
 
 def per_example_gradients(objective: Objective, batch_size: int) -> Iterator[Params]:
-    """Yield the gradient of every example's own loss by each weight, [B, ...], `batch_size` examples at a time."""
+    """Yield the gradient of every example's own loss by each weight, [B, ...], `batch_size` examples at a time.
+
+    Args:
+        objective: The network, its weights and the examples.
+        batch_size: Examples whose gradients are in memory at once.
+
+    Yields:
+        {name: gradients}
+    """
 
     def error(weights: Params, x: Tensor, target: Tensor) -> Tensor:
         outputs = objective.outputs(weights, x.unsqueeze(0))
@@ -209,7 +221,15 @@ def to_blocks(values: Tensor, block_size: int) -> Tensor:
 
 
 def from_blocks(blocks: Tensor, like: Tensor) -> Tensor:
-    """[blocks, block] -> the shape of `like`, without the filling."""
+    """[blocks, block] -> the shape of `like`, without the filling.
+
+    Args:
+        blocks: As `to_blocks` returns them.
+        like: A tensor of the shape of the result.
+
+    Returns:
+        The values.
+    """
     return blocks.flatten()[: like.numel()].reshape(like.shape)
 
 

@@ -34,7 +34,8 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.method import LossMethod, check_damping
 from prunus.pruning.obs.objective import Objective, flatten_weights, unflatten_weights
 from prunus.pruning.obs.state import Examine, PruningState
-from prunus.types import MaskDict, Params, Progress, Scores
+from prunus.pruning.scopes import Scope
+from prunus.types import Density, MaskDict, Params, Progress, Scores
 
 BATCH_SIZE = 32
 """Examples whose Jacobians are in memory at once."""
@@ -95,8 +96,8 @@ class FullObs(LossMethod):
     Raises:
         StatisticsError: A number out of range.
 
-    >>> from prunus.pruning.methods import prune_in_steps
-    >>> from prunus.pruning.obs import make_objective
+    >>> from prunus.pruning.obs.state import prune_in_steps
+    >>> from prunus.pruning.obs.objective import make_objective
     >>> from prunus.pruning.scopes import Global
     >>> w = {"weight": torch.tensor([[1.0, 1.0]])}
     >>> x, d = torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([[2.0], [4.0]])
@@ -116,9 +117,10 @@ class FullObs(LossMethod):
         super().__post_init__()
         check_damping(self.damping, self.summary)
 
-    def check_size(self, weights: Params) -> None:
-        """Raise ModelError for more weights than a full inverse can hold."""
+    def check(self, weights: Params, density: Density, scope: Scope) -> None:
+        """As `PruningMethod.check`; a ModelError for more weights than a full inverse can hold."""
         check_num_weights(sum(weight.numel() for weight in weights.values()))
+        super().check(weights, density, scope)
 
     def examiner(self, objective: Objective, *, seed: int = 0, progress: Progress | None = None) -> Examine:
         """The function (weights, masks) -> FullObsState for this objective.
@@ -139,23 +141,26 @@ class FullObs(LossMethod):
 
         def examine(weights: Params, masks: MaskDict) -> FullObsState:
             masks = {name: masks[name] for name in objective.weights}  # flattened in one order
-            remaining, here = flatten_weights(masks), objective.replace_weights(weights)
-            has_curvature, num_batches = torch.zeros_like(remaining), -(-len(here.inputs) // BATCH_SIZE)
+            remaining, current = flatten_weights(masks), objective.replace_weights(weights)
+            has_curvature, num_batches = (
+                torch.zeros_like(remaining),
+                -(-len(current.inputs) // BATCH_SIZE),
+            )
 
             def vectors() -> Iterator[Tensor]:
-                for batch, x in enumerate(gauss_newton_factors(here)):
+                for batch, x in enumerate(gauss_newton_factors(current)):
                     if progress and batch:
                         progress("batches of the inverse Hessian", batch, num_batches)
                     has_curvature.logical_or_(x.any(0))
                     # Without a derivative, the row and column of a pruned weight are those of the damping alone.
                     yield x * remaining
 
-            inverse = inverse_hessian(vectors(), len(here.inputs), self.damping)
+            inverse = inverse_hessian(vectors(), len(current.inputs), self.damping)
             if progress:
                 progress("batches of the inverse Hessian", num_batches, num_batches)
-            check_nonzero(unflatten_weights(has_curvature, here.weights), masks, "The curvature by")
+            check_nonzero(unflatten_weights(has_curvature, current.weights), masks, "The curvature by")
             inverse[~remaining], inverse[:, ~remaining] = 0.0, 0.0
-            return FullObsState(weights=here.weights, masks=masks, inverse=inverse, damping=self.damping)
+            return FullObsState(weights=current.weights, masks=masks, inverse=inverse, damping=self.damping)
 
         return examine
 

@@ -33,7 +33,6 @@ from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_outpu
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import im2col_batches, to_matrix
 from prunus.pruning.weights import with_weights
-from prunus.training.modes import eval_mode
 from prunus.types import Params, Progress
 
 DAMPING = 0.01
@@ -100,10 +99,10 @@ def layer_hessians(
     forward: Callable[[nn.Module, Tensor], object] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, LayerHessian]:
-    """Pass `inputs` through `model` once, in evaluation mode, and sum H of the layer of each of `weights`.
+    """Pass `inputs` once through a copy of `model` with these weights, and sum H of the layer of each of them.
 
     Args:
-        model: Any module; the modes of all its modules are restored.
+        model: Any module; it is not changed.
         weights: Weights of Linear, Conv1d and Conv2d layers, by name.
         inputs: Calibration examples [N, ...], on the device of the model.
         damping: λ as a fraction of the mean of H's diagonal.
@@ -118,8 +117,8 @@ def layer_hessians(
         StatisticsError: No example, not a tensor, a shape that the model does not take, damping below 0, or a layer
             whose inputs are all zero.
         NonFiniteError: Inputs of the model or of a layer are not finite.
-        ModelError: A layer of another kind, one that does not return weight · input + bias, one whose weight is used
-            elsewhere too, or one that the forward pass does not reach.
+        ModelError: A name that the model does not have, a layer of another kind, one that does not return weight ·
+            input + bias, one whose weight is used elsewhere too, or one that the forward pass does not reach.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> inputs = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
@@ -134,49 +133,25 @@ def layer_hessians(
             f"Expected a damping of at least 0, as a fraction of the mean curvature, got {damping}."
         )
     check_finite({"calibration": inputs}, "The inputs for")
-
-    def run(batch: Tensor) -> object:
-        return run_forward(model, batch, model if forward is None else partial(forward, model))
-
+    check_finite(weights, "The weight")
+    for name in weights:
+        _layer_of(model, name)
+    model = with_weights(model, weights).eval()
+    run = partial(run_forward, model, forward=model if forward is None else partial(forward, model))
     sums = {name: _HessianSum(name, _layer_of(model, name)) for name in weights}
-    with ExitStack() as stack:
-        stack.enter_context(eval_mode(model))
+    with ExitStack() as hooks:
         for layer in sums.values():
-            stack.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
-            stack.enter_context(layer.module.register_forward_hook(layer.compare_output))
+            hooks.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
+            hooks.enter_context(layer.module.register_forward_hook(layer.compare_output))
         batches = torch.split(inputs, batch_size)
         for number, batch in enumerate(batches, start=1):
             run(batch)
             if progress:
                 progress("calibration batches", number, len(batches))
     hessians = {name: layer.hessian(len(inputs), damping) for name, layer in sums.items()}
-    with eval_mode(model):
-        layers = {name: layer.module for name, layer in sums.items()}
-        _check_used_by_layers_alone(model, layers, inputs[:NUM_COMPARED_EXAMPLES], run)
+    layers = {name: layer.module for name, layer in sums.items()}
+    _check_used_by_layers_alone(model, layers, inputs[:NUM_COMPARED_EXAMPLES], run)
     return hessians
-
-
-def layer_hessians_at(
-    model: nn.Module,
-    weights: Params,
-    inputs: Tensor,
-    *,
-    damping: float = DAMPING,
-    batch_size: int = 100,
-    forward: Callable[[nn.Module, Tensor], object] | None = None,
-    progress: Progress | None = None,
-) -> dict[str, LayerHessian]:
-    """`layer_hessians` of a copy of `model` that has these weights; `model` itself is not changed."""
-    check_finite(weights, "The weight")
-    return layer_hessians(
-        with_weights(model, weights),
-        weights,
-        inputs,
-        damping=damping,
-        batch_size=batch_size,
-        forward=forward,
-        progress=progress,
-    )
 
 
 class _HessianSum:
@@ -273,26 +248,21 @@ def _check_used_by_layers_alone(
 ) -> None:
     """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
 
-    The outputs of the layers are detached, so that a gradient of the model's output, or of a layer's input, reaches a
-    weight only where something else uses it.
+    The outputs of the layers are detached (by hooks that stay), so that a gradient of the model's output, or of a
+    layer's input, reaches a weight only where something else uses it.
     """
-    weights = {name: layer.get_parameter("weight") for name, layer in layers.items()}
-    weights = {name: weight for name, weight in weights.items() if not weight.is_inference()}
-    frozen = [weight for weight in weights.values() if not weight.requires_grad]
+    parameters = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    weights = {name: p.requires_grad_() for name, p in parameters.items() if not p.is_inference()}
     tensors: list[Tensor] = []
-    with ExitStack() as stack:
-        for layer in layers.values():
-            stack.enter_context(layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True))
-        for weight in frozen:
-            stack.callback(weight.requires_grad_, False)
-            weight.requires_grad_()
-        tensors += output_tensors(run(inputs))
-        tensors = [tensor for tensor in tensors if tensor.requires_grad]
-        if not tensors or not weights:
-            return
-        gradients = torch.autograd.grad(
-            tensors, list(weights.values()), [torch.ones_like(t) for t in tensors], allow_unused=True
-        )
+    for layer in layers.values():
+        layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True)
+    tensors += output_tensors(run(inputs))
+    tensors = [tensor for tensor in tensors if tensor.requires_grad]
+    if not tensors or not weights:
+        return
+    gradients = torch.autograd.grad(
+        tensors, list(weights.values()), [torch.ones_like(t) for t in tensors], allow_unused=True
+    )
     for name, gradient in zip(weights, gradients, strict=True):
         if gradient is not None:
             raise ModelError(
@@ -351,7 +321,19 @@ def relative_output_errors(
 
 
 def output_norm(name: str, hessian: LayerHessian, weights: Params) -> float:
-    """|W X|² / N of a layer; NonFiniteError where its output is zero for all examples."""
+    """|W X|² / N of a layer; NonFiniteError where its output is zero for all examples.
+
+    Args:
+        name: Name of the weight, for the error.
+        hessian: Of its layer.
+        weights: The weights, by name.
+
+    Returns:
+        The mean over the examples.
+
+    Raises:
+        NonFiniteError: The output is zero for all examples.
+    """
     norm = hessian.error(weights[name])
     if not norm:
         raise NonFiniteError(

@@ -1,10 +1,10 @@
 """What every pruning method has in common, and the methods that use derivatives of a loss."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.errors import DensityError, StatisticsError
 from prunus.masks import all_kept
@@ -13,18 +13,16 @@ from prunus.pruning.obs.fallback import limit_update_by_loss
 from prunus.pruning.obs.objective import Loss, Objective, make_objective
 from prunus.pruning.obs.state import Examine, PruneResult, intermediate_densities, prune_in_steps
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.pruning.statistics import Forward
 from prunus.seeds import derive_seed
 from prunus.types import Density, MaskDict, Params, Progress, Split
 
 MAX_DAMPING = 1e9
 """Far above any curvature an update is rounding alone, and products of the damping overflow."""
 
-Forward = Callable[[nn.Module, Any], Tensor]
-"""(model, batch of inputs) -> outputs."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class PruningMethod:
+class PruningMethod(ABC):
     """How to prune a network: a value; `prune` does the work, and the model is not changed.
 
     Args:
@@ -63,7 +61,6 @@ class PruningMethod:
             ModelError: The method cannot prune so many weights together.
             DensityError: The scope cannot give the density, or one of those that the steps pass through.
         """
-        self.check_size(weights)
         shapes = shapes_of(weights)
         scope.check(shapes, [density])
         *between, _ = intermediate_densities(density, scope, all_kept(weights), self.num_steps)
@@ -73,9 +70,6 @@ class PruningMethod:
             raise DensityError(
                 f"{self.num_steps} steps pass through other densities on the way to {density}: {error}"
             ) from None
-
-    def check_size(self, weights: Params) -> None:
-        """Raise ModelError where the method cannot prune so many weights together."""
 
     def prune(
         self,
@@ -116,59 +110,31 @@ class PruningMethod:
             DensityError: The scope cannot give the density.
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
-        return self._prune(
-            PruneTask(
-                model,
-                weights,
-                density,
-                parse_scope(scope),
-                calibration,
-                self.summary,
-                initial,
-                within,
-                seeds,
-                forward,
-                loss,
-                progress,
-            )
-        )
+        arguments = (model, weights, density, parse_scope(scope), calibration, initial, within, seeds)
+        return self._prune(PruneTask(self.summary, *arguments, forward, loss, progress))
 
+    @abstractmethod
     def _prune(self, task: "PruneTask") -> PruneResult:
-        return prune_in_steps(
-            self._examiner(task),
-            task.weights,
-            task.density,
-            task.scope,
-            within=task.within,
-            seed=task.seeds[1],
-            num_steps=self.num_steps,
-            num_recomputations=self.num_steps,
-        )
-
-    def _examiner(self, task: "PruneTask") -> Examine:
-        """The function (weights, masks) -> state, for methods that prune in steps."""
-        raise NotImplementedError
+        """As `prune`."""
 
 
 @dataclass(frozen=True)
 class PruneTask:
     """The arguments of `PruningMethod.prune`."""
 
+    summary: str
+    """Of the method, for errors."""
     model: nn.Module
     weights: Params
     density: Density
     scope: Scope
     calibration: Split | None
-    summary: str
-    """Of the method, for errors."""
     initial: Params | None
     within: MaskDict | None
     seeds: tuple[int, int]
     forward: Forward | None
     loss: str | Loss | None
     progress: Progress | None
-    objective: Objective | None = None
-    """For methods that differentiate a loss."""
 
     @property
     def examples(self) -> Split:
@@ -178,6 +144,21 @@ class PruneTask:
         check_examples(self.calibration)
         return self.calibration
 
+    def prune_in_steps(self, examine: Examine, num_steps: int) -> PruneResult:
+        """Prune in steps of equal size, with an examination before each.
+
+        Args:
+            examine: Computes the state of the method.
+            num_steps: The number of steps.
+
+        Returns:
+            Pruned weights and masks.
+        """
+        return prune_in_steps(
+            examine, self.weights, self.density, self.scope,
+            within=self.within, seed=self.seeds[1], num_steps=num_steps, num_recomputations=num_steps,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossMethod(PruningMethod):
@@ -186,20 +167,25 @@ class LossMethod(PruningMethod):
     An update that gives a higher loss than zeroing alone is reduced, with a warning.
     """
 
+    @abstractmethod
     def examiner(self, objective: Objective, *, seed: int = 0, progress: Progress | None = None) -> Examine:
-        """The function (weights, masks) -> state of this method for `objective`."""
-        raise NotImplementedError
+        """The function (weights, masks) -> state of this method for `objective`.
+
+        Args:
+            objective: The network, its weights and the examples.
+            seed: Seed of random choices of the method.
+            progress: Called after each step of long work.
+
+        Returns:
+            The function.
+        """
 
     def _prune(self, task: PruneTask) -> PruneResult:
         inputs, labels, loss = task.examples.inputs, task.examples.labels, task.loss or "cross_entropy"
         objective = make_objective(task.model, task.weights, inputs, labels, loss=loss, forward=task.forward)
-        result = super()._prune(replace(task, objective=objective))
+        examine = self.examiner(objective, seed=derive_seed(task.seeds[0], "pruner"), progress=task.progress)
+        result = task.prune_in_steps(examine, self.num_steps)
         return limit_update_by_loss(objective, task.weights, result) if self.updates_weights else result
-
-    def _examiner(self, task: PruneTask) -> Examine:
-        assert task.objective is not None
-        seed = derive_seed(task.seeds[0], "pruner")
-        return self.examiner(task.objective, seed=seed, progress=task.progress)
 
 
 def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) -> None:
@@ -209,6 +195,9 @@ def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) ->
         damping: As the method means it.
         summary: Of the method, for the error.
         may_be_zero: Whether the method can prune without damping.
+
+    Raises:
+        StatisticsError: It is out of range.
     """
     is_in_range = 0 <= damping <= MAX_DAMPING
     if not is_in_range or (damping == 0 and not may_be_zero):

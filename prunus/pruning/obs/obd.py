@@ -77,11 +77,11 @@ class Obd(LossMethod):
         """
 
         def examine(weights: Params, masks: MaskDict) -> ObdState:
-            here = objective.replace_weights(apply_masks(weights, masks))
+            current = objective.replace_weights(apply_masks(weights, masks))
             num_remaining = sum(int(mask.sum()) for mask in masks.values())
             # With fewer weights an estimate uses new random numbers.
             draw = derive_seed(seed, "diagonal", num_remaining)
-            diagonal = DIAGONALS[self.diagonal](here, seed=draw, progress=progress)
-            return ObdState(weights=here.weights, masks=masks, hessian_diagonal=diagonal)
+            diagonal = DIAGONALS[self.diagonal](current, seed=draw, progress=progress)
+            return ObdState(weights=current.weights, masks=masks, hessian_diagonal=diagonal)
 
         return examine

@@ -44,7 +44,15 @@ class Loss:
     """Whether targets are labels, int64 [B]; otherwise they are numbers [B, C]."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise StatisticsError unless `targets` fit `outputs` [B, C]."""
+        """Raise StatisticsError unless `targets` fit `outputs` [B, C].
+
+        Args:
+            outputs: The outputs of the network.
+            targets: Labels [B], or numbers [B, C].
+
+        Raises:
+            StatisticsError: They do not fit each other, or a label is out of range.
+        """
         fits = outputs.dim() == 2 and (
             targets.shape == outputs.shape[:1] and targets.dtype == torch.int64
             if self.takes_labels
@@ -111,7 +119,15 @@ class Objective:
     """Calls the model on a batch of inputs; None: `model(inputs)`."""
 
     def outputs(self, weights: Params, inputs: Tensor) -> Tensor:
-        """The outputs [B, C] of the model with its parameters replaced by `weights`, for `inputs` [B, ...]."""
+        """The outputs [B, C] of the model with its parameters replaced by `weights`, for `inputs` [B, ...].
+
+        Args:
+            weights: Parameters by name.
+            inputs: A batch.
+
+        Returns:
+            [B, C]
+        """
         model = self.model
         if self.forward is not None:
             model = _ForwardModule(model, self.forward)

@@ -32,7 +32,7 @@ from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
-from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians_at
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
 from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope, shapes_of
@@ -62,7 +62,8 @@ class SparseGpt(PruningMethod):
         StatisticsError: A number out of range, or more than one step.
 
     >>> from prunus.pruning.scopes import Layer
-    >>> model = nn.Linear(2, 1, bias=False)
+    >>> from prunus.types import Split
+    >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> examples = Split(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.zeros(2, dtype=torch.int64))
     >>> weights = {"weight": torch.tensor([[0.5, 1.0]])}
     >>> SparseGpt(damping=1e-6).prune(model, weights, 0.5, Layer(), examples).weights
@@ -90,15 +91,10 @@ class SparseGpt(PruningMethod):
 
     def _prune(self, task: PruneTask) -> PruneResult:
         weights, within, progress = task.weights, task.within, task.progress
-        hessians = layer_hessians_at(
-            task.model,
-            weights if within is None else apply_masks(weights, within),
-            task.examples.inputs,
-            damping=self.damping,
-            batch_size=self.batch_size,
-            forward=task.forward,
-            progress=progress,
-        )
+        hessians = layer_hessians(
+            task.model, weights if within is None else apply_masks(weights, within), task.examples.inputs,
+            damping=self.damping, batch_size=self.batch_size, forward=task.forward, progress=progress,
+        )  # fmt: skip
         return self.prune_layers(
             hessians, weights, task.density, task.scope, within=within, seed=task.seeds[1], progress=progress
         )
@@ -143,10 +139,11 @@ class SparseGpt(PruningMethod):
             densities = densities_by_name(density, list(weights))
             for number, (name, weight) in enumerate(weights.items(), start=1):
                 layer = ColumnPruner(name, weight, hessians[name])
-                kept = to_matrix(masks[name])
-                counts = scope.column_counts(kept, densities[name], step, name)
+                mask_matrix = to_matrix(masks[name])
+                counts = scope.column_counts(mask_matrix, densities[name], step, name)
                 layer.run(
-                    step, select_columns(name, scope, counts, step, None if within is None else kept, seed)
+                    step,
+                    select_columns(name, scope, counts, step, None if within is None else mask_matrix, seed),
                 )
                 layers[name] = layer.result()
                 if progress:
@@ -239,15 +236,20 @@ class ColumnPruner:
         )
         self.w = self._by_column(to_matrix(weight)).clone(memory_format=torch.contiguous_format)
         self.errors = torch.zeros_like(self.w)
-        self.kept = torch.zeros_like(self.w, dtype=torch.bool)
+        self.mask = torch.zeros_like(self.w, dtype=torch.bool)
         self.predicted_increase = 0.0
         self.seconds = time.perf_counter() - start
 
     def run(self, step: int, select: SelectColumns) -> None:
-        """Select masks of `step` columns at a time and update, from the first column to the last."""
+        """Select masks of `step` columns at a time and update, from the first column to the last.
+
+        Args:
+            step: Columns at a time.
+            select: Selects the mask of these columns.
+        """
         start = time.perf_counter()
         self._run_columns(0, self.num_columns, step, select)
-        self.w.masked_fill_(~self.kept, 0.0)
+        self.w.masked_fill_(~self.mask, 0.0)
         norms = torch.linalg.vector_norm(self.errors, dim=2).double()
         self.predicted_increase = float(norms.square().sum()) / 2
         self.seconds += time.perf_counter() - start
@@ -256,8 +258,8 @@ class ColumnPruner:
         """Prune columns that have compensated for those before `first`; None: masks are selected already."""
         width = end - first
         if select and width <= step:
-            kept = self._by_column(select(first, end, self._matrix(self._scores(first, end))))
-            self.kept[:, first:end], self.errors[:, first:end] = kept, ~kept
+            mask = self._by_column(select(first, end, self._matrix(self._scores(first, end))))
+            self.mask[:, first:end], self.errors[:, first:end] = mask, ~mask
             select = None
         if width == 1:
             # Until now 1 where pruned, else 0. Pruned weights are set to zero at the end, for all columns at once.
@@ -291,7 +293,7 @@ class ColumnPruner:
         """The pruned layer; an update that is worse than zeroing is solved for again."""
         start = time.perf_counter()
         weight, mask = (
-            from_matrix(self._matrix(columns), self.original).contiguous() for columns in (self.w, self.kept)
+            from_matrix(self._matrix(columns), self.original).contiguous() for columns in (self.w, self.mask)
         )
         weight, was_rejected = limit_layer_update(self.hessian, self.original, mask, weight)
         increase = self.predicted_increase

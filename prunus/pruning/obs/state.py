@@ -8,6 +8,7 @@
 weights to zero and changes nothing else.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from prunus.types import Density, MaskDict, Params, Scores, numel_by_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruningState:
+class PruningState(ABC):
     """What a pruning method knows of a network at some weights; a value, which pruning does not change."""
 
     weights: Params
@@ -36,9 +37,9 @@ class PruningState:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds per layer since the examination, for methods that prune the layers one by one."""
 
+    @abstractmethod
     def scores(self) -> Scores:
         """One finite score per weight; of the remaining weights the lowest is pruned first."""
-        raise NotImplementedError
 
     def prune_to(self, masks: MaskDict) -> Self:
         """Prune the weights that `masks` do not keep, and update the others.
@@ -57,9 +58,9 @@ class PruningState:
             )
         return self._prune_to({name: masks[name] for name in self.weights})
 
+    @abstractmethod
     def _prune_to(self, masks: MaskDict) -> Self:
         """As `prune_to`, with nested masks in the order of the weights."""
-        raise NotImplementedError
 
 
 Examine = Callable[[Params, MaskDict], PruningState]
@@ -159,8 +160,8 @@ def intermediate_densities(
 
     >>> import torch
     >>> from prunus.pruning.scopes import Global
-    >>> intermediate_densities(0.4, Global(), {"fc": torch.ones(10, dtype=torch.bool)}, 3)
-    [0.8, 0.6, 0.4]
+    >>> intermediate_densities(0.5, Global(), {"fc": torch.ones(10, dtype=torch.bool)}, 2)
+    [0.75, 0.5]
     """
     starts = {name: mask_density({name: mask}) for name, mask in masks.items()}
     uneven = not scope.ranks_layers_together and len(set(starts.values())) > 1

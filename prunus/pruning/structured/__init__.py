@@ -1,5 +1,1 @@
-"""Structured pruning: remove whole neurons and filters."""
-
-from prunus.pruning.structured.removal import DeadNeurons, dead_neurons, remove_dead_neurons
-
-__all__ = ["DeadNeurons", "dead_neurons", "remove_dead_neurons"]
+"""Structured pruning: the removal of whole neurons and filters."""

@@ -203,23 +203,25 @@ def _run_between(model: nn.Module, pair: LayerPair, value: Tensor) -> Tensor:
     return value
 
 
-def _keep_neurons(model: nn.Module, pair: LayerPair, kept: Tensor, masks: MaskDict) -> None:
+def _keep_neurons(model: nn.Module, pair: LayerPair, is_kept: Tensor, masks: MaskDict) -> None:
     """Keep only these neurons in the two layers, the norms between them, and the masks."""
     second = model.get_submodule(pair.second)
-    columns = kept.repeat_interleave(weight_of(second).shape[1] // len(kept))
+    columns = is_kept.repeat_interleave(weight_of(second).shape[1] // len(is_kept))
     for owner in (pair.first, *pair.norms(dict(model.named_modules()))):
         for key in ("weight", "bias", "running_mean", "running_var"):
-            _keep_entries(model.get_submodule(owner), key, 0, kept, masks, owner)
-        _set_size(model.get_submodule(owner), ("out_features", "out_channels", "num_features"), kept)
+            _keep_entries(model.get_submodule(owner), key, 0, is_kept, masks, owner)
+        _set_size(model.get_submodule(owner), ("out_features", "out_channels", "num_features"), is_kept)
     _keep_entries(second, "weight", 1, columns, masks, pair.second)
     _set_size(second, ("in_features", "in_channels"), columns)
 
 
-def _keep_entries(module: nn.Module, key: str, dim: int, kept: Tensor, masks: MaskDict, owner: str) -> None:
+def _keep_entries(
+    module: nn.Module, key: str, dim: int, is_kept: Tensor, masks: MaskDict, owner: str
+) -> None:
     tensor = getattr(module, key, None)
     if tensor is None:
         return
-    indices = kept.nonzero().flatten()
+    indices = is_kept.nonzero().flatten()
     shorter = tensor.detach().index_select(dim, indices)
     if isinstance(tensor, nn.Parameter):
         setattr(module, key, nn.Parameter(shorter, tensor.requires_grad))
@@ -229,8 +231,8 @@ def _keep_entries(module: nn.Module, key: str, dim: int, kept: Tensor, masks: Ma
         masks[f"{owner}.{key}"] = masks[f"{owner}.{key}"].index_select(dim, indices)
 
 
-def _set_size(module: nn.Module, names: Sequence[str], kept: Tensor) -> None:
+def _set_size(module: nn.Module, names: Sequence[str], is_kept: Tensor) -> None:
     """Set the attribute of a module that has one of these names to the number of neurons kept."""
     for name in names:
         if hasattr(module, name):
-            setattr(module, name, int(kept.sum()))
+            setattr(module, name, int(is_kept.sum()))

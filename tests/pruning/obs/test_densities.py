@@ -11,13 +11,10 @@ from torch.nn import functional as F
 from prunus.errors import DensityError
 from prunus.masks import all_kept
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.obs import (
-    ExactObs,
-    allocate_densities,
-    error_curves,
-    layer_hessians,
-    prune_in_steps,
-)
+from prunus.pruning.obs.densities import allocate_densities, error_curves
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
@@ -25,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 from layers import convolution, draw, linear
 
 
-def test_a_budget_is_the_best_of_all_choices():
+def test_allocation_is_the_best_of_all_choices():
     levels = (0.2, 0.5, 0.7, 1.0)
     sizes = {"a": 10, "b": 20, "c": 30}
     rough = {name: dict(zip(levels, draw(4, role=name).square().tolist(), strict=True)) for name in sizes}
@@ -42,7 +39,7 @@ def test_a_budget_is_the_best_of_all_choices():
         assert sum(num_to_keep(selected[n], sizes[n]) for n in sizes) <= num_to_keep(density, 60)
 
 
-def test_on_convex_curves_a_budget_is_the_global_scope():
+def test_allocation_of_convex_curves_is_that_of_the_global_scope():
     scores = {name: draw(*shape, role=name).square() for name, shape in {"a": (10, 5), "b": (7, 10)}.items()}
     sizes = {name: score.numel() for name, score in scores.items()}
     fine = [level / 350 for level in range(1, 351)]
@@ -64,12 +61,12 @@ def test_curves_are_the_errors_of_exact_obs():
         assert done.predicted_increase == pytest.approx(curve[density], rel=0.01)
 
 
-def test_a_budget_below_every_level_is_named():
+def test_density_below_every_level_is_refused():
     with pytest.raises(DensityError, match="lowest levels"):
         allocate_densities({"a": {0.5: 1.0, 1.0: 0.0}}, {"a": 10}, 0.3)
 
 
-def test_no_warning_comes_of_ordinary_use():
+def test_ordinary_use_gives_no_warning():
     model, weights, inputs = convolution("padded")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

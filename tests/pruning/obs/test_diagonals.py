@@ -15,21 +15,15 @@ from prunus.models import MODELS
 from prunus.models.mlp import ScaledTanh, mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.graph import layer_chain
-from prunus.pruning.obs import (
-    DIAGONALS,
-    LOSSES,
-    Objective,
-    make_objective,
-)
-from prunus.pruning.obs.diagonals import hutchinson, pooling_weights
-from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.obs.diagonals import DIAGONALS, hutchinson, pooling_weights
+from prunus.pruning.obs.objective import LOSSES, Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import Statistics
 from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import draw, make_test_objective
+from objectives import draw, make_test_objective
 
 ACTIVATIONS = [
     nn.Tanh(),
@@ -55,9 +49,9 @@ def true_hessian(objective: Objective) -> Tensor:
     )
 
 
-def relative_error(one: Params, other: Params) -> float:
+def relative_error(actual: Params, other: Params) -> float:
     """The largest relative error of a tensor."""
-    return max(float((one[n] - other[n]).abs().max() / other[n].abs().max()) for n in other)
+    return max(float((actual[n] - other[n]).abs().max() / other[n].abs().max()) for n in other)
 
 
 def convolved_1d() -> nn.Sequential:
@@ -94,14 +88,16 @@ def convolved() -> nn.Sequential:
 def test_loss_derivatives_are_those_of_autograd(loss):
     outputs = draw(5, 4).requires_grad_()
     targets = draw(5, 4, role="t") if loss == "squared_error" else torch.tensor([0, 1, 2, 3, 1])
-    own = LOSSES[loss]
-    (slope,) = torch.autograd.grad(own.value(outputs, targets).sum(), outputs)
-    torch.testing.assert_close(slope, own.gradient(outputs, targets))
-    root = own.hessian_root(outputs, targets)
+    loss_functions = LOSSES[loss]
+    (slope,) = torch.autograd.grad(loss_functions.value(outputs, targets).sum(), outputs)
+    torch.testing.assert_close(slope, loss_functions.gradient(outputs, targets))
+    root = loss_functions.hessian_root(outputs, targets)
     for place in range(5):
-        full = hessian(lambda o, p=place: own.value(o[None], targets[p : p + 1])[0])(outputs[place])
+        full = hessian(lambda o, p=place: loss_functions.value(o[None], targets[p : p + 1])[0])(
+            outputs[place]
+        )
         torch.testing.assert_close(root[place] @ root[place].T, full)
-        torch.testing.assert_close(own.hessian_diagonal(outputs, targets)[place], full.diagonal())
+        torch.testing.assert_close(loss_functions.hessian_diagonal(outputs, targets)[place], full.diagonal())
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -118,7 +114,7 @@ def test_exact_is_the_diagonal_of_the_true_hessian(loss):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)
-def test_the_recursion_is_exact_with_one_hidden_layer_and_squared_error(activation):
+def test_recursion_is_exact_with_one_hidden_layer_and_squared_error(activation):
     """Any activation, also after the last layer (eq. 8); Levenberg-Marquardt differs where f'' is not zero."""
     model = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3), activation)
     objective = make_test_objective(model, (4,))
@@ -129,7 +125,7 @@ def test_the_recursion_is_exact_with_one_hidden_layer_and_squared_error(activati
     assert (relative_error(lm, exact) < BAR) == isinstance(activation, nn.ReLU)
 
 
-def test_the_recursion_is_exact_through_layers_one_unit_wide():
+def test_recursion_is_exact_through_layers_one_unit_wide():
     """However deep: there are no mixed derivatives to leave out."""
     layers = itertools.chain.from_iterable((nn.Linear(1, 1), nn.Tanh()) for _ in range(5))
     objective = make_test_objective(nn.Sequential(nn.Linear(3, 1), ScaledTanh(), *layers), (3,))
@@ -145,7 +141,7 @@ def test_cross_entropy_is_exact_in_the_last_layer():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_last_layer_that_shares_weights_is_exact_with_squared_error_alone(loss):
+def test_last_layer_that_shares_weights_is_exact_with_squared_error_alone(loss):
     """A convolution's places are outputs of their own, which cross-entropy couples through the weights they share."""
     objective = make_test_objective(
         nn.Sequential(nn.Conv2d(2, 1, 2), nn.Tanh(), nn.Flatten()), (2, 3, 3), loss
@@ -165,7 +161,7 @@ POOLS_1D = [
 
 @pytest.mark.parametrize("pool", POOLS_1D, ids=str)
 @pytest.mark.parametrize("shape", [(1, 4), (4,)], ids=["a channel", "features"])
-def test_through_a_pooling_of_one_axis_it_is_exact_with_one_hidden_layer(pool, shape):
+def test_recursion_is_exact_through_pooling_of_one_axis(pool, shape):
     """Windows that share no unit; whether there is an axis of channels, or only units."""
     model = nn.Sequential(
         nn.Linear(4, 6), nn.Tanh(), pool, nn.Flatten(), nn.Linear(pool(draw(1, 6)).shape[1], 2)
@@ -176,7 +172,7 @@ def test_through_a_pooling_of_one_axis_it_is_exact_with_one_hidden_layer(pool, s
 
 @pytest.mark.parametrize("mode", ["zeros", "replicate", "circular"])
 @pytest.mark.parametrize("layer", [nn.Conv1d, nn.Conv2d])
-def test_through_a_padded_convolution_it_is_exact_with_one_hidden_layer(layer, mode):
+def test_recursion_is_exact_through_a_padded_convolution(layer, mode):
     """On one place: no weight is shared, and padding puts its input under the whole kernel."""
     model = nn.Sequential(
         layer(2, 3, 2), nn.Tanh(), layer(3, 2, 3, padding=1, padding_mode=mode), nn.Tanh(), nn.Flatten()
@@ -186,7 +182,7 @@ def test_through_a_padded_convolution_it_is_exact_with_one_hidden_layer(layer, m
     assert relative_error(DIAGONALS["recursion"](objective), exact) < BAR
 
 
-def test_the_sign_of_the_second_derivative_is_plus():
+def test_sign_of_the_second_derivative_is_plus():
     """Printed with minus in eq. 7; finite differences of the error decide."""
     objective = make_test_objective(nn.Sequential(nn.Linear(2, 1), nn.Tanh()), (2,))
     w, step = flatten_weights(objective.weights), 1e-4
@@ -268,7 +264,7 @@ def unshared(model: nn.Module, objective: Objective) -> Params:
 @pytest.mark.parametrize(
     ("make", "shape"), [(convolved, (2, 7, 7)), (convolved_1d, (2, 13))], ids=["2-d", "1-d"]
 )
-def test_through_every_kind_of_layer_it_is_the_recursion_with_whole_matrices(make, shape, loss):
+def test_recursion_through_every_kind_of_layer_equals_that_with_dense_matrices(make, shape, loss):
     """BatchNorm, both poolings, padding, groups: against Jacobians that know nothing of layers."""
     objective = make_test_objective(make(), shape, loss, n=4)
     weights = prunable_weights(objective.model)
@@ -362,14 +358,14 @@ def test_functions_and_methods_count_as_modules():
 
     listed = nn.Sequential(nn.Conv2d(1, 2, 2), Twice(), nn.AvgPool2d(2), nn.ReLU(), nn.MaxPool2d(2),
                            nn.Flatten(), nn.Linear(2, 3))  # fmt: skip
-    one = make_test_objective(Written(), (1, 5, 5))
+    objective = make_test_objective(Written(), (1, 5, 5))
     renamed = {"conv": "0", "fc": "6"}
-    places = {name: f"{renamed[name.split('.')[0]]}.{name.split('.')[1]}" for name in one.weights}
-    listed.load_state_dict({places[name]: weight for name, weight in one.weights.items()})
-    other = make_objective(listed.double(), dict(listed.named_parameters()), one.inputs, one.targets,
+    places = {name: f"{renamed[name.split('.')[0]]}.{name.split('.')[1]}" for name in objective.weights}
+    listed.load_state_dict({places[name]: weight for name, weight in objective.weights.items()})
+    other = make_objective(listed.double(), dict(listed.named_parameters()), objective.inputs, objective.targets,
                       loss="squared_error")  # fmt: skip
     actual = DIAGONALS["recursion"](other)
-    for name, h in DIAGONALS["recursion"](one).items():
+    for name, h in DIAGONALS["recursion"](objective).items():
         torch.testing.assert_close(h, actual[places[name]])
 
 
@@ -401,7 +397,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_through_a_function_it_is_exact_with_one_hidden_layer(name):
+def test_recursion_is_exact_through_functions(name):
     objective = make_test_objective(Applied(FUNCTIONS[name]), (1, 4))
     assert relative_error(DIAGONALS["recursion"](objective), DIAGONALS["exact"](objective)) < BAR
 
@@ -414,7 +410,7 @@ def test_hutchinson_converges_and_depends_on_its_seed():
         [flatten_weights(hutchinson(objective, seed=seed, num_samples=50)) for seed in range(8)]
     )
     assert ((estimates.mean(0) - expected).abs() <= 5 * spread / 400**0.5 + 1e-12).all()
-    # The spread that its card states, over eight estimates of 50 samples.
+    # The standard deviation that its docstring states, over eight estimates of 50 samples.
     ratio = estimates.std(0).square().sum() / (spread.square() / 50).sum()
     assert 0.3 < float(ratio) < 3
     assert torch.equal(flatten_weights(hutchinson(objective, seed=1, num_samples=50)), estimates[1])
@@ -510,7 +506,7 @@ def test_weight_of_a_norm_is_refused_by_the_recursion():
         DIAGONALS["recursion"](make_test_objective(convolved(), (2, 7, 7)))
 
 
-def test_invalid_objectives_have_a_named_error():
+def test_invalid_objectives_are_refused():
     model = mlp(3, 2).double()
     weights, x, d = dict(model.named_parameters()), draw(4, 3), draw(4, 2)
     ask = lambda **fixed: make_objective(  # noqa: E731
@@ -562,12 +558,12 @@ def test_layer_that_one_example_of_many_reaches_is_accepted():
     }
 
 
-def test_a_label_out_of_range_is_found_beyond_the_first_example():
+def test_label_out_of_range_is_found_beyond_the_first_example():
     with pytest.raises(StatisticsError, match="below C"):
         make_objective(mlp(3, 2), prunable_weights(mlp(3, 2)), torch.ones(2, 3), torch.tensor([0, 5]))
 
 
-def test_a_layer_alone_is_a_chain():
+def test_single_layer_is_a_chain():
     objective = make_test_objective(nn.Linear(3, 2), (3,))
     assert relative_error(DIAGONALS["recursion"](objective), DIAGONALS["exact"](objective)) < BAR
 

@@ -14,22 +14,19 @@ from prunus.errors import DensityError, NonFiniteError
 from prunus.masks import all_kept, mask_density
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.matrix import to_matrix
-from prunus.pruning.obs import (
-    ExactObs,
-    layer_hessians,
-    prune_in_steps,
-    relative_output_errors,
-)
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, Block, NByM, parse_scope
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-from asking import sparse_gpt
 from layers import IN, OUT, N, convolution, correlated, linear
+from objectives import sparse_gpt
 
 
 def deleted_by_hand(row: Tensor, hessian: Tensor) -> list[tuple[int, float]]:
-    """Which weight is the cheapest to delete next, and its cost, by solving for every candidate anew."""
+    """Which weight is the cheapest to delete next, and its cost, from one linear system per candidate."""
     left, path, spent = list(range(len(row))), [], 0.0
     while left:
         costs = {q: cost_without(row, hessian, [p for p in left if p != q]) for q in left}
@@ -159,7 +156,7 @@ def test_masks_have_the_pattern_and_the_update_lowers_the_error(method, scope, k
     assert all(ours < relative_output_errors(actual, weights, rival)[name] for rival in rivals)
 
 
-def test_an_n_m_run_deletes_from_every_group_before_it_empties_one():
+def test_n_by_m_scores_prune_every_group_before_one_is_emptied():
     model, weights, inputs = linear()
     scores = ExactObs().examiner(model, inputs, NByM(2, 4))(weights, all_kept(weights)).scores()["weight"]
     for row in scores:
@@ -198,7 +195,7 @@ def test_layer_called_by_keyword_is_examined():
     torch.testing.assert_close(actual.hessian[0], 2 * inputs.T @ inputs / N)
 
 
-def test_a_block_costs_what_its_weights_cost_together():
+def test_block_costs_what_its_weights_cost_together():
     model, weights, inputs = linear()
     state = ExactObs().examiner(model, inputs, Block(1, 4))(weights, all_kept(weights))
     scores, hessian = state.scores()["weight"], state.hessians["weight"].damped()[0]

@@ -12,15 +12,11 @@ from prunus.errors import NonFiniteError, UpdateRejectedWarning
 from prunus.masks import all_kept, apply_masks
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import METHODS, pruning_method, with_options
-from prunus.pruning.obs import (
-    LayerHessian,
-    SparseGpt,
-    exact_obs_state,
-    layer_hessians,
-    make_objective,
-    prune_in_steps,
-    relative_output_errors,
-)
+from prunus.pruning.obs.exact_obs import exact_obs_state
+from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
+from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.sparse_gpt import SparseGpt
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, parse_scope
 from prunus.pruning.statistics import Statistics
@@ -28,7 +24,7 @@ from prunus.seeds import make_generator
 from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-from asking import sparse_gpt
+from objectives import sparse_gpt
 
 ROWS, COLUMNS = 8, 48
 
@@ -76,7 +72,7 @@ def test_no_update_is_worse_than_zeroing(name, density, kind, damping, dtype):
         for method, prune in methods.items():
             try:
                 done = prune(weights, density, scope)
-            except NonFiniteError:  # more damping is asked for
+            except NonFiniteError:  # the message says to use more damping
                 if damping > 1e-10:
                     raise
                 continue
@@ -133,7 +129,7 @@ def examples(n=60):
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("name", ["fisher", "full_obs"])
 @pytest.mark.parametrize("damping", [1e-2, 1e-5])
-def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name, damping):
+def test_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name, damping):
     model, split = network(), examples()
     weights = {n: w.detach() for n, w in prunable_weights(model).items()}
     method = with_options(METHODS[name], damping=damping)
@@ -145,7 +141,7 @@ def test_an_update_by_the_loss_never_raises_the_loss_above_that_of_zeroing(name,
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("name", [*METHODS, "snip", "gradient", "grasp", "synflow"])
-def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
+def test_pruned_weight_is_plus_zero_and_stays_pruned(name):
     model, split = network(), examples()
     weights = {n: -w.detach().abs() - 0.1 for n, w in prunable_weights(model).items()}
     within = SCOPES["layer"].select(CRITERIA["magnitude"](Statistics(weights)), 0.75)
@@ -157,7 +153,7 @@ def test_a_pruned_weight_is_plus_zero_and_stays_pruned(name):
         assert torch.isfinite(done.weights[key]).all()
 
 
-def test_masks_win_over_infinity_and_minus_zero():
+def test_pruned_weights_are_plus_zero_whatever_their_values_were():
     masked = apply_masks(
         {"w": torch.tensor([float("inf"), float("nan"), -1.0, 2.0])},
         {"w": torch.tensor([False, False, False, True])},

@@ -1,5 +1,5 @@
-"""Laws of pruning by the blockwise empirical Fisher: gradients against loops, blocks against dense algebra and the
-recursive inverse, updates against the constrained minimum, and one step against many.
+"""Pruning by the blockwise empirical Fisher: gradients against loops, blocks against dense algebra and the recursive
+inverse, updates against the constrained minimum, and one step against many.
 """
 
 import math
@@ -17,10 +17,10 @@ from prunus.masks import all_kept, are_nested, mask_density
 from prunus.models import MODELS
 from prunus.models.mlp import mlp
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import Fisher, Objective, make_objective
 from prunus.pruning.obs.fisher import (
     CHUNK_ENTRIES,
     MAX_FISHER_BYTES,
+    Fisher,
     damped_cholesky,
     empirical_fisher,
     from_blocks,
@@ -28,7 +28,7 @@ from prunus.pruning.obs.fisher import (
     to_blocks,
 )
 from prunus.pruning.obs.full_obs import FullObsState, inverse_hessian
-from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
@@ -36,9 +36,9 @@ from prunus.seeds import make_generator
 from prunus.types import MaskDict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-import asking
+import objectives
 import small
-from asking import draw
+from objectives import draw
 
 
 class Normed(nn.Module):
@@ -58,7 +58,7 @@ class Normed(nn.Module):
         return self.last(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-make_test_objective = partial(asking.make_test_objective, loss="cross_entropy", n=30, biases=False)
+make_test_objective = partial(objectives.make_test_objective, loss="cross_entropy", n=30, biases=False)
 
 
 def without(objective: Objective, gone: Sequence[int]) -> MaskDict:
@@ -156,20 +156,20 @@ def test_built_in_models_are_pruned_and_not_changed(name):
 
 
 @pytest.mark.parametrize("block", [1, 4, 7, 1000])
-def test_the_fisher_is_the_mean_outer_product_in_blocks_of_one_tensor(block):
+def test_fisher_is_the_mean_outer_product_in_blocks_of_one_tensor(block):
     """In any order of the examples, in any batches."""
     objective = make_test_objective(*MODELS_HERE["normed"]())
     expected, start = dense(objective, block, 0.0), 0
     turned = objective.inputs.flip(0), objective.targets.flip(0)
     other = make_objective(objective.model, objective.weights, *turned)
-    one, two = (empirical_fisher(a, block, batch) for a, batch in ((objective, 4), (other, 30)))
-    for name, blocks in one.items():
+    first, second = (empirical_fisher(a, block, batch) for a, batch in ((objective, 4), (other, 30)))
+    for name, blocks in first.items():
         size, width = objective.weights[name].numel(), min(block, objective.weights[name].numel())
         assert blocks.shape == (math.ceil(size / width), width, width)
         actual = torch.block_diag(*blocks)
         torch.testing.assert_close(actual[:size, :size], expected[start:, start:][:size, :size])
         assert not actual[size:].any(), "what a last block is filled up with has no gradient"
-        torch.testing.assert_close(two[name], blocks)
+        torch.testing.assert_close(second[name], blocks)
         start += size
 
 
@@ -184,7 +184,7 @@ def test_blocks_follow_the_flattened_order_and_come_back():
 
 @pytest.mark.parametrize("damping", [1e-3, 1e-5])
 @pytest.mark.parametrize("n", [1, 6, 60])
-def test_the_inverse_is_the_recursive_one(n, damping):
+def test_inverse_is_the_recursive_one(n, damping):
     """Woodbury, one gradient after the other, of the same gradients; fewer of them than weights, or more."""
     objective = make_test_objective(mlp(4, 5, 3), (4,), n=n)
     actual = empirical_fisher(objective, 8, 32)
@@ -235,7 +235,7 @@ def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone, block)
     assert (before.predicted_increase, before.damping, after.damping) == (0.0, 1e-5, 1e-5)
 
 
-def test_more_blocks_than_a_chunk_holds_are_worked_on_alike():
+def test_blocks_beyond_one_chunk_are_processed_alike():
     """Of 20,010 weights in 401 blocks, against the inverse of each."""
     objective = make_test_objective(nn.Linear(667, 30, bias=False), (667,), n=40)
     g = to_blocks(torch.cat([g["weight"].flatten(1) for g in per_example_gradients(objective, 40)]), 50)
@@ -318,7 +318,7 @@ def test_weights_pruned_one_by_one_equal_weights_pruned_together(block):
         flatten_weights(stepwise.scores()), flatten_weights(at_once.scores()), rtol=1e-7, atol=0
     )
     assert torch.equal(flatten_weights(start.weights), flatten_weights(objective.weights)), (
-        "a surgeon is a value"
+        "pruning does not change the state"
     )
 
 
@@ -434,24 +434,26 @@ def test_float32_is_near_float64():
     single = make_objective(
         objective.model, objective.weights, objective.inputs, objective.targets, dtype=torch.float32
     )
-    one, two = (Fisher(damping=1e-7).examiner(a)(a.weights, all_kept(a.weights)) for a in (objective, single))
-    assert all(w.dtype == torch.float32 for w in two.weights.values())
-    torch.testing.assert_close(
-        flatten_weights(two.scores()), flatten_weights(one.scores()), rtol=2e-3, atol=0
+    first, second = (
+        Fisher(damping=1e-7).examiner(a)(a.weights, all_kept(a.weights)) for a in (objective, single)
     )
-    masks = SCOPES["global"].select(one.scores(), 0.5)
-    one, two = one.prune_to(masks), two.prune_to(masks)
-    assert all(w.dtype == torch.float32 for w in two.weights.values())
+    assert all(w.dtype == torch.float32 for w in second.weights.values())
     torch.testing.assert_close(
-        flatten_weights(two.weights).double(), flatten_weights(one.weights), rtol=1e-2, atol=1e-4
+        flatten_weights(second.scores()), flatten_weights(first.scores()), rtol=2e-3, atol=0
     )
-    assert two.predicted_increase == pytest.approx(one.predicted_increase, rel=1e-4)
+    masks = SCOPES["global"].select(first.scores(), 0.5)
+    first, second = first.prune_to(masks), second.prune_to(masks)
+    assert all(w.dtype == torch.float32 for w in second.weights.values())
+    torch.testing.assert_close(
+        flatten_weights(second.weights).double(), flatten_weights(first.weights), rtol=1e-2, atol=1e-4
+    )
+    assert second.predicted_increase == pytest.approx(first.predicted_increase, rel=1e-4)
 
 
 # What cannot be done
 
 
-def test_invalid_arguments_have_a_named_error():
+def test_invalid_arguments_are_refused():
     objective = make_test_objective(mlp(4, 5, 3), (4,))
     for wrong in (
         {"block_size": 0},
@@ -485,10 +487,10 @@ def test_too_small_damping_names_the_tensor_and_a_larger_damping():
     fisher_state = Fisher(damping=damping).examiner(objective)(objective.weights, all_kept(objective.weights))
     assert fisher_state.damping == damping
     assert all((p > 0).all() and (p <= 2 / damping).all() for p in fisher_state.pivots.values())
-    one = Fisher(damping=1e-30, block_size=1).examiner(objective)(
+    first = Fisher(damping=1e-30, block_size=1).examiner(objective)(
         objective.weights, all_kept(objective.weights)
     )
-    assert one.damping == 1e-30, "a diagonal has nothing that cancels"
+    assert first.damping == 1e-30, "a diagonal has nothing that cancels"
 
 
 def test_damping_below_rounding_is_refused():

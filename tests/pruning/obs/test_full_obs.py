@@ -13,22 +13,16 @@ from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsEr
 from prunus.models.mlp import ScaledTanh, mlp
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.obs import (
-    LOSSES,
-    FullObs,
-    Obd,
-    Objective,
-    make_objective,
-    prune_in_steps,
-)
-from prunus.pruning.obs.full_obs import MAX_WEIGHTS, gauss_newton_factors, inverse_hessian
-from prunus.pruning.obs.objective import flatten_weights, unflatten_weights
+from prunus.pruning.obs.full_obs import MAX_WEIGHTS, FullObs, gauss_newton_factors, inverse_hessian
+from prunus.pruning.obs.obd import Obd
+from prunus.pruning.obs.objective import LOSSES, Objective, flatten_weights, make_objective, unflatten_weights
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-from asking import draw, make_test_objective
+from objectives import draw, make_test_objective
 
 ACTIVATIONS = [
     nn.Tanh(),
@@ -54,9 +48,9 @@ def true_hessian(objective: Objective) -> Tensor:
     )
 
 
-def relative_error(one: Params, other: Params) -> float:
+def relative_error(actual: Params, other: Params) -> float:
     """The largest relative error of a tensor."""
-    return max(float((one[n] - other[n]).abs().max() / other[n].abs().max()) for n in other)
+    return max(float((actual[n] - other[n]).abs().max() / other[n].abs().max()) for n in other)
 
 
 def outer_hessian(objective: Objective) -> Tensor:
@@ -65,14 +59,14 @@ def outer_hessian(objective: Objective) -> Tensor:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_outer_products_are_the_hessian_where_outputs_are_linear_in_the_weights(loss):
+def test_outer_products_are_the_hessian_where_outputs_are_linear_in_the_weights(loss):
     objective = make_test_objective(mlp(3, 4), (3,), loss, n=40)
     torch.testing.assert_close(outer_hessian(objective), true_hessian(objective))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("damping", [1e-4, 1e-6])
-def test_the_recursive_inverse_is_the_inverse(loss, damping):
+def test_recursive_inverse_is_the_inverse(loss, damping):
     """One vector at a time as the paper has it, blocks, and numpy's; fewer examples than weights: singular."""
     objective = make_test_objective(mlp(3, 4, 2), (3,), loss, n=7)
     size = len(flatten_weights(objective.weights))
@@ -97,7 +91,7 @@ def full_obs_state(objective: Objective, damping: float = 1e-5):
 
 @pytest.mark.parametrize("gone", [[4], [0, 7, 21], list(range(0, 20, 2))], ids=["one", "three", "ten"])
 def test_deleting_is_the_constrained_minimum_of_the_quadratic_model(gone):
-    """Against the linear system of Lagrange's conditions; the downdated inverse against inverting what is left."""
+    """Against the linear system of Lagrange's conditions; the downdated inverse against a new one."""
     objective = make_test_objective(mlp(3, 4, 2), (3,), n=50)
     before, w = full_obs_state(objective), flatten_weights(objective.weights)
     full = outer_hessian(objective) + 1e-5 * torch.eye(len(w)).double()
@@ -137,7 +131,7 @@ def test_weights_pruned_one_by_one_equal_weights_pruned_together():
     assert stepwise.predicted_increase == pytest.approx(at_once.predicted_increase)
 
 
-def test_on_a_quadratic_error_what_is_predicted_comes():
+def test_predicted_increase_is_the_true_one_of_a_quadratic_error():
     """A linear network at its minimum: predicted and true increase are one, for OBS; for OBD with its own term."""
     model, n = mlp(6, 1), 60
     x, d = draw(n, 6), draw(n, 1, role="d")
@@ -156,11 +150,13 @@ def test_on_a_quadratic_error_what_is_predicted_comes():
         plain = prune_in_steps(Obd(diagonal="exact").examiner(objective), weights, density, SCOPES["global"])
         assert done.predicted_increase <= float(objective.error(plain.weights)) - start
         assert sum(int(m.sum()) for m in done.masks.values()) == round(7 * density)
-    one = prune_in_steps(Obd(diagonal="recursion").examiner(objective), weights, 6 / 7, SCOPES["global"])
-    assert float(objective.error(one.weights)) - start == pytest.approx(one.predicted_increase, rel=1e-9)
+    result = prune_in_steps(Obd(diagonal="recursion").examiner(objective), weights, 6 / 7, SCOPES["global"])
+    assert float(objective.error(result.weights)) - start == pytest.approx(
+        result.predicted_increase, rel=1e-9
+    )
 
 
-def test_duplicate_inputs_cost_nothing_to_the_surgeon_and_much_to_the_others():
+def test_duplicate_inputs_can_be_pruned_at_no_cost_by_full_obs_alone():
     """Two weights on one input: one takes over the other's part, where the Hessian is singular."""
     x = draw(20, 1).repeat(1, 2)
     weights = {"0.weight": torch.tensor([[1.0, 1.1]]).double()}
@@ -205,14 +201,14 @@ def test_masks_have_the_exact_count_under_a_scope(method, scope, num_recomputati
         num_recomputations=num_recomputations,
         seed=1,
     )
-    kept = sum(int(mask.sum()) for mask in done.masks.values())
-    assert kept == (22 if scope == "global" else 10 + 5 + 6 + 3)
+    num_kept = sum(int(mask.sum()) for mask in done.masks.values())
+    assert num_kept == (22 if scope == "global" else 10 + 5 + 6 + 3)
     for name, mask in done.masks.items():
         assert not (mask & ~within[name]).any()
         assert not done.weights[name][~mask].any()
         assert torch.isfinite(done.weights[name]).all()
         assert torch.equal(fixed[name], objective.weights[name])
-    assert len(states) == min(num_recomputations, num_steps or 43 - 2 - kept)
+    assert len(states) == min(num_recomputations, num_steps or 43 - 2 - num_kept)
     assert done.predicted_increase > 0 or isinstance(method, Obd)
 
 
@@ -254,7 +250,7 @@ def test_as_many_recomputations_as_steps_is_the_loop_of_the_paper():
     assert not torch.allclose(flatten_weights(once.weights), flatten_weights(weights))
 
 
-def test_weights_in_float32_stay_so():
+def test_float32_weights_stay_float32():
     model = mlp(4, 3)
     objective = make_objective(
         model, prunable_weights(model), torch.ones(5, 4), torch.tensor([0, 1, 2, 0, 1])
@@ -264,7 +260,7 @@ def test_weights_in_float32_stay_so():
     assert torch.isfinite(done.weights["0.weight"]).all(), "five equal examples: a Hessian of rank two"
 
 
-def test_invalid_arguments_have_a_named_error():
+def test_invalid_arguments_are_refused():
     objective = make_test_objective(mlp(3, 2), (3,))
     for damping in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(StatisticsError, match="above 0"):

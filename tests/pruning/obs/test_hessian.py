@@ -8,20 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunus.pruning.obs import (
-    ExactObs,
-    layer_hessians,
-    prune_in_steps,
-)
-from prunus.pruning.obs.hessian import STRIPE_ROWS
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import STRIPE_ROWS, layer_hessians
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.seeds import make_generator
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import sparse_gpt
 from layers import CONVOLUTIONS, IN, N, convolution, correlated, draw, linear
+from objectives import sparse_gpt
 
 
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
@@ -54,7 +51,7 @@ def test_h_is_equal_for_any_batch_size(batch):
     torch.testing.assert_close(all_at_once, parts)
 
 
-def test_many_inputs_are_multiplied_as_they_come():
+def test_inputs_beyond_the_buffer_are_multiplied_directly():
     model, weights, _ = linear()
     inputs = correlated(3000, IN)
     actual = layer_hessians(model, weights, inputs, batch_size=100)["weight"]
@@ -62,7 +59,7 @@ def test_many_inputs_are_multiplied_as_they_come():
 
 
 @pytest.mark.parametrize("batch", [300, 1500])
-def test_h_is_whole_where_it_is_summed_in_stripes(batch):
+def test_h_is_symmetric_where_it_is_summed_in_stripes(batch):
     model, inputs = nn.Linear(2 * STRIPE_ROWS + 76, 1, bias=False).double(), draw(1500, 2 * STRIPE_ROWS + 76)
     actual = layer_hessians(model, prunable_weights(model), inputs, batch_size=batch)["weight"]
     torch.testing.assert_close(actual.hessian[0], 2 * inputs.T @ inputs / 1500)
@@ -96,7 +93,7 @@ def test_h_is_of_the_inputs_before_the_model_overwrites_them():
     torch.testing.assert_close(actual.hessian[0], 2 * inputs.T @ inputs / 6)
 
 
-def test_sequences_count_every_place():
+def test_sequences_count_every_position():
     model, weights, _ = linear()
     inputs = draw(5, 3, IN)
     actual = layer_hessians(model, weights, inputs)["weight"]
@@ -120,7 +117,7 @@ def test_h_sums_over_all_calls_of_a_layer():
     torch.testing.assert_close(actual.hessian[0], 2 * (inputs.T @ inputs + second.T @ second) / 6)
 
 
-def test_the_model_is_left_as_it_was():
+def test_model_is_not_changed():
     layers = nn.Linear(IN, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 2)
     model = small.drawn(nn.Sequential(*layers), 0).double().train()
     model[1].eval()

@@ -9,19 +9,16 @@ from torch import Tensor, nn
 
 from prunus.errors import DensityError, ModelError, NonFiniteError, StatisticsError
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.obs import (
-    ExactObs,
-    layer_hessians,
-    prune_in_steps,
-    relative_output_errors,
-)
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
+from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import sparse_gpt
 from layers import IN, N, correlated, draw, linear
+from objectives import sparse_gpt
 
 METHODS = {"exact_obs": lambda model, inputs, **kw: exact_obs(model, inputs, **kw), "sparse_gpt": sparse_gpt}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -44,14 +41,14 @@ def exact_obs(model: nn.Module, inputs: Tensor, **kw: float):
     ],
     ids=["empty", "shape", "nan", "zero"],
 )
-def test_bad_calibration_inputs_have_a_named_error(method, inputs, error, words):
+def test_bad_calibration_inputs_are_refused(method, inputs, error, words):
     model, weights, _ = linear()
     with pytest.raises(error, match=words):
         method(model, inputs)(weights, 0.5, SCOPES["layer"])
 
 
 @each_method
-def test_a_layer_that_is_never_reached_is_named(method):
+def test_layer_that_is_never_reached_is_named(method):
     class Spare(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,7 +70,7 @@ def test_layers_of_other_kinds_are_named(method):
 
 
 @each_method
-def test_densities_no_pattern_can_give_are_named(method):
+def test_densities_that_no_pattern_can_give_are_refused(method):
     model, weights, inputs = linear()
     with pytest.raises(DensityError, match=r"density 0\.5 of .* 2:4 keeps"):
         method(model, inputs)(weights, 0.3, SCOPES["2:4"])
@@ -81,7 +78,7 @@ def test_densities_no_pattern_can_give_are_named(method):
 
 @each_method
 @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf")])
-def test_damping_is_a_share(method, damping):
+def test_damping_is_a_fraction_of_the_mean_curvature(method, damping):
     model, weights, inputs = linear()
     with pytest.raises(StatisticsError, match=r"[Dd]amping"):
         method(model, inputs, damping=damping)(weights, 0.5, SCOPES["layer"])
@@ -109,21 +106,21 @@ def test_float32_agrees_with_float64(method):
 
 
 @each_method
-def test_density_one_moves_nothing(method):
+def test_density_one_changes_no_weight(method):
     model, weights, inputs = linear()
     done = method(model, inputs)(weights, 1.0, SCOPES["layer"])
     assert torch.equal(done.weights["weight"], weights["weight"].detach())
 
 
 @each_method
-def test_the_same_masks_without_the_update_are_worse(method):
+def test_same_masks_without_the_update_are_worse(method):
     """On a network of real layers, with what a layer passes on to the next."""
     model = nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 9, 9)).double()
     inputs, weights = draw(300, 8, 5, 5).cumsum(2), prunable_weights(small.drawn(model, 2))
     done = method(model, inputs)(weights, 0.5, SCOPES["layer"])
     actual = layer_hessians(model, weights, inputs)
     bare = {name: weight.detach() * done.masks[name] for name, weight in weights.items()}
-    updated, zeroed = (relative_output_errors(actual, weights, one) for one in (done.weights, bare))
+    updated, zeroed = (relative_output_errors(actual, weights, changed) for changed in (done.weights, bare))
     assert all(updated[name] < zeroed[name] for name in weights)
     assert set(done.seconds) == set(weights)
 

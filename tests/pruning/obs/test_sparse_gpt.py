@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from prunus.errors import EmptyLayerWarning
 from prunus.masks import all_kept, are_nested
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.obs import ExactObs, SparseGpt, layer_hessians
-from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, _upper_factor
+from prunus.pruning.obs.exact_obs import ExactObs
+from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.sparse_gpt import MAX_SOLVED_COLUMNS, SparseGpt, _upper_factor
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES, NByM, parse_scope
 from prunus.seeds import make_generator
@@ -19,8 +20,8 @@ from prunus.types import MaskDict, Split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import small
-from asking import sparse_gpt
 from layers import IN, OUT, N, convolution, correlated, draw, linear
+from objectives import sparse_gpt
 
 ROWS, COLUMNS = 12, 360
 NAMES = ("layer", "2:4", "1:4", "4:8", "1x3", "1x4", "4x4", "3x5")
@@ -107,7 +108,7 @@ def test_patterns_of_convolutions_are_counted_as_the_scope_counts(name, density)
 
 
 @pytest.mark.parametrize("select", [1, 6, 128])
-def test_n_m_is_chosen_m_columns_at_a_time(select):
+def test_n_by_m_is_selected_m_columns_at_a_time(select):
     """Of one output 2:4 is the half of every four columns."""
     model, inputs = randomized(nn.Linear(32, 1)), random_inputs(40, 32)
     fours = sparse_gpt(model, inputs, mask_block_size=4)(prunable_weights(model), 0.5, parse_scope("layer"))
@@ -131,7 +132,7 @@ def test_emptied_layer_is_named_and_stays_empty():
 
 def by_columns(weight: Tensor, inverse: Tensor, density: float, select: int) -> tuple[Tensor, Tensor]:
     """The schedule as its definition: the inverse of the columns to come, downdated one by one."""
-    w, inverse, kept = weight.clone(), inverse.clone(), torch.zeros_like(weight, dtype=torch.bool)
+    w, inverse, mask = weight.clone(), inverse.clone(), torch.zeros_like(weight, dtype=torch.bool)
     share = num_to_keep(density, w.numel()) / w.numel()
     factors, all_at_once = [], inverse.clone()
     for c in range(w.shape[1]):
@@ -145,14 +146,14 @@ def by_columns(weight: Tensor, inverse: Tensor, density: float, select: int) -> 
             k = num_to_keep(share, len(w) * end) - spent
             spent += k
             best = scores.flatten().argsort(descending=True)[:k]
-            mask = torch.zeros(scores.numel(), dtype=torch.bool)
-            mask[best] = True
-            kept[:, c:end] = mask.reshape(scores.shape)
-        lost = torch.where(kept[:, c], 0.0, w[:, c]) / inverse[c, c]
+            selected = torch.zeros(scores.numel(), dtype=torch.bool)
+            selected[best] = True
+            mask[:, c:end] = selected.reshape(scores.shape)
+        lost = torch.where(mask[:, c], 0.0, w[:, c]) / inverse[c, c]
         w -= torch.outer(lost, inverse[c])
-        w[:, c] = torch.where(kept[:, c], w[:, c], 0.0)
+        w[:, c] = torch.where(mask[:, c], w[:, c], 0.0)
         inverse = inverse - torch.outer(inverse[:, c], inverse[c]) / inverse[c, c]
-    return w, kept
+    return w, mask
 
 
 @pytest.mark.parametrize("select", [1, 2, 3, 4, 8, 128])
@@ -169,7 +170,7 @@ def test_recursive_halves_equal_the_definition_column_by_column(select, density)
 
 
 @pytest.mark.parametrize("size", [IN, 2 * MAX_SOLVED_COLUMNS + 45])
-def test_the_factor_is_that_of_the_inverse(size):
+def test_factor_is_that_of_the_inverse(size):
     model, inputs = nn.Linear(size, 1, bias=False).double(), correlated(N, size)
     actual = layer_hessians(model, prunable_weights(model), inputs)["weight"]
     upper = _upper_factor("weight", actual, 0)

@@ -6,8 +6,9 @@ import small
 import torch
 from torch import Tensor, nn
 
-from prunus.pruning.obs import PruneResult, SparseGpt
 from prunus.pruning.obs.objective import Objective, make_objective
+from prunus.pruning.obs.sparse_gpt import SparseGpt
+from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import prunable_weights
 from prunus.seeds import make_generator
 from prunus.types import Split

@@ -1,0 +1,142 @@
+"""The network that a command reads, trains if need be, and writes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunus.types import Dataset
+
+
+def load_network(name: str, weights: Path | None, device: str, seed: int) -> tuple["nn.Module", bool]:
+    """The network on `device`, and whether it is trained.
+
+    Args:
+        name: A built-in model, "package.module:function", or a .prunus file of a built-in model.
+        weights: A file of trained weights.
+        device: The device of the network.
+        seed: Seed of the initial weights.
+
+    Returns:
+        The network, and whether it is trained.
+
+    Raises:
+        ModelError: Weights for a file that has its own.
+    """
+    from prunus.compression.container import load
+    from prunus.errors import ModelError
+    from prunus.models.loading import load_weights, make_model
+
+    path = Path(name)
+    if path.suffix == ".prunus":
+        if weights is not None:
+            raise ModelError(
+                f"Expected no --weights with {path}, which has its own, got {weights}; leave it out."
+            )
+        return load(path).to(device), True
+    model = make_model(name, seed)
+    if weights is not None:
+        load_weights(model, weights)
+    return model.to(device), weights is not None
+
+
+def default_data(name: str, model: "nn.Module") -> str:
+    """The data set of the papers for a built-in model; DataError for another model.
+
+    Args:
+        name: The name of the model, for the error.
+        model: The network.
+
+    Returns:
+        The name of a data set.
+
+    Raises:
+        DataError: The model is not built in.
+    """
+    from prunus.errors import DataError
+
+    built_in: Any = getattr(model, "built_in", None)
+    if built_in is None:
+        raise DataError(
+            f"Expected a data set for {name}, which is not built in, got none; name one with --data."
+        )
+    return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
+
+
+def check_format(model: "nn.Module", path: Path) -> None:
+    """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded.
+
+    Args:
+        model: The network.
+        path: The file to write.
+
+    Raises:
+        ModelError: The name has another ending, or the file cannot contain a tensor of the network.
+    """
+    import torch
+
+    from prunus.compression.container import pack
+    from prunus.errors import ModelError
+    from prunus.models.safetensors_file import safetensors_bytes
+    from prunus.training.checks import check_tensor_state
+
+    if path.suffix not in (".safetensors", ".prunus"):
+        raise ModelError(f"Expected an --out that ends in .safetensors or .prunus, got {path}.")
+    if path.suffix == ".safetensors":
+        safetensors_bytes(model.state_dict())
+    check_tensor_state(model)
+    if path.suffix == ".prunus":
+        # A tensor that is not dense has no first entry, and is refused as a whole.
+        pack(
+            {
+                name: tensor.detach().flatten()[:1].clone()
+                if tensor.layout == torch.strided
+                else tensor.detach()
+                for name, tensor in model.state_dict().items()
+            }
+        )
+
+
+def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> None:
+    """Train the model, in place, with the recipe of its name.
+
+    Args:
+        name: The name of the model, and of its recipe.
+        model: The network.
+        data: The data set to train on.
+        seed: Seed of the training.
+    """
+    from prunus.cli.output import log
+    from prunus.cli.progress import epoch_lines, report
+    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.report import formatting
+    from prunus.seeds import derive_seed
+    from prunus.training import train
+
+    recipe = resolve_recipe(name, None, None, None, None, []).dense
+    epochs = formatting.pluralize(recipe.epochs, "epoch")
+    log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
+    epoch_line = epoch_lines(recipe.epochs)
+    train(
+        model, data, recipe,
+        seed=derive_seed(seed, "dense"), report=lambda epoch: epoch_line("dense", epoch), progress=report,
+    )  # fmt: skip
+
+
+def write_network(model: "nn.Module", path: Path, made: dict[str, Any]) -> None:
+    """Write the model as .prunus, or as .safetensors.
+
+    Args:
+        model: The network.
+        path: A file that ends in .prunus or .safetensors.
+        made: How the network was pruned; stored in the header of a .prunus file.
+    """
+    from prunus.compression.save import save
+    from prunus.files import write_atomic
+    from prunus.models.safetensors_file import safetensors_bytes
+
+    if path.suffix == ".prunus":
+        save(model, path, metadata=made)
+    else:
+        write_atomic(path, safetensors_bytes(model.state_dict()))

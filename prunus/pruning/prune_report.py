@@ -1,0 +1,158 @@
+"""The report of `prunus.prune`: one row per layer, with the error of its output before and after the update."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from torch import Tensor, nn
+
+from prunus.errors import ModelError, StatisticsError
+from prunus.masks import apply_masks, mask_density
+from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
+from prunus.pruning.obs.state import PruneResult
+from prunus.pruning.prunable import coverage, describe_skipped
+from prunus.pruning.statistics import Forward
+from prunus.types import Params, Progress
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One pruned layer. Errors are squared errors of its output, relative to the output."""
+
+    name: str
+    shape: tuple[int, ...]
+    density: float
+    error_before: float | None
+    """With the pruned weights set to zero and the others as they were; None where the output cannot be measured."""
+    error_after: float | None
+    """With the updated weights."""
+    seconds: float | None
+    """None where the layers were not pruned one by one."""
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning did, one row per layer; prints as a table."""
+
+    rows: list[LayerRow]
+    density: float
+    damping: float
+    """The largest that was used; 0 where nothing was inverted."""
+    predicted_increase: float
+    """Of the error, as the method predicts it; NaN where it predicts none."""
+    num_recalibrated: int
+    """BatchNorm layers whose statistics were estimated again."""
+    seconds: float
+    """Of pruning alone."""
+    coverage: Mapping[str, object]
+    """How many of all parameters were not pruned, and why."""
+    not_pruned: str
+    """The same as a sentence."""
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    """{name: why the output error of the layer was not measured}."""
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """The header and the rows of the table, as text."""
+        header = ("weights", "shape", "density (sparsity)", "error, zeroed", "error, updated", "seconds")
+        rows = [
+            (
+                row.name,
+                " × ".join(map(str, row.shape)),
+                f"{100 * row.density:.2f} % ({100 * (1 - row.density):.2f} %)",
+                _percent(row.error_before),
+                _percent(row.error_after),
+                "–" if row.seconds is None else f"{row.seconds:.2f}",
+            )
+            for row in self.rows
+        ]
+        return header, rows
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in (header, *rows))
+        return "\n".join([*lines, f"density {self.density:.4f}; {self.not_pruned}"])
+
+    def to_json(self) -> dict[str, object]:
+        """The same for JSON; errors as fractions."""
+        return {
+            "density": self.density,
+            "coverage": dict(self.coverage),
+            "damping": self.damping,
+            "recalibrated": self.num_recalibrated,
+            "seconds": self.seconds,
+            "layers": [{**asdict(row), "shape": list(row.shape)} for row in self.rows],
+        }
+
+
+def make_report(
+    model: nn.Module,
+    before: Params,
+    result: PruneResult,
+    inputs: Tensor | None,
+    skipped: Mapping[str, str],
+    *,
+    num_recalibrated: int,
+    seconds: float,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
+) -> PruneReport:
+    """Measure the errors of the layers, and collect what pruning did.
+
+    Args:
+        model: The network before pruning.
+        before: Its weights, by name.
+        result: The pruned weights.
+        inputs: The examples to measure errors on; None: they are not measured.
+        skipped: Why the other parameters were not pruned.
+        num_recalibrated: BatchNorm layers whose statistics were estimated again.
+        seconds: Of pruning.
+        forward: (model, inputs) -> outputs; None: `model(inputs)`.
+        progress: Called after each batch of inputs.
+
+    Returns:
+        The report.
+    """
+    hessians: dict[str, LayerHessian] = {}
+    unmeasured: dict[str, str] = {}
+    if inputs is not None:
+        hessians, unmeasured = _measurable(model, before, inputs, forward, progress)
+        # The error of a layer whose output is zero has no relative size.
+        hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(before[name])}
+    zeroed, updated = (
+        relative_output_errors(hessians, before, weights)
+        for weights in (apply_masks(before, result.masks), result.weights)
+    )
+    rows = []
+    for name, weight in before.items():
+        density = mask_density({name: result.masks[name]})
+        errors = zeroed.get(name), updated.get(name)
+        rows.append(LayerRow(name, tuple(weight.shape), density, *errors, result.seconds.get(name)))
+    return PruneReport(
+        rows,
+        mask_density(result.masks),
+        result.damping,
+        result.predicted_increase,
+        num_recalibrated,
+        seconds,
+        coverage(model, skipped),
+        describe_skipped(model, skipped),
+        unmeasured,
+    )
+
+
+def _measurable(
+    model: nn.Module, weights: Params, inputs: Tensor, forward: Forward | None, progress: Progress | None
+) -> tuple[dict[str, LayerHessian], dict[str, str]]:
+    """The Hessians of the layers, together or else one by one, and why the others have none."""
+    try:
+        return layer_hessians(model, weights, inputs, forward=forward, progress=progress), {}
+    except (ModelError, StatisticsError) as error:
+        if len(weights) == 1:
+            return {}, {name: str(error) for name in weights}
+    parts = [_measurable(model, {name: weights[name]}, inputs, forward, progress) for name in weights]
+    hessians = {name: hessian for part, _ in parts for name, hessian in part.items()}
+    return hessians, {name: reason for _, part in parts for name, reason in part.items()}
+
+
+def _percent(error: float | None) -> str:
+    return "–" if error is None else f"{100 * error:.3g} %"

@@ -18,7 +18,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow check format bench docs venv check-python
+.PHONY: demo test test-slow check format bench docs results venv check-python
 
 demo: $(ENVIRONMENT)       ## Train, prune, quantize and code LeNet-300-100 on MNIST; the results are in demo/.
 	$(PYTHON) -m prunus demo --out demo
@@ -39,11 +39,14 @@ format: $(ENVIRONMENT)     ## Reformat the code.
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-bench: $(ENVIRONMENT)      ## Run every benchmark and print the tables of docs/results.md.
+bench: $(ENVIRONMENT)      ## Run every benchmark and print the tables of docs/benchmarks.md.
 	$(PYTHON) -m benchmarks
 
 docs: $(ENVIRONMENT)       ## Run every code block of the README and of docs/.
 	$(PYTHON) -m pytest tests/end_to_end/test_documents.py
+
+results: $(ENVIRONMENT)    ## Make docs/results/ from the rows in docs/evidence/.
+	$(PYTHON) docs/make_results.py
 
 venv: $(ENVIRONMENT)       ## Only build .venv.
 

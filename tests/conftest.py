@@ -19,7 +19,7 @@ def _one_thread():
 
 
 @pytest.fixture
-def called(capsys, monkeypatch):
+def run_cli(capsys, monkeypatch):
     """Run `prunus` in this process; returns its output to stdout and stderr, without lines of progress."""
     from prunus.cli import main, progress
 
@@ -42,16 +42,18 @@ def digits() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def few(digits) -> Dataset:
+def small_digits(digits) -> Dataset:
     """160 + 40 of the digits: enough to train on, in milliseconds."""
     cut = lambda split, n: Split(split.inputs[:n], split.labels[:n])  # noqa: E731
-    return Dataset("few", cut(digits.train, 160), cut(digits.validation, 40), digits.test, digits.class_names)
+    return Dataset(
+        "small_digits", cut(digits.train, 160), cut(digits.validation, 40), digits.test, digits.class_names
+    )
 
 
 @pytest.fixture(scope="session")
-def small_data(few) -> Dataset:
+def small_data(small_digits) -> Dataset:
     """160 + 40 of the digits."""
-    return few
+    return small_digits
 
 
 @pytest.fixture

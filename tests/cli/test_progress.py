@@ -133,13 +133,13 @@ def test_runs_progress_weights_runs_by_estimated_time_without_failed_ones():
     ]
 
 
-def test_progress_of_every_batch_does_not_change_the_results(mlp, few):
+def test_progress_of_every_batch_does_not_change_the_results(mlp, small_digits):
     recipe, reported = Recipe(epochs=2, learning_rate=0.1, batch_size=50), []
     state = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
-    train(mlp, few, recipe)
+    train(mlp, small_digits, recipe)
     trained = {name: tensor.clone() for name, tensor in mlp.state_dict().items()}
     mlp.load_state_dict(state)
-    train(mlp, few, recipe, progress=lambda *call: reported.append(call))
+    train(mlp, small_digits, recipe, progress=lambda *call: reported.append(call))
     assert all(torch.equal(tensor, trained[name]) for name, tensor in mlp.state_dict().items())
     assert reported == [
         ("training", 0, 8),
@@ -147,7 +147,7 @@ def test_progress_of_every_batch_does_not_change_the_results(mlp, few):
         *(("epoch 2 of 2", step, 8) for step in range(5, 9)),
     ]
     reported.clear()
-    evaluate(mlp, few.validation, 15, progress=lambda *call: reported.append(call))
+    evaluate(mlp, small_digits.validation, 15, progress=lambda *call: reported.append(call))
     assert reported == [("evaluation", 15, 40), ("evaluation", 30, 40), ("evaluation", 40, 40)]
 
 
@@ -170,14 +170,14 @@ def small():
 
 
 @pytest.fixture
-def slow(called, monkeypatch, tmp_path):
+def slow(run_cli, monkeypatch, tmp_path):
     """`prunus` on a slow network in this process, with a line of progress every tenth of a second."""
     (tmp_path / "slow_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, seconds in (("FIRST_SECONDS", 0.05), ("EVERY_SECONDS", 0.05), ("TICK_SECONDS", 0.02)):
         monkeypatch.setattr(module, name, seconds)
-    return called
+    return run_cli
 
 
 def test_commands_write_plain_lines_when_stderr_is_a_file(slow):

@@ -139,13 +139,13 @@ def test_compress_trains_first_when_requested(trained, digits):
     assert same_bits(again.model.state_dict(), result.model.state_dict())
 
 
-def test_compress_raises_when_the_file_does_not_load_back(trained, few, tmp_path, monkeypatch):
+def test_compress_raises_when_the_file_does_not_load_back(trained, small_digits, tmp_path, monkeypatch):
     other = copy.deepcopy(trained)
     monkeypatch.setattr(
         "prunus.compression.deep_compression.write_atomic", lambda path, content: prunus.save(other, path)
     )
     with pytest.raises(CorruptFileError, match=r"to hold 1\.weight bit for bit"):
-        prunus.compress(trained, tmp_path / "m", data=few, preset=RECIPE)
+        prunus.compress(trained, tmp_path / "m", data=small_digits, preset=RECIPE)
 
 
 def test_compress_refuses_an_unwritable_path_before_work(trained, digits, tmp_path):
@@ -379,11 +379,11 @@ def sparse(trained: nn.Module, density: float, scope: str = "layer") -> tuple[nn
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "obs"])
 @pytest.mark.parametrize("density", [1.0, 0.1])
-def test_compress_keeps_zeros_of_a_sparse_model(density, criterion, scope, trained, few, tmp_path):
+def test_compress_keeps_zeros_of_a_sparse_model(density, criterion, scope, trained, small_digits, tmp_path):
     model, masks = sparse(trained, 0.3)
     recipe = RECIPE.replace(density=density, scope=scope, criterion=criterion)
     with pytest.warns(NoEffectWarning, match="stay zero") if density == 1 else nullcontext():
-        done = prunus.compress(model, data=few, preset=recipe)
+        done = prunus.compress(model, data=small_digits, preset=recipe)
     expected = {name: num_to_keep(min(density, 0.3), mask.numel()) for name, mask in masks.items()}
     assert sum(int(mask.sum()) for mask in done.masks.values()) == sum(expected.values())
     assert done.density == sum(expected.values()) / sum(mask.numel() for mask in masks.values())
@@ -395,24 +395,27 @@ def test_compress_keeps_zeros_of_a_sparse_model(density, criterion, scope, train
     assert same_bits(prunus.read(tmp_path / "m"), done.model.state_dict())
 
 
-def test_compress_keeps_an_existing_pattern_and_raises_before_work_where_none_fits(trained, few):
+def test_compress_keeps_an_existing_pattern_and_raises_before_work_where_none_fits(trained, small_digits):
     model, masks = sparse(trained, 0.5, "2:4")
     recipe = RECIPE.replace(scope="2:4", density=0.5, schedule="one_shot", rounds=1)
-    done = prunus.compress(model, data=few, preset=recipe)
+    done = prunus.compress(model, data=small_digits, preset=recipe)
     assert all(torch.equal(done.masks[name], mask) for name, mask in masks.items())
     epochs = []
     with pytest.raises(DensityError, match="zero at the start count as pruned: exclude these layers"):
         prunus.compress(
-            sparse(trained, 0.3)[0], data=few, preset=recipe, report=lambda *epoch: epochs.append(epoch)
+            sparse(trained, 0.3)[0],
+            data=small_digits,
+            preset=recipe,
+            report=lambda *epoch: epochs.append(epoch),
         )
     assert not epochs
 
 
-def test_compress_counts_negative_zeros_as_zeros(trained, few):
+def test_compress_counts_negative_zeros_as_zeros(trained, small_digits):
     model, masks = sparse(trained, 0.3)
     assert any(bool(torch.signbit(w[w == 0]).any()) for w in prunus.prunable_weights(model).values())
     with pytest.warns(NoEffectWarning):
-        done = prunus.compress(model, data=few, preset=RECIPE.replace(density=1.0, rounds=1))
+        done = prunus.compress(model, data=small_digits, preset=RECIPE.replace(density=1.0, rounds=1))
     num_nonzero = sum(int(mask.sum()) for mask in masks.values())
     assert [stage.num_kept for stage in done.stages] == [num_nonzero] * len(STAGES)
     assert all(
@@ -423,7 +426,7 @@ def test_compress_counts_negative_zeros_as_zeros(trained, few):
 
 
 @pytest.mark.parametrize("emptied", ["1.weight", "3.weight", "5.weight"])
-def test_compress_stores_layers_emptied_by_the_global_scope(emptied, few, tmp_path):
+def test_compress_stores_layers_emptied_by_the_global_scope(emptied, small_digits, tmp_path):
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
     )
@@ -432,7 +435,9 @@ def test_compress_stores_layers_emptied_by_the_global_scope(emptied, few, tmp_pa
     still = SHORT.replace(learning_rate=1e-9)
     with pytest.warns(EmptyLayerWarning, match=f"No weight of '{emptied}'"):
         done = prunus.compress(
-            model, data=few, preset=RECIPE.replace(scope="global", retrain=still, final_retrain=still)
+            model,
+            data=small_digits,
+            preset=RECIPE.replace(scope="global", retrain=still, final_retrain=still),
         )
     assert not done.masks[emptied].any()
     assert not done.model.get_parameter(emptied).any()
@@ -443,7 +448,11 @@ def test_compress_stores_layers_emptied_by_the_global_scope(emptied, few, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         with pytest.warns(EmptyLayerWarning):  # and once more, from the file
-            assert not prunus.compress(again, data=few, preset=RECIPE).model.get_parameter(emptied).any()
+            assert (
+                not prunus.compress(again, data=small_digits, preset=RECIPE)
+                .model.get_parameter(emptied)
+                .any()
+            )
 
 
 def with_all_kinds() -> nn.Module:
@@ -465,14 +474,14 @@ def with_all_kinds() -> nn.Module:
     return model
 
 
-def test_compress_leaves_excluded_and_frozen_tensors_exact(few):
+def test_compress_leaves_excluded_and_frozen_tensors_exact(small_digits):
     model = with_all_kinds()
     model[1].requires_grad_(False)
     model[2].bias.requires_grad_(False)
     recipe = RECIPE.replace(
         retrain=SHORT.replace(weight_decay=0.1), finetune=SHORT.replace(optimizer="adamw", weight_decay=0.1)
     )
-    done = prunus.compress(model, data=few, preset=recipe, exclude=["1.weight", "6.*"])
+    done = prunus.compress(model, data=small_digits, preset=recipe, exclude=["1.weight", "6.*"])
     for name in ("1.weight", "1.bias", "2.bias", "offset"):
         assert same_bits({name: done.model.state_dict()[name]}, {name: model.state_dict()[name]})
     rounded = {name: torch.equal(p, p.half().float()) for name, p in done.model.named_parameters()}
@@ -483,18 +492,18 @@ def test_compress_leaves_excluded_and_frozen_tensors_exact(few):
         assert not torch.equal(done.model.get_parameter(name), model.get_parameter(name))
 
 
-def test_compress_warns_of_frozen_weights(few):
+def test_compress_warns_of_frozen_weights(small_digits):
     model = with_all_kinds()
     model[1].requires_grad_(False)
     with pytest.warns(NoEffectWarning, match=r"\['1.weight'\] have requires_grad=False"):
-        done = prunus.compress(model, data=few, preset=RECIPE)
+        done = prunus.compress(model, data=small_digits, preset=RECIPE)
     assert list(done.masks) == ["4.weight", "6.weight"]
     assert same_bits(done.model[1].state_dict(), model[1].state_dict())
     with pytest.raises(NoPrunableWeightsError, match="none has requires_grad"):
-        prunus.compress(model.requires_grad_(False), data=few, preset=RECIPE)
+        prunus.compress(model.requires_grad_(False), data=small_digits, preset=RECIPE)
 
 
-def test_exclude_matches_any_name_of_a_tied_parameter(few):
+def test_exclude_matches_any_name_of_a_tied_parameter(small_digits):
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -505,13 +514,13 @@ def test_exclude_matches_any_name_of_a_tied_parameter(few):
         def forward(self, x):
             return self.head(self.body(x.flatten(1) * self.scale).relu())
 
-    done = prunus.compress(Tied(), data=few, preset=RECIPE, exclude=["body.*"])
+    done = prunus.compress(Tied(), data=small_digits, preset=RECIPE, exclude=["body.*"])
     assert not torch.equal(done.model.scale, done.model.scale.half().float())
     assert torch.equal(done.model.head.bias, done.model.head.bias.half().float())
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_compressed_model_has_the_modes_and_flags_of_the_original(mode, few):
+def test_compressed_model_has_the_modes_and_flags_of_the_original(mode, small_digits):
     model = with_all_kinds().train(mode)
     model[2].train(not mode)
     model[2].weight.requires_grad_(False)
@@ -520,7 +529,7 @@ def test_compressed_model_has_the_modes_and_flags_of_the_original(mode, few):
         [(p.requires_grad, p.grad) for p in m.parameters()],
     )
     before, state = flags(model), copy.deepcopy(model.state_dict())
-    done = prunus.compress(model, data=few, preset=RECIPE)
+    done = prunus.compress(model, data=small_digits, preset=RECIPE)
     assert flags(model) == flags(done.model) == before
     assert same_bits(state, model.state_dict())
 
@@ -590,14 +599,14 @@ def test_compress_raises_late_failures_before_work(encode_all, trained, digits, 
         assert re.search(message, str(raised.value)), repr(raised.value)
 
 
-def test_compress_accepts_neighboring_floats(few):
+def test_compress_accepts_neighboring_floats(small_digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     near = np.float32(0.25).view(np.uint32) + np.arange(640, dtype=np.uint32) % 7
     model[1].weight.data = torch.from_numpy(near.view(np.float32).reshape(10, 64).copy())
     with pytest.warns(NoEffectWarning):
         done = prunus.compress(
             model,
-            data=few,
+            data=small_digits,
             preset=RECIPE.replace(
                 density=1.0,
                 rounds=1,
@@ -610,11 +619,11 @@ def test_compress_accepts_neighboring_floats(few):
     assert sum(done.stages[0].histograms["1.weight"][1]) == 640
 
 
-def test_save_converts_settings_to_builtin_types(trained, few, tmp_path):
+def test_save_converts_settings_to_builtin_types(trained, small_digits, tmp_path):
     recipe = RECIPE.replace(
         density=MappingProxyType({"1.weight": np.float32(0.25), "3.weight": np.float64(0.5)})
     )
-    done = prunus.compress(trained, data=few, preset=recipe, seed=np.int64(3))
+    done = prunus.compress(trained, data=small_digits, preset=recipe, seed=np.int64(3))
     prunus.save(done, tmp_path / "m")
     header = prunus.inspect(tmp_path / "m").metadata
     assert header["seed"] == 3

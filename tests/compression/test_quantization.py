@@ -272,13 +272,13 @@ def test_quantize_weights_keeps_zeros_that_the_mask_keeps(zero):
     assert not (shared.codebook == 0).any()
 
 
-def test_quantize_weights_accepts_empty_tensors_and_trains_them(few):
+def test_quantize_weights_accepts_empty_tensors_and_trains_them(small_digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable_weights(model).items()}
     masks["3.weight"] &= False
     constraint = CodebookConstraint(model, quantize_weights(prunable_weights(model), masks, 2))
     before = model[3].bias.detach().clone()
-    train(model, few, Recipe(1, 0.01, 32), constraint=constraint)
+    train(model, small_digits, Recipe(1, 0.01, 32), constraint=constraint)
     shared = constraint.result()["3.weight"]
     assert len(shared.codebook) == len(shared.codes) == 0
     assert not shared.dense().any()
@@ -313,11 +313,11 @@ def test_quantize_weights_raises_for_masks_of_other_shapes():
         quantize_weights({"a": torch.ones(9)}, {"a": torch.ones(8, dtype=torch.bool)}, 2)
 
 
-def test_codebook_constraint_zeroes_gradients_of_pruned_weights(mlp, few):
+def test_codebook_constraint_zeroes_gradients_of_pruned_weights(mlp, small_digits):
     masks = pruned(mlp)
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), masks, 3))
     constraint.apply()
-    F.cross_entropy(mlp(few.train.inputs), few.train.labels).backward()
+    F.cross_entropy(mlp(small_digits.train.inputs), small_digits.train.labels).backward()
     before = {name: w.grad.clone() for name, w in prunable_weights(mlp).items()}
     constraint.before_optimizer_step()
     for name, weight in prunable_weights(mlp).items():
@@ -376,23 +376,23 @@ def loss_at(model, shared, books, data):
     return F.cross_entropy(outputs, data.labels[:50])
 
 
-def test_centroid_gradient_equals_autograd(mlp, few):
+def test_centroid_gradient_equals_autograd(mlp, small_digits):
     model, shared = shared_mlp(mlp)
     books = {n: s.codebook.clone().requires_grad_() for n, s in shared.items()}
-    expected = torch.autograd.grad(loss_at(model, shared, books, few.train), list(books.values()))
+    expected = torch.autograd.grad(loss_at(model, shared, books, small_digits.train), list(books.values()))
     constraint = CodebookConstraint(model, shared)
     constraint.apply()
-    F.cross_entropy(model(few.train.inputs[:50].double()), few.train.labels[:50]).backward()
+    F.cross_entropy(model(small_digits.train.inputs[:50].double()), small_digits.train.labels[:50]).backward()
     constraint.before_optimizer_step()
     for (name, book), gradient in zip(constraint.codebooks.items(), expected, strict=True):
         assert torch.allclose(book.grad, gradient, rtol=1e-10), name
 
 
-def test_centroid_gradient_equals_finite_difference(mlp, few):
+def test_centroid_gradient_equals_finite_difference(mlp, small_digits):
     model, shared = shared_mlp(mlp)
     constraint = CodebookConstraint(model, shared)
     constraint.apply()
-    F.cross_entropy(model(few.train.inputs[:50].double()), few.train.labels[:50]).backward()
+    F.cross_entropy(model(small_digits.train.inputs[:50].double()), small_digits.train.labels[:50]).backward()
     constraint.before_optimizer_step()
     step = 1e-6
     for name in shared:
@@ -401,7 +401,7 @@ def test_centroid_gradient_equals_finite_difference(mlp, few):
             for sign in (1, -1):
                 books = {n: s.codebook.clone() for n, s in shared.items()}
                 books[name][k] += sign * step
-                ends.append(loss_at(model, shared, books, few.train).item())
+                ends.append(loss_at(model, shared, books, small_digits.train).item())
             actual = float(constraint.codebooks[name].grad[k])
             assert actual == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-8)
 
@@ -416,7 +416,7 @@ def test_centroid_gradient_equals_values_computed_by_hand():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_codebook_constraint_holds_after_every_step(optimizer, mlp, few):
+def test_codebook_constraint_holds_after_every_step(optimizer, mlp, small_digits):
     masks = pruned(mlp)
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), masks, 3))
     run = Trainer(mlp, Recipe(1, 0.05, 32, optimizer=optimizer, momentum=0.9, weight_decay=0.1), constraint)
@@ -424,7 +424,7 @@ def test_codebook_constraint_holds_after_every_step(optimizer, mlp, few):
     bias = mlp[1].bias.detach().clone()
     before = {n: book.detach().clone() for n, book in constraint.codebooks.items()}
     for _ in range(5):
-        run.step(few.train.inputs, few.train.labels)
+        run.step(small_digits.train.inputs, small_digits.train.labels)
         for name, shared in constraint.result().items():
             assert torch.equal(mlp.get_parameter(name), shared.dense())
             assert torch.equal(mlp.get_parameter(name) != 0, masks[name])
@@ -432,11 +432,11 @@ def test_codebook_constraint_holds_after_every_step(optimizer, mlp, few):
     assert (bias != mlp[1].bias).any()
 
 
-def test_finetuning_lowers_the_loss_and_resumes_bit_identically(mlp, few, tmp_path):
+def test_finetuning_lowers_the_loss_and_resumes_bit_identically(mlp, small_digits, tmp_path):
     masks, recipe, path = pruned(mlp), Recipe(4, 0.003, 16), tmp_path / "c.safetensors"
     shared = quantize_weights(prunable_weights(mlp), masks, 2)
     uninterrupted, interrupted = copy.deepcopy(mlp), copy.deepcopy(mlp)
-    epochs = train(uninterrupted, few, recipe, constraint=CodebookConstraint(uninterrupted, shared))
+    epochs = train(uninterrupted, small_digits, recipe, constraint=CodebookConstraint(uninterrupted, shared))
     assert epochs[-1].training_loss < epochs[0].training_loss
 
     def kill(epoch):
@@ -446,20 +446,23 @@ def test_finetuning_lowers_the_loss_and_resumes_bit_identically(mlp, few, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train(
             interrupted,
-            few,
+            small_digits,
             recipe,
             constraint=CodebookConstraint(interrupted, shared),
             checkpoint=path,
             report=kill,
         )
     fresh = copy.deepcopy(mlp)
-    assert train(fresh, few, recipe, constraint=CodebookConstraint(fresh, shared), checkpoint=path) == epochs
+    assert (
+        train(fresh, small_digits, recipe, constraint=CodebookConstraint(fresh, shared), checkpoint=path)
+        == epochs
+    )
     assert all(torch.equal(a, b) for a, b in zip(uninterrupted.parameters(), fresh.parameters(), strict=True))
     fresh = copy.deepcopy(mlp)
     with pytest.raises(CheckpointError, match=r"\(its constraint \(masks"):
         train(
             fresh,
-            few,
+            small_digits,
             recipe,
             constraint=CodebookConstraint(fresh, quantize_weights(prunable_weights(mlp), masks, 3)),
             checkpoint=path,
@@ -470,9 +473,9 @@ def test_nearest_breaks_ties_upwards():
     assert nearest(np.array([0.5], dtype=np.float32), np.array([0.0, 1.0])).tolist() == [1]
 
 
-def test_early_stopping_restores_codebooks_of_the_best_epoch(mlp, few):
+def test_early_stopping_restores_codebooks_of_the_best_epoch(mlp, small_digits):
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), pruned(mlp), 3))
-    epochs = train(mlp, few, Recipe(60, 0.1, 16, patience=3), constraint=constraint)
+    epochs = train(mlp, small_digits, Recipe(60, 0.1, 16, patience=3), constraint=constraint)
     assert epochs[-1].validation_loss > min(epoch.validation_loss for epoch in epochs)
     for name, shared in constraint.result().items():
         assert torch.equal(shared.dense(), mlp.get_parameter(name))

@@ -74,11 +74,11 @@ def process(folder, *arguments, **options):
 
 
 @pytest.fixture
-def run(called, monkeypatch, made):
+def run(run_cli, monkeypatch, made):
     """`prunus` in this process, where `made` is: what it printed to stdout and to stderr."""
     monkeypatch.chdir(made)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    return called
+    return run_cli
 
 
 @pytest.fixture(scope="module")
@@ -370,10 +370,10 @@ def test_missing_extra_is_named(run, monkeypatch):
 
 
 @pytest.mark.parametrize("group", [(), ("runs",)])
-def test_group_without_a_command_shows_its_help(group, called):
-    printed = called(*group, code=2)
+def test_group_without_a_command_shows_its_help(group, run_cli):
+    printed = run_cli(*group, code=2)
     assert printed.err == ""
-    assert printed.out.strip() == called(*group, "--help").out.strip()
+    assert printed.out.strip() == run_cli(*group, "--help").out.strip()
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ def problems(err):
     return [line for line in err.splitlines() if not line.startswith("prunus ")]
 
 
-def test_doctor_reports_all_sections_and_creates_nothing(folder, called):
-    report = json.loads(called("doctor", "--json").out)
+def test_doctor_reports_all_sections_and_creates_nothing(folder, run_cli):
+    report = json.loads(run_cli("doctor", "--json").out)
     assert report == json.loads(json.dumps(diagnose().to_json()))
     assert report["problems"] == []
     assert report["versions"]["prunus"] == prunus.__version__
@@ -37,16 +37,16 @@ def test_doctor_reports_all_sections_and_creates_nothing(folder, called):
     assert set(report["data"]) == {"root", "mnist", "fashion-mnist", "cifar-10"}
     assert "downloaded" in report["data"]["mnist"]
     assert report["optional"] == {name: version(name) for names in OPTIONAL.values() for name in names}
-    printed = called("doctor")
+    printed = run_cli("doctor")
     assert printed.out.endswith("No problem found.\n")
     assert problems(printed.err) == []
     assert list(folder.iterdir()) == []
 
 
-def test_doctor_names_a_data_root_and_a_store_that_cannot_be_written(folder, called, monkeypatch):
+def test_doctor_names_a_data_root_and_a_store_that_cannot_be_written(folder, run_cli, monkeypatch):
     (folder / "file").write_text("")
     monkeypatch.setenv("PRUNUS_DATA", str(folder / "file"))
-    printed = called("doctor", "--store", folder / "file" / "below", code=1)
+    printed = run_cli("doctor", "--store", folder / "file" / "below", code=1)
     data, store = problems(printed.err)
     assert data.startswith(
         f"problem: The data root {folder / 'file'} cannot be written (it is not a folder), so that mnist"
@@ -54,7 +54,7 @@ def test_doctor_names_a_data_root_and_a_store_that_cannot_be_written(folder, cal
     assert data.endswith("or set PRUNUS_DATA to another folder.")
     assert store.startswith(f"problem: The store {folder / 'file' / 'below'} cannot be written: ")
     assert "No problem found" not in printed.out
-    assert len(json.loads(called("doctor", "--store=file", "--json", code=1).out)["problems"]) == 2
+    assert len(json.loads(run_cli("doctor", "--store=file", "--json", code=1).out)["problems"]) == 2
 
 
 def test_complete_data_root_need_not_be_writable(folder, monkeypatch):
@@ -83,18 +83,20 @@ def test_why_not_writable_accepts_a_folder_that_can_be_created(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}
 
 
-def test_missing_optional_package_is_no_problem(folder, called, monkeypatch):
+def test_missing_optional_package_is_no_problem(folder, run_cli, monkeypatch):
     for name in ("jinja2", "matplotlib"):
         monkeypatch.setitem(sys.modules, name, None)
-    optional = json.loads(called("doctor", "--json").out)["optional"]
+    optional = json.loads(run_cli("doctor", "--json").out)["optional"]
     assert optional["jinja2"] == optional["matplotlib"] == 'missing: pip install "prunus[cli]"'
-    assert "magnitude" in called("list").out
+    assert "magnitude" in run_cli("list").out
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_missing_required_package_is_a_problem(name, folder, called, monkeypatch):
+def test_missing_required_package_is_a_problem(name, folder, run_cli, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    assert problems(called("doctor", code=1).err) == [f"problem: {name} is not installed: pip install {name}"]
+    assert problems(run_cli("doctor", code=1).err) == [
+        f"problem: {name} is not installed: pip install {name}"
+    ]
 
 
 def test_doctor_works_in_a_process_without_torch(folder):
@@ -105,12 +107,12 @@ def test_doctor_works_in_a_process_without_torch(folder):
     assert problems(process.stderr) == ["problem: torch is not installed: pip install torch"]
 
 
-def test_incompatible_torch_and_numpy_are_a_problem(folder, called, monkeypatch):
+def test_incompatible_torch_and_numpy_are_a_problem(folder, run_cli, monkeypatch):
     def refuse(array):
         raise RuntimeError("Numpy is not available")
 
     monkeypatch.setattr("torch.from_numpy", refuse)
-    (line,) = problems(called("doctor", code=1).err)
+    (line,) = problems(run_cli("doctor", code=1).err)
     assert line.startswith(
         f"problem: torch {version('torch')} and numpy {version('numpy')} do not work together"
     )

@@ -88,10 +88,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def run(called, monkeypatch, folder):
+def run(run_cli, monkeypatch, folder):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    return called
+    return run_cli
 
 
 OURS = (

@@ -57,12 +57,12 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def run(called, store):
+def run(run_cli, store):
     """`prunus runs`: what it printed to stdout and to stderr."""
 
     def call(command, *arguments, code=0):
         where = () if command == "export" else ("--store", store.path)
-        return called("runs", command, *arguments, *where, code=code)
+        return run_cli("runs", command, *arguments, *where, code=code)
 
     return call
 
@@ -174,7 +174,7 @@ def test_runs_are_imported_without_the_extras():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "\n"
 
 
-def test_export_and_import_move_the_finished_runs(run, called, store, tmp_path):
+def test_export_and_import_move_the_finished_runs(run, run_cli, store, tmp_path):
     file, other = tmp_path / "runs.jsonl", tmp_path / "other"
     printed = run("export", store.path, "--out", file)
     assert printed.out.startswith(f"{file}: 3 runs in ")
@@ -185,17 +185,17 @@ def test_export_and_import_move_the_finished_runs(run, called, store, tmp_path):
     assert "exists; pass --force" in run("export", store.path, "--out", file, code=1).err
     inside = store.runs_path / IDS["good"] / "rows.jsonl"
     assert "it is the same file as" in run("export", store.path, "--out", inside, "--force", code=1).err
-    imported = called("runs", "import", file, "--store", other, code=0).out
+    imported = run_cli("runs", "import", file, "--store", other, code=0).out
     assert imported == f"{other}: 3 runs imported.\n"
-    again = called("runs", "import", file, "--store", other, code=0).out
+    again = run_cli("runs", "import", file, "--store", other, code=0).out
     assert again == f"{other}: 0 runs imported; the store had 3 runs already.\n"
     listed = {run_json["id"]: run_json for run_json in json.loads(run("list", "--json").out)}
-    for run_json in json.loads(called("runs", "list", "--json", "--store", other, code=0).out):
+    for run_json in json.loads(run_cli("runs", "list", "--json", "--store", other, code=0).out):
         assert run_json == {**listed[run_json["id"]], "imported": True}
     shown, original = (
-        json.loads(called("runs", "show", IDS["bad"], "--json", "--store", path, code=0).out)
+        json.loads(run_cli("runs", "show", IDS["bad"], "--json", "--store", path, code=0).out)
         for path in (other, store.path)
     )
     assert (shown["levels"], shown["environment"]) == (original["levels"], original["environment"])
-    error = called("runs", "import", tmp_path / "none", "--store", other, code=8).err
+    error = run_cli("runs", "import", tmp_path / "none", "--store", other, code=8).err
     assert error.startswith("error: There is no file ")

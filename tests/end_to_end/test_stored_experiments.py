@@ -17,7 +17,7 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 PATHS = os.pathsep.join([str(HELPERS), str(Path(__file__).parents[2])])
 NAME = "zhou2019.zeros"
 SMALL = {
-    "model": "small:mlp",
+    "model": "tiny_networks:mlp",
     "data": "digits",
     "examples": "85",
     "epochs": "2",
@@ -38,10 +38,10 @@ def _helpers(monkeypatch):
 
 
 @pytest.fixture
-def run(called, monkeypatch, tmp_path):
+def run(run_cli, monkeypatch, tmp_path):
     """`prunus` in this process, in an empty folder; returns what it prints to stdout and to stderr."""
     monkeypatch.chdir(tmp_path)
-    return called
+    return run_cli
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def made(tmp_path_factory):
         "run",
         NAME,
         "--smoke",
-        "--engine=inline",
+        "--executor=inline",
         "--replicates=2",
         *sets(),
     ]
@@ -138,7 +138,7 @@ def test_repeated_command_repeats_no_run(made, store, run, tmp_path):
         "run",
         NAME,
         "--smoke",
-        "--engine=inline",
+        "--executor=inline",
         "--replicates=2",
         *sets(),
         "--store",
@@ -157,7 +157,7 @@ def test_more_replicates_reuse_finished_runs(store, run):
         "run",
         NAME,
         "--smoke",
-        "--engine=inline",
+        "--executor=inline",
         "--replicates=3",
         *sets(),
         "--store",
@@ -169,7 +169,16 @@ def test_more_replicates_reuse_finished_runs(store, run):
 
 
 def test_another_experiment_shares_the_baselines(store, run):
-    arguments = ("--smoke", "--engine=inline", "--replicates=2", *sets(), "--store", store, "--out", "other")
+    arguments = (
+        "--smoke",
+        "--executor=inline",
+        "--replicates=2",
+        *sets(),
+        "--store",
+        store,
+        "--out",
+        "other",
+    )
     printed = run("run", "zhou2019.signs", *arguments)
     assert printed.err.startswith("14 runs requested, 2 found, 12 to do, about ")
 
@@ -208,7 +217,11 @@ def test_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
         ({"patience": "3"}, 2, "error: Expected recipe.patience = None, got 3; tickets train for the full"),
         ({"network": "lenet-5"}, 2, "error: Unknown network 'lenet-5'"),
         ({"data": "digit"}, 2, "error: Unknown data set 'digit'; did you mean 'digits'?"),
-        ({"model": "small:nobody"}, 2, "error: Looking up 'small:nobody', module 'small' "),
+        (
+            {"model": "tiny_networks:nobody"},
+            2,
+            "error: Looking up 'tiny_networks:nobody', module 'tiny_networks' ",
+        ),
         ({"model": "lenet"}, 2, "error: Unknown model 'lenet'"),
         ({"optimizer": "adamm"}, 2, "error: Unknown optimizer 'adamm'; did you mean 'adam'"),
         ({"lr_schedule": "cos"}, 2, "error: Unknown learning-rate decay 'cos'; did you mean 'cosine'"),
@@ -221,7 +234,7 @@ def test_figure_is_drawn_from_the_store_alone(made, store, run, tmp_path):
     ],
 )
 def test_impossible_setting_is_one_sentence(change, code, sentence, run):
-    arguments = ("--smoke", "--engine=inline", *sets(**change), "--store", "store", "--out", "figures")
+    arguments = ("--smoke", "--executor=inline", *sets(**change), "--store", "store", "--out", "figures")
     assert error_of(run("run", NAME, *arguments, code=code).err).startswith(sentence)
     assert not Path("store").exists()
 
@@ -229,7 +242,7 @@ def test_impossible_setting_is_one_sentence(change, code, sentence, run):
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("run", NAME, "--engine=cloud"), 2, "error: Unknown executor 'cloud'"),
+        (("run", NAME, "--executor=cloud"), 2, "error: Unknown executor 'cloud'"),
         (("run", "zhou2019.zero"), 2, "error: Unknown experiment 'zhou2019.zero'; did you mean"),
         (("figure", NAME, "--store=nowhere"), 8, "error: There is no store of runs at nowhere."),
         (("figure", "zhou2019.nothing"), 2, "error: Unknown experiment"),
@@ -255,8 +268,8 @@ def test_wrong_options_are_refused(run):
 def test_fault_in_a_users_function_is_an_unexpected_error(run):
     arguments = (
         "--smoke",
-        "--engine=inline",
-        *sets(criterion="small:raising"),
+        "--executor=inline",
+        *sets(criterion="tiny_networks:raising"),
         "--store",
         "store",
         "--out",
@@ -273,7 +286,9 @@ def test_fault_in_a_users_function_is_an_unexpected_error(run):
 
 def test_refused_command_does_not_change_the_store(store, run):
     before = contents(store)
-    run("run", NAME, "--smoke", "--engine=inline", *sets(epochs="0"), "--store", store, "--out", "o", code=2)
+    run(
+        "run", NAME, "--smoke", "--executor=inline", *sets(epochs="0"), "--store", store, "--out", "o", code=2
+    )
     assert contents(store) == before
 
 
@@ -292,7 +307,7 @@ def test_figure_without_its_runs_is_one_sentence(store, run):
             "run",
             NAME,
             "--smoke",
-            "--engine=inline",
+            "--executor=inline",
             "--replicates=2",
             *sets(),
             "--store",
@@ -308,7 +323,7 @@ def test_setting_without_effect_is_warned_of(setting, store, run):
     key, value = setting.split("=")
     arguments = (
         "--smoke",
-        "--engine=inline",
+        "--executor=inline",
         "--replicates=2",
         *sets(**{key: value}),
         "--store",
@@ -331,7 +346,7 @@ WITHOUT_ROUNDS = {"zhou2019.supermasks", "zhou2019.criterion_supermasks"}
 def test_every_ticket_experiment_on_a_small_network(name, run, tmp_path):
     """A repeated command and the figures from the store give the same numbers."""
     known = [setting for setting in sets() if "rounds" not in setting or name not in WITHOUT_ROUNDS]
-    arguments = ("--smoke", "--engine=inline", *known, "--store", "store")
+    arguments = ("--smoke", "--executor=inline", *known, "--store", "store")
     first = run("run", name, *arguments, "--out", "first")
     assert "failed" not in first.out
     again = run("run", name, *arguments, "--out", "again")
@@ -354,7 +369,7 @@ def test_device_computes_the_same_as_the_cpu(experiment, tmp_path):
             "run",
             experiment,
             "--smoke",
-            "--engine=inline",
+            "--executor=inline",
         ]
         done = subprocess.run(
             [*command, *sets(device=device), f"--store={device}", "--out=out", "--json"], cwd=tmp_path,
@@ -392,7 +407,7 @@ def flip_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-RUN = ("run", NAME, "--smoke", "--engine=inline", "--replicates=2")
+RUN = ("run", NAME, "--smoke", "--executor=inline", "--replicates=2")
 
 
 @pytest.mark.parametrize(

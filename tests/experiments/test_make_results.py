@@ -13,7 +13,7 @@ from prunus.runs.transfer import export_runs
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "make_results.py"
 SMALL = {
-    "model": "tests.helpers.small:mlp",
+    "model": "tests.helpers.tiny_networks:mlp",
     "data": "digits",
     "examples": "85",
     "epochs": "2",

@@ -34,7 +34,7 @@ from prunus.tickets.supermask.learned_supermask import PUBLISHED, LearnedSuperma
 from prunus.training import evaluate
 
 SMALL = {
-    "model": "tests.helpers.small:mlp",
+    "model": "tests.helpers.tiny_networks:mlp",
     "data": "digits",
     "examples": "85",
     "epochs": "2",
@@ -75,8 +75,8 @@ def test_scores_are_never_trained_for_longer_than_the_logits():
 @pytest.mark.parametrize(
     ("settings", "networks"),
     [
-        ({"model": "tests.helpers.small:mlp"}, ["lenet"]),
-        ({"model": "tests.helpers.small:mlp", "data": "cifar-10"}, ["lenet"]),
+        ({"model": "tests.helpers.tiny_networks:mlp"}, ["lenet"]),
+        ({"model": "tests.helpers.tiny_networks:mlp", "data": "cifar-10"}, ["lenet"]),
         ({"data": "fashion-mnist"}, ["lenet"]),
         ({"data": "mnist"}, ["lenet"]),
         ({"data": "cifar-10"}, ["conv-2", "conv-4", "conv-6"]),
@@ -235,7 +235,7 @@ def test_changed_model_is_named(finished):
         load_trained_network(other, store.directory(run_id(spec)))
 
 
-def test_network_of_a_run_can_be_saved_and_loaded(finished, called, tmp_path):
+def test_network_of_a_run_can_be_saved_and_loaded(finished, run_cli, tmp_path):
     store, entries, _ = finished
     file, test = tmp_path / "one.prunus", load_data("digits").take(85, 28).test
     seeded = 0
@@ -244,13 +244,13 @@ def test_network_of_a_run_can_be_saved_and_loaded(finished, called, tmp_path):
         id = run_id(spec)
         arguments = ["runs", "save", id, file, "--store", store.path]
         if spec.kind == "criterion_supermask":
-            messages = called(*arguments, code=1).err
+            messages = run_cli(*arguments, code=1).err
             assert (
                 messages
                 == f"error: {id} has no network to write: the result of a run of its kind is numbers.\n"
             )
             continue
-        printed = json.loads(called(*arguments, "--json", "--force").out)
+        printed = json.loads(run_cli(*arguments, "--json", "--force").out)
         assert printed["run"] == prunus.inspect(file).metadata["run"] == id
         assert printed["bytes"] == file.stat().st_size
         row = store.directory(id).rows()[-1]
@@ -265,9 +265,9 @@ def test_network_of_a_run_can_be_saved_and_loaded(finished, called, tmp_path):
                 4 * weight.numel() for weight in dense.make_network().parameters()
             )
     assert seeded == 3
-    messages = called("runs", "save", id, file, "--store", store.path, code=1).err
+    messages = run_cli("runs", "save", id, file, "--store", store.path, code=1).err
     assert messages == f"error: {file} exists; pass --force to replace it, or name another file.\n"
-    assert "parameters in" in called("runs", "save", id, file, "--store", store.path, "--force").out
+    assert "parameters in" in run_cli("runs", "save", id, file, "--store", store.path, "--force").out
 
 
 def test_criterion_has_one_name_over_all_weights(tmp_path):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import small
+import tiny_networks
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ def make_test_objective(
     model: nn.Module, shape: tuple[int, ...], loss: str = "squared_error", n: int = 9, biases: bool = True
 ) -> Objective:
     """An objective in float64 with drawn weights, statistics, inputs and targets."""
-    model = small.drawn(model, 3).double()
+    model = tiny_networks.randomize_parameters(model, 3).double()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.copy_(draw(len(module.running_mean), role="mean"))

@@ -11,7 +11,7 @@ from prunus.tickets.ticket import TicketSpec
 from prunus.training import Recipe
 
 RECIPE = Recipe(epochs=2, learning_rate=0.01, batch_size=25, lr_schedule="linear")
-DENSE = BaselineSpec("small:mlp", "digits", RECIPE, examples=85, eval_every=3, checkpoint_steps=(5,))
+DENSE = BaselineSpec("tiny_networks:mlp", "digits", RECIPE, examples=85, eval_every=3, checkpoint_steps=(5,))
 
 
 def plan(epochs: int = 2) -> list:

@@ -839,14 +839,14 @@ def test_bad_command_line_ends_in_one_sentence_before_any_work(case, shared_fold
     assert seconds < 5
 
 
-def test_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tmp_path, called):
+def test_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tmp_path, run_cli):
     store = shutil.copytree(shared_folder / "store", tmp_path / "store")
     (run, *_) = sorted((store / "runs").iterdir())
     (run / "run.json").write_text((run / "run.json").read_text()[:20])
-    message = called("runs", "show", run.name, "--store", store, code=8).err
+    message = run_cli("runs", "show", run.name, "--store", store, code=8).err
     assert f"{run / 'run.json'} is damaged" in message
     command = re.search("`prunus (.*?)`", message)[1]
-    called(*shlex.split(command))
+    run_cli(*shlex.split(command))
     assert not run.exists()
 
 

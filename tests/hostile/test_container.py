@@ -670,42 +670,42 @@ def test_all_readers_have_the_same_limit(function, tmp_path):
             load(path, prunus.models.lenet_300_100(seed=0), limit)
 
 
-def test_commands_have_the_limit_of_the_library(called, tmp_path):
+def test_commands_have_the_limit_of_the_library(run_cli, tmp_path):
     path = tmp_path / "f.prunus"
     prunus.save(prunus.models.lenet_300_100(seed=0), path)
     for command in (("inspect", path), ("evaluate", path, "--data", "digits"), ("decompress", path)):
-        refused = called(*command, "--max-bytes", 100_000, code=7)
+        refused = run_cli(*command, "--max-bytes", 100_000, code=7)
         assert "max_bytes allows 100000" in refused.err
     assert not (tmp_path / "f.safetensors").exists()
-    called("decompress", path, "--max-bytes", 3_000_000)
+    run_cli("decompress", path, "--max-bytes", 3_000_000)
     assert (tmp_path / "f.safetensors").exists()
 
 
-def test_decompress_refuses_the_reserved_name(called, tmp_path):
+def test_decompress_refuses_the_reserved_name(run_cli, tmp_path):
     write(tmp_path / "f.prunus", {"__metadata__": torch.zeros(1), "w": torch.zeros(2)})
-    assert "__metadata__" in called("decompress", tmp_path / "f.prunus", code=4).err
+    assert "__metadata__" in run_cli("decompress", tmp_path / "f.prunus", code=4).err
     assert [path.name for path in tmp_path.iterdir()] == ["f.prunus"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-def test_decompress_writes_valid_safetensors(called, dtype, tmp_path):
+def test_decompress_writes_valid_safetensors(run_cli, dtype, tmp_path):
     state = {
         "w": torch.ones(2, 3).to(dtype),
         "empty": torch.zeros(0, 3).to(dtype),
         "\x1b[2J": torch.tensor(1).to(dtype),
     }
     write(tmp_path / "f.prunus", state)
-    called("decompress", tmp_path / "f.prunus")
+    run_cli("decompress", tmp_path / "f.prunus")
     back = load_file(tmp_path / "f.safetensors")
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
 
 
-def test_control_characters_do_not_reach_the_terminal(called, tmp_path):
+def test_control_characters_do_not_reach_the_terminal(run_cli, tmp_path):
     name = "\x1b[2J\u202e\x07"
     write(tmp_path / "f.prunus", {name: torch.zeros(2)}, metadata={name: name})
     for options in ((), ("--json",)):
-        printed = called("inspect", tmp_path / "f.prunus", *options)
+        printed = run_cli("inspect", tmp_path / "f.prunus", *options)
         assert not set(name) - set("[2J") & set(printed.out + printed.err)
     with pytest.raises(ModelMismatchError) as error:
         load(tmp_path / "f.prunus", into=nn.Linear(2, 2))

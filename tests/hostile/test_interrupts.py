@@ -19,7 +19,7 @@ TIMES = ("seconds", "attempts", "attempt", "started", "environments", "digest")
 """What differs between a run that was interrupted and one that was not."""
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 SETTINGS = {
-    "model": "small:mlp",
+    "model": "tiny_networks:mlp",
     "data": "digits",
     "examples": "85",
     "epochs": "60",
@@ -254,13 +254,13 @@ COMPRESS = ("compress", "--model=signal_nets:net", *NAMES, "--rounds=1", *EPOCHS
 
 
 @pytest.fixture
-def run(called, monkeypatch, tmp_path):
+def run(run_cli, monkeypatch, tmp_path):
     """`prunus` in this process, which Ctrl-C interrupts whatever shell has started the tests."""
     (tmp_path / "signal_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield called
+    yield run_cli
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, before)
 

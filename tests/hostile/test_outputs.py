@@ -231,13 +231,13 @@ def test_runs_save_refuses_a_file_of_the_store(refused, folder, monkeypatch):
     assert Path(file).read_bytes() == before
 
 
-def test_force_replaces_a_file_and_writes_through_a_link(folder, called):
+def test_force_replaces_a_file_and_writes_through_a_link(folder, run_cli):
     Path("link.safetensors").symlink_to("mine")
-    called("decompress", "a.prunus", "--out=link.safetensors", "--force")
+    run_cli("decompress", "a.prunus", "--out=link.safetensors", "--force")
     assert Path("link.safetensors").is_symlink()
     assert load_file("mine").keys() == {"weight", "bias"}
     Path("new.safetensors").symlink_to("fresh")
-    called("decompress", "a.prunus", "--out=new.safetensors")
+    run_cli("decompress", "a.prunus", "--out=new.safetensors")
     assert Path("fresh").read_bytes() == Path("mine").read_bytes()
 
 
@@ -294,7 +294,7 @@ def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2", "scipy"])
-def test_missing_library_is_named_before_the_work(library, folder, called, monkeypatch):
+def test_missing_library_is_named_before_the_work(library, folder, run_cli, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
@@ -311,7 +311,7 @@ def test_missing_library_is_named_before_the_work(library, folder, called, monke
         )
         commands.append(("compress", NET, DATA, "--out=out.prunus"))
     for arguments in commands:
-        message = called(*arguments, code=1).err.splitlines()[-1]
+        message = run_cli(*arguments, code=1).err.splitlines()[-1]
         assert library in message
         assert "prunus[cli]" in message
 
@@ -366,14 +366,14 @@ def test_files_do_not_depend_on_locale_and_plotting_backend(backend, folder, tmp
     assert load_file(other_folder / "é.safetensors").keys() == {"1.weight", "1.bias"}
 
 
-def test_tied_weights_are_stored_once_and_restored(folder, called):
+def test_tied_weights_are_stored_once_and_restored(folder, run_cli):
     """As `safetensors.torch.save_model` stores them; the file is also taken as weights by the next command."""
     exclude = ("--exclude=a.weight", "--exclude=c.weight", DATA)
     torch.manual_seed(0)
     names: dict = {}
     exec(OWN, names)
     torch.save(names["Tied"]().state_dict(), "tied.pt")
-    called("prune", "out_nets:Tied", "--weights=tied.pt", "--density=0.5", *exclude, "--out=one.safetensors")
+    run_cli("prune", "out_nets:Tied", "--weights=tied.pt", "--density=0.5", *exclude, "--out=one.safetensors")
     state, full = load_file("one.safetensors"), torch.load("tied.pt")
     with safe_open("one.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt", "c.weight": "a.weight"}
@@ -383,14 +383,14 @@ def test_tied_weights_are_stored_once_and_restored(folder, called):
     load_model(model, "one.safetensors")
     assert torch.equal(model.c.weight, full["c.weight"])
     again = ("--weights=one.safetensors", "--density=1", *exclude, "--out=two.safetensors")
-    called("prune", "out_nets:Tied", *again)
+    run_cli("prune", "out_nets:Tied", *again)
     assert Path("two.safetensors").read_bytes() == Path("one.safetensors").read_bytes()
 
 
-def test_tensor_that_safetensors_cannot_hold_is_refused_before_the_work(folder, called, monkeypatch):
+def test_tensor_that_safetensors_cannot_hold_is_refused_before_the_work(folder, run_cli, monkeypatch):
     monkeypatch.setattr("prunus.cli.networks.train_network", lambda *arguments: pytest.fail("it was trained"))
-    message = called("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
+    message = run_cli("prune", "out_nets:Complex", DATA, "--density=0.5", "--out=x.safetensors", code=4).err
     assert "cannot be written as a safetensors file" in message
     prunus.compression.container.write("meta.prunus", {"__metadata__": torch.ones(2)})
-    assert "__metadata__ is reserved" in called("decompress", "meta.prunus", code=4).err
+    assert "__metadata__ is reserved" in run_cli("decompress", "meta.prunus", code=4).err
     assert [path.name for path in folder.glob("*.safetensors")] == ["w.safetensors"]

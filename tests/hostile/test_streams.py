@@ -104,13 +104,13 @@ def test_missing_package_is_named(folder):
     assert "error: The package numba is not installed; `prunus doctor`" in done.stderr
 
 
-def test_output_of_user_functions_goes_to_stderr(folder, called):
+def test_output_of_user_functions_goes_to_stderr(folder, run_cli):
     names = ("--model=stream_nets:net", "--data=stream_nets:data")
-    printed = called("compress", *names, *FAST, "--out=n.prunus", "--json")
+    printed = run_cli("compress", *names, *FAST, "--out=n.prunus", "--json")
     assert json.loads(printed.out)["file"] == "n.prunus"
     for origin in ("while it was imported", "by the model", "by the data set"):
         assert f"printed {origin}" in printed.err
-    assert json.loads(called("evaluate", "n.prunus", *names, "--json").out)["n"] == 300
+    assert json.loads(run_cli("evaluate", "n.prunus", *names, "--json").out)["n"] == 300
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_output_of_user_functions_goes_to_stderr(folder, called):
         (4, "not_copyable", "copy.deepcopy"),
     ],
 )
-def test_model_that_exits_is_an_error(code, model, message, folder, called):
-    printed = called(
+def test_model_that_exits_is_an_error(code, model, message, folder, run_cli):
+    printed = run_cli(
         "compress", f"--model=stream_nets:{model}", "--data=digits", *FAST, "--out=n.prunus", code=code
     )
     assert printed.out == ""
@@ -132,24 +132,24 @@ def test_model_that_exits_is_an_error(code, model, message, folder, called):
 
 
 @pytest.mark.parametrize("model", ["expanded", "sparse"])
-def test_prune_refuses_a_model_whose_tensors_cannot_be_filled(model, folder, called):
+def test_prune_refuses_a_model_whose_tensors_cannot_be_filled(model, folder, run_cli):
     weights = {"1.weight": torch.ones(10, 64), "1.bias": torch.ones(10)}
     torch.save(weights if model == "expanded" else {**weights, "eye": torch.eye(3)}, "filled.pt")
     arguments = (f"stream_nets:{model}", "--weights=filled.pt", "--data=digits", "--density=0.5")
-    assert "cannot be copied into Sequential" in called("prune", *arguments, code=4).err
+    assert "cannot be copied into Sequential" in run_cli("prune", *arguments, code=4).err
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda weight: weight.to("meta")])
-def test_nondense_weights_are_refused(change, folder, called):
+def test_nondense_weights_are_refused(change, folder, run_cli):
     torch.save({"1.weight": change(torch.ones(10, 64)), "1.bias": torch.ones(10)}, "odd.pt")
     arguments = ("stream_nets:net", "--weights=odd.pt", "--data=digits", "--density=0.5")
-    assert "Expected dense tensors with values in odd.pt" in called("prune", *arguments, code=4).err
+    assert "Expected dense tensors with values in odd.pt" in run_cli("prune", *arguments, code=4).err
 
 
 @pytest.mark.parametrize("data", ["unprintable", "numbered"])
-def test_data_set_name_must_be_text(data, folder, called):
+def test_data_set_name_must_be_text(data, folder, run_cli):
     arguments = ("--model=stream_nets:net", f"--data=stream_nets:{data}", "--out=n.prunus")
-    assert "Expected the name of a data set" in called("compress", *arguments, code=3).err
+    assert "Expected the name of a data set" in run_cli("compress", *arguments, code=3).err
 
 
 @pytest.mark.parametrize(
@@ -161,26 +161,26 @@ def test_data_set_name_must_be_text(data, folder, called):
         ("prune", "--density=0.5", "--data=digits"),
     ],
 )
-def test_pipe_without_writer_is_refused(arguments, folder, called):
+def test_pipe_without_writer_is_refused(arguments, folder, run_cli):
     os.mkfifo("pipe.prunus")
-    printed = called(arguments[0], "pipe.prunus", *arguments[1:], code=7)
+    printed = run_cli(arguments[0], "pipe.prunus", *arguments[1:], code=7)
     assert printed.err.endswith("error: pipe.prunus cannot be read: it is not a regular file.\n")
 
 
-def test_output_without_name_or_behind_broken_link_is_refused(folder, called):
-    assert ". cannot be written: it is a folder" in called("decompress", "", code=1).err
+def test_output_without_name_or_behind_broken_link_is_refused(folder, run_cli):
+    assert ". cannot be written: it is a folder" in run_cli("decompress", "", code=1).err
     (folder / "link.prunus").symlink_to("missing/file.prunus")
     names = ("--model=stream_nets:net", "--data=digits")
-    stderr = called("compress", *names, "--out=link.prunus", code=1).err
+    stderr = run_cli("compress", *names, "--out=link.prunus", code=1).err
     assert f"{folder / 'missing'} is not a folder" in stderr
-    stderr = called("compress", *names, "--out=n.prunus", "--checkpoints=two\nlines", code=1).err
+    stderr = run_cli("compress", *names, "--out=n.prunus", "--checkpoints=two\nlines", code=1).err
     assert "its name has control characters" in stderr
     assert "will prune" not in stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("inspect", "-h"), ("runs", "rm", "-h")])
-def test_help_accepts_both_option_names(arguments, called):
-    assert "Example" in called(*arguments).out or "clear it up" in called(*arguments).out
+def test_help_accepts_both_option_names(arguments, run_cli):
+    assert "Example" in run_cli(*arguments).out or "clear it up" in run_cli(*arguments).out
 
 
 @pytest.mark.parametrize(
@@ -196,15 +196,15 @@ def test_help_accepts_both_option_names(arguments, called):
             ("--set=baseline.recipe.weight_decay=-0.1",),
             "Expected a finite recipe.weight_decay of at least 0, got -0.1",
         ),
-        (2, ("--engine=",), "Unknown executor ''"),
+        (2, ("--executor=",), "Unknown executor ''"),
         (2, ("--replicates=1000000000000",), "--replicates"),
         (8, ("--store=two\nlines",), "its name has control characters"),
         (4, ("--set=baseline.model=stream_nets:stops_at_a_seed",), "failed: SystemExit: 0"),
         (3, ("--set=baseline.data=stream_nets:no_data",), "failed: SystemExit: 0"),
     ],
 )
-def test_run_refuses_before_creating_a_store(code, arguments, message, folder, called):
-    printed = called("run", "zhou2019.zeros", "--smoke", "--workers=1", *arguments, code=code)
+def test_run_refuses_before_creating_a_store(code, arguments, message, folder, run_cli):
+    printed = run_cli("run", "zhou2019.zeros", "--smoke", "--workers=1", *arguments, code=code)
     assert message in printed.err.splitlines()[-1]
     assert not [
         path for path in folder.iterdir() if path.name not in ("stream_nets.py", "net.pt", "__pycache__")

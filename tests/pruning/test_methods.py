@@ -26,7 +26,7 @@ from prunus.training import Recipe, evaluate, train
 from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
-import small
+import tiny_networks
 
 # These networks are hardly trained: an update for a minimum of the error may lose more than none.
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
@@ -40,7 +40,7 @@ each = pytest.mark.parametrize("name", ALL)
 def tiny(seed):
     """64-8-8-10."""
     layers = nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10)
-    return small.drawn(nn.Sequential(nn.Flatten(), *layers), seed)
+    return tiny_networks.randomize_parameters(nn.Sequential(nn.Flatten(), *layers), seed)
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +208,8 @@ def test_inputs_of_another_shape_are_refused(name, model, data):
 
 @each
 def test_layer_that_is_never_reached_is_named(name, data):
-    model = small.mlp(0)
-    model[1].spare = small.drawn(nn.Linear(4, 4), 0)
+    model = tiny_networks.mlp(0)
+    model[1].spare = tiny_networks.randomize_parameters(nn.Linear(4, 4), 0)
     with pytest.raises(ModelError, match=r"never reached the layer of '1.spare.weight'.*exclude"):
         prune(name, model, data.train, 0.5)
     prune(name, model, data.train, 0.5, weights=prunable_weights(model, exclude=["1.spare.*"]))
@@ -229,7 +229,7 @@ def test_layer_without_information_in_the_examples_is_named(name, model, data):
 @pytest.mark.filterwarnings("ignore::prunus.errors.EmptyLayerWarning")
 @pytest.mark.parametrize("name", ["fisher", "full_obs", "obd_hutchinson", "snip", "gradient", "grasp"])
 def test_layer_without_weights_needs_no_information(name, data):
-    model = small.residual(0)
+    model = tiny_networks.residual(0)
     model.over.bias.data.fill_(-1.0)  # without its weights it is silent, and so are their derivatives
     weights = prunable_weights(model)
     within = {key: torch.full_like(w, key != "over.weight", dtype=torch.bool) for key, w in weights.items()}
@@ -239,7 +239,7 @@ def test_layer_without_weights_needs_no_information(name, data):
 
 def test_methods_are_found_by_name_value_and_criterion():
     assert pruning_method("magnitude") == pruning_method(magnitude) == CriterionMethod(magnitude)
-    assert callable(pruning_method("small:by_column").criterion)
+    assert callable(pruning_method("tiny_networks:by_column").criterion)
     assert pruning_method("obs") is pruning_method(METHODS["obs"]) is METHODS["obs"]
     with pytest.raises(UnknownNameError, match="criterion"):
         pruning_method("nothing")

@@ -177,7 +177,7 @@ def test_a_run_that_fails_does_not_stop_the_others(executor, tmp_path):
 def test_a_failed_run_is_resumed_where_it_failed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FAILING").touch()
-    spec, store = TicketSpec(DENSE, rounds=2, criterion="small:failing"), Store(tmp_path / "store")
+    spec, store = TicketSpec(DENSE, rounds=2, criterion="tiny_networks:failing"), Store(tmp_path / "store")
     with pytest.raises(StatisticsError, match=r"1 of 2 runs failed; .*Asked to fail"):
         run_plan([spec], store, executor="inline", say=print)
     first = store.directory(run_id(spec), unfinished=True).rows()
@@ -196,7 +196,10 @@ def test_a_failed_run_is_resumed_where_it_failed(tmp_path, monkeypatch):
     ["inline", *(pytest.param(name, marks=pytest.mark.slow) for name in EXECUTORS if name != "inline")],
 )
 def test_an_error_of_a_user_function_fails_only_its_run(executor, tmp_path):
-    bad, good = (TicketSpec(DENSE, rounds=1, criterion=name) for name in ("small:raising", "small:by_column"))
+    bad, good = (
+        TicketSpec(DENSE, rounds=1, criterion=name)
+        for name in ("tiny_networks:raising", "tiny_networks:by_column")
+    )
     store, lines = Store(tmp_path), []
     with pytest.raises(ValueError, match=f"^1 of 3 runs failed; the first, {run_id(bad)}: a fault$") as ended:
         run_plan([bad, good], store, executor=executor, workers=2, say=lines.append)
@@ -213,7 +216,9 @@ def test_an_error_of_a_user_function_fails_only_its_run(executor, tmp_path):
 
 def test_an_error_in_a_worker_has_the_traceback_in_its_notes(tmp_path):
     run_in_worker(DENSE, tmp_path)
-    _, is_done, fault = run_in_worker(TicketSpec(DENSE, rounds=1, criterion="small:raising"), tmp_path)
+    _, is_done, fault = run_in_worker(
+        TicketSpec(DENSE, rounds=1, criterion="tiny_networks:raising"), tmp_path
+    )
     error = pickle.loads(pickle.dumps(fault))
     assert (is_done, type(error), str(error)) == (False, ValueError, "a fault")
     assert ", in raising\n" in error.__notes__[0]
@@ -252,7 +257,10 @@ def test_an_interrupt_stops_the_plan(interrupt, tmp_path, monkeypatch):
         raise interrupt
 
     monkeypatch.setattr("small.stopped", stopped, raising=False)
-    specs = [TicketSpec(DENSE, rounds=1, criterion=name) for name in ("small:stopped", "small:by_column")]
+    specs = [
+        TicketSpec(DENSE, rounds=1, criterion=name)
+        for name in ("tiny_networks:stopped", "tiny_networks:by_column")
+    ]
     store = Store(tmp_path)
     with pytest.raises(interrupt):
         run_plan(specs, store, executor="inline", say=print)
@@ -315,7 +323,7 @@ def test_a_removed_dependency_is_an_error(tmp_path):
 
 
 def test_a_failed_invariant_is_recorded_in_a_finished_run(tmp_path):
-    spec, store = TicketSpec(DENSE, rounds=2, mask1="small:not_rewound"), Store(tmp_path)
+    spec, store = TicketSpec(DENSE, rounds=2, mask1="tiny_networks:not_rewound"), Store(tmp_path)
     with pytest.warns(InvariantWarning):
         run_plan([spec], store, executor="inline", say=print)
     (run,) = (run for run in store.runs() if run.id == run_id(spec))

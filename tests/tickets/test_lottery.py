@@ -19,7 +19,7 @@ from prunus.tickets.ticket import PruningRates
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-import small
+import tiny_networks
 
 RECIPE = prunus.Recipe(epochs=2, learning_rate=0.01, batch_size=25)
 
@@ -35,7 +35,7 @@ def equal(a, b) -> bool:
 
 def test_objects_that_cannot_be_imported_give_a_verified_ticket(data):
     def make_model(seed):
-        return small.mlp(seed)
+        return tiny_networks.mlp(seed)
 
     levels = []
     result = prunus.lottery(make_model, data, rounds=2, recipe=RECIPE, report=levels.append)
@@ -57,9 +57,9 @@ def test_objects_that_cannot_be_imported_give_a_verified_ticket(data):
 
 def test_a_store_gives_the_same_bits_and_is_used_again(data, tmp_path, monkeypatch):
     monkeypatch.setattr(small, "few_digits", lambda: data, raising=False)
-    names = {"rounds": 2, "recipe": RECIPE, "criterion": small.by_column, "mask1": "permute"}
-    in_memory = prunus.lottery(small.mlp, data, **names)
-    stored = prunus.lottery(small.mlp, "small:few_digits", store=tmp_path, **names)
+    names = {"rounds": 2, "recipe": RECIPE, "criterion": tiny_networks.by_column, "mask1": "permute"}
+    in_memory = prunus.lottery(tiny_networks.mlp, data, **names)
+    stored = prunus.lottery(tiny_networks.mlp, "tiny_networks:few_digits", store=tmp_path, **names)
     assert [replace(level, density=0) for level in stored.levels] == [
         replace(level, density=0) for level in in_memory.levels
     ]
@@ -67,16 +67,16 @@ def test_a_store_gives_the_same_bits_and_is_used_again(data, tmp_path, monkeypat
     assert all(equal(stored.weights(level), in_memory.weights(level)) for level in (0, 2))
     with pytest.raises(StoreError, match=r"\[0, 2\], got 1"):
         stored.weights(1)
-    assert stored.ticket.criterion == "small:by_column"
+    assert stored.ticket.criterion == "tiny_networks:by_column"
     store = Store(tmp_path)
     assert {run.id for run in store.runs()} == {run_id(stored.ticket), run_id(stored.ticket.baseline)}
-    prunus.lottery("small:mlp", "small:few_digits", store=store, **names)
+    prunus.lottery("tiny_networks:mlp", "tiny_networks:few_digits", store=store, **names)
     assert all(run.attempts == 1 for run in store.runs())
 
 
 @pytest.mark.parametrize("setting", ["model", "data", "criterion"])
 def test_an_object_without_a_name_is_not_stored(setting, data, tmp_path):
-    settings = {"model_fn": small.mlp, "data": "digits", "criterion": "magnitude"}
+    settings = {"model_fn": tiny_networks.mlp, "data": "digits", "criterion": "magnitude"}
     settings["model_fn" if setting == "model" else setting] = {
         "model": lambda: nn.Linear(64, 10),
         "data": data,
@@ -89,12 +89,12 @@ def test_an_object_without_a_name_is_not_stored(setting, data, tmp_path):
 
 def test_values_are_used_in_place_of_names(data):
     result = prunus.lottery(
-        small.mlp,
+        tiny_networks.mlp,
         data,
         rounds=1,
         scope=prunus.SCOPES["global"],
-        mask1=small.half,
-        mask0=small.hundredth,
+        mask1=tiny_networks.half,
+        mask0=tiny_networks.hundredth,
         pruning_rates=PruningRates(linear=0.5),
         recipe=RECIPE,
         replicate=1,
@@ -102,21 +102,23 @@ def test_values_are_used_in_place_of_names(data):
     assert result.levels[1].density == 0.5
     masks, weights = result.masks(1), result.weights(1)
     assert all(bool((weights[name][~mask] == torch.tensor(0.01)).all()) for name, mask in masks.items())
-    assert not equal(weights, prunus.lottery(small.mlp, data, rounds=1, recipe=RECIPE).weights(1))
+    assert not equal(weights, prunus.lottery(tiny_networks.mlp, data, rounds=1, recipe=RECIPE).weights(1))
 
 
 def test_a_broken_action_is_not_verified(data):
     with pytest.warns(InvariantWarning, match="mask-1"):
-        result = prunus.lottery(small.mlp, data, rounds=1, mask1=small.not_rewound, recipe=RECIPE)
+        result = prunus.lottery(
+            tiny_networks.mlp, data, rounds=1, mask1=tiny_networks.not_rewound, recipe=RECIPE
+        )
     assert [level.verified for level in result.levels] == [True, False]
     assert not result.verified
 
 
 def test_unknown_names_are_refused_before_training(data):
     with pytest.raises(UnknownNameError, match="did you mean 'rewind'"):
-        prunus.lottery(small.mlp, data, mask1="rewound", recipe=RECIPE)
+        prunus.lottery(tiny_networks.mlp, data, mask1="rewound", recipe=RECIPE)
     with pytest.raises(SpecError, match="of 0 rounds"):
-        prunus.lottery(small.mlp, data, rounds=0, recipe=RECIPE)
+        prunus.lottery(tiny_networks.mlp, data, rounds=0, recipe=RECIPE)
 
 
 def test_no_module_shadows_a_public_name():

@@ -43,7 +43,7 @@ from prunus.tickets.supermask.uniforms import CHUNK, UniformStream, aligned_chun
 from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe, evaluate, train
 from prunus.training.state import clone_tensors
-from tests.helpers import small, tickets
+from tests.helpers import tickets, tiny_networks
 
 KINDS = {
     "bernoulli": Bernoulli(),
@@ -54,10 +54,10 @@ KINDS = {
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 RECIPE = Recipe(epochs=2, learning_rate=0.1, batch_size=20)
 NETWORKS = {
-    "mlp": small.mlp,
-    "convolved": small.convolved,
-    "normed": small.normed,
-    "residual": small.residual,
+    "mlp": tiny_networks.mlp,
+    "convolved": tiny_networks.convolved,
+    "normed": tiny_networks.normed,
+    "residual": tiny_networks.residual,
 }
 
 
@@ -153,7 +153,7 @@ def test_an_empty_sample_is_not_rescaled():
 
 @every_kind
 def test_weight_without_a_gradient_is_refused(kind):
-    model = small.mlp(0)
+    model = tiny_networks.mlp(0)
     learned = over(model, kind)
     learned.apply()
     with pytest.raises(ModelError, match=r"gradient of '1\.weight', over which .* forward pass does not use"):
@@ -223,7 +223,7 @@ def test_steps_layers_and_seeds_draw_independent_masks():
 
 
 def test_sample_depends_on_its_index_only():
-    model = small.mlp(0)
+    model = tiny_networks.mlp(0)
     learned = over(model, Bernoulli())
     learned.apply_sample(4)
     before = clone_tensors(model.state_dict())
@@ -313,7 +313,7 @@ def test_weights_are_never_trained(kind, network, optimizer, small_data):
 
 @every_kind
 def test_verify_counts_changed_weights(kind):
-    model = small.mlp(0)
+    model = tiny_networks.mlp(0)
     learned = over(model, kind)
     learned.apply()
     assert learned.verify() == 0
@@ -338,7 +338,7 @@ CONVERSIONS = {
 @every_kind
 def test_constraint_holds_after_the_model_is_converted(kind, convert):
     """The storage of the parameters is replaced; weights, gradients and violations are those of the new one."""
-    models = small.mlp(0), small.mlp(0)
+    models = tiny_networks.mlp(0), tiny_networks.mlp(0)
     constraint, reference = (over(model, kind) for model in models)
     for learned in (constraint, reference):
         spread(learned)
@@ -368,7 +368,7 @@ def test_constraint_holds_after_the_model_is_converted(kind, convert):
 @every_kind
 def test_channels_last_layout_is_kept(kind, small_data):
     """A channels-last convolution keeps its layout, and learns."""
-    model = small.convolved(0)
+    model = tiny_networks.convolved(0)
     learned = over(model, kind)
     train(model, small_data, RECIPE, constraint=learned)
     weight = model[0].weight
@@ -379,7 +379,7 @@ def test_channels_last_layout_is_kept(kind, small_data):
 @every_kind
 def test_mask_learning_raises_accuracy(kind, digits):
     """Eight classes of ten in a minute fraction: far above chance, and above the untrained network."""
-    model = small.mlp(0)
+    model = tiny_networks.mlp(0)
     untrained = evaluate(model, digits.validation).accuracy
     learned = over(model, kind, weights="signed_kaiming")
     train(model, digits, Recipe(8, 0.1 if kind.random else 0.01, 20), constraint=learned)
@@ -424,7 +424,7 @@ def test_resumed_training_equals_uninterrupted_training(kind, network, small_dat
 
 
 def test_checkpoint_over_other_weights_is_refused():
-    constraint, other = over(small.mlp(0), Bernoulli()), over(small.mlp(1), Bernoulli())
+    constraint, other = over(tiny_networks.mlp(0), Bernoulli()), over(tiny_networks.mlp(1), Bernoulli())
     with pytest.raises(CheckpointError, match="other weights"):
         constraint.load_state_dict(other.state_dict())
     with pytest.raises(CheckpointError):
@@ -435,7 +435,7 @@ def test_checkpoint_over_other_weights_is_refused():
 
 
 def test_initial_and_signed_constant_weights():
-    first = clone_tensors(prunable_weights(small.mlp(0)))
+    first = clone_tensors(prunable_weights(tiny_networks.mlp(0)))
     for name, values in WEIGHT_INITS["signed_constant"](first, 2.0, 0).values.items():
         assert torch.equal(values.sign(), first[name].sign())
         assert torch.allclose(values.abs(), 2 * population_std(first[name]))
@@ -447,7 +447,9 @@ def test_initial_and_signed_constant_weights():
 
 # --- runs
 
-DENSE = BaselineSpec("tests.helpers.small:mlp", "digits", Recipe(1, 0.01, 20), examples=200, eval_every=5)
+DENSE = BaselineSpec(
+    "tests.helpers.tiny_networks:mlp", "digits", Recipe(1, 0.01, 20), examples=200, eval_every=5
+)
 SPEC = LearnedSupermaskSpec(DENSE, recipe=RECIPE, samples=3)
 
 

@@ -47,10 +47,12 @@ from tests.helpers import tickets
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-import small  # the module of the references "small:NAME"
+import tiny_networks  # the module of the references "tiny_networks:NAME"
 
 RECIPE = Recipe(epochs=2, learning_rate=0.02, batch_size=25, lr_schedule="linear")
-DENSE = BaselineSpec("small:mlp", "digits", RECIPE, examples=85, eval_every=3, checkpoint_steps=(2, 5))
+DENSE = BaselineSpec(
+    "tiny_networks:mlp", "digits", RECIPE, examples=85, eval_every=3, checkpoint_steps=(2, 5)
+)
 LEARNED = LearnedSupermaskSpec(DENSE, recipe=Recipe(2, 0.1, 20), samples=2)
 FROZEN = "pruned weights have the values of the mask-0 action at every evaluation"
 LAST = 8
@@ -180,11 +182,11 @@ def test_masks_are_checked_to_be_nested_only_if_selected_within_earlier_ones():
 def test_arguments_modified_by_criteria_and_actions_do_not_affect_the_ticket():
     """A criterion that meddles gives the ticket it would have given; an action that does fails its receipt."""
     honest = TicketSpec(DENSE, rounds=2)
-    drifted = done(replace(honest, criterion="small:drifting"), trained())
+    drifted = done(replace(honest, criterion="tiny_networks:drifting"), trained())
     assert rows(drifted) == rows(done(honest, trained()))
     assert equal(drifted.load_tensors("final"), done(honest, trained()).load_tensors("final"))
     with pytest.warns(InvariantWarning, match="every kept weight equals that of the rewind step"):
-        directory = done(replace(honest, mask1="small:mutating"), trained())
+        directory = done(replace(honest, mask1="tiny_networks:mutating"), trained())
     first, point = directory.rows()[0], load_saved_state(trained(), 0).model
     failed = [sentence for sentence, holds in first["invariants"]["checks"].items() if not holds]
     assert failed == ["mask-1: every kept weight equals that of the rewind step"]
@@ -195,13 +197,13 @@ def test_arguments_modified_by_criteria_and_actions_do_not_affect_the_ticket():
 @pytest.mark.parametrize("mask1", REWINDING)
 def test_gradients_of_a_criterion_are_those_of_the_start_of_the_last_training(mask1):
     """With its biases, which the action rewinds or keeps."""
-    baseline = replace(DENSE, model="small:normed")
-    small.GRADIENTS.clear()
-    spec = TicketSpec(baseline, rounds=2, mask1=mask1, criterion="small:recording_gradients")
+    baseline = replace(DENSE, model="tiny_networks:normed")
+    tiny_networks.GRADIENTS.clear()
+    spec = TicketSpec(baseline, rounds=2, mask1=mask1, criterion="tiny_networks:recording_gradients")
     trainings = trainings_of(spec, trained(baseline))
     model, data = baseline.make_network().eval(), baseline.load_data().train
     starts = load_saved_state(trained(baseline), 0), trainings[0].observer.start
-    for gradients, start in zip(small.GRADIENTS, starts, strict=True):
+    for gradients, start in zip(tiny_networks.GRADIENTS, starts, strict=True):
         model.load_state_dict(start.model)
         model.zero_grad()
         nn.functional.cross_entropy(model(data.inputs), data.labels).backward()
@@ -280,7 +282,7 @@ def test_fine_tuning_warns_when_the_last_learning_rate_vanishes(lr_schedule, sta
 @pytest.mark.parametrize("schedule", ["iterative", "one_shot"])
 @pytest.mark.parametrize("step", [0, 2])
 def test_weights_are_rewound_in_every_round(model, schedule, step):
-    dense = replace(DENSE, model=f"small:{model}")
+    dense = replace(DENSE, model=f"tiny_networks:{model}")
     spec = TicketSpec(dense, rounds=3, schedule=schedule, rewind_step=step)
     point = load_saved_state(trained(dense), step)
     trainings = trainings_of(spec, trained(dense))
@@ -304,7 +306,7 @@ def test_weights_are_rewound_in_every_round(model, schedule, step):
 def test_ticket_that_prunes_nothing_equals_the_baseline(model, optimizer, step):
     """Weights, buffers, the optimizer's memory, the order of examples, dropout and the learning rate go on."""
     recipe = RECIPE.replace(optimizer=optimizer, momentum=0.9, weight_decay=0.01)
-    dense = replace(DENSE, model=f"small:{model}", recipe=recipe)
+    dense = replace(DENSE, model=f"tiny_networks:{model}", recipe=recipe)
     with pytest.warns(NoEffectWarning, match="Level 1 prunes nothing"):
         directory = done(TicketSpec(dense, rounds=1, pruning_rates=NOTHING, rewind_step=step), trained(dense))
     assert equal(directory.load_tensors("final"), trained(dense).load_tensors("final"))
@@ -317,7 +319,7 @@ def test_ticket_that_prunes_nothing_equals_the_baseline(model, optimizer, step):
 @pytest.mark.parametrize("mask1", REWINDING)
 def test_other_tensors_and_learning_rate_follow_the_mask1_action(mask1):
     """BatchNorm and its statistics, biases, the optimizer's memory and the learning rate, as the action says."""
-    dense = replace(DENSE, model="small:normed")
+    dense = replace(DENSE, model="tiny_networks:normed")
     spec = TicketSpec(dense, rounds=2, mask1=mask1, rewind_step=5)
     trainings, directory, action = (
         trainings_of(spec, trained(dense)),
@@ -343,7 +345,10 @@ def test_other_tensors_and_learning_rate_follow_the_mask1_action(mask1):
 @pytest.mark.parametrize("schedule", ["iterative", "one_shot"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
-    dense, rates = replace(DENSE, model=f"small:{model}"), PruningRates(linear=0.3, conv=0.2, output=0.1)
+    dense, rates = (
+        replace(DENSE, model=f"tiny_networks:{model}"),
+        PruningRates(linear=0.3, conv=0.2, output=0.1),
+    )
     network = dense.make_network()
     names = list(prunable_weights(network))
     assert all(name.endswith("weight") and network.get_parameter(name).dim() > 1 for name in names)
@@ -402,7 +407,7 @@ def test_density_that_a_pattern_cannot_reach_is_refused_before_training():
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")  # the network is hardly trained
 @pytest.mark.parametrize("name", METHODS)
 def test_ticket_uses_the_masks_of_a_pruning_method_at_the_trained_weights(name):
-    baseline = replace(DENSE, model="small:normed")
+    baseline = replace(DENSE, model="tiny_networks:normed")
     ticket = TicketSpec(baseline, criterion=name, rounds=2, pruning_rates=PruningRates(0.5, 0.5, 0.5))
     directory = done(ticket, trained(baseline))
     assert [row["invariants"]["passed"] for row in directory.rows()] == [True, True]
@@ -545,7 +550,11 @@ def test_pruned_weights_under_train_start_at_zero_and_move():
 @pytest.mark.parametrize("step", [0, 5])
 def test_user_criterion_and_actions_are_used(step):
     spec = TicketSpec(
-        DENSE, rounds=2, criterion="small:by_column", mask1="small:half", mask0="small:hundredth"
+        DENSE,
+        rounds=2,
+        criterion="tiny_networks:by_column",
+        mask1="tiny_networks:half",
+        mask0="tiny_networks:hundredth",
     )
     directory, trainings = done(spec, trained()), trainings_of(spec, trained())
     masks, start = masks_at(directory, 2), trainings[1].observer.start.model
@@ -568,9 +577,13 @@ def test_user_criterion_and_actions_are_used(step):
         ({"criterion": "nothing"}, UnknownNameError, "criterion"),
         ({"mask1": "rewound"}, UnknownNameError, "did you mean 'rewind'"),
         ({"mask0": "zeros"}, UnknownNameError, "did you mean 'zero'"),
-        ({"mask1": "small:nobody"}, UnknownNameError, "has no 'nobody'"),
-        ({"mask1": "small:function"}, SpecError, "Expected small:function to be a Mask1Action"),
-        ({"mask0": "small:half"}, SpecError, "Expected small:half to be a Mask0Action"),
+        ({"mask1": "tiny_networks:nobody"}, UnknownNameError, "has no 'nobody'"),
+        (
+            {"mask1": "tiny_networks:function"},
+            SpecError,
+            "Expected tiny_networks:function to be a Mask1Action",
+        ),
+        ({"mask0": "tiny_networks:half"}, SpecError, "Expected tiny_networks:half to be a Mask0Action"),
         ({"scope": "nothing"}, UnknownNameError, "scope"),
         (
             {"scope": "2:4", "pruning_rates": PruningRates(0.5, 0.5, 0.5)},
@@ -730,10 +743,13 @@ def test_procedure_killed_between_any_two_writes_and_resumed_gives_the_same_resu
 @pytest.mark.parametrize(
     ("settings", "failed"),
     [
-        ({"mask1": "small:not_rewound"}, "mask-1: every kept weight equals "),
-        ({"mask1": "small:shifted"}, "mask-1: every kept weight equals "),
-        ({"mask0": "small:not_zero"}, "mask-0: every pruned weight is zero"),
-        ({"mask0": "small:meddling"}, "mask-0: every kept weight equals the value of the mask-1 action"),
+        ({"mask1": "tiny_networks:not_rewound"}, "mask-1: every kept weight equals "),
+        ({"mask1": "tiny_networks:shifted"}, "mask-1: every kept weight equals "),
+        ({"mask0": "tiny_networks:not_zero"}, "mask-0: every pruned weight is zero"),
+        (
+            {"mask0": "tiny_networks:meddling"},
+            "mask-0: every kept weight equals the value of the mask-1 action",
+        ),
     ],
 )
 def test_broken_action_violates_invariants_and_the_run_continues(settings, failed):
@@ -816,7 +832,7 @@ MEDDLED = {
 def test_training_that_differs_from_its_arguments_violates_invariants(what):
     """The procedure is right here, and who carries out its trainings is not."""
     change, sentence = MEDDLED[what]
-    dense = replace(DENSE, model="small:normed")
+    dense = replace(DENSE, model="tiny_networks:normed")
     with pytest.warns(InvariantWarning, match=sentence):
         directory = done(TicketSpec(dense, rounds=2, rewind_step=5), trained(dense), change=change)
     for row in directory.rows():

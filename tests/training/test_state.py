@@ -24,12 +24,17 @@ from prunus.training.state import clone_tensors, state_to_tensors
 HELPERS = Path(__file__).parents[1] / "helpers"
 sys.path.insert(0, str(HELPERS))
 
-import small  # noqa: E402
+import tiny_networks  # noqa: E402
 
 RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=24, momentum=0.9)
 STEPS = 3 * 7
 """160 examples: six batches of 24, and one of 16."""
-MODELS = {"mlp": small.mlp, "normed": small.normed, "dropping": small.dropping, "convolved": small.convolved}
+MODELS = {
+    "mlp": tiny_networks.mlp,
+    "normed": tiny_networks.normed,
+    "dropping": tiny_networks.dropping,
+    "convolved": tiny_networks.convolved,
+}
 
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 each_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -83,7 +88,7 @@ class RecordingMonitor(TrainingMonitor):
 @pytest.mark.parametrize("step", [1, 7, 11, STEPS - 1])
 def test_training_from_a_captured_state_equals_uninterrupted_training(optimizer, kind, step, small_data):
     recipe = RECIPE.replace(optimizer=optimizer, lr_schedule="cosine")
-    uninterrupted, monitor = small.mlp(0), make_monitor(small_data, states=(step,))
+    uninterrupted, monitor = tiny_networks.mlp(0), make_monitor(small_data, states=(step,))
     expected = train(
         uninterrupted,
         small_data,
@@ -92,7 +97,7 @@ def test_training_from_a_captured_state_equals_uninterrupted_training(optimizer,
         observer=monitor,
         seed=4,
     )
-    other = small.mlp(9)
+    other = tiny_networks.mlp(9)
     metrics = train(
         other, small_data, recipe, constraint=make_constraint(other, kind), start=monitor.states[step], seed=4
     )
@@ -114,22 +119,22 @@ def test_training_from_a_captured_state_for_every_model_and_schedule(make, lr_sc
 
 def test_seeds_give_different_weights_from_the_same_state(small_data):
     monitor = make_monitor(small_data, states=(10,))
-    train(small.mlp(0), small_data, RECIPE, observer=monitor, seed=4)
+    train(tiny_networks.mlp(0), small_data, RECIPE, observer=monitor, seed=4)
     ends = []
     for seed in (4, 5):
-        ends.append(small.mlp(0))
+        ends.append(tiny_networks.mlp(0))
         train(ends[-1], small_data, RECIPE, start=monitor.states[10], seed=seed)
     assert not equal(bits(ends[0]), bits(ends[1]))
 
 
 def test_captured_state_is_a_copy_that_training_does_not_change(small_data):
     monitor = make_monitor(small_data, states=(0, 10))
-    train(small.mlp(0), small_data, RECIPE, observer=monitor)
+    train(tiny_networks.mlp(0), small_data, RECIPE, observer=monitor)
     state = monitor.states[10]
     before = clone_tensors(state_to_tensors(state))
-    train(small.mlp(1), small_data, RECIPE, start=state)
+    train(tiny_networks.mlp(1), small_data, RECIPE, start=state)
     assert equal(before, state_to_tensors(state))
-    assert equal(monitor.states[0].model, bits(small.mlp(0)))
+    assert equal(monitor.states[0].model, bits(tiny_networks.mlp(0)))
     assert not monitor.states[0].optimizer
     assert state.optimizer
 
@@ -164,7 +169,7 @@ def test_early_stopping_step_has_the_lowest_validation_loss_and_its_weights_are_
     learning_rate, small_data
 ):
     """At the high learning rate the best step is far from the last one; training does not stop early."""
-    model = small.mlp(0)
+    model = tiny_networks.mlp(0)
     monitor = make_monitor(small_data, every=1)
     train(model, small_data, RECIPE.replace(learning_rate=learning_rate), observer=monitor)
     losses = [point.validation_loss for point in monitor.curve]
@@ -185,14 +190,14 @@ def test_early_stopping_step_has_the_lowest_validation_loss_and_its_weights_are_
 def test_first_of_equal_losses_is_the_early_stopping_step(small_data):
     """At learning rate 0 all evaluations are equal."""
     monitor = make_monitor(small_data, every=2)
-    train(small.mlp(0), small_data, RECIPE.replace(learning_rate=0.0), observer=monitor)
+    train(tiny_networks.mlp(0), small_data, RECIPE.replace(learning_rate=0.0), observer=monitor)
     assert len({point.validation_loss for point in monitor.curve}) == 1
     assert monitor.stop.step == 0
 
 
 @each_optimizer
 def test_pruned_values_hold_after_every_step(optimizer, small_data):
-    model = small.mlp(0)
+    model = tiny_networks.mlp(0)
     constraint = make_constraint(model, "frozen")
     recipe = RECIPE.replace(optimizer=optimizer, weight_decay=0.1, penalty="l2", penalty_strength=0.1)
     run = Trainer(model, recipe, constraint)
@@ -210,7 +215,7 @@ def test_pruned_values_hold_after_every_step(optimizer, small_data):
 
 @pytest.mark.parametrize("kind", ["masked", "frozen"])
 def test_violations_are_counted(kind, small_data):
-    model = small.mlp(0)
+    model = tiny_networks.mlp(0)
     constraint = make_constraint(model, kind)
     constraint.apply()
     assert constraint.verify() == 0
@@ -268,21 +273,21 @@ def test_resumed_with_an_observer_equals_not_interrupted(make, epoch, learning_r
 
 def test_checkpoint_of_a_training_with_an_observer_is_refused_without_one(small_data, tmp_path):
     path = tmp_path / "checkpoint"
-    train(small.mlp(0), small_data, RECIPE, observer=make_monitor(small_data), checkpoint=path)
+    train(tiny_networks.mlp(0), small_data, RECIPE, observer=make_monitor(small_data), checkpoint=path)
     with pytest.raises(CheckpointError, match="training with no observer, got one with an observer"):
-        train(small.mlp(0), small_data, RECIPE, checkpoint=path)
+        train(tiny_networks.mlp(0), small_data, RECIPE, checkpoint=path)
 
 
 KILLED = """
 import json, sys, torch
 from dataclasses import asdict
 from pathlib import Path
-import small
+import tiny_networks
 from prunus import load_data, train, Recipe
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training.state import state_to_tensors
 torch.set_num_threads(1)
-data, model = load_data("digits"), small.dropping(0)
+data, model = load_data("digits"), tiny_networks.dropping(0)
 recipe = Recipe(12, 0.005, 16, lr_schedule="cosine")
 seen = TrainingMonitor(data.validation, first_step=0, last_step=12 * 82, eval_every=40, checkpoint_steps=(0, 100, 500))
 train(model, data, recipe, seed=3, observer=seen, checkpoint=Path(sys.argv[1]),
@@ -327,8 +332,8 @@ def test_a_process_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
 
 def test_copied_model_shares_no_weights(small_data):
     """The tests above compare trainings of models that share no tensors."""
-    first = small.mlp(0)
+    first = tiny_networks.mlp(0)
     second = copy.deepcopy(first)
     train(second, small_data, RECIPE)
-    assert equal(bits(first), bits(small.mlp(0)))
+    assert equal(bits(first), bits(tiny_networks.mlp(0)))
     assert steps_per_epoch(RECIPE, small_data.train) * RECIPE.epochs == STEPS

@@ -22,7 +22,7 @@ from prunus.pruning.statistics import Statistics
 from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-import small
+import tiny_networks
 from objectives import draw, make_test_objective
 
 ACTIVATIONS = [
@@ -102,9 +102,11 @@ def test_loss_derivatives_are_those_of_autograd(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_exact_is_the_diagonal_of_the_true_hessian(loss):
-    for model, shape in ((mlp(4, 5, 3), (4,)), (convolved(), (2, 7, 7)), (small.Residual(), (64,))):
-        objective = make_test_objective(model, shape, loss, n=3, biases=not isinstance(model, small.Residual))
-        if isinstance(model, small.Residual):
+    for model, shape in ((mlp(4, 5, 3), (4,)), (convolved(), (2, 7, 7)), (tiny_networks.Residual(), (64,))):
+        objective = make_test_objective(
+            model, shape, loss, n=3, biases=not isinstance(model, tiny_networks.Residual)
+        )
+        if isinstance(model, tiny_networks.Residual):
             last = {"last.weight": objective.weights["last.weight"]}
             objective = make_objective(objective.model, last, objective.inputs,
                               objective.targets, loss=loss)  # fmt: skip

@@ -37,7 +37,7 @@ from prunus.types import MaskDict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import objectives
-import small
+import tiny_networks
 from objectives import draw
 
 
@@ -91,7 +91,7 @@ def dense(objective: Objective, block: int, damping: float) -> Tensor:
 
 MODELS_HERE = {
     "mlp": lambda: (mlp(4, 5, 3), (4,)),
-    "residual": lambda: (small.Residual(), (64,)),
+    "residual": lambda: (tiny_networks.Residual(), (64,)),
     "normed": lambda: (Normed(), (2, 7, 7)),
 }
 WORST = 1e-6

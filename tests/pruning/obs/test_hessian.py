@@ -16,7 +16,7 @@ from prunus.pruning.scopes import SCOPES
 from prunus.seeds import make_generator
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-import small
+import tiny_networks
 from layers import CONVOLUTIONS, IN, N, convolution, correlated, draw, linear
 from objectives import sparse_gpt
 
@@ -119,7 +119,7 @@ def test_h_sums_over_all_calls_of_a_layer():
 
 def test_model_is_not_changed():
     layers = nn.Linear(IN, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 2)
-    model = small.drawn(nn.Sequential(*layers), 0).double().train()
+    model = tiny_networks.randomize_parameters(nn.Sequential(*layers), 0).double().train()
     model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     layer_hessians(model, prunable_weights(model), correlated(N, IN))

@@ -16,7 +16,7 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-import small
+import tiny_networks
 from layers import IN, N, correlated, draw, linear
 from objectives import sparse_gpt
 
@@ -116,7 +116,10 @@ def test_density_one_changes_no_weight(method):
 def test_same_masks_without_the_update_are_worse(method):
     """On a network of real layers, with what a layer passes on to the next."""
     model = nn.Sequential(nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 9, 9)).double()
-    inputs, weights = draw(300, 8, 5, 5).cumsum(2), prunable_weights(small.drawn(model, 2))
+    inputs, weights = (
+        draw(300, 8, 5, 5).cumsum(2),
+        prunable_weights(tiny_networks.randomize_parameters(model, 2)),
+    )
     done = method(model, inputs)(weights, 0.5, SCOPES["layer"])
     actual = layer_hessians(model, weights, inputs)
     bare = {name: weight.detach() * done.masks[name] for name, weight in weights.items()}

@@ -19,7 +19,7 @@ from prunus.seeds import make_generator
 from prunus.types import MaskDict, Split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
-import small
+import tiny_networks
 from layers import IN, OUT, N, convolution, correlated, draw, linear
 from objectives import sparse_gpt
 
@@ -40,7 +40,7 @@ def fixed_densities(name: str) -> tuple[float, ...]:
 
 
 def randomized(model: nn.Module) -> nn.Module:
-    return small.drawn(model, 1).double()
+    return tiny_networks.randomize_parameters(model, 1).double()
 
 
 def random_inputs(*shape: int) -> Tensor:
@@ -223,7 +223,9 @@ def test_with_the_same_masks_exact_obs_is_never_worse():
 
 
 def test_global_scope_selects_before_any_update():
-    model = small.drawn(nn.Sequential(nn.Linear(IN, 5), nn.Tanh(), nn.Linear(5, 3)), 0).double()
+    model = tiny_networks.randomize_parameters(
+        nn.Sequential(nn.Linear(IN, 5), nn.Tanh(), nn.Linear(5, 3)), 0
+    ).double()
     inputs, weights = correlated(N, IN), prunable_weights(model)
     done = sparse_gpt(model, inputs)(weights, 0.5, SCOPES["global"])
     same = sparse_gpt(model, inputs, mask_block_size=None)(weights, 0.5, SCOPES["global"])

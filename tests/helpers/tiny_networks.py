@@ -15,7 +15,7 @@ from prunus.tickets.mask1_actions import MASK1_ACTIONS
 rewind, zero = MASK1_ACTIONS["rewind"], MASK0_ACTIONS["zero"]
 
 
-def drawn(model: nn.Module, seed: int) -> nn.Module:
+def randomize_parameters(model: nn.Module, seed: int) -> nn.Module:
     """Set all parameters to random values, biases and those of BatchNorm too, so that none is zero or one."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -29,25 +29,25 @@ def drawn(model: nn.Module, seed: int) -> nn.Module:
 def mlp(seed: int) -> nn.Module:
     """64-24-16-10."""
     layers = nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 10)
-    return drawn(nn.Sequential(nn.Flatten(), *layers), seed)
+    return randomize_parameters(nn.Sequential(nn.Flatten(), *layers), seed)
 
 
 def normed(seed: int) -> nn.Module:
     """64-16-10 with BatchNorm between."""
     layers = nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)
-    return drawn(nn.Sequential(nn.Flatten(), *layers), seed)
+    return randomize_parameters(nn.Sequential(nn.Flatten(), *layers), seed)
 
 
 def dropping(seed: int) -> nn.Module:
     """64-16-10 with dropout between."""
     layers = nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 10)
-    return drawn(nn.Sequential(nn.Flatten(), *layers), seed)
+    return randomize_parameters(nn.Sequential(nn.Flatten(), *layers), seed)
 
 
 def convolved(seed: int) -> nn.Module:
     """Two convolutions and a linear layer, channels-last."""
     layers = nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.Flatten(), nn.Linear(16, 10)
-    return drawn(nn.Sequential(*layers).to(memory_format=torch.channels_last), seed)
+    return randomize_parameters(nn.Sequential(*layers).to(memory_format=torch.channels_last), seed)
 
 
 class Residual(nn.Module):
@@ -64,7 +64,7 @@ class Residual(nn.Module):
 
 def residual(seed: int) -> nn.Module:
     """64-16-16-10 with a skip connection."""
-    return drawn(Residual(), seed)
+    return randomize_parameters(Residual(), seed)
 
 
 def by_column(statistics):

@@ -56,7 +56,7 @@ def test_objects_that_cannot_be_imported_give_a_verified_ticket(data):
 
 
 def test_a_store_gives_the_same_bits_and_is_used_again(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(small, "few_digits", lambda: data, raising=False)
+    monkeypatch.setattr(tiny_networks, "few_digits", lambda: data, raising=False)
     names = {"rounds": 2, "recipe": RECIPE, "criterion": tiny_networks.by_column, "mask1": "permute"}
     in_memory = prunus.lottery(tiny_networks.mlp, data, **names)
     stored = prunus.lottery(tiny_networks.mlp, "tiny_networks:few_digits", store=tmp_path, **names)

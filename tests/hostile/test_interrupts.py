@@ -24,7 +24,7 @@ SETTINGS = {
     "examples": "85",
     "epochs": "60",
     "batch_size": "25",
-    "every": "3",
+    "eval_every": "3",
     "rounds": "4",
 }
 

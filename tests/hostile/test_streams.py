@@ -101,7 +101,7 @@ def test_missing_package_is_named(folder):
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "error: The package numba is not installed; `prunus doctor`" in done.stderr
+    assert "error: The package numba is not installed; run `prunus doctor`" in done.stderr
 
 
 def test_output_of_user_functions_goes_to_stderr(folder, run_cli):
@@ -189,12 +189,12 @@ def test_help_accepts_both_option_names(arguments, run_cli):
         (
             2,
             ("--set=baseline.recipe.learning_rate=-1",),
-            "Expected a finite recipe.learning_rate of at least 0, got -1.0",
+            "Expected learning_rate to be a finite number of at least 0, got -1.0",
         ),
         (
             2,
             ("--set=baseline.recipe.weight_decay=-0.1",),
-            "Expected a finite recipe.weight_decay of at least 0, got -0.1",
+            "Expected weight_decay to be a finite number of at least 0, got -0.1",
         ),
         (2, ("--executor=",), "Unknown executor ''"),
         (2, ("--replicates=1000000000000",), "--replicates"),

@@ -354,5 +354,5 @@ def test_user_method_is_found_by_its_reference(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     assert pruning_method("my_methods:mine") == ExactObs(damping=0.5, num_examples=300, num_steps=3)
-    with pytest.raises(UnknownNameError, match="is a int, not a PruningMethod or a function"):
+    with pytest.raises(UnknownNameError, match="to be a PruningMethod or a function, got a int"):
         pruning_method("my_methods:other")

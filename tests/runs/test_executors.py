@@ -256,7 +256,7 @@ def test_an_interrupt_stops_the_plan(interrupt, tmp_path, monkeypatch):
     def stopped(evidence):
         raise interrupt
 
-    monkeypatch.setattr("small.stopped", stopped, raising=False)
+    monkeypatch.setattr("tiny_networks.stopped", stopped, raising=False)
     specs = [
         TicketSpec(DENSE, rounds=1, criterion=name)
         for name in ("tiny_networks:stopped", "tiny_networks:by_column")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.data import load_data
+from prunus.errors import StatisticsError
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
@@ -246,7 +247,12 @@ def delete_one_at_a_time(settings: Monks, replicate: int, trained: RunDirectory)
     total = len(flatten_weights(masks))
     path = [_point(objective, test, weights, total)]
     for remaining in range(total - 1, 0, -1):
-        state = method(weights, masks)
+        try:
+            state = method(weights, masks)
+        except (
+            StatisticsError
+        ):  # the output is constant, so that no weight has an effect that could be ranked
+            break
         # No scope, which would warn of a layer of biases without one: a bias blocks no signal.
         scores = flatten_weights(state.scores()).masked_fill(~flatten_weights(masks), torch.inf)
         masks = unflatten_weights(flatten_weights(masks) & (torch.arange(total) != scores.argmin()), weights)

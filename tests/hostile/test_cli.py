@@ -852,9 +852,7 @@ def test_damaged_run_is_named_with_the_command_that_removes_it(shared_folder, tm
 
 def test_misspelled_setting_is_suggested(refused):
     arguments = ("run", "zhou2019.criteria", "--smoke", "--out=out", "--store=out/store")
-    assert refused(2, *arguments, "--set=epoch=1").endswith(
-        "Unknown setting 'epoch'; did you mean 'epochs'?"
-    )
+    assert refused(2, *arguments, "--set=epoch=1").endswith("Unknown setting 'epoch'; did you mean 'epochs'?")
     assert refused(2, *arguments, "--set=networks=lenet").endswith("did you mean 'network'?")
     assert "did you mean 'nothing_to_prune'?" in refused(
         2, "prune", "bad_nets:nothing_to_prun", "--density=0.5"

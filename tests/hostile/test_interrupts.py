@@ -148,7 +148,7 @@ def test_a_run_ends_in_one_sentence_while_its_workers_start(number, to_group, tm
     assert process.returncode == CODES[number]
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert check_sentence(error).startswith(
-        f"error: {word}; what is finished is in store: run the same command"
+        f"error: {word}; the finished runs are in store: repeat the same command"
     )
 
 

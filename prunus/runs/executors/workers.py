@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -161,6 +162,10 @@ class _Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs,))
+        if (
+            sys.platform != "win32"
+        ):  # the start of the tracker unblocks SIGINT, so it comes before it is blocked
+            resource_tracker.ensure_running()
         with _signals_deferred():
             process.start()
             self.workers.append(worker := _Worker(process, ours))

@@ -13,11 +13,11 @@ NAMES = (
 
 def main() -> None:
     torch.set_num_threads(1)
-    wanted = sys.argv[1:] or NAMES
-    unknown = sorted(set(wanted) - set(NAMES))
+    names = sys.argv[1:] or NAMES
+    unknown = sorted(set(names) - set(NAMES))
     if unknown:
-        sys.exit(f"No benchmark is called {unknown[0]!r}; there are: {', '.join(NAMES)}.")
-    for name in wanted:
+        sys.exit(f"Unknown benchmark {unknown[0]!r}; available: {', '.join(NAMES)}.")
+    for name in names:
         module = import_module(f"benchmarks.{name}")
         print(f"## {name}\n\n{(module.__doc__ or '').splitlines()[0]}\n\n{module.run()}\n", flush=True)
 

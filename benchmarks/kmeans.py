@@ -15,7 +15,7 @@ def run() -> str:
             name: cluster(numbers, start(numbers, k, np.random.default_rng(0)), k)
             for name, start in KMEANS_INITS.items()
         }
-        errors = {name: wcss(weights, found) for name, found in centroids.items()}
+        errors = {name: wcss(weights, values) for name, values in centroids.items()}
         functions = {
             name: lambda start=start, k=k: cluster(numbers, start(numbers, k, np.random.default_rng(0)), k)
             for name, start in KMEANS_INITS.items()
@@ -26,9 +26,9 @@ def run() -> str:
         }
         timed = interleaved({**shared, **functions}, rounds=3)
         for name in KMEANS_INITS:
-            whole = timed.median("sort") + timed.median(name) + timed.median("assign")
+            total = timed.median("sort") + timed.median(name) + timed.median("assign")
             over = 100 * (errors[name] / min(errors.values()) - 1)
-            rows.append([k, name, f"{timed.median(name):.3f}", f"{whole:.2f}", f"{over:+.2f} %"])
+            rows.append([k, name, f"{timed.median(name):.3f}", f"{total:.2f}", f"{over:+.2f} %"])
     header = [
         "k",
         "start",

@@ -14,7 +14,7 @@ from benchmarks.timing import table
 SEEDS = range(5)
 
 
-def one(job: tuple[str, int]) -> dict[str, float]:
+def compress_once(job: tuple[str, int]) -> dict[str, float]:
     import torch
 
     import prunus
@@ -51,14 +51,14 @@ def one(job: tuple[str, int]) -> dict[str, float]:
 def run(names: tuple[str, ...] = ("lenet-300-100", "lenet-5")) -> str:
     jobs = [(name, seed) for name in names for seed in SEEDS]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        results = pool.map(one, jobs, chunksize=1)
+        results = pool.map(compress_once, jobs, chunksize=1)
     parts = []
     for name in names:
-        found = [result for job, result in zip(jobs, results, strict=True) if job[0] == name]
+        measured = [result for job, result in zip(jobs, results, strict=True) if job[0] == name]
         rows = [
-            [key, f"{mean(r[key] for r in found):.4g} ± {stdev(r[key] for r in found):.2g}",
-             f"{min(r[key] for r in found):.4g} to {max(r[key] for r in found):.4g}"]
-            for key in found[0]
+            [key, f"{mean(r[key] for r in measured):.4g} ± {stdev(r[key] for r in measured):.2g}",
+             f"{min(r[key] for r in measured):.4g} to {max(r[key] for r in measured):.4g}"]
+            for key in measured[0]
         ]  # fmt: skip
-        parts.append(table([f"{name}, n = {len(found)}", "mean ± std", "min to max"], rows))
+        parts.append(table([f"{name}, n = {len(measured)}", "mean ± std", "min to max"], rows))
     return "\n\n".join(parts)

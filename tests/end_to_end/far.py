@@ -1,4 +1,4 @@
-"""`prunus` where there is one device more, "far", as strict as a GPU and on every machine: `python far.py compress …`.
+"""`prunus` where on_device is one device more, "far", as strict as a GPU and on every machine: `python far.py compress …`.
 
 A far tensor computes on the CPU. It refuses what a CUDA tensor refuses: to meet a tensor of the CPU in one
 operation (single numbers, copies and indices aside), to take a generator of the CPU, and to become a NumPy array
@@ -18,7 +18,7 @@ MEETING = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten._i
 
 
 class Device(_DummyBackendModule):
-    """What torch asks of a device: there is one, and it has no random numbers of its own."""
+    """What torch asks of a device: on_device is one, and it has no random numbers of its own."""
 
     def is_available(self):
         return True
@@ -65,22 +65,22 @@ class Far(torch.Tensor):
 
 def called(operation, *args, **kwargs):
     """`operation` on the tensors inside, its results on the device where they belong."""
-    given = tree_leaves((args, kwargs))
-    far = {id(leaf.near): leaf for leaf in given if isinstance(leaf, Far)}
-    near = [leaf for leaf in given if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Far)]
-    asked = kwargs.get("device")
-    there = bool(far) if asked is None else torch.device(asked).type == "far"
+    leaves = tree_leaves((args, kwargs))
+    far = {id(leaf.near): leaf for leaf in leaves if isinstance(leaf, Far)}
+    near = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Far)]
+    device = kwargs.get("device")
+    on_device = bool(far) if device is None else torch.device(device).type == "far"
     if operation is aten.copy_.default:
-        there = isinstance(args[0], Far)
+        on_device = isinstance(args[0], Far)
     if far and operation not in MEETING and any(tensor.dim() for tensor in near):
         raise RuntimeError(f"{operation} was given tensors of two devices.")
-    if there and any(isinstance(leaf, torch.Generator) for leaf in given):
+    if on_device and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise RuntimeError(f"{operation} was given a generator of the CPU.")
     args, kwargs = tree_map_only(Far, lambda tensor: tensor.near, (args, kwargs))
-    if asked is not None:
+    if device is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     result = operation(*args, **kwargs)
-    if not there:
+    if not on_device:
         return result
     return tree_map_only(torch.Tensor, lambda out: far[id(out)] if id(out) in far else Far(out), result)
 

@@ -354,7 +354,9 @@ def check_masks(parameters: Mapping[str, Tensor], masks: MaskDict) -> None:
     """Raise ModelError unless every mask has a parameter of its name and shape."""
     for name, mask in masks.items():
         if name not in parameters:
-            raise ModelError(f"A mask is named {name!r}, but the model has no parameter of that name.")
+            raise ModelError(
+                f"A mask is named {name!r}, but the model has no parameter of that name; use the names of its state_dict."
+            )
         if parameters[name].shape != mask.shape:
             raise ModelError(
                 f"The mask of {name!r} has shape {tuple(mask.shape)}, but the parameter has "

@@ -235,6 +235,11 @@ def _check_patterns(
     exclude: Sequence[str],
 ) -> None:
     """Raise ModelError where a pattern to include matches no prunable weight, or one to exclude no parameter."""
+    for name, patterns in (("include", include), ("exclude", exclude)):
+        if isinstance(patterns, str):
+            raise ModelError(
+                f"Expected {name} to be a list of patterns, got {patterns!r}; pass [{patterns!r}]."
+            )
     for pattern in (*include, *exclude):
         allowed = [*kinds, *parameters] if pattern in exclude else list(kinds)
         if pattern == "*" or any(fnmatchcase(name, pattern) for name in allowed):

@@ -47,7 +47,9 @@ class Store:
         self.requests_path = self.path / "experiments"
         if not create:
             if not self.runs_path.is_dir():
-                raise StoreError(f"There is no store of runs at {self.path}.")
+                raise StoreError(
+                    f"There is no store of runs at {self.path}; pass the directory of `prunus run --store`."
+                )
             return
         with store_errors(self.path):
             for folder in (self.locks_path, self.requests_path, self.runs_path):

@@ -19,6 +19,7 @@ from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
+from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
 from prunus.training.loop import Trainer, steps_per_epoch
 from prunus.training.recipe import check_recipe
@@ -163,8 +164,9 @@ class BaselineSpec:
 
     def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
-        model = self.make_network()
-        return time_step(Trainer(model, self.recipe, NoConstraint(model)), self.load_data())
+        model, data = self.make_network(), self.load_data()
+        check_model(model, data.train, len(data.class_names))
+        return time_step(Trainer(model, self.recipe, NoConstraint(model)), data)
 
     def _check(self) -> None:
         counts = {

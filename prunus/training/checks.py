@@ -123,7 +123,7 @@ def forward(model: nn.Module, inputs: Tensor) -> object:
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
         first = next(model.parameters(), inputs)
-        hint = ""
+        hint = "; pass a model for inputs of this shape and type"
         if first.is_floating_point() and inputs.is_floating_point() and first.dtype != inputs.dtype:
             hint = f"; its parameters are {first.dtype}, convert them with model.to({inputs.dtype})"
         raise ModelError(

@@ -58,6 +58,11 @@ class Recipe:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise SpecError if a number of the recipe is out of range, UnknownNameError if a name is in no table."""
+    if not isinstance(recipe, Recipe):
+        raise SpecError(
+            f"Expected a prunus.Recipe, got {recipe!r}; RECIPES has those of the built-in networks, for example "
+            'RECIPES["lenet-300-100"].'
+        )
     for kind, table, name in (
         ("optimizer", OPTIMIZERS, recipe.optimizer),
         ("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule),

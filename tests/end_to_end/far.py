@@ -1,4 +1,4 @@
-"""`prunus` where on_device is one device more, "far", as strict as a GPU and on every machine: `python far.py compress …`.
+"""`prunus` with one more device, "far", which is as strict as a GPU: `python far.py compress …`.
 
 A far tensor computes on the CPU. It refuses what a CUDA tensor refuses: to meet a tensor of the CPU in one
 operation (single numbers, copies and indices aside), to take a generator of the CPU, and to become a NumPy array

@@ -244,7 +244,7 @@ def test_impossible_setting_is_one_sentence(change, code, sentence, run):
     [
         (("run", NAME, "--executor=cloud"), 2, "error: Unknown executor 'cloud'"),
         (("run", "zhou2019.zero"), 2, "error: Unknown experiment 'zhou2019.zero'; did you mean"),
-        (("figure", NAME, "--store=nowhere"), 8, "error: There is no store of runs at nowhere."),
+        (("figure", NAME, "--store=nowhere"), 8, "error: There is no store of runs at nowhere;"),
         (("figure", "zhou2019.nothing"), 2, "error: Unknown experiment"),
     ],
 )

@@ -355,7 +355,8 @@ def check_masks(parameters: Mapping[str, Tensor], masks: MaskDict) -> None:
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
-                f"A mask is named {name!r}, but the model has no parameter of that name; use the names of its state_dict."
+                f"A mask is named {name!r}, but the model has no parameter of that name; use the names of its "
+                "state_dict."
             )
         if parameters[name].shape != mask.shape:
             raise ModelError(

@@ -148,8 +148,8 @@ class Experiment:
             settings: Changes as texts, by setting name.
 
         Returns:
-            The label and the specification of each run, in the order of networks, replicates and curves. A label has at least
-            the keys "curve" and "replicate", and "group", the network, where there are several networks.
+            The label and the specification of each run, in the order of networks, replicates and curves. A label
+            has at least the keys "curve" and "replicate", and "group", the network, where there are several networks.
 
         Raises:
             SpecError: A setting is unknown or impossible, or a network is named twice.

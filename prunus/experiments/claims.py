@@ -60,6 +60,10 @@ def verdicts(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Verdict]:
     Args:
         claims: The claims of one experiment.
         rows: One row per run and point, each with "curve", "replicate" and the metrics.
+
+    Returns:
+        One verdict per network and claim, in the order of the networks' first rows. A claim is "not shown" where no
+        replicate has values of both sides.
     """
     groups = group_rows(({"group": "", **row} for row in rows), ("group",)) or {("",): []}
     compared = [

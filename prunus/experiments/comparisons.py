@@ -97,6 +97,10 @@ def compare(
         against: Name of a curve.
         metrics: Keys of METRICS.
         point: The key by which curves are compared.
+
+    Returns:
+        One difference per network, curve, point and metric for which at least one replicate has both sides. Comparisons
+        with the dense network come last; they are made where rows of level 0 exist.
     """
     selected = [
         {**row, "group": row.get("group", ""), "curve": row["curve"] if row.get("level", 1) else DENSE}
@@ -145,6 +149,10 @@ def comparison_lines(differences: Iterable[Difference], metrics: Sequence[str], 
         differences: All comparisons of an experiment.
         metrics: The metrics to describe.
         file: Name of the file that contains every comparison.
+
+    Returns:
+        Lines of Markdown: empty where none of the metrics was compared, one line without numbers where no comparison
+        has two pairs.
     """
     described = [difference for difference in differences if difference.metric in metrics]
     if not described:
@@ -195,7 +203,15 @@ def _largest(differences: Sequence[Difference]) -> Difference:
 
 
 def comparison_tables(differences: Iterable[Difference], metrics: Sequence[str]) -> list[MetricComparison]:
-    """Group comparisons for the page, point by point; empty where no comparison has two pairs."""
+    """Group comparisons for the page, point by point; empty where no comparison has two pairs.
+
+    Args:
+        differences: All comparisons of an experiment.
+        metrics: The metrics to describe, keys of METRICS.
+
+    Returns:
+        One table per network, metric and reference curve, each with one row per point.
+    """
     described = [difference for difference in differences if difference.metric in metrics]
     if not any(difference.comparison.n > 1 for difference in described):
         return []

@@ -33,6 +33,13 @@ def labeled(specs: Mapping[str, RunSpec]) -> LabeledRuns:
 def of_replicate(spec: S, replicate: int) -> S:
     """Return a spec and all that it depends on, of a replicate; what has None for its replicate is shared by all.
 
+    Args:
+        spec: The specification of a run, or a part of one: a dataclass, a tuple or a plain value.
+        replicate: Number of the replicate, at least 0.
+
+    Returns:
+        A copy in which every `replicate` that is not None is the given one. A plain value is returned as it is.
+
     >>> from prunus.tickets.ticket import TicketSpec
     >>> of_replicate(TicketSpec(), 3).baseline.replicate
     3
@@ -140,6 +147,10 @@ class Experiment:
             replicates: The numbers of the replicates.
             settings: Changes as texts, by setting name.
 
+        Returns:
+            The label and the specification of each run, in the order of networks, replicates and curves. A label
+            has at least the keys "curve" and "replicate", and "group", the network, where there are several networks.
+
         Raises:
             SpecError: A setting is unknown or impossible, or a network is named twice.
         """
@@ -160,7 +171,19 @@ class Experiment:
         ]
 
     def changed_template(self, network: str, size: str, settings: Mapping[str, str]) -> Any:
-        """Return the template with changed settings; that a change has no effect is warned of elsewhere."""
+        """Return the template with changed settings; that a change has no effect is warned of elsewhere.
+
+        Args:
+            network: A name that `template` knows.
+            size: "smoke", "default" or "full".
+            settings: Changes as texts, by setting name, without `network`.
+
+        Returns:
+            What the runs of the network have in common.
+
+        Raises:
+            SpecError: A setting is unknown, or its text is not of the type of the setting.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NoEffectWarning)
             return apply_overrides(
@@ -188,7 +211,16 @@ class Experiment:
         return matching or list(self.networks[:1]), rest
 
     def warn_of_no_effect(self, size: str, replicates: Sequence[int], settings: Mapping[str, str]) -> None:
-        """Warn of a setting that the experiment itself decides, so that changing it changes no run."""
+        """Warn of a setting that the experiment itself decides, so that changing it changes no run.
+
+        Args:
+            size: "smoke", "default" or "full".
+            replicates: The numbers of the replicates.
+            settings: Changes as texts, by setting name; each is left out in turn.
+
+        Raises:
+            SpecError: A setting is unknown or impossible, or a network is named twice.
+        """
         specs = [spec for _, spec in self.labeled_runs(size, replicates, settings)]
         for key in settings:
             others = {other: value for other, value in settings.items() if other != key}

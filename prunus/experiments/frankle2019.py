@@ -51,7 +51,16 @@ def _control_levels(ticket: TicketSpec, size: str) -> tuple[int, ...]:
 
 
 def winning_and_reinitialized(ticket: TicketSpec, size: str) -> LabeledRuns:
-    """The winning ticket of every level, and newly drawn weights under its masks."""
+    """The winning ticket of every level, and newly drawn weights under its masks.
+
+    Args:
+        ticket: The ticket of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full": the full size draws weights three times for all levels, the others once for
+            a few levels.
+
+    Returns:
+        The ticket, and one control run per draw, whose label has the additional key "draw".
+    """
     control = replace(ticket, mask1="reinitialize", masks_from=ticket, levels=_control_levels(ticket, size))
     return [
         ({"curve": TICKET}, ticket),
@@ -63,12 +72,28 @@ def winning_and_reinitialized(ticket: TicketSpec, size: str) -> LabeledRuns:
 
 
 def ticket_with_test_curve(ticket: TicketSpec, size: str) -> LabeledRuns:
-    """The winning ticket, with evaluations of the test split during training."""
+    """The winning ticket, with evaluations of the test split during training.
+
+    Args:
+        ticket: The ticket of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run, of the curve TICKET.
+    """
     return labeled({TICKET: with_baseline(ticket, test_curve=True)})
 
 
 def iterative_and_one_shot(ticket: TicketSpec, size: str) -> LabeledRuns:
-    """Iterative and one-shot tickets, and newly drawn weights under the one-shot masks."""
+    """Iterative and one-shot tickets, and newly drawn weights under the one-shot masks.
+
+    Args:
+        ticket: The ticket of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full": the full size has one-shot tickets of all levels, the others of a few.
+
+    Returns:
+        Three runs, of the curves ITERATIVE, ONE_SHOT and ONE_SHOT_REINITIALIZED.
+    """
     single = replace(ticket, schedule="one_shot", levels=_control_levels(ticket, size))
     control = replace(single, mask1="reinitialize", masks_from=single)
     return labeled({ITERATIVE: ticket, ONE_SHOT: single, ONE_SHOT_REINITIALIZED: control})

@@ -32,7 +32,16 @@ def _with_checkpoints(template: TicketSpec, size: str) -> tuple[TicketSpec, list
 
 
 def rewound_tickets(template: TicketSpec, size: str) -> LabeledRuns:
-    """Tickets that differ in the step they rewind to, and newly drawn weights under the masks of the first."""
+    """Tickets that differ in the step they rewind to, and newly drawn weights under the masks of the first.
+
+    Args:
+        template: The ticket of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full": the smoke size has the first three of REWIND_FRACTIONS, the others all.
+
+    Returns:
+        One run per step to rewind to, in rising order, and one with newly drawn weights. Fractions that round to one
+        step give one run.
+    """
     first, steps = _with_checkpoints(template, size)
     tickets = {f"rewind to step {step}": replace(first, rewind_step=step) for step in steps}
     return labeled(
@@ -41,7 +50,16 @@ def rewound_tickets(template: TicketSpec, size: str) -> LabeledRuns:
 
 
 def pairs_of_copies(template: TicketSpec, size: str) -> LabeledRuns:
-    """Two copies from each step, dense and under the masks of a ticket rewound to that step."""
+    """Two copies from each step, dense and under the masks of a ticket rewound to that step.
+
+    Args:
+        template: The ticket of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full": the smoke size has the first three of REWIND_FRACTIONS, the others all.
+
+    Returns:
+        Two runs per step, of the curves DENSE and TICKET. The label has the step at which the copies part in "parting",
+        and as text in "from". The ticket is that of level 7, or of the last level where it has fewer.
+    """
     template, steps = _with_checkpoints(template, size)
     level, runs = min(template.rounds, 7), []
     for step in steps:
@@ -53,7 +71,15 @@ def pairs_of_copies(template: TicketSpec, size: str) -> LabeledRuns:
 
 
 def dense_copies(template: TicketSpec, size: str) -> LabeledRuns:
-    """The pairs of copies of the dense network."""
+    """The pairs of copies of the dense network.
+
+    Args:
+        template: The ticket of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full": the smoke size has the first three of REWIND_FRACTIONS, the others all.
+
+    Returns:
+        One run per step, labeled as by `pairs_of_copies`.
+    """
     return [run for run in pairs_of_copies(template, size) if run[0]["curve"] == DENSE]
 
 

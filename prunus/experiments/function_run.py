@@ -47,7 +47,16 @@ class FunctionRun:
 
     @classmethod
     def of(cls, function: Callable[..., Any], settings: Any, **options: Any) -> "FunctionRun":
-        """Make a run of a function, named by its module and its name."""
+        """Make a run of a function, named by its module and its name.
+
+        Args:
+            function: A function at the top level of a module, called as `function(settings, replicate, *inputs)`.
+            settings: A frozen dataclass with a class variable `kind`.
+            **options: Values of the fields `replicate`, `inputs` and `version`.
+
+        Returns:
+            The run. Nothing is computed.
+        """
         return cls(f"{function.__module__}:{function.__qualname__}", settings, **options)
 
     def changed(self, *inputs: RunSpec, **settings: Any) -> "FunctionRun":
@@ -78,6 +87,18 @@ def run_function(
     """Call the function of a run and store what it returns; the procedure of FunctionRun.
 
     Rows of an attempt that was killed while it stored them are kept: the function gives the same rows again.
+
+    Args:
+        run: The run to do.
+        directory: Where rows, tensors and masks are stored.
+        needed: The finished directories of the inputs, by the keys of `run.dependencies()`: "input-0", "input-1", …
+        report_steps: Not used: a call of a function has no steps.
+
+    Returns:
+        The number of rows, {"rows": n}.
+
+    Raises:
+        UnknownNameError: The module of the function cannot be imported, or has no such function.
     """
     inputs = [needed[role] for role in run.dependencies()]
     output = import_object(run.function)(run.settings, run.replicate, *inputs)

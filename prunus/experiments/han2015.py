@@ -74,7 +74,15 @@ def _tradeoff(network: str, size: str) -> FunctionRun:
 
 
 def five_curves(template: FunctionRun, size: str) -> LabeledRuns:
-    """L1 and L2, with and without retraining, and L2 pruned iteratively."""
+    """L1 and L2, with and without retraining, and L2 pruned iteratively.
+
+    Args:
+        template: The run of `accuracy_lost` on one network, without a curve and its penalty.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run per curve of CURVES; each has the dense network of its penalty as input.
+    """
     runs = {}
     for curve in CURVES:
         penalty = curve[:2].lower()
@@ -86,7 +94,22 @@ def five_curves(template: FunctionRun, size: str) -> LabeledRuns:
 
 
 def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory) -> list[Row]:
-    """Prune to every sparsity, from the dense network or (iteratively) from the sparsity before."""
+    """Prune to every sparsity, from the dense network or (iteratively) from the sparsity before.
+
+    Args:
+        settings: The network, the curve, the sparsities and the recipe of training; retraining has a tenth of its
+            learning rate.
+        replicate: Number of the replicate, the seed of pruning and retraining.
+        dense: The finished run of the dense network.
+
+    Returns:
+        One row per sparsity, with "pruned %", the sparsity in percent, and "accuracy lost", the test accuracy of the
+        dense network minus that of the pruned one in percentage points. The iterative curve starts at the sparsity
+        closest to 0.8.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     data, network = settings.dense.dataset(), settings.dense.load(dense)
     retraining = settings.recipe.replace(
         epochs=0 if "no retraining" in settings.curve else settings.retrain_epochs,
@@ -169,12 +192,33 @@ tradeoff = Experiment(
 
 
 def pruned_networks(template: FunctionRun, size: str) -> LabeledRuns:
-    """The costs of the layers of a pruned LeNet."""
+    """The costs of the layers of a pruned LeNet.
+
+    Args:
+        template: The run of `costs_of_pruned_network` on one network, without its input.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run, whose curve is the name of the model.
+    """
     return labeled({template.settings.model: template.changed(template.settings.pruned_run())})
 
 
 def costs_of_pruned_network(settings: CompressedNetwork, replicate: int, pruned: RunDirectory) -> list[Row]:
-    """Measure the costs of every layer, and the test error of the pruned network."""
+    """Measure the costs of every layer, and the test error of the pruned network.
+
+    Args:
+        settings: The network and its compression recipe.
+        replicate: Number of the replicate; not used, because the pruned network is that of the replicate.
+        pruned: The finished run of the pruned network.
+
+    Returns:
+        The rows of `layer_costs` on the first 1000 validation examples; that of the total also has the "test error" in
+        percent.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
     rows = layer_costs(model, masks, data.validation.inputs[:1000])
     return [*rows[:-1], {**rows[-1], "test error": evaluate(model, data.test).error}]
@@ -190,6 +234,10 @@ def layer_costs(model: nn.Module, masks: MaskDict, inputs: Tensor) -> list[Row]:
         model: The pruned network.
         masks: Of its prunable weights, in the order of the layers.
         inputs: A batch of inputs, [B, ...].
+
+    Returns:
+        One row per layer, and the row "total". The keys are "layer", "weights" and "FLOP", which count the dense layer
+        for one example, and in percent "act %", "weights kept %" and "FLOP kept %".
     """
     names = [name.removesuffix(".weight") for name in masks]
     with _record_inputs(model, names) as recorded:

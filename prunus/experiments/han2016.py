@@ -56,12 +56,33 @@ LENET_ONLY = (
 
 
 def compressed_networks(template: FunctionRun, size: str) -> LabeledRuns:
-    """A LeNet after pruning, quantization and Huffman coding."""
+    """A LeNet after pruning, quantization and Huffman coding.
+
+    Args:
+        template: The run of `sizes_of_layers` on one network, without its input.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run, whose curve is the name of the model.
+    """
     return labeled({template.settings.model: template.changed(template.settings.dense.run())})
 
 
 def sizes_of_layers(settings: CompressedNetwork, replicate: int, dense: RunDirectory) -> list[Row]:
-    """Compress the dense network, and measure what each layer takes in the file."""
+    """Compress the dense network, and measure what each layer takes in the file.
+
+    Args:
+        settings: The network and its compression recipe.
+        replicate: Number of the replicate, the seed of the compression.
+        dense: The finished run of the dense network.
+
+    Returns:
+        The rows of `layer_rates`; that of the total also has "dense error" and "error" on the test split in percent,
+        and "ratio", the compression ratio of the file.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     data, model = settings.dense.dataset(), settings.dense.load(dense)
     before = evaluate(model, data.test).error
     compressed = compress(model, data=data, preset=settings.compression, seed=replicate)
@@ -182,6 +203,9 @@ class Sweep(CompressedNetwork):
             bits: Of a code.
             epochs: Of the fine-tuning.
             seed: Of k-means and of the fine-tuning.
+
+        Returns:
+            The copy; weights that `masks` do not keep are zero.
         """
         model, recipe = copy.deepcopy(model), self.compression.finetune.replace(epochs=epochs)
         codebooks = quantize_weights(prunable_weights(model), masks, bits, self.start, seed)
@@ -204,13 +228,33 @@ def _kmeans_template(model: str, size: str) -> FunctionRun:
 
 
 def one_curve_per_initialization(template: FunctionRun, size: str) -> LabeledRuns:
-    """The pruned network, quantized from every initialization of k-means."""
+    """The pruned network, quantized from every initialization of k-means.
+
+    Args:
+        template: The run of `accuracy_per_bits` on one network, without its input and initialization.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run per name of KMEANS_INITS, all from one pruned network.
+    """
     pruned = template.settings.pruned_run()
     return labeled({start: template.changed(pruned, start=start) for start in KMEANS_INITS})
 
 
 def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory) -> list[Row]:
-    """Measure the accuracy after k-means, and after fine-tuning the centroids, for every code width."""
+    """Measure the accuracy after k-means, and after fine-tuning the centroids, for every code width.
+
+    Args:
+        settings: The network, the code widths, the initialization of k-means and the epochs of fine-tuning.
+        replicate: Number of the replicate, the seed of k-means and of fine-tuning.
+        pruned: The finished run of the pruned network.
+
+    Returns:
+        One row per code width, with "bits", and the test accuracies "k-means" and "fine-tuned" in percent.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
     rows: list[Row] = []
     for bits in settings.bits:
@@ -266,7 +310,16 @@ def _sizes_template(model: str, size: str) -> FunctionRun:
 
 
 def three_ways_to_compress(template: FunctionRun, size: str) -> LabeledRuns:
-    """Pruning alone, weight sharing alone, and both; every layer has the same density."""
+    """Pruning alone, weight sharing alone, and both; every layer has the same density.
+
+    Args:
+        template: The run of `loss_per_size` on one network, without its inputs and curve.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        Three runs, of the curves PRUNING, SHARING and BOTH. The first input is the dense network; unless weights are
+        only shared, the pruned networks follow in the order of `densities`.
+    """
     settings = template.settings
     names = prunable_weights(settings.dense.network())
     pruned_runs = [
@@ -286,7 +339,22 @@ def three_ways_to_compress(template: FunctionRun, size: str) -> LabeledRuns:
 
 
 def loss_per_size(settings: Sweep, replicate: int, dense: RunDirectory, *pruned: RunDirectory) -> list[Row]:
-    """Measure the loss of accuracy and the size of the file for every code width or density."""
+    """Measure the loss of accuracy and the size of the file for every code width or density.
+
+    Args:
+        settings: The network, the curve, the code widths and the densities.
+        replicate: Number of the replicate, the seed of k-means and of fine-tuning.
+        dense: The finished run of the dense network.
+        *pruned: The finished runs of the pruned networks, one per density; none where weights are only shared.
+
+    Returns:
+        One row per code width (curve SHARING) or density (the other curves), with "at", the density or a text such as
+        "4 bits"; "size %", the size of the file relative to the float32 parameters; and "accuracy lost" in percentage
+        points.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     data, model = settings.dense.dataset(), settings.dense.load(dense)
     before, num_parameters = evaluate(model, data.test).accuracy, sum(p.numel() for p in model.parameters())
 

@@ -56,13 +56,31 @@ class Xor:
 
 
 def first_weights_to_delete(template: FunctionRun, size: str) -> LabeledRuns:
-    """Each method on the same trained networks."""
+    """Each method on the same trained networks.
+
+    Args:
+        template: The run of `delete_first_weight`, without its input and method.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run per name of METHODS.
+    """
     trained = FunctionRun.of(train_xor, template.settings)
     return labeled({method: template.changed(trained, method=method) for method in METHODS})
 
 
 def train_xor(settings: Xor, replicate: int) -> Output:
-    """Train networks that solve XOR, and compute the error of each without each of its weights."""
+    """Train networks that solve XOR, and compute the error of each without each of its weights.
+
+    Args:
+        settings: The number of networks, the weight decay and the damping of OBS.
+        replicate: Number of the replicate, from which the seed of the initializations is derived.
+
+    Returns:
+        Two tensors in float64: "trained" [R, 9], the weights of each network, and "errors" [R, 9], the lowest error
+        without each weight. R is at most `settings.networks`: four times as many are trained, and the first that solve
+        XOR are kept.
+    """
     objective = _xor()
     shape = 4 * settings.networks, 9
     starts = torch.randn(shape, generator=make_generator(replicate, "xor"), dtype=torch.float64)
@@ -72,7 +90,20 @@ def train_xor(settings: Xor, replicate: int) -> Output:
 
 
 def delete_first_weight(settings: Xor, replicate: int, xor_networks: RunDirectory) -> list[Row]:
-    """Delete one weight of every network, and retrain the others."""
+    """Delete one weight of every network, and retrain the others.
+
+    Args:
+        settings: The number of networks, the method, the weight decay and the damping of OBS.
+        replicate: Number of the replicate, which numbers the rows.
+        xor_networks: The finished run of `train_xor`.
+
+    Returns:
+        One row per network, each under a "replicate" of its own: "weight", the index of the deleted one; "cheapest %",
+        "solves at once %" and "solves retrained %", each 0 or 100; and the errors "E at once" and "E retrained".
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     objective, stored = _xor(), xor_networks.load_tensors("tensors")
     trained, errors_without = stored["trained"], stored["errors"]
     examine = METHODS[settings.method](objective, settings.damping)
@@ -205,7 +236,15 @@ ARMS = {
 
 
 def four_methods(template: FunctionRun, size: str) -> LabeledRuns:
-    """OBS with and without retraining, OBD and magnitude, from the same minimum; one problem in the smoke size."""
+    """OBS with and without retraining, OBD and magnitude, from the same minimum; one problem in the smoke size.
+
+    Args:
+        template: The run of `delete_one_at_a_time` on one problem, without its input and method.
+        size: "smoke", "default" or "full": the smoke size has no runs except on MONK-1.
+
+    Returns:
+        One run per curve of ARMS, or none.
+    """
     settings = template.settings
     if size == "smoke" and settings.data != "monks-1":
         return []
@@ -229,7 +268,15 @@ def _monks(settings: Monks, replicate: int) -> tuple[Objective, Split]:
 
 
 def train_monks(settings: Monks, replicate: int) -> Output:
-    """Train from several initializations, and keep the weights of the best minimum."""
+    """Train from several initializations, and keep the weights of the best minimum.
+
+    Args:
+        settings: The problem, the network, the weight decay and the number of initializations.
+        replicate: Number of the replicate, from which the seeds of the data and of the initializations are derived.
+
+    Returns:
+        One tensor, "weights" [P] in float64: the minimum at which the training error with its weight decay is lowest.
+    """
     objective, _ = _monks(settings, replicate)
     generator = make_generator(replicate, "monks starts", int(settings.data[-1]))
     shape = settings.starts, settings.num_weights
@@ -240,7 +287,20 @@ def train_monks(settings: Monks, replicate: int) -> Output:
 
 
 def delete_one_at_a_time(settings: Monks, replicate: int, trained: RunDirectory) -> list[Row]:
-    """Delete one weight at a time, the curvature recomputed, until five networks in a row are too inaccurate."""
+    """Delete one weight at a time, the curvature recomputed, until five networks in a row are too inaccurate.
+
+    Args:
+        settings: The problem, the method, the weight decay, whether to retrain, and the target accuracy.
+        replicate: Number of the replicate, from which the seed of the data is derived.
+        trained: The finished run of `train_monks`.
+
+    Returns:
+        One row per network, the dense one first: "weights", the number that remain; "training accuracy", "test
+        accuracy" and "target accuracy" in percent; and "E", the training error without weight decay.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     objective, test = _monks(settings, replicate)
     weights = unflatten_weights(trained.load_tensors("tensors")["weights"], objective.weights)
     masks, method = all_kept(objective.weights), METHODS[settings.method](objective, settings.decay)

@@ -91,7 +91,21 @@ def _methods(*methods: str) -> Callable[[FunctionRun, str], LabeledRuns]:
 
 
 def deletions_without_retraining(settings: Deletion, replicate: int, dense: RunDirectory) -> list[Row]:
-    """Delete every fraction of the weights, each from the trained network."""
+    """Delete every fraction of the weights, each from the trained network.
+
+    Args:
+        settings: The network, the method, the fractions to delete and the number of examples for errors and curvature.
+        replicate: Number of the replicate, the seed of ties, from which that of random deletion is derived.
+        dense: The finished run of the dense network.
+
+    Returns:
+        One row per fraction: "remaining weights"; "deleted %"; "training error", the loss in nats; "test error %";
+        "true", the increase of the training error; and "predicted", the increase that the method predicts, where it
+        predicts one.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     model, data = settings.dense.load(dense), settings.dense.dataset()
     examples, weights = data.train.take(settings.curvature_examples), prunable_weights(model)
     start = evaluate(model, examples).loss
@@ -197,7 +211,19 @@ prediction = replace(
 
 
 def deletions_one_after_another(settings: Deletion, replicate: int, dense: RunDirectory) -> list[Row]:
-    """Delete in steps, the diagonal recomputed before each, with or without retraining after each."""
+    """Delete in steps, the diagonal recomputed before each, with or without retraining after each.
+
+    Args:
+        settings: The network, the method, the fractions to delete, and the epochs of retraining after each deletion.
+        replicate: Number of the replicate, the seed of ties, from which that of retraining is derived.
+        dense: The finished run of the dense network.
+
+    Returns:
+        One row per fraction: "deleted %"; "training error" and "test error", losses in nats; and "test error %".
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     model, data = settings.dense.load(dense), settings.dense.dataset()
     examples, masks = data.train.take(settings.curvature_examples), None
     retraining = settings.recipe.replace(epochs=settings.retrain_epochs or 0, learning_rate=5e-4)
@@ -224,7 +250,15 @@ def deletions_one_after_another(settings: Deletion, replicate: int, dense: RunDi
 
 
 def with_and_without_retraining(template: FunctionRun, size: str) -> LabeledRuns:
-    """OBD and magnitude, each with and without retraining."""
+    """OBD and magnitude, each with and without retraining.
+
+    Args:
+        template: The run of `deletions_one_after_another`, without its input and method.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        Four runs, one per method and way of retraining.
+    """
     settings = template.settings
     return labeled(
         {

@@ -24,7 +24,18 @@ def minimize(
     decay: float = 0.0,
     steps: int = 100,
 ) -> Params:
-    """The weights at a minimum of E + decay/2 |w|² near `weights`; what `masks` do not keep stays zero."""
+    """The weights at a minimum of E + decay/2 |w|² near `weights`; what `masks` do not keep stays zero.
+
+    Args:
+        objective: The error E of a network on its examples.
+        weights: Where to start, tensors in the shapes of `objective.weights`, by name; not modified.
+        masks: True where a weight is free, by name; None: all weights are free.
+        decay: Weight decay, at least 0.
+        steps: The largest number of steps; the training ends earlier where no slope exceeds 1e-9.
+
+    Returns:
+        The weights by name, in the shapes of `weights`.
+    """
     left = flatten_weights(masks).unsqueeze(0) if masks is not None else None
     minima, _ = minimize_batch(
         objective, flatten_weights(weights).unsqueeze(0), left, decay=decay, steps=steps
@@ -38,7 +49,15 @@ def minimize_batch(
 ) -> tuple[Tensor, Tensor]:
     """Minima near each of `starts`, [R, P], and the error there without the decay, [R].
 
-    `left`, bool [R, P]: which weights are free; the others are zero.
+    Args:
+        objective: The error E of a network on its examples.
+        starts: The weights to start from, [R, P]; not modified.
+        left: True where a weight is free, bool [R, P]; the others are zero. None: all weights are free.
+        decay: Weight decay, at least 0.
+        steps: The largest number of steps; the training ends earlier where no slope exceeds 1e-9.
+
+    Returns:
+        The weights at the minima, [R, P], and the errors E there, [R].
     """
     free = torch.ones_like(starts) if left is None else left.to(starts)
     w, trust = starts * free, torch.full((len(starts),), 1e-3, dtype=starts.dtype)
@@ -59,7 +78,15 @@ def minimize_batch(
 
 
 def outputs(objective: Objective, w: Tensor) -> Tensor:
-    """The answers to the objective's inputs with each row of `w`, [R, N, C]."""
+    """The answers to the objective's inputs with each row of `w`, [R, N, C].
+
+    Args:
+        objective: A network and its inputs, N examples.
+        w: All weights of a network per row, [R, P], in the order of `objective.weights`.
+
+    Returns:
+        The outputs, [R, N, C].
+    """
     answers: Tensor = vmap(
         lambda row: objective.outputs(unflatten_weights(row, objective.weights), objective.inputs)
     )(w)

@@ -89,7 +89,15 @@ def _template(_: str, size: str) -> FunctionRun:
 
 
 def one_run_per_method(template: FunctionRun, size: str) -> LabeledRuns:
-    """One run per group of methods, on calibration examples that differ by replicate, and on the same network."""
+    """One run per group of methods, on calibration examples that differ by replicate, and on the same network.
+
+    Args:
+        template: The run of `accuracy_per_sparsity`, without its input and methods.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run per group of METHODS; its rows name their curves, one per method, in place of the group.
+    """
     s = template.settings
     settings = OneShot(s.recipe, s.weights, s.model, s.data, s.examples)
     network = FunctionRun.of(trained_network, settings, replicate=None)
@@ -97,7 +105,15 @@ def one_run_per_method(template: FunctionRun, size: str) -> LabeledRuns:
 
 
 def trained_network(settings: OneShot, replicate: None) -> Output:
-    """Load the trained network from the data root, or train it."""
+    """Load the trained network from the data root, or train it.
+
+    Args:
+        settings: The model, and the file of its weights, or the data and the recipe to train it with.
+        replicate: None, because all replicates share the network.
+
+    Returns:
+        All tensors of the network, and no rows.
+    """
     model = MODELS[settings.model](seed=0)
     if settings.weights:
         model.load_state_dict({**model.state_dict(), **load_file(data_root() / settings.weights)})
@@ -110,7 +126,20 @@ def trained_network(settings: OneShot, replicate: None) -> Output:
 
 
 def accuracy_per_sparsity(settings: OneShot, replicate: int, network: RunDirectory) -> list[Row]:
-    """Prune to every sparsity, and measure the accuracy with and without recalibrating BatchNorm."""
+    """Prune to every sparsity, and measure the accuracy with and without recalibrating BatchNorm.
+
+    Args:
+        settings: The group of methods, the sparsities in percent, and the numbers of examples for calibration and test.
+        replicate: Number of the replicate, the seed of the calibration examples and of ties.
+        network: The finished run of `trained_network`.
+
+    Returns:
+        One row per method and sparsity: "curve", the method; "sparsity %"; and the test accuracies "as pruned",
+        "recalibrated" and "dense accuracy" in percent.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     data, model = load_data(settings.data), MODELS[settings.model](seed=0)
     model.load_state_dict(network.load_tensors("tensors"))
     model.eval()

@@ -75,6 +75,9 @@ def make_page(
         content: Everything that the page says.
         figures: The figures, each with the path of its files without their suffixes.
         files: The files to list beside the page.
+
+    Returns:
+        The content of the page, with the figures read from their files.
     """
     experiment, request, store = content.experiment, content.request, content.store
     directories = all_run_directories(store, request)
@@ -124,6 +127,9 @@ def repeat_command(experiment: Experiment, store: Store, request: Request, seeds
         store: Where its runs are.
         request: Which runs were requested.
         seeds: The numbers of its replicates.
+
+    Returns:
+        The command line, quoted for a shell.
     """
     words = ["prunus", "run", experiment.name]
     words += [f"--{request.size}"] if request.size != "default" else []
@@ -142,13 +148,33 @@ def repeat_command(experiment: Experiment, store: Store, request: Request, seeds
 
 
 def networks_of(experiment: Experiment, request: Request) -> tuple[list[str], dict[str, str]]:
-    """Return the networks of a request and its other settings; one network where its runs have no group."""
+    """Return the networks of a request and its other settings; one network where its runs have no group.
+
+    Args:
+        experiment: The experiment.
+        request: Which runs were requested, with the settings that were changed.
+
+    Returns:
+        The names of the networks, and the changed settings other than `network`.
+    """
     networks, rest = experiment.networks_and_settings(request.settings)
     return (networks if any("group" in entry.label for entry in request.entries) else networks[:1]), rest
 
 
 def size_differences(experiment: Experiment, store: Store, request: Request) -> list[str]:
-    """List where the runs differ from the paper's size: "5 replicates instead of 20", "epochs 5 instead of 55"."""
+    """List where the runs differ from the paper's size: "5 replicates instead of 20", "epochs 5 instead of 55".
+
+    Args:
+        experiment: The experiment.
+        store: The store that contains the runs.
+        request: The requested runs, all of them finished.
+
+    Returns:
+        One phrase per difference, for all networks together where they differ alike; empty where there is none.
+
+    Raises:
+        StoreError: A run is not finished, or its files are damaged.
+    """
     n, full = len({entry.label["replicate"] for entry in request.entries}), experiment.replicates[-1]
     lines = [f"{formatting.pluralize(n, 'replicate')} instead of {full}"] if n != full else []
     networks, rest = networks_of(experiment, request)

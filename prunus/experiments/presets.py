@@ -38,6 +38,12 @@ def network(name: str, size: str, epochs: int | None = None, rounds: int | None 
         size: "full" for the published length and 24 rounds, "smoke" for a tiny run, "default".
         epochs: Epochs of the default size; None for the published number.
         rounds: Rounds of the default size; None for 24.
+
+    Returns:
+        The ticket with the settings of that size.
+
+    Raises:
+        UnknownNameError: NETWORKS has no such name.
     """
     ticket = lookup("network", NETWORKS, name)
     if size == "full":

@@ -43,12 +43,35 @@ def format_label(label: Mapping[str, Any]) -> str:
 
 
 def requested_run_directories(store: Store, request: Request) -> list[RunDirectory]:
-    """Return the directories of the requested runs, each once."""
+    """Return the directories of the requested runs, each once.
+
+    Args:
+        store: The store that contains the runs.
+        request: The requested runs, all of them finished.
+
+    Returns:
+        Their directories, for reading, in the order of the request.
+
+    Raises:
+        StoreError: A run is not finished.
+    """
     return [store.directory(id) for id in dict.fromkeys(entry.id for entry in request.entries)]
 
 
 def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
-    """Return the directories of the requested runs and of their dependencies, each once."""
+    """Return the directories of the requested runs and of their dependencies, each once.
+
+    Args:
+        store: The store that contains the runs.
+        request: The requested runs, all of them finished.
+
+    Returns:
+        The directories, for reading: first those of the request in its order, then those of dependencies and of their
+        dependencies.
+
+    Raises:
+        StoreError: A run is not finished, or its files are damaged.
+    """
     directories: dict[str, RunDirectory] = {}
     remaining = requested_run_directories(store, request)
     while remaining:
@@ -60,7 +83,19 @@ def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
 
 
 def invariant_summary(store: Store, request: Request) -> InvariantSummary:
-    """Count every check of every point, and list the failed ones."""
+    """Count every check of every point, and list the failed ones.
+
+    Args:
+        store: The store that contains the runs.
+        request: The requested runs, all of them finished.
+
+    Returns:
+        The number of rows with a report, how many of them passed all checks, the counts of each check, and the failures
+        by label, density, check and run.
+
+    Raises:
+        StoreError: A run is not finished, or its files are damaged.
+    """
     labels = {entry.id: format_label(entry.label) for entry in request.entries}
     points = [
         (directory.id, row)

@@ -26,7 +26,15 @@ def _template(name: str, size: str) -> TicketSpec:
 
 
 def three_ways_to_retrain(template: TicketSpec, size: str) -> LabeledRuns:
-    """Weights rewound to a tenth of the training, the learning rate rewound, and fine-tuning."""
+    """Weights rewound to a tenth of the training, the learning rate rewound, and fine-tuning.
+
+    Args:
+        template: The ticket of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        One run per curve of ACTIONS.
+    """
     step = template.baseline.total_steps() // 10
     ticket = replace(with_baseline(template, checkpoint_steps=(step,)), rewind_step=step)
     return labeled({curve: replace(ticket, mask1=action) for curve, action in ACTIONS.items()})

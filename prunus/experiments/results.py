@@ -43,7 +43,15 @@ class ResultFiles:
     """The figures, each with the path of its files without their suffixes."""
 
     def add_figure(self, suffix: str, figure: FigureData) -> None:
-        """Write the numbers of a figure into NAME.SUFFIX.csv; `finish` draws it as .png, .svg and .html."""
+        """Write the numbers of a figure into NAME.SUFFIX.csv; `finish` draws it as .png, .svg and .html.
+
+        Args:
+            suffix: The part of the file names that follows the name of the experiment, such as "accuracy".
+            figure: The curves with title, labels and axes.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
         create_folder(self.out)
         path = self.out / f"{self.name}.{suffix}"
         save_numbers(path, figure)
@@ -51,7 +59,15 @@ class ResultFiles:
         self.figures.append((figure, path))
 
     def add_rows(self, suffix: str, rows: Sequence[Row]) -> None:
-        """Write rows of one shape as the table NAME.SUFFIX.csv."""
+        """Write rows of one shape as the table NAME.SUFFIX.csv.
+
+        Args:
+            suffix: The part of the file name that follows the name of the experiment.
+            rows: At least one row; all have the keys of the first, which are the columns.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
         create_folder(self.out)
         path = self.out / f"{self.name}.{suffix}.csv"
         text = io.StringIO(newline="")
@@ -70,6 +86,9 @@ class ResultFiles:
             notes: Markdown below the table.
             n: Number of replicates.
 
+        Returns:
+            The content, the table, its text and the paths of all files, those of earlier calls included.
+
         Raises:
             PrunusError: A file cannot be written, or a figure cannot be drawn; then the message names the files of
                 numbers, which are complete.
@@ -87,7 +106,16 @@ class ResultFiles:
 
 
 def merge_results(name: str, results: Sequence[Result]) -> Result:
-    """Join the results of the experiments of a paper."""
+    """Join the results of the experiments of a paper.
+
+    Args:
+        name: Name of the paper.
+        results: The results of its experiments, in the order of the paper.
+
+    Returns:
+        A result whose content is that of each experiment by name, whose text has a heading per experiment, and whose
+        rows have the additional key "experiment".
+    """
     text = "\n\n".join(f"## {result.name}\n\n{result.text}" for result in results)
     table = [{"experiment": result.name, **row} for result in results for row in result.table]
     content = {result.name: result.content for result in results}
@@ -102,7 +130,15 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def cell(row: Row, column: str) -> tuple[str, str]:
-    """Format a value and its standard deviation; the second is empty where it is missing or zero."""
+    """Format a value and its standard deviation; the second is empty where it is missing or zero.
+
+    Args:
+        row: A summarized row; the standard deviation of a column "x" has the key "x ±".
+        column: Key of the value; a key that the row lacks gives an empty text.
+
+    Returns:
+        The value, a float with four significant digits, and its standard deviation with two.
+    """
     value, spread = row.get(column, ""), row.get(f"{column} ±", 0.0)
     return f"{value:.4g}" if isinstance(value, float) else str(value), _two_digits(spread) if spread else ""
 

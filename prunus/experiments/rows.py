@@ -30,6 +30,10 @@ def latest_request(store: Store, name: str, size: str | None, say: Say) -> Reque
         size: "smoke", "default" or "full"; None means the largest size with a finished run.
         say: Called with a sentence for each later request that is passed over.
 
+    Returns:
+        The request, with its unfinished runs. Where `size` is None, a larger size with a finished run has precedence
+        over a later request of a smaller one.
+
     Raises:
         StoreError: No run of the experiment, in that size, is finished.
     """
@@ -61,7 +65,15 @@ def latest_request(store: Store, name: str, size: str | None, say: Say) -> Reque
 
 
 def finished_subset(store: Store, request: Request) -> Request:
-    """Return the request with only those of its runs that are finished."""
+    """Return the request with only those of its runs that are finished.
+
+    Args:
+        store: The store in which the runs are looked up.
+        request: The requested runs, finished or not.
+
+    Returns:
+        A copy of the request; without entries where no run is finished.
+    """
     return replace(request, entries=tuple(entry for entry in request.entries if store.is_done(entry.id)))
 
 
@@ -77,7 +89,19 @@ def _settings_text(settings: Mapping[str, str]) -> str:
 
 
 def rows_of(store: Store, request: Request) -> list[Row]:
-    """Read one row per run and level, with its label and network; the dense network is level 0 of its tickets."""
+    """Read one row per run and level, with its label and network; the dense network is level 0 of its tickets.
+
+    Args:
+        store: The store that contains the runs.
+        request: The requested runs, all of them finished.
+
+    Returns:
+        The rows in the order of the request. Each has the keys of its label, the metrics of the run, "network" and
+        "run", the ID; where it has a density, "density %" and "sparsity %"; where it has an invariant report, "passed".
+
+    Raises:
+        StoreError: A run is not finished, or its files are damaged.
+    """
     return [
         {**entry.label, **_flat(row), "network": network_of(store.directory(entry.id)), "run": entry.id}
         for entry in request.entries
@@ -87,7 +111,19 @@ def rows_of(store: Store, request: Request) -> list[Row]:
 
 
 def curves_of(store: Store, request: Request) -> list[Row]:
-    """Read one row per run, level and step, with its label and its level's density."""
+    """Read one row per run, level and step, with its label and its level's density.
+
+    Args:
+        store: The store that contains the runs.
+        request: The requested runs, all of them finished.
+
+    Returns:
+        The rows in the order of the request. Each has the keys of its label, "level", "step", the metrics at that step,
+        "network" and "run", the ID; where its level has them, "density %" and "passed".
+
+    Raises:
+        StoreError: A run is not finished, or its files are damaged.
+    """
     points: list[Row] = []
     for entry in request.entries:
         directories = _with_baseline(store, store.directory(entry.id))
@@ -117,6 +153,13 @@ def network_of(directory: RunDirectory) -> str:
 
 def first_setting(settings: Mapping[str, Any], name: str) -> str:
     """Return the first setting with a name, in this run or in the runs that it depends on; empty where none has it.
+
+    Args:
+        settings: The complete settings of a run, nested.
+        name: Name of the setting, without the names of the groups that contain it.
+
+    Returns:
+        The value as text.
 
     >>> first_setting({"rounds": 3, "baseline": {"model": "lenet-5"}}, "model")
     'lenet-5'
@@ -151,6 +194,10 @@ def average_draws(rows: Iterable[Row], by: Sequence[str], values: Iterable[str])
         by: The keys that define a group.
         values: The keys to average.
 
+    Returns:
+        One row per group and replicate, with the keys `by`, "replicate" and `values`, and "passed": False where a draw
+        has not passed.
+
     >>> rows = [{"arm": "a", "replicate": 0, "draw": draw, "error": 2.0 * draw} for draw in range(3)]
     >>> average_draws(rows, ["arm"], ["error"])
     [{'arm': 'a', 'replicate': 0, 'error': 2.0}]
@@ -167,7 +214,15 @@ def average_draws(rows: Iterable[Row], by: Sequence[str], values: Iterable[str])
 
 
 def group_rows(rows: Iterable[Row], by: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """Group rows by the values of some keys, in the order of their first rows."""
+    """Group rows by the values of some keys, in the order of their first rows.
+
+    Args:
+        rows: Each with the keys `by`.
+        by: The keys that define a group; with none, all rows are one group.
+
+    Returns:
+        The rows of each group, by the values of `by` in their order.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in by), []).append(row)
@@ -195,6 +250,9 @@ def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None)
         x: Key of the horizontal coordinate; where the replicates differ in it, a point is at their mean.
         y: Key of the vertical coordinate.
         by: Key whose values are the points; `x` by default.
+
+    Returns:
+        The curve, its points in the order of x; `n` is the largest number of rows at a point.
 
     >>> rows = [{"level": 1, "density": d, "accuracy": 90 + d} for d in (2, 4)]
     >>> curve("learned", rows, "density", "accuracy", "level")

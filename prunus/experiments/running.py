@@ -72,6 +72,9 @@ def run_experiment(
         settings: Changes of settings as texts, by setting name.
         progress: Called with the estimated work that is done.
 
+    Returns:
+        The verdicts, rows and table of the finished runs, and the paths of the files, the page first.
+
     Raises:
         UnknownNameError, SpecError: A name or setting is unknown or impossible; nothing was written.
         StoreError: The store is damaged or cannot be used.
@@ -118,6 +121,9 @@ def draw_experiment(
         out: Folder for the result files.
         size: "smoke", "default" or "full"; None for the largest size with a finished run.
         report: Called with a sentence where not everything that was requested is drawn.
+
+    Returns:
+        The verdicts, rows and table of the finished runs, and the paths of the files, the page first.
 
     Raises:
         StoreError: No run of this experiment, in that size, is finished.
@@ -220,6 +226,16 @@ def table_of(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
     """Summarize rows over the replicates: one row per curve and point, with published values beside the measured.
 
     A density and its sparsity are rounded together, so that they add up to 100 as they are printed.
+
+    Args:
+        experiment: The experiment, which names the metrics, the keys of a point and the published values.
+        rows: One row per run and point, as `Experiment.select` returns them; those without any of the metrics are left
+            out.
+
+    Returns:
+        Rows with the same columns: "group" where there are several networks, "curve", the keys of the point, "n", the
+        number of replicates, then each metric with its standard deviation, "METRIC ±", and its published value. A cell
+        without a value is an empty text.
     """
     with_metrics = [row for row in rows if any(metric in row for metric in experiment.metrics)]
     by = [key for key in ("group", "curve", *experiment.points) if all(key in row for row in with_metrics)]

@@ -59,7 +59,18 @@ class TrainedNetwork:
 
 
 def train_network(settings: TrainedNetwork, replicate: int) -> Output:
-    """Train a network and keep its tensors."""
+    """Train a network and keep its tensors.
+
+    Args:
+        settings: The model, the data and the recipe.
+        replicate: Number of the replicate, from which the seeds of the initialization and of the training are derived.
+
+    Returns:
+        One row with the "test accuracy" in percent, and all tensors of the trained network.
+
+    Raises:
+        UnknownNameError: There is no such model or data set.
+    """
     data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
     train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"))
     return Output([{"test accuracy": evaluate(network, data.test).accuracy}], network.state_dict())
@@ -78,7 +89,18 @@ class CompressedNetwork:
 
     @classmethod
     def of_size(cls, model: str, size: str) -> "CompressedNetwork":
-        """Return the recipe of Han et al. 2016 for a LeNet: with fewer epochs unless the size is "full"."""
+        """Return the recipe of Han et al. 2016 for a LeNet: with fewer epochs unless the size is "full".
+
+        Args:
+            model: One of LENETS.
+            size: "smoke", "default" or "full": the smoke size also has fewer training examples, SMOKE_EXAMPLES.
+
+        Returns:
+            The settings, on MNIST.
+
+        Raises:
+            UnknownNameError: The model is none of LENETS.
+        """
         recipe = lookup("network", {name: COMPRESSION_RECIPES[f"han2016-{name}"] for name in LENETS}, model)
         if size != "full":
             dense, rounds, final, finetune = (1, 2, 1, 1) if size == "smoke" else (10, 5, 6, 2)
@@ -109,7 +131,19 @@ LENETS = ("lenet-300-100", "lenet-5")
 
 
 def prune_network(settings: CompressedNetwork, replicate: int, dense: RunDirectory) -> Output:
-    """Prune and retrain a network by a compression recipe, and keep its tensors and masks."""
+    """Prune and retrain a network by a compression recipe, and keep its tensors and masks.
+
+    Args:
+        settings: The network and its compression recipe; only the pruning stage of the recipe is carried out.
+        replicate: Number of the replicate, the seed of ties, batch order and dropout.
+        dense: The finished run of the dense network.
+
+    Returns:
+        One row with the "test accuracy" in percent, all tensors of the pruned network, and the masks of the last round.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     network, data = settings.dense.load(dense), settings.dense.dataset()
     weights = prunable_weights(network)
     rounds = prune_with_recipe(settings.compression, network, weights, data, seed=replicate)

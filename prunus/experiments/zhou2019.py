@@ -71,7 +71,18 @@ SIGNS_CLAIMS = (
 def one_curve_per_value(
     setting: str, values: Sequence[str], *, iterative: bool
 ) -> Callable[[TicketSpec, str], LabeledRuns]:
-    """One curve per value of a setting; `--set criterion=mine.scores:smallest` adds one more."""
+    """One curve per value of a setting; `--set criterion=mine.scores:smallest` adds one more.
+
+    Args:
+        setting: Name of a setting of TicketSpec, such as "criterion", "mask0" or "mask1".
+        values: Names that the setting takes, in the order of the curves.
+        iterative: Whether tickets are pruned iteratively, on all levels; otherwise they are pruned in one shot, on all
+            levels of the full size and on LEVELS of the others.
+
+    Returns:
+        A function (template, size) -> labeled runs, as `Experiment.runs` requires. A value of the template that is not
+        in `values` is added as the last curve.
+    """
 
     def runs(template: TicketSpec, size: str) -> LabeledRuns:
         if not iterative:

@@ -110,7 +110,16 @@ def _criterion_ticket(dense: BaselineSpec, size: str) -> TicketSpec:
 
 
 def every_kind_of_mask(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
-    """The table of the paper: masks of a criterion and learned ones, rescaled (DWR) or not, over both weights."""
+    """The table of the paper: masks of a criterion and learned ones, rescaled (DWR) or not, over both weights.
+
+    Args:
+        template: The learned supermask of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full": it decides the levels of criterion masks and the recipe of edge-popup.
+
+    Returns:
+        One run per curve of the table, then the runs of `file_size` under the curves of the supermasks whose weights
+        come from seeds.
+    """
     dense, start = template.baseline, template.mask.start if isinstance(template.mask, Bernoulli) else 0.5
     runs: dict[str, Any] = {"trained": dense}
     for name, weights in WEIGHTS.items():
@@ -142,13 +151,35 @@ class FileSize:
 
 
 def file_size(settings: FileSize, replicate: int, supermask: RunDirectory) -> list[Row]:
-    """Measure the file of a supermask whose weights come from seeds: only its mask is stored."""
+    """Measure the file of a supermask whose weights come from seeds: only its mask is stored.
+
+    Args:
+        settings: A FileSize, which has no values.
+        replicate: Number of the replicate; not used, because the supermask is that of the replicate.
+        supermask: The finished run of a learned supermask.
+
+    Returns:
+        One row with the size of the file in bytes, "file bytes".
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
     generated, factors = load_seeded_weights(supermask)
     return [{"file bytes": len(pack(supermask.load_tensors("final"), generated=generated, factors=factors))}]
 
 
 def masks_of_criteria(template: LearnedSupermaskSpec, size: str) -> LabeledRuns:
-    """The masks of every criterion over both kinds of weights."""
+    """The masks of every criterion over both kinds of weights.
+
+    Args:
+        template: The learned supermask of one network; its baseline is what the masks are made of.
+        size: "smoke", "default" or "full": the smoke size has three criteria, the others all; the levels differ by
+            size.
+
+    Returns:
+        One run per criterion and kind of weights. The label has the criterion in "curve", and the key of WEIGHTS in
+        "over".
+    """
     criteria = ("large_final", "random") if size == "smoke" else CRITERIA
     ticket = _criterion_ticket(template.baseline, size)
     return [

@@ -88,6 +88,9 @@ def weights_to_compress(
     Args:
         model, include, exclude: See `prunable_weights`.
 
+    Returns:
+        The parameters to compress by name, at least one; they are not copied.
+
     Raises:
         NoPrunableWeightsError: The patterns select no weight, or all selected weights are frozen.
         TiedWeightsError, ModelError: See `prunable_weights`.
@@ -115,6 +118,9 @@ def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str
         model: The model whose layers have the kinds.
         names: Names of the weights to quantize.
         bits: One number for all, or numbers by name or kind.
+
+    Returns:
+        The bits of each of `names`, in that order; `check_bits` checks their range.
 
     Raises:
         QuantizationError: A key is neither a name nor a kind, or a weight has no bits.

@@ -25,6 +25,13 @@ class DensityPlan:
 def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Density]:
     """Return the density of each round of `recipe`, before any work and from the shapes of `weights` alone.
 
+    Args:
+        recipe: The recipe, of which the scope, the density, the schedule and the number of rounds are used.
+        weights: The weights to prune, by name; only their names and shapes are used.
+
+    Returns:
+        The density of each round, one number or one per name; the last is that of the recipe.
+
     Raises:
         DensityError: The scope cannot give one of the densities, or the last one keeps no weight of a tensor.
         UnknownNameError: The scope or the schedule is unknown.
@@ -41,8 +48,17 @@ def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
 
     Densities above that of the nonzero weights are lowered to it, with a NoEffectWarning for the last round.
 
+    Args:
+        recipe: The recipe, of which the scope, the density, the schedule and the number of rounds are used.
+        weights: The weights to prune, by name, with their trained values.
+
+    Returns:
+        The density of each round, and the masks of the nonzero weights; `within` is None where no weight is zero.
+
     Raises:
-        DensityError: The scope cannot prune within the nonzero weights: a pattern N:M or blocks must fit into them.
+        DensityError: The scope cannot prune within the nonzero weights: a pattern N:M or blocks must fit into them; or
+            as `planned_densities`.
+        UnknownNameError: The scope or the schedule is unknown.
     """
     densities = planned_densities(recipe, weights)
     masks = {name: weight.detach() != 0 for name, weight in weights.items()}

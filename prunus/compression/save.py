@@ -43,6 +43,9 @@ def save(
         generated, factors: Weights to store as a seed and a mask; see `pack`. A supermask takes little more bytes
             than its mask.
 
+    Returns:
+        The size of the file in bytes.
+
     Raises:
         ModelError: `network` is not a module.
         NonFiniteError, ContainerError: A tensor cannot be stored.
@@ -75,7 +78,15 @@ def file_metadata(num_cleared: int) -> dict[str, Any]:
 
 
 def recipe_metadata(recipe: CompressionRecipe, seed: int) -> dict[str, Any]:
-    """The recipe without its training details, and the seed, with the keys of the file format."""
+    """The recipe without its training details, and the seed, with the keys of the file format.
+
+    Args:
+        recipe: The recipe of the compression.
+        seed: The seed of the compression.
+
+    Returns:
+        A JSON object with the keys `recipe` and `seed`, for the metadata of a file.
+    """
     names = ("criterion", "schedule", "rounds", "density", "bits")
     settings = {name: _to_builtin(getattr(recipe, name)) for name in names}
     settings |= {"scope": parse_scope(recipe.scope).name, "start": recipe.kmeans_init}

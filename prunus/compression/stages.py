@@ -101,7 +101,21 @@ class CompressionRun:
     def train(
         self, recipe: Recipe, role: str, stage: str, constraint: CodebookConstraint | None = None
     ) -> list[EpochMetrics]:
-        """Train the model; `role` determines the seed and the name of the checkpoint."""
+        """Train the model in place.
+
+        Args:
+            recipe: The recipe of the training.
+            role: The role that the seed is derived from; also the name of the checkpoint, without its suffix.
+            stage: The name of the stage that the report is given.
+            constraint: The shared weights, whose centroids are trained in their place; None: every weight is trained by
+                itself.
+
+        Returns:
+            The metrics of each epoch.
+
+        Raises:
+            TrainingError: The training diverged, or the checkpoint is of another run.
+        """
         return train(
             self.model,
             self.data,
@@ -145,7 +159,15 @@ class CompressionRun:
         return constraint.result(), epochs
 
     def measure(self, stage: str, size: int) -> Stage:
-        """Evaluate the model on the validation split, and count and bin its remaining weights."""
+        """Evaluate the model on the validation split, and count and bin its remaining weights.
+
+        Args:
+            stage: The name of the stage, one of `STAGES`.
+            size: The size of the network after the stage, in bytes; see `Stage`.
+
+        Returns:
+            The measurements; histograms have 101 bins and leave out weights that are zero.
+        """
         state, histograms, num_kept = self.model.state_dict(), {}, 0
         for name in self.weights:
             values = state[name][state[name] != 0].cpu().numpy()

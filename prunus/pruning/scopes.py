@@ -227,7 +227,19 @@ class Layer(Scope):
     name = "layer"
 
     def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
-        """One count per tensor."""
+        """One count per tensor.
+
+        Args:
+            shapes: The shape of each tensor, by name.
+            density: The fraction of weights to keep, in (0, 1]; one, or one per name.
+            within_counts: The number of weights that earlier masks keep, by name; None: all.
+
+        Returns:
+            The number of weights to keep of each tensor, by name.
+
+        Raises:
+            DensityError: A density is out of range or missing, or keeps more weights than earlier masks.
+        """
         densities, counts = densities_by_name(density, list(shapes)), {}
         for name, shape in shapes.items():
             available = None if within_counts is None else within_counts[name]
@@ -250,7 +262,20 @@ class Global(Scope):
     name = "global"
 
     def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
-        """One count, "all"."""
+        """One count, "all".
+
+        Args:
+            shapes: The shape of each tensor, by name.
+            density: The fraction of the weights of all tensors together to keep, in (0, 1]; one number.
+            within_counts: The number of weights that earlier masks keep, by name; None: all.
+
+        Returns:
+            The number of weights to keep of all tensors together, under the key "all".
+
+        Raises:
+            DensityError: There is a density per name, or the density is out of range or keeps more weights than earlier
+                masks.
+        """
         if isinstance(density, Mapping):
             raise DensityError(
                 f"Expected one density, as the scope 'global' ranks all layers together, got {dict(density)}; use "
@@ -264,7 +289,21 @@ class Global(Scope):
     def select(
         self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
     ) -> MaskDict:
-        """Keep the highest scores of all tensors together."""
+        """Keep the highest scores of all tensors together.
+
+        Args:
+            scores: Finite tensors of any shape, by name; scores of different tensors are compared.
+            density: The fraction of all weights of all tensors together to keep, in (0, 1]; one number.
+            within: Earlier masks; the result keeps no weight that they prune. None: all weights may be kept.
+            seed: The seed of the random order of equal scores.
+
+        Returns:
+            Boolean masks of the shapes of `scores`, True where a weight is kept.
+
+        Raises:
+            DensityError: As `counts`.
+            NonFiniteError: A score is NaN or infinite.
+        """
         check_finite(scores, "The score of")
         shapes = shapes_of(scores)
         count = self.counts(shapes, density, self._counts_within(shapes, within))["all"]
@@ -313,7 +352,20 @@ class NByM(Scope):
         return self.m
 
     def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
-        """N of every M weights of each tensor."""
+        """N of every M weights of each tensor.
+
+        Args:
+            shapes: The shape of each tensor, by name.
+            density: N / M, up to rounding of floats; one, or one per name.
+            within_counts: Unused; `select` checks that earlier masks keep N weights of every group.
+
+        Returns:
+            The number of weights to keep of each tensor, by name.
+
+        Raises:
+            DensityError: A density is not N / M, or is missing, or the number of inputs of a tensor is no multiple of
+                M.
+        """
         exact = self.n / self.m
         for name, share in densities_by_name(density, list(shapes)).items():
             if abs(share - exact) > TOLERANCE:
@@ -388,7 +440,20 @@ class Block(Scope):
         return self.columns
 
     def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
-        """The weights in the blocks of each tensor that are kept."""
+        """The weights in the blocks of each tensor that are kept.
+
+        Args:
+            shapes: The shape of each tensor, by name.
+            density: The fraction of the blocks of a tensor to keep, in (0, 1]; one, or one per name.
+            within_counts: The number of weights that earlier masks keep, by name, in whole blocks; None: all.
+
+        Returns:
+            The number of weights to keep of each tensor, by name; a multiple of the weights of a block.
+
+        Raises:
+            DensityError: A density is out of range or missing, blocks do not fill the matrix of a tensor, or more
+                blocks would be kept than earlier masks keep.
+        """
         densities, size, counts = densities_by_name(density, list(shapes)), self.weights_per_unit, {}
         for name, shape in shapes.items():
             _check_fits(name, shape, self.rows, self.columns)
@@ -431,17 +496,48 @@ class FunctionScope(Scope):
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def counts(self, shapes: Shapes, density: Density, within_counts: Counts | None = None) -> dict[str, int]:
-        """The counts of a trial call with meaningless scores."""
+        """The counts of a trial call with meaningless scores.
+
+        Args:
+            shapes: The shape of each tensor, by name.
+            density: The density that the function is given.
+            within_counts: Unused; the trial call has no earlier masks.
+
+        Returns:
+            The number of weights that the function keeps of each tensor, by name.
+
+        Raises:
+            DensityError: The function raises it for this density.
+        """
         return {name: int(mask.count_nonzero()) for name, mask in self._try(shapes, density, None).items()}
 
     def select(
         self, scores: Scores, density: Density, within: MaskDict | None = None, seed: int = 0
     ) -> MaskDict:
-        """Call the function."""
+        """Call the function.
+
+        Args:
+            scores: Tensors of any shape, by name; they are not checked.
+            density: The density that the function is given.
+            within: Earlier masks that the function is given; None: there are none.
+            seed: The seed that the function is given.
+
+        Returns:
+            What the function returns: boolean masks by name, True where a weight is kept.
+        """
         return self.function(scores, density, within, seed)
 
     def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
-        """Check the densities by trial calls, each within the masks of the one before."""
+        """Check the densities by trial calls, each within the masks of the one before.
+
+        Args:
+            shapes: The shape of each tensor, by name.
+            densities: The densities of the steps of a schedule, in its order.
+            within: Masks that those of the first step must be nested in; None: there are none.
+
+        Raises:
+            DensityError: The function raises it for one of the densities.
+        """
         for density in densities:
             within = self._try(shapes, density, within)
 

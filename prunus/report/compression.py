@@ -137,7 +137,15 @@ def write_page(
 
 
 def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[StageRow]:
-    """One row per stage. Each but the dense one has the size of a file with the same metadata as the saved file."""
+    """One row per stage. Each but the dense one has the size of a file with the same metadata as the saved file.
+
+    Args:
+        compressed: The result of `compress`.
+        inspection: The inspection of the file that `compressed` was saved to; the size of its metadata is used.
+
+    Returns:
+        The rows in the order of the stages of `compressed`.
+    """
     dense = compressed.stages[0].bytes
     num_weights = sum(mask.numel() for mask in compressed.masks.values())
     rows = []

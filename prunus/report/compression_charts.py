@@ -92,6 +92,16 @@ def linear_axis(
 ) -> Axis:
     """An axis over `values` with about `num_ticks` round ticks. It ends at ticks, or if `tight` at the extremes.
 
+    Args:
+        label: The label of the axis.
+        values: At least one finite number.
+        num_ticks: About how many steps the range is divided into, at least 1.
+        tight: Whether the axis ends at the smallest and the largest value instead of at ticks.
+        integers: Whether ticks are at least 1 apart, for values that are counts.
+
+    Returns:
+        The axis; where all values are equal, its range extends to both sides of them.
+
     >>> [tick.text for tick in linear_axis("epoch", [0, 37]).ticks]
     ['0', '10', '20', '30', '40']
     """
@@ -113,6 +123,15 @@ def linear_axis(
 def log_axis(label: str, values: Iterable[float], unit: str = "") -> Axis:
     """A logarithmic axis over positive `values`, which ends at ticks.
 
+    Args:
+        label: The label of the axis.
+        values: At least one finite number; all are above 0.
+        unit: The text after the number of each tick.
+
+    Returns:
+        The axis, with ticks at 1, 2 and 5 times powers of ten, or at powers of ten where these are more than
+        `MAX_LOG_TICKS`.
+
     >>> [tick.text for tick in log_axis("ratio", [1, 60], "×").ticks]
     ['1×', '2×', '5×', '10×', '20×', '50×', '100×']
     """
@@ -130,13 +149,32 @@ def log_axis(label: str, values: Iterable[float], unit: str = "") -> Axis:
 
 
 def line(x: Axis, y: Axis, points: Iterable[tuple[float, float]]) -> str:
-    """The path through `points`; a single point becomes a dot where line ends are round."""
+    """The path through `points`; a single point becomes a dot where line ends are round.
+
+    Args:
+        x: The horizontal axis.
+        y: The vertical axis.
+        points: At least one pair (x, y) of values; values outside the axes are clipped.
+
+    Returns:
+        The data of an SVG path, in percent of the plot.
+    """
     positions = [f"{x.position(a):g} {100 - y.position(b):g}" for a, b in points]
     return "M" + "L".join(positions if len(positions) > 1 else positions * 2)
 
 
 def outline(x: Axis, y: Axis, edges: Sequence[float], counts: Sequence[int]) -> str:
-    """The closed outline of a histogram, without the empty bins at its ends."""
+    """The closed outline of a histogram, without the empty bins at its ends.
+
+    Args:
+        x: The horizontal axis.
+        y: The vertical axis, which begins at zero.
+        edges: The edges of the bins, [n + 1], ascending.
+        counts: The number of values in each bin, [n].
+
+    Returns:
+        The data of an SVG path, in percent of the plot; empty where all bins are empty.
+    """
     filled = [i for i, count in enumerate(counts) if count]
     if not filled:
         return ""

@@ -105,6 +105,10 @@ class ExperimentPage:
 def write_experiment_page(path: Path, page: ExperimentPage) -> None:
     """Write the page to `path`, completely or not at all; the same page gives the same bytes.
 
+    Args:
+        path: The file to write; an existing file is replaced.
+        page: The content of the page.
+
     Raises:
         OutputError: The file cannot be written.
         PrunusError: Jinja2 is not installed.

@@ -72,13 +72,37 @@ def save_line_plot(
 
 
 def save_drawing(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
-    """Write the four files of a figure. See `save_line_plot`."""
+    """Write the four files of a figure.
+
+    Args:
+        path: The files without suffix; a dot is part of the name.
+        drawing: The content of the figure.
+
+    Returns:
+        The four files: PNG, SVG, HTML and CSV.
+
+    Raises:
+        PrunusError: There is no curve, the curves are inconsistent, or matplotlib or jinja2 is not installed.
+        OutputError: A file cannot be written.
+    """
     save_numbers(path, drawing)
     return save_pictures(path, drawing)
 
 
 def save_numbers(path: str | Path, drawing: FigureData) -> Path:
-    """Write the numbers of a figure as `path`.csv, without matplotlib and jinja2, and return the file."""
+    """Write the numbers of a figure as `path`.csv, without matplotlib and jinja2.
+
+    Args:
+        path: The files without suffix; a dot is part of the name.
+        drawing: The content of the figure.
+
+    Returns:
+        The CSV file.
+
+    Raises:
+        PrunusError: There is no curve, or the curves are inconsistent.
+        OutputError: The file cannot be written.
+    """
     check_curves(drawing.series)
     table = files_of(path)[-1]
     write_atomic(table, to_csv(drawing))
@@ -124,7 +148,19 @@ def check_figure_libraries() -> None:
 
 
 def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
-    """Write `path`.png, .svg and .html of a figure whose numbers are in `path`.csv, and return the four files."""
+    """Write `path`.png, .svg and .html of a figure whose numbers are in `path`.csv.
+
+    Args:
+        path: The files without suffix; a dot is part of the name.
+        drawing: The content of the figure.
+
+    Returns:
+        The four files of the figure: PNG, SVG, HTML and CSV, of which the last is not written.
+
+    Raises:
+        PrunusError: There is no curve, the curves are inconsistent, or matplotlib or jinja2 is not installed.
+        OutputError: A file cannot be written.
+    """
     check_curves(drawing.series)
     check_figure_libraries()
     import matplotlib

@@ -22,6 +22,13 @@ def format_int(value: int) -> str:
 def pluralize(number: int, unit: str) -> str:
     """Format a number with its unit in singular or plural.
 
+    Args:
+        number: The number, an integer.
+        unit: The unit in singular, whose plural ends in an additional "s".
+
+    Returns:
+        The number, with commas between thousands, and the unit.
+
     >>> pluralize(1, "weight"), pluralize(8232, "weight")
     ('1 weight', '8,232 weights')
     """

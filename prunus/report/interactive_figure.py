@@ -37,6 +37,12 @@ def interactive(drawing: FigureData, csv_text: str, csv_name: str) -> str:
         drawing: The figure.
         csv_text: Its numbers, which the page offers for download.
         csv_name: The name of the downloaded file.
+
+    Returns:
+        The HTML page.
+
+    Raises:
+        PrunusError: Jinja2 is not installed.
     """
     code, shown = script(), chart(drawing, csv_text, csv_name)
     return environment().get_template("figure.html").render(chart=shown, script=code, digest=digest(code))
@@ -58,7 +64,17 @@ class Chart:
 
 
 def chart(drawing: FigureData, csv_text: str, csv_name: str, svg: str = "") -> Chart:
-    """Return the chart of a figure, for a page that has `script` at its end."""
+    """Return the chart of a figure, for a page that has `script` at its end.
+
+    Args:
+        drawing: The figure.
+        csv_text: Its numbers, which the page offers for download.
+        csv_name: The name of the downloaded file.
+        svg: The figure as SVG, shown where scripts are disabled; empty: there is none.
+
+    Returns:
+        What the macro of `chart.html` and the script need.
+    """
     numbers = base64_of(csv_text.encode())
     return Chart(drawing, _figure(drawing), numbers, csv_name, _rows(drawing), base64_of(svg.encode()))
 

@@ -65,7 +65,18 @@ class LayerImage(NamedTuple):
 
 
 def make_image(levels: Array, description: str, max_width: int, max_height: int, max_scale: int) -> MaskImage:
-    """Draw `levels`, [rows, columns] in 0..MAX_LEVEL, enlarged by an integer factor within the given limits."""
+    """Draw `levels`, [rows, columns] in 0..MAX_LEVEL, enlarged by an integer factor within the given limits.
+
+    Args:
+        levels: The opacity of each pixel, [rows, columns], from 0 (transparent) to `MAX_LEVEL`.
+        description: What the image shows, for readers who cannot see it.
+        max_width: The largest width on the page, in pixels.
+        max_height: The largest height on the page, in pixels.
+        max_scale: The largest factor.
+
+    Returns:
+        The image with its size on the page; an image that is larger than the limits is not enlarged and keeps its size.
+    """
     rows, columns = levels.shape
     scale = max(1, min(max_width // columns, max_height // rows, max_scale))
     source = "data:image/png;base64," + base64.b64encode(encode_png(levels)).decode()

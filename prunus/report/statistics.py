@@ -49,6 +49,9 @@ class Comparison:
             unit: Unit of the difference, such as "pp" for percentage points.
             more: Adjective of the side with the larger values.
 
+        Returns:
+            The sentence, without a period.
+
         Example:
             >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 98.2, 1: 98.35, 2: 98.1})
             >>> pairs.sentence("dense", "winning ticket", "pp")
@@ -71,6 +74,9 @@ class Comparison:
         Args:
             unit: Unit of the difference.
             brief: Whether to leave out the confidence and n.
+
+        Returns:
+            The difference with its unit, and its interval where there is one.
 
         Example:
             >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7})
@@ -103,8 +109,11 @@ def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: f
         a, b: Values by seed.
         confidence: Confidence of the interval, between 0 and 1.
 
+    Returns:
+        The mean difference b - a with its interval and p-value.
+
     Raises:
-        PrunusError: No seed is shared, or scipy is not installed.
+        PrunusError: No seed is shared, the confidence is out of range, or scipy is not installed.
         NonFiniteError: A value is NaN or infinite.
 
     Example:
@@ -184,6 +193,9 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
         comparison: The paired comparison of the two sides.
         expected: The claimed relation.
         margin: Half-width of the region of equivalence, in the unit of the difference; only for "equal".
+
+    Returns:
+        The p-value, in [0, 1], not corrected for the number of claims.
     """
     if comparison.n < 2 or expected != "equal":
         return comparison.p
@@ -207,6 +219,10 @@ def decide(
         expected: The claimed relation.
         p: The p-value of the claim, corrected for multiple comparisons.
         margin: Half-width of the region of equivalence; only for "equal".
+
+    Returns:
+        The verdict; where it is shown, it follows the sign of the difference for "higher" and "lower", and for "equal"
+        whether the difference is within `margin`.
     """
     if comparison.n < 2 or p >= 1 - comparison.confidence:
         return "not shown"
@@ -231,6 +247,13 @@ def mean_and_band(values: Iterable[float], band: str = "min to max") -> tuple[fl
     Args:
         values: At least one value.
         band: A key of `BANDS`.
+
+    Returns:
+        The mean, the lower end and the upper end.
+
+    Raises:
+        PrunusError: There is no value.
+        UnknownNameError: There is no band of this name.
 
     Example:
         >>> mean_and_band([1.0, 2.0, 6.0])

@@ -22,7 +22,18 @@ def width(alphabet: int) -> int:
 
 
 def encode(symbols: Ints, alphabet: int) -> bytes:
-    """Encode `symbols` (0..alphabet-1) in ceil(count * width / 8) bytes; the last one is padded with zero bits."""
+    """Encode `symbols` (0..alphabet-1) in ceil(count * width / 8) bytes; the last one is padded with zero bits.
+
+    Args:
+        symbols: Integers from 0 to `alphabet` - 1, of any shape; they are encoded in row-major order.
+        alphabet: The number of different symbols that may occur.
+
+    Returns:
+        The packed symbols; no byte where the alphabet has at most one symbol.
+
+    Raises:
+        ValueError: A symbol is not in the alphabet.
+    """
     flat, bits = as_symbols(symbols, alphabet), width(alphabet)
     blocks = (flat[start : start + CHUNK].astype(">u4") for start in range(0, flat.size, CHUNK))
     rows = (np.unpackbits(block.view(np.uint8).reshape(-1, 4), axis=1)[:, 32 - bits :] for block in blocks)
@@ -30,7 +41,20 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
 
 
 def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
-    """Yield the `count` symbols of `data` in chunks; CorruptFileError where `encode` does not write such bytes."""
+    """Yield the `count` symbols of `data` in chunks.
+
+    Args:
+        data: What `encode` returned.
+        count: The number of symbols, at least 0.
+        alphabet: The number of different symbols that may occur, as it was given to `encode`.
+
+    Yields:
+        Symbols in their order, [n] int32 with n at most `CHUNK`; the last chunk may be shorter.
+
+    Raises:
+        CorruptFileError: The number of bytes is not that of `count` symbols, the padding is not zero, or a symbol is
+            not in the alphabet.
+    """
     bits = width(alphabet)
     if len(data) != -(-count * bits // 8):
         raise CorruptFileError(

@@ -141,14 +141,33 @@ def chunk_sizes(count: int) -> Iterator[int]:
 
 
 def repeat_symbol(symbol: int, count: int) -> Iterator[NDArray[np.int32]]:
-    """The chunks of `count` times the same symbol."""
+    """The chunks of `count` times the same symbol.
+
+    Args:
+        symbol: The symbol, in the range of int32.
+        count: How often it occurs, at least 0.
+
+    Yields:
+        The chunks, [n] int32 with n at most `CHUNK`; all are views of one array.
+    """
     chunk = np.full(min(count, CHUNK), symbol, np.int32)
     for size in chunk_sizes(count):
         yield chunk[:size]
 
 
 def as_symbols(symbols: Ints, alphabet: int) -> NDArray[np.int32]:
-    """Flatten `symbols` to int32. Raises ValueError where one is outside 0..alphabet-1."""
+    """Flatten `symbols` to int32.
+
+    Args:
+        symbols: Integers of any shape.
+        alphabet: The number of different symbols that may occur.
+
+    Returns:
+        The symbols in row-major order, [n] int32; not a copy where `symbols` is a contiguous int32 array.
+
+    Raises:
+        ValueError: A symbol is outside 0..alphabet-1.
+    """
     flat = np.ascontiguousarray(symbols, np.int32).reshape(-1)
     if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= alphabet):
         raise ValueError(f"Expected symbols from 0 to {alphabet - 1}, got {flat.min()} to {flat.max()}.")

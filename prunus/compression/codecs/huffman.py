@@ -85,7 +85,18 @@ def codes(length: Ints) -> NDArray[np.int64]:
 
 
 def encode(symbols: Ints, alphabet: int) -> bytes:
-    """Encode `symbols` (0..alphabet-1) as table and codes. Raises ValueError for other symbols."""
+    """Encode `symbols` (0..alphabet-1) as table and codes.
+
+    Args:
+        symbols: Integers from 0 to `alphabet` - 1, of any shape; they are encoded in row-major order.
+        alphabet: The number of different symbols that may occur.
+
+    Returns:
+        The table of code lengths, then the codes, padded with zero bits to full bytes.
+
+    Raises:
+        ValueError: A symbol is not in the alphabet, or the alphabet has more than `MAX_ALPHABET` symbols.
+    """
     flat = as_symbols(symbols, alphabet)
     length = lengths(np.bincount(flat, minlength=alphabet))
     code = codes(length)
@@ -102,7 +113,20 @@ def _bits(code: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint
 
 
 def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
-    """Yield the `count` symbols of `data` in chunks; CorruptFileError where `encode` does not write such bytes."""
+    """Yield the `count` symbols of `data` in chunks.
+
+    Args:
+        data: What `encode` returned.
+        count: The number of symbols, at least 0.
+        alphabet: The number of different symbols that may occur, as it was given to `encode`.
+
+    Yields:
+        Symbols in their order, [n] int32 with n at most `CHUNK`; the last chunk may be shorter.
+
+    Raises:
+        CorruptFileError: The table is malformed, its code lengths are not those of a complete code, or `count` codes do
+            not fill the rest of the bytes.
+    """
     length, used = unpack_levels(data, alphabet, MAX_LENGTH, count)
     present = np.flatnonzero(length != ABSENT)
     payload = np.frombuffer(data, np.uint8)[used:]

@@ -100,7 +100,19 @@ def _model(levels: Ints) -> object:
 
 
 def encode(symbols: Ints, alphabet: int) -> bytes:
-    """Encode `symbols` (0..alphabet-1) as table and words. Raises ValueError for other symbols."""
+    """Encode `symbols` (0..alphabet-1) as table and words.
+
+    Args:
+        symbols: Integers from 0 to `alphabet` - 1, of any shape; they are encoded in row-major order.
+        alphabet: The number of different symbols that may occur.
+
+    Returns:
+        The table of levels, then the words without the zero bytes at their end; the table alone where at most one
+        symbol occurs.
+
+    Raises:
+        ValueError: A symbol is not in the alphabet, or the alphabet has more than `MAX_ALPHABET` symbols.
+    """
     import constriction
 
     flat = as_symbols(symbols, alphabet)
@@ -117,7 +129,20 @@ def encode(symbols: Ints, alphabet: int) -> bytes:
 
 
 def decode_chunks(data: Data, count: int, alphabet: int) -> Iterator[NDArray[np.int32]]:
-    """Yield the `count` symbols of `data` in chunks; CorruptFileError where `encode` does not write such bytes."""
+    """Yield the `count` symbols of `data` in chunks.
+
+    Args:
+        data: What `encode` returned.
+        count: The number of symbols, at least 0.
+        alphabet: The number of different symbols that may occur, as it was given to `encode`.
+
+    Yields:
+        Symbols in their order, [n] int32 with n at most `CHUNK`; the last chunk may be shorter.
+
+    Raises:
+        CorruptFileError: The table is malformed or empty, the words end in a zero byte, or `count` symbols do not use
+            all of the words.
+    """
     import constriction
 
     levels, used = unpack_levels(data, alphabet, MAX_LEVEL, count)

@@ -17,7 +17,15 @@ from prunus.compression.codecs.bitstream import Ints
 def encode(positions: Ints, bits: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Return the differences minus one (0..2^bits-1) and which of them are fillers.
 
-    `positions` are strictly increasing and non-negative; ValueError otherwise.
+    Args:
+        positions: Strictly increasing non-negative positions, [n].
+        bits: Bits of a stored difference; a larger difference than 2^bits gets fillers.
+
+    Returns:
+        The stored differences, [n + fillers] int32, and a boolean array of the same shape, True at a filler.
+
+    Raises:
+        ValueError: A position is negative or not above the one before it.
 
     >>> differences, is_filler = encode(np.array([0, 3, 14]), bits=3)
     >>> differences + 1, is_filler
@@ -45,6 +53,13 @@ def steps_between(positions: Ints) -> NDArray[np.int64]:
 def positions_after(position: int, differences: Ints) -> NDArray[np.int64]:
     """The positions of all entries, fillers included, that follow an entry at `position` (-1: no entry).
 
+    Args:
+        position: The position of the entry before; -1 where there is none.
+        differences: Stored differences (minus one) of the entries that follow, [n].
+
+    Returns:
+        The positions, [n] int64, strictly increasing.
+
     >>> positions_after(10, np.array([0, 2]))
     array([11, 14])
     """
@@ -60,6 +75,9 @@ def histogram(steps: Ints, counts: Ints, bits: int) -> tuple[NDArray[np.int64], 
         steps: Distinct differences minus one, as `steps_between` returns them.
         counts: How often each of them occurs.
         bits: Bits of a stored difference.
+
+    Returns:
+        How often each stored difference is written, [2^bits] int64, fillers included; and the number of fillers.
     """
     fillers = int(((steps >> bits) * counts).sum())
     written = np.zeros(1 << bits, np.int64)

@@ -46,7 +46,15 @@ Bits = NDArray[np.unsignedinteger]
 
 
 def checksum(content: bytes | memoryview, previous: int = 0) -> int:
-    """CRC-32 of `content`, continued from the checksum `previous`, so that sections cannot be exchanged."""
+    """CRC-32 of `content`, continued from the checksum `previous`, so that sections cannot be exchanged.
+
+    Args:
+        content: The bytes of a section.
+        previous: The checksum of all sections before it; 0 for the first section.
+
+    Returns:
+        The checksum as an unsigned integer of 32 bits.
+    """
     return zlib.crc32(content, previous)
 
 
@@ -65,7 +73,15 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_finite(bits: Bits, dtype: torch.dtype) -> bool:
-    """Whether no entry of a float dtype is NaN or infinite. Works in chunks to use little memory."""
+    """Whether no entry of a float dtype is NaN or infinite. Works in chunks to use little memory.
+
+    Args:
+        bits: The entries as unsigned integers of the item size of `dtype`, [n].
+        dtype: float64, float32, float16 or bfloat16.
+
+    Returns:
+        True where all entries are finite, also where there is no entry.
+    """
     exponent = bits.dtype.type(_INFINITY_BITS[dtype])
     chunks = (bits[start : start + CHUNK] for start in range(0, bits.size, CHUNK))
     return all(int((chunk & exponent).max()) < exponent for chunk in chunks)
@@ -77,19 +93,42 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def to_column_major(positions: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Row-major positions as positions in the transposed matrix."""
+    """Row-major positions as positions in the transposed matrix.
+
+    Args:
+        positions: Flat positions in the row-major tensor, [n], from 0 on.
+        shape: The shape of the tensor, which is read as a matrix (`matrix_shape`).
+
+    Returns:
+        The positions of the same entries in the transposed matrix, [n] int64, in the order of `positions`.
+    """
     rows, columns = matrix_shape(shape)
     return positions % columns * rows + positions // columns
 
 
 def to_row_major(positions: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """The inverse of `to_column_major`."""
+    """The inverse of `to_column_major`.
+
+    Args:
+        positions: Flat positions in the transposed matrix, [n], from 0 on.
+        shape: The shape of the tensor before the transposition.
+
+    Returns:
+        The positions of the same entries in the row-major tensor, [n] int64, in the order of `positions`.
+    """
     rows, columns = matrix_shape(shape)
     return positions % rows * columns + positions // rows
 
 
 def parse_prefix(data: bytes | memoryview, file_size: int) -> int:
     """Return the length of the header that a file of `file_size` bytes announces in its first bytes, `data`.
+
+    Args:
+        data: The first bytes of the file; further bytes are not read.
+        file_size: The size of the whole file in bytes.
+
+    Returns:
+        The length of the JSON header in bytes.
 
     Raises:
         NotAContainerError: The file does not begin with the magic.

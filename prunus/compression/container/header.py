@@ -45,7 +45,20 @@ class TensorEntry:
 
 
 def header_text(metadata: object, model: object, rows: list[list[object]]) -> str:
-    """The header with these rows [name, dtype, shape, length]."""
+    """The header with these rows [name, dtype, shape, length].
+
+    Args:
+        metadata: A JSON object about how the tensors were made; the key `made`.
+        model: Name and arguments of a built-in model, or None; the key `model`.
+        rows: Name, dtype, shape and blob length in bytes of each tensor; the key `tensors`.
+
+    Returns:
+        JSON on one line with sorted keys, so that equal contents give equal texts.
+
+    Raises:
+        TypeError, ValueError, RecursionError: The metadata or the model cannot be represented as JSON; NaN and infinity
+            cannot.
+    """
     content = {"format": "prunus", "made": metadata, "model": model, "tensors": rows}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

@@ -92,6 +92,9 @@ def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> FileI
         path: A file that `save` or `write` wrote.
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
+    Returns:
+        The size of the file and of each of its tensors, and the metadata and the model of its header.
+
     Raises:
         ContainerError: The file cannot be read; see `unpack`.
     """

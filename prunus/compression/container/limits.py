@@ -61,7 +61,17 @@ class Limits:
     def check_work(
         self, entries: Sequence[TensorEntry], blobs: Sequence[TensorBlob], header_size: int
     ) -> None:
-        """Check the peak memory and the time of decoding all tensors."""
+        """Check the peak memory and the time of decoding all tensors.
+
+        Args:
+            entries: The tensors that the header lists.
+            blobs: Their blobs, not decoded yet, in the same order.
+            header_size: The size of the JSON header in bytes.
+
+        Raises:
+            SizeLimitError: Decoding may take more memory than `max_bytes` allows, or decodes more symbols than one for
+                every 4 bytes of it.
+        """
         tensors = sum(entry.nbytes for entry in entries)
         objects = _PER_HEADER_BYTE * header_size + _PER_TENSOR * len(entries)
         working = max(map(_working_memory, blobs), default=0)

@@ -63,6 +63,9 @@ def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str
         path: A file that `save` or `write` wrote.
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
+    Returns:
+        The tensors by name, on the CPU.
+
     Raises:
         ContainerError: The file cannot be read; see `unpack`.
     """
@@ -80,6 +83,14 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 def read_bytes(path: str | os.PathLike[str], max_bytes: int | None = None) -> bytes:
     """Return the bytes of a file.
+
+    Args:
+        path: A regular file.
+        max_bytes: The most memory that reading may take, in bytes; see `unpack`. None: the larger of 256 MiB and 1000
+            times the size of the file.
+
+    Returns:
+        The content of the file.
 
     Raises:
         NotAContainerError: There is no file that can be read.
@@ -116,7 +127,23 @@ def named_memory_errors() -> Iterator[None]:
 
 
 def parse_file(data: bytes, max_bytes: int | None = None) -> ParsedFile:
-    """Check framing, checksums and announced sizes, and split the blobs into streams."""
+    """Check framing, checksums and announced sizes, and split the blobs into streams.
+
+    Args:
+        data: The content of the file.
+        max_bytes: The most memory that reading may take, in bytes; see `unpack`. None: the larger of 256 MiB and 1000
+            times the size of the file.
+
+    Returns:
+        The header, its tensors, and their blobs, which are not decoded.
+
+    Raises:
+        NotAContainerError, UnsupportedVersionError: The data does not begin as a file of this version.
+        TruncatedFileError: The data is shorter than it announces.
+        CorruptFileError: Bytes follow the end of the file, a checksum does not match, or the header or a blob is
+            malformed.
+        SizeLimitError: The header is larger than any header may be, or reading would take more than `max_bytes`.
+    """
     view = memoryview(data)
     limits = Limits(len(view), max_bytes)
     header_size = parse_prefix(view, len(view))

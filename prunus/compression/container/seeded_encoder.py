@@ -28,6 +28,11 @@ def check_seeded(
 ) -> None:
     """Check what is to be stored as seeds in a state with the tensors `names`.
 
+    Args:
+        generated: The seeds and scales of the tensors to store as seeds, by name.
+        factors: Their factors by name; a tensor without an entry has the factor 1.
+        names: The names of all tensors of the state.
+
     Raises:
         ContainerError: A name is not in the state, a factor belongs to no generated tensor, a seed or scale is out
             of range, or a factor is not finite in float32.
@@ -54,6 +59,16 @@ def encode_seeded(
     """Encode a tensor whose entries are zero, or the numbers of `seeded` times `factor` or minus it.
 
     A zero of either sign is stored as +0: a negative weight times a mask is -0.0. Call `check_seeded` first.
+
+    Args:
+        name: The name of the tensor, for errors.
+        tensor: A float32 tensor of any shape.
+        seeded: The seed and the scale of its numbers.
+        factor: What the numbers are multiplied by; finite in float32.
+        encoding: How codes become bytes.
+
+    Returns:
+        A blob of the seed, the factors that occur, and the code of each entry's factor.
 
     Raises:
         ContainerError: An entry has any other value, or the tensor is not float32.
@@ -84,6 +99,15 @@ def encode_seeded(
 
 def decode_seeded(factors: Iterable[Bits], size: int, seeded: SeededTensor, label: str) -> Bits:
     """Decode the `size` entries of a tensor from the factor of each entry, given in chunks.
+
+    Args:
+        factors: The factor of each entry as the bits of a float32, in chunks of [n]; `size` factors together.
+        size: The number of entries.
+        seeded: The seed and the scale of the numbers.
+        label: The name of the blob, for errors.
+
+    Returns:
+        The entries as the bits of float32, [size], little-endian.
 
     Raises:
         CorruptFileError: The scale or an entry is not finite.

@@ -28,6 +28,14 @@ T = TypeVar("T")
 def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
     """Decode one tensor.
 
+    Args:
+        entry: Name, dtype and shape of the tensor, from the header.
+        blob: The blob of the tensor.
+
+    Returns:
+        The tensor, on the CPU, equal bit for bit to the one that was written; of a tensor that is stored as a seed,
+        -0.0 is 0.0.
+
     Raises:
         CorruptFileError: The streams contradict the shape of the tensor or each other, or hold non-finite values.
     """

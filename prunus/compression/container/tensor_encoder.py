@@ -178,7 +178,20 @@ class _Plan:
 
 
 def entry_bits(name: str, tensor: Tensor) -> Bits:
-    """The entries of a tensor in row-major order as little-endian unsigned integers."""
+    """The entries of a tensor in row-major order as little-endian unsigned integers.
+
+    Args:
+        name: The name of the tensor, for errors.
+        tensor: A dense tensor of any shape, on any device.
+
+    Returns:
+        The entries, [n], of the unsigned integer dtype of the tensor's item size.
+
+    Raises:
+        ContainerError: The tensor is lazy, sparse, quantized, nested or on the meta device, or a file cannot hold its
+            dtype.
+        NonFiniteError: The tensor holds NaN or infinity.
+    """
     if is_lazy(tensor):
         raise ContainerError(
             f"{name} is an uninitialized parameter of a lazy module; run the module on a batch before it is written."
@@ -200,7 +213,16 @@ def entry_bits(name: str, tensor: Tensor) -> Bits:
 
 
 def encode_symbols(symbols: Ints, alphabet: int, encoding: EncodingConfig) -> Stream:
-    """Encode symbols 0..alphabet-1 with the codec of `encoding`, or bit-packed where that is not larger."""
+    """Encode symbols 0..alphabet-1 with the codec of `encoding`, or bit-packed where that is not larger.
+
+    Args:
+        symbols: Integers from 0 to `alphabet` - 1, [n].
+        alphabet: The number of different symbols that may occur.
+        encoding: The settings, of which the codec is used.
+
+    Returns:
+        The bytes, with the name of the codec that wrote them.
+    """
     data = CODECS[encoding.codec].encode(symbols, alphabet)
     if -(-symbols.size * width(alphabet) // 8) <= len(data):
         return Stream("bitpack", CODECS["bitpack"].encode(symbols, alphabet))

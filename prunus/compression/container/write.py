@@ -35,7 +35,18 @@ class EncodedState:
     blobs: list[bytes]
 
     def to_bytes(self, *, model: Json | None = None, metadata: Json | None = None) -> bytes:
-        """The content of the file. See `pack`."""
+        """The content of the file. See `pack`.
+
+        Args:
+            model: Name and arguments of a built-in model; None: the file names no model.
+            metadata: A JSON object about how the tensors were made; None: an empty object.
+
+        Returns:
+            The bytes, which `unpack` reads.
+
+        Raises:
+            ContainerError: The header cannot be written as JSON, or no reader would accept it.
+        """
         header = _encode_header({} if metadata is None else metadata, model, self.rows)
         prefix = PREFIX.pack(MAGIC, VERSION, len(header))
         parts, running = [prefix + header], checksum(prefix + header)
@@ -53,6 +64,15 @@ def encode_tensors(
     factors: Mapping[str, float] | None = None,
 ) -> list[EncodedState]:
     """Encode a state_dict with each of `encodings`; what they have in common is computed once per tensor.
+
+    Args:
+        state: Tensors by name.
+        encodings: How positions and values become bytes, once for each result.
+        generated: Tensors to store as a seed and a mask, by name; see `pack`. None: no tensor.
+        factors: Factors of generated tensors, by name; None: all are 1.
+
+    Returns:
+        The encoded tensors, one result for each of `encodings`, in that order.
 
     Raises:
         NonFiniteError: A tensor holds NaN or infinity.
@@ -138,6 +158,9 @@ def write(
     Args:
         path: The file to write.
         state, model, metadata, encoding, generated, factors: See `pack`.
+
+    Returns:
+        The size of the file in bytes.
 
     Raises:
         OutputError: The file cannot be written (a full disk, no such folder, a device); an existing file is

@@ -50,7 +50,15 @@ class CodebookTensor:
 
 
 def dequantize(codebook: Tensor, tensor: CodebookTensor) -> Tensor:
-    """Return the tensor with the codes and indices of `tensor` and the values of `codebook`, [k]."""
+    """Return the tensor with the codes and indices of `tensor` and the values of `codebook`, [k].
+
+    Args:
+        codebook: The values of the codes, [k], such as trained centroids.
+        tensor: The codes, the positions of the remaining weights, and the shape.
+
+    Returns:
+        A tensor of the shape of `tensor` and the dtype of `codebook`; pruned weights are +0.0.
+    """
     flat = codebook.new_zeros(tensor.shape.numel())
     return flat.scatter_(0, tensor.indices, codebook[tensor.codes]).reshape(tensor.shape)
 
@@ -121,6 +129,13 @@ def check_kmeans_init(name: str) -> None:
 
 def check_bits(bits: int | Mapping[str, int], names: Sequence[str]) -> dict[str, int]:
     """Return the bits of each of `names`, from one number for all or exactly one for each.
+
+    Args:
+        bits: Bits of a code, integers from 1 to 8; one number for all, or one for each of `names`.
+        names: The names of the weights to quantize.
+
+    Returns:
+        The bits by name.
 
     Raises:
         QuantizationError: Bits are out of range, missing, or given for another name.

@@ -63,7 +63,15 @@ def _at_or_above(numbers: Floats) -> NDArray[np.float32]:
 
 
 def borders(values: NDArray[np.float32], centroids: Floats) -> NDArray[np.intp]:
-    """The [k + 1] indices in ascending `values` where the clusters of ascending `centroids` begin and end."""
+    """The [k + 1] indices in ascending `values` where the clusters of ascending `centroids` begin and end.
+
+    Args:
+        values: The numbers, [n], ascending.
+        centroids: The centroids, [k], ascending.
+
+    Returns:
+        The borders, ascending from 0 to n: cluster i is `values[borders[i]:borders[i + 1]]`, which may be empty.
+    """
     return np.concatenate(([0], np.searchsorted(values, midpoints(centroids)), [len(values)]))
 
 
@@ -156,11 +164,27 @@ def _split(numbers: SortedValues, edges: NDArray[np.intp], k: int) -> Floats:
 
 
 def wcss(weights: NDArray[np.float32], centroids: Floats) -> float:
-    """The within-cluster sum of squares of `weights`, each assigned to the nearest of ascending `centroids`."""
+    """The within-cluster sum of squares of `weights`, each assigned to the nearest of ascending `centroids`.
+
+    Args:
+        weights: The weights, of any shape.
+        centroids: The centroids, [k], ascending.
+
+    Returns:
+        The sum, computed in float64.
+    """
     flat = weights.reshape(-1)
     return float(((flat.astype(np.float64) - centroids[nearest(flat, centroids)]) ** 2).sum())
 
 
 def nearest(weights: NDArray[np.float32], centroids: Floats) -> NDArray[np.intp]:
-    """The index of the nearest of ascending `centroids` [k] for every weight; ties go to the higher one."""
+    """The index of the nearest of ascending `centroids` [k] for every weight; ties go to the higher one.
+
+    Args:
+        weights: The weights, of any shape.
+        centroids: The centroids, [k], ascending.
+
+    Returns:
+        The indices, 0 to k - 1, of the shape of `weights`.
+    """
     return np.searchsorted(midpoints(centroids), weights, side="right")

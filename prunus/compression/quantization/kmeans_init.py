@@ -20,19 +20,46 @@ KMeansInit = Callable[[SortedValues, int, np.random.Generator], Floats]
 
 
 def linear(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
-    """Evenly spaced from the smallest to the largest, both included."""
+    """Evenly spaced from the smallest to the largest, both included.
+
+    Args:
+        numbers: The weights to quantize, in ascending order.
+        k: The number of centroids, at least 1.
+        generator: Unused.
+
+    Returns:
+        The centroids, [k] float64, ascending.
+    """
     return np.linspace(numbers.values[0], numbers.values[-1], k, dtype=np.float64)
 
 
 def density(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
-    """The quantiles (i + 1/2) / k."""
+    """The quantiles (i + 1/2) / k.
+
+    Args:
+        numbers: The weights to quantize, in ascending order.
+        k: The number of centroids, at least 1.
+        generator: Unused.
+
+    Returns:
+        The centroids, [k] float64, ascending.
+    """
     indices = ((np.arange(k) + 0.5) / k * len(numbers.values)).astype(np.intp)
     quantiles: Floats = numbers.values[indices].astype(np.float64)
     return quantiles
 
 
 def random(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
-    """k of the weights."""
+    """k of the weights, sampled without replacement; with replacement where there are fewer than k.
+
+    Args:
+        numbers: The weights to quantize, in ascending order.
+        k: The number of centroids, at least 1.
+        generator: The source of the random choice.
+
+    Returns:
+        The centroids, [k] float64, ascending.
+    """
     indices = generator.choice(len(numbers.values), size=k, replace=len(numbers.values) < k)
     return np.sort(numbers.values[indices].astype(np.float64))
 
@@ -41,6 +68,14 @@ def cube_root(numbers: SortedValues, k: int, generator: np.random.Generator) -> 
     """Evenly spaced in ∫ p(w)^(1/3) dw, with p from a histogram of 2 n^(1/3) bins.
 
     The number of bins follows Rice's rule: in finer bins the cube root of a noisy count is too small in the tails.
+
+    Args:
+        numbers: The weights to quantize, in ascending order.
+        k: The number of centroids, at least 1.
+        generator: Unused.
+
+    Returns:
+        The centroids, [k] float64, ascending.
     """
     bins = int(np.ceil(2 * np.cbrt(len(numbers.values))))
     edges = np.linspace(numbers.values[0], numbers.values[-1], bins + 1, dtype=np.float64)
@@ -51,7 +86,16 @@ def cube_root(numbers: SortedValues, k: int, generator: np.random.Generator) -> 
 
 
 def optimal(numbers: SortedValues, k: int, generator: np.random.Generator) -> Floats:
-    """The optimum by dynamic programming, which the iterations of Lloyd only polish."""
+    """The optimum by dynamic programming, which the iterations of Lloyd only polish.
+
+    Args:
+        numbers: The weights to quantize, in ascending order.
+        k: The number of centroids, at least 1.
+        generator: Unused.
+
+    Returns:
+        The centroids, float64, ascending; fewer than k where there are fewer distinct weights.
+    """
     from prunus.compression.quantization.optimal_kmeans import optimal_centroids  # compiles for half a second
 
     return optimal_centroids(numbers, k)

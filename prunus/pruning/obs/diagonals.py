@@ -172,7 +172,21 @@ def recursion(objective: Objective, *, seed: int = 0, progress: Progress | None 
 
 
 def levenberg_marquardt(objective: Objective, *, seed: int = 0, progress: Progress | None = None) -> Params:
-    """The recursion without f'': never negative. Arguments and errors as for `recursion`."""
+    """The recursion without f'': never negative.
+
+    Args:
+        objective: The error of a chain of layers, and weights of these layers.
+        seed: Unused.
+        progress: Called after each batch of examples.
+
+    Returns:
+        The approximation of d²E/dw², of the shapes of the weights.
+
+    Raises:
+        ModelError: The network is not a chain of known operations, a layer does not return weight · input + bias, or a
+            weight is in none of the layers; the error names it.
+        NonFiniteError: A second derivative is not finite.
+    """
     return _pass_backward(objective, False, progress)
 
 

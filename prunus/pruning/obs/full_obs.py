@@ -118,7 +118,17 @@ class FullObs(LossMethod):
         check_damping(self.damping, self.summary)
 
     def check(self, weights: Params, density: Density, scope: Scope) -> None:
-        """As `PruningMethod.check`; a ModelError for more weights than a full inverse can hold."""
+        """As `PruningMethod.check`, and the number of weights.
+
+        Args:
+            weights: The weights to prune, all layers together.
+            density: The density to reach.
+            scope: Which weights are ranked together.
+
+        Raises:
+            ModelError: There are more weights than a full inverse can hold.
+            DensityError: The scope cannot give the density, or one of those that the steps pass through.
+        """
         check_num_weights(sum(weight.numel() for weight in weights.values()))
         super().check(weights, density, scope)
 

@@ -95,7 +95,7 @@ def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
         store: The store; nothing is written to it.
 
     Returns:
-        The plan, in which dependencies come before the runs that need them, otherwise in the order of `specs`.
+        The plan, in which dependencies come before the runs that need them.
 
     Raises:
         SpecError: Runs depend on each other in a circle.

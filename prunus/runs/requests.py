@@ -128,7 +128,7 @@ def request_from_plain(value: Mapping[str, Any], path: Path) -> Request:
         The request.
 
     Raises:
-        StoreError: A field of the request, or of one of its runs, is missing, unknown, or not of its type.
+        StoreError: A field of the request, or of one of its runs, is missing or unknown.
     """
     try:
         entries = tuple(RequestedRun(**entry) for entry in value["entries"])

@@ -47,7 +47,7 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
 
     Args:
         model: The model, in any mode.
-        data: The data set, of which the first two training examples and the names of the classes are used.
+        data: The data set, of which two training examples, the number of them all and the classes are used.
         recipe: The recipe, of which `epochs`, `batch_size` and `augmentation` are used; with 0 epochs, the forward pass
             in training mode is not checked.
 

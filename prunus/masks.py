@@ -115,6 +115,16 @@ class Masks(Mapping[str, Tensor]):
     def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> "Masks":
         """Masks of `model` from what `state_dict` returned.
 
+        Args:
+            model: The model that the masks are bound to.
+            state: The bits of each mask by parameter name: uint8 of ceil(n / 8) entries, for n weights.
+
+        Returns:
+            The masks. All pruned weights are zero, because `state_dict` does not hold pruned values.
+
+        Raises:
+            ModelError: The number of bytes does not fit the parameter of that name, or the model has no such parameter.
+
         >>> model = nn.Linear(2, 2)
         >>> state = Masks(model, {"weight": torch.eye(2).bool()}).state_dict()
         >>> Masks.from_state_dict(model, state)["weight"]
@@ -345,13 +355,29 @@ def pack_mask(mask: Tensor) -> Tensor:
 
 
 def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
-    """The boolean mask of `shape` from the bits that `pack_mask` returned."""
+    """The boolean mask of `shape` from the bits that `pack_mask` returned.
+
+    Args:
+        bits: uint8 of ceil(n / 8) entries, for the n weights of `shape`, on any device.
+        shape: The shape of the weight.
+
+    Returns:
+        A boolean tensor of `shape` on the CPU, True where the bit is 1.
+    """
     count = math.prod(shape)
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)).reshape(*shape)
 
 
 def check_masks(parameters: Mapping[str, Tensor], masks: MaskDict) -> None:
-    """Raise ModelError unless every mask has a parameter of its name and shape."""
+    """Raise ModelError unless every mask has a parameter of its name and shape.
+
+    Args:
+        parameters: The parameters by name; those without a mask are not looked at.
+        masks: The masks by parameter name; only their shapes are checked.
+
+    Raises:
+        ModelError: A mask has no parameter of its name, or has another shape than that parameter.
+    """
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
@@ -366,7 +392,18 @@ def check_masks(parameters: Mapping[str, Tensor], masks: MaskDict) -> None:
 
 
 def apply_masks(params: Params, masks: MaskDict) -> Params:
-    """The tensors of `params`, with +0.0 where a mask is False; tensors without a mask are returned as they are."""
+    """The tensors of `params`, with +0.0 where a mask is False; tensors without a mask are returned as they are.
+
+    Args:
+        params: Tensors of any shape by name; not modified.
+        masks: Boolean tensors, of the same shapes, for all or some of these names.
+
+    Returns:
+        The tensors by name, in the order of `params`; those with a mask are new tensors.
+
+    Raises:
+        ModelError: A mask has no tensor of its name and shape.
+    """
     check_masks(params, masks)
     return {n: torch.where(masks[n], p, torch.zeros_like(p)) if n in masks else p for n, p in params.items()}
 
@@ -377,7 +414,15 @@ def all_kept(weights: Params) -> MaskDict:
 
 
 def are_nested(inner: MaskDict, outer: MaskDict) -> bool:
-    """Whether every weight that `inner` keeps is kept by `outer`."""
+    """Whether every weight that `inner` keeps is kept by `outer`.
+
+    Args:
+        inner: Boolean tensors by name.
+        outer: Boolean tensors of the same shapes, with at least the names of `inner`.
+
+    Returns:
+        True if no weight that `inner` keeps is pruned by `outer`; True for an empty `inner`.
+    """
     return all(not bool((mask & ~outer[name]).any()) for name, mask in inner.items())
 
 

@@ -33,7 +33,15 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically. Raises StoreError."""
+    """Write `content` to `path` atomically.
+
+    Args:
+        path: The file; an existing one is replaced. Its folder must exist.
+        content: All bytes of the file.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
     write_atomic(path, content, error=StoreError, advice=ADVICE)
 
 
@@ -76,6 +84,14 @@ def _digest(content: bytes, start: int, end: int) -> bytes:
 def to_json(value: object, path: Path, indent: int | None = None) -> str:
     """Return `value` as JSON for the file `path`.
 
+    Args:
+        value: A value of finite numbers, text, true, false, None, lists, tuples and dicts.
+        path: The file, which is named in errors.
+        indent: The number of spaces per level of nesting. None: all in one line.
+
+    Returns:
+        The JSON text, without a line break at its end.
+
     Raises:
         NonFiniteError: The value contains NaN or infinity.
         StoreError: The value contains an object that JSON has no form for.
@@ -91,7 +107,16 @@ def to_json(value: object, path: Path, indent: int | None = None) -> str:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as an indented JSON object that carries its digest."""
+    """Write `value` as an indented JSON object that carries its digest.
+
+    Args:
+        path: The file; an existing one is replaced. Its folder must exist.
+        value: Finite numbers, text, true, false, None, lists, tuples and dicts by name; the name "digest" is reserved.
+
+    Raises:
+        NonFiniteError: The value contains NaN or infinity; nothing is written.
+        StoreError: The value contains an object that JSON has no form for, or the file cannot be written.
+    """
     write_file(path, seal(f"{to_json({'digest': ZEROS, **value}, path, indent=1)}\n".encode()))
 
 
@@ -152,7 +177,19 @@ def append_rows(path: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
 
 
 def to_lines(path: Path, rows: Sequence[Row]) -> bytes:
-    """Return rows as JSON lines for the file `path`, each with its digest."""
+    """Return rows as JSON lines for the file `path`, each with its digest.
+
+    Args:
+        path: The file, which is named in errors.
+        rows: JSON objects with finite numbers; the name "digest" is reserved.
+
+    Returns:
+        The lines in UTF-8, each with a line break at its end; empty if there are no rows.
+
+    Raises:
+        NonFiniteError: A row contains NaN or infinity.
+        StoreError: A row contains an object that JSON has no form for.
+    """
     lines = (seal(to_json({"digest": ZEROS, **row}, path).encode()) for row in rows)
     return b"".join(line + b"\n" for line in lines)
 

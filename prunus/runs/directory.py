@@ -127,7 +127,16 @@ class RunDirectory:
         return self._read_tensors(name)[1]["metadata"] or {}
 
     def save_masks(self, name: str, masks: MaskDict) -> None:
-        """Write masks, with one bit per weight, in place of what `name` held."""
+        """Write masks, with one bit per weight, in place of what `name` held.
+
+        Args:
+            name: Letters, digits, ".", "-" and "_".
+            masks: Boolean tensors of any shape and device by name; their order is kept.
+
+        Raises:
+            StoreError: The name is not the name of a file, the file cannot be written, the directory is read-only, or
+                another process has taken the run over.
+        """
         empty = torch.zeros(0, dtype=torch.bool)
         flat = torch.cat([empty, *(mask.detach().cpu().reshape(-1) for mask in masks.values())])
         shapes = [[key, *mask.shape] for key, mask in masks.items()]

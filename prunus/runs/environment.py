@@ -19,6 +19,10 @@ def environment(executor: str, device: str) -> dict[str, Any]:
     Args:
         executor: The name of the executor.
         device: The torch device.
+
+    Returns:
+        Plain values by name: versions, the commit, the machine, the threads, the device and the executor. A value that
+        does not apply or is not known is None.
     """
     return {
         "prunus": __version__,

@@ -52,7 +52,15 @@ class Plan:
         return _makespan(seconds, self.waiting_on, workers)
 
     def lines(self, seconds_per_unit: Mapping[str, float], workers: int = 1) -> list[str]:
-        """Describe the plan in one or two lines; for the arguments see `estimate`."""
+        """Describe the plan in one or two lines.
+
+        Args:
+            seconds_per_unit: The seconds that a unit of each cost takes; units that are not known may be missing.
+            workers: How many workers take the runs in order, each as soon as its dependencies are done.
+
+        Returns:
+            One line with the numbers of runs and, if it is known, the time; a second line if the time is not known.
+        """
         num_done = sum(id in self.done for id in self.requested)
         counts = f"{_count_runs(len(self.requested))} requested, {num_done} found, {len(self.todo)} to do"
         counts += self._describe_sharing()
@@ -81,6 +89,13 @@ class Plan:
 
 def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
     """Plan the runs of `specs`.
+
+    Args:
+        specs: The requested runs; equal ones count once.
+        store: The store; nothing is written to it.
+
+    Returns:
+        The plan, in which dependencies come before the runs that need them.
 
     Raises:
         SpecError: Runs depend on each other in a circle.

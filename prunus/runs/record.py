@@ -97,6 +97,13 @@ def to_plain(record: RunRecord) -> dict[str, Any]:
 def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
     """Return the record that a JSON object of the file `path` holds.
 
+    Args:
+        value: What `to_plain` returned, after it was written as JSON and read again.
+        path: The file, which is named in errors.
+
+    Returns:
+        The record; `check_id` checks its settings.
+
     Raises:
         StoreError: A field is missing, unknown, or not of its type.
     """
@@ -109,14 +116,34 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
 
 
 def check_id(record: RunRecord, path: Path) -> RunRecord:
-    """Return the record of the file `path`. Raises StoreError if its settings are not those of its ID."""
+    """Return the record of the file `path`.
+
+    Args:
+        record: The record that was read.
+        path: The file, which is named in errors.
+
+    Returns:
+        The same record.
+
+    Raises:
+        StoreError: The ID is not the one that the kind, the settings and the digests of the record give.
+    """
     if not _ID.fullmatch(record.id) or record.id != make_id(record.kind, record.settings, record.code):
         raise StoreError(f"{path} is damaged: its settings are not those of the run {record.id}.")
     return record
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Write the record into the directory `path`."""
+    """Write the record into the directory `path`.
+
+    Args:
+        path: The directory of the run, which must exist.
+        record: The record; an earlier one is replaced.
+
+    Raises:
+        NonFiniteError: The record contains NaN or infinity; nothing is written.
+        StoreError: The file cannot be written, or the record contains an object that JSON has no form for.
+    """
     write_json(path / RECORD, to_plain(record))
 
 
@@ -129,6 +156,15 @@ def check_settings_match(path: Path, stored: RunRecord, requested: RunRecord) ->
     """Raise StoreError unless the settings stored in the directory `path` are the requested ones.
 
     A field that the class did not have when the run was stored is no difference; a changed default is one.
+
+    Args:
+        path: The directory of the run, which is named in errors.
+        stored: The record that was read from it.
+        requested: The record of the requested run, as `describe_run` returned it.
+
+    Raises:
+        StoreError: The settings that differ from their defaults are not the same, or a default has changed since the
+            run was stored.
     """
     if canonical_json(stored.settings) != canonical_json(requested.settings):
         raise StoreError(f"{path} holds the run of another spec than its name says; remove it.")

@@ -54,7 +54,21 @@ def write_request(
     entries: Sequence[tuple[Mapping[str, Any], RunSpec]],
     settings: Mapping[str, Any],
 ) -> Request:
-    """Write a request beside the earlier ones of the experiment; for the arguments see `Store.request`."""
+    """Write a request beside the earlier ones of the experiment.
+
+    Args:
+        folder: The folder of requests.
+        experiment: The name of the experiment, of letters, digits, ".", "-" and "_".
+        size: Its size, of the same characters.
+        entries: The label of each run in the experiment, and its spec.
+        settings: The settings that the user changed, by name.
+
+    Returns:
+        The request, with its number.
+
+    Raises:
+        StoreError: The names of the experiment and its size are not names of files, or the file cannot be written.
+    """
     runs = tuple(
         RequestedRun(dict(label), run_id(spec), nondefault_settings(spec)) for label, spec in entries
     )
@@ -67,6 +81,10 @@ def add_request(folder: Path, request: Request) -> Request:
     Args:
         folder: The folder of requests.
         request: The request; its number does not count.
+
+    Returns:
+        The request with its number. If its content is that of the latest request of its name, that request is returned,
+        and nothing is written.
 
     Raises:
         StoreError: The names of the experiment and its size are not names of files, or the file cannot be written.
@@ -100,7 +118,18 @@ def read_requests(folder: Path) -> list[Request]:
 
 
 def request_from_plain(value: Mapping[str, Any], path: Path) -> Request:
-    """Return the request that a JSON object of the file `path` holds. Raises StoreError if it is none."""
+    """Return the request that a JSON object of the file `path` holds.
+
+    Args:
+        value: The fields of a request, as they were written as JSON and read again.
+        path: The file, which is named in errors.
+
+    Returns:
+        The request.
+
+    Raises:
+        StoreError: A field of the request, or of one of its runs, is missing or unknown.
+    """
     try:
         entries = tuple(RequestedRun(**entry) for entry in value["entries"])
         return Request(**{**value, "entries": entries})

@@ -61,6 +61,13 @@ def _hints(cls: Hashable) -> dict[str, Any]:
 def flatten_settings(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings by dotted name.
 
+    Args:
+        nested: Settings by name; the value of a group of settings is a mapping.
+        prefix: The text before each name; ends with "." unless it is empty.
+
+    Returns:
+        The settings of all groups in one dict. A list or an empty mapping is one setting.
+
     >>> flatten_settings({"a": {"b": 1, "c": [2]}, "d": 3})
     {'a.b': 1, 'a.c': [2], 'd': 3}
     """

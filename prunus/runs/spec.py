@@ -73,7 +73,16 @@ def run_id(spec: RunSpec) -> str:
 
 
 def make_id(kind: str, settings: Mapping[str, Any], code: Mapping[str, str]) -> str:
-    """Return the ID of a run with this kind, these settings and these digests of the user's functions."""
+    """Return the ID of a run with this kind, these settings and these digests of the user's functions.
+
+    Args:
+        kind: The kind of the run, a word in lower case.
+        settings: The settings that differ from their defaults, as plain values.
+        code: The digest of the source of each of the user's functions, by its reference; may be empty.
+
+    Returns:
+        The kind, a hyphen and 16 hexadecimal digits.
+    """
     identity = {"kind": kind, "settings": settings, **({"code": code} if code else {})}
     return f"{kind}-{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:HEX]}"
 

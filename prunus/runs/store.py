@@ -67,6 +67,9 @@ class Store:
             id: The ID of the run.
             unfinished: Whether the run may be one that is not finished.
 
+        Returns:
+            The directory, to which nothing can be written.
+
         Raises:
             StoreError: The run is not in the store, or not finished.
         """
@@ -198,6 +201,9 @@ class Store:
             size: Its size.
             entries: The label of each run in the experiment, and its spec.
             settings: The settings that the user changed.
+
+        Returns:
+            The request, with its number.
         """
         return write_request(self.requests_path, experiment, size, entries, settings)
 

@@ -37,6 +37,9 @@ def export_runs(store: Store, path: Path) -> Transferred:
         store: The store; nothing is written to it.
         path: The file to write; an existing one is replaced.
 
+    Returns:
+        What was written; `skipped` has the runs that are not finished.
+
     Raises:
         StoreError: A file of a run is damaged.
         OutputError: The file cannot be written.
@@ -62,6 +65,9 @@ def import_runs(path: Path, store: Store) -> Transferred:
     Args:
         path: The file.
         store: The store; a run that it has already, finished or not, is not changed.
+
+    Returns:
+        What was added; `skipped` has the runs that the store has already, or that another process works on.
 
     Raises:
         StoreError: The file is missing, damaged, or of another format; nothing is written.

@@ -82,7 +82,15 @@ class BaselineSpec:
         return total
 
     def check_has_state(self, setting: str, step: int) -> None:
-        """Raise SpecError unless the state at a step, to which `setting` is set, is kept."""
+        """Raise SpecError unless the state at a step, to which `setting` is set, is kept.
+
+        Args:
+            setting: The name of the setting, for the error.
+            step: The step that the setting has as its value; the state at step 0 is always kept.
+
+        Raises:
+            SpecError: The step is neither 0 nor among `checkpoint_steps`.
+        """
         if step and step not in self.checkpoint_steps:
             raise SpecError(
                 f"Expected {setting} to be 0 or among the baseline's checkpoint_steps {self.checkpoint_steps}, got "
@@ -229,7 +237,18 @@ class Baseline:
 
     @classmethod
     def load(cls, directory: RunDirectory, rewind_step: int = 0) -> "Baseline":
-        """Read a baseline, with its state at `rewind_step`, from the directory of a finished run."""
+        """Read a baseline, with its state at `rewind_step`, from the directory of a finished run.
+
+        Args:
+            directory: The directory of the finished run.
+            rewind_step: A step of the `checkpoint_steps` of the baseline, or 0.
+
+        Returns:
+            The baseline, with its tensors on the CPU.
+
+        Raises:
+            StoreError: The state at that step was not saved, or a file is missing or damaged.
+        """
         initial = load_saved_state(directory, 0).model
         return cls(initial, load_saved_state(directory, rewind_step), directory.load_tensors("final"))
 
@@ -271,7 +290,15 @@ def run_baseline(
 
 
 def time_step(trainer: Trainer, data: Dataset) -> float:
-    """Measure the CPU seconds of one step of a trainer, as a mean over a few steps."""
+    """Measure the CPU seconds of one step of a trainer, as a mean over a few steps.
+
+    Args:
+        trainer: The trainer; its model is changed by the steps.
+        data: The data set, of whose training split the first batch is used in every step.
+
+    Returns:
+        The mean CPU time of one step of this process in seconds; a first step is not counted.
+    """
     batch = data.train.take(trainer.recipe.batch_size)
     trainer.step(batch.inputs, batch.labels)
     started = time.process_time()  # not wall-clock time: other processes may be running
@@ -332,7 +359,18 @@ def masks_name(level: int) -> str:
 
 
 def load_saved_state(directory: RunDirectory, step: int) -> TrainingState:
-    """Return the training state that a baseline saved at a step."""
+    """Return the training state that a baseline saved at a step.
+
+    Args:
+        directory: The directory of the finished baseline.
+        step: A step of the `checkpoint_steps` of the baseline, or 0.
+
+    Returns:
+        The complete state, with its tensors on the CPU.
+
+    Raises:
+        StoreError: The state at that step was not saved, or its file is missing or damaged.
+    """
     name = f"state-{step}"
     return state_from_tensors(directory.load_metadata(name)["step"], directory.load_tensors(name))
 

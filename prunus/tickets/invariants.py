@@ -132,7 +132,15 @@ def _check_other_tensors(
 
 
 def count_kept(masks: MaskDict, *, together: bool = False) -> dict[str, int]:
-    """Return how many weights masks keep, by layer, or one entry "all" if layers are counted together."""
+    """Return how many weights masks keep, by layer, or one entry "all" if layers are counted together.
+
+    Args:
+        masks: Boolean tensors by name.
+        together: Whether all layers are counted together.
+
+    Returns:
+        The number of True entries by name of the layer, or under "all".
+    """
     kept_weights = {name: int(mask.sum()) for name, mask in masks.items()}
     return {"all": sum(kept_weights.values())} if together else kept_weights
 

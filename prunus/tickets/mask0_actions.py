@@ -72,7 +72,15 @@ LayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
 
 
 def newly_pruned(history: WeightHistory, masks: MaskDict) -> MaskDict:
-    """Return the places that this round prunes and the last training still trained."""
+    """Return the places that this round prunes and the last training still trained.
+
+    Args:
+        history: The weights and masks before the round, of which the masks of the last training are used.
+        masks: The masks of the round, boolean tensors by name.
+
+    Returns:
+        Boolean tensors by name, True where the last training kept a weight that `masks` prune.
+    """
     return {name: history.masks[name] & ~mask for name, mask in masks.items()}
 
 
@@ -92,6 +100,9 @@ def make_action(
         description: One line with the formula, and the source.
         set_kept: (layer, values of the mask-1 action) -> the kept weights.
         freezes: Whether pruned weights keep their values.
+
+    Returns:
+        The action, whose `values` and `invariants` apply these functions to each layer.
     """
 
     def layers(history: WeightHistory, masks: MaskDict) -> list[PrunedLayer]:
@@ -126,7 +137,15 @@ def zero_where(zeros: Places) -> Callable[[PrunedLayer, int], Tensor]:
 
 
 def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
-    """As many zeros as newly pruned weights moved towards zero, at random places."""
+    """As many zeros as newly pruned weights moved towards zero, at random places.
+
+    Args:
+        layer: The layer; only newly pruned weights that did not start at zero can be set to zero.
+        seed: The seed of the action; the places depend on it and on the name of the layer.
+
+    Returns:
+        A complete tensor: zero at the drawn places, elsewhere the start of the last training.
+    """
     count = int((layer.new & layer.moved_towards_zero()).sum())
     indices = (layer.new & (layer.start != 0)).flatten().nonzero().squeeze(1)
     order = torch.randperm(
@@ -141,7 +160,15 @@ def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
 
 
 def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) -> LayerCheck:
-    """The start at some places equals a tensor, made of the layer and the values of the mask-1 action."""
+    """The start at some places equals a tensor, made of the layer and the values of the mask-1 action.
+
+    Args:
+        expected: (layer, values of the mask-1 action) -> the expected tensor, of the shape of the layer.
+        places: Makes the boolean tensor of the places from the layer.
+
+    Returns:
+        The check, in which -0.0 equals +0.0 and NaN equals nothing.
+    """
     return lambda layer, kept_weights, start: torch.equal(
         start[places(layer)], expected(layer, kept_weights)[places(layer)]
     )
@@ -166,19 +193,47 @@ def zero_or_start(zeros: Places) -> dict[str, LayerCheck]:
 
 
 def random_zeros(layer: PrunedLayer, start: Tensor) -> tuple[Tensor, Tensor]:
-    """The places that may be zeroed at random, and those that are."""
+    """The places that may be zeroed at random, and those that are.
+
+    Args:
+        layer: The layer.
+        start: The weights of the layer that training starts from, of its shape.
+
+    Returns:
+        Two boolean tensors of the shape of the layer: the newly pruned places that did not start the last training at
+        zero, and those of them that are zero in `start`.
+    """
     free = layer.new & (layer.start != 0)
     return free, free & (start == 0)
 
 
 def has_count_of_zeros(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
-    """As many newly pruned weights are zero as moved towards zero."""
+    """As many newly pruned weights are zero as moved towards zero.
+
+    Args:
+        layer: The layer.
+        kept_weights: Not used.
+        start: The weights of the layer that training starts from, of its shape.
+
+    Returns:
+        Whether both numbers are equal; weights that started the last training at zero do not count.
+    """
     free, zeros = random_zeros(layer, start)
     return int(zeros.sum()) == int((free & layer.moved_towards_zero()).sum())
 
 
 def has_zeros_by_chance(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
-    """The zeros are at places that moved towards zero about as often as by chance."""
+    """The zeros are at places that moved towards zero about as often as by chance.
+
+    Args:
+        layer: The layer.
+        kept_weights: Not used.
+        start: The weights of the layer that training starts from, of its shape.
+
+    Returns:
+        False if the zeros are at places that moved towards zero so often, or so rarely, that a random choice is
+        excluded.
+    """
     free, zeros = random_zeros(layer, start)
     smaller = free & layer.moved_towards_zero()
     count = int(smaller.sum())
@@ -186,7 +241,16 @@ def has_zeros_by_chance(layer: PrunedLayer, kept_weights: Tensor, start: Tensor)
 
 
 def others_are_at_start(layer: PrunedLayer, kept_weights: Tensor, start: Tensor) -> bool:
-    """Newly pruned weights that were not zeroed are as the last training started."""
+    """Newly pruned weights that were not zeroed are as the last training started.
+
+    Args:
+        layer: The layer.
+        kept_weights: Not used.
+        start: The weights of the layer that training starts from, of its shape.
+
+    Returns:
+        Whether all of these weights are equal.
+    """
     others = layer.new & ~random_zeros(layer, start)[1]
     return torch.equal(start[others], layer.start[others])
 

@@ -73,6 +73,13 @@ def permute_where(values: Tensor, places: Tensor, generator: torch.Generator) ->
 def with_signs_of(signed: Tensor, magnitudes: Tensor) -> Tensor:
     """Return `magnitudes` with the signs of `signed`; where `signed` is zero, the result is zero.
 
+    Args:
+        signed: The tensor whose signs are used.
+        magnitudes: The tensor, of the same shape, whose absolute values are used.
+
+    Returns:
+        A new tensor of the same shape, without a gradient.
+
     Example:
         >>> with_signs_of(torch.tensor([-3.0, 0.0, 3.0]), torch.tensor([1.0, 1.0, 2.0]))
         tensor([-1.,  0.,  2.])
@@ -108,7 +115,20 @@ class KeptValues:
 
 
 def source_weights(source: Source, history: WeightHistory, seed: int) -> Params:
-    """Return the weights of a source, before they are rearranged. Raises SpecError if it is not available."""
+    """Return the weights of a source, before they are rearranged.
+
+    Args:
+        source: Which weights: "redraw", "signed_constant", or the name of a field of `history`.
+        history: The weights of the replicate.
+        seed: The seed of a new draw; used by "redraw" alone.
+
+    Returns:
+        The prunable weights by name. They are those of `history` and not copies, except for "redraw" and
+        "signed_constant".
+
+    Raises:
+        SpecError: The source is "supermask", and the masks are not those of a learned supermask.
+    """
     if source == "redraw":
         redrawn = history.redraw(seed)
         return {name: redrawn[name] for name in history.initial}
@@ -215,7 +235,15 @@ def _has_initial_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> boo
 
 
 def permutation_checks(places: Literal["layer", "kept"], *, signed: bool = False) -> dict[str, LayerCheck]:
-    """Return what must hold of a permutation over the layer or over its kept weights; of magnitudes if signs stay."""
+    """Return what must hold of a permutation over the layer or over its kept weights; of magnitudes if signs stay.
+
+    Args:
+        places: Over which weights of a layer the permutation is: all of them ("layer"), or the kept ones ("kept").
+        signed: Whether each weight keeps its sign, so that only magnitudes are permuted.
+
+    Returns:
+        Two checks by their statements: that the values are those of a permutation, and that they were permuted.
+    """
     what = "magnitudes" if signed else "weights"
     statement = f"kept {what} are a permutation of their initial values"
     if places == "layer":

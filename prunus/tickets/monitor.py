@@ -124,7 +124,12 @@ class TrainingMonitor:
         return tensors, values
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Any) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Args:
+            tensors: The tensors by name.
+            values: The values: `curve`, `states` and `violations`.
+        """
         self.curve = [CurvePoint(**point) for point in values["curve"]]
         self.violations = values["violations"]
         self.best = strip_prefix("best/", tensors)
@@ -142,5 +147,13 @@ def to_cpu(state: TrainingState) -> TrainingState:
 
 
 def tensors_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    """Return whether two mappings have the same names with equal tensors."""
+    """Return whether two mappings have the same names with equal tensors.
+
+    Args:
+        left: Tensors of any shape by name.
+        right: Tensors by name, on the same device.
+
+    Returns:
+        False if a name, a shape or an entry differs; the order of the names does not count.
+    """
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

@@ -99,7 +99,17 @@ def run_ticket(
 
 
 def weight_history(ticket: TicketSpec, baseline: Baseline, previous: Round, needed: Needed) -> WeightHistory:
-    """Collect the weights that criteria and actions may use: of the baseline, of the last training, and of a redraw."""
+    """Collect the weights that criteria and actions may use: of the baseline, of the last training, and of a redraw.
+
+    Args:
+        ticket: The settings.
+        baseline: The results of the baseline.
+        previous: The round before this one; level 0 if each level is pruned from the baseline.
+        needed: The directories of the finished dependencies, of which that of a learned supermask is read.
+
+    Returns:
+        The prunable weights by name; a redraw is on the CPU.
+    """
 
     def prunable(model: Params) -> Params:
         return {name: model[name] for name in previous.masks}
@@ -125,6 +135,16 @@ def select_masks(
     """Select the masks of a level: those of another run, or the highest scores among the weights kept so far.
 
     Warns with NoEffectWarning if the level prunes nothing.
+
+    Args:
+        ticket: The settings.
+        level: The level, from 1.
+        history: The prunable weights that the criterion may use, with the masks of the last training.
+        previous: The round before this one, which has the complete models that the criterion is computed on.
+        needed: The directories of the finished dependencies, of which those that give masks or densities are read.
+
+    Returns:
+        The masks, with the counts and the enclosing masks that the invariants compare them with.
     """
     source, other = ticket.mask_source, ticket.masks_from
     if other is None:
@@ -182,6 +202,18 @@ def starting_state(
 
     The mask-1 action sets kept weights and the mask-0 action pruned ones; biases, buffers and the optimizer state are
     those of the rewind step or of the last training, as the mask-1 action says.
+
+    Args:
+        ticket: The settings.
+        level: The level, from 1, on which the seeds of the actions depend.
+        history: The prunable weights that the actions may use; they receive copies.
+        masks: The masks of the level.
+        baseline: The results of the baseline, with the training state at the rewind step.
+        previous: The round before this one.
+
+    Returns:
+        The weights of the mask-1 action by name, of which only kept places count; and the complete state, at the rewind
+        step.
     """
     mask1, mask0, rewind = ticket.mask1_action, ticket.mask0_action, baseline.rewind
     redraw = (ticket.redraw,) if ticket.redraw else ()

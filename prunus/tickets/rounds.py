@@ -32,7 +32,15 @@ class Round:
 
     @classmethod
     def dense(cls, baseline: Baseline, names: list[str]) -> "Round":
-        """Return level 0: the baseline, from the rewind step to its end, with all weights kept."""
+        """Return level 0: the baseline, from the rewind step to its end, with all weights kept.
+
+        Args:
+            baseline: The results of the baseline.
+            names: The names of the prunable weights.
+
+        Returns:
+            The round, without a row and a curve.
+        """
         weights = {name: baseline.rewind.model[name] for name in names}
         return cls(0, all_kept(weights), baseline.rewind.model, baseline.final)
 

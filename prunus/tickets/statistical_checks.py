@@ -21,6 +21,14 @@ SMIRNOV_BOUND = 3.3
 def are_equal_where(places: MaskDict, left: Params, right: Params) -> bool:
     """Return whether two dicts of tensors have the same values at all places.
 
+    Args:
+        places: Boolean tensors by name, True where values are compared.
+        left: Tensors of the same shapes, with at least these names.
+        right: Tensors of the same shapes, with at least these names.
+
+    Returns:
+        False if a value differs, or is NaN; -0.0 equals +0.0.
+
     Example:
         >>> are_equal_where({"a": torch.tensor([True, False])}, {"a": torch.zeros(2)}, {"a": torch.arange(2.0)})
         True
@@ -29,7 +37,15 @@ def are_equal_where(places: MaskDict, left: Params, right: Params) -> bool:
 
 
 def are_zero_where(places: MaskDict, tensors: Params) -> bool:
-    """Return whether all values at the places are zero."""
+    """Return whether all values at the places are zero.
+
+    Args:
+        places: Boolean tensors by name, True where values are examined.
+        tensors: Tensors of the same shapes, with at least these names.
+
+    Returns:
+        False if a value is not zero; -0.0 counts as zero.
+    """
     return not any(bool(tensors[name][place].any()) for name, place in places.items())
 
 
@@ -44,7 +60,16 @@ def population_std(layer: Tensor) -> Tensor:
 
 
 def is_population_std(value: Tensor, layer: Tensor) -> bool:
-    """Return whether a value is the root mean square distance from the layer's mean, up to two roundings."""
+    """Return whether a value is the root mean square distance from the layer's mean, up to two roundings.
+
+    Args:
+        value: The value, a tensor with one entry.
+        layer: All weights of the layer, of any shape.
+
+    Returns:
+        Whether the difference is at most two roundings of the root mean square of the weights, in the precision of the
+        layer.
+    """
     exact = layer.detach().double()
     distance = (exact - exact.mean()).square().mean().sqrt()
     rounding = torch.finfo(layer.dtype).eps * float(exact.square().mean().sqrt())
@@ -53,6 +78,13 @@ def is_population_std(value: Tensor, layer: Tensor) -> bool:
 
 def is_sub_multiset(values: Tensor, pool: Tensor) -> bool:
     """Return whether every value is in the pool at least as often as among the values.
+
+    Args:
+        values: The values, of any shape.
+        pool: The values that they may be taken from, each at most once; of any shape.
+
+    Returns:
+        Whether the values are a part of the pool; True if there are no values.
 
     Example:
         >>> pool = torch.tensor([1, 2, 1])

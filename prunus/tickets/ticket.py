@@ -298,7 +298,18 @@ class TicketSpec(BaselineRun):
         return {name: (1 - rate[name]) ** level for name in names}
 
     def counts_at(self, level: int, learned: MaskDict | None = None) -> dict[str, int]:
-        """Return how many weights each layer keeps at a level; one entry "all" under the global scope."""
+        """Return how many weights each layer keeps at a level; one entry "all" under the global scope.
+
+        Args:
+            level: The number of rounds of pruning.
+            learned: The masks of `densities_from`, if that is set; None: the pruning rates give the densities.
+
+        Returns:
+            The number of weights by name of the layer, or under "all".
+
+        Raises:
+            DensityError: The scope cannot reach the density.
+        """
         return self.scope_value.counts(self._shapes, self.density_at(level, learned))
 
 

@@ -21,18 +21,48 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def no_augmentation(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The images unchanged."""
+    """The images unchanged.
+
+    Args:
+        images: Inputs [B, ...] of any shape.
+        generator: Not used.
+
+    Returns:
+        `images` itself.
+    """
     return images
 
 
 def shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to 2 pixels in both directions, with its edge repeated (Simard et al. 2003)."""
+    """Each image moved by up to 2 pixels in both directions, with its edge repeated (Simard et al. 2003).
+
+    Args:
+        images: The batch [B, C, H, W], on any device; not modified.
+        generator: A generator of the CPU, which draws both distances of each image.
+
+    Returns:
+        The moved images [B, C, H, W].
+
+    Raises:
+        DataError: The inputs do not have four dimensions.
+    """
     _check(images)
     return _crop(F.pad(images, (SHIFT,) * 4, mode="replicate"), images.shape, generator)
 
 
 def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored with probability 1/2, padded by 4 zeros and cropped (He et al. 2016, section 4.2)."""
+    """Each image mirrored with probability 1/2, padded by 4 zeros and cropped (He et al. 2016, section 4.2).
+
+    Args:
+        images: The batch [B, C, H, W], on any device; not modified.
+        generator: A generator of the CPU, which draws whether each image is mirrored, and where it is cropped.
+
+    Returns:
+        The changed images [B, C, H, W].
+
+    Raises:
+        DataError: The inputs do not have four dimensions.
+    """
     _check(images)
     is_mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     flipped = torch.where(is_mirrored[:, None, None, None], images.flip(3), images)

@@ -21,6 +21,15 @@ def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
     """Raise ModelError unless `model` can be evaluated on `split`; the model is not changed.
 
     The forward pass, in evaluation mode, must map two examples [B, ...] to logits [B, C] with C at least `num_classes`.
+
+    Args:
+        model: The model, in any mode.
+        split: The examples, of which the first two are evaluated.
+        num_classes: The number of classes, which is the least number of logits per example.
+
+    Raises:
+        ModelError: The model has parameters without values, has tensors but none on the device of the examples,
+            fails on them, or does not return such logits.
     """
     check_initialized(model)
     _check_device(model, split.inputs.device)
@@ -35,6 +44,18 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
     In addition to the checks of `check_model`, there must be a parameter to train, parameters must be real and finite
     (NonFiniteError), and the forward pass in training mode must take batches of every size that occurs and return
     logits that depend on the parameters.
+
+    Args:
+        model: The model, in any mode.
+        data: The data set, of which two training examples, the number of them all and the classes are used.
+        recipe: The recipe, of which `epochs`, `batch_size` and `augmentation` are used; with 0 epochs, the forward pass
+            in training mode is not checked.
+
+    Raises:
+        ModelError: A check of `check_model` fails, no parameter is to be trained, a parameter is complex, the forward
+            pass fails in training mode, or no gradient reaches a parameter.
+        NonFiniteError: A parameter has an entry that is NaN or infinite.
+        DataError: The augmentation does not take the inputs.
     """
     check_initialized(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -99,7 +120,21 @@ def check_dense_state(model: nn.Module) -> None:
 
 
 def check_logits(model: nn.Module, logits: object, batch_size: int, num_classes: int) -> Tensor:
-    """`logits`, which `model` returned. Raises ModelError unless they are [batch_size, C], C at least `num_classes`."""
+    """`logits`, which `model` returned.
+
+    Args:
+        model: The model, which is named in errors.
+        logits: What the forward pass returned, of any type.
+        batch_size: The number of examples of the batch.
+        num_classes: The least number of logits per example.
+
+    Returns:
+        The same tensor [B, C].
+
+    Raises:
+        ModelError: The output is no floating-point tensor [B, C] with B equal to `batch_size` and C at least
+            `num_classes`.
+    """
     kind, expected = type(model).__name__, f"logits [{batch_size}, C] with C at least {num_classes}"
     if not isinstance(logits, Tensor):
         raise ModelError(
@@ -116,7 +151,18 @@ def check_logits(model: nn.Module, logits: object, batch_size: int, num_classes:
 
 
 def forward(model: nn.Module, inputs: Tensor) -> object:
-    """The output of `model`. Raises ModelError if the forward pass fails for another reason than lack of memory."""
+    """The output of `model`.
+
+    Args:
+        model: The model, in the mode in which it is to be called.
+        inputs: A batch [B, ...] on the device of the model.
+
+    Returns:
+        Whatever the model returned; `check_logits` checks it.
+
+    Raises:
+        ModelError: The forward pass failed. Errors of prunus and errors about lack of memory are raised as they are.
+    """
     try:
         return model(inputs)
     except (torch.OutOfMemoryError, MemoryError, PrunusError):

@@ -73,6 +73,15 @@ def all_trainable_tensors(model: nn.Module, constraint: Constraint) -> dict[str,
     These are the tensors of the constraint and, if the constraint belongs to a submodule, every other trainable
     parameter of `model`.
 
+    Args:
+        model: The model that is trained.
+        constraint: The constraint. If it has an attribute `model`, that is `model` or one of its submodules; otherwise
+            it belongs to `model`.
+
+    Returns:
+        The tensors by their names in `model`; those of a constraint of a submodule have the name of the submodule as
+        prefix.
+
     Raises:
         ModelError: The constraint belongs to a module that is not part of `model`.
     """

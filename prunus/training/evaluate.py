@@ -96,6 +96,13 @@ def best_index(losses: Sequence[float]) -> int:
 def should_stop(losses: Sequence[float], patience: int | None) -> bool:
     """Whether none of the last `patience` losses is below the best loss before them; False if `patience` is None.
 
+    Args:
+        losses: The validation loss after each epoch, in the order of the epochs; may be empty.
+        patience: The number of epochs without a lower loss, at least 0. None: training never stops early.
+
+    Returns:
+        Whether to stop; False for an empty list.
+
     >>> should_stop([0.3, 0.1, 0.2, 0.1], patience=2), should_stop([0.3, 0.1, 0.2], patience=2)
     (True, False)
     """

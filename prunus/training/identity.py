@@ -87,7 +87,16 @@ def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
 
 
 def identity_differences(saved: Identity, current: Identity) -> list[str]:
-    """The differences between the identity in a checkpoint and that of a training, as clauses; empty: none."""
+    """The differences between the identity in a checkpoint and that of a training, as clauses; empty: none.
+
+    Args:
+        saved: The identity in the checkpoint.
+        current: The identity of the training that is to continue.
+
+    Returns:
+        One clause for each difference, for an error message. The outputs of the models are compared, up to rounding,
+        only where there is no other difference.
+    """
     differences = []
     for key, value in current.values.items():
         other = saved.values.get(key)
@@ -112,7 +121,15 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """32 hexadecimal digits that depend on the names, dtypes, shapes and bits of `tensors`, and on `text`."""
+    """32 hexadecimal digits that depend on the names, dtypes, shapes and bits of `tensors`, and on `text`.
+
+    Args:
+        tensors: Dense tensors of any shape, dtype and device by name; their order does not count.
+        text: Any text that belongs to them.
+
+    Returns:
+        A BLAKE2b digest of 16 bytes as hexadecimal digits.
+    """
     hashed = hashlib.blake2b(text.encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):
         hashed.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -63,7 +63,16 @@ class Trainer:
         """The `state_dict` with the lowest validation loss so far, kept only if `recipe.patience` may restore it."""
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step of gradient descent on a batch, after which the constraint holds; returns the loss."""
+        """One step of gradient descent on a batch, after which the constraint holds.
+
+        Args:
+            inputs: The batch [B, ...], on the device of the model.
+            labels: The class indices [B]; examples whose label is `IGNORE_INDEX` (-100) do not count. At least one must
+                count.
+
+        Returns:
+            The mean cross-entropy in nats before the step, a scalar without a gradient; the penalty is not part of it.
+        """
         loss = F.cross_entropy(self.model(inputs), labels, ignore_index=IGNORE_INDEX)
         self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -116,6 +125,11 @@ class Trainer:
 
     def finish_epoch(self, training_loss: float, data: Dataset, *, is_evaluated: bool = True) -> None:
         """Evaluate the validation split and record the metrics, unless `is_evaluated` is False.
+
+        Args:
+            training_loss: The mean training loss of the epoch in nats, as `epoch` returned it.
+            data: The data set; the validation split is evaluated, and the training split gives the number of the epoch.
+            is_evaluated: Whether the validation split is evaluated; False: only the training loss is checked.
 
         Raises:
             DivergenceError: A loss is NaN or infinite.
@@ -175,7 +189,16 @@ class Trainer:
     def from_checkpoint(
         self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], observer: Observer | None
     ) -> None:
-        """Continue from what `to_checkpoint` returned."""
+        """Continue from what `to_checkpoint` returned.
+
+        Args:
+            tensors: The tensors of the checkpoint by name.
+            values: The JSON values of the checkpoint: `step`, `epochs` and `observer`.
+            observer: The observer of this training, which is restored too. None: the training has no observer.
+
+        Raises:
+            CheckpointError: The state is that of another constraint, or of an optimizer of other tensors.
+        """
         self.constraint.load_state_dict(strip_prefix("constraint/", tensors))
         self.restore(state_from_tensors(values["step"], tensors))
         self.best = strip_prefix("best/", tensors)
@@ -185,7 +208,15 @@ class Trainer:
 
 
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:
-    """The number of batches in one pass; the last batch may be smaller."""
+    """The number of batches in one pass; the last batch may be smaller.
+
+    Args:
+        recipe: The recipe, of which `batch_size` is used.
+        split: The training examples.
+
+    Returns:
+        The number of examples divided by the batch size, rounded up.
+    """
     return -(-len(split) // recipe.batch_size)
 
 

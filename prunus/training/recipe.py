@@ -120,18 +120,35 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def no_penalty(weights: Sequence[Tensor], strength: float) -> None:
-    """Add nothing."""
+    """Add nothing.
+
+    Args:
+        weights: Not used.
+        strength: Not used.
+    """
 
 
 def l1(weights: Sequence[Tensor], strength: float) -> None:
-    """Add λ sign(w) to the gradient of each weight."""
+    """Add λ sign(w) to the gradient of each weight.
+
+    Args:
+        weights: The weights, of any shape; their gradients are changed in place. A weight without a gradient is left
+            out.
+        strength: λ, at least 0.
+    """
     for weight in weights:
         if weight.grad is not None:
             weight.grad.add_(weight.detach().sign(), alpha=strength)
 
 
 def l2(weights: Sequence[Tensor], strength: float) -> None:
-    """Add λ w to the gradient of each weight."""
+    """Add λ w to the gradient of each weight.
+
+    Args:
+        weights: The weights, of any shape; their gradients are changed in place. A weight without a gradient is left
+            out.
+        strength: λ, at least 0.
+    """
     pairs = [(w.grad, w.detach()) for w in weights if w.grad is not None]
     if pairs:
         gradients, values = zip(*pairs, strict=True)
@@ -161,27 +178,68 @@ _SGD, _ADAM, _ADAMW, _RMSPROP = (
 
 
 def sgd(tensors: Iterable[Tensor], recipe: Recipe, nesterov: bool = False) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with classical momentum."""
+    """Stochastic gradient descent with classical momentum.
+
+    Args:
+        tensors: The tensors to step.
+        recipe: The recipe, of which `learning_rate`, `momentum` and `weight_decay` are used.
+        nesterov: Whether the momentum is Nesterov's; it must be above 0 then.
+
+    Returns:
+        The fused optimizer of torch, with all tensors in one parameter group.
+    """
     return _SGD(tensors, momentum=recipe.momentum, nesterov=nesterov, fused=True, **_common(recipe))
 
 
 def nesterov(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with Nesterov's momentum."""
+    """Stochastic gradient descent with Nesterov's momentum.
+
+    Args:
+        tensors: The tensors to step.
+        recipe: The recipe, of which `learning_rate`, `momentum` (above 0) and `weight_decay` are used.
+
+    Returns:
+        The fused optimizer of torch, with all tensors in one parameter group.
+    """
     return sgd(tensors, recipe, nesterov=True)
 
 
 def adam(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015); `weight_decay` is its L2 form."""
+    """Adam (Kingma & Ba 2015); `weight_decay` is its L2 form.
+
+    Args:
+        tensors: The tensors to step.
+        recipe: The recipe, of which `learning_rate` and `weight_decay` are used; `momentum` is not.
+
+    Returns:
+        The fused optimizer of torch, with all tensors in one parameter group.
+    """
     return _ADAM(tensors, fused=True, **_common(recipe))
 
 
 def adamw(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+
+    Args:
+        tensors: The tensors to step.
+        recipe: The recipe, of which `learning_rate` and `weight_decay` are used; `momentum` is not.
+
+    Returns:
+        The fused optimizer of torch, with all tensors in one parameter group.
+    """
     return _ADAMW(tensors, fused=True, **_common(recipe))
 
 
 def rmsprop(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """RMSprop (Tieleman & Hinton 2012)."""
+    """RMSprop (Tieleman & Hinton 2012).
+
+    Args:
+        tensors: The tensors to step.
+        recipe: The recipe, of which `learning_rate`, `momentum` and `weight_decay` are used.
+
+    Returns:
+        The optimizer of torch, with all tensors in one parameter group; it is not fused.
+    """
     return _RMSPROP(tensors, momentum=recipe.momentum, **_common(recipe))
 
 

@@ -51,7 +51,12 @@ class Observer(Protocol):
         """What a checkpoint must hold of the observer: tensors, and values that JSON can represent."""
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], values: Any) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Args:
+            tensors: The tensors by name.
+            values: The values, after they were written as JSON and read again.
+        """
 
 
 def state_to_tensors(state: TrainingState) -> dict[str, Tensor]:
@@ -61,19 +66,43 @@ def state_to_tensors(state: TrainingState) -> dict[str, Tensor]:
 
 
 def state_from_tensors(step: int, tensors: Mapping[str, Tensor]) -> TrainingState:
-    """The state from the tensors that `state_to_tensors` returned; other tensors are ignored."""
+    """The state from the tensors that `state_to_tensors` returned; other tensors are ignored.
+
+    Args:
+        step: The number of steps done.
+        tensors: The tensors by prefixed name; they are not copied.
+
+    Returns:
+        The state; its `random` is None if there is no tensor "random".
+    """
     return TrainingState(
         step, strip_prefix("model/", tensors), strip_prefix("optimizer/", tensors), tensors.get("random")
     )
 
 
 def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Params:
-    """The same tensors with `prefix` before each name."""
+    """The same tensors with `prefix` before each name.
+
+    Args:
+        prefix: The text before each name, such as "model/".
+        tensors: The tensors by name; they are not copied.
+
+    Returns:
+        A new dict of these tensors, in the same order.
+    """
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
 def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Params:
-    """The tensors whose names begin with `prefix`, named without it."""
+    """The tensors whose names begin with `prefix`, named without it.
+
+    Args:
+        prefix: The text that is removed from the names, such as "model/".
+        tensors: The tensors by name; they are not copied.
+
+    Returns:
+        A new dict of these tensors, in the same order; empty if no name has the prefix.
+    """
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
@@ -86,6 +115,13 @@ def optimizer_state(
     optimizer: torch.optim.Optimizer, trainable_tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """The optimizer's state of the trainable tensors, by "NAME/KEY"; not copied.
+
+    Args:
+        optimizer: The optimizer.
+        trainable_tensors: The tensors that it steps, by name.
+
+    Returns:
+        The tensors of the state, without entries that are None; empty before the first step.
 
     Raises:
         CheckpointError: The state of a tensor holds a value that is no tensor.

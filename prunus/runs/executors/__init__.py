@@ -66,7 +66,16 @@ def run_plan(
 
 
 def inline(scheduler: RunScheduler, workers: int, say: Say) -> None:
-    """Compute the runs one after the other in this process; `workers` is not used."""
+    """Compute the runs one after the other in this process; `workers` is not used.
+
+    Args:
+        scheduler: The runs to compute, with their store and their progress.
+        workers: Not used.
+        say: Called with a line about each run that is finished or failed.
+
+    Raises:
+        Exception: What the first run that failed raised, with how many failed, after all others are done.
+    """
     with SingleThread():
         while (spec := scheduler.next()) is not None:
             error, is_done = None, False
@@ -79,12 +88,31 @@ def inline(scheduler: RunScheduler, workers: int, say: Say) -> None:
 
 
 def processes(scheduler: RunScheduler, workers: int, say: Say) -> None:
-    """Compute the runs in `workers` processes."""
+    """Compute the runs in `workers` processes.
+
+    Args:
+        scheduler: The runs to compute, with their store and their progress.
+        workers: The largest number of processes, at least 1.
+        say: Called with a line about each run that is finished or failed.
+
+    Raises:
+        WorkerError: A worker cannot start, or was killed.
+        Exception: What the first run that failed raised, with how many failed, after all others are done.
+    """
     dispatch(scheduler, run_in_worker, workers, say)
 
 
 def run_in_worker(spec: RunSpec, path: Path, progress: Progress | None = None) -> Outcome:
-    """Compute one run in a worker process."""
+    """Compute one run in a worker process.
+
+    Args:
+        spec: The run; its dependencies must be done.
+        path: The folder of the store.
+        progress: Called with the training steps of all trainings of the run, done and in total. None: not reported.
+
+    Returns:
+        The run, whether it was done here, and the error if it failed, in a form that can be sent to another process.
+    """
     try:
         return spec, run_to_completion(spec, Store(path), "processes", progress), None
     except Exception as error:  # a user's own function may fail in any way

@@ -39,7 +39,13 @@ class RunsProgress:
         self.num_finished = 0
 
     def step(self, id: str, done: int, total: int) -> None:
-        """Report that `done` of the `total` steps of a run are done."""
+        """Report that `done` of the `total` steps of a run are done.
+
+        Args:
+            id: The ID of the run; one that is not among these runs, or was dropped, is ignored.
+            done: The number of steps done.
+            total: The number of all steps of the run.
+        """
         if id in self.fractions:
             self._set(id, min(done / max(total, 1), 1.0))
             self._report(f", {id} at step {done} of {total}")
@@ -113,7 +119,13 @@ class RunScheduler:
         self.running.add(run_id(spec))
 
     def record(self, outcome: Outcome, say: Say) -> None:
-        """Note what came of a run, and report it in a line."""
+        """Note what came of a run, and report it in a line.
+
+        Args:
+            outcome: The run, whether it was done here, and the error if it failed. A run that was neither done nor
+                failed is one that another process works on.
+            say: Called with the line; not for a run that another process works on.
+        """
         spec, is_done, error = outcome
         id = run_id(spec)
         self.running.discard(id)

@@ -60,6 +60,12 @@ def check_main_guard() -> None:
 def dispatch(scheduler: RunScheduler, task: Task, workers: int, say: Say) -> None:
     """Give the runs that can start to `workers` processes until none is left.
 
+    Args:
+        scheduler: The runs to compute, with their store and their progress.
+        task: Computes one run in a worker process.
+        workers: The largest number of processes, at least 1.
+        say: Called with a line about each run that is finished or failed.
+
     Raises:
         WorkerError: A worker cannot start, or was killed.
         Exception: What the first run that failed raised.

@@ -40,7 +40,13 @@ class MaskLayer(Protocol):
         """Set the factors; they depend on the scores and on (seed, index) only."""
 
     def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
-        """Set `out` to the gradient of the scores, given that of the effective weights, weight x factor."""
+        """Set `out` to the gradient of the scores, given that of the effective weights, weight x factor.
+
+        Args:
+            upstream: The gradient of the loss with respect to the effective weights.
+            effective: The effective weights of this step, weight x factor.
+            out: The tensor that the result is written to; what it holds is overwritten.
+        """
 
     def most_likely_factors(self) -> Tensor:
         """Return the factors of the most likely mask of the scores, which is not random."""
@@ -63,7 +69,19 @@ class SupermaskType(Protocol):
         """Raise SpecError or DensityError if the settings are out of range."""
 
     def layer(self, weight: Tensor, seed: int) -> MaskLayer:
-        """Return the mask of a tensor, before its first draw. Raises as `check` does, or for this tensor."""
+        """Return the mask of a tensor, before its first draw.
+
+        Args:
+            weight: The fixed weights of the tensor [O, I, K...]; not modified.
+            seed: The seed of the scores and of the masks that are drawn.
+
+        Returns:
+            The mask, with its initial scores.
+
+        Raises:
+            SpecError: A setting is out of range.
+            DensityError: The density is out of range, or the mask would keep none of the weights.
+        """
 
 
 class SupermaskConstraint:

@@ -16,7 +16,16 @@ from prunus.tickets.supermask.weights import fan_in_fan_out
 
 
 def uniform_scores(weight: Tensor, bound: float, seed: int) -> Tensor:
-    """Return scores drawn uniformly from [-bound, bound], with the shape and memory layout of a weight."""
+    """Return scores drawn uniformly from [-bound, bound], with the shape and memory layout of a weight.
+
+    Args:
+        weight: The weight [O, I, K...], whose values are not used.
+        bound: The largest magnitude of a score, above 0.
+        seed: The seed of the layer.
+
+    Returns:
+        The scores, with the dtype and on the device of the weight; the numbers do not depend on the memory layout.
+    """
     scores = torch.empty(weight.shape).uniform_(-bound, bound, generator=make_generator(seed, "scores"))
     return torch.empty_like(weight).copy_(scores)
 
@@ -56,7 +65,18 @@ class Bernoulli:
             raise SpecError(f"Expected a starting probability above 0 and below 1, got {self.start}.")
 
     def layer(self, weight: Tensor, seed: int) -> "BernoulliLayer":
-        """Return the mask of a tensor."""
+        """Return the mask of a tensor.
+
+        Args:
+            weight: The fixed weights of the tensor, of any shape; not modified.
+            seed: The seed of the samples.
+
+        Returns:
+            The mask, in which each score is the logit of `start`.
+
+        Raises:
+            SpecError: `start` is out of range.
+        """
         self.check()
         scores = torch.full_like(weight, log(self.start / (1 - self.start)))
         return BernoulliLayer(scores, weight, self.rescale, seed)
@@ -86,7 +106,13 @@ class BernoulliLayer:
             self.factors.mul_(self.scale)
 
     def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
-        """Compute ∂L/∂s = ∂L/∂m · p (1 - p)."""
+        """Compute ∂L/∂s = ∂L/∂m · p (1 - p).
+
+        Args:
+            upstream: The gradient of the loss with respect to the effective weights, g.
+            effective: The effective weights of this step, w'; used only with `rescale`.
+            out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
+        """
         through_scale = 0.0
         if self.rescale and self.num_ones:
             through_scale = float(torch.dot(flat_view(upstream), flat_view(effective))) / self.num_ones
@@ -137,7 +163,18 @@ class EdgePopup:
         check_density(self.density)
 
     def layer(self, weight: Tensor, seed: int) -> "EdgePopupLayer":
-        """Return the mask of a tensor. Raises DensityError if it would keep none of its weights."""
+        """Return the mask of a tensor.
+
+        Args:
+            weight: The fixed weights of the tensor [O, I, K...]; not modified.
+            seed: The seed of the scores.
+
+        Returns:
+            The mask, with scores that are uniform on ±1 / sqrt(fan_in).
+
+        Raises:
+            DensityError: The density is out of range, or so low that none of the weights would be kept.
+        """
         self.check()
         num_kept = num_to_keep(self.density, weight.numel())
         if weight.numel() and not num_kept:
@@ -170,7 +207,13 @@ class EdgePopupLayer:
             self._break_ties(threshold, num_reached - self.num_kept)
 
     def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
-        """Compute ∂L/∂s = g w sign(s)."""
+        """Compute ∂L/∂s = g w sign(s).
+
+        Args:
+            upstream: The gradient of the loss with respect to the effective weights, g.
+            effective: Not used.
+            out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
+        """
         for outer, weight, scores, gradient in aligned_chunks(upstream, self.weight, self.scores, out):
             torch.mul(outer, weight, out=gradient).mul_(torch.sign(scores))
 
@@ -216,7 +259,18 @@ class Signed:
             raise SpecError(f"Expected a threshold of at least 0, got {self.threshold}.")
 
     def layer(self, weight: Tensor, seed: int) -> "SignedLayer":
-        """Return the mask of a tensor."""
+        """Return the mask of a tensor.
+
+        Args:
+            weight: The fixed weights of the tensor [O, I, K...]; not modified.
+            seed: The seed of the scores.
+
+        Returns:
+            The mask, with scores that are uniform on ±sqrt(6 / (fan_in + fan_out)).
+
+        Raises:
+            SpecError: `threshold` is out of range.
+        """
         self.check()
         return SignedLayer(
             uniform_scores(weight, sqrt(6 / sum(fan_in_fan_out(weight))), seed), weight, self.threshold
@@ -238,7 +292,13 @@ class SignedLayer:
             factors.sub_((scores < -self.threshold).to(factors.dtype))
 
     def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
-        """Compute ∂L/∂s = g w."""
+        """Compute ∂L/∂s = g w.
+
+        Args:
+            upstream: The gradient of the loss with respect to the effective weights, g.
+            effective: Not used.
+            out: The tensor that the gradient of the scores is written to; what it holds is overwritten.
+        """
         torch.mul(upstream, self.weight, out=out)
 
     def most_likely_factors(self) -> Tensor:

@@ -108,7 +108,18 @@ class LearnedSupermaskSpec(BaselineRun):
         return lookup("kind of weights", WEIGHT_INITS, self.weights)(initial, multiplier, seed)
 
     def make_constraint(self, model: nn.Module, fixed: FrozenWeights) -> SupermaskConstraint:
-        """Make the mask over a network, before its first draw."""
+        """Make the mask over a network, before its first draw.
+
+        Args:
+            model: The network, whose prunable weights are replaced when the constraint is applied.
+            fixed: The weights under the mask, as `fixed_weights` made them.
+
+        Returns:
+            The constraint, with initial scores that depend on the replicate.
+
+        Raises:
+            ModelError: A weight has no parameter of its name and shape, or a mask cannot be learned over the parameter.
+        """
         seed = derive_seed(self.baseline.replicate, "supermask")
         return SupermaskConstraint(model, fixed.values, self.mask, seed)
 
@@ -187,7 +198,15 @@ def learn_supermask(
 
 
 def final_accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:
-    """Return the validation and test accuracy of a model, in percent, with the names of the row's metrics."""
+    """Return the validation and test accuracy of a model, in percent, with the names of the row's metrics.
+
+    Args:
+        model: The network; the modes of its modules are restored afterwards.
+        data: The data set, whose validation and test splits are evaluated.
+
+    Returns:
+        The accuracies under "final_validation_accuracy" and "final_test_accuracy".
+    """
     return {
         "final_validation_accuracy": evaluate(model, data.validation).accuracy,
         "final_test_accuracy": evaluate(model, data.test).accuracy,

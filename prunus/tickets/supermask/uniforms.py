@@ -72,12 +72,28 @@ def flat_view(tensor: Tensor) -> Tensor:
 
 
 def has_layout_of(tensor: Tensor, like: Tensor) -> bool:
-    """Return whether two tensors have the same strides, dtype and device."""
+    """Return whether two tensors have the same strides, dtype and device.
+
+    Args:
+        tensor: A tensor.
+        like: The tensor that it is compared with.
+
+    Returns:
+        True if strides, dtype and device are equal; shapes are not compared.
+    """
     return (tensor.stride(), tensor.dtype, tensor.device) == (like.stride(), like.dtype, like.device)
 
 
 def laid_out_as(like: Tensor, tensor: Tensor) -> Tensor:
-    """Return `tensor`, or a copy of it with the strides, dtype and device of `like`."""
+    """Return `tensor`, or a copy of it with the strides, dtype and device of `like`.
+
+    Args:
+        like: The tensor that gives the strides, dtype and device; its values are not used.
+        tensor: A tensor of the same shape; not modified.
+
+    Returns:
+        The tensor itself if it has this layout already.
+    """
     return tensor if has_layout_of(tensor, like) else torch.empty_like(like).copy_(tensor)
 
 

@@ -49,12 +49,30 @@ def fan_in_fan_out(weight: Tensor) -> tuple[int, int]:
 
 
 def initial(weights: Params, multiplier: float, seed: int) -> FrozenWeights:
-    """Return the initial weights times the multiplier; the seed is not used."""
+    """Return the initial weights times the multiplier; the seed is not used.
+
+    Args:
+        weights: The initial weights by name.
+        multiplier: The factor of the weights, above 0.
+        seed: Not used.
+
+    Returns:
+        The weights, none of which is made from a seed.
+    """
     return FrozenWeights({name: weight.detach() * multiplier for name, weight in weights.items()})
 
 
 def signed_constant(weights: Params, multiplier: float, seed: int) -> FrozenWeights:
-    """Return the initial signs times the standard deviation of the layer as a population; the seed is not used."""
+    """Return the initial signs times the standard deviation of the layer as a population; the seed is not used.
+
+    Args:
+        weights: The initial weights by name.
+        multiplier: The factor of the weights, above 0.
+        seed: Not used.
+
+    Returns:
+        The weights, none of which is made from a seed; a weight that is initially zero stays zero.
+    """
     return FrozenWeights(
         {name: weight.sign() * (population_std(weight) * multiplier) for name, weight in weights.items()}
     )

@@ -22,6 +22,7 @@ from prunus.pruning.obs.full_obs import FullObs
 from prunus.pruning.obs.obd import Obd
 from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.obs.state import Examine
+from prunus.registry import lookup
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.types import Params, Split
@@ -356,7 +357,7 @@ monks = Experiment(
     title="The smallest networks for the MONK's problems",
     question="How few weights solve the MONK's problems, and does OBS need fewer than OBD and magnitude?",
     template=lambda problem, size: FunctionRun.of(
-        delete_one_at_a_time, replace(PROBLEMS[problem], starts=3 if size == "smoke" else 10)
+        delete_one_at_a_time, replace(lookup("network", PROBLEMS, problem), starts=3 if size == "smoke" else 10)
     ),
     runs=four_methods,
     figures=(

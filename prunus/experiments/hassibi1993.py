@@ -310,12 +310,13 @@ def delete_one_at_a_time(settings: Monks, replicate: int, trained: RunDirectory)
     for remaining in range(total - 1, 0, -1):
         try:
             state = method(weights, masks)
+            scores = flatten_weights(state.scores())
         except (
             StatisticsError
         ):  # the output is constant, so that no weight has an effect that could be ranked
             break
         # No scope, which would warn of a layer of biases without one: a bias blocks no signal.
-        scores = flatten_weights(state.scores()).masked_fill(~flatten_weights(masks), torch.inf)
+        scores = scores.masked_fill(~flatten_weights(masks), torch.inf)
         masks = unflatten_weights(flatten_weights(masks) & (torch.arange(total) != scores.argmin()), weights)
         weights = state.prune_to(masks).weights
         if settings.retrain:

@@ -33,6 +33,12 @@ def main(docs: Path = DOCS) -> list[Path]:
     return pages
 
 
+def without_verdicts(text: str) -> str:
+    """Leave out the lines of the verdicts, which have a table of their own."""
+    verdicts = ("- holds:", "- does not hold:", "- not shown:")
+    return "\n".join(line for line in text.splitlines() if not line.startswith(verdicts)).rstrip()
+
+
 def write_page(docs: Path, evidence: str, result: Result, store: str) -> Path:
     """Write the page of one experiment and copy its figures.
 
@@ -61,7 +67,7 @@ def write_page(docs: Path, evidence: str, result: Result, store: str) -> Path:
         introduction(content, evidence),
         section("Claims", table(verdict_columns(verdict) for verdict in content["verdicts"])),
         section("Figures", images),
-        section("Numbers", result.text),
+        section("Numbers", without_verdicts(result.text)),
         section("Published values", table(published_columns(value) for value in content["published"])),
         section(
             "Differences from the paper",

@@ -72,12 +72,12 @@ def test_make_model_passes_the_seed_when_the_signature_names_it(function, seed):
 
 
 def test_make_model_takes_a_reference(tmp_path, monkeypatch):
-    (tmp_path / "own_nets.py").write_text(
+    (tmp_path / "loading_nets.py").write_text(
         "from torch import nn\ndef net(seed): return nn.Linear(4, 1 + seed)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert make_model("own_nets:net", 2).out_features == 3
+    assert make_model("loading_nets:net", 2).out_features == 3
     with pytest.raises(UnknownNameError, match="lenet-5"):
         make_model("lenet-6")
 

@@ -1,6 +1,7 @@
 """Do the runs of an experiment that a store lacks, and draw the page from the rows of those that are finished."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -295,6 +296,7 @@ def _draw_figure(files: ResultFiles, figure: FigureSpec, rows: Sequence[Row], mi
             )
             for name, of_curve in curves.items()
         ]
+        networks = re.sub(r"[\w.]+:(\w+)", r"\1", networks)  # of a user's function, the name alone
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[files.size]}"
         footer = "; ".join(filter(None, (invariants_line(members), missing.partition(":")[0])))
         files.add_figure(

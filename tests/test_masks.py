@@ -318,67 +318,32 @@ def test_functions_of_masks():
     assert (mask_density(masks), mask_density(all_kept(weights)), mask_density({})) == (0.5, 1.0, 0.0)
 
 
-def step_kept(model, masks, optimizer, num_steps=1):
-    """Steps as those of the training loop: gradients are masked before, and `keep` follows."""
-    for _ in range(num_steps):
+def test_masks_hold_after_writes_that_autograd_does_not_see():
+    """Such as those of an average of weights, or of clipping, through `parameter.data`."""
+    model = make_model()
+    masks = prunus.Masks(model, random_masks())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks.attach(optimizer)
+    for _ in range(3):
         optimizer.zero_grad()
         model(torch.ones(4, 8)).square().mean().backward()
-        masks.before_optimizer_step()
+        for parameter in model.parameters():
+            parameter.data.add_(1.0)
+            parameter.grad.data.add_(1.0)
         optimizer.step()
-        masks.keep(optimizer)
-
-
-ELEMENTWISE = {
-    **OPTIMIZERS,
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, fused=True),
-    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, momentum=0.9, weight_decay=0.1),
-}
-
-
-@pytest.mark.parametrize("optimizer", ELEMENTWISE.values(), ids=ELEMENTWISE)
-def test_keep_equals_apply_without_a_product_after_the_first_step(optimizer, monkeypatch):
-    models = [make_model(), make_model()]
-    masks = [prunus.Masks(model, random_masks()) for model in models]
-    optimizers = [optimizer(model.parameters()) for model in models]
-    for bound in masks:
-        bound.apply()
-    monkeypatch.setattr(masks[1], "keep", lambda _: masks[1].apply())
-    step_kept(models[1], masks[1], optimizers[1], 20)
-    step_kept(models[0], masks[0], optimizers[0])
-    monkeypatch.setattr(masks[0], "apply", lambda: pytest.fail("a product that changes nothing"))
-    step_kept(models[0], masks[0], optimizers[0], 19)
-    assert masks[0].verify() == 0
-    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
-
-
-def write_weights(model, optimizer):
-    with torch.no_grad():
-        model[0].weight.add_(1.0)
-
-
-def restore_dense_state(model, optimizer):
-    """The weights and the optimizer state of a dense training, as a training restores them."""
-    model.load_state_dict({name: tensor + 0.1 for name, tensor in model.state_dict().items()})
-    for state in optimizer.state.values():
-        for value in state.values():
-            value.add_(1.0)
-
-
-@pytest.mark.parametrize("optimizer", ELEMENTWISE.values(), ids=ELEMENTWISE)
-@pytest.mark.parametrize("change", [write_weights, restore_dense_state])
-def test_keep_applies_the_masks_where_a_step_alone_would_not_keep_them(change, optimizer):
-    model = make_model()
-    masks, stepping = prunus.Masks(model, random_masks()), optimizer(model.parameters())
-    step_kept(model, masks, stepping, 3)
-    change(model, stepping)
-    for _ in range(3):
-        step_kept(model, masks, stepping)
         assert masks.verify() == 0
 
 
-def test_keep_applies_pruned_values_and_masks_under_other_optimizers():
-    for values, kind in ((random_values(), torch.optim.SGD), (None, torch.optim.Adagrad)):
-        model = make_model()
-        masks = prunus.Masks(model, random_masks(), values)
-        step_kept(model, masks, kind(model.parameters(), lr=0.1, weight_decay=0.1), 3)
-        assert masks.verify() == 0
+def test_masks_hold_in_training_after_writes_that_autograd_does_not_see():
+    split = prunus.Split(torch.ones(8, 8), torch.zeros(8, dtype=torch.int64))
+    data, model = prunus.Dataset("ones", split, split, split, ("a", "b", "c")), make_model()
+    masks = prunus.Masks(model, random_masks())
+
+    def write_through_data(metrics):
+        if metrics.epoch == 1:
+            for parameter in model.parameters():
+                parameter.data.add_(1.0)
+
+    recipe = prunus.Recipe(epochs=2, learning_rate=0.1, batch_size=8, optimizer="sgd")
+    prunus.train(model, data, recipe, masks=masks, report=write_through_data)
+    assert masks.verify() == 0

@@ -79,10 +79,7 @@ class Trainer:
         self.add_penalty(self.weights, self.recipe.penalty_strength)
         self.constraint.before_optimizer_step()
         self.optimizer.step()
-        if isinstance(self.constraint, Masks):
-            self.constraint.keep(self.optimizer)
-        else:
-            self.constraint.apply()
+        self.constraint.apply()
         return loss.detach()
 
     def set_learning_rate(self, fraction: float) -> None:

@@ -296,6 +296,9 @@ def _draw_figure(files: ResultFiles, figure: FigureSpec, rows: Sequence[Row], mi
             )
             for name, of_curve in curves.items()
         ]
+        networks = re.sub(
+            r"prunus\.experiments\.\w+:\w+, ", "", networks
+        )  # the only network of that experiment
         networks = re.sub(r"[\w.]+:(\w+)", r"\1", networks)  # of a user's function, the name alone
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[files.size]}"
         footer = "; ".join(filter(None, (invariants_line(members), missing.partition(":")[0])))

@@ -77,21 +77,29 @@ def registries() -> dict[str, Mapping[str, Any]]:
 def description(component: Any) -> str:
     """One line about a built-in component.
 
-    A component that has an attribute `description` is described by it, a recipe by its settings, and any other by the
-    first line of the docstring of its function, or of the module if the function has only a formula.
+    A text describes itself, a component with an attribute `description` or `summary` is described by it, a recipe by
+    its settings, a codec by its module, and any other by the first line of the docstring of its function, or of the
+    module if the function has only a formula.
     """
+    if isinstance(component, str):
+        return component
     from prunus.compression.presets import CompressionRecipe
     from prunus.report.formatting import format_settings
 
     if isinstance(component, CompressionRecipe):
         settings = ("criterion", "schedule", "rounds", "density", "bits")
         return format_settings({key: getattr(component, key) for key in settings})
-    for attribute in ("description", "line"):
+    for attribute in ("description", "summary"):
         if isinstance(text := getattr(component, attribute, None), str):
             return text
-    function = getattr(component, "values", None) or getattr(component, "encode", None) or component
+    if encode := getattr(component, "encode", None):  # a codec: its module says what it is
+        return first_line(sys.modules[encode.__module__].__doc__)
+    function = getattr(component, "values", None) or component
     module = sys.modules.get(getattr(function, "__module__", ""))
-    lines = [
-        (text or "").strip().partition("\n")[0] for text in (function.__doc__, getattr(module, "__doc__", ""))
-    ]
+    lines = [first_line(text) for text in (function.__doc__, getattr(module, "__doc__", ""))]
     return next((line for line in lines if len(line) > 10), "")
+
+
+def first_line(text: str | None) -> str:
+    """The first line of a docstring."""
+    return (text or "").strip().partition("\n")[0]

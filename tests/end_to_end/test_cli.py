@@ -320,6 +320,10 @@ def test_list_names_all_built_in_components(run):
         kind: list(table) for kind, table in tables.items()
     }
     assert all(len(row["description"]) > 10 for rows in result.values() for row in rows)
+    described = {row["name"]: row["description"] for rows in result.values() for row in rows}
+    assert all(described[name] == EXPERIMENTS[name].description for name in EXPERIMENTS)
+    for kind in ("experiments", "criteria", "pruning_methods", "codecs"):  # none has the text of another
+        assert len({row["description"] for row in result[kind]}) == len(result[kind])
     words = run("list").out
     for table in tables.values():
         for name in table:

@@ -56,9 +56,13 @@ class Obd(LossMethod):
         StatisticsError: A number out of range.
     """
 
-    summary: ClassVar[str] = "OBD: h w² / 2 with the diagonal of the Hessian, without an update."
     updates_weights: ClassVar[bool] = False
     diagonal: str = "levenberg_marquardt"
+
+    @property
+    def summary(self) -> str:  # type: ignore[override]
+        """What the method is, in one sentence."""
+        return f"OBD: h w² / 2 with the diagonal `{self.diagonal}` of the Hessian, without an update."
 
     def __post_init__(self) -> None:
         super().__post_init__()

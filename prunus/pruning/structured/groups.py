@@ -8,7 +8,7 @@ How a criterion scores channels: `group.member_values(member, tensor)` gives the
 parameter (weights, gradients, activations of a dimension) that belongs to each channel, [channels, entries]; a group
 score is a reduction over these, for example `group.reduce(scores)` with scores per weight by parameter name.
 
-    >>> import torch; from torch import nn
+    >>> import torch; from torch import nn; from prunus.pruning.structured.analysis import analyze
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
     >>> analysis = analyze(model, torch.zeros(1, 1, 8, 8))
     >>> [group] = analysis.groups
@@ -21,7 +21,7 @@ score is a reduction over these, for example `group.reduce(scores)` with scores 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from prunus.pruning.structured.graph import TracedGraph, trace_model
+from prunus.errors import ModelError
+from prunus.pruning.structured.graph import TracedGraph
 from prunus.pruning.structured.labels import Atoms, Coupling, Refusal, SizeConstant, connected_components
 from prunus.pruning.structured.rules import KERNEL
-from prunus.pruning.structured.walk import LabeledGraph, label_graph
+from prunus.pruning.structured.walk import LabeledGraph
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Analysis:
     shapes: dict[str, tuple[int, ...]]
     """The shape of each tensor that has labels."""
     sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
+    bindings: list[Any] = field(default_factory=list)
+    """Attributes of modules that change with the channels; see `sizes`."""
 
     def length(self, name: str, dim: int) -> int:
         """The length of a dimension of a tensor when it was analyzed."""
@@ -154,22 +157,6 @@ class Analysis:
             work.factor * int(np.prod([kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
             for work in self.coupling.work
         )
-
-
-def analyze(model: nn.Module, example_inputs: object) -> Analysis:
-    """Find the groups of a model.
-
-    Args:
-        model: Any module; it is not changed.
-        example_inputs: What its forward takes: one tensor, a tuple of arguments, or a dict of named arguments.
-
-    Returns:
-        The groups, and what is refused.
-
-    Raises:
-        ModelError: The model cannot be exported.
-    """
-    return group_labels(label_graph(trace_model(model, example_inputs), model), model)
 
 
 def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
@@ -288,3 +275,37 @@ def _refused(
         for refusal, own in dimensions.items()
         if refusal.reason != KERNEL
     ]
+
+
+def kept_indices(
+    analysis: Analysis, removed: Mapping[str, Sequence[int]]
+) -> dict[str, dict[int, Tensor]]:
+    """The indices of each dimension of each tensor that remain if channels are removed.
+
+    Args:
+        analysis: The groups.
+        removed: Indices of the channels to remove, by name of the group.
+
+    Returns:
+        The sorted indices by name of the tensor and dimension; whole dimensions are left out.
+
+    Raises:
+        ModelError: A group has no such channel, or all of its channels would be removed.
+    """
+    gone: dict[tuple[str, int], list[Tensor]] = {}
+    sizes = {group.name: group for group in analysis.groups}
+    for name, channels in removed.items():
+        group = sizes.get(name)
+        if group is None or any(not 0 <= channel < group.channels for channel in channels):
+            raise ModelError(f"Expected channels of a group, got {name!r} with {list(channels)[:5]}.")
+        for member in group.members if len(channels) else ():
+            gone.setdefault((member.name, member.dim), []).append(member.indices[list(channels)].flatten())
+    result: dict[str, dict[int, Tensor]] = {}
+    for (name, dim), parts in gone.items():
+        size = analysis.length(name, dim)
+        is_kept = torch.ones(size, dtype=torch.bool)
+        is_kept[torch.cat(parts)] = False
+        if not is_kept.any():
+            raise ModelError(f"Expected a channel of {name!r} to remain, but all {size} would be removed.")
+        result.setdefault(name, {})[dim] = is_kept.nonzero().flatten()
+    return result

@@ -56,7 +56,7 @@ class Labels:
         return next((layer for layer in self.layers if dim in layer.dims), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SizeConstant:
     """A constant of the graph that changes with the channels: the length of a dimension, the end of a slice."""
 
@@ -67,8 +67,14 @@ class SizeConstant:
     value: int
     entries: Atoms
     """[value, m]: the constant is the number of rows with a label that is kept."""
-    belongs_to_module: bool
-    """Whether the constant is an attribute of a module of torch, which is changed with the parameters of the module."""
+    touches: Atoms
+    """The labels whose removal makes it matter how the user's code computes the constant."""
+    is_ambiguous: bool
+    """Whether the operator runs with other values of the constant too: running it is no proof."""
+
+    def kept(self, is_kept: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+        """The value of the constant if only some labels are kept: a boolean for each label."""
+        return int(is_kept[self.entries].any(1).sum())
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,12 @@ class Coupling:
         return labeled[0]
 
     def constant(
-        self, argument: str, position: int | None, entries: Atoms, *, belongs_to_module: bool = False
+        self,
+        argument: str,
+        position: int | None,
+        entries: Atoms,
+        touches: Atoms | None = None,
+        is_ambiguous: bool = False,
     ) -> None:
         """Note that an argument of the node is the number of `entries` [n] or [n, m] that are kept.
 
@@ -186,11 +197,15 @@ class Coupling:
             argument: Name of the argument in the operator's schema.
             position: Position in an argument that is a list.
             entries: Labels; a row of several counts as kept if one of them is.
-            belongs_to_module: Whether a module of torch has it as an attribute.
+            touches: Labels whose removal the constant may depend on; None: the entries.
+            is_ambiguous: Whether the operator runs with other values too, with another result.
         """
         assert self.node is not None
         rows = entries.reshape(len(entries), -1)
-        self.constants.append(SizeConstant(self.node, argument, position, len(rows), rows, belongs_to_module))
+        touches = rows.ravel() if touches is None else touches.ravel()
+        self.constants.append(
+            SizeConstant(self.node, argument, position, len(rows), rows, touches, is_ambiguous)
+        )
 
 
 def connected_components(count: int, ties: Sequence[tuple[Atoms, Atoms]]) -> Atoms:

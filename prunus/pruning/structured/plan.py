@@ -10,8 +10,9 @@ from torch import nn
 
 from prunus.errors import ModelError
 from prunus.masks import Masks
-from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension
+from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.removal import Edits, remove_channels
+from prunus.pruning.structured.sizes import bound_attributes
 from prunus.pruning.structured.verify import check_removal
 
 
@@ -71,8 +72,15 @@ class SlimPlan:
         return self.model
 
     def attributes(self, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Any]]:
-        """New values of attributes of the user's modules if channels are removed."""
-        return {}
+        """New values of attributes of the user's modules if channels are removed.
+
+        Raises ModelError where two sizes that differ afterwards are one attribute.
+        """
+        kept = self.analysis.kept_labels(removed)
+        values = bound_attributes(self.analysis.bindings, lambda constant: constant.kept(kept))
+        if values is None:
+            raise ModelError("Expected equal numbers of channels where the model has one attribute for them.")
+        return values
 
     def _check_shapes(self, kept: Mapping[str, Mapping[int, torch.Tensor]]) -> None:
         from prunus.pruning.structured.walk import find_tensor
@@ -103,37 +111,3 @@ class SlimPlan:
                     self.model, traced.args, traced.kwargs, kept_indices(self.analysis, removed),
                     self.attributes(removed), f"the channels of {', '.join(exact[:5])}",
                 )  # fmt: skip
-
-
-def kept_indices(
-    analysis: Analysis, removed: Mapping[str, Sequence[int]]
-) -> dict[str, dict[int, torch.Tensor]]:
-    """The indices of each dimension of each tensor that remain if channels are removed.
-
-    Args:
-        analysis: The groups.
-        removed: Indices of the channels to remove, by name of the group.
-
-    Returns:
-        The sorted indices by name of the tensor and dimension; whole dimensions are left out.
-
-    Raises:
-        ModelError: A group has no such channel, or all of its channels would be removed.
-    """
-    gone: dict[tuple[str, int], list[torch.Tensor]] = {}
-    sizes = {group.name: group for group in analysis.groups}
-    for name, channels in removed.items():
-        group = sizes.get(name)
-        if group is None or any(not 0 <= channel < group.channels for channel in channels):
-            raise ModelError(f"Expected channels of a group, got {name!r} with {list(channels)[:5]}.")
-        for member in group.members if len(channels) else ():
-            gone.setdefault((member.name, member.dim), []).append(member.indices[list(channels)].flatten())
-    result: dict[str, dict[int, torch.Tensor]] = {}
-    for (name, dim), parts in gone.items():
-        size = analysis.length(name, dim)
-        is_kept = torch.ones(size, dtype=torch.bool)
-        is_kept[torch.cat(parts)] = False
-        if not is_kept.any():
-            raise ModelError(f"Expected a channel of {name!r} to remain, but all {size} would be removed.")
-        result.setdefault(name, {})[dim] = is_kept.nonzero().flatten()
-    return result

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.errors import ModelError
 from prunus.masks import Masks
+from prunus.pruning.structured.attention import PrunedMultiheadAttention, attention_sizes, can_lose_heads
 from prunus.pruning.structured.rules import removes_whole_groups
 
 Kept = Mapping[str, Mapping[int, Tensor]]
@@ -163,12 +164,28 @@ def update_attributes(
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
     """Set attributes of modules; a list becomes a tuple."""
     for path, values in attributes.items():
+        module = model.get_submodule(path)
         for name, value in values.items():
-            setattr(model.get_submodule(path), name, tuple(value) if isinstance(value, list) else value)
+            setattr(module, name, tuple(value) if isinstance(value, list) else value)
+        if values and can_lose_heads(module):
+            module.__class__ = PrunedMultiheadAttention
+            module._qkv_same_embed_dim = False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+HANDLED_MODULES = (
+    *(nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
+    *(nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase),
+)
+"""Modules of torch whose attributes follow from the shapes of their tensors."""
+
+
+def follows_shapes(module: nn.Module) -> bool:
+    """Whether the attributes of a module follow from the shapes of its tensors, so that a removal updates them."""
+    return isinstance(module, HANDLED_MODULES) or can_lose_heads(module)
 
 
 def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -192,6 +209,8 @@ def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, 
         return {"embedding_dim": own[1]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": own[0]}
+    if isinstance(module, nn.MultiheadAttention):
+        return attention_sizes(module)
     if isinstance(module, nn.RNNBase):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
         return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": len(module.weight_ih_l0) // gates}

@@ -246,7 +246,7 @@ def _couple_groups(
                 narrow, "it is the width of a group of a convolution, of which whole groups are removed"
             )
         coupling.tie(by_group[:, :1], by_group)
-        coupling.constant("groups", None, by_group[:, :1], belongs_to_module=True)
+        coupling.constant("groups", None, by_group[:, :1])
         if wide_is_input:
             return channels, by_group[:, 0].repeat(num_outputs // groups), None
         coupling.tie(by_group[:, :1], wide.reshape(groups, -1))
@@ -301,7 +301,7 @@ def layer_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
         dim = len(shape) - count + position
         if (vector := value.layer(dim)) is not None:
             coupling.mark_inexact(vector.atoms, "it is normalized over its channels")
-            coupling.constant("normalized_shape", position, vector.atoms, belongs_to_module=True)
+            coupling.constant("normalized_shape", position, vector.atoms)
     for name in ("weight", "bias"):
         if a.get(name) is not None:
             operation = torch.mul if name == "weight" else torch.add
@@ -324,7 +324,7 @@ def group_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
         else:
             by_group = layer.atoms.reshape(groups, -1)
             coupling.tie(by_group[:, :1], by_group)
-            coupling.constant("num_groups", None, by_group[:, :1], belongs_to_module=True)
+            coupling.constant("num_groups", None, by_group[:, :1])
     for name in ("weight", "bias"):
         if (tensor := a.get(name)) is not None:
             tensor = Labels((*tensor.shape, *[1] * (len(shape) - 2)), tensor.layers)
@@ -351,6 +351,8 @@ def attention(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     if a.get("enable_gqa") and head >= 0:
         for name in ("key", "value"):
             operands[name] = _repeat_heads(operands[name], head, a["query"].shape[head])
+    if any(operands["query"].layer(dim) is not None for dim in range(head + 1)):
+        operands["value"] = coupling.fix(operands["value"], head + 2, "whole heads are removed")
     layers = [layer for layer in operands["value"].layers if layer.dims == (head + 2,)]
     for dim in range(head + 1):
         present = [x.layer(dim) for x in operands.values() if x.shape[dim] > 1]

@@ -13,6 +13,7 @@ from prunus.pruning.structured.rules import (
     Result,
     Shapes,
     UnsupportedCall,
+    elementwise,
     output_shape,
     rule,
 )
@@ -40,7 +41,7 @@ def _note_sizes(
         layer = result.layer(first + position)
         if layer is not None and size != -1:
             entries = np.moveaxis(layer.atoms, layer.dims.index(first + position), 0)
-            coupling.constant(argument, position, entries)
+            coupling.constant(argument, position, entries, is_ambiguous=-1 in sizes)
 
 
 def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels:
@@ -60,10 +61,10 @@ def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels
     """
     blocks = _blocks(value.shape, shape)
     for old, new in blocks:
-        for layer in value.layers:
-            inside = [dim for dim in layer.dims if dim in old]
-            if len(inside) > 1 and [value.shape[d] for d in old] != [shape[d] for d in new]:
-                value = _keep_first(coupling, value, inside)
+        labeled = [dim for dim in old if value.layer(dim) is not None]
+        if [value.shape[d] for d in old] != [shape[d] for d in new]:
+            for dim in labeled[1:]:
+                value = coupling.fix(value, dim, "it is merged with other channels")
     layers: list[Layer] = []
     for layer in value.layers:
         atoms, dims = layer.atoms, list(layer.dims)
@@ -81,12 +82,6 @@ def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels
             dims[axis : axis + 1] = [("new", d) for d in new]  # type: ignore[list-item]
         layers += _varying(coupling, atoms, [d[1] for d in dims], layer.zero)  # type: ignore[index]
     return _separate(coupling, shape, layers)
-
-
-def _keep_first(coupling: Coupling, value: Labels, dims: Sequence[int]) -> Labels:
-    for dim in dims[1:]:
-        value = coupling.fix(value, dim, "")
-    return value
 
 
 def _reshape_axis(atoms: Atoms, axis: int, old: list[int], place: int, new: list[int]) -> Atoms:
@@ -156,7 +151,7 @@ def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[Layer
 
 @rule("permute", "transpose", "t", "numpy_T", "movedim", "swapaxes", "swapdims", "squeeze", "unsqueeze", "expand",
       "expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "rot90", "pixel_shuffle",
-      "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "diagonal", "atleast_1d", "atleast_2d",
+      "pixel_unshuffle", "diagonal", "atleast_1d", "atleast_2d",
       "unfold", "mT")  # fmt: skip
 def moved(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Any operator that only moves or repeats entries."""
@@ -169,6 +164,27 @@ def moved(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     if name == "expand" and sizes is not None:
         _note_sizes(coupling, result, "size", sizes)
     return result
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+    """The channels of groups, interleaved: the same channels are removed from every group."""
+    value = a.get("self", a.get("input"))
+    groups, shape = a["groups"], value.shape
+    split_shape = (shape[0], groups, shape[1] // groups, *shape[2:])
+    value = coupling.fix(reshape(coupling, value, split_shape), 1, "it is the number of groups")
+    swapped = (shape[0], shape[1] // groups, groups, *shape[2:])
+    layers = tuple(Layer((1,), x.atoms, x.zero) if x.dims == (2,) else x for x in value.layers)
+    return reshape(coupling, Labels(swapped, layers), shape)
+
+
+@rule("glu")
+def gated_linear_unit(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+    """The first half of a dimension times the sigmoid of the second."""
+    shape = output_shape(shapes)
+    first, second = split(coupling, {"self": a["self"], "dim": a["dim"]}, [shape, shape])  # type: ignore[misc]
+    assert first is not None and second is not None
+    return elementwise(coupling, torch.mul, [first, second], {}, shape)
 
 
 def run_on_labels(coupling: Coupling, a: Arguments, value: Labels) -> list[Labels]:
@@ -187,7 +203,7 @@ def run_on_labels(coupling: Coupling, a: Arguments, value: Labels) -> list[Label
     layers: list[list[Layer]] = []
     outputs: Sequence[Tensor] = []
     for layer in value.layers:
-        labels = _expand(torch.from_numpy(np.ascontiguousarray(layer.atoms)), layer.dims, value.shape)
+        labels = _expand(torch.tensor(layer.atoms), layer.dims, value.shape)
         arguments = [_stand_in(x, value, labels) for x in a.values()]
         names = [argument for argument in target._schema.arguments]
         positional = [x for x, argument in zip(arguments, names, strict=True) if not argument.kwarg_only]
@@ -238,8 +254,8 @@ def take_slice(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
         return Labels(shape, value.layers)
     if "length" in a:
         start, step = a["start"] % value.shape[dim], 1
-        coupling.constant("length", None, layer.atoms[start : start + a["length"]])
-        coupling.constant("start", None, layer.atoms[:start])
+        coupling.constant("length", None, layer.atoms[start : start + a["length"]], layer.atoms, True)
+        coupling.constant("start", None, layer.atoms[:start], layer.atoms, True)
     else:
         size, step = value.shape[dim], a["step"] or 1
         start, end, step = slice(a["start"], a["end"], step).indices(size)
@@ -248,7 +264,7 @@ def take_slice(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
         for argument, place in (("start", start), ("end", end)):
             if a[argument] is not None and 0 < place < size:
                 entries = layer.atoms[:place] if a[argument] >= 0 else layer.atoms[place:]
-                coupling.constant(argument, None, entries)
+                coupling.constant(argument, None, entries, layer.atoms, True)
     part = Layer((dim,), layer.atoms[start : start + shape[dim]], layer.zero)
     others = tuple(other for other in value.layers if other is not layer)
     return Labels(shape, (*others, part) if shape[dim] > 1 else _without(coupling, others, part))
@@ -269,6 +285,30 @@ def select(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
         value = coupling.fix(value, dim, WHOLE)
     layers = [
         Layer(tuple(d - (d > dim) for d in layer.dims), layer.atoms, layer.zero) for layer in value.layers
+    ]
+    return Labels(shape, tuple(layers))
+
+
+@rule("index", "_unsafe_index", "index_select", "gather")
+def index(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+    """Entries of some dimensions by their positions; the other dimensions are carried along."""
+    value, shape = a["self"], output_shape(shapes)
+    if "indices" in a:
+        indexed = [dim for dim, indices in enumerate(a["indices"]) if indices is not None]
+    else:
+        indexed = [a["dim"] % len(value.shape)]
+    if indexed != list(range(indexed[0], indexed[-1] + 1)):
+        raise UnsupportedCall("indices of dimensions that are not next to each other have no rule")
+    for dim in range(len(value.shape)):
+        if dim in indexed or "sparse_grad" in a:
+            value = coupling.fix(value, dim, "its entries are taken by their positions")
+    for labels in a.get("indices") or [a["index"]]:
+        for dim in range(len(labels.shape) if labels is not None else 0):
+            coupling.fix(labels, dim, "it is used as an index")
+    shift = len(shape) - len(value.shape)
+    layers = [
+        Layer(tuple(d + shift * (d > indexed[-1]) for d in layer.dims), layer.atoms, layer.zero)
+        for layer in value.layers
     ]
     return Labels(shape, tuple(layers))
 
@@ -299,7 +339,7 @@ def split(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     )
     if given:
         for position, part in enumerate(parts):
-            coupling.constant(given, position, part)
+            coupling.constant(given, position, part, layer.atoms, True)
     elif len(set(sizes)) > 1:
         coupling.block(layer.atoms, "it is split into parts of different lengths")
     else:
@@ -468,6 +508,29 @@ def recurrent(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
         assert shape is not None
         results.append(Labels(shape, (sequence if i == 0 else Layer((2,), hidden[0], True),)))
     return results
+
+
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def recurrent_step(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+    """One step of a recurrent network."""
+    assert coupling.node is not None
+    gates = {"lstm_cell": 4, "gru_cell": 3}.get(str(coupling.node.target).split(".")[1], 1)
+    states = a["hx"] if isinstance(a["hx"], list | tuple) else [a["hx"]]
+    cell = [tensor for tensor in (a["w_ih"], a["w_hh"], a["b_ih"], a["b_hh"]) if tensor is not None]
+    unit = _recurrent_cell(coupling, cell, gates)
+    last = len(a["input"].shape) - 1
+    for state in states:
+        layer = state.layer(last)
+        coupling.join([unit, layer.atoms if layer else None], "the state has a fixed size")
+        if layer is not None and not layer.zero:
+            coupling.mark_inexact(layer.atoms, "the state is not zero")
+    _, channels = coupling.vector(a["input"], last)
+    columns = a["w_ih"].layer(1)
+    coupling.join([channels, columns.atoms if columns else None], "its inputs are fixed")
+    results: list[Labels | None] = [
+        None if shape is None else Labels(shape, (Layer((last,), unit, True),)) for shape in shapes
+    ]
+    return results if len(results) > 1 else results[0]  # type: ignore[return-value]
 
 
 def _recurrent_cell(coupling: Coupling, cell: Sequence[Labels], gates: int) -> Atoms:

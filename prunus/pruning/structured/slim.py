@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from prunus.errors import DensityError, ModelError
-from prunus.pruning.structured.groups import Group, analyze
+from prunus.pruning.structured.analysis import analyze
+from prunus.pruning.structured.groups import Group
 from prunus.pruning.structured.plan import SlimPlan
 
 

@@ -23,8 +23,8 @@ ELEMENTWISE = frozenset(
      "alias", "lift_fresh_copy", "lift_fresh", "relu6", "hardtanh", "prelu", "_prelu_kernel", "selu", "softsign", "rrelu", "logsigmoid",
      "hardshrink", "softshrink", "tanhshrink", "threshold", "float", "double", "half", "positive", "conj", "view_as_real_copy",
      "real", "masked_fill", "where", "silu", "gelu", "mish", "hardswish", "hardsigmoid", "celu", "elu", "leaky_relu",
-     "softplus", "sigmoid", "tanh", "relu", "_assert_tensor_metadata", "true_divide", "multiply", "subtract", "divide", "clip",
-     "square", "rsub", "fill", "pin_memory", "addcmul", "addcdiv", "lerp", "isnan", "isinf", "isfinite")
+     "softplus", "sigmoid", "tanh", "relu", "true_divide", "multiply", "subtract", "divide", "clip",
+     "square", "rsub", "fill", "pin_memory", "addcmul", "addcdiv", "lerp", "copy", "isnan", "isinf", "isfinite")
 )  # fmt: skip
 """Operators that are elementwise but do not have torch's tag `pointwise`; a test computes that they are."""
 
@@ -39,6 +39,10 @@ class LabeledGraph:
     """The labels of every dimension of each parameter, buffer and constant that is used."""
     sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
     """The names of the parameters among the inputs of a node."""
+
+
+IGNORED = frozenset(("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"))
+"""Operators that check values and return none."""
 
 
 def is_elementwise(target: Any) -> bool:
@@ -126,6 +130,8 @@ def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) 
     name = operator_name(node.target)
     if not any(labels.layers for labels in inputs) and name not in GENERATORS:
         return _results(node, shapes)
+    if name in IGNORED:
+        return None
     result.sources[node] = tuple(
         result.traced.tensors[n.name] for n in node.all_input_nodes if n.name in result.traced.tensors
     )

@@ -184,7 +184,7 @@ class CompressionRun:
     def file_content(self, encoded: EncodedState) -> bytes:
         """The file of the encoded model, with all metadata."""
         num_cleared = clear_negative_zeros(self.model.state_dict())[1]
-        metadata = {**file_metadata(num_cleared), **recipe_metadata(self.recipe, self.seed)}
+        metadata = {**file_metadata(num_cleared, self.model), **recipe_metadata(self.recipe, self.seed)}
         return encoded.to_bytes(
             model=getattr(self.model, "built_in", None), metadata={**metadata, "data": self.data.name}
         )

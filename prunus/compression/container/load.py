@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from prunus.compression.container.edits import apply_edits, edits_of
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.container.read import named_model, read_bytes, unpack
 from prunus.errors import ModelMismatchError, PrunusError
@@ -26,7 +27,7 @@ def load(
         path: A file that `save` wrote.
         into: The module to copy the weights into; its mode is unchanged. Without it, the built-in model that the
             file names is built, in evaluation mode. It consists of the tensors that were read and takes no more
-            memory.
+            memory. If channels were removed from the saved model, `into` is the original module, and becomes as small.
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
     Returns:
@@ -41,9 +42,13 @@ def load(
     if into is not None:
         check_initialized(into)
     header, state = unpack(read_bytes(path, max_bytes), max_bytes)
-    name = os.fspath(path)
+    name, edits = os.fspath(path), edits_of(header)
     model = _build(name, header) if into is None else into
-    _check_same_tensors(name, model, state)
+    if edits is None:
+        _check_same_tensors(name, model, state)
+    else:
+        _check_same_tensors(name, model, state, allow_smaller=True)
+        apply_edits(name, model, edits, state)
     if into is not None:
         _check_tied_values(name, model, state)
         model.load_state_dict(state)
@@ -52,6 +57,8 @@ def load(
     model.load_state_dict(state, assign=True)
     if any(tensor.is_meta for tensor in model.buffers()):  # buffers that are not part of the state_dict
         model = _build(name, header, device="cpu")
+        if edits is not None:
+            apply_edits(name, model, edits, state)
         model.load_state_dict(state)
     return model.eval()
 
@@ -79,13 +86,19 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
         ) from error
 
 
-def _check_same_tensors(path: str, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Raise ModelMismatchError unless names, shapes and dtypes are the same on both sides."""
+def _check_same_tensors(
+    path: str, model: nn.Module, state: Mapping[str, Tensor], allow_smaller: bool = False
+) -> None:
+    """Raise ModelMismatchError unless names, dtypes, and (if not `allow_smaller`) shapes are the same on both sides."""
     expected = model.state_dict()
     differing = [
         f"{printable(name)} ({_kind(state[name])} in the file, {_kind(expected[name])} in the model)"
         for name in expected.keys() & state.keys()
-        if _kind(state[name]) != _kind(expected[name])
+        if (
+            state[name].dtype != getattr(expected[name], "dtype", None)
+            if allow_smaller
+            else _kind(state[name]) != _kind(expected[name])
+        )
     ]
     problems = {
         "missing": sorted(map(printable, expected.keys() - state.keys())),

@@ -33,6 +33,8 @@ class TracedGraph:
     tensors: dict[str, str]
     """The name in the model of each parameter, buffer or constant, by the name of its placeholder. Tensors that are one
     tensor in the model have one name here."""
+    program: Any = None
+    """What `torch.export` returned."""
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     }
     shared = _first_names(model)
     tensors = {placeholder: shared.get(name, name) for placeholder, name in names.items()}
-    return TracedGraph(program.graph, program.graph_module, tensors, args, kwargs)
+    return TracedGraph(program.graph, program.graph_module, tensors, program, args, kwargs)
 
 
 def as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

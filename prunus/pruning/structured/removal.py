@@ -5,7 +5,6 @@ Nothing is changed before all smaller tensors are computed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,25 +19,13 @@ Kept = Mapping[str, Mapping[int, Tensor]]
 """The indices that are kept, by name of the tensor and dimension."""
 
 
-@dataclass(frozen=True)
-class Edits:
-    """Attributes of modules with the values that they have after a removal: the recipe that a file holds."""
-
-    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The value (an integer or a list of integers) by module name and attribute."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"attributes": self.attributes}
-
-
 def remove_channels(
     model: nn.Module,
     kept: Kept,
     attributes: Mapping[str, Mapping[str, Any]],
     optimizer: torch.optim.Optimizer | None = None,
     masks: Masks | None = None,
-) -> Edits:
+) -> dict[str, dict[str, Any]]:
     """Keep only some indices of dimensions of tensors, in place.
 
     Args:
@@ -50,7 +37,8 @@ def remove_channels(
         masks: Masks of the model, which are reduced likewise.
 
     Returns:
-        Every attribute that has changed.
+        The attributes that have changed, by module name and attribute: the value (an integer or a list), or the indices
+        that are kept, by dimension, of a tensor that is not in the state_dict.
 
     Raises:
         ModelError: A state of the optimizer has neither one entry nor one per weight; nothing is changed.
@@ -70,7 +58,13 @@ def remove_channels(
         state[key] = value
     if masks is not None:
         masks.select(kept)
-    return update_attributes(model, shapes, attributes)
+    edits = update_attributes(model, shapes, attributes)
+    stored = model.state_dict().keys()
+    for name in kept.keys() - stored:  # a file does not hold it: it is made smaller from that of the original module
+        path, _, last = name.rpartition(".")
+        indices = {str(dim): own.tolist() for dim, own in kept[name].items()}
+        edits.setdefault(path, {})[last] = indices
+    return edits
 
 
 def resolve(model: nn.Module, name: str) -> Tensor:
@@ -132,7 +126,7 @@ def _smaller_states(
 
 def update_attributes(
     model: nn.Module, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Mapping[str, Any]]
-) -> Edits:
+) -> dict[str, dict[str, Any]]:
     """Set the attributes of torch's modules that follow from the shapes of their tensors, and those given.
 
     Args:
@@ -141,7 +135,8 @@ def update_attributes(
         attributes: Further values, by module name and attribute.
 
     Returns:
-        Every attribute that has changed.
+        The attributes that have changed, by module name and attribute: the value (an integer or a list), or the indices
+        that are kept, by dimension, of a tensor that is not in the state_dict.
     """
     changed = {path: dict(values) for path, values in attributes.items()}
     for path in dict.fromkeys(name.rpartition(".")[0] for name in shapes):
@@ -156,17 +151,19 @@ def update_attributes(
             if getattr(module, name, None) != value:
                 changed.setdefault(path, {}).setdefault(name, value)
     set_attributes(model, changed)
-    return Edits(
-        {path: {k: _plain(v) for k, v in values.items()} for path, values in changed.items() if values}
-    )
+    return {path: {k: _plain(v) for k, v in values.items()} for path, values in changed.items() if values}
 
 
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set attributes of modules; a list becomes a tuple."""
+    """Set attributes of modules: a list becomes a tuple; a dict has the indices that a tensor keeps, by dimension."""
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for name, value in values.items():
-            setattr(module, name, tuple(value) if isinstance(value, list) else value)
+            if isinstance(value, dict):
+                tensor = getattr(module, name)
+                set_data(tensor, _select(tensor, {int(dim): torch.tensor(own) for dim, own in value.items()}))
+            else:
+                setattr(module, name, tuple(value) if isinstance(value, list) else value)
         if values and can_lose_heads(module):
             module.__class__ = PrunedMultiheadAttention
             module._qkv_same_embed_dim = False  # keeps the fused path of torch.nn.TransformerEncoderLayer off

@@ -21,6 +21,7 @@ def slim(
     exclude: Sequence[str] = (),
     allow_inexact: bool = False,
     verify: bool | str = True,
+    rewrite: bool = False,
 ) -> SlimPlan:
     """Plan the removal of channels; the model is not changed.
 
@@ -34,6 +35,8 @@ def slim(
         allow_inexact: Also remove channels over which a normalization runs.
         verify: Check on the example inputs that removing is the same as setting to zero, before `apply`: True, False,
             or "groups" to check every group alone.
+        rewrite: Allow groups whose sizes are literals of the model's code: `apply` then returns the exported graph with
+            these changed, which computes what the model computes in evaluation mode.
 
     Returns:
         The plan.
@@ -46,7 +49,7 @@ def slim(
         raise DensityError(
             f"Expected a density in (0, 1], got {density}; pass the fraction of channels to keep."
         )
-    analysis = analyze(model, example_inputs)
+    analysis = analyze(model, example_inputs, rewrite=rewrite)
     weights = {name: parameter.detach().square() for name, parameter in model.named_parameters()}
     removed = {}
     groups = [group for group in analysis.groups if is_allowed(group, exclude, allow_inexact)]
@@ -58,7 +61,7 @@ def slim(
         count = group.channels - channels_to_keep(group.channels, density, round_to, min_channels)
         order = torch.argsort(group.reduce(weights), stable=True)
         removed[group.name] = sorted(order[:count].tolist())
-    return SlimPlan(model, analysis, removed, verify)
+    return SlimPlan(model, analysis, removed, verify, rewrite)
 
 
 def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> bool:

@@ -5,7 +5,7 @@ of a channel are set to zero; buffers are not. This is checked for channels of e
 and only their shapes are compared.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,7 @@ def removal_error(
     kwargs: Mapping[str, Any],
     kept: Kept,
     attributes: Mapping[str, Mapping[str, Any]],
+    edit: Callable[[nn.Module], None] | None = None,
 ) -> tuple[float, float]:
     """How far the outputs with channels removed are from those with the channels set to zero.
 
@@ -40,6 +41,7 @@ def removal_error(
         kwargs: Named arguments of its forward.
         kept: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
+        edit: Changes the copy after the removal; None: nothing more is changed.
 
     Returns:
         The largest difference relative to the largest output, infinite where shapes differ, and the tolerance.
@@ -50,11 +52,11 @@ def removal_error(
     copy = copied(model)
     dtypes = [t.dtype for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
     try:
-        return _compare(copy.double(), _to_double((args, dict(kwargs))), kept, attributes), TOLERANCE
+        return _compare(copy.double(), _to_double((args, dict(kwargs))), kept, attributes, edit), TOLERANCE
     except RuntimeError:  # a part of the model that needs the dtype it has
         if not dtypes:
             raise
-        error = _compare(copied(model), (args, dict(kwargs)), kept, attributes)
+        error = _compare(copied(model), (args, dict(kwargs)), kept, attributes, edit)
         return error, LOW_PRECISION_TOLERANCE
 
 
@@ -65,6 +67,7 @@ def check_removal(
     kept: Kept,
     attributes: Mapping[str, Mapping[str, Any]],
     what: str,
+    edit: Callable[[nn.Module], None] | None = None,
 ) -> None:
     """Raise ModelError unless removing channels is the same as setting them to zero.
 
@@ -75,11 +78,12 @@ def check_removal(
         kept: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
         what: The channels, for the error.
+        edit: Changes the copy after the removal; None: nothing more is changed.
 
     Raises:
         ModelError: The outputs differ, or the model does not run without the channels.
     """
-    error, tolerance = removal_error(model, args, kwargs, kept, attributes)
+    error, tolerance = removal_error(model, args, kwargs, kept, attributes, edit)
     if not error <= tolerance:
         raise ModelError(
             f"Expected the same outputs of {type(model).__name__} with {what} removed as with them set to zero, but "
@@ -90,7 +94,11 @@ def check_removal(
 
 @torch.no_grad()
 def _compare(
-    model: nn.Module, inputs: tuple[Any, Any], kept: Kept, attributes: Mapping[str, Mapping[str, Any]]
+    model: nn.Module,
+    inputs: tuple[Any, Any],
+    kept: Kept,
+    attributes: Mapping[str, Mapping[str, Any]],
+    edit: Callable[[nn.Module], None] | None,
 ) -> float:
     with eval_mode(model), exact_attention(), _deterministic_default(model):
         for name, dims in kept.items():
@@ -102,6 +110,8 @@ def _compare(
                     tensor.index_fill_(dim, is_removed.nonzero().flatten().to(tensor.device), 0.0)
         expected = _outputs(model(*inputs[0], **inputs[1]))
         remove_channels(model, kept, attributes)
+        if edit is not None:
+            edit(model)
         try:
             actual = _outputs(model(*inputs[0], **inputs[1]))
         except Exception as error:

@@ -6,6 +6,7 @@ Every node has its operator, the shapes of its results, the module that it belon
 
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,7 +59,9 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     args, kwargs = as_arguments(example_inputs)
     with eval_mode(model), exact_attention(), torch.enable_grad():
         try:
-            program = torch.export.export(model, args, kwargs, strict=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
+                program = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:  # the user's forward, and the export of it, may fail in any way
             raise export_error(model, args, kwargs, error) from error
     signature = program.graph_signature

@@ -90,12 +90,14 @@ class Group:
         Returns:
             [channels].
         """
-        parts = [
-            self.member_values(member, scores[member.name]).sum(1)
-            for member in self.members
-            if member.name in scores
-        ]
-        return torch.stack(parts).sum(0) if parts else torch.zeros(self.channels)
+        total = torch.zeros(self.channels)
+        for member in self.members:
+            if member.name in scores:
+                tensor = scores[member.name]
+                others = [dim for dim in range(tensor.dim()) if dim != member.dim]
+                sums = tensor.sum(others) if others else tensor
+                total = total.to(sums) + sums[member.indices.to(sums.device)].sum(1)
+        return total
 
 
 @dataclass(frozen=True)

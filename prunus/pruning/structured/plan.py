@@ -67,6 +67,8 @@ class SlimPlan:
         """
         kept = kept_indices(self.analysis, self.removed)
         self._check_shapes()
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            raise ModelError(f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
         if self.rewrite and (optimizer is not None or masks is not None):
             raise ModelError(
                 "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."

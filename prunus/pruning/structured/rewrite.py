@@ -1,6 +1,7 @@
 """The exported graph of a model as a module, with the sizes that are constants of its code changed."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,7 +17,9 @@ def exported_module(traced: TracedGraph) -> fx.GraphModule:
 
     It computes what the model computes in evaluation mode, also after `train()`.
     """
-    module = copy.deepcopy(traced.program.module(check_guards=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch copies trees with a deprecated class of its own
+        module = copy.deepcopy(traced.program.module(check_guards=False))
     if not isinstance(module, fx.GraphModule):
         raise ModelError("Expected torch.export to return a graph module; use rewrite=False.")
     for name in ("train", "eval"):  # torch sets functions that refuse to be called

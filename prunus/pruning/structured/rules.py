@@ -532,7 +532,7 @@ def softmax(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
       *(f"max_pool{n}d_with_indices" for n in (1, 2, 3)),
       *(f"_adaptive_avg_pool{n}d" for n in (2, 3)), *(f"upsample_{kind}" for kind in
       ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d",
-       "nearest_exact1d", "nearest_exact2d", "nearest_exact3d")), "grid_sampler",
+       "nearest_exact1d", "nearest_exact2d", "nearest_exact3d")),
       *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)))  # fmt: skip
 def per_channel(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """Pooling, interpolation and padding of each channel alone: over all but the first two dimensions."""

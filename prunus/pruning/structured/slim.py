@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from prunus.errors import DensityError, ModelError
+from prunus.modules import check_module
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.groups import Group
 from prunus.pruning.structured.plan import SlimPlan
@@ -42,13 +43,18 @@ def slim(
         The plan.
 
     Raises:
-        ModelError: The model cannot be exported, or has no group to remove channels from.
+        ModelError: The model cannot be exported, has no group to remove channels from, or no part of an excluded name.
         DensityError: `density` is out of range.
     """
     if not 0 < density <= 1:
         raise DensityError(
             f"Expected a density in (0, 1], got {density}; pass the fraction of channels to keep."
         )
+    if verify not in (True, False, "groups"):
+        raise ModelError(f"Expected verify=True, False or 'groups', got {verify!r}.")
+    check_module(model)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    check_excluded(model, exclude)
     analysis = analyze(model, example_inputs, rewrite=rewrite)
     weights = {name: parameter.detach().square() for name, parameter in model.named_parameters()}
     removed = {}
@@ -62,6 +68,22 @@ def slim(
         order = torch.argsort(group.reduce(weights), stable=True)
         removed[group.name] = sorted(order[:count].tolist())
     return SlimPlan(model, analysis, removed, verify, rewrite)
+
+
+def check_excluded(model: nn.Module, exclude: Sequence[str]) -> None:
+    """Raise ModelError where a name is neither a module nor a parameter of the model.
+
+    Args:
+        model: The model.
+        exclude: Names of parameters or modules.
+
+    Raises:
+        ModelError: There is no such name.
+    """
+    names = {name for name, _ in [*model.named_modules(), *model.named_parameters(remove_duplicate=False)]}
+    for name in exclude:
+        if name not in names:
+            raise ModelError(f"Expected names of modules or parameters of {type(model).__name__} to exclude, got {name!r}.")
 
 
 def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> bool:

@@ -43,7 +43,8 @@ def _fits(value: Any, old: object) -> bool:
     """Whether an edited value is no larger than the value of the module; indices are of a tensor."""
     if isinstance(value, dict):
         return isinstance(old, Tensor) and all(
-            int(dim) < old.dim() and len(kept) <= old.shape[int(dim)] and max(kept, default=-1) < old.shape[int(dim)]
+            int(dim) < old.dim()
+            and (len(kept) == old.shape[int(dim)] or max([len(kept), *kept]) < old.shape[int(dim)])
             for dim, kept in value.items()
         )
     numbers, old_numbers = (tuple(x) if isinstance(x, list | tuple) else (x,) for x in (value, old))

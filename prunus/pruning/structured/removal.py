@@ -161,7 +161,9 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
         for name, value in values.items():
             if isinstance(value, dict):
                 tensor = getattr(module, name)
-                set_data(tensor, _select(tensor, {int(dim): torch.tensor(own) for dim, own in value.items()}))
+                kept = {int(dim): torch.tensor(own) for dim, own in value.items()}
+                dims = {dim: own for dim, own in kept.items() if tensor.shape[dim] != len(own)}
+                set_data(tensor, _select(tensor, dims))
             else:
                 setattr(module, name, tuple(value) if isinstance(value, list) else value)
         if values and can_lose_heads(module):

@@ -5,6 +5,7 @@ of a channel are set to zero; buffers are not. This is checked for channels of e
 and only their shapes are compared.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -49,14 +50,14 @@ def removal_error(
     Raises:
         ModelError: The model does not run without the channels.
     """
-    copy = copied(model)
+    copy = _copied(model)
     dtypes = [t.dtype for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
     try:
         return _compare(copy.double(), _to_double((args, dict(kwargs))), kept, attributes, edit), TOLERANCE
     except RuntimeError:  # a part of the model that needs the dtype it has
         if not dtypes:
             raise
-        error = _compare(copied(model), (args, dict(kwargs)), kept, attributes, edit)
+        error = _compare(_copied(model), (args, dict(kwargs)), kept, attributes, edit)
         return error, LOW_PRECISION_TOLERANCE
 
 
@@ -90,6 +91,12 @@ def check_removal(
             f"they differ by {error:.3g} of the largest; the model is unchanged. Leave these channels out with "
             "exclude=, and report it."
         )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies graph modules with a deprecated class of its own
+        return copied(model)
 
 
 @torch.no_grad()

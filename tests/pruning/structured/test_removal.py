@@ -19,7 +19,7 @@ X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem, self.norm = conv(3, 8, 3), nn.BatchNorm2d(8)
+        self.stem, self.norm = conv(3, 8, 3, bias=False), nn.BatchNorm2d(8)
         self.first, self.second, self.head = conv(8, 16, 3), conv(16, 8, 3), nn.Linear(8, 5)
 
     def forward(self, x):
@@ -104,6 +104,7 @@ def test_modes_frozen_flags_and_attributes_are_carried_along(model):
     assert model.head.in_features == 4
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated:DeprecationWarning")
 def test_smaller_model_can_be_copied_exported_and_scripted(model):
     prunus.slim(model, X, density=0.5).apply()
     model.eval()
@@ -114,6 +115,7 @@ def test_smaller_model_can_be_copied_exported_and_scripted(model):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_onnx_file_of_the_smaller_model_gives_the_same_outputs(model, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     prunus.slim(model, X, density=0.5).apply()
@@ -136,10 +138,10 @@ def test_kept_channels_have_the_largest_norms_and_the_counts_are_rounded(model):
 
 
 def test_excluded_layers_are_left_alone(model):
-    plan = prunus.slim(model, X, density=0.5, exclude=["second"])
+    plan = prunus.slim(model, X, density=0.5, exclude=["norm"])
+    assert plan.removed.keys() == {"first.weight"}
     with pytest.raises(ModelError, match=r"Expected a group of channels .* got none"):
-        prunus.slim(model, X, density=0.5, exclude=["second", "stem"])
-    assert plan.removed == {}
+        prunus.slim(model, X, density=0.5, exclude=["second"])
 
 
 def test_removal_can_be_repeated(model):
@@ -187,7 +189,7 @@ def test_file_makes_the_original_module_as_small(name, tmp_path):
 
 
 def test_file_of_a_built_in_model_names_it(tmp_path):
-    model = prunus.models.lenet5(seed=0)
+    model = prunus.models.lenet_5(seed=0)
     x = torch.randn(2, 1, 28, 28)
     prunus.slim(model, x, density=0.5).apply()
     prunus.save(model, tmp_path / "lenet.prunus")
@@ -279,6 +281,7 @@ BAD_INPUT = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules:UserWarning")
 @pytest.mark.parametrize("name", BAD_INPUT)
 def test_bad_input_is_refused(name):
     make_model, arguments, message = BAD_INPUT[name]

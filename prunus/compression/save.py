@@ -33,8 +33,9 @@ def save(
     weight times a mask is -0.0 at about half of the pruned positions, and their signs would take more bytes than the
     positions of all other weights. Their number is in the header, as "negative_zeros_cleared"; `container.write`
     keeps them. Zeros and repeated values make a file small, so any module may be saved. `load(path)` returns a
-    built-in model, `load(path, into=module)` any other. Of a model that channels were removed
-    from, the attributes that changed are stored as well, so that `load` makes the original module as small. An existing file is replaced once the new one is complete.
+    built-in model, `load(path, into=module)` any other. If channels were removed from the model, the attributes that
+    changed are stored as well, so that `load` makes the original module as small. An existing file is replaced once
+    the new one is complete.
 
     Args:
         network: A module, or the result of `compress`, whose recipe is then stored as well.

@@ -1,7 +1,7 @@
 """Small networks with one pattern of coupled channels each, among them the failing patterns of Torch-Pruning's issues.
 
-`BLOCKS` has for each name the class, example inputs, the number of channels that can be removed exactly, and the operators
-that are refused (other than for the inputs and outputs of the model).
+`BLOCKS` has for each name the class, example inputs, the number of channels that can be removed exactly, and the
+operators that are refused (other than for the inputs and outputs of the model).
 """
 
 from dataclasses import dataclass
@@ -93,7 +93,11 @@ class CalledTwice(nn.Module):
 class Einsum(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.weight, self.head = nn.Linear(16, 12), nn.Parameter(torch.randn(12, 10)), nn.Linear(10, 3)
+        self.first, self.weight, self.head = (
+            nn.Linear(16, 12),
+            nn.Parameter(torch.randn(12, 10)),
+            nn.Linear(10, 3),
+        )
 
     def forward(self, x):
         return self.head(torch.einsum("btc,cd->btd", self.first(x), self.weight))
@@ -209,7 +213,11 @@ class LayerScale(nn.Module):
 class RawWeights(nn.Module):
     def __init__(self):
         super().__init__()
-        self.weight, self.bias, self.head = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Parameter(torch.randn(8)), conv(8, 4)
+        self.weight, self.bias, self.head = (
+            nn.Parameter(torch.randn(8, 3, 3, 3)),
+            nn.Parameter(torch.randn(8)),
+            conv(8, 4),
+        )
 
     def forward(self, x):
         return self.head(F.relu(F.conv2d(x, self.weight, self.bias)))
@@ -561,7 +569,7 @@ class TransformerEncoderLayer(nn.Module):
 
 @block(TOKENS, 20)
 class HeadsInAttributes(nn.Module):
-    """Torch-Pruning #43: the number of heads equals the head size, so that only a run tells which attribute is which."""
+    """Torch-Pruning #43: the number of heads equals the head size, and only a run tells the attributes apart."""
 
     def __init__(self):
         super().__init__()
@@ -571,7 +579,9 @@ class HeadsInAttributes(nn.Module):
 
     def forward(self, x):
         b, t, _ = x.shape
-        q, k, v = (p(x).view(b, t, self.num_heads, self.head_dim).transpose(1, 2) for p in (self.q, self.k, self.v))
+        q, k, v = (
+            p(x).view(b, t, self.num_heads, self.head_dim).transpose(1, 2) for p in (self.q, self.k, self.v)
+        )
         x = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.head(self.out(x.transpose(1, 2).reshape(b, t, -1)))
 
@@ -612,7 +622,12 @@ class GroupedQueries(nn.Module):
     def __init__(self):
         super().__init__()
         self.size = 8
-        self.q, self.k, self.v, self.out = nn.Linear(16, 32), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(32, 16)
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(16, 32),
+            nn.Linear(16, 16),
+            nn.Linear(16, 16),
+            nn.Linear(32, 16),
+        )
 
     def project(self, x):
         b, t, _ = x.shape

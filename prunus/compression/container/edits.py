@@ -36,7 +36,9 @@ def _is_value(value: object) -> bool:
             dim.isdecimal() and isinstance(own, list) and all(type(i) is int and i >= 0 for i in own)
             for dim, own in value.items()
         )
-    return all(type(number) is int and number > 0 for number in (value if isinstance(value, list) else [value]))
+    return all(
+        type(number) is int and number > 0 for number in (value if isinstance(value, list) else [value])
+    )
 
 
 def _fits(value: Any, old: object) -> bool:

@@ -224,15 +224,15 @@ def _groups(places: Places, blocked: np.ndarray[Any, Any], inexact: Mapping[int,
     generator = np.random.default_rng(0)
     for channel in places.values():
         found, counts = np.unique(channel, return_counts=True)
-        key = generator.integers(1, 1 << 63, dtype=np.uint64) | np.uint64(1)
-        signature[found] += key * counts.astype(np.uint64)
+        number = generator.integers(1, 1 << 63, dtype=np.uint64) | np.uint64(1)
+        signature[found] += number * counts.astype(np.uint64)
     for root in inexact:
         signature[root] ^= np.uint64(1 << 63)
     members: dict[int, list[GroupMember]] = defaultdict(list)
     roots: dict[int, Atoms] = {}
     for (name, dim), channel in places.items():
         own = signature[channel]
-        for key in dict.fromkeys(own[~blocked[channel]].tolist()):
+        for key in dict.fromkeys(map(int, own[~blocked[channel]])):
             positions = np.flatnonzero(own == key)
             positions = positions[~blocked[channel[positions]]]
             if key not in roots:
@@ -279,9 +279,7 @@ def _refused(
     ]
 
 
-def kept_indices(
-    analysis: Analysis, removed: Mapping[str, Sequence[int]]
-) -> dict[str, dict[int, Tensor]]:
+def kept_indices(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Tensor]]:
     """The indices of each dimension of each tensor that remain if channels are removed.
 
     Args:

@@ -4,8 +4,8 @@ Every entry of every dimension of a parameter has a label, an integer. The opera
 couple the labels of entries that they join. A tensor has `Layer`s of labels:
 
     one dimension       removing a label removes the entries of this dimension that have it
-    several dimensions  a dimension of labeled channels was split (heads x head size). Either of the parts can be removed
-                        from; which one, is decided by the first operator that needs one of them whole (`fix`).
+    several dimensions  a dimension of labeled channels was split (heads x head size). Channels can be removed from
+                        either of the parts; the first operator that needs one of them whole decides (`fix`)
 
 A dimension without a layer has a fixed length. The sum of a coupled set of labels is a channel; see `groups`.
 """

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -145,6 +144,8 @@ def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         for name, value in values.items():
             old = own.get(name)
             if isinstance(value, dict) and isinstance(old, dict):
-                value = old | {d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()}
+                value = old | {
+                    d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()
+                }
             own[name] = value
     return merged

@@ -60,7 +60,9 @@ def remove_channels(
         masks.select(kept)
     edits = update_attributes(model, shapes, attributes)
     stored = model.state_dict().keys()
-    for name in kept.keys() - stored:  # a file does not hold it: it is made smaller from that of the original module
+    for name in (
+        kept.keys() - stored
+    ):  # a file does not hold it: it is made smaller from that of the original module
         path, _, last = name.rpartition(".")
         indices = {str(dim): own.tolist() for dim, own in kept[name].items()}
         edits.setdefault(path, {})[last] = indices
@@ -168,7 +170,10 @@ def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]
                 setattr(module, name, tuple(value) if isinstance(value, list) else value)
         if values and can_lose_heads(module):
             module.__class__ = PrunedMultiheadAttention
-            module._qkv_same_embed_dim = False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
+            attention: Any = module
+            attention._qkv_same_embed_dim = (
+                False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -176,7 +181,14 @@ def _plain(value: Any) -> Any:
 
 
 HANDLED_MODULES = (
-    *(nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
+    *(
+        nn.modules.conv._ConvNd,
+        nn.Linear,
+        nn.modules.batchnorm._NormBase,
+        nn.LayerNorm,
+        nn.RMSNorm,
+        nn.GroupNorm,
+    ),
     *(nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase),
 )
 """Modules of torch whose attributes follow from the shapes of their tensors."""
@@ -212,17 +224,17 @@ def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, 
         return attention_sizes(module)
     if isinstance(module, nn.RNNBase):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": len(module.weight_ih_l0) // gates}
+        first = module.get_parameter("weight_ih_l0")
+        return {"input_size": first.shape[1], "hidden_size": len(first) // gates}
     if isinstance(module, nn.RNNCellBase):
-        return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
+        weights = (module.get_parameter("weight_ih"), module.get_parameter("weight_hh"))
+        return {"input_size": weights[0].shape[1], "hidden_size": weights[1].shape[1]}
     return {}
 
 
 def _convolution_sizes(module: Any, own: Sequence[int], old: Sequence[int]) -> dict[str, Any]:
-    wide, narrow = (0, 1) if not module.transposed else (0, 1)
     groups = module.groups
     if groups > 1 and removes_whole_groups(groups, module.in_channels):
-        groups = own[wide] * groups // old[wide]
-    wide_size, narrow_size = own[wide], own[narrow] * groups
-    inputs, outputs = (wide_size, narrow_size) if module.transposed else (narrow_size, wide_size)
+        groups = own[0] * groups // old[0]
+    inputs, outputs = (own[0], own[1] * groups) if module.transposed else (own[1] * groups, own[0])
     return {"out_channels": outputs, "in_channels": inputs, "groups": groups}

@@ -56,11 +56,11 @@ def _set_argument(node: fx.Node, constant: SizeConstant, value: int) -> None:
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     position = names.index(constant.argument)
     old: Any = node.args[position] if position < len(node.args) else node.kwargs[constant.argument]
+    new: Any = (
+        -value if constant.position is None and old < 0 else value
+    )  # a negative end counts from the end
     if constant.position is not None:
-        new = [*old]
-        new[constant.position] = value
-    else:
-        new = -value if old < 0 else value  # a negative end counts from the end
+        new = [*old[: constant.position], value, *old[constant.position + 1 :]]
     if position < len(node.args):
         node.update_arg(position, new)
     else:

@@ -83,7 +83,9 @@ def check_excluded(model: nn.Module, exclude: Sequence[str]) -> None:
     names = {name for name, _ in [*model.named_modules(), *model.named_parameters(remove_duplicate=False)]}
     for name in exclude:
         if name not in names:
-            raise ModelError(f"Expected names of modules or parameters of {type(model).__name__} to exclude, got {name!r}.")
+            raise ModelError(
+                f"Expected names of modules or parameters of {type(model).__name__} to exclude, got {name!r}."
+            )
 
 
 def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> bool:

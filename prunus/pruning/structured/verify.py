@@ -95,7 +95,9 @@ def check_removal(
 
 def _copied(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch copies graph modules with a deprecated class of its own
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch copies graph modules with a deprecated class of its own
         return copied(model)
 
 

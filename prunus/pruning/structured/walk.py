@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prunus.pruning.structured import shape_rules as _shape_rules  # noqa: F401 - registers its rules
 from prunus.pruning.structured.graph import (
     TracedGraph,
     bind_arguments,
@@ -15,15 +14,55 @@ from prunus.pruning.structured.graph import (
     result_shapes,
 )
 from prunus.pruning.structured.labels import Coupling, Labels, Layer
-from prunus.pruning.structured.rules import RULES, UnsupportedCall, elementwise, fixed
-from prunus.pruning.structured.shape_rules import GENERATORS
+from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise, fixed
 
 ELEMENTWISE = frozenset(
     (
-        *("_to_copy", "alias", "alpha_dropout", "celu", "clone", "clip", "contiguous", "copy", "detach", "divide"),
-        *("dropout", "elu", "feature_alpha_dropout", "feature_dropout", "fill", "gelu", "hardshrink", "hardsigmoid"),
-        *("hardswish", "hardtanh", "leaky_relu", "lift_fresh", "lift_fresh_copy", "log_sigmoid", "masked_fill", "mish"),
-        *("multiply", "prelu", "relu", "relu6", "rsub", "rrelu", "selu", "silu", "softplus", "softshrink", "subtract"),
+        *(
+            "_to_copy",
+            "alias",
+            "alpha_dropout",
+            "celu",
+            "clone",
+            "clip",
+            "contiguous",
+            "copy",
+            "detach",
+            "divide",
+        ),
+        *(
+            "dropout",
+            "elu",
+            "feature_alpha_dropout",
+            "feature_dropout",
+            "fill",
+            "gelu",
+            "hardshrink",
+            "hardsigmoid",
+        ),
+        *(
+            "hardswish",
+            "hardtanh",
+            "leaky_relu",
+            "lift_fresh",
+            "lift_fresh_copy",
+            "log_sigmoid",
+            "masked_fill",
+            "mish",
+        ),
+        *(
+            "multiply",
+            "prelu",
+            "relu",
+            "relu6",
+            "rsub",
+            "rrelu",
+            "selu",
+            "silu",
+            "softplus",
+            "softshrink",
+            "subtract",
+        ),
         *("tanh", "threshold", "to", "true_divide", "type_as", "where"),
     )
 )

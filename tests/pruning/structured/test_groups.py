@@ -1,4 +1,4 @@
-"""Groups of channels: in every network, removing a channel gives the outputs of setting it to zero, or it is refused."""
+"""Groups: in every network, removing a channel gives the outputs of setting it to zero, or it is refused."""
 
 import copy
 import time
@@ -101,7 +101,9 @@ def test_scores_of_a_group_are_sums_over_its_weights():
 
 
 def test_multiplications_are_those_of_the_layers():
-    model = nn.Sequential(conv(3, 8, 3), nn.ReLU(), conv(8, 4, 3, groups=4), nn.Flatten(), nn.Linear(4 * 64, 5))
+    model = nn.Sequential(
+        conv(3, 8, 3), nn.ReLU(), conv(8, 4, 3, groups=4), nn.Flatten(), nn.Linear(4 * 64, 5)
+    )
     analysis = analyze(model, torch.zeros(2, 3, 8, 8))
     dense = 2 * (64 * 9 * 3 * 8 + 64 * 9 * 2 * 4 + 4 * 64 * 5)
     assert analysis.macs() == dense

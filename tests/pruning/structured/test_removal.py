@@ -53,14 +53,18 @@ OPTIMIZERS = {
 def test_optimizer_steps_every_parameter_after_removal(model, name):
     """Torch-Pruning keeps 1 of 8 parameters alive; here the parameters are the same objects with smaller data."""
     optimizer = OPTIMIZERS[name](model.parameters())
-    loss = train_step(model, optimizer)  # its graph is alive: it holds the nodes that accumulate the gradients
+    loss = train_step(
+        model, optimizer
+    )  # its graph is alive: it holds the nodes that accumulate the gradients
     before = dict(model.named_parameters())
     prunus.slim(model, X, density=0.5).apply(optimizer)
     assert all(parameter is before[key] for key, parameter in model.named_parameters())
     values = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
     for parameter in model.parameters():
         for state in optimizer.state[parameter].values():
-            assert state.numel() == 1 or all(s in (1, p) for s, p in zip(state.shape, parameter.shape, strict=True))
+            assert state.numel() == 1 or all(
+                s in (1, p) for s, p in zip(state.shape, parameter.shape, strict=True)
+            )
     train_step(model, optimizer)
     assert loss.isfinite()
     changed = [key for key, parameter in model.named_parameters() if not torch.equal(parameter, values[key])]
@@ -174,7 +178,9 @@ def test_multihead_attention_with_fewer_heads_computes_masks_as_before():
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SqueezeExcite", "Lstm", "FusedProjection", "MultiheadAttention", "Buffers"])
+@pytest.mark.parametrize(
+    "name", ["SqueezeExcite", "Lstm", "FusedProjection", "MultiheadAttention", "Buffers"]
+)
 def test_file_makes_the_original_module_as_small(name, tmp_path):
     model, original = make(name), BLOCKS[name].network()
     for _ in range(2):
@@ -234,7 +240,9 @@ def test_hostile_edits_are_refused(model, tmp_path, edits, error):
 # --- rewriting --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["LiteralHeads", "LiteralConstant", "HalfSlices", "LiteralMaxout", "ZeroPaddedShortcut"])
+@pytest.mark.parametrize(
+    "name", ["LiteralHeads", "LiteralConstant", "HalfSlices", "LiteralMaxout", "ZeroPaddedShortcut"]
+)
 def test_exported_graph_is_rewritten_where_sizes_are_literals(name):
     model, x = make(name).eval(), BLOCKS[name].inputs
     expected, size = model(x), sum(p.numel() for p in model.parameters())
@@ -264,12 +272,14 @@ class Branches(nn.Module):
 
 
 def test_model_that_cannot_be_exported_is_refused_with_its_line():
-    with pytest.raises(ModelError, match=r"Branches cannot be exported .* at test_removal.py:\d+ .*control flow"):
+    with pytest.raises(
+        ModelError, match=r"Branches cannot be exported .* at test_removal.py:\d+ .*control flow"
+    ):
         prunus.slim(Branches(), TOKENS, density=0.5)
 
 
 BAD_INPUT = {
-    "inputs of the wrong shape": (Residual, {"example_inputs": torch.zeros(1, 4, 8, 8)}, "does not take example inputs"),
+    "a wrong shape": (Residual, {"example_inputs": torch.zeros(1, 4, 8, 8)}, "does not take example inputs"),
     "not a module": (lambda: 3, {}, "Expected a torch.nn.Module"),
     "lazy": (lambda: nn.Sequential(nn.LazyConv2d(3, 1)), {}, "lazy"),
     "no group": (lambda: conv(3, 4), {}, "Expected a group of channels"),

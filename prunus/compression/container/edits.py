@@ -75,7 +75,7 @@ def apply_edits(path: str, model: nn.Module, edits: Attributes, state: Mapping[s
             if not _fits(value, old):
                 raise ModelMismatchError(
                     f"{path} changes {name}.{attribute} to {value}, but the {type(model).__name__} has {old!r}; pass "
-                    "the module that the channels were removed from, built anew."
+                    "the original module."
                 )
     resized = {}
     for name in own.keys() & state.keys():
@@ -84,7 +84,7 @@ def apply_edits(path: str, model: nn.Module, edits: Attributes, state: Mapping[s
             if len(shape) != len(smaller) or any(b > a for a, b in zip(shape, smaller, strict=True)):
                 raise ModelMismatchError(
                     f"{path} holds {name} of shape {list(smaller)}, which is no part of {list(shape)} in the "
-                    f"{type(model).__name__}; pass the module that the channels were removed from, built anew."
+                    f"{type(model).__name__}; pass the original module as it was built."
                 )
             resized[name] = smaller
     for name, smaller in resized.items():

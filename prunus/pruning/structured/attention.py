@@ -26,7 +26,21 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend from `query` to `key` and `value`; arguments and results as of `nn.MultiheadAttention`."""
+        """Attend from `query` to `key` and `value`.
+
+        Args:
+            query: [B, T, I], or [T, B, I] if not `batch_first`, or [T, I].
+            key: Of the same form.
+            value: Of the same form.
+            key_padding_mask: [B, S] of entries of `key` to ignore.
+            need_weights: Whether the weights are returned.
+            attn_mask: [T, S] or [B x heads, T, S], boolean (True: ignored) or added to the scores.
+            average_attn_weights: Whether the weights are averaged over the heads.
+            is_causal: Unused, as `attn_mask` says it.
+
+        Returns:
+            The output, and the weights or None.
+        """
         is_batched = query.dim() == 3
         if not is_batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))

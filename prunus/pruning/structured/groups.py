@@ -127,7 +127,15 @@ class Analysis:
     """Attributes of modules that change with the channels; see `sizes`."""
 
     def length(self, name: str, dim: int) -> int:
-        """The length of a dimension of a tensor when it was analyzed."""
+        """The length of a dimension when it was analyzed.
+
+        Args:
+            name: The name of the tensor.
+            dim: The dimension.
+
+        Returns:
+            The number of entries.
+        """
         return self.shapes[name][dim]
 
     def kept_labels(self, removed: Mapping[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -223,9 +231,9 @@ def _groups(places: Places, blocked: np.ndarray[Any, Any], inexact: Mapping[int,
     signature = np.zeros(len(blocked), np.uint64)
     generator = np.random.default_rng(0)
     for channel in places.values():
-        found, counts = np.unique(channel, return_counts=True)
+        unique, counts = np.unique(channel, return_counts=True)
         number = generator.integers(1, 1 << 63, dtype=np.uint64) | np.uint64(1)
-        signature[found] += number * counts.astype(np.uint64)
+        signature[unique] += number * counts.astype(np.uint64)
     for root in inexact:
         signature[root] ^= np.uint64(1 << 63)
     members: dict[int, list[GroupMember]] = defaultdict(list)

@@ -113,10 +113,10 @@ class SlimPlan:
         if not self.verify:
             return
         traced = self.analysis.traced
-        chosen = {group.name: group for group in self.groups if self.removed.get(group.name)}
-        parts = [[name] for name in chosen] if self.verify == "groups" else [list(chosen)]
+        by_name = {group.name: group for group in self.groups if self.removed.get(group.name)}
+        parts = [[name] for name in by_name] if self.verify == "groups" else [list(by_name)]
         for names in parts:
-            exact = [name for name in names if chosen[name].exact]
+            exact = [name for name in names if by_name[name].exact]
             removed = {name: self.removed[name] for name in exact}
             if removed:
                 edit = partial(self._change_constants, removed=removed) if self.rewrite else None

@@ -70,7 +70,15 @@ def remove_channels(
 
 
 def resolve(model: nn.Module, name: str) -> Tensor:
-    """The parameter, buffer or tensor attribute of this name."""
+    """The parameter, buffer or tensor attribute of a name.
+
+    Args:
+        model: A module that has it.
+        name: Its name, with the path of its module.
+
+    Returns:
+        The tensor.
+    """
     path, _, last = name.rpartition(".")
     tensor = getattr(model.get_submodule(path), last)
     assert isinstance(tensor, Tensor)
@@ -78,10 +86,14 @@ def resolve(model: nn.Module, name: str) -> Tensor:
 
 
 def set_data(tensor: Tensor, data: Tensor) -> None:
-    """Give a tensor data of another shape.
+    """Give a tensor data of another shape, in place.
 
     A graph of an earlier backward pass may still hold the node that accumulates the gradient, with the old shape. Data
     of another dtype in between makes torch drop that node; hooks of the tensor are kept.
+
+    Args:
+        tensor: A parameter or another tensor.
+        data: Its new data.
     """
     other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
     if tensor.requires_grad:
@@ -157,7 +169,13 @@ def update_attributes(
 
 
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set attributes of modules: a list becomes a tuple; a dict has the indices that a tensor keeps, by dimension."""
+    """Set attributes of modules.
+
+    Args:
+        model: The model.
+        attributes: The value by module name and attribute; a list becomes a tuple, a dict has the indices that a tensor
+            keeps, by dimension.
+    """
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for name, value in values.items():

@@ -119,6 +119,6 @@ def channels_to_keep(channels: int, density: float, round_to: int = 1, min_chann
     >>> channels_to_keep(64, 0.3, round_to=8)
     16
     """
-    wanted = max(round(channels * density / round_to) * round_to, round_to)
+    rounded = max(round(channels * density / round_to) * round_to, round_to)
     least = -(-min_channels // round_to) * round_to
-    return min(max(wanted, least), channels)
+    return min(max(rounded, least), channels)

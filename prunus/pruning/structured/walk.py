@@ -13,7 +13,7 @@ from prunus.pruning.structured.graph import (
     operator_name,
     result_shapes,
 )
-from prunus.pruning.structured.labels import Coupling, Labels, Layer
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise, fixed
 
 ELEMENTWISE = frozenset(
@@ -122,7 +122,7 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
             return fixed(shape)
         is_parameter = isinstance(tensor, nn.Parameter)
         layers = [
-            Layer((dim,), result.coupling.new(size), is_parameter)
+            LabelLayer((dim,), result.coupling.new(size), is_parameter)
             for dim, size in enumerate(shape)
             if size > 1
         ]
@@ -131,7 +131,15 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
 
 
 def find_tensor(model: nn.Module, name: str) -> Tensor | None:
-    """The parameter, buffer or attribute of this name, or None."""
+    """The parameter, buffer or attribute of a name.
+
+    Args:
+        model: A module.
+        name: The name, with the path of its module.
+
+    Returns:
+        The tensor, or None where the model has none of this name.
+    """
     path, _, last = name.rpartition(".")
     try:
         value = getattr(model.get_submodule(path), last)

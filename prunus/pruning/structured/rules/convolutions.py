@@ -5,9 +5,16 @@ from math import prod
 import numpy as np
 import torch
 
-from prunus.pruning.structured.labels import Atoms, Coupling, Labels, Layer, Work
+from prunus.pruning.structured.labels import Atoms, Coupling, LabelLayer, Labels, Work
 from prunus.pruning.structured.rules.elementwise import elementwise
-from prunus.pruning.structured.rules.registry import Arguments, Result, Shapes, operand, output_shape, rule
+from prunus.pruning.structured.rules.registry import (
+    Arguments,
+    Result,
+    Shapes,
+    operand,
+    output_shape,
+    register_rule,
+)
 
 KERNEL = "it is a dimension of a kernel"
 
@@ -16,12 +23,21 @@ def removes_whole_groups(groups: int, channels: int) -> bool:
     """Whether whole groups of a convolution are removed; otherwise the same channels of every group.
 
     Both are right; the finer of the two is chosen. A depthwise convolution has one channel per group.
+
+    Args:
+        groups: The number of groups.
+        channels: The number of input channels.
+
+    Returns:
+        True for whole groups.
     """
     return groups >= channels // groups
 
 
-@rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
-def convolution(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule(
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"
+)
+def _convolution(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Convolutions, grouped, depthwise and transposed ones; weight [O, I / groups, ...] or [I, O / groups, ...]."""
     assert coupling.node is not None
     transposed = a.get("transposed", "transpose" in str(coupling.node.target))
@@ -49,7 +65,7 @@ def convolution(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     dense = num_inputs // groups * num_outputs
     factor = positions * prod(weight.shape[2:]) * dense // prod(len(vector) for vector in labeled)
     coupling.work.append(Work(coupling.node, (), factor, tuple(labeled)))
-    layers = () if outputs is None else (Layer((channel_dim,), outputs, zero),)
+    layers = () if outputs is None else (LabelLayer((channel_dim,), outputs, zero),)
     result = Labels(shape, layers)
     if a["bias"] is None:
         return result
@@ -108,13 +124,14 @@ def _couple_groups(
     return channels, wide, narrow
 
 
-@rule(*(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)),
+@register_rule(
+      *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)),
       *(f"max_pool{n}d_with_indices" for n in (1, 2, 3)),
       *(f"_adaptive_avg_pool{n}d" for n in (2, 3)), *(f"upsample_{kind}" for kind in
       ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d",
        "nearest_exact1d", "nearest_exact2d", "nearest_exact3d")),
       *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)))  # fmt: skip
-def per_channel(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _per_channel(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """Pooling, interpolation and padding of each channel alone: over all but the first two dimensions."""
     value = operand(a)
     name = str(getattr(coupling.node, "target", ""))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from prunus.pruning.structured.labels import Coupling, Labels, Layer
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules.registry import Arguments
 
 
@@ -44,8 +44,8 @@ def elementwise(
         for layer in present[1:]:
             coupling.tie(present[0].atoms, layer.atoms)
         zeros = tuple(layer is not None and layer.zero for layer in own)
-        zero = any(zeros) and maps_to_zero(operation, zeros, _Scalars(scalars))
-        layers.append(Layer(key, present[0].atoms, zero))
+        zero = any(zeros) and _maps_to_zero(operation, zeros, _Scalars(scalars))
+        layers.append(LabelLayer(key, present[0].atoms, zero))
     return Labels(shape, tuple(layers))
 
 
@@ -54,7 +54,8 @@ def _align(labels: Labels, ndim: int) -> Labels:
     if not offset:
         return labels
     layers = tuple(
-        Layer(tuple(dim + offset for dim in layer.dims), layer.atoms, layer.zero) for layer in labels.layers
+        LabelLayer(tuple(dim + offset for dim in layer.dims), layer.atoms, layer.zero)
+        for layer in labels.layers
     )
     return Labels((*[1] * offset, *labels.shape), layers)
 
@@ -74,7 +75,7 @@ class _Scalars:
 
 
 @cache
-def maps_to_zero(operation: Any, zeros: tuple[bool, ...], scalars: _Scalars) -> bool:
+def _maps_to_zero(operation: Any, zeros: tuple[bool, ...], scalars: _Scalars) -> bool:
     """Whether an elementwise operator returns zero where some of its tensors are zero; the others are arbitrary."""
     arbitrary = torch.tensor([0.7, -1.3, 2.1])
     tensors = iter([torch.zeros(3) if zero else arbitrary.clone() for zero in zeros])

@@ -2,14 +2,20 @@
 
 import numpy as np
 
-from prunus.pruning.structured.labels import Coupling, Labels, Layer
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules.parts import fix_if_split
-from prunus.pruning.structured.rules.registry import Arguments, Shapes, UnsupportedCall, output_shape, rule
+from prunus.pruning.structured.rules.registry import (
+    Arguments,
+    Shapes,
+    UnsupportedCall,
+    output_shape,
+    register_rule,
+)
 from prunus.pruning.structured.rules.shapes import note_sizes
 
 
-@rule("cat", "concat", "concatenate")
-def concatenate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("cat", "concat", "concatenate")
+def _concatenate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Tensors one after the other along a dimension; coupled along all others."""
     shape = output_shape(shapes)
     parts: list[Labels] = [part for part in a["tensors"] if len(part.shape) == len(shape)]
@@ -25,12 +31,14 @@ def concatenate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
                 coupling.block(own, "a part of fixed length is concatenated")
             atoms.append(own if layer is None else layer.atoms)
         layers.append(
-            Layer((dim,), np.concatenate(atoms), all(layer is not None and layer.zero for layer in along))
+            LabelLayer(
+                (dim,), np.concatenate(atoms), all(layer is not None and layer.zero for layer in along)
+            )
         )
     return Labels(shape, tuple(layers))
 
 
-def _join_layers(coupling: Coupling, parts: list[Labels], dim: int | None) -> list[Layer]:
+def _join_layers(coupling: Coupling, parts: list[Labels], dim: int | None) -> list[LabelLayer]:
     """Couple the layers of tensors that are put together, except those of the dimension `dim`."""
     shape = tuple(1 if d == dim else size for d, size in enumerate(parts[0].shape))
     others = [Labels(shape, tuple(layer for layer in part.layers if dim not in layer.dims)) for part in parts]
@@ -46,24 +54,24 @@ def _join_layers(coupling: Coupling, parts: list[Labels], dim: int | None) -> li
         same = [own for other in others if (own := other.layer(layer.dims[0])) and own.dims == layer.dims]
         for own in same[1:]:
             coupling.tie(layer.atoms, own.atoms)
-        layers.append(Layer(layer.dims, layer.atoms, all(own.zero for own in same)))
+        layers.append(LabelLayer(layer.dims, layer.atoms, all(own.zero for own in same)))
     return layers
 
 
-@rule("stack")
-def stack(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("stack")
+def _stack(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Tensors of one shape along a new dimension."""
     shape = output_shape(shapes)
     dim = a["dim"] % len(shape)
     layers = _join_layers(coupling, list(a["tensors"]), None)
     moved_layers = [
-        Layer(tuple(d + (d >= dim) for d in layer.dims), layer.atoms, layer.zero) for layer in layers
+        LabelLayer(tuple(d + (d >= dim) for d in layer.dims), layer.atoms, layer.zero) for layer in layers
     ]
     return Labels(shape, tuple(moved_layers))
 
 
-@rule("pad", "constant_pad_nd")
-def pad(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("pad", "constant_pad_nd")
+def _pad(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Constant entries around a tensor; their number is a constant of the user's code."""
     value, shape = a["self"], output_shape(shapes)
     if a.get("mode", "constant") != "constant":
@@ -84,7 +92,7 @@ def pad(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
                 new = coupling.new(width)
                 coupling.constant("pad", place, new)
                 atoms = np.concatenate([atoms, new] if place % 2 else [new, atoms])
-        layers.append(Layer(layer.dims, atoms, layer.zero and zero))
+        layers.append(LabelLayer(layer.dims, atoms, layer.zero and zero))
     return Labels(shape, tuple(layers))
 
 
@@ -102,22 +110,22 @@ GENERATORS = (
 """Operators that make a tensor of one value, of a shape that is in their arguments."""
 
 
-@rule(*GENERATORS)
-def generate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule(*GENERATORS)
+def _generate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """A tensor of one value: of each dimension any entries can be removed, if its size is not written out."""
     shape = output_shape(shapes)
     assert coupling.node is not None
     zero = "zeros" in str(coupling.node.target) or a.get("fill_value", 1) == 0
-    layers = [Layer((dim,), coupling.new(size), zero) for dim, size in enumerate(shape) if size > 1]
+    layers = [LabelLayer((dim,), coupling.new(size), zero) for dim, size in enumerate(shape) if size > 1]
     result = Labels(shape, tuple(layers))
     note_sizes(coupling, result, "size", a["size"])
     return result
 
 
-@rule("full_like", "zeros_like", "ones_like", "empty_like")
-def generate_like(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("full_like", "zeros_like", "ones_like", "empty_like")
+def _generate_like(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """A tensor of one value, of the shape of another tensor."""
     assert coupling.node is not None
     zero = "zeros" in str(coupling.node.target) or a.get("fill_value", 1) == 0
-    layers = [Layer(layer.dims, layer.atoms, zero) for layer in a["self"].layers]
+    layers = [LabelLayer(layer.dims, layer.atoms, zero) for layer in a["self"].layers]
     return Labels(output_shape(shapes), tuple(layers))

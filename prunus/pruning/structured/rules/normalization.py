@@ -2,7 +2,7 @@
 
 import torch
 
-from prunus.pruning.structured.labels import Coupling, Labels, Layer
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules.elementwise import elementwise
 from prunus.pruning.structured.rules.registry import (
     Arguments,
@@ -11,12 +11,12 @@ from prunus.pruning.structured.rules.registry import (
     fixed,
     operand,
     output_shape,
-    rule,
+    register_rule,
 )
 
 
-@rule("batch_norm", "_native_batch_norm_legit_no_training", "instance_norm")
-def batch_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule("batch_norm", "_native_batch_norm_legit_no_training", "instance_norm")
+def _batch_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """Normalization of every channel alone, with statistics over other dimensions."""
     value, shape = a["input"], shapes[0]
     assert shape is not None
@@ -30,12 +30,12 @@ def batch_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     vectors += [tensor.layers[0].atoms if tensor.layers else None for tensor in present]
     vector = coupling.join(vectors, "its channels are fixed")
     affine = tensors[0] is not None and all(own.layers[0].zero for own in tensors[:2] if own and own.layers)
-    result = Labels(shape, () if vector is None else (Layer((1,), vector, affine),))
+    result = Labels(shape, () if vector is None else (LabelLayer((1,), vector, affine),))
     return result if len(shapes) == 1 else [result, *[None] * (len(shapes) - 1)]
 
 
-@rule("layer_norm", "native_layer_norm", "rms_norm")
-def layer_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule("layer_norm", "native_layer_norm", "rms_norm")
+def _layer_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """Normalization over the last dimensions: removal changes the statistics, so that it is not exact."""
     value, shape = a["input"], shapes[0]
     assert shape is not None
@@ -57,8 +57,8 @@ def layer_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     return value if len(shapes) == 1 else [value, *map(fixed, shapes[1:])]
 
 
-@rule("group_norm", "native_group_norm")
-def group_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule("group_norm", "native_group_norm")
+def _group_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """Normalization of groups of channels: whole groups are removed, which is exact; of one group, it is not."""
     value, shape = a["input"], shapes[0]
     assert shape is not None
@@ -86,9 +86,9 @@ EXACT_REDUCTIONS = ("sum", "norm", "linalg_vector_norm", "nansum")
 """Reductions to which a zero contributes nothing."""
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "linalg_vector_norm", "logsumexp", "any", "all",
-      "max", "min", "nansum")  # fmt: skip
-def reduction(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "linalg_vector_norm", "logsumexp",
+      "any", "all", "max", "min", "nansum")  # fmt: skip
+def _reduction(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """A reduction over some or all dimensions."""
     assert coupling.node is not None
     value, name = operand(a), str(coupling.node.target).split(".")[1]
@@ -111,15 +111,15 @@ def reduction(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     for layer in value.layers:
         if all(dim in dims for dim in layer.dims):
             zero = layer.zero and name not in ("logsumexp",)
-            layers.append(Layer(tuple(dims[dim] for dim in layer.dims), layer.atoms, zero))
+            layers.append(LabelLayer(tuple(dims[dim] for dim in layer.dims), layer.atoms, zero))
     results: list[Labels | None] = [
         None if shape is None else Labels(shape, tuple(layers)) for shape in shapes
     ]
     return results if len(results) > 1 else results[0]  # type: ignore[return-value]
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod")
-def softmax(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod")
+def _softmax(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """A function of all entries along one dimension, for each of the other positions."""
     value: Labels = a["self"]
     dim = a["dim"] % len(value.shape)
@@ -128,4 +128,4 @@ def softmax(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
             value = coupling.fix(value, dim, "")
         else:
             coupling.mark_inexact(layer.atoms, "it is normalized over its channels")
-    return Labels(value.shape, tuple(Layer(layer.dims, layer.atoms, False) for layer in value.layers))
+    return Labels(value.shape, tuple(LabelLayer(layer.dims, layer.atoms, False) for layer in value.layers))

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from prunus.pruning.structured.labels import Coupling, Labels, Layer
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules.elementwise import elementwise
 from prunus.pruning.structured.rules.registry import (
     Arguments,
@@ -12,20 +12,29 @@ from prunus.pruning.structured.rules.registry import (
     UnsupportedCall,
     operand,
     output_shape,
-    rule,
+    register_rule,
 )
 
 WHOLE = "a part of it is taken by its position"
 
 
 def fix_if_split(coupling: Coupling, value: Labels, dim: int) -> Labels:
-    """A part is taken along this dimension: channels that were split are removed from the other dimensions."""
+    """A part is taken along a dimension: channels that were split are removed from the other dimensions.
+
+    Args:
+        coupling: Collects what is coupled.
+        value: Labels of a tensor.
+        dim: The dimension.
+
+    Returns:
+        Labels in which this dimension is fixed or has a layer of its own.
+    """
     layer = value.layer(dim)
     return coupling.fix(value, dim, WHOLE) if layer is not None and len(layer.dims) > 1 else value
 
 
-@rule("slice", "narrow")
-def take_slice(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("slice", "narrow")
+def _take_slice(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """A part of a dimension; its ends are constants of the user's code."""
     value, shape = operand(a), output_shape(shapes)
     dim = (a["dim"] or 0) % len(value.shape)
@@ -48,18 +57,18 @@ def take_slice(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
             if a[argument] is not None and 0 < place < size:
                 entries = layer.atoms[:place] if a[argument] >= 0 else layer.atoms[place:]
                 coupling.constant(argument, None, entries, layer.atoms, True)
-    part = Layer((dim,), layer.atoms[start : start + shape[dim]], layer.zero)
+    part = LabelLayer((dim,), layer.atoms[start : start + shape[dim]], layer.zero)
     others = tuple(other for other in value.layers if other is not layer)
     return Labels(shape, (*others, part) if shape[dim] > 1 else _without(coupling, others, part))
 
 
-def _without(coupling: Coupling, others: tuple[Layer, ...], part: Layer) -> tuple[Layer, ...]:
+def _without(coupling: Coupling, others: tuple[LabelLayer, ...], part: LabelLayer) -> tuple[LabelLayer, ...]:
     coupling.block(part.atoms, "a single entry of it is taken")
     return others
 
 
-@rule("select")
-def select(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("select")
+def _select(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """One entry of a dimension, which cannot be removed."""
     value, shape = a["self"], output_shape(shapes)
     dim = a["dim"] % len(value.shape)
@@ -67,13 +76,14 @@ def select(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     if value.layer(dim) is not None:
         value = coupling.fix(value, dim, WHOLE)
     layers = [
-        Layer(tuple(d - (d > dim) for d in layer.dims), layer.atoms, layer.zero) for layer in value.layers
+        LabelLayer(tuple(d - (d > dim) for d in layer.dims), layer.atoms, layer.zero)
+        for layer in value.layers
     ]
     return Labels(shape, tuple(layers))
 
 
-@rule("index", "_unsafe_index", "index_select", "gather")
-def take_indices(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("index", "_unsafe_index", "index_select", "gather")
+def _take_indices(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Entries of some dimensions by their positions; the other dimensions are carried along."""
     value, shape = a["self"], output_shape(shapes)
     if "indices" in a:
@@ -90,27 +100,29 @@ def take_indices(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
             coupling.fix(labels, dim, "it is used as an index")
     shift = len(shape) - len(value.shape)
     layers = [
-        Layer(tuple(d + shift * (d > indexed[-1]) for d in layer.dims), layer.atoms, layer.zero)
+        LabelLayer(tuple(d + shift * (d > indexed[-1]) for d in layer.dims), layer.atoms, layer.zero)
         for layer in value.layers
     ]
     return Labels(shape, tuple(layers))
 
 
-@rule("unbind")
-def unbind(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule("unbind")
+def _unbind(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """All entries of a dimension, each as a tensor."""
     assert shapes[0] is not None
-    layers = select(coupling, a, shapes[:1]).layers
+    layers = _select(coupling, a, shapes[:1]).layers
     return [Labels(shapes[0], layers) for _ in shapes]
 
 
-@rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy")
-def split(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule(
+    "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy"
+)
+def _split(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """Parts of a dimension."""
-    return [*split_labels(coupling, a, shapes)]
+    return [*_split_labels(coupling, a, shapes)]
 
 
-def split_labels(coupling: Coupling, a: Arguments, shapes: Shapes) -> list[Labels]:
+def _split_labels(coupling: Coupling, a: Arguments, shapes: Shapes) -> list[Labels]:
     """The labels of the parts of a dimension.
 
     Parts that are made equal by the operator stay equal: they are coupled, entry by entry.
@@ -148,15 +160,15 @@ def split_labels(coupling: Coupling, a: Arguments, shapes: Shapes) -> list[Label
             coupling.constant("split_size", None, parts[0])
     others = tuple(other for other in value.layers if other is not layer)
     return [
-        Labels(shape, (*others, Layer((dim,), part, layer.zero)))
+        Labels(shape, (*others, LabelLayer((dim,), part, layer.zero)))
         for shape, part in zip(shapes, parts, strict=True)
         if shape is not None
     ]
 
 
-@rule("glu")
-def gated_linear_unit(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("glu")
+def _gated_linear_unit(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """The first half of a dimension times the sigmoid of the second."""
     shape = output_shape(shapes)
-    first, second = split_labels(coupling, {"self": a["self"], "dim": a["dim"]}, [shape, shape])
+    first, second = _split_labels(coupling, {"self": a["self"], "dim": a["dim"]}, [shape, shape])
     return elementwise(coupling, torch.mul, [first, second], {}, shape)

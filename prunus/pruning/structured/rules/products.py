@@ -4,9 +4,15 @@ from collections.abc import Sequence
 
 import torch
 
-from prunus.pruning.structured.labels import Coupling, Labels, Layer, Work
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels, Work
 from prunus.pruning.structured.rules.elementwise import elementwise
-from prunus.pruning.structured.rules.registry import Arguments, Shapes, UnsupportedCall, output_shape, rule
+from prunus.pruning.structured.rules.registry import (
+    Arguments,
+    Shapes,
+    UnsupportedCall,
+    output_shape,
+    register_rule,
+)
 
 
 def contract(
@@ -41,17 +47,17 @@ def contract(
     for letter in dict.fromkeys("".join(letters)):
         places = [(op, own.index(letter)) for op, own in zip(operands, letters, strict=True) if letter in own]
         places = [(op, dim) for op, dim in places if op.shape[dim] > 1]
-        found = [op.layer(dim) for op, dim in places]
+        labeled = [op.layer(dim) for op, dim in places]
         vector = coupling.join(
-            [layer.atoms if layer else None for layer in found], "it is multiplied with a fixed dimension"
+            [layer.atoms if layer else None for layer in labeled], "it is multiplied with a fixed dimension"
         )
         if vector is None:
             factor *= max((op.shape[dim] for op, dim in places), default=1)
             continue
         channels.append(vector)
-        zero = any(layer.zero for layer in found if layer)
+        zero = any(layer.zero for layer in labeled if layer)
         if letter in output:
-            layers.append(Layer((output.index(letter),), vector, zero))
+            layers.append(LabelLayer((output.index(letter),), vector, zero))
         elif not zero:
             coupling.mark_inexact(vector, "a channel that is zero contributes to the sum")
     assert coupling.node is not None
@@ -59,30 +65,30 @@ def contract(
     return Labels(shape, tuple(sorted(layers, key=lambda layer: layer.dims)))
 
 
-def add_bias(coupling: Coupling, value: Labels, bias: Labels | None) -> Labels:
+def _add_bias(coupling: Coupling, value: Labels, bias: Labels | None) -> Labels:
     """A result plus a bias [O] of the dimension 1 of images, or the last one of other tensors."""
     return value if bias is None else elementwise(coupling, torch.add, [value, bias], {}, value.shape)
 
 
-@rule("linear")
-def linear(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("linear")
+def _linear(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """x [..., I] times weight [O, I]."""
     x, shape = a["input"], output_shape(shapes)
     batch = "abcdefgh"[: len(x.shape) - 1]
     weight = "i" if len(a["weight"].shape) == 1 else "oi"
     result = contract(coupling, [x, a["weight"]], [batch + "i", weight], batch + weight[:-1], shape)
-    return add_bias(coupling, result, a["bias"])
+    return _add_bias(coupling, result, a["bias"])
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot")
-def matmul(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("matmul", "mm", "bmm", "mv", "dot")
+def _matmul(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Products of matrices with batch dimensions, and of vectors."""
     x = a["self"]
     y = next(a[name] for name in ("other", "mat2", "vec", "tensor") if name in a)
-    return product(coupling, x, y, output_shape(shapes))
+    return _product(coupling, x, y, output_shape(shapes))
 
 
-def product(coupling: Coupling, x: Labels, y: Labels, shape: tuple[int, ...]) -> Labels:
+def _product(coupling: Coupling, x: Labels, y: Labels, shape: tuple[int, ...]) -> Labels:
     """The matrix product of two tensors, with the shape of the result."""
     batch = "abcdefgh"
     rows, columns = ("r" if len(x.shape) > 1 else ""), ("c" if len(y.shape) > 1 else "")
@@ -93,18 +99,18 @@ def product(coupling: Coupling, x: Labels, y: Labels, shape: tuple[int, ...]) ->
     return contract(coupling, [x, y], [own_x, own_y], output, shape)
 
 
-@rule("addmm", "baddbmm", "addmv", "addbmm")
-def add_product(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("addmm", "baddbmm", "addmv", "addbmm")
+def _add_product(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """self + a product."""
     first, second = [value for name, value in a.items() if isinstance(value, Labels) and name != "self"]
     if len(first.shape) == 3 and len(output_shape(shapes)) == 2:
         raise UnsupportedCall("it sums over a batch of products")
-    result = product(coupling, first, second, output_shape(shapes))
+    result = _product(coupling, first, second, output_shape(shapes))
     return elementwise(coupling, torch.add, [a["self"], result], {}, output_shape(shapes))
 
 
-@rule("einsum")
-def einsum(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("einsum")
+def _einsum(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Sums of products in Einstein's notation."""
     equation, operands = a["equation"].replace(" ", ""), a["tensors"]
     inputs, arrow, output = equation.partition("->")
@@ -114,19 +120,21 @@ def einsum(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     return contract(coupling, operands, letters, output, output_shape(shapes))
 
 
-@rule("embedding")
-def embedding(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("embedding")
+def _embedding(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Rows of a table [V, D]."""
     table, indices = a["weight"], a["indices"]
     for dim in range(len(indices.shape)):
         indices = coupling.fix(indices, dim, "it is used as an index")
     table = coupling.fix(table, 0, "its entries are the words of an embedding")
     shape = output_shape(shapes)
-    return Labels(shape, tuple(Layer((len(shape) - 1,), layer.atoms, layer.zero) for layer in table.layers))
+    return Labels(
+        shape, tuple(LabelLayer((len(shape) - 1,), layer.atoms, layer.zero) for layer in table.layers)
+    )
 
 
-@rule("scaled_dot_product_attention")
-def attention(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("scaled_dot_product_attention")
+def _attention(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Attention: whole heads are removed, so that the scale, a function of the head size, is the same."""
     shape = output_shape(shapes)
     head = len(shape) - 3
@@ -159,7 +167,7 @@ def attention(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
                 own = mask.layer(position)
                 if mask.shape[position] > 1:
                     coupling.join([vector, own.atoms if own else None], "the attention mask has fixed heads")
-            layers.append(Layer((dim,), vector, any(layer.zero for layer in present if layer)))
+            layers.append(LabelLayer((dim,), vector, any(layer.zero for layer in present if layer)))
     return Labels(shape, tuple(sorted(layers, key=lambda layer: layer.dims)))
 
 
@@ -167,7 +175,7 @@ def _repeat_heads(x: Labels, head: int, heads: int) -> Labels:
     repeats = heads // x.shape[head]
     shape = (*x.shape[:head], heads, *x.shape[head + 1 :])
     layers = [
-        Layer(layer.dims, layer.atoms.repeat(repeats), layer.zero) if layer.dims == (head,) else layer
+        LabelLayer(layer.dims, layer.atoms.repeat(repeats), layer.zero) if layer.dims == (head,) else layer
         for layer in x.layers
     ]
     return Labels(shape, tuple(layers))

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunus.pruning.structured.labels import Atoms, Coupling, Labels, Layer
-from prunus.pruning.structured.rules.registry import Arguments, Result, Shapes, UnsupportedCall, rule
+from prunus.pruning.structured.labels import Atoms, Coupling, LabelLayer, Labels
+from prunus.pruning.structured.rules.registry import Arguments, Result, Shapes, UnsupportedCall, register_rule
 
 
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def recurrent(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+def _recurrent(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """Recurrent networks: a hidden unit is removed from all layers and directions, which have one size."""
     assert coupling.node is not None
     if "input" not in a or not isinstance(a["params"], list | tuple):
@@ -36,16 +36,16 @@ def recurrent(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     for i, cell in enumerate(cells):
         below = unit if i < directions else np.concatenate(hidden[:directions])
         coupling.join([below, cell[0].layer(1).atoms if cell[0].layer(1) else None], "its inputs are fixed")
-    sequence = Layer((2,), np.concatenate(hidden[:directions]), True)
+    sequence = LabelLayer((2,), np.concatenate(hidden[:directions]), True)
     results: list[Labels | None] = []
     for i, shape in enumerate(shapes):
         assert shape is not None
-        results.append(Labels(shape, (sequence if i == 0 else Layer((2,), hidden[0], True),)))
+        results.append(Labels(shape, (sequence if i == 0 else LabelLayer((2,), hidden[0], True),)))
     return results
 
 
-@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-def recurrent_step(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+@register_rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def _recurrent_step(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     """One step of a recurrent network."""
     assert coupling.node is not None
     gates = {"lstm_cell": 4, "gru_cell": 3}.get(str(coupling.node.target).split(".")[1], 1)
@@ -62,7 +62,7 @@ def recurrent_step(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
     columns = a["w_ih"].layer(1)
     coupling.join([channels, columns.atoms if columns else None], "its inputs are fixed")
     results: list[Labels | None] = [
-        None if shape is None else Labels(shape, (Layer((last,), unit, True),)) for shape in shapes
+        None if shape is None else Labels(shape, (LabelLayer((last,), unit, True),)) for shape in shapes
     ]
     return results if len(results) > 1 else results[0]  # type: ignore[return-value]
 

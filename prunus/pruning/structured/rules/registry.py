@@ -31,7 +31,7 @@ class UnsupportedCall(Exception):
     """A call of an operator that its rule does not cover; the message is the reason."""
 
 
-def rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
+def register_rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
     """Register a function as the rule of the operators of these names."""
 
     def register(function: RuleFunction) -> RuleFunction:

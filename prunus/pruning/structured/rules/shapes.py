@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.pruning.structured.labels import Atoms, Coupling, Labels, Layer
-from prunus.pruning.structured.rules.registry import Arguments, Shapes, operand, output_shape, rule
+from prunus.pruning.structured.labels import Atoms, Coupling, LabelLayer, Labels
+from prunus.pruning.structured.rules.registry import Arguments, Shapes, operand, output_shape, register_rule
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as")
-def view(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule(
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as"
+)
+def _view(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Another shape of the same entries, in the same order."""
     value, shape = operand(a), output_shape(shapes)
     result = reshape(coupling, value, shape)
@@ -26,7 +28,15 @@ def view(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 def note_sizes(
     coupling: Coupling, result: Labels, argument: str, sizes: Sequence[int], first: int = 0
 ) -> None:
-    """Note the sizes among the arguments that are lengths of labeled dimensions."""
+    """Note the sizes among the arguments that are lengths of labeled dimensions.
+
+    Args:
+        coupling: Collects the sizes.
+        result: Labels of the result.
+        argument: Name of the argument with the sizes.
+        sizes: The sizes; -1 is computed by torch.
+        first: The dimension of the result that the first size is of.
+    """
     for position, size in enumerate(sizes):
         layer = result.layer(first + position)
         if layer is not None and size != -1:
@@ -54,7 +64,7 @@ def reshape(coupling: Coupling, value: Labels, shape: tuple[int, ...]) -> Labels
         if not _is_same(value.shape, old, shape, new):
             for dim in [dim for dim in old if value.layer(dim) is not None][1:]:
                 value = coupling.fix(value, dim, "it is merged with other channels")
-    layers: list[Layer] = []
+    layers: list[LabelLayer] = []
     for layer in value.layers:
         atoms, dims = layer.atoms, list[int]()
         for axis in reversed(range(len(layer.dims))):
@@ -107,7 +117,7 @@ def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int],
     return blocks
 
 
-def _varying(coupling: Coupling, atoms: Atoms, dims: Sequence[int], zero: bool) -> list[Layer]:
+def _varying(coupling: Coupling, atoms: Atoms, dims: Sequence[int], zero: bool) -> list[LabelLayer]:
     """The layer of the dimensions along which labels vary."""
     kept = []
     for axis, dim in enumerate(dims):
@@ -123,10 +133,10 @@ def _varying(coupling: Coupling, atoms: Atoms, dims: Sequence[int], zero: bool) 
     atoms = atoms.transpose(order)
     kept_axes = [axis for axis, original in enumerate(order) if dims[original] in kept]
     shape = [atoms.shape[axis] for axis in kept_axes]
-    return [Layer(tuple(sorted(kept)), atoms.reshape(shape), zero)]
+    return [LabelLayer(tuple(sorted(kept)), atoms.reshape(shape), zero)]
 
 
-def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[Layer]) -> Labels:
+def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[LabelLayer]) -> Labels:
     """Labels of these layers; those that label one dimension together are blocked."""
     separate = []
     for layer in layers:
@@ -137,11 +147,34 @@ def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[Layer
     return Labels(shape, tuple(separate))
 
 
-@rule("permute", "transpose", "t", "numpy_T", "movedim", "swapaxes", "swapdims", "squeeze", "unsqueeze", "expand",
-      "expand_as", "repeat", "repeat_interleave", "tile", "roll", "flip", "rot90", "pixel_shuffle",
-      "pixel_unshuffle", "diagonal", "atleast_1d", "atleast_2d",
-      "unfold", "mT")  # fmt: skip
-def moved(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule(
+    *(
+        "permute",
+        "transpose",
+        "t",
+        "numpy_T",
+        "mT",
+        "movedim",
+        "swapaxes",
+        "swapdims",
+        "squeeze",
+        "unsqueeze",
+    ),
+    *(
+        "expand",
+        "expand_as",
+        "repeat",
+        "repeat_interleave",
+        "tile",
+        "roll",
+        "flip",
+        "rot90",
+        "diagonal",
+        "unfold",
+    ),
+    *("pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d"),
+)
+def _moved(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """Any operator that only moves or repeats entries."""
     value = operand(a)
     name = str(getattr(coupling.node, "target", "")).split(".")[1]
@@ -154,15 +187,15 @@ def moved(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     return result
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+@register_rule("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     """The channels of groups, interleaved: the same channels are removed from every group."""
     value = operand(a)
     groups, shape = a["groups"], value.shape
     split_shape = (shape[0], groups, shape[1] // groups, *shape[2:])
     value = coupling.fix(reshape(coupling, value, split_shape), 1, "it is the number of groups")
     swapped = (shape[0], shape[1] // groups, groups, *shape[2:])
-    layers = tuple(Layer((1,), x.atoms, x.zero) if x.dims == (2,) else x for x in value.layers)
+    layers = tuple(LabelLayer((1,), x.atoms, x.zero) if x.dims == (2,) else x for x in value.layers)
     return reshape(coupling, Labels(swapped, layers), shape)
 
 
@@ -179,7 +212,7 @@ def _run_on_labels(coupling: Coupling, a: Arguments, value: Labels) -> list[Labe
     """
     assert coupling.node is not None
     target: Any = coupling.node.target
-    layers: list[list[Layer]] = []
+    layers: list[list[LabelLayer]] = []
     outputs: Sequence[Tensor] = []
     for layer in value.layers:
         labels = _expand(torch.tensor(layer.atoms), layer.dims, value.shape)
@@ -205,7 +238,7 @@ def _stand_in(argument: Any, value: Labels, labels: Tensor) -> Any:
     return torch.empty(argument.shape, device="meta") if isinstance(argument, Labels) else argument
 
 
-def _reduce(coupling: Coupling, output: Tensor, zero: bool) -> list[Layer]:
+def _reduce(coupling: Coupling, output: Tensor, zero: bool) -> list[LabelLayer]:
     """The layer of a result that is a tensor of labels, without the dimensions along which they do not vary."""
     index = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in output.stride())
     return _varying(coupling, output[index].numpy(), range(output.dim()), zero)

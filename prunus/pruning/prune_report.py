@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 
+from prunus.data.examples import Examples
 from prunus.errors import ModelError, StatisticsError
 from prunus.masks import apply_masks, mask_density
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped
-from prunus.pruning.statistics import Forward
+from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 
@@ -88,7 +89,7 @@ def make_report(
     model: nn.Module,
     before: Params,
     result: PruneResult,
-    inputs: Tensor | None,
+    examples: Examples | None,
     skipped: Mapping[str, str],
     *,
     num_recalibrated: int,
@@ -102,11 +103,11 @@ def make_report(
         model: The network before pruning.
         before: Its weights, by name.
         result: The pruned weights.
-        inputs: The examples to measure errors on; None: they are not measured.
+        examples: The examples to measure errors on; None: they are not measured.
         skipped: Why the other parameters were not pruned.
         num_recalibrated: BatchNorm layers whose statistics were estimated again.
         seconds: Of pruning.
-        forward: (model, inputs) -> outputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch of inputs.
 
     Returns:
@@ -114,8 +115,8 @@ def make_report(
     """
     hessians: dict[str, LayerHessian] = {}
     unmeasured: dict[str, str] = {}
-    if inputs is not None:
-        hessians, unmeasured = _measurable(model, before, inputs, forward, progress)
+    if examples is not None:
+        hessians, unmeasured = _measurable(model, before, examples, forward, progress)
         # The error of a layer whose output is zero has no relative size.
         hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(before[name])}
     zeroed, updated = (
@@ -141,15 +142,15 @@ def make_report(
 
 
 def _measurable(
-    model: nn.Module, weights: Params, inputs: Tensor, forward: Forward | None, progress: Progress | None
+    model: nn.Module, weights: Params, examples: Examples, forward: Forward | None, progress: Progress | None
 ) -> tuple[dict[str, LayerHessian], dict[str, str]]:
     """The Hessians of the layers, together or else one by one, and why the others have none."""
     try:
-        return layer_hessians(model, weights, inputs, forward=forward, progress=progress), {}
+        return layer_hessians(model, weights, examples, forward=forward, progress=progress), {}
     except (ModelError, StatisticsError) as error:
         if len(weights) == 1:
             return {}, {name: str(error) for name in weights}
-    parts = [_measurable(model, {name: weights[name]}, inputs, forward, progress) for name in weights]
+    parts = [_measurable(model, {name: weights[name]}, examples, forward, progress) for name in weights]
     hessians = {name: hessian for part, _ in parts for name, hessian in part.items()}
     return hessians, {name: reason for _, part in parts for name, reason in part.items()}
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.data.examples import sample_examples
 from prunus.errors import DensityError
 from prunus.masks import are_nested
 from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
-from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain

@@ -18,7 +18,7 @@ from prunus.report.formatting import (
 )
 from prunus.report.mask_images import draw_kernels, draw_masks, input_coverage
 from prunus.report.templating import environment
-from prunus.training.evaluate import Evaluation
+from prunus.training.evaluation import Evaluation
 
 SETTING_NAMES = {
     "dense": "training of the dense network, if not trained already",

@@ -63,6 +63,11 @@ class LayerView:
     viewed: dict[str, ViewedWeight]
     """By name of the parameter in the model."""
 
+    @property
+    def model_names(self) -> dict[str, str]:
+        """The name in the model by the name in the view."""
+        return {viewed.name: name for name, viewed in self.viewed.items()}
+
     def to_view(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks or scores of parameters as those of the weights of the view.
 
@@ -110,8 +115,7 @@ class LayerView:
             masks[name] = viewed.from_view(result.masks[viewed.name]).contiguous()
             weight = viewed.from_view(result.weights[viewed.name]).contiguous()
             weights |= _parameters_of(name, weight, viewed.layer)
-        names = {viewed.name: name for name, viewed in self.viewed.items()}
-        seconds = {names.get(name, name): time for name, time in result.seconds.items()}
+        seconds = {self.model_names[name]: time for name, time in result.seconds.items()}
         return replace(result, weights=weights, masks=masks, seconds=seconds)
 
     def density(self, density: Density) -> Density:

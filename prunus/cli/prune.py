@@ -53,7 +53,7 @@ Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
 Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
 
-STRICT = "Fail where the scope or the criterion cannot prune a weight, such as 2:4 with 3 inputs, instead of leaving it out."
+STRICT = "Fail where the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs, and do not leave it out."
 Strict = Annotated[bool, typer.Option("--strict", help=STRICT)]
 
 

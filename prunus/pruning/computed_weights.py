@@ -7,7 +7,8 @@ Such a weight is pruned through one parameter, of the same shape, whose zeros ar
     torch.nn.utils.spectral_norm         weight_orig    w = v / σ(v)
     torch.nn.utils.prune                 weight_orig    w = v · mask
 
-Whether zeros stay zero is tried, because a parametrization may be any function: an orthogonal matrix does not keep them.
+Whether zeros stay zero is tried, because a parametrization may be any function: that of an orthogonal matrix does not
+keep them.
 """
 
 import copy

@@ -302,8 +302,8 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
         excluded = _why_excluded(name, together[id(parameter)], exclude)
         layer_name = next((twin for twin in names if twin in layers), None)
         included = any(_selects(pattern, twin, parameter, layers) for pattern in include for twin in names)
-        reason = excluded or _why_not_prunable(parameter)
-        if reason is None and included:
+        reason = _why_not_prunable(parameter)
+        if reason is None and included and not excluded:
             _check_initialized(name, parameter)
             reason = None if layer_name is None else _why_zeros_are_lost(layers[layer_name])
             if reason is None:
@@ -311,7 +311,10 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
                 continue
         chosen = any(_matches(twin, [pattern]) for pattern in include for twin in names)
         default, is_matrix = _describe(name, parameter, owners, layer_name is not None)
-        skipped[name] = excluded or reason or (default if chosen else "not included")
+        if layer_name is None and not (is_matrix and excluded):
+            skipped[name] = reason or default
+        else:
+            skipped[name] = excluded or reason or "not included"
         if is_matrix and chosen and not excluded:
             matrices.append(name)
     return _Selection(weights, skipped, matrices, parameters, layers)
@@ -395,8 +398,9 @@ def _why_not_prunable(parameter: Tensor) -> str | None:
 def _why_zeros_are_lost(layer: WeightLayer) -> str | None:
     """Why a zero of the parameter may be no zero in the forward pass of its layer; None: it is one."""
     if layer.computed is not None:
-        advice = "" if layer.computed.keeps_zeros else " does not keep zeros"
-        return f"{layer.attribute!r} is computed by {layer.computed.function}, which{advice}" if advice else None
+        if layer.computed.keeps_zeros:
+            return None
+        return f"{layer.attribute!r} is computed by {layer.computed.function}, which does not keep zeros"
     return why_zeros_may_not_hold(layer.module) if isinstance(layer.module, LINEAR + CONVOLUTIONS) else None
 
 
@@ -406,6 +410,8 @@ def _describe(
     """The reason why "*" does not select a parameter, and whether it is a weight matrix."""
     path, _, last = name.rpartition(".")
     owner, computed = owners[path], _computed_weight(name).rpartition(".")[2]
+    if is_prunable:
+        return "weight", True
     if computed != last or ".parametrizations." in f".{name}":
         return f"a part of {computed!r}, which is computed from it", False
     if isinstance(owner, NORMS):
@@ -415,7 +421,7 @@ def _describe(
     what = "weight" if last.startswith("weight") or last.endswith("_weight") else "parameter"
     return (
         f"{what} of {type(owner).__name__}, pruned only where its name is included",
-        is_prunable or _is_matrix(parameter),
+        _is_matrix(parameter),
     )
 
 

@@ -57,4 +57,5 @@ def _share_an_entry(tensor: Tensor, other: Tensor) -> bool:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether several entries of a tensor are one place in memory, as in an expanded tensor."""
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -179,7 +179,7 @@ def why_no_layer_inputs(model: nn.Module, names: Collection[str]) -> dict[str, s
         {name: reason} of those that they cannot prune.
 
     >>> why_no_layer_inputs(nn.Sequential(nn.Bilinear(2, 2, 2), nn.Linear(2, 2)), ["0.weight", "1.weight"])
-    {'0.weight': 'the output error of a Bilinear is not known'}
+    {'0.weight': 'the output error of Bilinear is not known'}
     """
     layers, reasons = weight_layers(model), {}
     num_owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
@@ -187,10 +187,10 @@ def why_no_layer_inputs(model: nn.Module, names: Collection[str]) -> dict[str, s
         layer = layers.get(name)
         owner = layer.module if layer else model.get_submodule(name.rpartition(".")[0])
         is_known = isinstance(owner, KNOWN) or is_transformers_conv1d(owner)
-        if layer is not None and num_owners[id(model.get_parameter(name))] > 1:
+        if num_owners[id(model.get_parameter(name))] > 1:
             reasons[name] = "its tensor is used by several layers, whose output errors differ"
         elif layer is None or not is_known or (isinstance(owner, nn.RNNBase) and owner.proj_size):
-            reasons[name] = f"the output error of a {type(owner).__name__} is not known"
+            reasons[name] = f"the output error of {type(owner).__name__} is not known"
         elif layer.computed is not None and not layer.computed.keeps_values:
             reasons[name] = f"{layer.computed.function} scales the weight after the update"
     return reasons

@@ -2,7 +2,7 @@
 
     y[p] = Σ_q Σ_k W[i, o, k] x[i, q],  p = q · stride - padding + k · dilation
 
-is a convolution of stride 1 with the flipped kernel, of the inputs at every `stride`-th position, and zeros around them.
+is a convolution of stride 1 with the flipped kernel, of the inputs at every `stride`-th position with zeros elsewhere.
 """
 
 from functools import partial

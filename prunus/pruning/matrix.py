@@ -74,9 +74,7 @@ def im2col_batches(module: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
     channels, depth = module.in_channels // module.groups, 1
     if isinstance(module, nn.Conv1d):
-        padded, kernel, stride, dilation = (
-            padded.unsqueeze(-2), (1, *kernel), (1, *stride), (1, *dilation)
-        )
+        padded, kernel, stride, dilation = (padded.unsqueeze(-2), (1, *kernel), (1, *stride), (1, *dilation))
     elif isinstance(module, nn.Conv3d):
         padded = _unfold_depth(padded, kernel[0], stride[0], dilation[0])
         kernel, stride, dilation, depth = kernel[1:], stride[1:], dilation[1:], kernel[0]
@@ -90,5 +88,7 @@ def im2col_batches(module: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
 
 def _unfold_depth(inputs: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
     """[B, C, D, H, W] -> [B · D', C · kernel, H, W], the planes that one position of the output sees as channels."""
-    windows = inputs.unfold(2, dilation * (kernel - 1) + 1, stride)[..., ::dilation]  # [B, C, D', H, W, kernel]
+    windows = inputs.unfold(2, dilation * (kernel - 1) + 1, stride)[
+        ..., ::dilation
+    ]  # [B, C, D', H, W, kernel]
     return windows.permute(0, 2, 1, 5, 3, 4).flatten(2, 3).flatten(0, 1)

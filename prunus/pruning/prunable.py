@@ -439,7 +439,9 @@ def _check_initialized(name: str, parameter: Tensor) -> None:
 
 
 def _nothing_to_prune(model: nn.Module, selection: _Selection) -> NoPrunableWeightsError:
-    quantized = [n for n, m in model.named_modules() if type(m).__module__.startswith("torch.ao.nn.quantized")]
+    quantized = [
+        n for n, m in model.named_modules() if type(m).__module__.startswith("torch.ao.nn.quantized")
+    ]
     if quantized:
         return NoPrunableWeightsError(
             f"{type(model).__name__} has no weight to prune, as {quantized[0]!r} and its other layers are quantized, "

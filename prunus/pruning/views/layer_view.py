@@ -162,7 +162,9 @@ def layer_view(model: nn.Module, names: Collection[str], *, only_computed: bool 
             replaced[path] = layer.module
         parent = path.rpartition(".")[0]
         if path and isinstance(modules.get(parent), nn.MultiheadAttention) and not only_computed:
-            replaced[parent] = modules[parent]  # its forward reads the weight of out_proj without calling out_proj
+            replaced[parent] = modules[
+                parent
+            ]  # its forward reads the weight of out_proj without calling out_proj
         viewed[name] = _viewed_weight(path, layer, only_computed)
     make = _with_plain_weights if only_computed else _layer_in_view
     return LayerView(_replace_layers(model, modules, replaced, make), viewed)

@@ -1,6 +1,6 @@
 """Recurrent layers (`nn.LSTM`, `nn.GRU`, `nn.RNN`) and their cells with matrices as Linear layers.
 
-    gates_t = W_ih x_t + b_ih,  W_hh h_{t-1} + b_hh        i, f, g, o of an LSTM;  r, z, n of a GRU
+gates_t = W_ih x_t + b_ih,  W_hh h_{t-1} + b_hh        i, f, g, o of an LSTM;  r, z, n of a GRU
 """
 
 from collections.abc import Callable

@@ -62,7 +62,11 @@ def _spread_inputs(
     layer: Transposed, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, object]
 ) -> tuple[tuple[Tensor], dict[str, object]]:
     """The inputs with zeros between and around them, as the convolution needs them."""
-    inputs, size, *_ = (*arguments, *(named[name] for name in ("input", "output_size") if name in named), None)
+    inputs, size, *_ = (
+        *arguments,
+        *(named[name] for name in ("input", "output_size") if name in named),
+        None,
+    )
     assert isinstance(inputs, Tensor)
     dimensions = len(layer.kernel_size)
     extra = layer._output_padding(

@@ -87,7 +87,9 @@ def test_view_computes_the_outputs_of_the_model(case):
         torch.testing.assert_close(output, expected)
     for name, weight in view.weights(weights).items():
         torch.testing.assert_close(view.model.get_parameter(name), weight)
-        assert isinstance(view.model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.modules.conv._ConvNd)
+        assert isinstance(
+            view.model.get_submodule(name.rpartition(".")[0]), nn.Linear | nn.modules.conv._ConvNd
+        )
     for name, weight in weights.items():
         assert torch.equal(view.viewed[name].from_view(view.viewed[name].to_view(weight)), weight)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
@@ -130,7 +132,9 @@ def test_patterns_run_along_the_inputs_of_transposed_weights(criterion):
     model = nn.Sequential(pytorch_utils.Conv1D(6, 8), nn.Unflatten(1, (1, 6)), nn.ConvTranspose1d(1, 3, 2))
     model[2] = nn.ConvTranspose1d(1, 3, 2)
     data = torch.randn(60, 8), torch.zeros(60, 2, 7, dtype=torch.int64)[:, 0, 0]
-    with pytest.warns(prunus.errors.NotPrunedWarning, match=r"2\.weight \(the pattern 2:4 does not fit 1 inputs"):
+    with pytest.warns(
+        prunus.errors.NotPrunedWarning, match=r"2\.weight \(the pattern 2:4 does not fit 1 inputs"
+    ):
         pruned = prunus.prune(model, 0.5, criterion=criterion, scope="2:4", calibration=data)
     mask = pruned.masks["0.weight"]  # [I, O]
     assert mask.shape == (8, 6)

@@ -9,6 +9,8 @@ from prunus.compression.container import read as read
 from prunus.compression.deep_compression import compress as compress
 from prunus.compression.presets import COMPRESSION_RECIPES as COMPRESSION_RECIPES
 from prunus.compression.presets import CompressionRecipe as CompressionRecipe
+from prunus.compression.quantization import CodebookConstraint as CodebookConstraint
+from prunus.compression.quantize import quantize as quantize
 from prunus.compression.result import Compressed as Compressed
 from prunus.compression.save import save as save
 from prunus.data import DATASETS as DATASETS

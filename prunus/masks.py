@@ -164,10 +164,13 @@ class Masks(Mapping[str, Tensor]):
             These masks.
 
         Raises:
-            ModelError: The optimizer steps none of the masked parameters. During training: it does not step one of
-                them any more, because the parameter was replaced in the model.
+            ModelError: The optimizer steps none of the masked parameters, or the model was changed and does not have
+                them any more. During training: the optimizer does not step one of them any more, because the parameter
+                was replaced in the model.
         """
+        check_masks({name: find_parameter(self.model, name) for name in self._masks}, self._masks)
         self._hooks.attach(optimizer)
+        self.apply()
         return self
 
     def detach(self) -> None:

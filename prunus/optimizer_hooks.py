@@ -11,7 +11,7 @@ from prunus.modules import find_parameter
 
 
 class OptimizerHooks:
-    """Calls a constraint when a gradient is computed and after every step of the attached optimizers.
+    """Calls a constraint when a gradient is computed, and after every step of the attached optimizers.
 
     The parameters are looked up by name at every step, because modules and parameters of a model may be replaced.
     """
@@ -21,28 +21,28 @@ class OptimizerHooks:
         model: nn.Module,
         names: Sequence[str],
         constrain_gradient: Callable[[str, Tensor], None],
-        apply: Callable[[], None],
+        after_step: Callable[[], None],
     ) -> None:
         """Store the constraint; nothing is hooked until `attach`.
 
         Args:
             model: The model.
             names: The names of the constrained parameters.
-            constrain_gradient: Called with the name and the parameter, whose gradient it changes in place. A second
-                call must change nothing, because gradients are accumulated.
-            apply: Makes the constraint true for the weights.
+            constrain_gradient: Called with the name and the parameter, whose gradient it changes in place. It is
+                linear, and a second call changes nothing, because gradients are accumulated.
+            after_step: Makes the constraint true for the weights that the optimizer has changed.
         """
         self.model = model
         self.names = list(names)
         self._constrain_gradient = constrain_gradient
-        self._apply = apply
+        self._after_step = after_step
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._hooked: dict[str, ref[Tensor]] = {}
         self._constrained: dict[str, tuple[Tensor, int]] = {}
         """The gradients that are constrained already, with their versions; empty after a step."""
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Apply the constraint now and after every step of `optimizer`. Nothing is hooked if an error is raised.
+        """Set the hooks. Nothing is hooked if an error is raised.
 
         Raises:
             ModelError: The optimizer steps no constrained parameter, or the model does not have one any more.
@@ -54,9 +54,8 @@ class OptimizerHooks:
         if not names:
             raise ModelError(
                 f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its "
-                f"{len(self.names)} masked parameters; make the optimizer of model.parameters() as they are now."
+                f"{len(self.names)} masked or quantized parameters; make the optimizer of model.parameters() as they are now."
             )
-        self._apply()
         self._hook_gradients(parameters)
 
         def before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -70,7 +69,7 @@ class OptimizerHooks:
 
         def after_step(*_: object) -> None:
             self._constrained.clear()
-            self._apply()
+            self._after_step()
 
         self._handles += [
             optimizer.register_step_pre_hook(before_step),
@@ -132,7 +131,7 @@ def _check_stepped(optimizer: torch.optim.Optimizer, parameters: dict[str, Tenso
         if id(parameter) not in stepped:
             raise ModelError(
                 f"Expected the optimizer to step {name!r}, but the parameter was replaced in the model (by "
-                "load_state_dict(assign=True), for example); make a new optimizer and attach the masks to it."
+                "load_state_dict(assign=True), for example); make a new optimizer and attach it."
             )
 
 

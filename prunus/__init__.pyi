@@ -20,6 +20,7 @@ from prunus.masks import Masks as Masks
 from prunus.masks import mask_density as mask_density
 from prunus.models import MODELS as MODELS
 from prunus.pruning.criteria import CRITERIA as CRITERIA
+from prunus.pruning.gradual import GradualPruning as GradualPruning
 from prunus.pruning.prunable import prunable_weights as prunable_weights
 from prunus.pruning.prunable import skipped_parameters as skipped_parameters
 from prunus.pruning.prune import Pruned as Pruned

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.compression.quantization import CodebookConstraint, centroid_gradient
 from prunus.data.batches import iter_batches
-from prunus.errors import CheckpointError, ModelError, NonFiniteError, QuantizationError
+from prunus.errors import CheckpointError, ModelError, NonFiniteError, QuantizationError, SpecError
 from prunus.seeds import derive_seed
 
 RECIPE = prunus.Recipe(2, 0.01, 40, weight_decay=1e-3)
@@ -79,6 +79,21 @@ def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data,
     for name, tensor in expected.model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     assert abs(size - expected.file_bytes) < 150  # the metadata of the recipe
+
+    seeds = iter([derive_seed(5, "retrain", 1), derive_seed(5, "finetune")])
+
+    def fit(model, constraint):
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay, fused=True
+        )
+        constraint.attach(optimizer)
+        own_loop(model, optimizer, data.train, next(seeds))
+
+    compressed = prunus.compress(network(), tmp_path / "fit.prunus", data=data, preset=recipe, seed=5, fit=fit)
+    assert (tmp_path / "fit.prunus").read_bytes() == (tmp_path / "expected.prunus").read_bytes()
+    assert compressed.epochs == []
+    with pytest.raises(SpecError, match="fit or checkpoints"):
+        prunus.compress(network(), data=data, preset=recipe, fit=fit, checkpoints=tmp_path)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

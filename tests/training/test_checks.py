@@ -47,7 +47,7 @@ def network(seed=0):
 
 def prune_and_retrain(model, data, report=None):
     arguments = {"criterion": prunus.CRITERIA["magnitude"], "scope": prunus.SCOPES["layer"], "report": report}
-    return prunus.prune_and_retrain(model, prunus.prunable_weights(model), data, [0.5], [RECIPE], **arguments)
+    return prunus.prune_and_retrain(model, data, [0.5], [RECIPE], **arguments)
 
 
 TRAINS = {
@@ -126,9 +126,7 @@ def test_numbers_of_a_recipe_that_are_out_of_range_are_refused(changes, message)
     magnitude = {"criterion": prunus.CRITERIA["magnitude"], "scope": prunus.SCOPES["layer"]}
     calls = [
         lambda: train(model, dataset(), recipe),
-        lambda: prunus.prune_and_retrain(
-            model, prunus.prunable_weights(model), dataset(), [0.5], [recipe], **magnitude
-        ),
+        lambda: prunus.prune_and_retrain(model, dataset(), [0.5], [recipe], **magnitude),
         lambda: prunus.compress(model, data=dataset(), preset=COMPRESSION.replace(finetune=recipe)),
     ]
     for call in calls:

@@ -16,11 +16,12 @@ from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.method import LossMethod, PruningMethod
-from prunus.pruning.prunable import prunable_weights, skipped_parameters
 from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
+from prunus.pruning.selection import Selection, select_weights
 from prunus.pruning.statistics import Criterion, Statistics
+from prunus.pruning.views import layer_view
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
 from prunus.training.losses import Loss, LossFunction
@@ -52,6 +53,7 @@ def prune(
     recalibrate: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    strict: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pruned:
@@ -73,10 +75,13 @@ def prune(
             Dataset or Split; None: the model is called with the inputs, or with the entries of a dict by name.
         loss: The loss that methods differentiate: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean
             loss; None: the loss that the outputs contain, as those of Hugging Face transformers, else cross-entropy.
-        within: Earlier masks; what they prune stays pruned.
+        within: Earlier masks; what they prune stays pruned. Masks of torch.nn.utils.prune are earlier masks too.
         recalibrate: Whether to estimate the statistics of BatchNorm layers again, on the calibration examples.
-        include: Shell patterns of the names of weights to prune.
+        include: Shell patterns of the names of weights to prune. A pattern other than "*" also selects matrices of
+            other layers, such as an embedding, and an exact name any parameter; see `prunable_weights`.
         exclude: Shell patterns of the names of weights not to prune.
+        strict: Whether a weight that the scope or the method cannot prune is an error: a pattern such as 2:4 that does
+            not fit it, or a layer whose output error is not known. Otherwise it is left out, with a warning.
         seed: Of the choice of examples, random criteria and ties.
         progress: Called after each step of long work.
 
@@ -94,9 +99,10 @@ def prune(
     >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
     (0.25, 12)
     """
-    weights = prunable_weights(model, include, exclude)
     method, scope = pruning_method(criterion), parse_scope(scope)
-    check_prune(method, weights, density, scope, densities)
+    selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)
+    check_prune(method, selection, density, scope, densities)
+    weights, within = selection.weights, selection.within
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
     _check_options(method, densities, examples, recalibrate, forward, loss)
@@ -117,24 +123,23 @@ def prune(
     num_recalibrated = 0
     if recalibrate and examples is not None:
         num_recalibrated = recalibrate_batchnorm(trial, examples, forward=forward, progress=progress)
-    skipped = skipped_parameters(model, include, exclude)
     report = make_report(
-        model, before, result, measured, skipped,
+        model, before, result, measured, selection.skipped,
         num_recalibrated=num_recalibrated, seconds=seconds, forward=forward, progress=progress,
     )  # fmt: skip
     set_weights(model, result.weights)
     _copy_buffers(trial, model)
-    return Pruned(Masks(model, result.masks), report, skipped)
+    return Pruned(Masks(model, result.masks), report, selection.skipped)
 
 
 def check_prune(
-    method: PruningMethod, weights: Params, density: Density, scope: Scope, densities: str | None = None
+    method: PruningMethod, selection: Selection, density: Density, scope: Scope, densities: str | None = None
 ) -> None:
     """Raise, before any work, what sizes and densities will raise.
 
     Args:
         method: The pruning method.
-        weights: The weights to prune; only their shapes are used.
+        selection: The weights to prune; only their shapes are used.
         density: The density to reach.
         scope: Which weights are ranked together.
         densities: As for `prune`.
@@ -150,8 +155,8 @@ def check_prune(
             f"Expected the scope 'layer' with densities='error_curves', which are densities of layers, got "
             f"{scope.name!r}; leave out one of them."
         )
-    (Global() if densities else scope).check_not_empty(shapes_of(weights), density)
-    method.check(weights, density, scope)
+    (Global() if densities else scope).check_not_empty(shapes_of(selection.weights), density)
+    selection.check(method, density, scope)
 
 
 def densities_from_error_curves(
@@ -188,10 +193,13 @@ def densities_from_error_curves(
         raise DensityError(
             f"Expected one density for all layers together with densities='error_curves', got {dict(density)}."
         )
-    examine = ExactObs().examiner(model, calibration, forward=forward, progress=progress)
-    state = examine(apply_masks(weights, within or {}), within or all_kept(weights))
-    curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, weights)
-    return allocate_densities(curves, numel_by_name(weights), density)
+    view = layer_view(model, weights)
+    viewed, masks = view.weights(weights), view.to_view(within or all_kept(weights))
+    examine = ExactObs().examiner(view.model, calibration, forward=forward, progress=progress)
+    state = examine(apply_masks(viewed, masks), masks)
+    curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, viewed)
+    allocated = allocate_densities(curves, numel_by_name(viewed), density)
+    return {view.model_names[name]: value for name, value in allocated.items()}
 
 
 def _select_examples(

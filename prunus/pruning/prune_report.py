@@ -11,6 +11,7 @@ from prunus.masks import apply_masks, mask_density
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped
+from prunus.pruning.views import layer_view, why_no_layer_inputs
 from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
@@ -113,16 +114,11 @@ def make_report(
     Returns:
         The report.
     """
-    hessians: dict[str, LayerHessian] = {}
+    zeroed: Mapping[str, float] = {}
+    updated: Mapping[str, float] = {}
     unmeasured: dict[str, str] = {}
     if examples is not None:
-        hessians, unmeasured = _measurable(model, before, examples, forward, progress)
-        # The error of a layer whose output is zero has no relative size.
-        hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(before[name])}
-    zeroed, updated = (
-        relative_output_errors(hessians, before, weights)
-        for weights in (apply_masks(before, result.masks), result.weights)
-    )
+        zeroed, updated, unmeasured = _output_errors(model, before, result, examples, forward, progress)
     rows = []
     for name, weight in before.items():
         density = mask_density({name: result.masks[name]})
@@ -139,6 +135,31 @@ def make_report(
         describe_skipped(model, skipped),
         unmeasured,
     )
+
+
+def _output_errors(
+    model: nn.Module,
+    before: Params,
+    result: PruneResult,
+    examples: Examples,
+    forward: Forward | None,
+    progress: Progress | None,
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """The relative errors with pruned weights at zero, and after the update; and why others are not measured."""
+    unmeasured = why_no_layer_inputs(model, before)
+    before = {name: weight for name, weight in before.items() if name not in unmeasured}
+    if not before:
+        return {}, {}, unmeasured
+    view = layer_view(model, before)
+    viewed, names = view.weights(before), view.model_names
+    hessians, failed = _measurable(view.model, viewed, examples, forward, progress)
+    # The error of a layer whose output is zero has no relative size.
+    hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(viewed[name])}
+    zeroed, updated = (
+        {names[name]: error for name, error in relative_output_errors(hessians, viewed, weights).items()}
+        for weights in (apply_masks(viewed, view.to_view(result.masks)), view.to_view(result.weights))
+    )
+    return zeroed, updated, unmeasured | {names[name]: why for name, why in failed.items()}
 
 
 def _measurable(

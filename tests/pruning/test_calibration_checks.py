@@ -117,8 +117,7 @@ def test_progress_of_retraining_with_a_pruner_is_reported():
     split = examples()
     data = prunus.Dataset("toy", split, split, split, tuple("abcd"))
     prunus.prune_and_retrain(
-        model := network(),
-        prunable_weights(model),
+        network(),
         data,
         [0.5],
         [prunus.Recipe(epochs=0, learning_rate=0.1, batch_size=20)],

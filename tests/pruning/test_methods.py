@@ -252,7 +252,6 @@ def test_schedules_with_retraining_accept_methods(name, model, data):
     criterion = with_options(pruning_method(name), num_examples=100)
     rounds = prune_and_retrain(
         own_result,
-        prunable_weights(own_result),
         data,
         iterative(0.25, 2),
         [Recipe(1, 0.005, 25)] * 2,
@@ -267,7 +266,6 @@ def test_without_retraining_the_update_stays(model, data):
     own_result = copy.deepcopy(model)
     prune_and_retrain(
         own_result,
-        prunable_weights(own_result),
         data,
         [0.4],
         [Recipe(0, 0.005, 25)],

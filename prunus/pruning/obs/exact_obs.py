@@ -189,6 +189,7 @@ class ExactObs(PruningMethod):
     tensor(2.)
     """
 
+    uses_layer_inputs: ClassVar[bool] = True
     summary: ClassVar[str] = (
         "OBS layer by layer, row by row (ExactOBS), with an update of the remaining weights."
     )

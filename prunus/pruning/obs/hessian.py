@@ -104,7 +104,8 @@ def layer_hessians(
 
     Args:
         model: Any module; it is not changed.
-        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
+        weights: Weights of Linear, Conv1d, Conv2d and Conv3d layers, by name; `views.layer_view` shows other layers
+            as these.
         inputs: Calibration examples in any form, on the device of the model.
         damping: λ as a fraction of the mean of H's diagonal.
         batch_size: Examples per forward pass.
@@ -291,9 +292,9 @@ def _layer_of(model: nn.Module, name: str) -> nn.Module:
         module = model.get_submodule(path)
     except AttributeError:
         raise ModelError(f"Expected the name of a weight of {type(model).__name__}, got {name!r}.") from None
-    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         raise ModelError(
-            f"Expected weights of Linear, Conv1d and Conv2d layers to prune layer by layer, but {name!r} is of a "
+            f"Expected weights of Linear and convolutional layers to prune layer by layer, but {name!r} is of a "
             f"{type(module).__name__}; exclude {name!r}."
         )
     return module

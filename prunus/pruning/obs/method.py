@@ -7,12 +7,13 @@ from typing import ClassVar
 from torch import nn
 
 from prunus.data.examples import Calibration, Examples, as_examples
-from prunus.errors import DensityError, StatisticsError
+from prunus.errors import DensityError, PrunusError, StatisticsError
 from prunus.masks import all_kept
 from prunus.pruning.obs.fallback import limit_update_by_loss
 from prunus.pruning.obs.objective import Objective, make_objective
 from prunus.pruning.obs.state import Examine, PruneResult, intermediate_densities, prune_in_steps
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.pruning.views import layer_view
 from prunus.seeds import derive_seed
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -40,6 +41,8 @@ class PruningMethod(ABC):
     """Whether `prune` needs calibration examples."""
     updates_weights: ClassVar[bool] = True
     """Whether the remaining weights are updated."""
+    uses_layer_inputs: ClassVar[bool] = False
+    """Whether the method examines the inputs of each layer, so that it can prune layers with a matrix only."""
     num_examples: int = 1024
     num_steps: int = 1
 
@@ -112,8 +115,17 @@ class PruningMethod(ABC):
             DensityError: The scope cannot give the density.
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
-        arguments = (model, weights, density, parse_scope(scope), calibration, initial, within, seeds)
-        return self._prune(PruneTask(self.summary, *arguments, forward, loss, progress))
+        scope = parse_scope(scope)
+        view = layer_view(model, weights, only_computed=not (self.uses_layer_inputs or scope.is_pattern))
+        arguments = (
+            view.model, view.weights(weights), view.density(density), scope, calibration,
+            initial and view.to_view(initial), within and view.to_view(within), seeds,
+        )  # fmt: skip
+        try:
+            result = self._prune(PruneTask(self.summary, *arguments, forward, loss, progress))
+        except PrunusError as error:
+            raise view.with_model_names(error) from error
+        return view.from_view(result)
 
     @abstractmethod
     def _prune(self, task: "PruneTask") -> PruneResult:

@@ -70,6 +70,7 @@ class SparseGpt(PruningMethod):
     {'weight': tensor([[0.0000, 1.5000]])}
     """
 
+    uses_layer_inputs: ClassVar[bool] = True
     summary: ClassVar[str] = (
         "OBS layer by layer, column by column (SparseGPT), with an update of the remaining weights."
     )

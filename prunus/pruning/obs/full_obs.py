@@ -200,7 +200,7 @@ def gauss_newton_factors(objective: Objective) -> Iterator[Tensor]:
             ) from error
         with torch.no_grad():
             root = loss.hessian_root(objective.outputs(objective.weights, batch), targets)
-        yield torch.einsum("bcp,bcd->bdp", jacobian, root).reshape(-1, len(w)).double()
+        yield torch.einsum("bcp,bcd->bdp", jacobian, root.to(jacobian.dtype)).reshape(-1, len(w)).double()
 
 
 def inverse_hessian(

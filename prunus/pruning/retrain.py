@@ -12,11 +12,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from prunus.data.examples import sample_examples
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, SpecError, StatisticsError
 from prunus.masks import Masks, mask_density
 from prunus.pruning.dropout import scaled_dropout
-from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from prunus.training.recipe import Recipe
 from prunus.training.sparse import optimizers, program
-from prunus.training.sparse.places import connect_layers
+from prunus.training.sparse.places import Connection
 from prunus.training.sparse.tables import Tables, list_parameters
-from prunus.training.sparse.trace import trace_layers
 from prunus.training.sparse.vectors import LANES, zeros
 
 Floats64 = NDArray[np.float64]
@@ -34,18 +33,16 @@ class SparseNetwork:
     `load` copies the values of the model and `store` writes them back; in between, the model does not change.
     """
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor], shape: Sequence[int]) -> None:
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, Tensor], connections: Sequence[Connection]
+    ) -> None:
         """Make the tables of the compiled kernels; no values are loaded yet.
 
         Args:
-            model: A chain of supported layers in the modes in which they are trained, in float32, on the CPU.
+            model: The model, in float32, on the CPU.
             masks: The masks of weights by parameter name; parameters without one are kept.
-            shape: The shape of one input, [F] or [C, H, W].
-
-        Raises:
-            Unsupported: The model or the shape is not supported.
+            connections: The layers of the model with their places, made with the same masks.
         """
-        connections = connect_layers(trace_layers(model), masks, shape)
         self._parameters = list_parameters(model, masks)
         self._tables = Tables(connections, self._parameters)
         modules = [connection.layer.module for connection in connections]
@@ -57,34 +54,43 @@ class SparseNetwork:
         self._statistics = np.zeros((sum(norm.num_features for norm in self._norms), 4))
         self._values = self._slopes = zeros(0)
 
-    def load(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Copy the values of the model, and the state of its optimizer."""
-        self._moments[:], self._step = 0, 0
+    @property
+    def num_classes(self) -> int:
+        """The number of logits."""
+        return int(self._tables.shape[program.NUM_CLASSES])
+
+    def load(self) -> None:
+        """Copy the values of the model."""
         for parameter in self._parameters.values():
-            part = slice(parameter.first, parameter.last)
-            self.params[part] = parameter.read(parameter.tensor)
-            state = {} if optimizer is None else optimizer.state.get(parameter.tensor, {})
-            for row, key in enumerate(_state_keys(state)):
-                self._moments[row, part] = parameter.read(state[key])
-            self._step = max(self._step, int(state.get("step", 0)))
+            self.params[parameter.first : parameter.last] = parameter.read(parameter.tensor)
         for norm, lines in self._norm_lines():
             lines[:, 0], lines[:, 1] = norm.running_mean.numpy(), norm.running_var.numpy()
 
-    def store(self, optimizer: torch.optim.Optimizer | None = None, num_steps: int = 0) -> None:
-        """Write the values into the model, and the state into its optimizer; what belongs to pruned weights stays.
+    def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Copy the state of the optimizer of the model; without a state, the training has taken no step."""
+        self._moments[:], self._step = 0, 0
+        for parameter in self._parameters.values():
+            state = optimizer.state.get(parameter.tensor, {})
+            for row, key in enumerate(_state_keys(state)):
+                self._moments[row, parameter.first : parameter.last] = parameter.read(state[key])
+            self._step = max(self._step, int(state.get("step", 0)))
+
+    def store(self, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
+        """Write the values into the model and the state into its optimizer; entries of pruned weights do not change.
 
         Args:
             optimizer: The optimizer of torch that a dense training would use.
-            num_steps: The number of steps since the last call, which BatchNorm counts.
+            num_steps: The number of steps since the last call.
         """
+        if not num_steps:
+            return
         for parameter in self._parameters.values():
             parameter.write(parameter.tensor, self.params)
-            if optimizer is not None and self._step:
-                state = _complete_state(optimizer, parameter.tensor)
-                for row, key in enumerate(_state_keys(state)):
-                    parameter.write(state[key], self._moments[row])
-                if "step" in state:
-                    state["step"].fill_(self._step)
+            state = _complete_state(optimizer, parameter.tensor)
+            for row, key in enumerate(_state_keys(state)):
+                parameter.write(state[key], self._moments[row])
+            if "step" in state:
+                state["step"].fill_(self._step)
         for norm, lines in self._norm_lines():
             if norm.training:
                 norm.running_mean.copy_(torch.from_numpy(lines[:, 0]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunus.training.sparse.trace import Layer, Unsupported
+from prunus.training.sparse.trace import Layer, UnsupportedError
 
 Bools = NDArray[np.bool_]
 
@@ -79,10 +79,10 @@ def connect_layers(
         The layers with their slots; those that flatten are left out.
 
     Raises:
-        Unsupported: The layers do not fit each other or the input.
+        UnsupportedError: The layers do not fit each other or the input.
     """
     if len(shape) not in (1, 3):
-        raise Unsupported(f"its inputs have the shape {list(shape)}")
+        raise UnsupportedError(f"its inputs have the shape {list(shape)}")
     slot, is_flat, connections = Slot(*shape), len(shape) == 1, []
     for layer in layers:
         if layer.kind == "flatten":
@@ -92,7 +92,7 @@ def connect_layers(
         connections.append(Connection(layer, slot, target, _mask(layer, masks)))
         slot = target
     if not connections or not isinstance(connections[-1].layer.module, nn.Linear):
-        raise Unsupported("its last layer is not linear")
+        raise UnsupportedError("its last layer is not linear")
     place = 0
     for used in {id(c): c for pair in connections for c in (pair.source, pair.target)}.values():
         used.place, place = place, place + used.channels * used.area
@@ -110,22 +110,22 @@ def live_features(connection: Connection) -> Bools:
 
 
 def convolution_settings(module: nn.Conv2d) -> tuple[tuple[int, int], ...]:
-    """Kernel, stride, padding and dilation of a convolution, each for height and width. Raises Unsupported."""
+    """Kernel, stride, padding and dilation of a convolution, each for height and width. Raises UnsupportedError."""
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
     padding = (0, 0) if module.padding == "valid" else module.padding
     if padding == "same":
         padding = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
     if module.padding_mode != "zeros" or (module.padding == "same" and not all(k % 2 for k in kernel)):
-        raise Unsupported(f"a convolution has the padding {module.padding!r}, {module.padding_mode!r}")
+        raise UnsupportedError(f"a convolution has the padding {module.padding!r}, {module.padding_mode!r}")
     return tuple((int(h), int(w)) for h, w in (kernel, stride, padding, dilation))
 
 
 def _target(layer: Layer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
-    """The slot that a layer writes. Raises Unsupported if the layer does not fit its input."""
+    """The slot that a layer writes. Raises UnsupportedError if the layer does not fit its input."""
     module = layer.module
     if isinstance(module, nn.Linear):
         if not is_flat or module.in_features != source.channels * source.height * source.width:
-            raise Unsupported(f"the layer {layer.name!r} does not fit its input")
+            raise UnsupportedError(f"the layer {layer.name!r} does not fit its input")
         return Slot(module.out_features)
     if isinstance(module, nn.Conv2d):
         kernel, stride, padding, dilation = convolution_settings(module)
@@ -137,19 +137,19 @@ def _target(layer: Layer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
             )
         ]
         if is_flat or module.in_channels != source.channels or min(sides) < 1:
-            raise Unsupported(f"the layer {layer.name!r} does not fit its input")
+            raise UnsupportedError(f"the layer {layer.name!r} does not fit its input")
         return Slot(module.out_channels, *sides)
     if layer.kind == "max_pool":
         sides = [(side - layer.window) // layer.stride + 1 for side in (source.height, source.width)]
         if is_flat or min(sides) < 1:
-            raise Unsupported("a pooling does not fit its input")
+            raise UnsupportedError("a pooling does not fit its input")
         return Slot(source.channels, *sides)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         is_1d = isinstance(module, nn.BatchNorm1d)
         if not (module.affine and module.track_running_stats and module.momentum is not None):
-            raise Unsupported(f"the layer {layer.name!r} has no weights, running statistics or momentum")
+            raise UnsupportedError(f"the layer {layer.name!r} has no weights, running statistics or momentum")
         if is_1d != is_flat or module.num_features != source.channels or (is_1d and source.area > 1):
-            raise Unsupported(f"the layer {layer.name!r} does not fit its input")
+            raise UnsupportedError(f"the layer {layer.name!r} does not fit its input")
     if layer.kind in _IN_PLACE and not is_input:
         return source
     return Slot(source.channels, source.height, source.width)

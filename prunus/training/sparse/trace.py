@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """The sparse backend cannot compute a model; the message is a clause that says why."""
 
 
@@ -62,26 +62,26 @@ def trace_layers(model: nn.Module) -> list[Layer]:
         The layers.
 
     Raises:
-        Unsupported: The model is no chain of supported layers.
+        UnsupportedError: The model is no chain of supported layers.
     """
     for name, module in model.named_modules():
         if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
-            raise Unsupported(f"the module {name or type(module).__name__!r} has hooks")
+            raise UnsupportedError(f"the module {name or type(module).__name__!r} has hooks")
     graphs = [_trace(model, is_training) for is_training in (False, True)]
     if str(graphs[0]) != str(graphs[1]):
-        raise Unsupported("its forward pass in training mode is another than in evaluation mode")
+        raise UnsupportedError("its forward pass in training mode is another than in evaluation mode")
     modules, layers, last = dict(model.named_modules()), [], None
     for node in graphs[0].nodes:
         if node.op in ("placeholder", "output"):
             if node.op == "placeholder" and last is not None:
-                raise Unsupported("its forward pass has several inputs")
+                raise UnsupportedError("its forward pass has several inputs")
         else:
             if [*node.all_input_nodes] != [last]:
-                raise Unsupported(f"{_name(node)} does not take the output of the layer before it alone")
+                raise UnsupportedError(f"{_name(node)} does not take the output of the layer before it alone")
             layers.append(_layer(node, modules))
         last = node if node.op != "output" else last
     if node.args != (last,):
-        raise Unsupported("it does not return the output of its last layer")
+        raise UnsupportedError("it does not return the output of its last layer")
     return [layer for layer in layers if layer.kind != "identity"]
 
 
@@ -92,7 +92,7 @@ def _trace(model: nn.Module, is_training: bool) -> fx.Graph:
             module.training = is_training
         return fx.Tracer().trace(model)
     except Exception as error:  # a user's forward may fail in any way on a symbolic input
-        raise Unsupported(f"its forward pass cannot be traced ({type(error).__name__})") from error
+        raise UnsupportedError(f"its forward pass cannot be traced ({type(error).__name__})") from error
     finally:
         for module, mode in modes:
             module.training = mode
@@ -103,24 +103,24 @@ def _name(node: fx.Node) -> str:
 
 
 def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
-    """The layer of a node. Raises Unsupported."""
+    """The layer of a node. Raises UnsupportedError."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         kind = _MODULES.get(type(module))
         if kind is None:
-            raise Unsupported(f"the layer {node.target!r} is a {type(module).__name__}")
+            raise UnsupportedError(f"the layer {node.target!r} is a {type(module).__name__}")
         window, stride = _pooling(node, module.__dict__) if kind == "max_pool" else (0, 0)
         if kind == "flatten" and (module.start_dim, module.end_dim) != (1, -1):
-            raise Unsupported(f"the layer {node.target!r} does not flatten all dimensions")
+            raise UnsupportedError(f"the layer {node.target!r} does not flatten all dimensions")
         if kind == "dropout" and (not module.training or module.p == 0):
             kind = "identity"
         return Layer(kind, module, str(node.target), window, stride)
     kind = _FUNCTIONS.get(node.target)
     if kind is None:
-        raise Unsupported(f"its forward pass uses {_name(node)}")
+        raise UnsupportedError(f"its forward pass uses {_name(node)}")
     arguments = _arguments(node)
     if kind == "flatten" and (arguments.get("start_dim", 0), arguments.get("end_dim", -1)) != (1, -1):
-        raise Unsupported(f"{_name(node)} does not flatten all dimensions")
+        raise UnsupportedError(f"{_name(node)} does not flatten all dimensions")
     window, stride = _pooling(node, arguments) if kind == "max_pool" else (0, 0)
     return Layer(kind, None, "", window, stride)
 
@@ -132,12 +132,12 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def _pooling(node: fx.Node, settings: dict[str, Any]) -> tuple[int, int]:
-    """Window and stride of max-pooling. Raises Unsupported for padding, dilation and windows that are no squares."""
+    """Window and stride of max-pooling. Raises UnsupportedError for padding, dilation and windows that are no squares."""
     window, stride = settings["kernel_size"], settings.get("stride") or settings["kernel_size"]
     sides = {*(window if isinstance(window, tuple) else (window,))}
     steps = {*(stride if isinstance(stride, tuple) else (stride,))}
     others = [settings.get("padding", 0) not in (0, (0, 0)), settings.get("dilation", 1) not in (1, (1, 1))]
     others += [bool(settings.get(key)) for key in ("ceil_mode", "return_indices")]
     if len(sides) > 1 or len(steps) > 1 or any(others):
-        raise Unsupported(f"the pooling {_name(node)} has padding, dilation, or a window that is no square")
+        raise UnsupportedError(f"the pooling {_name(node)} has padding, dilation, or a window that is no square")
     return sides.pop(), steps.pop()

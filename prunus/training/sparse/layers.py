@@ -60,6 +60,15 @@ def weight_gradients(
 ) -> None:
     """Add the gradients of the kept weights and of the biases."""
     zero = splat(np.float32(0))
+    if op[HEIGHT] * op[WIDTH] == 1:
+        for r in range(op[FIRST_ROW], op[LAST_ROW]):
+            slope = load(slopes, base + op[OUTPUT] + rows[r, ROW_OUTPUT])
+            if rows[r, ROW_BIAS] >= 0:
+                gradients[rows[r, ROW_BIAS]] += total(slope)
+            for k in range(rows[r, ROW_FIRST], rows[r, ROW_LAST]):
+                x = load(values, base + op[INPUT] + offsets[k])
+                gradients[k] += total(multiply_add_entries(slope, x, zero))
+        return
     for top in range(0, op[HEIGHT], op[TILE_HEIGHT]):
         for left in range(0, op[WIDTH], op[TILE_WIDTH]):
             bottom, right = min(top + op[TILE_HEIGHT], op[HEIGHT]), min(left + op[TILE_WIDTH], op[WIDTH])

@@ -118,9 +118,9 @@ class SparseNetwork:
         tables.shape[program.OPTIMIZER] = _OPTIMIZERS[recipe.optimizer]
         l1, l2 = (recipe.penalty_strength if recipe.penalty == name else 0.0 for name in ("l1", "l2"))
         loss, num_labeled, self._step = program.train_batches(
-            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.features, self.params, self._gradients,
+            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.places, tables.tiles, self.params, self._gradients,
             self._moments, self._statistics, self._values, self._slopes, tables.shape,
-            np.array([recipe.momentum, recipe.weight_decay, l1, l2]), _as_table(inputs), labels.numpy(), order.numpy(),
+            np.array([recipe.momentum, recipe.weight_decay, l1, l2]), _flat(inputs), labels.numpy(), order.numpy(),
             recipe.batch_size, learning_rates, self._step, keys,
         )  # fmt: skip
         return loss, num_labeled
@@ -138,8 +138,8 @@ class SparseNetwork:
         tables = self._tables
         self._reserve(LANES)
         sums: tuple[float, int] = program.evaluate_batches(
-            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.features, self.params, self._statistics,
-            self._values, self._slopes, tables.shape, _as_table(inputs), labels.numpy(), np.arange(len(labels)), LANES,
+            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.places, tables.tiles, self.params, self._statistics,
+            self._values, self._slopes, tables.shape, _flat(inputs), labels.numpy(), np.arange(len(labels)), LANES,
         )  # fmt: skip
         return sums
 
@@ -164,10 +164,10 @@ class SparseNetwork:
             first += norm.num_features
 
 
-def _as_table(inputs: Tensor) -> NDArray[np.float32]:
-    """The examples as rows of features."""
-    table: NDArray[np.float32] = inputs.reshape(len(inputs), -1).contiguous().numpy()
-    return table
+def _flat(inputs: Tensor) -> NDArray[np.float32]:
+    """The features of all examples, one example after the other."""
+    flat: NDArray[np.float32] = inputs.contiguous().reshape(-1).numpy()
+    return flat
 
 
 def _state_keys(state: Mapping[str, Any]) -> list[str]:

@@ -55,7 +55,7 @@ def adam_step(
 ) -> None:
     """Step by Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019); `step` counts from 1."""
     one, rate = np.float32(1), np.float32(learning_rate / (1 - BETA1**step))
-    root = np.float32(np.sqrt(1 - BETA2**step))
+    scale = np.float32(1 / np.sqrt(1 - BETA2**step))
     beta1, beta2, epsilon = np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)
     decay = np.float32(0 if is_decoupled else weight_decay)
     shrink = np.float32(1 - learning_rate * weight_decay if is_decoupled else 1)
@@ -63,4 +63,4 @@ def adam_step(
         gradient = gradients[k] + decay * params[k]
         means[k] += (one - beta1) * (gradient - means[k])
         squares[k] = beta2 * squares[k] + (one - beta2) * gradient * gradient
-        params[k] = shrink * params[k] - rate * means[k] / (np.sqrt(squares[k]) / root + epsilon)
+        params[k] = shrink * params[k] - rate * means[k] / (np.sqrt(squares[k]) * scale + epsilon)

@@ -28,32 +28,48 @@ from prunus.training.sparse.layers import (
     weighted_forward,
 )
 from prunus.training.sparse.optimizers import ADAM, ADAMW, NESTEROV, add_penalty, adam_step, sgd_step
-from prunus.training.sparse.vectors import LANES
+from prunus.training.sparse.vectors import LANES, TILE, prefetch, transpose_tile
 
 Offsets = NDArray[np.int32]
 Settings = NDArray[np.float64]
 
 IGNORE_INDEX = -100
-SIZE, LOGITS, NUM_CLASSES, NUM_WEIGHTS, OPTIMIZER = range(5)
-NUM_SHAPE = 5
-"""Entries of `shape`: vectors per block of examples; the first place and the number of the logits; the number of
-weights, which are the first parameters; the optimizer."""
+SIZE, INPUT_SIZE, LOGITS, NUM_CLASSES, NUM_WEIGHTS, OPTIMIZER = range(6)
+NUM_SHAPE = 6
+"""Entries of `shape`: vectors per block of examples, and of those the inputs, which are first; the first place and the
+number of the logits; the number of weights, which are the first parameters; the optimizer."""
 MOMENTUM, WEIGHT_DECAY, L1, L2 = range(4)
 """Entries of `recipe`."""
 
 
 @compile_kernel(error_model="numpy")
-def gather(inputs: Floats, order: Ints, first: int, last: int, features: Ints, values: Floats, size: int) -> None:
-    """Write examples `order[first:last]` of `inputs` [N, F] as vectors; `features` has pairs of feature and place."""
+def prefetch_examples(inputs: Floats, order: Ints, first: int, last: int, num_features: int) -> None:
+    """Start to read examples of the next batch, whose places in memory the CPU cannot foresee."""
+    for j in range(first, min(last, len(order))):
+        for feature in range(0, num_features, 16):
+            prefetch(inputs, order[j] * num_features + feature)
+
+
+@compile_kernel(error_model="numpy")
+def gather(
+    inputs: Floats, order: Ints, first: int, last: int, places: Ints, tiles: Ints, values: Floats, shape: Ints
+) -> None:
+    """Write examples `order[first:last]` of the flat `inputs` as vectors, feature i to the place `places[i]`.
+
+    `tiles` has the first features of the groups of `TILE` features that are written; lanes after the last example
+    repeat it.
+    """
+    num_features, starts = len(places), np.empty(LANES, np.int64)
     for block in range(-(-(last - first) // LANES)):
-        start = first + block * LANES
-        count = min(LANES, last - start)
-        for i in range(len(features)):
-            feature, y = features[i, 0], (block * size + features[i, 1]) * LANES
-            for j in range(count):
-                values[y + j] = inputs[order[start + j], feature]
-            for j in range(count, LANES):
-                values[y + j] = 0
+        offset = block * shape[SIZE] * LANES
+        for j in range(LANES):
+            starts[j] = order[min(first + block * LANES + j, last - 1)] * num_features
+        for feature in tiles:
+            for lane in range(0, LANES, TILE):
+                transpose_tile(inputs, starts, lane, feature, values, places, offset + lane)
+        for feature in range(num_features // TILE * TILE, num_features):
+            for j in range(LANES):
+                values[offset + places[feature] * LANES + j] = inputs[starts[j] + feature]
 
 
 @compile_kernel(error_model="numpy")
@@ -143,7 +159,7 @@ def cross_entropy(
 
 @compile_kernel(error_model="numpy")
 def batch_gradients(
-    ops: Ints, rows: Ints, offsets: Offsets, numbers: Settings, features: Ints, params: Floats, gradients: Floats,
+    ops: Ints, rows: Ints, offsets: Offsets, numbers: Settings, places: Ints, tiles: Ints, params: Floats, gradients: Floats,
     statistics: Settings, values: Floats, slopes: Floats, shape: Ints, inputs: Floats, labels: Ints, order: Ints,
     first: int, last: int, key: np.uint64,
 ) -> tuple[float, int]:  # fmt: skip
@@ -153,9 +169,10 @@ def batch_gradients(
         num_labeled += labels[order[j]] != IGNORE_INDEX
     if num_labeled == 0:
         return 0.0, 0
-    gather(inputs, order, first, last, features, values, shape[SIZE])
+    gather(inputs, order, first, last, places, tiles, values, shape)
+    prefetch_examples(inputs, order, last, 2 * last - first, len(places))
     forward(ops, rows, offsets, numbers, params, statistics, values, shape, last - first, key, True)
-    slopes[: -(-(last - first) // LANES) * shape[SIZE] * LANES] = 0
+    slopes[shape[INPUT_SIZE] * LANES : -(-(last - first) // LANES) * shape[SIZE] * LANES] = 0
     gradients[:] = 0
     loss, _ = cross_entropy(labels, order, first, last, values, slopes, shape, num_labeled)
     backward(ops, rows, offsets, numbers, params, gradients, statistics, values, slopes, shape, last - first, key)
@@ -164,7 +181,7 @@ def batch_gradients(
 
 @compile_kernel(error_model="numpy")
 def train_batches(
-    ops: Ints, rows: Ints, offsets: Offsets, numbers: Settings, features: Ints, params: Floats, gradients: Floats,
+    ops: Ints, rows: Ints, offsets: Offsets, numbers: Settings, places: Ints, tiles: Ints, params: Floats, gradients: Floats,
     moments: Floats, statistics: Settings, values: Floats, slopes: Floats, shape: Ints, recipe: Settings,
     inputs: Floats, labels: Ints, order: Ints, batch_size: int, learning_rates: Settings, step: int,
     keys: NDArray[np.uint64],
@@ -178,7 +195,7 @@ def train_batches(
     for i in range(len(learning_rates)):
         first, last = i * batch_size, min((i + 1) * batch_size, len(order))
         result = batch_gradients(
-            ops, rows, offsets, numbers, features, params, gradients, statistics, values, slopes, shape, inputs, labels,
+            ops, rows, offsets, numbers, places, tiles, params, gradients, statistics, values, slopes, shape, inputs, labels,
             order, first, last, keys[i],
         )  # fmt: skip
         if result[1] == 0:
@@ -195,14 +212,15 @@ def train_batches(
 
 @compile_kernel(error_model="numpy")
 def evaluate_batches(
-    ops: Ints, rows: Ints, offsets: Offsets, numbers: Settings, features: Ints, params: Floats, statistics: Settings,
+    ops: Ints, rows: Ints, offsets: Offsets, numbers: Settings, places: Ints, tiles: Ints, params: Floats, statistics: Settings,
     values: Floats, slopes: Floats, shape: Ints, inputs: Floats, labels: Ints, order: Ints, batch_size: int,
 ) -> tuple[float, int]:  # fmt: skip
     """The sum of the losses in nats and the number of right answers of all examples in `order`."""
     loss, correct = 0.0, 0
     for first in range(0, len(order), batch_size):
         last = min(first + batch_size, len(order))
-        gather(inputs, order, first, last, features, values, shape[SIZE])
+        gather(inputs, order, first, last, places, tiles, values, shape)
+        prefetch_examples(inputs, order, last, last + batch_size, len(places))
         forward(
             ops, rows, offsets, numbers, params, statistics, values, shape, last - first, np.uint64(0), False
         )

@@ -75,10 +75,12 @@ class Tables:
         rows = [self._add(number, connection) for number, connection in enumerate(connections)]
         self.rows = np.concatenate(rows)
         source, last = connections[0].source, connections[-1].target
-        features = np.flatnonzero(live_features(connections[0]))
-        self.features = np.stack([features, source.place + source.places()[features]], 1)
+        self.places = source.place + source.places()
+        tiles = np.arange(0, len(self.places) - program.TILE + 1, program.TILE)
+        self.tiles = tiles[np.logical_or.reduceat(live_features(connections[0]), tiles)] if len(tiles) else tiles
         self.shape = np.zeros(program.NUM_SHAPE, np.int64)
         self.shape[program.SIZE] = last.place + last.channels * last.area
+        self.shape[program.INPUT_SIZE] = source.channels * source.area
         self.shape[program.LOGITS], self.shape[program.NUM_CLASSES] = last.place, last.channels
         self.shape[program.NUM_WEIGHTS] = sum(
             p.last - p.first for p in parameters.values() if p.tensor.dim() > 1

@@ -133,6 +133,73 @@ def total(typing: Any, vector: Any) -> Any:
     return types.float32(vector_type), generate
 
 
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Start to read entry `index` of an array into the cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = ir.IntType(8).as_pointer()
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
+        signature = ir.FunctionType(ir.VoidType(), [pointer, _INDEX, _INDEX, _INDEX])
+        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
+        builder.call(function, [address, *(ir.Constant(_INDEX, number) for number in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+TILE = 16
+"""Features and examples that `transpose_tile` reads at once."""
+
+
+@intrinsic
+def transpose_tile(
+    typing: Any, inputs: Any, starts: Any, lane: Any, feature: Any, values: Any, places: Any, offset: Any
+) -> Any:
+    """Write 16 features of 16 examples: values[LANES · places[f] + offset + j] = inputs[starts[lane + j] + f].
+
+    Here j is from 0 to 15 and f from `feature` to `feature + 15`.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, _, lane, feature, _, _, offset = arguments
+        data, first, target, place = (
+            context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 1, 4, 5)
+        )
+        part = ir.VectorType(_FLOAT, TILE).as_pointer()
+        lines = []
+        for j in range(TILE):
+            index = builder.load(builder.gep(first, [builder.add(lane, ir.Constant(lane.type, j))]))
+            address = builder.gep(data, [builder.add(index, feature)])
+            lines.append(builder.load(builder.bitcast(address, part), align=4))
+        for i, column in enumerate(_transposed(builder, lines)):
+            index = builder.load(builder.gep(place, [builder.add(feature, ir.Constant(feature.type, i))]))
+            start = builder.add(builder.mul(index, ir.Constant(index.type, LANES)), offset)
+            builder.store(column, builder.bitcast(builder.gep(target, [start]), part), align=4)
+        return context.get_dummy_value()
+
+    number = types.int64
+    return types.void(inputs, starts, number, number, values, places, number), generate
+
+
+def _transposed(builder: Any, lines: list[Any]) -> list[Any]:
+    """The columns of a square matrix, by exchanging ever smaller blocks."""
+    size = len(lines)
+    width = size // 2
+    while width:
+        swapped = list(lines)
+        for i in range(size):
+            if i & width:
+                continue
+            for k, shift in ((i, 0), (i + width, width)):
+                entries = [(c & ~width) + shift + (size if c & width else 0) for c in range(size)]
+                mask = ir.Constant(ir.VectorType(_INDEX, size), entries)
+                swapped[k] = builder.shuffle_vector(lines[i], lines[i + width], mask)
+        lines, width = swapped, width // 2
+    return lines
+
+
 def zeros(num_vectors: int) -> NDArray[np.float32]:
     """An array of zeros for this many vectors, at an address that is a multiple of 64 bytes."""
     raw = np.zeros(num_vectors * LANES + 16, np.float32)

@@ -28,7 +28,17 @@ from prunus.training.sparse.layers import (
     Floats,
     Ints,
 )
-from prunus.training.sparse.vectors import LANES
+from prunus.training.sparse.vectors import (
+    LANES,
+    load,
+    maximum,
+    multiply_add,
+    never_inline,
+    positive_part,
+    store,
+    where_equal,
+    where_positive,
+)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -37,49 +47,50 @@ _DROPPED_PER_NUMBER = 4
 
 
 @compile_kernel(error_model="numpy")
-def _positions(op: Ints, rows: Ints, r: int, h: int, w: int, base: int) -> tuple[int, int]:
-    """The index of the first float of the input and of the output of a row at a position."""
+def _places(op: Ints, rows: Ints, r: int, h: int, w: int, base: int) -> tuple[int, int]:
+    """The places of the input and of the output of a row at a position."""
     x = base + op[INPUT] + rows[r, ROW_INPUT] + h * op[STEP_DOWN] + w * op[STEP_RIGHT]
     y = base + op[OUTPUT] + rows[r, ROW_OUTPUT] + h * op[OUTPUT_STRIDE] + w
-    return x * LANES, y * LANES
+    return x, y
 
 
 @compile_kernel(error_model="numpy")
 def activation_forward(op: Ints, rows: Ints, values: Floats, base: int) -> None:
     """Compute ReLU, tanh or the logistic function; NaN stays NaN."""
-    one, zero = np.float32(1), np.float32(0)
+    never_inline()
+    one = np.float32(1)
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
         for h in range(op[HEIGHT]):
             for w in range(op[WIDTH]):
-                x, y = _positions(op, rows, r, h, w, base)
+                x, y = _places(op, rows, r, h, w, base)
                 if op[KIND] == RELU:
-                    for j in range(LANES):
-                        values[y + j] = zero if values[x + j] < zero else values[x + j]
+                    store(values, y, positive_part(load(values, x)))
                 elif op[KIND] == TANH:
                     for j in range(LANES):
-                        values[y + j] = np.tanh(values[x + j])
+                        values[y * LANES + j] = np.tanh(values[x * LANES + j])
                 else:
                     for j in range(LANES):
-                        values[y + j] = one / (one + np.exp(-values[x + j]))
+                        values[y * LANES + j] = one / (one + np.exp(-values[x * LANES + j]))
 
 
 @compile_kernel(error_model="numpy")
 def activation_backward(op: Ints, rows: Ints, values: Floats, slopes: Floats, base: int) -> None:
     """Set the gradient of the input from that of the output, which may be in the same place."""
-    one, zero = np.float32(1), np.float32(0)
+    never_inline()
+    one = np.float32(1)
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
         for h in range(op[HEIGHT]):
             for w in range(op[WIDTH]):
-                x, y = _positions(op, rows, r, h, w, base)
+                x, y = _places(op, rows, r, h, w, base)
                 if op[KIND] == RELU:
-                    for j in range(LANES):
-                        slopes[x + j] = zero if values[y + j] <= zero else slopes[y + j]
+                    slope = where_positive(load(values, y), load(slopes, y))
+                    store(slopes, x, slope)
                 elif op[KIND] == TANH:
                     for j in range(LANES):
-                        slopes[x + j] = slopes[y + j] * (one - values[y + j] * values[y + j])
+                        slopes[x * LANES + j] = slopes[y * LANES + j] * (one - values[y * LANES + j] * values[y * LANES + j])
                 else:
                     for j in range(LANES):
-                        slopes[x + j] = slopes[y + j] * values[y + j] * (one - values[y + j])
+                        slopes[x * LANES + j] = slopes[y * LANES + j] * values[y * LANES + j] * (one - values[y * LANES + j])
 
 
 @compile_kernel(error_model="numpy")
@@ -99,16 +110,17 @@ def dropout(
 
     Each decision is a function of key, operation, neuron, position and example, so that no mask is stored.
     """
+    never_inline()
     scale = np.float32(1 / (1 - probability) if probability < 1 else 0)
     threshold = np.uint64(round(probability * 65536))
     key = _random_bits(key, op[NUMBER])
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
         for h in range(op[HEIGHT]):
             for w in range(op[WIDTH]):
-                x, y = _positions(op, rows, r, h, w, base)
-                read, write = (y, x) if is_backward else (x, y)
+                x, y = _places(op, rows, r, h, w, base)
+                read, write = (y * LANES, x * LANES) if is_backward else (x * LANES, y * LANES)
                 for j in range(0, LANES, _DROPPED_PER_NUMBER):
-                    bits = _random_bits(key, y + j)
+                    bits = _random_bits(key, y * LANES + j)
                     for i in range(_DROPPED_PER_NUMBER):
                         is_kept = (bits >> np.uint64(16 * i)) & np.uint64(65535) >= threshold
                         target[write + j + i] = source[read + j + i] * scale if is_kept else np.float32(0)
@@ -117,32 +129,33 @@ def dropout(
 @compile_kernel(error_model="numpy")
 def max_pool_forward(op: Ints, rows: Ints, values: Floats, base: int) -> None:
     """Compute the maximum of each window; NaN if the window has one."""
+    never_inline()
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
         for h in range(op[HEIGHT]):
             for w in range(op[WIDTH]):
-                x, y = _positions(op, rows, r, h, w, base)
-                for j in range(LANES):
-                    values[y + j] = values[x + j]
+                x, y = _places(op, rows, r, h, w, base)
+                result = load(values, x)
                 for i in range(1, op[WINDOW] * op[WINDOW]):
-                    place = x + (i // op[WINDOW] * op[WINDOW_STRIDE] + i % op[WINDOW]) * LANES
-                    for j in range(LANES):
-                        is_lower = values[place + j] <= values[y + j] or values[y + j] != values[y + j]
-                        values[y + j] = values[y + j] if is_lower else values[place + j]
+                    place = x + i // op[WINDOW] * op[WINDOW_STRIDE] + i % op[WINDOW]
+                    result = maximum(result, load(values, place))
+                store(values, y, result)
 
 
 @compile_kernel(error_model="numpy")
 def max_pool_backward(op: Ints, rows: Ints, values: Floats, slopes: Floats, base: int) -> None:
     """Add the gradient of each maximum to its first place in the window."""
+    never_inline()
+    one = np.float32(1)
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
         for h in range(op[HEIGHT]):
             for w in range(op[WIDTH]):
-                x, y = _positions(op, rows, r, h, w, base)
+                x, y = _places(op, rows, r, h, w, base)
+                highest, rest = load(values, y), load(slopes, y)
                 for i in range(op[WINDOW] * op[WINDOW]):
-                    place = x + (i // op[WINDOW] * op[WINDOW_STRIDE] + i % op[WINDOW]) * LANES
-                    for j in range(LANES):
-                        is_maximum = values[place + j] == values[y + j]
-                        slopes[place + j] += slopes[y + j] if is_maximum else np.float32(0)
-                        slopes[y + j] = np.float32(0) if is_maximum else slopes[y + j]  # the first place only
+                    place = x + i // op[WINDOW] * op[WINDOW_STRIDE] + i % op[WINDOW]
+                    part = where_equal(load(values, place), highest, rest)
+                    store(slopes, place, multiply_add(one, part, load(slopes, place)))
+                    rest = multiply_add(-one, part, rest)  # later places receive nothing
 
 
 @compile_kernel(error_model="numpy")
@@ -162,6 +175,7 @@ def batch_norm_forward(
 
     `statistics` has a line for each channel: the running mean and variance, then mean and 1 / σ as used.
     """
+    never_inline()
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
         line = statistics[rows[r, ROW_LAST]]
         count = num_examples * op[HEIGHT] * op[WIDTH]
@@ -177,9 +191,9 @@ def batch_norm_forward(
         for base in range(0, -(-num_examples // LANES) * size, size):
             for h in range(op[HEIGHT]):
                 for w in range(op[WIDTH]):
-                    x, y = _positions(op, rows, r, h, w, base)
+                    x, y = _places(op, rows, r, h, w, base)
                     for j in range(LANES):
-                        values[y + j] = (values[x + j] - mean32) * factor + shift
+                        values[y * LANES + j] = (values[x * LANES + j] - mean32) * factor + shift
 
 
 @compile_kernel(error_model="numpy")
@@ -187,14 +201,15 @@ def _mean(
     op: Ints, rows: Ints, r: int, values: Floats, num_examples: int, size: int, center: float, is_squared: bool
 ) -> float:
     """The mean of the values of a channel, or of their squared differences from `center`, over the examples."""
+    never_inline()
     sums = np.zeros(LANES)
     for base in range(0, -(-num_examples // LANES) * size, size):
         num_lanes = min(LANES, num_examples - base // size * LANES)
         for h in range(op[HEIGHT]):
             for w in range(op[WIDTH]):
-                x, _ = _positions(op, rows, r, h, w, base)
+                x, _ = _places(op, rows, r, h, w, base)
                 for j in range(num_lanes):
-                    difference = values[x + j] - center
+                    difference = values[x * LANES + j] - center
                     sums[j] += difference * difference if is_squared else difference
     return float(sums.sum() / (num_examples * op[HEIGHT] * op[WIDTH]))
 
@@ -213,6 +228,7 @@ def batch_norm_backward(
     is_training: bool,
 ) -> None:
     """Set the gradients of the input, the weight and the bias (Ioffe & Szegedy 2015, section 3)."""
+    never_inline()
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
         mean, inverse = statistics[rows[r, ROW_LAST], 2], statistics[rows[r, ROW_LAST], 3]
         count = num_examples * op[HEIGHT] * op[WIDTH]
@@ -220,10 +236,10 @@ def batch_norm_backward(
         for base in range(0, -(-num_examples // LANES) * size, size):
             for h in range(op[HEIGHT]):
                 for w in range(op[WIDTH]):
-                    x, y = _positions(op, rows, r, h, w, base)
+                    x, y = _places(op, rows, r, h, w, base)
                     for j in range(LANES):
-                        sums[j] += slopes[y + j]
-                        products[j] += slopes[y + j] * ((values[x + j] - mean) * inverse)
+                        sums[j] += slopes[y * LANES + j]
+                        products[j] += slopes[y * LANES + j] * ((values[x * LANES + j] - mean) * inverse)
         bias, weight = sums.sum(), products.sum()
         gradients[rows[r, ROW_BIAS]], gradients[rows[r, ROW_FIRST]] = weight, bias
         factor = np.float32(inverse * params[rows[r, ROW_BIAS]])
@@ -234,6 +250,6 @@ def batch_norm_backward(
             num_lanes = min(LANES, num_examples - base // size * LANES)
             for h in range(op[HEIGHT]):
                 for w in range(op[WIDTH]):
-                    x, y = _positions(op, rows, r, h, w, base)
+                    x, y = _places(op, rows, r, h, w, base)
                     for j in range(num_lanes):
-                        slopes[x + j] = factor * (slopes[y + j] - a - (values[x + j] - mean32) * b)
+                        slopes[x * LANES + j] = factor * (slopes[y * LANES + j] - a - (values[x * LANES + j] - mean32) * b)

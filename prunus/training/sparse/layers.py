@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.vectors import load, multiply_add, multiply_add_entries, splat, store, total
+from prunus.training.sparse.vectors import load, multiply_add, multiply_add_entries, never_inline, splat, store, total
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -39,6 +39,7 @@ def weighted_forward(
     op: Ints, rows: Ints, offsets: NDArray[np.int32], params: Floats, values: Floats, base: int
 ) -> None:
     """Compute a linear layer or a convolution: y = Σ w x + b over kept weights."""
+    never_inline()
     for top in range(0, op[HEIGHT], op[TILE_HEIGHT]):
         for left in range(0, op[WIDTH], op[TILE_WIDTH]):
             for r in range(op[FIRST_ROW], op[LAST_ROW]):
@@ -59,6 +60,7 @@ def weight_gradients(
     op: Ints, rows: Ints, offsets: NDArray[np.int32], gradients: Floats, values: Floats, slopes: Floats, base: int
 ) -> None:
     """Add the gradients of the kept weights and of the biases."""
+    never_inline()
     zero = splat(np.float32(0))
     if op[HEIGHT] * op[WIDTH] == 1:
         for r in range(op[FIRST_ROW], op[LAST_ROW]):
@@ -99,6 +101,7 @@ def input_gradients(
     op: Ints, rows: Ints, offsets: NDArray[np.int32], params: Floats, slopes: Floats, base: int
 ) -> None:
     """Add the gradient of the input of a linear layer or a convolution."""
+    never_inline()
     for top in range(0, op[HEIGHT], op[TILE_HEIGHT]):
         for left in range(0, op[WIDTH], op[TILE_WIDTH]):
             for r in range(op[FIRST_ROW], op[LAST_ROW]):

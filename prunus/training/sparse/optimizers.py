@@ -4,6 +4,7 @@ import numpy as np
 
 from prunus.compiled import compile_kernel
 from prunus.training.sparse.layers import Floats
+from prunus.training.sparse.vectors import never_inline
 
 SGD, NESTEROV, ADAM, ADAMW = range(4)
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -12,6 +13,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 @compile_kernel(error_model="numpy")
 def add_penalty(params: Floats, gradients: Floats, num_weights: int, l1: float, l2: float) -> None:
     """Add λ sign(w) or λ w to the gradients of the weights, which are the first `num_weights` parameters."""
+    never_inline()
     if l1:
         strength = np.float32(l1)
         for k in range(num_weights):
@@ -33,6 +35,7 @@ def sgd_step(
     is_nesterov: bool,
 ) -> None:
     """Step by gradient descent with classical or Nesterov's momentum."""
+    never_inline()
     rate, mu, decay = np.float32(learning_rate), np.float32(momentum), np.float32(weight_decay)
     for k in range(len(params)):
         gradient = gradients[k] + decay * params[k]
@@ -54,6 +57,7 @@ def adam_step(
     is_decoupled: bool,
 ) -> None:
     """Step by Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019); `step` counts from 1."""
+    never_inline()
     one, rate = np.float32(1), np.float32(learning_rate / (1 - BETA1**step))
     scale = np.float32(1 / np.sqrt(1 - BETA2**step))
     beta1, beta2, epsilon = np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)

@@ -28,7 +28,7 @@ from prunus.training.sparse.layers import (
     weighted_forward,
 )
 from prunus.training.sparse.optimizers import ADAM, ADAMW, NESTEROV, add_penalty, adam_step, sgd_step
-from prunus.training.sparse.vectors import LANES, TILE, prefetch, transpose_tile
+from prunus.training.sparse.vectors import LANES, TILE, never_inline, transpose_tile
 
 Offsets = NDArray[np.int32]
 Settings = NDArray[np.float64]
@@ -43,14 +43,6 @@ MOMENTUM, WEIGHT_DECAY, L1, L2 = range(4)
 
 
 @compile_kernel(error_model="numpy")
-def prefetch_examples(inputs: Floats, order: Ints, first: int, last: int, num_features: int) -> None:
-    """Start to read examples of the next batch, whose places in memory the CPU cannot foresee."""
-    for j in range(first, min(last, len(order))):
-        for feature in range(0, num_features, 16):
-            prefetch(inputs, order[j] * num_features + feature)
-
-
-@compile_kernel(error_model="numpy")
 def gather(
     inputs: Floats, order: Ints, first: int, last: int, places: Ints, tiles: Ints, values: Floats, shape: Ints
 ) -> None:
@@ -59,6 +51,7 @@ def gather(
     `tiles` has the first features of the groups of `TILE` features that are written; lanes after the last example
     repeat it.
     """
+    never_inline()
     num_features, starts = len(places), np.empty(LANES, np.int64)
     for block in range(-(-(last - first) // LANES)):
         offset = block * shape[SIZE] * LANES
@@ -78,6 +71,7 @@ def forward(
     values: Floats, shape: Ints, num_examples: int, key: np.uint64, is_training: bool,
 ) -> None:  # fmt: skip
     """Compute all operations for a batch; `numbers` has two numbers for each operation."""
+    never_inline()
     size = shape[SIZE]
     for i in range(len(ops)):
         op = ops[i]
@@ -105,6 +99,7 @@ def backward(
     statistics: Settings, values: Floats, slopes: Floats, shape: Ints, num_examples: int, key: np.uint64,
 ) -> None:  # fmt: skip
     """Compute the gradients of kept weights and other parameters from those of the logits, which are in `slopes`."""
+    never_inline()
     size = shape[SIZE]
     for i in range(len(ops) - 1, -1, -1):
         op = ops[i]
@@ -133,6 +128,7 @@ def cross_entropy(
     labels: Ints, order: Ints, first: int, last: int, values: Floats, slopes: Floats, shape: Ints, num_labeled: int
 ) -> tuple[float, int]:
     """The sum of the losses in nats and the number of right answers; with `num_labeled`, the gradients of the mean."""
+    never_inline()
     size, logits, num_classes = shape[SIZE], shape[LOGITS], shape[NUM_CLASSES]
     loss, correct, powers = 0.0, 0, np.empty(num_classes, np.float32)
     for j in range(last - first):
@@ -164,13 +160,13 @@ def batch_gradients(
     first: int, last: int, key: np.uint64,
 ) -> tuple[float, int]:  # fmt: skip
     """Compute the gradients of the mean loss of a batch; return the sum of its losses and the number of labels."""
+    never_inline()
     num_labeled = 0
     for j in range(first, last):
         num_labeled += labels[order[j]] != IGNORE_INDEX
     if num_labeled == 0:
         return 0.0, 0
     gather(inputs, order, first, last, places, tiles, values, shape)
-    prefetch_examples(inputs, order, last, 2 * last - first, len(places))
     forward(ops, rows, offsets, numbers, params, statistics, values, shape, last - first, key, True)
     slopes[shape[INPUT_SIZE] * LANES : -(-(last - first) // LANES) * shape[SIZE] * LANES] = 0
     gradients[:] = 0
@@ -220,7 +216,6 @@ def evaluate_batches(
     for first in range(0, len(order), batch_size):
         last = min(first + batch_size, len(order))
         gather(inputs, order, first, last, places, tiles, values, shape)
-        prefetch_examples(inputs, order, last, last + batch_size, len(places))
         forward(
             ops, rows, offsets, numbers, params, statistics, values, shape, last - first, np.uint64(0), False
         )

@@ -20,7 +20,7 @@ from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.types import Dataset, MaskDict, Params, Progress
 
-Report = Callable[[str, EpochMetrics], None]
+StageReport = Callable[[str, EpochMetrics], None]
 """Called after each epoch with the name of the stage."""
 
 STAGES = ("dense", "pruned", "quantized", "huffman", "range")
@@ -85,7 +85,7 @@ class CompressionRun:
     recipe: CompressionRecipe
     seed: int
     checkpoints: Path | None
-    report: Report | None
+    report: StageReport | None
     progress: Progress | None
 
     def announce(self, step: str) -> None:

@@ -19,7 +19,6 @@ from prunus.data.files import data_root
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
-from prunus.experiments.rows import Row
 from prunus.masks import all_kept, apply_masks
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
@@ -33,6 +32,7 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import with_weights
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Density, Params, Split, numel_by_name

@@ -30,7 +30,7 @@ SMOKE = {"lenet": (3000, 10), "conv-2": (360, 2), "conv-4": (360, 2), "conv-6": 
 """Training examples, and steps between evaluations, of the smoke size."""
 
 
-def network(name: str, size: str, epochs: int | None = None, rounds: int | None = None) -> TicketSpec:
+def ticket_of_size(name: str, size: str, epochs: int | None = None, rounds: int | None = None) -> TicketSpec:
     """Return the ticket of a network at a size.
 
     Args:

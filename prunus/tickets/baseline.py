@@ -15,6 +15,7 @@ from prunus.errors import DataError, PrunusError, SpecError
 from prunus.models import MODELS
 from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.monitor import TrainingMonitor
@@ -28,7 +29,6 @@ from prunus.types import Dataset, Params, Progress
 
 NUM_TIMED_STEPS = 20
 
-Row = dict[str, Any]
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
 

@@ -23,8 +23,8 @@ from prunus.training.loop import steps_per_epoch
 from prunus.types import Dataset, MaskDict, Params, Scores
 
 if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported by the first call
+    from prunus.runs.content import Row
     from prunus.runs.store import Store
-    from prunus.tickets.baseline import Row
     from prunus.tickets.rounds import Round
     from prunus.tickets.ticket import PruningRates, TicketSpec
 

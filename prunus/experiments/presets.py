@@ -26,7 +26,7 @@ NETWORKS: Mapping[str, TicketSpec] = {
 }
 """A ticket of each network, with the layer rates of the papers: half the rate for the output layer."""
 
-SMOKE = {"lenet": (3000, 10), "conv-2": (360, 2), "conv-4": (360, 2), "conv-6": (360, 2)}
+SMOKE = {"lenet": (3000, 10), "conv-2": (120, 1), "conv-4": (120, 1), "conv-6": (120, 1)}
 """Training examples, and steps between evaluations, of the smoke size."""
 
 

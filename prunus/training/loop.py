@@ -19,7 +19,7 @@ from prunus.masks import Masks
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
-from prunus.training.checkpoint import check_writable, load_checkpoint, save_checkpoint
+from prunus.training.checkpoint import check_checkpoint_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraint import Constraint, NoConstraint, all_trainable_tensors
 from prunus.training.evaluate import (
@@ -351,7 +351,7 @@ def _check_training(
     check_dataset(data, ("train", "validation"))
     check_trainable(model, data, recipe)
     if path is not None:
-        check_writable(path)
+        check_checkpoint_writable(path)
     if copies_state:
         check_dense_state(model)
 

@@ -20,9 +20,8 @@ from prunus.data.files import data_root
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
-from prunus.experiments.rows import Row
 from prunus.masks import all_kept, apply_masks
-from prunus.models import MODELS
+from prunus.models.loading import make_model
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod, pruning_method, with_options
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
@@ -34,6 +33,7 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import with_weights
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Density, Params, numel_by_name
@@ -115,7 +115,7 @@ def trained_network(settings: OneShot, replicate: None) -> Output:
     Returns:
         All tensors of the network, and no rows.
     """
-    model = MODELS[settings.model](seed=0)
+    model = make_model(settings.model, 0)
     if settings.weights:
         model.load_state_dict({**model.state_dict(), **load_file(data_root() / settings.weights)})
     else:
@@ -141,7 +141,7 @@ def accuracy_per_sparsity(settings: OneShot, replicate: int, network: RunDirecto
     Raises:
         StoreError: The stored tensors of an input are missing or damaged.
     """
-    data, model = load_data(settings.data), MODELS[settings.model](seed=0)
+    data, model = load_data(settings.data), make_model(settings.model, 0)
     model.load_state_dict(network.load_tensors("tensors"))
     model.eval()
     test = data.test.take(settings.test_examples)

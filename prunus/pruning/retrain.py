@@ -25,7 +25,7 @@ from prunus.pruning.statistics import Criterion, Statistics
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
-from prunus.training.checkpoint import check_writable
+from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.own_training import Fit, check_fit, train_with
 from prunus.training.recipe import check_recipe
@@ -145,4 +145,4 @@ def _check_training(model: nn.Module, data: Dataset, retrain: Sequence[Recipe], 
         check_trainable(model, data, recipe)
     if folder is not None:
         check_dense_state(model)
-        check_writable(folder / "prune-1.safetensors")
+        check_checkpoint_writable(folder / "prune-1.safetensors")

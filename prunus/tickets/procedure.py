@@ -19,10 +19,11 @@ from prunus.masks import Masks, mask_density
 from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import collect
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import WeightHistory
-from prunus.tickets.baseline import Baseline, Row, StepReport, final_metrics, masks_name
+from prunus.tickets.baseline import Baseline, StepReport, final_metrics, masks_name
 from prunus.tickets.invariants import Selection, check_round, count_kept
 from prunus.tickets.rounds import Round, complete_interrupted_save, finish_rounds
 from prunus.tickets.ticket import TicketSpec, warn_if_learning_rate_vanishes

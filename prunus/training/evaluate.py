@@ -2,21 +2,25 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Batch, Examples, as_examples, iter_tensors
-from prunus.data.validation import check_split
-from prunus.errors import DataError, StatisticsError
+from prunus.data.validation import check_split, count_labeled
+from prunus.errors import DataError, SpecError, StatisticsError
 from prunus.modules import check_initialized
 from prunus.training.checks import forward as checked_forward
 from prunus.training.evaluation import Evaluation, Metric, Totals
 from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
+from prunus.training.sparse.backend import choose_evaluation_backend
 from prunus.types import Dataset, Progress, Split
+
+if TYPE_CHECKING:
+    from prunus.training.sparse.network import SparseNetwork
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class EpochMetrics:
     training_loss: float
     validation_loss: float
     validation_accuracy: float
+    backend: str = "dense"
+    """What trained: "sparse", "dense", or "dense (REASON)" if the sparse backend was not chosen for that reason."""
 
 
 @torch.no_grad()
@@ -39,6 +45,7 @@ def evaluate(
     loss: str | Loss | LossFunction | None = None,
     metric: Metric | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> Evaluation:
     """Evaluate `model` in evaluation mode; the modes of its modules are restored afterwards.
 
@@ -55,6 +62,8 @@ def evaluate(
             contain, else cross-entropy.
         metric: (outputs, batch) -> the mean of a metric over the batch, for tasks without classes.
         progress: Called after every batch with the number of examples that are done.
+        backend: "dense" computes with PyTorch, "sparse" with the weights that are not zero, and "auto" takes the faster
+            of both by a fixed rule (see `prunus.training.sparse.backend`).
 
     Returns:
         The mean loss, the accuracy, the number of labels, and the mean of the metric over the examples.
@@ -63,6 +72,7 @@ def evaluate(
         DataError: There is no example, a label is no class index, or an input is not finite.
         ModelError: The model does not take the inputs, or does not return logits of these classes.
         StatisticsError: The loss does not fit the outputs or returns no scalar.
+        SpecError: The sparse backend is asked for and cannot compute the model.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
@@ -74,6 +84,15 @@ def evaluate(
         data, batch_size, loss_function is not None or metric is not None
     )
     check_initialized(model)
+    if isinstance(data, Split) and data.labels.ndim == 1 and forward is loss_function is metric is None:
+        _, network = choose_evaluation_backend(backend, model, data.inputs)
+        if network is not None and num_classes <= network.num_classes:
+            return evaluate_network(network, data, progress)
+    elif backend not in ("auto", "dense"):
+        raise SpecError(
+            f"Expected backend='dense' with other data than a Split of labels [N], or with forward, loss or metric, "
+            f"got {backend!r}."
+        )
     totals = Totals(model, loss_function, metric, num_classes)
     with eval_mode(model):
         for batch in batches:
@@ -118,6 +137,26 @@ def _checked_batches(data: Iterable[Batch]) -> Iterator[Batch]:
             f"Expected at least one batch to evaluate on, but the {type(data).__name__} yields none; an iterator can "
             "be read only once."
         )
+
+
+def evaluate_network(
+    network: "SparseNetwork", split: Split, progress: Progress | None = None
+) -> Evaluation:
+    """Evaluate a network of the sparse backend.
+
+    Args:
+        network: The network, with its values loaded; it has a logit for each label of the split.
+        split: The examples.
+        progress: Called once, after all examples.
+
+    Returns:
+        The mean loss, the accuracy and the number of labeled examples.
+    """
+    loss, correct = network.evaluate(split.inputs, split.labels)
+    if progress is not None:
+        progress("evaluation", len(split), len(split))
+    n = count_labeled(split.labels)
+    return Evaluation(loss=loss / n, accuracy=100 * correct / n, n=n)
 
 
 def best_index(losses: Sequence[float]) -> int:

@@ -11,7 +11,7 @@ from prunus.errors import ModelError, StatisticsError
 from prunus.masks import all_kept, apply_masks
 from prunus.pruning.graph import layer_pairs, unpaired_layers
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured.removal import dead_neurons, remove_dead_neurons
+from prunus.pruning.structured.dead_neurons import dead_neurons, remove_dead_neurons
 
 
 class Reader(nn.Module):

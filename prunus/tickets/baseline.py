@@ -303,11 +303,10 @@ def time_step(trainer: Trainer, data: Dataset) -> float:
     batch = data.train.take(trainer.recipe.batch_size)
     trainer.step(batch.inputs, batch.labels)
     started = time.process_time()  # not wall-clock time: other processes may be running
-    for number in range(1, MAX_TIMED_STEPS + 1):
+    number, seconds = 0, 0.0
+    while number < MAX_TIMED_STEPS and seconds < MAX_TIMED_SECONDS:
         trainer.step(batch.inputs, batch.labels)
-        seconds = time.process_time() - started
-        if seconds > MAX_TIMED_SECONDS:
-            break
+        number, seconds = number + 1, time.process_time() - started
     return seconds / number
 
 

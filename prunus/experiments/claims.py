@@ -161,7 +161,7 @@ def _missing(claim: Claim, rows: Sequence[Row]) -> str:
             return f"there is no curve {curve!r}"
         for key, values in points.items():
             if isinstance(curve, str) and not any(row.get(key) in values for row in of_curve):
-                return f"there is no {key.removesuffix(' %')} {', '.join(map(str, values))}"
+                return f"there is no {key.removesuffix(' %')} {', '.join(map(_text, values))}"
     return "no replicate has both sides"
 
 
@@ -183,10 +183,14 @@ def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]
         other = {replicate: {(): float(claim.against)} for replicate in measured}
     a, b = ({r: mean(v.values()) for r, v in side.items() if v} for side in (other, measured))
     where = "; ".join(
-        f"{key} {', '.join(str(value) for value in values if value in {point[i] for point in points})}"
+        f"{key} {', '.join(_text(value) for value in values if value in {point[i] for point in points})}"
         for i, (key, values) in enumerate(claim.at.items())
     )
     return (compare_paired(a, b) if a.keys() & b.keys() else None), where if points else ""
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _values(

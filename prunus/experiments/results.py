@@ -1,6 +1,7 @@
 """The files of an experiment: numbers as JSON, a page as Markdown and HTML, figures as CSV, PNG, SVG and HTML."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ def write_results(content: Mapping[str, Any], figures: Mapping[str, FigureData],
         save_numbers(path, figure)
     write_atomic(numbers, json.dumps(content, indent=1) + "\n")
     images = [(path.name, figure.title) for path, figure in paths.items()]
-    text = load_template("numbers.md").render(content).strip()
-    write_atomic(document, load_template("experiment.md").render(content, images=images))
+    text = _render("numbers.md", content, has_verdict_table=False)
+    write_atomic(document, _render("experiment.md", content, images=images, has_verdict_table=True) + "\n")
     files = [numbers, document, *(file for path in paths for file in files_of(path))]
     if content["comparisons"]:
         write_atomic(comparisons, to_csv(content["comparisons"]))
@@ -76,6 +77,11 @@ def write_results(content: Mapping[str, Any], figures: Mapping[str, FigureData],
         names = [file.name for file in files]
         write_atomic(page, render_with_script("experiment.html", page=content, charts=charts, files=names))
     return Result(name, content, text, [page, *files])
+
+
+def _render(template: str, content: Mapping[str, Any], **more: Any) -> str:
+    """Render a template in Markdown, without the empty lines that its conditions leave."""
+    return re.sub(r"\n{3,}", "\n\n", load_template(template).render(content, **more)).strip()
 
 
 def merge_results(name: str, results: Sequence[Result]) -> Result:

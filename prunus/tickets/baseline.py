@@ -6,12 +6,13 @@ Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 20
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import nn
 
 from prunus.data import load_data
-from prunus.errors import DataError, PrunusError, SpecError
+from prunus.errors import SpecError
 from prunus.models import MODELS
 from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
@@ -388,9 +389,7 @@ def data_tensors(data: Dataset) -> Params:
     }
 
 
-_LOADED: dict[tuple[str, str], Dataset] = {}
-
-
+@cache
 def load_data_cached(name: str, device: str) -> Dataset:
     """Load a data set once per process; its validation split is the same for all replicates.
 
@@ -404,13 +403,4 @@ def load_data_cached(name: str, device: str) -> Dataset:
     Raises:
         DataError: If the user's function fails.
     """
-    if (name, device) not in _LOADED:
-        try:
-            _LOADED[name, device] = load_data(name, device=device)
-        except (Exception, SystemExit) as error:  # a user's function may fail in any way
-            if isinstance(error, PrunusError) or ":" not in name:
-                raise
-            raise DataError(
-                f"{name} was called without arguments and did not return a data set: {type(error).__name__}: {error}"
-            ) from error
-    return _LOADED[name, device]
+    return load_data(name, device=device)

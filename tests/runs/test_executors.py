@@ -24,6 +24,7 @@ from prunus.runs.executors.workers import to_picklable_error
 from prunus.runs.plan import plan as plan_of
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
+from prunus.tickets.baseline import load_data_cached
 from prunus.tickets.ticket import TicketSpec
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -297,16 +298,16 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path, monkeypatch):
 
     for number, stop in (("120", interrupt), ("121", None)):
         (tmp_path / "number").write_text(number)
-        monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+        load_data_cached.cache_clear()
         with pytest.raises(
             KeyboardInterrupt if stop else StoreError, match=None if stop else "returns other data"
         ):
             run_to_completion(spec, store, "inline", stop)
     (tmp_path / "number").write_text("120")
-    monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+    load_data_cached.cache_clear()
     assert run_to_completion(spec, store, "inline")
     (tmp_path / "number").write_text("119")
-    monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+    load_data_cached.cache_clear()
     with pytest.raises(StoreError, match=f"other data than the run {run_id(spec)} was computed with"):
         run_to_completion(ticket, store, "inline")
 

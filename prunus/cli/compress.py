@@ -35,7 +35,7 @@ Weights = Annotated[
     Path | None,
     optional(
         "FILE",
-        "Trained weights: a .safetensors file, or a state_dict that torch saved. Without this option, the model is "
+        "Trained weights: a .safetensors, .prunus or torch file. Without this option, the model is "
         "trained first.",
     ),
 ]
@@ -109,12 +109,13 @@ def compress(
 
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
+    from prunus.cli import networks
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
     from prunus.cli.recipe_options import resolve_recipe
     from prunus.compression.density_plan import planned_densities
     from prunus.data import load_data
-    from prunus.models.loading import load_weights, make_model
+    from prunus.models.loading import make_model
     from prunus.pruning.prunable import prunable_weights
     from prunus.registry import source_files
 
@@ -127,7 +128,7 @@ def compress(
     settings = resolve_recipe(model, preset, density, bits, rounds, epochs or [], scope)
     network = make_model(model, seed)
     if weights is not None:
-        load_weights(network, weights)
+        networks.load_weights_file(network, weights)
     patterns = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
     planned_densities(settings, prunable_weights(network, **patterns))  # before a data set is downloaded
     compress_and_report(

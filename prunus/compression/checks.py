@@ -43,6 +43,8 @@ def check_compressible(
     recipe: CompressionRecipe,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    *,
+    trains_by_recipe: bool = True,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
 
@@ -50,6 +52,7 @@ def check_compressible(
 
     Args:
         model, data, recipe, include, exclude: See `compress`.
+        trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
 
     Returns:
         The weights to compress, by name.
@@ -61,7 +64,7 @@ def check_compressible(
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
     check_finite_state(model)
-    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune)
+    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if trains_by_recipe else ()
     for training in trainings:
         check_recipe(training)
     pruning_method(recipe.criterion)

@@ -13,6 +13,7 @@ from torch import nn
 
 from prunus.data import load_data
 from prunus.errors import SpecError
+from prunus.masks import Masks
 from prunus.models import MODELS
 from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
@@ -20,10 +21,12 @@ from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.monitor import TrainingMonitor
+from prunus.tickets.own_levels import train_level_with
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
 from prunus.training.loop import Trainer, steps_per_epoch
+from prunus.training.own_training import Fit
 from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
@@ -59,6 +62,8 @@ class BaselineSpec:
     test_curve: bool = False
     """Whether the test split is evaluated during training as well, for a figure."""
     device: str = "cpu"
+    fit: Fit | None = None
+    """A function (model, masks) that trains the network in the place of the recipe. A spec with one cannot be stored."""
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: none."""
@@ -142,6 +147,9 @@ class BaselineSpec:
         Returns:
             The monitor that observed the training.
         """
+        if self.fit is not None:
+            masks = constraint if isinstance(constraint, Masks) else None
+            return train_level_with(self.fit, model, self.load_data(), masks, start)
         data, constraint = self.load_data(), constraint if constraint is not None else NoConstraint(model)
         if (
             isinstance(self.data, str) and ":" in self.data

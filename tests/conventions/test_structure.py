@@ -18,6 +18,7 @@ LAYERS = (
         "seeds",
         "registry",
         "files",
+        "optimizer_hooks",
         "masks",
         "seeded_tensors",
         "compiled",

@@ -161,7 +161,7 @@ def _missing(claim: Claim, rows: Sequence[Row]) -> str:
             return f"there is no curve {curve!r}"
         for key, values in points.items():
             if isinstance(curve, str) and not any(row.get(key) in values for row in of_curve):
-                return f"there is no {key.removesuffix(' %')} {', '.join(map(_text, values))}"
+                return f"there is no {_where(key, values)}"
     return "no replicate has both sides"
 
 
@@ -183,14 +183,20 @@ def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]
         other = {replicate: {(): float(claim.against)} for replicate in measured}
     a, b = ({r: mean(v.values()) for r, v in side.items() if v} for side in (other, measured))
     where = "; ".join(
-        f"{key} {', '.join(_text(value) for value in values if value in {point[i] for point in points})}"
+        _where(key, [value for value in values if value in {point[i] for point in points}])
         for i, (key, values) in enumerate(claim.at.items())
     )
     return (compare_paired(a, b) if a.keys() & b.keys() else None), where if points else ""
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _where(key: str, values: Sequence[Any]) -> str:
+    """Name points.
+
+    >>> _where("deleted %", [30.0, 40.0]), _where("level", [7])
+    ('deleted 30, 40 %', 'level 7')
+    """
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return f"{key.removesuffix(' %')} {', '.join(texts)}{' %' * key.endswith(' %')}"
 
 
 def _values(

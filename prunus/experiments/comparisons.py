@@ -44,9 +44,11 @@ METRICS: Mapping[str, Metric] = {
     "fine-tuned": Metric("test accuracy after fine-tuning the centroids", *_ACCURACY),
     "accuracy lost": Metric("loss of test accuracy", "pp", "a larger loss", "a smaller loss"),
     "training error": Metric("training error", "nats", "a higher error", "a lower error"),
+    "dense": Metric("weights of the dense network", "weights", "more weights", "fewer weights"),
+    "dense test": Metric("test accuracy of the dense network", *_ACCURACY),
     "weights": Metric("remaining weights", "weights", "more weights", "fewer weights"),
 }
-"""The metrics that are compared."""
+"""The metrics that are compared, and others whose keys are not clear."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
             for key, text in collect_texts(values for _, values in settings).items()
             if key != "replicate" and text not in UNSET
         },
-        "models": "; ".join(dict.fromkeys(name for name, _ in networks if name)),
+        "models": "; ".join(dict.fromkeys(_model_name(name) for name, _ in networks if _model_name(name))),
         "data": "; ".join(dict.fromkeys(name for _, name in networks if name)),
         "runs": _runs(finished, directories),
         "seconds": sum(directory.record().seconds for directory in directories),
@@ -111,6 +111,11 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
             **environments(directories),
         },
     }
+
+
+def _model_name(reference: str) -> str:
+    """The name of a model: of a user's function, without its module; empty for the only network of an experiment."""
+    return "" if reference.startswith("prunus.experiments.") else reference.rpartition(":")[2]
 
 
 def _seeds(request: Request) -> list[int]:

@@ -302,7 +302,6 @@ def test_missing_library_is_named_before_the_work(library, folder, run_cli, monk
     commands = [("run", NAME, "--smoke", "--store=store")]
     if library != "scipy":
         commands.append(("run", "lecun1990.deletion", "--smoke"))
-    if library == "jinja2":
         monkeypatch.setattr(
             "prunus.compression.stages.train", lambda *arguments, **options: pytest.fail("begun")
         )

@@ -54,7 +54,8 @@ class OptimizerHooks:
         if not names:
             raise ModelError(
                 f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its "
-                f"{len(self.names)} masked or quantized parameters; make the optimizer of model.parameters() as they are now."
+                f"{len(self.names)} masked or quantized parameters; make the optimizer of model.parameters() as "
+                "they are now."
             )
         self._hook_gradients(parameters)
 

@@ -124,8 +124,8 @@ class CompressionRun:
             TrainingError: The training diverged, or the checkpoint is of another run.
         """
         if self.fit is not None:
-            everything = Masks(self.model, all_kept(self.weights))
-            train_with(self.fit, self.model, everything if constraint is None else constraint)
+            masks = Masks(self.model, all_kept(self.weights))
+            train_with(self.fit, self.model, masks if constraint is None else constraint)
             return []
         return train(
             self.model,

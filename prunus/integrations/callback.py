@@ -46,7 +46,13 @@ class PruningCallback:
         self.path = path
         self.pruning: GradualPruning | None = None
         """The gradual pruning; None before the training starts."""
-        self._settings = {"density": density, "rounds": rounds, "every": every, "schedule": schedule, **options}
+        self._settings = {
+            "density": density,
+            "rounds": rounds,
+            "every": every,
+            "schedule": schedule,
+            **options,
+        }
 
     def start_pruning(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor] | None = None
@@ -92,8 +98,8 @@ class PruningCallback:
                 )
         if not self.pruning.is_finished:
             warnings.warn(
-                f"The training ended after {self.pruning.num_steps} steps, before the last round of pruning: the density "
-                f"is {self.pruning.density:.3g}.",
+                f"The training ended after {self.pruning.num_steps} steps, before the last round of pruning: the "
+                f"density is {self.pruning.density:.3g}.",
                 NoEffectWarning,
                 stacklevel=2,
             )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from prunus.errors import ModelError
 from prunus.integrations.callback import PruningCallback
@@ -18,30 +18,20 @@ class LightningPruning(PruningCallback, Callback):
 
     _state: dict[str, Any] | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Begin, with the optimizer of the module. Raises ModelError unless it has exactly one."""
         if len(trainer.optimizers) != 1:
             raise ModelError(
                 f"Expected a LightningModule with one optimizer, got {len(trainer.optimizers)}; use "
                 "prunus.GradualPruning in the training step."
             )
-        self.start_pruning(pl_module, trainer.optimizers[0], self._state)
+        self.start_pruning(trainer.lightning_module, trainer.optimizers[0], self._state)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Prune where it is due; a step may have several batches.
-
-        Args:
-            trainer: The trainer, whose `global_step` counts the steps of the optimizer.
-            pl_module: Not used.
-            outputs: Not used.
-            batch: Not used.
-            batch_idx: Not used.
-        """
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Prune where it is due; a step of the optimizer may have several batches."""
         self.prune_until(trainer.global_step)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         """Detach the masks and write the file."""
         self.finish_pruning(is_writer=trainer.is_global_zero)
 

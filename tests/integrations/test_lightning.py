@@ -86,7 +86,7 @@ def test_a_checkpoint_of_lightning_continues_the_pruning(loader, tmp_path):
 
 
 def test_settings_that_do_not_fit(loader, tmp_path):
-    with pytest.raises(DensityError, match="1.5"):
+    with pytest.raises(DensityError, match=r"1\.5"):
         trainer(tmp_path, LightningPruning(1.5, rounds=1, every=1)).fit(Digits(), loader)
     with pytest.raises(ModelError, match="one optimizer, got 2"):
         trainer(tmp_path, LightningPruning(0.5, rounds=1, every=1), gradient_clip_val=None).fit(

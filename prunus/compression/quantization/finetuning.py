@@ -68,9 +68,8 @@ class CodebookConstraint:
         for name in (key.removesuffix("/codebook") for key in state if key.endswith("/codebook")):
             weight = find_parameter(model, name)
             indices = unpack_mask(state[f"{name}/mask"], weight.shape).flatten().nonzero().squeeze(1)
-            codebook, codes = state[f"{name}/codebook"], state[f"{name}/codes"].long()
-            tensors = (tensor.to(weight.device) for tensor in (codebook, codes, indices))
-            quantized[name] = CodebookTensor(*tensors, weight.shape)
+            codebook, codes = (state[f"{name}/{part}"].to(weight.device) for part in ("codebook", "codes"))
+            quantized[name] = CodebookTensor(codebook, codes.long(), indices.to(weight.device), weight.shape)
         return cls(model, quantized)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> "CodebookConstraint":

@@ -33,6 +33,8 @@ from prunus.pruning.sensitivity import sensitivity as sensitivity
 from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
+from prunus.pruning.structured.plan import SlimPlan as SlimPlan
+from prunus.pruning.structured.slim import slim as slim
 from prunus.tickets.lottery import LotteryResult as LotteryResult
 from prunus.tickets.lottery import lottery as lottery
 from prunus.training import RECIPES as RECIPES

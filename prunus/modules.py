@@ -31,6 +31,18 @@ def check_initialized(model: nn.Module) -> None:
                 )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of those that torch.compile, DataParallel and DistributedDataParallel return.
+
+    >>> unwrapped(nn.DataParallel(nn.Linear(1, 1)))
+    Linear(in_features=1, out_features=1, bias=True)
+    """
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
+    return model
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The parameters with `requires_grad = True`, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -37,7 +37,7 @@ TRIAL_SAMPLE = 1_000
 """Entries per tensor that are encoded in the trial of a larger model."""
 
 
-def check_inputs(
+def check_compressible(
     model: nn.Module,
     data: Dataset,
     recipe: CompressionRecipe,

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunus.compression.checks import PRUNED_ENCODING, check_inputs, stage_encodings
+from prunus.compression.checks import PRUNED_ENCODING, check_compressible, stage_encodings
 from prunus.compression.container import load
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.density_plan import plan_densities
@@ -20,13 +20,13 @@ from prunus.compression.half_precision import round_to_half
 from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
 from prunus.compression.result import Compressed
 from prunus.compression.save import clear_negative_zeros
-from prunus.compression.stages import CompressionRun, Report
+from prunus.compression.stages import CompressionRun, StageReport
 from prunus.errors import CorruptFileError
 from prunus.files import check_writable, write_atomic
 from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied, set_weights
 from prunus.registry import lookup
-from prunus.training.checkpoint import check_writable as check_checkpoint_writable
+from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_tensor_state
 from prunus.training.own_training import Fit, check_fit
 from prunus.types import Dataset, Progress
@@ -44,7 +44,7 @@ def compress(
     exclude: Sequence[str] = (),
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
-    report: Report | None = None,
+    report: StageReport | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
     """Compress a copy of `model` by Deep Compression and write it to `path`; `model` is not modified.
@@ -98,7 +98,7 @@ def compress(
         recipe = lookup("recipe", COMPRESSION_RECIPES, recipe)
     check_tensor_state(model)
     copy = copied(model)
-    weights = check_inputs(copy, data, recipe, include, exclude, trains_by_recipe=fit is None)
+    weights = check_compressible(copy, data, recipe, include, exclude, trains_by_recipe=fit is None)
     folder = None if checkpoints is None else Path(checkpoints)
     check_fit(fit, checkpoints)
     _check_outputs(path, folder)

@@ -22,7 +22,7 @@ from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.own_training import Fit, train_with
 from prunus.types import Dataset, MaskDict, Params, Progress
 
-Report = Callable[[str, EpochMetrics], None]
+StageReport = Callable[[str, EpochMetrics], None]
 """Called after each epoch with the name of the stage."""
 
 STAGES = ("dense", "pruned", "quantized", "huffman", "range")
@@ -91,7 +91,7 @@ class CompressionRun:
     recipe: CompressionRecipe
     seed: int
     checkpoints: Path | None
-    report: Report | None
+    report: StageReport | None
     progress: Progress | None
     fit: Fit | None = None
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.rows import Row
 from prunus.experiments.trained_networks import LENETS, SMOKE_EXAMPLES, CompressedNetwork, TrainedNetwork
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.scopes import SCOPES
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate
 from prunus.types import MaskDict

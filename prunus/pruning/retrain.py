@@ -12,11 +12,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from prunus.data.examples import sample_examples
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, SpecError, StatisticsError
 from prunus.masks import Masks, mask_density
 from prunus.pruning.dropout import scaled_dropout
-from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
@@ -24,7 +25,7 @@ from prunus.pruning.statistics import Criterion, Statistics
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
-from prunus.training.checkpoint import check_writable
+from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.own_training import Fit, check_fit, train_with
 from prunus.training.recipe import check_recipe
@@ -144,4 +145,4 @@ def _check_training(model: nn.Module, data: Dataset, retrain: Sequence[Recipe], 
         check_trainable(model, data, recipe)
     if folder is not None:
         check_dense_state(model)
-        check_writable(folder / "prune-1.safetensors")
+        check_checkpoint_writable(folder / "prune-1.safetensors")

@@ -16,6 +16,7 @@ from prunus.masks import Masks
 from prunus.models import MODELS
 from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.monitor import TrainingMonitor
@@ -29,9 +30,9 @@ from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
 
-NUM_TIMED_STEPS = 20
+MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2
+"""At which of the two the measurement of a step ends; a step of a convolutional network takes a second."""
 
-Row = dict[str, Any]
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
 
@@ -310,9 +311,12 @@ def time_step(trainer: Trainer, data: Dataset) -> float:
     batch = data.train.take(trainer.recipe.batch_size)
     trainer.step(batch.inputs, batch.labels)
     started = time.process_time()  # not wall-clock time: other processes may be running
-    for _ in range(NUM_TIMED_STEPS):
+    for number in range(1, MAX_TIMED_STEPS + 1):
         trainer.step(batch.inputs, batch.labels)
-    return (time.process_time() - started) / NUM_TIMED_STEPS
+        seconds = time.process_time() - started
+        if seconds > MAX_TIMED_SECONDS:
+            break
+    return seconds / number
 
 
 def _report_differences(report_steps: StepReport, first_step: int) -> Progress:

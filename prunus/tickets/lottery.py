@@ -24,8 +24,8 @@ from prunus.training.own_training import Fit, check_fit
 from prunus.types import Dataset, MaskDict, Params, Scores
 
 if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported by the first call
+    from prunus.runs.content import Row
     from prunus.runs.store import Store
-    from prunus.tickets.baseline import Row
     from prunus.tickets.rounds import Round
     from prunus.tickets.ticket import PruningRates, TicketSpec
 

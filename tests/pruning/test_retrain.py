@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from prunus.data.batches import iter_batches
+from prunus.data.examples import sample_examples
 from prunus.errors import DensityError, SpecError, StatisticsError, TrainingError
 from prunus.masks import are_nested
 from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
-from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain

@@ -131,7 +131,7 @@ def test_an_optimizer_of_replaced_parameters_is_refused(change):
     with pytest.raises(ModelError, match=r"step '0\.weight', but the parameter was replaced"):
         step(model, optimizer)
     assign_copies(model)
-    with pytest.raises(ModelError, match="steps none of its 2 masked parameters; make the optimizer"):
+    with pytest.raises(ModelError, match="steps none of its 2 masked or quantized parameters; make the optimizer"):
         masks.attach(optimizer)
 
 

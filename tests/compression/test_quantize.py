@@ -54,8 +54,9 @@ def centroids(model, masks):
 
 
 def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data, tmp_path):
+    """At a density at which the dense backend trains."""
     recipe = prunus.CompressionRecipe(
-        dense=RECIPE, density=0.3, schedule="one_shot", rounds=1, retrain=RECIPE, final_retrain=RECIPE, bits=3,
+        dense=RECIPE, density=0.5, schedule="one_shot", rounds=1, retrain=RECIPE, final_retrain=RECIPE, bits=3,
         finetune=RECIPE, kmeans_init="linear", half_precision_biases=False,
     )  # fmt: skip
     expected = prunus.compress(network(), tmp_path / "expected.prunus", data=data, preset=recipe, seed=5)
@@ -68,7 +69,7 @@ def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data,
         )
 
     retraining, finetuning = optimizer(), optimizer()
-    masks = prunus.prune(model, 0.3).masks.attach(retraining)
+    masks = prunus.prune(model, 0.5).masks.attach(retraining)
     own_loop(model, retraining, data.train, derive_seed(5, "retrain", 1))
     masks.detach()
     quantized = prunus.quantize(model, masks, bits=3, seed=5).attach(finetuning)

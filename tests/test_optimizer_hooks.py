@@ -221,3 +221,19 @@ def test_masks_of_another_model_are_refused():
     ):
         with pytest.raises(ModelError, match=message):
             masks.bind(other)
+
+
+@pytest.mark.parametrize("change", ["assigned", "changed in place"])
+def test_a_gradient_that_is_set_by_hand_is_masked_before_the_step(change):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    masks = masked(model).attach(optimizer)
+    loss_of(model).backward()
+    weight, mask = model[0].weight, masks["0.weight"]
+    if change == "assigned":
+        weight.grad = torch.ones(16, 8)
+    else:
+        weight.grad.add_(1.0)
+    optimizer.step()
+    assert not weight.grad[~mask].any()
+    assert not optimizer.state[weight]["momentum_buffer"][~mask].any()

@@ -163,6 +163,12 @@ def test_a_killed_training_continues_from_the_users_own_checkpoint(data):
     assert again.verify() == 0
     with pytest.raises(CheckpointError, match="other codes or masks"):
         prunus.quantize(network(3), bits=2).load_state_dict(load(stored))
+    for part in ("codes", "mask"):
+        for broken in (torch.zeros(3, dtype=torch.uint8), None):
+            state = {**load(stored), f"1.weight/{part}": broken}
+            state = {name: tensor for name, tensor in state.items() if tensor is not None}
+            with pytest.raises(CheckpointError, match=r"codebook, codes and mask of '1\.weight'"):
+                CodebookConstraint.from_state_dict(network(), state)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -170,6 +176,7 @@ def test_other_float_types_keep_their_type(dtype, data):
     model = network().to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     quantized = prunus.quantize(model, prunus.prune(model, 0.4).masks, bits=3).attach(optimizer)
+    assert quantized.verify() == 0
     F.cross_entropy(model(data.train.inputs.to(dtype)), data.train.labels).backward()
     optimizer.step()
     assert model[1].weight.dtype == dtype

@@ -19,7 +19,7 @@ from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.weights import copied
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
-from prunus.training.own_training import Fit, train_with
+from prunus.training.fit import Fit, train_with
 from prunus.types import Dataset, MaskDict, Params, Progress
 
 StageReport = Callable[[str, EpochMetrics], None]

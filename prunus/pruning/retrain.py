@@ -27,7 +27,7 @@ from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.own_training import Fit, check_fit, train_with
+from prunus.training.fit import Fit, check_fit, train_with
 from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Density, MaskDict, Progress, Scores
 

@@ -20,13 +20,13 @@ from prunus.registry import import_object, lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
+from prunus.tickets.fit_level import train_level_with
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.tickets.own_levels import train_level_with
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
+from prunus.training.fit import Fit
 from prunus.training.loop import Trainer, steps_per_epoch
-from prunus.training.own_training import Fit
 from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
@@ -63,7 +63,7 @@ class BaselineSpec:
     """Whether the test split is evaluated during training as well, for a figure."""
     device: str = "cpu"
     fit: Fit | None = None
-    """A function (model, masks) that trains the network in the place of the recipe. A spec with one cannot be stored."""
+    """A function (model, masks) that trains the network in place of the recipe. A spec with one cannot be stored."""
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: none."""

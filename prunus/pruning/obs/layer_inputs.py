@@ -1,0 +1,177 @@
+"""The inputs of layers, handed to a function while calibration examples pass through the network.
+
+The output of a layer is compared with W x on the first examples, so that a layer that computes something else (its own
+padding, a standardized weight, a hook) is refused, and so is a weight that something else than its layer uses.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import ModelError
+from prunus.pruning.calibration_checks import check_inputs, output_tensors, run_forward, unreached_error
+from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_output, first_examples
+from prunus.pruning.masks import check_finite
+from prunus.pruning.weights import with_weights
+from prunus.types import Params, Progress
+
+NUM_COMPARED_CALLS = 4
+"""Calls of a layer whose outputs are compared with weight · input."""
+
+AddInputs = Callable[[Tensor], None]
+"""Adds the inputs of one call of a layer, [..., D] or [B, C, ...]."""
+
+
+@torch.no_grad()
+def pass_layer_inputs(
+    model: nn.Module,
+    weights: Params,
+    inputs: Tensor,
+    adders: Mapping[str, AddInputs],
+    *,
+    batch_size: int = 100,
+    forward: Callable[[nn.Module, Tensor], object] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Pass `inputs` once through a copy of `model` with these weights, and hand on the inputs of the layer of each.
+
+    Args:
+        model: Any module; it is not changed.
+        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
+        inputs: Calibration examples [N, ...], on the device of the model.
+        adders: Called with the inputs of each call of a layer, by name of the weight.
+        batch_size: Examples per forward pass.
+        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        progress: Called after each batch.
+
+    Raises:
+        StatisticsError: No example, not a tensor, or a shape that the model does not take.
+        NonFiniteError: Inputs of the model or weights are not finite.
+        ModelError: A name that the model does not have, a layer of another kind, one that does not return weight ·
+            input + bias, one whose weight is used elsewhere too, or one that the forward pass does not reach.
+    """
+    check_inputs(inputs)
+    check_finite({"calibration": inputs}, "The inputs for")
+    check_finite(weights, "The weight")
+    for name in weights:
+        layer_of(model, name)
+    model = with_weights(model, weights).eval()
+    run = partial(run_forward, model, forward=model if forward is None else partial(forward, model))
+    hooked = {name: _HookedLayer(name, layer_of(model, name), adders[name]) for name in weights}
+    with ExitStack() as hooks:
+        for layer in hooked.values():
+            hooks.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
+            hooks.enter_context(layer.module.register_forward_hook(layer.compare_output))
+        batches = torch.split(inputs, batch_size)
+        for number, batch in enumerate(batches, start=1):
+            run(batch)
+            if progress:
+                progress("calibration batches", number, len(batches))
+    for name, layer in hooked.items():
+        if not layer.num_calls:
+            raise unreached_error(name)
+    layers = {name: layer.module for name, layer in hooked.items()}
+    _check_used_by_layers_alone(model, layers, inputs[:NUM_COMPARED_EXAMPLES], run)
+
+
+@dataclass
+class _HookedLayer:
+    """The hooks of one layer."""
+
+    name: str
+    module: nn.Module
+    add: AddInputs
+    num_calls: int = 0
+    first: Tensor | None = None
+    """The first examples of the inputs of the present call, where its output is to be compared."""
+
+    def pre_hook(self, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        """Hand on the inputs of a call."""
+        x = arguments[0] if arguments else named.get("input")
+        if not isinstance(x, Tensor):
+            raise ModelError(
+                f"Expected a tensor as the input of the layer of {self.name!r} ({type(module).__name__}), got "
+                f"{'other arguments' if x is None else f'a {type(x).__name__}'}; exclude {self.name!r}."
+            )
+        if x.shape[-1] != getattr(module, "in_features", x.shape[-1]):
+            return  # the layer's own error says more
+        self.num_calls += 1
+        # Copied, as a forward may write over its input.
+        self.first = first_examples(module, x).clone() if self.num_calls <= NUM_COMPARED_CALLS else None
+        try:
+            self.add(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ModelError(
+                f"Expected inputs that a {type(module).__name__} multiplies for the layer of {self.name!r}, got shape "
+                f"{tuple(x.shape)} ({next(iter(str(error).splitlines()), '')}); exclude {self.name!r}."
+            ) from error
+
+    def compare_output(self, module: nn.Module, arguments: tuple[Tensor, ...], output: object) -> None:
+        """Raise ModelError unless the output of a call is weight · input + bias."""
+        if self.first is not None:
+            check_layer_output(self.name, module, self.first, output)
+
+
+@torch.enable_grad()
+def _check_used_by_layers_alone(
+    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor, run: Callable[[Tensor], object]
+) -> None:
+    """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
+
+    The outputs of the layers are detached (by hooks that stay), so that a gradient of the model's output, or of a
+    layer's input, reaches a weight only where something else uses it.
+    """
+    parameters = {name: layer.get_parameter("weight") for name, layer in layers.items()}
+    weights = {name: p.requires_grad_() for name, p in parameters.items() if not p.is_inference()}
+    tensors: list[Tensor] = []
+    for layer in layers.values():
+        layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True)
+    tensors += output_tensors(run(inputs))
+    tensors = [tensor for tensor in tensors if tensor.requires_grad]
+    if not tensors or not weights:
+        return
+    gradients = torch.autograd.grad(
+        tensors, list(weights.values()), [torch.ones_like(t) for t in tensors], allow_unused=True
+    )
+    for name, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            raise ModelError(
+                f"Expected {name!r} to be used by its layer alone, but the forward pass of {type(model).__name__} uses "
+                f"it elsewhere too, so that the error of its layer's output is not all that changes; exclude {name!r}, "
+                "or choose a method that uses weights or gradients alone, as magnitude."
+            )
+
+
+def _detach(
+    tensors: list[Tensor],
+    module: nn.Module,
+    arguments: tuple[object, ...],
+    named: dict[str, object],
+    output: object,
+) -> object:
+    """Collect the inputs of a layer, and detach its output from them."""
+    tensors += output_tensors((arguments, named))
+    return output.detach() if isinstance(output, Tensor) else output
+
+
+def layer_of(model: nn.Module, name: str) -> nn.Module:
+    """The layer of a weight. Raises ModelError where there is none, or it is of another kind."""
+    path, _, last = name.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise ModelError(f"Expected the name of a weight of {type(model).__name__}, got {name!r}.") from None
+    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        raise ModelError(
+            f"Expected weights of Linear, Conv1d and Conv2d layers to prune layer by layer, but {name!r} is of a "
+            f"{type(module).__name__}; exclude {name!r}."
+        )
+    return module
+
+

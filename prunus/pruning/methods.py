@@ -2,6 +2,7 @@
 
     obs              ExactObs()              OBS layer by layer, exactly, row by row                   updates weights
     sparse_gpt       SparseGpt()             OBS layer by layer, column by column                      updates weights
+    admm             Admm()                  output errors layer by layer, all rows at once            updates weights
     fisher           Fisher()                OBS with the blockwise empirical Fisher                   updates weights
     full_obs         FullObs()               OBS with the inverse Hessian of the whole network         updates weights
     obd              Obd()                   OBD with the Levenberg-Marquardt diagonal
@@ -23,6 +24,7 @@ from prunus.errors import StatisticsError
 from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.obs.admm import Admm
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.fisher import Fisher
 from prunus.pruning.obs.full_obs import FullObs
@@ -146,6 +148,7 @@ def loss_function(loss: str | Loss | None) -> Callable[[Tensor, Tensor], Tensor]
 METHODS: Mapping[str, PruningMethod] = {
     "obs": ExactObs(),
     "sparse_gpt": SparseGpt(),
+    "admm": Admm(),
     "fisher": Fisher(),
     "full_obs": FullObs(),
     "obd": Obd(),

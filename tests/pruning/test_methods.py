@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWar
 
 GRADIENT_CRITERIA = ("snip", "gradient", "grasp", "synflow")
 ALL = (*METHODS, *GRADIENT_CRITERIA)
-MOVING = ("obs", "sparse_gpt", "fisher", "full_obs")
+MOVING = ("obs", "sparse_gpt", "admm", "fisher", "full_obs")
 each = pytest.mark.parametrize("name", ALL)
 
 

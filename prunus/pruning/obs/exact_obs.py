@@ -60,19 +60,14 @@ class ExactObsState(PruningState):
 
     def _prune_to(self, masks: MaskDict) -> "ExactObsState":
         """Set the remaining weights so that the outputs are closest to those of the examined weights."""
-        weights, rejected = {}, []
+        updates = {}
         for name, mask in masks.items():
             solved = self._timed(name, lambda name: self._solve_layer(name, masks[name]))
-            weights[name], was_worse = limit_layer_update(
-                self.hessians[name], self.initial[name], mask, solved
-            )
-            rejected += [name] * was_worse
-        warn_of_rejected("ExactOBS", rejected)
+            updates[name] = limit_layer_update(self.hessians[name], self.initial[name], mask, solved)
+        warn_of_rejected("ExactOBS", [name for name, update in updates.items() if update.was_rejected])
+        weights = {name: update.weight for name, update in updates.items()}
         check_finite(weights, "The updated weight")
-        increase = sum(
-            hessian.damped_error(weights[name] - self.initial[name])
-            for name, hessian in self.hessians.items()
-        )
+        increase = sum(update.increase for update in updates.values())
         return replace(self, weights=weights, masks=masks, predicted_increase=increase)
 
     def _timed(self, name: str, work: Callable[[str], Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ inputs that are not always zero. It is reported, and no other is ever added.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +61,10 @@ class LayerHessian:
         # Rounding can take a sum of squares below zero.
         return max(0.0, float((rows @ self.hessian * rows).sum() / 2))
 
-    def damped_error(self, change: Tensor) -> float:
-        """`error` with H + λ I for H."""
-        return replace(self, hessian=self.damped()).error(change)
+    def damped_error(self, change: Tensor, error: float | None = None) -> float:
+        """`error` with H + λ I for H; the undamped `error` is computed where it is not given."""
+        error = self.error(change) if error is None else error
+        return error + self.damping / 2 * float(change.detach().double().square().sum())
 
     def row_errors(self, change: Tensor) -> Tensor:
         """The error that each row of the layer's matrix contributes, [G, O / G] in float64."""

@@ -114,7 +114,9 @@ def conv2d_input_products(module: nn.Conv2d, inputs: Tensor) -> Iterator[tuple[T
         return  # the layer's own error says more
     last_x, last_y, size = step_x * (out_x - 1) + 1, step_y * (out_y - 1) + 1, width * channels
     for part in torch.split(padded, max(1, MAX_UNFOLDED // (padded[0].numel() * width))):
-        images = part.unflatten(1, (groups, channels)).permute(1, 3, 0, 4, 2).contiguous()  # [G, H, B, W, C]
+        images = (
+            part.reshape(len(part), groups, channels, *part.shape[2:]).permute(1, 3, 0, 4, 2).contiguous()
+        )  # [G, H, B, W, C]
         shifted = [images[:, :, :, x * gap_x : x * gap_x + last_x : step_x] for x in range(width)]
         rows = torch.cat(shifted, -1).flatten(2, 3)  # [G, H, B · W', K · C]
         total = part.new_zeros(groups, height, size, height, size, dtype=torch.float64)

@@ -382,13 +382,23 @@ class NByM(Scope):
         groups = _to_tiles(scores, 1, self.m)
         if within is not None:
             groups = groups.masked_fill(~_to_tiles(within, 1, self.m), -torch.inf)
-        border = groups.topk(self.n, dim=-1).values[..., -1:]
+        mask = torch.zeros_like(groups, dtype=torch.bool)
+        best = groups.topk(self.n + 1, dim=-1)
+        border, next_best = best.values[..., -2:].unbind(-1)
+        mask.scatter_(-1, best.indices[..., :-1], True)
+        tied = border == next_best
+        if tied.any():
+            mask[tied] = self._draw_ties(groups[tied], border[tied].unsqueeze(-1), generator)
+        return _from_tiles(mask, scores)
+
+    def _draw_ties(self, groups: Tensor, border: Tensor, generator: torch.Generator) -> Tensor:
+        """The masks of groups [n, M] in which a pruned score is equal to the lowest one kept."""
         # Above the border comes first, then what is at it, in random order, and what is below it last.
         order = torch.rand(groups.shape, generator=generator).to(groups.device)
         order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
-        mask = torch.zeros_like(groups, dtype=torch.bool)
-        mask.scatter_(-1, order.topk(self.n, dim=-1).indices, True)
-        return _from_tiles(mask, scores)
+        return torch.zeros_like(groups, dtype=torch.bool).scatter_(
+            -1, order.topk(self.n, dim=-1).indices, True
+        )
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():

@@ -6,15 +6,15 @@
         next S = α X + (1 - α) Z + U
 
 for all rows of a layer at once, with one factorization per layer. The density decreases from iteration to iteration,
-d(t) = d + (1 - d) (1 - t)³, to the one that was asked for, and the last masks are kept while the weights converge. N:M
+d(t) = d + (1 - d) (1 - t)³, to the final one, whose masks are kept while the weights converge. N:M
 patterns, which have one density, are selected from the first iteration on. S² is the first-order cost of a weight, in
 the units of E, so that scopes may rank layers together.
 
 Source: Boža 2024, "Fast and effective weight update for pruned large language models", Algorithm 1 and section 3.2 (the
 normalization, penalty 1, the gradual masks); Meng et al. 2024, "ALPS". Cubic schedule: Zhu & Gupta 2017. Relaxation α:
 Boyd et al. 2011, section 3.4.3.
-Differences from the papers: α = 1.6, so that 15 iterations reach what 20 do with α = 1; damping is λ of `hessian.py`; a layer
-whose update loses more of its output than zeroing is solved for again (`fallback.py`), with a warning.
+Differences from the papers: α = 1.6, so that 15 iterations reach what 20 do with α = 1; damping is λ of `hessian.py`; a
+layer whose update loses more of its output than zeroing is solved for again (`fallback.py`), with a warning.
 """
 
 import time
@@ -111,9 +111,7 @@ class Admm(LayerMethod):
             part = density if not isinstance(density, Mapping) else {name: density[name] for name in names}
             masks |= _iterate(layers, part, scope, {name: before[name] for name in names}, within, seed)
             for name, layer in layers.items():
-                updates[name] = limit_layer_update(
-                    hessians[name], weights[name], masks[name], layer.weight()
-                )
+                updates[name] = limit_layer_update(hessians[name], weights[name], masks[name], layer.weight())
                 if progress:
                     progress("layers updated", len(updates), len(weights))
             elapsed = time.perf_counter() - start

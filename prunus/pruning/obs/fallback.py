@@ -5,9 +5,9 @@ By the error of a layer's output (`limit_layer_update`):
     E(updated weights) <= E(pruned weights at zero, the others as they were)
 
 Where inputs are strongly correlated, rounding or an order of columns with too few columns to compensate for the last
-ones can break this. The remaining weights of such a layer are solved for again, by the conjugate gradients of `refit.py`
-from the original weights. Every step lowers the error, so that it is a better update wherever it stops. A row for which
-even this update is worse than zeroing (by rounding to the dtype of the weights) is zeroed.
+ones can break this. The remaining weights of such a layer are solved for again from the original weights, by the
+conjugate gradients of `refit.py`. Every step lowers the error, so that it is a better update wherever it stops. A row
+for which even this update is worse than zeroing (by rounding to the dtype of the weights) is zeroed.
 
 By the loss (`limit_update_by_loss`): the update is halved until the loss is at most that of zeroing.
 """
@@ -50,9 +50,7 @@ class LimitedUpdate:
     """Whether the update was worse than zeroing by more than rounding."""
 
 
-def limit_layer_update(
-    hessian: LayerHessian, before: Tensor, mask: Tensor, updated: Tensor
-) -> LimitedUpdate:
+def limit_layer_update(hessian: LayerHessian, before: Tensor, mask: Tensor, updated: Tensor) -> LimitedUpdate:
     """The update of a layer, solved for again where it loses more of the output than zeroing.
 
     Each group of a convolution is treated as a layer of its own.

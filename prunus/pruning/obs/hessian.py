@@ -62,7 +62,15 @@ class LayerHessian:
         return max(0.0, float((rows @ self.hessian * rows).sum() / 2))
 
     def damped_error(self, change: Tensor, error: float | None = None) -> float:
-        """`error` with H + λ I for H; the undamped `error` is computed where it is not given."""
+        """`error` with H + λ I for H.
+
+        Args:
+            change: ΔW, of the weight's shape.
+            error: The undamped error where it is known.
+
+        Returns:
+            The error of the layer's output plus λ |ΔW|² / 2.
+        """
         error = self.error(change) if error is None else error
         return error + self.damping / 2 * float(change.detach().double().square().sum())
 

@@ -13,9 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import ModelError
-from prunus.pruning.calibration_checks import check_inputs, output_tensors, run_forward, unreached_error
+from prunus.pruning.calibration_checks import (
+    check_inputs,
+    output_tensors,
+    run_forward,
+    uninformative_error,
+    unreached_error,
+)
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_output, first_examples
 from prunus.pruning.masks import check_finite
+from prunus.pruning.matrix import from_matrix, im2col_batches
 from prunus.pruning.weights import with_weights
 from prunus.types import Params, Progress
 
@@ -76,6 +83,60 @@ def pass_layer_inputs(
             raise unreached_error(name)
     layers = {name: layer.module for name, layer in hooked.items()}
     _check_used_by_layers_alone(model, layers, inputs[:NUM_COMPARED_EXAMPLES], run)
+
+
+@torch.no_grad()
+def input_norms(
+    model: nn.Module,
+    weights: Params,
+    inputs: Tensor,
+    *,
+    forward: Callable[[nn.Module, Tensor], object] | None = None,
+) -> Params:
+    """The L2 norm, over all examples and positions, of the input that each weight is multiplied with.
+
+    Args:
+        model: Any module; it is not changed.
+        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
+        inputs: Calibration examples [N, ...].
+        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+
+    Returns:
+        Tensors of the shapes of the weights, in float32 at least; all rows of a group are equal.
+
+    Raises:
+        StatisticsError: As `pass_layer_inputs`, or a layer whose inputs are all zero.
+        NonFiniteError: Inputs of the model or of a layer are not finite.
+        ModelError: As `pass_layer_inputs`.
+
+    >>> model, inputs = nn.Linear(2, 1), torch.tensor([[3.0, 1.0], [4.0, 0.0]])
+    >>> input_norms(model, {"weight": model.weight}, inputs)
+    {'weight': tensor([[5., 1.]])}
+    """
+    squares = {name: _SquareSum(layer_of(model, name)) for name in weights}
+    pass_layer_inputs(model, weights, inputs, {n: s.add for n, s in squares.items()}, forward=forward)
+    norms = {}
+    for name, weight in weights.items():
+        total = torch.as_tensor(squares[name].total, device=weight.device)
+        check_finite({name: total}, "The calibration inputs of the layer of")
+        if not total.any():
+            raise uninformative_error(f"All inputs of the layer of {name!r} are zero in all examples")
+        rows = total.sqrt().unsqueeze(1).expand(-1, len(weight) // len(total), -1).flatten(0, 1)
+        norms[name] = from_matrix(rows, weight).to(torch.promote_types(weight.dtype, torch.float32))
+    return norms
+
+
+@dataclass
+class _SquareSum:
+    """The sum of squares of each input of one layer, [G, D] in float64."""
+
+    module: nn.Module
+    total: Tensor | float = 0.0
+
+    def add(self, inputs: Tensor) -> None:
+        """Add the inputs of a call."""
+        for x in im2col_batches(self.module, inputs):
+            self.total = self.total + x.abs().double().square().sum(1)
 
 
 @dataclass
@@ -161,7 +222,18 @@ def _detach(
 
 
 def layer_of(model: nn.Module, name: str) -> nn.Module:
-    """The layer of a weight. Raises ModelError where there is none, or it is of another kind."""
+    """The layer of a weight.
+
+    Args:
+        model: Contains the layer.
+        name: Of the weight, in the model.
+
+    Returns:
+        The layer.
+
+    Raises:
+        ModelError: There is no such layer, or it is not Linear, Conv1d or Conv2d.
+    """
     path, _, last = name.rpartition(".")
     try:
         module = model.get_submodule(path)
@@ -173,5 +245,3 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
             f"{type(module).__name__}; exclude {name!r}."
         )
     return module
-
-

@@ -5,12 +5,12 @@
 by conjugate gradients, preconditioned with the diagonal, for all rows of a layer at once: one product with H per
 iteration, where solving each row for its own mask needs a factorization per row.
 
-Source: Hestenes & Stiefel 1952; the least squares of Boža 2024, "Fast and effective weight update for pruned large
-language models", and Meng et al. 2024, "ALPS", section 3.2. Also called: reconstruction, weight update for a fixed mask.
+Source: the least squares of Boža 2024, "Fast and effective weight update for pruned large language models", and Meng et
+al. 2024, "ALPS", section 3.2; the method is of Hestenes & Stiefel 1952.
+Also called: reconstruction, weight update for a fixed mask.
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -61,7 +61,8 @@ def refit(
         StatisticsError, ModelError, NonFiniteError: As `layer_hessians`.
 
     >>> model, weights = nn.Linear(2, 1, bias=False), {"weight": torch.tensor([[1.0, 1.0]])}
-    >>> zeroed = PruneResult({"weight": torch.tensor([[0.0, 1.0]])}, {"weight": torch.tensor([[False, True]])}, 0.0, 0.0)
+    >>> masks = {"weight": torch.tensor([[False, True]])}
+    >>> zeroed = PruneResult({"weight": torch.tensor([[0.0, 1.0]])}, masks, 0.0, 0.0)
     >>> refit(model, weights, zeroed, torch.tensor([[1.0, 1.0], [2.0, 2.0]]), damping=1e-9).weights
     {'weight': tensor([[0., 2.]])}
     """
@@ -91,29 +92,28 @@ def refit_layers(
         `result` with other weights.
     """
     weights: Params = {}
-    increase, seconds = 0.0, Counter(result.seconds)
+    increase, seconds = 0.0, dict(result.seconds)
     for number, (name, hessian) in enumerate(hessians.items(), start=1):
         start = time.perf_counter()
         before, mask = original[name].detach(), result.masks[name]
         weights[name] = _refit_layer(hessian, before, mask, result.weights[name].detach())
         increase += hessian.damped_error(weights[name] - before)
-        seconds[name] += time.perf_counter() - start
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
         if progress:
             progress("layers refitted", number, len(hessians))
     check_finite(weights, "The refitted weight")
     damping = max(result.damping, *(hessian.damping for hessian in hessians.values()))
-    return replace(
-        result, weights=weights, predicted_increase=increase, damping=damping, seconds=dict(seconds)
-    )
+    return replace(result, weights=weights, predicted_increase=increase, damping=damping, seconds=seconds)
 
 
 def _refit_layer(hessian: LayerHessian, original: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     dtype = torch.promote_types(weight.dtype, torch.float32)
+    groups = zip(
+        hessian.damped(), hessian.rows(original), hessian.rows(weight), hessian.rows(mask), strict=True
+    )
     solved = [
-        least_squares(*(tensor.to(dtype) for tensor in group[:3]), group[3].bool())
-        for group in zip(
-            hessian.damped(), hessian.rows(original), hessian.rows(weight), hessian.rows(mask), strict=True
-        )
+        least_squares(damped.to(dtype), rows.to(dtype), start.to(dtype), kept.bool())
+        for damped, rows, start, kept in groups
     ]
     fitted = torch.where(mask, from_matrix(torch.cat(solved), weight).to(weight.dtype), 0.0)
     worse = ~(hessian.row_errors(original - fitted) <= hessian.row_errors(original - weight))

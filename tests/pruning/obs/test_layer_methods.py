@@ -136,7 +136,11 @@ def test_densities_by_name_are_exact():
     model = nn.Sequential(nn.Linear(IN, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     objective = {"0.weight": 0.35, "2.weight": 0.6}
     inputs, weights = correlated(N, IN), prunable_weights(model)
-    for prune in (sparse_gpt(model, inputs, mask_block_size=3), exact_obs(model, inputs), admm(model, inputs)):
+    for prune in (
+        sparse_gpt(model, inputs, mask_block_size=3),
+        exact_obs(model, inputs),
+        admm(model, inputs),
+    ):
         done = prune(weights, objective, SCOPES["layer"])
         assert {n: int(m.sum()) for n, m in done.masks.items()} == {
             n: num_to_keep(objective[n], m.numel()) for n, m in done.masks.items()

@@ -48,7 +48,9 @@ def test_weights_are_the_least_squares_of_the_masks(kind):
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "obs", "sparse_gpt", "admm", "fisher", "obd_hutchinson"])
+@pytest.mark.parametrize(
+    "name", ["magnitude", "wanda", "obs", "sparse_gpt", "admm", "fisher", "obd_hutchinson"]
+)
 def test_no_row_of_any_method_has_a_larger_error_than_before(name, dtype):
     layers = nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 8)
     model = tiny_networks.randomize_parameters(nn.Sequential(*layers), 2).to(dtype)

@@ -17,6 +17,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +40,8 @@ from prunus.types import Density, MaskDict, Scores
 
 Shapes = Mapping[str, tuple[int, ...]]
 Counts = Mapping[str, int]
+MakeGenerator = Callable[[], torch.Generator]
+"""Makes the generator of the random order of ties, where it is needed."""
 
 TOLERANCE = 1e-9
 """The largest difference between a density and N / M that counts as rounding of floats."""
@@ -107,16 +110,19 @@ class Scope(ABC):
         counts = self.counts(shapes, density, self._counts_within(shapes, within))
         masks = {}
         for name, score in scores.items():
-            mask, generator = None if within is None else within[name], make_generator(seed, "ties", name)
+            mask, generator = (
+                None if within is None else within[name],
+                partial(make_generator, seed, "ties", name),
+            )
             masks[name] = self._select_one(score.detach(), counts[name], mask, generator)
         warn_if_empty(masks)
         return masks
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         """The mask of one tensor that keeps `count` weights."""
-        return _top_k_within(scores, count, within, generator)
+        return _top_k_within(scores, count, within, generator())
 
     def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
         """Check, before any work, that each of these densities can be reached from the one before it.
@@ -377,18 +383,17 @@ class NByM(Scope):
         return {name: math.prod(shape) // self.m * self.n for name, shape in shapes.items()}
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         groups = _to_tiles(scores, 1, self.m)
         if within is not None:
             groups = groups.masked_fill(~_to_tiles(within, 1, self.m), -torch.inf)
-        mask = torch.zeros_like(groups, dtype=torch.bool)
-        best = groups.topk(self.n + 1, dim=-1)
-        border, next_best = best.values[..., -2:].unbind(-1)
-        mask.scatter_(-1, best.indices[..., :-1], True)
+        ranked = groups.sort(dim=-1, descending=True).values
+        border, next_best = ranked[..., self.n - 1], ranked[..., self.n]
+        mask = groups >= border.unsqueeze(-1)
         tied = border == next_best
         if tied.any():
-            mask[tied] = self._draw_ties(groups[tied], border[tied].unsqueeze(-1), generator)
+            mask[tied] = self._draw_ties(groups[tied], border[tied].unsqueeze(-1), generator())
         return _from_tiles(mask, scores)
 
     def _draw_ties(self, groups: Tensor, border: Tensor, generator: torch.Generator) -> Tensor:
@@ -473,13 +478,13 @@ class Block(Scope):
         return counts
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         tiles = _to_tiles(scores, self.rows, self.columns)
         # In float64, in which sums neither overflow nor depend on the order of addition.
         sums = tiles.sum((1, 3), dtype=torch.float64)
         available = None if within is None else _to_tiles(within, self.rows, self.columns).any(3).any(1)
-        mask = _top_k_within(sums, count // self.weights_per_unit, available, generator)
+        mask = _top_k_within(sums, count // self.weights_per_unit, available, generator())
         return _from_tiles(mask[:, None, :, None].expand_as(tiles), scores)
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:

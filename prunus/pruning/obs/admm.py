@@ -31,7 +31,7 @@ from prunus.masks import all_kept, apply_masks, mask_density
 from prunus.pruning.density import densities_by_name
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
-from prunus.pruning.obs.fallback import LimitedUpdate, limit_layer_update, warn_of_rejected
+from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import LayerHessian
 from prunus.pruning.obs.layer_method import LayerMethod
 from prunus.pruning.obs.state import PruneResult
@@ -102,7 +102,8 @@ class Admm(LayerMethod):
         before = within or all_kept(weights)
         weights = apply_masks({name: weight.detach() for name, weight in weights.items()}, before)
         scope.check(shapes_of(weights), [density], within)
-        updates: dict[str, LimitedUpdate] = {}
+        updated: Params = {}
+        rejected: list[str] = []
         masks: MaskDict = {}
         seconds: dict[str, float] = {}
         for names in _ranked_together(scope, list(weights)):
@@ -111,22 +112,19 @@ class Admm(LayerMethod):
             part = density if not isinstance(density, Mapping) else {name: density[name] for name in names}
             masks |= _iterate(layers, part, scope, {name: before[name] for name in names}, within, seed)
             for name, layer in layers.items():
-                updates[name] = limit_layer_update(hessians[name], weights[name], masks[name], layer.weight())
+                updated[name], was_rejected = limit_layer_update(
+                    hessians[name], weights[name], masks[name], layer.weight()
+                )
+                rejected += [name] * was_rejected
                 if progress:
-                    progress("layers updated", len(updates), len(weights))
+                    progress("layers updated", len(updated), len(weights))
             elapsed = time.perf_counter() - start
             seconds |= {name: elapsed / len(names) for name in names}
         warn_if_empty(masks)
-        warn_of_rejected("ADMM", [name for name, update in updates.items() if update.was_rejected])
-        updated = {name: update.weight for name, update in updates.items()}
+        warn_of_rejected("ADMM", rejected)
         check_finite(updated, "The updated weight")
-        return PruneResult(
-            updated,
-            masks,
-            sum(update.increase for update in updates.values()),
-            max(hessians[name].damping for name in weights),
-            seconds,
-        )
+        increase = sum(hessians[name].damped_error(updated[name] - weights[name]) for name in weights)
+        return PruneResult(updated, masks, increase, max(hessians[name].damping for name in weights), seconds)
 
 
 class _AdmmLayer:

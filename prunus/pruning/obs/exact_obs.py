@@ -60,14 +60,19 @@ class ExactObsState(PruningState):
 
     def _prune_to(self, masks: MaskDict) -> "ExactObsState":
         """Set the remaining weights so that the outputs are closest to those of the examined weights."""
-        updates = {}
+        weights, rejected = {}, []
         for name, mask in masks.items():
             solved = self._timed(name, lambda name: self._solve_layer(name, masks[name]))
-            updates[name] = limit_layer_update(self.hessians[name], self.initial[name], mask, solved)
-        warn_of_rejected("ExactOBS", [name for name, update in updates.items() if update.was_rejected])
-        weights = {name: update.weight for name, update in updates.items()}
+            weights[name], was_rejected = limit_layer_update(
+                self.hessians[name], self.initial[name], mask, solved
+            )
+            rejected += [name] * was_rejected
+        warn_of_rejected("ExactOBS", rejected)
         check_finite(weights, "The updated weight")
-        increase = sum(update.increase for update in updates.values())
+        increase = sum(
+            hessian.damped_error(weights[name] - self.initial[name])
+            for name, hessian in self.hessians.items()
+        )
         return replace(self, weights=weights, masks=masks, predicted_increase=increase)
 
     def _timed(self, name: str, work: Callable[[str], Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ By the loss (`limit_update_by_loss`): the update is halved until the loss is at 
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
 import torch
@@ -39,18 +39,9 @@ UPDATE_FRACTIONS = (0.5, 0.25, 0.125)
 """Fractions of an update that are tried where the whole of it raises the loss."""
 
 
-@dataclass(frozen=True)
-class LimitedUpdate:
-    """The weight of a layer after an update."""
-
-    weight: Tensor
-    increase: float
-    """The damped error of its output."""
-    was_rejected: bool = False
-    """Whether the update was worse than zeroing by more than rounding."""
-
-
-def limit_layer_update(hessian: LayerHessian, before: Tensor, mask: Tensor, updated: Tensor) -> LimitedUpdate:
+def limit_layer_update(
+    hessian: LayerHessian, before: Tensor, mask: Tensor, updated: Tensor
+) -> tuple[Tensor, bool]:
     """The update of a layer, solved for again where it loses more of the output than zeroing.
 
     Each group of a convolution is treated as a layer of its own.
@@ -62,20 +53,22 @@ def limit_layer_update(hessian: LayerHessian, before: Tensor, mask: Tensor, upda
         updated: The weight after the update; of the weight's shape.
 
     Returns:
-        The weight, its error, and whether the update was rejected.
+        The weight, and whether the update was rejected by more than rounding.
 
     >>> hessian = LayerHessian(torch.tensor([[[2.0, 2.0], [2.0, 2.0]]], dtype=torch.float64), 1e-9, 1, 1)
     >>> weight, mask = torch.tensor([[1.0, 1.0]]), torch.tensor([[True, False]])
-    >>> limited = limit_layer_update(hessian, weight, mask, torch.tensor([[9.0, 0.0]]))
-    >>> limited.weight.round(decimals=3), limited.was_rejected
+    >>> weight, rejected = limit_layer_update(hessian, weight, mask, torch.tensor([[9.0, 0.0]]))
+    >>> weight.round(decimals=3), rejected
     (tensor([[2., 0.]]), True)
     """
     updated, zeroed = torch.where(mask, updated, 0.0), torch.where(mask, before, 0.0)
+    if _is_clearly_better(hessian, before, zeroed, updated):
+        return updated, False
     limit, error = hessian.row_errors(before - zeroed), hessian.row_errors(before - updated)
     # NaN compares false, so that an update that is not finite is worse.
     worse = ~(error.sum(1) <= limit.sum(1))
     if not worse.any():
-        return LimitedUpdate(updated, hessian.damped_error(before - updated, float(error.sum())))
+        return updated, False
     noticeable = ~((error - limit).sum(1) <= NEGLIGIBLE * hessian.row_errors(before).sum(1))
     solved, damped = hessian.rows(updated).clone(), hessian.damped()
     for group in worse.nonzero().flatten().tolist():
@@ -84,8 +77,24 @@ def limit_layer_update(hessian: LayerHessian, before: Tensor, mask: Tensor, upda
     again = torch.where(mask, from_matrix(solved.flatten(0, 1), before).to(before.dtype), 0.0)
     still_worse = worse.unsqueeze(1) & ~(hessian.row_errors(before - again) <= limit)
     rows = torch.where(still_worse.unsqueeze(2), hessian.rows(zeroed), hessian.rows(again))
-    weight = from_matrix(rows.flatten(0, 1), before).to(before.dtype).contiguous()
-    return LimitedUpdate(weight, hessian.damped_error(before - weight), bool(noticeable.any()))
+    return from_matrix(rows.flatten(0, 1), before).to(before.dtype).contiguous(), bool(noticeable.any())
+
+
+def _is_clearly_better(hessian: LayerHessian, before: Tensor, zeroed: Tensor, updated: Tensor) -> bool:
+    """Whether every group has a smaller error with `updated` than with `zeroed`, by more than rounding.
+
+    E(zeroed) - E(updated) = ½ (updated - zeroed) H (2 before - zeroed - updated)ᵀ: one product, in the dtype of the
+    weights, where the two errors are two in float64.
+    """
+    dtype = torch.promote_types(before.dtype, torch.float32)
+    matrix = hessian.hessian.to(dtype)
+    change = hessian.rows(updated.to(dtype) - zeroed.to(dtype)).to(dtype)
+    both = hessian.rows(2 * before.to(dtype) - zeroed - updated).to(dtype)
+    gain = (change @ matrix * both).sum((1, 2))
+    # The rounding error of an entry of the product is eps √D |change| |column of H| at most.
+    columns = both.abs() @ matrix.norm(dim=1).unsqueeze(2)
+    rounding = (change.norm(dim=2, keepdim=True) * columns).sum((1, 2))
+    return bool((gain > torch.finfo(dtype).eps * matrix.shape[1] ** 0.5 * rounding).all())
 
 
 def warn_of_rejected(method: str, names: Sequence[str]) -> None:

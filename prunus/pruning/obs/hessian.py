@@ -61,18 +61,9 @@ class LayerHessian:
         # Rounding can take a sum of squares below zero.
         return max(0.0, float((rows @ self.hessian * rows).sum() / 2))
 
-    def damped_error(self, change: Tensor, error: float | None = None) -> float:
-        """`error` with H + λ I for H.
-
-        Args:
-            change: ΔW, of the weight's shape.
-            error: The undamped error where it is known.
-
-        Returns:
-            The error of the layer's output plus λ |ΔW|² / 2.
-        """
-        error = self.error(change) if error is None else error
-        return error + self.damping / 2 * float(change.detach().double().square().sum())
+    def damped_error(self, change: Tensor) -> float:
+        """`error` with H + λ I for H."""
+        return self.error(change) + self.damping / 2 * float(change.detach().double().square().sum())
 
     def row_errors(self, change: Tensor) -> Tensor:
         """The error that each row of the layer's matrix contributes, [G, O / G] in float64."""

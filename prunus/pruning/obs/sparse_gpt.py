@@ -278,10 +278,12 @@ class ColumnPruner:
         weight, mask = (
             from_matrix(self._matrix(columns), self.original).contiguous() for columns in (self.w, self.mask)
         )
-        limited = limit_layer_update(self.hessian, self.original, mask, weight)
-        increase = limited.increase if limited.was_rejected else self.predicted_increase
+        weight, was_rejected = limit_layer_update(self.hessian, self.original, mask, weight)
+        increase = self.predicted_increase
+        if was_rejected:
+            increase = self.hessian.damped_error(weight - self.original)
         seconds = self.seconds + time.perf_counter() - start
-        return _PrunedLayer(limited.weight, mask, increase, seconds, limited.was_rejected)
+        return _PrunedLayer(weight, mask, increase, seconds, was_rejected)
 
 
 def _upper_factor(name: str, hessian: LayerHessian, group: int) -> Tensor:

@@ -12,17 +12,19 @@ Damping: λ I is added before inverting, λ a fraction of the mean of the diagon
 inputs that are not always zero. It is reported, and no other is ever added.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Calibration, as_examples
 from prunus.errors import NonFiniteError, StatisticsError
 from prunus.pruning.calibration_checks import uninformative_error
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import conv2d_input_products, im2col_batches, to_matrix
 from prunus.pruning.obs.layer_inputs import layer_of, pass_layer_inputs
+from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 DAMPING = 0.01
@@ -79,22 +81,23 @@ class LayerHessian:
 def layer_hessians(
     model: nn.Module,
     weights: Params,
-    inputs: Tensor,
+    inputs: Calibration,
     *,
     damping: float = DAMPING,
     batch_size: int = 100,
-    forward: Callable[[nn.Module, Tensor], object] | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> dict[str, LayerHessian]:
     """Pass `inputs` once through a copy of `model` with these weights, and sum H of the layer of each of them.
 
     Args:
         model: Any module; it is not changed.
-        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
-        inputs: Calibration examples [N, ...], on the device of the model.
+        weights: Weights of Linear, Conv1d, Conv2d and Conv3d layers, by name; `views.layer_view` shows other layers
+            as these.
+        inputs: Calibration examples in any form, on the device of the model.
         damping: λ as a fraction of the mean of H's diagonal.
         batch_size: Examples per forward pass.
-        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch.
 
     Returns:
@@ -117,11 +120,12 @@ def layer_hessians(
             f"Expected a damping of at least 0, as a fraction of the mean curvature, got {damping}."
         )
     sums = {name: _ProductSum(name, layer_of(model, name)) for name in weights}
+    examples = as_examples(inputs)
     pass_layer_inputs(
-        model, weights, inputs, {name: products.add for name, products in sums.items()},
+        model, weights, examples, {name: products.add for name, products in sums.items()},
         batch_size=batch_size, forward=forward, progress=progress,
     )  # fmt: skip
-    return {name: products.hessian(len(inputs), damping) for name, products in sums.items()}
+    return {name: products.hessian(len(examples), damping) for name, products in sums.items()}
 
 
 class _ProductSum:

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Batch, Calibration, as_examples, iter_tensors
 from prunus.errors import ModelError
 from prunus.pruning.calibration_checks import (
-    check_inputs,
-    output_tensors,
+    check_finite_inputs,
     run_forward,
     uninformative_error,
     unreached_error,
@@ -24,6 +24,7 @@ from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_outpu
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix, im2col_batches
 from prunus.pruning.weights import with_weights
+from prunus.training.outputs import Forward, call_model
 from prunus.types import Params, Progress
 
 NUM_COMPARED_CALLS = 4
@@ -37,22 +38,23 @@ AddInputs = Callable[[Tensor], None]
 def pass_layer_inputs(
     model: nn.Module,
     weights: Params,
-    inputs: Tensor,
+    inputs: Calibration,
     adders: Mapping[str, AddInputs],
     *,
     batch_size: int = 100,
-    forward: Callable[[nn.Module, Tensor], object] | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Pass `inputs` once through a copy of `model` with these weights, and hand on the inputs of the layer of each.
 
     Args:
         model: Any module; it is not changed.
-        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
-        inputs: Calibration examples [N, ...], on the device of the model.
+        weights: Weights of Linear, Conv1d, Conv2d and Conv3d layers, by name; `views.layer_view` shows other layers
+            as these.
+        inputs: Calibration examples in any form, on the device of the model.
         adders: Called with the inputs of each call of a layer, by name of the weight.
         batch_size: Examples per forward pass.
-        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch.
 
     Raises:
@@ -61,19 +63,19 @@ def pass_layer_inputs(
         ModelError: A name that the model does not have, a layer of another kind, one that does not return weight ·
             input + bias, one whose weight is used elsewhere too, or one that the forward pass does not reach.
     """
-    check_inputs(inputs)
-    check_finite({"calibration": inputs}, "The inputs for")
+    examples = as_examples(inputs)
+    check_finite_inputs(examples, "calibration", "The inputs for")
     check_finite(weights, "The weight")
     for name in weights:
         layer_of(model, name)
     model = with_weights(model, weights).eval()
-    run = partial(run_forward, model, forward=model if forward is None else partial(forward, model))
+    run = partial(run_forward, model, forward=partial(call_model, model, forward=forward))
     hooked = {name: _HookedLayer(name, layer_of(model, name), adders[name]) for name in weights}
     with ExitStack() as hooks:
         for layer in hooked.values():
             hooks.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
             hooks.enter_context(layer.module.register_forward_hook(layer.compare_output))
-        batches = torch.split(inputs, batch_size)
+        batches = examples.batches(batch_size)
         for number, batch in enumerate(batches, start=1):
             run(batch)
             if progress:
@@ -82,24 +84,24 @@ def pass_layer_inputs(
         if not layer.num_calls:
             raise unreached_error(name)
     layers = {name: layer.module for name, layer in hooked.items()}
-    _check_used_by_layers_alone(model, layers, inputs[:NUM_COMPARED_EXAMPLES], run)
+    _check_used_by_layers_alone(model, layers, examples.take(slice(NUM_COMPARED_EXAMPLES)).batch, run)
 
 
 @torch.no_grad()
 def input_norms(
     model: nn.Module,
     weights: Params,
-    inputs: Tensor,
+    inputs: Calibration,
     *,
-    forward: Callable[[nn.Module, Tensor], object] | None = None,
+    forward: Forward | None = None,
 ) -> Params:
     """The L2 norm, over all examples and positions, of the input that each weight is multiplied with.
 
     Args:
         model: Any module; it is not changed.
-        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
-        inputs: Calibration examples [N, ...].
-        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        weights: Weights of Linear, Conv1d, Conv2d and Conv3d layers, by name.
+        inputs: Calibration examples in any form.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
 
     Returns:
         Tensors of the shapes of the weights, in float32 at least; all rows of a group are equal.
@@ -181,7 +183,7 @@ class _HookedLayer:
 
 @torch.enable_grad()
 def _check_used_by_layers_alone(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor, run: Callable[[Tensor], object]
+    model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, run: Callable[[Batch], object]
 ) -> None:
     """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
 
@@ -193,7 +195,7 @@ def _check_used_by_layers_alone(
     tensors: list[Tensor] = []
     for layer in layers.values():
         layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True)
-    tensors += output_tensors(run(inputs))
+    tensors += iter_tensors(run(batch))
     tensors = [tensor for tensor in tensors if tensor.requires_grad]
     if not tensors or not weights:
         return
@@ -217,7 +219,7 @@ def _detach(
     output: object,
 ) -> object:
     """Collect the inputs of a layer, and detach its output from them."""
-    tensors += output_tensors((arguments, named))
+    tensors += iter_tensors((arguments, named))
     return output.detach() if isinstance(output, Tensor) else output
 
 
@@ -232,16 +234,16 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
         The layer.
 
     Raises:
-        ModelError: There is no such layer, or it is not Linear, Conv1d or Conv2d.
+        ModelError: There is no such layer, or it is neither Linear nor a convolution.
     """
     path, _, last = name.rpartition(".")
     try:
         module = model.get_submodule(path)
     except AttributeError:
         raise ModelError(f"Expected the name of a weight of {type(model).__name__}, got {name!r}.") from None
-    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         raise ModelError(
-            f"Expected weights of Linear, Conv1d and Conv2d layers to prune layer by layer, but {name!r} is of a "
+            f"Expected weights of Linear and convolutional layers to prune layer by layer, but {name!r} is of a "
             f"{type(module).__name__}; exclude {name!r}."
         )
     return module

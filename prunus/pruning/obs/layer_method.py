@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prunus.errors import StatisticsError
 from prunus.masks import apply_masks
@@ -26,6 +27,7 @@ class LayerMethod(PruningMethod):
         StatisticsError: A number out of range, or more than one step.
     """
 
+    uses_layer_inputs: ClassVar[bool] = True
     damping: float = DAMPING
     batch_size: int = 100
 
@@ -40,7 +42,7 @@ class LayerMethod(PruningMethod):
     def _prune(self, task: PruneTask) -> PruneResult:
         weights, within, progress = task.weights, task.within, task.progress
         hessians = layer_hessians(
-            task.model, weights if within is None else apply_masks(weights, within), task.examples.inputs,
+            task.model, weights if within is None else apply_masks(weights, within), task.examples,
             damping=self.damping, batch_size=self.batch_size, forward=task.forward, progress=progress,
         )  # fmt: skip
         return self.prune_layers(

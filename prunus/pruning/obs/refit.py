@@ -17,11 +17,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Calibration
+from prunus.errors import PrunusError
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
 from prunus.pruning.obs.state import PruneResult
-from prunus.pruning.statistics import Forward
+from prunus.pruning.views import layer_view
+from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 MAX_ITERATIONS = 200
@@ -34,7 +37,7 @@ def refit(
     model: nn.Module,
     original: Params,
     result: PruneResult,
-    inputs: Tensor,
+    inputs: Calibration,
     *,
     damping: float = DAMPING,
     batch_size: int = 100,
@@ -47,10 +50,10 @@ def refit(
         model: The network; it is not changed. Its layers receive their inputs in the network with `original`.
         original: The weights before pruning, by name.
         result: The pruned weights and masks, of any method.
-        inputs: Calibration examples [N, ...].
+        inputs: Calibration examples in any form.
         damping: λ as a fraction of the mean of the diagonal of H; may be 0.
         batch_size: Examples per forward pass.
-        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch of inputs, and after each layer.
 
     Returns:
@@ -66,11 +69,21 @@ def refit(
     >>> refit(model, weights, zeroed, torch.tensor([[1.0, 1.0], [2.0, 2.0]]), damping=1e-9).weights
     {'weight': tensor([[0., 2.]])}
     """
-    hessians = layer_hessians(
-        model, original, inputs,
-        damping=damping, batch_size=batch_size, forward=forward, progress=progress,
-    )  # fmt: skip
-    return refit_layers(hessians, original, result, progress=progress)
+    view = layer_view(model, original)
+    weights = view.weights(original)
+    try:
+        hessians = layer_hessians(
+            view.model, weights, inputs,
+            damping=damping, batch_size=batch_size, forward=forward, progress=progress,
+        )  # fmt: skip
+    except PrunusError as error:
+        raise view.with_model_names(error) from error
+    viewed = replace(
+        result, weights=view.to_view(result.weights), masks=view.to_view(result.masks), seconds={}
+    )
+    refitted = view.from_view(refit_layers(hessians, weights, viewed, progress=progress))
+    seconds = {name: result.seconds.get(name, 0.0) + more for name, more in refitted.seconds.items()}
+    return replace(refitted, seconds=seconds)
 
 
 def refit_layers(

@@ -14,20 +14,17 @@ from prunus.pruning.criteria.activations import wanda
 from prunus.pruning.obs.hessian import layer_hessians, relative_output_errors
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import collect
-from prunus.types import Split
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 import tiny_networks
 from layers import CONVOLUTIONS, convolution, correlated, draw, linear
-
-NO_LABELS = torch.zeros(0)
 
 
 @pytest.mark.parametrize("kind", ["linear", *CONVOLUTIONS])
 def test_squared_score_is_the_error_of_removing_the_weight(kind):
     model, weights, inputs = linear() if kind == "linear" else convolution(kind)
     ((name, weight),) = weights.items()
-    scores = wanda(collect(model, weights, {"input_norms"}, Split(inputs, NO_LABELS)))[name]
+    scores = wanda(collect(model, weights, {"input_norms"}, inputs))[name]
     before = model(inputs)
     for place in (0, weight.numel() // 2, weight.numel() - 1):
         changed = copy.deepcopy(model)
@@ -63,16 +60,14 @@ def test_layers_of_sequences_and_several_calls_count_every_input():
 
     model, inputs = Twice(), draw(6, 5, 3)
     rows = torch.cat([inputs, model.fc(inputs).detach()]).reshape(-1, 3)
-    norms = collect(model, prunable_weights(model), {"input_norms"}, Split(inputs, NO_LABELS)).input_norms
+    norms = collect(model, prunable_weights(model), {"input_norms"}, inputs).input_norms
     torch.testing.assert_close(norms["fc.weight"], rows.square().sum(0).sqrt().expand(3, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_norms_are_at_least_float32(dtype):
     model = tiny_networks.randomize_parameters(nn.Linear(8, 4), 0).to(dtype)
-    stats = collect(
-        model, prunable_weights(model), {"input_norms"}, Split(draw(300, 8).to(dtype) * 100, NO_LABELS)
-    )
+    stats = collect(model, prunable_weights(model), {"input_norms"}, draw(300, 8).to(dtype) * 100)
     assert stats.input_norms["weight"].dtype == torch.promote_types(dtype, torch.float32)
     assert wanda(stats)["weight"].isfinite().all()
 
@@ -87,4 +82,4 @@ def test_norms_are_at_least_float32(dtype):
 )
 def test_layers_without_norms_are_refused(model, inputs, error, message):
     with pytest.raises(error, match=message):
-        collect(model, prunable_weights(model), {"input_norms"}, Split(inputs, NO_LABELS))
+        collect(model, prunable_weights(model), {"input_norms"}, inputs)

@@ -68,9 +68,10 @@ def test_layer_that_is_never_reached_is_named(method):
 
 @each_method
 def test_layers_of_other_kinds_are_named(method):
-    model = nn.Sequential(nn.ConvTranspose2d(2, 2, 2)).double()
-    with pytest.raises(ModelError, match=r"ConvTranspose2d.*exclude"):
-        method(model, draw(3, 2, 4, 4))(prunable_weights(model), 0.5, SCOPES["layer"])
+    model = nn.Sequential(nn.Embedding(6, 4)).double()
+    weights = {"0.weight": model[0].weight}
+    with pytest.raises(ModelError, match=r"'0.weight' is of a Embedding; exclude"):
+        method(model, torch.arange(6).reshape(3, 2))(weights, 0.5, SCOPES["layer"])
 
 
 @each_method

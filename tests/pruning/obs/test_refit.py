@@ -1,5 +1,6 @@
 """Refit against the least squares of each row."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -81,10 +82,38 @@ def test_refit_of_sparse_gpt_at_2_4_is_as_good_as_published_updates():
 
 
 def test_layers_that_cannot_be_refitted_are_named():
-    model = nn.Sequential(nn.ConvTranspose2d(2, 2, 2)).double()
-    weights = prunable_weights(model)
-    with pytest.raises(ModelError, match=r"ConvTranspose2d.*exclude"):
-        refit(model, weights, zeroed(weights), draw(3, 2, 4, 4))
+    model = nn.Sequential(nn.Embedding(6, 4)).double()
+    weights = {"0.weight": model[0].weight}
+    with pytest.raises(ModelError, match=r"'0.weight' is of a Embedding; exclude"):
+        refit(model, weights, zeroed(weights), torch.arange(6).reshape(3, 2))
+
+
+def test_layers_that_are_seen_as_others_are_refitted():
+    """A transposed convolution and the projections of attention, by the names and shapes of their parameters."""
+    model = Attended()
+    tiny_networks.randomize_parameters(model, 0)
+    weights, inputs = prunable_weights(model), draw(40, 2, 4).float()
+    result = zeroed(weights)
+    fitted = refit(model, weights, result, inputs)
+    changes = {}
+    for name, done in (("zeroed", result), ("refitted", fitted)):
+        changed = copy.deepcopy(model)
+        changed.load_state_dict({**model.state_dict(), **done.weights})
+        changes[name] = float((changed.first(inputs) - model.first(inputs)).square().mean())
+        assert all(not weight[~result.masks[key]].any() for key, weight in done.weights.items())
+    assert changes["refitted"] < 0.9 * changes["zeroed"]
+    assert set(fitted.weights) == set(weights)
+
+
+class Attended(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ConvTranspose1d(2, 8, 2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        y = self.first(x).mT
+        return self.attention(y, y, y)[0]
 
 
 def test_refit_needs_examples():

@@ -119,8 +119,8 @@ def layer_hessians(
         raise StatisticsError(
             f"Expected a damping of at least 0, as a fraction of the mean curvature, got {damping}."
         )
-    sums = {name: _ProductSum(name, layer_of(model, name)) for name in weights}
     examples = as_examples(inputs)
+    sums = {name: ProductSum(name, layer_of(model, name)) for name in weights}
     pass_layer_inputs(
         model, weights, examples, {name: products.add for name, products in sums.items()},
         batch_size=batch_size, forward=forward, progress=progress,
@@ -128,7 +128,7 @@ def layer_hessians(
     return {name: products.hessian(len(examples), damping) for name, products in sums.items()}
 
 
-class _ProductSum:
+class ProductSum:
     """The sum of x xᵀ over the inputs of one layer."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
@@ -174,7 +174,19 @@ class _ProductSum:
         self.num_vectors += count
 
     def hessian(self, num_examples: int, damping: float) -> LayerHessian:
-        """The Hessian; NonFiniteError or StatisticsError where there is none."""
+        """The Hessian.
+
+        Args:
+            num_examples: The number of examples that the inputs are of.
+            damping: λ as a fraction of the mean of the diagonal.
+
+        Returns:
+            The Hessian, in place of the sum.
+
+        Raises:
+            StatisticsError: All inputs are zero.
+            NonFiniteError: Inputs are not finite.
+        """
         self.flush()
         assert self.total is not None
         hessian = self.total.mul_(2 / num_examples)

@@ -4,15 +4,15 @@ The output of a layer is compared with W x on the first examples, so that a laye
 padding, a standardized weight, a hook) is refused, and so is a weight that something else than its layer uses.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from prunus.data.examples import Batch, Calibration, as_examples, iter_tensors
+from prunus.data.examples import Calibration, as_examples, iter_tensors
 from prunus.errors import ModelError
 from prunus.pruning.calibration_checks import (
     check_finite_inputs,
@@ -70,21 +70,39 @@ def pass_layer_inputs(
         layer_of(model, name)
     model = with_weights(model, weights).eval()
     run = partial(run_forward, model, forward=partial(call_model, model, forward=forward))
-    hooked = {name: _HookedLayer(name, layer_of(model, name), adders[name]) for name in weights}
-    with ExitStack() as hooks:
-        for layer in hooked.values():
-            hooks.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
-            hooks.enter_context(layer.module.register_forward_hook(layer.compare_output))
-        batches = examples.batches(batch_size)
+    batches = examples.batches(batch_size)
+    with hooked_layers(model, adders):
         for number, batch in enumerate(batches, start=1):
             run(batch)
             if progress:
                 progress("calibration batches", number, len(batches))
-    for name, layer in hooked.items():
+    first = examples.take(slice(NUM_COMPARED_EXAMPLES)).batch
+    check_used_by_layers_alone(model, list(weights), lambda: run(first))
+
+
+@contextmanager
+def hooked_layers(model: nn.Module, adders: Mapping[str, AddInputs]) -> Iterator[None]:
+    """Inside, the inputs of layers are handed on while `model` runs.
+
+    Args:
+        model: Contains the layers; its hooks are removed on leaving.
+        adders: As for `pass_layer_inputs`.
+
+    Yields:
+        Once; after it, every layer must have been called.
+
+    Raises:
+        ModelError: As `pass_layer_inputs`.
+    """
+    layers = [_HookedLayer(name, layer_of(model, name), add) for name, add in adders.items()]
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
+            hooks.enter_context(layer.module.register_forward_hook(layer.compare_output))
+        yield
+    for layer in layers:
         if not layer.num_calls:
-            raise unreached_error(name)
-    layers = {name: layer.module for name, layer in hooked.items()}
-    _check_used_by_layers_alone(model, layers, examples.take(slice(NUM_COMPARED_EXAMPLES)).batch, run)
+            raise unreached_error(layer.name)
 
 
 @torch.no_grad()
@@ -136,9 +154,15 @@ class _SquareSum:
     total: Tensor | float = 0.0
 
     def add(self, inputs: Tensor) -> None:
-        """Add the inputs of a call."""
-        for x in im2col_batches(self.module, inputs):
-            self.total = self.total + x.abs().double().square().sum(1)
+        """Add the inputs of a call; the squares of all examples are summed before they are unfolded."""
+        if isinstance(self.module, nn.Linear):
+            inputs = inputs.reshape(-1, self.module.in_features)
+        elif inputs.dim() < self.module.get_parameter("weight").dim():
+            inputs = inputs.unsqueeze(0)
+        values = inputs.abs()
+        squares = values.to(torch.promote_types(values.dtype, torch.float32)).square()
+        for x in im2col_batches(self.module, squares.sum(0, keepdim=True, dtype=torch.float64)):
+            self.total = self.total + x.sum(1)
 
 
 @dataclass
@@ -182,20 +206,27 @@ class _HookedLayer:
 
 
 @torch.enable_grad()
-def _check_used_by_layers_alone(
-    model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, run: Callable[[Batch], object]
-) -> None:
-    """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
+def check_used_by_layers_alone(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> None:
+    """Check that the output of `model` depends on each weight through the output of its layer alone.
 
-    The outputs of the layers are detached (by hooks that stay), so that a gradient of the model's output, or of a
-    layer's input, reaches a weight only where something else uses it.
+    The outputs of the layers are detached, so that a gradient of the model's output, or of a layer's input, reaches a
+    weight only where something else uses it.
+
+    Args:
+        model: A copy, whose hooks and `requires_grad` are changed.
+        names: Of the weights.
+        run: Runs the model on some examples, and returns its output.
+
+    Raises:
+        ModelError: A weight is used elsewhere too.
     """
+    layers = {name: layer_of(model, name) for name in names}
     parameters = {name: layer.get_parameter("weight") for name, layer in layers.items()}
     weights = {name: p.requires_grad_() for name, p in parameters.items() if not p.is_inference()}
     tensors: list[Tensor] = []
     for layer in layers.values():
         layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True)
-    tensors += iter_tensors(run(batch))
+    tensors += iter_tensors(run())
     tensors = [tensor for tensor in tensors if tensor.requires_grad]
     if not tensors or not weights:
         return

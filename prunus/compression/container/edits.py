@@ -9,6 +9,7 @@ from prunus.errors import CorruptFileError, ModelMismatchError
 from prunus.pruning.structured.removal import set_attributes, set_data
 
 Attributes = dict[str, dict[str, Any]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def edits_of(header: Mapping[str, object]) -> Attributes | None:
@@ -55,21 +56,25 @@ def _fits(value: Any, old: object) -> bool:
     )
 
 
-def apply_edits(path: str, model: nn.Module, edits: Attributes, state: Mapping[str, Tensor]) -> None:
-    """Give a module the shapes of `state` and the attributes of `edits`; all is checked before anything is changed.
+def check_edits(
+    path: str, model: nn.Module, edits: Attributes | None, shapes: Shapes
+) -> dict[str, tuple[int, ...]]:
+    """The tensors of a module that become smaller, with their shapes in the file; nothing is changed.
 
     Args:
         path: Name of the file, for errors.
         model: The original module, or one with these edits.
-        edits: The value by module name and attribute.
-        state: The tensors of the file, by name.
+        edits: The value by module name and attribute; None: no tensor becomes smaller.
+        shapes: The shapes of the tensors of the file, by name.
+
+    Returns:
+        The new shapes, by name.
 
     Raises:
         ModelMismatchError: The module has no such attribute, or a tensor that is smaller than that in the file.
     """
-    own = model.state_dict(keep_vars=True)
-    modules = dict(model.named_modules())
-    for name, values in edits.items():
+    modules, own = dict(model.named_modules()), model.state_dict()
+    for name, values in (edits or {}).items():
         for attribute, value in values.items():
             old = getattr(modules.get(name), attribute, None)
             if not _fits(value, old):
@@ -77,18 +82,33 @@ def apply_edits(path: str, model: nn.Module, edits: Attributes, state: Mapping[s
                     f"{path} changes {name}.{attribute} to {value}, but the {type(model).__name__} has {old!r}; pass "
                     "the original module."
                 )
-    resized = {}
-    for name in own.keys() & state.keys():
-        shape, smaller = tuple(own[name].shape), tuple(state[name].shape)
-        if shape != smaller:
-            if len(shape) != len(smaller) or any(b > a for a, b in zip(shape, smaller, strict=True)):
-                raise ModelMismatchError(
-                    f"{path} holds {name} of shape {list(smaller)}, which is no part of {list(shape)} in the "
-                    f"{type(model).__name__}; pass the original module as it was built."
-                )
-            resized[name] = smaller
-    for name, smaller in resized.items():
+    smaller = {}
+    for name in own.keys() & shapes.keys() if edits is not None else ():
+        old_shape, shape = tuple(getattr(own[name], "shape", ())), tuple(shapes[name])
+        if old_shape == shape:
+            continue
+        if len(old_shape) != len(shape) or any(new > old for old, new in zip(old_shape, shape, strict=True)):
+            raise ModelMismatchError(
+                f"{path} holds {name} of shape {list(shape)}, which is no part of {list(old_shape)} in the "
+                f"{type(model).__name__}; pass the original module."
+            )
+        smaller[name] = shape
+    return smaller
+
+
+def apply_edits(model: nn.Module, edits: Attributes | None, smaller: Shapes) -> None:
+    """Give a module the shapes and attributes that `check_edits` has checked.
+
+    Args:
+        model: The module.
+        edits: The value by module name and attribute; None: nothing is changed.
+        smaller: The new shapes of tensors, by name.
+    """
+    if edits is None:
+        return
+    own = model.state_dict(keep_vars=True)
+    for name, shape in smaller.items():
         own[name].grad = None
-        set_data(own[name], own[name].new_empty(smaller))
+        set_data(own[name], own[name].new_empty(shape))
     set_attributes(model, edits)
     model.edited_attributes = edits  # type: ignore[assignment]

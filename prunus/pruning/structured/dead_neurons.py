@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from prunus.data.examples import as_examples, iter_tensors
 from prunus.errors import ModelError
 from prunus.masks import apply_masks
-from prunus.pruning.calibration_checks import check_inputs, output_tensors, run_forward
+from prunus.pruning.calibration_checks import run_forward
 from prunus.pruning.graph import LayerPair, layer_pairs, weight_of
 from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
@@ -79,7 +80,7 @@ def remove_dead_neurons(
         ModelError: The model cannot be traced, or the smaller model does not return the same for `example`.
         StatisticsError: The model does not take `example`.
     """
-    check_inputs(example)
+    as_examples(example)
     smaller = copied(model)
     smaller.load_state_dict(apply_masks(dict(smaller.state_dict()), masks))
     masks, removed = dict(masks), []
@@ -96,7 +97,7 @@ def remove_dead_neurons(
 
 def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
     """Copies of the floating-point tensors that `model` returns."""
-    return [t.clone() for t in output_tensors(run_forward(model, example, model)) if t.is_floating_point()]
+    return [t.clone() for t in iter_tensors(run_forward(model, example, model)) if t.is_floating_point()]
 
 
 def _check_same(model: nn.Module, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:

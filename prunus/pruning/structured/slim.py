@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from prunus.errors import DensityError, ModelError
-from prunus.modules import check_module
+from prunus.modules import check_module, unwrapped
 from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.groups import Group
 from prunus.pruning.structured.plan import SlimPlan
@@ -53,7 +53,7 @@ def slim(
     if verify not in (True, False, "groups"):
         raise ModelError(f"Expected verify=True, False or 'groups', got {verify!r}.")
     check_module(model)
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    model = unwrapped(model)
     check_excluded(model, exclude)
     analysis = analyze(model, example_inputs, rewrite=rewrite)
     weights = {name: parameter.detach().square() for name, parameter in model.named_parameters()}

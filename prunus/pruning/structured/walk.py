@@ -114,7 +114,7 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
     """Labels of an input, or of a parameter, buffer or constant of the model."""
     shape = result_shapes(node)[0]
     name = result.traced.tensors.get(node.name)
-    if name is None or shape is None:
+    if name is None or shape is None or not node.users:
         return fixed(shape)
     if name not in result.parameters:
         tensor = find_tensor(model, name)

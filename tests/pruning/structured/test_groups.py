@@ -3,48 +3,17 @@
 import copy
 import time
 
-import numpy as np
 import pytest
 import torch
+from channel_checks import check_channels, exact_channels
 from coupled_blocks import BLOCKS, TOKENS, conv, make
 from torch import nn
 from torch.nn import functional as F
 
 from prunus.pruning.structured.analysis import analyze
-from prunus.pruning.structured.groups import kept_indices
-from prunus.pruning.structured.sizes import bound_attributes
-from prunus.pruning.structured.verify import removal_error
 
 OF_THE_MODEL = ("it is an output", "its input channels are fixed", "it is multiplied with a fixed")
 """Reasons that inputs and outputs of a model give for every model."""
-
-
-def error_of(model, analysis, removed):
-    """How far the outputs without channels are from those with the channels set to zero."""
-    kept = analysis.kept_labels(removed)
-    attributes = bound_attributes(analysis.bindings, lambda constant: constant.kept(kept))
-    traced = analysis.traced
-    return removal_error(model, traced.args, traced.kwargs, kept_indices(analysis, removed), attributes)
-
-
-def check_channels(model, analysis, channels, halves=True):
-    """Check single channels (name of the group, index), and about half of every group at once."""
-    for name, index in channels:
-        error, tolerance = error_of(model, analysis, {name: [index]})
-        assert error <= tolerance, (name, index, error)
-    exact = [group for group in analysis.groups if group.exact and group.channels > 1]
-    if halves and exact:
-        generator = np.random.default_rng(0)
-        removed = {
-            group.name: generator.permutation(group.channels)[: max(group.channels // 2 - i % 3, 1)].tolist()
-            for i, group in enumerate(exact)
-        }
-        error, tolerance = error_of(model, analysis, removed)
-        assert error <= tolerance, (removed, error)
-
-
-def exact_channels(analysis):
-    return [(group.name, i) for group in analysis.groups if group.exact for i in range(group.channels)]
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_groups import check_channels, exact_channels
+from channel_checks import check_channels, exact_channels
 
 from prunus.pruning.structured.analysis import analyze
 

@@ -7,7 +7,7 @@ import torch
 
 NAMES = (
     "selection", "masked_step", "evaluation", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets",
-    "tickets", "invariant_checks", "layerwise",
+    "tickets", "invariant_checks", "layerwise", "structured",
 )  # fmt: skip
 
 

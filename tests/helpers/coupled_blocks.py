@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(1))
@@ -711,3 +712,18 @@ class JointAttention(nn.Module):
         k[:, :, 2:] = k[:, :, 2:] * 0.5
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, -1)
         return self.head(self.out(x))
+
+
+@block(IMAGES, 16)
+class MaskedByTorch(nn.Module):
+    """Weights that `torch.nn.utils.prune` computes from a parameter and a mask before every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = conv(3, 8), conv(8, 3)
+        self.depthwise, self.second = conv(8, 8, 3, groups=8), conv(8, 8)
+        for layer in (self.first, self.depthwise):
+            prune.l1_unstructured(layer, "weight", 0.5)
+
+    def forward(self, x):
+        return self.head(F.relu(self.second(F.relu(self.depthwise(self.first(x))))))

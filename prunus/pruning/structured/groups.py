@@ -123,6 +123,7 @@ class Analysis:
     shapes: dict[str, tuple[int, ...]]
     """The shape of each tensor that has labels."""
     sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
+    """The names of the parameters among the inputs of a node, for example of those in `coupling.work`."""
     bindings: list[Any] = field(default_factory=list)
     """Attributes of modules that change with the channels; see `sizes`."""
 

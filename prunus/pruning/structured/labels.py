@@ -82,7 +82,6 @@ class Work:
     """The multiplications of one operator: a factor times the number of channels kept in each of some dimensions."""
 
     node: fx.Node
-    parameters: tuple[str, ...]
     factor: int
     channels: tuple[Atoms, ...]
 

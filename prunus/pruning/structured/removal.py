@@ -219,9 +219,10 @@ def follows_shapes(module: nn.Module) -> bool:
 
 def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """The attributes of a module of torch that are sizes of its tensors, with the values that they should have."""
-    weight = getattr(module, "weight", None)
+    name = "weight_orig" if hasattr(module, "weight_orig") else "weight"  # of torch.nn.utils.prune
+    weight = getattr(module, name, None)
     own = tuple(weight.shape) if isinstance(weight, Tensor) else ()
-    old = tuple(before.get("weight", own))
+    old = tuple(before.get(name, own))
     if isinstance(module, nn.modules.conv._ConvNd):
         return _convolution_sizes(module, own, old)
     if isinstance(module, nn.Linear):

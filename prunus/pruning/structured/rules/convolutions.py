@@ -64,7 +64,7 @@ def _convolution(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
     labeled = [vector for vector in (inputs, outputs) if vector is not None]
     dense = num_inputs // groups * num_outputs
     factor = positions * prod(weight.shape[2:]) * dense // prod(len(vector) for vector in labeled)
-    coupling.work.append(Work(coupling.node, (), factor, tuple(labeled)))
+    coupling.work.append(Work(coupling.node, factor, tuple(labeled)))
     layers = () if outputs is None else (LabelLayer((channel_dim,), outputs, zero),)
     result = Labels(shape, layers)
     if a["bias"] is None:

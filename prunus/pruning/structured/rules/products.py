@@ -61,7 +61,7 @@ def contract(
         elif not zero:
             coupling.mark_inexact(vector, "a channel that is zero contributes to the sum")
     assert coupling.node is not None
-    coupling.work.append(Work(coupling.node, (), factor, tuple(channels)))
+    coupling.work.append(Work(coupling.node, factor, tuple(channels)))
     return Labels(shape, tuple(sorted(layers, key=lambda layer: layer.dims)))
 
 

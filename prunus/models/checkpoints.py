@@ -68,17 +68,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return Checkpoint(
-                    {name: file.get_tensor(name) for name in file.keys()}, (), file.metadata() or {}
-                )
+                names = file.keys()
+                return Checkpoint({name: file.get_tensor(name) for name in names}, (), file.metadata() or {})
         _check_no_torchscript(path)
         with torch.serialization.safe_globals(_SAFE_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"Expected a torch file of tensors alone, but {path} contains other objects, which are refused because "
-            "reading them could run code; save model.state_dict(), or, where you trust the file, convert a whole module "
-            f"with: {_conversion('torch.load', path, ', weights_only=False')}"
+            "reading them could run code; save model.state_dict(), or, where you trust the file, convert a whole "
+            f"module with: {_conversion('torch.load', path, ', weights_only=False')}"
         ) from error
     except (
         *(OSError, SafetensorError, RuntimeError, ValueError, EOFError, LookupError, zipfile.BadZipFile),

@@ -153,6 +153,7 @@ def pack(
         The bytes, which `unpack` reads.
 
     Raises:
+        NonFiniteError: A tensor to store as a seed holds NaN or infinity.
         ContainerError: The state or the metadata hold what no file may hold.
 
     Example:

@@ -96,6 +96,7 @@ def prune(
     >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
     (0.25, 12)
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
     method, scope = pruning_method(criterion), parse_scope(scope)
     selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)
     check_prune(method, selection, density, scope, densities)

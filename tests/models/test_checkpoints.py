@@ -13,6 +13,8 @@ from prunus.errors import ModelError, ModelMismatchError
 from prunus.models.checkpoints import match_names, read_checkpoint
 from prunus.models.loading import load_weights, make_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
 
 def linear(seed=0):
     torch.manual_seed(seed)

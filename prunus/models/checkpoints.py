@@ -83,11 +83,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         *(OSError, SafetensorError, RuntimeError, ValueError, EOFError, LookupError, zipfile.BadZipFile),
     ) as error:
         raise ModelError(f"{path} cannot be read as weights: {error}") from error
-    found = _find_state(content)
-    if found is None:
+    checkpoint = _find_state(content)
+    if checkpoint is None:
         keys = f"; its keys are {list(content)[:9]}" if isinstance(content, Mapping) else ""
         raise ModelError(f"Expected a state_dict, tensors by name, in {path}{keys}; save model.state_dict().")
-    return found
+    return checkpoint
 
 
 def _check_no_torchscript(path: Path) -> None:
@@ -114,8 +114,8 @@ def _find_state(content: object, keys: tuple[str, ...] = ()) -> Checkpoint | Non
     if is_state_dict(content):
         return Checkpoint(dict(content), keys)
     for key in STATE_KEYS:
-        if (found := _find_state(content.get(key), (*keys, key))) is not None:
-            return found
+        if (nested := _find_state(content.get(key), (*keys, key))) is not None:
+            return nested
     others = [key for key, value in content.items() if isinstance(key, str) and is_state_dict(value)]
     return Checkpoint(dict(content[others[0]]), (*keys, others[0])) if len(others) == 1 else None
 

@@ -19,7 +19,7 @@ from prunus.pruning.obs.objective import Loss
 from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
-from prunus.pruning.selection import Selection, select_weights
+from prunus.pruning.selection import PruneSelection, select_weights
 from prunus.pruning.statistics import Criterion, Forward, Statistics
 from prunus.pruning.views import layer_view
 from prunus.pruning.weights import set_weights, with_weights
@@ -132,7 +132,11 @@ def prune(
 
 
 def check_prune(
-    method: PruningMethod, selection: Selection, density: Density, scope: Scope, densities: str | None = None
+    method: PruningMethod,
+    selection: PruneSelection,
+    density: Density,
+    scope: Scope,
+    densities: str | None = None,
 ) -> None:
     """Raise, before any work, what sizes and densities will raise.
 

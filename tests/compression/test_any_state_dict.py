@@ -22,7 +22,6 @@ from prunus.compression.container import (
 from prunus.compression.container.file_format import DTYPES, as_bytes
 from prunus.errors import ContainerError, CorruptFileError, ModelMismatchError
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 ENCODINGS = [EncodingConfig(codec) for codec in ("bitpack", "huffman", "range")]
 

@@ -217,7 +217,9 @@ ROWS = {
         lambda: Logits(transformer("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=1), last=True), TOKENS
     ),
     "integer buffers": (lambda: with_buffers(empty=torch.zeros(0, 3), **INTEGERS), VECTORS),
-    "infinite buffer": (lambda: with_buffers(mask=torch.full((4, 4), -torch.inf), nan=torch.tensor(torch.nan)), VECTORS),
+    "infinite buffer": (
+        lambda: with_buffers(mask=torch.full((4, 4), -torch.inf), nan=torch.tensor(torch.nan)), VECTORS
+    ),
     "complex and float8 buffers": (
         lambda: with_buffers(c=torch.ones(2, dtype=torch.complex64), f=torch.ones(2).to(torch.float8_e4m3fn)), VECTORS
     ),
@@ -342,7 +344,7 @@ def test_compress(row, request, tmp_path):
     path = tmp_path / "model.prunus"
     done = prunus.compress(model, path, data=data, preset=recipe)
     assert done.file_bytes == path.stat().st_size
-    loaded = prunus.load(path, into=copy.deepcopy(model) if "compiled" != row else make(row)[0]).eval()
+    loaded = prunus.load(path, into=copy.deepcopy(model) if row != "compiled" else make(row)[0]).eval()
     torch.testing.assert_close(output(loaded, split), output(done.model.eval(), split), rtol=0, atol=0)
     for name, tensor in done.quantized.items():
         assert len(tensor.dense().unique()) <= 9, name
@@ -386,12 +388,14 @@ def test_refused_models_say_what_to_do(kind, call):
     factory, advice = REFUSED[kind]
     model, split = factory(), examples(VECTORS, torch.float32)
     data = prunus.Dataset("toy", split, split, split, tuple("abcd"))
+    calls = {
+        "prune": lambda: prunus.prune(model, 0.5),
+        "obs": lambda: prunus.prune(model, 0.5, criterion="obs", calibration=split),
+        "2:4": lambda: prunus.prune(model, 0.5, criterion="sparse_gpt", scope="2:4", calibration=split),
+        "compress": lambda: prunus.compress(model, data=data),
+    }
     with pytest.raises(ModelError, match=advice) as refused:
-        if call == "compress":
-            prunus.compress(model, data=data)
-        else:
-            settings = {"obs": {"criterion": "obs"}, "2:4": {"criterion": "sparse_gpt", "scope": "2:4"}}
-            prunus.prune(model, 0.5, calibration=split, **settings.get(call, {}))
+        calls[call]()
     assert str(refused.value).count(". ") == 0
 
 

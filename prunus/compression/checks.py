@@ -38,12 +38,14 @@ TRIAL_SAMPLE = 1_000
 """Entries per tensor that are encoded in the trial of a larger model."""
 
 
-def check_inputs(
+def check_compressible(
     model: nn.Module,
     data: Dataset,
     recipe: CompressionRecipe,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    *,
+    trains_by_recipe: bool = True,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
 
@@ -51,6 +53,7 @@ def check_inputs(
 
     Args:
         model, data, recipe, include, exclude: See `compress`.
+        trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
 
     Returns:
         The weights to compress, by name.
@@ -62,7 +65,7 @@ def check_inputs(
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
     check_finite_state(model)
-    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune)
+    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if trains_by_recipe else ()
     for training in trainings:
         check_recipe(training)
     pruning_method(recipe.criterion)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.checks import PRUNED_ENCODING, check_inputs, stage_encodings
+from prunus.compression.checks import PRUNED_ENCODING, check_compressible, stage_encodings
 from prunus.compression.container import load
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.density_plan import plan_densities
@@ -20,7 +20,7 @@ from prunus.compression.half_precision import round_to_half
 from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
 from prunus.compression.result import Compressed
 from prunus.compression.save import clear_negative_zeros
-from prunus.compression.stages import CompressionRun, Report
+from prunus.compression.stages import CompressionRun, StageReport
 from prunus.errors import CorruptFileError
 from prunus.files import check_writable, write_atomic
 from prunus.models.checkpoints import stored_bytes
@@ -28,7 +28,8 @@ from prunus.modules import check_initialized
 from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied, set_weights
 from prunus.registry import lookup
-from prunus.training.checkpoint import check_writable as check_checkpoint_writable
+from prunus.training.checkpoint import check_checkpoint_writable
+from prunus.training.own_training import Fit, check_fit
 from prunus.types import Dataset, Progress
 
 
@@ -39,11 +40,12 @@ def compress(
     data: Dataset,
     preset: str | CompressionRecipe = "default",
     train_first: bool = False,
+    fit: Fit | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
-    report: Report | None = None,
+    report: StageReport | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
     """Compress a copy of `model` by Deep Compression and write it to `path`; `model` is not modified.
@@ -66,6 +68,8 @@ def compress(
         data: The training split trains, the validation split is evaluated after each stage; the test split is unused.
         preset: A recipe, or its key in `COMPRESSION_RECIPES`.
         train_first: Train the model by the recipe first; otherwise it is given trained.
+        fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
+            pruning and once for the centroids; it calls `masks.attach(optimizer)`.
         include: Shell patterns over the names of the weights to prune.
         exclude: Shell patterns over the names of the weights to leave out.
         seed: Seed of ties, batch order, dropout and codebooks.
@@ -82,10 +86,11 @@ def compress(
         NonFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
         QuantizationError: The bits of the recipe are out of range or missing, or a name is not to be quantized.
-        UnknownNameError, SpecError: A name in the recipe is unknown, or a number is out of range.
+        UnknownNameError, SpecError: A name in the recipe is unknown, a number is out of range, or checkpoints are given
+            with `fit`.
         ContainerError: The model holds a tensor that no file may hold, or the file does not load back bit for bit.
         OutputError: The file cannot be written.
-        TrainingError: Training diverged, or a checkpoint is of another run.
+        TrainingError: Training diverged, a checkpoint is of another run, or `fit` changed a pruned weight.
 
     All errors but those of training and of writing are raised before any work.
     """
@@ -94,10 +99,11 @@ def compress(
         recipe = lookup("recipe", COMPRESSION_RECIPES, recipe)
     check_initialized(model)
     copy = copied(model)
-    weights = check_inputs(copy, data, recipe, include, exclude)
+    weights = check_compressible(copy, data, recipe, include, exclude, trains_by_recipe=fit is None)
     folder = None if checkpoints is None else Path(checkpoints)
+    check_fit(fit, checkpoints)
     _check_outputs(path, folder)
-    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress)
+    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress, fit)
 
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)

@@ -93,7 +93,7 @@ class SparseGpt(PruningMethod):
     def _prune(self, task: PruneTask) -> PruneResult:
         weights, within, progress = task.weights, task.within, task.progress
         hessians = layer_hessians(
-            task.model, weights if within is None else apply_masks(weights, within), task.examples.inputs,
+            task.model, weights if within is None else apply_masks(weights, within), task.examples,
             damping=self.damping, batch_size=self.batch_size, forward=task.forward, progress=progress,
         )  # fmt: skip
         return self.prune_layers(

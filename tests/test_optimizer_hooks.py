@@ -202,9 +202,7 @@ def test_an_optimizer_or_model_that_does_not_fit_changes_nothing(constrain):
         constraint.attach(optimizer)
     assert torch.equal(model[3].weight, torch.ones(3, 16))
     model[0] = nn.Identity()
-    with pytest.raises(
-        ModelError, match=r"'0\.weight', but the model has no parameter of that name any more"
-    ):
+    with pytest.raises(ModelError, match=r"'0\.weight', but the model has no parameter of that name any more"):
         constraint.attach(optimizer)
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks

@@ -102,7 +102,9 @@ def evaluate(
     return Evaluation(loss=float(loss) / n, accuracy=100 * int(correct) / n, n=n)
 
 
-def evaluate_network(network: "SparseNetwork", split: Split, progress: Progress | None = None) -> Evaluation:
+def evaluate_network(
+    network: "SparseNetwork", split: Split, progress: Progress | None = None
+) -> Evaluation:
     """Evaluate a network of the sparse backend.
 
     Args:

@@ -29,7 +29,7 @@ from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied, set_weights
 from prunus.registry import lookup
 from prunus.training.checkpoint import check_checkpoint_writable
-from prunus.training.own_training import Fit, check_fit
+from prunus.training.fit import Fit, check_fit
 from prunus.types import Dataset, Progress
 
 

@@ -24,7 +24,7 @@ Criterion = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="One of `prunus list`; obs, sparse_gpt, fisher and full_obs also update the remaining weights.",
+        help="One of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update the remaining weights.",
         autocompletion=completion("criterion"),
     ),
 ]

@@ -28,7 +28,7 @@ from prunus.pruning.weights import copied, set_weights
 from prunus.registry import lookup
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_tensor_state
-from prunus.training.own_training import Fit, check_fit
+from prunus.training.fit import Fit, check_fit
 from prunus.types import Dataset, Progress
 
 

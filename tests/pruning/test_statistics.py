@@ -204,7 +204,7 @@ BAD_SPLITS = {
 }
 
 
-@pytest.mark.parametrize("method", ["snip", "obd", "obs", "sparse_gpt", "fisher"])
+@pytest.mark.parametrize("method", ["snip", "wanda", "obd", "obs", "sparse_gpt", "admm", "fisher"])
 @pytest.mark.parametrize("kind", BAD_SPLITS)
 def test_calibration_examples_that_are_not_dense_real_tensors_are_refused(kind, method):
     inputs, labels, message = BAD_SPLITS[kind]

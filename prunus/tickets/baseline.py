@@ -63,7 +63,7 @@ class BaselineSpec:
     """Whether the test split is evaluated during training as well, for a figure."""
     device: str = "cpu"
     fit: Fit | None = None
-    """A function (model, masks) that trains the network in the place of the recipe. A spec with one cannot be stored."""
+    """A function (model, masks) that trains the network in place of the recipe. A spec with one cannot be stored."""
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: none."""

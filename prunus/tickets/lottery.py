@@ -117,7 +117,7 @@ def lottery(
             convolutions and of the last layer.
         recipe: How every level is trained; needed unless there is `fit`.
         fit: A function (model, masks) that trains every level in the place of the recipe; it calls
-            `masks.attach(optimizer)`. The network is evaluated before and afterwards only, which count as steps 0 and 1.
+            `masks.attach(optimizer)`. The network is evaluated before and afterwards only, counted as steps 0 and 1.
         replicate: Selects the seeds of all random choices.
         store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
             have a name then, since it identifies the run: functions must be importable. None: nothing is kept on disk.

@@ -8,7 +8,7 @@ arguments changes neither the next round nor the invariant report. The built-in 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prunus.training.state import clone_tensors
@@ -39,15 +39,8 @@ class WeightHistory:
 
     def clone(self) -> "WeightHistory":
         """Return the same history with copies of all tensors."""
-        return WeightHistory(
-            initial=clone_tensors(self.initial),
-            rewind=clone_tensors(self.rewind),
-            start=clone_tensors(self.start),
-            final=clone_tensors(self.final),
-            masks=clone_tensors(self.masks),
-            redraw=self.redraw,
-            supermask=clone_tensors(self.supermask),
-        )
+        tensors = {name: value for name, value in vars(self).items() if name != "redraw"}
+        return replace(self, **{name: clone_tensors(value) for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ arguments changes neither the next round nor the invariant report. The built-in 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from prunus.training.state import clone_tensors
 from prunus.types import MaskDict, Params
@@ -39,8 +39,10 @@ class WeightHistory:
 
     def clone(self) -> "WeightHistory":
         """Return the same history with copies of all tensors."""
-        tensors = {name: value for name, value in vars(self).items() if name != "redraw"}
-        return replace(self, **{name: clone_tensors(value) for name, value in tensors.items()})
+        copies: dict[str, Any] = {
+            name: clone_tensors(value) for name, value in vars(self).items() if name != "redraw"
+        }
+        return replace(self, **copies)
 
 
 @dataclass(frozen=True)

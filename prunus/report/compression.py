@@ -20,7 +20,7 @@ from prunus.report.formatting import (
 )
 from prunus.report.mask_images import draw_kernels, draw_masks, input_coverage
 from prunus.report.templating import load_template
-from prunus.training.evaluate import Evaluation
+from prunus.training.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

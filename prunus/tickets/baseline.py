@@ -20,13 +20,13 @@ from prunus.registry import import_object, lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
+from prunus.tickets.fit_level import train_level_with
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.tickets.own_levels import train_level_with
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
+from prunus.training.fit import Fit
 from prunus.training.loop import Trainer, steps_per_epoch
-from prunus.training.own_training import Fit
 from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress

@@ -21,7 +21,7 @@ from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
-from prunus.pruning.selection import Selection, select_weights
+from prunus.pruning.selection import PruneSelection, select_weights
 from prunus.pruning.statistics import DERIVATIVES, Criterion, Statistics
 from prunus.pruning.views import layer_view, why_no_layer_inputs
 from prunus.pruning.weights import set_weights, with_weights
@@ -109,6 +109,7 @@ def prune(
     >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
     (0.25, 12)
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
     method, scope = pruning_method(criterion), parse_scope(scope)
     selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)
     check_prune(method, selection, density, scope, densities)
@@ -145,7 +146,11 @@ def prune(
 
 
 def check_prune(
-    method: PruningMethod, selection: Selection, density: Density, scope: Scope, densities: str | None = None
+    method: PruningMethod,
+    selection: PruneSelection,
+    density: Density,
+    scope: Scope,
+    densities: str | None = None,
 ) -> None:
     """Raise, before any work, what sizes and densities will raise.
 

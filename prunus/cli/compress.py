@@ -173,12 +173,12 @@ def compress_and_report(
     from prunus.cli.progress import cumulative_progress, epoch_lines, report
     from prunus.files import after_writing
     from prunus.report.compression import write_page
-    from prunus.report.templating import load_template
+    from prunus.report.figures import check_figure_libraries
     from prunus.training import evaluate
     from prunus.training.loop import steps_per_epoch
 
     start = time.perf_counter()
-    load_template("page.html")  # an error before the work if the library of the page is missing
+    check_figure_libraries()  # an error before the work if a library of the page is missing
     patterns = {key: options[key] for key in ("include", "exclude") if key in options}
     rounds = _announce(model, data, recipe, **patterns)
     trainings = [*[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]

@@ -53,9 +53,7 @@ def test_each_round_is_at_its_step_and_density_and_nested(schedule, options):
     """Zhu & Gupta 2017, eq. 1, and d^(t / n)."""
     model = network()
     optimizer = adamw(model)
-    pruning = prunus.GradualPruning(
-        schedule, model, 0.1, optimizer, rounds=4, every=3, begin=2, **options
-    )
+    pruning = prunus.GradualPruning(schedule, model, 0.1, optimizer, rounds=4, every=3, begin=2, **options)
     masks = train(model, optimizer, pruning, 18)
     assert list(masks) == [5, 8, 11, 14]
     outer = None
@@ -83,6 +81,7 @@ def test_a_schedule_of_ones_own_and_parts_of_the_model():
 @pytest.mark.parametrize("done", [1, 4])
 def test_a_killed_training_continues_with_the_same_bits(done):
     """Before the first round, and after it."""
+
     def start(model):
         optimizer = adamw(model)
         pruning = prunus.GradualPruning(
@@ -105,6 +104,21 @@ def test_a_killed_training_continues_with_the_same_bits(done):
     train(resumed, optimizer, again, 8 - done)
     assert all(torch.equal(again.masks[name], mask) for name, mask in pruning.masks.items())
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+def test_each_seed_and_each_round_has_random_scores_of_its_own():
+    """With scores that were the same in two rounds, the second mask would be the best of the first."""
+    kept = []
+    for seed, rounds in ((0, 1), (1, 1), (0, 2)):
+        model = network()
+        optimizer = adamw(model)
+        pruning = prunus.GradualPruning(
+            "cubic", model, 0.2, optimizer, rounds=rounds, every=1, criterion="random", seed=seed
+        )
+        train(model, optimizer, pruning, rounds)
+        kept.append(pruning.masks["0.weight"])
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], kept[2])
 
 
 BAD = [

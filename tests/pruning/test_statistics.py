@@ -166,7 +166,7 @@ def test_labels_beyond_the_classes_are_refused(labels):
 
 def test_output_that_is_no_logits_is_refused():
     model = nn.Sequential(seeded(nn.Linear(4, 6)), nn.Unflatten(1, (3, 2)))
-    with pytest.raises(StatisticsError, match=r"got outputs \(5, 3, 2\) and labels \(5,\)"):
+    with pytest.raises(StatisticsError, match=r"got outputs \[5, 3, 2\] and labels \[5\]"):
         collect(model, copies(model), {"gradients"}, Split(torch.ones(5, 4), LABELS))
 
 

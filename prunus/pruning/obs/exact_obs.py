@@ -287,6 +287,7 @@ def exact_obs_state(
         initial=masked,
         scope=scope,
         damping=max(hessian.damping for hessian in hessians.values()),
+        dampings={name: hessian.damping for name, hessian in hessians.items()},
         seconds={},
         progress=progress,
     )

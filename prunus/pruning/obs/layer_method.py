@@ -108,6 +108,7 @@ def prune_by_block(
     masks = {n: torch.empty_like(w, dtype=torch.bool) for n, w in pruned.items()}
     increase, largest_damping = 0.0, 0.0
     seconds: dict[str, float] = {}
+    dampings: dict[str, float] = {}
     for hessians in groups:
         density = task.density
         if isinstance(density, Mapping):
@@ -122,5 +123,6 @@ def prune_by_block(
         increase += result.predicted_increase
         largest_damping = max(largest_damping, result.damping)
         seconds |= result.seconds
+        dampings |= {name: hessian.damping for name, hessian in hessians.items()}
         del hessians, result
-    return PruneResult(pruned, masks, increase, largest_damping, seconds)
+    return PruneResult(pruned, masks, increase, largest_damping, seconds, dampings)

@@ -141,6 +141,7 @@ class SparseGpt(LayerMethod):
             sum(layer.predicted_increase for layer in layers.values()),
             max(hessians[name].damping for name in weights),
             {name: layer.seconds for name, layer in layers.items()},
+            {name: hessians[name].damping for name in weights},
         )
 
 

@@ -7,18 +7,20 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from prunus.compression.accuracy_budget import check_max_accuracy_drop
 from prunus.compression.container import EncodingConfig, encode_tensors
 from prunus.compression.density_plan import planned_densities
-from prunus.compression.presets import CompressionRecipe
+from prunus.compression.presets import STAGES_TRAINED, TRAINING_SETTINGS, CompressionRecipe
 from prunus.compression.quantization import quantize_weights
 from prunus.compression.quantization.codebook import check_bits, check_float32, check_kmeans_init
 from prunus.data.validation import check_dataset
-from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError
+from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
 from prunus.masks import all_kept
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.pruning.scopes import Global, Layer, parse_scope
+from prunus.training.checks import check_model, check_tensor_state, check_trainable
 from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Params, numel_by_name
 
@@ -30,6 +32,9 @@ PRUNED_ENCODING = EncodingConfig(codec="bitpack", use_codebook=False)
 
 CODECS_BY_STAGE = {"quantized": "bitpack", "huffman": "huffman", "range": "range"}
 """The codec of each stage after pruning."""
+
+TRAINING_OPTIONS = {*STAGES_TRAINED, *TRAINING_SETTINGS, "rounds", "schedule", "train_first", "checkpoints"}
+"""Options of `compress` that have no effect without training."""
 
 MAX_FULL_TRIAL = 10_000_000
 """Models of up to so many entries are encoded as a whole in the trial."""
@@ -43,13 +48,15 @@ def check_inputs(
     recipe: CompressionRecipe,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    *,
+    train: bool = True,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
 
     Nothing is changed. Each tensor, or a sample of it, is quantized and encoded as a trial.
 
     Args:
-        model, data, recipe, include, exclude: See `compress`.
+        model, data, recipe, include, exclude, train: See `compress`.
 
     Returns:
         The weights to compress, by name.
@@ -61,7 +68,7 @@ def check_inputs(
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
     check_finite_state(model)
-    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune)
+    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if train else ()
     for training in trainings:
         check_recipe(training)
     pruning_method(recipe.criterion)
@@ -70,9 +77,51 @@ def check_inputs(
     planned_densities(recipe, weights)
     _try_encoding(model, recipe, weights, bits)
     check_dataset(data, ("train", "validation"))
+    check_model(model, data.train, len(data.class_names))
     for training in trainings:
         check_trainable(model, data, training)
     return weights
+
+
+def check_options(
+    recipe: CompressionRecipe,
+    settings: Mapping[str, object],
+    *,
+    train: bool,
+    train_first: bool,
+    checkpoints: object,
+    max_accuracy_drop: float | None,
+) -> None:
+    """Raise SpecError where an option has no effect, or contradicts another.
+
+    Args:
+        recipe: The recipe with the settings.
+        settings: The settings that were changed, by name; None: not changed.
+        train, train_first, checkpoints, max_accuracy_drop: See `compress`.
+
+    Raises:
+        SpecError: An option has no effect without training, or fixes what is searched for.
+    """
+    options = {**settings, "train_first": train_first or None, "checkpoints": checkpoints}
+    given = [name for name, value in options.items() if value is not None]
+    if not train and (unused := sorted({*given} & TRAINING_OPTIONS)):
+        raise SpecError(
+            f"Expected only options that have an effect without training, got {', '.join(unused)}; leave them out, or "
+            "train."
+        )
+    if max_accuracy_drop is None:
+        return
+    check_max_accuracy_drop(max_accuracy_drop)
+    if "density" in given:
+        raise SpecError(
+            f"Expected a largest accuracy drop or a density, got {max_accuracy_drop} points and {settings['density']}; "
+            "leave one of them out."
+        )
+    if parse_scope(recipe.scope) not in (Layer(), Global()):
+        raise SpecError(
+            "Expected the scope layer or global with a largest accuracy drop, for which densities of layers are "
+            f"chosen, got {parse_scope(recipe.scope).name!r}; give a density instead."
+        )
 
 
 def check_finite_state(model: nn.Module) -> None:

@@ -6,10 +6,13 @@ codec of the paper. The paper states neither epochs nor optimizer, so these are 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from prunus.compression.container import EncodingConfig
-from prunus.training.recipe import Recipe
+from prunus.errors import SpecError
+from prunus.registry import lookup
+from prunus.training.recipe import RECIPES, Recipe
 from prunus.types import Density
 
 
@@ -120,6 +123,38 @@ DEFAULT = CompressionRecipe(
     source="the three stages of Han et al. 2016 with our settings, for an unknown model",
 )
 
+_SGD = Recipe(
+    epochs=1,
+    learning_rate=0.02,
+    batch_size=128,
+    optimizer="nesterov",
+    momentum=0.9,
+    weight_decay=1e-4,
+    augmentation="flip_crop",
+    source="He et al. 2016, section 4.2; learning rate and epochs ours, for trained networks",
+)
+
+CNN = DEFAULT.replace(
+    dense=_SGD.replace(epochs=12, learning_rate=0.1, lr_schedule="cosine"),
+    density=0.2,
+    rounds=2,
+    retrain=_SGD,
+    final_retrain=_SGD.replace(epochs=5, lr_schedule="cosine"),
+    bits=3,
+    finetune=_SGD.replace(learning_rate=1e-3, weight_decay=0.0, lr_schedule="cosine"),
+    source="the three stages of Han et al. 2016 with our settings, for trained networks on photographs",
+)
+
+WITHOUT_TRAINING = DEFAULT.replace(
+    density=0.5,
+    scope="layer",
+    schedule="one_shot",
+    rounds=1,
+    bits=4,
+    criterion="obs",
+    source="ExactOBS (Frantar & Alistarh 2022) and codes by coordinate descent; density and bits ours",
+)
+
 COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {
     "lenet-300-100": LENET_300_100,
     "lenet-5": LENET_5,
@@ -127,5 +162,87 @@ COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {
     "han2016-lenet-300-100": HAN_LENET_300_100,
     "han2016-lenet-5": HAN_LENET_5,
     "default": DEFAULT,
+    "cnn": CNN,
+    "without-training": WITHOUT_TRAINING,
 }
-"""The built-in recipes. A built-in model uses the recipe of its own name, any other model `default`."""
+"""The built-in recipes. On the command line a LeNet uses the recipe of its own name, any other model `default`; without
+training, every model uses `without-training`."""
+
+STAGES_TRAINED = ("dense", "retrain", "final_retrain", "finetune")
+"""The settings of a compression recipe that are recipes of a training."""
+TRAINING_SETTINGS = ("recipe", "optimizer", "learning_rate", "momentum", "augmentation", "epochs")
+"""What `change_recipe` changes in all of them."""
+
+
+def compression_recipe(
+    preset: str | CompressionRecipe | None = None, *, train: bool = True, **settings: Any
+) -> CompressionRecipe:
+    """The recipe of a call of `compress`.
+
+    Args:
+        preset: A recipe, or its key in `COMPRESSION_RECIPES`; None: "default", or "without-training".
+        train: Whether anything is trained; otherwise there is a single round.
+        settings: As for `change_recipe`; None: not changed.
+
+    Returns:
+        The recipe with the settings.
+
+    Raises:
+        SpecError, UnknownNameError: As `change_recipe`, or there is no preset of this name.
+    """
+    recipe = preset or ("default" if train else "without-training")
+    if not isinstance(recipe, CompressionRecipe):
+        recipe = lookup("compression preset", COMPRESSION_RECIPES, recipe)
+    changed = change_recipe(recipe, **{key: value for key, value in settings.items() if value is not None})
+    return changed if train else changed.replace(rounds=1, schedule="one_shot")
+
+
+def change_recipe(
+    compression: CompressionRecipe,
+    *,
+    recipe: str | Recipe | None = None,
+    learning_rate: float | None = None,
+    epochs: Mapping[str, int] | None = None,
+    **settings: Any,
+) -> CompressionRecipe:
+    """The same compression recipe with some settings changed.
+
+    Args:
+        compression: The recipe to start from.
+        recipe: The recipe of all trainings, or its key in `RECIPES`; their epochs stay as they are.
+        learning_rate: Of retraining after the last round; those of the other trainings change in proportion.
+        epochs: Epochs by stage: dense, retrain, final_retrain or finetune.
+        settings: Fields of `CompressionRecipe`; or the optimizer, momentum and augmentation of all trainings.
+
+    Returns:
+        The changed recipe.
+
+    Raises:
+        SpecError: There is no setting of a name.
+        UnknownNameError: There is no recipe, or no stage, of a name.
+
+    >>> changed = change_recipe(COMPRESSION_RECIPES["default"], bits=4, optimizer="sgd", epochs={"finetune": 1})
+    >>> changed.bits, changed.retrain.optimizer, changed.finetune.epochs
+    (4, 'sgd', 1)
+    """
+    own = {field.name for field in fields(compression)}
+    if unknown := settings.keys() - own - {*TRAINING_SETTINGS}:
+        raise SpecError(
+            f"Expected settings of a compression recipe ({', '.join(sorted(own))}) or of its trainings "
+            f"({', '.join(TRAINING_SETTINGS)}), got {sorted(unknown)}; correct the name."
+        )
+    changed = compression.replace(**{name: value for name, value in settings.items() if name in own})
+    of_all: dict[str, Any] = {name: value for name, value in settings.items() if name not in own}
+    factor = 1.0 if learning_rate is None else learning_rate / changed.final_retrain.learning_rate
+    common = lookup("recipe", RECIPES, recipe) if isinstance(recipe, str) else recipe
+    if common is not None and learning_rate is not None:
+        factor = learning_rate / common.learning_rate
+    for stage in {} if epochs is None else epochs:
+        lookup("stage", dict.fromkeys(STAGES_TRAINED), stage)
+    for stage in STAGES_TRAINED:
+        training: Recipe = getattr(changed, stage)
+        number = (epochs or {}).get(stage, training.epochs)
+        training = (common or training).replace(**of_all, epochs=number)
+        training = training.replace(learning_rate=factor * training.learning_rate)
+        changed = changed.replace(**{stage: training})
+    return changed

@@ -1,10 +1,11 @@
 """The result of Deep Compression: the network, and the measurements of each stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from torch import nn
 
+from prunus.compression.accuracy_budget import Trial
 from prunus.compression.presets import CompressionRecipe
 from prunus.compression.quantization import CodebookTensor
 from prunus.pruning.prunable import coverage
@@ -46,6 +47,8 @@ class Compressed:
     """The part of it that is metadata."""
     skipped: Mapping[str, str]
     """Parameters that were not pruned, with the reasons."""
+    trials: Sequence[Trial] = ()
+    """What the search for `max_accuracy_drop` has tried, in order."""
 
     @property
     def density(self) -> float:
@@ -80,6 +83,7 @@ class Compressed:
                 }
                 for s in self.file_stages
             ],
+            **({"trials": [asdict(trial) for trial in self.trials]} if self.trials else {}),
         }
 
     def __str__(self) -> str:

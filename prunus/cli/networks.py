@@ -26,7 +26,7 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
     """
     from prunus.compression.container import load
     from prunus.errors import ModelError
-    from prunus.models.loading import load_weights, make_model
+    from prunus.models.loading import make_model
 
     path = Path(name)
     if path.suffix == ".prunus":
@@ -37,8 +37,25 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
         return load(path).to(device), True
     model = make_model(name, seed)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights_file(model, weights)
     return model.to(device), weights is not None
+
+
+def load_weights_file(model: "nn.Module", path: Path) -> None:
+    """Copy the weights in a .prunus, .safetensors or torch file into `model`, and log what was done to fit it.
+
+    Args:
+        model: The network.
+        path: The file.
+    """
+    from prunus.cli.output import log
+    from prunus.compression.container import load
+    from prunus.models.loading import load_weights
+
+    if path.suffix == ".prunus":
+        load(path, into=model)
+    elif done := load_weights(model, path):
+        log(f"{path}: {done}")
 
 
 def default_data(name: str, model: "nn.Module") -> str:

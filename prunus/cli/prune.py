@@ -53,6 +53,9 @@ Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
 Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
 
+STRICT = "Fail where the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs, and do not leave it out."
+Strict = Annotated[bool, typer.Option("--strict", help=STRICT)]
+
 
 def prune(
     model: Model,
@@ -69,6 +72,7 @@ def prune(
     recalibrate: Recalibrate = False,
     include: Include = None,
     exclude: Exclude = None,
+    strict: Strict = False,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
@@ -90,6 +94,7 @@ def prune(
     from prunus.pruning.methods import pruning_method, with_options
     from prunus.pruning.prune import check_prune
     from prunus.pruning.scopes import parse_scope
+    from prunus.pruning.selection import select_weights
     from prunus.registry import source_files
     from prunus.training.checks import check_model
 
@@ -105,7 +110,8 @@ def prune(
     allocation: Any = densities.replace("-", "_") if densities else None
     method = pruning_method(criterion)
     method = with_options(method, num_examples=calibration_examples, damping=damping, num_steps=steps)
-    check_prune(method, prunus.prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
+    selection = select_weights(network, method, parse_scope(scope), strict=strict, **patterns)
+    check_prune(method, selection, density, parse_scope(scope), allocation)
     name = networks.default_data(model, network) if data is None else data
     dataset = prunus.load_data(name, device=device, seed=seed, progress=report)
     check_model(network, dataset.train, len(dataset.class_names))
@@ -116,7 +122,7 @@ def prune(
     pruned = prunus.prune(
         network, density,
         criterion=method, scope=scope, densities=allocation, calibration=dataset, recalibrate=recalibrate,
-        seed=seed, progress=report, **patterns,
+        strict=strict, seed=seed, progress=report, **patterns,
     )  # fmt: skip
     networks.write_network(network, path, {"criterion": criterion, "density": density, "scope": scope})
     for name, reason in pruned.report.unmeasured.items():

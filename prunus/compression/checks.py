@@ -33,8 +33,8 @@ PRUNED_ENCODING = EncodingConfig(codec="bitpack", use_codebook=False)
 CODECS_BY_STAGE = {"quantized": "bitpack", "huffman": "huffman", "range": "range"}
 """The codec of each stage after pruning."""
 
-TRAINING_OPTIONS = {*STAGES_TRAINED, *TRAINING_SETTINGS, "rounds", "schedule", "train_first", "checkpoints"}
-"""Options of `compress` that have no effect without training."""
+TRAINING_ONLY = {*STAGES_TRAINED, *TRAINING_SETTINGS, "rounds", "schedule"}
+"""Settings that have no effect without training."""
 
 MAX_FULL_TRIAL = 10_000_000
 """Models of up to so many entries are encoded as a whole in the trial."""
@@ -42,21 +42,22 @@ TRIAL_SAMPLE = 1_000
 """Entries per tensor that are encoded in the trial of a larger model."""
 
 
-def check_inputs(
+def check_compressible(
     model: nn.Module,
     data: Dataset,
     recipe: CompressionRecipe,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     *,
-    train: bool = True,
+    trains_by_recipe: bool = True,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
 
     Nothing is changed. Each tensor, or a sample of it, is quantized and encoded as a trial.
 
     Args:
-        model, data, recipe, include, exclude, train: See `compress`.
+        model, data, recipe, include, exclude: See `compress`.
+        trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
 
     Returns:
         The weights to compress, by name.
@@ -68,7 +69,7 @@ def check_inputs(
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
     check_finite_state(model)
-    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if train else ()
+    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if trains_by_recipe else ()
     for training in trainings:
         check_recipe(training)
     pruning_method(recipe.criterion)
@@ -88,8 +89,7 @@ def check_options(
     settings: Mapping[str, object],
     *,
     train: bool,
-    train_first: bool,
-    checkpoints: object,
+    training: Mapping[str, object],
     max_accuracy_drop: float | None,
 ) -> None:
     """Raise SpecError where an option has no effect, or contradicts another.
@@ -97,14 +97,14 @@ def check_options(
     Args:
         recipe: The recipe with the settings.
         settings: The settings that were changed, by name; None: not changed.
-        train, train_first, checkpoints, max_accuracy_drop: See `compress`.
+        train, max_accuracy_drop: See `compress`.
+        training: The arguments of `compress` that have no effect without training, by name; None: not given.
 
     Raises:
         SpecError: An option has no effect without training, or fixes what is searched for.
     """
-    options = {**settings, "train_first": train_first or None, "checkpoints": checkpoints}
-    given = [name for name, value in options.items() if value is not None]
-    if not train and (unused := sorted({*given} & TRAINING_OPTIONS)):
+    given = {name for name, value in {**settings, **training}.items() if value is not None}
+    if not train and (unused := sorted(given & {*TRAINING_ONLY, *training})):
         raise SpecError(
             f"Expected only options that have an effect without training, got {', '.join(unused)}; leave them out, or "
             "train."

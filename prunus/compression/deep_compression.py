@@ -15,7 +15,12 @@ import torch
 from torch import nn
 
 from prunus.compression.accuracy_budget import BITS, DENSITIES, BudgetSearch, Trial
-from prunus.compression.checks import PRUNED_ENCODING, check_inputs, check_options, stage_encodings
+from prunus.compression.checks import (
+    PRUNED_ENCODING,
+    check_compressible,
+    check_options,
+    stage_encodings,
+)
 from prunus.compression.container import load
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.density_plan import DensityPlan, plan_densities
@@ -23,14 +28,15 @@ from prunus.compression.half_precision import round_to_half
 from prunus.compression.presets import CompressionRecipe, compression_recipe
 from prunus.compression.result import Compressed, Stage
 from prunus.compression.save import clear_negative_zeros
-from prunus.compression.stages import CompressionRun, Report
+from prunus.compression.stages import CompressionRun, StageReport
 from prunus.compression.without_training import CalibratedLayers
 from prunus.errors import CorruptFileError
 from prunus.files import check_writable, write_atomic
 from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied
-from prunus.training.checkpoint import check_writable as check_checkpoint_writable
+from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_tensor_state
+from prunus.training.own_training import Fit, check_fit
 from prunus.types import Dataset, Params, Progress
 
 
@@ -44,11 +50,12 @@ def compress(
     train_first: bool = False,
     recalibrate: bool = False,
     max_accuracy_drop: float | None = None,
+    fit: Fit | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
-    report: Report | None = None,
+    report: StageReport | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Compressed:
@@ -82,6 +89,8 @@ def compress(
         recalibrate: Whether to estimate the statistics of BatchNorm layers again after pruning and after quantizing.
         max_accuracy_drop: Find the density, and the bits unless they are a setting, of the smallest file that loses at
             most so many percentage points of validation accuracy. About nine compressions are tried.
+        fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
+            pruning and once for the centroids; it calls `masks.attach(optimizer)`.
         include: Shell patterns over the names of the weights to prune.
         exclude: Shell patterns over the names of the weights to leave out.
         seed: Seed of ties, batch order, dropout, codebooks and calibration examples.
@@ -103,7 +112,7 @@ def compress(
         UnknownNameError, SpecError: A name is unknown, a number is out of range, or an option has no effect.
         ContainerError: The model holds a tensor that no file may hold, or the file does not load back bit for bit.
         OutputError: The file cannot be written.
-        TrainingError: Training diverged, or a checkpoint is of another run.
+        TrainingError: Training diverged, a checkpoint is of another run, or `fit` changed a pruned weight.
         AccuracyError: Nothing that was tried loses at most `max_accuracy_drop` points.
 
     All errors but those of training, of writing and of accuracy are raised before any work.
@@ -111,14 +120,19 @@ def compress(
     recipe = compression_recipe(preset, train=train, **settings)
     check_options(
         recipe, settings,
-        train=train, train_first=train_first, checkpoints=checkpoints, max_accuracy_drop=max_accuracy_drop,
+        train=train, max_accuracy_drop=max_accuracy_drop,
+        training={"train_first": train_first or None, "checkpoints": checkpoints, "fit": fit},
     )  # fmt: skip
     check_tensor_state(model)
     copy = copied(model)
-    weights = check_inputs(copy, data, recipe, include, exclude, train=train)
+    trains_by_recipe = train and fit is None
+    weights = check_compressible(copy, data, recipe, include, exclude, trains_by_recipe=trains_by_recipe)
     folder = None if checkpoints is None else Path(checkpoints)
+    check_fit(fit, checkpoints)
     _check_outputs(path, folder)
-    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress, recalibrate=recalibrate)
+    run = CompressionRun(
+        copy, weights, data, recipe, seed, folder, report, progress, fit, recalibrate=recalibrate
+    )
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
     dense = run.measure("dense", sum(tensor.nbytes for tensor in copy.state_dict().values()))

@@ -15,6 +15,7 @@ from prunus.compression.quantization import CodebookConstraint, CodebookTensor, 
 from prunus.compression.result import Stage
 from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_metadata
 from prunus.compression.without_training import CalibratedLayers
+from prunus.masks import Masks, all_kept
 from prunus.pruning.methods import pruning_method, sample_examples
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
@@ -22,9 +23,10 @@ from prunus.pruning.scopes import parse_scope
 from prunus.pruning.weights import copied, set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
+from prunus.training.own_training import Fit, train_with
 from prunus.types import Dataset, MaskDict, Params, Progress
 
-Report = Callable[[str, EpochMetrics], None]
+StageReport = Callable[[str, EpochMetrics], None]
 """Called after each epoch with the name of the stage."""
 
 STAGES = ("dense", "pruned", "quantized", "huffman", "range")
@@ -38,6 +40,7 @@ def prune_with_recipe(
     data: Dataset,
     plan: DensityPlan | None = None,
     *,
+    fit: Fit | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
@@ -51,6 +54,7 @@ def prune_with_recipe(
         weights: The weights of `model` to prune, by name.
         data: The data to retrain on.
         plan: The densities of the rounds, by default those of `plan_densities`.
+        fit: As for `prune_and_retrain`, in the place of the recipes of retraining.
         seed: Seed of ties, batch order and dropout.
         checkpoints: Directory of checkpoints, from which an interrupted call resumes.
         report: Called after each epoch.
@@ -63,14 +67,16 @@ def prune_with_recipe(
         PrunusError: See `prune_and_retrain`.
     """
     plan = plan or plan_densities(recipe, weights)
+    recipes = [recipe.retrain] * (len(plan.densities) - 1) + [recipe.final_retrain]
     return prune_and_retrain(
         model,
-        weights,
         data,
         plan.densities,
-        [recipe.retrain] * (len(plan.densities) - 1) + [recipe.final_retrain],
+        [] if fit else recipes,
+        fit=fit,
         criterion=recipe.criterion,
         scope=recipe.scope,
+        include=list(weights),
         within=plan.within,
         seed=seed,
         checkpoints=checkpoints,
@@ -89,8 +95,9 @@ class CompressionRun:
     recipe: CompressionRecipe
     seed: int
     checkpoints: Path | None
-    report: Report | None
+    report: StageReport | None
     progress: Progress | None
+    fit: Fit | None = None
     layers: CalibratedLayers | None = None
     """Of the network before compression, where it is compressed without training."""
     recalibrate: bool = False
@@ -124,6 +131,10 @@ class CompressionRun:
         Raises:
             TrainingError: The training diverged, or the checkpoint is of another run.
         """
+        if self.fit is not None:
+            everything = Masks(self.model, all_kept(self.weights))
+            train_with(self.fit, self.model, everything if constraint is None else constraint)
+            return []
         return train(
             self.model,
             self.data,
@@ -153,7 +164,8 @@ class CompressionRun:
         if self.layers is None:
             rounds = prune_with_recipe(
                 self.recipe, self.model, self.weights, self.data, plan,
-                seed=self.seed, checkpoints=self.checkpoints, report=self.report_of("pruned"), progress=self.progress,
+                fit=self.fit, seed=self.seed, checkpoints=self.checkpoints,
+                report=self.report_of("pruned"), progress=self.progress,
             )  # fmt: skip
             masks, epochs = rounds[-1].masks, [epoch for round_ in rounds for epoch in round_.epochs]
         else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from prunus.experiments.rows import Row, average_draws, group_rows
+from prunus.experiments.rows import average_draws, group_rows
 from prunus.report.statistics import (
     Comparison,
     Expectation,
@@ -15,6 +15,7 @@ from prunus.report.statistics import (
     decide,
     holm,
 )
+from prunus.runs.content import Row
 
 
 @dataclass(frozen=True)

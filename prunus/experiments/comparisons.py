@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from prunus.experiments.rows import Row, average_draws
+from prunus.experiments.rows import average_draws
 from prunus.report import formatting
 from prunus.report.experiment_page import DensityComparison, MetricComparison
 from prunus.report.statistics import Comparison, compare_paired
+from prunus.runs.content import Row
 
 K = TypeVar("K", bound=Hashable)
 

@@ -17,13 +17,14 @@ from prunus.experiments.provenance import (
     settings_of_runs,
 )
 from prunus.experiments.results import cell
-from prunus.experiments.rows import Row, network_of
+from prunus.experiments.rows import network_of
 from prunus.report import formatting
 from prunus.report.experiment_page import Cell, ExperimentPage, InvariantSummary, KeyFigure, Table
 from prunus.report.figure_data import FigureData
 from prunus.report.figures import files_of
 from prunus.report.interactive_figure import chart
 from prunus.report.statistics import Verdict
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.settings import all_settings

@@ -138,7 +138,7 @@ def _environment(record: Mapping[str, Any]) -> dict[str, str]:
     return {
         "prunus": f"{record.get('prunus', '–')}{f', commit {commit}' if commit else ''}",
         "libraries": ", ".join(f"{name} {record.get(name, '–')}" for name in ("torch", "numpy", "python")),
-        "machine": f"{record.get('cpu', '–')}, {record.get('cores', '–')} cores, {record.get('platform', '–')}",
+        "machine": f"{record.get('cpu', '–')}, {record.get('cores', '–')} cores",
         "device": f"{record.get('device_name') or record.get('device', '–')}, "
         f"{formatting.pluralize(record.get('threads', 1), 'thread')} per process",
         "executor": record.get("executor", "–"),

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunus.experiments.rows import Row
 from prunus.files import after_writing, create_folder, write_atomic
 from prunus.report.figure_data import FigureData
 from prunus.report.figures import files_of, save_numbers, save_pictures
 from prunus.report.formatting import pluralize
+from prunus.runs.content import Row
 
 SIZE_MARKS = {"smoke": " (smoke size)", "default": " (shortened)", "full": ""}
 

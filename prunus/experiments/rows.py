@@ -1,21 +1,20 @@
 """Rows of numbers: read from runs, averaged over draws, summarized over replicates, made into curves."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
 from prunus.errors import StoreError
 from prunus.report.figure_data import Curve
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
+from prunus.runs.executors.run_task import Say
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.ticket import TicketSpec
-
-Row = dict[str, Any]
-Say = Callable[[str], None]
 
 SIZES = ("smoke", "default", "full")
 _NOT_FOR_TABLES = ("invariants", "density", "seconds")

@@ -18,8 +18,6 @@ from prunus.experiments.provenance import all_run_directories, environments, inv
 from prunus.experiments.results import SIZE_MARKS, Result, ResultFiles
 from prunus.experiments.rows import (
     SIZES,
-    Row,
-    Say,
     average_draws,
     curve,
     curves_of,
@@ -37,7 +35,9 @@ from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figure_data import FigureData
 from prunus.report.figures import check_figure_libraries
 from prunus.report.statistics import check_interval_library
+from prunus.runs.content import Row
 from prunus.runs.executors import EXECUTORS, run_plan
+from prunus.runs.executors.run_task import Say
 from prunus.runs.requests import Request
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store

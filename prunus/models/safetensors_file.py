@@ -22,6 +22,8 @@ def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[object, str] = {}
     tied = {}
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            continue
         # Sparse tensors, empty ones, and those on a device without addresses have no place in memory to compare.
         if tensor.layout != torch.strided or not tensor.data_ptr():
             continue
@@ -57,6 +59,12 @@ def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
     Raises:
         ModelError: A tensor is of a kind, or has a name, that a safetensors file cannot hold.
     """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"Expected tensors alone for a safetensors file, but {name!r} is a {type(value).__name__}; write a "
+                ".prunus file, which holds the extra state of modules too."
+            )
     try:
         tied = {name: first for name, first in tied_names(state).items() if name != "format"}
         # Copies, because safetensors refuses tensors that overlap in memory.

@@ -54,7 +54,7 @@ def im2col_batches(module: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     """The vectors that the rows of the layer's matrix are multiplied with, [G, n, D] at a time.
 
     Args:
-        module: Linear, Conv1d or Conv2d; the vectors contain its padding.
+        module: Linear, Conv1d, Conv2d or Conv3d; the vectors contain its padding.
         inputs: A batch of its inputs.
 
     Yields:
@@ -67,19 +67,28 @@ def im2col_batches(module: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     if isinstance(module, nn.Linear):
         yield inputs.reshape(1, -1, module.in_features)
         return
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)
-    kernel, stride, dilation = (
-        (1, *pair) if isinstance(module, nn.Conv1d) else pair
-        for pair in (module.kernel_size, module.stride, module.dilation)
-    )
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+    padded = padded if padded.dim() == len(module.kernel_size) + 2 else padded.unsqueeze(0)
+    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    channels, depth = module.in_channels // module.groups, 1
     if isinstance(module, nn.Conv1d):
-        padded = padded.unsqueeze(-2)
-    padded = padded if padded.dim() == 4 else padded.unsqueeze(0)
-    channels = module.in_channels // module.groups
+        padded, kernel, stride, dilation = (padded.unsqueeze(-2), (1, *kernel), (1, *stride), (1, *dilation))
+    elif isinstance(module, nn.Conv3d):
+        padded = _unfold_depth(padded, kernel[0], stride[0], dilation[0])
+        kernel, stride, dilation, depth = kernel[1:], stride[1:], dilation[1:], kernel[0]
     size = padded.shape[1] * kernel[0] * kernel[1] * padded.shape[2] * padded.shape[3]
     for part in torch.split(padded, max(1, MAX_UNFOLDED // size)):
-        columns = F.unfold(part, kernel, dilation=dilation, stride=stride)  # [B, G · I · K, L]
-        columns = columns.reshape(len(part), module.groups, channels, -1, columns.shape[2])
-        yield columns.permute(1, 0, 4, 3, 2).reshape(module.groups, -1, channels * kernel[0] * kernel[1])
+        columns = F.unfold(part, kernel, dilation=dilation, stride=stride)  # [B, G · I · depth · K, L]
+        columns = columns.reshape(len(part), module.groups, channels, depth, -1, columns.shape[2])
+        columns = columns.permute(1, 0, 5, 3, 4, 2)
+        yield columns.reshape(module.groups, -1, depth * kernel[0] * kernel[1] * channels)
+
+
+def _unfold_depth(inputs: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
+    """[B, C, D, H, W] -> [B · D', C · kernel, H, W], the planes that one position of the output sees as channels."""
+    windows = inputs.unfold(2, dilation * (kernel - 1) + 1, stride)[
+        ..., ::dilation
+    ]  # [B, C, D', H, W, kernel]
+    return windows.permute(0, 2, 1, 5, 3, 4).flatten(2, 3).flatten(0, 1)

@@ -163,6 +163,20 @@ class Scope(ABC):
         for what, (share, total) in ranked.items():
             check_keeps_one(share, total, what)
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the scope distinguishes rows and columns of a layer's matrix."""
+        return self.weights_per_unit > 1 or self.columns_per_unit > 1
+
+    def why_unfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why the pattern does not fit a tensor of this shape, [O, I, ...]; None: it fits.
+
+        >>> NByM(2, 4).why_unfit((16, 3, 3, 3))
+        'the pattern 2:4 does not fit 3 inputs'
+        """
+        misfit = _misfit(self, shape)
+        return f"the pattern {self.name} does not fit {misfit[1]} {misfit[0]}" if misfit else None
+
     def column_step(self, at_most: int) -> int:
         """The number of columns whose masks are chosen together: whole patterns, about `at_most` columns.
 
@@ -373,7 +387,7 @@ class NByM(Scope):
                     f"Expected density {exact:g} of {name!r}, which {self.name} keeps of every layer, got {share:g}; "
                     f"ask for {exact:g}, in one round, and leave layers out with exclude."
                 )
-            _check_fits(name, shapes[name], 1, self.m)
+            _check_fits(name, shapes[name], self)
         return {name: math.prod(shape) // self.m * self.n for name, shape in shapes.items()}
 
     def _select_one(
@@ -392,7 +406,7 @@ class NByM(Scope):
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():
-            _check_fits(name, shape, 1, self.m)
+            _check_fits(name, shape, self)
             num_short = int((_to_tiles(within[name], 1, self.m).sum(-1) < self.n).sum())
             if num_short:
                 raise DensityError(
@@ -456,7 +470,7 @@ class Block(Scope):
         """
         densities, size, counts = densities_by_name(density, list(shapes)), self.weights_per_unit, {}
         for name, shape in shapes.items():
-            _check_fits(name, shape, self.rows, self.columns)
+            _check_fits(name, shape, self)
             available = None if within_counts is None else within_counts[name] // size
             what = f"blocks of {self.name} of {name!r}"
             counts[name] = size * count_within(densities[name], math.prod(shape) // size, available, what)
@@ -474,7 +488,7 @@ class Block(Scope):
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():
-            _check_fits(name, shape, self.rows, self.columns)
+            _check_fits(name, shape, self)
             per_block = _to_tiles(within[name], self.rows, self.columns).sum((1, 3))
             num_partial = int(((per_block > 0) & (per_block < self.weights_per_unit)).sum())
             if num_partial:
@@ -648,15 +662,22 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _check_fits(name: str, shape: tuple[int, ...], rows: int, columns: int) -> None:
-    """Raise DensityError where tiles of rows × columns do not fill the matrix of a tensor."""
+def _misfit(scope: Scope, shape: tuple[int, ...]) -> tuple[str, int, int] | None:
+    """Where patterns do not fill the matrix of a tensor: "outputs" or "inputs", their number, the pattern's."""
     outputs, inputs = (1, math.prod(shape)) if len(shape) < 2 else shape[:2]
-    for what, size, unit in (("outputs", outputs, rows), ("inputs", inputs, columns)):
-        if size % unit:
-            raise DensityError(
-                f"Expected a multiple of {unit} {what} in {name!r}, {list(shape)}, got {size}; exclude {name!r} or "
-                "choose another pattern."
-            )
+    rows = scope.weights_per_unit // scope.columns_per_unit or 1
+    units = ("outputs", outputs, rows), ("inputs", inputs, scope.columns_per_unit)
+    return next((misfit for misfit in units if misfit[1] % misfit[2]), None)
+
+
+def _check_fits(name: str, shape: tuple[int, ...], scope: Scope) -> None:
+    """Raise DensityError where patterns do not fill the matrix of a tensor."""
+    if misfit := _misfit(scope, shape):
+        what, size, unit = misfit
+        raise DensityError(
+            f"Expected a multiple of {unit} {what} in {name!r}, {list(shape)}, got {size}; exclude {name!r} or "
+            "choose another pattern."
+        )
 
 
 def _to_tiles(tensor: Tensor, rows: int, columns: int) -> Tensor:

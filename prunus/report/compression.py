@@ -17,7 +17,7 @@ from prunus.report.formatting import (
     pluralize,
 )
 from prunus.report.mask_images import draw_kernels, draw_masks, input_coverage
-from prunus.report.templating import environment
+from prunus.report.templating import load_template
 from prunus.training.evaluate import Evaluation
 
 SETTING_NAMES = {
@@ -113,7 +113,7 @@ def write_page(
         OutputError: The page cannot be written.
         PrunusError: Jinja2 is not installed.
     """
-    template = environment().get_template("page.html")
+    template = load_template("page.html")
     stages = stage_rows(compressed, inspection)
     page = template.render(
         title=title,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunus.files import write_atomic
-from prunus.report.interactive_figure import Chart, digest, script
+from prunus.report.interactive_figure import Chart, script, script_digest
 from prunus.report.statistics import Verdict
-from prunus.report.templating import environment
+from prunus.report.templating import load_template
 
 Cell = tuple[str, str]
 """A value and its standard deviation, which is empty where there is none."""
@@ -114,5 +114,5 @@ def write_experiment_page(path: Path, page: ExperimentPage) -> None:
         PrunusError: Jinja2 is not installed.
     """
     code = script()
-    template = environment().get_template("experiment.html")
-    write_atomic(path, template.render(page=page, script=code, digest=digest(code)))
+    template = load_template("experiment.html")
+    write_atomic(path, template.render(page=page, script=code, digest=script_digest(code)))

@@ -13,7 +13,7 @@ from typing import Any
 
 from prunus.report.curve_styles import assign_styles
 from prunus.report.figure_data import FigureData
-from prunus.report.templating import TEMPLATES, environment
+from prunus.report.templating import TEMPLATES, load_template
 
 SHAPES = {
     "o": "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0-1 0Z",
@@ -45,7 +45,7 @@ def interactive(drawing: FigureData, csv_text: str, csv_name: str) -> str:
         PrunusError: Jinja2 is not installed.
     """
     code, shown = script(), chart(drawing, csv_text, csv_name)
-    return environment().get_template("figure.html").render(chart=shown, script=code, digest=digest(code))
+    return load_template("figure.html").render(chart=shown, script=code, digest=script_digest(code))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def script() -> str:
     return (TEMPLATES / "figure.js").read_text(encoding="utf-8")
 
 
-def digest(code: str) -> str:
+def script_digest(code: str) -> str:
     """The digest of the only script that the Content-Security-Policy of a page allows."""
     return base64_of(hashlib.sha256(code.encode()).digest())
 

@@ -7,7 +7,7 @@ from prunus.errors import PrunusError
 from prunus.report import formatting
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Template
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILTERS = {
@@ -19,8 +19,8 @@ FILTERS = {
 }
 
 
-def environment() -> "Environment":
-    """The environment that loads the templates. Raises PrunusError where jinja2 is not installed."""
+def load_template(name: str) -> "Template":
+    """Return the template in the file `name`. Raises PrunusError where jinja2 is not installed."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -28,12 +28,12 @@ def environment() -> "Environment":
             "A page needs jinja2, which is not installed: pip install 'prunus[cli]'."
         ) from error
 
-    result = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    result.filters |= FILTERS
-    return result
+    environment.filters |= FILTERS
+    return environment.get_template(name)

@@ -12,23 +12,27 @@ from torch import nn
 
 from prunus.data import load_data
 from prunus.errors import DataError, PrunusError, SpecError
+from prunus.masks import Masks
 from prunus.models import MODELS
 from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.monitor import TrainingMonitor
+from prunus.tickets.own_levels import train_level_with
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
 from prunus.training.loop import Trainer, steps_per_epoch
+from prunus.training.own_training import Fit
 from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
 
-NUM_TIMED_STEPS = 20
+MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2
+"""At which of the two the measurement of a step ends; a step of a convolutional network takes a second."""
 
-Row = dict[str, Any]
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
 
@@ -57,6 +61,8 @@ class BaselineSpec:
     test_curve: bool = False
     """Whether the test split is evaluated during training as well, for a figure."""
     device: str = "cpu"
+    fit: Fit | None = None
+    """A function (model, masks) that trains the network in the place of the recipe. A spec with one cannot be stored."""
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: none."""
@@ -140,6 +146,9 @@ class BaselineSpec:
         Returns:
             The monitor that observed the training.
         """
+        if self.fit is not None:
+            masks = constraint if isinstance(constraint, Masks) else None
+            return train_level_with(self.fit, model, self.load_data(), masks, start)
         data, constraint = self.load_data(), constraint if constraint is not None else NoConstraint(model)
         if (
             isinstance(self.data, str) and ":" in self.data
@@ -302,9 +311,12 @@ def time_step(trainer: Trainer, data: Dataset) -> float:
     batch = data.train.take(trainer.recipe.batch_size)
     trainer.step(batch.inputs, batch.labels)
     started = time.process_time()  # not wall-clock time: other processes may be running
-    for _ in range(NUM_TIMED_STEPS):
+    for number in range(1, MAX_TIMED_STEPS + 1):
         trainer.step(batch.inputs, batch.labels)
-    return (time.process_time() - started) / NUM_TIMED_STEPS
+        seconds = time.process_time() - started
+        if seconds > MAX_TIMED_SECONDS:
+            break
+    return seconds / number
 
 
 def _report_differences(report_steps: StepReport, first_step: int) -> Progress:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,7 +12,11 @@ from prunus.data.validation import check_split, count_labeled
 from prunus.modules import check_initialized
 from prunus.training.checks import check_logits, forward
 from prunus.training.modes import eval_mode
+from prunus.training.sparse.backend import choose_evaluation_backend
 from prunus.types import IGNORE_INDEX, Progress, Split
+
+if TYPE_CHECKING:
+    from prunus.training.sparse.network import SparseNetwork
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,18 @@ class EpochMetrics:
     training_loss: float
     validation_loss: float
     validation_accuracy: float
+    backend: str = "dense"
+    """What trained: "sparse", "dense", or "dense (REASON)" if the sparse backend was not chosen for that reason."""
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, batch_size: int | None = None, *, progress: Progress | None = None
+    model: nn.Module,
+    split: Split,
+    batch_size: int | None = None,
+    *,
+    progress: Progress | None = None,
+    backend: str = "auto",
 ) -> Evaluation:
     """Evaluate `model` in evaluation mode; the modes of its modules are restored afterwards.
 
@@ -50,6 +62,8 @@ def evaluate(
         batch_size: Examples per forward pass. None: 100 on a CPU, so that the outputs of convolutions stay in its
             caches; 1,000 on other devices.
         progress: Called after every batch with the number of examples that are done.
+        backend: "dense" computes with PyTorch, "sparse" with the weights that are not zero, and "auto" takes the faster
+            of both by a fixed rule (see `prunus.training.sparse.backend`).
 
     Returns:
         The mean loss, the accuracy and the number of labeled examples.
@@ -57,6 +71,7 @@ def evaluate(
     Raises:
         DataError: The split is empty, a label is no class index, or an input is not finite.
         ModelError: The model does not take the inputs, or does not return logits of these classes.
+        SpecError: The sparse backend is asked for and cannot compute the model.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
@@ -65,6 +80,9 @@ def evaluate(
     """
     check_split(split)
     check_initialized(model)
+    _, network = choose_evaluation_backend(backend, model, split.inputs)
+    if network is not None and int(split.labels.max()) < network.num_classes:
+        return evaluate_network(network, split, progress)
     if batch_size is None:
         batch_size = 100 if split.inputs.device.type == "cpu" else 1000
     loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
@@ -82,6 +100,26 @@ def evaluate(
                 progress("evaluation", done, len(split))
     n = count_labeled(split.labels)
     return Evaluation(loss=float(loss) / n, accuracy=100 * int(correct) / n, n=n)
+
+
+def evaluate_network(
+    network: "SparseNetwork", split: Split, progress: Progress | None = None
+) -> Evaluation:
+    """Evaluate a network of the sparse backend.
+
+    Args:
+        network: The network, with its values loaded; it has a logit for each label of the split.
+        split: The examples.
+        progress: Called once, after all examples.
+
+    Returns:
+        The mean loss, the accuracy and the number of labeled examples.
+    """
+    loss, correct = network.evaluate(split.inputs, split.labels)
+    if progress is not None:
+        progress("evaluation", len(split), len(split))
+    n = count_labeled(split.labels)
+    return Evaluation(loss=loss / n, accuracy=100 * correct / n, n=n)
 
 
 def best_index(losses: Sequence[float]) -> int:

@@ -19,13 +19,22 @@ from prunus.masks import Masks
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
-from prunus.training.checkpoint import check_writable, load_checkpoint, save_checkpoint
+from prunus.training.checkpoint import check_checkpoint_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraint import Constraint, NoConstraint, all_trainable_tensors
-from prunus.training.evaluate import EpochMetrics, best_index, evaluate, should_stop
+from prunus.training.evaluate import (
+    EpochMetrics,
+    Evaluation,
+    best_index,
+    evaluate,
+    evaluate_network,
+    should_stop,
+)
 from prunus.training.identity import Identity, training_identity
 from prunus.training.modes import restored_modes, set_modes, start_training
 from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, Recipe, check_recipe
+from prunus.training.sparse.backend import Backend, check_backend, choose_training_backend
+from prunus.training.sparse.epoch import train_sparse_epoch
 from prunus.training.state import (
     Observer,
     TrainingState,
@@ -59,6 +68,7 @@ class Trainer:
         self.done = 0
         """The number of steps done."""
         self.epochs: list[EpochMetrics] = []
+        self.backend, self.network = Backend("dense"), None
         self.best: dict[str, Tensor] = {}
         """The `state_dict` with the lowest validation loss so far, kept only if `recipe.patience` may restore it."""
 
@@ -82,10 +92,22 @@ class Trainer:
         self.constraint.apply()
         return loss.detach()
 
-    def set_learning_rate(self, fraction: float) -> None:
-        """Set the learning rate of the step before which this fraction of the training is done, in [0, 1)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self.lr_schedule(fraction)
+    def choose_backend(self, backend: str, split: Split) -> None:
+        """Choose what computes the training of this split: "auto", "dense" or "sparse". Raises SpecError."""
+        self.backend, self.network = choose_training_backend(
+            backend, self.model, self.constraint, self.recipe, split.inputs
+        )
+
+    def learning_rate(self, fraction: float) -> float:
+        """The learning rate of the step before which this fraction of the training is done, in [0, 1)."""
+        return self.recipe.learning_rate * self.lr_schedule(fraction)
+
+    def evaluate(self, split: Split) -> Evaluation:
+        """Evaluate the model on a split, with the backend of the training."""
+        if self.network is None:
+            return evaluate(self.model, split, backend="dense")
+        self.network.load()
+        return evaluate_network(self.network, split)
 
     def epoch(
         self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
@@ -102,12 +124,15 @@ class Trainer:
         Returns:
             The mean loss over the examples that have a label.
         """
+        if self.network is not None:
+            return train_sparse_epoch(self, self.network, split, seed, observer, progress)
         size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
         total, num_labeled = torch.zeros((), device=split.labels.device), 0
         is_labeled = bool((split.labels != IGNORE_INDEX).all())
         for index, (inputs, labels) in enumerate(iter_batches(split, size, seed, number, first), start=first):
-            self.set_learning_rate((number + index / count) / self.recipe.epochs)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate((number + index / count) / self.recipe.epochs)
             inputs = augment_batch(self.augment, inputs, seed, number, index)
             n = len(labels) if is_labeled else count_labeled(labels)
             if n:
@@ -131,7 +156,7 @@ class Trainer:
         Raises:
             DivergenceError: A loss is NaN or infinite.
         """
-        result = evaluate(self.model, data.validation) if is_evaluated else None
+        result = self.evaluate(data.validation) if is_evaluated else None
         number = -(-self.done // steps_per_epoch(self.recipe, data.train))
         if not math.isfinite(training_loss) or (result is not None and not math.isfinite(result.loss)):
             validation = "" if result is None else f" and {result.loss} in validation"
@@ -140,7 +165,8 @@ class Trainer:
                 f"with learning rate {self.recipe.learning_rate}; a lower learning rate may help."
             )
         if result is not None:
-            self.epochs.append(EpochMetrics(number, training_loss, result.loss, result.accuracy))
+            metrics = EpochMetrics(number, training_loss, result.loss, result.accuracy, str(self.backend))
+            self.epochs.append(metrics)
             losses = [epoch.validation_loss for epoch in self.epochs]
             if self.recipe.patience is not None and best_index(losses) == len(losses) - 1:
                 self.best = clone_tensors(self.model.state_dict())
@@ -231,6 +257,7 @@ def train(
     evaluate_every_epoch: bool = True,
     report: Report | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> list[EpochMetrics]:
     """Train `model` in place.
 
@@ -253,14 +280,18 @@ def train(
             CPU, with the same number of threads). `model` must be given as it was at the first call.
         evaluate_every_epoch: Whether the validation split is evaluated after every epoch; False: only after the last.
         report: Called with the metrics of each evaluated epoch.
-        progress: Called after every batch with the number of steps that are done, and of all steps.
+        progress: Called after every batch (every 50 with the sparse backend) with the number of steps that are done,
+            and of all steps.
+        backend: "dense" computes with PyTorch, "sparse" with the kept weights only, so that the time falls with the
+            density, and "auto" takes the faster of both by a fixed rule (see `prunus.training.sparse.backend`). The
+            metrics say which one was used, and why not the sparse one.
 
     Returns:
         The metrics of each evaluated epoch.
 
     Raises:
-        SpecError: The recipe is out of range, both masks and a constraint are given, or `recipe.patience` is set while
-            only the last epoch is evaluated.
+        SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while
+            only the last epoch is evaluated, or the sparse backend is asked for and cannot train the model.
         DataError: The data cannot train a classifier.
         ModelError: The model cannot be trained on the data, or the masks or the constraint belong to another model.
         DivergenceError: The loss is NaN or infinite.
@@ -268,12 +299,14 @@ def train(
     """
     path = None if checkpoint is None else Path(checkpoint)
     copies_state = recipe.patience is not None or any(part is not None for part in (path, observer, start))
+    check_backend(backend)
     _check_training(model, data, recipe, path, evaluate_every_epoch, copies_state)
     run = Trainer(model, recipe, _make_constraint(model, masks, constraint))
     with restored_modes(model), _seeded_random_state(seed):
         modes = start_training(model)
         if start is not None:
             run.restore(start)
+        run.choose_backend(backend, data.train)
         identity = saved = None
         if path is not None:
             identity = training_identity(run, data, seed)
@@ -318,7 +351,7 @@ def _check_training(
     check_dataset(data, ("train", "validation"))
     check_trainable(model, data, recipe)
     if path is not None:
-        check_writable(path)
+        check_checkpoint_writable(path)
     if copies_state:
         check_dense_state(model)
 

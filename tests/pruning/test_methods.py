@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.data.examples import sample_examples
 from prunus.errors import ModelError, StatisticsError, UnknownNameError
 from prunus.masks import are_nested, mask_density
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.methods import METHODS, CriterionMethod, pruning_method, sample_examples, with_options
+from prunus.pruning.methods import METHODS, CriterionMethod, pruning_method, with_options
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
@@ -190,7 +191,7 @@ def test_no_example_is_refused(model, data):
 def test_split_with_a_label_too_many_or_too_few_is_refused(fewer, model, data):
     inputs, labels = data.train.inputs[:50], data.train.labels[:50]
     split = Split(inputs, labels[:40]) if fewer == "labels" else Split(inputs[:40], labels)
-    pattern = rf"{len(split.inputs)} inputs with {len(split.labels)} labels"
+    pattern = rf"one entry per example .*\({len(split.inputs)}, 1, 8, 8\), \({len(split.labels)},\)"
     with pytest.raises(StatisticsError, match=pattern):
         sample_examples(split, 10, 0)
     with pytest.raises(StatisticsError, match=pattern):
@@ -251,7 +252,6 @@ def test_schedules_with_retraining_accept_methods(name, model, data):
     criterion = with_options(pruning_method(name), num_examples=100)
     rounds = prune_and_retrain(
         own_result,
-        prunable_weights(own_result),
         data,
         iterative(0.25, 2),
         [Recipe(1, 0.005, 25)] * 2,
@@ -266,7 +266,6 @@ def test_without_retraining_the_update_stays(model, data):
     own_result = copy.deepcopy(model)
     prune_and_retrain(
         own_result,
-        prunable_weights(own_result),
         data,
         [0.4],
         [Recipe(0, 0.005, 25)],

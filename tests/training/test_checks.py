@@ -47,7 +47,7 @@ def network(seed=0):
 
 def prune_and_retrain(model, data, report=None):
     arguments = {"criterion": prunus.CRITERIA["magnitude"], "scope": prunus.SCOPES["layer"], "report": report}
-    return prunus.prune_and_retrain(model, prunus.prunable_weights(model), data, [0.5], [RECIPE], **arguments)
+    return prunus.prune_and_retrain(model, data, [0.5], [RECIPE], **arguments)
 
 
 TRAINS = {
@@ -126,9 +126,7 @@ def test_numbers_of_a_recipe_that_are_out_of_range_are_refused(changes, message)
     magnitude = {"criterion": prunus.CRITERIA["magnitude"], "scope": prunus.SCOPES["layer"]}
     calls = [
         lambda: train(model, dataset(), recipe),
-        lambda: prunus.prune_and_retrain(
-            model, prunus.prunable_weights(model), dataset(), [0.5], [recipe], **magnitude
-        ),
+        lambda: prunus.prune_and_retrain(model, dataset(), [0.5], [recipe], **magnitude),
         lambda: prunus.compress(model, data=dataset(), preset=COMPRESSION.replace(finetune=recipe)),
     ]
     for call in calls:
@@ -361,22 +359,20 @@ def test_gradients_of_pruned_weights_are_zero_at_the_step():
     """The norm of all gradients is that of the masked function, as torch.nn.utils.prune computes it."""
     ours, theirs = network(), network()
     masks = {f"{place}.weight": ours[place].weight.abs() > 0.2 for place in (0, 2)}
-    constraint = Masks(ours, masks)
     for place in (0, 2):
         prune.custom_from_mask(theirs[place], "weight", masks[f"{place}.weight"])
     norms = []
     for model in (ours, theirs):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-        constraint.apply()
+        if model is ours:
+            Masks(ours, masks).attach(optimizer)
         for _ in range(10):
             optimizer.zero_grad()
             F.cross_entropy(model(INPUTS), LABELS).backward()
             if model is ours:
-                constraint.before_optimizer_step()
                 assert not any(model.get_parameter(name).grad[~mask].any() for name, mask in masks.items())
             norms.append(nn.utils.clip_grad_norm_(model.parameters(), 0.05))
             optimizer.step()
-            constraint.apply()
     assert torch.allclose(torch.stack(norms[:10]), torch.stack(norms[10:]))
     assert torch.allclose(ours[0].weight, theirs[0].weight_orig * theirs[0].weight_mask, atol=1e-6)
 

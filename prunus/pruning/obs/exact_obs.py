@@ -22,6 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Calibration
 from prunus.errors import NonFiniteError
 from prunus.masks import apply_masks
 from prunus.pruning.masks import check_finite
@@ -31,7 +32,7 @@ from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
 from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
 from prunus.pruning.obs.state import PruneResult, PruningState
 from prunus.pruning.scopes import Block, Layer, NByM, Scope
-from prunus.pruning.statistics import Forward
+from prunus.training.outputs import Forward
 from prunus.types import MaskDict, Params, Progress, Scores
 
 UNSTRUCTURED = Layer()
@@ -188,6 +189,7 @@ class ExactObs(PruningMethod):
     tensor(2.)
     """
 
+    uses_layer_inputs: ClassVar[bool] = True
     summary: ClassVar[str] = (
         "OBS layer by layer, row by row (ExactOBS), with an update of the remaining weights."
     )
@@ -201,7 +203,7 @@ class ExactObs(PruningMethod):
     def examiner(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Calibration,
         scope: Scope = UNSTRUCTURED,
         *,
         forward: Forward | None = None,
@@ -211,9 +213,9 @@ class ExactObs(PruningMethod):
 
         Args:
             model: Contains the layers; it is not changed.
-            inputs: Calibration examples [N, ...].
+            inputs: Calibration examples in any form.
             scope: The pattern to prune in.
-            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+            forward: (model, batch) -> outputs; None: the model is called with the inputs.
             progress: Called after each batch of inputs, and while rows are scored.
 
         Returns:
@@ -232,7 +234,7 @@ class ExactObs(PruningMethod):
 
     def _prune(self, task: PruneTask) -> PruneResult:
         examine = self.examiner(
-            task.model, task.examples.inputs, task.scope, forward=task.forward, progress=task.progress
+            task.model, task.examples, task.scope, forward=task.forward, progress=task.progress
         )
         return task.prune_in_steps(examine, self.num_steps)
 

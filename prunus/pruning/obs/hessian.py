@@ -21,10 +21,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Batch, Calibration, as_examples, iter_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
 from prunus.pruning.calibration_checks import (
-    check_inputs,
-    output_tensors,
+    check_finite_inputs,
     run_forward,
     uninformative_error,
     unreached_error,
@@ -33,6 +33,7 @@ from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_outpu
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import im2col_batches, to_matrix
 from prunus.pruning.weights import with_weights
+from prunus.training.outputs import Forward, call_model
 from prunus.types import Params, Progress
 
 DAMPING = 0.01
@@ -92,22 +93,23 @@ class LayerHessian:
 def layer_hessians(
     model: nn.Module,
     weights: Params,
-    inputs: Tensor,
+    inputs: Calibration,
     *,
     damping: float = DAMPING,
     batch_size: int = 100,
-    forward: Callable[[nn.Module, Tensor], object] | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> dict[str, LayerHessian]:
     """Pass `inputs` once through a copy of `model` with these weights, and sum H of the layer of each of them.
 
     Args:
         model: Any module; it is not changed.
-        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
-        inputs: Calibration examples [N, ...], on the device of the model.
+        weights: Weights of Linear, Conv1d, Conv2d and Conv3d layers, by name; `views.layer_view` shows other layers
+            as these.
+        inputs: Calibration examples in any form, on the device of the model.
         damping: λ as a fraction of the mean of H's diagonal.
         batch_size: Examples per forward pass.
-        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch.
 
     Returns:
@@ -127,30 +129,30 @@ def layer_hessians(
     (tensor([[[ 2.,  4.],
              [ 4., 10.]]], dtype=torch.float64), 0.06)
     """
-    check_inputs(inputs)
+    examples = as_examples(inputs)
     if not 0 <= damping < float("inf"):
         raise StatisticsError(
             f"Expected a damping of at least 0, as a fraction of the mean curvature, got {damping}."
         )
-    check_finite({"calibration": inputs}, "The inputs for")
+    check_finite_inputs(examples, "calibration", "The inputs for")
     check_finite(weights, "The weight")
     for name in weights:
         _layer_of(model, name)
     model = with_weights(model, weights).eval()
-    run = partial(run_forward, model, forward=model if forward is None else partial(forward, model))
+    run = partial(run_forward, model, forward=partial(call_model, model, forward=forward))
     sums = {name: _HessianSum(name, _layer_of(model, name)) for name in weights}
     with ExitStack() as hooks:
         for layer in sums.values():
             hooks.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
             hooks.enter_context(layer.module.register_forward_hook(layer.compare_output))
-        batches = torch.split(inputs, batch_size)
+        batches = examples.batches(batch_size)
         for number, batch in enumerate(batches, start=1):
             run(batch)
             if progress:
                 progress("calibration batches", number, len(batches))
-    hessians = {name: layer.hessian(len(inputs), damping) for name, layer in sums.items()}
+    hessians = {name: layer.hessian(len(examples), damping) for name, layer in sums.items()}
     layers = {name: layer.module for name, layer in sums.items()}
-    _check_used_by_layers_alone(model, layers, inputs[:NUM_COMPARED_EXAMPLES], run)
+    _check_used_by_layers_alone(model, layers, examples.take(slice(NUM_COMPARED_EXAMPLES)).batch, run)
     return hessians
 
 
@@ -244,7 +246,7 @@ class _HessianSum:
 
 @torch.enable_grad()
 def _check_used_by_layers_alone(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor, run: Callable[[Tensor], object]
+    model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch, run: Callable[[Batch], object]
 ) -> None:
     """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
 
@@ -256,7 +258,7 @@ def _check_used_by_layers_alone(
     tensors: list[Tensor] = []
     for layer in layers.values():
         layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True)
-    tensors += output_tensors(run(inputs))
+    tensors += iter_tensors(run(batch))
     tensors = [tensor for tensor in tensors if tensor.requires_grad]
     if not tensors or not weights:
         return
@@ -280,7 +282,7 @@ def _detach(
     output: object,
 ) -> object:
     """Collect the inputs of a layer, and detach its output from them."""
-    tensors += output_tensors((arguments, named))
+    tensors += iter_tensors((arguments, named))
     return output.detach() if isinstance(output, Tensor) else output
 
 
@@ -290,9 +292,9 @@ def _layer_of(model: nn.Module, name: str) -> nn.Module:
         module = model.get_submodule(path)
     except AttributeError:
         raise ModelError(f"Expected the name of a weight of {type(model).__name__}, got {name!r}.") from None
-    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         raise ModelError(
-            f"Expected weights of Linear, Conv1d and Conv2d layers to prune layer by layer, but {name!r} is of a "
+            f"Expected weights of Linear and convolutional layers to prune layer by layer, but {name!r} is of a "
             f"{type(module).__name__}; exclude {name!r}."
         )
     return module

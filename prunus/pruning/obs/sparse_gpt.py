@@ -70,6 +70,7 @@ class SparseGpt(PruningMethod):
     {'weight': tensor([[0.0000, 1.5000]])}
     """
 
+    uses_layer_inputs: ClassVar[bool] = True
     summary: ClassVar[str] = (
         "OBS layer by layer, column by column (SparseGPT), with an update of the remaining weights."
     )
@@ -92,7 +93,7 @@ class SparseGpt(PruningMethod):
     def _prune(self, task: PruneTask) -> PruneResult:
         weights, within, progress = task.weights, task.within, task.progress
         hessians = layer_hessians(
-            task.model, weights if within is None else apply_masks(weights, within), task.examples.inputs,
+            task.model, weights if within is None else apply_masks(weights, within), task.examples,
             damping=self.damping, batch_size=self.batch_size, forward=task.forward, progress=progress,
         )  # fmt: skip
         return self.prune_layers(

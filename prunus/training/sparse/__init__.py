@@ -1,0 +1,1 @@
+"""Training and evaluation whose cost falls with density: compiled kernels that compute with kept weights only."""

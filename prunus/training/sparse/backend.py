@@ -1,0 +1,218 @@
+"""Which backend computes: `dense` is PyTorch, `sparse` computes with the kept weights only, `auto` chooses.
+
+The choice depends on the network and its masks, never on time, so that equal calls give equal bits. A layer is expected
+to cost density / threshold of its dense time in the sparse backend, with the threshold of its kind; `auto` chooses the
+sparse backend if the layers together are expected to cost less than dense ones:
+
+    Σ MACs · density / threshold < Σ MACs
+
+MACs are the multiply-adds of a layer for one example. The thresholds are below the densities at which both backends
+cost the same on the CPUs that were measured (`python -m benchmarks density_cost`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import SpecError
+from prunus.masks import Masks, apply_masks
+from prunus.training.checks import unchanged
+from prunus.training.constraint import Constraint, NoConstraint
+from prunus.training.modes import eval_mode
+from prunus.training.recipe import Recipe
+from prunus.training.sparse.places import Connection, connect_layers
+from prunus.training.sparse.trace import UnsupportedError, trace_layers
+
+if TYPE_CHECKING:
+    from prunus.training.sparse.network import SparseNetwork
+
+BACKENDS = ("auto", "dense", "sparse")
+LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.45, 0.3
+EVALUATION_MACS = 1e10
+"""About 0.2 seconds of dense layers."""
+TOLERANCE = 1e-3
+"""The largest difference of the logits of both backends, relative to the largest logit."""
+_OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The backend that computes, and why it is not the sparse one."""
+
+    name: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})" if self.reason else self.name
+
+
+def check_backend(backend: str) -> None:
+    """Raise SpecError unless `backend` is "auto", "dense" or "sparse"."""
+    if backend not in BACKENDS:
+        raise SpecError(f"Expected backend to be one of {', '.join(BACKENDS)}, got {backend!r}.")
+
+
+def choose_backend(
+    backend: str, model: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor, least_macs: float = 0
+) -> "tuple[Backend, SparseNetwork | None]":
+    """Choose the backend for a model whose pruned weights are zero.
+
+    Args:
+        backend: "auto", "dense" or "sparse".
+        model: The model, in the modes in which its modules are trained.
+        masks: The masks by parameter name of the model.
+        inputs: The examples [N, ...], of which the shape and the first two are used.
+        least_macs: "auto" chooses the dense backend for models with fewer multiply-adds per example.
+
+    Returns:
+        The backend, and the network of the sparse backend if that was chosen.
+
+    Raises:
+        SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot compute the model.
+    """
+    check_backend(backend)
+    if backend == "dense":
+        return Backend("dense"), None
+    try:
+        if not masks and backend == "auto":
+            raise UnsupportedError("no weight is masked")
+        _check_tensors(model, inputs)
+        connections = connect_layers(trace_layers(model), masks, inputs.shape[1:])
+        if backend == "auto":
+            _check_cost(connections, least_macs)
+        return Backend("sparse"), _make_network(model, masks, connections, inputs)
+    except UnsupportedError as reason:
+        if backend == "sparse":
+            raise SpecError(
+                f"Expected a network that the sparse backend can compute, but {reason}; choose the backend auto or "
+                "dense."
+            ) from reason
+        return Backend("dense", str(reason)), None
+
+
+def choose_training_backend(
+    backend: str, model: nn.Module, constraint: Constraint, recipe: Recipe, inputs: Tensor
+) -> "tuple[Backend, SparseNetwork | None]":
+    """Choose the backend of a training.
+
+    Args:
+        backend: "auto", "dense" or "sparse".
+        model: The model, in the modes in which its modules are trained.
+        constraint: What holds after every step.
+        recipe: The recipe, of which the optimizer is used.
+        inputs: The training examples [N, ...].
+
+    Returns:
+        The backend, and the network of the sparse backend if that was chosen.
+
+    Raises:
+        SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot train the model.
+    """
+    check_backend(backend)
+    reason = None if backend == "dense" else _reason_against(model, constraint, recipe)
+    if reason is not None and backend == "sparse":
+        raise SpecError(
+            f"Expected a training that the sparse backend can compute, but {reason}; choose the backend auto or dense."
+        )
+    if reason is not None:
+        return Backend("dense", reason), None
+    return choose_backend(backend, model, _masks_of(model, constraint), inputs)
+
+
+def choose_evaluation_backend(
+    backend: str, model: nn.Module, inputs: Tensor
+) -> "tuple[Backend, SparseNetwork | None]":
+    """Choose the backend of an evaluation; weights that are zero count as pruned.
+
+    "auto" chooses the sparse backend only if dense layers would need `EVALUATION_MACS` multiply-adds, because it takes
+    time to prepare.
+
+    Args:
+        backend: "auto", "dense" or "sparse".
+        model: The model.
+        inputs: The examples [N, ...].
+
+    Returns:
+        The backend, and the network of the sparse backend if that was chosen.
+
+    Raises:
+        SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot compute the model.
+    """
+    check_backend(backend)
+    masks = {}
+    for name, module in model.named_modules() if backend != "dense" else ():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            kept = module.weight.detach() != 0
+            if kept.sum() < 0.9 * kept.numel():
+                masks[f"{name}.weight".removeprefix(".")] = kept
+    return choose_backend(backend, model, masks, inputs, EVALUATION_MACS / len(inputs))
+
+
+def _reason_against(model: nn.Module, constraint: Constraint, recipe: Recipe) -> str | None:
+    """Why the sparse backend cannot train with these settings, whatever the layers are; None: it can."""
+    if not isinstance(constraint, Masks | NoConstraint):
+        return f"the constraint is a {type(constraint).__name__}"
+    if isinstance(constraint, Masks) and any(bool(v.any()) for v in constraint.pruned_values.values()):
+        return "pruned weights are frozen at values other than zero"
+    if recipe.optimizer not in _OPTIMIZERS:
+        return f"it has no optimizer {recipe.optimizer!r}"
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            return f"the parameter {name!r} is not trained"
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            return f"the gradient of {name!r} has hooks"
+    return None
+
+
+def _masks_of(model: nn.Module, constraint: Constraint) -> Mapping[str, Tensor]:
+    """The masks by parameter name of `model`, of which the constraint may bind a submodule."""
+    if not isinstance(constraint, Masks):
+        return {}
+    part = next(name for name, module in model.named_modules() if module is constraint.model)
+    return {f"{part}.{name}".removeprefix("."): mask for name, mask in constraint.items()}
+
+
+def _check_tensors(model: nn.Module, inputs: Tensor) -> None:
+    """Raise UnsupportedError unless all tensors are float32 on the CPU, and no parameter is used twice."""
+    named = [*model.named_parameters(remove_duplicate=False), ("inputs", inputs)]
+    for name, tensor in named:
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise UnsupportedError(f"{name!r} is {tensor.dtype} on {tensor.device.type}, not float32 on a CPU")
+    if len({id(tensor) for _, tensor in named}) < len(named):
+        raise UnsupportedError("it uses a parameter twice")
+
+
+def _check_cost(connections: Sequence[Connection], least_macs: float) -> None:
+    """Raise UnsupportedError unless the sparse backend is expected to be faster."""
+    dense = sparse = 0.0
+    for connection in connections:
+        is_linear = connection.mask.ndim == 2
+        threshold = LINEAR_THRESHOLD if is_linear else CONVOLUTION_THRESHOLD
+        positions = connection.target.height * connection.target.width
+        dense += connection.mask.size * positions if connection.mask.ndim else 0
+        sparse += connection.mask.sum() * positions / threshold if connection.mask.ndim else 0
+    if dense < least_macs:
+        raise UnsupportedError("the network or the number of examples is small")
+    if sparse >= dense:
+        raise UnsupportedError(f"the cost expected of it is {sparse / dense:.2f} times that of dense layers")
+
+
+def _make_network(
+    model: nn.Module, masks: Mapping[str, Tensor], connections: Sequence[Connection], inputs: Tensor
+) -> "SparseNetwork":
+    """The network. Raises UnsupportedError if its logits are not those of the model."""
+    from prunus.training.sparse.network import SparseNetwork
+
+    network = SparseNetwork(model, masks, connections)
+    network.load()
+    parameters = apply_masks({name: p.detach() for name, p in model.named_parameters()}, dict(masks))
+    with unchanged(model), torch.no_grad(), eval_mode(model):
+        expected = torch.func.functional_call(model, parameters, inputs[:2])
+    logits = network.logits(inputs[:2])
+    scale = float(expected.abs().max()) + 1
+    if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=0, atol=TOLERANCE * scale):
+        raise UnsupportedError("its logits are not those of its layers in their order")
+    return network

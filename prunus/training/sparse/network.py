@@ -1,0 +1,187 @@
+"""A network with the values of its kept weights: loaded from a model, trained or evaluated, and written back."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunus.training.recipe import Recipe
+from prunus.training.sparse import optimizers, program
+from prunus.training.sparse.places import Connection
+from prunus.training.sparse.tables import Tables, list_parameters
+from prunus.training.sparse.vectors import LANES, zeros
+
+Floats64 = NDArray[np.float64]
+Keys = NDArray[np.uint64]
+
+_OPTIMIZERS = {
+    "sgd": optimizers.SGD,
+    "nesterov": optimizers.NESTEROV,
+    "adam": optimizers.ADAM,
+    "adamw": optimizers.ADAMW,
+}
+_ADAM_STATE = ("exp_avg", "exp_avg_sq")
+_SGD_STATE = ("momentum_buffer",)
+
+
+class SparseNetwork:
+    """A model whose pruned weights are zero, computed with its kept weights only.
+
+    `load` copies the values of the model and `store` writes them back; in between, the model does not change.
+    """
+
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, Tensor], connections: Sequence[Connection]
+    ) -> None:
+        """Make the tables of the compiled kernels; no values are loaded yet.
+
+        Args:
+            model: The model, in float32, on the CPU.
+            masks: The masks of weights by parameter name; parameters without one are kept.
+            connections: The layers of the model with their places, made with the same masks.
+        """
+        self._parameters = list_parameters(model, masks)
+        self._tables = Tables(connections, self._parameters)
+        modules = [connection.layer.module for connection in connections]
+        self._norms = [m for m in modules if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+        self.has_dropout = any(isinstance(module, nn.Dropout) for module in modules)
+        size = len(self._tables.offsets)
+        self.params, self._gradients = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        self._moments, self._step = np.zeros((2, size), np.float32), 0
+        self._statistics = np.zeros((sum(norm.num_features for norm in self._norms), 4))
+        self._values = self._slopes = zeros(0)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of logits."""
+        return int(self._tables.shape[program.NUM_CLASSES])
+
+    def load(self) -> None:
+        """Copy the values of the model."""
+        for parameter in self._parameters.values():
+            self.params[parameter.first : parameter.last] = parameter.read(parameter.tensor)
+        for norm, lines in self._norm_lines():
+            lines[:, 0], lines[:, 1] = norm.running_mean.numpy(), norm.running_var.numpy()
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Copy the state of the optimizer of the model; without a state, the training has taken no step."""
+        self._moments[:], self._step = 0, 0
+        for parameter in self._parameters.values():
+            state = optimizer.state.get(parameter.tensor, {})
+            for row, key in enumerate(_state_keys(state)):
+                self._moments[row, parameter.first : parameter.last] = parameter.read(state[key])
+            self._step = max(self._step, int(state.get("step", 0)))
+
+    def store(self, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
+        """Write the values into the model and the state into its optimizer; entries of pruned weights do not change.
+
+        Args:
+            optimizer: The optimizer of torch that a dense training would use.
+            num_steps: The number of steps since the last call.
+        """
+        if not num_steps:
+            return
+        for parameter in self._parameters.values():
+            parameter.write(parameter.tensor, self.params)
+            state = _complete_state(optimizer, parameter.tensor)
+            for row, key in enumerate(_state_keys(state)):
+                parameter.write(state[key], self._moments[row])
+            if "step" in state:
+                state["step"].fill_(self._step)
+        for norm, lines in self._norm_lines():
+            if norm.training:
+                norm.running_mean.copy_(torch.from_numpy(lines[:, 0]))
+                norm.running_var.copy_(torch.from_numpy(lines[:, 1]))
+                norm.num_batches_tracked.add_(num_steps)
+
+    def train(
+        self, recipe: Recipe, inputs: Tensor, labels: Tensor, order: Tensor, learning_rates: Floats64, keys: Keys
+    ) -> tuple[float, int]:
+        """Take one step per learning rate, on batches of `order`.
+
+        Args:
+            recipe: The recipe, of which the batch size, the optimizer and the penalty are used.
+            inputs: Contiguous examples [N, ...], float32.
+            labels: Class indices [N].
+            order: The indices of the examples of the batches [n].
+            learning_rates: The learning rate of each step.
+            keys: The key of dropout of each step.
+
+        Returns:
+            The sum of the losses in nats, each before its step, and the number of labeled examples.
+        """
+        tables = self._tables
+        self._reserve(min(recipe.batch_size, len(order)))
+        tables.shape[program.OPTIMIZER] = _OPTIMIZERS[recipe.optimizer]
+        l1, l2 = (recipe.penalty_strength if recipe.penalty == name else 0.0 for name in ("l1", "l2"))
+        loss, num_labeled, self._step = program.train_batches(
+            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.places, tables.tiles, self.params, self._gradients,
+            self._moments, self._statistics, self._values, self._slopes, tables.shape,
+            np.array([recipe.momentum, recipe.weight_decay, l1, l2]), _flat(inputs), labels.numpy(), order.numpy(),
+            recipe.batch_size, learning_rates, self._step, keys,
+        )  # fmt: skip
+        return loss, num_labeled
+
+    def evaluate(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
+        """The sum of the losses in nats and the number of right answers, in evaluation mode.
+
+        Args:
+            inputs: Contiguous examples [N, ...], float32.
+            labels: Class indices [N]; examples whose label is `IGNORE_INDEX` do not count.
+
+        Returns:
+            Both sums over all labeled examples.
+        """
+        tables = self._tables
+        self._reserve(LANES)
+        sums: tuple[float, int] = program.evaluate_batches(
+            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.places, tables.tiles, self.params, self._statistics,
+            self._values, self._slopes, tables.shape, _flat(inputs), labels.numpy(), np.arange(len(labels)), LANES,
+        )  # fmt: skip
+        return sums
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """The logits [n, C] of at most `LANES` examples, in evaluation mode."""
+        self.evaluate(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        first, num_classes = self._tables.shape[program.LOGITS], self._tables.shape[program.NUM_CLASSES]
+        vectors = self._values.reshape(-1, LANES)[first : first + num_classes, : len(inputs)]
+        return torch.from_numpy(vectors.T.copy())
+
+    def _reserve(self, batch_size: int) -> None:
+        """Make room for the activations of a batch."""
+        size = -(-batch_size // LANES) * int(self._tables.shape[program.SIZE])
+        if len(self._values) < size * LANES:
+            self._values, self._slopes = zeros(size), zeros(size)
+
+    def _norm_lines(self) -> Iterator[tuple[Any, NDArray[np.float64]]]:
+        """Each BatchNorm with the lines of its channels in the statistics."""
+        first = 0
+        for norm in self._norms:
+            yield norm, self._statistics[first : first + norm.num_features]
+            first += norm.num_features
+
+
+def _flat(inputs: Tensor) -> NDArray[np.float32]:
+    """The features of all examples, one example after the other."""
+    flat: NDArray[np.float32] = inputs.contiguous().reshape(-1).numpy()
+    return flat
+
+
+def _state_keys(state: Mapping[str, Any]) -> list[str]:
+    """The names of the tensors in the state of an optimizer that have the shape of their parameter."""
+    return [key for key in (*_ADAM_STATE, *_SGD_STATE) if state.get(key) is not None]
+
+
+def _complete_state(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Any]:
+    """The state of a parameter, which is made if it takes no step before."""
+    state: dict[str, Any] = optimizer.state[tensor]
+    if "betas" in optimizer.defaults:
+        if "step" not in state:
+            state["step"] = torch.zeros(())
+            state.update({key: torch.zeros_like(tensor) for key in _ADAM_STATE})
+    elif optimizer.defaults["momentum"] and not _state_keys(state):
+        state.update({key: torch.zeros_like(tensor) for key in _SGD_STATE})
+    return state

@@ -1,0 +1,143 @@
+"""The layers of a model in their order, if it is a chain of layers that the sparse backend has kernels for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+
+class UnsupportedError(Exception):
+    """The sparse backend cannot compute a model; the message is a clause that says why."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a chain."""
+
+    kind: str
+    """"weighted", "relu", "tanh", "sigmoid", "dropout", "max_pool", "batch_norm" or "flatten"."""
+    module: nn.Module | None = None
+    name: str = ""
+    """The name of the module, which precedes the names of its parameters."""
+    window: int = 0
+    stride: int = 0
+    """Of max-pooling."""
+
+    def parameter(self, key: str) -> str:
+        """The name of a parameter of the module in the model, such as "weight"."""
+        return f"{self.name}.{key}".removeprefix(".")
+
+
+_MODULES: dict[type[nn.Module], str] = {
+    nn.Linear: "weighted",
+    nn.Conv2d: "weighted",
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Dropout: "dropout",
+    nn.MaxPool2d: "max_pool",
+    nn.BatchNorm1d: "batch_norm",
+    nn.BatchNorm2d: "batch_norm",
+    nn.Flatten: "flatten",
+    nn.Identity: "identity",
+}
+_FUNCTIONS: dict[Any, str] = {
+    **{f: "relu" for f in (F.relu, torch.relu, "relu")},
+    **{f: "tanh" for f in (F.tanh, torch.tanh, "tanh")},
+    **{f: "sigmoid" for f in (F.sigmoid, torch.sigmoid, "sigmoid")},
+    **{f: "max_pool" for f in (F.max_pool2d, torch.max_pool2d)},
+    **{f: "flatten" for f in (torch.flatten, "flatten")},
+}
+
+
+def trace_layers(model: nn.Module) -> list[Layer]:
+    """The layers of `model` in their order, without those that do nothing.
+
+    Args:
+        model: The model, in the modes in which it is trained; it is not changed.
+
+    Returns:
+        The layers.
+
+    Raises:
+        UnsupportedError: The model is no chain of supported layers.
+    """
+    for name, module in model.named_modules():
+        if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
+            raise UnsupportedError(f"the module {name or type(module).__name__!r} has hooks")
+    graphs = [_trace(model, is_training) for is_training in (False, True)]
+    if str(graphs[0]) != str(graphs[1]):
+        raise UnsupportedError("its forward pass in training mode is another than in evaluation mode")
+    modules, layers, last = dict(model.named_modules()), [], None
+    for node in graphs[0].nodes:
+        if node.op in ("placeholder", "output"):
+            if node.op == "placeholder" and last is not None:
+                raise UnsupportedError("its forward pass has several inputs")
+        else:
+            if [*node.all_input_nodes] != [last]:
+                raise UnsupportedError(f"{_name(node)} does not take the output of the layer before it alone")
+            layers.append(_layer(node, modules))
+        last = node if node.op != "output" else last
+    if node.args != (last,):
+        raise UnsupportedError("it does not return the output of its last layer")
+    return [layer for layer in layers if layer.kind != "identity"]
+
+
+def _trace(model: nn.Module, is_training: bool) -> fx.Graph:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = is_training
+        return fx.Tracer().trace(model)
+    except Exception as error:  # a user's forward may fail in any way on a symbolic input
+        raise UnsupportedError(f"its forward pass cannot be traced ({type(error).__name__})") from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
+
+
+def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
+    """The layer of a node. Raises UnsupportedError."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        kind = _MODULES.get(type(module))
+        if kind is None:
+            raise UnsupportedError(f"the layer {node.target!r} is a {type(module).__name__}")
+        window, stride = _pooling(node, module.__dict__) if kind == "max_pool" else (0, 0)
+        if kind == "flatten" and (module.start_dim, module.end_dim) != (1, -1):
+            raise UnsupportedError(f"the layer {node.target!r} does not flatten all dimensions")
+        if kind == "dropout" and (not module.training or module.p == 0):
+            kind = "identity"
+        return Layer(kind, module, str(node.target), window, stride)
+    kind = _FUNCTIONS.get(node.target)
+    if kind is None:
+        raise UnsupportedError(f"its forward pass uses {_name(node)}")
+    arguments = _arguments(node)
+    if kind == "flatten" and (arguments.get("start_dim", 0), arguments.get("end_dim", -1)) != (1, -1):
+        raise UnsupportedError(f"{_name(node)} does not flatten all dimensions")
+    window, stride = _pooling(node, arguments) if kind == "max_pool" else (0, 0)
+    return Layer(kind, None, "", window, stride)
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a function behind the input, by name."""
+    names = {"flatten": ("start_dim", "end_dim")}.get(_name(node), ("kernel_size", "stride", "padding", "dilation"))
+    return {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+
+
+def _pooling(node: fx.Node, settings: dict[str, Any]) -> tuple[int, int]:
+    """Window and stride of max-pooling. Raises UnsupportedError for padding, dilation and windows that are no squares."""
+    window, stride = settings["kernel_size"], settings.get("stride") or settings["kernel_size"]
+    sides = {*(window if isinstance(window, tuple) else (window,))}
+    steps = {*(stride if isinstance(stride, tuple) else (stride,))}
+    others = [settings.get("padding", 0) not in (0, (0, 0)), settings.get("dilation", 1) not in (1, (1, 1))]
+    others += [bool(settings.get(key)) for key in ("ceil_mode", "return_indices")]
+    if len(sides) > 1 or len(steps) > 1 or any(others):
+        raise UnsupportedError(f"the pooling {_name(node)} has padding, dilation, or a window that is no square")
+    return sides.pop(), steps.pop()

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from prunus.data.examples import iter_tensors
 from prunus.errors import ModelError
 from prunus.modules import check_initialized
-from prunus.pruning.calibration_checks import output_tensors
 from prunus.training.modes import eval_mode
 
 _TORCH = torch.__file__.rpartition("/")[0]
@@ -165,7 +165,7 @@ def export_error(
     Returns:
         The error to raise.
     """
-    name, shapes = type(model).__name__, [tuple(t.shape) for t in output_tensors([*args, *kwargs.values()])]
+    name, shapes = type(model).__name__, [tuple(t.shape) for t in iter_tensors([*args, *kwargs.values()])]
     try:
         with torch.no_grad():
             model(*args, **kwargs)

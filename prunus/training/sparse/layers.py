@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.vectors import load, multiply_add, multiply_add_entries, never_inline, splat, store, total
+from prunus.training.sparse.vectors import (
+    load,
+    multiply_add,
+    multiply_add_entries,
+    never_inline,
+    splat,
+    store,
+    total,
+)
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -27,7 +27,7 @@ from prunus.training.sparse.layers import (
     weight_gradients,
     weighted_forward,
 )
-from prunus.training.sparse.optimizers import ADAM, ADAMW, NESTEROV, add_penalty, adam_step, sgd_step
+from prunus.training.sparse.optimizers import ADAM, ADAMW, NESTEROV, adam_step, add_penalty, sgd_step
 from prunus.training.sparse.vectors import LANES, TILE, never_inline, transpose_tile
 
 Offsets = NDArray[np.int32]

@@ -136,13 +136,16 @@ _SGD = Recipe(
 
 CNN = DEFAULT.replace(
     dense=_SGD.replace(epochs=12, learning_rate=0.1, lr_schedule="cosine"),
-    density=0.2,
-    rounds=2,
+    density=0.23,
+    scope="layer",
+    schedule="one_shot",
+    rounds=1,
     retrain=_SGD,
-    final_retrain=_SGD.replace(epochs=5, lr_schedule="cosine"),
+    final_retrain=_SGD.replace(epochs=4, lr_schedule="cosine"),
     bits=3,
-    finetune=_SGD.replace(learning_rate=1e-3, weight_decay=0.0, lr_schedule="cosine"),
-    source="the three stages of Han et al. 2016 with our settings, for trained networks on photographs",
+    finetune=DEFAULT.finetune.replace(epochs=1, augmentation="flip_crop"),
+    criterion="obs",
+    source="ExactOBS, then the stages of Han et al. 2016 with our settings, for trained networks on photographs",
 )
 
 WITHOUT_TRAINING = DEFAULT.replace(
@@ -170,8 +173,10 @@ training, every model uses `without-training`."""
 
 STAGES_TRAINED = ("dense", "retrain", "final_retrain", "finetune")
 """The settings of a compression recipe that are recipes of a training."""
-TRAINING_SETTINGS = ("recipe", "optimizer", "learning_rate", "momentum", "augmentation", "epochs")
-"""What `change_recipe` changes in all of them."""
+WEIGHT_SETTINGS = ("recipe", "optimizer", "momentum", "learning_rate")
+"""What `change_recipe` changes in the trainings of weights; the training of centroids, whose gradients are sums, keeps its
+own."""
+TRAINING_SETTINGS = (*WEIGHT_SETTINGS, "augmentation", "epochs")
 
 
 def compression_recipe(
@@ -202,6 +207,7 @@ def change_recipe(
     *,
     recipe: str | Recipe | None = None,
     learning_rate: float | None = None,
+    augmentation: str | None = None,
     epochs: Mapping[str, int] | None = None,
     **settings: Any,
 ) -> CompressionRecipe:
@@ -209,10 +215,11 @@ def change_recipe(
 
     Args:
         compression: The recipe to start from.
-        recipe: The recipe of all trainings, or its key in `RECIPES`; their epochs stay as they are.
-        learning_rate: Of retraining after the last round; those of the other trainings change in proportion.
+        recipe: The recipe of the trainings of weights, or its key in `RECIPES`; their epochs stay as they are.
+        learning_rate: Of retraining after the last round; those of the other trainings of weights change in proportion.
+        augmentation: Of all trainings, a key of `AUGMENTATIONS`.
         epochs: Epochs by stage: dense, retrain, final_retrain or finetune.
-        settings: Fields of `CompressionRecipe`; or the optimizer, momentum and augmentation of all trainings.
+        settings: Fields of `CompressionRecipe`; or the optimizer and momentum of the trainings of weights.
 
     Returns:
         The changed recipe.
@@ -222,8 +229,8 @@ def change_recipe(
         UnknownNameError: There is no recipe, or no stage, of a name.
 
     >>> changed = change_recipe(COMPRESSION_RECIPES["default"], bits=4, optimizer="sgd", epochs={"finetune": 1})
-    >>> changed.bits, changed.retrain.optimizer, changed.finetune.epochs
-    (4, 'sgd', 1)
+    >>> changed.bits, changed.retrain.optimizer, changed.finetune.optimizer, changed.finetune.epochs
+    (4, 'sgd', 'adam', 1)
     """
     own = {field.name for field in fields(compression)}
     if unknown := settings.keys() - own - {*TRAINING_SETTINGS}:
@@ -231,18 +238,20 @@ def change_recipe(
             f"Expected settings of a compression recipe ({', '.join(sorted(own))}) or of its trainings "
             f"({', '.join(TRAINING_SETTINGS)}), got {sorted(unknown)}; correct the name."
         )
-    changed = compression.replace(**{name: value for name, value in settings.items() if name in own})
-    of_all: dict[str, Any] = {name: value for name, value in settings.items() if name not in own}
-    factor = 1.0 if learning_rate is None else learning_rate / changed.final_retrain.learning_rate
+    changed = compression.replace(**{name: settings.pop(name) for name in own & settings.keys()})
     common = lookup("recipe", RECIPES, recipe) if isinstance(recipe, str) else recipe
-    if common is not None and learning_rate is not None:
-        factor = learning_rate / common.learning_rate
+    last = (common or changed.final_retrain).learning_rate
     for stage in {} if epochs is None else epochs:
         lookup("stage", dict.fromkeys(STAGES_TRAINED), stage)
     for stage in STAGES_TRAINED:
         training: Recipe = getattr(changed, stage)
-        number = (epochs or {}).get(stage, training.epochs)
-        training = (common or training).replace(**of_all, epochs=number)
-        training = training.replace(learning_rate=factor * training.learning_rate)
-        changed = changed.replace(**{stage: training})
+        new: dict[str, Any] = {"epochs": (epochs or {}).get(stage, training.epochs)}
+        if stage != "finetune":
+            training = common or training
+            new |= settings
+            if learning_rate is not None:
+                new["learning_rate"] = learning_rate * (training.learning_rate / last)
+        if augmentation is not None:
+            new["augmentation"] = augmentation
+        changed = changed.replace(**{stage: training.replace(**new)})
     return changed

@@ -15,8 +15,9 @@ from prunus.compression.quantization import CodebookConstraint, CodebookTensor, 
 from prunus.compression.result import Stage
 from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_metadata
 from prunus.compression.without_training import CalibratedLayers
+from prunus.data.examples import sample_examples
 from prunus.masks import Masks, all_kept
-from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.scopes import parse_scope
@@ -194,7 +195,7 @@ class CompressionRun:
         if self.recalibrate:
             num_examples = pruning_method(self.recipe.criterion).num_examples
             examples = sample_examples(self.data.train, num_examples, derive_seed(self.seed, "criterion", 1))
-            recalibrate_batchnorm(self.model, examples.inputs, progress=self.progress)
+            recalibrate_batchnorm(self.model, examples, progress=self.progress)
 
     def measure(self, stage: str, size: int) -> Stage:
         """Evaluate the model on the validation split, and count and bin its remaining weights.

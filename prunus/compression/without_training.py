@@ -14,19 +14,18 @@ from torch import nn
 
 from prunus.compression.quantization import CodebookTensor, quantize_weights
 from prunus.compression.quantization.coordinate_descent import minimize_output_error
+from prunus.data.examples import Calibration, Examples, sample_examples
 from prunus.errors import DensityError
 from prunus.masks import all_kept
 from prunus.pruning.matrix import from_matrix
-from prunus.pruning.methods import sample_examples
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs, ExactObsState, cholesky, exact_obs_state
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
 from prunus.pruning.obs.method import PruningMethod
-from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params, Progress, Scores, Split, numel_by_name
+from prunus.types import Density, MaskDict, Params, Progress, Scores, numel_by_name
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class CalibratedLayers:
     model: nn.Module
     weights: Params
     """Before compression, by name; weights that are zero stay zero."""
-    examples: Split
+    examples: Examples
     method: PruningMethod
     scope: Scope
     hessians: dict[str, LayerHessian]
@@ -48,7 +47,7 @@ class CalibratedLayers:
         cls,
         model: nn.Module,
         weights: Params,
-        training_split: Split,
+        calibration: Calibration,
         method: PruningMethod,
         scope: Scope,
         *,
@@ -60,7 +59,7 @@ class CalibratedLayers:
         Args:
             model: A trained network; it is not changed.
             weights: Its weights to compress, by name.
-            training_split: The examples are drawn from it, as many as the method uses.
+            calibration: Examples in any form, of which as many are drawn as the method uses.
             method: The pruning method.
             scope: Which weights are ranked together.
             seed: Seed of the examples, of ties and of codebooks.
@@ -73,9 +72,9 @@ class CalibratedLayers:
             ModelError, StatisticsError, NonFiniteError: See `layer_hessians`.
         """
         original = {name: weight.detach().clone() for name, weight in weights.items()}
-        examples = sample_examples(training_split, method.num_examples, derive_seed(seed, "criterion", 1))
+        examples = sample_examples(calibration, method.num_examples, derive_seed(seed, "criterion", 1))
         hessians = layer_hessians(
-            model, original, examples.inputs, damping=getattr(method, "damping", DAMPING), progress=progress
+            model, original, examples, damping=getattr(method, "damping", DAMPING), progress=progress
         )
         return cls(model, original, examples, method, scope, hessians, seed, progress)
 
@@ -96,11 +95,12 @@ class CalibratedLayers:
             self.method,
             (derive_seed(self.seed, "criterion", 1), derive_seed(self.seed, "ties", 1)),
         )
-        if isinstance(method, SparseGpt):
-            return method.prune_layers(
+        if (prune_layers := getattr(method, "prune_layers", None)) is not None:
+            result: PruneResult = prune_layers(
                 self.hessians, self.weights, density, self.scope,
                 within=within, seed=seeds[1], progress=self.progress,
             )  # fmt: skip
+            return result
         if isinstance(method, ExactObs) and method.num_steps == 1:
             state, scores = self._exact_obs
             masks = self.scope.select(scores, density, within, seeds[1])

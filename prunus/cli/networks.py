@@ -126,12 +126,13 @@ def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> 
     """
     from prunus.cli.output import log
     from prunus.cli.progress import epoch_lines, report
-    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.cli.recipe_options import default_preset
+    from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.report import formatting
     from prunus.seeds import derive_seed
     from prunus.training import train
 
-    recipe = resolve_recipe(name, None, None, None, None, []).dense
+    recipe = COMPRESSION_RECIPES[default_preset(name)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
     epoch_line = epoch_lines(recipe.epochs)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.compress import Exclude, Include, Weights
+from prunus.cli.compress import Data, Exclude, Include, Weights
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
 
@@ -43,8 +43,6 @@ DENSITIES = (
 Densities = Annotated[str | None, optional("NAME", DENSITIES)]
 OUT = "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default."
 Out = Annotated[Path | None, optional("FILE", OUT)]
-DATA = "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model."
-Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
 DAMPING = "Added to the curvature so that it can be inverted, as the criterion means it."
 Damping = Annotated[float | None, optional("FRACTION", DAMPING)]

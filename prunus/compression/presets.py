@@ -174,8 +174,8 @@ training, every model uses `without-training`."""
 STAGES_TRAINED = ("dense", "retrain", "final_retrain", "finetune")
 """The settings of a compression recipe that are recipes of a training."""
 WEIGHT_SETTINGS = ("recipe", "optimizer", "momentum", "learning_rate")
-"""What `change_recipe` changes in the trainings of weights; the training of centroids, whose gradients are sums, keeps its
-own."""
+"""What `change_recipe` changes in the trainings of weights; the training of centroids, whose gradients are sums, keeps
+its own."""
 TRAINING_SETTINGS = (*WEIGHT_SETTINGS, "augmentation", "epochs")
 
 

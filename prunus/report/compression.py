@@ -43,6 +43,8 @@ STAGES = {
 
 PAPER_RATIOS = {"pruned": (9, 13), "quantized": (27, 31), "huffman": (35, 49)}
 """Compression ratios of Han et al. 2016, abstract; that of the pruned stage counts weights, not bytes."""
+PAPER_NETWORKS = ("lenet-300-100", "lenet-5")
+"""Our networks that the paper compresses; its ratios are shown beside no other."""
 
 
 class StageRow(NamedTuple):
@@ -148,6 +150,8 @@ def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[Stage
     """
     dense = compressed.stages[0].bytes
     num_weights = sum(mask.numel() for mask in compressed.masks.values())
+    name = getattr(compressed.model, "built_in", {}).get("name")
+    ratios = PAPER_RATIOS if name in PAPER_NETWORKS else {}
     rows = []
     for stage in compressed.stages:
         size = stage.bytes if stage.name == "dense" else stage.bytes + inspection.metadata_bytes
@@ -159,7 +163,7 @@ def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[Stage
                 density=stage.num_kept / num_weights,
                 weight_ratio=num_weights / stage.num_kept if stage.num_kept else None,
                 validation=stage.validation,
-                paper=PAPER_RATIOS.get(stage.name),
+                paper=ratios.get(stage.name),
                 paper_counts_weights=stage.name == "pruned",
             )
         )
@@ -168,7 +172,7 @@ def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[Stage
 
 def size_axis(rows: list[StageRow]) -> Axis:
     """The axis of the ratios of all stages, of the remaining weights, and of the paper."""
-    ratios = [row.ratio for row in rows] + [end for ends in PAPER_RATIOS.values() for end in ends]
+    ratios = [row.ratio for row in rows] + [end for row in rows for end in row.paper or ()]
     ratios += [row.weight_ratio for row in rows if row.paper_counts_weights and row.weight_ratio]
     return log_axis("times smaller than the dense network", [1.0, *ratios], "×")
 

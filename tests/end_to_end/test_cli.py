@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.cli.app import COMMANDS
-from prunus.cli.recipe_options import resolve_recipe
+from prunus.cli.recipe_options import default_preset, parse_epochs
 from prunus.compression.codecs import CODECS
+from prunus.compression.presets import compression_recipe
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS, PAPERS
@@ -285,16 +286,21 @@ def test_scope_option_accepts_a_pattern(run, tmp_path):
     assert not out.exists()
 
 
-def test_resolve_recipe_prefers_the_recipe_of_the_model():
+def test_recipe_of_a_command_line_is_that_of_the_model_with_its_settings():
     table = prunus.COMPRESSION_RECIPES
-    assert resolve_recipe("lenet-300-100") == table["lenet-300-100"]
-    assert resolve_recipe("own:net") == table["default"]
-    changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["final_retrain=4", "dense=0"])
+    assert default_preset("lenet-300-100") == "lenet-300-100"
+    assert default_preset("own:net") == "default"
+    epochs = parse_epochs(["final_retrain=4", "dense=0"])
+    changed = compression_recipe("lenet-300-100", density=0.5, bits=3, rounds=7, epochs=epochs, scope=None)
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
     assert (changed.final_retrain.epochs, changed.dense.epochs) == (4, 0)
     assert changed.finetune == table["lenet-300-100"].finetune
     assert changed.scope == table["lenet-300-100"].scope
-    assert resolve_recipe("own:net", scope="4x4").scope == "4x4"
+    rates = compression_recipe("lenet-300-100", optimizer="sgd", momentum=0.9, learning_rate=0.01)
+    assert (rates.final_retrain.optimizer, rates.final_retrain.momentum) == ("sgd", 0.9)
+    assert rates.final_retrain.learning_rate == 0.01
+    assert rates.dense.learning_rate == pytest.approx(0.012)
+    assert rates.finetune == table["lenet-300-100"].finetune
 
 
 def test_list_names_all_built_in_components(run):

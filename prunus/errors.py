@@ -11,7 +11,7 @@
     ├── NonFiniteError                5   NaN or infinity
     ├── StatisticsError               5   a criterion without the statistics that it needs
     ├── QuantizationError             5   a codebook that cannot be made
-    ├── AccuracyError                 5   no settings keep the accuracy that was asked for
+    ├── AccuracyError                 5   no settings keep the required accuracy
     ├── SpecError                     2   an invalid setting of a run
     ├── StoreError                    8   a store of runs that cannot be used
     │   └── WorkerError                   a worker process that could not start, or was killed
@@ -114,7 +114,7 @@ class QuantizationError(PrunusError):
 
 
 class AccuracyError(PrunusError):
-    """No settings that were tried keep the accuracy that was asked for."""
+    """No settings that were tried keep the required accuracy."""
 
     exit_code = 5
 

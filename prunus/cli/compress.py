@@ -15,7 +15,14 @@ Model = Annotated[
     typer.Argument(metavar="MODEL", help=MODEL, show_default=False, autocompletion=completion("model")),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="The same as MODEL.", show_default=False)
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The same as MODEL.",
+        show_default=False,
+        autocompletion=completion("model"),
+    ),
 ]
 DATA = "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model."
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]

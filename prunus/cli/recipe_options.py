@@ -10,6 +10,13 @@ from prunus.compression.presets import COMPRESSION_RECIPES
 def default_preset(model: str, *, train: bool = True) -> str:
     """The compression preset of a model: that of its name if there is one, else "default"; or "without-training".
 
+    Args:
+        model: Name of the model.
+        train: Whether anything is trained.
+
+    Returns:
+        A key of `COMPRESSION_RECIPES`.
+
     >>> default_preset("lenet-5"), default_preset("nets:mine"), default_preset("lenet-5", train=False)
     ('lenet-5', 'default', 'without-training')
     """

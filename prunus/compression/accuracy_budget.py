@@ -36,8 +36,9 @@ DENSITIES = (
     *(0.06, 0.05, 0.04, 0.03, 0.02),
 )
 """The densities of all weights together that are tried."""
-BITS = (4, 3, 5, 6, 8)
-"""The bits that are tried; the first at all densities."""
+BITS = (4, 3, 5, 8)
+"""The bits that are tried: the first at all densities, 3 and 5 near the lowest density that fits, and 8 only where none
+fits with fewer."""
 NUM_NEIGHBORS = 3
 """Densities beside the lowest one of the first bits that are considered with other bits."""
 
@@ -102,9 +103,9 @@ class BudgetSearch(Generic[T]):
         for number in others:
             if lowest < 0:
                 lowest = self._lowest(number, 0, len(self.densities))
-            elif number is not None and first is not None and number < first:
+            elif number == 3:
                 self._lowest(number, max(0, lowest - NUM_NEIGHBORS), lowest + 1)
-            else:
+            elif number == 5:
                 self._lowest(number, lowest + 1, min(len(self.densities), lowest + 1 + NUM_NEIGHBORS))
         if self.best is None:
             least = min(trial.accuracy_drop for trial in self.trials)

@@ -5,6 +5,7 @@ smaller parameters in half precision, and several rounds of pruning.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +31,7 @@ from prunus.compression.result import Compressed, Stage
 from prunus.compression.save import clear_negative_zeros
 from prunus.compression.stages import CompressionRun, StageReport
 from prunus.compression.without_training import CalibratedLayers
-from prunus.errors import CorruptFileError
+from prunus.errors import CorruptFileError, NoEffectWarning
 from prunus.files import check_writable, write_atomic
 from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied
@@ -213,7 +214,11 @@ def _search(
         weights: Params = {name: parameters[name] for name in run.weights}
         folder = run.checkpoints and run.checkpoints / f"density-{density:g}-bits-{number or 'recipe'}"
         copy = replace(run, model=model, weights=weights, recipe=recipe, checkpoints=folder)
-        result, content = steps(copy, plan_densities(recipe.replace(density=densities[density]), weights))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", NoEffectWarning
+            )  # that some bits represent all weights of a layer
+            result, content = steps(copy, plan_densities(recipe.replace(density=densities[density]), weights))
         before, *_, after = (stage.validation.accuracy for stage in result.stages)
         return Trial(density, number, before - after, len(content)), (result, content)
 

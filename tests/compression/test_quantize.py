@@ -89,7 +89,9 @@ def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data,
         constraint.attach(optimizer)
         own_loop(model, optimizer, data.train, next(seeds))
 
-    compressed = prunus.compress(network(), tmp_path / "fit.prunus", data=data, preset=recipe, seed=5, fit=fit)
+    compressed = prunus.compress(
+        network(), tmp_path / "fit.prunus", data=data, preset=recipe, seed=5, fit=fit
+    )
     assert (tmp_path / "fit.prunus").read_bytes() == (tmp_path / "expected.prunus").read_bytes()
     assert compressed.epochs == []
     with pytest.raises(SpecError, match="fit or checkpoints"):
@@ -156,9 +158,7 @@ def test_a_killed_training_continues_from_the_users_own_checkpoint(data):
     optimizer = start(resumed, again)
     optimizer.load_state_dict(stepped)
     own_loop(resumed, optimizer, data.train, 2, epochs=1)
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
     assert again.verify() == 0
     with pytest.raises(CheckpointError, match="other codes or masks"):
         prunus.quantize(network(3), bits=2).load_state_dict(load(stored))

@@ -268,6 +268,77 @@ def test_compress_uses_the_given_weights(name, run, tmp_path):
     assert torch.equal(result["2.running_var"], state["2.running_var"])
 
 
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(5)
+    path = tmp_path / "w.safetensors"
+    save_file(import_object("own_nets:net")().state_dict(), path)
+    return path
+
+
+def test_compress_without_training_writes_the_file_of_the_library(made, run, weights, tmp_path):
+    options = ("own_nets:net", "--data=own_nets:few", "--weights", weights, "--no-train")
+    printed = run(
+        "compress",
+        *options,
+        "--out",
+        tmp_path / "a.prunus",
+        "--density=0.5",
+        "--bits=4",
+        "--recalibrate",
+        "--json",
+    )
+    assert "epoch" not in printed.err
+    result = json.loads(printed.out)
+    model = import_object("own_nets:net")()
+    model.load_state_dict(load_file(weights))
+    expected = prunus.compress(
+        model, tmp_path / "b.prunus", data=import_object("own_nets:few")(),
+        train=False, density=0.5, bits=4, recalibrate=True,
+    )  # fmt: skip
+    assert (tmp_path / "a.prunus").read_bytes() == (tmp_path / "b.prunus").read_bytes()
+    assert (result["file_bytes"], result["ratio"]) == (expected.file_bytes, expected.ratio)
+    assert (tmp_path / "a.html").exists()
+
+
+def test_compress_prints_what_the_search_has_tried(made, run, weights, tmp_path):
+    options = ("own_nets:net", "--data=own_nets:few", "--weights", weights, "--no-train", "--bits=6")
+    printed = run("compress", *options, "--max-accuracy-drop=20", "--out", tmp_path / "a.prunus")
+    assert re.search(r"density +bits +points lost in validation +bytes", printed.out)
+    assert "Han et al. 2016" not in printed.out
+
+
+BAD_OPTIONS = [
+    (("--no-train",), "Expected trained weights without training, got none; name a file with --weights."),
+    (("--no-train", "--weights=WEIGHTS", "--rounds=3"), "without training, got rounds; leave them out"),
+    (
+        ("--no-train", "--weights=WEIGHTS", "--learning-rate=1", "--epochs=dense=1"),
+        "got epochs, learning_rate;",
+    ),
+    (
+        ("--max-accuracy-drop=1", "--density=0.5"),
+        "a largest accuracy drop or a density, got 1.0 points and 0.5",
+    ),
+    (("--max-accuracy-drop=-1",), "0 to 100 percentage points, got -1.0"),
+    (
+        ("--model=own_nets:net",),
+        "Expected one model, as MODEL or as --model, got own_nets:net and own_nets:net.",
+    ),
+    (("--recipe=lenet",), "did you mean 'lenet-5'"),
+    (("--optimizer=adan", "--out=x.prunus"), "did you mean 'adam"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
+def test_compress_refuses_options_before_the_work(options, message, made, run, weights, tmp_path):
+    options = [option.replace("WEIGHTS", str(weights)) for option in options]
+    printed = run(
+        "compress", "own_nets:net", "--data=own_nets:few", f"--out={tmp_path}/a.prunus", *options, code=2
+    )
+    assert message.rstrip(".") in " ".join(printed.err.split())
+    assert not (tmp_path / "a.prunus").exists()
+
+
 def test_scope_option_accepts_a_pattern(run, tmp_path):
     out = tmp_path / "out.prunus"
     arguments = (*COMPRESS, "--out", out, "--scope=2:4")

@@ -54,14 +54,19 @@ class OptimizerHooks:
         if not names:
             raise ModelError(
                 f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its "
-                f"{len(self.names)} masked or quantized parameters; make the optimizer of model.parameters() as they are now."
+                f"{len(self.names)} masked or quantized parameters; make the optimizer of model.parameters() as "
+                "they are now."
             )
         self._hook_gradients(parameters)
+        known = {name: ref(parameters[name]) for name in names}
 
         def before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
             parameters = {name: find_parameter(self.model, name) for name in self.names}
-            if self._hook_gradients(parameters):
-                _check_stepped(optimizer, {name: parameters[name] for name in names})
+            self._hook_gradients(parameters)
+            for name, parameter in known.items():
+                if parameter() is not parameters[name]:
+                    _check_stepped(optimizer, name, parameters[name])
+                    known[name] = ref(parameters[name])
             for name, parameter in parameters.items():
                 gradient = parameter.grad
                 if gradient is not None and not self._is_constrained(name, gradient):
@@ -82,20 +87,14 @@ class OptimizerHooks:
             handle.remove()
         self._handles, self._hooked, self._constrained = [], {}, {}
 
-    def _hook_gradients(self, parameters: dict[str, Tensor]) -> bool:
-        """Hook the parameters that are new in the model; return whether there are any."""
-        is_new = False
+    def _hook_gradients(self, parameters: dict[str, Tensor]) -> None:
+        """Hook the parameters that are new in the model."""
         for name, parameter in parameters.items():
             hooked = self._hooked.get(name)
-            if hooked is not None and hooked() is parameter:
-                continue
-            is_new = True
-            if parameter.requires_grad:
+            if (hooked is None or hooked() is not parameter) and parameter.requires_grad:
                 self._hooked[name] = ref(parameter)
-                self._handles.append(
-                    parameter.register_post_accumulate_grad_hook(self._gradient_hook(name))  # type: ignore[no-untyped-call]
-                )
-        return is_new
+                handle = parameter.register_post_accumulate_grad_hook(self._gradient_hook(name))  # type: ignore[no-untyped-call]
+                self._handles.append(handle)
 
     def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
@@ -124,15 +123,13 @@ def _contained_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimi
     return optimizer
 
 
-def _check_stepped(optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor]) -> None:
-    """Raise ModelError unless the optimizer steps all of these parameters."""
-    stepped = _parameter_ids(optimizer)
-    for name, parameter in parameters.items():
-        if id(parameter) not in stepped:
-            raise ModelError(
-                f"Expected the optimizer to step {name!r}, but the parameter was replaced in the model (by "
-                "load_state_dict(assign=True), for example); make a new optimizer and attach it."
-            )
+def _check_stepped(optimizer: torch.optim.Optimizer, name: str, parameter: Tensor) -> None:
+    """Raise ModelError unless the optimizer steps this parameter, which is new in the model."""
+    if id(parameter) not in _parameter_ids(optimizer):
+        raise ModelError(
+            f"Expected the optimizer to step {name!r}, but the parameter was replaced in the model (by "
+            "load_state_dict(assign=True), for example); make a new optimizer and attach it."
+        )
 
 
 def _parameter_ids(optimizer: torch.optim.Optimizer) -> set[int]:

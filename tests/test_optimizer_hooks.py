@@ -202,7 +202,9 @@ def test_an_optimizer_or_model_that_does_not_fit_changes_nothing(constrain):
         constraint.attach(optimizer)
     assert torch.equal(model[3].weight, torch.ones(3, 16))
     model[0] = nn.Identity()
-    with pytest.raises(ModelError, match=r"'0\.weight', but the model has no parameter of that name any more"):
+    with pytest.raises(
+        ModelError, match=r"'0\.weight', but the model has no parameter of that name any more"
+    ):
         constraint.attach(optimizer)
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
@@ -219,3 +221,19 @@ def test_masks_of_another_model_are_refused():
     ):
         with pytest.raises(ModelError, match=message):
             masks.bind(other)
+
+
+@pytest.mark.parametrize("change", ["assigned", "changed in place"])
+def test_a_gradient_that_is_set_by_hand_is_masked_before_the_step(change):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    masks = masked(model).attach(optimizer)
+    loss_of(model).backward()
+    weight, mask = model[0].weight, masks["0.weight"]
+    if change == "assigned":
+        weight.grad = torch.ones(16, 8)
+    else:
+        weight.grad.add_(1.0)
+    optimizer.step()
+    assert not weight.grad[~mask].any()
+    assert not optimizer.state[weight]["momentum_buffer"][~mask].any()

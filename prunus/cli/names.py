@@ -17,6 +17,7 @@ NAMES: dict[str, tuple[str, ...]] = {
             "large_final",
             "scaled_magnitude",
             "random",
+            "wanda",
             "small_final",
             "large_init",
             "small_init",
@@ -25,7 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("large_final_same_sign", "large_final_diff_sign"),
         *("magnitude_increase_same_sign", "magnitude_increase_diff_sign"),
         *("snip", "gradient", "grasp", "synflow"),
-        *("obd", "obs", "sparse_gpt", "fisher", "full_obs", "obd_hutchinson"),
+        *("obd", "obs", "sparse_gpt", "admm", "fisher", "full_obs", "obd_hutchinson"),
     ),
     "scope": ("layer", "global", "2:4", "4:8", "1x4"),
     "preset": (

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from prunus.types import Dataset
-
 
 def load_network(name: str, weights: Path | None, device: str, seed: int) -> tuple["nn.Module", bool]:
     """The network on `device`, and whether it is trained.
@@ -81,6 +79,33 @@ def default_data(name: str, model: "nn.Module") -> str:
     return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
 
 
+def load_calibration(
+    name: str, model: "nn.Module", data: str | None, needs_data: bool, *, device: str, seed: int
+) -> Any:
+    """The data set or the examples of a command.
+
+    Args:
+        name: The name of the model, for the error.
+        model: The network.
+        data: The name of the data; None: that of the papers for a built-in model, none for another.
+        needs_data: Whether there must be some.
+        device: Where the tensors of a data set are put.
+        seed: Seed of the validation split.
+
+    Returns:
+        A Dataset, examples in another form, or None.
+
+    Raises:
+        DataError: There are none although they are needed, or they cannot be used.
+    """
+    from prunus.cli.progress import report
+    from prunus.data import load_examples
+
+    if data is None and (needs_data or hasattr(model, "built_in")):
+        data = default_data(name, model)
+    return None if data is None else load_examples(data, device=device, seed=seed, progress=report)
+
+
 def check_format(model: "nn.Module", path: Path) -> None:
     """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded.
 
@@ -115,7 +140,7 @@ def check_format(model: "nn.Module", path: Path) -> None:
         )
 
 
-def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> None:
+def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
     """Train the model, in place, with the recipe of its name.
 
     Args:
@@ -123,16 +148,37 @@ def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> 
         model: The network.
         data: The data set to train on.
         seed: Seed of the training.
+
+    Raises:
+        DataError: The data are no data set.
+        ModelError: The model cannot be trained on them.
     """
     from prunus.cli.output import log
     from prunus.cli.progress import epoch_lines, report
+<<<<<<< HEAD
     from prunus.cli.recipe_options import default_preset
     from prunus.compression.presets import COMPRESSION_RECIPES
+=======
+    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.errors import DataError
+>>>>>>> main
     from prunus.report import formatting
     from prunus.seeds import derive_seed
     from prunus.training import train
+    from prunus.training.checks import check_model
+    from prunus.types import Dataset
 
+<<<<<<< HEAD
     recipe = COMPRESSION_RECIPES[default_preset(name)].dense
+=======
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"Expected a prunus.Dataset to train {name} on, got a {type(data).__name__}; pass --weights FILE, or "
+            "--no-train where the function of the model returns trained weights."
+        )
+    check_model(model, data.train, len(data.class_names))
+    recipe = resolve_recipe(name, None, None, None, None, []).dense
+>>>>>>> main
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
     epoch_line = epoch_lines(recipe.epochs)

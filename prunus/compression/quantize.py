@@ -56,8 +56,8 @@ def quantize(
             "Expected masks whose pruned weights are zero, got masks with other values; a codebook holds kept weights "
             "only."
         )
-    parameters = prunable_weights(model) if masks is None else dict(model.named_parameters())
-    masks = dict(all_kept(parameters) if masks is None else masks)
+    masks = all_kept(prunable_weights(model)) if masks is None else dict(masks)
+    parameters = dict(model.named_parameters())
     check_masks(parameters, masks)
     weights = {name: parameters[name].detach().float() for name in masks}
     constraint = CodebookConstraint(

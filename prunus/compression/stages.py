@@ -24,7 +24,7 @@ from prunus.pruning.scopes import parse_scope
 from prunus.pruning.weights import copied, set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
-from prunus.training.own_training import Fit, train_with
+from prunus.training.fit import Fit, train_with
 from prunus.types import Dataset, MaskDict, Params, Progress
 
 StageReport = Callable[[str, EpochMetrics], None]
@@ -133,8 +133,8 @@ class CompressionRun:
             TrainingError: The training diverged, or the checkpoint is of another run.
         """
         if self.fit is not None:
-            everything = Masks(self.model, all_kept(self.weights))
-            train_with(self.fit, self.model, everything if constraint is None else constraint)
+            masks = Masks(self.model, all_kept(self.weights))
+            train_with(self.fit, self.model, masks if constraint is None else constraint)
             return []
         return train(
             self.model,

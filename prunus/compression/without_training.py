@@ -21,6 +21,7 @@ from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs, ExactObsState, cholesky, exact_obs_state
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
+from prunus.pruning.obs.layer_method import LayerMethod
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope
@@ -95,12 +96,11 @@ class CalibratedLayers:
             self.method,
             (derive_seed(self.seed, "criterion", 1), derive_seed(self.seed, "ties", 1)),
         )
-        if (prune_layers := getattr(method, "prune_layers", None)) is not None:
-            result: PruneResult = prune_layers(
+        if isinstance(method, LayerMethod):
+            return method.prune_layers(
                 self.hessians, self.weights, density, self.scope,
                 within=within, seed=seeds[1], progress=self.progress,
             )  # fmt: skip
-            return result
         if isinstance(method, ExactObs) and method.num_steps == 1:
             state, scores = self._exact_obs
             masks = self.scope.select(scores, density, within, seeds[1])

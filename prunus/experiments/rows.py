@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from prunus.errors import StoreError
@@ -231,11 +231,6 @@ def group_rows(rows: Iterable[Row], by: Sequence[str]) -> dict[tuple[Any, ...], 
 def _mean(values: Sequence[float]) -> float:
     """The mean; equal values without a rounding error."""
     return values[0] if len(set(values)) == 1 else mean(values)
-
-
-def spread(values: Sequence[float]) -> float:
-    """Sample standard deviation; 0 for one value."""
-    return stdev(values) if len(values) > 1 else 0.0
 
 
 def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None) -> Curve:

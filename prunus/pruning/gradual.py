@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, DensityError, ModelError
 from prunus.masks import Masks, all_kept
-from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.prune import prune
+from prunus.pruning.methods import pruning_method
+from prunus.pruning.prune import check_prune, prune
 from prunus.pruning.schedules import SCHEDULES, Schedule
 from prunus.pruning.scopes import parse_scope, shapes_of
+from prunus.pruning.selection import select_weights
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.state import add_prefix, strip_prefix
@@ -85,12 +86,17 @@ class GradualPruning:
         make_densities = lookup("schedule", SCHEDULES, schedule) if isinstance(schedule, str) else schedule
         self.densities = make_densities(density, rounds)
         """The density after each round."""
-        selection = {name: options[name] for name in ("include", "exclude") if name in options}
-        scope = parse_scope(options.get("scope", "layer"))
-        weights = prunable_weights(model, **selection)
-        scope.check(shapes_of(weights), self.densities)
-        scope.check_not_empty(shapes_of(weights), self.densities[-1])
-        Masks(model, all_kept(weights)).attach(optimizer).detach()  # raises for an optimizer of another model
+        method, scope = (
+            pruning_method(options.get("criterion", "magnitude")),
+            parse_scope(options.get("scope", "layer")),
+        )
+        patterns = {name: options[name] for name in ("include", "exclude", "strict") if name in options}
+        selection = select_weights(model, method, scope, **patterns)
+        scope.check(shapes_of(selection.weights), self.densities)
+        check_prune(method, selection, self.densities[-1], scope, options.get("densities"))
+        Masks(model, all_kept(selection.weights)).attach(
+            optimizer
+        ).detach()  # raises for one of another model
         self.model, self.optimizer = model, optimizer
         self.every, self.begin, self.seed, self.options = every, begin, seed, options
         self.num_steps = 0

@@ -2,6 +2,7 @@
 
     obs              ExactObs()              OBS layer by layer, exactly, row by row                   updates weights
     sparse_gpt       SparseGpt()             OBS layer by layer, column by column                      updates weights
+    admm             Admm()                  output errors layer by layer, all rows at once            updates weights
     fisher           Fisher()                OBS with the blockwise empirical Fisher                   updates weights
     full_obs         FullObs()               OBS with the inverse Hessian of the whole network         updates weights
     obd              Obd()                   OBD with the Levenberg-Marquardt diagonal
@@ -22,6 +23,7 @@ from prunus.data.examples import Calibration
 from prunus.errors import StatisticsError
 from prunus.masks import apply_masks
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.obs.admm import Admm
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.fisher import Fisher
 from prunus.pruning.obs.full_obs import FullObs
@@ -92,6 +94,11 @@ class CriterionMethod(PruningMethod):
         """Whether the criterion requires statistics of calibration examples."""
         return self.criterion.needs_examples
 
+    @property
+    def uses_layer_inputs(self) -> bool:  # type: ignore[override]
+        """Whether the criterion requires the inputs of each layer."""
+        return "input_norms" in self.criterion.requires
+
     def examiner(
         self,
         model: nn.Module | None = None,
@@ -138,6 +145,7 @@ class CriterionMethod(PruningMethod):
 METHODS: Mapping[str, PruningMethod] = {
     "obs": ExactObs(),
     "sparse_gpt": SparseGpt(),
+    "admm": Admm(),
     "fisher": Fisher(),
     "full_obs": FullObs(),
     "obd": Obd(),

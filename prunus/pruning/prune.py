@@ -20,7 +20,7 @@ from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
 from prunus.pruning.selection import Selection, select_weights
-from prunus.pruning.statistics import Criterion, Statistics
+from prunus.pruning.statistics import DERIVATIVES, Criterion, Statistics
 from prunus.pruning.views import layer_view
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
@@ -37,6 +37,11 @@ class Pruned:
     report: PruneReport
     skipped: dict[str, str]
     """{parameter name: why it was not pruned}."""
+
+    @property
+    def density(self) -> float:
+        """The fraction of the pruned layers' weights that is kept."""
+        return self.report.density
 
 
 def prune(
@@ -232,14 +237,17 @@ def _check_options(
     for user, needs in users.items():
         if needs and examples is None:
             raise StatisticsError(f"Expected calibration examples for {user}, got none; pass calibration=...")
-    uses_loss = isinstance(method, LossMethod) or (
-        isinstance(method, CriterionMethod)
-        and bool(method.criterion.requires & {"gradients", "hessian_gradients", "hessian_diagonal"})
-    )
-    if loss is not None and not uses_loss:
+    if loss is not None and not uses_loss(method):
         raise StatisticsError(
             f"Expected no loss, as none is differentiated, got {loss!r}; leave it out: {method.summary}"
         )
+
+
+def uses_loss(method: PruningMethod) -> bool:
+    """Whether a method differentiates a loss."""
+    if isinstance(method, CriterionMethod):
+        return bool(method.criterion.requires & DERIVATIVES.keys())
+    return isinstance(method, LossMethod)
 
 
 @torch.no_grad()

@@ -29,6 +29,8 @@ class LayerRow:
     """With the updated weights."""
     seconds: float | None
     """None where the layers were not pruned one by one."""
+    damping: float | None
+    """What was added to the diagonal of the layer's Hessian; None where the layer has none of its own."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,15 @@ class PruneReport:
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """The header and the rows of the table, as text."""
-        header = ("weights", "shape", "density (sparsity)", "error, zeroed", "error, updated", "seconds")
+        header = (
+            "weights",
+            "shape",
+            "density (sparsity)",
+            "error, zeroed",
+            "error, updated",
+            "seconds",
+            "damping",
+        )
         rows = [
             (
                 row.name,
@@ -63,6 +73,7 @@ class PruneReport:
                 _percent(row.error_before),
                 _percent(row.error_after),
                 "–" if row.seconds is None else f"{row.seconds:.2f}",
+                "–" if row.damping is None else f"{row.damping:.3g}",
             )
             for row in self.rows
         ]
@@ -123,7 +134,8 @@ def make_report(
     for name, weight in before.items():
         density = mask_density({name: result.masks[name]})
         errors = zeroed.get(name), updated.get(name)
-        rows.append(LayerRow(name, tuple(weight.shape), density, *errors, result.seconds.get(name)))
+        cost = result.seconds.get(name), result.dampings.get(name)
+        rows.append(LayerRow(name, tuple(weight.shape), density, *errors, *cost))
     return PruneReport(
         rows,
         mask_density(result.masks),

@@ -19,15 +19,15 @@ from prunus.masks import Masks, mask_density
 from prunus.pruning.dropout import scaled_dropout
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.method import PruningMethod
-from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.pruning.selection import select_weights
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.own_training import Fit, check_fit, train_with
+from prunus.training.fit import Fit, check_fit, train_with
 from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Density, MaskDict, Progress, Scores
 
@@ -94,7 +94,8 @@ def prune_and_retrain(
         StatisticsError, NonFiniteError: As `prunus.prune`.
     """
     method, scope = pruning_method(criterion), parse_scope(scope)
-    weights = prunable_weights(model, include, exclude)
+    selection = select_weights(model, method, scope, include, exclude, within=within, strict=True)
+    weights, within = selection.weights, selection.within
     scope.check(shapes_of(weights), densities, within)
     folder = None if checkpoints is None else Path(checkpoints)
     check_fit(fit, checkpoints)

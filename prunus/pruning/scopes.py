@@ -17,6 +17,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +40,8 @@ from prunus.types import Density, MaskDict, Scores
 
 Shapes = Mapping[str, tuple[int, ...]]
 Counts = Mapping[str, int]
+MakeGenerator = Callable[[], torch.Generator]
+"""Makes the generator of the random order of ties, where it is needed."""
 
 TOLERANCE = 1e-9
 """The largest difference between a density and N / M that counts as rounding of floats."""
@@ -107,16 +110,19 @@ class Scope(ABC):
         counts = self.counts(shapes, density, self._counts_within(shapes, within))
         masks = {}
         for name, score in scores.items():
-            mask, generator = None if within is None else within[name], make_generator(seed, "ties", name)
+            mask, generator = (
+                None if within is None else within[name],
+                partial(make_generator, seed, "ties", name),
+            )
             masks[name] = self._select_one(score.detach(), counts[name], mask, generator)
         warn_if_empty(masks)
         return masks
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         """The mask of one tensor that keeps `count` weights."""
-        return _top_k_within(scores, count, within, generator)
+        return _top_k_within(scores, count, within, generator())
 
     def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
         """Check, before any work, that each of these densities can be reached from the one before it.
@@ -391,18 +397,27 @@ class NByM(Scope):
         return {name: math.prod(shape) // self.m * self.n for name, shape in shapes.items()}
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         groups = _to_tiles(scores, 1, self.m)
         if within is not None:
             groups = groups.masked_fill(~_to_tiles(within, 1, self.m), -torch.inf)
-        border = groups.topk(self.n, dim=-1).values[..., -1:]
+        ranked = groups.sort(dim=-1, descending=True).values
+        border, next_best = ranked[..., self.n - 1], ranked[..., self.n]
+        mask = groups >= border.unsqueeze(-1)
+        tied = border == next_best
+        if tied.any():
+            mask[tied] = self._draw_ties(groups[tied], border[tied].unsqueeze(-1), generator())
+        return _from_tiles(mask, scores)
+
+    def _draw_ties(self, groups: Tensor, border: Tensor, generator: torch.Generator) -> Tensor:
+        """The masks of groups [n, M] in which a pruned score is equal to the lowest one kept."""
         # Above the border comes first, then what is at it, in random order, and what is below it last.
         order = torch.rand(groups.shape, generator=generator).to(groups.device)
         order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
-        mask = torch.zeros_like(groups, dtype=torch.bool)
-        mask.scatter_(-1, order.topk(self.n, dim=-1).indices, True)
-        return _from_tiles(mask, scores)
+        return torch.zeros_like(groups, dtype=torch.bool).scatter_(
+            -1, order.topk(self.n, dim=-1).indices, True
+        )
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():
@@ -477,13 +492,13 @@ class Block(Scope):
         return counts
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         tiles = _to_tiles(scores, self.rows, self.columns)
         # In float64, in which sums neither overflow nor depend on the order of addition.
         sums = tiles.sum((1, 3), dtype=torch.float64)
         available = None if within is None else _to_tiles(within, self.rows, self.columns).any(3).any(1)
-        mask = _top_k_within(sums, count // self.weights_per_unit, available, generator)
+        mask = _top_k_within(sums, count // self.weights_per_unit, available, generator())
         return _from_tiles(mask[:, None, :, None].expand_as(tiles), scores)
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:

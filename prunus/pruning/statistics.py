@@ -4,6 +4,7 @@
     gradients               g = dL/dw of the mean loss
     hessian_gradients       H g, the Hessian of the loss times its gradient
     hessian_diagonal        d²L/dw², with the Levenberg-Marquardt approximation of `obs.diagonals`
+    input_norms             the L2 norm of the input that a weight is multiplied with; needs no labels
     output_sum_gradients    dR/d|w|, R the sum of the outputs for an input of ones, with the weights replaced by |w|
 
 Statistics are always those at the weights that the caller hands in: `prunus.prune` collects at the current weights, a
@@ -24,6 +25,7 @@ from prunus.masks import all_kept
 from prunus.modules import check_initialized
 from prunus.pruning.calibration_checks import check_nonzero, constant_error, run_forward, unreached_error
 from prunus.pruning.obs.diagonals import levenberg_marquardt
+from prunus.pruning.obs.layer_inputs import input_norms
 from prunus.pruning.obs.objective import Objective, check_parameters, make_objective
 from prunus.pruning.scopes import shapes_of
 from prunus.pruning.weights import copied
@@ -37,7 +39,7 @@ DERIVATIVES = {
     "hessian_diagonal": "The curvature by",
 }
 """Statistics that contain no information about a layer where they are zero, and how the error begins."""
-NAMES = ("initial", *DERIVATIVES, "output_sum_gradients")
+NAMES = ("initial", *DERIVATIVES, "input_norms", "output_sum_gradients")
 
 
 class _NotCollected(dict[str, Tensor]):
@@ -65,6 +67,7 @@ class Statistics:
     gradients: Params = field(default_factory=partial(_NotCollected, "gradients"))
     hessian_gradients: Params = field(default_factory=partial(_NotCollected, "hessian_gradients"))
     hessian_diagonal: Params = field(default_factory=partial(_NotCollected, "hessian_diagonal"))
+    input_norms: Params = field(default_factory=partial(_NotCollected, "input_norms"))
     output_sum_gradients: Params = field(default_factory=partial(_NotCollected, "output_sum_gradients"))
 
     def __post_init__(self) -> None:
@@ -142,7 +145,8 @@ def criterion(
     """Declare what a criterion requires.
 
     Args:
-        requires: Names of statistics: initial, gradients, hessian_gradients, hessian_diagonal, output_sum_gradients.
+        requires: Names of statistics: initial, gradients, hessian_gradients, hessian_diagonal, input_norms,
+            output_sum_gradients.
         defined_at: The weights that a ticket scores: those before ("initialization") or after training ("trained").
 
     Returns:
@@ -222,6 +226,9 @@ def collect(
                 f"Expected calibration examples to collect {name!r} on, got none; pass the training split."
             )
         check_initialized(model)
+        if name == "input_norms":
+            collected[name] = input_norms(model, weights, examples, forward=forward)
+            continue
         if name == "output_sum_gradients":
             collected[name] = _output_sum_gradients(
                 model, weights, examples, forward, masks or all_kept(weights)

@@ -1,5 +1,6 @@
-"""The templates of the HTML pages. All inserted text is escaped, and an undefined variable is an error."""
+"""The templates of the pages. Text inserted into HTML is escaped, and an undefined variable is an error."""
 
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ FILTERS = {
     "density_pair": formatting.format_density_pair,
     "ratio": formatting.format_ratio,
     "error": formatting.format_error,
+    "base64": lambda data: base64.b64encode(data).decode(),
+    "duration": formatting.format_duration,
+    "count": formatting.pluralize,
 }
 
 
@@ -30,7 +34,7 @@ def load_template(name: str) -> "Template":
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

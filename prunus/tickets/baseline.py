@@ -6,12 +6,13 @@ Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 20
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import nn
 
 from prunus.data import load_data
-from prunus.errors import DataError, PrunusError, SpecError
+from prunus.errors import SpecError
 from prunus.masks import Masks
 from prunus.models import MODELS
 from prunus.models.loading import make_model
@@ -19,13 +20,13 @@ from prunus.registry import import_object, lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
+from prunus.tickets.fit_level import train_level_with
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.tickets.own_levels import train_level_with
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
+from prunus.training.fit import Fit
 from prunus.training.loop import Trainer, steps_per_epoch
-from prunus.training.own_training import Fit
 from prunus.training.recipe import check_recipe
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
@@ -62,7 +63,7 @@ class BaselineSpec:
     """Whether the test split is evaluated during training as well, for a figure."""
     device: str = "cpu"
     fit: Fit | None = None
-    """A function (model, masks) that trains the network in the place of the recipe. A spec with one cannot be stored."""
+    """A function (model, masks) that trains the network in place of the recipe. A spec with one cannot be stored."""
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: none."""
@@ -311,11 +312,10 @@ def time_step(trainer: Trainer, data: Dataset) -> float:
     batch = data.train.take(trainer.recipe.batch_size)
     trainer.step(batch.inputs, batch.labels)
     started = time.process_time()  # not wall-clock time: other processes may be running
-    for number in range(1, MAX_TIMED_STEPS + 1):
+    number, seconds = 0, 0.0
+    while number < MAX_TIMED_STEPS and seconds < MAX_TIMED_SECONDS:
         trainer.step(batch.inputs, batch.labels)
-        seconds = time.process_time() - started
-        if seconds > MAX_TIMED_SECONDS:
-            break
+        number, seconds = number + 1, time.process_time() - started
     return seconds / number
 
 
@@ -397,9 +397,7 @@ def data_tensors(data: Dataset) -> Params:
     }
 
 
-_LOADED: dict[tuple[str, str], Dataset] = {}
-
-
+@cache
 def load_data_cached(name: str, device: str) -> Dataset:
     """Load a data set once per process; its validation split is the same for all replicates.
 
@@ -413,13 +411,4 @@ def load_data_cached(name: str, device: str) -> Dataset:
     Raises:
         DataError: If the user's function fails.
     """
-    if (name, device) not in _LOADED:
-        try:
-            _LOADED[name, device] = load_data(name, device=device)
-        except (Exception, SystemExit) as error:  # a user's function may fail in any way
-            if isinstance(error, PrunusError) or ":" not in name:
-                raise
-            raise DataError(
-                f"{name} was called without arguments and did not return a data set: {type(error).__name__}: {error}"
-            ) from error
-    return _LOADED[name, device]
+    return load_data(name, device=device)

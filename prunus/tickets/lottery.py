@@ -19,8 +19,8 @@ from prunus.pruning.statistics import Criterion, Statistics
 from prunus.registry import import_object
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.training import RECIPES, Recipe
+from prunus.training.fit import Fit, check_fit
 from prunus.training.loop import steps_per_epoch
-from prunus.training.own_training import Fit, check_fit
 from prunus.types import Dataset, MaskDict, Params, Scores
 
 if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported by the first call
@@ -116,8 +116,8 @@ def lottery(
         pruning_rates: The fraction of the remaining weights that a round prunes. None: 20 % of linear layers, 10 % of
             convolutions and of the last layer.
         recipe: How every level is trained; needed unless there is `fit`.
-        fit: A function (model, masks) that trains every level in the place of the recipe; it calls
-            `masks.attach(optimizer)`. The network is evaluated before and afterwards only, which count as steps 0 and 1.
+        fit: A function (model, masks) that trains every level in place of the recipe; it calls
+            `masks.attach(optimizer)`. The network is evaluated before and afterwards only, as steps 0 and 1.
         replicate: Selects the seeds of all random choices.
         store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
             have a name then, since it identifies the run: functions must be importable. None: nothing is kept on disk.

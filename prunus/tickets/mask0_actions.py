@@ -71,19 +71,6 @@ PrunedLayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
 """(layer, values of the mask-1 action, start) -> whether a statement holds for the layer."""
 
 
-def newly_pruned(history: WeightHistory, masks: MaskDict) -> MaskDict:
-    """Return the places that this round prunes and the last training still trained.
-
-    Args:
-        history: The weights and masks before the round, of which the masks of the last training are used.
-        masks: The masks of the round, boolean tensors by name.
-
-    Returns:
-        Boolean tensors by name, True where the last training kept a weight that `masks` prune.
-    """
-    return {name: history.masks[name] & ~mask for name, mask in masks.items()}
-
-
 def make_action(
     fill: Callable[[PrunedLayer, int], Tensor],
     checks: Mapping[str, PrunedLayerCheck],

@@ -24,12 +24,12 @@ from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraint import Constraint, NoConstraint, all_trainable_tensors
 from prunus.training.evaluate import (
     EpochMetrics,
-    Evaluation,
     best_index,
     evaluate,
     evaluate_network,
     should_stop,
 )
+from prunus.training.evaluation import Evaluation
 from prunus.training.identity import Identity, training_identity
 from prunus.training.modes import restored_modes, set_modes, start_training
 from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, Recipe, check_recipe

@@ -177,8 +177,8 @@ def loss_rows(outputs: Tensor, targets: Tensor | None, loss: Loss) -> tuple[Tens
         else "numbers of the shape of the outputs"
     )
     raise StatisticsError(
-        f"Expected {kind} for the loss {loss.name!r}, got outputs {tuple(outputs.shape)} and labels "
-        f"{tuple(targets.shape)} of {targets.dtype}; pass others, or loss=lambda output, batch: ..."
+        f"Expected {kind} for the loss {loss.name!r}, got outputs {list(outputs.shape)} and labels "
+        f"{list(targets.shape)} of {targets.dtype}; pass others, or loss=lambda output, batch: ..."
     )
 
 

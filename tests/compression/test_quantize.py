@@ -54,8 +54,9 @@ def centroids(model, masks):
 
 
 def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data, tmp_path):
+    """At a density at which the dense backend trains."""
     recipe = prunus.CompressionRecipe(
-        dense=RECIPE, density=0.3, schedule="one_shot", rounds=1, retrain=RECIPE, final_retrain=RECIPE, bits=3,
+        dense=RECIPE, density=0.5, schedule="one_shot", rounds=1, retrain=RECIPE, final_retrain=RECIPE, bits=3,
         finetune=RECIPE, kmeans_init="linear", half_precision_biases=False,
     )  # fmt: skip
     expected = prunus.compress(network(), tmp_path / "expected.prunus", data=data, preset=recipe, seed=5)
@@ -68,7 +69,7 @@ def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data,
         )
 
     retraining, finetuning = optimizer(), optimizer()
-    masks = prunus.prune(model, 0.3).masks.attach(retraining)
+    masks = prunus.prune(model, 0.5).masks.attach(retraining)
     own_loop(model, retraining, data.train, derive_seed(5, "retrain", 1))
     masks.detach()
     quantized = prunus.quantize(model, masks, bits=3, seed=5).attach(finetuning)
@@ -162,6 +163,12 @@ def test_a_killed_training_continues_from_the_users_own_checkpoint(data):
     assert again.verify() == 0
     with pytest.raises(CheckpointError, match="other codes or masks"):
         prunus.quantize(network(3), bits=2).load_state_dict(load(stored))
+    for part in ("codes", "mask"):
+        for broken in (torch.zeros(3, dtype=torch.uint8), None):
+            state = {**load(stored), f"1.weight/{part}": broken}
+            state = {name: tensor for name, tensor in state.items() if tensor is not None}
+            with pytest.raises(CheckpointError, match=r"codebook, codes and mask of '1\.weight'"):
+                CodebookConstraint.from_state_dict(network(), state)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -169,6 +176,7 @@ def test_other_float_types_keep_their_type(dtype, data):
     model = network().to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     quantized = prunus.quantize(model, prunus.prune(model, 0.4).masks, bits=3).attach(optimizer)
+    assert quantized.verify() == 0
     F.cross_entropy(model(data.train.inputs.to(dtype)), data.train.labels).backward()
     optimizer.step()
     assert model[1].weight.dtype == dtype
@@ -191,9 +199,9 @@ def test_bad_arguments_change_nothing(data):
         with pytest.raises(error, match=message):
             prunus.quantize(model, **arguments)
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    broken = network()
+    broken[1].weight.data[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match=r"'1\.weight' cannot be quantized"):
-        broken = network()
-        broken[1].weight.data[0, 0] = torch.nan
         prunus.quantize(broken)
     quantized = prunus.quantize(model, bits=2)
     with pytest.raises(ModelError, match="steps none of its 2 masked or quantized parameters"):

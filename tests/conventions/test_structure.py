@@ -23,7 +23,18 @@ LAYERS = (
         "seeded_tensors",
         "compiled",
     ),
-    *("data", "models", "training", "pruning", "compression", "runs", "tickets", "report", "experiments"),
+    *(
+        "data",
+        "models",
+        "training",
+        "pruning",
+        "compression",
+        "integrations",
+        "runs",
+        "tickets",
+        "report",
+        "experiments",
+    ),
     *("diagnostics", "cli"),
 )
 """The modules and packages below `prunus`; each imports only those before it."""

@@ -43,7 +43,7 @@ def command(name, folder):
 
 
 def lines_of_finished_work(store):
-    """The record of each run that is done, and the rows of all runs, with times and digests that a repetition changes."""
+    """The records of runs that are done, and the rows of all runs, with times that a repetition would change."""
     paths = [path for path in (store / "runs").glob("*/*") if path.suffix in (".json", ".jsonl")]
     done = {path: path.read_bytes() for path in paths if b'"state": "done"' in path.read_bytes()}
     return done | {path: path.read_bytes() for path in paths if path.suffix == ".jsonl"}

@@ -1,6 +1,6 @@
 """The command line in a process that ends itself by SIGKILL before one of its writes to a store.
 
-What a process leaves behind changes only when it writes, so a kill at any other moment equals one before the next write.
+What a process leaves behind changes only when it writes, so a kill at another moment equals one before the next write.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def run_until(arguments: list[str], folder: Path, last: int | None, log: Path) -
     """Run a command in a new process, which is killed before it writes to a folder for the `last`-th time.
 
     Returns:
-        The exit code; -9 after the kill. The file `log` has what was printed, and in its last line the number of writes.
+        The exit code; -9 after the kill. The last line of the file `log` has the number of writes.
     """
     process = CONTEXT.Process(target=_run, args=(arguments, str(folder), last, log))
     process.start()

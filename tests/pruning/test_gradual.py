@@ -53,9 +53,7 @@ def test_each_round_is_at_its_step_and_density_and_nested(schedule, options):
     """Zhu & Gupta 2017, eq. 1, and d^(t / n)."""
     model = network()
     optimizer = adamw(model)
-    pruning = prunus.GradualPruning(
-        schedule, model, 0.1, optimizer, rounds=4, every=3, begin=2, **options
-    )
+    pruning = prunus.GradualPruning(schedule, model, 0.1, optimizer, rounds=4, every=3, begin=2, **options)
     masks = train(model, optimizer, pruning, 18)
     assert list(masks) == [5, 8, 11, 14]
     outer = None
@@ -83,6 +81,7 @@ def test_a_schedule_of_ones_own_and_parts_of_the_model():
 @pytest.mark.parametrize("done", [1, 4])
 def test_a_killed_training_continues_with_the_same_bits(done):
     """Before the first round, and after it."""
+
     def start(model):
         optimizer = adamw(model)
         pruning = prunus.GradualPruning(

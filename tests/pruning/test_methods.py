@@ -34,7 +34,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWar
 
 GRADIENT_CRITERIA = ("snip", "gradient", "grasp", "synflow")
 ALL = (*METHODS, *GRADIENT_CRITERIA)
-MOVING = ("obs", "sparse_gpt", "fisher", "full_obs")
+MOVING = ("obs", "sparse_gpt", "admm", "fisher", "full_obs")
+SINGLE_STEP = ("sparse_gpt", "admm")
 each = pytest.mark.parametrize("name", ALL)
 
 
@@ -91,7 +92,7 @@ def test_every_method_prunes_exactly_under_every_kind_of_scope(name, scope, mode
 def test_update_is_better_than_none_on_the_network_itself(name, model, data):
     weights = prunable_weights(model)
     damping = {"fisher": 1e-3, "full_obs": 1e-3}.get(name)
-    options = {"num_examples": 300, "damping": damping, "num_steps": 1 if name == "sparse_gpt" else 4}
+    options = {"num_examples": 300, "damping": damping, "num_steps": 1 if name in SINGLE_STEP else 4}
     done = prune(name, model, data.train, 0.5, **options)
     bare = {key: weights[key].detach() * mask for key, mask in done.masks.items()}
     losses = []
@@ -132,7 +133,7 @@ def test_exact_obs_prunes_in_the_pattern_of_the_scope(model, data):
     assert with_pattern.predicted_increase < without_pattern.predicted_increase
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "sparse_gpt"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in SINGLE_STEP])
 def test_two_steps_are_two_prunings_with_recomputed_scores(name, model, data):
     all_at_once = prune(name, model, data.train, 0.4, num_steps=2)
     one_step = prune(name, model, data.train, 0.4)
@@ -142,7 +143,7 @@ def test_two_steps_are_two_prunings_with_recomputed_scores(name, model, data):
     )
 
 
-@pytest.mark.parametrize("name", ["sparse_gpt", "magnitude"])
+@pytest.mark.parametrize("name", ["sparse_gpt", "admm", "magnitude"])
 def test_steps_that_change_nothing_are_refused(name):
     with pytest.raises(StatisticsError, match="Expected 1 step"):
         with_options(pruning_method(name), num_steps=2)
@@ -165,7 +166,9 @@ def test_seconds_are_of_all_examinations(model, data):
 
 @pytest.mark.parametrize("name", ["obd", "obd_hutchinson", "magnitude", *GRADIENT_CRITERIA])
 def test_damping_where_nothing_is_inverted_is_refused(name):
-    with pytest.raises(StatisticsError, match=r"nothing is inverted.*obs, sparse_gpt, fisher, full_obs"):
+    with pytest.raises(
+        StatisticsError, match=r"nothing is inverted.*obs, sparse_gpt, admm, fisher, full_obs"
+    ):
         with_options(pruning_method(name), damping=0.1)
 
 
@@ -298,14 +301,14 @@ def test_deep_compression_accepts_methods(model, data, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf"), 1e10])
 def test_damping_out_of_range_is_refused(name, damping):
-    least = "at least 0" if name in ("obs", "sparse_gpt") else "above 0"
+    least = "at least 0" if name in ("obs", "sparse_gpt", "admm") else "above 0"
     message = f"damping {least} and at most" if name in MOVING else "nothing is inverted"
     with pytest.raises(StatisticsError, match=message):
         with_options(METHODS[name], damping=damping)
 
 
 def test_only_layer_by_layer_methods_accept_zero_damping():
-    for name in ("obs", "sparse_gpt"):
+    for name in ("obs", "sparse_gpt", "admm"):
         assert with_options(METHODS[name], damping=0.0).damping == 0.0
     for name in ("fisher", "full_obs"):
         with pytest.raises(StatisticsError, match="above 0"):

@@ -163,7 +163,9 @@ def test_either_a_recipe_or_a_training_loop_of_ones_own(data, tmp_path):
         raise AssertionError
 
     for settings in ({}, {"recipe": RECIPE, "fit": fit}, {"fit": fit, "store": tmp_path}, {"fit": 1}):
-        with pytest.raises(SpecError, match="either a recipe or fit|fit to be a function"):
+        with pytest.raises(SpecError, match=r"either a recipe or fit|fit to be a function"):
             prunus.lottery(tiny_networks.mlp, data, **settings)
     with pytest.raises(TrainingError, match="got 307 weights"):
-        prunus.lottery(tiny_networks.mlp, data, rounds=1, fit=lambda model, masks: nn.init.ones_(model[1].weight))
+        prunus.lottery(
+            tiny_networks.mlp, data, rounds=1, fit=lambda model, masks: nn.init.ones_(model[1].weight)
+        )

@@ -223,16 +223,12 @@ BAD_MODELS = {
     "a function": (lambda: F.relu, "Expected a torch.nn.Module, got a function"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), "'0.weight'.* lazy"),
     "on the meta device": (lambda: network().to("meta"), "'0.weight'.* on the meta device"),
-    "of another dtype": (
-        lambda: network().double(),
-        r"model.to\(torch.float32\)|float32 weights .* model.float\(\)",
-    ),
     "complex": (
         lambda: nn.Sequential(nn.Linear(8, 3, dtype=torch.complex64)),
         "complex64|ComplexFloat",
     ),
-    "returning a tuple": (lambda: Returning(lambda y: (y, y)), "got a tuple; wrap it"),
-    "returning a dict": (lambda: Returning(lambda y: {"logits": y}), "got a dict; wrap it"),
+    "returning a tuple": (lambda: Returning(lambda y: (y, y)), "got a tuple; (wrap it|pass forward)"),
+    "returning a dict": (lambda: Returning(lambda y: {"scores": y}), "got a dict; (wrap it|pass forward)"),
     "returning [B]": (lambda: Returning(lambda y: y[:, 0]), r"got \[\d+\]"),
     "returning maps": (lambda: Returning(lambda y: y[..., None, None]), r"got \[\d+, 3, 1, 1\]"),
     "returning one row": (lambda: Returning(lambda y: y.mean(0, keepdim=True)), r"got \[1, 3\]"),
@@ -240,6 +236,10 @@ BAD_MODELS = {
     "of too few classes": (lambda: nn.Sequential(nn.Linear(8, 2)), r"C at least 3, .* got \[\d+, 2\]"),
 }
 UNTRAINABLE = {
+    "of another dtype": (
+        lambda: network().double(),
+        r"model.to\(torch.float32\)|float32 weights .* model.float\(\)",
+    ),
     "frozen": (lambda: network().requires_grad_(False), "none has requires_grad = True"),
     "holding NaN": (lambda: holding(math.nan), "'2.bias'"),
     "holding infinity": (lambda: holding(math.inf), "'2.bias'"),

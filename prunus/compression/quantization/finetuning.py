@@ -63,14 +63,21 @@ class CodebookConstraint:
 
         Raises:
             ModelError: The model has no parameter of one of the names.
+            CheckpointError: Codes, codebook and mask of a name do not fit each other and the parameter.
         """
         quantized = {}
         for name in (key.removesuffix("/codebook") for key in state if key.endswith("/codebook")):
             weight = find_parameter(model, name)
-            indices = unpack_mask(state[f"{name}/mask"], weight.shape).flatten().nonzero().squeeze(1)
-            codebook, codes = state[f"{name}/codebook"], state[f"{name}/codes"].long()
-            tensors = (tensor.to(weight.device) for tensor in (codebook, codes, indices))
-            quantized[name] = CodebookTensor(*tensors, weight.shape)
+            parts = [state.get(f"{name}/{part}") for part in ("codebook", "codes", "mask")]
+            codebook, codes, bits = (
+                torch.empty(0) if part is None else part.to(weight.device) for part in parts
+            )
+            if bits.dtype != torch.uint8 or bits.numel() != -(-weight.numel() // 8):
+                raise _other_state(name)
+            indices = unpack_mask(bits, weight.shape).flatten().nonzero().squeeze(1)
+            if len(codes) != len(indices) or (len(codes) and int(codes.max()) >= len(codebook)):
+                raise _other_state(name)
+            quantized[name] = CodebookTensor(codebook, codes.long(), indices.to(weight.device), weight.shape)
         return cls(model, quantized)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> "CodebookConstraint":
@@ -104,7 +111,11 @@ class CodebookConstraint:
     def verify(self) -> int:
         """The number of weights of the model that are not their centroid, or not zero where they are pruned."""
         return sum(
-            int((weight != dequantize(self.codebooks[name].detach(), self.quantized[name])).sum())
+            int(
+                (
+                    weight != dequantize(self.codebooks[name].detach(), self.quantized[name]).to(weight.dtype)
+                ).sum()
+            )
             for name, weight in self._weights().items()
         )
 
@@ -200,6 +211,13 @@ class CodebookConstraint:
                     f"quantized, got {list(weights[name].shape)}; quantize the model as it is now."
                 )
         return weights
+
+
+def _other_state(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"Expected the codebook, codes and mask of {name!r} as state_dict returned them for this model, got others; "
+        "load the checkpoint of this model."
+    )
 
 
 def _first_weights(tensor: CodebookTensor) -> tuple[Tensor, Tensor]:

@@ -197,8 +197,13 @@ def per_example_gradients(objective: Objective, batch_size: int) -> Iterator[Par
 
     for batch in objective.examples.batches(batch_size):
         tensors = list(iter_tensors(batch))
-        gradients = vmap(grad(error), in_dims=(None, *(0 for _ in tensors)))
-        yield {name: g.detach() for name, g in gradients(objective.weights, *tensors).items()}
+        try:
+            in_dims = (None, *(0 for _ in tensors))
+            gradients = vmap(grad(error), in_dims=in_dims)(objective.weights, *tensors)
+        except RuntimeError:  # a forward that depends on values, as masks of transformers do, takes no vmap
+            each = [grad(error)(objective.weights, *one) for one in zip(*tensors, strict=True)]
+            gradients = {name: torch.stack([g[name] for g in each]) for name in objective.weights}
+        yield {name: g.detach() for name, g in gradients.items()}
 
 
 def to_blocks(values: Tensor, block_size: int) -> Tensor:

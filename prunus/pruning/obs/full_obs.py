@@ -191,10 +191,16 @@ def gauss_newton_factors(objective: Objective) -> Iterator[Tensor]:
     for batch, targets in batches:
         tensors = list(iter_tensors(batch))
         in_dims = (None, *(0 for _ in tensors))
-        jacobian = vmap(jacrev(outputs), in_dims=in_dims)(w, *tensors).detach()
+        try:
+            jacobian = vmap(jacrev(outputs), in_dims=in_dims)(w, *tensors).detach()
+        except RuntimeError as error:
+            raise ModelError(
+                f"The outputs of {type(objective.model).__name__} cannot be differentiated for several examples at "
+                f"once ({next(iter(str(error).splitlines()), '')[:80]}); choose another method, as fisher."
+            ) from error
         with torch.no_grad():
             root = loss.hessian_root(objective.outputs(objective.weights, batch), targets)
-        yield torch.einsum("bcp,bcd->bdp", jacobian, root).reshape(-1, len(w)).double()
+        yield torch.einsum("bcp,bcd->bdp", jacobian, root.to(jacobian.dtype)).reshape(-1, len(w)).double()
 
 
 def inverse_hessian(

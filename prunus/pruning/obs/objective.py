@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.data.examples import Batch, Calibration, Examples, as_examples, replace_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
@@ -80,7 +81,8 @@ class Objective:
         """
         module = _Call(self.model, self.forward)
         replaced = {f"model.{name}": weight for name, weight in weights.items()}
-        return functional_call(module, replaced, (batch,))
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+            return functional_call(module, replaced, (batch,))
 
     def outputs(self, weights: Params, batch: Batch) -> Tensor:
         """The outputs of the model for a batch with its parameters replaced by `weights`.

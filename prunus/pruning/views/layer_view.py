@@ -116,7 +116,8 @@ class LayerView:
             weight = viewed.from_view(result.weights[viewed.name]).contiguous()
             weights |= _parameters_of(name, weight, viewed.layer)
         seconds = {self.model_names[name]: time for name, time in result.seconds.items()}
-        return replace(result, weights=weights, masks=masks, seconds=seconds)
+        dampings = {self.model_names[name]: damping for name, damping in result.dampings.items()}
+        return replace(result, weights=weights, masks=masks, seconds=seconds, dampings=dampings)
 
     def density(self, density: Density) -> Density:
         """A density by name in the model as one by name in the view; a number as it is."""

@@ -7,7 +7,7 @@ from torch import nn
 from prunus.masks import Masks, all_kept
 from prunus.pruning.prunable import prunable_weights
 from prunus.tickets.monitor import TrainingMonitor
-from prunus.training.own_training import Fit, train_with
+from prunus.training.fit import Fit, train_with
 from prunus.training.state import TrainingState, clone_tensors
 from prunus.types import Dataset
 

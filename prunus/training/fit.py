@@ -51,7 +51,9 @@ def check_fit(fit: object, checkpoints: object = None) -> None:
             f"Expected fit to be a function (model, masks) that trains the model, got {type(fit).__name__}."
         )
     if checkpoints is not None:
-        raise SpecError("Expected fit or checkpoints, which it does not write, got both; leave out one of them.")
+        raise SpecError(
+            "Expected fit or checkpoints, which it does not write, got both; leave out one of them."
+        )
 
 
 def train_with(fit: Fit, model: nn.Module, constraint: Attachable) -> None:

@@ -63,7 +63,8 @@ NoTrain = Annotated[
     bool,
     typer.Option(
         "--no-train",
-        help="Compress trained weights as they are, by the output errors of the layers, in seconds.",
+        help="Compress trained weights, of --weights or of a function that returns them, by the output errors of the "
+        "layers, in seconds.",
     ),
 ]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning and after quantizing."
@@ -175,9 +176,9 @@ def compress(
         page = out.with_suffix(".html") if out.name else out
     inputs = [*source_files(name, data), *([weights] if weights else [])]
     _check_outputs(out, page, checkpoints, force=force, inputs=inputs)
-    if no_train and weights is None:
+    if no_train and weights is None and ":" not in name:
         raise typer.BadParameter(
-            "Expected trained weights without training, got none; name a file with --weights.",
+            f"Expected trained weights of {name} without training, got none; name a file with --weights.",
             param_hint="--no-train",
         )
     preset = preset or default_preset(name, train=not no_train)
@@ -208,7 +209,7 @@ def compress(
         as_json=as_json,
         settings=settings,
         train=not no_train,
-        train_first=weights is None,
+        train_first=weights is None and not no_train,
         recalibrate=recalibrate,
         max_accuracy_drop=max_accuracy_drop,
         seed=seed,
@@ -217,7 +218,6 @@ def compress(
     )
 
 
-<<<<<<< HEAD
 def _model_name(argument: str | None, option: str | None) -> str:
     """The name of the model, which is given exactly once."""
     names = [name for name in (argument, option) if name is not None]
@@ -225,131 +225,6 @@ def _model_name(argument: str | None, option: str | None) -> str:
         raise typer.BadParameter(
             f"Expected one model, as MODEL or as --model, got {' and '.join(names) or 'none'}.",
             param_hint="MODEL",
-=======
-def compress_and_report(
-    model: "nn.Module",
-    data: "Dataset",
-    recipe: "CompressionRecipe",
-    *,
-    title: str,
-    out: Path,
-    page: Path,
-    as_json: bool,
-    train_first: bool,
-    **options: Any,
-) -> None:
-    """Call `prunus.compress`, evaluate the test split, print the result, and write the page.
-
-    Args:
-        model, data, recipe, train_first: See `prunus.compress`.
-        title: Title of the page and the table.
-        out: The file to write.
-        page: The page to write.
-        as_json: Whether to print JSON.
-        options: Further arguments of `prunus.compress`.
-    """
-    import prunus
-    from prunus.cli.output import echo, echo_json, stdout
-    from prunus.cli.progress import cumulative_progress, epoch_lines, report
-    from prunus.files import after_writing
-    from prunus.report.compression import write_page
-    from prunus.report.figures import check_figure_libraries
-    from prunus.training import evaluate
-    from prunus.training.loop import steps_per_epoch
-
-    start = time.perf_counter()
-    check_figure_libraries()  # an error before the work if a library of the page is missing
-    patterns = {key: options[key] for key in ("include", "exclude") if key in options}
-    rounds = _announce(model, data, recipe, **patterns)
-    trainings = [*[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
-    if train_first:
-        trainings.append(recipe.dense)
-    num_steps = sum(training.epochs * steps_per_epoch(training, data.train) for training in trainings)
-    result = prunus.compress(
-        model,
-        out,
-        data=data,
-        preset=recipe,
-        train_first=train_first,
-        report=epoch_lines(sum(training.epochs for training in trainings)),
-        progress=cumulative_progress(num_steps, report),
-        **options,
-    )
-    with after_writing(out):
-        dense_test = evaluate(result.dense_model, data.test, progress=report)
-        test = evaluate(result.model, data.test, progress=report)
-        inspection, seconds = prunus.inspect(out), time.perf_counter() - start
-        report("writing the page", 0, 0)
-        try:  # the page is written even if stdout is closed
-            if as_json:
-                errors = {"dense_test_error": dense_test.error, "test_error": test.error, "n": test.n}
-                paths = {"file": str(out), "page": str(page)}
-                echo_json({**paths, **result.to_json(), **errors, "seconds": seconds})
-            else:
-                _show(result, inspection, title, out, dense_test, test)
-            stdout().flush()
-        finally:
-            write_page(
-                page,
-                result,
-                inspection,
-                title=title,
-                dense_test=dense_test,
-                test=test,
-                seconds=seconds,
-                provenance=data.provenance,
-            )
-    if not as_json:
-        echo(f"page  {page}")
-
-
-def _announce(model: "nn.Module", data: "Dataset", recipe: "CompressionRecipe", **patterns: Any) -> int:
-    """Check everything, log which weights will be pruned, and return the number of rounds."""
-    from prunus.cli.output import log
-    from prunus.compression.checks import bits_by_name, check_compressible
-    from prunus.compression.density_plan import planned_densities
-    from prunus.pruning.density import densities_by_name
-    from prunus.pruning.scopes import parse_scope
-
-    weights = check_compressible(model, data, recipe, **patterns)
-    bits = bits_by_name(model, list(weights), recipe.bits)
-    ranked_together = parse_scope(recipe.scope).ranks_layers_together
-    densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))
-    for name, weight in weights.items():
-        shape = " × ".join(map(str, weight.shape))
-        density = f" to density {densities[name]:g}" if densities else ""
-        log(f"will prune {name} ({shape}){density}, and quantize it to {bits[name]} bits")
-    if ranked_together:
-        log(f"will rank them together, to density {recipe.density:g} of all")
-    if others := [name for name, _ in model.named_parameters() if name not in weights]:
-        log(f"not pruned: {', '.join(others)}")
-    return len(planned_densities(recipe, weights))
-
-
-def _show(
-    result: "Compressed",
-    inspection: "FileInspection",
-    title: str,
-    out: Path,
-    dense_test: "Evaluation",
-    test: "Evaluation",
-) -> None:
-    """Print the sizes after each stage, and those of the file."""
-    from prunus.cli.output import echo, echo_table
-    from prunus.pruning.prunable import describe_skipped
-    from prunus.report import formatting
-    from prunus.report.compression import stage_rows
-
-    columns = ("stage", "bytes", "ratio", "density (sparsity)", "validation error", "Han et al. 2016")
-    rows = [
-        (
-            *(row.name, formatting.format_int(row.bytes), formatting.format_ratio(row.ratio)),
-            *(
-                formatting.format_density(row.density),
-                formatting.format_error(row.validation),
-                row.paper_text,
-            ),
->>>>>>> main
         )
     return names[0]
 

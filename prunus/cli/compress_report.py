@@ -42,12 +42,12 @@ def compress_and_report(
     from prunus.compression.presets import compression_recipe
     from prunus.files import after_writing
     from prunus.report.compression import write_page
-    from prunus.report.templating import load_template
+    from prunus.report.figures import check_figure_libraries
     from prunus.training import evaluate
     from prunus.training.loop import steps_per_epoch
 
     start = time.perf_counter()
-    load_template("page.html")  # an error before the work if the library of the page is missing
+    check_figure_libraries()  # an error before the work if a library of the page is missing
     train, is_search = options.get("train", True), options.get("max_accuracy_drop") is not None
     recipe = compression_recipe(preset, train=train, **settings)
     patterns = {key: options[key] for key in ("include", "exclude") if key in options}

@@ -155,30 +155,22 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
     """
     from prunus.cli.output import log
     from prunus.cli.progress import epoch_lines, report
-<<<<<<< HEAD
     from prunus.cli.recipe_options import default_preset
     from prunus.compression.presets import COMPRESSION_RECIPES
-=======
-    from prunus.cli.recipe_options import resolve_recipe
     from prunus.errors import DataError
->>>>>>> main
     from prunus.report import formatting
     from prunus.seeds import derive_seed
     from prunus.training import train
     from prunus.training.checks import check_model
     from prunus.types import Dataset
 
-<<<<<<< HEAD
-    recipe = COMPRESSION_RECIPES[default_preset(name)].dense
-=======
     if not isinstance(data, Dataset):
         raise DataError(
             f"Expected a prunus.Dataset to train {name} on, got a {type(data).__name__}; pass --weights FILE, or "
             "--no-train where the function of the model returns trained weights."
         )
     check_model(model, data.train, len(data.class_names))
-    recipe = resolve_recipe(name, None, None, None, None, []).dense
->>>>>>> main
+    recipe = COMPRESSION_RECIPES[default_preset(name)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
     epoch_line = epoch_lines(recipe.epochs)

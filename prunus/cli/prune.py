@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.compress import Data, Exclude, Include, Weights
+from prunus.cli.compress import Exclude, Include, Weights
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
 from prunus.cli.tasks import Forward, Loss, Metric
@@ -43,14 +43,11 @@ DENSITIES = (
 Densities = Annotated[str | None, optional("NAME", DENSITIES)]
 OUT = "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default."
 Out = Annotated[Path | None, optional("FILE", OUT)]
-<<<<<<< HEAD
-=======
 DATA = (
     "A built-in data set, or yours: package.module:function, which returns a prunus.Dataset, tensors or a DataLoader; "
     "mnist or cifar-10 by default, for a built-in model."
 )
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
->>>>>>> main
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
 DAMPING = "Added to the curvature so that it can be inverted, as the criterion means it."
 Damping = Annotated[float | None, optional("FRACTION", DAMPING)]

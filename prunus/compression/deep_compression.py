@@ -37,13 +37,8 @@ from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_tensor_state
-<<<<<<< HEAD
-from prunus.training.own_training import Fit, check_fit
-from prunus.types import Dataset, Params, Progress
-=======
 from prunus.training.fit import Fit, check_fit
-from prunus.types import Dataset, Progress
->>>>>>> main
+from prunus.types import Dataset, Params, Progress
 
 
 def compress(

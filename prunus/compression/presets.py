@@ -145,7 +145,7 @@ CNN = DEFAULT.replace(
     bits=3,
     finetune=DEFAULT.finetune.replace(epochs=1, augmentation="flip_crop"),
     criterion="admm",
-    source="ADMM (Boža 2024), then the stages of Han et al. 2016 with our settings, for trained networks on photographs",
+    source="ADMM (Boža 2024), then the stages of Han et al. 2016 with our settings, for trained networks",
 )
 
 WITHOUT_TRAINING = DEFAULT.replace(

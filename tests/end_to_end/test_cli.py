@@ -301,6 +301,11 @@ def test_compress_without_training_writes_the_file_of_the_library(made, run, wei
     assert (tmp_path / "a.html").exists()
 
 
+def test_compress_without_training_needs_weights_of_a_built_in_model(run, tmp_path):
+    printed = run("compress", "lenet-5", "--data=mnist", "--out", tmp_path / "a.prunus", "--no-train", code=2)
+    assert "Expected trained weights of lenet-5 without training, got none" in " ".join(printed.err.split())
+
+
 def test_compress_prints_what_the_search_has_tried(made, run, weights, tmp_path):
     options = ("own_nets:net", "--data=own_nets:few", "--weights", weights, "--no-train", "--bits=6")
     printed = run("compress", *options, "--max-accuracy-drop=20", "--out", tmp_path / "a.prunus")
@@ -309,7 +314,6 @@ def test_compress_prints_what_the_search_has_tried(made, run, weights, tmp_path)
 
 
 BAD_OPTIONS = [
-    (("--no-train",), "Expected trained weights without training, got none; name a file with --weights."),
     (("--no-train", "--weights=WEIGHTS", "--rounds=3"), "without training, got rounds; leave them out"),
     (
         ("--no-train", "--weights=WEIGHTS", "--learning-rate=1", "--epochs=dense=1"),

@@ -7,7 +7,6 @@ density. This takes about nine compressions: the accuracy is taken to fall with 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from prunus.errors import AccuracyError, SpecError
 
@@ -42,8 +41,6 @@ fits with fewer."""
 NUM_NEIGHBORS = 3
 """Densities beside the lowest one of the first bits that are considered with other bits."""
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -54,7 +51,7 @@ class Trial:
     bits: int | None
     """Of every weight; None: as the recipe says."""
     accuracy_drop: float
-    """In percentage points of the validation split; negative where the accuracy has increased."""
+    """In percentage points, or units of the metric, of the validation split; negative where it has increased."""
     file_bytes: int
 
 
@@ -66,63 +63,50 @@ def check_max_accuracy_drop(points: float) -> None:
         )
 
 
-class BudgetSearch(Generic[T]):
-    """The search, and everything that it has tried.
+def find_smallest(
+    attempt: Callable[[float, int | None], Trial],
+    densities: Sequence[float],
+    bits: Sequence[int | None],
+    max_drop: float,
+) -> list[Trial]:
+    """Search for the smallest file that loses at most `max_drop`.
 
     Args:
-        compress: (density, bits) -> what was tried, and its result.
+        attempt: (density, bits) -> what was tried.
         densities: The densities to try, falling.
-        max_drop: Percentage points.
+        bits: The bits to try; the first are tried at all densities.
+        max_drop: Percentage points, or units of a metric.
+
+    Returns:
+        What was tried, in order; at least one trial fits.
+
+    Raises:
+        AccuracyError: None fits.
     """
+    trials: list[Trial] = []
 
-    def __init__(
-        self,
-        compress: Callable[[float, int | None], tuple[Trial, T]],
-        densities: Sequence[float],
-        max_drop: float,
-    ) -> None:
-        self.compress, self.densities, self.max_drop = compress, densities, max_drop
-        self.trials: list[Trial] = []
-        self.best: T | None = None
-        self._best_bytes = math.inf
-
-    def run(self, bits: Sequence[int | None]) -> T:
-        """Find the smallest file.
-
-        Args:
-            bits: The bits to try; the first are tried at all densities.
-
-        Returns:
-            The result of the smallest trial that fits.
-
-        Raises:
-            AccuracyError: None fits.
-        """
-        first, *others = bits
-        lowest = self._lowest(first, 0, len(self.densities))
-        for number in others:
-            if lowest < 0:
-                lowest = self._lowest(number, 0, len(self.densities))
-            elif number == 3:
-                self._lowest(number, max(0, lowest - NUM_NEIGHBORS), lowest + 1)
-            elif number == 5:
-                self._lowest(number, lowest + 1, min(len(self.densities), lowest + 1 + NUM_NEIGHBORS))
-        if self.best is None:
-            least = min(trial.accuracy_drop for trial in self.trials)
-            raise AccuracyError(
-                f"Expected settings that lose at most {self.max_drop:g} points of validation accuracy, but the best of "
-                f"{len(self.trials)} tried loses {least:.2f}; allow a larger drop, or train."
-            )
-        return self.best
-
-    def _lowest(self, bits: int | None, low: int, high: int) -> int:
+    def lowest_density(number: int | None, low: int, high: int) -> int:
         """The index of the lowest density from `low` on and before `high` that fits; `low` - 1 where none does."""
         while low < high:
             middle = (low + high) // 2
-            trial, result = self.compress(self.densities[middle], bits)
-            self.trials.append(trial)
-            fits = trial.accuracy_drop <= self.max_drop
-            if fits and trial.file_bytes < self._best_bytes:
-                self.best, self._best_bytes = result, trial.file_bytes
+            trials.append(attempt(densities[middle], number))
+            fits = trials[-1].accuracy_drop <= max_drop
             low, high = (middle + 1, high) if fits else (low, middle)
         return low - 1
+
+    first, *others = bits
+    lowest = lowest_density(first, 0, len(densities))
+    for number in others:
+        if lowest < 0:
+            lowest = lowest_density(number, 0, len(densities))
+        elif number == 3:
+            lowest_density(number, max(0, lowest - NUM_NEIGHBORS), lowest + 1)
+        elif number == 5:
+            lowest_density(number, lowest + 1, min(len(densities), lowest + 1 + NUM_NEIGHBORS))
+    least = min((trial.accuracy_drop for trial in trials), default=math.nan)
+    if not least <= max_drop:
+        raise AccuracyError(
+            f"Expected settings that lose at most {max_drop:g} points of validation accuracy, but the best of "
+            f"{len(trials)} tried loses {least:.2f}; allow a larger drop, or train."
+        )
+    return trials

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,15 +15,16 @@ from prunus.compression.presets import STAGES_TRAINED, TRAINING_SETTINGS, Compre
 from prunus.compression.quantization import quantize_weights
 from prunus.compression.quantization.codebook import check_bits, check_float32, check_kmeans_init
 from prunus.data.validation import check_dataset
-from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
+from prunus.errors import DataError, NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
 from prunus.masks import all_kept
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import Global, Layer, parse_scope
 from prunus.training.checks import check_model, check_tensor_state, check_trainable
+from prunus.training.evaluate import evaluate
 from prunus.training.recipe import check_recipe
-from prunus.types import Dataset, Params, numel_by_name
+from prunus.types import Dataset, Params
 
 LAYER_KINDS = ("conv", "linear")
 """The kinds of layers for which a recipe may give bits."""
@@ -36,10 +38,8 @@ CODECS_BY_STAGE = {"quantized": "bitpack", "huffman": "huffman", "range": "range
 TRAINING_ONLY = {*STAGES_TRAINED, *TRAINING_SETTINGS, "rounds", "schedule"}
 """Settings that have no effect without training."""
 
-MAX_FULL_TRIAL = 10_000_000
-"""Models of up to so many entries are encoded as a whole in the trial."""
 TRIAL_SAMPLE = 1_000
-"""Entries per tensor that are encoded in the trial of a larger model."""
+"""Entries per tensor that are quantized and encoded in the trial."""
 
 
 def check_compressible(
@@ -50,14 +50,16 @@ def check_compressible(
     exclude: Sequence[str] = (),
     *,
     trains_by_recipe: bool = True,
+    task: Mapping[str, Any] | None = None,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
 
-    Nothing is changed. Each tensor, or a sample of it, is quantized and encoded as a trial.
+    Nothing is changed. A sample of each tensor is quantized and encoded as a trial.
 
     Args:
         model, data, recipe, include, exclude: See `compress`.
         trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
+        task: The arguments forward, loss and metric of `evaluate`; None: a classifier.
 
     Returns:
         The weights to compress, by name.
@@ -77,11 +79,27 @@ def check_compressible(
     bits = check_bits(bits_by_name(model, list(weights), recipe.bits), list(weights))
     planned_densities(recipe, weights)
     _try_encoding(model, recipe, weights, bits)
+    if task and any(value is not None for value in task.values()):
+        _check_task(model, data, task, trains_by_recipe)
+        return weights
     check_dataset(data, ("train", "validation"))
     check_model(model, data.train, len(data.class_names))
     for training in trainings:
         check_trainable(model, data, training)
     return weights
+
+
+def _check_task(model: nn.Module, data: Dataset, task: Mapping[str, Any], trains_by_recipe: bool) -> None:
+    """Raise what the evaluation of another task than classification will raise."""
+    if trains_by_recipe:
+        given = [name for name, value in task.items() if value is not None]
+        raise SpecError(
+            f"Expected train=False or fit with {', '.join(given)}, as recipes train classifiers only, got "
+            "neither; pass one of them."
+        )
+    if not isinstance(data, Dataset):
+        raise DataError(f"Expected a prunus.Dataset, got a {type(data).__name__}; make one of its splits.")
+    evaluate(model, data.validation.take(2), **task)
 
 
 def check_options(
@@ -204,12 +222,13 @@ def stage_encodings(recipe: CompressionRecipe) -> dict[str, EncodingConfig]:
 def _try_encoding(
     model: nn.Module, recipe: CompressionRecipe, weights: Params, bits: Mapping[str, int]
 ) -> None:
-    """Quantize and encode the tensors of `model`, or samples of them, so that errors come before the work."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if sum(numel_by_name(state).values()) > MAX_FULL_TRIAL:
-        for name, tensor in state.items():
-            if tensor.layout == torch.strided and not tensor.is_quantized:
-                state[name] = tensor.flatten()[:TRIAL_SAMPLE]
+    """Quantize and encode samples of the tensors of `model`, so that errors come before the work."""
+    state = {
+        name: tensor.detach().flatten()[:TRIAL_SAMPLE]
+        if tensor.layout == torch.strided and not tensor.is_quantized
+        else tensor.detach()
+        for name, tensor in model.state_dict().items()
+    }
     samples = {name: weight.detach().flatten()[:TRIAL_SAMPLE] for name, weight in weights.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about samples mean nothing

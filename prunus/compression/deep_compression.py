@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.compression.accuracy_budget import BITS, DENSITIES, BudgetSearch, Trial
+from prunus.compression.accuracy_budget import BITS, DENSITIES, Trial, find_smallest
 from prunus.compression.checks import (
     PRUNED_ENCODING,
     check_compressible,
@@ -37,7 +37,10 @@ from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_tensor_state
+from prunus.training.evaluation import Metric
 from prunus.training.fit import Fit, check_fit
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
 from prunus.types import Dataset, Params, Progress
 
 
@@ -52,6 +55,9 @@ def compress(
     recalibrate: bool = False,
     max_accuracy_drop: float | None = None,
     fit: Fit | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
+    metric: Metric | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
@@ -78,8 +84,8 @@ def compress(
     A layer that loses all of its weights (EmptyLayerWarning) is stored as zeros.
 
     Args:
-        model: Any module whose forward pass takes a batch of `data` and returns logits [B, C]. The weights to
-            compress are float32.
+        model: Any module whose forward pass takes a batch of `data` and returns logits [B, C]; any outputs with
+            `forward`, `loss` or `metric`. The weights to compress are float32.
         path: The file to write; it is loaded back and compared bit for bit. None writes no file.
         data: The training split trains or calibrates, the validation split is evaluated after each stage; the test
             split is unused.
@@ -89,9 +95,13 @@ def compress(
         train_first: Train the model by the recipe first; otherwise it is given trained.
         recalibrate: Whether to estimate the statistics of BatchNorm layers again after pruning and after quantizing.
         max_accuracy_drop: Find the density, and the bits unless they are a setting, of the smallest file that loses at
-            most so many percentage points of validation accuracy. About nine compressions are tried.
+            most so many percentage points of validation accuracy, or units of `metric`, in about nine compressions.
         fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
             pruning and once for the centroids; it calls `masks.attach(optimizer)`.
+        forward: (model, batch) -> outputs, as for `evaluate`. With it, or with `loss` or `metric`, no recipe trains:
+            pass train=False or `fit`.
+        loss: The loss of the validation split and of methods that differentiate one, as for `prune`.
+        metric: (outputs, batch) -> the mean of a metric, higher is better, for tasks without classes.
         include: Shell patterns over the names of the weights to prune.
         exclude: Shell patterns over the names of the weights to leave out.
         seed: Seed of ties, batch order, dropout, codebooks and calibration examples.
@@ -126,13 +136,16 @@ def compress(
     )  # fmt: skip
     check_tensor_state(model)
     copy = copied(model)
+    task = {"forward": forward, "loss": loss, "metric": metric}
     trains_by_recipe = train and fit is None
-    weights = check_compressible(copy, data, recipe, include, exclude, trains_by_recipe=trains_by_recipe)
+    weights = check_compressible(
+        copy, data, recipe, include, exclude, trains_by_recipe=trains_by_recipe, task=task
+    )
     folder = None if checkpoints is None else Path(checkpoints)
     check_fit(fit, checkpoints)
     _check_outputs(path, folder)
     run = CompressionRun(
-        copy, weights, data, recipe, seed, folder, report, progress, fit, recalibrate=recalibrate
+        copy, weights, data, recipe, seed, folder, report, progress, fit, recalibrate=recalibrate, task=task
     )
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
@@ -205,8 +218,10 @@ def _search(
 ) -> tuple[Compressed, bytes]:
     """The smallest file that loses at most `max_drop` points, of densities divided over the layers by their errors."""
     densities = layers.allocations(DENSITIES)
+    best: tuple[Compressed, bytes] | None = None
 
-    def attempt(density: float, number: int | None) -> tuple[Trial, tuple[Compressed, bytes]]:
+    def attempt(density: float, number: int | None) -> Trial:
+        nonlocal best
         run.announce(f"density {density:g}" + (f", {number} bits" if number else ""))
         recipe = run.recipe.replace(density=density, scope="layer", bits=number or run.recipe.bits)
         model = copied(run.model)
@@ -218,13 +233,18 @@ def _search(
             warnings.simplefilter(
                 "ignore", NoEffectWarning
             )  # that some bits represent all weights of a layer
-            result, content = steps(copy, plan_densities(recipe.replace(density=densities[density]), weights))
-        before, *_, after = (stage.validation.accuracy for stage in result.stages)
-        return Trial(density, number, before - after, len(content)), (result, content)
+            done = steps(copy, plan_densities(recipe.replace(density=densities[density]), weights))
+        before, *_, after = (stage.validation for stage in done[0].stages)
+        drop = before.accuracy - after.accuracy
+        if before.metric is not None and after.metric is not None:
+            drop = before.metric - after.metric
+        if drop <= max_drop and (best is None or len(done[1]) < len(best[1])):
+            best = done
+        return Trial(density, number, drop, len(done[1]))
 
-    search = BudgetSearch(attempt, list(densities), max_drop)
-    result, content = search.run([None] if bits is None else bits)
-    return replace(result, trials=search.trials), content
+    trials = find_smallest(attempt, list(densities), bits or [None], max_drop)
+    assert best is not None
+    return replace(best[0], trials=trials), best[1]
 
 
 def _check_outputs(path: str | os.PathLike[str] | None, checkpoints: Path | None) -> None:

@@ -1,8 +1,9 @@
 """The stages of Deep Compression: train, prune, quantize, encode, and the measurements of each."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -103,6 +104,8 @@ class CompressionRun:
     """Of the network before compression, where it is compressed without training."""
     recalibrate: bool = False
     """Whether to estimate the statistics of BatchNorm layers again after each step."""
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments forward, loss and metric of `evaluate`."""
 
     def announce(self, step: str) -> None:
         """Report the beginning of a step without measurable progress."""
@@ -157,7 +160,8 @@ class CompressionRun:
         """Collect the Hessians of the layers of the network as it is."""
         return CalibratedLayers.collect(
             copied(self.model), self.weights, self.data.train, pruning_method(self.recipe.criterion),
-            parse_scope(self.recipe.scope), seed=self.seed, progress=self.progress,
+            parse_scope(self.recipe.scope), forward=self.task.get("forward"), loss=self.task.get("loss"), seed=self.seed,
+            progress=self.progress,
         )  # fmt: skip
 
     def prune(self, plan: DensityPlan) -> tuple[MaskDict, list[EpochMetrics]]:
@@ -195,7 +199,9 @@ class CompressionRun:
         if self.recalibrate:
             num_examples = pruning_method(self.recipe.criterion).num_examples
             examples = sample_examples(self.data.train, num_examples, derive_seed(self.seed, "criterion", 1))
-            recalibrate_batchnorm(self.model, examples, progress=self.progress)
+            recalibrate_batchnorm(
+                self.model, examples, forward=self.task.get("forward"), progress=self.progress
+            )
 
     def measure(self, stage: str, size: int) -> Stage:
         """Evaluate the model on the validation split, and count and bin its remaining weights.
@@ -214,7 +220,9 @@ class CompressionRun:
             counts, edges = np.histogram(values.astype(np.float64), bins=101)
             histograms[name] = (edges.tolist(), counts.tolist())
             num_kept += len(values)
-        return Stage(stage, size, num_kept, evaluate(self.model, self.data.validation), histograms)
+        return Stage(
+            stage, size, num_kept, evaluate(self.model, self.data.validation, **self.task), histograms
+        )
 
     def encode(self, encodings: Sequence[EncodingConfig]) -> list[EncodedState]:
         """Encode the model once with each encoding, as `save` writes it."""

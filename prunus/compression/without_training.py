@@ -26,6 +26,8 @@ from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope
 from prunus.seeds import derive_seed
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
 from prunus.types import Density, MaskDict, Params, Progress, Scores, numel_by_name
 
 
@@ -40,6 +42,8 @@ class CalibratedLayers:
     method: PruningMethod
     scope: Scope
     hessians: dict[str, LayerHessian]
+    forward: Forward | None
+    loss: str | Loss | LossFunction | None
     seed: int
     progress: Progress | None
 
@@ -52,6 +56,8 @@ class CalibratedLayers:
         method: PruningMethod,
         scope: Scope,
         *,
+        forward: Forward | None = None,
+        loss: str | Loss | LossFunction | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> "CalibratedLayers":
@@ -63,6 +69,8 @@ class CalibratedLayers:
             calibration: Examples in any form, of which as many are drawn as the method uses.
             method: The pruning method.
             scope: Which weights are ranked together.
+            forward: (model, batch) -> outputs; None: the model is called with the inputs.
+            loss: For methods that differentiate one.
             seed: Seed of the examples, of ties and of codebooks.
             progress: Called after each step of long work.
 
@@ -75,9 +83,14 @@ class CalibratedLayers:
         original = {name: weight.detach().clone() for name, weight in weights.items()}
         examples = sample_examples(calibration, method.num_examples, derive_seed(seed, "criterion", 1))
         hessians = layer_hessians(
-            model, original, examples, damping=getattr(method, "damping", DAMPING), progress=progress
+            model,
+            original,
+            examples,
+            damping=getattr(method, "damping", DAMPING),
+            forward=forward,
+            progress=progress,
         )
-        return cls(model, original, examples, method, scope, hessians, seed, progress)
+        return cls(model, original, examples, method, scope, hessians, forward, loss, seed, progress)
 
     def prune(self, density: Density, within: MaskDict | None = None) -> PruneResult:
         """Prune the original weights.
@@ -108,7 +121,7 @@ class CalibratedLayers:
             return PruneResult(pruned.weights, masks, pruned.predicted_increase, pruned.damping)
         return method.prune(
             self.model, self.weights, density, self.scope, self.examples,
-            within=within, seeds=seeds, progress=self.progress,
+            within=within, seeds=seeds, forward=self.forward, loss=self.loss, progress=self.progress,
         )  # fmt: skip
 
     @cached_property

@@ -184,3 +184,38 @@ def test_search_finds_the_best_of_monotone_trials(best):
     four = min(1e6 * d * 4 for d in densities if d * 4 >= border - 1e-9)
     assert min(fitting) <= four
     assert len(search.trials) <= 9
+
+
+def test_regression_is_compressed_by_its_own_loss_and_metric(digits, tmp_path):
+    """The inputs are reconstructed; batches are read by a function."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 64))
+    inputs = digits.train.inputs.flatten(1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (model(inputs) - inputs).square().mean().backward()
+        optimizer.step()
+    splits = [
+        prunus.Split(split.inputs.flatten(1), split.inputs.flatten(1))
+        for split in (digits.train, digits.validation, digits.test)
+    ]
+    data = prunus.Dataset("reconstruction", *splits, ())
+    task = {
+        "forward": lambda model, batch: model(batch[0]),
+        "loss": lambda output, batch: (output - batch[1]).square().mean(),
+        "metric": lambda output, batch: -(output - batch[1]).square().mean(),
+    }
+    result = prunus.compress(model, tmp_path / "m", data=data, train=False, density=0.5, bits=4, **task)
+    before, *_, after = (stage.validation for stage in result.stages)
+    assert before.metric == pytest.approx(-before.loss, rel=1e-5)
+    assert before.metric - 0.03 < after.metric < before.metric
+    assert "metric -0.0" in str(result)
+    assert result.to_json()["stages"][-1]["validation_error"] is None
+    searched = prunus.compress(model, data=data, train=False, bits=5, max_accuracy_drop=0.005, **task)
+    assert before.metric - searched.stages[-1].validation.metric <= 0.005
+    assert 0.02 < searched.density < 0.95
+    with pytest.raises(
+        SpecError, match="train=False or fit with forward, loss, metric, as recipes train class"
+    ):
+        prunus.compress(model, data=data, **task)

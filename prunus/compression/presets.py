@@ -144,8 +144,8 @@ CNN = DEFAULT.replace(
     final_retrain=_SGD.replace(epochs=4, lr_schedule="cosine"),
     bits=3,
     finetune=DEFAULT.finetune.replace(epochs=1, augmentation="flip_crop"),
-    criterion="admm",
-    source="ADMM (Boža 2024), then the stages of Han et al. 2016 with our settings, for trained networks",
+    criterion="obs",
+    source="ExactOBS, then the stages of Han et al. 2016 with our settings, for trained networks",
 )
 
 WITHOUT_TRAINING = DEFAULT.replace(
@@ -154,8 +154,8 @@ WITHOUT_TRAINING = DEFAULT.replace(
     schedule="one_shot",
     rounds=1,
     bits=4,
-    criterion="admm",
-    source="ADMM (Boža 2024) and codes by coordinate descent (Behdin et al. 2023); density and bits ours",
+    criterion="obs",
+    source="ExactOBS (Frantar & Alistarh 2022) and codes by coordinate descent (Behdin et al. 2023); density and bits ours",
 )
 
 COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {

@@ -160,8 +160,8 @@ class CompressionRun:
         """Collect the Hessians of the layers of the network as it is."""
         return CalibratedLayers.collect(
             copied(self.model), self.weights, self.data.train, pruning_method(self.recipe.criterion),
-            parse_scope(self.recipe.scope), forward=self.task.get("forward"), loss=self.task.get("loss"), seed=self.seed,
-            progress=self.progress,
+            parse_scope(self.recipe.scope), forward=self.task.get("forward"), loss=self.task.get("loss"),
+            seed=self.seed, progress=self.progress,
         )  # fmt: skip
 
     def prune(self, plan: DensityPlan) -> tuple[MaskDict, list[EpochMetrics]]:

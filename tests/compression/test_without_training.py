@@ -9,7 +9,7 @@ from torch import nn
 
 import prunus
 from prunus.compression import without_training
-from prunus.compression.accuracy_budget import BITS, BudgetSearch, Trial
+from prunus.compression.accuracy_budget import BITS, Trial, find_smallest
 from prunus.errors import AccuracyError, SpecError
 from prunus.training import Recipe
 
@@ -174,16 +174,13 @@ def test_search_finds_the_best_of_monotone_trials(best):
     densities = [0.9, 0.7, 0.5, 0.28, 0.2, 0.1, 0.05, 0.02]
 
     def attempt(density, bits):
-        return Trial(
-            density, bits, 0.0 if density * bits >= border - 1e-9 else 2.0, round(1e6 * density * bits)
-        ), 0
+        product = density * bits
+        return Trial(density, bits, 0.0 if product >= border - 1e-9 else 2.0, round(1e6 * product))
 
-    search = BudgetSearch(attempt, densities, 1.0)
-    search.run(BITS)
-    fitting = [trial.file_bytes for trial in search.trials if trial.accuracy_drop <= 1.0]
-    four = min(1e6 * d * 4 for d in densities if d * 4 >= border - 1e-9)
-    assert min(fitting) <= four
-    assert len(search.trials) <= 9
+    trials = find_smallest(attempt, densities, BITS, 1.0)
+    fitting = [trial.file_bytes for trial in trials if trial.accuracy_drop <= 1.0]
+    assert min(fitting) <= min(1e6 * d * 4 for d in densities if d * 4 >= border - 1e-9)
+    assert len(trials) <= 9
 
 
 def test_regression_is_compressed_by_its_own_loss_and_metric(digits, tmp_path):

@@ -74,7 +74,11 @@ def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
             f"{error} Weights that are zero at the start count as pruned: exclude these layers, or prune with scope "
             "'layer'."
         ) from error
-    if lowered[-1] != densities[-1]:
+    names = [name for name, mask in masks.items() if mask.any()]  # the scope warns of layers without weights
+    requested, least = (
+        [d[name] if isinstance(d, Mapping) else d for name in names] for d in (densities[-1], lowered[-1])
+    )
+    if requested != least:
         warnings.warn(
             f"Zeros of the model stay zero and leave density {lowered[-1]}, which is below the requested "
             f"{densities[-1]}: no further weight is pruned there.",

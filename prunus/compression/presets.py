@@ -155,7 +155,7 @@ WITHOUT_TRAINING = DEFAULT.replace(
     rounds=1,
     bits=4,
     criterion="obs",
-    source="ExactOBS (Frantar & Alistarh 2022) and codes by coordinate descent (Behdin et al. 2023); density and bits ours",
+    source="ExactOBS (Frantar & Alistarh 2022) and QuantEase (Behdin et al. 2023); density and bits ours",
 )
 
 COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 NAMES: dict[str, tuple[str, ...]] = {
     "model": (
         *("lenet-300-100", "lenet-5", "conv-2", "conv-4", "conv-6"),
-        *("resnet-20", "resnet-32", "resnet-56", "resnet-110"),
+        *("resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110"),
     ),
     "data set": ("mnist", "fashion-mnist", "cifar-10", "digits", "monks-1", "monks-2", "monks-3"),
     "criterion": (

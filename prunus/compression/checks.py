@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.compression.accuracy_budget import check_max_accuracy_drop
 from prunus.compression.container import EncodingConfig, encode_tensors
@@ -17,11 +17,12 @@ from prunus.compression.quantization.codebook import check_bits, check_float32, 
 from prunus.data.validation import check_dataset
 from prunus.errors import DataError, NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
 from prunus.masks import all_kept
+from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
-from prunus.pruning.prunable import layer_kinds, prunable_weights
+from prunus.pruning.prunable import DTYPES, layer_kinds, prunable_weights
 from prunus.pruning.scopes import Global, Layer, parse_scope
-from prunus.training.checks import check_model, check_tensor_state, check_trainable
+from prunus.training.checks import check_model, check_trainable
 from prunus.training.evaluate import evaluate
 from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Params
@@ -67,7 +68,7 @@ def check_compressible(
     Raises:
         PrunusError: See `compress`.
     """
-    check_tensor_state(model)
+    check_initialized(model)
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
     check_finite_state(model)
@@ -143,8 +144,8 @@ def check_options(
 
 
 def check_finite_state(model: nn.Module) -> None:
-    """Raise NonFiniteError where a parameter or buffer of `model` holds NaN or infinity."""
-    check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
+    """Raise NonFiniteError where a parameter of `model` holds NaN or infinity; buffers, such as masks, may."""
+    check_finite({n: t for n, t in model.named_parameters() if t.dtype in DTYPES}, "The tensor")
 
 
 def weights_to_compress(
@@ -224,10 +225,10 @@ def _try_encoding(
 ) -> None:
     """Quantize and encode samples of the tensors of `model`, so that errors come before the work."""
     state = {
-        name: tensor.detach().flatten()[:TRIAL_SAMPLE]
-        if tensor.layout == torch.strided and not tensor.is_quantized
-        else tensor.detach()
-        for name, tensor in model.state_dict().items()
+        name: value.detach().flatten()[:TRIAL_SAMPLE]
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+        else value
+        for name, value in model.state_dict().items()
     }
     samples = {name: weight.detach().flatten()[:TRIAL_SAMPLE] for name, weight in weights.items()}
     with warnings.catch_warnings():

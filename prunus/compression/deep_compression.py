@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.compression.accuracy_budget import BITS, DENSITIES, Trial, find_smallest
 from prunus.compression.checks import (
@@ -33,10 +33,11 @@ from prunus.compression.stages import CompressionRun, StageReport
 from prunus.compression.without_training import CalibratedLayers
 from prunus.errors import CorruptFileError, NoEffectWarning
 from prunus.files import check_writable, write_atomic
+from prunus.models.checkpoints import stored_bytes
+from prunus.modules import check_initialized
 from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied
 from prunus.training.checkpoint import check_checkpoint_writable
-from prunus.training.checks import check_tensor_state
 from prunus.training.evaluation import Metric
 from prunus.training.fit import Fit, check_fit
 from prunus.training.losses import Loss, LossFunction
@@ -134,7 +135,7 @@ def compress(
         train=train, max_accuracy_drop=max_accuracy_drop,
         training={"train_first": train_first or None, "checkpoints": checkpoints, "fit": fit},
     )  # fmt: skip
-    check_tensor_state(model)
+    check_initialized(model)
     copy = copied(model)
     task = {"forward": forward, "loss": loss, "metric": metric}
     trains_by_recipe = train and fit is None
@@ -149,7 +150,7 @@ def compress(
     )
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
-    dense = run.measure("dense", sum(tensor.nbytes for tensor in copy.state_dict().values()))
+    dense = run.measure("dense", stored_bytes(copy.state_dict()))
     layers = None if train and max_accuracy_drop is None else run.calibrate()
     run = replace(run, layers=None if train else layers)
     skipped = skipped_parameters(copy, include, exclude, pruned=weights)
@@ -157,7 +158,7 @@ def compress(
     if layers is None or max_accuracy_drop is None:
         result, content = steps(run, plan)
     else:
-        bits = None if "bits" in settings else BITS
+        bits = BITS if settings.get("bits") is None else None
         result, content = _search(run, layers, steps, max_accuracy_drop, bits)
     _restore_modes(result.model, model)
     if path is not None:
@@ -268,7 +269,7 @@ def _check_loads_back(path: str | os.PathLike[str], model: nn.Module) -> None:
     into = None if hasattr(model, "built_in") else copied(model)
     state = load(path, into).state_dict()
     for name, tensor in clear_negative_zeros(model.state_dict())[0].items():
-        if not torch.equal(as_bytes(tensor), as_bytes(state[name])):
+        if isinstance(tensor, Tensor) and not torch.equal(as_bytes(tensor), as_bytes(state[name])):
             raise CorruptFileError(
                 f"Expected {os.fspath(path)} to hold {name} bit for bit, got other values; check the disk."
             )

@@ -15,7 +15,7 @@ from prunus.types import Density, MaskDict, Params
 
 
 @dataclass(frozen=True)
-class Selection:
+class PruneSelection:
     """The weights that one call prunes."""
 
     weights: Params
@@ -54,7 +54,7 @@ def select_weights(
     *,
     within: MaskDict | None = None,
     strict: bool = False,
-) -> Selection:
+) -> PruneSelection:
     """The weights of `model` that `method` prunes under `scope`.
 
     Args:
@@ -113,7 +113,7 @@ def select_weights(
     earlier = masks_of_torch(model, weights)
     if within is not None and earlier is not None:
         earlier = {name: mask & within[name].to(mask.device) for name, mask in earlier.items()}
-    return Selection(weights, skipped, within if earlier is None else earlier, view)
+    return PruneSelection(weights, skipped, within if earlier is None else earlier, view)
 
 
 def _view(model: nn.Module, weights: Params, method: PruningMethod, scope: Scope) -> LayerView:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -104,12 +104,11 @@ def prune_by_block(
         density = task.density
         if isinstance(density, Mapping):
             density = {name: density[name] for name in hessians}
-        results.append(
-            prune_layers(
-                hessians, {name: weights[name] for name in hessians}, density, scope,
-                within=within and {name: within[name] for name in hessians}, seed=task.seeds[1], progress=task.progress,
-            )
+        result = prune_layers(
+            hessians, {name: weights[name] for name in hessians}, density, scope,
+            within=within and {name: within[name] for name in hessians}, seed=task.seeds[1], progress=task.progress,
         )  # fmt: skip
+        results.append(replace(result, dampings={name: h.damping for name, h in hessians.items()}))
         del hessians
     return merge_results(results, list(weights))
 
@@ -133,4 +132,5 @@ def merge_results(results: Sequence[PruneResult], names: Sequence[str]) -> Prune
         sum(result.predicted_increase for result in results),
         max(result.damping for result in results),
         seconds,
+        {name: damping for result in results for name, damping in result.dampings.items()},
     )

@@ -38,7 +38,7 @@ from prunus.modules import check_initialized
 from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied
 from prunus.training.checkpoint import check_checkpoint_writable
-from prunus.training.evaluation import Metric
+from prunus.training.evaluation import MetricFunction
 from prunus.training.fit import Fit, check_fit
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -58,7 +58,7 @@ def compress(
     fit: Fit | None = None,
     forward: Forward | None = None,
     loss: str | Loss | LossFunction | None = None,
-    metric: Metric | None = None,
+    metric: MetricFunction | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,

@@ -17,6 +17,7 @@ PUBLISHED = {
     "conv-6": (2_262_602, 2_261_184),
     "resnet-20": (269_722, 268_336),
     "resnet-32": (464_154, 461_872),
+    "resnet-44": (658_586, 655_408),
     "resnet-56": (853_018, 848_944),
     "resnet-110": (1_727_962, 1_719_856),
 }
@@ -139,8 +140,8 @@ def test_conv1d_of_transformers_is_a_linear_layer():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_compiled_and_quantized_modules_are_refused_with_advice():
-    with pytest.raises(ModelError, match="RecursiveScriptModule.*prune the module that it was made from"):
+    with pytest.raises(ModelError, match=r"RecursiveScriptModule.*prune the module that it was made from"):
         prunable_weights(torch.jit.script(nn.Linear(2, 2)))
     quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)))
-    with pytest.raises(NoPrunableWeightsError, match="'0'.*packed integers; prune the model first"):
+    with pytest.raises(NoPrunableWeightsError, match=r"'0'.*packed integers; prune the model first"):
         prunable_weights(quantized)

@@ -199,7 +199,9 @@ def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str
     """
     if not isinstance(bits, Mapping):
         return dict.fromkeys(names, bits)
-    kinds = layer_kinds(model)
+    kinds = dict.fromkeys(names, "linear") | layer_kinds(
+        model
+    )  # an embedding, for example, has no kind of its own
     unknown = sorted(str(key) for key in bits if key not in names and key not in LAYER_KINDS)
     if unknown:
         raise QuantizationError(

@@ -3,25 +3,46 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prunus.compression.result import Compressed
 from prunus.report.curve_styles import PALETTE
 from prunus.report.figures import REFERENCE_COLOR, new_figure, set_log_ticks
 from prunus.report.formatting import pluralize
+from prunus.training.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from prunus.report.compression import StageRow
 
 COLOR = "#8e3b76"
 PAPER_COLOR = "#d9b65c"
 STAGE_LABELS = {"pruned": "pruning and retraining", "quantized": "training the centroids"}
 
 
-def stage_chart(rows: Sequence["StageRow"]) -> "Figure":
+class StageRow(NamedTuple):
+    """Size and error of the network after one stage."""
+
+    name: str
+    description: str
+    bytes: int
+    ratio: float
+    """Bytes of the dense network ÷ bytes."""
+    density: float
+    weight_ratio: float | None
+    """All weights ÷ remaining weights; None where no weight remains."""
+    validation: Evaluation
+    paper: tuple[int, int] | None
+    """The range of ratios in the paper."""
+    paper_counts_weights: bool
+
+    @property
+    def paper_text(self) -> str:
+        """The range of the paper as text; empty where it has none."""
+        return f"{self.paper[0]}–{self.paper[1]}×" if self.paper else ""
+
+
+def stage_chart(rows: Sequence[StageRow]) -> "Figure":
     """A bar per stage from 1 to its ratio, with the range of the paper and the ratio that counts weights."""
     figure = new_figure(8.5, 0.7 + 0.42 * len(rows))
     axes = figure.add_subplot()

@@ -68,7 +68,15 @@ def stage_chart(rows: Sequence[StageRow]) -> "Figure":
 
 
 def weight_chart(compressed: Compressed, name: str) -> "Figure":
-    """Three panels of a layer that share their x axis: weights before pruning, after it, and the centroids."""
+    """Three panels of a layer that share their x axis: weights before pruning, after it, and the centroids.
+
+    Args:
+        compressed: The result of `compress`.
+        name: The name of the weight of the layer.
+
+    Returns:
+        The figure; a panel without data says so in its title.
+    """
     figure = new_figure(8.5, 2.4)
     before, after, centroids = figure.subplots(1, 3, sharex=True)
     for axes, stage, title in (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, DataName, Device, Force, Seed, Threads, optional
+from prunus.cli.options import AsJson, Backend, DataName, Device, Force, Seed, Threads, optional
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,6 +98,7 @@ def compress(
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
+    backend: Backend = "auto",
     checkpoints: Checkpoints = None,
     page: Page = None,
     force: Force = False,
@@ -140,6 +141,7 @@ def compress(
         as_json=as_json,
         train_first=weights is None,
         seed=seed,
+        backend=backend,
         checkpoints=checkpoints,
         **patterns,
     )
@@ -157,7 +159,7 @@ def compress_and_report(
     train_first: bool,
     **options: Any,
 ) -> None:
-    """Call `prunus.compress`, evaluate the test split, print the result, and write the page.
+    """Call `prunus.compress`, evaluate the test split with PyTorch, print the result, and write the page.
 
     Args:
         model, data, recipe, train_first: See `prunus.compress`.
@@ -195,8 +197,8 @@ def compress_and_report(
         **options,
     )
     with after_writing(out):
-        dense_test = evaluate(result.dense_model, data.test, progress=report)
-        test = evaluate(result.model, data.test, progress=report)
+        dense_test = evaluate(result.dense_model, data.test, progress=report, backend="dense")
+        test = evaluate(result.model, data.test, progress=report, backend="dense")
         inspection, seconds = prunus.inspect(out), time.perf_counter() - start
         report("writing the page", 0, 0)
         try:  # the page is written even if stdout is closed

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, DataName, Device, File, MaxBytes
+from prunus.cli.options import AsJson, Backend, DataName, Device, File, MaxBytes
 from prunus.cli.output import echo, echo_json
 
 
@@ -23,6 +23,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "cpu",
+    backend: Backend = "auto",
     max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +51,7 @@ def evaluate(
     loaded = load(file, None if model is None else make_model(model), max_bytes).to(device)
     dataset = load_data(data, device=device, progress=report)
     check_model(loaded, dataset.train, len(dataset.class_names))
-    result = training.evaluate(loaded, dataset.test, progress=report)
+    result = training.evaluate(loaded, dataset.test, progress=report, backend=backend)
     if as_json:
         loss = result.loss if math.isfinite(result.loss) else None
         echo_json({"test_error": result.error, "n": result.n, "loss": loss})

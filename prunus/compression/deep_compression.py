@@ -28,6 +28,7 @@ from prunus.pruning.weights import copied, set_weights
 from prunus.registry import lookup
 from prunus.training.checkpoint import check_writable as check_checkpoint_writable
 from prunus.training.checks import check_tensor_state
+from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Progress
 
 
@@ -44,6 +45,7 @@ def compress(
     checkpoints: str | os.PathLike[str] | None = None,
     report: Report | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> Compressed:
     """Compress a copy of `model` by Deep Compression and write it to `path`; `model` is not modified.
 
@@ -71,6 +73,7 @@ def compress(
         checkpoints: Directory of checkpoints, from which an interrupted call resumes bit-identically.
         report: Called after each epoch.
         progress: Called after every batch of a training, as by `train`; with a total of 0 before the other steps.
+        backend: What retrains pruned networks, as for `prunus.train`; "sparse" holds for retraining alone.
 
     Returns:
         The compressed copy with its masks, quantized tensors and the measurements of each stage.
@@ -91,12 +94,13 @@ def compress(
     recipe = preset
     if not isinstance(recipe, CompressionRecipe):
         recipe = lookup("recipe", COMPRESSION_RECIPES, recipe)
+    check_backend(backend)
     check_tensor_state(model)
     copy = copied(model)
     weights = check_inputs(copy, data, recipe, include, exclude)
     folder = None if checkpoints is None else Path(checkpoints)
     _check_outputs(path, folder)
-    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress)
+    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress, backend)
 
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)

@@ -38,6 +38,7 @@ def prune_with_recipe(
     checkpoints: Path | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> list[PruningRound]:
     """Prune `model` in place by the schedule of `recipe`, retraining after each round: the first stage.
 
@@ -51,6 +52,7 @@ def prune_with_recipe(
         checkpoints: Directory of checkpoints, from which an interrupted call resumes.
         report: Called after each epoch.
         progress: Called after every batch.
+        backend: What retrains, as for `prunus.train`.
 
     Returns:
         The masks and the epochs of each round.
@@ -72,6 +74,7 @@ def prune_with_recipe(
         checkpoints=checkpoints,
         report=report,
         progress=progress,
+        backend=backend,
     )
 
 
@@ -87,6 +90,12 @@ class CompressionRun:
     checkpoints: Path | None
     report: Report | None
     progress: Progress | None
+    backend: str
+
+    @property
+    def general_backend(self) -> str:
+        """The backend of what the sparse one may not be able to compute: dense weights, centroids, evaluations."""
+        return "dense" if self.backend == "dense" else "auto"
 
     def announce(self, step: str) -> None:
         """Report the beginning of a step without measurable progress."""
@@ -125,6 +134,7 @@ class CompressionRun:
             checkpoint=self.checkpoints / f"{role}.safetensors" if self.checkpoints else None,
             report=self.report_of(stage),
             progress=self.progress,
+            backend=self.general_backend,
         )
 
     def train_dense(self) -> nn.Module:
@@ -145,6 +155,7 @@ class CompressionRun:
             checkpoints=self.checkpoints,
             report=self.report_of("pruned"),
             progress=self.progress,
+            backend=self.backend,
         )
         masks = {name: mask & (self.weights[name].detach() != 0) for name, mask in rounds[-1].masks.items()}
         return masks, [epoch for round_ in rounds for epoch in round_.epochs]
@@ -175,7 +186,8 @@ class CompressionRun:
             counts, edges = np.histogram(values.astype(np.float64), bins=101)
             histograms[name] = (edges.tolist(), counts.tolist())
             num_kept += len(values)
-        return Stage(stage, size, num_kept, evaluate(self.model, self.data.validation), histograms)
+        validation = evaluate(self.model, self.data.validation, backend=self.general_backend)
+        return Stage(stage, size, num_kept, validation, histograms)
 
     def encode(self, encodings: Sequence[EncodingConfig]) -> list[EncodedState]:
         """Encode the model once with each encoding, as `save` writes it."""

@@ -26,6 +26,7 @@ from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.recipe import check_recipe
+from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores
 
 
@@ -37,6 +38,7 @@ class PruningRound:
     density: float
     masks: MaskDict
     epochs: list[EpochMetrics]
+    """Each says which backend trained it."""
 
 
 def prune_and_retrain(
@@ -53,6 +55,7 @@ def prune_and_retrain(
     checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> list[PruningRound]:
     """Prune `model` to each of `densities` in place, and retrain it after each.
 
@@ -72,6 +75,7 @@ def prune_and_retrain(
             weights of the first call, the same data, densities, recipes and seed.
         report: Called after each epoch.
         progress: Called after every batch of retraining.
+        backend: What retrains, as for `prunus.train`; "auto" chooses in each round.
 
     Returns:
         One entry per round.
@@ -85,6 +89,7 @@ def prune_and_retrain(
     method, scope = pruning_method(criterion), parse_scope(scope)
     scope.check(shapes_of(weights), densities, within)
     folder = None if checkpoints is None else Path(checkpoints)
+    check_backend(backend)
     _check_training(model, data, retrain, folder)
     masks, rounds = within, []
     for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
@@ -102,7 +107,7 @@ def prune_and_retrain(
                 model, data, recipe,
                 constraint=Masks(model, masks), seed=derive_seed(seed, "retrain", number),
                 checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
-                report=report, progress=progress,
+                report=report, progress=progress, backend=backend,
             )  # fmt: skip
         rounds.append(PruningRound(number, mask_density(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +95,7 @@ def lottery(
     pruning_rates: "PruningRates | None" = None,
     recipe: Recipe,
     replicate: int = 0,
+    backend: str = "auto",
     store: "Store | str | PathLike[str] | None" = None,
     report: Callable[[LotteryLevel], None] | None = None,
 ) -> LotteryResult:
@@ -115,6 +116,7 @@ def lottery(
             convolutions and of the last layer.
         recipe: How every level is trained.
         replicate: Selects the seeds of all random choices.
+        backend: What trains and evaluates, as for `prunus.train`; it is part of the identity of the runs in a store.
         store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
             have a name then, since it identifies the run: functions must be importable. None: nothing is kept on disk.
         report: Called with each level, as soon as it is trained; with a store, after all of them.
@@ -149,11 +151,9 @@ def lottery(
     choices: dict[str, Any] = {"criterion": criterion, "scope": scope, "mask1": mask1, "mask0": mask0}
     if store is not None:
         settings, choices = ({k: _name(k, v) for k, v in part.items()} for part in (settings, choices))
-    baseline = BaselineSpec(**settings, recipe=recipe, replicate=replicate)
+    baseline = BaselineSpec(**settings, recipe=recipe, replicate=replicate, backend=backend)
     steps = steps_per_epoch(recipe, baseline.load_data().train)
-    baseline = BaselineSpec(
-        **settings, recipe=recipe, replicate=replicate, eval_every=min(baseline.eval_every, steps)
-    )
+    baseline = replace(baseline, eval_every=min(baseline.eval_every, steps))
     ticket = TicketSpec(baseline, rounds=rounds, pruning_rates=pruning_rates or PruningRates(), **choices)
     ticket.check()
     if store is None:

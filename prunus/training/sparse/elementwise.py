@@ -173,7 +173,8 @@ def batch_norm_forward(
 ) -> None:
     """Normalize each channel by the statistics of the batch (and update the running ones), or by the running ones.
 
-    `statistics` has a line for each channel: the running mean and variance, then mean and 1 / σ as used.
+    `statistics` has a line for each channel: the running mean and variance, which are float32 numbers as in the model,
+    then mean and 1 / σ as used.
     """
     never_inline()
     for r in range(op[FIRST_ROW], op[LAST_ROW]):
@@ -183,8 +184,8 @@ def batch_norm_forward(
         if is_training:
             mean = _mean(op, rows, r, values, num_examples, size, 0.0, False)
             variance = _mean(op, rows, r, values, num_examples, size, mean, True)
-            line[0] += momentum * (mean - line[0])
-            line[1] += momentum * (variance * count / (count - 1) - line[1])
+            line[0] = np.float32(line[0] + momentum * (mean - line[0]))
+            line[1] = np.float32(line[1] + momentum * (variance * count / (count - 1) - line[1]))
         line[2], line[3] = mean, 1 / np.sqrt(variance + epsilon)
         factor = np.float32(line[3] * params[rows[r, ROW_BIAS]])
         shift, mean32 = params[rows[r, ROW_FIRST]], np.float32(mean)

@@ -94,7 +94,10 @@ def run(
 
     if smoke and full:
         raise typer.BadParameter("--smoke and --full are two sizes; choose one.")
-    names, settings = _experiments(name), _settings([*(change or []), *([f"backend={backend}"] if backend else [])])
+    names, settings = (
+        _experiments(name),
+        _settings([*(change or []), *([f"backend={backend}"] if backend else [])]),
+    )
     folder, size = out or Path("runs") / name, "smoke" if smoke else "full" if full else "default"
     _check_store_name(store)
     downloads.set(report)

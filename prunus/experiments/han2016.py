@@ -87,7 +87,11 @@ def sizes_of_layers(settings: CompressedNetwork, replicate: int, dense: RunDirec
     before = evaluate(model, data.test, backend="dense").error
     compressed = compress(model, data=data, preset=settings.compression, seed=replicate, backend="dense")
     rows = layer_rates(compressed)
-    total = {**rows[-1], "dense error": before, "error": evaluate(compressed.model, data.test, backend="dense").error}
+    total = {
+        **rows[-1],
+        "dense error": before,
+        "error": evaluate(compressed.model, data.test, backend="dense").error,
+    }
     return [*rows[:-1], {**total, "ratio": 100 / total["P+Q+H %"]}]
 
 
@@ -356,11 +360,18 @@ def loss_per_size(settings: Sweep, replicate: int, dense: RunDirectory, *pruned:
         StoreError: The stored tensors of an input are missing or damaged.
     """
     data, model = settings.dense.dataset(), settings.dense.load(dense)
-    before, num_parameters = evaluate(model, data.test, backend="dense").accuracy, sum(p.numel() for p in model.parameters())
+    before, num_parameters = (
+        evaluate(model, data.test, backend="dense").accuracy,
+        sum(p.numel() for p in model.parameters()),
+    )
 
     def row(at: object, network: nn.Module, encoding: EncodingConfig) -> Row:
         size = 100 * len(pack(network.state_dict(), encoding=encoding)) / (4 * num_parameters)
-        return {"at": at, "size %": size, "accuracy lost": before - evaluate(network, data.test, backend="dense").accuracy}
+        return {
+            "at": at,
+            "size %": size,
+            "accuracy lost": before - evaluate(network, data.test, backend="dense").accuracy,
+        }
 
     def share(network: nn.Module, masks: MaskDict, bits: int) -> nn.Module:
         epochs = settings.finetune_epochs

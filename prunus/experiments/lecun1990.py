@@ -237,7 +237,10 @@ def deletions_one_after_another(settings: Deletion, replicate: int, dense: RunDi
         if settings.retrain_epochs:
             seed = derive_seed(replicate, "again", number)
             train(model, data, retraining, constraint=Masks(model, masks), seed=seed, backend="dense")
-        training, test = evaluate(model, examples, backend="dense"), evaluate(model, data.test, backend="dense")
+        training, test = (
+            evaluate(model, examples, backend="dense"),
+            evaluate(model, data.test, backend="dense"),
+        )
         rows.append(
             {
                 "deleted %": round(100 * fraction, 1),

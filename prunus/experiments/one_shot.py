@@ -153,7 +153,13 @@ def accuracy_per_sparsity(settings: OneShot, replicate: int, network: RunDirecto
             as_pruned = evaluate(pruned, test, backend="dense").accuracy
             recalibrate_batchnorm(pruned, calibration.inputs)
             row = {"curve": method, "sparsity %": sparsity, "as pruned": as_pruned}
-            rows.append({**row, "recalibrated": evaluate(pruned, test, backend="dense").accuracy, "dense accuracy": dense})
+            rows.append(
+                {
+                    **row,
+                    "recalibrated": evaluate(pruned, test, backend="dense").accuracy,
+                    "dense accuracy": dense,
+                }
+            )
     return rows
 
 

@@ -73,7 +73,9 @@ def train_network(settings: TrainedNetwork, replicate: int) -> Output:
     """
     data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
     train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"), backend="dense")
-    return Output([{"test accuracy": evaluate(network, data.test, backend="dense").accuracy}], network.state_dict())
+    return Output(
+        [{"test accuracy": evaluate(network, data.test, backend="dense").accuracy}], network.state_dict()
+    )
 
 
 @dataclass(frozen=True)

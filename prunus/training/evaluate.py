@@ -71,7 +71,7 @@ def evaluate(
     Raises:
         DataError: The split is empty, a label is no class index, or an input is not finite.
         ModelError: The model does not take the inputs, or does not return logits of these classes.
-        SpecError: The sparse backend is asked for and cannot compute the model.
+        SpecError: The sparse backend is requested and cannot compute the model.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
@@ -102,9 +102,7 @@ def evaluate(
     return Evaluation(loss=float(loss) / n, accuracy=100 * int(correct) / n, n=n)
 
 
-def evaluate_network(
-    network: "SparseNetwork", split: Split, progress: Progress | None = None
-) -> Evaluation:
+def evaluate_network(network: "SparseNetwork", split: Split, progress: Progress | None = None) -> Evaluation:
     """Evaluate a network of the sparse backend.
 
     Args:

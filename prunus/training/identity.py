@@ -102,7 +102,9 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
     """
     differences = []
     for key, value in current.values.items():
-        other = saved.values.get(key, "dense" if key == "backend" else None)  # older checkpoints do not name it
+        other = saved.values.get(
+            key, "dense" if key == "backend" else None
+        )  # older checkpoints do not name it
         if other == value:
             continue
         if key == "recipe" and isinstance(other, Mapping):

@@ -61,7 +61,7 @@ def train_sparse_epoch(
     count = -(-len(split) // size)
     number, first = divmod(training.done, count)
     order = torch.cat(batch_indices(len(split), size, seed, number))
-    loss, num_labeled, num_stored = 0.0, 0, training.done
+    loss, num_labeled = 0.0, 0
     network.load()
     network.load_optimizer(training.optimizer)
     try:
@@ -69,7 +69,9 @@ def train_sparse_epoch(
             last = _last_step(training, split, observer, first, count)
             indices = range(first, last)
             rates = [training.learning_rate((number + index / count) / recipe.epochs) for index in indices]
-            keys = [derive_seed(seed, "dropout", number, index) if network.has_dropout else 0 for index in indices]
+            keys = [
+                derive_seed(seed, "dropout", number, index) if network.has_dropout else 0 for index in indices
+            ]
             batches = order[first * size : last * size]
             examples = split
             if training.augment is not no_augmentation:
@@ -82,13 +84,12 @@ def train_sparse_epoch(
             training.done += last - first
             first = last
             if observer is not None and observer.is_due(training.done):
-                network.store(training.optimizer, training.done - num_stored)
-                num_stored = training.done
+                network.store(training.optimizer)
                 observer.observe(training)
             if progress is not None:
                 progress(f"epoch {number + 1} of {recipe.epochs}", training.done, count * recipe.epochs)
     finally:
-        network.store(training.optimizer, training.done - num_stored)
+        network.store(training.optimizer)
     return loss / num_labeled if num_labeled else 0.0
 
 
@@ -104,7 +105,9 @@ def _last_step(training: Training, split: Split, observer: Observer | None, firs
     return min(first + limit, count)
 
 
-def _augmented(augment: Augment, split: Split, order: Tensor, size: int, start: tuple[int, int, int]) -> Split:
+def _augmented(
+    augment: Augment, split: Split, order: Tensor, size: int, start: tuple[int, int, int]
+) -> Split:
     """The examples `order` of a split, each batch augmented as in a dense training."""
     seed, epoch, first = start
     inputs = [

@@ -6,7 +6,7 @@ from importlib import import_module
 import torch
 
 NAMES = (
-    "selection", "masked_step", "evaluation", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets",
+    "selection", "masked_step", "density_cost", "evaluation", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets",
     "tickets", "invariant_checks", "layerwise",
 )  # fmt: skip
 

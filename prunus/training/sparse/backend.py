@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prunus.training.sparse.network import SparseNetwork
 
 BACKENDS = ("auto", "dense", "sparse")
-LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.45, 0.3
+LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.35
 EVALUATION_MACS = 1e10
 """About 0.2 seconds of dense layers."""
 TOLERANCE = 1e-3

@@ -111,7 +111,7 @@ def activation_backward(net: Arrays, op: Ints, base: int) -> None:
 
 
 @compile_kernel(error_model="numpy")
-def _random_bits(key: int, counter: int) -> int:
+def _random_bits(key: int, counter: int) -> np.uint64:
     """64 random bits that are a function of key and counter (the finalizer of SplitMix64, Steele et al. 2014)."""
     z = np.uint64(key) + np.uint64(counter) * _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX1

@@ -22,7 +22,7 @@ AUGMENTED_BYTES = 4_000_000
 """The most bytes of augmented images that are made at once."""
 
 
-class Training(TrainingView, Protocol):
+class SparseTraining(TrainingView, Protocol):
     """What an epoch needs of the training that it is part of."""
 
     recipe: Recipe
@@ -35,7 +35,7 @@ class Training(TrainingView, Protocol):
 
 
 def train_sparse_epoch(
-    training: Training,
+    training: SparseTraining,
     network: "SparseNetwork",
     split: Split,
     seed: int,
@@ -93,7 +93,9 @@ def train_sparse_epoch(
     return loss / num_labeled if num_labeled else 0.0
 
 
-def _last_step(training: Training, split: Split, observer: Observer | None, first: int, count: int) -> int:
+def _last_step(
+    training: SparseTraining, split: Split, observer: Observer | None, first: int, count: int
+) -> int:
     """The step of the epoch before which the next call of the compiled function ends."""
     limit = STEPS_PER_CALL
     if training.augment is not no_augmentation:

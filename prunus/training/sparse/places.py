@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunus.training.sparse.trace import Layer, UnsupportedError
+from prunus.training.sparse.trace import ChainLayer, UnsupportedError
 
 Bools = NDArray[np.bool_]
 
@@ -57,7 +57,7 @@ class Slot:
 class Connection:
     """A layer with the activations that it reads and writes."""
 
-    layer: Layer
+    layer: ChainLayer
     source: Slot
     target: Slot
     mask: Bools
@@ -65,7 +65,7 @@ class Connection:
 
 
 def connect_layers(
-    layers: Sequence[Layer], masks: Mapping[str, Tensor], shape: Sequence[int]
+    layers: Sequence[ChainLayer], masks: Mapping[str, Tensor], shape: Sequence[int]
 ) -> list[Connection]:
     """Give every layer its slots, and find the live channels of each.
 
@@ -124,7 +124,7 @@ def convolution_settings(module: nn.Conv2d) -> tuple[tuple[int, int], ...]:
     return tuple((int(h), int(w)) for h, w in (kernel, stride, padding, dilation))
 
 
-def _target(layer: Layer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
+def _target(layer: ChainLayer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
     """The slot that a layer writes. Raises UnsupportedError if the layer does not fit its input."""
     module = layer.module
     if isinstance(module, nn.Linear):
@@ -159,7 +159,7 @@ def _target(layer: Layer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
     return Slot(source.channels, source.height, source.width)
 
 
-def _mask(layer: Layer, masks: Mapping[str, Tensor]) -> Bools:
+def _mask(layer: ChainLayer, masks: Mapping[str, Tensor]) -> Bools:
     if not isinstance(layer.module, nn.Linear | nn.Conv2d):
         return np.zeros((), np.bool_)
     mask = masks.get(layer.parameter("weight"))

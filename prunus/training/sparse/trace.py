@@ -13,7 +13,7 @@ class UnsupportedError(Exception):
 
 
 @dataclass(frozen=True)
-class Layer:
+class ChainLayer:
     """One layer of a chain."""
 
     kind: str
@@ -52,7 +52,7 @@ _FUNCTIONS: dict[Any, str] = {
 }
 
 
-def trace_layers(model: nn.Module) -> list[Layer]:
+def trace_layers(model: nn.Module) -> list[ChainLayer]:
     """The layers of `model` in their order, without those that do nothing.
 
     Args:
@@ -105,7 +105,7 @@ def _name(node: fx.Node) -> str:
     return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
 
 
-def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
+def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> ChainLayer:
     """The layer of a node. Raises UnsupportedError."""
     if node.op == "call_module":
         module = modules[str(node.target)]
@@ -118,7 +118,7 @@ def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
             raise UnsupportedError(f"the layer {node.target!r} does not flatten all dimensions")
         if kind == "dropout" and (not module.training or settings["p"] == 0):
             kind = "identity"
-        return Layer(kind, module, str(node.target), window, stride)
+        return ChainLayer(kind, module, str(node.target), window, stride)
     kind = _FUNCTIONS.get(node.target)
     if kind is None:
         raise UnsupportedError(f"its forward pass uses {_name(node)}")
@@ -126,7 +126,7 @@ def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
     if kind == "flatten" and (arguments.get("start_dim", 0), arguments.get("end_dim", -1)) != (1, -1):
         raise UnsupportedError(f"{_name(node)} does not flatten all dimensions")
     window, stride = _pooling(node, arguments) if kind == "max_pool" else (0, 0)
-    return Layer(kind, None, "", window, stride)
+    return ChainLayer(kind, None, "", window, stride)
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:

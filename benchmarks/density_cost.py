@@ -1,8 +1,8 @@
-"""The cost of training against density: a step of the sparse backend beside a masked dense one, and a sweep of tickets.
+"""The cost of training against density: steps of the sparse backend beside masked dense ones, and a sweep of tickets.
 
-Masks keep random weights. Steps of both backends are timed in turn, on noise, whole epochs at a time; `auto` is what the
-fixed rule chooses. The sweep is `prunus.lottery` on MNIST; the CPU time of its levels includes evaluation every 100 steps,
-the choice of the backend, masks and invariants, and that of the first sparse level the start-up.
+Masks keep random weights. Steps of both backends are timed in turn, on noise, whole epochs at a time; `auto` is what
+the fixed rule chooses. The sweep is `prunus.lottery` on MNIST; the CPU time of its levels includes evaluation every 100
+steps, the choice of the backend, masks and invariants, and that of the first sparse level the start-up.
 """
 
 import argparse

@@ -9,6 +9,8 @@ from prunus.compression.container import read as read
 from prunus.compression.deep_compression import compress as compress
 from prunus.compression.presets import COMPRESSION_RECIPES as COMPRESSION_RECIPES
 from prunus.compression.presets import CompressionRecipe as CompressionRecipe
+from prunus.compression.quantization import CodebookConstraint as CodebookConstraint
+from prunus.compression.quantize import quantize as quantize
 from prunus.compression.result import Compressed as Compressed
 from prunus.compression.save import save as save
 from prunus.data import DATASETS as DATASETS
@@ -18,6 +20,7 @@ from prunus.masks import Masks as Masks
 from prunus.masks import mask_density as mask_density
 from prunus.models import MODELS as MODELS
 from prunus.pruning.criteria import CRITERIA as CRITERIA
+from prunus.pruning.gradual import GradualPruning as GradualPruning
 from prunus.pruning.prunable import prunable_weights as prunable_weights
 from prunus.pruning.prunable import skipped_parameters as skipped_parameters
 from prunus.pruning.prune import Pruned as Pruned
@@ -30,6 +33,8 @@ from prunus.pruning.sensitivity import sensitivity as sensitivity
 from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
+from prunus.pruning.structured.plan import SlimPlan as SlimPlan
+from prunus.pruning.structured.slim import slim as slim
 from prunus.tickets.lottery import LotteryResult as LotteryResult
 from prunus.tickets.lottery import lottery as lottery
 from prunus.training import RECIPES as RECIPES

@@ -6,16 +6,18 @@ it: the names of its parameters do not change.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from weakref import ref
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError
-from prunus.modules import check_initialized, trainable_parameters
+from prunus.modules import check_initialized, find_parameter, trainable_parameters
+from prunus.optimizer_hooks import OptimizerHooks
 from prunus.types import MaskDict, Params, numel_by_name
+
+Layout = tuple[torch.dtype, torch.device, torch.Size, tuple[int, ...]]
+"""The dtype, device, shape and strides of a tensor."""
 
 
 class Masks(Mapping[str, Tensor]):
@@ -74,10 +76,8 @@ class Masks(Mapping[str, Tensor]):
             self.pruned_values = {
                 n: torch.where(m, 0.0, values[n].detach().to(m.device)) for n, m in self._masks.items()
             }
-        self._paths = {name: name.split(".") for name in masks}
-        self._cache: dict[str, tuple[Tensor, Tensor | None]] = {}
-        self._hooked: dict[str, ref[Tensor]] = {}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._cache: dict[str, tuple[Layout, Tensor, Tensor | None]] = {}
+        self._hooks = OptimizerHooks(self.model, list(masks), self._mask_gradient, self.apply)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]
@@ -137,7 +137,7 @@ class Masks(Mapping[str, Tensor]):
         """
         if not self._masks:
             return
-        parameters = [self._parameter(name) for name in self._masks]
+        parameters = [find_parameter(self.model, name) for name in self._masks]
         factors, values = zip(*map(self._factor, self._masks, parameters), strict=True)
         with torch.no_grad():
             torch._foreach_mul_(parameters, factors)
@@ -148,7 +148,7 @@ class Masks(Mapping[str, Tensor]):
         """The number of pruned weights of the model that are not what they should be."""
         wrong = 0
         for name in self._masks:
-            parameter = self._parameter(name).detach()
+            parameter = find_parameter(self.model, name).detach()
             factor, value = self._factor(name, parameter)
             expected = torch.zeros_like(parameter) if value is None else value
             wrong += int(torch.count_nonzero((parameter != expected) & (factor == 0)))
@@ -164,63 +164,42 @@ class Masks(Mapping[str, Tensor]):
             These masks.
 
         Raises:
-            ModelError: The optimizer steps none of the masked parameters. During training: it does not step one of
-                them any more, because the parameter was replaced in the model.
+            ModelError: The optimizer steps none of the masked parameters, or the model was changed and does not have
+                them any more. During training: the optimizer does not step one of them any more, because the parameter
+                was replaced in the model.
         """
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ModelError(
-                f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}; attach the masks to the "
-                "optimizer that it contains."
-            )
-        stepped = _parameter_ids(optimizer)
-        names = [name for name in self._masks if id(self._parameter(name)) in stepped]
-        if not names:
-            raise ModelError(
-                f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its "
-                f"{len(self)} masked parameters; make the optimizer of model.parameters() as they are now."
-            )
-        self._hook_gradients()
-
-        def before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-            stepped = _parameter_ids(optimizer)
-            for name in names:
-                if id(self._parameter(name)) not in stepped:
-                    raise ModelError(
-                        f"Expected the optimizer to step {name!r}, but the parameter was replaced in the model (by "
-                        "load_state_dict(assign=True), for example); make a new optimizer and attach the masks to it."
-                    )
-            self._hook_gradients()
-            self.before_optimizer_step()
-
-        self._handles += [
-            optimizer.register_step_pre_hook(before_step),
-            optimizer.register_step_post_hook(lambda *_: self.apply()),
-        ]
+        check_masks({name: find_parameter(self.model, name) for name in self._masks}, self._masks)
+        self._hooks.attach(optimizer)
         self.apply()
         return self
 
+    def select(self, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
+        """Keep only some entries of dimensions, after channels were removed from the model (`plan.apply`).
+
+        Args:
+            kept: The indices that are kept, by parameter name and dimension.
+        """
+        for tensors in (self._masks, self.pruned_values):
+            for name in tensors.keys() & kept.keys():
+                for dim, indices in kept[name].items():
+                    tensors[name] = tensors[name].index_select(dim, indices.to(tensors[name].device))
+        self._cache = {}
+
     def detach(self) -> None:
         """Remove every hook that `attach` has set; the weights are not changed."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._hooked = [], {}
+        self._hooks.detach()
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """Every trainable parameter of the model."""
         return trainable_parameters(self.model)
 
     def before_optimizer_step(self) -> None:
-        """Set the gradients of pruned weights to zero, so that the norm of the gradients counts the kept ones only."""
-        parameters = {name: self._parameter(name) for name in self._masks}
-        pairs = [(p.grad, self._factor(name, p)[0]) for name, p in parameters.items() if p.grad is not None]
-        if pairs:
-            gradients, factors = zip(*pairs, strict=True)
-            torch._foreach_mul_(gradients, factors)
+        """Do nothing: the optimizers of a recipe step every weight by itself, and `apply` sets the pruned ones."""
 
     def finalize(self) -> None:
         """Change every -0.0, which a product of a negative weight with zero gives, to +0.0."""
         for name in self._masks:
-            self._parameter(name).detach().add_(0.0)
+            find_parameter(self.model, name).detach().add_(0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, one bit per weight: uint8 of ceil(n / 8) entries by name (see `pack_mask`)."""
@@ -237,65 +216,23 @@ class Masks(Mapping[str, Tensor]):
                 "from the start."
             )
 
-    def _parameter(self, name: str) -> Tensor:
-        """The parameter of this name that the model has now."""
-        *modules, last = self._paths[name]
-        module, parameter = self.model, None
-        try:
-            for part in modules:
-                module = module._modules[part]  # type: ignore[assignment]
-            parameter = module._parameters[last]
-        except (AttributeError, KeyError):
-            pass
-        if parameter is None:
-            raise ModelError(
-                f"A mask is named {name!r}, but the model has no parameter of that name any more; bind the masks to "
-                "the model that they belong to."
-            )
-        return parameter
+    def _mask_gradient(self, name: str, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            parameter.grad.mul_(self._factor(name, parameter)[0])
 
     def _factor(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mask as 0.0 and 1.0 and the pruned values, in the dtype, device and memory order of the parameter."""
+        layout = parameter.dtype, parameter.device, parameter.shape, parameter.stride()
         cached = self._cache.get(name)
-        if cached is not None and _has_layout_of(cached[0], parameter):
-            return cached
+        if cached is not None and cached[0] == layout:
+            return cached[1:]
         check_masks({name: parameter}, {name: self._masks[name]})
         like = parameter.detach()
         factor, value = torch.empty_like(like).copy_(self._masks[name]), None
         if self.pruned_values:
             value = torch.empty_like(like).copy_(self.pruned_values[name])
-        self._cache[name] = factor, value
+        self._cache[name] = layout, factor, value
         return factor, value
-
-    def _hook_gradients(self) -> None:
-        """Mask the gradient of each masked parameter whenever it is computed; parameters may be new in the model."""
-
-        def mask_gradient(name: str, parameter: Tensor) -> None:
-            if parameter.grad is not None:
-                parameter.grad.mul_(self._factor(name, parameter)[0])
-
-        for name in self._masks:
-            parameter = self._parameter(name)
-            hooked = self._hooked.get(name)
-            if parameter.requires_grad and (hooked is None or hooked() is not parameter):
-                self._hooked[name] = ref(parameter)
-                hook = parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                    partial(mask_gradient, name)
-                )
-                self._handles.append(hook)
-
-
-def _has_layout_of(tensor: Tensor, other: Tensor) -> bool:
-    return (
-        tensor.dtype == other.dtype
-        and tensor.device == other.device
-        and tensor.shape == other.shape
-        and tensor.stride() == other.stride()
-    )
-
-
-def _parameter_ids(optimizer: torch.optim.Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def pack_mask(mask: Tensor) -> Tensor:

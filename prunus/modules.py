@@ -31,6 +31,50 @@ def check_initialized(model: nn.Module) -> None:
                 )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of those that torch.compile, DataParallel and DistributedDataParallel return.
+
+    >>> unwrapped(nn.DataParallel(nn.Linear(1, 1)))
+    Linear(in_features=1, out_features=1, bias=True)
+    """
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
+    return model
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The parameters with `requires_grad = True`, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def find_parameter(model: nn.Module, name: str) -> Tensor:
+    """The parameter of this name that the model has now; several times as fast as `get_parameter`.
+
+    Args:
+        model: The model.
+        name: A name of its `state_dict`.
+
+    Returns:
+        The parameter itself.
+
+    Raises:
+        ModelError: The model has no parameter of that name.
+
+    >>> find_parameter(nn.Sequential(nn.Linear(2, 1)), "0.bias").shape
+    torch.Size([1])
+    """
+    *modules, last = name.split(".")
+    module, parameter = model, None
+    try:
+        for part in modules:
+            module = module._modules[part]  # type: ignore[assignment]
+        parameter = module._parameters[last]
+    except (AttributeError, KeyError):
+        pass
+    if parameter is None:
+        raise ModelError(
+            f"Expected the parameter {name!r}, but the model has no parameter of that name any more; use the model "
+            "that the masks were made of, or make new masks."
+        )
+    return parameter

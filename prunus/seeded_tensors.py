@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from prunus.errors import SpecError
 from prunus.registry import lookup
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 CHUNK = 1 << 15
 """Entries computed at a time, so that little more memory is used than the result needs."""
 
 
-def signs(seed: int, size: int) -> Floats:
+def signs(seed: int, size: int) -> Float32Array:
     """Random signs: +1 where bit i of the stream is 0, -1 where it is 1; the lowest bit of a word comes first.
 
     Args:
@@ -50,7 +50,7 @@ def signs(seed: int, size: int) -> Floats:
     return out
 
 
-def normals(seed: int, size: int) -> Floats:
+def normals(seed: int, size: int) -> Float32Array:
     """Nearly normal integers, the n of the module docstring, with the standard deviation `DEVIATION["normals"]`.
 
     Args:
@@ -73,7 +73,7 @@ def normals(seed: int, size: int) -> Floats:
     return out
 
 
-GENERATORS: dict[str, Callable[[int, int], Floats]] = {"signs": signs, "normals": normals}
+GENERATORS: dict[str, Callable[[int, int], Float32Array]] = {"signs": signs, "normals": normals}
 """(seed, size) -> exact integers. The numbers of a name never change; other numbers need another name."""
 
 DEVIATION = {"signs": 1.0, "normals": sqrt(2**38 + (2**32 - 1) / 3)}
@@ -99,7 +99,7 @@ class SeededTensor:
             return f"at the scale {self.scale}; a scale is a finite float32."
         return None
 
-    def values(self, shape: tuple[int, ...]) -> Floats:
+    def values(self, shape: tuple[int, ...]) -> Float32Array:
         """The tensor; its entries are infinite where scale · integer is. Raises SpecError if `flaw` finds one.
 
         >>> SeededTensor("signs", 0, 0.5).values((2, 2)).tolist()
@@ -157,6 +157,6 @@ def _popcount(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return (words * sum_of_bytes) >> np.uint64(56)
 
 
-def _chunks(out: Floats) -> Iterator[Floats]:
+def _chunks(out: Float32Array) -> Iterator[Float32Array]:
     for start in range(0, out.size, CHUNK):
         yield out[start : start + CHUNK]

@@ -131,8 +131,23 @@ def test_an_optimizer_of_replaced_parameters_is_refused(change):
     with pytest.raises(ModelError, match=r"step '0\.weight', but the parameter was replaced"):
         step(model, optimizer)
     assign_copies(model)
-    with pytest.raises(ModelError, match="steps none of its 2 masked parameters; make the optimizer"):
+    with pytest.raises(
+        ModelError, match="steps none of its 2 masked or quantized parameters; make the optimizer"
+    ):
         masks.attach(optimizer)
+
+
+def test_each_of_two_optimizers_is_checked():
+    model = make_model()
+    optimizers = [torch.optim.SGD(model[place].parameters(), lr=0.1) for place in (0, 2)]
+    masks = prunus.Masks(model, random_masks())
+    for optimizer in optimizers:
+        masks.attach(optimizer)
+    model[2] = nn.Linear(6, 3)
+    model(torch.ones(1, 8)).sum().backward()
+    optimizers[0].step()
+    with pytest.raises(ModelError, match=r"step '2\.weight', but the parameter was replaced"):
+        optimizers[1].step()
 
 
 def test_a_parameter_added_to_the_optimizer_is_masked_with_its_gradient():

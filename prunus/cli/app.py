@@ -13,6 +13,7 @@ from prunus.cli.evaluate import evaluate
 from prunus.cli.exit_codes import CommandGroup, with_exit_codes
 from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
+from prunus.cli.pack import pack
 from prunus.cli.prune import prune
 from prunus.cli.run import figure, run
 from prunus.cli.runs import app as runs
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prune": prune,
     "inspect": inspect,
     "evaluate": evaluate,
+    "pack": pack,
     "decompress": decompress,
     "list": list_,
     "run": run,

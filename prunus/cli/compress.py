@@ -35,7 +35,7 @@ Weights = Annotated[
     Path | None,
     optional(
         "FILE",
-        "Trained weights: a .safetensors file, or a state_dict that torch saved. Without this option, the model is "
+        "Trained weights: a .safetensors, .prunus or torch file. Without this option, the model is "
         "trained first.",
     ),
 ]
@@ -110,12 +110,13 @@ def compress(
 
     Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
     """
+    from prunus.cli import networks
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
     from prunus.cli.recipe_options import resolve_recipe
     from prunus.compression.density_plan import planned_densities
     from prunus.data import load_data
-    from prunus.models.loading import load_weights, make_model
+    from prunus.models.loading import make_model
     from prunus.pruning.prunable import prunable_weights
     from prunus.registry import source_files
 
@@ -128,7 +129,7 @@ def compress(
     settings = resolve_recipe(model, preset, density, bits, rounds, epochs or [], scope)
     network = make_model(model, seed)
     if weights is not None:
-        load_weights(network, weights)
+        networks.load_weights_file(network, weights)
     patterns = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
     planned_densities(settings, prunable_weights(network, **patterns))  # before a data set is downloaded
     compress_and_report(
@@ -174,12 +175,12 @@ def compress_and_report(
     from prunus.cli.progress import cumulative_progress, epoch_lines, report
     from prunus.files import after_writing
     from prunus.report.compression import write_page
-    from prunus.report.templating import environment
+    from prunus.report.figures import check_figure_libraries
     from prunus.training import evaluate
     from prunus.training.loop import steps_per_epoch
 
     start = time.perf_counter()
-    environment()  # an error before the work if the library of the page is missing
+    check_figure_libraries()  # an error before the work if a library of the page is missing
     patterns = {key: options[key] for key in ("include", "exclude") if key in options}
     rounds = _announce(model, data, recipe, **patterns)
     trainings = [*[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
@@ -227,12 +228,12 @@ def compress_and_report(
 def _announce(model: "nn.Module", data: "Dataset", recipe: "CompressionRecipe", **patterns: Any) -> int:
     """Check everything, log which weights will be pruned, and return the number of rounds."""
     from prunus.cli.output import log
-    from prunus.compression.checks import bits_by_name, check_inputs
+    from prunus.compression.checks import bits_by_name, check_compressible
     from prunus.compression.density_plan import planned_densities
     from prunus.pruning.density import densities_by_name
     from prunus.pruning.scopes import parse_scope
 
-    weights = check_inputs(model, data, recipe, **patterns)
+    weights = check_compressible(model, data, recipe, **patterns)
     bits = bits_by_name(model, list(weights), recipe.bits)
     ranked_together = parse_scope(recipe.scope).ranks_layers_together
     densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))

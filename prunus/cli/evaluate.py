@@ -8,6 +8,7 @@ import typer
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Backend, DataName, Device, File, MaxBytes
 from prunus.cli.output import echo, echo_json
+from prunus.cli.tasks import Forward, Loss, Metric, evaluation_json, import_task
 
 
 def evaluate(
@@ -22,12 +23,15 @@ def evaluate(
             autocompletion=completion("model"),
         ),
     ] = None,
+    forward: Forward = None,
+    loss: Loss = None,
+    metric: Metric = None,
     device: Device = "cpu",
     backend: Backend = "auto",
     max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the error of a compressed file on the test split, in percent.
+    """Measure the error, the loss or a metric of a compressed file on the test split.
 
     Example: prunus evaluate demo/lenet-300-100.prunus --data mnist
     """
@@ -36,12 +40,12 @@ def evaluate(
     from prunus.cli.progress import report
     from prunus.compression.container import load, read_header
     from prunus.compression.container.read import named_model
-    from prunus.data import load_data
+    from prunus.data import load_examples
     from prunus.errors import ModelMismatchError
     from prunus.models import MODELS
     from prunus.models.loading import make_model
     from prunus.report import formatting
-    from prunus.training.checks import check_model
+    from prunus.types import Dataset
 
     device = resolve_device(device)
     if model is None and (named_model(read_header(file)) or ("",))[0] not in MODELS:
@@ -49,13 +53,18 @@ def evaluate(
             f"{file} does not name a built-in model; pass yours with --model package.module:function."
         )
     loaded = load(file, None if model is None else make_model(model), max_bytes).to(device)
-    dataset = load_data(data, device=device, progress=report)
-    check_model(loaded, dataset.train, len(dataset.class_names))
-    result = training.evaluate(loaded, dataset.test, progress=report, backend=backend)
+    task = import_task(forward, loss, metric)
+    examples = load_examples(data, device=device, progress=report)
+    test = examples.test if isinstance(examples, Dataset) else examples
+    result = training.evaluate(loaded, test, progress=report, backend=backend, **task)
     if as_json:
-        loss = result.loss if math.isfinite(result.loss) else None
-        echo_json({"test_error": result.error, "n": result.n, "loss": loss})
+        numbers = evaluation_json(result)
+        echo_json({"n": result.n, "loss": numbers.pop("test_loss"), **numbers})
         return
-    echo(f"test error  {formatting.format_error(result)}")
+    if not math.isnan(result.error):
+        echo(f"test error  {formatting.format_error(result)}")
+    if result.metric is not None:
+        echo(f"metric      {result.metric:.6g}")
     echo(f"n           {formatting.format_int(result.n)}")
-    echo(f"loss        {result.loss:.4f}")
+    if not math.isnan(result.loss):
+        echo(f"loss        {result.loss:.4f}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 NAMES: dict[str, tuple[str, ...]] = {
     "model": (
         *("lenet-300-100", "lenet-5", "conv-2", "conv-4", "conv-6"),
-        *("resnet-20", "resnet-32", "resnet-56", "resnet-110"),
+        *("resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110"),
     ),
     "data set": ("mnist", "fashion-mnist", "cifar-10", "digits", "monks-1", "monks-2", "monks-3"),
     "criterion": (
@@ -17,6 +17,7 @@ NAMES: dict[str, tuple[str, ...]] = {
             "large_final",
             "scaled_magnitude",
             "random",
+            "wanda",
             "small_final",
             "large_init",
             "small_init",
@@ -25,7 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("large_final_same_sign", "large_final_diff_sign"),
         *("magnitude_increase_same_sign", "magnitude_increase_diff_sign"),
         *("snip", "gradient", "grasp", "synflow"),
-        *("obd", "obs", "sparse_gpt", "fisher", "full_obs", "obd_hutchinson"),
+        *("obd", "obs", "sparse_gpt", "admm", "fisher", "full_obs", "obd_hutchinson"),
     ),
     "scope": ("layer", "global", "2:4", "4:8", "1x4"),
     "preset": ("lenet-300-100", "lenet-5", "demo", "han2016-lenet-300-100", "han2016-lenet-5", "default"),

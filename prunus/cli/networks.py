@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from prunus.types import Dataset
-
 
 def load_network(name: str, weights: Path | None, device: str, seed: int) -> tuple["nn.Module", bool]:
     """The network on `device`, and whether it is trained.
@@ -26,7 +24,7 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
     """
     from prunus.compression.container import load
     from prunus.errors import ModelError
-    from prunus.models.loading import load_weights, make_model
+    from prunus.models.loading import make_model
 
     path = Path(name)
     if path.suffix == ".prunus":
@@ -37,8 +35,25 @@ def load_network(name: str, weights: Path | None, device: str, seed: int) -> tup
         return load(path).to(device), True
     model = make_model(name, seed)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights_file(model, weights)
     return model.to(device), weights is not None
+
+
+def load_weights_file(model: "nn.Module", path: Path) -> None:
+    """Copy the weights in a .prunus, .safetensors or torch file into `model`, and log what was done to fit it.
+
+    Args:
+        model: The network.
+        path: The file.
+    """
+    from prunus.cli.output import log
+    from prunus.compression.container import load
+    from prunus.models.loading import load_weights
+
+    if path.suffix == ".prunus":
+        load(path, into=model)
+    elif done := load_weights(model, path):
+        log(f"{path}: {done}")
 
 
 def default_data(name: str, model: "nn.Module") -> str:
@@ -64,6 +79,33 @@ def default_data(name: str, model: "nn.Module") -> str:
     return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
 
 
+def load_calibration(
+    name: str, model: "nn.Module", data: str | None, needs_data: bool, *, device: str, seed: int
+) -> Any:
+    """The data set or the examples of a command.
+
+    Args:
+        name: The name of the model, for the error.
+        model: The network.
+        data: The name of the data; None: that of the papers for a built-in model, none for another.
+        needs_data: Whether there must be some.
+        device: Where the tensors of a data set are put.
+        seed: Seed of the validation split.
+
+    Returns:
+        A Dataset, examples in another form, or None.
+
+    Raises:
+        DataError: There are none although they are needed, or they cannot be used.
+    """
+    from prunus.cli.progress import report
+    from prunus.data import load_examples
+
+    if data is None and (needs_data or hasattr(model, "built_in")):
+        data = default_data(name, model)
+    return None if data is None else load_examples(data, device=device, seed=seed, progress=report)
+
+
 def check_format(model: "nn.Module", path: Path) -> None:
     """Raise, before any work, what writing `model` to `path` would raise; one entry of each tensor is encoded.
 
@@ -79,26 +121,20 @@ def check_format(model: "nn.Module", path: Path) -> None:
     from prunus.compression.container import pack
     from prunus.errors import ModelError
     from prunus.models.safetensors_file import safetensors_bytes
-    from prunus.training.checks import check_tensor_state
+    from prunus.modules import check_initialized
 
     if path.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"Expected an --out that ends in .safetensors or .prunus, got {path}.")
     if path.suffix == ".safetensors":
         safetensors_bytes(model.state_dict())
-    check_tensor_state(model)
+    check_initialized(model)
     if path.suffix == ".prunus":
         # A tensor that is not dense has no first entry, and is refused as a whole.
-        pack(
-            {
-                name: tensor.detach().flatten()[:1].clone()
-                if tensor.layout == torch.strided
-                else tensor.detach()
-                for name, tensor in model.state_dict().items()
-            }
-        )
+        dense = {n: t for n, t in model.state_dict().items() if getattr(t, "layout", None) is torch.strided}
+        pack(model.state_dict() | {n: t.detach().flatten()[:1].clone() for n, t in dense.items()})
 
 
-def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> None:
+def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
     """Train the model, in place, with the recipe of its name.
 
     Args:
@@ -106,14 +142,27 @@ def train_network(name: str, model: "nn.Module", data: "Dataset", seed: int) -> 
         model: The network.
         data: The data set to train on.
         seed: Seed of the training.
+
+    Raises:
+        DataError: The data are no data set.
+        ModelError: The model cannot be trained on them.
     """
     from prunus.cli.output import log
     from prunus.cli.progress import epoch_lines, report
     from prunus.cli.recipe_options import resolve_recipe
+    from prunus.errors import DataError
     from prunus.report import formatting
     from prunus.seeds import derive_seed
     from prunus.training import train
+    from prunus.training.checks import check_model
+    from prunus.types import Dataset
 
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"Expected a prunus.Dataset to train {name} on, got a {type(data).__name__}; pass --weights FILE, or "
+            "--no-train where the function of the model returns trained weights."
+        )
+    check_model(model, data.train, len(data.class_names))
     recipe = resolve_recipe(name, None, None, None, None, []).dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")

@@ -1,6 +1,5 @@
 """`prunus prune`: train if need be, call `prunus.prune`, write the network, and print the report."""
 
-import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 from prunus.cli.compress import Exclude, Include, Weights
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
+from prunus.cli.tasks import Forward, Loss, Metric
 
 Model = Annotated[
     str,
@@ -24,7 +24,7 @@ Criterion = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="One of `prunus list`; obs, sparse_gpt, fisher and full_obs also update the remaining weights.",
+        help="One of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update the remaining weights.",
         autocompletion=completion("criterion"),
     ),
 ]
@@ -43,7 +43,10 @@ DENSITIES = (
 Densities = Annotated[str | None, optional("NAME", DENSITIES)]
 OUT = "The pruned network: .safetensors, or .prunus, which is coded; MODEL-pruned.safetensors by default."
 Out = Annotated[Path | None, optional("FILE", OUT)]
-DATA = "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model."
+DATA = (
+    "A built-in data set, or yours: package.module:function, which returns a prunus.Dataset, tensors or a DataLoader; "
+    "mnist or cifar-10 by default, for a built-in model."
+)
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
 DAMPING = "Added to the curvature so that it can be inverted, as the criterion means it."
@@ -51,7 +54,14 @@ Damping = Annotated[float | None, optional("FRACTION", DAMPING)]
 STEPS = "Number of pruning steps; curvature is computed again before each; 1 by default."
 Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
+REFIT = "Fit the remaining weights of each layer to its outputs before pruning, on the calibration examples."
+Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
+
+STRICT = "Fail where the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs, and do not leave it out."
+Strict = Annotated[bool, typer.Option("--strict", help=STRICT)]
+NO_TRAIN = "Prune the weights that the function of the model returns, without training it first."
+NoTrain = Annotated[bool, typer.Option("--no-train", help=NO_TRAIN)]
 
 
 def prune(
@@ -66,9 +76,15 @@ def prune(
     calibration_examples: Examples = None,
     damping: Damping = None,
     steps: Steps = None,
+    refit: Refit = False,
     recalibrate: Recalibrate = False,
     include: Include = None,
     exclude: Exclude = None,
+    strict: Strict = False,
+    no_train: NoTrain = False,
+    forward: Forward = None,
+    loss: Loss = None,
+    metric: Metric = None,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
@@ -82,57 +98,66 @@ def prune(
     Example: prunus prune nets:mine --weights mine.pt --data digits --criterion sparse_gpt --density 0.3
     """
     import prunus
-    from prunus.cli import networks
+    from prunus.cli import networks, tasks
     from prunus.cli.devices import resolve_device, use_threads
-    from prunus.cli.output import echo_json, log
+    from prunus.cli.output import echo, echo_json, log
     from prunus.cli.progress import report
     from prunus.files import after_writing, check_writable
     from prunus.pruning.methods import pruning_method, with_options
-    from prunus.pruning.prune import check_prune
+    from prunus.pruning.prune import check_prune, uses_loss
     from prunus.pruning.scopes import parse_scope
+    from prunus.pruning.selection import select_weights
     from prunus.registry import source_files
-    from prunus.training.checks import check_model
 
     use_threads(threads)
     device = resolve_device(device)
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-pruned.safetensors")
-    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data)]
+    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss, metric)]
     check_writable(path, force=force, inputs=inputs)
     network, is_trained = networks.load_network(model, weights, device, seed)
     # Everything that can be known before the training is checked before it.
     networks.check_format(network, path)
+    task = tasks.import_task(forward, loss, metric)
     patterns: dict[str, Any] = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
     allocation: Any = densities.replace("-", "_") if densities else None
     method = pruning_method(criterion)
     method = with_options(method, num_examples=calibration_examples, damping=damping, num_steps=steps)
-    check_prune(method, prunus.prunable_weights(network, **patterns), density, parse_scope(scope), allocation)
-    name = networks.default_data(model, network) if data is None else data
-    dataset = prunus.load_data(name, device=device, seed=seed, progress=report)
-    check_model(network, dataset.train, len(dataset.class_names))
+    selection = select_weights(network, method, parse_scope(scope), strict=strict, **patterns)
+    check_prune(method, selection, density, parse_scope(scope), allocation)
+    is_trained = is_trained or no_train
+    needs_data = refit or recalibrate or method.needs_examples or allocation is not None or not is_trained
+    examples = networks.load_calibration(model, network, data, needs_data, device=device, seed=seed)
     if not is_trained:
-        networks.train_network(model, network, dataset, seed)
-    dense = copy.deepcopy(network)
+        networks.train_network(model, network, examples, seed)
+    test = getattr(examples, "test", None)
+    before = tasks.evaluate_if_possible(network, test, task)
     report("pruning", 0, 0)
     pruned = prunus.prune(
         network, density,
-        criterion=method, scope=scope, densities=allocation, calibration=dataset, recalibrate=recalibrate,
-        seed=seed, progress=report, **patterns,
+        criterion=method, scope=scope, densities=allocation, calibration=examples, refit=refit, recalibrate=recalibrate,
+        forward=task["forward"], loss=task["loss"] if uses_loss(method) else None,
+        strict=strict, seed=seed, progress=report, **patterns,
     )  # fmt: skip
     networks.write_network(network, path, {"criterion": criterion, "density": density, "scope": scope})
     for name, reason in pruned.report.unmeasured.items():
         log(f"no error of {name}: {reason}")
     with after_writing(path):
-        before, after = (prunus.evaluate(model, dataset.test, progress=report) for model in (dense, network))
+        after = tasks.evaluate_if_possible(network, None if before is None else test, task)
     if as_json:
-        tests = {"dense_test_error": before.error, "test_error": after.error, "n": after.n}
         names = {"file": str(path), "criterion": criterion, "scope": scope}
+        n = {} if after is None else {"n": after.n}
+        tests = {**tasks.evaluation_json(before, "dense_"), **tasks.evaluation_json(after), **n}
         echo_json({**names, **pruned.report.to_json(), **tests})
-    else:
-        _show(pruned.report, before, after, path, recalibrate)
+        return
+    _show(pruned.report, recalibrate)
+    if before is not None and after is not None:
+        words = tasks.evaluation_words(before), tasks.evaluation_words(after).partition(" ")[2]
+        echo(f"test   {words[0].replace(' ', ' before pruning ', 1)}, after pruning {words[1]}")
+    echo(f"file   {path}")
 
 
-def _show(report: Any, before: Any, after: Any, path: Path, recalibrate: bool) -> None:
-    """Print one row per layer, and the error of the network before and after."""
+def _show(report: Any, recalibrate: bool) -> None:
+    """Print one row per layer, and what was not pruned."""
     from prunus.cli.output import echo, echo_table
     from prunus.report import formatting
 
@@ -144,6 +169,3 @@ def _show(report: Any, before: Any, after: Any, path: Path, recalibrate: bool) -
     echo(f"rest   {report.not_pruned}")
     if recalibrate:
         echo(f"norms  {report.num_recalibrated} recalibrated")
-    errors = f"{formatting.format_error(before)}, after pruning {formatting.format_error(after)}"
-    echo(f"test   error before pruning {errors}")
-    echo(f"file   {path}")

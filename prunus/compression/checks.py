@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.compression.container import EncodingConfig, encode_tensors
 from prunus.compression.density_plan import planned_densities
@@ -15,10 +15,11 @@ from prunus.compression.quantization.codebook import check_bits, check_float32, 
 from prunus.data.validation import check_dataset
 from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError
 from prunus.masks import all_kept
+from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
-from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.pruning.prunable import DTYPES, layer_kinds, prunable_weights
+from prunus.training.checks import check_trainable
 from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Params, numel_by_name
 
@@ -37,12 +38,14 @@ TRIAL_SAMPLE = 1_000
 """Entries per tensor that are encoded in the trial of a larger model."""
 
 
-def check_inputs(
+def check_compressible(
     model: nn.Module,
     data: Dataset,
     recipe: CompressionRecipe,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    *,
+    trains_by_recipe: bool = True,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
 
@@ -50,6 +53,7 @@ def check_inputs(
 
     Args:
         model, data, recipe, include, exclude: See `compress`.
+        trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
 
     Returns:
         The weights to compress, by name.
@@ -57,11 +61,11 @@ def check_inputs(
     Raises:
         PrunusError: See `compress`.
     """
-    check_tensor_state(model)
+    check_initialized(model)
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
     check_finite_state(model)
-    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune)
+    trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if trains_by_recipe else ()
     for training in trainings:
         check_recipe(training)
     pruning_method(recipe.criterion)
@@ -76,8 +80,8 @@ def check_inputs(
 
 
 def check_finite_state(model: nn.Module) -> None:
-    """Raise NonFiniteError where a parameter or buffer of `model` holds NaN or infinity."""
-    check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
+    """Raise NonFiniteError where a parameter of `model` holds NaN or infinity; buffers, such as masks, may."""
+    check_finite({n: t for n, t in model.named_parameters() if t.dtype in DTYPES}, "The tensor")
 
 
 def weights_to_compress(
@@ -156,9 +160,10 @@ def _try_encoding(
     model: nn.Module, recipe: CompressionRecipe, weights: Params, bits: Mapping[str, int]
 ) -> None:
     """Quantize and encode the tensors of `model`, or samples of them, so that errors come before the work."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if sum(numel_by_name(state).values()) > MAX_FULL_TRIAL:
-        for name, tensor in state.items():
+    state = model.state_dict()
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if sum(numel_by_name(tensors).values()) > MAX_FULL_TRIAL:
+        for name, tensor in tensors.items():
             if tensor.layout == torch.strided and not tensor.is_quantized:
                 state[name] = tensor.flatten()[:TRIAL_SAMPLE]
     samples = {name: weight.detach().flatten()[:TRIAL_SAMPLE] for name, weight in weights.items()}

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prunus.compression.checks import PRUNED_ENCODING, check_inputs, stage_encodings
+from prunus.compression.checks import PRUNED_ENCODING, check_compressible, stage_encodings
 from prunus.compression.container import load
 from prunus.compression.container.file_format import as_bytes
 from prunus.compression.density_plan import plan_densities
@@ -20,14 +20,16 @@ from prunus.compression.half_precision import round_to_half
 from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
 from prunus.compression.result import Compressed
 from prunus.compression.save import clear_negative_zeros
-from prunus.compression.stages import CompressionRun, Report
+from prunus.compression.stages import CompressionRun, StageReport
 from prunus.errors import CorruptFileError
 from prunus.files import check_writable, write_atomic
+from prunus.models.checkpoints import stored_bytes
+from prunus.modules import check_initialized
 from prunus.pruning.prunable import skipped_parameters
 from prunus.pruning.weights import copied, set_weights
 from prunus.registry import lookup
-from prunus.training.checkpoint import check_writable as check_checkpoint_writable
-from prunus.training.checks import check_tensor_state
+from prunus.training.checkpoint import check_checkpoint_writable
+from prunus.training.fit import Fit, check_fit
 from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Progress
 
@@ -39,11 +41,12 @@ def compress(
     data: Dataset,
     preset: str | CompressionRecipe = "default",
     train_first: bool = False,
+    fit: Fit | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
-    report: Report | None = None,
+    report: StageReport | None = None,
     progress: Progress | None = None,
     backend: str = "auto",
 ) -> Compressed:
@@ -67,6 +70,8 @@ def compress(
         data: The training split trains, the validation split is evaluated after each stage; the test split is unused.
         preset: A recipe, or its key in `COMPRESSION_RECIPES`.
         train_first: Train the model by the recipe first; otherwise it is given trained.
+        fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
+            pruning and once for the centroids; it calls `masks.attach(optimizer)`.
         include: Shell patterns over the names of the weights to prune.
         exclude: Shell patterns over the names of the weights to leave out.
         seed: Seed of ties, batch order, dropout and codebooks.
@@ -84,10 +89,11 @@ def compress(
         NonFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
         QuantizationError: The bits of the recipe are out of range or missing, or a name is not to be quantized.
-        UnknownNameError, SpecError: A name in the recipe is unknown, or a number is out of range.
+        UnknownNameError, SpecError: A name in the recipe is unknown, a number is out of range, or checkpoints are given
+            with `fit`.
         ContainerError: The model holds a tensor that no file may hold, or the file does not load back bit for bit.
         OutputError: The file cannot be written.
-        TrainingError: Training diverged, or a checkpoint is of another run.
+        TrainingError: Training diverged, a checkpoint is of another run, or `fit` changed a pruned weight.
 
     All errors but those of training and of writing are raised before any work.
     """
@@ -95,16 +101,17 @@ def compress(
     if not isinstance(recipe, CompressionRecipe):
         recipe = lookup("recipe", COMPRESSION_RECIPES, recipe)
     check_backend(backend)
-    check_tensor_state(model)
+    check_initialized(model)
     copy = copied(model)
-    weights = check_inputs(copy, data, recipe, include, exclude)
+    weights = check_compressible(copy, data, recipe, include, exclude, trains_by_recipe=fit is None)
     folder = None if checkpoints is None else Path(checkpoints)
+    check_fit(fit, checkpoints)
     _check_outputs(path, folder)
-    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress, backend)
+    run = CompressionRun(copy, weights, data, recipe, seed, folder, report, progress, fit, backend)
 
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
-    stages = [run.measure("dense", sum(tensor.nbytes for tensor in copy.state_dict().values()))]
+    stages = [run.measure("dense", stored_bytes(copy.state_dict()))]
 
     masks, pruning_epochs = run.prune(plan)
     (pruned,) = run.encode([PRUNED_ENCODING])
@@ -164,7 +171,7 @@ def _check_loads_back(path: str | os.PathLike[str], model: nn.Module) -> None:
     into = None if hasattr(model, "built_in") else copied(model)
     state = load(path, into).state_dict()
     for name, tensor in clear_negative_zeros(model.state_dict())[0].items():
-        if not torch.equal(as_bytes(tensor), as_bytes(state[name])):
+        if isinstance(tensor, Tensor) and not torch.equal(as_bytes(tensor), as_bytes(state[name])):
             raise CorruptFileError(
                 f"Expected {os.fspath(path)} to hold {name} bit for bit, got other values; check the disk."
             )

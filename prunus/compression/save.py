@@ -10,10 +10,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from prunus.compression.container import EncodingConfig, write
-from prunus.compression.container.file_format import FLOAT_DTYPES, INTEGERS
+from prunus.compression.container.file_format import INTEGERS, SIGNED_ZERO_DTYPES
 from prunus.compression.presets import CompressionRecipe
 from prunus.compression.result import Compressed
+from prunus.data.validation import unusual_storage
 from prunus.errors import ModelError
+from prunus.models.safetensors_file import tied_names
+from prunus.modules import unwrapped
+from prunus.pruning.masks import check_finite
 from prunus.pruning.scopes import parse_scope
 from prunus.seeded_tensors import SeededTensor
 
@@ -29,14 +33,16 @@ def save(
 ) -> int:
     """Write `network` to `path` and return the size of the file in bytes.
 
-    The file holds every parameter and buffer bit for bit, except that -0.0 is written as the 0.0 that it equals: a
-    weight times a mask is -0.0 at about half of the pruned positions, and their signs would take more bytes than the
-    positions of all other weights. Their number is in the header, as "negative_zeros_cleared"; `container.write`
-    keeps them. Zeros and repeated values make a file small, so any module may be saved. `load(path)` returns a
-    built-in model, `load(path, into=module)` any other. An existing file is replaced once the new one is complete.
+    The file holds every parameter, buffer and extra state bit for bit, and tied tensors once, except that -0.0 of
+    floats is written as the 0.0 that it equals: a weight times a mask is -0.0 at about half of the pruned positions,
+    and their signs would take more bytes than the positions of all other weights. Their number is in the header, as
+    "negative_zeros_cleared"; `container.write` keeps them. Zeros and repeated values make a file small, so any module
+    may be saved. `load(path)` returns a built-in model, `load(path, into=module)` any other. An existing file is
+    replaced once the new one is complete.
 
     Args:
-        network: A module, or the result of `compress`, whose recipe is then stored as well.
+        network: A module, or the result of `compress`, whose recipe is then stored as well. Of a module that
+            torch.compile or DataParallel has wrapped, the wrapped module is written, with its own names.
         path: The file to write.
         encoding: How positions and values become bytes; by default that of the recipe.
         metadata: A JSON object to store in the header.
@@ -48,7 +54,8 @@ def save(
 
     Raises:
         ModelError: `network` is not a module.
-        NonFiniteError, ContainerError: A tensor cannot be stored.
+        NonFiniteError: A parameter holds NaN or infinity; buffers may, and `pack` writes anything.
+        ContainerError: A tensor cannot be stored.
         OutputError: The file cannot be written (a full disk; a path that is a folder or a device).
     """
     model, about = network, {}
@@ -59,6 +66,11 @@ def save(
         raise ModelError(
             f"Expected a torch.nn.Module or a prunus.Compressed, got a {type(model).__name__}; pass the network itself."
         )
+    model = unwrapped(model)
+    floats = {n: p for n, p in model.named_parameters() if p.dtype in SIGNED_ZERO_DTYPES}
+    check_finite(
+        {n: p for n, p in floats.items() if not is_lazy(p) and not unusual_storage(p)}, "The parameter"
+    )
     state, num_cleared = clear_negative_zeros(model.state_dict())
     return write(
         path,
@@ -100,11 +112,18 @@ def clear_negative_zeros(state: Mapping[str, Any]) -> tuple[dict[str, Any], int]
     ({'w': tensor([0., 1.])}, 1)
     """
     cleared, total = dict(state), 0
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor) or is_lazy(tensor) or tensor.dtype not in FLOAT_DTYPES:
+    dense = {
+        name: tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor) and not is_lazy(tensor) and not unusual_storage(tensor)
+    }
+    tied = tied_names(dense)
+    for name, tensor in dense.items():
+        if tensor.dtype not in SIGNED_ZERO_DTYPES:
             continue
-        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type == "meta":
-            continue  # `write` names it in an error
+        if name in tied:
+            cleared[name] = cleared[tied[name]]
+            continue
         bits = tensor.detach().resolve_neg().view(INTEGERS[tensor.dtype.itemsize])
         is_negative_zero = bits == torch.iinfo(bits.dtype).min  # the sign bit alone
         if count := int(is_negative_zero.sum()):

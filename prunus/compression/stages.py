@@ -14,13 +14,15 @@ from prunus.compression.presets import CompressionRecipe
 from prunus.compression.quantization import CodebookConstraint, CodebookTensor, quantize_weights
 from prunus.compression.result import Stage
 from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_metadata
+from prunus.masks import Masks, all_kept
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
 from prunus.pruning.weights import copied
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
+from prunus.training.fit import Fit, train_with
 from prunus.types import Dataset, MaskDict, Params, Progress
 
-Report = Callable[[str, EpochMetrics], None]
+StageReport = Callable[[str, EpochMetrics], None]
 """Called after each epoch with the name of the stage."""
 
 STAGES = ("dense", "pruned", "quantized", "huffman", "range")
@@ -34,6 +36,7 @@ def prune_with_recipe(
     data: Dataset,
     plan: DensityPlan | None = None,
     *,
+    fit: Fit | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
@@ -48,6 +51,7 @@ def prune_with_recipe(
         weights: The weights of `model` to prune, by name.
         data: The data to retrain on.
         plan: The densities of the rounds, by default those of `plan_densities`.
+        fit: As for `prune_and_retrain`, in the place of the recipes of retraining.
         seed: Seed of ties, batch order and dropout.
         checkpoints: Directory of checkpoints, from which an interrupted call resumes.
         report: Called after each epoch.
@@ -61,14 +65,16 @@ def prune_with_recipe(
         PrunusError: See `prune_and_retrain`.
     """
     plan = plan or plan_densities(recipe, weights)
+    recipes = [recipe.retrain] * (len(plan.densities) - 1) + [recipe.final_retrain]
     return prune_and_retrain(
         model,
-        weights,
         data,
         plan.densities,
-        [recipe.retrain] * (len(plan.densities) - 1) + [recipe.final_retrain],
+        [] if fit else recipes,
+        fit=fit,
         criterion=recipe.criterion,
         scope=recipe.scope,
+        include=list(weights),
         within=plan.within,
         seed=seed,
         checkpoints=checkpoints,
@@ -88,9 +94,10 @@ class CompressionRun:
     recipe: CompressionRecipe
     seed: int
     checkpoints: Path | None
-    report: Report | None
+    report: StageReport | None
     progress: Progress | None
-    backend: str
+    fit: Fit | None = None
+    backend: str = "auto"
 
     @property
     def general_backend(self) -> str:
@@ -125,6 +132,10 @@ class CompressionRun:
         Raises:
             TrainingError: The training diverged, or the checkpoint is of another run.
         """
+        if self.fit is not None:
+            masks = Masks(self.model, all_kept(self.weights))
+            train_with(self.fit, self.model, masks if constraint is None else constraint)
+            return []
         return train(
             self.model,
             self.data,
@@ -151,6 +162,7 @@ class CompressionRun:
             self.weights,
             self.data,
             plan,
+            fit=self.fit,
             seed=self.seed,
             checkpoints=self.checkpoints,
             report=self.report_of("pruned"),

@@ -5,17 +5,27 @@ A data set is a function (root, seed, download) -> Dataset. The built-in ones ar
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prunus.data import cifar10, digits, mnist, monks
 from prunus.data.batches import batch_indices, iter_batches
 from prunus.data.download import reporting
+from prunus.data.examples import Calibration
 from prunus.data.files import data_root
-from prunus.data.validation import check_dataset
+from prunus.data.validation import SPLITS, check_dataset, check_split
 from prunus.errors import DataError, PrunusError
 from prunus.registry import import_object, lookup
 from prunus.types import Dataset, Progress
 
-__all__ = ["DATASETS", "batch_indices", "data_root", "iter_batches", "load_data", "present_data_sets"]
+__all__ = [
+    "DATASETS",
+    "batch_indices",
+    "data_root",
+    "iter_batches",
+    "load_data",
+    "load_examples",
+    "present_data_sets",
+]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist.load_mnist,
@@ -64,9 +74,39 @@ def load_data(
             progress(f"loading {name}", 0, 0)
         if ":" in name:
             data = _call(name)
+            if not isinstance(data, Dataset):
+                raise DataError(f"Expected {name} to return a prunus.Dataset, got a {type(data).__name__}.")
         else:
             data = lookup("data set", DATASETS, name)(root=root, seed=seed, download=download)
     check_dataset(data)
+    return data.to(device)
+
+
+def load_examples(
+    name: str, *, device: str = "cpu", seed: int = 0, progress: Progress | None = None
+) -> Calibration:
+    """As `load_data`, but a function of a user may return examples in any form, with labels of any task.
+
+    Args:
+        name: A key of DATASETS, or "package.module:function" of a function that takes no arguments.
+        device: Where the tensors of a data set are put.
+        seed: Seed of the validation split.
+        progress: Called while files are downloaded.
+
+    Returns:
+        A data set, or whatever the function returns.
+
+    Raises:
+        UnknownNameError: There is no such data set or function.
+        DataError: The data set is missing, damaged or unsuitable, or the function fails.
+    """
+    if ":" not in name:
+        return load_data(name, device=device, seed=seed, progress=progress)
+    data: Calibration = _call(name)
+    if not isinstance(data, Dataset):
+        return data
+    for part in SPLITS:
+        check_split(getattr(data, part), f"the {part} split of {data.name}", any_labels=True)
     return data.to(device)
 
 
@@ -81,7 +121,7 @@ def present_data_sets(root: Path) -> dict[str, bool]:
     return {**present, "cifar-10": cifar10.is_present(root)}
 
 
-def _call(reference: str) -> Dataset:
+def _call(reference: str) -> Any:
     function = import_object(reference)
     try:
         data = function()
@@ -91,6 +131,4 @@ def _call(reference: str) -> Dataset:
         raise DataError(
             f"{reference} was called without arguments and failed: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(data, Dataset):
-        raise DataError(f"Expected {reference} to return a prunus.Dataset, got a {type(data).__name__}.")
     return data

@@ -51,7 +51,9 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
         )
 
 
-def check_split(split: Split, name: str = "the split", num_classes: int | None = None) -> None:
+def check_split(
+    split: Split, name: str = "the split", num_classes: int | None = None, *, any_labels: bool = False
+) -> None:
     """Check that a classifier can be trained and evaluated on the examples of `split`.
 
     Args:
@@ -59,6 +61,7 @@ def check_split(split: Split, name: str = "the split", num_classes: int | None =
             At least one label must be a class index.
         name: The name of the split in errors.
         num_classes: Labels must be below it. Defaults to no upper bound.
+        any_labels: Whether labels may be of other dtypes, and int64 labels of more dimensions, [N, ...].
 
     Raises:
         DataError: The split does not satisfy this.
@@ -78,7 +81,7 @@ def check_split(split: Split, name: str = "the split", num_classes: int | None =
                 f"Expected the {part} of {name} to be a dense tensor with values, got a {kind} tensor; convert it "
                 "first, for example with tensor.to_dense()."
             )
-    if labels.dtype != torch.int64:
+    if labels.dtype != torch.int64 and not any_labels:
         advice = (
             "prunus has no regression and no soft labels"
             if labels.is_floating_point()
@@ -88,7 +91,8 @@ def check_split(split: Split, name: str = "the split", num_classes: int | None =
             f"Expected the labels of {name} to be class indices [N] of torch.int64, got {labels.dtype} "
             f"{list(labels.shape)}; {advice}."
         )
-    if labels.ndim != 1 or inputs.ndim < 2 or len(inputs) != len(labels):
+    fits = labels.ndim > 0 if any_labels else labels.ndim == 1
+    if not fits or inputs.ndim < 2 or len(inputs) != len(labels):
         raise DataError(
             f"Expected {name} to have inputs [N, ...] with labels [N], got inputs {list(inputs.shape)} with labels "
             f"{list(labels.shape)}."
@@ -102,7 +106,8 @@ def check_split(split: Split, name: str = "the split", num_classes: int | None =
         raise DataError(
             f"Expected {name} to have at least one example, but it is empty: {list(inputs.shape)}."
         )
-    _check_labels(labels, name, num_classes)
+    if labels.dtype == torch.int64:
+        _check_labels(labels, name, num_classes)
     _check_inputs(inputs, name)
 
 
@@ -146,7 +151,7 @@ def _check_labels(labels: Tensor, name: str, num_classes: int | None) -> None:
     low, high = (int(value) for value in labels.aminmax())
     if low == high == IGNORE_INDEX:
         raise DataError(
-            f"Expected at least one label of {name} to be a class index, but all {len(labels)} are {IGNORE_INDEX}, "
+            f"Expected at least one label of {name} to be a class index, but all {labels.numel()} are {IGNORE_INDEX}, "
             "which marks examples to ignore."
         )
     if low < 0:

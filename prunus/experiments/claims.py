@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from prunus.experiments.rows import Row, average_draws, group_rows
+from prunus.experiments.comparisons import METRICS
+from prunus.experiments.rows import average_draws, group_rows
 from prunus.report.statistics import (
     Comparison,
     Expectation,
@@ -13,8 +14,14 @@ from prunus.report.statistics import (
     claim_p_value,
     compare_paired,
     decide,
+    format_interval,
+    format_number,
     holm,
 )
+from prunus.runs.content import Row
+
+Points = Mapping[str, Sequence[Any]]
+"""Rows whose value of each key is one of those given; all rows where empty."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,8 @@ class Claim:
     metric: str
     source: str
     """Figure, table or section of the paper."""
-    at: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """The points: rows whose value of each key is one of those given. All points where empty."""
-    against_at: Mapping[str, Sequence[Any]] | None = None
+    at: Points = field(default_factory=dict)
+    against_at: Points | None = None
     """Points of the other curve, where they differ, such as level 0 for the dense network."""
     margin: float = 0.0
     """Half-width of what counts as equal, in the unit of the metric."""
@@ -54,7 +60,34 @@ class Published:
     """Figure or table of the paper; "second-hand" or "authors' code" where the value was not read in the paper."""
 
 
-def verdicts(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Verdict]:
+@dataclass(frozen=True)
+class Decision:
+    """The verdict on one claim, with the numbers behind it."""
+
+    claim: str
+    source: str
+    """Where the paper makes the claim."""
+    verdict: Verdict
+    n: int
+    """Number of replicates."""
+    published: str
+    """The value in the paper, with its unit; empty where it gives none."""
+    metric: str
+    against: float | None
+    """The number that the metric is compared with; None: another curve."""
+    measured: float | None
+    """Mean of the metric, or of its difference between two curves; None without data."""
+    interval: tuple[float, float] | None
+    """95 % interval of `measured`, not corrected; None for fewer than two replicates."""
+    p: float
+    """p-value, corrected for the number of claims by Holm's method."""
+    where: str
+    """The measured points, such as "level 7, 11"."""
+    reason: str
+    """Why there is nothing to decide, where that is so."""
+
+
+def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision]:
     """Decide every claim on every network that has rows, Holm-corrected over all of them.
 
     Args:
@@ -62,44 +95,86 @@ def verdicts(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Verdict]:
         rows: One row per run and point, each with "curve", "replicate" and the metrics.
 
     Returns:
-        One verdict per network and claim, in the order of the networks' first rows. A claim is "not shown" where no
+        One decision per network and claim, in the order of the networks' first rows. A claim is "not shown" where no
         replicate has values of both sides.
     """
     groups = group_rows(({"group": "", **row} for row in rows), ("group",)) or {("",): []}
     compared = [
-        (group, claim, *_compare(claim, members)) for (group,), members in groups.items() for claim in claims
+        (group, claim, members, *_compare(claim, members))
+        for (group,), members in groups.items()
+        for claim in claims
     ]
     corrected = holm([
         claim_p_value(comparison, claim.expected, claim.margin) if comparison else 1.0
-        for _, claim, comparison, _ in compared
+        for _, claim, _, comparison, _ in compared
     ])  # fmt: skip
     return [
-        Verdict(
-            claim=f"{group}: {claim.text}" if group else claim.text,
-            source=claim.source,
-            verdict=decide(comparison, claim.expected, p, claim.margin) if comparison else "not shown",
-            n=comparison.n if comparison else 0,
-            published=claim.published,
-            measured=comparison.difference if comparison else None,
-            interval=(comparison.low, comparison.high) if comparison and comparison.n > 1 else None,
-            p=p,
-            where=where,
-        )
-        for (group, claim, comparison, where), p in zip(compared, corrected, strict=True)
+        _decide(group, claim, members, comparison, where, p)
+        for (group, claim, members, comparison, where), p in zip(compared, corrected, strict=True)
     ]
+
+
+def measured_text(decision: Decision) -> str:
+    """Format what was measured, with its interval: a difference with its sign, or a value beside the number."""
+    if decision.measured is None:
+        return "–"
+    is_difference = decision.against is None
+    unit = f" {METRICS[decision.metric].unit}" if is_difference and decision.metric in METRICS else ""
+    low, high = decision.interval or (0.0, 0.0)
+    if low < high:
+        center, low_text, high_text = format_interval(decision.measured, low, high)
+        text = f"{center}{unit} ({low_text} to {high_text})"
+    else:
+        text = f"{format_number(decision.measured)}{unit}"
+    if is_difference:
+        return f"{'+' * (decision.measured > 0)}{text}"
+    return f"{text}, compared with {decision.against:g}"
+
+
+def _decide(
+    group: str, claim: Claim, rows: Sequence[Row], comparison: Comparison | None, where: str, p: float
+) -> Decision:
+    against = None if isinstance(claim.against, str) else float(claim.against)
+    zero, pairs = against or 0.0, comparison.n if comparison else 0
+    return Decision(
+        claim=f"{group}: {claim.text}" if group else claim.text,
+        source=claim.source,
+        verdict=decide(comparison, claim.expected, p, claim.margin) if comparison else "not shown",
+        n=pairs,
+        published=claim.published,
+        metric=claim.metric,
+        against=against,
+        measured=comparison.difference + zero if comparison else None,
+        interval=(comparison.low + zero, comparison.high + zero) if comparison and pairs > 1 else None,
+        p=p,
+        where=where,
+        reason="" if pairs > 1 else "one replicate is not enough" if pairs else _missing(claim, rows),
+    )
+
+
+def _missing(claim: Claim, rows: Sequence[Row]) -> str:
+    """Say which curve or points of a claim the rows lack."""
+    at = claim.at if claim.against_at is None else claim.against_at
+    for curve, points in ((claim.curve, claim.at), (claim.against, at)):
+        of_curve = [row for row in rows if row["curve"] == curve]
+        if isinstance(curve, str) and not of_curve:
+            return f"there is no curve {curve!r}"
+        for key, values in points.items():
+            if isinstance(curve, str) and not any(row.get(key) in values for row in of_curve):
+                return f"there is no {_where(key, values)}"
+    return "no replicate has both sides"
 
 
 def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]:
     """Pair the replicates of a claim; None where no replicate has both sides. Also says at which points."""
     measured = _values(rows, claim.curve, claim.metric, claim.at)
-    points = sorted({point for values in measured.values() for point in values}, key=str)
+    points = {point for values in measured.values() for point in values}
     if isinstance(claim.against, str):
         other = _values(
             rows, claim.against, claim.metric, claim.at if claim.against_at is None else claim.against_at
         )
         if claim.against_at is None:
-            shared = {point for values in other.values() for point in values}
-            points = [point for point in points if point in shared]
+            points &= {point for values in other.values() for point in values}
             measured, other = (
                 {r: {p: v for p, v in values.items() if p in points} for r, values in side.items()}
                 for side in (measured, other)
@@ -108,14 +183,24 @@ def _compare(claim: Claim, rows: Sequence[Row]) -> tuple[Comparison | None, str]
         other = {replicate: {(): float(claim.against)} for replicate in measured}
     a, b = ({r: mean(v.values()) for r, v in side.items() if v} for side in (other, measured))
     where = "; ".join(
-        f"{key} {', '.join(dict.fromkeys(str(point[i]) for point in points))}"
-        for i, key in enumerate(claim.at)
+        _where(key, [value for value in values if value in {point[i] for point in points}])
+        for i, (key, values) in enumerate(claim.at.items())
     )
     return (compare_paired(a, b) if a.keys() & b.keys() else None), where if points else ""
 
 
+def _where(key: str, values: Sequence[Any]) -> str:
+    """Name points.
+
+    >>> _where("deleted %", [30.0, 40.0]), _where("level", [7])
+    ('deleted 30, 40 %', 'level 7')
+    """
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return f"{key.removesuffix(' %')} {', '.join(texts)}{' %' * key.endswith(' %')}"
+
+
 def _values(
-    rows: Sequence[Row], curve: str, metric: str, at: Mapping[str, Sequence[Any]]
+    rows: Sequence[Row], curve: str, metric: str, at: Points
 ) -> dict[int, dict[tuple[Any, ...], float]]:
     """The metric of a curve, by replicate and point."""
     selected = [

@@ -1,18 +1,16 @@
-"""Paired comparisons: two curves on the same replicates, point by point, as rows, sentences and tables.
+"""Paired comparisons: two curves on the same replicates, point by point, as rows and as tables.
 
 A replicate with several draws counts once, by the mean of its draws.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
-from prunus.experiments.rows import Row, average_draws
+from prunus.experiments.rows import average_draws, group_rows
 from prunus.report import formatting
-from prunus.report.experiment_page import DensityComparison, MetricComparison
 from prunus.report.statistics import Comparison, compare_paired
-
-K = TypeVar("K", bound=Hashable)
+from prunus.runs.content import Row
 
 DENSE = "the dense network"
 """The name of level 0 of every curve."""
@@ -46,9 +44,11 @@ METRICS: Mapping[str, Metric] = {
     "fine-tuned": Metric("test accuracy after fine-tuning the centroids", *_ACCURACY),
     "accuracy lost": Metric("loss of test accuracy", "pp", "a larger loss", "a smaller loss"),
     "training error": Metric("training error", "nats", "a higher error", "a lower error"),
+    "dense": Metric("weights of the dense network", "weights", "more weights", "fewer weights"),
+    "dense test": Metric("test accuracy of the dense network", *_ACCURACY),
     "weights": Metric("remaining weights", "weights", "more weights", "fewer weights"),
 }
-"""The metrics that are compared."""
+"""The metrics that are compared, and others whose keys are not clear."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,9 @@ class Difference:
     @property
     def sign(self) -> int:
         """1 or -1 where the curve is significantly above or below the other; else 0."""
-        return (self.comparison.difference > 0) - (self.comparison.difference < 0) if self.significant else 0
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval of at least two pairs excludes zero."""
-        return self.comparison.n > 1 and self.comparison.significant
+        if self.comparison.n < 2 or not self.comparison.significant:
+            return 0
+        return 1 if self.comparison.difference > 0 else -1
 
     @property
     def where(self) -> str:
@@ -81,10 +78,6 @@ class Difference:
         if self.key == "density %":
             return formatting.format_density(self.point / 100)
         return f"{self.key.removesuffix(' %')} {self.point:g}{' %' * self.key.endswith(' %')}"
-
-    def amount(self, brief: bool = False) -> str:
-        """Format the difference with its interval; the interval alone if `brief`."""
-        return self.comparison.amount(METRICS[self.metric].unit, brief=brief)
 
 
 def compare(
@@ -142,110 +135,34 @@ def as_rows(differences: Iterable[Difference]) -> list[Row]:
     ]
 
 
-def comparison_lines(differences: Iterable[Difference], metrics: Sequence[str], file: str) -> list[str]:
-    """Describe comparisons: one line per curve, under a heading per network and metric.
-
-    Args:
-        differences: All comparisons of an experiment.
-        metrics: The metrics to describe.
-        file: Name of the file that contains every comparison.
-
-    Returns:
-        Lines of Markdown: empty where none of the metrics was compared, one line without numbers where no comparison
-        has two pairs.
-    """
-    described = [difference for difference in differences if difference.metric in metrics]
-    if not described:
-        return []
-    if not any(difference.comparison.n > 1 for difference in described):
-        return [f"one replicate cannot show a difference; the measured differences are in {file}"]
-    lines = [f"every comparison, with its interval: {file}"]
-    for (group, metric, against), members in _grouped(described, _heading_key).items():
-        heading = f"{METRICS[metric].name}, compared with {against} on the same replicates"
-        lines += ["", f"{group + ', ' if group else ''}{heading}:", ""]
-        lines += [
-            f"- {curve}: {_line(of_curve)}"
-            for curve, of_curve in _grouped(members, lambda difference: difference.curve).items()
-        ]
-    return lines
-
-
-def _line(differences: Sequence[Difference]) -> str:
-    """The comparisons of a curve at all points, with the largest of the significant differences."""
-    metric, unit = METRICS[differences[0].metric], " %" * differences[0].key.endswith(" %")
-    parts = []
-    for sign, adjective in ((1, metric.more), (-1, metric.less)):
-        if members := [difference for difference in differences if difference.sign == sign]:
-            at = f"most at {_largest(members).point:.3g}{unit}, " if len(members) > 1 else ""
-            by = f"{at}by {_largest(members).amount()}"
-            parts.append(
-                f"{adjective} than {differences[0].against} at {_points(members, differences)}, {by}"
-            )
-    if all(difference.comparison.low == difference.comparison.high == 0 for difference in differences):
-        return f"no difference in any pair at {_points(differences, differences, 'any')}"
-    if members := [difference for difference in differences if not difference.sign]:
-        parts.append(f"no significant difference at {_points(members, differences, 'any')}")
-        if len(parts) == 1:
-            at = f", the largest at {_largest(members).point:.3g}{unit}" if len(members) > 1 else ""
-            parts[0] += f"{at}: {_largest(members).amount()}"
-    return "; ".join(parts)
-
-
-def _points(members: Sequence[Difference], all_: Sequence[Difference], every: str = "every") -> str:
-    name, unit = all_[0].key.removesuffix(" %"), " %" * all_[0].key.endswith(" %")
-    if len(members) == len(all_) > 2:
-        return f"{every} {name} from {members[0].point:.3g} to {members[-1].point:.3g}{unit}"
-    return f"{name} {', '.join(f'{difference.point:.3g}' for difference in members)}{unit}"
-
-
-def _largest(differences: Sequence[Difference]) -> Difference:
-    return max(differences, key=lambda difference: abs(difference.comparison.difference))
-
-
-def comparison_tables(differences: Iterable[Difference], metrics: Sequence[str]) -> list[MetricComparison]:
+def comparison_tables(differences: Sequence[Difference]) -> list[dict[str, Any]]:
     """Group comparisons for the page, point by point; empty where no comparison has two pairs.
 
     Args:
-        differences: All comparisons of an experiment.
-        metrics: The metrics to describe, keys of METRICS.
+        differences: The comparisons to describe.
 
     Returns:
-        One table per network, metric and reference curve, each with one row per point.
+        One table per network, metric and reference curve: its "heading", adjectives for "more" and "less", and "rows",
+        one per point: "at", and the curves that are significantly above ("more") and below ("less") the reference
+        curve, each with its difference, and the curves that are neither ("same").
     """
-    described = [difference for difference in differences if difference.metric in metrics]
-    if not any(difference.comparison.n > 1 for difference in described):
+    if not any(difference.comparison.n > 1 for difference in differences):
         return []
+    keyed = [
+        {"table": (d.group, d.metric, d.against), "point": d.point, "difference": d} for d in differences
+    ]
     tables = []
-    for (group, metric, against), members in _grouped(described, _heading_key).items():
-        names = METRICS[metric]
-        heading = f"{group + ', ' if group else ''}{names.name}, compared with {against}"
-        rows = [
-            _row(of_curve) for of_curve in _grouped(members, lambda difference: difference.point).values()
-        ]
-        tables.append(MetricComparison(heading[:1].upper() + heading[1:], names.more, names.less, rows))
+    for ((group, metric, against),), members in group_rows(keyed, ("table",)).items():
+        name, unit = METRICS[metric].name, METRICS[metric].unit
+        heading = f"{f'{group}, ' if group else ''}{name}, compared with {against}"
+        rows = []
+        for at_point in group_rows(members, ("point",)).values():
+            curves: dict[int, list[Any]] = {1: [], -1: [], 0: []}
+            for difference in (row["difference"] for row in at_point):
+                curves[difference.sign].append((difference.curve, difference.comparison.amount(unit)))
+            same = [curve for curve, _ in curves[0]]
+            where = at_point[0]["difference"].where
+            rows.append({"at": where, "more": curves[1], "less": curves[-1], "same": same})
+        names = {"more": METRICS[metric].more, "less": METRICS[metric].less}
+        tables.append({"heading": heading[:1].upper() + heading[1:], **names, "rows": rows})
     return tables
-
-
-def _heading_key(difference: Difference) -> tuple[str, str, str]:
-    return difference.group, difference.metric, difference.against
-
-
-def _row(differences: Sequence[Difference]) -> DensityComparison:
-    more, less = (
-        [
-            (difference.curve, difference.amount(brief=True))
-            for difference in differences
-            if difference.sign == sign
-        ]
-        for sign in (1, -1)
-    )
-    same = [difference.curve for difference in differences if not difference.sign]
-    return DensityComparison(differences[0].where, more, less, same)
-
-
-def _grouped(members: Sequence[Difference], key: Callable[[Difference], K]) -> dict[K, list[Difference]]:
-    """Group by key, in the order of the first member of each."""
-    groups: dict[K, list[Difference]] = {}
-    for member in members:
-        groups.setdefault(key(member), []).append(member)
-    return groups

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from prunus.errors import NoEffectWarning, SpecError
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.provenance import PREFIXES
-from prunus.experiments.rows import SIZES, Row, first_setting
+from prunus.experiments.rows import SIZES, first_setting
 from prunus.report.figure_data import Reference
+from prunus.runs.content import Row
 from prunus.runs.overrides import apply_overrides
 from prunus.runs.settings import all_settings
 from prunus.runs.spec import RunSpec

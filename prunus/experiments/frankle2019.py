@@ -7,7 +7,7 @@ from typing import Any
 
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
-from prunus.experiments.presets import network, with_baseline, with_recipe
+from prunus.experiments.presets import ticket_of_size, with_baseline, with_recipe
 from prunus.tickets.ticket import TicketSpec
 
 PAPER = 'Frankle & Carbin 2019, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks"'
@@ -148,7 +148,7 @@ lenet = Experiment(
     place="",
     title="When Lenet stops and how accurate it is, winning ticket and random reinitialization",
     question="Does a winning ticket train faster and better than the same mask with newly drawn weights?",
-    template=partial(network, epochs=20, rounds=15),
+    template=partial(ticket_of_size, epochs=20, rounds=15),
     runs=winning_and_reinitialized,
     figures=(STOP, ACCURACY, END),
     claims=_claims(
@@ -167,7 +167,7 @@ conv = replace(
     name="frankle2019.conv",
     title="Winning tickets and random reinitializations of Conv-2, Conv-4 and Conv-6 on CIFAR-10",
     question="Do convolutional networks on CIFAR-10 contain winning tickets?",
-    template=partial(network, epochs=6, rounds=7),
+    template=partial(ticket_of_size, epochs=6, rounds=7),
     claims=_claims(
         "", "", "+3.4, +3.5 and +3.3 pp at best (second-hand)", "3.5, 3.5 and 2.5 times faster at best (second-hand)"
     ),
@@ -180,7 +180,7 @@ curves = replace(
     name="frankle2019.curves",
     title="Test accuracy during training, one curve per density",
     question="How does the test accuracy of winning tickets develop during training at different densities?",
-    template=partial(network, epochs=10, rounds=15),
+    template=partial(ticket_of_size, epochs=10, rounds=15),
     runs=ticket_with_test_curve,
     figures=(
         FigureSpec(
@@ -237,7 +237,7 @@ learning_rates = replace(
     name="frankle2019.learning_rates",
     title="Winning tickets at other learning rates of Adam",
     question="At which learning rates of Adam are there winning tickets?",
-    template=partial(network, epochs=10, rounds=11),
+    template=partial(ticket_of_size, epochs=10, rounds=11),
     runs=one_curve_per_recipe(LEARNING_RATES),
     figures=(STOP, ACCURACY),
     claims=_each_beats_the_dense_network(list(LEARNING_RATES)),
@@ -252,7 +252,7 @@ optimizers = replace(
     name="frankle2019.optimizers",
     title="Winning tickets with SGD and with momentum",
     question="Are there winning tickets with SGD and with momentum, as there are with Adam?",
-    template=partial(network, epochs=15, rounds=11),
+    template=partial(ticket_of_size, epochs=15, rounds=11),
     runs=one_curve_per_recipe(OPTIMIZERS),
     claims=_each_beats_the_dense_network(list(OPTIMIZERS)),
 )

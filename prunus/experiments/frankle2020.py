@@ -5,7 +5,7 @@ from functools import partial
 
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
-from prunus.experiments.presets import network, with_baseline
+from prunus.experiments.presets import ticket_of_size, with_baseline
 from prunus.tickets.instability import InstabilitySpec
 from prunus.tickets.ticket import TicketSpec
 
@@ -89,7 +89,7 @@ rewinding = Experiment(
     place="",
     title="Tickets rewound to step k and tickets rewound to step 0",
     question="Are tickets that rewind to an early step better than those that rewind to the initialization?",
-    template=partial(network, epochs=10, rounds=12),
+    template=partial(ticket_of_size, epochs=10, rounds=12),
     runs=rewound_tickets,
     figures=(
         FigureSpec(
@@ -117,7 +117,7 @@ instability = Experiment(
     title="The error barrier between two copies, against the step at which they part",
     question="From which step of training on do two copies, trained on data in different orders, end in linearly "
     "connected minima?",
-    template=partial(network, epochs=10, rounds=7),
+    template=partial(ticket_of_size, epochs=10, rounds=7),
     runs=pairs_of_copies,
     figures=(
         FigureSpec(

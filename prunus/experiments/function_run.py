@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from prunus.errors import SpecError
-from prunus.experiments.rows import Row
 from prunus.registry import import_object
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.runs.spec import RunSpec
 from prunus.training import Recipe

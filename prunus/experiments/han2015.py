@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.rows import Row
 from prunus.experiments.trained_networks import LENETS, SMOKE_EXAMPLES, CompressedNetwork, TrainedNetwork
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
 from prunus.pruning.scopes import SCOPES
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate
 from prunus.types import MaskDict
@@ -125,7 +124,7 @@ def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory) -> li
         pruned = network if iterative else copy.deepcopy(network)
         # One quality parameter for all layers, times the standard deviation of the layer's weights.
         rounds = prune_and_retrain(
-            pruned, prunable_weights(pruned), data, [1 - sparsity], [retraining],
+            pruned, data, [1 - sparsity], [retraining],
             criterion=CRITERIA["scaled_magnitude"], scope=SCOPES["global"], seed=replicate,
             within=masks if iterative else None, backend="dense",
         )  # fmt: skip

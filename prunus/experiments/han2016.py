@@ -18,9 +18,9 @@ from prunus.compression.save import save
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.rows import Row
 from prunus.experiments.trained_networks import LENETS, CompressedNetwork
 from prunus.pruning.prunable import prunable_weights
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import evaluate, train

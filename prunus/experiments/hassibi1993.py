@@ -13,7 +13,7 @@ from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
 from prunus.experiments.levenberg_marquardt import minimize, minimize_batch, outputs
-from prunus.experiments.rows import Row, group_rows
+from prunus.experiments.rows import group_rows
 from prunus.masks import all_kept
 from prunus.models.mlp import mlp
 from prunus.pruning.criteria import CRITERIA
@@ -23,6 +23,7 @@ from prunus.pruning.obs.obd import Obd
 from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.obs.state import Examine
 from prunus.registry import lookup
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.types import Params, Split

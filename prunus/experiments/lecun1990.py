@@ -11,7 +11,6 @@ from torch import nn
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.rows import Row
 from prunus.experiments.trained_networks import SMOKE_EXAMPLES, TrainedNetwork
 from prunus.masks import Masks
 from prunus.models.initialization import glorot_normal
@@ -24,6 +23,7 @@ from prunus.pruning.obs.state import Examine, prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import set_weights, with_weights
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train

@@ -95,7 +95,7 @@ def outputs(objective: Objective, w: Tensor) -> Tensor:
 
 def _value(objective: Objective, w: Tensor, decay: float) -> Tensor:
     answers, targets = _together(outputs(objective, w), objective.targets)
-    errors = objective.loss.value(answers, targets).reshape(len(w), -1).mean(1)
+    errors = objective.differentiable_loss.value(answers, targets).reshape(len(w), -1).mean(1)
     return errors + decay / 2 * w.square().sum(1)
 
 
@@ -107,7 +107,8 @@ def _derivatives(objective: Objective, w: Tensor, free: Tensor, decay: float) ->
     jacobian = jacobian * free[:, None, None]
     answers, targets = _together(outputs(objective, w), objective.targets)
     n, rows = len(objective.inputs), (len(w), len(objective.inputs))
-    roots, slopes = objective.loss.hessian_root(answers, targets), objective.loss.gradient(answers, targets)
+    loss = objective.differentiable_loss
+    roots, slopes = loss.hessian_root(answers, targets), loss.gradient(answers, targets)
     x = torch.einsum("rncp,rncd->rndp", jacobian, roots.reshape(*rows, *roots.shape[1:])).flatten(1, 2)
     slope = torch.einsum("rncp,rnc->rp", jacobian, slopes.reshape(*rows, -1)) / n + decay * w
     return slope, x.mT @ x / n

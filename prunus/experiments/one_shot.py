@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prunus.data import load_data
+from prunus.data.examples import Examples, sample_examples
 from prunus.data.files import data_root
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun, Output
-from prunus.experiments.rows import Row
 from prunus.masks import all_kept, apply_masks
-from prunus.models import MODELS
+from prunus.models.loading import make_model
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples, with_options
+from prunus.pruning.methods import CriterionMethod, pruning_method, with_options
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.fisher import Fisher
@@ -33,9 +33,10 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import SCOPES
 from prunus.pruning.weights import with_weights
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.training import Recipe, evaluate, train
-from prunus.types import Density, Params, Split, numel_by_name
+from prunus.types import Density, Params, numel_by_name
 
 TRAINED = "resnet20-cifar10-jpeg.safetensors"
 """Weights in the data root, with a test accuracy of 88.30 %."""
@@ -114,7 +115,7 @@ def trained_network(settings: OneShot, replicate: None) -> Output:
     Returns:
         All tensors of the network, and no rows.
     """
-    model = MODELS[settings.model](seed=0)
+    model = make_model(settings.model, 0)
     if settings.weights:
         model.load_state_dict({**model.state_dict(), **load_file(data_root() / settings.weights)})
     else:
@@ -140,7 +141,7 @@ def accuracy_per_sparsity(settings: OneShot, replicate: int, network: RunDirecto
     Raises:
         StoreError: The stored tensors of an input are missing or damaged.
     """
-    data, model = load_data(settings.data), MODELS[settings.model](seed=0)
+    data, model = load_data(settings.data), make_model(settings.model, 0)
     model.load_state_dict(network.load_tensors("tensors"))
     model.eval()
     test = data.test.take(settings.test_examples)
@@ -167,7 +168,7 @@ def _weights(model: nn.Module) -> Params:
     return {name: weight.detach() for name, weight in prunable_weights(model).items()}
 
 
-def _magnitude(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
+def _magnitude(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """Magnitude, by layers and globally."""
     method, weights = CriterionMethod(CRITERIA["magnitude"]), _weights(model)
 
@@ -177,7 +178,7 @@ def _magnitude(model: nn.Module, calibration: Split, seed: int, settings: OneSho
     return {MAGNITUDE: in_scope("layer"), MAGNITUDE_GLOBAL: in_scope("global")}
 
 
-def _obd(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
+def _obd(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """Saliencies with the diagonal of the Fisher, which at a minimum is that of the Hessian and never negative."""
     weights = _weights(model)
     objective = make_objective(model, weights, calibration.inputs, calibration.labels)
@@ -185,7 +186,7 @@ def _obd(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> 
     return {"OBD": lambda density: apply_masks(weights, SCOPES["layer"].select(scores, density, seed=seed))}
 
 
-def _fisher(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
+def _fisher(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """The blockwise Fisher, computed once and recomputed several times."""
     weights = _weights(model)
 
@@ -204,7 +205,7 @@ def _fisher(model: nn.Module, calibration: Split, seed: int, settings: OneShot) 
     }
 
 
-def _layerwise(model: nn.Module, calibration: Split, seed: int, settings: OneShot) -> dict[str, PruneTo]:
+def _layerwise(model: nn.Module, calibration: Examples, seed: int, settings: OneShot) -> dict[str, PruneTo]:
     """SparseGPT and ExactOBS, from the same Hessians for all densities."""
     weights = _weights(model)
     state = ExactObs().examiner(model, calibration.inputs)(weights, all_kept(weights))
@@ -224,7 +225,7 @@ def _layerwise(model: nn.Module, calibration: Split, seed: int, settings: OneSho
     }
 
 
-METHODS: dict[str, Callable[[nn.Module, Split, int, OneShot], dict[str, PruneTo]]] = {
+METHODS: dict[str, Callable[[nn.Module, Examples, int, OneShot], dict[str, PruneTo]]] = {
     "magnitude": _magnitude,
     "OBD": _obd,
     "Fisher": _fisher,

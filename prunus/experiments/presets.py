@@ -26,11 +26,11 @@ NETWORKS: Mapping[str, TicketSpec] = {
 }
 """A ticket of each network, with the layer rates of the papers: half the rate for the output layer."""
 
-SMOKE = {"lenet": (3000, 10), "conv-2": (360, 2), "conv-4": (360, 2), "conv-6": (360, 2)}
+SMOKE = {"lenet": (3000, 10), "conv-2": (120, 1), "conv-4": (120, 1), "conv-6": (120, 1)}
 """Training examples, and steps between evaluations, of the smoke size."""
 
 
-def network(name: str, size: str, epochs: int | None = None, rounds: int | None = None) -> TicketSpec:
+def ticket_of_size(name: str, size: str, epochs: int | None = None, rounds: int | None = None) -> TicketSpec:
     """Return the ticket of a network at a size.
 
     Args:

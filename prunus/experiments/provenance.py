@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prunus.report import formatting
-from prunus.report.experiment_page import InvariantSummary
+from prunus.report.formatting import format_density, format_settings, pluralize
 from prunus.runs.directory import RunDirectory
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
@@ -82,7 +81,7 @@ def all_run_directories(store: Store, request: Request) -> list[RunDirectory]:
     return list(directories.values())
 
 
-def invariant_summary(store: Store, request: Request) -> InvariantSummary:
+def invariant_summary(store: Store, request: Request) -> dict[str, Any]:
     """Count every check of every point, and list the failed ones.
 
     Args:
@@ -90,8 +89,9 @@ def invariant_summary(store: Store, request: Request) -> InvariantSummary:
         request: The requested runs, all of them finished.
 
     Returns:
-        The number of rows with a report, how many of them passed all checks, the counts of each check, and the failures
-        by label, density, check and run.
+        "points", the number of rows with a report; "passed", how many of them passed all checks; "checks", each with
+        the number of rows that it holds for and was made for; and "failed", each with the label of its result, the
+        check and the ID of the run.
 
     Raises:
         StoreError: A run is not finished, or its files are damaged.
@@ -106,31 +106,21 @@ def invariant_summary(store: Store, request: Request) -> InvariantSummary:
     checks: dict[str, list[bool]] = {}
     failed = []
     for id, row in points:
-        where = f"{labels[id]}, density {formatting.format_density(row['density'])}"
+        where = f"{labels[id]}, density {format_density(row['density'])}"
         for check, holds in row["invariants"]["checks"].items():
             checks.setdefault(check, []).append(holds)
             if not holds:
                 failed.append((where, check, id))
     passed = sum(row["invariants"]["passed"] for _, row in points)
     counts = [(check, sum(results), len(results)) for check, results in checks.items()]
-    return InvariantSummary(len(points), passed, counts, failed)
+    return {"points": len(points), "passed": passed, "checks": counts, "failed": failed}
 
 
 def environments(directories: Iterable[RunDirectory]) -> dict[str, str]:
-    """Describe where runs were computed: versions, machine, device; with numbers of runs where they differ."""
-    counts: dict[str, dict[str, int]] = {}
-    for directory in directories:
-        attempts = [_environment(attempt) for attempt in directory.record().environments]
-        for key in attempts[-1]:
-            for text in dict.fromkeys(attempt[key] for attempt in attempts):
-                of_key = counts.setdefault(key, {})
-                of_key[text] = of_key.get(text, 0) + 1
-    return {
-        key: next(iter(texts))
-        if len(texts) == 1
-        else "; ".join(f"{text} ({formatting.pluralize(n, 'run')})" for text, n in texts.items())
-        for key, texts in counts.items()
-    }
+    """Describe where runs were computed: versions, machine, device, with all values where they differ."""
+    return collect_texts(
+        _environment(attempt) for directory in directories for attempt in directory.record().environments
+    )
 
 
 def _environment(record: Mapping[str, Any]) -> dict[str, str]:
@@ -138,21 +128,24 @@ def _environment(record: Mapping[str, Any]) -> dict[str, str]:
     return {
         "prunus": f"{record.get('prunus', '–')}{f', commit {commit}' if commit else ''}",
         "libraries": ", ".join(f"{name} {record.get(name, '–')}" for name in ("torch", "numpy", "python")),
-        "machine": f"{record.get('cpu', '–')}, {record.get('cores', '–')} cores, {record.get('platform', '–')}",
+        "machine": f"{record.get('cpu', '–')}, {record.get('cores', '–')} cores",
         "device": f"{record.get('device_name') or record.get('device', '–')}, "
-        f"{formatting.pluralize(record.get('threads', 1), 'thread')} per process",
+        f"{pluralize(record.get('threads', 1), 'thread')} per process",
         "executor": record.get("executor", "–"),
     }
 
 
-def settings_of_runs(directories: Iterable[RunDirectory]) -> dict[str, str]:
-    """Collect the settings of runs by the names that `--set` takes, with all values where they differ."""
-    values: dict[str, dict[str, None]] = {}
-    for directory in directories:
-        for key, value in run_settings(directory.record().all_settings).items():
-            if key != "replicate" and value not in formatting.UNSET and value != []:
-                values.setdefault(key, {})[formatting.format_settings(value)] = None
-    return {key: "; ".join(texts) for key, texts in values.items()}
+def collect_texts(dicts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Format the values of many dicts by key, with all values where they differ.
+
+    >>> collect_texts([{"epochs": 2, "rounds": 3}, {"epochs": 4}])
+    {'epochs': '2; 4', 'rounds': '3'}
+    """
+    texts: dict[str, dict[str, None]] = {}
+    for values in dicts:
+        for key, value in values.items():
+            texts.setdefault(key, {})[format_settings(value)] = None
+    return {key: "; ".join(texts_of) for key, texts_of in texts.items()}
 
 
 def run_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
-from prunus.experiments.presets import network, with_baseline, with_recipe
+from prunus.experiments.presets import ticket_of_size, with_baseline, with_recipe
 from prunus.tickets.ticket import PruningRates, TicketSpec
 
 ACTIONS = {
@@ -18,7 +18,7 @@ ACTIONS = {
 def _template(name: str, size: str) -> TicketSpec:
     """The settings of the paper for CIFAR-10: 20 % of the remaining weights per round, ranked together."""
     ticket = with_recipe(
-        network(name, size, epochs=15, rounds=12), optimizer="sgd", learning_rate=0.1, momentum=0.9,
+        ticket_of_size(name, size, epochs=15, rounds=12), optimizer="sgd", learning_rate=0.1, momentum=0.9,
         weight_decay=1e-4, batch_size=128, lr_schedule="steps",
         source="Renda et al. 2020; epochs as for the network's other experiments",
     )  # fmt: skip

@@ -1,108 +1,87 @@
-"""The files of an experiment: numbers as JSON, a table as markdown, figures as CSV, PNG, SVG and HTML."""
+"""The files of an experiment: numbers as JSON, a page as Markdown and HTML, figures as CSV, PNG, SVG and HTML."""
 
-import csv
-import io
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunus.experiments.rows import Row
 from prunus.files import after_writing, create_folder, write_atomic
-from prunus.report.figure_data import FigureData
+from prunus.report.figure_data import FigureData, to_csv
 from prunus.report.figures import files_of, save_numbers, save_pictures
-from prunus.report.formatting import pluralize
-
-SIZE_MARKS = {"smoke": " (smoke size)", "default": " (shortened)", "full": ""}
+from prunus.report.interactive_figure import chart, render_with_script
+from prunus.report.templating import load_template
+from prunus.runs.content import Row
 
 
 @dataclass(frozen=True)
 class Result:
-    """An experiment's verdicts, rows and table, and the files that contain and draw them."""
+    """What an experiment found, and the files that contain and draw it."""
 
     name: str
     content: Mapping[str, Any]
     """What NAME.json contains."""
-    table: Sequence[Row]
-    """The rows summarized over the replicates."""
     text: str
-    """The table as markdown, with notes."""
+    """The verdicts, the table and the comparisons as Markdown."""
     files: Sequence[Path]
+    """The page first."""
+
+    @property
+    def table(self) -> Sequence[Row]:
+        """The rows summarized over the replicates."""
+        rows: Sequence[Row] = self.content["table"]
+        return rows
 
 
-@dataclass
-class ResultFiles:
-    """Writes the files of one experiment into a folder."""
+def write_results(content: Mapping[str, Any], figures: Mapping[str, FigureData], out: Path) -> Result:
+    """Write the files of an experiment; the numbers first.
 
-    name: str
-    size: str
-    out: Path
-    files: list[Path] = field(default_factory=list)
-    figures: list[tuple[FigureData, Path]] = field(default_factory=list)
-    """The figures, each with the path of its files without their suffixes."""
+    Args:
+        content: What `prunus.experiments.page.describe` returned.
+        figures: The figures by the part of their file names that follows the name of the experiment.
+        out: The folder, which is created if it does not exist.
 
-    def add_figure(self, suffix: str, figure: FigureData) -> None:
-        """Write the numbers of a figure into NAME.SUFFIX.csv; `finish` draws it as .png, .svg and .html.
+    Returns:
+        The content, its text and the paths of all files.
 
-        Args:
-            suffix: The part of the file names that follows the name of the experiment, such as "accuracy".
-            figure: The curves with title, labels and axes.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
-        create_folder(self.out)
-        path = self.out / f"{self.name}.{suffix}"
+    Raises:
+        PrunusError: A file cannot be written, or a figure cannot be drawn; then the message names the files of
+            numbers, which are complete.
+    """
+    name = content["experiment"]
+    create_folder(out)
+    paths = {out / f"{name}.{suffix}": figure for suffix, figure in figures.items()}
+    page, numbers, document, comparisons = (
+        out / f"{name}.{suffix}" for suffix in ("html", "json", "md", "comparisons.csv")
+    )
+    for path, figure in paths.items():
         save_numbers(path, figure)
-        self.files += files_of(path)
-        self.figures.append((figure, path))
+    write_atomic(numbers, json.dumps(content, indent=1) + "\n")
+    images = [(path.name, figure.title) for path, figure in paths.items()]
+    text = _render("numbers.md", content, has_verdict_table=False)
+    write_atomic(document, _render("experiment.md", content, images=images, has_verdict_table=True) + "\n")
+    files = [numbers, document, *(file for path in paths for file in files_of(path))]
+    if content["comparisons"]:
+        write_atomic(comparisons, to_csv(content["comparisons"]))
+        files.append(comparisons)
+    with after_writing(*(file for file in files if file.suffix in (".json", ".md", ".csv"))):
+        for path, figure in paths.items():
+            save_pictures(path, figure)
+    with after_writing(*files):
+        charts = [
+            chart(figure, tables.name, svg.read_text(encoding="utf-8"))
+            for path, figure in paths.items()
+            for _, svg, _, tables in [files_of(path)]
+        ]
+        names = [file.name for file in files]
+        write_atomic(page, render_with_script("experiment.html", page=content, charts=charts, files=names))
+    return Result(name, content, text, [page, *files])
 
-    def add_rows(self, suffix: str, rows: Sequence[Row]) -> None:
-        """Write rows of one shape as the table NAME.SUFFIX.csv.
 
-        Args:
-            suffix: The part of the file name that follows the name of the experiment.
-            rows: At least one row; all have the keys of the first, which are the columns.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
-        create_folder(self.out)
-        path = self.out / f"{self.name}.{suffix}.csv"
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(path, text.getvalue())
-        self.files.append(path)
-
-    def finish(self, content: Mapping[str, Any], table: Sequence[Row], notes: str, n: int) -> Result:
-        """Write NAME.json and NAME.md, then draw the figures.
-
-        Args:
-            content: What NAME.json contains.
-            table: The summarized rows, for NAME.md.
-            notes: Markdown below the table.
-            n: Number of replicates.
-
-        Returns:
-            The content, the table, its text and the paths of all files, those of earlier calls included.
-
-        Raises:
-            PrunusError: A file cannot be written, or a figure cannot be drawn; then the message names the files of
-                numbers, which are complete.
-        """
-        create_folder(self.out)
-        numbers, document = self.out / f"{self.name}.json", self.out / f"{self.name}.md"
-        text = f"{markdown(table)}\n\n{notes}".rstrip()
-        result = Result(self.name, content, table, text, [numbers, document, *self.files])
-        write_atomic(numbers, json.dumps(content, indent=1) + "\n")
-        write_atomic(document, f"# {self.name} ({self.size} size, {pluralize(n, 'replicate')})\n\n{text}\n")
-        with after_writing(*(file for file in result.files if file.suffix in (".json", ".md", ".csv"))):
-            for figure, path in self.figures:
-                save_pictures(path, figure)
-        return result
+def _render(template: str, content: Mapping[str, Any], **more: Any) -> str:
+    """Render a template in Markdown, without the empty lines that its conditions leave."""
+    return re.sub(r"\n{3,}", "\n\n", load_template(template).render(content, **more)).strip()
 
 
 def merge_results(name: str, results: Sequence[Result]) -> Result:
@@ -113,45 +92,8 @@ def merge_results(name: str, results: Sequence[Result]) -> Result:
         results: The results of its experiments, in the order of the paper.
 
     Returns:
-        A result whose content is that of each experiment by name, whose text has a heading per experiment, and whose
-        rows have the additional key "experiment".
+        A result whose content is that of each experiment by name, and whose text has a heading per experiment.
     """
     text = "\n\n".join(f"## {result.name}\n\n{result.text}" for result in results)
-    table = [{"experiment": result.name, **row} for result in results for row in result.table]
     content = {result.name: result.content for result in results}
-    return Result(name, content, table, text, [file for result in results for file in result.files])
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Format rows as a markdown table; a standard deviation is shown next to its mean."""
-    columns = [column for column in rows[0] if not column.endswith(" ±")]
-    lines = [columns, ["---"] * len(columns), *([_cell(row, column) for column in columns] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cell(row: Row, column: str) -> tuple[str, str]:
-    """Format a value and its standard deviation; the second is empty where it is missing or zero.
-
-    Args:
-        row: A summarized row; the standard deviation of a column "x" has the key "x ±".
-        column: Key of the value; a key that the row lacks gives an empty text.
-
-    Returns:
-        The value, a float with four significant digits, and its standard deviation with two.
-    """
-    value, spread = row.get(column, ""), row.get(f"{column} ±", 0.0)
-    return f"{value:.4g}" if isinstance(value, float) else str(value), _two_digits(spread) if spread else ""
-
-
-def _two_digits(spread: float) -> str:
-    """Format with two significant digits, without an exponent for large numbers.
-
-    >>> _two_digits(292.7), _two_digits(0.0512)
-    ('290', '0.051')
-    """
-    return f"{float(f'{spread:.2g}'):.0f}" if spread >= 10 else f"{spread:.2g}"
-
-
-def _cell(row: Row, column: str) -> str:
-    value, spread = cell(row, column)
-    return f"{value} ± {spread}" if spread else value
+    return Result(name, content, text, [file for result in results for file in result.files])

@@ -1,21 +1,20 @@
 """Rows of numbers: read from runs, averaged over draws, summarized over replicates, made into curves."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from prunus.errors import StoreError
 from prunus.report.figure_data import Curve
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
+from prunus.runs.executors.run_task import Say
 from prunus.runs.requests import Request
 from prunus.runs.settings import flatten_settings
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.ticket import TicketSpec
-
-Row = dict[str, Any]
-Say = Callable[[str], None]
 
 SIZES = ("smoke", "default", "full")
 _NOT_FOR_TABLES = ("invariants", "density", "seconds")
@@ -232,11 +231,6 @@ def group_rows(rows: Iterable[Row], by: Sequence[str]) -> dict[tuple[Any, ...], 
 def _mean(values: Sequence[float]) -> float:
     """The mean; equal values without a rounding error."""
     return values[0] if len(set(values)) == 1 else mean(values)
-
-
-def spread(values: Sequence[float]) -> float:
-    """Sample standard deviation; 0 for one value."""
-    return stdev(values) if len(values) > 1 else 0.0
 
 
 def curve(name: str, rows: Iterable[Row], x: str, y: str, by: str | None = None) -> Curve:

@@ -3,23 +3,14 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
 from prunus.errors import UnknownNameError
-from prunus.experiments.claims import verdicts
-from prunus.experiments.comparisons import as_rows, compare, comparison_lines
 from prunus.experiments.experiment import Experiment, FigureSpec
-from prunus.experiments.page import Content, make_page, repeat_command, size_differences
-from prunus.experiments.provenance import all_run_directories, environments, invariant_summary
-from prunus.experiments.results import SIZE_MARKS, Result, ResultFiles
+from prunus.experiments.page import describe
+from prunus.experiments.results import Result, write_results
 from prunus.experiments.rows import (
     SIZES,
-    Row,
-    Say,
     average_draws,
     curve,
     curves_of,
@@ -27,21 +18,20 @@ from prunus.experiments.rows import (
     group_rows,
     invariants_line,
     latest_request,
-    num_runs,
-    rows_of,
-    spread,
 )
-from prunus.files import after_writing
 from prunus.registry import lookup
-from prunus.report.experiment_page import write_experiment_page
 from prunus.report.figure_data import FigureData
 from prunus.report.figures import check_figure_libraries
 from prunus.report.statistics import check_interval_library
+from prunus.runs.content import Row
 from prunus.runs.executors import EXECUTORS, run_plan
+from prunus.runs.executors.run_task import Say
 from prunus.runs.requests import Request
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.types import Progress
+
+SIZE_MARKS = {"smoke": " (smoke size)", "default": " (shortened)", "full": ""}
 
 
 def run_experiment(
@@ -108,7 +98,7 @@ def run_experiment(
         say=say,
         progress=progress,
     )
-    return _draw(experiment, runs, request, Path(out), say)
+    return _draw(experiment, runs, request, Path(out))
 
 
 def draw_experiment(
@@ -131,7 +121,7 @@ def draw_experiment(
     """
     _check_libraries(experiment)
     say = report or (lambda line: None)
-    return _draw(experiment, store, latest_request(store, experiment.name, size, say), Path(out), say)
+    return _draw(experiment, store, latest_request(store, experiment.name, size, say), Path(out))
 
 
 def _check_libraries(experiment: Experiment) -> None:
@@ -141,171 +131,44 @@ def _check_libraries(experiment: Experiment) -> None:
         check_interval_library()
 
 
-def _draw(experiment: Experiment, store: Store, requested: Request, out: Path, say: Say) -> Result:
-    request = finished_subset(store, requested)
-    seeds, all_seeds = (
-        sorted({entry.label["replicate"] for entry in part.entries}) for part in (request, requested)
-    )
-    command = repeat_command(experiment, store, request, all_seeds)
-    missing = _missing(requested, request, command)
-    files = ResultFiles(experiment.name, request.size, out)
-    rows = rows_of(store, request)
+def _draw(experiment: Experiment, store: Store, requested: Request, out: Path) -> Result:
+    finished = finished_subset(store, requested)
+    content = describe(experiment, store, requested, finished)
+    figures: dict[str, FigureData] = {}
     for figure in experiment.figures:
-        _draw_figure(files, figure, rows if figure.source == "rows" else curves_of(store, request), missing)
-    selected = experiment.select(rows)
-    differences = (
-        compare(selected, experiment.against, experiment.metrics, experiment.point)
-        if experiment.against
-        else []
-    )
-    if differences:
-        files.add_rows("comparisons", as_rows(differences))
-    content = Content(
-        experiment, store, request, seeds, command, missing,
-        table=table_of(experiment, selected), differences=differences,
-        verdicts=verdicts(experiment.claims, selected),
-        size_differences=size_differences(experiment, store, request), invariants=invariant_summary(store, request),
-    )  # fmt: skip
-    result = files.finish(_json(content, rows), content.table, _notes(content, rows), len(seeds))
-    page = out / f"{experiment.name}.html"
-    with after_writing(*result.files):
-        write_experiment_page(page, make_page(content, files.figures, result.files))
-    return Result(result.name, result.content, result.table, result.text, [page, *result.files])
+        rows = content["rows"] if figure.source == "rows" else curves_of(store, finished)
+        figures |= _figures(figure, rows, content["size"], content["missing"])
+    return write_results(content, figures, out)
 
 
-def _missing(requested: Request, selected: Request, command: str) -> str:
-    """How many of the runs are drawn, and how to get the others; empty where all are."""
-    if num_runs(selected) == num_runs(requested):
-        return ""
-    return (
-        f"{num_runs(selected)} of {num_runs(requested)} runs are drawn; the others are not finished or failed: "
-        f"run `{command}` again"
-    )
-
-
-def _json(content: Content, rows: Sequence[Row]) -> dict[str, Any]:
-    """What NAME.json contains."""
-    experiment, request = content.experiment, content.request
-    return {
-        "experiment": experiment.name,
-        "question": experiment.question,
-        "paper": experiment.paper,
-        "size": request.size,
-        "verdicts": [asdict(verdict) for verdict in content.verdicts],
-        "published": [asdict(value) for value in experiment.published],
-        "differences": [*experiment.differences, *content.size_differences],
-        "command": content.command,
-        "table": list(content.table),
-        "rows": list(rows),
-        "evidence": {
-            "experiment": experiment.name,
-            "seeds": list(content.seeds),
-            "settings": dict(request.settings),
-            **environments(all_run_directories(content.store, request)),
-            **{library: version(library) for library in ("prunus", "torch", "numpy", "constriction")},
-        },
-    }
-
-
-def _notes(content: Content, rows: Sequence[Row]) -> str:
-    """The markdown below the table."""
-    experiment = content.experiment
-    failed = [f"- failed: {where}: {check} ({run})" for where, check, run in content.invariants.failed]
-    claims = [
-        f"- {verdict.verdict}: {verdict.claim} ({verdict.source}; n = {verdict.n})"
-        for verdict in content.verdicts
-    ]
-    lines = comparison_lines(content.differences, experiment.described, f"{experiment.name}.comparisons.csv")
-    paragraphs = (
-        experiment.note, "\n".join(claims), invariants_line(rows), content.missing, "\n".join(failed),
-        "\n".join(lines),
-    )  # fmt: skip
-    return "\n\n".join(filter(None, paragraphs))
-
-
-def table_of(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
-    """Summarize rows over the replicates: one row per curve and point, with published values beside the measured.
-
-    A density and its sparsity are rounded together, so that they add up to 100 as they are printed.
-
-    Args:
-        experiment: The experiment, which names the metrics, the keys of a point and the published values.
-        rows: One row per run and point, as `Experiment.select` returns them; those without any of the metrics are left
-            out.
-
-    Returns:
-        Rows with the same columns: "group" where there are several networks, "curve", the keys of the point, "n", the
-        number of replicates, then each metric with its standard deviation, "METRIC ±", and its published value. A cell
-        without a value is an empty text.
-    """
-    with_metrics = [row for row in rows if any(metric in row for metric in experiment.metrics)]
-    by = [key for key in ("group", "curve", *experiment.points) if all(key in row for row in with_metrics)]
-    if "density %" not in by:
-        by = [key for key in by if key != "level"]  # positions between two networks, not levels of density
-    table = []
-    for key, members in group_rows(with_metrics, by).items():
-        row: Row = {
-            **dict(zip(by, key, strict=True)),
-            "n": len({member["replicate"] for member in members}),
-        }
-        for metric in experiment.metrics:
-            row |= _summary(metric, members, by)
-            row |= {
-                f"published {metric}": value.value
-                for value in experiment.published
-                if value.metric == metric and value.where.items() <= members[0].items()
-            }
-        table.append(row)
-    columns = dict.fromkeys(column for row in table for column in row)
-    return [{column: row.get(column, "") for column in columns} for row in table]
-
-
-def _summary(metric: str, rows: Sequence[Row], by: Sequence[str]) -> Row:
-    """Mean and standard deviation of a metric over the replicates, or an empty cell."""
-    key = metric.replace("sparsity %", "density %")
-    values = [row[key] for row in average_draws((row for row in rows if key in row), by, (key,))]
-    if not values:
-        return {metric: ""}
-    if key != metric:
-        return {metric: round(100 - round(mean(values), 2), 2)}
-    average = round(mean(values), 2) if metric.startswith("density %") else mean(values)
-    return {metric: average, f"{metric} ±": spread(values)}
-
-
-def _draw_figure(files: ResultFiles, figure: FigureSpec, rows: Sequence[Row], missing: str) -> None:
-    """Draw a figure for each network."""
-    selected = [row for row in figure.select(rows) if figure.y in row and figure.x in row]
-    for group in dict.fromkeys(row.get("group", "") for row in rows):
-        members = [row for row in selected if row.get("group", "") == group]
-        if missing and not members:
-            continue  # none of the runs in the figure is finished
+def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -> dict[str, FigureData]:
+    """One figure for each network, by the suffix of its files; none where none of its runs is finished."""
+    figures = {}
+    by_group = group_rows(({"group": "", **row} for row in rows), ("group",))
+    for (group,), members in by_group.items():
+        drawn = [row for row in figure.select(members) if figure.y in row and figure.x in row]
+        if missing and not drawn:
+            continue
         # Learned masks end at densities of their own, so that their points are levels.
         point = figure.point or ("level" if figure.x == "density %" else figure.x)
-        curves: dict[str, list[Row]] = {}
-        for row in members:
-            value = row[figure.curves]
-            curves.setdefault(f"{value:.3g} %" if figure.curves == "density %" else value, []).append(row)
-        networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in members)))
+        curves = group_rows(drawn, (figure.curves,))
+        name_format = "{:.3g} %" if figure.curves == "density %" else "{}"
         series = [
             curve(
-                name,
+                name_format.format(name),
                 average_draws(of_curve, [point], {figure.x, figure.y} - {point}),
                 figure.x,
                 figure.y,
                 point,
             )
-            for name, of_curve in curves.items()
+            for (name,), of_curve in curves.items()
         ]
-        networks = re.sub(
-            r"prunus\.experiments\.\w+:\w+, ", "", networks
-        )  # the only network of that experiment
-        networks = re.sub(r"[\w.]+:(\w+)", r"\1", networks)  # of a user's function, the name alone
-        title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[files.size]}"
-        footer = "; ".join(filter(None, (invariants_line(members), missing.partition(":")[0])))
-        files.add_figure(
-            f"{figure.suffix}.{group}" if group else figure.suffix,
-            FigureData(
-                series, title, figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references,
-                footer=footer,
-            ),
-        )  # fmt: skip
+        networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in drawn)))
+        # Of a function that makes the only network of an experiment, nothing; of a user's function, the name alone.
+        networks = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
+        title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[size]}"
+        footer = "; ".join(filter(None, (invariants_line(drawn), missing.partition(":")[0])))
+        axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references
+        suffix = f"{figure.suffix}.{group}" if group else figure.suffix
+        figures[suffix] = FigureData(series, title, *axes, footer=footer)
+    return figures

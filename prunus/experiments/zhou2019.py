@@ -10,7 +10,7 @@ from functools import partial
 
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
-from prunus.experiments.presets import network
+from prunus.experiments.presets import ticket_of_size
 from prunus.tickets.ticket import TicketSpec
 
 PAPER = 'Zhou, Lan, Liu, Yosinski 2019, "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask"'
@@ -104,7 +104,7 @@ def _one_shot_and_iterative(
         place="",
         title=f"{title}, one-shot",
         question=question,
-        template=partial(network, epochs=5, rounds=15),
+        template=partial(ticket_of_size, epochs=5, rounds=15),
         runs=one_curve_per_value(setting, values, iterative=False),
         figures=(
             FigureSpec(
@@ -120,7 +120,7 @@ def _one_shot_and_iterative(
         one_shot,
         name=f"zhou2019.{name}_iterative",
         title=f"{title}, iterative",
-        template=partial(network, epochs=5, rounds=12),
+        template=partial(ticket_of_size, epochs=5, rounds=12),
         runs=one_curve_per_value(setting, values, iterative=True),
         differences=(),
         replicates=(1, 3, 5),

@@ -12,11 +12,12 @@ from prunus.compression.container import pack
 from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
 from prunus.experiments.function_run import FunctionRun
-from prunus.experiments.presets import NETWORKS, network
-from prunus.experiments.rows import Row, group_rows
+from prunus.experiments.presets import NETWORKS, ticket_of_size
+from prunus.experiments.rows import group_rows
 from prunus.experiments.zhou2019 import PAPER
 from prunus.pruning.criteria import CRITERIA
 from prunus.report.figure_data import Reference
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.export import load_seeded_weights
@@ -88,11 +89,11 @@ REPORTED = {
 def _template(of: str, size: str) -> LearnedSupermaskSpec:
     """The settings of learned masks."""
     if size == "full":
-        return LearnedSupermaskSpec(network(of, size).baseline, recipe=CONVOLUTIONS.get(of, PUBLISHED))
+        return LearnedSupermaskSpec(ticket_of_size(of, size).baseline, recipe=CONVOLUTIONS.get(of, PUBLISHED))
     if of == "lenet":
-        spec = LearnedSupermaskSpec(network(of, size).baseline, recipe=ADAM)
+        spec = LearnedSupermaskSpec(ticket_of_size(of, size).baseline, recipe=ADAM)
     else:
-        dense = network(of, size, epochs=CONV_ADAM.epochs).baseline
+        dense = ticket_of_size(of, size, epochs=CONV_ADAM.epochs).baseline
         if size == "default":
             dense = replace(dense, examples=CONV_EXAMPLES, eval_every=CONV_EVERY)
         spec = LearnedSupermaskSpec(dense, Bernoulli(CONV_START), recipe=CONV_ADAM, samples=CONV_SAMPLES)

@@ -6,7 +6,7 @@ from torch import nn
 
 from prunus.models.conv import conv_2, conv_4, conv_6
 from prunus.models.lenet import lenet_5, lenet_300_100
-from prunus.models.resnet import resnet_20, resnet_32, resnet_56, resnet_110
+from prunus.models.resnet import resnet_20, resnet_32, resnet_44, resnet_56, resnet_110
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet-300-100": lenet_300_100,
@@ -16,6 +16,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "conv-6": conv_6,
     "resnet-20": resnet_20,
     "resnet-32": resnet_32,
+    "resnet-44": resnet_44,
     "resnet-56": resnet_56,
     "resnet-110": resnet_110,
 }

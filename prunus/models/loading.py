@@ -1,23 +1,20 @@
 """Make a model from a name or a function, and copy weights from a file into a model."""
 
 import inspect
-import pickle
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunus.data.validation import count_not_finite, unusual_storage
 from prunus.errors import EmptyLayerWarning, ModelError, ModelMismatchError, NonFiniteError, PrunusError
 from prunus.models import MODELS
+from prunus.models.checkpoints import match_names, read_checkpoint
 from prunus.models.safetensors_file import missing_names
-from prunus.modules import check_initialized
+from prunus.modules import check_initialized, unwrapped
 from prunus.registry import import_object, lookup
 from prunus.seeds import derive_seed
 
@@ -67,7 +64,16 @@ def make_model(model: str | Callable[..., nn.Module], seed: int = 0) -> nn.Modul
 
 
 def _find(name: str) -> Callable[..., Any]:
-    return import_object(name) if ":" in name else lookup("model", MODELS, name)
+    if ":" in name:
+        function: Callable[..., Any] = import_object(name)
+        return function
+    # resnet20 and ResNet_20 mean resnet-20
+    by_letters = {_letters(key): key for key in MODELS}
+    return lookup("model", MODELS, name if name in MODELS else by_letters.get(_letters(name), name))
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _seed_argument(function: Callable[..., Any], seed: int) -> dict[str, int]:
@@ -80,30 +86,39 @@ def _seed_argument(function: Callable[..., Any], seed: int) -> dict[str, int]:
     return {"seed": seed} if parameter is not None and parameter.kind in by_name else {}
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> str:
     """Copy the weights in a .safetensors or torch file into `model`, in place.
 
-    A torch file is opened with `weights_only`, so that none of its code runs; it contains a state_dict, or a mapping
-    with one under "state_dict". BatchNorm's batch counters may be missing, as in files of other libraries; they are
-    not changed then. One name of several tied weights is enough.
+    The state_dict may be in a training checkpoint (`read_checkpoint`), and its names may have the prefixes of wrapped
+    modules (`match_names`). BatchNorm's batch counters may be missing, as in files of other libraries; they are not
+    changed then. One name of several tied weights is enough. Integer tensors that the model does not have, such as the
+    positions that old transformers stored, are not used.
 
     Args:
-        model: A model whose `state_dict` has the names and shapes of the file.
+        model: A model whose `state_dict` has the names and shapes of the file; or such a model in a DataParallel or
+            compiled module.
         path: The file; a name that ends in .safetensors selects that format.
+
+    Returns:
+        What was done to fit the file to the model, and which of its tensors are not used; empty: nothing.
 
     Raises:
         ModelError: The file contains anything but dense tensors by name, or every parameter in it is zero.
         ModelMismatchError: The weights have other names, shapes or kinds of numbers than those of the model.
         NonFiniteError: A weight is NaN or infinite.
     """
-    tensors, state = _read_tensors(path), model.state_dict()
+    model = unwrapped(model)
+    checkpoint, state = read_checkpoint(path), model.state_dict()
+    match = match_names(list(checkpoint.state), list(state))
+    tensors = {match.names[name]: value for name, value in checkpoint.state.items()}
     _check_storage(tensors, path)
+    unused = [n for n, t in tensors.items() if n not in state and isinstance(t, Tensor) and _is_count(t)]
+    tensors = {name: value for name, value in tensors.items() if name not in unused}
     differences = _differences(state, tensors)
-    if differences:
-        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+    if any(differences.values()):
         raise ModelMismatchError(
-            f"Expected weights of {type(model).__name__}, but {path} is for another model: "
-            f"{'; '.join(differences[:3])}{more}."
+            f"Expected weights of {type(model).__name__}, but {path} is for another model: {_summarize(differences)}"
+            f"{f' ({match.change})' if match.change else ''}."
         )
     _check_values({name: tensors[name] for name, _ in model.named_parameters() if name in tensors}, path)
     try:
@@ -113,44 +128,19 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"The weights in {path} cannot be copied into {type(model).__name__}: {' '.join(str(error).split())}"
         ) from error
     for name, weight in tensors.items():
-        if weight.dim() > 1 and not weight.any():
+        if isinstance(weight, Tensor) and weight.dim() > 1 and not weight.any():
             message = f"All weights of {name!r} in {path} are zero: no signal passes this layer."
             warnings.warn(message, EmptyLayerWarning, stacklevel=2)
+    not_used = f"not in the model, and not used: {', '.join(unused)}" if unused else ""
+    return "; ".join(filter(None, (checkpoint.describe(), match.change, not_used)))
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"Expected a weights file, but {path} is not a file; check the path.")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"Expected a torch file of tensors alone, but {path} contains other objects, which are refused because "
-            "reading them could run code; save model.state_dict()."
-        ) from error
-    except (
-        OSError,
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        LookupError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise ModelError(f"{path} cannot be read as weights: {error}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    ):
-        raise ModelError(f"Expected a state_dict, tensors by name, in {path}; save model.state_dict().")
-    return dict(content)
+def _is_count(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
-def _check_storage(tensors: Mapping[str, Tensor], path: Path) -> None:
-    unusual = [name for name, tensor in tensors.items() if unusual_storage(tensor)]
+def _check_storage(tensors: Mapping[str, Any], path: Path) -> None:
+    unusual = [n for n, tensor in tensors.items() if isinstance(tensor, Tensor) and unusual_storage(tensor)]
     if unusual:
         raise ModelError(
             f"Expected dense tensors with values in {path}, but {unusual[0]!r} is sparse, nested, quantized or on the "
@@ -158,23 +148,37 @@ def _check_storage(tensors: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def _differences(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+def _differences(state: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, list[str]]:
     """How the tensors of a file differ from the `state_dict` of a model: names, shapes, kinds of numbers."""
-    common = [name for name in state if name in tensors]
-    return [
-        *(f"{name} is missing" for name in missing_names(state, tensors) if not name.endswith(BATCH_COUNTER)),
-        *(f"{name} is unknown" for name in tensors if name not in state),
-        *(
-            f"{name} is {list(tensors[name].shape)}, not {list(state[name].shape)}"
-            for name in common
-            if tensors[name].shape != state[name].shape
-        ),
-        *(
-            f"{name} is {tensors[name].dtype}, not {state[name].dtype}"
-            for name in common
-            if _number_kind(tensors[name]) != _number_kind(state[name])
-        ),
-    ]
+    common = {
+        name: (tensors[name], state[name])
+        for name in state
+        if name in tensors and isinstance(state[name], Tensor) and isinstance(tensors[name], Tensor)
+    }
+    missing = missing_names(state, tensors)
+    return {
+        "missing": [f"{name} is missing" for name in missing if not name.endswith(BATCH_COUNTER)],
+        "unknown": [f"{name} is unknown" for name in tensors if name not in state],
+        "shapes": [
+            f"{name} is {list(tensor.shape)}, not {list(own.shape)}"
+            for name, (tensor, own) in common.items()
+            if tensor.shape != own.shape
+        ],
+        "kinds": [
+            f"{name} is {tensor.dtype}, not {own.dtype}"
+            for name, (tensor, own) in common.items()
+            if _number_kind(tensor) != _number_kind(own)
+        ],
+    }
+
+
+def _summarize(differences: Mapping[str, list[str]]) -> str:
+    """At most three differences of each kind, and the number of the others."""
+    return "; ".join(
+        f"{'; '.join(those[:3])}{f', and {len(those) - 3} more' if len(those) > 3 else ''}"
+        for those in differences.values()
+        if those
+    )
 
 
 def _number_kind(tensor: Tensor) -> str:

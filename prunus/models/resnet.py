@@ -1,4 +1,4 @@
-"""ResNet-20, -32, -56 and -110 for CIFAR (He et al. 2016, "Deep residual learning for image recognition", section 4.2).
+"""ResNet-20 to -110 for CIFAR (He et al. 2016, "Deep residual learning for image recognition", section 4.2).
 
 A 3 × 3 convolution; three stages of n blocks with 16, 32 and 64 channels on 32 × 32, 16 × 16 and 8 × 8 positions; the
 mean over all positions; 10 units: 6n + 2 layers. A block is two 3 × 3 convolutions with BatchNorm and ReLU, and a
@@ -96,6 +96,15 @@ def resnet_32(*, seed: int = 0) -> nn.Module:
     464154
     """
     return build_model("resnet-32", ResNet(5), seed, kaiming_normal)
+
+
+def resnet_44(*, seed: int = 0) -> nn.Module:
+    """ResNet-44: 655,408 weights, 658,586 parameters.
+
+    >>> sum(p.numel() for p in resnet_44().parameters())
+    658586
+    """
+    return build_model("resnet-44", ResNet(7), seed, kaiming_normal)
 
 
 def resnet_56(*, seed: int = 0) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +12,7 @@ from torch import Tensor
 from prunus.errors import ModelError
 
 
-def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+def tied_names(state: Mapping[str, object]) -> dict[str, str]:
     """Map each name whose tensor shares the memory of an earlier tensor to the first name of that memory.
 
     >>> import torch
@@ -22,6 +23,8 @@ def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[object, str] = {}
     tied = {}
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            continue
         # Sparse tensors, empty ones, and those on a device without addresses have no place in memory to compare.
         if tensor.layout != torch.strided or not tensor.data_ptr():
             continue
@@ -48,7 +51,7 @@ def missing_names(state: Mapping[str, Tensor], names: Iterable[str]) -> list[str
     return [name for name in state if name not in present and tied.get(name, name) not in first_present]
 
 
-def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
+def safetensors_bytes(state: Mapping[str, Any]) -> bytes:
     """The content of a safetensors file with the tensors of `state`; each of several tied tensors is stored once.
 
     The other names of a tied tensor are in the metadata, each with the first name, as `safetensors.torch.save_model`
@@ -57,6 +60,12 @@ def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
     Raises:
         ModelError: A tensor is of a kind, or has a name, that a safetensors file cannot hold.
     """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"Expected tensors alone for a safetensors file, but {name!r} is a {type(value).__name__}; write a "
+                ".prunus file, which holds the extra state of modules too."
+            )
     try:
         tied = {name: first for name, first in tied_names(state).items() if name != "format"}
         # Copies, because safetensors refuses tensors that overlap in memory.

@@ -5,15 +5,16 @@ a layer that the forward pass does not reach          ModelError         `check_
 a layer with zero derivatives on all examples         StatisticsError    `check_nonzero`, `uninformative_error`
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from prunus.data.validation import unusual_storage
+from prunus.data.examples import Batch, Examples, describe_batch
 from prunus.errors import ModelError, PrunusError, StatisticsError
-from prunus.types import MaskDict, Params, Split
+from prunus.pruning.masks import check_finite
+from prunus.types import MaskDict, Params
 
 T = TypeVar("T")
 
@@ -21,90 +22,28 @@ BATCH_SIZE = 32
 """Examples at a time: the first few reach all layers, except where the forward depends on the data."""
 
 
-def check_inputs(inputs: object) -> None:
-    """Raise StatisticsError unless calibration inputs are one tensor with an example in it."""
-    check_is_tensor(inputs)
-    assert isinstance(inputs, Tensor)
-    if not inputs.dim() or not inputs.numel():
-        raise StatisticsError(
-            f"Expected calibration inputs with at least one example, got shape {list(inputs.shape)}."
-        )
-
-
-def check_is_tensor(inputs: object, what: str = "calibration inputs") -> None:
-    """Raise StatisticsError unless `inputs` are one dense tensor with values.
+def check_finite_inputs(examples: Examples, name: str, what: str) -> None:
+    """Raise NonFiniteError unless the inputs of examples are finite, where they are one tensor.
 
     Args:
-        inputs: What to check.
-        what: Its name in the error.
+        examples: The examples; floats in a dict may be masks, in which infinity has a meaning.
+        name: Name in the error.
+        what: The beginning of the sentence.
 
     Raises:
-        StatisticsError: They are not.
+        NonFiniteError: They are not.
     """
-    if not isinstance(inputs, Tensor):
-        raise StatisticsError(
-            f"Expected {what} as a tensor [N, ...], got a {type(inputs).__name__}; pass the examples as "
-            "one tensor, and wrap a model that takes several in a module that takes one."
-        )
-    kind = unusual_storage(inputs)
-    if kind is not None:
-        raise StatisticsError(
-            f"Expected {what} as a dense tensor with values, got a {kind} tensor; convert it first, for example with "
-            "tensor.to_dense()."
-        )
+    inputs = examples.batch[0] if isinstance(examples.batch, tuple | list) else examples.batch
+    if isinstance(inputs, Tensor):
+        check_finite({name: inputs}, what)
 
 
-def check_examples(split: Split) -> None:
-    """Raise StatisticsError unless a split has dense inputs [N, ...] with one label [N] each."""
-    check_is_tensor(split.inputs)
-    check_is_tensor(split.labels, "calibration labels")
-    if not split.inputs.dim() or not split.labels.dim():
-        raise StatisticsError(
-            f"Expected calibration inputs [N, ...] with labels [N], got {list(split.inputs.shape)} with "
-            f"{list(split.labels.shape)}; add a dimension for the examples."
-        )
-    if len(split.inputs) != len(split.labels):
-        raise StatisticsError(
-            f"Expected one label for each calibration input, got {len(split.inputs)} inputs with {len(split.labels)} "
-            "labels."
-        )
-
-
-def output_tensors(output: object) -> Iterator[Tensor]:
-    """Yield the tensors in an output of a model, also those in mappings and sequences."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from output_tensors(value)
-    elif isinstance(output, Sequence) and not isinstance(output, str):
-        for value in output:
-            yield from output_tensors(value)
-
-
-def check_is_output(model: nn.Module, output: object) -> None:
-    """Raise ModelError unless the output of `model` is one tensor.
-
-    Args:
-        model: Named in the error.
-        output: What it returned.
-
-    Raises:
-        ModelError: It is not one tensor.
-    """
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"Expected {type(model).__name__} to return logits [B, C], got a {type(output).__name__}; wrap it in a "
-            "module whose forward returns the logits alone."
-        )
-
-
-def run_forward(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], T]) -> T:
+def run_forward(model: nn.Module, batch: Batch, forward: Callable[[Batch], T]) -> T:
     """Pass calibration inputs through a model.
 
     Args:
         model: Named in the error.
-        inputs: A batch.
+        batch: Some examples.
         forward: Passes a batch through the model.
 
     Returns:
@@ -114,40 +53,55 @@ def run_forward(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], T]
         StatisticsError: The forward fails; the error has the shape of the inputs and the reason.
     """
     try:
-        return forward(inputs)
+        return forward(batch)
     except (PrunusError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise StatisticsError(
-            f"{type(model).__name__} does not take calibration inputs of shape {tuple(inputs.shape)}: {why}"
+            f"{type(model).__name__} does not take calibration inputs of shape {describe_batch(_shown(batch))}: {why}"
         ) from error
 
 
+def _shown(batch: Batch) -> Batch:
+    """The inputs of a pair, else the batch."""
+    return batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
+
+
 @torch.enable_grad()
-def check_reached(outputs: Callable[[Params, Tensor], Tensor], weights: Params, inputs: Tensor) -> None:
-    """Raise ModelError naming the first weight on which no output depends.
+def check_reached(outputs: Callable[[Params, Batch], Tensor], weights: Params, examples: Examples) -> None:
+    """Raise an error where outputs depend on no weight, or not on all weights.
 
     Args:
-        outputs: (weights, batch) -> the outputs of the model.
+        outputs: (weights, batch) -> the outputs of the model, or its loss.
         weights: The weights to check.
-        inputs: Calibration inputs [N, ...].
+        examples: The calibration examples.
 
     Raises:
-        ModelError: No output depends on a weight.
+        StatisticsError: The outputs are constants.
+        ModelError: No output depends on a weight, the first of which is named.
     """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-    missing = list(leaves)
-    for batch in torch.split(inputs, BATCH_SIZE):
+    missing, is_constant = list(leaves), True
+    for batch in examples.batches(BATCH_SIZE):
         output = outputs(leaves, batch)
         if output.requires_grad:
+            is_constant = False
             gradients = torch.autograd.grad(
                 output.sum(), [leaves[name] for name in missing], allow_unused=True
             )
             missing = [name for name, gradient in zip(missing, gradients, strict=True) if gradient is None]
         if not missing:
             return
-    raise unreached_error(missing[0])
+    raise constant_error(weights) if is_constant else unreached_error(missing[0])
+
+
+def constant_error(weights: Params) -> StatisticsError:
+    """The error for outputs that depend on no weight."""
+    return StatisticsError(
+        f"Expected outputs that depend on the weights {list(weights)}, got constants; the forward pass must use the "
+        "weights and be differentiable."
+    )
 
 
 def unreached_error(name: str) -> ModelError:

@@ -2,6 +2,7 @@
 
     obs              ExactObs()              OBS layer by layer, exactly, row by row                   updates weights
     sparse_gpt       SparseGpt()             OBS layer by layer, column by column                      updates weights
+    admm             Admm()                  output errors layer by layer, all rows at once            updates weights
     fisher           Fisher()                OBS with the blockwise empirical Fisher                   updates weights
     full_obs         FullObs()               OBS with the inverse Hessian of the whole network         updates weights
     obd              Obd()                   OBD with the Levenberg-Marquardt diagonal
@@ -16,25 +17,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Calibration
 from prunus.errors import StatisticsError
 from prunus.masks import apply_masks
-from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.obs.admm import Admm
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.fisher import Fisher
 from prunus.pruning.obs.full_obs import FullObs
 from prunus.pruning.obs.method import PruneTask, PruningMethod
 from prunus.pruning.obs.obd import Obd
-from prunus.pruning.obs.objective import LOSSES, Loss
 from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.obs.state import Examine, PruneResult, PruningState
-from prunus.pruning.statistics import Criterion, Forward, Statistics, as_criterion, collect
+from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.registry import import_object, lookup
-from prunus.seeds import make_generator
-from prunus.types import MaskDict, Params, Scores, Split
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
+from prunus.types import MaskDict, Params, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,9 @@ class CriterionMethod(PruningMethod):
     Raises:
         StatisticsError: A number out of range, or several steps for a criterion that uses weights alone.
 
+    >>> import torch
     >>> weights = {"weight": torch.tensor([[3.0, -1.0]])}
-    >>> CriterionMethod(CRITERIA["magnitude"]).prune(torch.nn.Linear(2, 1), weights, 0.5, "layer").weights
+    >>> CriterionMethod(CRITERIA["magnitude"]).prune(nn.Linear(2, 1), weights, 0.5, "layer").weights
     {'weight': tensor([[3., 0.]])}
     """
 
@@ -92,25 +94,30 @@ class CriterionMethod(PruningMethod):
         """Whether the criterion requires statistics of calibration examples."""
         return self.criterion.needs_examples
 
+    @property
+    def uses_layer_inputs(self) -> bool:  # type: ignore[override]
+        """Whether the criterion requires the inputs of each layer."""
+        return "input_norms" in self.criterion.requires
+
     def examiner(
         self,
         model: nn.Module | None = None,
-        calibration: Split | None = None,
+        calibration: Calibration | None = None,
         *,
         seed: int = 0,
         initial: Params | None = None,
         forward: Forward | None = None,
-        loss: str | Loss | None = None,
+        loss: str | Loss | LossFunction | None = None,
     ) -> Examine:
         """The function (weights, masks) -> CriterionState; it collects the statistics at these weights.
 
         Args:
             model: The network, for criteria that need examples.
-            calibration: The examples, all of which are used.
+            calibration: The examples, all of which are used, in any form.
             seed: Seed of a random criterion.
             initial: The weights that training started from, for criteria that need them.
-            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
-            loss: A key of LOSSES or a Loss; None: cross-entropy.
+            forward: (model, batch) -> outputs; None: the model is called with the inputs.
+            loss: As for `collect`.
 
         Returns:
             The function; it raises what `collect` and the criterion raise.
@@ -119,7 +126,7 @@ class CriterionMethod(PruningMethod):
         def examine(weights: Params, masks: MaskDict) -> CriterionState:
             statistics = collect(
                 nn.Identity() if model is None else model, weights, self.criterion.requires, calibration,
-                initial=initial, masks=masks, forward=forward, loss=loss_function(loss), seed=seed,
+                initial=initial, masks=masks, forward=forward, loss=loss, seed=seed,
             )  # fmt: skip
             return CriterionState(
                 weights=weights, masks=masks, criterion=self.criterion, statistics=statistics
@@ -135,17 +142,10 @@ class CriterionMethod(PruningMethod):
         return task.prune_in_steps(examine, self.num_steps)
 
 
-def loss_function(loss: str | Loss | None) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The mean loss as a function of outputs and labels; None for cross-entropy."""
-    if loss is None or loss == "cross_entropy":
-        return None
-    per_example = loss if isinstance(loss, Loss) else lookup("loss", LOSSES, loss)
-    return lambda outputs, labels: per_example.value(outputs, labels).mean()
-
-
 METHODS: Mapping[str, PruningMethod] = {
     "obs": ExactObs(),
     "sparse_gpt": SparseGpt(),
+    "admm": Admm(),
     "fisher": Fisher(),
     "full_obs": FullObs(),
     "obd": Obd(),
@@ -214,27 +214,3 @@ def with_options(
             f"curvature are {', '.join(with_damping)}."
         )
     return replace(method, **changed)
-
-
-def sample_examples(split: Split, num_examples: int, seed: int) -> Split:
-    """Some examples of `split` in random order, or all where it has no more.
-
-    Args:
-        split: Inputs [N, ...] with one label [N] each.
-        num_examples: At least 1.
-        seed: Seed of the choice and its order.
-
-    Returns:
-        At most `num_examples` examples.
-
-    Raises:
-        StatisticsError: No example, or not one label per input.
-    """
-    check_examples(split)
-    if num_examples < 1 or not len(split):
-        raise StatisticsError(
-            f"Expected at least one calibration example, got {num_examples} of {len(split)}."
-        )
-    order = torch.randperm(len(split), generator=make_generator(seed, "calibration"))[:num_examples]
-    order = order.to(split.labels.device)
-    return Split(split.inputs[order], split.labels[order])

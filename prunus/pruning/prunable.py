@@ -1,9 +1,16 @@
-"""Which weights of a model may be pruned: those of its linear and convolutional layers; and why the others are not.
+"""Which weights of a model may be pruned, and why the others are not.
 
-Biases and normalization layers never are. Names can be included or excluded by shell patterns. A parameter that is
-frozen (requires_grad=False) may be pruned like any other: exclude it to keep it as it is.
+    Linear, Bilinear, convolutions of any kind, Conv1D of transformers     weight
+    MultiheadAttention                                                     in_proj_weight, or q_, k_ and v_proj_weight
+    LSTM, GRU, RNN and their cells                                         weight_ih*, weight_hh*, weight_hr*
+    a layer whose weight is computed (`computed_weights`)                  the parameter whose zeros are the weight's
+
+Any other parameter, such as an embedding or a parameter of your own, is pruned where `include` asks for it. Biases and
+normalization layers are not, unless their exact name is included. A tensor with several names is pruned once, under its
+first name. A parameter that is frozen (requires_grad=False) may be pruned like any other: exclude it to keep it.
 """
 
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +19,13 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
 
 from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, TiedWeightsError
 from prunus.modules import check_module
+from prunus.pruning.computed_weights import ComputedWeight, computed_weights
 from prunus.pruning.layer_checks import why_zeros_may_not_hold
-from prunus.types import Params
+from prunus.pruning.shared_memory import names_by_tensor, overlaps_itself
+from prunus.types import MaskDict, Params
 
 LINEAR = (nn.Linear, nn.Bilinear)
 CONVOLUTIONS = (
@@ -34,17 +42,69 @@ NORMS = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
+ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+@dataclass(frozen=True)
+class WeightLayer:
+    """The layer of a prunable weight."""
+
+    module: nn.Module
+    attribute: str
+    """The name of the weight in the layer, such as "weight"."""
+    kind: str
+    """"linear" or "conv"."""
+    computed: ComputedWeight | None
+    """Where the layer computes the weight from the parameter."""
+
+
+def weight_layers(model: nn.Module) -> dict[str, WeightLayer]:
+    """The layer of every weight that is pruned unless it is excluded, by the name of its parameter.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        All names of a parameter that has several are keys.
+    """
+    layers = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        computed = {weight.attribute: weight for weight in computed_weights(module)}
+        for attribute in _weight_attributes(module):
+            parameter = computed[attribute].parameter if attribute in computed else attribute
+            kind = "conv" if isinstance(module, CONVOLUTIONS) else "linear"
+            layers[f"{path}.{parameter}".lstrip(".")] = WeightLayer(
+                module, attribute, kind, computed.get(attribute)
+            )
+    return layers
+
+
+def _weight_attributes(module: nn.Module) -> Iterator[str]:
+    """The names of the weights of a layer that are pruned by default."""
+    if isinstance(module, LINEAR + CONVOLUTIONS) or is_transformers_conv1d(module):
+        yield "weight"
+    elif isinstance(module, nn.MultiheadAttention):
+        yield from (name for name in ATTENTION_WEIGHTS if getattr(module, name) is not None)
+    elif isinstance(module, nn.RNNBase):
+        yield from (name for name in module._flat_weights_names if name.startswith("weight_"))
+    elif isinstance(module, nn.RNNCellBase):
+        yield from ("weight_ih", "weight_hh")
+
+
+def is_transformers_conv1d(module: nn.Module) -> bool:
+    """Whether a module is the Conv1D of Hugging Face transformers, a Linear whose weight is [I, O]."""
+    transformers = sys.modules.get("transformers.pytorch_utils")  # not imported here: it takes seconds
+    return transformers is not None and isinstance(module, transformers.Conv1D)
+
+
 def layer_kinds(model: nn.Module) -> dict[str, str]:
-    """The kind, "linear" or "conv", of every weight that layer types allow to prune, by parameter name."""
-    kinds = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, LINEAR + CONVOLUTIONS):
-            kind = "linear" if isinstance(module, LINEAR) else "conv"
-            kinds[f"{name}.weight" if name else "weight"] = kind
-    return kinds
+    """The kind, "linear" or "conv", of every weight that is pruned unless it is excluded, by parameter name.
+
+    >>> layer_kinds(nn.Sequential(nn.Conv2d(1, 2, 3), nn.LSTM(2, 2)))
+    {'0.weight': 'conv', '1.weight_ih_l0': 'linear', '1.weight_hh_l0': 'linear'}
+    """
+    return {name: layer.kind for name, layer in weight_layers(model).items()}
 
 
 def prunable_weights(
@@ -54,35 +114,34 @@ def prunable_weights(
 
     Args:
         model: Any module.
-        include: Shell patterns of the names of weights to prune.
+        include: Shell patterns of the names of weights to prune. A pattern other than "*" also selects matrices of
+            other layers (an embedding, a parameter of your own), and an exact name any parameter of floating point.
         exclude: Shell patterns of the names of weights not to prune; a tensor with several names is excluded by any.
 
     Returns:
-        The weights by name. Where the patterns select weight matrices of other kinds (an LSTM's, an embedding, a layer
-        under weight_norm), these are left out with a NotPrunedWarning; `skipped_parameters` has the reasons.
+        The parameters by their first name. Where matrices that "*" does not select are left out (an embedding, a
+        weight whose zeros would not be zeros of the function), a NotPrunedWarning names them; `skipped_parameters` has
+        all reasons.
 
     Raises:
         NoPrunableWeightsError: There is none.
-        TiedWeightsError: A weight shares memory with another tensor.
-        ModelError: A pattern matches nothing, or a layer has no values: it is lazy, on the meta device, or masked by
-            torch.nn.utils.prune.
+        TiedWeightsError: A weight shares memory with a tensor that is another parameter or a buffer.
+        ModelError: A pattern matches nothing, the model is a ScriptModule, or a layer has no values: it is lazy, or on
+            the meta device.
 
     >>> list(prunable_weights(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), exclude=["2.*"]))
     ['0.weight']
+    >>> list(prunable_weights(nn.Sequential(nn.Embedding(2, 3), nn.Linear(3, 1)), include=["*", "0.weight"]))
+    ['0.weight', '1.weight']
     """
     selection = _select(model, include, exclude)
     if not selection.weights:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(selection.skipped.items())[:6])
-        raise NoPrunableWeightsError(
-            f"{type(model).__name__} has no weight to prune: of its parameters {list(selection.parameters)[:6]} the "
-            f"layer types allow {list(layer_kinds(model))}, and the patterns leave none with an entry"
-            f"{f' ({why})' if why else ''}."
-        )
+        raise _nothing_to_prune(model, selection)
     _check_not_tied(model, selection)
-    if selection.unsupported:
+    if selection.matrices:
         total = sum(tensor.numel() for tensor in model.parameters())
-        left_out = sum(selection.parameters[name].numel() for name in selection.unsupported)
-        reasons = {name: selection.skipped[name] for name in selection.unsupported}
+        left_out = sum(selection.parameters[name].numel() for name in selection.matrices)
+        reasons = {name: selection.skipped[name] for name in selection.matrices}
         warnings.warn(
             f"{type(model).__name__} has weights that are not pruned, {100 * left_out / total:.1f} % of its "
             f"{total:,} parameters: {grouped_by_reason(reasons)}; exclude them by name to leave them out without "
@@ -91,6 +150,31 @@ def prunable_weights(
             stacklevel=1,  # so that a command that asks several times warns once
         )
     return selection.weights
+
+
+def masks_of_torch(model: nn.Module, weights: Params) -> MaskDict | None:
+    """The masks that torch.nn.utils.prune has set on `weights`; None where it has set none.
+
+    Args:
+        model: Any module.
+        weights: `prunable_weights(model)`.
+
+    Returns:
+        {name: mask}, all True for a weight without a mask.
+
+    >>> layer = torch.nn.utils.prune.l1_unstructured(nn.Linear(2, 1), "weight", amount=1)
+    >>> int(masks_of_torch(layer, prunable_weights(layer))["weight_orig"].sum())
+    1
+    """
+    layers = weight_layers(model)
+    masks = {
+        name: layer.computed.mask
+        for name in weights
+        if (layer := layers.get(name)) and layer.computed and layer.computed.mask is not None
+    }
+    if not masks:
+        return None
+    return {n: masks[n] if n in masks else torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
 
 
 def skipped_parameters(
@@ -114,8 +198,8 @@ def skipped_parameters(
     Raises:
         ModelError: As `prunable_weights`.
 
-    >>> skipped_parameters(nn.Sequential(nn.Linear(2, 3), nn.LSTM(3, 1, bias=False)))
-    {'0.bias': 'bias', '1.weight_ih_l0': 'weight of LSTM, not supported', '1.weight_hh_l0': 'weight of LSTM, ...'}
+    >>> skipped_parameters(nn.Sequential(nn.Linear(2, 3), nn.Embedding(3, 1)))
+    {'0.bias': 'bias', '1.weight': 'weight of Embedding, pruned only where its name is included'}
     """
     selection = _select(model, include, exclude)
     left_out = {
@@ -194,73 +278,89 @@ class _Selection:
     weights: Params
     skipped: dict[str, str]
     """The reason of every other parameter; a tensor with several names has an entry for its first name only."""
-    unsupported: list[str]
+    matrices: list[str]
     """Those of the skipped that are weight matrices and that the patterns choose."""
     parameters: Params
+    layers: dict[str, WeightLayer]
 
 
 def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> _Selection:
     check_module(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"Expected a module of Python, got a {type(model).__name__}, whose code is compiled; prune the module that "
+            "it was made from, and script or trace it afterwards."
+        )
     parameters: Params = dict(model.named_parameters(remove_duplicate=False))
-    kinds = layer_kinds(model)
-    _check_patterns(model, kinds, parameters, include, exclude)
-    twins = _names_of_tensors(parameters)
+    weights: Params = {}
+    layers = weight_layers(model)
     owners = dict(model.named_modules(remove_duplicate=False))
-    weights, skipped, unsupported, seen = {}, {}, [], set()
-    for name, parameter in parameters.items():
-        by_pattern = _why_patterns_leave_out(name, twins[id(parameter)], include, exclude)
-        reason, is_weight = _why_not_prunable(name, parameter, kinds, owners)
-        if reason is None and by_pattern is None:
+    _check_patterns(include, exclude, parameters, layers, owners)
+    together = names_by_tensor(parameters)
+    skipped, matrices = {}, []
+    for name, parameter in model.named_parameters():
+        names = [twin for twin in together[id(parameter)] if parameters[twin] is parameter]
+        excluded = _why_excluded(name, together[id(parameter)], exclude)
+        layer_name = next((twin for twin in names if twin in layers), None)
+        included = any(_selects(pattern, twin, parameter, layers) for pattern in include for twin in names)
+        reason = _why_not_prunable(parameter)
+        if reason is None and included and not excluded:
             _check_initialized(name, parameter)
-            reason = why_zeros_may_not_hold(owners[name.rpartition(".")[0]])
-            is_weight = True
-        if reason is None and by_pattern is None:
-            weights[name] = parameter
-            continue
-        if id(parameter) in seen:
-            continue  # its first name has the reason
-        seen.add(id(parameter))
-        skipped[name] = reason or by_pattern or ""
-        if is_weight and by_pattern is None:
-            unsupported.append(name)
-    _check_not_masked(owners, skipped, unsupported)
-    return _Selection(weights, skipped, unsupported, parameters)
+            reason = None if layer_name is None else _why_zeros_are_lost(layers[layer_name])
+            if reason is None:
+                weights[name] = parameter
+                continue
+        is_matched = any(_matches(twin, [pattern]) for pattern in include for twin in names)
+        default, is_matrix = _describe(name, parameter, owners, layer_name is not None)
+        if layer_name is None and not (is_matrix and excluded):
+            skipped[name] = reason or default
+        else:
+            skipped[name] = excluded or reason or "not included"
+        if is_matrix and is_matched and not excluded:
+            matrices.append(name)
+    return _Selection(weights, skipped, matrices, parameters, layers)
+
+
+def _selects(pattern: str, name: str, parameter: Tensor, layers: Mapping[str, WeightLayer]) -> bool:
+    """Whether a pattern to include selects a parameter."""
+    if not _matches(name, [pattern]):
+        return False
+    if name in layers or pattern == name:
+        return True
+    return pattern != "*" and _is_matrix(parameter) and "bias" not in name.rpartition(".")[2]
 
 
 def _check_patterns(
-    model: nn.Module,
-    kinds: Mapping[str, str],
-    parameters: Params,
     include: Sequence[str],
     exclude: Sequence[str],
+    parameters: Params,
+    layers: Mapping[str, WeightLayer],
+    owners: Mapping[str, nn.Module],
 ) -> None:
-    """Raise ModelError where a pattern to include matches no prunable weight, or one to exclude no parameter."""
+    """Raise ModelError where a pattern to include selects no parameter, or one to exclude matches none."""
     for name, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):
             raise ModelError(
                 f"Expected {name} to be a list of patterns, got {patterns!r}; pass [{patterns!r}]."
             )
     for pattern in (*include, *exclude):
-        allowed = [*kinds, *parameters] if pattern in exclude else list(kinds)
-        if pattern == "*" or any(fnmatchcase(name, pattern) for name in allowed):
+        others = {name: p for name, p in parameters.items() if _matches(name, [pattern])}
+        is_used = pattern in exclude or any(_selects(pattern, n, p, layers) for n, p in others.items())
+        if pattern == "*" or (others and is_used):
             continue
-        owners = dict(model.named_modules(remove_duplicate=False))
-        others = {
-            name: _why_not_prunable(name, parameter, kinds, owners)[0] or ""
-            for name, parameter in parameters.items()
-            if fnmatchcase(name, pattern)
-        }
-        but = f"; it matches {grouped_by_reason(others)}" if others else ""
-        raise ModelError(f"The pattern {pattern!r} matches none of the prunable weights {list(kinds)}{but}.")
+        reasons = {name: _describe(name, p, owners, name in layers)[0] for name, p in others.items()}
+        but = f"; it matches {grouped_by_reason(reasons)}" if others else ""
+        raise ModelError(
+            f"The pattern {pattern!r} matches none of the prunable weights {list(layers)}{but}; an exact name selects "
+            "any parameter."
+        )
 
 
-def _why_patterns_leave_out(
-    name: str, twins: Sequence[str], include: Sequence[str], exclude: Sequence[str]
-) -> str | None:
+def _why_excluded(name: str, twins: Sequence[str], exclude: Sequence[str]) -> str | None:
     for twin in (name, *twins):
         if _matches(twin, exclude):
             return "excluded" if twin == name else f"same tensor as {twin!r}, which is excluded"
-    return None if _matches(name, include) else "not included"
+    return None
 
 
 def _computed_weight(name: str) -> str:
@@ -276,53 +376,54 @@ def _computed_weight(name: str) -> str:
     return f"{layer}.{rest.split('.')[0]}".lstrip(".") if parametrized else name
 
 
-def _why_not_prunable(
-    name: str, parameter: Tensor, kinds: Mapping[str, str], owners: Mapping[str, nn.Module]
-) -> tuple[str | None, bool]:
-    """The reason why a parameter is no prunable weight (None: it is one), and whether it is a weight matrix."""
-    path, _, last = name.rpartition(".")
-    owner = owners[path]
-    if isinstance(owner, ParametrizationList):
-        computed = path.rpartition(".")[2]
-        functions = ", ".join(type(function).__name__.lstrip("_") for function in owner)
-        return (
-            f"{computed!r} is computed by the parametrization {functions}; make it a parameter first with "
-            f"torch.nn.utils.parametrize.remove_parametrizations(layer, {computed!r})"
-        ), computed.startswith("weight")
-    if name in kinds:
-        if parameter.dtype not in DTYPES:
-            return f"weight of type {parameter.dtype}, not supported".replace("torch.", ""), True
-        if not is_lazy(parameter) and not parameter.numel():
-            return "weight without an entry", False
-        if not is_lazy(parameter) and _overlaps_itself(parameter):
-            return "several of its entries share one place in memory", True
-        return None, True
-    kind = type(owner).__name__
-    if isinstance(owner, LINEAR + CONVOLUTIONS) and last != "bias":
-        if last == "weight_orig":
-            mask = hasattr(owner, "weight_mask")
-            return (
-                "masked by torch.nn.utils.prune" if mask else "'weight' is computed by spectral_norm"
-            ), True
-        if last in ("weight_g", "weight_v"):
-            return (
-                "'weight' is computed by weight_norm; make it a parameter first with "
-                "torch.nn.utils.remove_weight_norm(layer)"
-            ), True
-    if isinstance(owner, NORMS):
-        return f"{'scale' if last == 'weight' else last} of {kind}", False
-    if "bias" in last:
-        return "bias", False
-    matrix = not is_lazy(parameter) and sum(size > 1 for size in parameter.shape) > 1
-    what = (
-        "weight" if last.startswith(("weight", "in_proj_weight")) or last.endswith("_weight") else "parameter"
-    )
-    return f"{what} of {kind}, not supported", matrix
-
-
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern matches the parameter's name or that of the weight that is computed from it."""
     return any(fnmatchcase(key, pattern) for key in (name, _computed_weight(name)) for pattern in patterns)
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return not is_lazy(parameter) and sum(size > 1 for size in parameter.shape) > 1
+
+
+def _why_not_prunable(parameter: Tensor) -> str | None:
+    """Why a tensor can be pruned in no layer; None: it can."""
+    if parameter.dtype not in DTYPES:
+        return f"weight of type {parameter.dtype}, not supported".replace("torch.", "")
+    if is_lazy(parameter):
+        return None
+    if not parameter.numel():
+        return "weight without an entry"
+    return "several of its entries share one place in memory" if overlaps_itself(parameter) else None
+
+
+def _why_zeros_are_lost(layer: WeightLayer) -> str | None:
+    """Why a zero of the parameter may be no zero in the forward pass of its layer; None: it is one."""
+    if layer.computed is not None:
+        if layer.computed.keeps_zeros:
+            return None
+        return f"{layer.attribute!r} is computed by {layer.computed.function}, which does not keep zeros"
+    return why_zeros_may_not_hold(layer.module) if isinstance(layer.module, LINEAR + CONVOLUTIONS) else None
+
+
+def _describe(
+    name: str, parameter: Tensor, owners: Mapping[str, nn.Module], is_prunable: bool
+) -> tuple[str, bool]:
+    """The reason why "*" does not select a parameter, and whether it is a weight matrix."""
+    path, _, last = name.rpartition(".")
+    owner, computed = owners[path], _computed_weight(name).rpartition(".")[2]
+    if is_prunable:
+        return "weight", True
+    if computed != last or ".parametrizations." in f".{name}":
+        return f"a part of {computed!r}, which is computed from it", False
+    if isinstance(owner, NORMS):
+        return f"{'scale' if last == 'weight' else last} of {type(owner).__name__}", False
+    if "bias" in last:
+        return "bias", False
+    what = "weight" if last.startswith("weight") or last.endswith("_weight") else "parameter"
+    return (
+        f"{what} of {type(owner).__name__}, pruned only where its name is included",
+        _is_matrix(parameter),
+    )
 
 
 def _check_initialized(name: str, parameter: Tensor) -> None:
@@ -338,82 +439,31 @@ def _check_initialized(name: str, parameter: Tensor) -> None:
         )
 
 
-def _check_not_masked(
-    owners: Mapping[str, nn.Module], skipped: Mapping[str, str], unsupported: Sequence[str]
-) -> None:
-    """Raise ModelError where a chosen weight is masked by torch.nn.utils.prune: it would be overwritten."""
-    for name in unsupported:
-        path, _, last = name.rpartition(".")
-        if last == "weight_orig" and hasattr(owners[path], "weight_mask"):
-            weight = name.removesuffix("_orig")
-            raise ModelError(
-                f"Expected {weight!r} to be a parameter, but it is masked by torch.nn.utils.prune; make the mask "
-                f"permanent with torch.nn.utils.prune.remove(layer, 'weight'), or exclude {weight!r}."
-            )
-
-
-def _names_of_tensors(parameters: Params) -> dict[int, list[str]]:
-    """All names of each tensor, by its id, also those of tensors that share memory with it."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in parameters.items():
-        names.setdefault(id(parameter), []).append(name)
-    tensors = {id(parameter): parameter for parameter in parameters.values()}
-    for first, other in _pairs_that_share_memory(tensors):
-        together = sorted({*names[first], *names[other]}, key=list(parameters).index)
-        names[first] = names[other] = together
-    return names
-
-
-def _pairs_that_share_memory(tensors: Mapping[int, Tensor]) -> Iterator[tuple[int, int]]:
-    """Keys of different tensors of which at least one entry is the same place in memory."""
-    spans = sorted(
-        (str(tensor.device), *_span(tensor), key)
-        for key, tensor in tensors.items()
-        # Some devices give no address.
-        if not is_lazy(tensor)
-        and tensor.layout == torch.strided
-        and not tensor.is_meta
-        and tensor.numel()
-        and tensor.data_ptr()
+def _nothing_to_prune(model: nn.Module, selection: _Selection) -> NoPrunableWeightsError:
+    quantized = [
+        n for n, m in model.named_modules() if type(m).__module__.startswith("torch.ao.nn.quantized")
+    ]
+    if quantized:
+        return NoPrunableWeightsError(
+            f"{type(model).__name__} has no weight to prune, as {quantized[0]!r} and its other layers are quantized, "
+            "and their weights are packed integers; prune the model first, and quantize it afterwards."
+        )
+    why = "; ".join(f"{name}: {reason}" for name, reason in list(selection.skipped.items())[:6])
+    return NoPrunableWeightsError(
+        f"{type(model).__name__} has no weight to prune: of its parameters {list(selection.parameters)[:6]} the "
+        f"layer types allow {list(selection.layers)}, and the patterns leave none with an entry"
+        f"{f' ({why})' if why else ''}."
     )
-    for place, (device, _, end, key) in enumerate(spans):
-        for other_device, start, _, other in spans[place + 1 :]:
-            if other_device != device or start >= end:
-                break
-            if _share_an_entry(tensors[key], tensors[other]):
-                yield key, other
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """The first address of a tensor's entries and the one after the last."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
-
-
-def _share_an_entry(tensor: Tensor, other: Tensor) -> bool:
-    if tensor.element_size() != other.element_size():
-        return True
-    start = min(tensor.data_ptr(), other.data_ptr())
-    offsets = [(part.data_ptr() - start) // tensor.element_size() for part in (tensor, other)]
-    length = max(_span(tensor)[1], _span(other)[1]) - start
-    used = torch.zeros(length // tensor.element_size(), dtype=torch.bool)
-    used.as_strided(tensor.shape, tensor.stride(), offsets[0]).fill_(True)
-    return bool(used.as_strided(other.shape, other.stride(), offsets[1]).any())
-
-
-def _overlaps_itself(tensor: Tensor) -> bool:
-    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _check_not_tied(model: nn.Module, selection: _Selection) -> None:
-    """Raise TiedWeightsError where pruning a selected weight would change another parameter or a buffer."""
+    """Raise TiedWeightsError where pruning a weight would change a tensor that is another parameter or a buffer."""
     tensors = selection.parameters | dict(model.named_buffers())
-    names = _names_of_tensors(tensors)
+    names = names_by_tensor(tensors)
     for name, weight in selection.weights.items():
-        others = [other for other in names[id(weight)] if other != name]
+        others = [other for other in names[id(weight)] if tensors[other] is not weight]
         if others:
-            shares = "is the same tensor as" if tensors[others[0]] is weight else "shares memory with"
             raise TiedWeightsError(
-                f"{name!r} {shares} {others[0]!r}, so that pruning one prunes the other; exclude {name!r} to leave "
-                "both out."
+                f"{name!r} shares memory with {others[0]!r}, so that pruning one prunes the other; exclude {name!r} to "
+                "leave both out, or make them one parameter."
             )

@@ -3,29 +3,32 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from prunus.data.examples import Calibration, Examples, as_examples, sample_examples
 from prunus.errors import DensityError, NoEffectWarning, StatisticsError
 from prunus.masks import Masks, all_kept, apply_masks, mask_density
-from prunus.pruning.methods import CriterionMethod, pruning_method, sample_examples
+from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.method import LossMethod, PruningMethod
-from prunus.pruning.obs.objective import Loss
-from prunus.pruning.prunable import prunable_weights, skipped_parameters
+from prunus.pruning.obs.refit import refit as fit_kept_weights
+from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
-from prunus.pruning.statistics import Criterion, Forward, Statistics
+from prunus.pruning.selection import PruneSelection, select_weights
+from prunus.pruning.statistics import DERIVATIVES, Criterion, Statistics
+from prunus.pruning.views import layer_view, why_no_layer_inputs
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
-from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, Split, numel_by_name
-
-Calibration = Dataset | Split | tuple[Tensor, Tensor]
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
+from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores, numel_by_name
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Pruned:
     skipped: dict[str, str]
     """{parameter name: why it was not pruned}."""
 
+    @property
+    def density(self) -> float:
+        """The fraction of the pruned layers' weights that is kept."""
+        return self.report.density
+
 
 def prune(
     model: nn.Module,
@@ -47,11 +55,13 @@ def prune(
     densities: Literal["error_curves"] | None = None,
     calibration: Calibration | None = None,
     forward: Forward | None = None,
-    loss: str | Loss | None = None,
+    loss: str | Loss | LossFunction | None = None,
     within: MaskDict | None = None,
+    refit: bool = False,
     recalibrate: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    strict: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pruned:
@@ -66,14 +76,22 @@ def prune(
             function (scores, density, within, seed) -> masks.
         densities: "error_curves" gives each layer the density with which the predicted output errors add up to as
             little as possible, while all layers together keep `density`; None: as `scope` and `density` say.
-        calibration: Examples: a Dataset, of which the training split is used and the validation split to measure the
-            errors of the report; a split; or inputs [N, ...] with labels [N]. Needed by methods that use examples.
-        forward: (model, inputs) -> outputs, where examples pass through the model; None: `model(inputs)`.
-        loss: The loss that methods differentiate, a key of LOSSES or a Loss; None: cross-entropy.
-        within: Earlier masks; what they prune stays pruned.
+        calibration: Examples, needed by methods that use some: a Dataset, of which the training split is used and the
+            validation split to measure the errors of the report; a Split, a tensor, a tuple or a dict of tensors; or
+            a DataLoader or another iterable of batches, of which the first examples are used.
+        forward: (model, batch) -> outputs, with a batch as the loader yields it, or a pair (inputs, labels) of a
+            Dataset or Split; None: the model is called with the inputs, or with the entries of a dict by name.
+        loss: The loss that methods differentiate: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean
+            loss; None: the loss that the outputs contain, as those of Hugging Face transformers, else cross-entropy.
+        within: Earlier masks; what they prune stays pruned. Masks of torch.nn.utils.prune are earlier masks too.
+        refit: Whether to fit the remaining weights of each layer to its outputs before pruning, on the calibration
+            examples; layers whose output error is not known keep their weights.
         recalibrate: Whether to estimate the statistics of BatchNorm layers again, on the calibration examples.
-        include: Shell patterns of the names of weights to prune.
+        include: Shell patterns of the names of weights to prune. A pattern other than "*" also selects matrices of
+            other layers, such as an embedding, and an exact name any parameter; see `prunable_weights`.
         exclude: Shell patterns of the names of weights not to prune.
+        strict: Whether a weight that the scope or the method cannot prune is an error: a pattern such as 2:4 that does
+            not fit it, or a layer whose output error is not known. Otherwise it is left out, with a warning.
         seed: Of the choice of examples, random criteria and ties.
         progress: Called after each step of long work.
 
@@ -87,52 +105,58 @@ def prune(
         NonFiniteError: Scores or updated weights are not finite.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> pruned = prune(model, 0.25, scope="global")
+    >>> pruned = prune(model, 0.25)
     >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
     (0.25, 12)
     """
-    weights = prunable_weights(model, include, exclude)
+    model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
     method, scope = pruning_method(criterion), parse_scope(scope)
-    check_prune(method, weights, density, scope, densities)
+    selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)
+    check_prune(method, selection, density, scope, densities)
+    weights, within = selection.weights, selection.within
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
-    _check_options(method, densities, examples, recalibrate, forward, loss)
-    inputs = torch.empty(0) if examples is None else examples.inputs
+    _check_options(method, densities, examples, refit, recalibrate, forward, loss)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     start = time.perf_counter()
-    if densities == "error_curves":
+    if densities == "error_curves" and examples is not None:
         density = densities_from_error_curves(
-            model, before, density, inputs, within=within, forward=forward, progress=progress
+            model, before, density, examples, within=within, forward=forward, progress=progress
         )
     result = method.prune(
         model, before, density, scope, examples,
         within=within, seeds=seeds, forward=forward, loss=loss, progress=progress,
     )  # fmt: skip
+    if refit and examples is not None:
+        result = _refit(model, before, result, examples, forward, progress)
     seconds = time.perf_counter() - start
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     trial = with_weights(model, result.weights)
     num_recalibrated = 0
-    if recalibrate:
-        num_recalibrated = recalibrate_batchnorm(trial, inputs, forward=forward, progress=progress)
-    skipped = skipped_parameters(model, include, exclude)
+    if recalibrate and examples is not None:
+        num_recalibrated = recalibrate_batchnorm(trial, examples, forward=forward, progress=progress)
     report = make_report(
-        model, before, result, None if measured is None else measured.inputs, skipped,
+        model, before, result, measured, selection.skipped,
         num_recalibrated=num_recalibrated, seconds=seconds, forward=forward, progress=progress,
     )  # fmt: skip
     set_weights(model, result.weights)
     _copy_buffers(trial, model)
-    return Pruned(Masks(model, result.masks), report, skipped)
+    return Pruned(Masks(model, result.masks), report, selection.skipped)
 
 
 def check_prune(
-    method: PruningMethod, weights: Params, density: Density, scope: Scope, densities: str | None = None
+    method: PruningMethod,
+    selection: PruneSelection,
+    density: Density,
+    scope: Scope,
+    densities: str | None = None,
 ) -> None:
     """Raise, before any work, what sizes and densities will raise.
 
     Args:
         method: The pruning method.
-        weights: The weights to prune; only their shapes are used.
+        selection: The weights to prune; only their shapes are used.
         density: The density to reach.
         scope: Which weights are ranked together.
         densities: As for `prune`.
@@ -148,15 +172,15 @@ def check_prune(
             f"Expected the scope 'layer' with densities='error_curves', which are densities of layers, got "
             f"{scope.name!r}; leave out one of them."
         )
-    (Global() if densities else scope).check_not_empty(shapes_of(weights), density)
-    method.check(weights, density, scope)
+    (Global() if densities else scope).check_not_empty(shapes_of(selection.weights), density)
+    selection.check(method, density, scope)
 
 
 def densities_from_error_curves(
     model: nn.Module,
     weights: Params,
     density: Density,
-    inputs: Tensor,
+    calibration: Calibration,
     *,
     within: MaskDict | None = None,
     forward: Forward | None = None,
@@ -170,9 +194,9 @@ def densities_from_error_curves(
         model: The network.
         weights: Its weights to prune, by name.
         density: Of all layers together; one number.
-        inputs: Calibration inputs [N, ...].
+        calibration: Examples in any form.
         within: Earlier masks.
-        forward: (model, inputs) -> outputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each step of long work.
 
     Returns:
@@ -186,52 +210,79 @@ def densities_from_error_curves(
         raise DensityError(
             f"Expected one density for all layers together with densities='error_curves', got {dict(density)}."
         )
-    examine = ExactObs().examiner(model, inputs, forward=forward, progress=progress)
-    state = examine(apply_masks(weights, within or {}), within or all_kept(weights))
-    curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, weights)
-    return allocate_densities(curves, numel_by_name(weights), density)
+    view = layer_view(model, weights)
+    viewed, masks = view.weights(weights), view.to_view(within or all_kept(weights))
+    examine = ExactObs().examiner(view.model, calibration, forward=forward, progress=progress)
+    state = examine(apply_masks(viewed, masks), masks)
+    curves = relative_error_curves(error_curves(state.scores(), state.masks), state.hessians, viewed)
+    allocated = allocate_densities(curves, numel_by_name(viewed), density)
+    return {view.model_names[name]: value for name, value in allocated.items()}
 
 
 def _select_examples(
     calibration: Calibration | None, num_examples: int, seed: int
-) -> tuple[Split | None, Split | None]:
+) -> tuple[Examples | None, Examples | None]:
     """Some calibration examples, and those that the errors of the report are measured on."""
     if calibration is None:
         return None, None
+    examples = sample_examples(calibration, num_examples, seed)
     if isinstance(calibration, Dataset):
-        examples = sample_examples(calibration.train, num_examples, seed)
-        return examples, calibration.validation.take(num_examples)
-    split = calibration if isinstance(calibration, Split) else Split(*calibration)
-    examples = sample_examples(split, num_examples, seed)
+        return examples, as_examples(calibration.validation.take(num_examples))
     return examples, examples
 
 
 def _check_options(
     method: PruningMethod,
     densities: str | None,
-    examples: Split | None,
+    examples: Examples | None,
+    refit: bool,
     recalibrate: bool,
     forward: Forward | None,
-    loss: str | Loss | None,
+    loss: str | Loss | LossFunction | None,
 ) -> None:
     """Raise StatisticsError where examples are missing, or an option would have no effect."""
     users = {
         f"the method ({method.summary})": method.needs_examples,
         "densities='error_curves'": densities is not None,
+        "refit=True": refit,
         "recalibrate=True": recalibrate,
         "forward": forward is not None,
     }
     for user, needs in users.items():
         if needs and examples is None:
             raise StatisticsError(f"Expected calibration examples for {user}, got none; pass calibration=...")
-    uses_loss = isinstance(method, LossMethod) or (
-        isinstance(method, CriterionMethod)
-        and bool(method.criterion.requires & {"gradients", "hessian_gradients", "hessian_diagonal"})
-    )
-    if loss is not None and not uses_loss:
+    if loss is not None and not uses_loss(method):
         raise StatisticsError(
             f"Expected no loss, as none is differentiated, got {loss!r}; leave it out: {method.summary}"
         )
+
+
+def _refit(
+    model: nn.Module,
+    before: Params,
+    result: PruneResult,
+    examples: Examples,
+    forward: Forward | None,
+    progress: Progress | None,
+) -> PruneResult:
+    """The result with refitted weights in the layers whose output error is known."""
+    unknown = why_no_layer_inputs(model, before)
+    known = {name: weight for name, weight in before.items() if name not in unknown}
+    if not known:
+        return result
+    weights, masks = ({name: part[name] for name in known} for part in (result.weights, result.masks))
+    kept = replace(result, weights=weights, masks=masks)
+    fitted = fit_kept_weights(model, known, kept, examples, forward=forward, progress=progress)
+    return replace(
+        fitted, weights={**result.weights, **fitted.weights}, masks={**result.masks, **fitted.masks}
+    )
+
+
+def uses_loss(method: PruningMethod) -> bool:
+    """Whether a method differentiates a loss."""
+    if isinstance(method, CriterionMethod):
+        return bool(method.criterion.requires & DERIVATIVES.keys())
+    return isinstance(method, LossMethod)
 
 
 @torch.no_grad()

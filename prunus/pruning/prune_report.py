@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from torch import Tensor, nn
+from torch import nn
 
+from prunus.data.examples import Examples
 from prunus.errors import ModelError, StatisticsError
 from prunus.masks import apply_masks, mask_density
 from prunus.pruning.obs.hessian import LayerHessian, layer_hessians, relative_output_errors
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prunable import coverage, describe_skipped
-from prunus.pruning.statistics import Forward
+from prunus.pruning.views import layer_view, why_no_layer_inputs
+from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 
@@ -27,6 +29,8 @@ class LayerRow:
     """With the updated weights."""
     seconds: float | None
     """None where the layers were not pruned one by one."""
+    damping: float | None
+    """What was added to the diagonal of the layer's Hessian; None where the layer has none of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,15 @@ class PruneReport:
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """The header and the rows of the table, as text."""
-        header = ("weights", "shape", "density (sparsity)", "error, zeroed", "error, updated", "seconds")
+        header = (
+            "weights",
+            "shape",
+            "density (sparsity)",
+            "error, zeroed",
+            "error, updated",
+            "seconds",
+            "damping",
+        )
         rows = [
             (
                 row.name,
@@ -61,6 +73,7 @@ class PruneReport:
                 _percent(row.error_before),
                 _percent(row.error_after),
                 "–" if row.seconds is None else f"{row.seconds:.2f}",
+                "–" if row.damping is None else f"{row.damping:.3g}",
             )
             for row in self.rows
         ]
@@ -88,7 +101,7 @@ def make_report(
     model: nn.Module,
     before: Params,
     result: PruneResult,
-    inputs: Tensor | None,
+    examples: Examples | None,
     skipped: Mapping[str, str],
     *,
     num_recalibrated: int,
@@ -102,31 +115,27 @@ def make_report(
         model: The network before pruning.
         before: Its weights, by name.
         result: The pruned weights.
-        inputs: The examples to measure errors on; None: they are not measured.
+        examples: The examples to measure errors on; None: they are not measured.
         skipped: Why the other parameters were not pruned.
         num_recalibrated: BatchNorm layers whose statistics were estimated again.
         seconds: Of pruning.
-        forward: (model, inputs) -> outputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch of inputs.
 
     Returns:
         The report.
     """
-    hessians: dict[str, LayerHessian] = {}
+    zeroed: Mapping[str, float] = {}
+    updated: Mapping[str, float] = {}
     unmeasured: dict[str, str] = {}
-    if inputs is not None:
-        hessians, unmeasured = _measurable(model, before, inputs, forward, progress)
-        # The error of a layer whose output is zero has no relative size.
-        hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(before[name])}
-    zeroed, updated = (
-        relative_output_errors(hessians, before, weights)
-        for weights in (apply_masks(before, result.masks), result.weights)
-    )
+    if examples is not None:
+        zeroed, updated, unmeasured = _output_errors(model, before, result, examples, forward, progress)
     rows = []
     for name, weight in before.items():
         density = mask_density({name: result.masks[name]})
         errors = zeroed.get(name), updated.get(name)
-        rows.append(LayerRow(name, tuple(weight.shape), density, *errors, result.seconds.get(name)))
+        cost = result.seconds.get(name), result.dampings.get(name)
+        rows.append(LayerRow(name, tuple(weight.shape), density, *errors, *cost))
     return PruneReport(
         rows,
         mask_density(result.masks),
@@ -140,16 +149,41 @@ def make_report(
     )
 
 
+def _output_errors(
+    model: nn.Module,
+    before: Params,
+    result: PruneResult,
+    examples: Examples,
+    forward: Forward | None,
+    progress: Progress | None,
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """The relative errors with pruned weights at zero, and after the update; and why others are not measured."""
+    unmeasured = why_no_layer_inputs(model, before)
+    before = {name: weight for name, weight in before.items() if name not in unmeasured}
+    if not before:
+        return {}, {}, unmeasured
+    view = layer_view(model, before)
+    viewed, names = view.weights(before), view.model_names
+    hessians, failed = _measurable(view.model, viewed, examples, forward, progress)
+    # The error of a layer whose output is zero has no relative size.
+    hessians = {name: hessian for name, hessian in hessians.items() if hessian.error(viewed[name])}
+    zeroed, updated = (
+        {names[name]: error for name, error in relative_output_errors(hessians, viewed, weights).items()}
+        for weights in (apply_masks(viewed, view.to_view(result.masks)), view.to_view(result.weights))
+    )
+    return zeroed, updated, unmeasured | {names[name]: why for name, why in failed.items()}
+
+
 def _measurable(
-    model: nn.Module, weights: Params, inputs: Tensor, forward: Forward | None, progress: Progress | None
+    model: nn.Module, weights: Params, examples: Examples, forward: Forward | None, progress: Progress | None
 ) -> tuple[dict[str, LayerHessian], dict[str, str]]:
     """The Hessians of the layers, together or else one by one, and why the others have none."""
     try:
-        return layer_hessians(model, weights, inputs, forward=forward, progress=progress), {}
+        return layer_hessians(model, weights, examples, forward=forward, progress=progress), {}
     except (ModelError, StatisticsError) as error:
         if len(weights) == 1:
             return {}, {name: str(error) for name in weights}
-    parts = [_measurable(model, {name: weights[name]}, inputs, forward, progress) for name in weights]
+    parts = [_measurable(model, {name: weights[name]}, examples, forward, progress) for name in weights]
     hessians = {name: hessian for part, _ in parts for name, hessian in part.items()}
     return hessians, {name: reason for _, part in parts for name, reason in part.items()}
 

@@ -16,7 +16,6 @@ Source: Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3 ("Precis
 Also called: PreciseBN, BatchNorm re-estimation, adaptive batch normalization.
 """
 
-import math
 import warnings
 from contextlib import ExitStack
 from functools import partial
@@ -24,12 +23,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Calibration, Examples, as_examples
 from prunus.errors import NoEffectWarning, StatisticsError
 from prunus.modules import check_module
-from prunus.pruning.calibration_checks import check_inputs, run_forward
+from prunus.pruning.calibration_checks import check_finite_inputs, run_forward
 from prunus.pruning.masks import check_finite
-from prunus.pruning.statistics import Forward
 from prunus.training.modes import eval_mode
+from prunus.training.outputs import Forward, call_model
 from prunus.types import Progress
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -38,7 +38,7 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Calibration,
     batch_size: int = 500,
     *,
     forward: Forward | None = None,
@@ -50,9 +50,9 @@ def recalibrate_batchnorm(
 
     Args:
         model: Any module; nothing else of it changes.
-        inputs: Examples [N, ...], on the device of the model, such as those of the training split.
+        inputs: Examples in any form, on the device of the model, such as those of the training split.
         batch_size: Examples per forward pass, at most.
-        forward: (model, inputs) -> outputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch.
 
     Returns:
@@ -69,13 +69,13 @@ def recalibrate_batchnorm(
     (1, tensor([3.]), tensor([7.]))
     """
     check_module(model)
-    check_inputs(inputs)
+    examples = as_examples(inputs)
     if batch_size < 1:
         raise StatisticsError(
-            f"Expected a batch size of at least 1 for inputs of shape {list(inputs.shape)}, got {batch_size}."
+            f"Expected a batch size of at least 1 for {len(examples)} examples, got {batch_size}."
         )
-    check_finite({"recalibration": inputs}, "The inputs for")
-    all_moments, num_batches = _collect_moments(model, inputs, batch_size, forward, progress)
+    check_finite_inputs(examples, "recalibration", "The inputs for")
+    all_moments, num_batches = _collect_moments(model, examples, batch_size, forward, progress)
     check_finite(
         {name: moments.squares for name, moments in all_moments.items()}, "The variance of BatchNorm"
     )
@@ -95,14 +95,14 @@ def recalibrate_batchnorm(
 
 
 def _collect_moments(
-    model: nn.Module, inputs: Tensor, batch_size: int, forward: Forward | None, progress: Progress | None
+    model: nn.Module, examples: Examples, batch_size: int, forward: Forward | None, progress: Progress | None
 ) -> tuple[dict[str, "_Moments"], int]:
     """The moments of the inputs of every BatchNorm that the forward pass reaches, and the number of batches.
 
     Meanwhile `model` is in evaluation mode, except that BatchNorm normalizes by the batch without tracking it.
     """
     all_moments: dict[str, _Moments] = {}
-    batches = inputs.tensor_split(math.ceil(len(inputs) / batch_size))
+    batches = examples.equal_batches(batch_size)
     with ExitStack() as stack:
         stack.enter_context(eval_mode(model))
         for name, norm in model.named_modules():
@@ -113,7 +113,7 @@ def _collect_moments(
                 hook = all_moments[name].pre_hook
                 stack.enter_context(norm.register_forward_pre_hook(hook, with_kwargs=True))
         for number, batch in enumerate(batches if all_moments else (), start=1):
-            run_forward(model, batch, model if forward is None else partial(forward, model))
+            run_forward(model, batch, partial(call_model, model, forward=forward))
             if progress:
                 progress("batches of the BatchNorm statistics", number, len(batches))
     return {name: moments for name, moments in all_moments.items() if moments.n}, len(batches)

@@ -12,22 +12,25 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from prunus.data.examples import sample_examples
 from prunus.data.validation import check_dataset
-from prunus.errors import NoEffectWarning
+from prunus.errors import NoEffectWarning, SpecError, StatisticsError
 from prunus.masks import Masks, mask_density
 from prunus.pruning.dropout import scaled_dropout
-from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
+from prunus.pruning.selection import select_weights
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.pruning.weights import set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, train
-from prunus.training.checkpoint import check_writable
+from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
+from prunus.training.fit import Fit, check_fit, train_with
 from prunus.training.recipe import check_recipe
 from prunus.training.sparse.backend import check_backend
-from prunus.types import Dataset, Density, MaskDict, Params, Progress, Scores
+from prunus.types import Dataset, Density, MaskDict, Progress, Scores
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,16 @@ class PruningRound:
 
 def prune_and_retrain(
     model: nn.Module,
-    weights: Params,
-    data: Dataset,
+    data: Dataset | None,
     densities: Sequence[Density],
-    retrain: Sequence[Recipe],
+    retrain: Sequence[Recipe] = (),
     *,
+    fit: Fit | None = None,
     criterion: str | PruningMethod | Criterion | Callable[[Statistics], Scores] | Mapping[str, Tensor],
     scope: str | Scope | Callable[..., MaskDict],
     within: MaskDict | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
     seed: int = 0,
     checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
@@ -63,13 +68,17 @@ def prune_and_retrain(
 
     Args:
         model: A trained network.
-        weights: Its parameters to prune, by name, from `prunable_weights`.
-        data: Retraining uses the training and validation splits; methods see examples of the training split.
+        data: Retraining uses the training and validation splits; methods see examples of the training split. None:
+            there is none, which needs `fit` and a criterion that uses no examples.
         densities: One per round, from a schedule.
         retrain: One recipe per round; a recipe without epochs retrains nothing.
+        fit: A function (model, masks) that retrains the model in place after each round, in the place of recipes; it
+            calls `masks.attach(optimizer)`.
         criterion: As for `prunus.prune`.
         scope: As for `prunus.prune`.
         within: Masks that those of the first round must be nested in.
+        include: Shell patterns of the names of weights to prune.
+        exclude: Shell patterns of the names of weights not to prune.
         seed: Of random criteria, ties, examples and retraining.
         checkpoints: A folder; with it a killed call continues where it was, given the same arguments: `model` with the
             weights of the first call, the same data, densities, recipes and seed.
@@ -83,32 +92,51 @@ def prune_and_retrain(
     Raises:
         DensityError: The scope cannot give one of the densities; raised before any training.
         ModelError: The model cannot be trained on the data; raised before any training.
+        SpecError: The number of recipes is not that of densities, or recipes or checkpoints are given with `fit`.
         CheckpointError: `checkpoints` belong to other arguments.
+        TrainingError: `fit` changed a pruned weight.
         StatisticsError, NonFiniteError: As `prunus.prune`.
     """
     method, scope = pruning_method(criterion), parse_scope(scope)
+    selection = select_weights(model, method, scope, include, exclude, within=within, strict=True)
+    weights, within = selection.weights, selection.within
     scope.check(shapes_of(weights), densities, within)
     folder = None if checkpoints is None else Path(checkpoints)
     check_backend(backend)
-    _check_training(model, data, retrain, folder)
+    check_fit(fit, checkpoints)
+    num_recipes = len(densities) if fit is None else 0
+    if len(retrain) != num_recipes:
+        raise SpecError(
+            f"Expected one recipe for each of {len(densities)} rounds, or fit and no recipe, got {len(retrain)} recipes"
+            f"{'' if fit is None else ' and fit'}."
+        )
+    if data is None and (fit is None or method.needs_examples):
+        raise StatisticsError(
+            "Expected data for recipes and for criteria that use examples, got none; pass a prunus.Dataset."
+        )
+    if data is not None and fit is None:
+        _check_training(model, data, retrain, folder)
     masks, rounds = within, []
-    for number, (density, recipe) in enumerate(zip(densities, retrain, strict=True), start=1):
+    for number, density in enumerate(densities, start=1):
         seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
         examples = None
-        if method.needs_examples:
+        if data is not None and method.needs_examples:
             examples = sample_examples(data.train, method.num_examples, seeds[0])
         result = method.prune(
             model, weights, density, scope, examples, within=masks, seeds=seeds, progress=progress
         )
-        masks = result.masks
+        masks, epochs = result.masks, []
         set_weights(model, result.weights)
         with scaled_dropout(model, masks):
-            epochs = train(
-                model, data, recipe,
-                constraint=Masks(model, masks), seed=derive_seed(seed, "retrain", number),
-                checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
-                report=report, progress=progress, backend=backend,
-            )  # fmt: skip
+            if fit is not None:
+                train_with(fit, model, Masks(model, masks))
+            elif data is not None:
+                epochs = train(
+                    model, data, retrain[number - 1],
+                    constraint=Masks(model, masks), seed=derive_seed(seed, "retrain", number),
+                    checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
+                    report=report, progress=progress, backend=backend,
+                )  # fmt: skip
         rounds.append(PruningRound(number, mask_density(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:
         warnings.warn("Every density is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
@@ -123,4 +151,4 @@ def _check_training(model: nn.Module, data: Dataset, retrain: Sequence[Recipe], 
         check_trainable(model, data, recipe)
     if folder is not None:
         check_dense_state(model)
-        check_writable(folder / "prune-1.safetensors")
+        check_checkpoint_writable(folder / "prune-1.safetensors")

@@ -17,6 +17,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +40,8 @@ from prunus.types import Density, MaskDict, Scores
 
 Shapes = Mapping[str, tuple[int, ...]]
 Counts = Mapping[str, int]
+MakeGenerator = Callable[[], torch.Generator]
+"""Makes the generator of the random order of ties, where it is needed."""
 
 TOLERANCE = 1e-9
 """The largest difference between a density and N / M that counts as rounding of floats."""
@@ -107,16 +110,19 @@ class Scope(ABC):
         counts = self.counts(shapes, density, self._counts_within(shapes, within))
         masks = {}
         for name, score in scores.items():
-            mask, generator = None if within is None else within[name], make_generator(seed, "ties", name)
+            mask, generator = (
+                None if within is None else within[name],
+                partial(make_generator, seed, "ties", name),
+            )
             masks[name] = self._select_one(score.detach(), counts[name], mask, generator)
         warn_if_empty(masks)
         return masks
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         """The mask of one tensor that keeps `count` weights."""
-        return _top_k_within(scores, count, within, generator)
+        return _top_k_within(scores, count, within, generator())
 
     def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
         """Check, before any work, that each of these densities can be reached from the one before it.
@@ -162,6 +168,20 @@ class Scope(ABC):
             ranked = {f"{units} of all layers together": (density, total)}
         for what, (share, total) in ranked.items():
             check_keeps_one(share, total, what)
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the scope distinguishes rows and columns of a layer's matrix."""
+        return self.weights_per_unit > 1 or self.columns_per_unit > 1
+
+    def why_unfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why the pattern does not fit a tensor of this shape, [O, I, ...]; None: it fits.
+
+        >>> NByM(2, 4).why_unfit((16, 3, 3, 3))
+        'the pattern 2:4 does not fit 3 inputs'
+        """
+        misfit = _misfit(self, shape)
+        return f"the pattern {self.name} does not fit {misfit[1]} {misfit[0]}" if misfit else None
 
     def column_step(self, at_most: int) -> int:
         """The number of columns whose masks are chosen together: whole patterns, about `at_most` columns.
@@ -373,26 +393,35 @@ class NByM(Scope):
                     f"Expected density {exact:g} of {name!r}, which {self.name} keeps of every layer, got {share:g}; "
                     f"ask for {exact:g}, in one round, and leave layers out with exclude."
                 )
-            _check_fits(name, shapes[name], 1, self.m)
+            _check_fits(name, shapes[name], self)
         return {name: math.prod(shape) // self.m * self.n for name, shape in shapes.items()}
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         groups = _to_tiles(scores, 1, self.m)
         if within is not None:
             groups = groups.masked_fill(~_to_tiles(within, 1, self.m), -torch.inf)
-        border = groups.topk(self.n, dim=-1).values[..., -1:]
+        ranked = groups.sort(dim=-1, descending=True).values
+        border, next_best = ranked[..., self.n - 1], ranked[..., self.n]
+        mask = groups >= border.unsqueeze(-1)
+        tied = border == next_best
+        if tied.any():
+            mask[tied] = self._draw_ties(groups[tied], border[tied].unsqueeze(-1), generator())
+        return _from_tiles(mask, scores)
+
+    def _draw_ties(self, groups: Tensor, border: Tensor, generator: torch.Generator) -> Tensor:
+        """The masks of groups [n, M] in which a pruned score is equal to the lowest one kept."""
         # Above the border comes first, then what is at it, in random order, and what is below it last.
         order = torch.rand(groups.shape, generator=generator).to(groups.device)
         order = order.masked_fill_(groups > border, 2.0).masked_fill_(groups < border, -1.0)
-        mask = torch.zeros_like(groups, dtype=torch.bool)
-        mask.scatter_(-1, order.topk(self.n, dim=-1).indices, True)
-        return _from_tiles(mask, scores)
+        return torch.zeros_like(groups, dtype=torch.bool).scatter_(
+            -1, order.topk(self.n, dim=-1).indices, True
+        )
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():
-            _check_fits(name, shape, 1, self.m)
+            _check_fits(name, shape, self)
             num_short = int((_to_tiles(within[name], 1, self.m).sum(-1) < self.n).sum())
             if num_short:
                 raise DensityError(
@@ -456,25 +485,25 @@ class Block(Scope):
         """
         densities, size, counts = densities_by_name(density, list(shapes)), self.weights_per_unit, {}
         for name, shape in shapes.items():
-            _check_fits(name, shape, self.rows, self.columns)
+            _check_fits(name, shape, self)
             available = None if within_counts is None else within_counts[name] // size
             what = f"blocks of {self.name} of {name!r}"
             counts[name] = size * count_within(densities[name], math.prod(shape) // size, available, what)
         return counts
 
     def _select_one(
-        self, scores: Tensor, count: int, within: Tensor | None, generator: torch.Generator
+        self, scores: Tensor, count: int, within: Tensor | None, generator: MakeGenerator
     ) -> Tensor:
         tiles = _to_tiles(scores, self.rows, self.columns)
         # In float64, in which sums neither overflow nor depend on the order of addition.
         sums = tiles.sum((1, 3), dtype=torch.float64)
         available = None if within is None else _to_tiles(within, self.rows, self.columns).any(3).any(1)
-        mask = _top_k_within(sums, count // self.weights_per_unit, available, generator)
+        mask = _top_k_within(sums, count // self.weights_per_unit, available, generator())
         return _from_tiles(mask[:, None, :, None].expand_as(tiles), scores)
 
     def _check_within(self, shapes: Shapes, within: MaskDict) -> None:
         for name, shape in shapes.items():
-            _check_fits(name, shape, self.rows, self.columns)
+            _check_fits(name, shape, self)
             per_block = _to_tiles(within[name], self.rows, self.columns).sum((1, 3))
             num_partial = int(((per_block > 0) & (per_block < self.weights_per_unit)).sum())
             if num_partial:
@@ -648,15 +677,22 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _check_fits(name: str, shape: tuple[int, ...], rows: int, columns: int) -> None:
-    """Raise DensityError where tiles of rows × columns do not fill the matrix of a tensor."""
+def _misfit(scope: Scope, shape: tuple[int, ...]) -> tuple[str, int, int] | None:
+    """Where patterns do not fill the matrix of a tensor: "outputs" or "inputs", their number, the pattern's."""
     outputs, inputs = (1, math.prod(shape)) if len(shape) < 2 else shape[:2]
-    for what, size, unit in (("outputs", outputs, rows), ("inputs", inputs, columns)):
-        if size % unit:
-            raise DensityError(
-                f"Expected a multiple of {unit} {what} in {name!r}, {list(shape)}, got {size}; exclude {name!r} or "
-                "choose another pattern."
-            )
+    rows = scope.weights_per_unit // scope.columns_per_unit or 1
+    units = ("outputs", outputs, rows), ("inputs", inputs, scope.columns_per_unit)
+    return next((misfit for misfit in units if misfit[1] % misfit[2]), None)
+
+
+def _check_fits(name: str, shape: tuple[int, ...], scope: Scope) -> None:
+    """Raise DensityError where patterns do not fill the matrix of a tensor."""
+    if misfit := _misfit(scope, shape):
+        what, size, unit = misfit
+        raise DensityError(
+            f"Expected a multiple of {unit} {what} in {name!r}, {list(shape)}, got {size}; exclude {name!r} or "
+            "choose another pattern."
+        )
 
 
 def _to_tiles(tensor: Tensor, rows: int, columns: int) -> Tensor:

@@ -3,31 +3,43 @@
 Source: Han et al. 2015, Figure 6, from whose curves the thresholds of the layers were chosen.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from prunus.data.validation import check_split
+from prunus.data.examples import DEFAULT_NUM_EXAMPLES, Batch, Calibration, Examples, sample_examples
 from prunus.errors import DensityError
 from prunus.masks import apply_masks
-from prunus.pruning.criteria.weights import magnitude
+from prunus.modules import check_initialized
+from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
-from prunus.pruning.statistics import Criterion, Statistics, as_criterion
+from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.pruning.weights import copied
-from prunus.training import evaluate
-from prunus.training.checks import check_model
+from prunus.registry import lookup
+from prunus.training.evaluate import evaluate
+from prunus.training.evaluation import MetricFunction
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
 from prunus.types import Progress, Scores, Split
 
 
 @dataclass(frozen=True)
 class SensitivityPoint:
-    """Accuracy in percent and loss in nats with one layer at one density."""
+    """Accuracy in percent, mean loss and a metric with one layer at one density."""
 
     density: float
     accuracy: float
     loss: float
+    metric: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The metric where there is one, else the accuracy; higher is better."""
+        return self.accuracy if self.metric is None else self.metric
 
 
 Curves = dict[str, list[SensitivityPoint]]
@@ -37,10 +49,14 @@ DENSITIES = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.0
 
 def sensitivity(
     model: nn.Module,
-    split: Split,
+    data: Split | Examples | tuple[Any, ...] | Iterable[Batch],
     *,
     densities: Sequence[float] = DENSITIES,
-    criterion: Criterion | Callable[[Statistics], Scores] = magnitude,
+    criterion: str | Criterion | Callable[[Statistics], Scores] = "magnitude",
+    calibration: Calibration | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
+    metric: MetricFunction | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
@@ -50,9 +66,14 @@ def sensitivity(
 
     Args:
         model: A trained network.
-        split: The examples to measure on; use the validation split.
+        data: The examples to measure on, as for `evaluate`; use the validation split. An iterable is read again for
+            each measurement.
         densities: Each in (0, 1].
-        criterion: A criterion of the weights alone, or a function of statistics.
+        criterion: A name in `CRITERIA`, a criterion, or a function of statistics.
+        calibration: Examples in any form, for criteria that use gradients.
+        forward: As for `evaluate`, and where calibration examples pass through the model.
+        loss: As for `evaluate`, and what criteria differentiate.
+        metric: As for `evaluate`.
         include: Shell patterns of the names of weights to prune.
         exclude: Shell patterns of the names of weights not to prune; `skipped_parameters` gives the reasons.
         seed: Of random criteria and ties.
@@ -64,22 +85,27 @@ def sensitivity(
     Raises:
         ModelError, NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
         DensityError: A density out of range.
-        StatisticsError: The criterion needs more than weights.
+        DataError, StatisticsError: The examples cannot be used, or the criterion needs more than there is.
     """
-    check_split(split)
-    check_model(model, split, int(split.labels.max()) + 1)
+    check_initialized(model)
     trial = copied(model)
+    scored = (
+        lookup("criterion", CRITERIA, criterion) if isinstance(criterion, str) else as_criterion(criterion)
+    )
+    examples = None if calibration is None else sample_examples(calibration, DEFAULT_NUM_EXAMPLES, seed)
+    options: dict[str, Any] = {"forward": forward, "loss": loss}
     weights = prunable_weights(trial, include, exclude)
     curves: Curves = {}
     for name, weight in weights.items():
         original = weight.detach().clone()
-        scores = as_criterion(criterion)(Statistics({name: original}, seed=seed))
+        statistics = collect(trial, {name: original}, scored.requires, examples, seed=seed, **options)
+        scores = scored(statistics)
         curves[name] = []
         for density in sorted(densities, reverse=True):
             masks = Layer().select(scores, density, seed=seed)
             weight.data.copy_(apply_masks({name: original}, masks)[name])
-            result = evaluate(trial, split)
-            curves[name].append(SensitivityPoint(density, result.accuracy, result.loss))
+            result = evaluate(trial, data, metric=metric, **options)
+            curves[name].append(SensitivityPoint(density, result.accuracy, result.loss, result.metric))
             if progress:
                 done = (len(curves) - 1) * len(densities) + len(curves[name])
                 progress("densities of layers evaluated", done, len(weights) * len(densities))
@@ -88,17 +114,18 @@ def sensitivity(
 
 
 def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance: float) -> dict[str, float]:
-    """The lowest density of each layer at which, and above which, at most `tolerance` points of accuracy are lost.
+    """The lowest density of each layer at which, and above which, at most `tolerance` of the score is lost.
 
     Args:
         curves: From `sensitivity`.
-        tolerance: Percentage points of accuracy below that at the highest density of a curve, at least 0.
+        tolerance: Percentage points of accuracy, or units of the metric, below that at the highest density of a curve;
+            at least 0.
 
     Returns:
         {name: density}.
 
     Raises:
-        DensityError: A negative tolerance.
+        DensityError: A negative tolerance, or curves without accuracy or metric.
 
     >>> curve = [SensitivityPoint(1.0, 98.0, 0.1), SensitivityPoint(0.5, 97.9, 0.1), SensitivityPoint(0.1, 90.0, 0.4)]
     >>> choose_densities({"fc": curve}, 0.5)
@@ -108,12 +135,17 @@ def choose_densities(curves: Mapping[str, Sequence[SensitivityPoint]], tolerance
         raise DensityError(
             f"Expected a tolerance of at least 0 accuracy points, got {tolerance}; increase it."
         )
+    if any(math.isnan(point.score) for curve in curves.values() for point in curve):
+        raise DensityError(
+            "Expected an accuracy or a metric at each density, got curves of the loss alone; pass metric=... to "
+            "`sensitivity`."
+        )
     densities = {}
     for name, curve in curves.items():
         falling = sorted(curve, key=lambda point: -point.density)
-        floor = falling[0].accuracy - tolerance
+        floor = falling[0].score - tolerance
         for point in falling:
-            if point.accuracy < floor:
+            if point.score < floor:
                 break
             densities[name] = point.density
     return densities

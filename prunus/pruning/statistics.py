@@ -4,6 +4,7 @@
     gradients               g = dL/dw of the mean loss
     hessian_gradients       H g, the Hessian of the loss times its gradient
     hessian_diagonal        d²L/dw², with the Levenberg-Marquardt approximation of `obs.diagonals`
+    input_norms             the L2 norm of the input that a weight is multiplied with; needs no labels
     output_sum_gradients    dR/d|w|, R the sum of the outputs for an input of ones, with the weights replaced by |w|
 
 Statistics are always those at the weights that the caller hands in: `prunus.prune` collects at the current weights, a
@@ -13,32 +14,24 @@ ticket at the weights before or after training, as `Criterion.defined_at` says.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from prunus.errors import ModelError, StatisticsError
+from prunus.data.examples import Calibration, Examples, as_examples, map_tensors
+from prunus.errors import StatisticsError
 from prunus.masks import all_kept
 from prunus.modules import check_initialized
-from prunus.pruning.calibration_checks import (
-    check_is_output,
-    check_is_tensor,
-    check_nonzero,
-    run_forward,
-    unreached_error,
-)
+from prunus.pruning.calibration_checks import check_nonzero, constant_error, run_forward, unreached_error
 from prunus.pruning.obs.diagonals import levenberg_marquardt
-from prunus.pruning.obs.objective import make_objective
+from prunus.pruning.obs.layer_inputs import input_norms
+from prunus.pruning.obs.objective import Objective, check_parameters, make_objective
 from prunus.pruning.scopes import shapes_of
-from prunus.pruning.weights import copied, set_weights
-from prunus.types import MaskDict, Params, Scores, Split
-
-Forward = Callable[[nn.Module, Any], Tensor]
-"""(model, batch of inputs) -> outputs."""
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, labels) -> the mean loss, a scalar."""
+from prunus.pruning.weights import copied
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
+from prunus.types import MaskDict, Params, Scores
 
 DERIVATIVES = {
     "gradients": "The gradient by",
@@ -46,7 +39,7 @@ DERIVATIVES = {
     "hessian_diagonal": "The curvature by",
 }
 """Statistics that contain no information about a layer where they are zero, and how the error begins."""
-NAMES = ("initial", *DERIVATIVES, "output_sum_gradients")
+NAMES = ("initial", *DERIVATIVES, "input_norms", "output_sum_gradients")
 
 
 class _NotCollected(dict[str, Tensor]):
@@ -74,6 +67,7 @@ class Statistics:
     gradients: Params = field(default_factory=partial(_NotCollected, "gradients"))
     hessian_gradients: Params = field(default_factory=partial(_NotCollected, "hessian_gradients"))
     hessian_diagonal: Params = field(default_factory=partial(_NotCollected, "hessian_diagonal"))
+    input_norms: Params = field(default_factory=partial(_NotCollected, "input_norms"))
     output_sum_gradients: Params = field(default_factory=partial(_NotCollected, "output_sum_gradients"))
 
     def __post_init__(self) -> None:
@@ -151,7 +145,8 @@ def criterion(
     """Declare what a criterion requires.
 
     Args:
-        requires: Names of statistics: initial, gradients, hessian_gradients, hessian_diagonal, output_sum_gradients.
+        requires: Names of statistics: initial, gradients, hessian_gradients, hessian_diagonal, input_norms,
+            output_sum_gradients.
         defined_at: The weights that a ticket scores: those before ("initialization") or after training ("trained").
 
     Returns:
@@ -188,12 +183,12 @@ def collect(
     model: nn.Module,
     weights: Params,
     requires: Collection[str],
-    calibration: Split | None = None,
+    calibration: Calibration | None = None,
     *,
     initial: Params | None = None,
     masks: MaskDict | None = None,
     forward: Forward | None = None,
-    loss: LossFunction | None = None,
+    loss: str | Loss | LossFunction | None = None,
     seed: int = 0,
 ) -> Statistics:
     """Collect the statistics that a criterion requires, at `weights`; the model is not changed.
@@ -202,11 +197,12 @@ def collect(
         model: The network, whose other parameters and buffers are used as they are, in evaluation mode.
         weights: The weights to score, by parameter name.
         requires: Names of statistics.
-        calibration: Inputs [N, ...] and labels [N]; all of them are used, as one batch.
+        calibration: Examples in any form; all of them are used, as one batch.
         initial: The weights that training started from.
         masks: The weights that earlier rounds kept.
-        forward: (model, inputs) -> outputs; None: `model(inputs)`.
-        loss: (outputs, labels) -> mean loss; None: cross-entropy.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
+        loss: A key of LOSSES, a Loss, or a function (outputs, batch) -> mean loss; None: the loss that the outputs
+            contain, else cross-entropy.
         seed: For criteria that draw random numbers.
 
     Returns:
@@ -217,135 +213,77 @@ def collect(
         ModelError: The outputs are no logits of the labels, or a layer is not reached by the forward pass.
 
     >>> model = nn.Linear(1, 2, bias=False)
-    >>> examples = Split(torch.ones(1, 1), torch.tensor([0]))
+    >>> examples = torch.ones(1, 1), torch.tensor([0])
     >>> collect(model, {"weight": torch.tensor([[2.0], [2.0]])}, {"gradients"}, examples).gradients
     {'weight': tensor([[-0.5000],
             [ 0.5000]])}
     """
     collected = {} if initial is None else {"initial": initial}
+    examples = None if calibration is None else as_examples(calibration)
     for name in sorted(set(requires) - {"initial"}):
-        if calibration is None:
+        if examples is None:
             raise StatisticsError(
                 f"Expected calibration examples to collect {name!r} on, got none; pass the training split."
             )
-        passed = _Pass(model, weights, calibration, forward, loss)
-        passed.check()
+        check_initialized(model)
+        if name == "input_norms":
+            collected[name] = input_norms(model, weights, examples, forward=forward)
+            continue
+        if name == "output_sum_gradients":
+            collected[name] = _output_sum_gradients(
+                model, weights, examples, forward, masks or all_kept(weights)
+            )
+            continue
+        objective = make_objective(model, weights, examples, loss=loss, forward=forward)
         match name:
             case "gradients":
-                collected[name] = passed.gradients()
+                collected[name] = _gradients(objective.error, objective.weights)
             case "hessian_gradients":
-                collected[name] = passed.hessian_gradients()
-            case "hessian_diagonal":
-                collected[name] = passed.hessian_diagonal(seed)
+                collected[name] = _hessian_gradients(objective)
             case _:
-                collected[name] = passed.output_sum_gradients(masks or all_kept(weights))
+                collected[name] = levenberg_marquardt(objective, seed=seed)
     return Statistics(weights, seed, masks, **collected)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """A network with the weights that statistics are collected at, and the examples."""
-
-    model: nn.Module
-    weights: Params
-    examples: Split
-    forward: Forward | None
-    loss: LossFunction | None
-
-    @torch.no_grad()
-    def check(self) -> None:
-        """Check the examples, and the outputs for the first two of them.
-
-        A label beyond the classes would be an index out of range, on a GPU a crash.
-        """
-        inputs, labels = self.examples.inputs, self.examples.labels
-        check_is_tensor(inputs)
-        check_is_tensor(labels, "calibration labels")
-        has_labels = labels.shape == inputs.shape[:1] and labels.dtype == torch.int64
-        if not inputs.numel() or not (has_labels or self.loss):
-            raise StatisticsError(
-                f"Expected at least one calibration example, with one label, torch.int64, for each, got inputs "
-                f"{tuple(inputs.shape)} and labels {tuple(labels.shape)} of {labels.dtype}."
-            )
-        output, _ = self._outputs(self.weights, inputs[:2])
-        if self.loss is not None:
-            return
-        shape, n, lowest, highest = tuple(output.shape), len(inputs[:2]), int(labels.min()), int(labels.max())
-        if len(shape) != 2 or shape[0] != n or lowest < 0 or highest >= shape[1]:
-            raise ModelError(
-                f"Expected {type(self.model).__name__} to return logits [{n}, C] for {n} inputs, with C above the "
-                f"labels from {lowest} to {highest}, got {shape}; pass a classifier of these labels."
-            )
-
-    def gradients(self) -> Params:
-        """dL/dw."""
-        value, leaves = self._loss()
-        return _gradients(value, leaves)
-
-    def hessian_gradients(self) -> Params:
-        """H g, from the derivative of g·c by w, which is H c for a constant c; c = g."""
-        value, leaves = self._loss()
-        gradients = _gradients(value, leaves, create_graph=True)
-        product = torch.stack([(g * g.detach()).sum() for g in gradients.values()]).sum()
-        # Where all gradients are constant in a weight, it is no part of the product: its curvature is zero.
-        products = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
-        return dict(zip(leaves, products, strict=True))
-
-    def hessian_diagonal(self, seed: int) -> Params:
-        """d²L/dw², Levenberg-Marquardt."""
-        if self.loss is not None:
-            raise StatisticsError(
-                "Expected no loss of your own for 'hessian_diagonal', which is known for cross-entropy, got one; pass "
-                "scores or another criterion."
-            )
-        objective = make_objective(
-            self.model, self.weights, self.examples.inputs, self.examples.labels, forward=self.forward
-        )
-        return levenberg_marquardt(objective, seed=seed)
-
-    def output_sum_gradients(self, masks: MaskDict) -> Params:
-        """dR/d|w| in float64, since R grows with depth and width beyond the precision of float32."""
-        magnitudes = {
-            n: torch.where(masks[n], w.detach().abs().double(), 0.0) for n, w in self.weights.items()
-        }
-        output, leaves = self._outputs(
-            magnitudes, torch.ones_like(self.examples.inputs[:1], dtype=torch.float64)
-        )
-        return _gradients(output.sum(), leaves)
-
-    def _loss(self) -> tuple[Tensor, Params]:
-        """The mean loss, and the leaves that it can be differentiated by."""
-        output, leaves = self._outputs(self.weights, self.examples.inputs)
-        return (self.loss or F.cross_entropy)(output, self.examples.labels), leaves
-
-    def _outputs(self, weights: Params, inputs: Tensor) -> tuple[Tensor, Params]:
-        """The outputs of a copy of the model with these weights, in their dtype, and its parameters."""
-        check_initialized(self.model)
-        if not weights:
-            raise ModelError(
-                f"Expected weights of {type(self.model).__name__} to differentiate by, got none."
-            )
-        dtype = next(iter(weights.values())).dtype
-        frozen = copied(self.model).eval().to(dtype).requires_grad_(False)
-        set_weights(frozen, weights)
-        leaves = {name: frozen.get_parameter(name).requires_grad_() for name in weights}
-        inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-        forward = self.forward or (lambda module, batch: module(batch))
-        output = run_forward(self.model, inputs, lambda batch: forward(frozen, batch))
-        check_is_output(self.model, output)
-        return output, leaves
+def _hessian_gradients(objective: Objective) -> Params:
+    """H g, from the derivative of g·c by w, which is H c for a constant c; c = g."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in objective.weights.items()}
+    gradients = torch.autograd.grad(objective.error(leaves), list(leaves.values()), create_graph=True)
+    product = torch.stack([(g * g.detach()).sum() for g in gradients]).sum()
+    # Where all gradients are constant in a weight, it is no part of the product: its curvature is zero.
+    products = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, products, strict=True))
 
 
-def _gradients(value: Tensor, leaves: Params, *, create_graph: bool = False) -> Params:
-    """The derivatives of `value`. Raises StatisticsError where it depends on no leaf, ModelError where not on all."""
-    if not value.requires_grad:
-        raise StatisticsError(
-            f"Expected outputs that depend on the weights {list(leaves)}, got constants; the forward pass must use the "
-            "weights and be differentiable."
-        )
-    gradients = torch.autograd.grad(
-        value, list(leaves.values()), create_graph=create_graph, allow_unused=True
+def _output_sum_gradients(
+    model: nn.Module, weights: Params, examples: Examples, forward: Forward | None, masks: MaskDict
+) -> Params:
+    """dR/d|w| in float64, since R grows with depth and width beyond the precision of float32.
+
+    The input of ones stands for one example; integers, such as tokens, are those of the first example.
+    """
+    check_parameters(model, weights)
+    magnitudes = {n: torch.where(masks[n], w.detach().abs().double(), 0.0) for n, w in weights.items()}
+    first = map_tensors(
+        lambda t: torch.ones_like(t) if t.is_floating_point() else t, examples.take(slice(1)).batch
     )
+    frozen = copied(model).double().eval().requires_grad_(False)
+    objective = Objective(frozen, magnitudes, Examples(first).to(torch.float64), None, forward)
+    batch = objective.examples.batch
+
+    def output_sum(leaves: Params) -> Tensor:
+        return run_forward(model, batch, lambda batch: objective.outputs(leaves, batch)).sum()
+
+    return _gradients(output_sum, magnitudes)
+
+
+def _gradients(function: Callable[[Params], Tensor], weights: Params) -> Params:
+    """The derivatives of `function`. StatisticsError where it depends on no weight, ModelError where not on all."""
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    value = function(leaves)
+    if not value.requires_grad:
+        raise constant_error(weights)
+    gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     for name, gradient in zip(leaves, gradients, strict=True):
         if gradient is None:
             raise unreached_error(name)

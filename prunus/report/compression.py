@@ -1,13 +1,15 @@
 """The page of a compressed network: one HTML file without scripts, which needs no other file and no network."""
 
+import io
 import os
 from dataclasses import fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunus.compression.container.inspect import Average, FileInspection, TensorStats
 from prunus.compression.result import Compressed
 from prunus.files import write_atomic
-from prunus.report.compression_charts import Axis, epoch_chart, log_axis, weight_histograms
+from prunus.report.compression_charts import epoch_chart, stage_chart, weight_chart
+from prunus.report.figures import figure_style, to_png
 from prunus.report.formatting import (
     format_bits,
     format_density,
@@ -17,8 +19,11 @@ from prunus.report.formatting import (
     pluralize,
 )
 from prunus.report.mask_images import draw_kernels, draw_masks, input_coverage
-from prunus.report.templating import environment
-from prunus.training.evaluate import Evaluation
+from prunus.report.templating import load_template
+from prunus.training.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SETTING_NAMES = {
     "dense": "training of the dense network, if not trained already",
@@ -41,6 +46,8 @@ STAGES = {
 }
 """Label and description of each stage."""
 
+MAX_LAYERS = 12
+"""Layers whose weights are drawn, so that the page of a network of many layers stays small."""
 PAPER_RATIOS = {"pruned": (9, 13), "quantized": (27, 31), "huffman": (35, 49)}
 """Compression ratios of Han et al. 2016, abstract; that of the pruned stage counts weights, not bytes."""
 
@@ -111,11 +118,12 @@ def write_page(
 
     Raises:
         OutputError: The page cannot be written.
-        PrunusError: Jinja2 is not installed.
+        PrunusError: Jinja2 or matplotlib is not installed.
     """
-    template = environment().get_template("page.html")
+    template = load_template("page.html")
     stages = stage_rows(compressed, inspection)
     page = template.render(
+        charts=_charts(compressed, stages),
         title=title,
         compressed=compressed,
         num_weights=sum(mask.numel() for mask in compressed.masks.values()),
@@ -124,16 +132,32 @@ def write_page(
         dense_test=dense_test,
         mistakes=_compare_mistakes(dense_test, test),
         stages=stages,
-        size_axis=size_axis(stages),
         tensors=tensor_rows(inspection),
-        histograms=weight_histograms(compressed),
-        epochs=epoch_chart(compressed),
         coverage=input_coverage(compressed),
         kernels=draw_kernels(compressed),
         masks=draw_masks(compressed),
+        num_rounds=sum(stage == "pruned" and epoch.epoch == 1 for stage, epoch in compressed.epochs),
         provenance=_provenance_rows(compressed, inspection, seconds, provenance),
     )
     write_atomic(path, page)
+
+
+def _charts(compressed: Compressed, stages: list[StageRow]) -> dict[str, Any]:
+    """The charts as PNG: of the stages, of the weights of each layer, and of the epochs."""
+    with figure_style():
+        epochs, layers = epoch_chart(compressed), list(compressed.masks)[:MAX_LAYERS]
+        weights = {name: _small_png(weight_chart(compressed, name)) for name in layers}
+        of_epochs = _small_png(epochs) if epochs is not None else None
+        return {"stages": _small_png(stage_chart(stages)), "weights": weights, "epochs": of_epochs}
+
+
+def _small_png(figure: "Figure") -> bytes:
+    """Draw a figure in 32 colors, which takes a third of the bytes."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.open(io.BytesIO(to_png(figure))).convert("RGB").quantize(32).save(file, "png", optimize=True)
+    return file.getvalue()
 
 
 def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[StageRow]:
@@ -164,13 +188,6 @@ def stage_rows(compressed: Compressed, inspection: FileInspection) -> list[Stage
             )
         )
     return rows
-
-
-def size_axis(rows: list[StageRow]) -> Axis:
-    """The axis of the ratios of all stages, of the remaining weights, and of the paper."""
-    ratios = [row.ratio for row in rows] + [end for ends in PAPER_RATIOS.values() for end in ends]
-    ratios += [row.weight_ratio for row in rows if row.paper_counts_weights and row.weight_ratio]
-    return log_axis("times smaller than the dense network", [1.0, *ratios], "×")
 
 
 def tensor_rows(inspection: FileInspection) -> list[TensorRow]:

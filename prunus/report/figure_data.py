@@ -1,9 +1,10 @@
-"""The content of a figure: curves, references and labels, and their numbers as CSV."""
+"""The content of a figure: curves, references and labels, and their numbers as rows and as CSV."""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prunus.errors import PrunusError
 
@@ -32,17 +33,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class FigureData:
-    """The content of a figure; see `save_line_plot` for the fields."""
+    """The content of a figure. Text is drawn literally: a dollar sign does not begin a formula."""
 
     series: Sequence[Curve]
+    """Curves with different names."""
     title: str
     x_label: str
     y_label: str
     x_log: bool = False
+    """Whether the x axis is logarithmic."""
     invert_x: bool = False
-    reference: Sequence[Reference] = ()
-    band: str = "min to max"
+    """Whether x decreases to the right."""
+    references: Sequence[Reference] = ()
     footer: str = ""
+    """A line under the figure, such as "invariants: 120 of 120 points passed"."""
 
     @property
     def banded(self) -> bool:
@@ -76,16 +80,23 @@ def check_curves(series: Sequence[Curve]) -> None:
             )
 
 
-def to_csv(drawing: FigureData) -> str:
-    """Return the numbers of a figure as CSV, with a column of failed points where there are any."""
+def numbers_of(figure: FigureData) -> list[dict[str, Any]]:
+    """Return the points of a figure as rows of numbers, with the column "failed" where any point has failed."""
+    rows: list[dict[str, Any]] = []
+    for curve in figure.series:
+        for index, point in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True)):
+            row = dict(zip(("x", "mean", "low", "high"), map(float, point), strict=True))
+            failed = {"failed": int(index in curve.failed)} if figure.failed else {}
+            rows.append({"name": curve.name, **row, "n": curve.n, **failed})
+    for other in figure.references:
+        rows += [{"name": other.name, "x": float(x), "mean": float(y)} for x, y in other.points]
+    return rows
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV; the columns are the keys of the first, and a value that a row lacks is empty."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["name", "x", "mean", "low", "high", "n"] + ["failed"] * drawing.failed)
-    for curve in drawing.series:
-        for index, row in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True)):
-            failed = [int(index in curve.failed)] * drawing.failed
-            writer.writerow([curve.name, *(repr(float(v)) for v in row), curve.n, *failed])
-    for other in drawing.reference:
-        rest = ["", "", ""] + [""] * drawing.failed
-        writer.writerows([other.name, float(x), float(y), *rest] for x, y in other.points)
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue()

@@ -6,22 +6,19 @@ A name has the same color, marker and line style in every figure. The same argum
 import io
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.errors import PrunusError
 from prunus.files import write_atomic
 from prunus.report.curve_styles import assign_styles
-from prunus.report.figure_data import Curve, FigureData, Reference, check_curves, to_csv
-from prunus.report.interactive_figure import interactive
+from prunus.report.figure_data import FigureData, check_curves, numbers_of, to_csv
+from prunus.report.interactive_figure import chart, render_with_script
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["Curve", "FigureData", "Reference", "save_drawing", "save_line_plot"]
 
 FAILED_COLOR = "#d0021b"
 """The edge of a point that failed an invariant check."""
@@ -30,63 +27,6 @@ MAX_INSIDE_LEGEND = 6
 """With more curves, the legend is outside the axes; `figure.js` has the same number."""
 LEGEND_LINE = 0.185
 """Height of a line of the legend, in inches."""
-
-
-def save_line_plot(
-    path: str | Path,
-    series: Sequence[Curve],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_log: bool = False,
-    invert_x: bool = False,
-    reference: Sequence[Reference] = (),
-    band: str = "min to max",
-    footer: str = "",
-) -> tuple[Path, Path, Path, Path]:
-    """Draw curves and write `path`.png, `path`.svg, `path`.html and `path`.csv.
-
-    Text is drawn literally: a dollar sign does not begin a formula.
-
-    Args:
-        path: The files without suffix; a dot is part of the name.
-        series: Curves with different names.
-        title, x_label, y_label: Labels of the figure.
-        x_log: Whether the x axis is logarithmic.
-        invert_x: Whether x decreases to the right.
-        reference: Curves without replicates.
-        band: The meaning of `low` and `high`, for the legend.
-        footer: A line under the figure, such as "invariants: 120 of 120 points passed".
-
-    Returns:
-        The four files.
-
-    Raises:
-        PrunusError: There is no curve, the curves are inconsistent, or matplotlib or jinja2 is not installed.
-        OutputError: A file cannot be written.
-    """
-    return save_drawing(
-        path, FigureData(series, title, x_label, y_label, x_log, invert_x, reference, band, footer)
-    )
-
-
-def save_drawing(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Path, Path]:
-    """Write the four files of a figure.
-
-    Args:
-        path: The files without suffix; a dot is part of the name.
-        drawing: The content of the figure.
-
-    Returns:
-        The four files: PNG, SVG, HTML and CSV.
-
-    Raises:
-        PrunusError: There is no curve, the curves are inconsistent, or matplotlib or jinja2 is not installed.
-        OutputError: A file cannot be written.
-    """
-    save_numbers(path, drawing)
-    return save_pictures(path, drawing)
 
 
 def save_numbers(path: str | Path, drawing: FigureData) -> Path:
@@ -105,7 +45,7 @@ def save_numbers(path: str | Path, drawing: FigureData) -> Path:
     """
     check_curves(drawing.series)
     table = files_of(path)[-1]
-    write_atomic(table, to_csv(drawing))
+    write_atomic(table, to_csv(numbers_of(drawing)))
     return table
 
 
@@ -162,30 +102,55 @@ def save_pictures(path: str | Path, drawing: FigureData) -> tuple[Path, Path, Pa
         OutputError: A file cannot be written.
     """
     check_curves(drawing.series)
+    png, svg, page, table = files_of(path)
+    entries = len(drawing.series) + len(drawing.references)
+    outside = entries > MAX_INSIDE_LEGEND
+    with figure_style():
+        # With a heading and failed points.
+        figure = new_figure(9.5 if outside else 7, max(4.5, LEGEND_LINE * (entries + 3)))
+        _draw(figure, drawing, outside)
+        as_svg = io.BytesIO()
+        figure.savefig(as_svg, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
+    write_atomic(png, to_png(figure))
+    write_atomic(svg, as_svg.getvalue())
+    write_atomic(page, render_with_script("figure.html", chart=chart(drawing, table.name)))
+    return png, svg, page, table
+
+
+def figure_style() -> AbstractContextManager[None]:
+    """The same text and the same bytes whatever the settings of the user."""
     check_figure_libraries()
     import matplotlib
+
+    text = {"font.size": 10, "font.family": "DejaVu Sans", "text.parse_math": False}
+    return matplotlib.rc_context({"svg.hashsalt": "prunus", **text})
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Make an empty figure.
+
+    Args:
+        width: In inches.
+        height: In inches.
+
+    Returns:
+        The figure, which no window shows.
+
+    Raises:
+        PrunusError: matplotlib is not installed.
+    """
+    check_figure_libraries()
     from matplotlib.figure import Figure
 
-    png, svg, page, table = files_of(path)
-    parameters = {
-        "svg.hashsalt": "prunus",
-        "font.size": 10,
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-    }
-    with matplotlib.rc_context(parameters):
-        entries = len(drawing.series) + len(drawing.reference)
-        outside = entries > MAX_INSIDE_LEGEND
-        height = max(4.5, LEGEND_LINE * (entries + 3))  # with a heading and failed points
-        figure = Figure(figsize=(9.5 if outside else 7, height), layout="constrained")
-        _draw(figure, drawing, outside)
-        as_png, as_svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(as_png, format="png", backend="agg", dpi=150, metadata={"Software": None})
-        figure.savefig(as_svg, format="svg", backend="svg", metadata={"Date": None, "Creator": None})
-    write_atomic(png, as_png.getvalue())
-    write_atomic(svg, as_svg.getvalue())
-    write_atomic(page, interactive(drawing, to_csv(drawing), table.name))
-    return png, svg, page, table
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def to_png(figure: "Figure") -> bytes:
+    """Return a figure as PNG; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    with figure_style():
+        figure.savefig(file, format="png", backend="agg", dpi=150, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
@@ -196,7 +161,7 @@ def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if drawing.x_log:
-        _log_ticks(axes)
+        set_log_ticks(axes)
     if drawing.invert_x:
         axes.invert_xaxis()
     legend = (figure if outside else axes).legend(
@@ -205,7 +170,7 @@ def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
         loc="outside right upper" if outside else "best",
         frameon=False,
         fontsize=8.5,
-        title=f"band: {drawing.band}" if drawing.banded else None,
+        title="band: min to max" if drawing.banded else None,
         title_fontsize=8.5,
         handlelength=2.8,
     )
@@ -232,7 +197,7 @@ def _draw_curves(axes: "Axes", drawing: FigureData, band_opacity: float) -> dict
             (failed,) = axes.plot(
                 *points, "o", mfc="white", mec=FAILED_COLOR, mew=1.6, markersize=8, zorder=3
             )
-    for other in drawing.reference:
+    for other in drawing.references:
         (line,) = axes.plot(
             *zip(*other.points, strict=True), color=REFERENCE_COLOR, linestyle="--", linewidth=1
         )
@@ -242,7 +207,7 @@ def _draw_curves(axes: "Axes", drawing: FigureData, band_opacity: float) -> dict
     return labels
 
 
-def _log_ticks(axes: "Axes") -> None:
+def set_log_ticks(axes: "Axes") -> None:
     """Ticks at 1, 2 and 5 times powers of ten, or at every digit where the axis spans less than a power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
-from prunus.training.evaluate import Evaluation
+from prunus.training.evaluation import Evaluation
 
 UNSET = (None, "", "none", 0)
 """Values of fields that are left out."""

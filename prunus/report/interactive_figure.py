@@ -1,10 +1,9 @@
-"""The interactive page of a figure: one HTML file that needs no other file and no network.
+"""Interactive charts: pages with them are one HTML file that needs no other file and no network.
 
-The chart is drawn by `templates/figure.js`, the only script that the page allows. Without scripts, the page still has
-the numbers as a table and as CSV.
+A chart is drawn by `templates/figure.js`, the only script that a page allows. Without scripts, a page still has the
+numbers as a table and as CSV.
 """
 
-import base64
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunus.report.curve_styles import assign_styles
-from prunus.report.figure_data import FigureData
-from prunus.report.templating import TEMPLATES, environment
+from prunus.report.figure_data import FigureData, numbers_of, to_csv
+from prunus.report.templating import TEMPLATES, load_template
 
 SHAPES = {
     "o": "M-1 0A1 1 0 1 0 1 0A1 1 0 1 0-1 0Z",
@@ -30,69 +29,35 @@ DASHES = {"-": "none", "--": "7 3", ":": "1.5 2.5"}
 """The SVG dash arrays of the line styles."""
 
 
-def interactive(drawing: FigureData, csv_text: str, csv_name: str) -> str:
-    """Return the page of a figure; the same arguments give the same text.
-
-    Args:
-        drawing: The figure.
-        csv_text: Its numbers, which the page offers for download.
-        csv_name: The name of the downloaded file.
-
-    Returns:
-        The HTML page.
-
-    Raises:
-        PrunusError: Jinja2 is not installed.
-    """
-    code, shown = script(), chart(drawing, csv_text, csv_name)
-    return environment().get_template("figure.html").render(chart=shown, script=code, digest=digest(code))
-
-
 @dataclass(frozen=True)
 class Chart:
     """A figure as the macro of `chart.html` expects it."""
 
-    drawing: FigureData
-    figure: Mapping[str, Any]
-    """The data that the script draws."""
+    figure: FigureData
+    curves: Sequence[Mapping[str, Any]]
+    """Curves and references as the script draws them."""
+    numbers: Sequence[Mapping[str, Any]]
     csv: str
-    """The numbers, base64."""
+    """The numbers as CSV."""
     csv_name: str
-    rows: Sequence[Sequence[str]]
+    """The name of the downloaded file."""
     fallback_svg: str = ""
-    """The figure as SVG, base64, shown where scripts are disabled; may be empty."""
+    """The figure as SVG, shown where scripts are disabled; may be empty."""
 
 
-def chart(drawing: FigureData, csv_text: str, csv_name: str, svg: str = "") -> Chart:
-    """Return the chart of a figure, for a page that has `script` at its end.
+def chart(figure: FigureData, csv_name: str, svg: str = "") -> Chart:
+    """Return the chart of a figure, for a page that `render_with_script` makes.
 
     Args:
-        drawing: The figure.
-        csv_text: Its numbers, which the page offers for download.
-        csv_name: The name of the downloaded file.
+        figure: The figure.
+        csv_name: The name under which a reader can save its numbers.
         svg: The figure as SVG, shown where scripts are disabled; empty: there is none.
 
     Returns:
         What the macro of `chart.html` and the script need.
     """
-    numbers = base64_of(csv_text.encode())
-    return Chart(drawing, _figure(drawing), numbers, csv_name, _rows(drawing), base64_of(svg.encode()))
-
-
-def script() -> str:
-    """The script that draws every chart of a page."""
-    return (TEMPLATES / "figure.js").read_text(encoding="utf-8")
-
-
-def digest(code: str) -> str:
-    """The digest of the only script that the Content-Security-Policy of a page allows."""
-    return base64_of(hashlib.sha256(code.encode()).digest())
-
-
-def _figure(drawing: FigureData) -> dict[str, Any]:
-    """The data that the script draws, as lists; non-finite numbers are None."""
-    styles = assign_styles([curve.name for curve in drawing.series])
-    curves = [
+    styles = assign_styles([curve.name for curve in figure.series])
+    curves: list[dict[str, Any]] = [
         {
             "name": curve.name,
             "n": curve.n,
@@ -104,45 +69,33 @@ def _figure(drawing: FigureData) -> dict[str, Any]:
                 for index, row in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True))
             ],
         }
-        for curve in drawing.series
+        for curve in figure.series
     ]
-    references = [
-        {
-            "name": other.name,
-            "n": None,
-            "color": None,
-            "shape": None,
-            "dashes": "5 4",
-            "points": [[_finite(x), _finite(y), None, None, False] for x, y in other.points],
-        }
-        for other in drawing.reference
-    ]
-    return {
-        "x": drawing.x_label,
-        "y": drawing.y_label,
-        "log": drawing.x_log,
-        "invert": drawing.invert_x,
-        "band": drawing.band,
-        "curves": curves + references,
-    }
+    for other in figure.references:
+        points = [[_finite(x), _finite(y), None, None, False] for x, y in other.points]
+        unmarked = {"n": None, "color": None, "shape": None, "dashes": "5 4"}
+        curves.append({"name": other.name, **unmarked, "points": points})
+    numbers = numbers_of(figure)
+    return Chart(figure, curves, numbers, to_csv(numbers), csv_name, svg)
 
 
-def _rows(drawing: FigureData) -> list[list[str]]:
-    """The rows of the table."""
-    rows = []
-    for curve in drawing.series:
-        for index, row in enumerate(zip(curve.x, curve.mean, curve.low, curve.high, strict=True)):
-            failed = "invariants failed" if index in curve.failed else ""
-            rows.append([curve.name, *(f"{float(v):.6g}" for v in row), str(curve.n), failed])
-    for other in drawing.reference:
-        rows += [[other.name, f"{float(x):.6g}", f"{float(y):.6g}", "", "", "", ""] for x, y in other.points]
-    return rows
+def render_with_script(template: str, **values: Any) -> str:
+    """Render a page with charts; the same arguments give the same text.
+
+    Args:
+        template: Name of its template.
+        **values: The variables of the template.
+
+    Returns:
+        The HTML page.
+
+    Raises:
+        PrunusError: Jinja2 is not installed.
+    """
+    script = (TEMPLATES / "figure.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return load_template(template).render(script=script, digest=digest, **values)
 
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def base64_of(data: bytes) -> str:
-    """Encode bytes for a data URI."""
-    return base64.b64encode(data).decode()

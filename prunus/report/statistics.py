@@ -1,4 +1,4 @@
-"""Statistics over seeds: a mean with its band, paired comparisons, and verdicts on claims.
+"""Statistics over seeds: paired comparisons, and the decision of a claim.
 
 A comparison is paired: both sides have the same seeds, hence the same initialization and order of data, and the
 difference within each pair is tested. Its confidence interval is Student's,
@@ -11,14 +11,12 @@ therefore corrected for their number (`holm`).
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
 from prunus.errors import NonFiniteError, PrunusError
-from prunus.registry import lookup
-from prunus.report import formatting
 
 DIGITS = 12
 """Significant digits of the compared values; smaller differences are rounding errors of floating point."""
@@ -41,62 +39,28 @@ class Comparison:
         """Whether the interval excludes zero and p is below 1 - confidence; never for one pair."""
         return not self.low <= 0 <= self.high and self.p < 1 - self.confidence
 
-    def sentence(self, name_a: str, name_b: str, unit: str, more: str = "more accurate") -> str:
-        """Describe the comparison in one sentence; a significant difference is described alike for (a, b) and (b, a).
-
-        Args:
-            name_a, name_b: Names of the two sides.
-            unit: Unit of the difference, such as "pp" for percentage points.
-            more: Adjective of the side with the larger values.
-
-        Returns:
-            The sentence, without a period.
-
-        Example:
-            >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 98.2, 1: 98.35, 2: 98.1})
-            >>> pairs.sentence("dense", "winning ticket", "pp")
-            'winning ticket is more accurate than dense by 0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)'
-        """
-        plus, by = f"{name_b} minus {name_a} is", self.amount(unit)
-        if self.n < 2:
-            return f"one pair is not enough for a comparison: {plus} {by}"
-        if self.low == self.high == 0:
-            pairs = formatting.pluralize(self.n, "pair")
-            return f"no difference between {name_a} and {name_b} in any pair (n = {pairs})"
-        if not self.significant:
-            return f"no significant difference between {name_a} and {name_b}: {plus} {by}"
-        larger, smaller = (name_b, name_a) if self.difference > 0 else (name_a, name_b)
-        return f"{larger} is {more} than {smaller} by {by}"
-
-    def amount(self, unit: str, *, brief: bool = False) -> str:
+    def amount(self, unit: str) -> str:
         """Format the difference and its interval: the absolute value where it is significant, else b - a.
 
         Args:
-            unit: Unit of the difference.
-            brief: Whether to leave out the confidence and n.
+            unit: Unit of the difference, such as "pp" for percentage points.
 
         Returns:
             The difference with its unit, and its interval where there is one.
 
         Example:
-            >>> pairs = compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7})
-            >>> pairs.amount("pp"), pairs.amount("pp", brief=True)
-            ('0.22 pp (95 % interval 0.14 to 0.29, n = 3 pairs)', '0.22 pp (0.14 to 0.29)')
+            >>> compare_paired({0: 98.0, 1: 98.1, 2: 97.9}, {0: 97.8, 1: 97.85, 2: 97.7}).amount("pp")
+            '0.22 pp (0.14 to 0.29)'
         """
-        pairs = f"n = {formatting.pluralize(self.n, 'pair')}"
         flip = self.n > 1 and self.significant and self.difference < 0
         center = -self.difference if flip else self.difference
         if self.n < 2:
-            return f"{_format_number(center)} {unit} ({pairs})"
+            return f"{format_number(center)} {unit}"
         if self.low == self.high:
-            by = f"{_format_number(center)} {unit} in every pair"
-            return by if brief else f"{by} (no spread, no interval, {pairs})"
+            return f"{format_number(center)} {unit} in every pair"
         low, high = (-self.high, -self.low) if flip else (self.low, self.high)
-        center_text, low_text, high_text = _format_interval(center, low, high)
-        interval = f"{low_text} to {high_text}"
-        if not brief:
-            interval = f"{100 * self.confidence:g} % interval {interval}, {pairs}"
-        return f"{center_text} {unit} ({interval})"
+        center_text, low_text, high_text = format_interval(center, low, high)
+        return f"{center_text} {unit} ({low_text} to {high_text})"
 
 
 def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Comparison:
@@ -137,30 +101,9 @@ def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: f
     return Comparison(n, center, center - half, center + half, p, confidence)
 
 
+Verdict = Literal["holds", "does not hold", "not shown"]
 Expectation = Literal["higher", "lower", "equal"]
 """The claimed relation of one side to the other; "equal" means equal within a margin."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The verdict on one claim, with the numbers behind it."""
-
-    claim: str
-    source: str
-    """Where the paper makes the claim."""
-    verdict: Literal["holds", "does not hold", "not shown"]
-    n: int
-    """Number of pairs."""
-    published: str
-    """The value in the paper, with its unit; empty where it gives none."""
-    measured: float | None
-    """Mean difference; None without data."""
-    interval: tuple[float, float] | None
-    """95 % interval of the difference, not corrected; None for fewer than two pairs."""
-    p: float
-    """p-value, corrected for the number of claims by Holm's method."""
-    where: str = ""
-    """The measured points, such as "level 7, 11"."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -209,9 +152,7 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
     return float(stdtr(comparison.n - 1, -abs(distance) / error))
 
 
-def decide(
-    comparison: Comparison, expected: Expectation, p: float, margin: float = 0.0
-) -> Literal["holds", "does not hold", "not shown"]:
+def decide(comparison: Comparison, expected: Expectation, p: float, margin: float = 0.0) -> Verdict:
     """Decide a claim: "not shown" for one pair or where `p` is not below 1 - confidence.
 
     Args:
@@ -241,50 +182,6 @@ def check_interval_library() -> None:
         ) from error
 
 
-def mean_and_band(values: Iterable[float], band: str = "min to max") -> tuple[float, float, float]:
-    """Return the mean of `values` and the ends of its band.
-
-    Args:
-        values: At least one value.
-        band: A key of `BANDS`.
-
-    Returns:
-        The mean, the lower end and the upper end.
-
-    Raises:
-        PrunusError: There is no value.
-        UnknownNameError: There is no band of this name.
-
-    Example:
-        >>> mean_and_band([1.0, 2.0, 6.0])
-        (3.0, 1.0, 6.0)
-        >>> mean_and_band([1.0, 2.0, 3.0], "± standard deviation")
-        (2.0, 1.0, 3.0)
-    """
-    ends = lookup("band", BANDS, band)
-    numbers = [float(value) for value in values]
-    if not numbers:
-        raise PrunusError("Expected at least one value to take the mean of, got none.")
-    return mean(numbers), *ends(numbers)
-
-
-def _extremes(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
-
-
-def _deviation(values: Sequence[float]) -> tuple[float, float]:
-    """One sample standard deviation (n - 1) to each side; zero for a single value."""
-    center, spread = mean(values), stdev(values) if len(values) > 1 else 0.0
-    return center - spread, center + spread
-
-
-BANDS: dict[str, Callable[[Sequence[float]], tuple[float, float]]] = {
-    "min to max": _extremes,
-    "± standard deviation": _deviation,
-}
-"""The bands, by their names in legends."""
-
-
 def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
     """b - a for each shared seed, rounded to `DIGITS` significant digits of the values."""
     seeds = sorted(a.keys() & b.keys())
@@ -302,12 +199,25 @@ def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
     return [round(float(b[seed]) - float(a[seed]), places) for seed in seeds]
 
 
-def _format_number(value: float) -> str:
+def format_number(value: float) -> str:
+    """Format a number with three significant digits, or as an integer from 1000 on."""
     return f"{value:z.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _format_interval(center: float, low: float, high: float) -> tuple[str, str, str]:
-    """The three numbers with equal decimal places: enough for a tenth of the width, and for an end close to zero."""
+def format_interval(center: float, low: float, high: float) -> tuple[str, str, str]:
+    """Format three numbers with equal decimal places: enough for a tenth of the width, and for an end close to zero.
+
+    Args:
+        center: The middle of the interval.
+        low: Its lower end.
+        high: Its upper end, above the lower one.
+
+    Returns:
+        The three numbers as text.
+
+    >>> format_interval(98.1234, 98.0, 98.3)
+    ('98.12', '98.00', '98.30')
+    """
     places = max(0, -math.floor(math.log10((high - low) / 10)))
     while any(end and not round(end, places) for end in (low, high)):
         places += 1

@@ -1,5 +1,6 @@
-"""The templates of the HTML pages. All inserted text is escaped, and an undefined variable is an error."""
+"""The templates of the pages. Text inserted into HTML is escaped, and an undefined variable is an error."""
 
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ from prunus.errors import PrunusError
 from prunus.report import formatting
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Template
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILTERS = {
@@ -16,11 +17,14 @@ FILTERS = {
     "density_pair": formatting.format_density_pair,
     "ratio": formatting.format_ratio,
     "error": formatting.format_error,
+    "base64": lambda data: base64.b64encode(data).decode(),
+    "duration": formatting.format_duration,
+    "count": formatting.pluralize,
 }
 
 
-def environment() -> "Environment":
-    """The environment that loads the templates. Raises PrunusError where jinja2 is not installed."""
+def load_template(name: str) -> "Template":
+    """Return the template in the file `name`. Raises PrunusError where jinja2 is not installed."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
@@ -28,12 +32,12 @@ def environment() -> "Environment":
             "A page needs jinja2, which is not installed: pip install 'prunus[cli]'."
         ) from error
 
-    result = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    result.filters |= FILTERS
-    return result
+    environment.filters |= FILTERS
+    return environment.get_template(name)

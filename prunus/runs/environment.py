@@ -12,6 +12,12 @@ import torch
 
 from prunus.version import __version__
 
+EXPORTED = (
+    *("prunus", "commit", "python", "torch", "numpy", "cpu", "capability", "cores", "threads"),
+    *("device", "device_name", "executor"),
+)
+"""What `prunus runs export` writes of an environment: nothing that names a host."""
+
 
 def environment(executor: str, device: str) -> dict[str, Any]:
     """Return everything except the spec that the numbers of a run may depend on.
@@ -30,7 +36,6 @@ def environment(executor: str, device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": version("numpy"),
-        "platform": platform.platform(),
         "cpu": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),

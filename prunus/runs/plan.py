@@ -21,17 +21,8 @@ class Plan:
     """The IDs of the requested runs, each once."""
     todo: tuple[RunSpec, ...]
     """The runs that are not done, requested or dependencies of requested ones, dependencies first."""
-    done: tuple[str, ...]
-    """The runs that are done, requested or dependencies of those to do."""
-    users: Mapping[str, tuple[str, ...]]
-    """For each run to do, the other requested runs that depend on it, directly or through others."""
     waiting_on: Mapping[str, tuple[str, ...]]
     """For each run to do, those of its dependencies that are to do as well."""
-
-    @property
-    def shared(self) -> dict[str, int]:
-        """The runs to do that more than one requested run depends on, and how many do."""
-        return {id: len(users) for id, users in self.users.items() if len(users) > 1}
 
     def estimate(self, seconds_per_unit: Mapping[str, float], workers: int = 1) -> float | None:
         """Estimate the seconds until all is done.
@@ -61,12 +52,11 @@ class Plan:
         Returns:
             One line with the numbers of runs and, if it is known, the time; a second line if the time is not known.
         """
-        num_done = sum(id in self.done for id in self.requested)
-        counts = f"{_count_runs(len(self.requested))} requested, {num_done} found, {len(self.todo)} to do"
-        counts += self._describe_sharing()
+        num_done = len(set(self.requested) - self.waiting_on.keys())
+        counts = f"{_count(len(self.requested), 'run')} requested, {num_done} found, {len(self.todo)} to do"
         if not self.todo:
             return [counts]
-        on = f"on {workers} worker{'' if workers == 1 else 's'}"
+        on = f"on {_count(workers, 'worker')}"
         estimate = self.estimate(seconds_per_unit, workers)
         if estimate is not None:
             return [f"{counts}, {_approximate(estimate)} {on}"]
@@ -75,16 +65,6 @@ class Plan:
             f"{counts}, {on}",
             f"how long it takes is known after the first run of each of: {', '.join(unknown)}",
         ]
-
-    def _describe_sharing(self) -> str:
-        by_kind: dict[str, list[str]] = {}
-        for id in self.shared:
-            by_kind.setdefault(id.rpartition("-")[0], []).append(id)
-        phrases = []
-        for kind, ids in by_kind.items():
-            users = {user for id in ids for user in self.users[id]}
-            phrases.append(f"{_count_runs(len(ids), kind)} shared by {len(users)}")
-        return f" ({', '.join(phrases)})" if phrases else ""
 
 
 def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
@@ -103,8 +83,7 @@ def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
     """
     requested = {run_id(spec): spec for spec in specs}
     todo: dict[str, RunSpec] = {}
-    dependencies: dict[str, tuple[str, ...]] = {}
-    done: dict[str, None] = {}
+    done: set[str] = set()
     stack = [*reversed(requested.values())]
     while stack:
         spec = stack.pop()
@@ -114,28 +93,22 @@ def plan(specs: Iterable[RunSpec], store: Store) -> Plan:
         if store.is_done(id):
             directory = store.directory(id)
             check_settings_match(directory.path, directory.record(), describe_run(spec))
-            done[id] = None
+            done.add(id)
             continue
         todo[id] = spec
-        dependencies[id] = tuple(
-            dict.fromkeys(run_id(dependency) for dependency in spec.dependencies().values())
-        )
         stack += reversed([*spec.dependencies().values()])
-    order = _sort(dependencies)
-    waiting_on = {
-        id: tuple(dependency for dependency in dependencies[id] if dependency in todo) for id in order
+    needed = {
+        id: dict.fromkeys(run_id(dependency) for dependency in spec.dependencies().values())
+        for id, spec in todo.items()
     }
-    users: dict[str, list[str]] = {id: [] for id in order}
-    for id in requested:
-        for dependency in _closure(id, waiting_on) - {id}:
-            users[dependency].append(id)
-    return Plan(
-        requested=tuple(requested),
-        todo=tuple(todo[id] for id in order),
-        done=tuple(done),
-        users={id: tuple(ids) for id, ids in users.items()},
-        waiting_on=waiting_on,
-    )
+    waiting_on = {id: tuple(other for other in others if other in todo) for id, others in needed.items()}
+    try:
+        order = list(TopologicalSorter(waiting_on).static_order())
+    except CycleError as error:
+        raise SpecError(
+            f"These runs depend on each other in a circle: {' → '.join(error.args[1])}."
+        ) from error
+    return Plan(tuple(requested), tuple(todo[id] for id in order), waiting_on)
 
 
 def seconds_per_unit(store: Store) -> dict[str, float]:
@@ -146,34 +119,6 @@ def seconds_per_unit(store: Store) -> dict[str, float]:
         if run.state == "done" and not run.imported and number > 0:
             measured.setdefault(unit, []).append(run.seconds / number)
     return {unit: median(values) for unit, values in measured.items()}
-
-
-def _sort(dependencies: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return the IDs with dependencies first, otherwise in the given order."""
-    try:
-        sorter = TopologicalSorter(
-            {
-                id: [dependency for dependency in its_dependencies if dependency in dependencies]
-                for id, its_dependencies in dependencies.items()
-            }
-        )
-        return list(sorter.static_order())
-    except CycleError as error:
-        raise SpecError(
-            f"These runs depend on each other in a circle: {' → '.join(error.args[1])}."
-        ) from error
-
-
-def _closure(id: str, dependencies: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """Return `id` and all that it depends on, directly or through others; nothing if it is not to do."""
-    closure: set[str] = set()
-    stack = [id] if id in dependencies else []
-    while stack:
-        dependency = stack.pop()
-        if dependency not in closure:
-            closure.add(dependency)
-            stack += dependencies[dependency]
-    return closure
 
 
 def _makespan(
@@ -193,8 +138,8 @@ def _makespan(
     return now
 
 
-def _count_runs(number: int, kind: str = "") -> str:
-    return f"{number} {kind}{' ' if kind else ''}run{'' if number == 1 else 's'}"
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _approximate(seconds: float) -> str:

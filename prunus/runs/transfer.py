@@ -12,6 +12,7 @@ from typing import Any
 from prunus.errors import StoreError
 from prunus.files import write_atomic
 from prunus.runs.content import Row, read_rows, to_lines
+from prunus.runs.environment import EXPORTED
 from prunus.runs.record import check_id, from_plain, to_plain
 from prunus.runs.requests import Request, request_from_plain
 from prunus.runs.store import Store
@@ -49,7 +50,10 @@ def export_runs(store: Store, path: Path) -> Transferred:
     lines: list[Row] = []
     for run in done:
         directory = store.directory(run.id)
-        record = to_plain(replace(run, attempt="", started=0.0))
+        environments = tuple(
+            {key: value for key, value in attempt.items() if key in EXPORTED} for attempt in run.environments
+        )
+        record = to_plain(replace(run, attempt="", started=0.0, environments=environments))
         lines.append({"run": record, "rows": directory.rows(), "curve": directory.curve()})
     requests = store.requests()
     lines += [{"request": asdict(request)} for request in requests]

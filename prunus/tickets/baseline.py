@@ -6,30 +6,35 @@ Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 20
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import nn
 
 from prunus.data import load_data
-from prunus.errors import DataError, PrunusError, SpecError
+from prunus.errors import SpecError
+from prunus.masks import Masks
 from prunus.models import MODELS
 from prunus.models.loading import make_model
 from prunus.registry import import_object, lookup
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
+from prunus.tickets.fit_level import train_level_with
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
+from prunus.training.fit import Fit
 from prunus.training.loop import Trainer, steps_per_epoch
 from prunus.training.recipe import check_recipe
 from prunus.training.sparse.backend import check_backend
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
 
-NUM_TIMED_STEPS = 20
+MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2
+"""At which of the two the measurement of a step ends; a step of a convolutional network takes a second."""
 
-Row = dict[str, Any]
 StepReport = Callable[[int], None]
 """Called during the trainings of a run with the number of steps since the last call."""
 
@@ -61,6 +66,8 @@ class BaselineSpec:
     backend: str = "dense"
     """What trains and evaluates, as for `prunus.train`. It is part of the ID, since results differ by rounding; another
     backend than "dense" is recorded in the rows."""
+    fit: Fit | None = None
+    """A function (model, masks) that trains the network in place of the recipe. A spec with one cannot be stored."""
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: none."""
@@ -144,6 +151,9 @@ class BaselineSpec:
         Returns:
             The monitor that observed the training.
         """
+        if self.fit is not None:
+            masks = constraint if isinstance(constraint, Masks) else None
+            return train_level_with(self.fit, model, self.load_data(), masks, start)
         data, constraint = self.load_data(), constraint if constraint is not None else NoConstraint(model)
         if (
             isinstance(self.data, str) and ":" in self.data
@@ -309,9 +319,11 @@ def time_step(trainer: Trainer, data: Dataset) -> float:
     batch = data.train.take(trainer.recipe.batch_size)
     trainer.step(batch.inputs, batch.labels)
     started = time.process_time()  # not wall-clock time: other processes may be running
-    for _ in range(NUM_TIMED_STEPS):
+    number, seconds = 0, 0.0
+    while number < MAX_TIMED_STEPS and seconds < MAX_TIMED_SECONDS:
         trainer.step(batch.inputs, batch.labels)
-    return (time.process_time() - started) / NUM_TIMED_STEPS
+        number, seconds = number + 1, time.process_time() - started
+    return seconds / number
 
 
 def _report_differences(report_steps: StepReport, first_step: int) -> Progress:
@@ -393,9 +405,7 @@ def data_tensors(data: Dataset) -> Params:
     }
 
 
-_LOADED: dict[tuple[str, str], Dataset] = {}
-
-
+@cache
 def load_data_cached(name: str, device: str) -> Dataset:
     """Load a data set once per process; its validation split is the same for all replicates.
 
@@ -409,13 +419,4 @@ def load_data_cached(name: str, device: str) -> Dataset:
     Raises:
         DataError: If the user's function fails.
     """
-    if (name, device) not in _LOADED:
-        try:
-            _LOADED[name, device] = load_data(name, device=device)
-        except (Exception, SystemExit) as error:  # a user's function may fail in any way
-            if isinstance(error, PrunusError) or ":" not in name:
-                raise
-            raise DataError(
-                f"{name} was called without arguments and did not return a data set: {type(error).__name__}: {error}"
-            ) from error
-    return _LOADED[name, device]
+    return load_data(name, device=device)

@@ -13,12 +13,12 @@ import torch
 
 from prunus.errors import SpecError
 from prunus.masks import Masks, apply_masks
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.baseline import (
     BaselineRun,
     BaselineSpec,
-    Row,
     StepReport,
     checkpoint_name,
     load_saved_state,

@@ -18,13 +18,14 @@ from prunus.pruning.scopes import Scope
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.registry import import_object
 from prunus.tickets.actions import Mask0Action, Mask1Action
-from prunus.training import Recipe
+from prunus.training import RECIPES, Recipe
+from prunus.training.fit import Fit, check_fit
 from prunus.training.loop import steps_per_epoch
 from prunus.types import Dataset, MaskDict, Params, Scores
 
 if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported by the first call
+    from prunus.runs.content import Row
     from prunus.runs.store import Store
-    from prunus.tickets.baseline import Row
     from prunus.tickets.rounds import Round
     from prunus.tickets.ticket import PruningRates, TicketSpec
 
@@ -93,7 +94,8 @@ def lottery(
     mask1: str | Mask1Action = "rewind",
     mask0: str | Mask0Action = "zero",
     pruning_rates: "PruningRates | None" = None,
-    recipe: Recipe,
+    recipe: Recipe | None = None,
+    fit: Fit | None = None,
     replicate: int = 0,
     backend: str = "auto",
     store: "Store | str | PathLike[str] | None" = None,
@@ -114,7 +116,9 @@ def lottery(
         mask0: What pruned weights are set to: an action or its name.
         pruning_rates: The fraction of the remaining weights that a round prunes. None: 20 % of linear layers, 10 % of
             convolutions and of the last layer.
-        recipe: How every level is trained.
+        recipe: How every level is trained; needed unless there is `fit`.
+        fit: A function (model, masks) that trains every level in place of the recipe; it calls
+            `masks.attach(optimizer)`. The network is evaluated before and afterwards only, as steps 0 and 1.
         replicate: Selects the seeds of all random choices.
         backend: What trains and evaluates, as for `prunus.train`; it is part of the identity of the runs in a store.
         store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
@@ -126,6 +130,7 @@ def lottery(
 
     Raises:
         SpecError: Settings contradict each other, or an object without a name is to be stored.
+        TrainingError: `fit` changed a pruned weight.
         UnknownNameError: A name is not known.
         DensityError: The scope cannot reach the density of a level, or a layer would keep no weight.
         ModelError, DataError: The model cannot be trained on the data.
@@ -147,13 +152,17 @@ def lottery(
 
     if isinstance(data, Dataset):
         check_dataset(data)
+    check_fit(fit)
+    if (recipe is None) == (fit is None) or (fit is not None and store is not None):
+        raise SpecError("Expected either a recipe or fit, and no store with fit, which identifies no run.")
+    recipe = recipe or RECIPES["lenet-300-100"]
     settings: dict[str, Any] = {"model": model_fn, "data": data}
     choices: dict[str, Any] = {"criterion": criterion, "scope": scope, "mask1": mask1, "mask0": mask0}
     if store is not None:
         settings, choices = ({k: _name(k, v) for k, v in part.items()} for part in (settings, choices))
     baseline = BaselineSpec(**settings, recipe=recipe, replicate=replicate, backend=backend)
     steps = steps_per_epoch(recipe, baseline.load_data().train)
-    baseline = replace(baseline, eval_every=min(baseline.eval_every, steps))
+    baseline = replace(baseline, eval_every=min(baseline.eval_every, steps), fit=fit)
     ticket = TicketSpec(baseline, rounds=rounds, pruning_rates=pruning_rates or PruningRates(), **choices)
     ticket.check()
     if store is None:

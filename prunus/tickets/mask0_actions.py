@@ -67,26 +67,13 @@ class PrunedLayer(NamedTuple):
 
 
 Places = Callable[[PrunedLayer], Tensor]
-LayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
+PrunedLayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
 """(layer, values of the mask-1 action, start) -> whether a statement holds for the layer."""
-
-
-def newly_pruned(history: WeightHistory, masks: MaskDict) -> MaskDict:
-    """Return the places that this round prunes and the last training still trained.
-
-    Args:
-        history: The weights and masks before the round, of which the masks of the last training are used.
-        masks: The masks of the round, boolean tensors by name.
-
-    Returns:
-        Boolean tensors by name, True where the last training kept a weight that `masks` prune.
-    """
-    return {name: history.masks[name] & ~mask for name, mask in masks.items()}
 
 
 def make_action(
     fill: Callable[[PrunedLayer, int], Tensor],
-    checks: Mapping[str, LayerCheck],
+    checks: Mapping[str, PrunedLayerCheck],
     description: str,
     *,
     set_kept: Callable[[PrunedLayer, Tensor], Tensor] = lambda layer, kept_weights: kept_weights,
@@ -159,7 +146,7 @@ def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
 # Invariants. Each examines the tensors alone, not how they were computed.
 
 
-def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) -> LayerCheck:
+def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) -> PrunedLayerCheck:
     """The start at some places equals a tensor, made of the layer and the values of the mask-1 action.
 
     Args:
@@ -174,12 +161,12 @@ def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) ->
     )
 
 
-def is_zero(places: Places) -> LayerCheck:
+def is_zero(places: Places) -> PrunedLayerCheck:
     """The start at some places is zero."""
     return lambda layer, kept_weights, start: not bool(start[places(layer)].any())
 
 
-def zero_or_start(zeros: Places) -> dict[str, LayerCheck]:
+def zero_or_start(zeros: Places) -> dict[str, PrunedLayerCheck]:
     """Of the newly pruned weights, those at `zeros` are zero and the others are as the last training started."""
     return {
         "every newly pruned weight that must be zero is zero": is_zero(
@@ -256,12 +243,12 @@ def others_are_at_start(layer: PrunedLayer, kept_weights: Tensor, start: Tensor)
 
 
 OTHERS_AT_START = "every other newly pruned weight equals the start of the last training"
-KEPT_UNCHANGED: dict[str, LayerCheck] = {
+KEPT_UNCHANGED: dict[str, PrunedLayerCheck] = {
     "every kept weight equals the value of the mask-1 action": equals(
         lambda layer, kept_weights: kept_weights, lambda layer: layer.mask
     )
 }
-EARLIER_UNCHANGED: dict[str, LayerCheck] = {
+EARLIER_UNCHANGED: dict[str, PrunedLayerCheck] = {
     "every weight pruned earlier keeps its value": equals(
         lambda layer, kept_weights: layer.start, lambda layer: layer.earlier
     )

@@ -145,7 +145,7 @@ def source_weights(source: Source, history: WeightHistory, seed: int) -> Params:
 
 # Invariants. Each examines the tensors alone, not how they were computed.
 
-LayerCheck = Callable[[Tensor, Tensor, Tensor], bool]
+KeptLayerCheck = Callable[[Tensor, Tensor, Tensor], bool]
 """(kept values, all initial weights of the layer, mask) -> whether a statement holds for the layer."""
 
 
@@ -154,7 +154,7 @@ INITIAL_SIGNS = "every kept weight has its initial sign"
 
 
 def layer_invariants(
-    checks: Mapping[str, LayerCheck],
+    checks: Mapping[str, KeptLayerCheck],
 ) -> Callable[[WeightHistory, MaskDict, Params], Invariants]:
     """Make the `invariants` of an action from statements about one layer; each must hold for all layers."""
 
@@ -234,7 +234,9 @@ def _has_initial_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> boo
     return torch.equal(kept_weights.sign(), layer[mask].sign())
 
 
-def permutation_checks(places: Literal["layer", "kept"], *, signed: bool = False) -> dict[str, LayerCheck]:
+def permutation_checks(
+    places: Literal["layer", "kept"], *, signed: bool = False
+) -> dict[str, KeptLayerCheck]:
     """Return what must hold of a permutation over the layer or over its kept weights; of magnitudes if signs stay.
 
     Args:
@@ -300,7 +302,7 @@ def _has_permuted_signs(kept_weights: Tensor, layer: Tensor, mask: Tensor) -> bo
     return True
 
 
-_CONSTANT: dict[str, LayerCheck] = {
+_CONSTANT: dict[str, KeptLayerCheck] = {
     "kept weights of a layer have one magnitude": _has_one_magnitude,
     "the magnitude is the standard deviation of the layer's initial weights": _magnitude_is_std,
 }

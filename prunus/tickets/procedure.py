@@ -13,15 +13,17 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from prunus.data.examples import sample_examples
 from prunus.errors import NoEffectWarning
 from prunus.masks import Masks, mask_density
-from prunus.pruning.methods import CriterionMethod, sample_examples
+from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import collect
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed, make_generator
 from prunus.tickets.actions import WeightHistory
-from prunus.tickets.baseline import Baseline, Row, StepReport, final_metrics, masks_name
+from prunus.tickets.baseline import Baseline, StepReport, final_metrics, masks_name
 from prunus.tickets.invariants import Selection, check_round, count_kept
 from prunus.tickets.rounds import Round, complete_interrupted_save, finish_rounds
 from prunus.tickets.ticket import TicketSpec, warn_if_learning_rate_vanishes
@@ -182,10 +184,10 @@ def _prune(
         return method.prune(model, weights, density, scope, examples, within=copies.masks, seeds=seeds).masks
     generator = make_generator(replicate, "probe")  # the same examples in every round
     indices = torch.randperm(len(train), generator=generator)[: ticket.num_scoring_examples]
-    examples = Split(train.inputs[indices], train.labels[indices])
+    scored = Split(train.inputs[indices], train.labels[indices])
     requires = method.criterion.requires
     statistics = collect(
-        model, weights, requires, examples, initial=copies.start, masks=copies.masks, seed=seed
+        model, weights, requires, scored, initial=copies.start, masks=copies.masks, seed=seed
     )
     return scope.select(method.criterion(statistics), density, history.masks, ties_seed)
 

@@ -36,19 +36,6 @@ def are_equal_where(places: MaskDict, left: Params, right: Params) -> bool:
     return all(torch.equal(left[name][place], right[name][place]) for name, place in places.items())
 
 
-def are_zero_where(places: MaskDict, tensors: Params) -> bool:
-    """Return whether all values at the places are zero.
-
-    Args:
-        places: Boolean tensors by name, True where values are examined.
-        tensors: Tensors of the same shapes, with at least these names.
-
-    Returns:
-        False if a value is not zero; -0.0 counts as zero.
-    """
-    return not any(bool(tensors[name][place].any()) for name, place in places.items())
-
-
 def population_std(layer: Tensor) -> Tensor:
     """Return the standard deviation of all weights as a population, rounded once to the precision of the layer.
 

@@ -190,10 +190,9 @@ class TicketSpec(BaselineRun):
             DensityError: If the scope cannot reach the density of a level, or a layer would keep no weight.
             ModelError: If the network is too large for the criterion.
         """
-        self._checked  # noqa: B018
-
-    @cached_property
-    def _checked(self) -> None:
+        if "_is_valid" in vars(self):
+            return
+        # Each of the four names is resolved, and raises if it is not known.
         _ = self.method, self.scope_value, self.mask1_action, self.mask0_action
         self._check_rounds()
         self._check_rewinding()
@@ -205,6 +204,7 @@ class TicketSpec(BaselineRun):
             )
         if self.masks_from is None and self.densities_from is None:
             self._check_densities(levels)
+        vars(self)["_is_valid"] = True
 
     def _check_rounds(self) -> None:
         for name, rate in vars(self.pruning_rates).items():

@@ -22,7 +22,7 @@ from prunus.training.identity import Identity, digest, identity_differences
 from prunus.training.state import add_prefix, strip_prefix
 
 
-def check_writable(path: Path) -> None:
+def check_checkpoint_writable(path: Path) -> None:
     """Raise CheckpointError if no checkpoint can be written to `path`, whose folders need not exist yet."""
     if path.is_dir():
         raise CheckpointError(f"The checkpoint {path} would be a file, but is a folder; choose another name.")

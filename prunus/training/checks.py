@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.batches import batch_indices
+from prunus.data.examples import Batch, iter_tensors
 from prunus.data.validation import count_not_finite, unusual_storage
 from prunus.errors import ModelError, NonFiniteError, PrunusError
 from prunus.modules import check_initialized
@@ -150,12 +151,13 @@ def check_logits(model: nn.Module, logits: object, batch_size: int, num_classes:
     return logits
 
 
-def forward(model: nn.Module, inputs: Tensor) -> object:
+def forward(model: nn.Module, inputs: Batch, call: Callable[[Batch], object] | None = None) -> object:
     """The output of `model`.
 
     Args:
         model: The model, in the mode in which it is to be called.
         inputs: A batch [B, ...] on the device of the model.
+        call: How to call the model on the batch; None: `model(inputs)`.
 
     Returns:
         Whatever the model returned; `check_logits` checks it.
@@ -164,16 +166,17 @@ def forward(model: nn.Module, inputs: Tensor) -> object:
         ModelError: The forward pass failed. Errors of prunus and errors about lack of memory are raised as they are.
     """
     try:
-        return model(inputs)
+        return (call or model)(inputs)
     except (torch.OutOfMemoryError, MemoryError, PrunusError):
         raise
     except (Exception, SystemExit) as error:  # a user's forward may fail in any way
-        first = next(model.parameters(), inputs)
+        first = next(iter_tensors(inputs))
+        parameter = next(model.parameters(), first)
         hint = "; pass a model for inputs of this shape and type"
-        if first.is_floating_point() and inputs.is_floating_point() and first.dtype != inputs.dtype:
-            hint = f"; its parameters are {first.dtype}, convert them with model.to({inputs.dtype})"
+        if parameter.is_floating_point() and first.is_floating_point() and parameter.dtype != first.dtype:
+            hint = f"; its parameters are {parameter.dtype}, convert them with model.to({first.dtype})"
         raise ModelError(
-            f"{type(model).__name__} failed on a batch {list(inputs.shape)} of {inputs.dtype}: {_reason(error)}{hint}."
+            f"{type(model).__name__} failed on a batch {list(first.shape)} of {first.dtype}: {_reason(error)}{hint}."
         ) from error
 
 

@@ -1,36 +1,26 @@
-"""Loss and accuracy of a model on a split, and early stopping from validation losses."""
+"""Loss, accuracy and other metrics of a model on examples, and early stopping from validation losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
+from prunus.data.examples import Batch, Examples, as_examples, iter_tensors
 from prunus.data.validation import check_split, count_labeled
+from prunus.errors import DataError, SpecError, StatisticsError
 from prunus.modules import check_initialized
-from prunus.training.checks import check_logits, forward
+from prunus.training.checks import forward as checked_forward
+from prunus.training.evaluation import Evaluation, MetricFunction, Totals
+from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.modes import eval_mode
+from prunus.training.outputs import Forward, call_model
 from prunus.training.sparse.backend import choose_evaluation_backend
-from prunus.types import IGNORE_INDEX, Progress, Split
+from prunus.types import Dataset, Progress, Split
 
 if TYPE_CHECKING:
     from prunus.training.sparse.network import SparseNetwork
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean cross-entropy in nats, and accuracy in percent, over the `n` examples that have a label."""
-
-    loss: float
-    accuracy: float
-    n: int
-
-    @property
-    def error(self) -> float:
-        """100 - accuracy, in percent, without the rounding error of the subtraction: 1.68, not 1.6800000000000068."""
-        return round(100.0 - self.accuracy, 10)
 
 
 @dataclass(frozen=True)
@@ -48,58 +38,105 @@ class EpochMetrics:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    split: Split,
+    data: Split | Examples | tuple[Any, ...] | Iterable[Batch],
     batch_size: int | None = None,
     *,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
+    metric: MetricFunction | None = None,
     progress: Progress | None = None,
     backend: str = "auto",
 ) -> Evaluation:
     """Evaluate `model` in evaluation mode; the modes of its modules are restored afterwards.
 
     Args:
-        model: Maps inputs [B, ...] to logits [B, C].
-        split: Examples whose label is `IGNORE_INDEX` (-100) count neither in the loss nor in the accuracy nor in `n`.
-        batch_size: Examples per forward pass. None: 100 on a CPU, so that the outputs of convolutions stay in its
-            caches; 1,000 on other devices.
+        model: Any module. Labels [B] are compared with logits [B, C], labels [B, T] with [B, T, C], labels [B, H, W]
+            with [B, C, H, W].
+        data: A Split, a tuple or dict of tensors, or a DataLoader or another iterable of batches, which may differ in
+            shape. Labels that are `IGNORE_INDEX` (-100) count neither in the loss nor in the accuracy nor in `n`.
+        batch_size: Examples per forward pass, except for an iterable. None: 100 on a CPU, so that the outputs of
+            convolutions stay in its caches; 1,000 on other devices.
+        forward: (model, batch) -> outputs, with a batch (inputs, labels), or as the iterable yields it; None: the model
+            is called with the inputs.
+        loss: A key of LOSSES, a Loss, or a function (outputs, batch) -> mean loss; None: the loss that the outputs
+            contain, else cross-entropy.
+        metric: (outputs, batch) -> the mean of a metric over the batch, for tasks without classes.
         progress: Called after every batch with the number of examples that are done.
         backend: "dense" computes with PyTorch, "sparse" with the weights that are not zero, and "auto" takes the faster
             of both by a fixed rule (see `prunus.training.sparse.backend`).
 
     Returns:
-        The mean loss, the accuracy and the number of labeled examples.
+        The mean loss, the accuracy, the number of labels, and the mean of the metric over the examples.
 
     Raises:
-        DataError: The split is empty, a label is no class index, or an input is not finite.
+        DataError: There is no example, a label is no class index, or an input is not finite.
         ModelError: The model does not take the inputs, or does not return logits of these classes.
-        SpecError: The sparse backend is requested and cannot compute the model.
+        StatisticsError: The loss does not fit the outputs or returns no scalar.
+        SpecError: `backend` is "sparse", which cannot compute the model or this task.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
         >>> evaluate(nn.Identity(), Split(logits, torch.tensor([0, 0, -100]))).accuracy
         50.0
     """
-    check_split(split)
+    loss_function = find_loss(loss)
+    batches, total, num_classes = _evaluated_batches(
+        data, batch_size, loss_function is not None or metric is not None
+    )
     check_initialized(model)
-    _, network = choose_evaluation_backend(backend, model, split.inputs)
-    if network is not None and int(split.labels.max()) < network.num_classes:
-        return evaluate_network(network, split, progress)
-    if batch_size is None:
-        batch_size = 100 if split.inputs.device.type == "cpu" else 1000
-    loss = torch.zeros((), dtype=torch.float64, device=split.labels.device)
-    correct = torch.zeros((), dtype=torch.int64, device=split.labels.device)
-    num_classes = int(split.labels.max()) + 1
-    done = 0
-    batches = zip(torch.split(split.inputs, batch_size), torch.split(split.labels, batch_size), strict=True)
+    if isinstance(data, Split) and data.labels.ndim == 1 and forward is loss_function is metric is None:
+        _, network = choose_evaluation_backend(backend, model, data.inputs)
+        if network is not None and num_classes <= network.num_classes:
+            return evaluate_network(network, data, progress)
+    elif backend not in ("auto", "dense"):
+        raise SpecError(
+            f"Expected backend='dense' with other data than a Split of labels [N], or with forward, loss or metric, "
+            f"got {backend!r}."
+        )
+    totals = Totals(model, loss_function, metric, num_classes)
     with eval_mode(model):
-        for inputs, labels in batches:
-            logits = check_logits(model, forward(model, inputs), len(inputs), num_classes)
-            loss += F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORE_INDEX)
-            correct += (logits.argmax(1) == labels).sum()
-            done += len(labels)
+        for batch in batches:
+            totals.add(batch, checked_forward(model, batch, lambda batch: call_model(model, batch, forward)))
             if progress is not None:
-                progress("evaluation", done, len(split))
-    n = count_labeled(split.labels)
-    return Evaluation(loss=float(loss) / n, accuracy=100 * int(correct) / n, n=n)
+                progress("evaluation", totals.num_examples, total or totals.num_examples)
+    return totals.evaluation()
+
+
+def _evaluated_batches(data: Any, batch_size: int | None, any_task: bool) -> tuple[Iterable[Batch], int, int]:
+    """The batches, the number of examples where it is known, and the least number of classes (0: by batch)."""
+    if isinstance(data, Dataset):
+        check_split(data)  # type: ignore[arg-type]  # it raises an error that names the splits
+    if isinstance(data, Split):
+        labels = data.labels
+        has_positions = isinstance(labels, Tensor) and labels.ndim > 1 and labels.dtype == torch.int64
+        check_split(data, any_labels=any_task or has_positions)
+    if not isinstance(data, Split | Examples | Tensor | tuple | dict):
+        return _checked_batches(data), 0, 0
+    try:
+        examples = as_examples(data)
+    except StatisticsError as error:
+        raise DataError(str(error)) from error
+    targets = examples.labels
+    if batch_size is None:
+        batch_size = 100 if next(iter_tensors(examples.batch)).device.type == "cpu" else 1000
+    num_classes = int(targets.max()) + 1 if targets is not None and targets.dtype == torch.int64 else 0
+    return examples.batches(batch_size), len(examples), num_classes
+
+
+def _checked_batches(data: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of an iterable; DataError where it yields none, or one without examples."""
+    empty = True
+    for batch in data:
+        try:
+            yield as_examples(tuple(batch) if isinstance(batch, list) else batch).batch
+        except StatisticsError as error:
+            raise DataError(str(error)) from error
+        empty = False
+    if empty:
+        raise DataError(
+            f"Expected at least one batch to evaluate on, but the {type(data).__name__} yields none; an iterator can "
+            "be read only once."
+        )
 
 
 def evaluate_network(network: "SparseNetwork", split: Split, progress: Progress | None = None) -> Evaluation:

@@ -19,17 +19,17 @@ from prunus.masks import Masks
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
-from prunus.training.checkpoint import check_writable, load_checkpoint, save_checkpoint
+from prunus.training.checkpoint import check_checkpoint_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.constraint import Constraint, NoConstraint, all_trainable_tensors
 from prunus.training.evaluate import (
     EpochMetrics,
-    Evaluation,
     best_index,
     evaluate,
     evaluate_network,
     should_stop,
 )
+from prunus.training.evaluation import Evaluation
 from prunus.training.identity import Identity, training_identity
 from prunus.training.modes import restored_modes, set_modes, start_training
 from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, Recipe, check_recipe
@@ -363,7 +363,7 @@ def _check_training(
     check_dataset(data, ("train", "validation"))
     check_trainable(model, data, recipe)
     if path is not None:
-        check_writable(path)
+        check_checkpoint_writable(path)
     if copies_state:
         check_dense_state(model)
 

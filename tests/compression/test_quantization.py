@@ -313,18 +313,6 @@ def test_quantize_weights_raises_for_masks_of_other_shapes():
         quantize_weights({"a": torch.ones(9)}, {"a": torch.ones(8, dtype=torch.bool)}, 2)
 
 
-def test_codebook_constraint_zeroes_gradients_of_pruned_weights(mlp, small_digits):
-    masks = pruned(mlp)
-    constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), masks, 3))
-    constraint.apply()
-    F.cross_entropy(mlp(small_digits.train.inputs), small_digits.train.labels).backward()
-    before = {name: w.grad.clone() for name, w in prunable_weights(mlp).items()}
-    constraint.before_optimizer_step()
-    for name, weight in prunable_weights(mlp).items():
-        assert before[name][~masks[name]].any()
-        assert torch.equal(weight.grad, torch.where(masks[name], before[name], 0.0))
-
-
 def test_codebook_constraint_raises_for_nonfinite_centroids(mlp):
     constraint = CodebookConstraint(mlp, quantize_weights(prunable_weights(mlp), pruned(mlp), 3))
     with torch.no_grad():

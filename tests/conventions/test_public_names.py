@@ -17,9 +17,9 @@ from prunus.cli.list_ import registries
 from prunus.cli.names import NAMES
 from prunus.experiments.rows import SIZES
 from prunus.pruning.obs.diagonals import DIAGONALS
-from prunus.pruning.obs.objective import LOSSES
 from prunus.seeded_tensors import GENERATORS
 from prunus.tickets.supermask import WEIGHT_INITS
+from prunus.training.losses import LOSSES
 
 ERRORS = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
 

@@ -40,8 +40,13 @@ def folder(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+OPTIONAL = re.compile(r"^(?:from|import) (lightning|transformers|accelerate)", re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_python_blocks_of_the_page_run(page, folder):
+    for library in OPTIONAL.findall("".join(blocks(page))):
+        pytest.importorskip(library)
     names: dict[str, object] = {"__name__": "__page__"}
     for name, text in files(page).items():
         (folder / name).write_text(text)
@@ -65,6 +70,12 @@ def test_commands_of_the_page_run(page, folder, capsys):
         assert not ended.value.code, printed.err
         for option, value in pairwise(arguments):
             assert option != "--out" or (folder / value).exists()
+
+
+def test_programs_of_own_code_have_at_most_15_lines():
+    programs = blocks(ROOT / "docs" / "in-your-code.md")[1:]  # the first makes the network and the data
+    assert len(programs) == 7
+    assert max(len(re.findall(r"^.*\S", program, re.MULTILINE)) for program in programs) <= 15
 
 
 def test_page_on_user_models_has_its_file():

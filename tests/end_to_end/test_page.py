@@ -12,23 +12,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from pages import content_with, save_line_plot
 from torch import nn
 
 import prunus
-from prunus.report import Curve, Reference, save_line_plot, write_page
-from prunus.report.experiment_page import (
-    DensityComparison,
-    ExperimentPage,
-    InvariantSummary,
-    KeyFigure,
-    MetricComparison,
-    Table,
-    write_experiment_page,
-)
-from prunus.report.figure_data import FigureData
-from prunus.report.figures import save_drawing
-from prunus.report.interactive_figure import chart
-from prunus.report.statistics import Verdict
+from prunus.experiments.results import write_results
+from prunus.report import write_page
+from prunus.report.figure_data import Curve, FigureData, Reference
 from prunus.training import Recipe
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -55,11 +45,9 @@ addEventListener("load", () => {{
     inner: view.innerWidth,
     scroll: view.document.documentElement.scrollWidth,
     images: all("img").map(e => [e.naturalWidth, ...size(e)]),
-    plots: all(".area > svg").map(size),
-    bars: all(".track .bar").map(size),
     sources: view.performance.getEntriesByType("resource").map(e => e.name.slice(0, 5)),
     background: view.getComputedStyle(view.document.body).backgroundColor,
-    cut: all("h1, h2, h3, .cards li, .x-tick, .y-tick")
+    cut: all("h1, h2, h3, .cards li")
       .filter(e => box(e).left < 0 || box(e).right > view.innerWidth).map(e => e.textContent),
   }});
 }});
@@ -171,10 +159,7 @@ def test_compression_page_fits_its_window_and_draws_everything(
     assert seen["inner"] == width
     assert seen["scroll"] <= width
     assert seen["cut"] == []
-    assert len(seen["plots"]) == 7
-    assert all(min(size) > 100 for size in seen["plots"])
-    assert len(seen["bars"]) == 5
-    assert len(seen["images"]) == 3
+    assert len(seen["images"]) == 3 + 4, "masks, and charts of stages, two layers and epochs"
     assert all(min(size) > 0 for size in seen["images"])
     assert set(seen["sources"]) <= {"data:"}
     dark = max(map(int, re.findall(r"\d+", seen["background"]))) < 64
@@ -297,31 +282,16 @@ addEventListener("load", () => {{
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiment")
-    charts = []
-    for name in ("stop", "end"):
-        drawing = FigureData([TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True)
-        _, svg, _, numbers = save_drawing(folder / name, drawing)
-        charts.append(chart(drawing, numbers.read_text(), numbers.name, svg.read_text()))
+    figures = {
+        name: FigureData([TICKET, OTHER], f"{name}_" * 30, "density (%)", "accuracy (%)", True, True)
+        for name in ("stop", "end")
+    }
     long = "a_word_that_is_wider_than_400_pixels_on_a_phone_" * 2
-    some = [("small_final", "3.1 pp (2.9 to 3.3)"), (long, "0.2 pp (0.1 to 0.3)")]
-    verdicts = MetricComparison(
-        long, "more accurate", "less accurate", [DensityComparison("80 % (20 %)", some, some, [long] * 3)]
-    )
-    write_experiment_page(
-        folder / "page.html",
-        ExperimentPage(
-            name=long, title=long, question=long, place="Figure 1", paper=long, notes=[long], size="default",
-            about_size="Shortened.", size_differences=[long],
-            key_figures=[KeyFigure("Size", long, long)] * 4, charts=charts,
-            verdicts=[Verdict(long, long, "holds", 3, long, 1.5, (0.5, 2.5), 0.01, long)], about_table=long,
-            published=[(long, long, 1.0, long)],
-            about_comparisons=long, comparisons=[verdicts],
-            table=Table(["curve", *"abcdefghijkl"], [(long, [[("98.17", "0.12")] * 12] * 3)]),
-            invariants=InvariantSummary(3, 2, [(long, 2, 3)], [(long, long, long)]), command=f"prunus run {long}",
-            settings={"model": long, "epochs": "5"}, evidence={"prunus": long}, runs=[(long, long)], files=[long],
-        ),
-    )  # fmt: skip
-    return folder / "page.html"
+    content = content_with(long)
+    row = (long, [("98.17", "0.12")] * 12)
+    content |= {"cells": {"header": ["curve", *"abcdefghijkl"], "rows": [row] * 3}, "size": "default"}
+    content |= {"settings": {"model": long, "epochs": "5"}}
+    return write_results(content, figures, folder).files[0]
 
 
 @pytest.mark.parametrize(("width", "flags"), [(400, ()), (1280, (DARK,))])

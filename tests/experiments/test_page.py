@@ -15,28 +15,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import content_with
 
 from prunus.cli.run import _settings
 from prunus.errors import PrunusError, SpecError, StoreError
 from prunus.experiments import EXPERIMENTS
 from prunus.experiments.claims import Claim
-from prunus.experiments.comparisons import METRICS, as_rows, compare, comparison_lines, comparison_tables
+from prunus.experiments.comparisons import METRICS, as_rows, compare, comparison_tables
 from prunus.experiments.experiment import Experiment, FigureSpec, labeled
-from prunus.experiments.results import Result
+from prunus.experiments.results import Result, write_results
 from prunus.experiments.rows import curve, finished_subset, latest_request
 from prunus.experiments.running import draw_experiment
-from prunus.report.experiment_page import (
-    DensityComparison,
-    ExperimentPage,
-    InvariantSummary,
-    KeyFigure,
-    MetricComparison,
-    Table,
-    write_experiment_page,
-)
 from prunus.report.figure_data import Curve, FigureData
-from prunus.report.interactive_figure import chart, script
-from prunus.report.statistics import Verdict
+from prunus.report.templating import TEMPLATES
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
@@ -86,47 +77,31 @@ class Html(HTMLParser):
 # --- the page alone -------------------------------------------------------------------------------------
 
 
-def page_with(word: str, name: str = "n") -> ExperimentPage:
-    """A page with `word` in every place."""
-    drawing = FigureData([Curve(word, [1, 2], [1, 2], [1, 2], [1, 2], 1)], word, word, word)
-    return ExperimentPage(
-        name=word, title=word, question=word, place=word, paper=word, notes=[word], size="smoke", about_size=word,
-        size_differences=[word], key_figures=[KeyFigure(word, word, word)],
-        verdicts=[Verdict(word, word, "holds", 2, word, 1.0, (0.5, 1.5), 0.01, word)],
-        charts=[chart(drawing, word, f"{name}.csv", "<svg/>")] * 2,
-        about_comparisons=word, about_table=word, published=[(word, word, 1.0, word)],
-        comparisons=[
-            MetricComparison(word, word, word, [DensityComparison(word, [(word, word)], [(word, word)], [word])]),
-        ],
-        table=Table([word], [(word, [[(word, word)]])]),
-        invariants=InvariantSummary(2, 1, [(word, 1, 2)], [(word, word, word)]),
-        command=word, settings={word: word}, evidence={word: word}, runs=[(word, word)], files=[word],
-    )  # fmt: skip
-
-
-def written(page: ExperimentPage, folder: Path) -> str:
-    write_experiment_page(folder / "page.html", page)
-    return (folder / "page.html").read_text(encoding="utf-8")
+def written(word: str, folder: Path) -> str:
+    """The page with `word` in every place and in two figures."""
+    figure = FigureData([Curve(word, [1, 2], [1, 2], [1, 2], [1, 2], 1)], word, word, word)
+    page, *_ = write_results(content_with(word), {"stop": figure, "end": figure}, folder).files
+    return page.read_text(encoding="utf-8")
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    plain, hostile = (Html(written(page_with(word), tmp_path)) for word in (PLAIN, HOSTILE))
+    plain, hostile = (Html(written(word, tmp_path)) for word in (PLAIN, HOSTILE))
     assert [tag for tag, _ in plain.tags] == [tag for tag, _ in hostile.tags]
     assert [set(a) for _, a in plain.tags] == [set(a) for _, a in hostile.tags]
-    assert hostile.scripts[-1] == plain.scripts[-1] == script()
+    assert hostile.scripts[-1] == plain.scripts[-1] == (TEMPLATES / "figure.js").read_text()
     assert [figure["curves"][0]["name"] for figure in hostile.figures] == [HOSTILE] * 2
     assert [word.replace(HOSTILE, PLAIN) for word in hostile.words] == plain.words
     assert "49" not in " ".join(hostile.words)
 
 
 def test_page_needs_no_other_file_and_runs_one_script(tmp_path: Path) -> None:
-    text = written(page_with("plain"), tmp_path)
+    text = written("plain", tmp_path)
     page = Html(text)
     for tag, attributes in page.tags:
         for name in ("src", "action", "data", "srcset", "poster", "formaction"):
             assert (attributes.get(name) or "data:").startswith("data:"), tag
         assert not any(name.startswith("on") for name in attributes)
-    assert page.links == ["plain"]
+    assert set(page.links) == {path.name for path in tmp_path.iterdir()} - {"n.html"}
     assert not re.search(r"@import|url\(|https?://(?!www\.w3\.org/2000/svg)", text)
     policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     digest = base64.b64encode(hashlib.sha256(page.scripts[-1].encode()).digest()).decode()
@@ -136,11 +111,13 @@ def test_page_needs_no_other_file_and_runs_one_script(tmp_path: Path) -> None:
     )
 
 
-def test_page_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
-    (tmp_path / "page.html").mkdir()
-    with pytest.raises(PrunusError, match=r"page\.html cannot be written: it is a folder"):
-        write_experiment_page(tmp_path / "page.html", page_with("plain"))
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+def test_page_that_cannot_be_written_leaves_the_numbers(tmp_path: Path) -> None:
+    (tmp_path / "n.html").mkdir()
+    with pytest.raises(
+        PrunusError, match=r"n\.json.* complete; what follows failed: .*n\.html cannot be written"
+    ):
+        written("plain", tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 # --- comparisons ----------------------------------------------------------------------------------------
@@ -163,7 +140,7 @@ def levels_of(n: int) -> st.SearchStrategy[list[list[float]]]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.fixed_dictionaries({name: levels_of(3) for name in ("a", "b", "c")}))
-def test_lines_tables_and_rows_of_comparisons_agree(values: dict[str, list[list[float]]]) -> None:
+def test_tables_and_rows_of_comparisons_agree(values: dict[str, list[list[float]]]) -> None:
     comparisons = compare(rows_of(values), "a", [ACCURACY])
     table = as_rows(comparisons)
     assert sorted((row["curve"], -row["density %"]) for row in table) == [
@@ -173,42 +150,16 @@ def test_lines_tables_and_rows_of_comparisons_agree(values: dict[str, list[list[
         (row["curve"], row["density %"]): (row["p"] < 0.05) * ((row["low"] > 0) - (row["high"] < 0))
         for row in table
     }
-    (reports,) = comparison_tables(comparisons, [ACCURACY])
+    (reports,) = comparison_tables(comparisons)
     by_page = {}
-    for level, verdict in enumerate(reports.rows):
+    for level, point in enumerate(reports["rows"]):
         for sign, names in (
-            (1, [n for n, _ in verdict.more]),
-            (-1, [n for n, _ in verdict.less]),
-            (0, verdict.same),
+            (1, [n for n, _ in point["more"]]),
+            (-1, [n for n, _ in point["less"]]),
+            (0, point["same"]),
         ):
             by_page |= {(name, 50.0 / 2**level): sign for name in names}
     assert by_page == expected
-    for line in (
-        line for line in comparison_lines(comparisons, [ACCURACY], "all.csv") if line.startswith("- ")
-    ):
-        name, _, words = line.removeprefix("- ").partition(": ")
-        for sign, message in ((1, "more accurate than a"), (-1, "less accurate than a"), (0, "no ")):
-            own_curves = [
-                density for (curve, density), way in expected.items() if (curve, way) == (name, sign)
-            ]
-            parts = [part for part in words.split("; ") if part.startswith(message)]
-            assert len(parts) == bool(own_curves)
-            if len(own_curves) == 4:
-                assert "density from 50 to 6.25 %" in parts[0]
-            elif own_curves:
-                assert f"at density {', '.join(f'{density:.3g}' for density in own_curves)} %" in parts[0]
-
-
-def test_line_gives_the_largest_difference() -> None:
-    values = {"a": [[90.0, 91.0, 92.0]] * 2, "b": [[89.0, 90.1, 91.0], [80.0, 81.0, 82.1]]}
-    comparisons = compare(rows_of(values), "a", [ACCURACY])
-    largest = max(as_rows(comparisons), key=lambda row: abs(row["difference"]))
-    assert largest["density %"] == 25
-    *_, line = comparison_lines(comparisons, [ACCURACY], "all.csv")
-    assert line.startswith(
-        "- b: less accurate than a at density 50, 25 %, most at 25 %, by 9.97 pp (95 % interval "
-    )
-    assert line.endswith(", n = 3 pairs)")
 
 
 def test_draws_of_a_replicate_count_once() -> None:
@@ -220,10 +171,7 @@ def test_draws_of_a_replicate_count_once() -> None:
 
 def test_one_replicate_shows_no_difference() -> None:
     comparisons = compare(rows_of({"a": [[90.0]], "b": [[10.0]]}), "a", [ACCURACY])
-    assert comparison_tables(comparisons, [ACCURACY]) == []
-    assert comparison_lines(comparisons, [ACCURACY], "all.csv") == [
-        "one replicate cannot show a difference; the measured differences are in all.csv"
-    ]
+    assert comparison_tables(comparisons) == []
     assert as_rows(comparisons)[0]["difference"] == -80
 
 
@@ -262,6 +210,7 @@ TINY = Experiment(
         _claim("both end alike", expected="equal", metric="final_test_accuracy", margin=0.1),
         _claim("large_final is at least 90 %", expected="higher", against=90.0, at={"level": (2,)}),
         _claim("a claim without rows", expected="higher", at={"level": (9,)}),
+        _claim("a claim without a curve", curve="random", expected="higher"),
     ],
     networks=("lenet-300-100",),
     against="large_final",
@@ -523,7 +472,7 @@ def test_all_comparisons_are_in_the_file_and_grouped_on_the_page(default_page: A
     }
     at = page.words.index("64.00 % (36.00 %)", page.words.index("Paired comparisons"))
     assert page.words[at + 1 : at + 5] == ["▼", "less accurate:", "small_final", "18.00 pp (17.92 to 18.08)"]
-    assert result.text.count("\n- ") == 5 + 2, "one line per claim, and one per curve"
+    assert "- 64.00 % (36.00 %): less accurate: small_final by 18.00 pp (17.92 to 18.08)" in result.text
 
 
 # --- every experiment -----------------------------------------------------------------------------------
@@ -573,10 +522,21 @@ def test_verdicts_are_decided_from_the_rows_and_stated_on_the_page(default_page:
         ("not shown", 3, ""),
         ("not shown", 3, "level 2"),
         ("not shown", 0, ""),
+        ("not shown", 0, ""),
     ]
+    reasons = [verdict["reason"] for verdict in result.content["verdicts"]]
+    assert reasons == [*[""] * 4, "there is no level 9", "there is no curve 'random'"]
+    for reason in reasons[4:]:
+        assert f": {reason}" in page.words
+        assert f"n = 0: {reason})" in result.text
     first = result.content["verdicts"][0]
     assert first["measured"] == pytest.approx(13.5)
     assert first["interval"][0] < 13.5 < first["interval"][1]
+    assert re.fullmatch(r"\+13\.50 pp \(13\.\d\d to 13\.\d\d\)", first["measured_text"])
+    number = result.content["verdicts"][3]
+    assert (number["measured"], number["against"]) == (pytest.approx(90.125), 90.0)
+    assert re.fullmatch(r"90\.12 \(89\.\d\d to 90\.\d\d\), compared with 90", number["measured_text"])
+    assert number["measured_text"] in page.words
     assert result.content["question"] in page.words
     for word in ("holds", "does not hold", "not shown"):
         assert word in page.words

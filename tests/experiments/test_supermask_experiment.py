@@ -13,10 +13,11 @@ import prunus
 from prunus.compression.container import pack
 from prunus.data import load_data
 from prunus.errors import ModelMismatchError, SpecError
-from prunus.experiments.page import level_differences, size_differences
+from prunus.experiments.page import size_differences
 from prunus.experiments.presets import NETWORKS
-from prunus.experiments.results import cell
-from prunus.experiments.running import run_experiment, table_of
+from prunus.experiments.provenance import run_settings
+from prunus.experiments.running import run_experiment
+from prunus.experiments.table import cell, table_of
 from prunus.experiments.zhou2019_supermasks import (
     CONVOLUTIONS,
     RAMANUJAN,
@@ -25,7 +26,7 @@ from prunus.experiments.zhou2019_supermasks import (
     criterion_supermasks,
     supermasks,
 )
-from prunus.runs.requests import Request
+from prunus.runs.requests import Request, RequestedRun
 from prunus.runs.settings import all_settings
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
@@ -111,20 +112,25 @@ def test_omitted_networks_are_reported(tmp_path):
     )
 
 
-def test_page_describes_the_reduced_size_of_every_kind_of_mask(tmp_path):
-    store = Store(tmp_path)
-    lines = size_differences(supermasks, store, Request("", "default", {"network": "lenet"}, ()))
-    (learned,) = (line for line in lines if line.startswith("learned, initial weights; "))
-    (popup,) = (line for line in lines if line.startswith("edge-popup: "))
-    (signed,) = (line for line in lines if line.startswith("signed supermask: "))
-    assert "the scores' epochs 40 instead of 2000, the scores' learning rate 0.1 instead of 100" in learned
-    assert "the scores' epochs 40 instead of 100, the scores' learning rate 0.001 instead of 0.1" in popup
-    assert signed == "signed supermask: the scores' epochs 40 instead of 100"
-    smoke = size_differences(supermasks, store, Request("", "smoke", {"network": "lenet"}, ()))
+def differences(experiment, size, settings):
+    labeled = experiment.labeled_runs(size, [0], settings)
+    curves = [(label["curve"], run_settings(all_settings(spec))) for label, spec in labeled]
+    entries = tuple(RequestedRun(label, run_id(spec), {}) for label, spec in labeled)
+    return size_differences(experiment, Request("", size, settings, entries), curves)
+
+
+def test_page_describes_the_reduced_size_of_every_kind_of_mask():
+    lines = differences(supermasks, "default", {"network": "lenet"})
+    curves = {text: curves for line in lines for curves, _, text in [line.rpartition(": ")]}
+    learned = curves["the scores' epochs 40 instead of 2000"]
+    assert learned == curves["the scores' learning rate 0.1 instead of 100"]
+    assert learned.startswith("learned, initial weights; learned")
+    assert curves["the scores' epochs 40 instead of 100"] == "edge-popup; signed supermask"
+    assert curves["the scores' learning rate 0.001 instead of 0.1"] == "edge-popup"
+    smoke = differences(supermasks, "smoke", {"network": "lenet"})
     assert not any(line.startswith("trained") for line in smoke), "it has no scores"
-    specs = [all_settings(spec) for _, spec in criterion_supermasks.labeled_runs("default", [0], {})]
-    assert level_differences(specs)[-1].startswith("levels 1, 2, 3, 4, 5, 6, 8,")
-    criteria = size_differences(criterion_supermasks, store, Request("", "default", {}, ()))
+    criteria = differences(criterion_supermasks, "default", {})
+    assert criteria[-1].startswith("levels 1, 2, 3, 4, 5, 6, 8,")
     assert not any("scores" in line for line in criteria)
 
 

@@ -6,6 +6,7 @@ import tiny_networks
 import torch
 from torch import Tensor, nn
 
+from prunus.pruning.obs.admm import Admm
 from prunus.pruning.obs.objective import Objective, make_objective
 from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.obs.state import PruneResult
@@ -37,7 +38,16 @@ def make_test_objective(
 
 def sparse_gpt(model: nn.Module, inputs: Any, *, progress: Any = None, **settings: Any) -> Any:
     """SparseGPT as a function (weights, density, scope, within=None, seed=0) -> PruneResult."""
-    method = SparseGpt(**settings)
+    return layer_method(SparseGpt(**settings), model, inputs, progress)
+
+
+def admm(model: nn.Module, inputs: Any, *, progress: Any = None, **settings: Any) -> Any:
+    """ADMM as such a function."""
+    return layer_method(Admm(**settings), model, inputs, progress)
+
+
+def layer_method(method: Any, model: nn.Module, inputs: Any, progress: Any) -> Any:
+    """A method as such a function."""
 
     def prune(weights: Any, density: Any, scope: Any, within: Any = None, seed: int = 0) -> PruneResult:
         split = Split(inputs, inputs)

@@ -1,5 +1,6 @@
 """Tiny networks, and criteria and actions of a user, valid and faulty ones."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -30,6 +31,13 @@ def mlp(seed: int) -> nn.Module:
     """64-24-16-10."""
     layers = nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 10)
     return randomize_parameters(nn.Sequential(nn.Flatten(), *layers), seed)
+
+
+def lenet(seed: int) -> nn.Module:
+    """64-24-16-10, with the names of the layers of LeNet-300-100."""
+    layers = {"flatten": nn.Flatten(), "fc1": nn.Linear(64, 24), "relu1": nn.ReLU(), "fc2": nn.Linear(24, 16)}
+    layers |= {"relu2": nn.ReLU(), "fc3": nn.Linear(16, 10)}
+    return randomize_parameters(nn.Sequential(OrderedDict(layers)), seed)
 
 
 def normed(seed: int) -> nn.Module:

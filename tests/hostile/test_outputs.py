@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import content_with
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 from torch import nn
@@ -18,9 +19,8 @@ from prunus.cli import demo as demo_command
 from prunus.cli import main
 from prunus.compression.result import Compressed
 from prunus.errors import OutputError
-from prunus.experiments.results import ResultFiles
-from prunus.report import Curve, save_line_plot
-from prunus.report.figure_data import FigureData
+from prunus.experiments.results import write_results
+from prunus.report.figure_data import Curve, FigureData
 from prunus.runs.store import Store
 from prunus.tickets.baseline import BaselineSpec
 
@@ -274,11 +274,8 @@ def test_unwritable_page_does_not_lose_the_result(folder):
 
 
 def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypatch):
-    files = ResultFiles("mine", "smoke", tmp_path)
-    files.add_figure(
-        "errors", FigureData([Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y")
-    )
-    files.add_rows("points", [{"x": 1}])
+    content = {**content_with("word"), "experiment": "mine", "rows": [{"x": 1}], "comparisons": [{"x": 1}]}
+    figure = FigureData([Curve("a", [1], [2], [2], [2], 1)], title="t", x_label="x", y_label="y")
 
     def fails(*arguments):
         raise RuntimeError("no fonts")
@@ -287,8 +284,8 @@ def test_numbers_of_an_experiment_outlive_a_figure_that_fails(tmp_path, monkeypa
     with pytest.raises(
         OutputError, match=r"mine\.md, .* are complete; what follows failed: RuntimeError: no fonts"
     ):
-        files.finish({"rows": [{"x": 1}]}, [{"x": 1}], "", 1)
-    names = {"mine.json", "mine.md", "mine.errors.csv", "mine.points.csv"}
+        write_results(content, {"errors": figure}, tmp_path)
+    names = {"mine.json", "mine.md", "mine.errors.csv", "mine.comparisons.csv"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert json.loads((tmp_path / "mine.json").read_bytes())["rows"] == [{"x": 1}]
 
@@ -305,7 +302,6 @@ def test_missing_library_is_named_before_the_work(library, folder, run_cli, monk
     commands = [("run", NAME, "--smoke", "--store=store")]
     if library != "scipy":
         commands.append(("run", "lecun1990.deletion", "--smoke"))
-    if library == "jinja2":
         monkeypatch.setattr(
             "prunus.compression.stages.train", lambda *arguments, **options: pytest.fail("begun")
         )
@@ -318,16 +314,16 @@ def test_missing_library_is_named_before_the_work(library, folder, run_cli, monk
 
 CURVE = [Curve("a ×", [1, 2], [2, 3], [1, 2], [3, 4], 2)]
 LABELS = {"title": "t ±", "x_label": "x", "y_label": "y"}
+CONTENT = {**content_with("× –"), "experiment": "mine"}
 IN_C_LOCALE = f"""
 import locale, sys
 from pathlib import Path
 from prunus.cli import main
-from prunus.experiments.results import ResultFiles
-from prunus.report import Curve, save_line_plot
+from prunus.experiments.results import write_results
+from prunus.report.figure_data import Curve, FigureData
 assert locale.getpreferredencoding(False) != "UTF-8" and sys.stdout.encoding.lower() != "utf-8"
-save_line_plot("drawn", {CURVE!r}, **{LABELS!r})
+write_results({CONTENT!r}, {{"drawn": FigureData({CURVE!r}, **{LABELS!r})}}, Path("."))
 assert "matplotlib.pyplot" not in sys.modules
-ResultFiles("mine", "smoke", Path(".")).finish({{"× –": 1}}, [{{"error": 0.5, "error ±": 0.25}}], "× –", 1)
 main(sys.argv[1:])
 """
 
@@ -359,10 +355,10 @@ def test_files_do_not_depend_on_locale_and_plotting_backend(backend, folder, tmp
     )
     assert done.returncode == 0, done.stderr
     assert b"10 ? 64" in done.stdout
-    save_line_plot(ascii_folder / "drawn", CURVE, **LABELS)
+    write_results(CONTENT, {"drawn": FigureData(CURVE, **LABELS)}, ascii_folder)
     for path in ascii_folder.iterdir():
         assert (other_folder / path.name).read_bytes() == path.read_bytes(), path.name
-    assert "0.5 ± 0.25" in (other_folder / "mine.md").read_text(encoding="utf-8")
+    assert "× – ± × –" in (other_folder / "mine.md").read_text(encoding="utf-8")
     assert load_file(other_folder / "é.safetensors").keys() == {"1.weight", "1.bias"}
 
 

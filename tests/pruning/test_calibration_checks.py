@@ -39,7 +39,7 @@ def examples(n=60):
 
 
 @pytest.mark.parametrize(
-    "inputs", [{"x": torch.ones(3, 16)}, [torch.ones(3, 16)], torch.ones(3, 16, device="meta")]
+    "inputs", [{"x": 1.0}, [[torch.ones(16).tolist()]], "inputs", 3.0, torch.ones(3, 16, device="meta")]
 )
 def test_calibration_inputs_that_are_no_tensor_with_values_are_refused(inputs):
     model = network()
@@ -52,7 +52,7 @@ def test_calibration_inputs_that_are_no_tensor_with_values_are_refused(inputs):
         lambda: sparse_gpt(model, inputs)(weights, 0.5, SCOPES["layer"]),
     ]
     for call in calls:
-        with pytest.raises(StatisticsError, match="Expected calibration inputs"):
+        with pytest.raises(StatisticsError, match=r"calibration inputs|Expected batches"):
             call()
 
 
@@ -117,8 +117,7 @@ def test_progress_of_retraining_with_a_pruner_is_reported():
     split = examples()
     data = prunus.Dataset("toy", split, split, split, tuple("abcd"))
     prunus.prune_and_retrain(
-        model := network(),
-        prunable_weights(model),
+        network(),
         data,
         [0.5],
         [prunus.Recipe(epochs=0, learning_rate=0.1, batch_size=20)],

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prunus import models
-from prunus.errors import ModelError, NoPrunableWeightsError, TiedWeightsError
+from prunus.errors import ModelError, NoPrunableWeightsError
 from prunus.models import MODELS
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 
@@ -17,6 +17,7 @@ PUBLISHED = {
     "conv-6": (2_262_602, 2_261_184),
     "resnet-20": (269_722, 268_336),
     "resnet-32": (464_154, 461_872),
+    "resnet-44": (658_586, 655_408),
     "resnet-56": (853_018, 848_944),
     "resnet-110": (1_727_962, 1_719_856),
 }
@@ -74,24 +75,73 @@ def test_empty_layer_has_nothing_to_prune():
         prunable_weights(model)
 
 
-def test_tied_weights_are_named():
-    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+def test_tied_weights_are_pruned_once_under_the_first_name():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 1))
     model[2].weight = model[0].weight
-    with pytest.raises(TiedWeightsError, match=r"'0.weight' is the same tensor as '2.weight'"):
-        prunable_weights(model)
-    assert list(prunable_weights(nn.Sequential(*model, nn.Linear(3, 1)), include=["3.weight"])) == [
-        "3.weight"
-    ]
+    assert list(prunable_weights(model)) == ["0.weight", "3.weight"]
+    assert list(prunable_weights(model, include=["2.weight"])) == ["0.weight"]
+    assert list(prunable_weights(model, exclude=["2.weight"])) == ["3.weight"]
 
 
-def test_layer_used_under_two_names_is_tied():
+def test_layer_used_twice_is_pruned_once():
     inner = nn.Linear(3, 3)
-    with pytest.raises(TiedWeightsError):
-        prunable_weights(nn.Sequential(inner, nn.ReLU(), inner))
+    assert list(prunable_weights(nn.Sequential(inner, nn.ReLU(), inner))) == ["0.weight"]
 
 
-def test_weight_tied_to_an_embedding_is_refused():
+def test_embedding_that_is_the_weight_of_a_layer_is_prunable():
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
     model[1].weight = model[0].weight
-    with pytest.raises(TiedWeightsError, match=r"'0.weight'"):
-        prunable_weights(model)
+    assert list(prunable_weights(model)) == ["0.weight"]
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.NotPrunedWarning")
+@pytest.mark.parametrize(
+    ("include", "names"),
+    [
+        (["*"], ["1.weight"]),
+        (["*", "0.weight"], ["0.weight", "1.weight"]),
+        (["0.*"], ["0.weight"]),  # a matrix
+        (["2.*"], None),  # a scale and a bias
+        (["2.weight"], ["2.weight"]),
+        (["1.bias", "3"], ["1.bias", "3"]),
+    ],
+)
+def test_patterns_include_matrices_and_exact_names_any_parameter(include, names):
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2), nn.LayerNorm(2))
+    model.register_parameter("3", nn.Parameter(torch.ones(2, 2)))
+    if names is None:
+        with pytest.raises(ModelError, match=r"2\.weight \(scale of LayerNorm\); 2\.bias"):
+            prunable_weights(model, include=include)
+    else:
+        assert sorted(prunable_weights(model, include=include)) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        (nn.MultiheadAttention(4, 2), ["in_proj_weight", "out_proj.weight"]),
+        (
+            nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
+            ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"],
+        ),
+        (nn.LSTM(3, 4, proj_size=2), ["weight_ih_l0", "weight_hh_l0", "weight_hr_l0"]),
+        (nn.GRUCell(3, 4), ["weight_ih", "weight_hh"]),
+        (nn.ConvTranspose3d(3, 4, 2), ["weight"]),
+    ],
+)
+def test_all_matrices_of_a_layer_are_prunable(layer, names):
+    assert list(prunable_weights(layer)) == names
+
+
+def test_conv1d_of_transformers_is_a_linear_layer():
+    pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
+    assert layer_kinds(nn.Sequential(pytorch_utils.Conv1D(4, 3))) == {"0.weight": "linear"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_compiled_and_quantized_modules_are_refused_with_advice():
+    with pytest.raises(ModelError, match=r"RecursiveScriptModule.*prune the module that it was made from"):
+        prunable_weights(torch.jit.script(nn.Linear(2, 2)))
+    quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(NoPrunableWeightsError, match=r"'0'.*packed integers; prune the model first"):
+        prunable_weights(quantized)

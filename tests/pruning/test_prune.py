@@ -11,15 +11,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
+from prunus.data.examples import sample_examples
 from prunus.errors import DensityError, ModelError, NoEffectWarning, StatisticsError
 from prunus.masks import mask_density
-from prunus.pruning.methods import METHODS, pruning_method, sample_examples, with_options
-from prunus.pruning.obs.objective import LOSSES
+from prunus.pruning.methods import METHODS, pruning_method, with_options
 from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Global, Layer, NByM
 from prunus.pruning.statistics import criterion
 from prunus.seeds import derive_seed
+from prunus.training.losses import LOSSES
 from prunus.types import Dataset, Split
 
 
@@ -189,7 +190,7 @@ class Plain(nn.Module):
 
 
 def logits(module, batch):
-    return module(batch, 2.0).logits
+    return module(batch[0], 2.0).logits
 
 
 @pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
@@ -220,7 +221,9 @@ def test_recalibration_uses_forward(model, data):
 
     network, split = TakesTwo(), data.train.take(60)
     options = {"criterion": "magnitude", "recalibrate": True, "calibration": split}
-    report = prunus.prune(network, 0.5, forward=lambda module, x: module(x, 1.0).logits, **options).report
+    report = prunus.prune(
+        network, 0.5, forward=lambda module, batch: module(batch[0], 1.0).logits, **options
+    ).report
     prunus.prune(model, 0.5, **options)
     assert report.num_recalibrated == 1
     assert torch.equal(network.network[2].running_mean, model[2].running_mean)

@@ -264,8 +264,8 @@ def test_norm_with_inputs_that_are_not_finite_is_named():
 @pytest.mark.parametrize(
     ("shape", "batch_size", "says"),
     [
-        ((0, 3, 4, 4), 8, r"\[0, 3, 4, 4\]"),
-        ((4, 3, 0, 4), 8, r"\[4, 3, 0, 4\]"),
+        ((0, 3, 4, 4), 8, r"\(0, 3, 4, 4\)"),
+        ((4, 3, 0, 4), 8, r"\(4, 3, 0, 4\)"),
         ((8, 3, 4, 4), 0, "got 0"),
         ((8, 3, 4, 4), -1, "got -1"),
         ((8, 3, 4, 4), 1, "more than one value per channel for BatchNorm '6'"),

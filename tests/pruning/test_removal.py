@@ -9,7 +9,7 @@ from prunus.errors import ModelError
 from prunus.masks import apply_masks
 from prunus.pruning.graph import layer_pairs
 from prunus.pruning.prunable import prunable_weights
-from prunus.pruning.structured.removal import dead_neurons, remove_dead_neurons
+from prunus.pruning.structured.dead_neurons import dead_neurons, remove_dead_neurons
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.errors import DensityError
+from prunus.data.batches import iter_batches
+from prunus.data.examples import sample_examples
+from prunus.errors import DensityError, SpecError, StatisticsError, TrainingError
 from prunus.masks import are_nested
 from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.density import num_to_keep
 from prunus.pruning.dropout import retraining_dropout_rates, scaled_dropout
-from prunus.pruning.methods import pruning_method, sample_examples
+from prunus.pruning.methods import pruning_method
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.retrain import prune_and_retrain
@@ -35,7 +37,7 @@ def data(digits):
 def go(model, data, densities, **settings):
     settings = {"criterion": magnitude, "scope": Layer(), **settings}
     recipes = [RECIPE] * len(densities)
-    return prune_and_retrain(model, prunable_weights(model), data, densities, recipes, **settings)
+    return prune_and_retrain(model, data, densities, recipes, **settings)
 
 
 @pytest.mark.parametrize("scope", [Layer(), Global()])
@@ -71,7 +73,6 @@ def test_kept_weights_keep_their_values_when_a_round_starts(mlp, data):
     before = {name: weight.detach().clone() for name, weight in prunable_weights(mlp).items()}
     rounds = prune_and_retrain(
         mlp,
-        prunable_weights(mlp),
         data,
         [0.5],
         [RECIPE.replace(learning_rate=0.0)],
@@ -98,9 +99,7 @@ def test_masks_of_the_first_round_are_nested_in_given_masks(mlp, data):
 
 def test_update_of_the_method_is_put_into_the_model(mlp, data):
     before = copy.deepcopy(mlp)
-    (only,) = prune_and_retrain(
-        mlp, prunable_weights(mlp), data, [0.5], [RECIPE.replace(epochs=0)], criterion="obs", scope="layer"
-    )
+    (only,) = prune_and_retrain(mlp, data, [0.5], [RECIPE.replace(epochs=0)], criterion="obs", scope="layer")
     method, seed = pruning_method("obs"), derive_seed(0, "criterion", 1)
     examples = sample_examples(data.train, method.num_examples, seed)
     seeds = seed, derive_seed(0, "ties", 1)
@@ -197,3 +196,68 @@ def test_emptied_layer_warns(data):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
     with pytest.warns(UserWarning, match=r"'2.weight'"):
         go(model, data, [{"1.weight": 0.5, "2.weight": 0.001}])
+
+
+def own_fit(data, calls=None):
+    """A training loop of the user, with prunus' batches."""
+
+    def fit(model, masks):
+        model.train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=RECIPE.learning_rate, fused=True)
+        masks.attach(optimizer)
+        for inputs, labels in iter_batches(data.train, 32, derive_seed(0, "retrain", len(calls) + 1), 0):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+        calls.append(masks)
+
+    return fit
+
+
+def test_a_training_loop_of_ones_own_in_the_place_of_recipes(data):
+    """The same bits as with recipes, where the batches are the same; without data for a criterion of weights."""
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+
+    theirs, ours, calls = network(), network(), []
+    densities = iterative(0.5, 2)  # with which the dense backend trains
+    expected = go(theirs, data, densities)
+    fit = own_fit(data, calls)
+    rounds = prune_and_retrain(ours, None, densities, fit=fit, criterion="magnitude", scope="layer")
+    assert [done.density for done in rounds] == [done.density for done in expected]
+    assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), ours.parameters(), strict=True))
+    assert not ours.training
+    assert [len(calls), calls[-1].verify()] == [2, 0]
+    assert not ours[1].weight._post_accumulate_grad_hooks  # detached
+
+
+def test_a_fit_that_does_not_fit_is_refused(mlp, data):
+    settings = {"criterion": "magnitude", "scope": "layer"}
+    before = copy.deepcopy(mlp.state_dict())
+    bad = [
+        (
+            {"fit": own_fit(data), "retrain": [RECIPE]},
+            SpecError,
+            "or fit and no recipe, got 1 recipes and fit",
+        ),
+        ({"fit": own_fit(data), "checkpoints": "x"}, SpecError, "fit or checkpoints"),
+        ({"fit": 1}, SpecError, "fit to be a function"),
+        ({}, SpecError, "one recipe for each of 1 rounds, or fit and no recipe, got 0"),
+        ({"retrain": [RECIPE], "data": None}, StatisticsError, "Expected data"),
+        ({"fit": own_fit(data), "data": None, "criterion": "obs"}, StatisticsError, "Expected data"),
+    ]
+    for changes, error, message in bad:
+        arguments = {"data": data, "densities": [0.5], **settings, **changes}
+        with pytest.raises(error, match=message):
+            prune_and_retrain(mlp, **arguments)
+        assert all(torch.equal(before[name], tensor) for name, tensor in mlp.state_dict().items())
+
+    def forgets(model, masks):
+        nn.init.ones_(model[1].weight)
+
+    with pytest.raises(
+        TrainingError, match=r"got 768 weights that are not what they should be; call masks\.attach"
+    ):
+        prune_and_retrain(mlp, None, [0.5], fit=forgets, **settings)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable
@@ -24,15 +23,8 @@ from prunus.compression.container.inspect import FileInspection
 from prunus.compression.result import Compressed
 from prunus.errors import NoEffectWarning, PrunusError
 from prunus.report import formatting, write_page
-from prunus.report.compression import size_axis, stage_rows
-from prunus.report.compression_charts import (
-    Axis,
-    epoch_chart,
-    linear_axis,
-    log_axis,
-    outline,
-    weight_histograms,
-)
+from prunus.report.compression import MAX_LAYERS, stage_rows
+from prunus.report.compression_charts import epoch_chart, stage_chart, weight_chart
 from prunus.report.mask_images import (
     MAX_LEVEL,
     MAX_PIXELS,
@@ -308,56 +300,54 @@ def test_stage_with_the_codec_of_the_file_has_its_size(
     assert rows[0].bytes == digits.compressed.stages[0].bytes
 
 
-def test_bars_bands_and_pin_are_at_the_positions_of_their_ratios(digits: Fixture, tmp_path: Path) -> None:
+def test_bars_bands_and_pin_are_at_their_ratios(digits: Fixture) -> None:
     rows = stage_rows(digits.compressed, digits.inspection)
-    axis = size_axis(rows)
-    low, high = math.log(axis.low), math.log(axis.high)
-    elements: dict[str, list[list[float]]] = {"bar": [], "band": [], "pin": []}
-    for tag, attributes in digits.page(tmp_path / "page.html").tags:
-        if tag == "div" and attributes.get("class") in elements:
-            left, width = [float(number) for number in re.findall(r"[\d.]+", attributes["style"] + ";0")][:2]
-            ends = [math.exp(low + position / 100 * (high - low)) for position in (left, left + width)]
-            elements[attributes["class"]].append(ends)
-    dense = digits.compressed.stages[0].bytes
-    assert elements["bar"] == [pytest.approx([1, dense / row.bytes], rel=1e-3) for row in rows]
-    assert elements["bar"][-1][1] == pytest.approx(dense / digits.file.stat().st_size, rel=1e-3)
-    assert elements["band"] == [pytest.approx(paper, rel=1e-3) for paper in ([9, 13], [27, 31], [35, 49])]
-    assert [pin[0] for pin in elements["pin"]] == [pytest.approx(1 / digits.compressed.density, rel=1e-3)]
+    (axes,) = stage_chart(rows).axes
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for container in axes.containers:
+        (bar,) = container.patches
+        spans.setdefault(container.get_label(), []).append((bar.get_x(), bar.get_x() + bar.get_width()))
+    bars, bands = spans.values()
+    assert bars == [pytest.approx((1, row.ratio)) for row in rows]
+    assert bars[-1][1] == pytest.approx(digits.compressed.stages[0].bytes / digits.file.stat().st_size)
+    assert bands == [pytest.approx(paper) for paper in ((9, 13), (27, 31), (35, 49))]
+    (pin,) = axes.lines
+    assert pin.get_xdata()[0] == pytest.approx(1 / digits.compressed.density)
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_yticklabels()] == [row.name for row in rows]
 
 
-def test_weight_histograms_count_every_weight_once(digits: Fixture) -> None:
-    for layer in weight_histograms(digits.compressed):
-        mask = digits.compressed.masks[layer.name]
-        before, after, shared = layer.panels
-        assert before.caption == f"{mask.numel():,} weights"
-        assert after.caption == f"{int(mask.sum()):,} weights"
-        stems = [int(mark.tooltip.split()[0].replace(",", "")) for mark in shared.plot.marks]
-        assert sum(stems) == int(mask.sum())
-        codes = digits.compressed.quantized[layer.name].codes
-        assert stems == [int((codes == k).sum()) for k in range(int(codes.max()) + 1)]
-        assert before.plot.x == after.plot.x == shared.plot.x
+def test_weight_charts_count_every_weight_once(digits: Fixture) -> None:
+    for name, mask in digits.compressed.masks.items():
+        before, after, shared = weight_chart(digits.compressed, name).axes
+        for axes, stage, count in ((before, 0, mask.numel()), (after, 1, int(mask.sum()))):
+            counts, edges, _ = axes.patches[0].get_data()
+            assert (list(edges), list(counts)) == tuple(
+                map(list, digits.compressed.stages[stage].histograms[name])
+            )
+            assert sum(counts) == count
+            assert axes.get_title().endswith(f"\n{count:,} weights")
+        codes = digits.compressed.quantized[name].codes
+        heights = shared.lines[0].get_ydata()[1::3]
+        assert list(heights) == [int((codes == k).sum()) for k in range(int(codes.max()) + 1)]
+        assert list(shared.lines[0].get_xdata()[::3]) == digits.compressed.quantized[name].codebook.tolist()
+        assert before.get_xlim() == after.get_xlim() == shared.get_xlim()
 
 
 def test_epoch_chart_has_every_epoch_and_marks_every_round(digits: Fixture) -> None:
-    shown = epoch_chart(digits.compressed)
+    figure = epoch_chart(digits.compressed)
+    assert figure is not None
     epochs = digits.compressed.epochs
-    assert shown is not None
-    marks = shown.plot.marks
-    hits = [mark.tooltip for mark in marks if mark.css_class == "hover"]
-    assert len(hits) == len(epochs) == 4
-    for tooltip, (_, epoch) in zip(hits, epochs, strict=True):
-        assert f"error {100 - epoch.validation_accuracy:.2f} %" in tooltip
-    assert shown.num_rounds == 2
-    assert [sum(mark.css_class == css for mark in marks) for css in ("round", "change", "reference")] == [
-        2,
-        1,
-        1,
-    ]
     errors = [digits.compressed.stages[0].validation.error] + [100 - e.validation_accuracy for _, e in epochs]
-    paths = [mark.path for mark in marks if mark.css_class.startswith("line-")]
-    heights = [float(point.split()[1]) for path in paths for point in path[1:].split("L")]
-    expected = [100 - shown.plot.y.position(error) for error in (*errors[:4], errors[3], errors[4])]
-    assert heights == pytest.approx(expected, abs=1e-3)
+    dense, first, second, pruned, quantized = figure.axes[0].lines
+    assert list(dense.get_ydata()) == [errors[0]] * 2
+    assert [first.get_xdata()[0], second.get_xdata()[0]] == [0, 1], "the starts of two rounds"
+    assert (list(pruned.get_xdata()), list(quantized.get_xdata())) == ([0, 1, 2, 3], [3, 4])
+    assert [*pruned.get_ydata(), *quantized.get_ydata()] == pytest.approx([*errors[:4], *errors[3:]])
+    assert [line.get_label() for line in (pruned, quantized)] == [
+        "pruning and retraining",
+        "training the centroids",
+    ]
 
 
 # --- mask images
@@ -429,7 +419,9 @@ def test_draw_masks_averages_large_masks_over_blocks(digits: Fixture, tmp_path: 
         for stage in digits.compressed.stages
     ]
     large = replace(digits.compressed, masks=masks, quantized=dict.fromkeys(names, wide), stages=stages)
-    assert len(digits.page(tmp_path / "page.html", compressed=large).source) < 500_000
+    page = digits.page(tmp_path / "page.html", compressed=large)
+    assert len(page.source) < 500_000
+    assert f"The first {MAX_LAYERS} of 20 layers are drawn." in page.text
     images = [levels(bitmap.image.source) for bitmap in draw_masks(large)]
     assert sum(levels_.size for levels_ in images) <= MAX_PIXELS
     half = torch.cat([torch.ones(2000, 752), torch.zeros(2000, 752)], 1).bool()
@@ -451,57 +443,6 @@ def test_draw_masks_averages_large_masks_over_blocks(digits: Fixture, tmp_path: 
 def test_encoded_png_decodes_to_its_levels(array: np.ndarray) -> None:
     source = "data:image/png;base64," + base64.b64encode(encode_png(array)).decode()
     np.testing.assert_array_equal(levels(source), array)
-
-
-# --- axes
-
-
-def check_axis(axis: Axis, values: list[float]) -> None:
-    positions = [axis.position(value) for value in sorted(values)]
-    assert all(0 <= place <= 100 for place in positions)
-    assert positions == sorted(positions)
-    assert axis.position(axis.low) == 0
-    assert axis.position(axis.high) == 100
-    assert 1 <= len(axis.ticks) <= 12
-    assert len({tick.text for tick in axis.ticks}) == len(axis.ticks)
-    for tick in axis.ticks:
-        assert axis.position(float(tick.text.rstrip("×").replace(",", ""))) == pytest.approx(
-            tick.position, abs=0.2
-        )
-
-
-@given(
-    st.lists(st.floats(-1e4, 1e4).map(lambda v: round(v, 3)), min_size=1, max_size=9),
-    st.booleans(),
-    st.integers(3, 6),
-)
-def test_linear_axis_contains_its_values_and_labels_its_ticks(
-    values: list[float], tight: bool, count: int
-) -> None:
-    axis = linear_axis("", values, count, tight=tight)
-    assert axis.low <= min(values)
-    assert axis.high >= max(values) - 1e-9 * abs(max(values))
-    check_axis(axis, values)
-    if not tight:
-        assert (axis.ticks[0].position, axis.ticks[-1].position) == (0, 100)
-
-
-@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=9))
-def test_log_axis_contains_its_values_and_labels_its_ticks(values: list[float]) -> None:
-    axis = log_axis("", values, "×")
-    assert axis.low <= min(values) * (1 + 1e-6)
-    assert axis.high >= max(values) * (1 - 1e-6)
-    check_axis(axis, values)
-
-
-def test_linear_axis_has_integer_ticks_for_counts() -> None:
-    assert [tick.text for tick in linear_axis("", [0, 1], 3, integers=True).ticks] == ["0", "1"]
-
-
-def test_outline_of_a_histogram_is_as_high_as_its_counts() -> None:
-    x, y = linear_axis("", [0, 4]), linear_axis("", [0, 10])
-    assert outline(x, y, [0, 1, 2, 3, 4], [0, 10, 5, 0]) == "M25.00 100V0.00H50.00V50.00H75.00V100Z"
-    assert outline(x, y, [0, 1], [0]) == ""
 
 
 # --- missing parts
@@ -531,13 +472,9 @@ MISSING: dict[str, tuple[Callable[[Fixture], dict[str, object]], str]] = {
     ),
     "one epoch": (
         lambda fixture: {"compressed": replace(fixture.compressed, epochs=fixture.compressed.epochs[-1:])},
-        "training the centroids",
+        "lower is better",
     ),
-    "no histograms": (lambda fixture: {"compressed": without_histograms(fixture)}, "no data"),
-    "no weights left": (
-        lambda fixture: {"compressed": without_weights(fixture)},
-        "after pruning and retraining no weights",
-    ),
+    "no histograms": (lambda fixture: {"compressed": without_histograms(fixture)}, "Weights of each layer"),
     "no pixel left": (
         lambda fixture: {"compressed": without_weights(fixture)},
         "64 have lost all connections",
@@ -568,6 +505,19 @@ def test_page_is_complete_when_something_is_missing(case: str, digits: Fixture, 
     assert not re.search(r"\b(nan|inf|None)\b", page.plain() + " ".join(a.get("d", "") for _, a in page.tags))
 
 
+def titles(compressed: Compressed) -> list[str]:
+    """The titles of the panels of the first layer."""
+    name = next(iter(compressed.masks))
+    return [axes.get_title().replace("\n", " ") for axes in weight_chart(compressed, name).axes]
+
+
+def test_panels_without_weights_say_so(digits: Fixture) -> None:
+    assert [title.endswith("no data") for title in titles(without_histograms(digits))] == [True] * 3
+    before, after, shared = titles(without_weights(digits))
+    assert (before, after) == ("before pruning 0 weights", "after pruning and retraining 0 weights")
+    assert shared == "after quantization no data"
+
+
 def test_page_of_a_layer_with_one_weight(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(64, 10))
@@ -576,8 +526,7 @@ def test_page_of_a_layer_with_one_weight(tmp_path: Path) -> None:
         fixture = make(model, tmp_path, RECIPE.replace(density={"0.weight": 1.0, "2.weight": 0.2}))
     page = fixture.page(tmp_path / "page.html")
     check_self_contained(page)
-    assert "1 centroids for 1 weights" not in page.plain()
-    assert "1 centroid for 1 weight" in page.plain()
+    assert titles(fixture.compressed)[2] == "after quantization 1 centroid for 1 weight"
     assert "1 kernel of 1 × 1" in page.plain()
 
 

@@ -24,6 +24,7 @@ from prunus.runs.executors.workers import to_picklable_error
 from prunus.runs.plan import plan as plan_of
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
+from prunus.tickets.baseline import load_data_cached
 from prunus.tickets.ticket import TicketSpec
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -95,7 +96,7 @@ each_executor = pytest.mark.parametrize("executor", EXECUTORS)
 def test_run_plan_does_every_run_once_and_reports_it(executor, executed):
     store, lines = executed(executor)
     specs = with_dependencies(plan())
-    assert lines[0].startswith("8 runs requested, 0 found, 10 to do (2 baseline runs shared by 8), about ")
+    assert lines[0].startswith("8 runs requested, 0 found, 10 to do, about ")
     assert sorted(line.rpartition(": ")[2] for line in lines[1:]) == sorted(map(run_id, specs))
     assert [line.partition(":")[0] for line in lines[1:]] == [f"{n} of 10" for n in range(1, 11)]
     for spec in specs:
@@ -297,16 +298,16 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path, monkeypatch):
 
     for number, stop in (("120", interrupt), ("121", None)):
         (tmp_path / "number").write_text(number)
-        monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+        load_data_cached.cache_clear()
         with pytest.raises(
             KeyboardInterrupt if stop else StoreError, match=None if stop else "returns other data"
         ):
             run_to_completion(spec, store, "inline", stop)
     (tmp_path / "number").write_text("120")
-    monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+    load_data_cached.cache_clear()
     assert run_to_completion(spec, store, "inline")
     (tmp_path / "number").write_text("119")
-    monkeypatch.setattr("prunus.tickets.baseline._LOADED", {})
+    load_data_cached.cache_clear()
     with pytest.raises(StoreError, match=f"other data than the run {run_id(spec)} was computed with"):
         run_to_completion(ticket, store, "inline")
 

@@ -82,10 +82,6 @@ def test_plan_has_every_run_once_and_dependencies_first(empty, family):
         assert set(planned.waiting_on[run_id(spec)]) == {
             run_id(other) for other in spec.dependencies().values()
         }
-    users = {
-        id: sum(id in closure([other]) and id != run_id(other) for other in set(requested)) for id in order
-    }
-    assert planned.shared == {id: number for id, number in users.items() if number > 1}
 
 
 @given(families(), st.integers(1, 4))
@@ -110,7 +106,6 @@ def test_plan_leaves_out_runs_that_are_done(store):
     do(store, root)
     planned = plan([leaf, root], store)
     assert planned.todo == (middle, leaf)
-    assert planned.done == (run_id(root),)
     assert planned.waiting_on == {run_id(middle): (), run_id(leaf): (run_id(middle),)}
     do(store, middle)
     store.remove(run_id(root), force=True)
@@ -123,7 +118,7 @@ def test_lines_describe_the_plan(store):
     roots = [Job(0), Job(1)]
     leaves = [Job(2 + place, (roots[place % 2],), 4.0) for place in range(12)]
     assert plan(leaves, store).lines({"unit": 10.0}, 2) == [
-        "12 runs requested, 0 found, 14 to do (2 job runs shared by 12), about 4 min on 2 workers"
+        "12 runs requested, 0 found, 14 to do, about 4 min on 2 workers"
     ]
     for spec in [*roots, *leaves[:5]]:
         do(store, spec, seconds=10.0 * spec.work)

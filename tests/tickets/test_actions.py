@@ -8,7 +8,7 @@ import torch
 
 from prunus.seeds import make_generator
 from prunus.tickets.actions import WeightHistory
-from prunus.tickets.mask0_actions import MASK0_ACTIONS, newly_pruned
+from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS, rescaled
 from prunus.types import MaskDict, Params
 
@@ -529,7 +529,7 @@ def patched(name: str, change):
 
 
 def new(history, masks, n):
-    return newly_pruned(history, masks)[n]
+    return history.masks[n] & ~masks[n]
 
 
 def one_of(places):

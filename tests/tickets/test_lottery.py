@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import InvariantWarning, SpecError, StoreError, UnknownNameError
+from prunus.errors import InvariantWarning, SpecError, StoreError, TrainingError, UnknownNameError
 from prunus.masks import are_nested
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
@@ -129,3 +129,43 @@ def test_no_module_shadows_a_public_name():
     importlib.import_module("prunus.tickets.lottery")
     assert prunus.lottery.__module__ == "prunus.tickets.lottery"
     assert callable(prunus.lottery)
+
+
+def test_a_training_loop_of_ones_own_trains_every_level(data):
+    starts = []
+
+    def fit(model, masks):
+        starts.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        masks.attach(optimizer)
+        model.train()
+        for _ in range(10):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data.train.inputs), data.train.labels).backward()
+            optimizer.step()
+
+    result = prunus.lottery(tiny_networks.mlp, data, rounds=2, fit=fit)
+    assert result.verified
+    assert len(starts) == 3
+    for level in (1, 2):
+        masks = result.masks(level)
+        for name, mask in masks.items():
+            assert torch.equal(starts[level][name], torch.where(mask, starts[0][name], 0.0))
+            assert not result.weights(level)[name][~mask].any()
+    assert all(level.stop_step in (0, 1) for level in result.levels)
+    assert result.levels[2].final_validation_accuracy > 50
+    with pytest.raises(SpecError, match=r"TicketSpec|BaselineSpec"):
+        run_id(result.ticket)
+
+
+def test_either_a_recipe_or_a_training_loop_of_ones_own(data, tmp_path):
+    def fit(model, masks):
+        raise AssertionError
+
+    for settings in ({}, {"recipe": RECIPE, "fit": fit}, {"fit": fit, "store": tmp_path}, {"fit": 1}):
+        with pytest.raises(SpecError, match=r"either a recipe or fit|fit to be a function"):
+            prunus.lottery(tiny_networks.mlp, data, **settings)
+    with pytest.raises(TrainingError, match="got 307 weights"):
+        prunus.lottery(
+            tiny_networks.mlp, data, rounds=1, fit=lambda model, masks: nn.init.ones_(model[1].weight)
+        )

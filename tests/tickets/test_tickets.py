@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.data.examples import sample_examples
 from prunus.errors import (
     DensityError,
     InvariantWarning,
@@ -22,7 +23,7 @@ from prunus.errors import (
 )
 from prunus.masks import Masks, are_nested, mask_density
 from prunus.pruning.density import num_to_keep
-from prunus.pruning.methods import METHODS, sample_examples
+from prunus.pruning.methods import METHODS
 from prunus.pruning.prunable import layer_kinds, prunable_weights
 from prunus.pruning.scopes import SCOPES, Layer
 from prunus.registry import import_object

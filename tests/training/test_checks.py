@@ -47,7 +47,7 @@ def network(seed=0):
 
 def prune_and_retrain(model, data, report=None):
     arguments = {"criterion": prunus.CRITERIA["magnitude"], "scope": prunus.SCOPES["layer"], "report": report}
-    return prunus.prune_and_retrain(model, prunus.prunable_weights(model), data, [0.5], [RECIPE], **arguments)
+    return prunus.prune_and_retrain(model, data, [0.5], [RECIPE], **arguments)
 
 
 TRAINS = {
@@ -126,9 +126,7 @@ def test_numbers_of_a_recipe_that_are_out_of_range_are_refused(changes, message)
     magnitude = {"criterion": prunus.CRITERIA["magnitude"], "scope": prunus.SCOPES["layer"]}
     calls = [
         lambda: train(model, dataset(), recipe),
-        lambda: prunus.prune_and_retrain(
-            model, prunus.prunable_weights(model), dataset(), [0.5], [recipe], **magnitude
-        ),
+        lambda: prunus.prune_and_retrain(model, dataset(), [0.5], [recipe], **magnitude),
         lambda: prunus.compress(model, data=dataset(), preset=COMPRESSION.replace(finetune=recipe)),
     ]
     for call in calls:
@@ -225,16 +223,12 @@ BAD_MODELS = {
     "a function": (lambda: F.relu, "Expected a torch.nn.Module, got a function"),
     "lazy": (lambda: nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 3)), "'0.weight'.* lazy"),
     "on the meta device": (lambda: network().to("meta"), "'0.weight'.* on the meta device"),
-    "of another dtype": (
-        lambda: network().double(),
-        r"model.to\(torch.float32\)|float32 weights .* model.float\(\)",
-    ),
     "complex": (
         lambda: nn.Sequential(nn.Linear(8, 3, dtype=torch.complex64)),
         "complex64|ComplexFloat",
     ),
-    "returning a tuple": (lambda: Returning(lambda y: (y, y)), "got a tuple; wrap it"),
-    "returning a dict": (lambda: Returning(lambda y: {"logits": y}), "got a dict; wrap it"),
+    "returning a tuple": (lambda: Returning(lambda y: (y, y)), "got a tuple; (wrap it|pass forward)"),
+    "returning a dict": (lambda: Returning(lambda y: {"scores": y}), "got a dict; (wrap it|pass forward)"),
     "returning [B]": (lambda: Returning(lambda y: y[:, 0]), r"got \[\d+\]"),
     "returning maps": (lambda: Returning(lambda y: y[..., None, None]), r"got \[\d+, 3, 1, 1\]"),
     "returning one row": (lambda: Returning(lambda y: y.mean(0, keepdim=True)), r"got \[1, 3\]"),
@@ -242,6 +236,10 @@ BAD_MODELS = {
     "of too few classes": (lambda: nn.Sequential(nn.Linear(8, 2)), r"C at least 3, .* got \[\d+, 2\]"),
 }
 UNTRAINABLE = {
+    "of another dtype": (
+        lambda: network().double(),
+        r"model.to\(torch.float32\)|float32 weights .* model.float\(\)",
+    ),
     "frozen": (lambda: network().requires_grad_(False), "none has requires_grad = True"),
     "holding NaN": (lambda: holding(math.nan), "'2.bias'"),
     "holding infinity": (lambda: holding(math.inf), "'2.bias'"),
@@ -361,22 +359,20 @@ def test_gradients_of_pruned_weights_are_zero_at_the_step():
     """The norm of all gradients is that of the masked function, as torch.nn.utils.prune computes it."""
     ours, theirs = network(), network()
     masks = {f"{place}.weight": ours[place].weight.abs() > 0.2 for place in (0, 2)}
-    constraint = Masks(ours, masks)
     for place in (0, 2):
         prune.custom_from_mask(theirs[place], "weight", masks[f"{place}.weight"])
     norms = []
     for model in (ours, theirs):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-        constraint.apply()
+        if model is ours:
+            Masks(ours, masks).attach(optimizer)
         for _ in range(10):
             optimizer.zero_grad()
             F.cross_entropy(model(INPUTS), LABELS).backward()
             if model is ours:
-                constraint.before_optimizer_step()
                 assert not any(model.get_parameter(name).grad[~mask].any() for name, mask in masks.items())
             norms.append(nn.utils.clip_grad_norm_(model.parameters(), 0.05))
             optimizer.step()
-            constraint.apply()
     assert torch.allclose(torch.stack(norms[:10]), torch.stack(norms[10:]))
     assert torch.allclose(ours[0].weight, theirs[0].weight_orig * theirs[0].weight_mask, atol=1e-6)
 

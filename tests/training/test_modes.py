@@ -66,8 +66,7 @@ def masked_training(model, data):
 
 def pruning(model, data):
     criterion, scope = prunus.CRITERIA["magnitude"], prunus.SCOPES["layer"]
-    weights = prunus.prunable_weights(model)
-    prunus.prune_and_retrain(model, weights, data, [0.5], [RECIPE], criterion=criterion, scope=scope)
+    prunus.prune_and_retrain(model, data, [0.5], [RECIPE], criterion=criterion, scope=scope)
     return model
 
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from prunus.errors import NotAContainerError, SizeLimitError, TruncatedFileError, UnsupportedVersionError
-from prunus.seeded_tensors import CHUNK
 
 MAGIC = b"\x89prunus\n"
 VERSION = 1
@@ -24,22 +23,20 @@ DTYPES: dict[str, torch.dtype] = {
     for name in (
         *("float64", "float32", "float16", "bfloat16", "bool", "uint8", "int8"),
         *("uint16", "int16", "uint32", "int32", "uint64", "int64"),
+        *("complex32", "complex64", "complex128", "float8_e4m3fn", "float8_e4m3fnuz"),
+        *("float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
     )
 }
 """The dtypes that a file may hold, by name."""
 
-FLOAT_DTYPES = tuple(dtype for dtype in DTYPES.values() if dtype.is_floating_point)
+PLAIN_DATA = "json"
+"""The dtype in the header of a value that is no tensor."""
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By item size, the integer dtype as which any tensor can be viewed bit for bit."""
+"""By item size, the integer dtype as which a real tensor can be viewed bit for bit."""
 
-_INFINITY_BITS = {
-    torch.float64: 0x7FF0 << 48,
-    torch.float32: 0x7F80 << 16,
-    torch.float16: 0x7C00,
-    torch.bfloat16: 0x7F80,
-}
-"""An exponent of ones, which only infinities and NaN have."""
+SIGNED_ZERO_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The float dtypes whose sign bit alone is -0.0."""
 
 Bits = NDArray[np.unsignedinteger]
 """The entries of a tensor as unsigned integers of its item size."""
@@ -69,22 +66,8 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     >>> torch.equal(as_bytes(torch.tensor([0.0])), as_bytes(torch.tensor([-0.0])))
     False
     """
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-def all_finite(bits: Bits, dtype: torch.dtype) -> bool:
-    """Whether no entry of a float dtype is NaN or infinite. Works in chunks to use little memory.
-
-    Args:
-        bits: The entries as unsigned integers of the item size of `dtype`, [n].
-        dtype: float64, float32, float16 or bfloat16.
-
-    Returns:
-        True where all entries are finite, also where there is no entry.
-    """
-    exponent = bits.dtype.type(_INFINITY_BITS[dtype])
-    chunks = (bits[start : start + CHUNK] for start in range(0, bits.size, CHUNK))
-    return all(int((chunk & exponent).max()) < exponent for chunk in chunks)
+    tensor = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

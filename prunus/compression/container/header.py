@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunus.compression.container.file_format import DTYPES
+from prunus.compression.container.file_format import DTYPES, PLAIN_DATA
 from prunus.errors import CorruptFileError, SizeLimitError
 
 MAX_VALUES = 1 << 18
@@ -41,7 +41,12 @@ class TensorEntry:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor in memory."""
-        return self.size * DTYPES[self.dtype].itemsize
+        return self.length if self.is_plain_data else self.size * DTYPES[self.dtype].itemsize
+
+    @property
+    def is_plain_data(self) -> bool:
+        """Whether the value is no tensor."""
+        return self.dtype == PLAIN_DATA
 
 
 def header_text(metadata: object, model: object, rows: list[list[object]]) -> str:
@@ -70,7 +75,7 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
         CorruptFileError: The header is not what the specification allows.
         SizeLimitError: The header holds more values, strings or keys than allowed.
     """
-    _check_structure(content)
+    check_structure(content, "The header")
     try:
         header = json.loads(
             content.decode(),
@@ -96,8 +101,17 @@ def parse_header(content: bytes) -> tuple[Header, tuple[TensorEntry, ...]]:
     return header, _entries(header["tensors"])
 
 
-def _check_structure(content: bytes) -> None:
-    """Refuse, before parsing, a header that would take much more memory or stack than its bytes."""
+def check_structure(content: bytes, label: str) -> None:
+    """Refuse, before parsing, JSON that would take much more memory or stack than its bytes.
+
+    Args:
+        content: The JSON.
+        label: What it is called in errors.
+
+    Raises:
+        CorruptFileError: It nests too deep.
+        SizeLimitError: It holds more values, strings or keys than allowed.
+    """
     if b"\\" in content:
         content = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     num_quotes = num_values = num_keys = depth = 0
@@ -109,7 +123,7 @@ def _check_structure(content: bytes) -> None:
         opening, closing = (outside | 0x20 == ord(bracket) for bracket in "{}")  # "[" | 0x20 is "{"
         depths = depth + np.cumsum(opening.astype(np.int32) - closing)
         if int(depths.max(initial=0)) > MAX_DEPTH:
-            raise CorruptFileError(f"The header nests lists and objects more than {MAX_DEPTH} levels deep.")
+            raise CorruptFileError(f"{label} nests lists and objects more than {MAX_DEPTH} levels deep.")
         depth = int(depths[-1]) if depths.size else depth
         num_keys += int((outside == ord(":")).sum())
         num_values += int((opening | (outside == ord(",")) | (outside == ord(":"))).sum())
@@ -119,7 +133,7 @@ def _check_structure(content: bytes) -> None:
         ("values", num_values, MAX_VALUES),
     ):
         if number > limit:
-            raise SizeLimitError(f"Expected at most {limit} {what} in the header, got {number}.")
+            raise SizeLimitError(f"{label} holds {number} {what}; expected at most {limit}.")
 
 
 def _check_unicode(header: object) -> None:
@@ -144,7 +158,9 @@ def _entries(rows: object) -> tuple[TensorEntry, ...]:
 
 def _entry(row: object) -> TensorEntry:
     match row:
-        case [str(name), str(dtype), list(shape), int(length)] if dtype in DTYPES:
+        case [str(name), str(dtype), list(shape), int(length)] if dtype in DTYPES or (
+            dtype == PLAIN_DATA and not shape
+        ):
             numbers = [*shape, length]
             # bool is a subclass of int; a rank of 64 and 2^62 bytes are the limits of torch itself.
             in_range = all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)

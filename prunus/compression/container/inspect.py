@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from prunus.compression.codecs.bitpack import width
-from prunus.compression.container.file_format import CHECKSUM, DTYPES, INTEGERS, PREFIX
+from prunus.compression.container.file_format import CHECKSUM, INTEGERS, PREFIX
 from prunus.compression.container.header import TensorEntry, header_text
-from prunus.compression.container.read import named_memory_errors, parse_file, read_bytes
+from prunus.compression.container.read import ParsedFile, named_memory_errors, parse_file, read_bytes
 from prunus.compression.container.tensor_blob import HALF, Stream, TensorBlob
-from prunus.compression.container.tensor_decoder import decode_tensor
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,9 @@ class TensorStats:
     bytes: int
     """Size of the blob."""
     original_bytes: int
+    """0 for a tensor that is stored under an earlier name."""
     fraction: float
-    """bytes ÷ original_bytes; 0 for an empty tensor."""
+    """bytes ÷ original_bytes; 0 where those are 0."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,7 @@ def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> FileI
     """
     with named_memory_errors():
         file = parse_file(read_bytes(path, max_bytes), max_bytes)
-        layers = tuple(
-            _tensor_stats(entry, blob) for entry, blob in zip(file.entries, file.blobs, strict=True)
-        )
+        layers = tuple(_tensor_stats(file, number) for number in range(len(file.entries)))
     original = sum(layer.original_bytes for layer in layers)
     framing = file.size - sum(layer.bytes for layer in layers)
     metadata, model = file.header["made"], file.header["model"]
@@ -121,11 +119,14 @@ def inspect(path: str | os.PathLike[str], max_bytes: int | None = None) -> FileI
     )
 
 
-def _tensor_stats(entry: TensorEntry, blob: TensorBlob) -> TensorStats:
-    # Viewed as integers, because a stored -0.0 is a value.
-    entries = decode_tensor(entry, blob).view(INTEGERS[DTYPES[entry.dtype].itemsize])
-    nonzero = int(torch.count_nonzero(entries))
-    itemsize = 2 if blob.flags & HALF else DTYPES[entry.dtype].itemsize
+def _tensor_stats(file: ParsedFile, number: int) -> TensorStats:
+    entry, blob, value = file.entries[number], file.blobs[number], file.decode(number)
+    nonzero, itemsize = 0, 1
+    if not entry.is_plain_data:
+        # Viewed as integers, because a stored -0.0 is a value.
+        parts = torch.view_as_real(value) if value.is_complex() else value.unsqueeze(-1)
+        nonzero = int((parts.view(INTEGERS[parts.element_size()]) != 0).any(-1).sum())
+        itemsize = 2 if blob.flags & HALF else value.element_size()
     distinct, codebook_bytes = None, 0
     weight_bits = coded_weight_bits = float(8 * itemsize)
     if blob.codes is not None:
@@ -133,13 +134,15 @@ def _tensor_stats(entry: TensorEntry, blob: TensorBlob) -> TensorStats:
         values = [codebook[i : i + itemsize] for i in range(0, len(codebook), itemsize)]
         distinct, codebook_bytes = sum(map(any, values)), len(codebook)
         weight_bits, coded_weight_bits = float(width(len(values))), _bits_per_entry(blob.codes, blob)
+    original_bytes = entry.nbytes if blob.tied_to is None else 0
+    num_weights = 0 if entry.is_plain_data else entry.size
     return TensorStats(
         name=entry.name,
         shape=entry.shape,
         dtype=entry.dtype,
-        weights=entry.size,
+        weights=num_weights,
         nonzero=nonzero,
-        density=nonzero / entry.size if entry.size else 1.0,
+        density=nonzero / num_weights if num_weights else 1.0,
         distinct=distinct,
         entries=blob.entries,
         weight_bits=weight_bits,
@@ -148,8 +151,8 @@ def _tensor_stats(entry: TensorEntry, blob: TensorBlob) -> TensorStats:
         coded_index_bits=_bits_per_entry(blob.gaps, blob) if blob.gaps else 0.0,
         codebook_bytes=codebook_bytes,
         bytes=entry.length,
-        original_bytes=entry.nbytes,
-        fraction=entry.length / entry.nbytes if entry.nbytes else 0.0,
+        original_bytes=original_bytes,
+        fraction=entry.length / original_bytes if original_bytes else 0.0,
     )
 
 

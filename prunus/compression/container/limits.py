@@ -73,7 +73,8 @@ class Limits:
                 every 4 bytes of it.
         """
         tensors = sum(entry.nbytes for entry in entries)
-        objects = _PER_HEADER_BYTE * header_size + _PER_TENSOR * len(entries)
+        json_bytes = header_size + sum(entry.length for entry in entries if entry.is_plain_data)
+        objects = _PER_HEADER_BYTE * json_bytes + _PER_TENSOR * len(entries)
         working = max(map(_working_memory, blobs), default=0)
         self._check(
             self.file_size + tensors + objects + working,

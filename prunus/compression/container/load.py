@@ -1,15 +1,30 @@
 """Load a file into a module: a built-in model by the name in the file, or a module of the user."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.container.file_format import as_bytes
-from prunus.compression.container.read import named_model, read_bytes, unpack
-from prunus.errors import ModelMismatchError, PrunusError
-from prunus.modules import check_initialized
+from prunus.compression.container.file_format import CHECKSUM, as_bytes, checksum
+from prunus.compression.container.read import (
+    ParsedFile,
+    decode_section,
+    named_memory_errors,
+    named_model,
+    parse_file,
+    read_bytes,
+    unpack,
+)
+from prunus.errors import CorruptFileError, ModelMismatchError, PrunusError
+from prunus.models.checkpoints import match_names
+from prunus.models.safetensors_file import tied_names
+from prunus.modules import check_initialized, unwrapped
+
+PART_BYTES = 32 << 20
+"""Tensors of so many bytes are copied into a module at a time."""
 
 _CONSTRUCTION_ERRORS = (
     *(TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError),
@@ -24,9 +39,9 @@ def load(
 
     Args:
         path: A file that `save` wrote.
-        into: The module to copy the weights into; its mode is unchanged. Without it, the built-in model that the
-            file names is built, in evaluation mode. It consists of the tensors that were read and takes no more
-            memory.
+        into: The module to copy the weights into; its mode is unchanged. Tensors are read and copied one after
+            another, so that little more memory than that of the file is taken. Without it, the built-in model that the
+            file names is built, in evaluation mode. It consists of the tensors that were read and takes no more memory.
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
     Returns:
@@ -37,23 +52,89 @@ def load(
             values for what is one tensor in `into`.
         ModelError: `into` is not a module, or has tensors without values (lazy, on the meta device).
         ContainerError: The file cannot be read; see `unpack`.
+
+    `into` is not changed where an error is raised.
     """
     if into is not None:
         check_initialized(into)
+        with named_memory_errors():
+            _fill(os.fspath(path), unwrapped(into), parse_file(read_bytes(path, max_bytes), max_bytes))
+        return into
     header, state = unpack(read_bytes(path, max_bytes), max_bytes)
     name = os.fspath(path)
-    model = _build(name, header) if into is None else into
-    _check_same_tensors(name, model, state)
-    if into is not None:
-        _check_tied_values(name, model, state)
-        model.load_state_dict(state)
-        return model
+    model = _build(name, header)
+    _check_same_tensors(name, model, {key: _kind(value) for key, value in state.items()})
     # The model is on the meta device: the tensors that were read become its own.
     model.load_state_dict(state, assign=True)
     if any(tensor.is_meta for tensor in model.buffers()):  # buffers that are not part of the state_dict
         model = _build(name, header, device="cpu")
         model.load_state_dict(state)
     return model.eval()
+
+
+def _fill(path: str, model: nn.Module, file: ParsedFile) -> None:
+    """Copy the tensors of a file into a model, a few at a time, after all of them have been checked."""
+    names = [entry.name for entry in file.entries]
+    expected = model.state_dict()
+    renamed = match_names(names, list(expected)).names
+    numbers = {renamed.get(name, name): number for number, name in enumerate(names)}
+    kinds = {
+        name: _kind(file.decode(number)) if entry.is_plain_data else f"{entry.dtype} {list(entry.shape)}"
+        for (name, number), entry in zip(numbers.items(), file.entries, strict=True)
+    }
+    _check_same_tensors(path, model, kinds)
+    _check_tied_values(path, model, file, numbers)
+    parts = list(_parts(file, numbers))
+    if len(parts) == 1:  # all tensors are decoded before the model is changed
+        model.load_state_dict({name: file.decode(number) for name, number in numbers.items()})
+        return
+    sections = _Sections(path, file)
+    del file  # and the content of the file
+    for number in numbers.values():
+        sections.decode(number)  # raises before the model is changed
+    for part in parts:
+        model.load_state_dict({n: sections.decode(number) for n, number in part.items()}, strict=False)
+
+
+class _Sections:
+    """The tensors of a file that was checked, each read from the disk again where it is needed."""
+
+    def __init__(self, path: str, file: ParsedFile) -> None:
+        self.path, self.entries = path, file.entries
+        self.tied_to = [blob.tied_to for blob in file.blobs]
+        self.checksums = [checksum(section) for section in file.sections]
+        self.offsets, position = list[int](), file.size
+        for entry in reversed(file.entries):  # nothing follows the last
+            position -= entry.length + CHECKSUM.size
+            self.offsets.insert(0, position)
+
+    def decode(self, number: int) -> Any:
+        """The tensor of this number; CorruptFileError where the file is another one now, or cannot be decoded."""
+        first = self.tied_to[number]
+        number = number if first is None else first
+        with Path(self.path).open("rb") as file:
+            file.seek(self.offsets[number])
+            section = file.read(self.entries[number].length)
+        if checksum(section) != self.checksums[number]:
+            raise CorruptFileError(f"{self.path} was changed while it was read; read it again.")
+        return decode_section(memoryview(section), self.entries[number])
+
+
+def _parts(file: ParsedFile, numbers: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """The tensors in parts of about PART_BYTES, each with all tensors of its modules."""
+    by_module: dict[str, dict[str, int]] = {}
+    for name, number in numbers.items():
+        by_module.setdefault(name.rpartition(".")[0], {})[name] = number
+    part: dict[str, int] = {}
+    size = 0
+    for tensors in by_module.values():
+        nbytes = sum(file.entries[number].nbytes for number in tensors.values())
+        if part and size + nbytes > PART_BYTES:
+            yield part
+            part, size = {}, 0
+        part, size = part | tensors, size + nbytes
+    if part:
+        yield part
 
 
 def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.Module:
@@ -79,17 +160,17 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
         ) from error
 
 
-def _check_same_tensors(path: str, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _check_same_tensors(path: str, model: nn.Module, kinds: Mapping[str, str]) -> None:
     """Raise ModelMismatchError unless names, shapes and dtypes are the same on both sides."""
-    expected = model.state_dict()
+    expected = {name: _kind(value) for name, value in model.state_dict().items()}
     differing = [
-        f"{printable(name)} ({_kind(state[name])} in the file, {_kind(expected[name])} in the model)"
-        for name in expected.keys() & state.keys()
-        if _kind(state[name]) != _kind(expected[name])
+        f"{printable(name)} ({kinds[name]} in the file, {expected[name]} in the model)"
+        for name in expected.keys() & kinds.keys()
+        if kinds[name] != expected[name]
     ]
     problems = {
-        "missing": sorted(map(printable, expected.keys() - state.keys())),
-        "unexpected": sorted(map(printable, state.keys() - expected.keys())),
+        "missing": sorted(map(printable, expected.keys() - kinds.keys())),
+        "unexpected": sorted(map(printable, kinds.keys() - expected.keys())),
         "differing": differing,
     }
     listed = [f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names]
@@ -99,15 +180,14 @@ def _check_same_tensors(path: str, model: nn.Module, state: Mapping[str, Tensor]
         )
 
 
-def _check_tied_values(path: str, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _check_tied_values(path: str, model: nn.Module, file: ParsedFile, numbers: Mapping[str, int]) -> None:
     """Raise ModelMismatchError where one tensor of `model` would have to hold two different tensors of the file."""
-    names: dict[tuple[object, ...], str] = {}
-    for name, tensor in model.state_dict().items():
-        # Sparse and empty tensors, and those on a device without addresses, have no memory to compare.
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.data_ptr():
+    for name, first in tied_names(model.state_dict()).items():
+        same = [file.blobs[numbers[n]].tied_to for n in (first, name)]
+        if same[1] is not None and same[1] in (numbers[first], same[0]):
             continue
-        first = names.setdefault((tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()), name)
-        if not torch.equal(as_bytes(state[first]), as_bytes(state[name])):
+        values = [as_bytes(file.decode(numbers[n])) for n in (first, name)]
+        if not torch.equal(*values):
             raise ModelMismatchError(
                 f"{path} has different values for {printable(first)} and {printable(name)}, which are one tensor in "
                 f"the {type(model).__name__}; load it into a module in which they are two."

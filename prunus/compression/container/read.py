@@ -6,17 +6,16 @@ time that a file may make the reader spend are bounded (`limits`).
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-from torch import Tensor
+from typing import Any, BinaryIO
 
 from prunus.compression.container.file_format import CHECKSUM, DTYPES, PREFIX, checksum, parse_prefix
 from prunus.compression.container.header import Header, TensorEntry, parse_header
 from prunus.compression.container.limits import Limits
+from prunus.compression.container.plain_data import decode_plain_data
 from prunus.compression.container.tensor_blob import TensorBlob, parse_blob
 from prunus.compression.container.tensor_decoder import decode_tensor
 from prunus.errors import CorruptFileError, NotAContainerError, SizeLimitError, TruncatedFileError
@@ -29,10 +28,37 @@ class ParsedFile:
     header: Header
     entries: tuple[TensorEntry, ...]
     blobs: tuple[TensorBlob, ...]
+    sections: tuple[memoryview, ...]
+    """The bytes of each blob."""
     size: int
 
+    def decode(self, number: int) -> Any:
+        """The tensor, or other value, of this number. Raises CorruptFileError where its blob cannot be decoded."""
+        tied_to = self.blobs[number].tied_to
+        number = number if tied_to is None else tied_to
+        return decode_section(self.sections[number], self.entries[number])
 
-def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str, Tensor]]:
+
+def decode_section(section: memoryview, entry: TensorEntry) -> Any:
+    """The tensor, or other value, of one entry of the header.
+
+    Args:
+        section: The bytes of its blob.
+        entry: Its name, dtype and shape.
+
+    Returns:
+        The tensor on the CPU, or the value.
+
+    Raises:
+        CorruptFileError: The blob cannot be decoded.
+    """
+    if entry.is_plain_data:
+        return decode_plain_data(bytes(section), f"The value of {entry.name!r}")
+    label = f"The blob of {entry.name!r}"
+    return decode_tensor(entry, parse_blob(section, entry.size, DTYPES[entry.dtype], label))
+
+
+def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str, Any]]:
     """Return the header and the tensors of a file's bytes.
 
     Args:
@@ -43,7 +69,8 @@ def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str,
             needs is summed up and compared before any of its tensors is decoded.
 
     Returns:
-        The header, and the tensors by name, equal bit for bit to those that were written.
+        The header, and the tensors by name, equal bit for bit to those that were written. Names that were one tensor
+        are one tensor. Values that are no tensors are as they were written.
 
     Raises:
         NotAContainerError, UnsupportedVersionError, TruncatedFileError, CorruptFileError: The data is not a sound file.
@@ -52,11 +79,14 @@ def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str,
     """
     with named_memory_errors():
         file = parse_file(data, max_bytes)
-        pairs = zip(file.entries, file.blobs, strict=True)
-        return file.header, {entry.name: decode_tensor(entry, blob) for entry, blob in pairs}
+        state: dict[str, Any] = {}
+        for number, entry in enumerate(file.entries):
+            tied_to = file.blobs[number].tied_to
+            state[entry.name] = file.decode(number) if tied_to is None else state[file.entries[tied_to].name]
+        return file.header, state
 
 
-def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Tensor]:
+def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Any]:
     """Return the state_dict in a file, equal bit for bit to the one that was written.
 
     Args:
@@ -64,7 +94,7 @@ def read(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
     Returns:
-        The tensors by name, on the CPU.
+        The tensors by name, on the CPU, and the values that are no tensors, such as the extra state of a module.
 
     Raises:
         ContainerError: The file cannot be read; see `unpack`.
@@ -155,16 +185,35 @@ def parse_file(data: bytes, max_bytes: int | None = None) -> ParsedFile:
         raise TruncatedFileError(f"The file announces {end} bytes, but has {len(view)}.")
     if end < len(view):
         raise CorruptFileError(f"{len(view) - end} bytes follow the end of the file.")
-    blobs = []
+    blobs: list[TensorBlob] = []
+    sections = []
     for entry in entries:
         section = view[position : position + entry.length]
         running = checksum(section, running)
         position += entry.length + CHECKSUM.size
         if CHECKSUM.unpack(view[position - CHECKSUM.size : position])[0] != running:
             raise CorruptFileError(f"The checksum of {entry.name!r} does not match its bytes.")
-        blobs.append(parse_blob(section, entry.size, DTYPES[entry.dtype], f"The blob of {entry.name!r}"))
+        blobs.append(_parse_blob(section, entry, entries[: len(blobs)], blobs))
+        sections.append(section)
     limits.check_work(entries, blobs, header_size)
-    return ParsedFile(header, entries, tuple(blobs), len(view))
+    return ParsedFile(header, entries, tuple(blobs), tuple(sections), len(view))
+
+
+def _parse_blob(
+    section: memoryview, entry: TensorEntry, earlier: Sequence[TensorEntry], blobs: Sequence[TensorBlob]
+) -> TensorBlob:
+    """The blob of an entry; CorruptFileError where it is that of an earlier tensor which is no such tensor."""
+    label = f"The blob of {entry.name!r}"
+    if entry.is_plain_data:
+        return TensorBlob(0, len(section), section)
+    blob = parse_blob(section, entry.size, DTYPES[entry.dtype], label)
+    if blob.tied_to is not None:
+        if blob.tied_to >= len(earlier) or blobs[blob.tied_to].tied_to is not None:
+            raise CorruptFileError(f"{label} refers to tensor {blob.tied_to}, which is no earlier tensor.")
+        first = earlier[blob.tied_to]
+        if (first.dtype, first.shape) != (entry.dtype, entry.shape):
+            raise CorruptFileError(f"{label} refers to {first.name!r}, which has another dtype or shape.")
+    return blob
 
 
 def _parse_header(view: memoryview, file_size: int) -> tuple[Header, tuple[TensorEntry, ...], int, int]:

@@ -9,9 +9,9 @@ from prunus.compression.codecs.bitstream import MAX_ALPHABET, Data
 from prunus.errors import CorruptFileError, UnsupportedVersionError
 from prunus.seeded_tensors import SeededTensor
 
-SPARSE, CODEBOOK, HALF, COLUMN_MAJOR, GENERATED = 1, 2, 4, 8, 16
+SPARSE, CODEBOOK, HALF, COLUMN_MAJOR, GENERATED, TIED = 1, 2, 4, 8, 16, 32
 """Flags of a blob: positions are stored; values are in a codebook; values are float16; positions count down
-the columns; the values in the codebook are factors of numbers that a seed generates."""
+the columns; the values in the codebook are factors of numbers that a seed generates; an earlier tensor is meant."""
 
 CODEC_NUMBERS = {"bitpack": 0, "huffman": 1, "range": 2}
 GENERATOR_NUMBERS = {"signs": 0, "normals": 1}
@@ -44,10 +44,14 @@ class TensorBlob:
     generated: SeededTensor | None = None
     codebook_size: int = 0
     """Number of values in the codebook; set in a blob that was read."""
+    tied_to: int | None = None
+    """The number, from 0, of the earlier tensor in the file that this one is; it has no entries of its own."""
 
     def to_bytes(self) -> bytes:
         """The blob as the file holds it."""
         parts: list[Data] = [bytes([self.flags])]
+        if self.tied_to is not None:
+            return b"".join([*parts, varint(self.tied_to)])
         parts += [bytes([CODEC_NUMBERS[s.codec]]) for s in (self.gaps, self.codes) if s is not None]
         if self.gaps is not None:
             parts += [bytes([self.index_bits]), varint(self.entries)]
@@ -122,6 +126,11 @@ def parse_blob(data: memoryview, entries: int, dtype: torch.dtype, label: str) -
     """
     reader = ByteReader(data, label)
     flags = reader.byte()
+    if flags == TIED:
+        tied_to = reader.varint()
+        if reader.rest():
+            raise CorruptFileError(f"{label} has bytes after the number of the tensor that it is.")
+        return TensorBlob(TIED, 0, b"", tied_to=tied_to)
     _check_flags(flags, dtype, label)
     names = {number: name for name, number in CODEC_NUMBERS.items()}
     numbers = [reader.byte() for flag in (SPARSE, CODEBOOK) if flags & flag]

@@ -13,7 +13,6 @@ from prunus.compression.codecs.bitstream import CHUNK
 from prunus.compression.container.file_format import (
     DTYPES,
     Bits,
-    all_finite,
     to_row_major,
     unsigned_dtype,
 )
@@ -37,24 +36,35 @@ def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
         -0.0 is 0.0.
 
     Raises:
-        CorruptFileError: The streams contradict the shape of the tensor or each other, or hold non-finite values.
+        CorruptFileError: The streams contradict the shape of the tensor or each other.
     """
     dtype, label = DTYPES[entry.dtype], f"The blob of {entry.name!r}"
+    if not blob.flags:
+        return _plain(entry, blob, label)
     stored_dtype = torch.float16 if blob.flags & HALF else dtype
     values = np.frombuffer(blob.values, unsigned_dtype(stored_dtype.itemsize))
-    if dtype.is_floating_point and not all_finite(values, stored_dtype):
-        raise CorruptFileError(f"{label} holds values that are NaN or infinite; a file holds finite numbers.")
     if blob.codes is not None and blob.flags & HALF:
         values = _as_float32(values)
     if blob.generated is not None:
+        if not np.isfinite(values.view("<f4")).all():
+            raise CorruptFileError(f"{label} holds values that are NaN or infinite as factors of a seed.")
         bits = decode_seeded(_start(_value_chunks(values, blob)), entry.size, blob.generated, label)
     elif blob.codes is None and blob.gaps is None:
-        bits = _as_float32(values) if blob.flags & HALF else values.copy()
+        bits = _as_float32(values)
     else:
         bits = _place(_value_chunks(values, blob), entry, blob, label)
-    if dtype == torch.bool and bits.size and int(bits.max()) > 1:
-        raise CorruptFileError(f"{label} holds a truth value that is neither 0 nor 1.")
     native = bits.astype(bits.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
+
+
+def _plain(entry: TensorEntry, blob: TensorBlob, label: str) -> Tensor:
+    """A tensor whose entries are stored as they are."""
+    dtype = DTYPES[entry.dtype]
+    itemsize = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
+    stored = np.frombuffer(blob.values, unsigned_dtype(itemsize))
+    if dtype == torch.bool and stored.size and int(stored.max()) > 1:
+        raise CorruptFileError(f"{label} holds a truth value that is neither 0 nor 1.")
+    native = stored.astype(stored.dtype.newbyteorder("="), copy=True)
     return torch.from_numpy(native.view(np.uint8)).view(dtype).reshape(entry.shape)
 
 

@@ -31,7 +31,7 @@ from prunus.compression.container.tensor_blob import (
     Stream,
     TensorBlob,
 )
-from prunus.errors import ContainerError, NonFiniteError
+from prunus.errors import ContainerError
 
 MAX_CODEBOOK = 256
 """The most nonzero values of a codebook. A filler's zero may be added."""
@@ -46,7 +46,6 @@ class TensorEncoder:
     """One tensor, with everything about it that does not depend on the encoding computed once.
 
     Raises:
-        NonFiniteError: The tensor holds NaN or infinity.
         ContainerError: A file cannot hold tensors of its dtype or layout.
     """
 
@@ -185,12 +184,11 @@ def entry_bits(name: str, tensor: Tensor) -> Bits:
         tensor: A dense tensor of any shape, on any device.
 
     Returns:
-        The entries, [n], of the unsigned integer dtype of the tensor's item size.
+        The entries, [n], of the unsigned integer dtype of the tensor's item size; of a complex one the parts, [2n].
 
     Raises:
         ContainerError: The tensor is lazy, sparse, quantized, nested or on the meta device, or a file cannot hold its
             dtype.
-        NonFiniteError: The tensor holds NaN or infinity.
     """
     if is_lazy(tensor):
         raise ContainerError(
@@ -203,12 +201,12 @@ def entry_bits(name: str, tensor: Tensor) -> Bits:
         raise ContainerError(f"{name} is {kind}; a file holds dense tensors with values.")
     if tensor.dtype not in DTYPES.values():
         raise ContainerError(f"{name} is {tensor.dtype}; a file holds {', '.join(DTYPES)}.")
-    tensor = tensor.detach().resolve_neg().cpu()
-    if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
-        bad = int((~torch.isfinite(tensor)).sum())
-        raise NonFiniteError(f"{name} holds {bad} values that are NaN or infinite; nothing was written.")
-    dtype = unsigned_dtype(tensor.element_size())
-    flat = np.ascontiguousarray(tensor.view(INTEGERS[tensor.element_size()]).reshape(-1).numpy())
+    tensor = tensor.detach().resolve_conj().resolve_neg().cpu()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    size = tensor.element_size()
+    dtype = unsigned_dtype(size)
+    flat = np.ascontiguousarray(tensor.view(INTEGERS[size]).reshape(-1).numpy())
     return flat.view(dtype.newbyteorder("=")).astype(dtype, copy=False)
 
 
@@ -230,13 +228,13 @@ def encode_symbols(symbols: Ints, alphabet: int, encoding: EncodingConfig) -> St
 
 
 def _as_float16(bits: Bits) -> Bits | None:
-    """float32 entries as float16, or None where a value would change."""
+    """float32 entries as float16, or None where a value would change, or is NaN, which processors convert variously."""
     for part in (bits[:_SAMPLE], bits):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             halves = part.view("<f4").astype("<f2")
         if not np.array_equal(halves.astype("<f4").view("<u4"), part):
             return None
-    return halves.view("<u2")
+    return None if np.isnan(halves).any() else halves.view("<u2")
 
 
 def _entropy(counts: Ints) -> float:

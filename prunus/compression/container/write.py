@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from prunus.compression.container.encoding_config import EncodingConfig
 from prunus.compression.container.file_format import (
@@ -12,15 +14,19 @@ from prunus.compression.container.file_format import (
     DTYPES,
     MAGIC,
     MAX_HEADER_BYTES,
+    PLAIN_DATA,
     PREFIX,
     VERSION,
     checksum,
 )
 from prunus.compression.container.header import header_text, parse_header
+from prunus.compression.container.plain_data import encode_plain_data
 from prunus.compression.container.seeded_encoder import check_seeded, encode_seeded
+from prunus.compression.container.tensor_blob import TIED, TensorBlob
 from prunus.compression.container.tensor_encoder import TensorEncoder
 from prunus.errors import ContainerError, CorruptFileError, SizeLimitError
 from prunus.files import write_atomic
+from prunus.models.safetensors_file import tied_names
 from prunus.seeded_tensors import SeededTensor
 
 Json = Mapping[str, object]
@@ -57,7 +63,7 @@ class EncodedState:
 
 
 def encode_tensors(
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     encodings: Sequence[EncodingConfig],
     *,
     generated: Mapping[str, SeededTensor] | None = None,
@@ -66,7 +72,8 @@ def encode_tensors(
     """Encode a state_dict with each of `encodings`; what they have in common is computed once per tensor.
 
     Args:
-        state: Tensors by name.
+        state: Tensors by name; each of several that are one tensor in memory is stored once. Other values, such as the
+            extra state of a module, are stored where they consist of numbers, text, lists, dicts and tensors.
         encodings: How positions and values become bytes, once for each result.
         generated: Tensors to store as a seed and a mask, by name; see `pack`. None: no tensor.
         factors: Factors of generated tensors, by name; None: all are 1.
@@ -75,7 +82,6 @@ def encode_tensors(
         The encoded tensors, one result for each of `encodings`, in that order.
 
     Raises:
-        NonFiniteError: A tensor holds NaN or infinity.
         ContainerError: The state holds what no file may hold.
     """
     if not isinstance(state, Mapping):
@@ -86,24 +92,40 @@ def encode_tensors(
     check_seeded(generated, factors, state.keys())
     dtype_names = {dtype: name for name, dtype in DTYPES.items()}
     results = [EncodedState([], []) for _ in encodings]
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise ContainerError(f"{name} is a {type(tensor).__name__}; a file holds tensors only.")
-        encoder = None if name in generated else TensorEncoder(name, tensor)
+    tied, numbers = _tied_names(state, generated), {name: number for number, name in enumerate(state)}
+    for name, value in state.items():
+        is_encoded = isinstance(value, Tensor) and name not in generated and name not in tied
+        encoder = TensorEncoder(name, value) if is_encoded else None
         for encoding, result in zip(encodings, results, strict=True):
-            if encoder is None:
-                blob = encode_seeded(
-                    name, tensor, generated[name], factors.get(name, 1.0), encoding
-                ).to_bytes()
+            if not isinstance(value, Tensor):
+                blob = encode_plain_data(name, value)
+            elif name in generated:
+                factor = factors.get(name, 1.0)
+                blob = encode_seeded(name, value, generated[name], factor, encoding).to_bytes()
+            elif encoder is None:
+                blob = TensorBlob(TIED, 0, b"", tied_to=numbers[tied[name]]).to_bytes()
             else:
                 blob = encoder.encode(encoding)
+            kind = (
+                (dtype_names[value.dtype], list(value.shape))
+                if isinstance(value, Tensor)
+                else (PLAIN_DATA, [])
+            )
             result.blobs.append(blob)
-            result.rows.append([name, dtype_names[tensor.dtype], list(tensor.shape), len(blob)])
+            result.rows.append([name, *kind, len(blob)])
     return results
 
 
+def _tied_names(state: Mapping[str, object], generated: Mapping[str, SeededTensor]) -> dict[str, str]:
+    """The first name of each tensor that is stored under an earlier name already."""
+    tensors = {
+        name: value for name, value in state.items() if isinstance(value, Tensor) and name not in generated
+    }
+    return tied_names({name: tensor for name, tensor in tensors.items() if not is_lazy(tensor)})
+
+
 def pack(
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     *,
     model: Json | None = None,
     metadata: Json | None = None,
@@ -114,7 +136,7 @@ def pack(
     """Return the content of the file that holds `state` bit for bit; the same arguments give the same bytes.
 
     Args:
-        state: Tensors by name.
+        state: Tensors by name, and other values; see `encode_tensors`.
         model: `{"name": ..., "arguments": {...}}` of a built-in model, or None.
         metadata: Any JSON object about how the tensors were made; the key `made` of the header.
         encoding: How positions and values become bytes.
@@ -126,7 +148,7 @@ def pack(
         The bytes, which `unpack` reads.
 
     Raises:
-        NonFiniteError: A tensor holds NaN or infinity.
+        NonFiniteError: A tensor to store as a seed holds NaN or infinity.
         ContainerError: The state or the metadata hold what no file may hold.
 
     Example:
@@ -143,7 +165,7 @@ def pack(
 
 def write(
     path: str | os.PathLike[str],
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     *,
     model: Json | None = None,
     metadata: Json | None = None,
@@ -165,7 +187,7 @@ def write(
     Raises:
         OutputError: The file cannot be written (a full disk, no such folder, a device); an existing file is
             unchanged.
-        NonFiniteError, ContainerError: See `pack`.
+        ContainerError: See `pack`.
     """
     data = pack(
         state, model=model, metadata=metadata, encoding=encoding, generated=generated, factors=factors

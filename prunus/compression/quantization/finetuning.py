@@ -8,26 +8,116 @@ step the codebooks; the paper subtracts the gradient times a learning rate.
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prunus.compression.quantization.codebook import CodebookTensor, dequantize
 from prunus.errors import CheckpointError, DivergenceError, ModelError
-from prunus.masks import pack_mask
-from prunus.modules import trainable_parameters
+from prunus.masks import pack_mask, unpack_mask
+from prunus.modules import find_parameter, trainable_parameters
+from prunus.optimizer_hooks import OptimizerHooks
 
 
 class CodebookConstraint:
-    """A constraint of the training loop: quantized weights equal their centroids after every step.
+    """A constraint of training: quantized weights equal their centroids after every step, pruned weights are zero.
 
-    Biases and every parameter that is not quantized train as usual. The parameters of the model are looked up at every
-    step, as in `prunus.masks.Masks`.
+    `prunus.train` steps the codebooks in place of the weights; in a training loop of your own, `attach` makes the
+    optimizer train the centroids. Biases and every parameter that is not quantized train as usual. The parameters of
+    the model are looked up at every step, as in `prunus.masks.Masks`.
+
+    Example:
+        >>> import prunus
+        >>> model = nn.Linear(4, 4)
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> quantized = prunus.quantize(model, bits=2).attach(optimizer)
+        >>> model(torch.ones(1, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> quantized.verify(), len(model.weight.unique())
+        (0, 4)
     """
 
     def __init__(self, model: nn.Module, quantized: Mapping[str, CodebookTensor]) -> None:
+        """Bind quantized tensors to a model; the model is not changed until `apply` or `attach`.
+
+        Args:
+            model: The model.
+            quantized: Its quantized weights, by parameter name.
+        """
         self.model = model
         self.quantized = dict(quantized)
         self.codebooks = {name: s.codebook.clone().requires_grad_() for name, s in quantized.items()}
+        self._firsts = {name: _first_weights(tensor) for name, tensor in quantized.items()}
+        self._hooks = OptimizerHooks(model, list(quantized), self._constrain_gradient, self._after_step)
+
+    @classmethod
+    def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> "CodebookConstraint":
+        """The constraint of `model` from what `state_dict` returned, to resume a training.
+
+        Args:
+            model: The model that the constraint is bound to; it is not changed until `apply` or `attach`.
+            state: The tensors by name.
+
+        Returns:
+            The constraint.
+
+        Raises:
+            ModelError: The model has no parameter of one of the names.
+            CheckpointError: Codes, codebook and mask of a name do not fit each other and the parameter.
+        """
+        quantized = {}
+        for name in (key.removesuffix("/codebook") for key in state if key.endswith("/codebook")):
+            weight = find_parameter(model, name)
+            parts = [state.get(f"{name}/{part}") for part in ("codebook", "codes", "mask")]
+            codebook, codes, bits = (
+                torch.empty(0) if part is None else part.to(weight.device) for part in parts
+            )
+            if bits.dtype != torch.uint8 or bits.numel() != -(-weight.numel() // 8):
+                raise _other_state(name)
+            indices = unpack_mask(bits, weight.shape).flatten().nonzero().squeeze(1)
+            if len(codes) != len(indices) or (len(codes) and int(codes.max()) >= len(codebook)):
+                raise _other_state(name)
+            quantized[name] = CodebookTensor(codebook, codes.long(), indices.to(weight.device), weight.shape)
+        return cls(model, quantized)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> "CodebookConstraint":
+        """Train the centroids by `optimizer`, in any training loop, and set the weights to them now.
+
+        The gradient of a centroid is at the position of the first weight of its cluster as soon as it is computed, and
+        the gradients of all other quantized and pruned weights are zero: the optimizer steps that weight as it would
+        step the centroid, and after the step all weights of the cluster are set to it. The norm of the gradients is
+        that of the codebooks. An optimizer that does not step every weight by itself, but by statistics of the tensor
+        (LAMB, Adafactor), sees the zeros too.
+
+        Args:
+            optimizer: An optimizer of the parameters of the model; it may have been made before or after.
+
+        Returns:
+            This constraint.
+
+        Raises:
+            ModelError: The optimizer steps none of the quantized parameters, or the model was changed and does not have
+                them any more.
+        """
+        self._weights()
+        self._hooks.attach(optimizer)
+        self.apply()
+        return self
+
+    def detach(self) -> None:
+        """Remove every hook that `attach` has set; the weights are not changed."""
+        self._hooks.detach()
+
+    def verify(self) -> int:
+        """The number of weights of the model that are not their centroid, or not zero where they are pruned."""
+        return sum(
+            int(
+                (
+                    weight != dequantize(self.codebooks[name].detach(), self.quantized[name]).to(weight.dtype)
+                ).sum()
+            )
+            for name, weight in self._weights().items()
+        )
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """The codebooks that hold a value, and the trainable parameters that are not quantized."""
@@ -35,14 +125,9 @@ class CodebookConstraint:
         return {**free, **{name: book for name, book in self.codebooks.items() if len(book)}}
 
     def before_optimizer_step(self) -> None:
-        """Sum the gradients of the weights of each centroid, and set those of pruned weights to zero."""
+        """Sum the gradients of the weights of each centroid."""
         for name, weight in self._weights().items():
-            quantized = self.quantized[name]
-            self.codebooks[name].grad = centroid_gradient(weight.grad, quantized)
-            if weight.grad is not None:
-                flat = weight.grad.flatten()
-                remaining = torch.zeros_like(flat).scatter_(0, quantized.indices, flat[quantized.indices])
-                weight.grad = remaining.reshape(quantized.shape)
+            self.codebooks[name].grad = centroid_gradient(weight.grad, self.quantized[name])
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -97,16 +182,49 @@ class CodebookConstraint:
             for name, s in self.quantized.items()
         }
 
-    def _weights(self) -> dict[str, nn.Parameter]:
-        """The quantized parameters that the model has now, by name, in the order of the model."""
-        weights = {name: p for name, p in self.model.named_parameters() if name in self.quantized}
+    def _constrain_gradient(self, name: str, parameter: Tensor) -> None:
+        """Put the gradient of each centroid at the position of the first weight of its cluster, and zero elsewhere."""
+        gradient = parameter.grad
+        total = centroid_gradient(gradient, self.quantized[name])
+        if gradient is None or total is None:
+            return
+        centroids, indices = self._firsts[name]
+        flat = total.new_zeros(gradient.numel()).scatter_(0, indices, total[centroids])
+        gradient.copy_(flat.reshape(gradient.shape))
+
+    @torch.no_grad()
+    def _after_step(self) -> None:
+        for name, weight in self._weights().items():
+            centroids, indices = self._firsts[name]
+            codebook = self.codebooks[name]
+            codebook[centroids] = weight.flatten()[indices].to(codebook.dtype)
+        self.apply()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The quantized parameters that the model has now, by name."""
+        weights = {}
         for name, quantized in self.quantized.items():
-            if name not in weights or weights[name].shape != quantized.shape:
+            weights[name] = find_parameter(self.model, name)
+            if weights[name].shape != quantized.shape:
                 raise ModelError(
                     f"Expected the model to have a parameter {name!r} of shape {list(quantized.shape)}, which is "
-                    "quantized, got none; quantize the model as it is now."
+                    f"quantized, got {list(weights[name].shape)}; quantize the model as it is now."
                 )
         return weights
+
+
+def _other_state(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"Expected the codebook, codes and mask of {name!r} as state_dict returned them for this model, got others; "
+        "load the checkpoint of this model."
+    )
+
+
+def _first_weights(tensor: CodebookTensor) -> tuple[Tensor, Tensor]:
+    """The centroids that are used, and the flat index of the first weight of each."""
+    centroids, first = np.unique(tensor.codes.cpu().numpy(), return_index=True)
+    device = tensor.codes.device
+    return torch.from_numpy(centroids).to(device), tensor.indices[torch.from_numpy(first).to(device)]
 
 
 def centroid_gradient(gradient: Tensor | None, quantized: CodebookTensor) -> Tensor | None:

@@ -1,6 +1,6 @@
 """Criteria: functions of statistics that return one score per weight; the highest scores are kept."""
 
-from prunus.pruning.criteria import gradients, weights, zhou2019
+from prunus.pruning.criteria import activations, gradients, weights, zhou2019
 from prunus.pruning.statistics import Criterion
 
 CRITERIA: dict[str, Criterion] = {
@@ -10,6 +10,7 @@ CRITERIA: dict[str, Criterion] = {
         zhou2019.large_final,
         weights.scaled_magnitude,
         weights.random,
+        activations.wanda,
         zhou2019.small_final,
         zhou2019.large_init,
         zhou2019.small_init,

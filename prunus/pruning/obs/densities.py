@@ -24,11 +24,13 @@ DENSITY_GRID = tuple(level / 100 for level in range(1, 101))
 NUM_UNITS = 10_000
 """Units in which kept weights are counted; the count of a layer is rounded up to them."""
 
-Curve = Mapping[float, float]
+ErrorCurve = Mapping[float, float]
 """Density -> error."""
 
 
-def error_curves(scores: Scores, masks: MaskDict, levels: Sequence[float] = DENSITY_GRID) -> dict[str, Curve]:
+def error_curves(
+    scores: Scores, masks: MaskDict, levels: Sequence[float] = DENSITY_GRID
+) -> dict[str, ErrorCurve]:
     """The error of each layer at each density: the sum of the scores of the weights that are pruned.
 
     Args:
@@ -47,7 +49,7 @@ def error_curves(scores: Scores, masks: MaskDict, levels: Sequence[float] = DENS
     {'fc': {0.5: 1.0, 1.0: 0.0}}
     """
     check_finite(scores, "The score of")
-    curves: dict[str, Curve] = {}
+    curves: dict[str, ErrorCurve] = {}
     for name, score in scores.items():
         remaining = score[masks[name]].double().sort().values
         sums = np.concatenate([[0.0], remaining.cumsum(0).cpu().numpy()])
@@ -61,8 +63,8 @@ def error_curves(scores: Scores, masks: MaskDict, levels: Sequence[float] = DENS
 
 
 def relative_error_curves(
-    curves: Mapping[str, Curve], hessians: Mapping[str, LayerHessian], weights: Params
-) -> dict[str, Curve]:
+    curves: Mapping[str, ErrorCurve], hessians: Mapping[str, LayerHessian], weights: Params
+) -> dict[str, ErrorCurve]:
     """The same curves relative to the output of each layer.
 
     Args:
@@ -76,7 +78,7 @@ def relative_error_curves(
     Raises:
         NonFiniteError: The output of a layer is zero.
     """
-    relative: dict[str, Curve] = {}
+    relative: dict[str, ErrorCurve] = {}
     for name, curve in curves.items():
         norm = output_norm(name, hessians[name], weights)
         relative[name] = {density: error / norm for density, error in curve.items()}
@@ -84,7 +86,7 @@ def relative_error_curves(
 
 
 def allocate_densities(
-    curves: Mapping[str, Curve], sizes: Mapping[str, int], density: float
+    curves: Mapping[str, ErrorCurve], sizes: Mapping[str, int], density: float
 ) -> dict[str, float]:
     """The density of each layer, a level of its curve; together they keep at most the weights that `density` keeps.
 

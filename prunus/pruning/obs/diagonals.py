@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp, vmap
 
+from prunus.data.examples import Batch, inputs_of
 from prunus.errors import ModelError
 from prunus.pruning.graph import ChainStep, layer_chain
 from prunus.pruning.layer_checks import check_layer_output, first_examples
@@ -198,18 +199,19 @@ def _pass_backward(objective: Objective, with_second: bool, progress: Progress |
         raise _unsupported(objective.model, str(error)) from error
     _check_layers(objective, steps)
     total = {name: torch.zeros_like(weight) for name, weight in objective.weights.items()}
-    batches = zip(
-        torch.split(objective.inputs, BATCH_SIZE), torch.split(objective.targets, BATCH_SIZE), strict=True
-    )
-    for done, (inputs, targets) in enumerate(batches, start=1):
-        values = [inputs]
+    loss, num_examples = objective.differentiable_loss, len(objective.examples)
+    batches = objective.examples.batches(BATCH_SIZE)
+    for done, (batch, targets) in enumerate(
+        zip(batches, torch.split(objective.targets, BATCH_SIZE), strict=True), start=1
+    ):
+        values = [inputs_of(batch)]
         for step in steps:
             # A copy, because an activation may work in place.
             values.append(step.call(values[-1].clone()))
         if done == 1:
-            _check_values(objective, steps, values)
-        gradient = objective.loss.gradient(values[-1], targets)
-        curvature = objective.loss.hessian_diagonal(values[-1], targets)
+            _check_values(objective, steps, values, batch)
+        gradient = loss.gradient(values[-1], targets)
+        curvature = loss.hessian_diagonal(values[-1], targets)
         for step, x in zip(reversed(steps), reversed(values[:-1]), strict=True):
             if step.layer is not None:
                 for kind, second in _weight_curvature(step.layer, x, curvature).items():
@@ -218,8 +220,8 @@ def _pass_backward(objective: Objective, with_second: bool, progress: Progress |
                         total[name] += second
             gradient, curvature = _step_backward(step, x, gradient, curvature, with_second)
         if progress:
-            progress("batches of the curvature", done, -(-len(objective.inputs) // BATCH_SIZE))
-    result = {name: curvature / len(objective.inputs) for name, curvature in total.items()}
+            progress("batches of the curvature", done, len(batches))
+    result = {name: curvature / num_examples for name, curvature in total.items()}
     check_finite(result, "The curvature of")
     return result
 
@@ -349,13 +351,13 @@ def _unsupported(model: nn.Module, why: str) -> ModelError:
     )
 
 
-def _check_values(objective: Objective, steps: list[ChainStep], values: list[Tensor]) -> None:
+def _check_values(objective: Objective, steps: list[ChainStep], values: list[Tensor], batch: Batch) -> None:
     """Raise ModelError where a layer, or the chain as a whole, does not return the outputs of the network."""
     for step, x, output in zip(steps, values[:-1], values[1:], strict=True):
         if step.layer is not None:
             name = f"{step.name}.weight".removeprefix(".")
             check_layer_output(name, step.layer, first_examples(step.layer, x), output)
-    outputs = objective.outputs(objective.weights, values[0])
+    outputs = objective.outputs(objective.weights, batch)
     difference, size = float((outputs - values[-1]).norm()), float(outputs.norm())
     if not difference <= 1e-3 * size:
         raise _unsupported(

@@ -22,17 +22,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import Calibration
 from prunus.errors import NonFiniteError
 from prunus.masks import apply_masks
 from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
+from prunus.pruning.obs.layer_method import prune_by_block
 from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
-from prunus.pruning.obs.state import PruneResult, PruningState
+from prunus.pruning.obs.state import PruneResult, PruningState, prune_in_steps
 from prunus.pruning.scopes import Block, Layer, NByM, Scope
-from prunus.pruning.statistics import Forward
-from prunus.types import MaskDict, Params, Progress, Scores
+from prunus.training.outputs import Forward
+from prunus.types import Density, MaskDict, Params, Progress, Scores
 
 UNSTRUCTURED = Layer()
 ROW_WORK = 1 << 31
@@ -63,10 +65,10 @@ class ExactObsState(PruningState):
         weights, rejected = {}, []
         for name, mask in masks.items():
             solved = self._timed(name, lambda name: self._solve_layer(name, masks[name]))
-            weights[name], was_worse = limit_layer_update(
+            weights[name], was_rejected = limit_layer_update(
                 self.hessians[name], self.initial[name], mask, solved
             )
-            rejected += [name] * was_worse
+            rejected += [name] * was_rejected
         warn_of_rejected("ExactOBS", rejected)
         check_finite(weights, "The updated weight")
         increase = sum(
@@ -188,6 +190,7 @@ class ExactObs(PruningMethod):
     tensor(2.)
     """
 
+    uses_layer_inputs: ClassVar[bool] = True
     summary: ClassVar[str] = (
         "OBS layer by layer, row by row (ExactOBS), with an update of the remaining weights."
     )
@@ -201,7 +204,7 @@ class ExactObs(PruningMethod):
     def examiner(
         self,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: Calibration,
         scope: Scope = UNSTRUCTURED,
         *,
         forward: Forward | None = None,
@@ -211,9 +214,9 @@ class ExactObs(PruningMethod):
 
         Args:
             model: Contains the layers; it is not changed.
-            inputs: Calibration examples [N, ...].
+            inputs: Calibration examples in any form.
             scope: The pattern to prune in.
-            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+            forward: (model, batch) -> outputs; None: the model is called with the inputs.
             progress: Called after each batch of inputs, and while rows are scored.
 
         Returns:
@@ -231,10 +234,30 @@ class ExactObs(PruningMethod):
         return examine
 
     def _prune(self, task: PruneTask) -> PruneResult:
+        if self.num_steps == 1:
+            return prune_by_block(task, _prune_layers, self.damping, self.batch_size)
         examine = self.examiner(
-            task.model, task.examples.inputs, task.scope, forward=task.forward, progress=task.progress
+            task.model, task.examples, task.scope, forward=task.forward, progress=task.progress
         )
         return task.prune_in_steps(examine, self.num_steps)
+
+
+def _prune_layers(
+    hessians: Mapping[str, LayerHessian],
+    weights: Params,
+    density: Density,
+    scope: Scope,
+    *,
+    within: MaskDict | None,
+    seed: int,
+    progress: Progress | None,
+) -> PruneResult:
+    """`prune` in one step where the Hessians are known."""
+
+    def examine(weights: Params, masks: MaskDict) -> ExactObsState:
+        return exact_obs_state(hessians, weights, masks, scope, progress)
+
+    return prune_in_steps(examine, weights, density, scope, within=within, seed=seed)
 
 
 def exact_obs_state(
@@ -264,6 +287,7 @@ def exact_obs_state(
         initial=masked,
         scope=scope,
         damping=max(hessian.damping for hessian in hessians.values()),
+        dampings={name: hessian.damping for name, hessian in hessians.items()},
         seconds={},
         progress=progress,
     )

@@ -5,12 +5,9 @@ By the error of a layer's output (`limit_layer_update`):
     E(updated weights) <= E(pruned weights at zero, the others as they were)
 
 Where inputs are strongly correlated, rounding or an order of columns with too few columns to compensate for the last
-ones can break this. The remaining weights of such a layer are solved for again, by conjugate gradients:
-
-    minimize ½ (v - w)ᵀ (H + λ I) (v - w) in each row,   v zero where pruned,   from v = w where kept
-
-Every step lowers that error, so that it is a better update wherever it stops. A row for which even this update is worse
-than zeroing (by rounding to the dtype of the weights) is zeroed.
+ones can break this. The remaining weights of such a layer are solved for again from the original weights, by the
+conjugate gradients of `refit.py`. Every step lowers the error, so that it is a better update wherever it stops. A row
+for which even this update is worse than zeroing (by rounding to the dtype of the weights) is zeroed.
 
 By the loss (`limit_update_by_loss`): the update is halved until the loss is at most that of zeroing.
 """
@@ -28,11 +25,10 @@ from prunus.masks import apply_masks
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.hessian import LayerHessian
 from prunus.pruning.obs.objective import Objective
+from prunus.pruning.obs.refit import least_squares
 from prunus.pruning.obs.state import PruneResult
 from prunus.types import Params
 
-MAX_ITERATIONS = 200
-"""Conjugate gradients at most; with damping of 1 % of the mean curvature some tens are enough."""
 CONVERGED = 1e-12
 """Reduction of the squared gradient after which a row is solved."""
 NEGLIGIBLE = 1e-9
@@ -66,6 +62,8 @@ def limit_layer_update(
     (tensor([[2., 0.]]), True)
     """
     updated, zeroed = torch.where(mask, updated, 0.0), torch.where(mask, before, 0.0)
+    if _is_clearly_better(hessian, before, zeroed, updated):
+        return updated, False
     limit, error = hessian.row_errors(before - zeroed), hessian.row_errors(before - updated)
     # NaN compares false, so that an update that is not finite is worse.
     worse = ~(error.sum(1) <= limit.sum(1))
@@ -74,13 +72,29 @@ def limit_layer_update(
     noticeable = ~((error - limit).sum(1) <= NEGLIGIBLE * hessian.row_errors(before).sum(1))
     solved, damped = hessian.rows(updated).clone(), hessian.damped()
     for group in worse.nonzero().flatten().tolist():
-        solved[group] = _least_squares(
-            damped[group], hessian.rows(before)[group], hessian.rows(mask)[group].bool()
-        )
+        rows = hessian.rows(before)[group]
+        solved[group] = least_squares(damped[group], rows, rows, hessian.rows(mask)[group].bool(), CONVERGED)
     again = torch.where(mask, from_matrix(solved.flatten(0, 1), before).to(before.dtype), 0.0)
     still_worse = worse.unsqueeze(1) & ~(hessian.row_errors(before - again) <= limit)
     rows = torch.where(still_worse.unsqueeze(2), hessian.rows(zeroed), hessian.rows(again))
     return from_matrix(rows.flatten(0, 1), before).to(before.dtype).contiguous(), bool(noticeable.any())
+
+
+def _is_clearly_better(hessian: LayerHessian, before: Tensor, zeroed: Tensor, updated: Tensor) -> bool:
+    """Whether every group has a smaller error with `updated` than with `zeroed`, by more than rounding.
+
+    E(zeroed) - E(updated) = ½ (updated - zeroed) H (2 before - zeroed - updated)ᵀ: one product, in the dtype of the
+    weights, where the two errors are two in float64.
+    """
+    dtype = torch.promote_types(before.dtype, torch.float32)
+    matrix = hessian.hessian.to(dtype)
+    change = hessian.rows(updated.to(dtype) - zeroed.to(dtype)).to(dtype)
+    both = hessian.rows(2 * before.to(dtype) - zeroed - updated).to(dtype)
+    gain = (change @ matrix * both).sum((1, 2))
+    # The rounding error of an entry of the product is eps √D |change| |column of H| at most.
+    columns = both.abs() @ matrix.norm(dim=1).unsqueeze(2)
+    rounding = (change.norm(dim=2, keepdim=True) * columns).sum((1, 2))
+    return bool((gain > torch.finfo(dtype).eps * matrix.shape[1] ** 0.5 * rounding).all())
 
 
 def warn_of_rejected(method: str, names: Sequence[str]) -> None:
@@ -98,30 +112,6 @@ def warn_of_rejected(method: str, names: Sequence[str]) -> None:
             UpdateRejectedWarning,
             stacklevel=4,
         )
-
-
-def _least_squares(hessian: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-    """The least squares for `rows` [R, D] on the weights that `mask` keeps, by conjugate gradients."""
-    scale = hessian.diagonal().clamp(min=torch.finfo(hessian.dtype).tiny).reciprocal()
-    solution = torch.where(mask, rows, 0.0)
-    gradient = torch.where(mask, (rows - solution) @ hessian, 0.0)
-    direction = gradient * scale
-    square = (gradient * direction).sum(1)
-    start = square.clone()
-    for _ in range(MAX_ITERATIONS):
-        product = torch.where(mask, direction @ hessian, 0.0)
-        curvature = (direction * product).sum(1)
-        active = (square > CONVERGED * start) & (curvature > 0)
-        if not active.any():
-            break
-        step = torch.where(active, square / curvature, 0.0).unsqueeze(1)
-        solution += step * direction
-        gradient -= step * product
-        scaled = gradient * scale
-        new_square = (gradient * scaled).sum(1)
-        direction = scaled + torch.where(active, new_square / square, 0.0).unsqueeze(1) * direction
-        square = torch.where(active, new_square, 0.0)
-    return solution
 
 
 @torch.no_grad()

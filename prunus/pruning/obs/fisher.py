@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from prunus.data.examples import iter_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
 from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import check_nonzero
@@ -191,15 +192,18 @@ def per_example_gradients(objective: Objective, batch_size: int) -> Iterator[Par
         {name: gradients}
     """
 
-    def error(weights: Params, x: Tensor, target: Tensor) -> Tensor:
-        outputs = objective.outputs(weights, x.unsqueeze(0))
-        return objective.loss.value(outputs, target.unsqueeze(0)).sum()
+    def error(weights: Params, *tensors: Tensor) -> Tensor:
+        return objective.error(weights, objective.batch_of_one(tensors))
 
-    gradients = vmap(grad(error), in_dims=(None, 0, 0))
-    for inputs, targets in zip(
-        torch.split(objective.inputs, batch_size), torch.split(objective.targets, batch_size), strict=True
-    ):
-        yield {name: g.detach() for name, g in gradients(objective.weights, inputs, targets).items()}
+    for batch in objective.examples.batches(batch_size):
+        tensors = list(iter_tensors(batch))
+        try:
+            in_dims = (None, *(0 for _ in tensors))
+            gradients = vmap(grad(error), in_dims=in_dims)(objective.weights, *tensors)
+        except RuntimeError:  # a forward that depends on values, as masks of transformers do, takes no vmap
+            each = [grad(error)(objective.weights, *one) for one in zip(*tensors, strict=True)]
+            gradients = {name: torch.stack([g[name] for g in each]) for name in objective.weights}
+        yield {name: g.detach() for name, g in gradients.items()}
 
 
 def to_blocks(values: Tensor, block_size: int) -> Tensor:
@@ -256,7 +260,7 @@ def empirical_fisher(
     for name, w in objective.weights.items():
         num_blocks, size = to_blocks(w.flatten(), block_size).shape
         fisher[name] = w.new_zeros(num_blocks, size, size, dtype=torch.float64)
-    num_examples = len(objective.inputs)
+    num_examples = len(objective.examples)
     for done, gradients in enumerate(per_example_gradients(objective, batch_size), start=1):
         for name, g in gradients.items():
             _add_products(fisher[name], to_blocks(g.flatten(1), block_size))

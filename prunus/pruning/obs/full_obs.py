@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
+from prunus.data.examples import iter_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
 from prunus.pruning.calibration_checks import check_nonzero
 from prunus.pruning.masks import check_finite
@@ -154,7 +155,7 @@ class FullObs(LossMethod):
             remaining, current = flatten_weights(masks), objective.replace_weights(weights)
             has_curvature, num_batches = (
                 torch.zeros_like(remaining),
-                -(-len(current.inputs) // BATCH_SIZE),
+                -(-len(current.examples) // BATCH_SIZE),
             )
 
             def vectors() -> Iterator[Tensor]:
@@ -165,7 +166,7 @@ class FullObs(LossMethod):
                     # Without a derivative, the row and column of a pruned weight are those of the damping alone.
                     yield x * remaining
 
-            inverse = inverse_hessian(vectors(), len(current.inputs), self.damping)
+            inverse = inverse_hessian(vectors(), len(current.examples), self.damping)
             if progress:
                 progress("batches of the inverse Hessian", num_batches, num_batches)
             check_nonzero(unflatten_weights(has_curvature, current.weights), masks, "The curvature by")
@@ -178,17 +179,28 @@ class FullObs(LossMethod):
 def gauss_newton_factors(objective: Objective) -> Iterator[Tensor]:
     """Yield the vectors X of the examples, in float64, [B · C, P] per batch."""
 
-    def outputs(w: Tensor, x: Tensor) -> Tensor:
-        return objective.outputs(unflatten_weights(w, objective.weights), x.unsqueeze(0)).squeeze(0)
+    def outputs(w: Tensor, *tensors: Tensor) -> Tensor:
+        weights = unflatten_weights(w, objective.weights)
+        return objective.outputs(weights, objective.batch_of_one(tensors)).squeeze(0)
 
     w = flatten_weights(objective.weights)
-    for inputs, targets in zip(
-        torch.split(objective.inputs, BATCH_SIZE), torch.split(objective.targets, BATCH_SIZE), strict=True
-    ):
-        jacobian = vmap(jacrev(outputs), in_dims=(None, 0))(w, inputs).detach()
+    loss = objective.differentiable_loss
+    batches = zip(
+        objective.examples.batches(BATCH_SIZE), torch.split(objective.targets, BATCH_SIZE), strict=True
+    )
+    for batch, targets in batches:
+        tensors = list(iter_tensors(batch))
+        in_dims = (None, *(0 for _ in tensors))
+        try:
+            jacobian = vmap(jacrev(outputs), in_dims=in_dims)(w, *tensors).detach()
+        except RuntimeError as error:
+            raise ModelError(
+                f"The outputs of {type(objective.model).__name__} cannot be differentiated for several examples at "
+                f"once ({next(iter(str(error).splitlines()), '')[:80]}); choose another method, as fisher."
+            ) from error
         with torch.no_grad():
-            root = objective.loss.hessian_root(objective.outputs(objective.weights, inputs), targets)
-        yield torch.einsum("bcp,bcd->bdp", jacobian, root).reshape(-1, len(w)).double()
+            root = loss.hessian_root(objective.outputs(objective.weights, batch), targets)
+        yield torch.einsum("bcp,bcd->bdp", jacobian, root.to(jacobian.dtype)).reshape(-1, len(w)).double()
 
 
 def inverse_hessian(

@@ -3,43 +3,33 @@
     E(W') = (1/N) Σ_n |W x_n - W' x_n|²          H = (2/N) Σ_n x_n x_nᵀ,  the same for every row of W
 
 N examples; a convolution has an x at every position of its output, and their errors are summed. H is summed while the
-examples pass through the network, so that memory does not grow with their number. The output of a layer is compared
-with W x on the first examples, so that a layer that computes something else (its own padding, a standardized weight, a
-hook) is refused.
+examples pass through the network, so that memory does not grow with their number.
 
 Source: Dong et al. 2017 (L-OBS); Frantar & Alistarh 2022, eq. 2, H = 2 X Xᵀ. Dividing by N changes no choice, and makes
 errors comparable between layers and calibration sets.
+Precision: the products of a batch are in float32 (float64 for inputs in float64), their sums over batches in float64.
 Damping: λ I is added before inverting, λ a fraction of the mean of the diagonal (0.01 as Frantar & Alistarh 2023), over
 inputs that are not always zero. It is reported, and no other is ever added.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import ModelError, NonFiniteError, StatisticsError
-from prunus.pruning.calibration_checks import (
-    check_inputs,
-    output_tensors,
-    run_forward,
-    uninformative_error,
-    unreached_error,
-)
-from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES, check_layer_output, first_examples
+from prunus.data.examples import Calibration, as_examples
+from prunus.errors import NonFiniteError, StatisticsError
+from prunus.pruning.calibration_checks import uninformative_error
 from prunus.pruning.masks import check_finite
-from prunus.pruning.matrix import im2col_batches, to_matrix
-from prunus.pruning.weights import with_weights
+from prunus.pruning.matrix import conv2d_input_products, im2col_batches, to_matrix
+from prunus.pruning.obs.layer_inputs import layer_of, pass_layer_inputs
+from prunus.training.outputs import Forward
 from prunus.types import Params, Progress
 
 DAMPING = 0.01
 BUFFER_ROWS = 1024
 """The number of inputs that are collected before they are multiplied."""
-NUM_COMPARED_CALLS = 4
-"""Calls of a layer whose outputs are compared with weight · input."""
 STRIPE_ROWS = 512
 """Rows of H that are summed at once, from the diagonal on; the other triangle is the same."""
 
@@ -75,7 +65,7 @@ class LayerHessian:
 
     def damped_error(self, change: Tensor) -> float:
         """`error` with H + λ I for H."""
-        return replace(self, hessian=self.damped()).error(change)
+        return self.error(change) + self.damping / 2 * float(change.detach().double().square().sum())
 
     def row_errors(self, change: Tensor) -> Tensor:
         """The error that each row of the layer's matrix contributes, [G, O / G] in float64."""
@@ -88,37 +78,35 @@ class LayerHessian:
         return matrix.reshape(len(self.hessian), -1, matrix.shape[1])
 
 
-@torch.no_grad()
 def layer_hessians(
     model: nn.Module,
     weights: Params,
-    inputs: Tensor,
+    inputs: Calibration,
     *,
     damping: float = DAMPING,
     batch_size: int = 100,
-    forward: Callable[[nn.Module, Tensor], object] | None = None,
+    forward: Forward | None = None,
     progress: Progress | None = None,
 ) -> dict[str, LayerHessian]:
     """Pass `inputs` once through a copy of `model` with these weights, and sum H of the layer of each of them.
 
     Args:
         model: Any module; it is not changed.
-        weights: Weights of Linear, Conv1d and Conv2d layers, by name.
-        inputs: Calibration examples [N, ...], on the device of the model.
+        weights: Weights of Linear, Conv1d, Conv2d and Conv3d layers, by name; `views.layer_view` shows other layers
+            as these.
+        inputs: Calibration examples in any form, on the device of the model.
         damping: λ as a fraction of the mean of H's diagonal.
         batch_size: Examples per forward pass.
-        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
         progress: Called after each batch.
 
     Returns:
         One Hessian per weight.
 
     Raises:
-        StatisticsError: No example, not a tensor, a shape that the model does not take, damping below 0, or a layer
-            whose inputs are all zero.
+        StatisticsError: As `pass_layer_inputs`, damping below 0, or a layer whose inputs are all zero.
         NonFiniteError: Inputs of the model or of a layer are not finite.
-        ModelError: A name that the model does not have, a layer of another kind, one that does not return weight ·
-            input + bias, one whose weight is used elsewhere too, or one that the forward pass does not reach.
+        ModelError: As `pass_layer_inputs`.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> inputs = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
@@ -127,74 +115,36 @@ def layer_hessians(
     (tensor([[[ 2.,  4.],
              [ 4., 10.]]], dtype=torch.float64), 0.06)
     """
-    check_inputs(inputs)
     if not 0 <= damping < float("inf"):
         raise StatisticsError(
             f"Expected a damping of at least 0, as a fraction of the mean curvature, got {damping}."
         )
-    check_finite({"calibration": inputs}, "The inputs for")
-    check_finite(weights, "The weight")
-    for name in weights:
-        _layer_of(model, name)
-    model = with_weights(model, weights).eval()
-    run = partial(run_forward, model, forward=model if forward is None else partial(forward, model))
-    sums = {name: _HessianSum(name, _layer_of(model, name)) for name in weights}
-    with ExitStack() as hooks:
-        for layer in sums.values():
-            hooks.enter_context(layer.module.register_forward_pre_hook(layer.pre_hook, with_kwargs=True))
-            hooks.enter_context(layer.module.register_forward_hook(layer.compare_output))
-        batches = torch.split(inputs, batch_size)
-        for number, batch in enumerate(batches, start=1):
-            run(batch)
-            if progress:
-                progress("calibration batches", number, len(batches))
-    hessians = {name: layer.hessian(len(inputs), damping) for name, layer in sums.items()}
-    layers = {name: layer.module for name, layer in sums.items()}
-    _check_used_by_layers_alone(model, layers, inputs[:NUM_COMPARED_EXAMPLES], run)
-    return hessians
+    examples = as_examples(inputs)
+    sums = {name: ProductSum(name, layer_of(model, name)) for name in weights}
+    pass_layer_inputs(
+        model, weights, examples, {name: products.add for name, products in sums.items()},
+        batch_size=batch_size, forward=forward, progress=progress,
+    )  # fmt: skip
+    return {name: products.hessian(len(examples), damping) for name, products in sums.items()}
 
 
-class _HessianSum:
+class ProductSum:
     """The sum of x xᵀ over the inputs of one layer."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module = name, module
-        self.num_vectors, self.num_buffered, self.num_calls = 0, 0, 0
-        self.first: Tensor | None = None
-        """The first examples of the inputs of the present call, where its output is to be compared."""
+        self.num_vectors, self.num_buffered = 0, 0
         self.buffer: Tensor | None = None
         self.total: Tensor | None = None
 
-    def pre_hook(self, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        """Add the inputs of a call."""
-        x = arguments[0] if arguments else named.get("input")
-        if not isinstance(x, Tensor):
-            raise ModelError(
-                f"Expected a tensor as the input of the layer of {self.name!r} ({type(module).__name__}), got "
-                f"{'other arguments' if x is None else f'a {type(x).__name__}'}; exclude {self.name!r}."
-            )
-        if x.shape[-1] != getattr(module, "in_features", x.shape[-1]):
-            return  # the layer's own error says more
-        self.num_calls += 1
-        # Copied, as a forward may write over its input.
-        self.first = first_examples(module, x).clone() if self.num_calls <= NUM_COMPARED_CALLS else None
-        try:
-            self.add(x)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise ModelError(
-                f"Expected inputs that a {type(module).__name__} multiplies for the layer of {self.name!r}, got shape "
-                f"{tuple(x.shape)} ({next(iter(str(error).splitlines()), '')}); exclude {self.name!r}."
-            ) from error
-
-    def compare_output(self, module: nn.Module, arguments: tuple[Tensor, ...], output: object) -> None:
-        """Raise ModelError unless the output of a call is weight · input + bias."""
-        if self.first is not None:
-            check_layer_output(self.name, module, self.first, output)
-
     def add(self, inputs: Tensor) -> None:
         """Add the layer's inputs of a batch; copied, as the model may write over them."""
+        inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        if isinstance(self.module, nn.Conv2d) and self.module.kernel_size[0] > 1:
+            for products, count in conv2d_input_products(self.module, inputs):
+                self.total = products if self.total is None else self.total.add_(products)
+                self.num_vectors += count
+            return
         for x in im2col_batches(self.module, inputs):
             count, size = x.shape[1:]
             if self.buffer is None:
@@ -224,10 +174,21 @@ class _HessianSum:
         self.num_vectors += count
 
     def hessian(self, num_examples: int, damping: float) -> LayerHessian:
-        """The Hessian; ModelError, NonFiniteError or StatisticsError where there is none."""
+        """The Hessian.
+
+        Args:
+            num_examples: The number of examples that the inputs are of.
+            damping: λ as a fraction of the mean of the diagonal.
+
+        Returns:
+            The Hessian, in place of the sum.
+
+        Raises:
+            StatisticsError: All inputs are zero.
+            NonFiniteError: Inputs are not finite.
+        """
         self.flush()
-        if self.total is None:
-            raise unreached_error(self.name)
+        assert self.total is not None
         hessian = self.total.mul_(2 / num_examples)
         for first in range(0, hessian.shape[1], STRIPE_ROWS):
             end = first + STRIPE_ROWS
@@ -240,62 +201,6 @@ class _HessianSum:
                 f"All inputs of the layer of {self.name!r} are zero in all {num_examples} calibration examples"
             )
         return LayerHessian(hessian, damping * float(positive.mean()), num_examples, self.num_vectors)
-
-
-@torch.enable_grad()
-def _check_used_by_layers_alone(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor, run: Callable[[Tensor], object]
-) -> None:
-    """Raise ModelError where the output of `model` depends on a weight in another way than through its layer's output.
-
-    The outputs of the layers are detached (by hooks that stay), so that a gradient of the model's output, or of a
-    layer's input, reaches a weight only where something else uses it.
-    """
-    parameters = {name: layer.get_parameter("weight") for name, layer in layers.items()}
-    weights = {name: p.requires_grad_() for name, p in parameters.items() if not p.is_inference()}
-    tensors: list[Tensor] = []
-    for layer in layers.values():
-        layer.register_forward_hook(partial(_detach, tensors), with_kwargs=True)
-    tensors += output_tensors(run(inputs))
-    tensors = [tensor for tensor in tensors if tensor.requires_grad]
-    if not tensors or not weights:
-        return
-    gradients = torch.autograd.grad(
-        tensors, list(weights.values()), [torch.ones_like(t) for t in tensors], allow_unused=True
-    )
-    for name, gradient in zip(weights, gradients, strict=True):
-        if gradient is not None:
-            raise ModelError(
-                f"Expected {name!r} to be used by its layer alone, but the forward pass of {type(model).__name__} uses "
-                f"it elsewhere too, so that the error of its layer's output is not all that changes; exclude {name!r}, "
-                "or choose a method that uses weights or gradients alone, as magnitude."
-            )
-
-
-def _detach(
-    tensors: list[Tensor],
-    module: nn.Module,
-    arguments: tuple[object, ...],
-    named: dict[str, object],
-    output: object,
-) -> object:
-    """Collect the inputs of a layer, and detach its output from them."""
-    tensors += output_tensors((arguments, named))
-    return output.detach() if isinstance(output, Tensor) else output
-
-
-def _layer_of(model: nn.Module, name: str) -> nn.Module:
-    path, _, last = name.rpartition(".")
-    try:
-        module = model.get_submodule(path)
-    except AttributeError:
-        raise ModelError(f"Expected the name of a weight of {type(model).__name__}, got {name!r}.") from None
-    if last != "weight" or not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-        raise ModelError(
-            f"Expected weights of Linear, Conv1d and Conv2d layers to prune layer by layer, but {name!r} is of a "
-            f"{type(module).__name__}; exclude {name!r}."
-        )
-    return module
 
 
 def relative_output_errors(

@@ -1,21 +1,23 @@
 """What every pruning method has in common, and the methods that use derivatives of a loss."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import nn
 
-from prunus.errors import DensityError, StatisticsError
+from prunus.data.examples import Calibration, Examples, as_examples
+from prunus.errors import DensityError, PrunusError, StatisticsError
 from prunus.masks import all_kept
-from prunus.pruning.calibration_checks import check_examples
 from prunus.pruning.obs.fallback import limit_update_by_loss
-from prunus.pruning.obs.objective import Loss, Objective, make_objective
+from prunus.pruning.obs.objective import Objective, make_objective
 from prunus.pruning.obs.state import Examine, PruneResult, intermediate_densities, prune_in_steps
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
-from prunus.pruning.statistics import Forward
+from prunus.pruning.views import layer_view
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params, Progress, Split
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
+from prunus.types import Density, MaskDict, Params, Progress
 
 MAX_DAMPING = 1e9
 """Far above any curvature an update is rounding alone, and products of the damping overflow."""
@@ -39,6 +41,8 @@ class PruningMethod(ABC):
     """Whether `prune` needs calibration examples."""
     updates_weights: ClassVar[bool] = True
     """Whether the remaining weights are updated."""
+    uses_layer_inputs: ClassVar[bool] = False
+    """Whether the method examines the inputs of each layer, so that it can prune layers with a matrix only."""
     num_examples: int = 1024
     num_steps: int = 1
 
@@ -77,13 +81,13 @@ class PruningMethod(ABC):
         weights: Params,
         density: Density,
         scope: Scope | str,
-        calibration: Split | None = None,
+        calibration: Calibration | None = None,
         *,
         initial: Params | None = None,
         within: MaskDict | None = None,
         seeds: tuple[int, int] = (0, 0),
         forward: Forward | None = None,
-        loss: str | Loss | None = None,
+        loss: str | Loss | LossFunction | None = None,
         progress: Progress | None = None,
     ) -> PruneResult:
         """Prune `weights` to `density` under `scope`.
@@ -93,12 +97,13 @@ class PruningMethod(ABC):
             weights: Its weights to prune, by name.
             density: The fraction of all weights to keep.
             scope: Which weights are ranked together, and the sparsity pattern.
-            calibration: The examples to use, all of them.
+            calibration: The examples to use, all of them, in any form.
             initial: The weights that training started from, for criteria that need them.
             within: Earlier masks; what they pruned stays pruned.
             seeds: Of random choices of the method, and of ties.
-            forward: Calls the model on a batch of inputs; None: `model(inputs)`.
-            loss: A key of LOSSES or a Loss, for methods that differentiate one; None: cross-entropy.
+            forward: (model, batch) -> outputs; None: the model is called with the inputs.
+            loss: A key of LOSSES, a Loss or a function (outputs, batch) -> mean loss, for methods that differentiate
+                one; None: the loss that the outputs contain, else cross-entropy.
             progress: Called after each step of long work.
 
         Returns:
@@ -110,8 +115,17 @@ class PruningMethod(ABC):
             DensityError: The scope cannot give the density.
             NonFiniteError: Inputs, curvature or updated weights are not finite.
         """
-        arguments = (model, weights, density, parse_scope(scope), calibration, initial, within, seeds)
-        return self._prune(PruneTask(self.summary, *arguments, forward, loss, progress))
+        scope = parse_scope(scope)
+        view = layer_view(model, weights, only_computed=not (self.uses_layer_inputs or scope.is_pattern))
+        arguments = (
+            view.model, view.weights(weights), view.density(density), scope, calibration,
+            initial and view.to_view(initial), within and view.to_view(within), seeds,
+        )  # fmt: skip
+        try:
+            result = self._prune(PruneTask(self.summary, *arguments, forward, loss, progress))
+        except PrunusError as error:
+            raise view.with_model_names(error) from error
+        return view.from_view(result)
 
     @abstractmethod
     def _prune(self, task: "PruneTask") -> PruneResult:
@@ -128,21 +142,20 @@ class PruneTask:
     weights: Params
     density: Density
     scope: Scope
-    calibration: Split | None
+    calibration: Calibration | None
     initial: Params | None
     within: MaskDict | None
     seeds: tuple[int, int]
     forward: Forward | None
-    loss: str | Loss | None
+    loss: str | Loss | LossFunction | None
     progress: Progress | None
 
     @property
-    def examples(self) -> Split:
+    def examples(self) -> Examples:
         """The calibration examples. Raises StatisticsError where there are none."""
         if self.calibration is None:
             raise StatisticsError(f"Expected calibration examples, got none; pass some: {self.summary}")
-        check_examples(self.calibration)
-        return self.calibration
+        return as_examples(self.calibration)
 
     def prune_in_steps(self, examine: Examine, num_steps: int) -> PruneResult:
         """Prune in steps of equal size, with an examination before each.
@@ -181,11 +194,16 @@ class LossMethod(PruningMethod):
         """
 
     def _prune(self, task: PruneTask) -> PruneResult:
-        inputs, labels, loss = task.examples.inputs, task.examples.labels, task.loss or "cross_entropy"
-        objective = make_objective(task.model, task.weights, inputs, labels, loss=loss, forward=task.forward)
+        objective = make_objective(
+            task.model, task.weights, task.examples, loss=task.loss, forward=task.forward
+        )
         examine = self.examiner(objective, seed=derive_seed(task.seeds[0], "pruner"), progress=task.progress)
-        result = task.prune_in_steps(examine, self.num_steps)
-        return limit_update_by_loss(objective, task.weights, result) if self.updates_weights else result
+        promoted = replace(task, weights=objective.weights)
+        result = promoted.prune_in_steps(examine, self.num_steps)
+        if self.updates_weights:
+            result = limit_update_by_loss(objective, objective.weights, result)
+        weights = {name: weight.to(task.weights[name].dtype) for name, weight in result.weights.items()}
+        return replace(result, weights=weights)
 
 
 def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) -> None:

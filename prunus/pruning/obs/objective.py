@@ -1,193 +1,171 @@
-"""The mean loss of a network on examples as a function of some of its parameters, and losses with their derivatives.
+"""The mean loss of a network on examples as a function of some of its parameters."""
 
-    squared_error    E = ½ Σ_c (o_c - d_c)²      gradient o - d    Hessian I
-    cross_entropy    E = -log p_label            gradient p - d    Hessian diag(p) - p pᵀ,  p = softmax(o)
-
-o outputs, d targets of one example; the error of the network is the mean over the examples. A root of the Hessian is a
-matrix R with R Rᵀ = Hessian; for cross-entropy R = diag(√p) - p √pᵀ.
-
-Source: LeCun et al. 1990, eq. 8, whose E = Σ (d - x)² is twice ours: saliencies and errors halve together.
-"""
-
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from prunus.data.examples import Batch, Calibration, Examples, as_examples, replace_tensors
 from prunus.errors import ModelError, NonFiniteError, StatisticsError
-from prunus.pruning.calibration_checks import check_is_output, check_is_tensor, check_reached, run_forward
+from prunus.pruning.calibration_checks import check_finite_inputs, check_reached, run_forward
 from prunus.pruning.masks import check_finite
 from prunus.pruning.weights import copied, with_weights
-from prunus.registry import lookup
-from prunus.types import Params
-
-Derivative = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss with its first and second derivatives by the outputs [B, C]."""
-
-    name: str
-    value: Derivative
-    """(outputs, targets) -> [B], the error of each example."""
-    gradient: Derivative
-    """(outputs, targets) -> [B, C], dE/do."""
-    hessian_diagonal: Derivative
-    """(outputs, targets) -> [B, C], the diagonal of d²E/do²."""
-    hessian_root: Derivative
-    """(outputs, targets) -> [B, C, C], R with R Rᵀ = d²E/do²."""
-    takes_labels: bool
-    """Whether targets are labels, int64 [B]; otherwise they are numbers [B, C]."""
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise StatisticsError unless `targets` fit `outputs` [B, C].
-
-        Args:
-            outputs: The outputs of the network.
-            targets: Labels [B], or numbers [B, C].
-
-        Raises:
-            StatisticsError: They do not fit each other, or a label is out of range.
-        """
-        fits = outputs.dim() == 2 and (
-            targets.shape == outputs.shape[:1] and targets.dtype == torch.int64
-            if self.takes_labels
-            else targets.shape == outputs.shape and targets.is_floating_point()
-        )
-        if fits and self.takes_labels and len(targets):
-            fits = int(targets.min()) >= 0 and int(targets.max()) < outputs.shape[1]
-        if not fits:
-            expected = "[B] of int64 below C" if self.takes_labels else "[B, C] of floating point"
-            raise StatisticsError(
-                f"Expected outputs [B, C] and targets {expected} for the loss {self.name!r}, got outputs "
-                f"{tuple(outputs.shape)} and targets {tuple(targets.shape)} of {targets.dtype}."
-            )
-
-
-def _softmax_gradient(outputs: Tensor, labels: Tensor) -> Tensor:
-    return outputs.softmax(1) - F.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
-
-
-def _softmax_hessian_diagonal(outputs: Tensor, labels: Tensor) -> Tensor:
-    p = outputs.softmax(1)
-    return p * (1 - p)
-
-
-def _softmax_hessian_root(outputs: Tensor, labels: Tensor) -> Tensor:
-    p = outputs.softmax(1)
-    return torch.diag_embed(p.sqrt()) - p.unsqueeze(2) * p.sqrt().unsqueeze(1)
-
-
-LOSSES: dict[str, Loss] = {
-    "squared_error": Loss(
-        "squared_error",
-        value=lambda outputs, targets: (outputs - targets).square().sum(1) / 2,
-        gradient=lambda outputs, targets: outputs - targets,
-        hessian_diagonal=lambda outputs, targets: torch.ones_like(outputs),
-        hessian_root=lambda outputs, targets: torch.diag_embed(torch.ones_like(outputs)),
-        takes_labels=False,
-    ),
-    "cross_entropy": Loss(
-        "cross_entropy",
-        value=lambda outputs, labels: F.cross_entropy(outputs, labels, reduction="none"),
-        gradient=_softmax_gradient,
-        hessian_diagonal=_softmax_hessian_diagonal,
-        hessian_root=_softmax_hessian_root,
-        takes_labels=True,
-    ),
-}
+from prunus.training.losses import (
+    LOSSES,
+    Loss,
+    LossFunction,
+    check_labels,
+    find_loss,
+    loss_rows,
+    mean_loss,
+)
+from prunus.training.outputs import Forward, call_model, output_field, output_tensor
+from prunus.types import IGNORE_INDEX, Params
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The mean loss over `inputs` as a function of weights; made by `make_objective`."""
+    """The mean loss over examples as a function of weights; made by `make_objective`."""
 
     model: nn.Module
     """A copy in evaluation mode."""
     weights: Params
     """The parameters to differentiate by, at the point of differentiation; weights and biases alike."""
-    inputs: Tensor
-    """[N, ...]"""
-    targets: Tensor
-    """Labels [N], or numbers [N, C]."""
-    loss: Loss
-    forward: Callable[[nn.Module, Tensor], Tensor] | None = None
-    """Calls the model on a batch of inputs; None: `model(inputs)`."""
+    examples: Examples
+    loss: Loss | LossFunction | None
+    """None: the loss that the outputs contain, else cross-entropy."""
+    forward: Forward | None = None
+    """(model, batch) -> outputs; None: the model is called with the inputs of the batch."""
 
-    def outputs(self, weights: Params, inputs: Tensor) -> Tensor:
-        """The outputs [B, C] of the model with its parameters replaced by `weights`, for `inputs` [B, ...].
+    @property
+    def differentiable_loss(self) -> Loss:
+        """The loss with its derivatives by outputs [B, C].
+
+        Raises:
+            StatisticsError: They are not known, or the outputs have more dimensions.
+        """
+        loss = LOSSES["cross_entropy"] if self.loss is None else self.loss
+        targets = self.examples.labels
+        if not isinstance(loss, Loss) or targets is None or targets.dim() != (1 if loss.takes_labels else 2):
+            raise StatisticsError(
+                f"Expected a loss of outputs [B, C] whose derivatives are known, one of {', '.join(LOSSES)}, got "
+                f"{'another' if targets is None else f'labels {tuple(targets.shape)}'}; choose a method that needs "
+                "gradients alone, as fisher, obd_hutchinson or snip."
+            )
+        return loss
+
+    @property
+    def inputs(self) -> Tensor:
+        """The inputs of all examples."""
+        assert isinstance(self.examples.inputs, Tensor)
+        return self.examples.inputs
+
+    @property
+    def targets(self) -> Tensor:
+        """The labels or numbers of all examples."""
+        assert self.examples.labels is not None
+        return self.examples.labels
+
+    def call(self, weights: Params, batch: Batch) -> object:
+        """What the model returns for a batch with its parameters replaced by `weights`.
 
         Args:
             weights: Parameters by name.
-            inputs: A batch.
+            batch: Some examples, or their inputs.
 
         Returns:
-            [B, C]
+            Any output.
         """
-        model = self.model
-        if self.forward is not None:
-            model = _ForwardModule(model, self.forward)
-            weights = {f"model.{name}": weight for name, weight in weights.items()}
-        outputs: Tensor = functional_call(model, weights, (inputs,))
-        return outputs
+        module = _Call(self.model, self.forward)
+        replaced = {f"model.{name}": weight for name, weight in weights.items()}
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+            return functional_call(module, replaced, (batch,))
 
-    def error(self, weights: Params) -> Tensor:
-        """The mean loss of the model with its parameters replaced by `weights`; differentiable."""
-        return self.loss.value(self.outputs(weights, self.inputs), self.targets).mean()
+    def outputs(self, weights: Params, batch: Batch) -> Tensor:
+        """The outputs of the model for a batch with its parameters replaced by `weights`.
+
+        Args:
+            weights: Parameters by name.
+            batch: Some examples, or their inputs.
+
+        Returns:
+            The tensor, or the logits, that the model returns.
+        """
+        return output_tensor(self.model, self.call(weights, batch))
+
+    def error(self, weights: Params, batch: Batch | None = None) -> Tensor:
+        """The mean loss of the model with its parameters replaced by `weights`; differentiable.
+
+        Args:
+            weights: Parameters by name.
+            batch: Some of the examples; None: all.
+
+        Returns:
+            A scalar.
+        """
+        batch = self.examples.batch if batch is None else batch
+        return mean_loss(self.model, self.call(weights, batch), batch, self.loss)
+
+    def batch_of_one(self, tensors: Sequence[Tensor]) -> Batch:
+        """One example as a batch, from its tensors in the order of `iter_tensors`, as `vmap` passes them."""
+        return replace_tensors(self.examples.batch, [tensor.unsqueeze(0) for tensor in tensors])
 
     def replace_weights(self, weights: Params) -> "Objective":
         """The same objective at other weights. Raises NonFiniteError where one is not finite."""
         check_finite(weights, "The weight")
+        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
         return replace(
             self,
             model=with_weights(self.model, weights),
-            weights={name: weight.detach().clone() for name, weight in weights.items()},
+            weights={name: weight.detach().clone().to(dtypes[name]) for name, weight in weights.items()},
         )
 
 
-class _ForwardModule(nn.Module):
-    """A module whose forward is a function of another module."""
+class _Call(nn.Module):
+    """A module whose forward is `call_model` on another module."""
 
-    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, function: Forward | None) -> None:
         super().__init__()
         self.model, self.function = model, function
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(self.model, inputs)
+    def forward(self, batch: Batch) -> object:
+        return call_model(self.model, batch, self.function)
 
 
 def make_objective(
     model: nn.Module,
     weights: Params,
-    inputs: Tensor,
-    targets: Tensor,
+    inputs: Calibration,
+    targets: Tensor | None = None,
     *,
-    loss: str | Loss = "cross_entropy",
+    loss: str | Loss | LossFunction | None = "cross_entropy",
     dtype: torch.dtype | None = None,
-    forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    forward: Forward | None = None,
 ) -> Objective:
-    """The mean loss of `model`, in evaluation mode, on a batch, as a function of `weights`.
+    """The mean loss of `model`, in evaluation mode, on examples, as a function of `weights`.
 
     Args:
-        model: Any module that maps [B, ...] to outputs [B, C]; copied, so that training it later changes nothing.
+        model: Any module; copied, so that training it later changes nothing.
         weights: Some of its parameters by name, as `prunable_weights` or `named_parameters` gives them.
-        inputs: [N, ...]. Floating-point inputs are converted to `dtype`; integers, such as tokens, are not.
+        inputs: Examples in any form, or inputs [N, ...] alone where `targets` are given. Floating-point tensors are
+            converted to `dtype`; integers, such as tokens, are not. Examples with a label to ignore are left out.
         targets: Labels [N], or numbers [N, C] for squared_error.
-        loss: A key of LOSSES, or a Loss.
-        dtype: What to compute in; None: the dtype of the weights.
-        forward: Calls the model on a batch of inputs; None: `model(inputs)`.
+        loss: A key of LOSSES, a Loss, a function (outputs, batch) -> mean loss, or None: the loss that the outputs
+            contain, else cross-entropy.
+        dtype: What to compute in; None: the dtype of the weights, and float32 for those of 16 bits (unless the
+            forward pass takes these alone).
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
 
     Returns:
         The objective at the given weights.
 
     Raises:
-        StatisticsError: No example, inputs of a shape that the model does not take, outputs that are not [B, C], or
-            targets of the wrong kind.
-        NonFiniteError: Inputs, weights or outputs are not finite.
+        StatisticsError: No example, inputs of a shape that the model does not take, or outputs and targets that do not
+            fit the loss.
+        NonFiniteError: Inputs, weights or the loss are not finite.
         ModelError: A name that the model does not have, or a weight that the forward pass does not reach.
 
     >>> model = nn.Linear(2, 1, bias=False)
@@ -197,23 +175,58 @@ def make_objective(
     >>> float(objective.error({"weight": torch.tensor([[2.0, 1.0]])}))
     4.5
     """
-    check_is_tensor(inputs)
+    examples = as_examples(inputs if targets is None else (inputs, targets))
+    labels = examples.labels
+    if labels is not None and labels.dim() == 1 and labels.dtype == torch.int64 and (labels >= 0).any():
+        examples = examples.take(labels != IGNORE_INDEX)
+    objective = Objective(model, {}, examples, find_loss(loss), forward)
+    check_parameters(model, weights)
+    own = next(iter(weights.values())).dtype
+    dtype = dtype or promoted_dtype(own)
+    try:
+        return _in_dtype(objective, weights, dtype)
+    except StatisticsError:
+        if dtype == own or promoted_dtype(own) != dtype:
+            raise
+    return _in_dtype(
+        objective, weights, own
+    )  # a forward that converts its inputs to the dtype of its weights
+
+
+def promoted_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute statistics in: float32 for floating-point numbers of fewer bits.
+
+    >>> promoted_dtype(torch.bfloat16), promoted_dtype(torch.float64)
+    (torch.float32, torch.float64)
+    """
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def check_parameters(model: nn.Module, weights: Params) -> None:
+    """Raise ModelError unless `weights` are of names and shapes of parameters of `model`, and at least one.
+
+    Args:
+        model: The model.
+        weights: Tensors by name.
+
+    Raises:
+        ModelError: There are none, or one that the model does not have.
+    """
     parameters = dict(model.named_parameters())
-    loss = loss if isinstance(loss, Loss) else lookup("loss", LOSSES, loss)
+    if not weights:
+        raise ModelError(f"Expected weights of {type(model).__name__} to differentiate by, got none.")
     for name, weight in weights.items():
         if name not in parameters or parameters[name].shape != weight.shape:
             raise ModelError(
                 f"Expected parameters of {type(model).__name__} to differentiate by, got {name!r} of shape "
                 f"{tuple(weight.shape)}; it has {[f'{n} {tuple(p.shape)}' for n, p in parameters.items()]}."
             )
-    if not weights or not inputs.numel() or len(inputs) != len(targets):
-        raise StatisticsError(
-            f"Expected at least one weight, and as many targets as inputs, at least one, got weights {list(weights)}, "
-            f"inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}."
-        )
-    dtype = dtype or next(iter(weights.values())).dtype
-    frozen = copied(model).to(dtype).eval().requires_grad_(False)
-    objective = Objective(frozen, {}, _cast(inputs, dtype), _cast(targets, dtype), loss, forward)
+
+
+def _in_dtype(objective: Objective, weights: Params, dtype: torch.dtype) -> Objective:
+    """The objective with the model, its weights and the examples in `dtype`, checked."""
+    model = copied(objective.model).to(dtype).eval().requires_grad_(False)
+    objective = replace(objective, model=model, examples=objective.examples.to(dtype))
     objective = objective.replace_weights({name: weight.to(dtype) for name, weight in weights.items()})
     _check(objective)
     return objective
@@ -221,24 +234,28 @@ def make_objective(
 
 @torch.no_grad()
 def _check(objective: Objective) -> None:
-    model, inputs = objective.model, objective.inputs
-    check_finite({"inputs": inputs}, "The batch of")
-    if not objective.loss.takes_labels:
-        check_finite({"targets": objective.targets}, "The batch of")
-    outputs = run_forward(model, inputs, lambda x: objective.outputs(objective.weights, x))
-    check_is_output(model, outputs)
-    objective.loss.check(outputs, objective.targets)
-    error = objective.loss.value(outputs, objective.targets).mean()
+    """Check the examples, and the outputs and the loss for all of them.
+
+    A label beyond the classes would be an index out of range, on a GPU a crash.
+    """
+    model, examples, loss = objective.model, objective.examples, objective.loss
+    check_finite_inputs(examples, "inputs", "The batch of")
+    output = run_forward(model, examples.batch, lambda batch: objective.call(objective.weights, batch))
+    if loss is None and output_field(output, "loss") is None:
+        loss = LOSSES["cross_entropy"]
+    if isinstance(loss, Loss):
+        outputs, targets = loss_rows(output_tensor(model, output), examples.labels, loss)
+        if loss.takes_labels:
+            check_labels(outputs, targets)
+        else:
+            check_finite({"targets": targets}, "The batch of")
+    error = mean_loss(model, output, examples.batch, loss)
     if not torch.isfinite(error):
         raise NonFiniteError(
-            f"Expected a finite error to differentiate, got {float(error)} for {type(model).__name__} on {len(inputs)} "
-            "examples."
+            f"Expected a finite error to differentiate, got {float(error)} for {type(model).__name__} on "
+            f"{len(examples)} examples."
         )
-    check_reached(objective.outputs, objective.weights, inputs)
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    check_reached(objective.error, objective.weights, examples)
 
 
 def flatten_weights(weights: Params) -> Tensor:

@@ -32,8 +32,8 @@ from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
-from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
-from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
+from prunus.pruning.obs.hessian import LayerHessian
+from prunus.pruning.obs.layer_method import LayerMethod
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope, shapes_of
 from prunus.seeds import derive_seed
@@ -47,7 +47,7 @@ SelectColumns = Callable[[int, int, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseGpt(PruningMethod):
+class SparseGpt(LayerMethod):
     """OBS layer by layer and column by column, for layers of some thousand inputs.
 
     Args:
@@ -73,31 +73,14 @@ class SparseGpt(PruningMethod):
     summary: ClassVar[str] = (
         "OBS layer by layer, column by column (SparseGPT), with an update of the remaining weights."
     )
-    damping: float = DAMPING
     mask_block_size: int | None = 128
-    batch_size: int = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_damping(self.damping, self.summary, may_be_zero=True)
-        if self.num_steps != 1:
-            raise StatisticsError(
-                f"Expected 1 step, as SparseGPT selects masks in a single pass, got {self.num_steps}."
-            )
         if self.mask_block_size is not None and self.mask_block_size < 1:
             raise StatisticsError(
                 f"Expected a mask block size of at least 1 column, got {self.mask_block_size}."
             )
-
-    def _prune(self, task: PruneTask) -> PruneResult:
-        weights, within, progress = task.weights, task.within, task.progress
-        hessians = layer_hessians(
-            task.model, weights if within is None else apply_masks(weights, within), task.examples.inputs,
-            damping=self.damping, batch_size=self.batch_size, forward=task.forward, progress=progress,
-        )  # fmt: skip
-        return self.prune_layers(
-            hessians, weights, task.density, task.scope, within=within, seed=task.seeds[1], progress=progress
-        )
 
     def prune_layers(
         self,
@@ -158,6 +141,7 @@ class SparseGpt(PruningMethod):
             sum(layer.predicted_increase for layer in layers.values()),
             max(hessians[name].damping for name in weights),
             {name: layer.seconds for name, layer in layers.items()},
+            {name: hessians[name].damping for name in weights},
         )
 
 

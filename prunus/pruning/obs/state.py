@@ -34,6 +34,8 @@ class PruningState(ABC):
     """The predicted increase of the error for all weights pruned so far; NaN where a method predicts none."""
     damping: float = 0.0
     """What was added to the diagonal of the Hessian so that it can be inverted; 0 where nothing is inverted."""
+    dampings: Mapping[str, float] = field(default_factory=dict)
+    """The same by name of the weight, for methods that have a Hessian of each layer."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds per layer since the examination, for methods that prune the layers one by one."""
 
@@ -80,6 +82,8 @@ class PruneResult:
     """The largest damping of any examination."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds per layer, for methods that prune the layers one by one."""
+    dampings: Mapping[str, float] = field(default_factory=dict)
+    """The last damping of each layer, for methods that have a Hessian of each layer."""
 
 
 def prune_in_steps(
@@ -136,7 +140,7 @@ def prune_in_steps(
             predicted_increase += state.predicted_increase
             seconds.update(state.seconds)
     assert state is not None
-    return PruneResult(apply_masks(state.weights, masks), masks, predicted_increase, damping, seconds)
+    return PruneResult(apply_masks(state.weights, masks), masks, predicted_increase, damping, seconds, state.dampings)
 
 
 def intermediate_densities(

@@ -1,238 +1,229 @@
-"""Dead neurons: a neuron (or filter) whose inputs, or whose outputs, are all pruned.
+"""Remove channels from a model: from parameters, buffers, gradients, optimizer state, masks and module attributes.
 
-    no outputs   its value is not used: it is removed.
-    no inputs    its value is a constant, f(bias): it is removed after the constant is added to the next bias.
-
-Source: Han et al. 2015, section 3.5 ("pruning neurons"), where gradient and decay remove such neurons; here they are
-removed exactly, so that the function is the same up to the rounding of a sum. This is checked on the example inputs.
+Every parameter stays the same object with smaller data, so that optimizers, tied names and references of the user hold.
+Nothing is changed before all smaller tensors are computed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from prunus.errors import ModelError
-from prunus.masks import apply_masks
-from prunus.pruning.calibration_checks import check_inputs, output_tensors, run_forward
-from prunus.pruning.graph import LayerPair, layer_pairs, weight_of
-from prunus.pruning.weights import copied
-from prunus.training.modes import eval_mode
-from prunus.types import MaskDict
+from prunus.masks import Masks
+from prunus.pruning.structured.attention import PrunedMultiheadAttention, attention_sizes, can_lose_heads
+from prunus.pruning.structured.rules import removes_whole_groups
 
-TOLERANCE = 1e-4
-"""How far outputs may differ after a removal, relative to their norm: sums of float32 in another order."""
+Kept = Mapping[str, Mapping[int, Tensor]]
+"""The indices that are kept, by name of the tensor and dimension."""
 
 
 @dataclass(frozen=True)
-class DeadNeurons:
-    """The dead neurons of one layer, by index."""
+class Edits:
+    """Attributes of modules with the values that they have after a removal: the recipe that a file holds."""
 
-    layer: str
-    num_neurons: int
-    no_inputs: tuple[int, ...]
-    no_outputs: tuple[int, ...]
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The value (an integer or a list of integers) by module name and attribute."""
 
-
-def dead_neurons(model: nn.Module, masks: MaskDict) -> list[DeadNeurons]:
-    """The dead neurons of every layer whose outputs are followed to a next layer (`layer_pairs`).
-
-    Args:
-        model: Any module that can be traced.
-        masks: By parameter name; a layer without a mask keeps all weights.
-
-    Returns:
-        One report per layer; a neuron may be in both of its lists.
-
-    Raises:
-        ModelError: The model cannot be traced.
-    """
-    reports = []
-    for pair in layer_pairs(model):
-        has_inputs, has_outputs = _connected(pair, model, masks)
-        reports.append(
-            DeadNeurons(pair.first, len(has_inputs), _indices(~has_inputs), _indices(~has_outputs))
-        )
-    return reports
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"attributes": self.attributes}
 
 
-def remove_dead_neurons(
-    model: nn.Module, masks: MaskDict, example: Tensor
-) -> tuple[nn.Module, MaskDict, list[DeadNeurons]]:
-    """Remove the dead neurons of a copy of `model`; the function is the same.
-
-    Removing a neuron can leave those before it without outputs, so this is repeated until no neuron is dead. A neuron
-    without inputs is not removed where its constant cannot be a bias: before a padded convolution, unless the constant
-    is zero. The last neuron of a layer is not removed either. `unpaired_layers` names the layers that are not checked.
+def remove_channels(
+    model: nn.Module,
+    kept: Kept,
+    attributes: Mapping[str, Mapping[str, Any]],
+    optimizer: torch.optim.Optimizer | None = None,
+    masks: Masks | None = None,
+) -> Edits:
+    """Keep only some indices of dimensions of tensors, in place.
 
     Args:
-        model: Any module; its pruned weights count as zero. Evaluation mode is assumed; the copy has the modes, and its
-            parameters the requires_grad, that `model` and its parameters have.
-        masks: By parameter name.
-        example: An input batch [B, ...], to run the operations between two layers on, and to compare outputs on.
+        model: The model.
+        kept: The indices that are kept; other tensors and dimensions are whole.
+        attributes: New values of attributes of the user's modules, by module name; those of torch's modules follow
+            from the shapes.
+        optimizer: Its state of these parameters is reduced likewise.
+        masks: Masks of the model, which are reduced likewise.
 
     Returns:
-        The smaller copy, its masks, and the neurons that were removed.
+        Every attribute that has changed.
 
     Raises:
-        ModelError: The model cannot be traced, or the smaller model does not return the same for `example`.
-        StatisticsError: The model does not take `example`.
+        ModelError: A state of the optimizer has neither one entry nor one per weight; nothing is changed.
     """
-    check_inputs(example)
-    smaller = copied(model)
-    smaller.load_state_dict(apply_masks(dict(smaller.state_dict()), masks))
-    masks, removed = dict(masks), []
-    smaller.__dict__.pop("built_in", None)  # its shapes are its own now
-    with eval_mode(smaller), torch.no_grad():
-        before = _outputs(smaller, example)
-        while reports := [
-            report for pair in layer_pairs(smaller) if (report := _shrink(smaller, pair, masks, example))
-        ]:
-            removed += reports
-        _check_same(model, before, _outputs(smaller, example))
-    return smaller, masks, removed
+    tensors = {name: resolve(model, name) for name in kept}
+    smaller = {name: _select(tensor.data, kept[name]) for name, tensor in tensors.items()}
+    gradients = {
+        name: _select(tensor.grad, kept[name]) for name, tensor in tensors.items() if tensor.grad is not None
+    }
+    states = [] if optimizer is None else _smaller_states(optimizer, tensors, kept)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        tensor.grad = None
+        set_data(tensor, smaller[name])
+        tensor.grad = gradients.get(name)
+    for state, key, value in states:
+        state[key] = value
+    if masks is not None:
+        masks.select(kept)
+    return update_attributes(model, shapes, attributes)
 
 
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    """Copies of the floating-point tensors that `model` returns."""
-    return [t.clone() for t in output_tensors(run_forward(model, example, model)) if t.is_floating_point()]
+def resolve(model: nn.Module, name: str) -> Tensor:
+    """The parameter, buffer or tensor attribute of this name."""
+    path, _, last = name.rpartition(".")
+    tensor = getattr(model.get_submodule(path), last)
+    assert isinstance(tensor, Tensor)
+    return tensor
 
 
-def _check_same(model: nn.Module, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
-    """Raise ModelError where outputs differ by more than the rounding of a sum."""
-    for output, smaller in zip(before, after, strict=True):
-        tolerance = max(TOLERANCE, 8 * torch.finfo(output.dtype).eps)
-        norm = float(output.double().norm())
-        difference = (
-            float((output - smaller).double().norm()) if output.shape == smaller.shape else float("inf")
-        )
-        if not difference <= tolerance * norm:
-            raise ModelError(
-                f"Expected the same function of {type(model).__name__} without its dead neurons, but an output of norm "
-                f"{norm:.3g} differs by {difference:.3g}; a hook, or a forward that reads another layer's attributes, "
-                "depends on them, so that they cannot be removed."
+def set_data(tensor: Tensor, data: Tensor) -> None:
+    """Give a tensor data of another shape.
+
+    A graph of an earlier backward pass may still hold the node that accumulates the gradient, with the old shape. Data
+    of another dtype in between makes torch drop that node; hooks of the tensor are kept.
+    """
+    other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+    if tensor.requires_grad:
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = data
+
+
+def _select(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    result = tensor.detach()
+    for dim, indices in sorted(dims.items()):
+        result = result.index_select(dim, indices.to(result.device))
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    if channels_last and not tensor.is_contiguous():
+        return result.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def _smaller_states(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], kept: Kept
+) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """The reduced tensors of an optimizer's state, with the dict and the key that they belong to."""
+    result = []
+    for name, tensor in tensors.items():
+        state = optimizer.state.get(tensor, {})
+        for key, value in state.items():
+            if not isinstance(value, Tensor) or value.numel() == 1:
+                continue
+            full = value.dim() == tensor.dim() and all(
+                own in (1, size) for own, size in zip(value.shape, tensor.shape, strict=True)
             )
+            if not full:
+                raise ModelError(
+                    f"Expected the state {key!r} of {type(optimizer).__name__} to have the shape "
+                    f"{tuple(tensor.shape)} of {name!r}, got {tuple(value.shape)}; apply the plan without the "
+                    "optimizer, and make a new one."
+                )
+            dims = {dim: indices for dim, indices in kept[name].items() if value.shape[dim] > 1}
+            result.append((state, key, _select(value, dims)))
+    return result
 
 
-def _connected(pair: LayerPair, model: nn.Module, masks: MaskDict) -> tuple[Tensor, Tensor]:
-    """Two boolean tensors [neurons]: which have an input, and which have an output."""
-    incoming, outgoing = _mask_of(pair.first, model, masks), _mask_of(pair.second, model, masks)
-    num_neurons = len(incoming)
-    has_outputs = outgoing.reshape(len(outgoing), num_neurons, -1).any(2).any(0)
-    return incoming.reshape(num_neurons, -1).any(1), has_outputs
+# --- attributes -------------------------------------------------------------------------------------------------
 
 
-def _mask_of(layer: str, model: nn.Module, masks: MaskDict) -> Tensor:
-    all_true = torch.ones_like(weight_of(model.get_submodule(layer)), dtype=torch.bool)
-    return masks.get(f"{layer}.weight", all_true)
+def update_attributes(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Mapping[str, Any]]
+) -> Edits:
+    """Set the attributes of torch's modules that follow from the shapes of their tensors, and those given.
 
+    Args:
+        model: The model, whose tensors are smaller already.
+        shapes: The shapes of the tensors before.
+        attributes: Further values, by module name and attribute.
 
-def _indices(mask: Tensor) -> tuple[int, ...]:
-    return tuple(mask.nonzero().flatten().tolist())
-
-
-@torch.no_grad()
-def _shrink(model: nn.Module, pair: LayerPair, masks: MaskDict, example: Tensor) -> DeadNeurons | None:
-    """Remove the dead neurons between two layers, in place; None where there is none."""
-    has_inputs, has_outputs = _connected(pair, model, masks)
-    first = model.get_submodule(pair.first)
-    shape = _output_shape(model, first, example)
-    channels_are_last = isinstance(first, nn.Linear) and len(shape) > 2
-    if channels_are_last and pair.norms(dict(model.named_modules())):
-        return None  # of [B, T, C] BatchNorm treats T as the channels
-    is_constant = has_outputs & ~has_inputs
-    if channels_are_last:
-        is_constant[:] = False  # constants are followed along dimension 1 only
-    if (~has_outputs | is_constant).all():
-        has_outputs[0], is_constant[0] = True, False  # a layer keeps its last neuron, as it is
-    if is_constant.any() and not _add_constants_to_bias(model, pair, is_constant, shape):
-        is_constant[:] = False
-    removed = ~has_outputs | is_constant
-    if not removed.any():
-        return None
-    _keep_neurons(model, pair, ~removed, masks)
-    return DeadNeurons(
-        pair.first, len(removed), _indices(removed & ~has_inputs), _indices(removed & ~has_outputs)
+    Returns:
+        Every attribute that has changed.
+    """
+    changed = {path: dict(values) for path, values in attributes.items()}
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in shapes):
+        prefix = f"{path}." if path else ""
+        before = {
+            name.removeprefix(prefix): shape
+            for name, shape in shapes.items()
+            if name.rpartition(".")[0] == path
+        }
+        module = model.get_submodule(path)
+        for name, value in _sizes(module, before).items():
+            if getattr(module, name, None) != value:
+                changed.setdefault(path, {}).setdefault(name, value)
+    set_attributes(model, changed)
+    return Edits(
+        {path: {k: _plain(v) for k, v in values.items()} for path, values in changed.items() if values}
     )
 
 
-def _add_constants_to_bias(model: nn.Module, pair: LayerPair, is_constant: Tensor, shape: torch.Size) -> bool:
-    """Add the outputs of constant neurons to the next bias; False, and no change, where they cannot be one."""
-    first, second = model.get_submodule(pair.first), model.get_submodule(pair.second)
-    bias = first.bias if isinstance(first.bias, Tensor) else weight_of(first).new_zeros(len(is_constant))
-    constants = _expand_channels(bias, shape).where(_expand_channels(is_constant, shape), 0.0)
-    inputs = _run_between(model, pair, constants)[:1]
-    inputs = inputs.where(_expand_channels(is_constant, inputs.shape), 0.0)
-    effect = (second(inputs) - second(torch.zeros_like(inputs))).transpose(0, 1).flatten(1)
-    if not torch.equal(effect, effect[:, :1].expand_as(effect)):
-        return False  # at a padded border the constant contributes less, which no bias does
-    if not isinstance(second.bias, Tensor):
-        requires_grad = weight_of(second).requires_grad
-        second.bias = nn.Parameter(torch.zeros_like(effect[:, 0]), requires_grad)
-    second.bias.add_(effect[:, 0])
-    return True
+def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set attributes of modules; a list becomes a tuple."""
+    for path, values in attributes.items():
+        module = model.get_submodule(path)
+        for name, value in values.items():
+            setattr(module, name, tuple(value) if isinstance(value, list) else value)
+        if values and can_lose_heads(module):
+            module.__class__ = PrunedMultiheadAttention
+            module._qkv_same_embed_dim = False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
 
 
-def _output_shape(model: nn.Module, module: nn.Module, example: Tensor) -> torch.Size:
-    """The shape [B, ...] of the output of `module` for two examples: one alone has no statistics of a batch."""
-    shapes: list[torch.Size] = []
-    hook = module.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    model(example[:2])
-    hook.remove()
-    return shapes[0]
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
-def _expand_channels(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """[channels] expanded to [B, channels x positions] or [B, channels, ...]."""
-    positions = shape[1] // len(values)
-    return values.repeat_interleave(positions).reshape(1, -1, *[1] * (len(shape) - 2)).expand(*shape)
+HANDLED_MODULES = (
+    *(nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
+    *(nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase),
+)
+"""Modules of torch whose attributes follow from the shapes of their tensors."""
 
 
-def _run_between(model: nn.Module, pair: LayerPair, value: Tensor) -> Tensor:
-    """`value` after the operations between the two layers."""
-    modules = dict(model.named_modules())
-    for node in pair.between:
-        rest = fx.map_arg(node.args[1:], lambda n: n)
-        if node.op == "call_module":
-            value = modules[str(node.target)](value)
-        elif node.op == "call_method":
-            value = getattr(value, str(node.target))(*rest, **node.kwargs)
-        else:
-            value = node.target(value, *rest, **node.kwargs)  # type: ignore[operator]
-    return value
+def follows_shapes(module: nn.Module) -> bool:
+    """Whether the attributes of a module follow from the shapes of its tensors, so that a removal updates them."""
+    return isinstance(module, HANDLED_MODULES) or can_lose_heads(module)
 
 
-def _keep_neurons(model: nn.Module, pair: LayerPair, is_kept: Tensor, masks: MaskDict) -> None:
-    """Keep only these neurons in the two layers, the norms between them, and the masks."""
-    second = model.get_submodule(pair.second)
-    columns = is_kept.repeat_interleave(weight_of(second).shape[1] // len(is_kept))
-    for owner in (pair.first, *pair.norms(dict(model.named_modules()))):
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            _keep_entries(model.get_submodule(owner), key, 0, is_kept, masks, owner)
-        _set_size(model.get_submodule(owner), ("out_features", "out_channels", "num_features"), is_kept)
-    _keep_entries(second, "weight", 1, columns, masks, pair.second)
-    _set_size(second, ("in_features", "in_channels"), columns)
+def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The attributes of a module of torch that are sizes of its tensors, with the values that they should have."""
+    weight = getattr(module, "weight", None)
+    own = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    old = tuple(before.get("weight", own))
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _convolution_sizes(module, own, old)
+    if isinstance(module, nn.Linear):
+        return {"out_features": own[0], "in_features": own[1]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        tensors = (module.weight, module.running_mean)
+        return {"num_features": next((len(t) for t in tensors if t is not None), module.num_features)}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {"normalized_shape": own} if own else {}
+    if isinstance(module, nn.GroupNorm) and own:
+        groups = module.num_groups if module.num_groups == 1 else own[0] * module.num_groups // old[0]
+        return {"num_channels": own[0], "num_groups": groups}
+    if isinstance(module, nn.Embedding):
+        return {"embedding_dim": own[1]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": own[0]}
+    if isinstance(module, nn.MultiheadAttention):
+        return attention_sizes(module)
+    if isinstance(module, nn.RNNBase):
+        gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+        return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": len(module.weight_ih_l0) // gates}
+    if isinstance(module, nn.RNNCellBase):
+        return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
+    return {}
 
 
-def _keep_entries(
-    module: nn.Module, key: str, dim: int, is_kept: Tensor, masks: MaskDict, owner: str
-) -> None:
-    tensor = getattr(module, key, None)
-    if tensor is None:
-        return
-    indices = is_kept.nonzero().flatten()
-    shorter = tensor.detach().index_select(dim, indices)
-    if isinstance(tensor, nn.Parameter):
-        setattr(module, key, nn.Parameter(shorter, tensor.requires_grad))
-    else:
-        setattr(module, key, shorter)
-    if f"{owner}.{key}" in masks:
-        masks[f"{owner}.{key}"] = masks[f"{owner}.{key}"].index_select(dim, indices)
-
-
-def _set_size(module: nn.Module, names: Sequence[str], is_kept: Tensor) -> None:
-    """Set the attribute of a module that has one of these names to the number of neurons kept."""
-    for name in names:
-        if hasattr(module, name):
-            setattr(module, name, int(is_kept.sum()))
+def _convolution_sizes(module: Any, own: Sequence[int], old: Sequence[int]) -> dict[str, Any]:
+    wide, narrow = (0, 1) if not module.transposed else (0, 1)
+    groups = module.groups
+    if groups > 1 and removes_whole_groups(groups, module.in_channels):
+        groups = own[wide] * groups // old[wide]
+    wide_size, narrow_size = own[wide], own[narrow] * groups
+    inputs, outputs = (wide_size, narrow_size) if module.transposed else (narrow_size, wide_size)
+    return {"out_channels": outputs, "in_channels": inputs, "groups": groups}

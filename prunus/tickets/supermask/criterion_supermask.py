@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 from prunus.masks import all_kept, apply_masks, mask_density
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, Row, StepReport, masks_name
+from prunus.tickets.baseline import Baseline, BaselineRun, BaselineSpec, StepReport, masks_name
 from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport
 from prunus.tickets.monitor import tensors_equal
 from prunus.tickets.procedure import select_masks, weight_history

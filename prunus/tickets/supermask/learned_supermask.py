@@ -20,13 +20,13 @@ from prunus.pruning.density import num_to_keep
 from prunus.pruning.masks import warn_if_empty
 from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
+from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.tickets.baseline import (
     Baseline,
     BaselineRun,
     BaselineSpec,
-    Row,
     StepReport,
     checkpoint_name,
     masks_name,

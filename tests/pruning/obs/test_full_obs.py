@@ -15,10 +15,11 @@ from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.obs.full_obs import MAX_WEIGHTS, FullObs, gauss_newton_factors, inverse_hessian
 from prunus.pruning.obs.obd import Obd
-from prunus.pruning.obs.objective import LOSSES, Objective, flatten_weights, make_objective, unflatten_weights
+from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.obs.state import prune_in_steps
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import SCOPES
+from prunus.training.losses import LOSSES
 from prunus.types import Params
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))

@@ -1,4 +1,4 @@
-"""Properties that ExactOBS and SparseGPT have in common."""
+"""Properties that ExactOBS, SparseGPT and ADMM have in common."""
 
 import sys
 from pathlib import Path
@@ -18,9 +18,13 @@ from prunus.pruning.scopes import SCOPES
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 import tiny_networks
 from layers import IN, N, correlated, draw, linear
-from objectives import sparse_gpt
+from objectives import admm, sparse_gpt
 
-METHODS = {"exact_obs": lambda model, inputs, **kw: exact_obs(model, inputs, **kw), "sparse_gpt": sparse_gpt}
+METHODS = {
+    "exact_obs": lambda model, inputs, **kw: exact_obs(model, inputs, **kw),
+    "sparse_gpt": sparse_gpt,
+    "admm": admm,
+}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -64,9 +68,10 @@ def test_layer_that_is_never_reached_is_named(method):
 
 @each_method
 def test_layers_of_other_kinds_are_named(method):
-    model = nn.Sequential(nn.ConvTranspose2d(2, 2, 2)).double()
-    with pytest.raises(ModelError, match=r"ConvTranspose2d.*exclude"):
-        method(model, draw(3, 2, 4, 4))(prunable_weights(model), 0.5, SCOPES["layer"])
+    model = nn.Sequential(nn.Embedding(6, 4)).double()
+    weights = {"0.weight": model[0].weight}
+    with pytest.raises(ModelError, match=r"'0.weight' is of a Embedding; exclude"):
+        method(model, torch.arange(6).reshape(3, 2))(weights, 0.5, SCOPES["layer"])
 
 
 @each_method
@@ -132,7 +137,11 @@ def test_densities_by_name_are_exact():
     model = nn.Sequential(nn.Linear(IN, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     objective = {"0.weight": 0.35, "2.weight": 0.6}
     inputs, weights = correlated(N, IN), prunable_weights(model)
-    for prune in (sparse_gpt(model, inputs, mask_block_size=3), exact_obs(model, inputs)):
+    for prune in (
+        sparse_gpt(model, inputs, mask_block_size=3),
+        exact_obs(model, inputs),
+        admm(model, inputs),
+    ):
         done = prune(weights, objective, SCOPES["layer"])
         assert {n: int(m.sum()) for n, m in done.masks.items()} == {
             n: num_to_keep(objective[n], m.numel()) for n, m in done.masks.items()

@@ -1,0 +1,54 @@
+"""`prunus pack`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.options import AsJson, Force
+
+
+def pack(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A .safetensors file, or a file of torch.save with a state_dict.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Output path. By default FILE with the suffix .prunus.", show_default=False
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write any state_dict into a .prunus file, bit for bit: smaller where it has zeros or repeated values.
+
+    Example: prunus pack model.safetensors --out model.prunus
+    """
+    from prunus.cli.output import echo, echo_json, log
+    from prunus.compression.container import write
+    from prunus.compression.save import file_metadata
+    from prunus.files import check_writable
+    from prunus.models.checkpoints import read_checkpoint, stored_bytes
+    from prunus.report import formatting
+
+    path = out or file.with_suffix(".prunus")
+    check_writable(path, force=force, inputs=[file])
+    checkpoint = read_checkpoint(file)
+    if checkpoint.keys:
+        log(f"{file}: {checkpoint.describe()}")
+    metadata = file_metadata(0) | ({"safetensors": dict(checkpoint.metadata)} if checkpoint.metadata else {})
+    size, original = write(path, checkpoint.state, metadata=metadata), stored_bytes(checkpoint.state)
+    if as_json:
+        sizes = {"file_bytes": size, "original_bytes": original, "ratio": original / size}
+        echo_json({"file": str(path), **sizes, "keys": list(checkpoint.keys)})
+    else:
+        numbers = f"{formatting.format_int(original)} bytes in {formatting.format_int(size)}"
+        echo(
+            f"{path}: {len(checkpoint.state)} tensors, {numbers}, {formatting.format_ratio(original / size)}."
+        )

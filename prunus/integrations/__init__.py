@@ -1,0 +1,1 @@
+"""Pruning in the training loops of other libraries; each module needs the library whose name it has."""

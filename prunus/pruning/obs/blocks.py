@@ -1,0 +1,262 @@
+"""Hessians of one block of a network at a time, where blocks follow one another, as those of a transformer.
+
+    x_0 = the inputs of the first block          x_(i+1) = block_i(x_i)
+
+The inputs of the first block are captured, and then pass from block to block, so that each block runs once and only
+its own Hessians are in memory. Every block receives its inputs in the network before any layer is pruned, so that
+Hessians are those of `layer_hessians`, and the order of the layers has no effect. (The authors of SparseGPT pass on the
+outputs of pruned blocks.)
+
+Whether the blocks follow one another is tried on the first batch: the input of each must be the output of the one
+before, all other arguments must be equal, and a second run must return the same. Where they do not, and for layers
+outside of the blocks, all Hessians are collected at once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data.examples import Calibration, Examples, as_examples, map_tensors
+from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian, ProductSum, layer_hessians
+from prunus.pruning.obs.layer_inputs import check_used_by_layers_alone, hooked_layers, layer_of
+from prunus.pruning.weights import copied, with_weights
+from prunus.training.modes import eval_mode
+from prunus.training.outputs import Forward, call_model
+from prunus.types import Params, Progress
+
+CACHES = ("cache", "past_key_values", "past_key_value")
+"""Arguments of Hugging Face blocks that collect keys and values from call to call; None: nothing is collected."""
+
+
+@torch.no_grad()
+def hessians_by_block(
+    model: nn.Module,
+    weights: Params,
+    inputs: Calibration,
+    *,
+    damping: float = DAMPING,
+    batch_size: int = 100,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
+) -> Iterator[dict[str, LayerHessian]]:
+    """As `layer_hessians`, for some of the layers at a time.
+
+    Args:
+        model: Any module; it is not changed.
+        weights: Weights of Linear and convolutional layers, by name.
+        inputs: Calibration examples in any form.
+        damping: λ as a fraction of the mean of H's diagonal.
+        batch_size: Examples per forward pass.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
+        progress: Called after each batch, and after each block.
+
+    Yields:
+        The Hessians of the layers outside of the blocks, then those of each block; or all together.
+
+    Raises:
+        StatisticsError, ModelError, NonFiniteError: As `layer_hessians`.
+    """
+    examples, blocks = as_examples(inputs), _find_blocks(model, weights)
+    collect = partial(
+        layer_hessians, damping=damping, batch_size=batch_size, forward=forward, progress=progress
+    )
+    outside = {name: w for name, w in weights.items() if not any(name.startswith(path) for path in blocks)}
+    if blocks and not all(torch.equal(weight, model.get_parameter(name)) for name, weight in weights.items()):
+        model = with_weights(model, weights)
+        blocks = _find_blocks(model, weights)
+    calls = _capture(model, list(blocks.values()), examples, batch_size, forward) if blocks else None
+    if calls is None:
+        yield collect(model, weights, examples)
+        return
+    if outside:
+        yield collect(model, outside, examples)
+    for number, (path, block) in enumerate(blocks.items(), start=1):
+        names = [name for name in weights if name.startswith(path)]
+        sums = {name: ProductSum(name, layer_of(model, name)) for name in names}
+        _run_block(path, block, sums, calls)
+        if progress:
+            progress("blocks", number, len(blocks))
+        if names:
+            yield {name: products.hessian(len(examples), damping) for name, products in sums.items()}
+
+
+@dataclass
+class _Call:
+    """The arguments of a block for one batch."""
+
+    x: Tensor
+    """What the blocks pass on."""
+    others: tuple[Any, ...]
+    named: dict[str, Any]
+
+    def output(self, block: nn.Module) -> Tensor | None:
+        """What `block` passes on to the next one; None: no tensor."""
+        return _passed_on(block(self.x.clone(), *self.others, **self.named))
+
+    def take(self, num_examples: int) -> "_Call":
+        """The first examples; tensors of another length belong to every example alike."""
+        total = len(self.x)
+
+        def first(tensor: Tensor) -> Tensor:
+            return tensor[:num_examples] if tensor.dim() and len(tensor) == total else tensor
+
+        return _Call(first(self.x), map_tensors(first, self.others), map_tensors(first, self.named))
+
+
+def _run_block(path: str, block: nn.Module, sums: Mapping[str, ProductSum], calls: Sequence[_Call]) -> None:
+    """Collect the products of the layers of a block, and replace the inputs of the block by its outputs."""
+    inside = copied(block).eval()
+    parent: nn.Module = inside
+    for part in reversed(path.rstrip(".").split(".")):
+        child, parent = parent, nn.Module()
+        parent.add_module(part, child)  # so that names are those of the model
+    first = calls[0].take(NUM_COMPARED_EXAMPLES)
+    with hooked_layers(parent, {name: products.add for name, products in sums.items()}):
+        for call in calls:
+            output = call.output(inside)
+            assert output is not None
+            call.x = output
+    check_used_by_layers_alone(parent, list(sums), lambda: first.output(inside))
+
+
+def _find_blocks(model: nn.Module, weights: Params) -> dict[str, nn.Module]:
+    """The blocks by path with a dot at the end: the children of the list of modules that contains most of the weights.
+
+    All are of one class, and none is itself a layer of a weight.
+    """
+    best: dict[str, nn.Module] = {}
+    most = 0
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2:
+            continue
+        prefix = f"{path}." if path else ""
+        blocks = {f"{prefix}{name}.": child for name, child in module.named_children()}
+        inside = [name for name in weights if any(name.startswith(block) for block in blocks)]
+        are_layers = any(f"{block}weight" in weights for block in blocks)
+        if len(inside) > most and not are_layers and len({type(child) for child in blocks.values()}) == 1:
+            best, most = blocks, len(inside)
+    return best
+
+
+def _capture(
+    model: nn.Module,
+    blocks: Sequence[nn.Module],
+    examples: Examples,
+    batch_size: int,
+    forward: Forward | None,
+) -> list[_Call] | None:
+    """The inputs of the first block, one call per batch; None where the blocks do not follow one another."""
+    calls: list[_Call] = []
+    trial = _Trial(blocks)
+    with eval_mode(model):
+        for number, batch in enumerate(examples.batches(batch_size)):
+            with ExitStack() as hooks:
+                if number == 0:
+                    for block in blocks:
+                        hooks.enter_context(block.register_forward_pre_hook(trial.before, with_kwargs=True))
+                        hooks.enter_context(block.register_forward_hook(trial.after))
+                else:
+                    hooks.enter_context(blocks[0].register_forward_pre_hook(_stop, with_kwargs=True))
+                try:
+                    call_model(model, batch, forward)
+                except _Stop as stop:
+                    calls.append(stop.call)
+                except Exception:  # all at once, its error says what is wrong
+                    return None
+            if number == 0:
+                if trial.first is None or not trial.succeeded:
+                    return None
+                calls.append(trial.first)
+    return calls
+
+
+class _Stop(BaseException):
+    """Ends a forward pass at the first block; no error, so that nobody handles it on the way."""
+
+    def __init__(self, call: _Call) -> None:
+        super().__init__()
+        self.call = call
+
+
+def _stop(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    call = _call(arguments, named)
+    assert call is not None
+    raise _Stop(call)
+
+
+@dataclass
+class _Trial:
+    """Whether the blocks follow one another, seen by hooks during one forward pass."""
+
+    blocks: Sequence[nn.Module]
+    first: _Call | None = None
+    call: _Call | None = None
+    """Of the present block."""
+    passed_on: Tensor | None = None
+    """By the block before."""
+    order: list[nn.Module] = field(default_factory=list)
+    fails: bool = False
+    runs_again: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every block ran once, in the order of the list, on the output of the one before."""
+        return not self.fails and self.order == list(self.blocks)
+
+    def before(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Compare the arguments of a block with those of the first, and its input with the output before."""
+        if self.runs_again:
+            return
+        self.order.append(module)
+        self.call = _call(arguments, named)
+        self.first = self.first or self.call
+        if self.call is None or self.first is None:
+            self.fails = True
+        elif self.passed_on is not None:
+            self.fails |= not _are_equal(
+                (self.call.x, self.call.others, self.call.named),
+                (self.passed_on, self.first.others, self.first.named),
+            )
+
+    def after(self, module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
+        """Run the block again, which must return the same."""
+        if self.runs_again or self.fails or self.call is None:
+            return
+        self.passed_on, self.runs_again = _passed_on(output), True
+        try:
+            again = self.call.output(module)
+        finally:
+            self.runs_again = False
+        self.fails |= self.passed_on is None or again is None or not _are_equal(again, self.passed_on)
+
+
+def _call(arguments: tuple[Any, ...], named: dict[str, Any]) -> _Call | None:
+    """The arguments of a block; None where the first is not a tensor."""
+    if not arguments or not isinstance(arguments[0], Tensor):
+        return None
+    named = {name: None if name in CACHES else value for name, value in named.items()}
+    return _Call(arguments[0].clone(), arguments[1:], named)
+
+
+def _passed_on(output: object) -> Tensor | None:
+    """The output of a block, or the first tensor of several."""
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    return first if isinstance(first, Tensor) else None
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Whether two nested arguments are equal."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b))
+    if isinstance(a, tuple | list) and type(a) is type(b):
+        return len(a) == len(b) and all(map(_are_equal, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_are_equal(a[key], b[key]) for key in a)
+    # Other objects may have a state that a call changes.
+    return type(a) is type(b) and isinstance(a, bool | int | float | str | None) and a == b

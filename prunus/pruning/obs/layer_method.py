@@ -1,0 +1,136 @@
+"""Methods that prune each layer by the error of its output."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+from prunus.errors import StatisticsError
+from prunus.masks import apply_masks
+from prunus.pruning.obs.blocks import hessians_by_block
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian
+from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
+from prunus.pruning.obs.state import PruneResult
+from prunus.pruning.scopes import FunctionScope, Scope, shapes_of
+from prunus.types import Density, MaskDict, Params, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMethod(PruningMethod):
+    """A method that prunes layers whose Hessians are known, in a single step.
+
+    Args:
+        damping: λ as a fraction of the mean curvature of a layer; may be 0.
+        batch_size: Examples per forward pass.
+        num_examples: Calibration examples.
+
+    Raises:
+        StatisticsError: A number out of range, or more than one step.
+    """
+
+    uses_layer_inputs: ClassVar[bool] = True
+    damping: float = DAMPING
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_damping(self.damping, self.summary, may_be_zero=True)
+        if self.num_steps != 1:
+            raise StatisticsError(
+                f"Expected 1 step, as masks are selected in a single pass, got {self.num_steps}: {self.summary}"
+            )
+
+    def _prune(self, task: PruneTask) -> PruneResult:
+        return prune_by_block(task, self.prune_layers, self.damping, self.batch_size)
+
+    @abstractmethod
+    def prune_layers(
+        self,
+        hessians: Mapping[str, LayerHessian],
+        weights: Params,
+        density: Density,
+        scope: Scope,
+        *,
+        within: MaskDict | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> PruneResult:
+        """`prune` where the Hessians are known, from one `layer_hessians` for many densities.
+
+        Args:
+            hessians: Of the layers of `weights`, with their damping.
+            weights: The weights to prune.
+            density: The fraction of all weights to keep.
+            scope: Which weights are ranked together.
+            within: Earlier masks; what they pruned stays pruned.
+            seed: Seed of ties.
+            progress: Called after each layer.
+
+        Returns:
+            Pruned and updated weights with their masks.
+
+        Raises:
+            DensityError: The scope cannot give the density.
+            NonFiniteError: H is singular with this damping.
+        """
+
+
+def prune_by_block(
+    task: PruneTask, prune_layers: Callable[..., PruneResult], damping: float, batch_size: int
+) -> PruneResult:
+    """Prune one block of the network after another; all layers together where the scope ranks layers together.
+
+    Args:
+        task: What to prune.
+        prune_layers: `LayerMethod.prune_layers`.
+        damping: λ as a fraction of the mean curvature of a layer.
+        batch_size: Examples per forward pass.
+
+    Returns:
+        Pruned weights and masks.
+    """
+    weights, within, scope = task.weights, task.within, task.scope
+    masked = weights if within is None else apply_masks(weights, within)
+    scope.check(shapes_of(weights), [task.density], within)
+    together = scope.ranks_layers_together or isinstance(scope, FunctionScope)
+    collect = partial(
+        hessians_by_block, task.model, masked, task.examples,
+        damping=damping, batch_size=batch_size, forward=task.forward, progress=task.progress,
+    )  # fmt: skip
+    groups = iter([{n: h for part in collect() for n, h in part.items()}]) if together else collect()
+    results = []
+    for hessians in groups:
+        density = task.density
+        if isinstance(density, Mapping):
+            density = {name: density[name] for name in hessians}
+        result = prune_layers(
+            hessians, {name: weights[name] for name in hessians}, density, scope,
+            within=within and {name: within[name] for name in hessians}, seed=task.seeds[1], progress=task.progress,
+        )  # fmt: skip
+        results.append(replace(result, dampings={name: h.damping for name, h in hessians.items()}))
+        del hessians
+    return merge_results(results, list(weights))
+
+
+def merge_results(results: Sequence[PruneResult], names: Sequence[str]) -> PruneResult:
+    """The results of parts of the layers as one.
+
+    Args:
+        results: Of different layers.
+        names: Of all layers, in their order.
+
+    Returns:
+        One result, with the largest damping.
+    """
+    weights = {name: weight for result in results for name, weight in result.weights.items()}
+    masks = {name: mask for result in results for name, mask in result.masks.items()}
+    seconds = {name: value for result in results for name, value in result.seconds.items()}
+    return PruneResult(
+        {name: weights[name] for name in names},
+        {name: masks[name] for name in names},
+        sum(result.predicted_increase for result in results),
+        max(result.damping for result in results),
+        seconds,
+        {name: damping for result in results for name, damping in result.dampings.items()},
+    )

@@ -1,0 +1,187 @@
+"""Refit: the remaining weights that minimize the error of each layer's output, for masks of any method.
+
+    minimize ½ (v - w)ᵀ (H + λ I) (v - w) in each row w,   v zero where pruned
+
+by conjugate gradients, preconditioned with the diagonal, for all rows of a layer at once: one product with H per
+iteration, where solving each row for its own mask needs a factorization per row.
+
+Source: the least squares of Boža 2024, "Fast and effective weight update for pruned large language models", and Meng et
+al. 2024, "ALPS", section 3.2; the method is of Hestenes & Stiefel 1952.
+Also called: reconstruction, weight update for a fixed mask.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data.examples import Calibration
+from prunus.errors import PrunusError
+from prunus.pruning.masks import check_finite
+from prunus.pruning.matrix import from_matrix
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
+from prunus.pruning.obs.state import PruneResult
+from prunus.pruning.views import layer_view
+from prunus.training.outputs import Forward
+from prunus.types import Params, Progress
+
+MAX_ITERATIONS = 200
+"""Conjugate gradients at most; with damping of 1 % of the mean curvature some tens are enough."""
+CONVERGED = 1e-8
+"""Reduction of the squared gradient after which a row is solved; its error is then within about 1e-8 of the least."""
+
+
+def refit(
+    model: nn.Module,
+    original: Params,
+    result: PruneResult,
+    inputs: Calibration,
+    *,
+    damping: float = DAMPING,
+    batch_size: int = 100,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Fit the remaining weights to the outputs of the layers with their original weights.
+
+    Args:
+        model: The network; it is not changed. Its layers receive their inputs in the network with `original`.
+        original: The weights before pruning, by name.
+        result: The pruned weights and masks, of any method.
+        inputs: Calibration examples in any form.
+        damping: λ as a fraction of the mean of the diagonal of H; may be 0.
+        batch_size: Examples per forward pass.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
+        progress: Called after each batch of inputs, and after each layer.
+
+    Returns:
+        `result` with other weights, exactly zero where pruned, and the larger damping. No row of a layer has a larger
+        output error on the examples than in `result`.
+
+    Raises:
+        StatisticsError, ModelError, NonFiniteError: As `layer_hessians`.
+
+    >>> model, weights = nn.Linear(2, 1, bias=False), {"weight": torch.tensor([[1.0, 1.0]])}
+    >>> masks = {"weight": torch.tensor([[False, True]])}
+    >>> zeroed = PruneResult({"weight": torch.tensor([[0.0, 1.0]])}, masks, 0.0, 0.0)
+    >>> refit(model, weights, zeroed, torch.tensor([[1.0, 1.0], [2.0, 2.0]]), damping=1e-9).weights
+    {'weight': tensor([[0., 2.]])}
+    """
+    view = layer_view(model, original)
+    weights = view.weights(original)
+    try:
+        hessians = layer_hessians(
+            view.model, weights, inputs,
+            damping=damping, batch_size=batch_size, forward=forward, progress=progress,
+        )  # fmt: skip
+    except PrunusError as error:
+        raise view.with_model_names(error) from error
+    viewed = replace(
+        result,
+        weights=view.to_view(result.weights),
+        masks=view.to_view(result.masks),
+        seconds={},
+        dampings={},
+    )
+    refitted = view.from_view(refit_layers(hessians, weights, viewed, progress=progress))
+    seconds = {name: result.seconds.get(name, 0.0) + more for name, more in refitted.seconds.items()}
+    return replace(refitted, seconds=seconds)
+
+
+def refit_layers(
+    hessians: Mapping[str, LayerHessian],
+    original: Params,
+    result: PruneResult,
+    *,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """`refit` where the Hessians are known.
+
+    Args:
+        hessians: Of the layers of `original`, with their damping.
+        original: The weights before pruning, by name.
+        result: The pruned weights and masks.
+        progress: Called after each layer.
+
+    Returns:
+        `result` with other weights.
+    """
+    weights: Params = {}
+    increase, seconds = 0.0, dict(result.seconds)
+    for number, (name, hessian) in enumerate(hessians.items(), start=1):
+        start = time.perf_counter()
+        before, mask = original[name].detach(), result.masks[name]
+        weights[name] = _refit_layer(hessian, before, mask, result.weights[name].detach())
+        increase += hessian.damped_error(weights[name] - before)
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+        if progress:
+            progress("layers refitted", number, len(hessians))
+    check_finite(weights, "The refitted weight")
+    damping = max(result.damping, *(hessian.damping for hessian in hessians.values()))
+    dampings = {name: hessian.damping for name, hessian in hessians.items()}
+    return replace(
+        result,
+        weights=weights,
+        predicted_increase=increase,
+        damping=damping,
+        seconds=seconds,
+        dampings=dampings,
+    )
+
+
+def _refit_layer(hessian: LayerHessian, original: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    groups = zip(
+        hessian.damped(), hessian.rows(original), hessian.rows(weight), hessian.rows(mask), strict=True
+    )
+    solved = [
+        least_squares(damped.to(dtype), rows.to(dtype), start.to(dtype), kept.bool())
+        for damped, rows, start, kept in groups
+    ]
+    fitted = torch.where(mask, from_matrix(torch.cat(solved), weight).to(weight.dtype), 0.0)
+    worse = ~(hessian.row_errors(original - fitted) <= hessian.row_errors(original - weight))
+    rows = torch.where(worse.unsqueeze(2), hessian.rows(weight), hessian.rows(fitted))
+    return from_matrix(rows.flatten(0, 1), weight).to(weight.dtype).contiguous()
+
+
+def least_squares(
+    hessian: Tensor, rows: Tensor, start: Tensor, mask: Tensor, converged: float = CONVERGED
+) -> Tensor:
+    """The least squares for `rows` on the weights that `mask` keeps, by conjugate gradients.
+
+    Every iteration lowers the error, so that the result is better than the start wherever it stops.
+
+    Args:
+        hessian: [D, D], damped.
+        rows: [R, D]
+        start: [R, D], where to start from.
+        mask: [R, D], True where a weight is kept.
+        converged: Reduction of a row's squared gradient after which it is solved.
+
+    Returns:
+        [R, D], zero where pruned.
+    """
+    scale = hessian.diagonal().clamp(min=torch.finfo(hessian.dtype).tiny).reciprocal()
+    solution = torch.where(mask, start, 0.0)
+    gradient = torch.where(mask, (rows - solution) @ hessian, 0.0)
+    direction = gradient * scale
+    square = (gradient * direction).sum(1)
+    # Relative to the gradient of pruning alone, as that of a start near the solution cannot be reduced as much.
+    zeroed = torch.where(mask, torch.where(mask, 0.0, rows) @ hessian, 0.0)
+    solved = converged * (zeroed.square() * scale).sum(1)
+    for _ in range(MAX_ITERATIONS):
+        product = torch.where(mask, direction @ hessian, 0.0)
+        curvature = (direction * product).sum(1)
+        active = (square > solved) & (curvature > 0)
+        if not active.any():
+            break
+        step = torch.where(active, square / curvature, 0.0).unsqueeze(1)
+        solution += step * direction
+        gradient -= step * product
+        scaled = gradient * scale
+        new_square = (gradient * scaled).sum(1)
+        direction = scaled + torch.where(active, new_square / square, 0.0).unsqueeze(1) * direction
+        square = torch.where(active, new_square, 0.0)
+    return solution

@@ -1,0 +1,120 @@
+"""Which weights one call prunes: the prunable ones of the patterns, without those that the method or scope cannot."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, PrunusError
+from prunus.pruning.obs.method import PruningMethod
+from prunus.pruning.prunable import grouped_by_reason, masks_of_torch, prunable_weights, skipped_parameters
+from prunus.pruning.scopes import Scope
+from prunus.pruning.views import LayerView, layer_view, why_no_layer_inputs
+from prunus.types import Density, MaskDict, Params
+
+
+@dataclass(frozen=True)
+class PruneSelection:
+    """The weights that one call prunes."""
+
+    weights: Params
+    """The parameters by name; not copies."""
+    skipped: dict[str, str]
+    """Why each other parameter is not pruned."""
+    within: MaskDict | None
+    """The masks of the caller and those of torch.nn.utils.prune; what they prune stays pruned."""
+    view: LayerView
+    """The view that the method prunes."""
+
+    def check(self, method: PruningMethod, density: Density, scope: Scope) -> None:
+        """Raise, before any work, what the sizes of the weights will raise.
+
+        Args:
+            method: The pruning method.
+            density: The density to reach.
+            scope: Which weights are ranked together.
+
+        Raises:
+            DensityError: The density cannot be reached.
+            ModelError: The method cannot prune so many weights together.
+        """
+        try:
+            method.check(self.view.to_view(self.weights), self.view.density(density), scope)
+        except PrunusError as error:
+            raise self.view.with_model_names(error) from error
+
+
+def select_weights(
+    model: nn.Module,
+    method: PruningMethod,
+    scope: Scope,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    *,
+    within: MaskDict | None = None,
+    strict: bool = False,
+) -> PruneSelection:
+    """The weights of `model` that `method` prunes under `scope`.
+
+    Args:
+        model: Any module.
+        method: The pruning method. One that uses the inputs of layers cannot prune an embedding, for example.
+        scope: A pattern such as 2:4 does not fit every layer.
+        include: As for `prunable_weights`.
+        exclude: As for `prunable_weights`.
+        within: Earlier masks, of all weights that are pruned.
+        strict: Whether a weight that the method or the scope cannot prune is an error. Otherwise it is left out, with
+            a NotPrunedWarning and a reason in `skipped`.
+
+    Returns:
+        The weights, and why the others are not pruned.
+
+    Raises:
+        NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`, or no weight is left.
+        ModelError: As `prunable_weights`; with `strict`, the method cannot prune a weight.
+        DensityError: With `strict`, the pattern does not fit a weight.
+
+    >>> from prunus.pruning.methods import pruning_method
+    >>> from prunus.pruning.scopes import NByM
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    >>> select_weights(model, pruning_method("magnitude"), NByM(2, 4), exclude=["1.*"])
+    Traceback (most recent call last):
+    prunus.errors.NoPrunableWeightsError: Sequential has no weight ... 0.weight (the pattern 2:4 does not fit 3 inputs).
+    """
+    weights = prunable_weights(model, include, exclude)
+    reasons: dict[str, str] = {}
+    if method.uses_layer_inputs:
+        reasons = {name: f"{why} to this method" for name, why in why_no_layer_inputs(model, weights).items()}
+        if strict and reasons:
+            raise ModelError(
+                f"Expected layers whose output errors are known, as {method.summary} needs them, got "
+                f"{grouped_by_reason(reasons)}; leave out strict, exclude them, or choose a method that uses weights "
+                "or gradients alone, as magnitude."
+            )
+    weights = {name: weight for name, weight in weights.items() if name not in reasons}
+    view = _view(model, weights, method, scope)
+    if not strict:
+        for name, weight in view.to_view(weights).items():
+            if why := scope.why_unfit(tuple(weight.shape)):
+                reasons[view.model_names[name]] = why
+        weights = {name: weight for name, weight in weights.items() if name not in reasons}
+        view = _view(model, weights, method, scope)
+    if reasons:
+        message = f"{type(model).__name__} has weights that are not pruned: {grouped_by_reason(reasons)}"
+        if not weights:
+            raise NoPrunableWeightsError(
+                f"{type(model).__name__} has no weight that {method.summary} can prune under the scope {scope.name!r}: "
+                f"{grouped_by_reason(reasons)}."
+            )
+        warnings.warn(f"{message}; exclude them to leave out this warning.", NotPrunedWarning, stacklevel=3)
+    skipped = skipped_parameters(model, include, exclude) | reasons
+    skipped = {name: skipped[name] for name, _ in model.named_parameters() if name in skipped}
+    earlier = masks_of_torch(model, weights)
+    if within is not None and earlier is not None:
+        earlier = {name: mask & within[name].to(mask.device) for name, mask in earlier.items()}
+    return PruneSelection(weights, skipped, within if earlier is None else earlier, view)
+
+
+def _view(model: nn.Module, weights: Params, method: PruningMethod, scope: Scope) -> LayerView:
+    return layer_view(model, weights, only_computed=not (method.uses_layer_inputs or scope.is_pattern))

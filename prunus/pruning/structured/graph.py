@@ -1,0 +1,215 @@
+"""The traced graph of a model: one `torch.export` in evaluation mode, with names of tensors and source lines.
+
+The graph that `torch.export` returns before decompositions keeps operators such as `chunk`, `lstm` and `flatten` whole.
+Every node has its operator, the shapes of its results, the module that it belongs to and the user's source line.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from prunus.data.examples import iter_tensors
+from prunus.errors import ModelError
+from prunus.modules import check_initialized
+from prunus.training.modes import eval_mode
+
+_TORCH = torch.__file__.rpartition("/")[0]
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.*)\n(?P<code>.*)')
+
+
+@dataclass(frozen=True)
+class TracedGraph:
+    """The graph of a model for inputs of these shapes."""
+
+    graph: fx.Graph
+    owner: fx.GraphModule
+    """Has the sub-graphs that nodes such as `torch.no_grad` blocks refer to."""
+    tensors: dict[str, str]
+    """The name in the model of each parameter, buffer or constant, by the name of its placeholder. Tensors that are one
+    tensor in the model have one name here."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
+    """Trace a model in evaluation mode; the model, and the mode of every module, are as before.
+
+    Args:
+        model: Any module.
+        example_inputs: What its forward takes: one tensor, a tuple or list of arguments, or a dict of named arguments.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ModelError: The model cannot be exported (the error has the line of the model where there is one), has tensors
+            without values or on several devices, or does not take the inputs.
+    """
+    check_initialized(model)
+    _check_one_device(model)
+    args, kwargs = as_arguments(example_inputs)
+    with eval_mode(model), exact_attention(), torch.enable_grad():
+        try:
+            program = torch.export.export(model, args, kwargs, strict=False)
+        except Exception as error:  # the user's forward, and the export of it, may fail in any way
+            raise export_error(model, args, kwargs, error) from error
+    signature = program.graph_signature
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    shared = _first_names(model)
+    tensors = {placeholder: shared.get(name, name) for placeholder, name in names.items()}
+    return TracedGraph(program.graph, program.graph_module, tensors, args, kwargs)
+
+
+def as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the named arguments of one call of a model.
+
+    >>> as_arguments({"ids": 1})
+    ((), {'ids': 1})
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+@contextmanager
+def exact_attention() -> Any:
+    """Use the ordinary operators of attention modules in the block: the fused path of evaluation mode has no rule."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def source_line(node: fx.Node) -> str:
+    """The user's line that made a node, "file:line: code"; the name of the node where it has none."""
+    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    if not frames:
+        return node.name
+    own = [frame for frame in frames if not frame["file"].startswith(_TORCH)]
+    frame = (own or frames)[-1]
+    return f"{frame['file'].rpartition('/')[2]}:{frame['line']}: {frame['code'].strip()}"
+
+
+def module_path(node: fx.Node) -> str:
+    """The name of the module in whose forward the node was made; "" for the model itself."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
+def operator_name(target: Any) -> str:
+    """The name of an operator without namespace, overload, and the underscore of in-place operators.
+
+    >>> operator_name(torch.ops.aten.relu_.default)
+    'relu'
+    """
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return getattr(target, "__name__", str(target))
+    name = str(schema.name).rpartition("::")[2]
+    return name if name.startswith("_") and name.endswith("__") else name.rstrip("_")
+
+
+def bind_arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a node by the names of the operator's schema, defaults included."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {"args": node.args, **node.kwargs}
+    bound = {}
+    for position, argument in enumerate(schema.arguments):
+        if position < len(node.args):
+            bound[argument.name] = node.args[position]
+        elif argument.name in node.kwargs:
+            bound[argument.name] = node.kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value if argument.has_default_value() else None
+    return bound
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Whether a node takes one of several results of another node."""
+    return node.target is operator.getitem
+
+
+def result_shapes(node: fx.Node) -> list[tuple[int, ...] | None]:
+    """The shape of each result of a node; None for a result that is no tensor."""
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    return [tuple(v.shape) if isinstance(v, Tensor) else None for v in values]
+
+
+def export_error(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> ModelError:
+    """The error for a model that cannot be exported: does it run at all, and which line is the cause.
+
+    Args:
+        model: The model.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        error: What the export raised.
+
+    Returns:
+        The error to raise.
+    """
+    name, shapes = type(model).__name__, [tuple(t.shape) for t in iter_tensors([*args, *kwargs.values()])]
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as cause:
+        why = next(iter(str(cause).splitlines()), type(cause).__name__)
+        return ModelError(
+            f"{name} does not take example inputs of shapes {shapes}: {why}; pass what it takes."
+        )
+    frame = _user_frame(error)
+    why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return ModelError(
+        f"{name} cannot be exported with torch.export{frame} ({why}); structured pruning needs a forward without "
+        "control flow that depends on values: replace it by torch.where or torch.cond, or prune a part of the model."
+    )
+
+
+def _user_frame(error: Exception) -> str:
+    """The last line outside of torch that an error passed, as " at file:line", or an empty text."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "/torch/" not in file and not file.startswith("<") and "/prunus/pruning/structured/" not in file:
+            place = f" at {file.rpartition('/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    frames = _FRAME.findall(str(error))
+    if not place and frames:
+        place = f" at {frames[-1][0].rpartition('/')[2]}:{frames[-1][1]}"
+    return place
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """The first name of every parameter and buffer, by each of its names."""
+    first: dict[int, str] = {}
+    tensors: Callable[..., Any]
+    result = {}
+    for tensors in (model.named_parameters, model.named_buffers):
+        for name, tensor in tensors(remove_duplicate=False):
+            result[name] = first.setdefault(id(tensor), name)
+    return result
+
+
+def _check_one_device(model: nn.Module) -> None:
+    devices = {str(tensor.device) for tensor in [*model.parameters(), *model.buffers()]}
+    if len(devices) > 1:
+        raise ModelError(
+            f"Expected all parameters on one device, got {sorted(devices)}; move the model with model.to(device) first."
+        )

@@ -1,0 +1,236 @@
+"""Channel labels: which entries of a tensor's dimensions must be removed together.
+
+Every entry of every dimension of a parameter has a label, an integer. The operators of a graph carry labels along, and
+couple the labels of entries that they join. A tensor has `Layer`s of labels:
+
+    one dimension       removing a label removes the entries of this dimension that have it
+    several dimensions  a dimension of labeled channels was split (heads x head size). Either of the parts can be removed
+                        from; which one, is decided by the first operator that needs one of them whole (`fix`).
+
+A dimension without a layer has a fixed length. The sum of a coupled set of labels is a channel; see `groups`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from prunus.pruning.structured.graph import operator_name, source_line
+
+Atoms = np.ndarray[Any, np.dtype[np.int64]]
+"""Labels, as an array."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why channels cannot be removed: the operator, the user's source line, the reason."""
+
+    operator: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Labels of the entries of one or several dimensions."""
+
+    dims: tuple[int, ...]
+    """Sorted."""
+    atoms: Atoms
+    """One axis for each of `dims`."""
+    zero: bool
+    """Whether the entries of a channel are zero where the parameters of the channel are zero."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one tensor."""
+
+    shape: tuple[int, ...]
+    layers: tuple[Layer, ...] = ()
+
+    def layer(self, dim: int) -> Layer | None:
+        """The layer that labels a dimension."""
+        return next((layer for layer in self.layers if dim in layer.dims), None)
+
+
+@dataclass(frozen=True, eq=False)
+class SizeConstant:
+    """A constant of the graph that changes with the channels: the length of a dimension, the end of a slice."""
+
+    node: fx.Node
+    argument: str
+    position: int | None
+    """The position in an argument that is a list."""
+    value: int
+    entries: Atoms
+    """[value, m]: the constant is the number of rows with a label that is kept."""
+    touches: Atoms
+    """The labels whose removal makes it matter how the user's code computes the constant."""
+    is_ambiguous: bool
+    """Whether the operator runs with other values of the constant too: running it is no proof."""
+
+    def kept(self, is_kept: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+        """The value of the constant if only some labels are kept: a boolean for each label."""
+        return int(is_kept[self.entries].any(1).sum())
+
+
+@dataclass(frozen=True)
+class Work:
+    """The multiplications of one operator: a factor times the number of channels kept in each of some dimensions."""
+
+    node: fx.Node
+    parameters: tuple[str, ...]
+    factor: int
+    channels: tuple[Atoms, ...]
+
+
+@dataclass
+class Coupling:
+    """Everything that a walk over a graph collects."""
+
+    count: int = 0
+    ties: list[tuple[Atoms, Atoms]] = field(default_factory=list)
+    blocks: list[tuple[Atoms, Refusal]] = field(default_factory=list)
+    inexact: list[tuple[Atoms, Refusal]] = field(default_factory=list)
+    constants: list[SizeConstant] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    node: fx.Node | None = None
+    """The node that is processed."""
+
+    def new(self, size: int) -> Atoms:
+        """Labels that nothing has yet."""
+        self.count += size
+        return np.arange(self.count - size, self.count)
+
+    def tie(self, first: Atoms, second: Atoms) -> None:
+        """Couple labels, entry by entry; the shapes may be broadcast."""
+        if first is not second:
+            self.ties.append(tuple(np.broadcast_arrays(first, second)))  # type: ignore[arg-type]
+
+    def refusal(self, reason: str) -> Refusal:
+        """A refusal by the node that is processed."""
+        assert self.node is not None
+        name = operator_name(self.node.target) if self.node.op == "call_function" else self.node.op
+        return Refusal(name, source_line(self.node), reason)
+
+    def block(self, atoms: Atoms, reason: str) -> None:
+        """Make these labels unremovable."""
+        if atoms.size:
+            self.blocks.append((atoms.ravel(), self.refusal(reason)))
+
+    def mark_inexact(self, atoms: Atoms, reason: str) -> None:
+        """Mark channels whose removal differs from setting them to zero."""
+        self.inexact.append((atoms.ravel(), self.refusal(reason)))
+
+    def fix(self, labels: Labels, dim: int, reason: str) -> Labels:
+        """Give a dimension a fixed length: couple along it what has another dimension to be removed from.
+
+        Args:
+            labels: Labels of a tensor.
+            dim: The dimension.
+            reason: Why, for channels that have no other dimension, and are blocked.
+
+        Returns:
+            Labels without a layer of this dimension.
+        """
+        layer = labels.layer(dim)
+        if layer is None:
+            return labels
+        others = tuple(layer_ for layer_ in labels.layers if layer_ is not layer)
+        if len(layer.dims) == 1:
+            self.block(layer.atoms, reason)
+            return replace(labels, layers=others)
+        axis = layer.dims.index(dim)
+        first = layer.atoms.take([0], axis)
+        self.tie(first, layer.atoms)
+        dims = tuple(d for d in layer.dims if d != dim)
+        return replace(labels, layers=(*others, Layer(dims, first.squeeze(axis), layer.zero)))
+
+    def isolate(self, labels: Labels, dim: int) -> Labels:
+        """Remove channels from this dimension, and from no other one that was split off with it."""
+        layer = labels.layer(dim)
+        for other in layer.dims if layer else ():
+            if other != dim:
+                labels = self.fix(labels, other, "")
+        return labels
+
+    def vector(self, labels: Labels, dim: int) -> tuple[Labels, Atoms | None]:
+        """The labels [n] of one dimension, and the tensor's labels with this dimension isolated."""
+        labels = self.isolate(labels, dim)
+        layer = labels.layer(dim)
+        return labels, None if layer is None else layer.atoms
+
+    def join(self, vectors: Sequence[Atoms | None], reason: str) -> Atoms | None:
+        """Couple dimensions of equal length; if one has a fixed length, all have.
+
+        Args:
+            vectors: Labels [n] of each; None: a fixed length.
+            reason: Why a fixed length does not allow removal here.
+
+        Returns:
+            The labels of the joined dimension.
+        """
+        labeled = [vector for vector in vectors if vector is not None]
+        if not labeled:
+            return None
+        for vector in labeled[1:]:
+            self.tie(labeled[0], vector)
+        if len(labeled) < len(vectors):
+            self.block(labeled[0], reason)
+            return None
+        return labeled[0]
+
+    def constant(
+        self,
+        argument: str,
+        position: int | None,
+        entries: Atoms,
+        touches: Atoms | None = None,
+        is_ambiguous: bool = False,
+    ) -> None:
+        """Note that an argument of the node is the number of `entries` [n] or [n, m] that are kept.
+
+        Args:
+            argument: Name of the argument in the operator's schema.
+            position: Position in an argument that is a list.
+            entries: Labels; a row of several counts as kept if one of them is.
+            touches: Labels whose removal the constant may depend on; None: the entries.
+            is_ambiguous: Whether the operator runs with other values too, with another result.
+        """
+        assert self.node is not None
+        rows = entries.reshape(len(entries), -1)
+        touches = rows.ravel() if touches is None else touches.ravel()
+        self.constants.append(
+            SizeConstant(self.node, argument, position, len(rows), rows, touches, is_ambiguous)
+        )
+
+
+def connected_components(count: int, ties: Sequence[tuple[Atoms, Atoms]]) -> Atoms:
+    """The smallest label that each of `count` labels is coupled with.
+
+    Args:
+        count: The number of labels.
+        ties: Pairs of arrays of coupled labels.
+
+    Returns:
+        An array [count].
+
+    >>> connected_components(4, [(np.array([3]), np.array([1]))]).tolist()
+    [0, 1, 2, 1]
+    """
+    root = np.arange(count)
+    if not ties:
+        return root
+    first, second = (np.concatenate([pair[side].ravel() for pair in ties]) for side in (0, 1))
+    while True:
+        a, b = root[first], root[second]
+        different = a != b
+        if not different.any():
+            return root
+        first, second, a, b = first[different], second[different], a[different], b[different]
+        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
+        while not np.array_equal(parent := root[root], root):
+            root = parent

@@ -1,0 +1,250 @@
+"""Sizes that are written out in the user's code: which groups they forbid, and which attributes of modules hold them.
+
+`view(B, T, 4, 8)` has the number of heads as a constant of the graph. If the code reads it from a shape, it changes by
+itself; if it reads an attribute (`self.num_heads`), the attribute must change; if it is a literal, no channel can be
+removed in this model. The graph does not tell which. So the model is run without values (on the meta device) with
+channels removed: first as it is, then with attributes of the module that have the value of the constant changed. What
+does not run is refused with the operator and the source line.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.errors import ModelError
+from prunus.pruning.structured.graph import module_path, operator_name, source_line
+from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
+from prunus.pruning.structured.labels import Refusal, SizeConstant
+from prunus.pruning.structured.removal import follows_shapes, remove_channels
+from prunus.pruning.structured.verify import removal_error
+from prunus.pruning.weights import copied
+from prunus.training.modes import eval_mode
+
+MAX_CHOICES = 256
+"""Combinations of attributes that are tried for one kind of groups."""
+MAX_PROBES = 1000
+"""Runs without values; groups that would need more are refused."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """An attribute of a module that a constant of the graph is read from."""
+
+    path: str
+    attribute: str
+    constant: SizeConstant
+
+
+def resolve_sizes(analysis: Analysis, model: nn.Module) -> Analysis:
+    """Refuse the groups that constants in the user's code forbid, and bind attributes to the constants of others.
+
+    Args:
+        analysis: The groups by the graph alone.
+        model: The model; it is not changed.
+
+    Returns:
+        The groups that the model itself can be run without.
+    """
+    constants = [c for c in analysis.constants if _can_change(c, analysis) and not _of_torch(c, model)]
+    touched = _touched_groups(analysis, constants)
+    if not touched:
+        return analysis
+    probe = _Probe(analysis, model)
+    accepted: list[Group] = []
+    bindings: set[Binding] = set()
+    for groups, own in _partitions(touched, model):
+        pending = [groups, *([group] for group in groups if len(groups) > 1)]
+        solution = _solve(probe, pending[0], own, model)
+        if solution is not None:
+            accepted += groups
+            bindings |= solution
+            continue
+        for alone in pending[1:]:
+            if (solution := _solve(probe, alone, own, model)) is not None:
+                accepted += alone
+                bindings |= solution
+    while accepted and not probe.runs(accepted, bindings):
+        accepted.pop()
+    names = {group.name for group in accepted}
+    forbidden = {name: constants[0] for name, (_, constants) in touched.items() if name not in names}
+    analysis.bindings = sorted(bindings, key=lambda binding: (binding.path, binding.attribute))
+    _refuse(analysis, forbidden)
+    return analysis
+
+
+def _can_change(constant: SizeConstant, analysis: Analysis) -> bool:
+    """Whether one of the entries that the constant counts is removed with a single channel."""
+    channels = analysis.roots[constant.entries]
+    return bool((channels == channels[:, :1]).all(1).any()) or len(constant.entries) == 0
+
+
+def _of_torch(constant: SizeConstant, model: nn.Module) -> bool:
+    """Whether a constant is an attribute of a module of torch, which changes with the module's tensors."""
+    return follows_shapes(_module(model, module_path(constant.node)))
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return model
+
+
+Touched = dict[str, tuple[Group, list[SizeConstant]]]
+
+
+def _touched_groups(analysis: Analysis, constants: Sequence[SizeConstant]) -> Touched:
+    """The groups that change a constant, by name, with these constants."""
+    group_of = {int(root): group for group in analysis.groups for root in group.roots}
+    touched: Touched = {}
+    for constant in constants:
+        for root in np.unique(analysis.roots[constant.touches]).tolist():
+            if (group := group_of.get(root)) is not None:
+                own = touched.setdefault(group.name, (group, []))[1]
+                if constant not in own[-1:]:
+                    own.append(constant)
+    return touched
+
+
+def _partitions(touched: Touched, model: nn.Module) -> Iterator[tuple[list[Group], list[SizeConstant]]]:
+    """Groups that change constants of the same lines of the same classes are solved together."""
+    parts: dict[frozenset[Any], list[tuple[Group, list[SizeConstant]]]] = defaultdict(list)
+    for group, constants in touched.values():
+        key = frozenset(
+            (type(_module(model, module_path(c.node))), source_line(c.node), c.argument, c.position)
+            for c in constants
+        )
+        parts[key].append((group, constants))
+    for members in parts.values():
+        yield [group for group, _ in members], [constant for _, own in members for constant in own]
+
+
+def _solve(
+    probe: "_Probe", groups: Sequence[Group], constants: Sequence[SizeConstant], model: nn.Module
+) -> set[Binding] | None:
+    """The attributes to change so that the model runs without channels of these groups; None: it never runs."""
+    is_ambiguous = any(constant.is_ambiguous for constant in constants)  # running it is no proof
+    for bindings in _choices(constants, model):
+        is_run = probe.runs(groups, bindings)
+        if is_run and (not (is_ambiguous or bindings) or probe.is_exact(groups, bindings)):
+            return bindings
+    return None
+
+
+def _choices(constants: Sequence[SizeConstant], model: nn.Module) -> Iterator[set[Binding]]:
+    """Possible bindings: at each place of the code none or one of the attributes, the fewest first."""
+    places: dict[Any, dict[str | None, set[Binding]]] = defaultdict(lambda: {None: set()})
+    for constant in constants:
+        path = module_path(constant.node)
+        module = _module(model, path)
+        place = (type(module), source_line(constant.node), constant.argument, constant.position)
+        for name, value in vars(module).items():
+            if type(value) is int and value == constant.value and not name.startswith("_"):
+                places[place].setdefault(name, set()).add(Binding(path, name, constant))
+    combinations = islice(product(*(own.items() for own in places.values())), MAX_CHOICES)
+    for combination in sorted(combinations, key=lambda items: sum(name is not None for name, _ in items)):
+        yield set[Binding]().union(*(own for _, own in combination))
+
+
+def bound_attributes(
+    bindings: Iterable[Binding], kept: Callable[[SizeConstant], int]
+) -> dict[str, dict[str, Any]] | None:
+    """The new values of attributes; None where two constants give an attribute different values.
+
+    Args:
+        bindings: Attributes and constants.
+        kept: The new value of a constant.
+
+    Returns:
+        The value by module name and attribute.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for binding in bindings:
+        new = kept(binding.constant)
+        if values.setdefault(binding.path, {}).setdefault(binding.attribute, new) != new:
+            return None
+    return values
+
+
+class _Probe:
+    """Runs copies of a model with channels removed, without values where that is possible."""
+
+    def __init__(self, analysis: Analysis, model: nn.Module) -> None:
+        self.analysis, self.original = analysis, model
+        self.count = 0
+        for device in ("meta", None):
+            self.device = device
+            self.model = copied(model) if device is None else copied(model).to(device)
+            self.inputs: Any = pytree.tree_map(
+                lambda x: x.to(device) if isinstance(x, Tensor) and device else x,  # noqa: B023
+                (analysis.traced.args, dict(analysis.traced.kwargs)),
+            )
+            self.expected = self._shapes({}, {})
+            if self.expected is not None:
+                break
+
+    def runs(self, groups: Sequence[Group], bindings: Iterable[Binding]) -> bool:
+        """Whether the model runs without a different number of channels of each group, with outputs of equal shape."""
+        self.count += 1
+        if self.count > MAX_PROBES or self.expected is None:
+            return False
+        kept, attributes = self._removal(groups, bindings)
+        return attributes is not None and self._shapes(kept, attributes) == self.expected
+
+    def is_exact(self, groups: Sequence[Group], bindings: Iterable[Binding]) -> bool:
+        """Whether removing channels of the exact groups among these gives the outputs of setting them to zero."""
+        kept, attributes = self._removal([group for group in groups if group.exact], bindings)
+        if not kept or attributes is None:
+            return attributes is not None
+        traced = self.analysis.traced
+        try:
+            error, tolerance = removal_error(self.original, traced.args, traced.kwargs, kept, attributes)
+        except ModelError:
+            return False
+        return error <= tolerance
+
+    def _removal(
+        self, groups: Sequence[Group], bindings: Iterable[Binding]
+    ) -> tuple[dict[str, dict[int, Tensor]], dict[str, dict[str, Any]] | None]:
+        """What remains, and the attributes, without about half of the channels: of each group another number."""
+        removed = {
+            group.name: list(range(1 + (max(group.channels // 2, 2) - 1 + i) % (group.channels - 1)))
+            for i, group in enumerate(groups)
+            if group.channels > 1
+        }
+        is_kept = self.analysis.kept_labels(removed)
+        attributes = bound_attributes(bindings, lambda constant: constant.kept(is_kept))
+        return kept_indices(self.analysis, removed), attributes
+
+    def _shapes(
+        self, kept: Mapping[str, Mapping[int, Tensor]], attributes: Mapping[str, Mapping[str, Any]]
+    ) -> list[torch.Size] | None:
+        """The shapes of the outputs; None where the model does not run."""
+        model = copied(self.model)
+        try:
+            with torch.device(self.device or "cpu"), torch.no_grad(), eval_mode(model):
+                remove_channels(model, kept, attributes)
+                outputs = model(*self.inputs[0], **self.inputs[1])
+        except Exception:  # the user's forward may fail in any way
+            return None
+        return [leaf.shape for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _refuse(analysis: Analysis, forbidden: Mapping[str, SizeConstant]) -> None:
+    """Move groups to what is refused."""
+    refused: dict[Refusal, list[tuple[str, int]]] = defaultdict(list)
+    for group in analysis.groups:
+        if group.name in forbidden:
+            node = forbidden[group.name].node
+            reason = "a size is written out in the code; rewrite=True changes it in the exported graph"
+            refusal = Refusal(operator_name(node.target), source_line(node), reason)
+            refused[refusal] += [(member.name, member.dim) for member in group.members]
+    analysis.groups = [group for group in analysis.groups if group.name not in forbidden]
+    analysis.refused += [RefusedDimension(refusal, tuple(own)) for refusal, own in refused.items()]

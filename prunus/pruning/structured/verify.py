@@ -1,0 +1,142 @@
+"""Verification: the outputs of a model with channels set to zero are those of the model with the channels removed.
+
+Both are computed in float64, in evaluation mode, on the user's example inputs, with a copy of the model. All parameters
+of a channel are set to zero; buffers are not. This is checked for channels of exact groups; with others, outputs differ
+and only their shapes are compared.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.errors import ModelError
+from prunus.pruning.structured.graph import exact_attention
+from prunus.pruning.structured.removal import Kept, remove_channels, resolve
+from prunus.pruning.weights import copied
+from prunus.training.modes import eval_mode
+
+TOLERANCE = 1e-6
+"""How far outputs may differ, relative to the largest. Some models compute parts in float32."""
+LOW_PRECISION_TOLERANCE = 1e-3
+"""The same for models that cannot be computed in float64."""
+
+
+def removal_error(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    kept: Kept,
+    attributes: Mapping[str, Mapping[str, Any]],
+) -> tuple[float, float]:
+    """How far the outputs with channels removed are from those with the channels set to zero.
+
+    Args:
+        model: The model; it is not changed.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        kept: The indices that are kept, by tensor and dimension.
+        attributes: New values of attributes, by module name.
+
+    Returns:
+        The largest difference relative to the largest output, infinite where shapes differ, and the tolerance.
+
+    Raises:
+        ModelError: The model does not run without the channels.
+    """
+    copy = copied(model)
+    dtypes = [t.dtype for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
+    try:
+        return _compare(copy.double(), _to_double((args, dict(kwargs))), kept, attributes), TOLERANCE
+    except RuntimeError:  # a part of the model that needs the dtype it has
+        if not dtypes:
+            raise
+        error = _compare(copied(model), (args, dict(kwargs)), kept, attributes)
+        return error, LOW_PRECISION_TOLERANCE
+
+
+def check_removal(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    kept: Kept,
+    attributes: Mapping[str, Mapping[str, Any]],
+    what: str,
+) -> None:
+    """Raise ModelError unless removing channels is the same as setting them to zero.
+
+    Args:
+        model: The model; it is not changed.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        kept: The indices that are kept, by tensor and dimension.
+        attributes: New values of attributes, by module name.
+        what: The channels, for the error.
+
+    Raises:
+        ModelError: The outputs differ, or the model does not run without the channels.
+    """
+    error, tolerance = removal_error(model, args, kwargs, kept, attributes)
+    if not error <= tolerance:
+        raise ModelError(
+            f"Expected the same outputs of {type(model).__name__} with {what} removed as with them set to zero, but "
+            f"they differ by {error:.3g} of the largest; the model is unchanged. Leave these channels out with "
+            "exclude=, and report it."
+        )
+
+
+@torch.no_grad()
+def _compare(
+    model: nn.Module, inputs: tuple[Any, Any], kept: Kept, attributes: Mapping[str, Mapping[str, Any]]
+) -> float:
+    with eval_mode(model), exact_attention(), _deterministic_default(model):
+        for name, dims in kept.items():
+            tensor = resolve(model, name)
+            if isinstance(tensor, nn.Parameter):
+                for dim, indices in dims.items():
+                    is_removed = torch.ones(tensor.shape[dim], dtype=torch.bool)
+                    is_removed[indices] = False
+                    tensor.index_fill_(dim, is_removed.nonzero().flatten().to(tensor.device), 0.0)
+        expected = _outputs(model(*inputs[0], **inputs[1]))
+        remove_channels(model, kept, attributes)
+        try:
+            actual = _outputs(model(*inputs[0], **inputs[1]))
+        except Exception as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(
+                f"{type(model).__name__} does not run without the channels ({why}); a size is written out in its code. "
+                "Exclude these layers, or pass rewrite=True."
+            ) from error
+    if [t.shape for t in expected] != [t.shape for t in actual]:
+        return float("inf")
+    return max((_difference(a, b) for a, b in zip(expected, actual, strict=True)), default=0.0)
+
+
+def _difference(expected: Tensor, actual: Tensor) -> float:
+    scale = max(float(expected.abs().max()) if expected.numel() else 0.0, 1e-30)
+    return float((expected - actual).abs().max()) / scale if expected.numel() else 0.0
+
+
+@contextmanager
+def _deterministic_default(model: nn.Module) -> Iterator[None]:
+    """New tensors have the dtype of the model inside."""
+    before = torch.get_default_dtype()
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), before)
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _outputs(output: Any) -> list[Tensor]:
+    return [t.clone() for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _to_double(value: Any) -> Any:
+    return pytree.tree_map(
+        lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, value
+    )

@@ -1,0 +1,215 @@
+"""Walk over a traced graph: every node's labels from those of its inputs, and everything that is coupled on the way."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from prunus.pruning.structured import shape_rules as _shape_rules  # noqa: F401 - registers its rules
+from prunus.pruning.structured.graph import (
+    TracedGraph,
+    bind_arguments,
+    is_getitem,
+    operator_name,
+    result_shapes,
+)
+from prunus.pruning.structured.labels import Coupling, Labels, Layer
+from prunus.pruning.structured.rules import RULES, UnsupportedCall, elementwise, fixed
+from prunus.pruning.structured.shape_rules import GENERATORS
+
+ELEMENTWISE = frozenset(
+    ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clone", "contiguous", "to", "_to_copy", "type_as", "detach",
+     "alias", "lift_fresh_copy", "lift_fresh", "relu6", "hardtanh", "prelu", "_prelu_kernel", "selu", "softsign", "rrelu", "logsigmoid",
+     "hardshrink", "softshrink", "tanhshrink", "threshold", "float", "double", "half", "positive", "conj", "view_as_real_copy",
+     "real", "masked_fill", "where", "silu", "gelu", "mish", "hardswish", "hardsigmoid", "celu", "elu", "leaky_relu",
+     "softplus", "sigmoid", "tanh", "relu", "true_divide", "multiply", "subtract", "divide", "clip",
+     "square", "rsub", "fill", "pin_memory", "addcmul", "addcdiv", "lerp", "copy", "isnan", "isinf", "isfinite")
+)  # fmt: skip
+"""Operators that are elementwise but do not have torch's tag `pointwise`; a test computes that they are."""
+
+
+@dataclass
+class LabeledGraph:
+    """The result of a walk."""
+
+    traced: TracedGraph
+    coupling: Coupling = field(default_factory=Coupling)
+    parameters: dict[str, Labels] = field(default_factory=dict)
+    """The labels of every dimension of each parameter, buffer and constant that is used."""
+    sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
+    """The names of the parameters among the inputs of a node."""
+
+
+IGNORED = frozenset(("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"))
+"""Operators that check values and return none."""
+
+
+def is_elementwise(target: Any) -> bool:
+    """Whether an operator computes each entry from the entries at the same position."""
+    tags = getattr(target, "tags", ())
+    return torch.Tag.pointwise in tags or operator_name(target) in ELEMENTWISE
+
+
+def label_graph(traced: TracedGraph, model: nn.Module) -> LabeledGraph:
+    """Carry the labels of all parameters through a graph.
+
+    Args:
+        traced: The graph of the model.
+        model: The model, whose tensors can be removed from.
+
+    Returns:
+        The labels of the parameters and all couplings.
+    """
+    result = LabeledGraph(traced)
+    environment: dict[fx.Node, Any] = {}
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            environment[node] = _placeholder(result, model, node)
+    _walk(result, traced.graph, traced.owner, environment)
+    return result
+
+
+def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Labels | None:
+    """Labels of an input, or of a parameter, buffer or constant of the model."""
+    shape = result_shapes(node)[0]
+    name = result.traced.tensors.get(node.name)
+    if name is None or shape is None:
+        return fixed(shape)
+    if name not in result.parameters:
+        tensor = find_tensor(model, name)
+        if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            return fixed(shape)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        layers = [
+            Layer((dim,), result.coupling.new(size), is_parameter)
+            for dim, size in enumerate(shape)
+            if size > 1
+        ]
+        result.parameters[name] = Labels(shape, tuple(layers))
+    return result.parameters[name]
+
+
+def find_tensor(model: nn.Module, name: str) -> Tensor | None:
+    """The parameter, buffer or attribute of this name, or None."""
+    path, _, last = name.rpartition(".")
+    try:
+        value = getattr(model.get_submodule(path), last)
+    except AttributeError:
+        return None
+    return value if isinstance(value, Tensor) else None
+
+
+def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[fx.Node, Any]) -> Any:
+    """Process the nodes of a graph; returns what its output node has."""
+    coupling = result.coupling
+    for node in graph.nodes:
+        coupling.node = node
+        if node.op == "get_attr":
+            environment[node] = getattr(owner, str(node.target), None)
+        elif node.op == "output":
+            outputs = _labels_of(node.args, environment)
+            if graph is result.traced.graph:
+                for labels in _flatten(outputs):
+                    _block(coupling, labels, "it is an output of the model")
+            return outputs[0]
+        elif node.op == "call_function":
+            environment[node] = _call(result, node, environment)
+    return None
+
+
+def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
+    coupling = result.coupling
+    if is_getitem(node):
+        return environment[node.args[0]][node.args[1]]  # type: ignore[index]
+    if operator_name(node.target) in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
+        return _inline(result, node, environment)
+    shapes = result_shapes(node)
+    arguments = {name: _labels_of(value, environment) for name, value in bind_arguments(node).items()}
+    inputs = list(_flatten(list(arguments.values())))
+    name = operator_name(node.target)
+    if not any(labels.layers for labels in inputs) and name not in GENERATORS:
+        return _results(node, shapes)
+    if name in IGNORED:
+        return None
+    result.sources[node] = tuple(
+        result.traced.tensors[n.name] for n in node.all_input_nodes if n.name in result.traced.tensors
+    )
+    reason = "the operator has no rule"
+    try:
+        if name in RULES:
+            return RULES[name](coupling, arguments, shapes)
+        if is_elementwise(node.target) and shapes[0] is not None:
+            labels = _elementwise(coupling, node, arguments, inputs, shapes[0])
+            if node.target._schema.is_mutable:  # type: ignore[union-attr]
+                _change_in_place(node, labels, environment)
+            return labels
+    except UnsupportedCall as error:
+        reason = str(error)
+    for labels in inputs:
+        _block(coupling, labels, reason)
+    return _results(node, shapes)
+
+
+def _change_in_place(node: fx.Node, labels: Labels, environment: dict[fx.Node, Any]) -> None:
+    """The tensor that an operator changes, and those that it is a view of, are no longer zero where it is not.
+
+    Their labels are as before: an elementwise operator couples them with those of its result.
+    """
+    changed = node.args[0]
+    is_zero = all(layer.zero for layer in labels.layers)
+    while isinstance(changed, fx.Node) and isinstance(environment[changed], Labels):
+        before = environment[changed]
+        layers = [replace(layer, zero=layer.zero and is_zero) for layer in before.layers]
+        environment[changed] = replace(before, layers=tuple(layers))
+        schema = getattr(changed.target, "_schema", None)
+        if schema is None or not schema.arguments or schema.arguments[0].alias_info is None:
+            return
+        changed = changed.args[0]
+
+
+def _elementwise(
+    coupling: Coupling, node: fx.Node, arguments: dict[str, Any], inputs: list[Labels], shape: tuple[int, ...]
+) -> Labels:
+    scalars = {name: value for name, value in arguments.items() if not isinstance(value, Labels)}
+    if operator_name(node.target) == "prelu" and inputs[1].layers:  # its weight is that of dimension 1
+        ones = [1] * (len(shape) - 2)
+        inputs = [inputs[0], Labels((inputs[1].shape[0], *ones), inputs[1].layers)]
+        return elementwise(coupling, torch.mul, inputs, {}, shape)
+    return elementwise(coupling, node.target, inputs, scalars, shape)
+
+
+def _inline(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
+    """A block under `torch.no_grad` or `torch.autocast` is a graph of its own."""
+    position = next(i for i, argument in enumerate(node.args) if isinstance(argument, fx.Node))
+    block = environment[node.args[position]]  # type: ignore[index]
+    inputs = [_labels_of(argument, environment) for argument in node.args[position + 1 :]]
+    placeholders = [inner for inner in block.graph.nodes if inner.op == "placeholder"]
+    return _walk(result, block.graph, block, dict(zip(placeholders, inputs, strict=True)))
+
+
+def _labels_of(value: Any, environment: dict[fx.Node, Any]) -> Any:
+    if isinstance(value, fx.Node):
+        return environment[value]
+    if isinstance(value, list | tuple):
+        return [_labels_of(item, environment) for item in value]
+    if isinstance(value, dict):
+        return {key: _labels_of(item, environment) for key, item in value.items()}
+    return value
+
+
+def _flatten(value: Any) -> list[Labels]:
+    if isinstance(value, Labels):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [labels for item in items for labels in _flatten(item)]
+
+
+def _block(coupling: Coupling, labels: Labels, reason: str) -> None:
+    for layer in labels.layers:
+        coupling.block(layer.atoms, reason)
+
+
+def _results(node: fx.Node, shapes: list[tuple[int, ...] | None]) -> Any:
+    results = [fixed(shape) for shape in shapes]
+    return results if isinstance(node.meta.get("val"), list | tuple) else results[0]

@@ -1,0 +1,5 @@
+"""Views of models for methods that examine the inputs of layers."""
+
+from prunus.pruning.views.layer_view import LayerView, layer_view, why_no_layer_inputs
+
+__all__ = ["LayerView", "layer_view", "why_no_layer_inputs"]

@@ -1,0 +1,84 @@
+"""`nn.MultiheadAttention` with its projections as layers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AttentionView(nn.Module):
+    """The function of a MultiheadAttention in evaluation mode, on its tensors.
+
+    Queries, keys and values are projected by a convolution of three groups, or by three Linear layers where they have
+    different widths; the attention of these projections is that of a MultiheadAttention that projects by identities.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        size = attention.embed_dim
+        self.batch_first, self.num_heads = attention.batch_first, attention.num_heads
+        self.in_proj_bias = None  # so that a TransformerEncoderLayer calls this module
+        bias = attention.in_proj_bias
+        if attention._qkv_same_embed_dim:
+            projection = nn.Conv1d(3 * size, 3 * size, 1, groups=3, bias=bias is not None, device="meta")
+            projection.weight = nn.Parameter(attention.in_proj_weight.detach().unsqueeze(-1))
+            if bias is not None:
+                projection.bias = nn.Parameter(bias.detach())
+            self.in_proj_weight = projection
+        else:
+            for number, name in enumerate(("q_proj_weight", "k_proj_weight", "v_proj_weight")):
+                weight = getattr(attention, name).detach()
+                linear = nn.Linear(weight.shape[1], size, bias=bias is not None, device="meta")
+                linear.weight = nn.Parameter(weight)
+                if bias is not None:
+                    linear.bias = nn.Parameter(bias.detach()[number * size : (number + 1) * size])
+                self.add_module(name, linear)
+        self.core = _attention_of_projections(attention)
+        self.out_proj = attention.out_proj
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *arguments: object, **named: object
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `nn.MultiheadAttention.forward`.
+
+        Args:
+            query: [L, B, E], or [B, L, E] where batches are first.
+            key: [S, B, K].
+            value: [S, B, V].
+            *arguments: Masks, and whether weights are returned.
+            **named: The same by name.
+
+        Returns:
+            The output, and the weights of the attention or None.
+        """
+        projected = self._project(query, key, value)
+        output, weights = self.core(*projected, *arguments, **named)
+        return self.out_proj(output), weights
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        inputs = (query, key, value)
+        if "in_proj_weight" not in self._modules:
+            names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+            return [self.get_submodule(name)(x) for name, x in zip(names, inputs, strict=True)]
+        dim = 1 if self.batch_first and query.dim() == 3 else 0
+        lengths = [x.shape[dim] for x in inputs]
+        # Vectors of zeros make the inputs equally long; they add nothing to a sum of products.
+        padding = [(0, 0) * (query.dim() - dim - 1) + (0, max(lengths) - length) for length in lengths]
+        together = torch.cat([F.pad(x, pad) for x, pad in zip(inputs, padding, strict=True)], -1)
+        outputs = self.in_proj_weight(together.reshape(-1, together.shape[-1], 1)).reshape(together.shape)
+        parts = outputs.chunk(3, -1)
+        return [part.narrow(dim, 0, length) for part, length in zip(parts, lengths, strict=True)]
+
+
+@torch.no_grad()
+def _attention_of_projections(attention: nn.MultiheadAttention) -> nn.MultiheadAttention:
+    """The attention of queries, keys and values that are projected already; its output is not projected."""
+    weight = attention.out_proj.weight
+    core = nn.MultiheadAttention(
+        attention.embed_dim, attention.num_heads, attention.dropout, bias=False,
+        add_zero_attn=attention.add_zero_attn, batch_first=attention.batch_first, device="meta",
+    )  # fmt: skip
+    identity = torch.eye(attention.embed_dim, dtype=weight.dtype, device=weight.device)
+    core.in_proj_weight = nn.Parameter(identity.repeat(3, 1), requires_grad=False)
+    core.out_proj.weight = nn.Parameter(identity, requires_grad=False)
+    core.bias_k, core.bias_v = attention.bias_k, attention.bias_v
+    return core

@@ -1,0 +1,323 @@
+"""A model in which every weight to prune is that of a Linear or a convolution, for methods that see layer inputs.
+
+A view computes the outputs of the model in evaluation mode, on the same tensors, with other layers in place of
+
+    Conv1D of transformers       Linear             the transposed weight
+    a transposed convolution     a convolution      the flipped weight, of inputs with zeros between them
+    MultiheadAttention           Conv1d, Linear     a convolution of three groups projects queries, keys and values
+    LSTM, GRU, RNN, cells        Linear             one for the inputs and one for the previous outputs of a layer
+    a computed weight            the same layer     the weight is a parameter
+
+so that the rows of a matrix are outputs and its columns inputs, which patterns such as 2:4 run along, and a hook of a
+layer sees the inputs that the matrix is multiplied with. Each weight of a view has the entries of one parameter in
+another order; `LayerView.from_view` puts a result back.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from prunus.errors import ModelError, PrunusError
+from prunus.pruning.computed_weights import computed_weights
+from prunus.pruning.obs.state import PruneResult
+from prunus.pruning.prunable import WeightLayer, is_transformers_conv1d, weight_layers
+from prunus.pruning.views.attention import AttentionView
+from prunus.pruning.views.recurrent import CellView, RecurrentView
+from prunus.pruning.views.transposed import (
+    TRANSPOSED,
+    convolution_of_transposed,
+    flip_from_view,
+    flip_to_view,
+)
+from prunus.pruning.weights import attribute_tensors
+from prunus.types import Density, MaskDict, Params
+
+Reorder = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ViewedWeight:
+    """Where a parameter is in a view."""
+
+    name: str
+    """In the view."""
+    layer: WeightLayer | None
+    to_view: Reorder = torch.detach
+    """The entries of a tensor of the parameter's shape, in the order of the view."""
+    from_view: Reorder = torch.detach
+    """The inverse."""
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """A view of a model; made by `layer_view`."""
+
+    model: nn.Module
+    viewed: dict[str, ViewedWeight]
+    """By name of the parameter in the model."""
+
+    @property
+    def model_names(self) -> dict[str, str]:
+        """The name in the model by the name in the view."""
+        return {viewed.name: name for name, viewed in self.viewed.items()}
+
+    def to_view(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks or scores of parameters as those of the weights of the view.
+
+        Args:
+            tensors: Of the shapes of the parameters, by name in the model.
+
+        Returns:
+            The same entries in the order of the view, by name in the view.
+        """
+        return {
+            self.viewed[n].name: self.viewed[n].to_view(tensor)
+            for n, tensor in tensors.items()
+            if n in self.viewed
+        }
+
+    def weights(self, parameters: Params) -> Params:
+        """The weights of the view: those that the layers multiply with.
+
+        Args:
+            parameters: By name in the model; of a computed weight, the parameter in the model is used.
+
+        Returns:
+            The weights by name in the view.
+        """
+        values = {}
+        for name, parameter in parameters.items():
+            layer = self.viewed[name].layer
+            values[name] = layer.computed.compute() if layer and layer.computed else parameter
+        return self.to_view(values)
+
+    def from_view(self, result: PruneResult) -> PruneResult:
+        """A result for the weights of the view as one for the parameters of the model.
+
+        Args:
+            result: Of a pruning method for the view.
+
+        Returns:
+            The result with names, shapes and values of parameters; of a computed weight, all parameters of it.
+
+        Raises:
+            ModelError: A weight_norm would divide by zero, the norm of a row without weights.
+        """
+        weights: Params = {}
+        masks: MaskDict = {}
+        for name, viewed in self.viewed.items():
+            masks[name] = viewed.from_view(result.masks[viewed.name]).contiguous()
+            weight = viewed.from_view(result.weights[viewed.name]).contiguous()
+            weights |= _parameters_of(name, weight, viewed.layer)
+        seconds = {self.model_names[name]: time for name, time in result.seconds.items()}
+        dampings = {self.model_names[name]: damping for name, damping in result.dampings.items()}
+        return replace(result, weights=weights, masks=masks, seconds=seconds, dampings=dampings)
+
+    def density(self, density: Density) -> Density:
+        """A density by name in the model as one by name in the view; a number as it is."""
+        if not isinstance(density, Mapping):
+            return density
+        return {self.viewed[n].name if n in self.viewed else n: value for n, value in density.items()}
+
+    def with_model_names(self, error: PrunusError) -> PrunusError:
+        """An error about the view with the names of the parameters of the model."""
+        message = str(error)
+        for name, viewed in self.viewed.items():
+            message = message.replace(repr(viewed.name), repr(name))
+        return type(error)(message)
+
+
+def layer_view(model: nn.Module, names: Collection[str], *, only_computed: bool = False) -> LayerView:
+    """The view of `model` for the parameters of these names.
+
+    Args:
+        model: Any module; it is not changed. Where no layer has to be replaced, it is the model of the view.
+        names: Names of parameters to prune.
+        only_computed: Whether to replace nothing but layers that compute their weight, for methods that see neither
+            the inputs of layers nor the rows and columns of a matrix.
+
+    Returns:
+        The view.
+
+    >>> view = layer_view(nn.ConvTranspose1d(2, 6, 3), ["weight"])
+    >>> {name: tuple(p.shape) for name, p in view.model.named_parameters()}
+    {'weight': (6, 2, 3), 'bias': (6,)}
+    """
+    layers = weight_layers(model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    viewed, replaced = {}, {}
+    for name in names:
+        layer = layers.get(name)
+        if layer is None:
+            viewed[name] = ViewedWeight(name, None)
+            continue
+        parameter = layer.computed.parameter if layer.computed else layer.attribute
+        path = name[: len(name) - len(parameter)].rstrip(".")
+        if layer.computed or (_needs_view(layer.module) and not only_computed):
+            replaced[path] = layer.module
+        parent = path.rpartition(".")[0]
+        if path and isinstance(modules.get(parent), nn.MultiheadAttention) and not only_computed:
+            replaced[parent] = modules[
+                parent
+            ]  # its forward reads the weight of out_proj without calling out_proj
+        viewed[name] = _viewed_weight(path, layer, only_computed)
+    make = _with_plain_weights if only_computed else _layer_in_view
+    return LayerView(_replace_layers(model, modules, replaced, make), viewed)
+
+
+def why_no_layer_inputs(model: nn.Module, names: Collection[str]) -> dict[str, str]:
+    """Why methods that use the inputs of layers cannot prune some of these parameters.
+
+    Args:
+        model: Any module.
+        names: Names of parameters to prune.
+
+    Returns:
+        {name: reason} of those that they cannot prune.
+
+    >>> why_no_layer_inputs(nn.Sequential(nn.Bilinear(2, 2, 2), nn.Linear(2, 2)), ["0.weight", "1.weight"])
+    {'0.weight': 'the output error of Bilinear is not known'}
+    """
+    layers, reasons = weight_layers(model), {}
+    num_owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    for name in names:
+        layer = layers.get(name)
+        owner = layer.module if layer else model.get_submodule(name.rpartition(".")[0])
+        is_known = isinstance(owner, KNOWN) or is_transformers_conv1d(owner)
+        if num_owners[id(model.get_parameter(name))] > 1:
+            reasons[name] = "its tensor is used by several layers, whose output errors differ"
+        elif layer is None or not is_known or (isinstance(owner, nn.RNNBase) and owner.proj_size):
+            reasons[name] = f"the output error of {type(owner).__name__} is not known"
+        elif layer.computed is not None and not layer.computed.keeps_values:
+            reasons[name] = f"{layer.computed.function} scales the weight after the update"
+    return reasons
+
+
+KNOWN = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED),
+    *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
+)
+"""Layers whose inputs a view shows."""
+
+
+def _needs_view(module: nn.Module) -> bool:
+    kinds = (*TRANSPOSED, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+    return isinstance(module, kinds) or is_transformers_conv1d(module)
+
+
+def _viewed_weight(path: str, layer: WeightLayer, only_computed: bool) -> ViewedWeight:
+    name, module = f"{path}.{layer.attribute}".lstrip("."), layer.module
+    if only_computed:
+        return ViewedWeight(name, layer)
+    if isinstance(module, TRANSPOSED):
+        groups = module.groups
+        return ViewedWeight(
+            name, layer, partial(flip_to_view, groups=groups), partial(flip_from_view, groups=groups)
+        )
+    if is_transformers_conv1d(module):
+        return ViewedWeight(name, layer, torch.t, torch.t)
+    if isinstance(module, nn.MultiheadAttention) and layer.attribute == "in_proj_weight":
+        return ViewedWeight(
+            f"{name}.weight", layer, partial(torch.unsqueeze, dim=-1), partial(torch.squeeze, dim=-1)
+        )
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
+        return ViewedWeight(f"{name}.weight", layer)
+    return ViewedWeight(name, layer)
+
+
+def _replace_layers(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    replaced: Mapping[str, nn.Module],
+    make: Callable[[nn.Module], nn.Module],
+) -> nn.Module:
+    """A copy of `model` that shares its tensors, with what `make` returns at the paths of `replaced`."""
+    if not replaced:
+        return model
+    tensors = [*model.parameters(), *model.buffers(), *attribute_tensors(model)]
+    viewed = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    made = {id(module): make(module) for module in replaced.values()}
+    for path in sorted((p for p, m in modules.items() if id(m) in made), key=lambda path: path.count(".")):
+        layer = made[id(modules[path])]
+        parent, _, last = path.rpartition(".")
+        if not path:
+            viewed = layer
+        else:
+            viewed.get_submodule(parent)._modules[last] = layer
+    for module in viewed.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # nested tensors would not reach the layers of the view
+    return viewed
+
+
+def _layer_in_view(module: nn.Module) -> nn.Module:
+    plain = _with_plain_weights(module)
+    layer: nn.Module = plain
+    if isinstance(plain, TRANSPOSED):
+        layer = convolution_of_transposed(plain)
+    elif is_transformers_conv1d(plain):
+        weight, bias = plain.get_parameter("weight"), plain.get_parameter("bias")
+        layer = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
+        layer.weight, layer.bias = nn.Parameter(weight.detach().T), nn.Parameter(bias.detach())
+    elif isinstance(plain, nn.MultiheadAttention):
+        layer = AttentionView(plain)
+    elif isinstance(plain, nn.RNNBase):
+        layer = RecurrentView(plain)
+    elif isinstance(plain, nn.RNNCellBase):
+        layer = CellView(plain)
+    if layer is not plain:
+        for hooks in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
+            getattr(layer, hooks).update(getattr(plain, hooks))
+        for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+            own: Any = getattr(layer, hooks)
+            setattr(layer, hooks, type(own)({**getattr(plain, hooks), **own}))
+    return layer.train(module.training)
+
+
+def _with_plain_weights(module: nn.Module) -> nn.Module:
+    """The layer with its computed weights as parameters; it shares all other tensors and submodules."""
+    computed = computed_weights(module)
+    if not computed:
+        return module
+    plain = nn.Module()
+    plain.__class__ = parametrize.type_before_parametrizations(module)
+    plain.__dict__.update({**vars(module), "_parameters": dict(module._parameters)})
+    plain._modules = {n: m for n, m in module._modules.items() if n != "parametrizations"}
+    attributes = {weight.attribute for weight in computed}
+    if parametrize.is_parametrized(module):
+        attributes |= set(module.parametrizations.keys())  # type: ignore[union-attr, operator]
+    values = {weight.attribute: weight.compute() for weight in computed}
+    for attribute in attributes:
+        vars(plain).pop(attribute, None)
+        value = values[attribute] if attribute in values else getattr(module, attribute).detach()
+        plain._parameters[attribute] = nn.Parameter(value)
+    hooks = module._forward_pre_hooks
+    names = {getattr(h, "_tensor_name", getattr(h, "name", None)): key for key, h in hooks.items()}
+    removed = {key for name, key in names.items() if name in attributes}
+    plain._forward_pre_hooks = type(hooks)({k: h for k, h in hooks.items() if k not in removed})
+    return plain
+
+
+def _parameters_of(name: str, weight: Tensor, layer: WeightLayer | None) -> Params:
+    """The parameters of a layer, by name in the model, from which its weight is computed."""
+    if layer is None or layer.computed is None:
+        return {name: weight}
+    computed = layer.computed
+    path = name[: len(name) - len(computed.parameter)]
+    parameters = {path + own: value for own, value in computed.invert(weight).items()}
+    if computed.function in ("weight_norm", "the parametrization WeightNorm"):
+        num_empty = sum(int((norm == 0).sum()) for own, norm in parameters.items() if own != name)
+        if num_empty:
+            raise ModelError(
+                f"Expected a kept weight in every row of {path + computed.attribute!r}, as {computed.function} divides "
+                f"by the norm of each row, got {num_empty} rows without one; raise the density, or make the weight a "
+                "parameter first (torch.nn.utils.parametrize.remove_parametrizations, or remove_weight_norm)."
+            )
+    return parameters

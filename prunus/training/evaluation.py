@@ -1,0 +1,166 @@
+"""What `evaluate` returns, and the sums over batches that it is made of."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunus.data.examples import Batch, Examples, describe_batch, labels_of
+from prunus.errors import DataError, ModelError, StatisticsError
+from prunus.training.checks import check_logits
+from prunus.training.losses import LOSSES, Loss, LossFunction, loss_rows, mean_loss
+from prunus.training.outputs import output_field, output_tensor
+from prunus.types import IGNORE_INDEX
+
+MetricFunction = Callable[[Any, Any], Any]
+"""(outputs, batch) -> the mean of a metric over the batch; higher is better."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss, accuracy in percent, and the mean of a metric.
+
+    `n` is the number of labels that count: one per example of a classifier, one per position of a language model or
+    a segmentation; where labels are no classes, the accuracy is NaN and `n` the number of examples.
+    """
+
+    loss: float
+    accuracy: float
+    n: int
+    metric: float | None = None
+
+    @property
+    def error(self) -> float:
+        """100 - accuracy, in percent, without the rounding error of the subtraction: 1.68, not 1.6800000000000068."""
+        return round(100.0 - self.accuracy, 10)
+
+
+class Totals:
+    """The sums over batches that `evaluate` divides at the end.
+
+    Args:
+        model: Named in errors.
+        loss: As for `mean_loss`.
+        metric: As for `evaluate`.
+        num_classes: The least number of logits; 0: the labels of each batch decide.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss | LossFunction | None,
+        metric: MetricFunction | None,
+        num_classes: int,
+    ) -> None:
+        self.model, self.loss_function, self.metric, self.num_classes = model, loss, metric, num_classes
+        self.loss: float | Tensor = 0.0
+        self.correct: int | Tensor = 0
+        self.total_metric = 0.0
+        self.num_labels = self.num_examples = 0
+        self.has_classes = True
+
+    def add(self, batch: Batch, output: object) -> None:
+        """Add a batch.
+
+        Args:
+            batch: The batch.
+            output: What the model returned for it.
+
+        Raises:
+            ModelError: The output contains no logits of the labels.
+            StatisticsError: The loss does not fit the output.
+            DataError: The metric fails.
+        """
+        size = len(Examples(batch))
+        self.num_examples += size
+        if self.metric is not None:
+            self.total_metric += size * self._metric(batch, output)
+        rows = self._class_rows(batch, output)
+        own = output_field(output, "loss")
+        if rows is None:
+            self.has_classes = False
+            weight = size
+        else:
+            logits, labels = rows
+            self.correct = self.correct + (logits.argmax(1) == labels).sum()
+            weight = int(torch.count_nonzero(labels != IGNORE_INDEX))
+        self.num_labels += weight
+        if self.loss_function is None and own is None and rows is not None:
+            total = F.cross_entropy(*rows, reduction="sum", ignore_index=IGNORE_INDEX)
+        elif self.loss_function is None and own is None:
+            if self.metric is None:
+                loss_rows(output_tensor(self.model, output), labels_of(batch), LOSSES["cross_entropy"])
+            total = torch.tensor(math.nan)
+        elif weight:
+            total = weight * mean_loss(self.model, output, batch, self.loss_function)
+        else:
+            total = torch.zeros(())
+        self.loss = self.loss + total.double()
+
+    def _class_rows(self, batch: Batch, output: object) -> tuple[Tensor, Tensor] | None:
+        """Logits [M, C] and labels [M]; None where the labels are no classes, or their logits are not known."""
+        labels = labels_of(batch)
+        is_other = (
+            self.loss_function is not None
+            or self.metric is not None
+            or output_field(output, "loss") is not None
+        )
+        if labels is None or labels.dtype != torch.int64:
+            return None
+        try:
+            logits = output_tensor(self.model, output)
+            logits = logits if not logits.dtype.itemsize < 4 else logits.float()
+            num_classes = self.num_classes or int(labels.max()) + 1
+            if labels.ndim == 1:
+                return check_logits(self.model, logits, len(labels), num_classes), labels
+            rows = loss_rows(logits, labels, LOSSES["cross_entropy"])
+            check_logits(self.model, rows[0], len(rows[1]), num_classes)
+        except (ModelError, StatisticsError) as error:
+            if is_other:
+                return None
+            raise error if isinstance(error, ModelError) else ModelError(str(error)) from error
+        return _aligned(rows, logits, labels, output_field(output, "loss"))
+
+    def _metric(self, batch: Batch, output: object) -> float:
+        assert self.metric is not None
+        try:
+            return float(torch.as_tensor(self.metric(output, batch)).double().mean())
+        except Exception as error:  # a user's function may fail in any way
+            raise DataError(
+                f"metric(outputs, batch) failed or returned no number for a batch {describe_batch(batch)}: "
+                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            ) from error
+
+    def evaluation(self) -> Evaluation:
+        """The means. Raises DataError where all labels are ignored."""
+        if not self.num_labels:
+            raise DataError(f"Expected at least one label that is not {IGNORE_INDEX}, got none.")
+        accuracy = 100 * int(self.correct) / self.num_labels if self.has_classes else math.nan
+        metric = None if self.metric is None else self.total_metric / self.num_examples
+        return Evaluation(float(self.loss) / self.num_labels, accuracy, self.num_labels, metric)
+
+
+def _aligned(
+    rows: tuple[Tensor, Tensor], logits: Tensor, labels: Tensor, own_loss: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """The logits and labels whose cross-entropy is the loss that the model returns.
+
+    A causal language model of Hugging Face transformers compares the logits of a position with the next label.
+    """
+    if own_loss is None:
+        return rows
+    candidates = [rows]
+    if labels.ndim == 2 and labels.shape[1] > 1 and logits.shape[:2] == labels.shape:
+        candidates.append((logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
+    for pair in candidates:
+        if torch.isclose(
+            F.cross_entropy(*pair).double(),
+            own_loss.double(),
+            rtol=1e-2 if own_loss.dtype.itemsize < 4 else 1e-4,
+        ):
+            return pair
+    return None

@@ -1,0 +1,80 @@
+"""Training by a function of the user, in the place of `prunus.train`."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from prunus.errors import SpecError, TrainingError
+from prunus.training.modes import restored_modes
+
+
+class Attachable(Protocol):
+    """A constraint that holds in any training loop: `prunus.Masks` or `prunus.CodebookConstraint`."""
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Make the constraint hold after every step of `optimizer`."""
+
+    def detach(self) -> None:
+        """Remove every hook."""
+
+    def apply(self) -> None:
+        """Make the constraint true now."""
+
+    def verify(self) -> int:
+        """The number of weights for which it is not true."""
+
+    def finalize(self) -> None:
+        """Called once, after the last step."""
+
+
+Fit = Callable[[nn.Module, Any], object]
+"""fit(model, masks): train the model in place, after `masks.attach(optimizer)`. When centroids are trained, `masks` are
+the shared weights, which are attached in the same way."""
+
+
+def check_fit(fit: object, checkpoints: object = None) -> None:
+    """Raise SpecError where `fit` cannot be used; None is no function of the user, and always right.
+
+    Args:
+        fit: The function.
+        checkpoints: Where checkpoints would be written; a function of the user writes none.
+
+    Raises:
+        SpecError: `fit` cannot be called, or checkpoints are to be written.
+    """
+    if fit is None:
+        return
+    if not callable(fit):
+        raise SpecError(
+            f"Expected fit to be a function (model, masks) that trains the model, got {type(fit).__name__}."
+        )
+    if checkpoints is not None:
+        raise SpecError(
+            "Expected fit or checkpoints, which it does not write, got both; leave out one of them."
+        )
+
+
+def train_with(fit: Fit, model: nn.Module, constraint: Attachable) -> None:
+    """Train a model by a function of the user, and check that the constraint holds afterwards.
+
+    Args:
+        fit: The function; it is called with `model` and `constraint`.
+        model: Trained in place; every module is in the mode that it had afterwards.
+        constraint: The masks, or the shared weights.
+
+    Raises:
+        TrainingError: The constraint does not hold after the training.
+    """
+    constraint.apply()
+    with restored_modes(model):
+        fit(model, constraint)
+    constraint.detach()
+    wrong = constraint.verify()
+    if wrong:
+        raise TrainingError(
+            f"Expected fit to train the model under the constraint that it is given, got {wrong} weights that are not "
+            "what they should be; call masks.attach(optimizer) before the first step."
+        )
+    constraint.finalize()

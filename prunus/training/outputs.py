@@ -1,0 +1,93 @@
+"""Call a model of any kind on a batch, and read the outputs and the loss that it returns.
+
+A model may return a tensor, or an object or mapping with `logits`, as those of Hugging Face transformers, whose `loss`
+is used where the caller names none.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunus.data.examples import Batch, inputs_of, map_tensors
+from prunus.errors import ModelError
+
+Forward = Callable[[nn.Module, Any], Any]
+"""(model, batch) -> outputs."""
+
+
+def call_model(model: nn.Module, batch: Batch, forward: Forward | None = None) -> object:
+    """The outputs of `model` on a batch.
+
+    Without `forward` the model is called with the inputs of the batch (with the entries of a dict by name), and
+    floating-point inputs are converted to the dtype of the parameters where these have one dtype.
+
+    Args:
+        model: The model.
+        batch: As `prunus.data.examples` describes it.
+        forward: (model, batch) -> outputs; None: the model itself.
+
+    Returns:
+        Whatever the model returns.
+
+    Raises:
+        StatisticsError: A batch of this form needs a `forward`.
+
+    >>> import torch
+    >>> call_model(nn.Identity(), (3 * torch.ones(1), torch.zeros(1)))
+    tensor([3.])
+    """
+    if forward is not None:
+        return forward(model, batch)
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    inputs = inputs_of(batch)
+    if len(dtypes) == 1:
+        (dtype,) = dtypes
+        inputs = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, inputs)
+    if not isinstance(inputs, Mapping):
+        return model(inputs)
+    if "labels" in inputs and not _takes(model, "labels"):
+        inputs = {name: value for name, value in inputs.items() if name != "labels"}
+    return model(**inputs)
+
+
+def _takes(model: nn.Module, name: str) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(parameter.name == name or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def output_field(output: object, name: str) -> Tensor | None:
+    """A tensor that an output contains.
+
+    Args:
+        output: An object with attributes, or a mapping.
+        name: Name of the attribute or key.
+
+    Returns:
+        The tensor; None where there is none.
+    """
+    value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def output_tensor(model: nn.Module, output: object) -> Tensor:
+    """The one tensor that a model returns, or its `logits`.
+
+    Args:
+        model: Named in the error.
+        output: What it returned.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ModelError: The output is no tensor and has no logits.
+    """
+    tensor = output if isinstance(output, Tensor) else output_field(output, "logits")
+    if tensor is None:
+        raise ModelError(
+            f"Expected {type(model).__name__} to return a tensor, or an object with `logits`, got a "
+            f"{type(output).__name__}; pass forward=lambda model, batch: ... that returns the logits alone."
+        )
+    return tensor

@@ -1,0 +1,80 @@
+"""Every experiment, killed five times and resumed: the numbers of an undisturbed run, and nothing done twice."""
+
+import json
+
+import pytest
+from killing import run_until
+
+from prunus.experiments import EXPERIMENTS
+from prunus.runs.store import Store
+
+NUM_KILLS = 5
+DIGITS = {"data": "digits", "examples": 90}
+TICKET = {**DIGITS, "model": "tiny_networks:mlp", "epochs": 4, "batch_size": 30, "eval_every": 4, "rounds": 2}
+SUPERMASK = {key: value for key, value in TICKET.items() if key != "rounds"} | {"recipe.epochs": 2}
+DELETION = {
+    **DIGITS,
+    "model": "tiny_networks:mlp",
+    "deleted": "0.2,0.5",
+    "curvature_examples": 30,
+    "epochs": 2,
+}
+COMPRESSED = {**DIGITS, "model": "tiny_networks:lenet"}
+SETTINGS = {
+    "lecun1990": DELETION,
+    "hassibi1993.xor": {"networks": 4},
+    "hassibi1993.monks": {"hidden": 1, "num_weights": 20, "starts": 2},
+    "one_shot": {
+        **DIGITS, "model": "tiny_networks:normed", "weights": "", "calibration_examples": 30, "test_examples": 50,
+    },
+    "han2015.tradeoff": COMPRESSED,
+    "han2015.tables": COMPRESSED,
+    "han2016": COMPRESSED,
+    "zhou2019.supermasks": SUPERMASK,
+    "zhou2019.criterion_supermasks": SUPERMASK,
+}  # fmt: skip
+"""Small settings of an experiment, or of all of a paper; of the others, TICKET."""
+
+
+def command(name, folder):
+    settings = SETTINGS.get(name) or SETTINGS.get(name.partition(".")[0]) or TICKET
+    options = ["--smoke", "--executor=inline", f"--store={folder / 'store'}", f"--out={folder / 'out'}"]
+    return ["run", name, *options, *(f"--set={key}={value}" for key, value in settings.items())]
+
+
+def lines_of_finished_work(store):
+    """The records of runs that are done, and the rows of all runs, with times that a repetition would change."""
+    paths = [path for path in (store / "runs").glob("*/*") if path.suffix in (".json", ".jsonl")]
+    done = {path: path.read_bytes() for path in paths if b'"state": "done"' in path.read_bytes()}
+    return done | {path: path.read_bytes() for path in paths if path.suffix == ".jsonl"}
+
+
+def numbers(folder, name):
+    content = json.loads((folder / "out" / f"{name}.json").read_text())
+    tables = {path.name: path.read_bytes() for path in (folder / "out").glob("*.csv")}
+    return {key: content[key] for key in ("rows", "table", "verdicts")}, tables
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_survives_five_kills(name, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    log = tmp_path / "log"
+    assert run_until(command(name, whole), whole / "store" / "runs", None, log) == 0, log.read_text()
+    num_writes = int(log.read_text().splitlines()[-1])
+    store, finished = resumed / "store", {}
+    for kill in range(NUM_KILLS):
+        last = num_writes // (NUM_KILLS + 1) + kill  # the kinds of writes differ
+        assert run_until(command(name, resumed), store / "runs", last, log) == -9, log.read_text()
+        now = lines_of_finished_work(store)
+        assert all(now[path].startswith(content) for path, content in finished.items())
+        finished = now
+    assert run_until(command(name, resumed), store / "runs", None, log) == 0, log.read_text()
+    assert all(path.read_bytes().startswith(content) for path, content in finished.items())
+    assert numbers(resumed, name) == numbers(whole, name)
+    runs = Store(store).runs()
+    assert {run.id for run in runs} == {run.id for run in Store(whole / "store").runs()}
+    assert {run.state for run in runs} == {"done"}
+    assert len(runs) < sum(run.attempts for run in runs) <= len(runs) + NUM_KILLS

@@ -1,0 +1,164 @@
+"""`prunus prune` and `prunus evaluate` with models and data of any task, from functions of a user."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import prunus
+
+OWN = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from prunus import Dataset, Split
+
+torch.manual_seed(0)
+X, IDS = torch.randn(64, 8), torch.randint(0, 50, (64, 7))
+
+def dataset(inputs, labels, names):
+    split = Split(inputs, labels)
+    return Dataset("own", split, split, split, names)
+
+def net():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+def noise():
+    return dataset(X, torch.arange(64) % 3, ("a", "b", "c"))
+
+def inputs():
+    return X
+
+def loader():
+    return [(X[i : i + 10],) for i in range(0, 60, 10)]
+
+def empty():
+    return []
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 4), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.a(x), self.b(x).softmax(1)
+
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.e, self.f = nn.Embedding(50, 8), nn.Linear(8, 50)
+
+    def forward(self, ids):
+        return self.f(self.e(ids))
+
+def text():
+    return dataset(IDS, IDS.roll(-1, 1), ())
+
+def regression():
+    return dataset(X, X[:, :3], ())
+
+def second(model, batch):
+    return model(batch[0])[1]
+
+def distance(output, batch):
+    return -F.l1_loss(output, batch[1])
+"""
+
+
+@pytest.fixture
+def run(run_cli, monkeypatch, tmp_path):
+    (tmp_path / "task_nets.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield run_cli
+    sys.modules.pop("task_nets", None)
+
+
+def prune(run, model, *arguments, **options):
+    common = ("--density=0.5", "--no-train", "--out=o.safetensors", "--force")
+    return run("prune", f"task_nets:{model}", *common, *arguments, **options)
+
+
+def halved(name="o.safetensors"):
+    weights = [tensor for tensor in load_file(name).values() if tensor.ndim == 2]
+    return any(float((weight != 0).float().mean()) == 0.5 for weight in weights)
+
+
+def test_weights_of_the_function_are_pruned_as_they_are(run):
+    """Cases c06 and c08: no training, no data for magnitude, inputs without labels for obs."""
+    printed = prune(run, "net")
+    assert "trained first" not in printed.err
+    assert "of all parameters" in printed.out
+    assert "test" not in printed.out
+    import task_nets
+
+    dense = task_nets.net()
+    kept = load_file("o.safetensors")["0.weight"]
+    assert torch.equal(kept, torch.where(kept != 0, dense[0].weight.detach(), 0.0))
+    for data in ("inputs", "loader"):
+        layers = json.loads(prune(run, "net", "--criterion=obs", f"--data=task_nets:{data}", "--json").out)[
+            "layers"
+        ]
+        assert all(row["error_after"] < row["error_before"] for row in layers)
+
+
+def test_outputs_that_are_no_tensor_are_named_and_a_forward_selects_one(run):
+    """Case c07."""
+    printed = prune(run, "Two", "--data=task_nets:noise")
+    assert "no test error: Expected Two to return a tensor" in printed.err
+    assert halved()
+    printed = prune(
+        run, "Two", "--data=task_nets:noise", "--forward=task_nets:second", "--exclude=a.*", "--json"
+    )
+    assert 0 < json.loads(printed.out)["test_error"] < 100
+
+
+def test_tokens_and_labels_by_position_are_pruned_and_evaluated(run):
+    """Case c09, and the error of a language model is counted per label."""
+    report = json.loads(prune(run, "Text", "--data=task_nets:text", "--criterion=snip", "--json").out)
+    assert report["n"] == 64 * 7
+    assert 0 < report["test_error"] <= 100
+    import task_nets
+
+    model = task_nets.Text()
+    model.load_state_dict(load_file("o.safetensors"))
+    prunus.save(model, "text.prunus")
+    result = json.loads(
+        run("evaluate", "text.prunus", "--model=task_nets:Text", "--data=task_nets:text", "--json").out
+    )
+    assert result["n"] == 64 * 7
+    assert result["test_error"] == report["test_error"]
+
+
+def test_regression_has_a_loss_and_a_metric(run):
+    arguments = ("--data=task_nets:regression", "--loss=squared_error")
+    report = json.loads(prune(run, "net", *arguments, "--criterion=fisher", "--json").out)
+    assert report["test_error"] is None
+    assert report["test_loss"] > 0
+    printed = prune(run, "net", *arguments, "--metric=task_nets:distance").out
+    assert "test   metric before pruning -" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--criterion=obs", "--data=task_nets:empty"), 5, "yields no batch"),
+        (("--criterion=obs",), 3, "Expected a data set for task_nets:net, which is not built in"),
+        (("--data=task_nets:regression",), 3, "class indices"),
+        (("--data=task_nets:noise", "--metric=task_nets:missing"), 2, "missing"),
+        (("--data=task_nets:noise", "--loss=mse"), 2, "Unknown loss 'mse'"),
+        (("--data=task_nets:noise", "--forward=task_nets:second"), 4, "one row per example, got [3]"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused_before_a_file_is_written(arguments, code, message, run, tmp_path):
+    assert message in " ".join(prune(run, "net", *arguments, code=code).err.split())
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_data_that_are_no_data_set_train_no_model(run):
+    printed = run("prune", "task_nets:net", "--density=0.5", "--data=task_nets:inputs", code=3)
+    assert "--no-train" in printed.err

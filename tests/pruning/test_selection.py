@@ -1,0 +1,60 @@
+"""What a method or a pattern cannot prune is left out by name, or refused where the call is strict."""
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.errors import DensityError, ModelError, NoPrunableWeightsError, NotPrunedWarning
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden = nn.Embedding(10, 8), nn.Linear(8, 8)
+        self.decode = nn.Linear(8, 10, bias=False)
+        self.decode.weight = self.embed.weight
+
+    def forward(self, tokens):
+        return self.decode(self.hidden(self.embed(tokens)).relu())
+
+
+def images():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 4))
+    return model, (torch.randn(20, 3, 5, 5), torch.zeros(20, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "obs", "sparse_gpt"])
+@pytest.mark.parametrize("scope", ["2:4", "1x4"])
+def test_layer_that_a_pattern_does_not_fit_is_left_out_by_name(criterion, scope):
+    model, data = images()
+    first = model[0].weight.detach().clone()
+    with pytest.warns(NotPrunedWarning, match=rf"0\.weight \(the pattern {scope} does not fit 3 inputs"):
+        pruned = prunus.prune(model, 0.5, criterion=criterion, scope=scope, calibration=data)
+    assert list(pruned.masks) == ["2.weight", "4.weight"]
+    assert torch.equal(model[0].weight, first)
+    assert pruned.skipped["0.weight"] == f"the pattern {scope} does not fit 3 inputs"
+    assert "0.weight (the pattern" in str(pruned.report)
+    assert pruned.report.to_json()["coverage"]["reasons"] == pruned.skipped
+    with pytest.raises(DensityError, match=r"multiple of 4 inputs in '0\.weight'.*got 3"):
+        prunus.prune(model, 0.5, criterion=criterion, scope=scope, calibration=data, strict=True)
+
+
+def test_tied_weight_is_pruned_once_and_left_out_where_layers_are_pruned_by_their_outputs():
+    torch.manual_seed(0)
+    model, data = Tokens(), (torch.arange(10), torch.arange(10))
+    pruned = prunus.prune(model, 0.5)
+    assert list(pruned.masks) == ["embed.weight", "hidden.weight"]
+    assert model.decode.weight is model.embed.weight
+    assert int(model.embed.weight.count_nonzero()) == 40
+    with pytest.warns(NotPrunedWarning, match=r"embed\.weight \(its tensor is used by several layers"):
+        pruned = prunus.prune(Tokens(), 0.5, criterion="obs", calibration=data)
+    assert list(pruned.masks) == ["hidden.weight"]
+    with pytest.raises(ModelError, match="as magnitude"):
+        prunus.prune(Tokens(), 0.5, criterion="obs", calibration=data, strict=True)
+
+
+def test_nothing_left_is_refused():
+    with pytest.raises(NoPrunableWeightsError, match=r"scope '2:4': weight \(the pattern 2:4 does not fit 3"):
+        prunus.prune(nn.Linear(3, 4), 0.5, scope="2:4")

@@ -13,6 +13,8 @@ import prunus
 from prunus.errors import DivergenceError, SpecError
 from prunus.masks import Masks
 from prunus.models import MODELS
+from prunus.runs.directory import RunDirectory
+from prunus.tickets.baseline import BaselineSpec, run_baseline
 from prunus.training import Recipe, evaluate, train
 from prunus.training.recipe import OPTIMIZERS
 from prunus.training.sparse.arrays import SIZE
@@ -428,6 +430,26 @@ def test_rounds_of_tickets_and_of_retraining_say_what_trained_them():
     names = [round_.epochs[-1].backend for round_ in rounds]
     assert names[0].startswith("dense (the cost")
     assert names[1] == "sparse"
+
+
+def test_row_of_a_run_says_what_trained_it_unless_its_spec_says_dense(tmp_path):
+    data, rows = prunus.load_data("digits").take(120, 40), []
+    for backend in ("dense", "auto", "sparse"):
+        spec = BaselineSpec(fully_connected, data, Recipe(1, 0.01, 40), eval_every=2, backend=backend)
+        (tmp_path / backend).mkdir()
+        rows.append(run_baseline(spec, RunDirectory(tmp_path / backend), {}))
+    assert [row.get("backend") for row in rows] == [None, "dense (no weight is masked)", "sparse"]
+    with pytest.raises(SpecError, match="one of auto, dense, sparse, got 'fast'"):
+        BaselineSpec(fully_connected, data, Recipe(1, 0.01, 40), backend="fast").total_steps()
+
+
+def test_command_line_takes_a_backend(run_cli, tmp_path):
+    printed = run_cli(
+        *("run", "zhou2019.criteria", "--smoke", "--backend", "fast", "--store", tmp_path / "store"),
+        *("--out", tmp_path / "out", "--executor", "inline"),
+        code=2,
+    )
+    assert "one of auto, dense, sparse, got 'fast'" in " ".join(printed.err.split())
 
 
 def fully_connected():

@@ -200,7 +200,8 @@ def _check_parameters(
     for name, _ in model.named_parameters():
         if name not in owned:
             raise UnsupportedError(f"no layer uses the parameter {name!r}")
-        if name in masks and name not in weights:
+    for name in masks:
+        if name not in weights:
             raise UnsupportedError(f"{name!r} is masked and no weight of a linear layer or a convolution")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
-from prunus.training.evaluate import Evaluation
+from prunus.training.evaluation import Evaluation
 from prunus.types import Params, Split
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from prunus.compiled import compile_kernel
 from prunus.training.sparse.vectors import LANES
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
 
 WEIGHTED, RELU, TANH, SIGMOID, DROPOUT, MAX_POOL, BATCH_NORM = range(7)
 """The kinds of operations. A linear layer is a convolution with one position."""
@@ -50,27 +50,27 @@ LINE_MEAN, LINE_VARIANCE, LINE_CENTER, LINE_INVERSE = range(4)
 class Arrays(NamedTuple):
     """The tables of a network, its parameters and the activations of a batch."""
 
-    ops: Ints
+    ops: Int64Array
     """The operations [N, fields] in their order."""
-    numbers: Doubles
+    numbers: Float64Array
     """Two numbers of each operation: the probability of dropout, or epsilon and momentum of BatchNorm."""
-    rows: Ints
+    rows: Int64Array
     """The neurons and channels that are computed [R, columns]."""
     offsets: NDArray[np.int32]
     """The place of the input of each kept weight, relative to that of the position."""
-    places: Ints
+    places: Int64Array
     """The place of each input feature."""
-    tiles: Ints
+    tiles: Int64Array
     """The first features of the groups of `TILE` features that are read."""
-    sizes: Ints
-    params: Floats
+    sizes: Int64Array
+    params: Float32Array
     """Kept weights, then all other parameters."""
-    gradients: Floats
-    statistics: Doubles
+    gradients: Float32Array
+    statistics: Float64Array
     """One line for each channel of BatchNorm."""
-    values: Floats
+    values: Float32Array
     """The activations."""
-    slopes: Floats
+    slopes: Float32Array
     """The gradients of the activations."""
 
 

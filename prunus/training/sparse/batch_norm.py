@@ -17,8 +17,8 @@ from prunus.training.sparse.arrays import (
     SIZE,
     WIDTH,
     Arrays,
-    Doubles,
-    Ints,
+    Float64Array,
+    Int64Array,
     num_blocks,
 )
 from prunus.training.sparse.elementwise import position_places
@@ -26,7 +26,9 @@ from prunus.training.sparse.vectors import LANES, never_inline
 
 
 @compile_kernel(error_model="numpy")
-def batch_norm_forward(net: Arrays, op: Ints, numbers: Doubles, num_examples: int, uses_batch: bool) -> None:
+def batch_norm_forward(
+    net: Arrays, op: Int64Array, numbers: Float64Array, num_examples: int, uses_batch: bool
+) -> None:
     """Normalize each channel.
 
     Args:
@@ -62,7 +64,9 @@ def batch_norm_forward(net: Arrays, op: Ints, numbers: Doubles, num_examples: in
 
 
 @compile_kernel(error_model="numpy")
-def _mean(net: Arrays, op: Ints, row: Ints, num_examples: int, center: float, is_squared: bool) -> float:
+def _mean(
+    net: Arrays, op: Int64Array, row: Int64Array, num_examples: int, center: float, is_squared: bool
+) -> float:
     """The mean of the values of a channel, or of their squared differences from `center`, over the examples."""
     never_inline()
     sums = np.zeros(LANES)
@@ -78,7 +82,7 @@ def _mean(net: Arrays, op: Ints, row: Ints, num_examples: int, center: float, is
 
 
 @compile_kernel(error_model="numpy")
-def batch_norm_backward(net: Arrays, op: Ints, num_examples: int, uses_batch: bool) -> None:
+def batch_norm_backward(net: Arrays, op: Int64Array, num_examples: int, uses_batch: bool) -> None:
     """Set the gradients of the input, the weight and the bias.
 
     Args:

@@ -22,8 +22,8 @@ from prunus.training.sparse.arrays import (
     WINDOW,
     WINDOW_STRIDE,
     Arrays,
-    Floats,
-    Ints,
+    Float32Array,
+    Int64Array,
 )
 from prunus.training.sparse.vectors import (
     LANES,
@@ -44,7 +44,7 @@ _DECISIONS = 4
 
 
 @compile_kernel(error_model="numpy")
-def position_places(op: Ints, row: Ints, h: int, w: int, base: int) -> tuple[int, int]:
+def position_places(op: Int64Array, row: Int64Array, h: int, w: int, base: int) -> tuple[int, int]:
     """The places of the input and of the output of a channel at a position.
 
     Args:
@@ -62,7 +62,7 @@ def position_places(op: Ints, row: Ints, h: int, w: int, base: int) -> tuple[int
 
 
 @compile_kernel(error_model="numpy")
-def activation_forward(net: Arrays, op: Ints, base: int) -> None:
+def activation_forward(net: Arrays, op: Int64Array, base: int) -> None:
     """Compute ReLU, tanh or the logistic function; NaN stays NaN.
 
     Args:
@@ -87,7 +87,7 @@ def activation_forward(net: Arrays, op: Ints, base: int) -> None:
 
 
 @compile_kernel(error_model="numpy")
-def activation_backward(net: Arrays, op: Ints, base: int) -> None:
+def activation_backward(net: Arrays, op: Int64Array, base: int) -> None:
     """Set the gradient of the input from that of the output, which may be in the same place.
 
     Args:
@@ -120,7 +120,7 @@ def _random_bits(key: int, counter: int) -> np.uint64:
 
 
 @compile_kernel(error_model="numpy")
-def dropout(net: Arrays, op: Ints, probability: float, key: int, base: int, is_backward: bool) -> None:
+def dropout(net: Arrays, op: Int64Array, probability: float, key: int, base: int, is_backward: bool) -> None:
     """Set values to zero, and multiply the others by 1 / (1 - probability); backward: the same for their gradients.
 
     Each decision is a function of key, operation, neuron, position and example, so that no mask is stored. It has 16
@@ -150,7 +150,7 @@ def dropout(net: Arrays, op: Ints, probability: float, key: int, base: int, is_b
 
 @compile_kernel(error_model="numpy")
 def _drop(
-    array: Floats, source: int, target: int, counter: int, key: int, threshold: int, scale: float
+    array: Float32Array, source: int, target: int, counter: int, key: int, threshold: int, scale: float
 ) -> None:
     """Write the vector at place `source`, with zeros, to place `target`."""
     for j in range(0, LANES, _DECISIONS):
@@ -161,7 +161,7 @@ def _drop(
 
 
 @compile_kernel(error_model="numpy")
-def max_pool_forward(net: Arrays, op: Ints, base: int) -> None:
+def max_pool_forward(net: Arrays, op: Int64Array, base: int) -> None:
     """Compute the maximum of each window; NaN if the window has one.
 
     Args:
@@ -182,7 +182,7 @@ def max_pool_forward(net: Arrays, op: Ints, base: int) -> None:
 
 
 @compile_kernel(error_model="numpy")
-def max_pool_backward(net: Arrays, op: Ints, base: int) -> None:
+def max_pool_backward(net: Arrays, op: Int64Array, base: int) -> None:
     """Add the gradient of each maximum to its first place in the window.
 
     Args:

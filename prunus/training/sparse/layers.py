@@ -20,7 +20,7 @@ from prunus.training.sparse.arrays import (
     TILE_WIDTH,
     WIDTH,
     Arrays,
-    Ints,
+    Int64Array,
 )
 from prunus.training.sparse.vectors import (
     load,
@@ -34,7 +34,7 @@ from prunus.training.sparse.vectors import (
 
 
 @compile_kernel(error_model="numpy")
-def weighted_forward(net: Arrays, op: Ints, base: int) -> None:
+def weighted_forward(net: Arrays, op: Int64Array, base: int) -> None:
     """Compute y = Σ w x + b over kept weights for a block of examples.
 
     Args:
@@ -58,7 +58,7 @@ def weighted_forward(net: Arrays, op: Ints, base: int) -> None:
 
 
 @compile_kernel(error_model="numpy")
-def weight_gradients(net: Arrays, op: Ints, base: int) -> None:
+def weight_gradients(net: Arrays, op: Int64Array, base: int) -> None:
     """Add the gradients of kept weights and biases from a block of examples.
 
     Args:
@@ -94,7 +94,7 @@ def weight_gradients(net: Arrays, op: Ints, base: int) -> None:
 
 
 @compile_kernel(error_model="numpy")
-def _linear_gradients(net: Arrays, op: Ints, base: int) -> None:
+def _linear_gradients(net: Arrays, op: Int64Array, base: int) -> None:
     """The gradients of a layer with one position: the slope of a neuron is read once."""
     never_inline()
     zero = splat(np.float32(0))
@@ -108,7 +108,7 @@ def _linear_gradients(net: Arrays, op: Ints, base: int) -> None:
 
 
 @compile_kernel(error_model="numpy")
-def input_gradients(net: Arrays, op: Ints, base: int) -> None:
+def input_gradients(net: Arrays, op: Int64Array, base: int) -> None:
     """Add the gradient of the input for a block of examples.
 
     Args:

@@ -15,7 +15,6 @@ from prunus.training.sparse.places import Connection
 from prunus.training.sparse.tables import list_parameters, make_arrays
 from prunus.training.sparse.vectors import LANES, zeros
 
-Floats64 = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
 _OPTIMIZERS = {
@@ -103,7 +102,7 @@ class SparseNetwork:
         inputs: Tensor,
         labels: Tensor,
         order: Tensor,
-        learning_rates: Floats64,
+        learning_rates: NDArray[np.float64],
         keys: Keys,
     ) -> tuple[float, int]:
         """Take one step per learning rate, on batches of `order`.
@@ -125,7 +124,7 @@ class SparseNetwork:
         settings = OptimizerSettings(
             optimizer, float(recipe.momentum), float(recipe.weight_decay), float(l1), float(l2)
         )
-        examples = program.Examples(_flat(inputs), labels.numpy(), order.numpy())
+        examples = program.OrderedExamples(_flat(inputs), labels.numpy(), order.numpy())
         loss, num_labeled, step = program.train_batches(
             self._net, examples, recipe.batch_size, settings, self._moments, learning_rates, keys, self._step
         )
@@ -144,7 +143,7 @@ class SparseNetwork:
             Both sums over all labeled examples.
         """
         self._reserve(LANES)
-        examples = program.Examples(_flat(inputs), labels.numpy(), np.arange(len(labels)))
+        examples = program.OrderedExamples(_flat(inputs), labels.numpy(), np.arange(len(labels)))
         sums: tuple[float, int] = program.evaluate_batches(self._net, examples, LANES)
         return sums
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.arrays import NUM_WEIGHTS, Arrays, Floats
+from prunus.training.sparse.arrays import NUM_WEIGHTS, Arrays, Float32Array
 from prunus.training.sparse.vectors import never_inline
 
 SGD, NESTEROV, ADAM, ADAMW = range(4)
@@ -26,7 +26,7 @@ class OptimizerSettings(NamedTuple):
 
 @compile_kernel(error_model="numpy")
 def optimizer_step(
-    net: Arrays, moments: Floats, settings: OptimizerSettings, learning_rate: float, step: int
+    net: Arrays, moments: Float32Array, settings: OptimizerSettings, learning_rate: float, step: int
 ) -> None:
     """Add the penalty to the gradients, and step.
 
@@ -50,7 +50,7 @@ def optimizer_step(
 
 
 @compile_kernel(error_model="numpy")
-def _sgd_step(net: Arrays, buffer: Floats, settings: OptimizerSettings, learning_rate: float) -> None:
+def _sgd_step(net: Arrays, buffer: Float32Array, settings: OptimizerSettings, learning_rate: float) -> None:
     """Gradient descent with classical or Nesterov's momentum."""
     never_inline()
     params, gradients, is_nesterov = net.params, net.gradients, settings.optimizer == NESTEROV
@@ -70,8 +70,8 @@ def _sgd_step(net: Arrays, buffer: Floats, settings: OptimizerSettings, learning
 @compile_kernel(error_model="numpy")
 def _adam_step(
     net: Arrays,
-    means: Floats,
-    squares: Floats,
+    means: Float32Array,
+    squares: Float32Array,
     learning_rate: float,
     weight_decay: float,
     step: int,

@@ -19,9 +19,9 @@ from prunus.training.sparse.arrays import (
     USES_BATCH,
     WEIGHTED,
     Arrays,
-    Doubles,
-    Floats,
-    Ints,
+    Float32Array,
+    Float64Array,
+    Int64Array,
     num_blocks,
 )
 from prunus.training.sparse.batch_norm import batch_norm_backward, batch_norm_forward
@@ -35,22 +35,21 @@ from prunus.training.sparse.elementwise import (
 from prunus.training.sparse.layers import input_gradients, weight_gradients, weighted_forward
 from prunus.training.sparse.optimizers import OptimizerSettings, optimizer_step
 from prunus.training.sparse.vectors import LANES, TILE, never_inline, transpose_tile
+from prunus.types import IGNORE_INDEX
 
-IGNORE_INDEX = -100
 
-
-class Examples(NamedTuple):
+class OrderedExamples(NamedTuple):
     """Examples in the order in which batches take them."""
 
-    inputs: Floats
+    inputs: Float32Array
     """The features of all examples, one example after the other."""
-    labels: Ints
-    order: Ints
+    labels: Int64Array
+    order: Int64Array
     """The indices of the examples of one batch after the other."""
 
 
 @compile_kernel(error_model="numpy")
-def _gather(net: Arrays, examples: Examples, first: int, last: int) -> None:
+def _gather(net: Arrays, examples: OrderedExamples, first: int, last: int) -> None:
     """Write a batch as vectors; lanes after the last example repeat it."""
     never_inline()
     num_features, starts = len(net.places), np.empty(LANES, np.int64)
@@ -114,7 +113,7 @@ def _backward(net: Arrays, num_examples: int, key: int) -> None:
 
 @compile_kernel(error_model="numpy")
 def _cross_entropy(
-    net: Arrays, examples: Examples, first: int, last: int, num_labeled: int
+    net: Arrays, examples: OrderedExamples, first: int, last: int, num_labeled: int
 ) -> tuple[float, int]:
     """The sum of the losses and the number of right answers; with `num_labeled`, also the gradients of the mean."""
     never_inline()
@@ -143,7 +142,9 @@ def _cross_entropy(
 
 
 @compile_kernel(error_model="numpy")
-def _batch_gradients(net: Arrays, examples: Examples, first: int, last: int, key: int) -> tuple[float, int]:
+def _batch_gradients(
+    net: Arrays, examples: OrderedExamples, first: int, last: int, key: int
+) -> tuple[float, int]:
     """Compute the gradients of a batch; the sum of its losses and the number of its labels."""
     never_inline()
     num_labeled = 0
@@ -163,8 +164,8 @@ def _batch_gradients(net: Arrays, examples: Examples, first: int, last: int, key
 
 @compile_kernel(error_model="numpy")
 def train_batches(
-    net: Arrays, examples: Examples, batch_size: int, settings: OptimizerSettings, moments: Floats,
-    learning_rates: Doubles, keys: NDArray[np.uint64], step: int,
+    net: Arrays, examples: OrderedExamples, batch_size: int, settings: OptimizerSettings, moments: Float32Array,
+    learning_rates: Float64Array, keys: NDArray[np.uint64], step: int,
 ) -> tuple[float, int, int]:  # fmt: skip
     """Take one step per learning rate, each on the next batch; a batch without labels is left out.
 
@@ -193,7 +194,7 @@ def train_batches(
 
 
 @compile_kernel(error_model="numpy")
-def evaluate_batches(net: Arrays, examples: Examples, batch_size: int) -> tuple[float, int]:
+def evaluate_batches(net: Arrays, examples: OrderedExamples, batch_size: int) -> tuple[float, int]:
     """Evaluate examples in evaluation mode.
 
     Args:

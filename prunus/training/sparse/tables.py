@@ -136,7 +136,7 @@ class _Tables:
         return rows
 
     def _add_weights(
-        self, connection: Connection, op: fields.Ints, rows: fields.Ints, live: NDArray[np.int64]
+        self, connection: Connection, op: fields.Int64Array, rows: fields.Int64Array, live: NDArray[np.int64]
     ) -> None:
         """Set the fields of a linear layer or a convolution, its rows, and the offset of each kept weight."""
         source, layer, mask = connection.source, connection.layer, connection.mask

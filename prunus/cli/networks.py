@@ -149,7 +149,8 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
     """
     from prunus.cli.output import log
     from prunus.cli.progress import epoch_lines, report
-    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.cli.recipe_options import default_preset
+    from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.errors import DataError
     from prunus.report import formatting
     from prunus.seeds import derive_seed
@@ -163,7 +164,7 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
             "--no-train where the function of the model returns trained weights."
         )
     check_model(model, data.train, len(data.class_names))
-    recipe = resolve_recipe(name, None, None, None, None, []).dense
+    recipe = COMPRESSION_RECIPES[default_preset(name)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
     epoch_line = epoch_lines(recipe.epochs)

@@ -315,3 +315,14 @@ def test_refit_lowers_the_output_error_and_keeps_the_masks(method):
     assert torch.equal(models[0][0].weight, models[1][0].weight)
     with pytest.raises(StatisticsError, match="examples for refit=True"):
         prunus.prune(model_of(Tokens), 0.5, refit=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_of_16_bit_models_are_those_of_a_float32_copy(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
+    single = copy.deepcopy(model).float()
+    found, expected = (
+        collect(m, prunable_weights(m), {"gradients"}, (X, Y)).gradients for m in (model, single)
+    )
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from prunus.data.examples import Calibration, Examples, as_examples, map_tensors
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES
+from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, ProductSum, layer_hessians
 from prunus.pruning.obs.layer_inputs import check_used_by_layers_alone, hooked_layers, layer_of
 from prunus.pruning.weights import copied, with_weights
@@ -63,6 +64,7 @@ def hessians_by_block(
         StatisticsError, ModelError, NonFiniteError: As `layer_hessians`.
     """
     examples, blocks = as_examples(inputs), _find_blocks(model, weights)
+    check_finite(weights, "The weight")
     collect = partial(
         layer_hessians, damping=damping, batch_size=batch_size, forward=forward, progress=progress
     )

@@ -208,13 +208,15 @@ KNOWN = (
 
 
 def _needs_view(module: nn.Module) -> bool:
-    kinds = (*TRANSPOSED, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+    if isinstance(module, nn.RNNBase):
+        return not module.proj_size  # `why_no_layer_inputs` names the others
+    kinds = (*TRANSPOSED, nn.MultiheadAttention, nn.RNNCellBase)
     return isinstance(module, kinds) or is_transformers_conv1d(module)
 
 
 def _viewed_weight(path: str, layer: WeightLayer, only_computed: bool) -> ViewedWeight:
     name, module = f"{path}.{layer.attribute}".lstrip("."), layer.module
-    if only_computed:
+    if only_computed or not _needs_view(module):
         return ViewedWeight(name, layer)
     if isinstance(module, TRANSPOSED):
         groups = module.groups
@@ -268,7 +270,7 @@ def _layer_in_view(module: nn.Module) -> nn.Module:
         layer.weight, layer.bias = nn.Parameter(weight.detach().T), nn.Parameter(bias.detach())
     elif isinstance(plain, nn.MultiheadAttention):
         layer = AttentionView(plain)
-    elif isinstance(plain, nn.RNNBase):
+    elif isinstance(plain, nn.RNNBase) and not plain.proj_size:
         layer = RecurrentView(plain)
     elif isinstance(plain, nn.RNNCellBase):
         layer = CellView(plain)

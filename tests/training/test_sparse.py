@@ -420,7 +420,6 @@ def test_rounds_of_tickets_and_of_retraining_say_what_trained_them():
     model = fully_connected()
     rounds = prunus.prune_and_retrain(
         model,
-        prunus.prunable_weights(model),
         data,
         [0.8, 0.1],
         [recipe] * 2,

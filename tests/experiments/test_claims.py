@@ -29,7 +29,7 @@ def test_claim_about_one_network_is_not_decided_on_another():
 def test_more_claims_need_more_evidence():
     """Holm: the smallest of m p-values is multiplied by m."""
     claim = Claim("It is low", "a", "lower", 2.0, "error", "Table 1")
-    measured = rows("", "a", [1.0, 1.3, 1.15])
+    measured = rows("", "a", [1.0, 1.45, 1.2])
     (alone,) = decide_claims([claim], measured)
     first, *others = decide_claims([claim] * 4, measured)
     assert first.p == min(1.0, 4 * alone.p)

@@ -107,9 +107,7 @@ def _evaluated_batches(data: Any, batch_size: int | None, any_task: bool) -> tup
     if isinstance(data, Dataset):
         check_split(data)  # type: ignore[arg-type]  # it raises an error that names the splits
     if isinstance(data, Split):
-        labels = data.labels
-        has_positions = isinstance(labels, Tensor) and labels.ndim > 1 and labels.dtype == torch.int64
-        check_split(data, any_labels=any_task or has_positions)
+        check_split(data, any_labels=any_task)
     if not isinstance(data, Split | Examples | Tensor | tuple | dict):
         return _checked_batches(data), 0, 0
     try:

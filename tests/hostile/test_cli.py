@@ -189,9 +189,6 @@ def nan_in_test():
 def unlike_shapes():
     return with_inputs(lambda inputs: inputs[..., :7], "test")
 
-def no_classes():
-    return Dataset("no classes", few().train, few().validation, few().test, ())
-
 def pair():
     return few().train, few().test
 """
@@ -249,7 +246,7 @@ def refused(folder, capsys):
         (2, (NET, DATA, "--bits=0"), "--bits"),
         (2, (NET, DATA, "--rounds=0"), "--rounds"),
         (2, (NET, DATA, "--threads=0"), "--threads"),
-        (2, (NET,), "--data"),
+        (3, (NET,), "--data"),
         (2, ("--model=bad_nets", DATA), "bad_nets"),
         (2, ("--model=bad_nets:", DATA), "package.module:function"),
         (2, ("--model=bad_nets:nett", DATA), "has no 'nett'"),
@@ -401,7 +398,7 @@ def test_evaluate_refuses_a_file_of_another_model(refused, folder):
     (folder / "c.prunus").write_bytes(good(model={"name": "resnet-1000", "arguments": {}}))
     assert "--model" in refused(7, "evaluate", "c.prunus", DATA)
     prunus.save(prunus.models.MODELS["lenet-300-100"](), folder / "d.prunus")
-    assert "[2, 1, 8, 8]" in refused(4, "evaluate", "d.prunus", DATA)
+    assert "[100, 1, 8, 8]" in refused(4, "evaluate", "d.prunus", DATA)
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/a.safetensors", "bad_nets.py/a.safetensors", "."])
@@ -570,7 +567,7 @@ DATA_SETS = {
                 "labels_float",
             ),
             *("labels_short", "labels_matrix", "labels_numpy", "inputs_numpy", "inputs_list", "nan_in_train"),
-            *("infinity_in_validation", "nan_in_test", "unlike_shapes", "no_classes"),
+            *("infinity_in_validation", "nan_in_test", "unlike_shapes"),
         )
     ),
 }

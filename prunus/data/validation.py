@@ -110,12 +110,20 @@ def check_split(
     _check_inputs(inputs, name)
 
 
+def count_classes(data: Dataset) -> int:
+    """The number of classes, at least: of class names, else of the labels that occur; 0 where labels are no indices."""
+    labels = [split.labels for split in (data.train, data.validation) if split.labels.dtype == torch.int64]
+    return len(data.class_names) or max((int(tensor.max()) + 1 for tensor in labels), default=0)
+
+
 def count_labeled(labels: Tensor) -> int:
-    """The number of labels that are class indices.
+    """The number of labels that are class indices; of examples where labels are something else.
 
     >>> count_labeled(torch.tensor([0, IGNORE_INDEX, 2]))
     2
     """
+    if labels.dtype != torch.int64:
+        return len(labels)
     return int(torch.count_nonzero(labels != IGNORE_INDEX))
 
 

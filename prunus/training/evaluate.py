@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of one pass over the training split and of the model after it; losses in nats, accuracy in percent."""
+    """Metrics of one pass over the training split and of the model after it; losses in nats, accuracy in percent.
+
+    The accuracy is NaN where labels are no classes.
+    """
 
     epoch: int
     training_loss: float

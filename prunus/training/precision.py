@@ -22,7 +22,9 @@ def single_precision(model: nn.Module) -> Iterator[None]:
     >>> layer.weight.dtype
     torch.float16
     """
-    halves = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.float16, torch.bfloat16)]
+    halves = [
+        t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.float16, torch.bfloat16)
+    ]
     dtypes = [tensor.dtype for tensor in halves]
     for tensor in halves:
         tensor.grad = None

@@ -189,7 +189,9 @@ def _check_tensors(model: nn.Module, inputs: Tensor) -> None:
     named = [*model.named_parameters(remove_duplicate=False), ("inputs", inputs)]
     for name, tensor in named:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise UnsupportedError(f"{name!r} is {tensor.dtype} on {tensor.device.type}, not float32 on a CPU")
+            raise UnsupportedError(
+                f"{name!r} is {tensor.dtype} on {tensor.device.type}, not float32 on a CPU"
+            )
     if len({id(tensor) for _, tensor in named}) < len(named):
         raise UnsupportedError("it uses a parameter twice")
 

@@ -178,7 +178,8 @@ class CompressionRun:
         if self.layers is None:
             rounds = prune_with_recipe(
                 self.recipe, self.model, self.weights, self.data, plan,
-                fit=self.fit, forward=self.task.get("forward"), loss=self.task.get("loss"), seed=self.seed, checkpoints=self.checkpoints,
+                fit=self.fit, forward=self.task.get("forward"), loss=self.task.get("loss"),
+                seed=self.seed, checkpoints=self.checkpoints,
                 report=self.report_of("pruned"), progress=self.progress,
             )  # fmt: skip
             masks, epochs = rounds[-1].masks, [epoch for round_ in rounds for epoch in round_.epochs]

@@ -140,7 +140,8 @@ def prune_and_retrain(
             elif data is not None:
                 epochs = train(
                     model, data, retrain[number - 1],
-                    constraint=Masks(model, masks), forward=forward, loss=loss, seed=derive_seed(seed, "retrain", number),
+                    constraint=Masks(model, masks), forward=forward, loss=loss,
+                    seed=derive_seed(seed, "retrain", number),
                     checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
                     report=report, progress=progress,
                 )  # fmt: skip

@@ -277,7 +277,9 @@ def _refused(
     ]
 
 
-def kept_indices(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Tensor]]:
+def kept_indices(
+    analysis: Analysis, removed: Mapping[str, Sequence[int]]
+) -> dict[str, dict[int, Tensor]]:
     """The indices of each dimension of each tensor that remain if channels are removed.
 
     Args:

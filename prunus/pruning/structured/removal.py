@@ -177,14 +177,7 @@ def _plain(value: Any) -> Any:
 
 
 HANDLED_MODULES = (
-    *(
-        nn.modules.conv._ConvNd,
-        nn.Linear,
-        nn.modules.batchnorm._NormBase,
-        nn.LayerNorm,
-        nn.RMSNorm,
-        nn.GroupNorm,
-    ),
+    *(nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
     *(nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase),
 )
 """Modules of torch whose attributes follow from the shapes of their tensors."""

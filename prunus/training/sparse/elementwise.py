@@ -87,14 +87,10 @@ def activation_backward(op: Ints, rows: Ints, values: Floats, slopes: Floats, ba
                     store(slopes, x, slope)
                 elif op[KIND] == TANH:
                     for j in range(LANES):
-                        slopes[x * LANES + j] = slopes[y * LANES + j] * (
-                            one - values[y * LANES + j] * values[y * LANES + j]
-                        )
+                        slopes[x * LANES + j] = slopes[y * LANES + j] * (one - values[y * LANES + j] * values[y * LANES + j])
                 else:
                     for j in range(LANES):
-                        slopes[x * LANES + j] = (
-                            slopes[y * LANES + j] * values[y * LANES + j] * (one - values[y * LANES + j])
-                        )
+                        slopes[x * LANES + j] = slopes[y * LANES + j] * values[y * LANES + j] * (one - values[y * LANES + j])
 
 
 @compile_kernel(error_model="numpy")
@@ -108,14 +104,7 @@ def _random_bits(key: np.uint64, counter: int) -> np.uint64:
 
 @compile_kernel(error_model="numpy")
 def dropout(
-    op: Ints,
-    rows: Ints,
-    source: Floats,
-    target: Floats,
-    key: np.uint64,
-    probability: float,
-    base: int,
-    is_backward: bool,
+    op: Ints, rows: Ints, source: Floats, target: Floats, key: np.uint64, probability: float, base: int, is_backward: bool
 ) -> None:
     """Drop values, and multiply the others by 1 / (1 - probability); backward: the same for their gradients.
 
@@ -209,14 +198,7 @@ def batch_norm_forward(
 
 @compile_kernel(error_model="numpy")
 def _mean(
-    op: Ints,
-    rows: Ints,
-    r: int,
-    values: Floats,
-    num_examples: int,
-    size: int,
-    center: float,
-    is_squared: bool,
+    op: Ints, rows: Ints, r: int, values: Floats, num_examples: int, size: int, center: float, is_squared: bool
 ) -> float:
     """The mean of the values of a channel, or of their squared differences from `center`, over the examples."""
     never_inline()
@@ -270,6 +252,4 @@ def batch_norm_backward(
                 for w in range(op[WIDTH]):
                     x, y = _places(op, rows, r, h, w, base)
                     for j in range(num_lanes):
-                        slopes[x * LANES + j] = factor * (
-                            slopes[y * LANES + j] - a - (values[x * LANES + j] - mean32) * b
-                        )
+                        slopes[x * LANES + j] = factor * (slopes[y * LANES + j] - a - (values[x * LANES + j] - mean32) * b)

@@ -69,9 +69,7 @@ def train_sparse_epoch(
             last = _last_step(training, split, observer, first, count)
             indices = range(first, last)
             rates = [training.learning_rate((number + index / count) / recipe.epochs) for index in indices]
-            keys = [
-                derive_seed(seed, "dropout", number, index) if network.has_dropout else 0 for index in indices
-            ]
+            keys = [derive_seed(seed, "dropout", number, index) if network.has_dropout else 0 for index in indices]
             batches = order[first * size : last * size]
             examples = split
             if training.augment is not no_augmentation:
@@ -106,9 +104,7 @@ def _last_step(training: Training, split: Split, observer: Observer | None, firs
     return min(first + limit, count)
 
 
-def _augmented(
-    augment: Augment, split: Split, order: Tensor, size: int, start: tuple[int, int, int]
-) -> Split:
+def _augmented(augment: Augment, split: Split, order: Tensor, size: int, start: tuple[int, int, int]) -> Split:
     """The examples `order` of a split, each batch augmented as in a dense training."""
     seed, epoch, first = start
     inputs = [

@@ -65,13 +65,7 @@ def weighted_forward(
 
 @compile_kernel(error_model="numpy")
 def weight_gradients(
-    op: Ints,
-    rows: Ints,
-    offsets: NDArray[np.int32],
-    gradients: Floats,
-    values: Floats,
-    slopes: Floats,
-    base: int,
+    op: Ints, rows: Ints, offsets: NDArray[np.int32], gradients: Floats, values: Floats, slopes: Floats, base: int
 ) -> None:
     """Add the gradients of the kept weights and of the biases."""
     never_inline()

@@ -98,13 +98,7 @@ class SparseNetwork:
                 norm.num_batches_tracked.add_(num_steps)
 
     def train(
-        self,
-        recipe: Recipe,
-        inputs: Tensor,
-        labels: Tensor,
-        order: Tensor,
-        learning_rates: Floats64,
-        keys: Keys,
+        self, recipe: Recipe, inputs: Tensor, labels: Tensor, order: Tensor, learning_rates: Floats64, keys: Keys
     ) -> tuple[float, int]:
         """Take one step per learning rate, on batches of `order`.
 

@@ -105,16 +105,7 @@ def backward(
         op = ops[i]
         if op[KIND] == BATCH_NORM:
             batch_norm_backward(
-                op,
-                rows,
-                params,
-                gradients,
-                statistics,
-                values,
-                slopes,
-                num_examples,
-                size,
-                op[USES_BATCH] == 1,
+                op, rows, params, gradients, statistics, values, slopes, num_examples, size, op[USES_BATCH] == 1
             )
             continue
         for base in range(0, -(-num_examples // LANES) * size, size):
@@ -134,14 +125,7 @@ def backward(
 
 @compile_kernel(error_model="numpy")
 def cross_entropy(
-    labels: Ints,
-    order: Ints,
-    first: int,
-    last: int,
-    values: Floats,
-    slopes: Floats,
-    shape: Ints,
-    num_labeled: int,
+    labels: Ints, order: Ints, first: int, last: int, values: Floats, slopes: Floats, shape: Ints, num_labeled: int
 ) -> tuple[float, int]:
     """The sum of the losses in nats and the number of right answers; with `num_labeled`, the gradients of the mean."""
     never_inline()
@@ -187,9 +171,7 @@ def batch_gradients(
     slopes[shape[INPUT_SIZE] * LANES : -(-(last - first) // LANES) * shape[SIZE] * LANES] = 0
     gradients[:] = 0
     loss, _ = cross_entropy(labels, order, first, last, values, slopes, shape, num_labeled)
-    backward(
-        ops, rows, offsets, numbers, params, gradients, statistics, values, slopes, shape, last - first, key
-    )
+    backward(ops, rows, offsets, numbers, params, gradients, statistics, values, slopes, shape, last - first, key)
     return loss, num_labeled
 
 

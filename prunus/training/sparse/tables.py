@@ -77,9 +77,7 @@ class Tables:
         source, last = connections[0].source, connections[-1].target
         self.places = source.place + source.places()
         tiles = np.arange(0, len(self.places) - program.TILE + 1, program.TILE)
-        self.tiles = (
-            tiles[np.logical_or.reduceat(live_features(connections[0]), tiles)] if len(tiles) else tiles
-        )
+        self.tiles = tiles[np.logical_or.reduceat(live_features(connections[0]), tiles)] if len(tiles) else tiles
         self.shape = np.zeros(program.NUM_SHAPE, np.int64)
         self.shape[program.SIZE] = last.place + last.channels * last.area
         self.shape[program.INPUT_SIZE] = source.channels * source.area
@@ -148,7 +146,9 @@ class Tables:
             rows[:, fields.ROW_BIAS] = self._first[layer.parameter("bias")] + live
 
 
-def _tile(source: Slot, target: Slot, kernel: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:
+def _tile(
+    source: Slot, target: Slot, kernel: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[int, int]:
     """Height and width of the largest tile, halved from the whole output, whose inputs fit into `CACHE_BYTES`."""
     tile = [target.height, target.width]
     while max(tile) > 1:

@@ -65,10 +65,7 @@ def trace_layers(model: nn.Module) -> list[Layer]:
         UnsupportedError: The model is no chain of supported layers.
     """
     for name, module in model.named_modules():
-        if any(
-            getattr(module, f"_{kind}_hooks")
-            for kind in ("forward", "forward_pre", "backward", "backward_pre")
-        ):
+        if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
             raise UnsupportedError(f"the module {name or type(module).__name__!r} has hooks")
     graphs = [_trace(model, is_training) for is_training in (False, True)]
     if str(graphs[0]) != str(graphs[1]):
@@ -130,9 +127,7 @@ def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """The arguments of a function behind the input, by name."""
-    names = {"flatten": ("start_dim", "end_dim")}.get(
-        _name(node), ("kernel_size", "stride", "padding", "dilation")
-    )
+    names = {"flatten": ("start_dim", "end_dim")}.get(_name(node), ("kernel_size", "stride", "padding", "dilation"))
     return {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
 
 
@@ -144,7 +139,5 @@ def _pooling(node: fx.Node, settings: dict[str, Any]) -> tuple[int, int]:
     others = [settings.get("padding", 0) not in (0, (0, 0)), settings.get("dilation", 1) not in (1, (1, 1))]
     others += [bool(settings.get(key)) for key in ("ceil_mode", "return_indices")]
     if len(sides) > 1 or len(steps) > 1 or any(others):
-        raise UnsupportedError(
-            f"the pooling {_name(node)} has padding, dilation, or a window that is no square"
-        )
+        raise UnsupportedError(f"the pooling {_name(node)} has padding, dilation, or a window that is no square")
     return sides.pop(), steps.pop()

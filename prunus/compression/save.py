@@ -37,8 +37,9 @@ def save(
     floats is written as the 0.0 that it equals: a weight times a mask is -0.0 at about half of the pruned positions,
     and their signs would take more bytes than the positions of all other weights. Their number is in the header, as
     "negative_zeros_cleared"; `container.write` keeps them. Zeros and repeated values make a file small, so any module
-    may be saved. `load(path)` returns a built-in model, `load(path, into=module)` any other. An existing file is
-    replaced once the new one is complete.
+    may be saved. `load(path)` returns a built-in model, `load(path, into=module)` any other. If channels were
+    removed from the model, the attributes that changed are stored as well, so that `load` makes the original module as
+    small. An existing file is replaced once the new one is complete.
 
     Args:
         network: A module, or the result of `compress`, whose recipe is then stored as well. Of a module that
@@ -76,17 +77,27 @@ def save(
         path,
         state,
         model=getattr(model, "built_in", None),
-        metadata={**file_metadata(num_cleared), **about, **(metadata or {})},
+        metadata={**file_metadata(num_cleared, model), **about, **(metadata or {})},
         encoding=encoding or EncodingConfig(),
         generated=generated,
         factors=factors,
     )
 
 
-def file_metadata(num_cleared: int) -> dict[str, Any]:
-    """The versions of the libraries, and how many negative zeros were cleared."""
+def file_metadata(num_cleared: int, model: nn.Module | None = None) -> dict[str, Any]:
+    """The metadata of every file.
+
+    Args:
+        num_cleared: How many negative zeros were cleared.
+        model: The model; if channels were removed from it, the attributes that have changed are stored.
+
+    Returns:
+        The versions of the libraries, and `negative_zeros_cleared` and `edits` where there are any.
+    """
     libraries = {name: version(name) for name in ("prunus", "torch", "numpy", "constriction")}
-    return {**libraries, **({"negative_zeros_cleared": num_cleared} if num_cleared else {})}
+    cleared = {"negative_zeros_cleared": num_cleared} if num_cleared else {}
+    edits = getattr(model, "edited_attributes", None)
+    return {**libraries, **cleared, **({} if edits is None else {"edits": edits})}
 
 
 def recipe_metadata(recipe: CompressionRecipe, seed: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from prunus.training.fit import Fit, check_fit, train_with
 from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.outputs import Forward
 from prunus.training.recipe import check_recipe
+from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Density, MaskDict, Progress, Scores
 
 
@@ -42,6 +43,7 @@ class PruningRound:
     density: float
     masks: MaskDict
     epochs: list[EpochMetrics]
+    """Each says which backend trained it."""
 
 
 def prune_and_retrain(
@@ -62,6 +64,7 @@ def prune_and_retrain(
     checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> list[PruningRound]:
     """Prune `model` to each of `densities` in place, and retrain it after each.
 
@@ -86,6 +89,7 @@ def prune_and_retrain(
             weights of the first call, the same data, densities, recipes and seed.
         report: Called after each epoch.
         progress: Called after every batch of retraining.
+        backend: What retrains, as for `prunus.train`; "auto" chooses in each round.
 
     Returns:
         One entry per round.
@@ -103,6 +107,7 @@ def prune_and_retrain(
     weights, within = selection.weights, selection.within
     scope.check(shapes_of(weights), densities, within)
     folder = None if checkpoints is None else Path(checkpoints)
+    check_backend(backend)
     check_fit(fit, checkpoints)
     num_recipes = len(densities) if fit is None else 0
     if len(retrain) != num_recipes:
@@ -143,7 +148,7 @@ def prune_and_retrain(
                     constraint=Masks(model, masks), forward=forward, loss=loss,
                     seed=derive_seed(seed, "retrain", number),
                     checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
-                    report=report, progress=progress,
+                    report=report, progress=progress, backend=backend,
                 )  # fmt: skip
         rounds.append(PruningRound(number, mask_density(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,9 @@ from prunus.training.state import (
 )
 from prunus.types import Dataset, Progress, Split
 
+if TYPE_CHECKING:
+    from prunus.training.sparse.network import SparseNetwork
+
 Report = Callable[[EpochMetrics], None]
 
 
@@ -77,7 +80,8 @@ class Trainer:
         self.done = 0
         """The number of steps done."""
         self.epochs: list[EpochMetrics] = []
-        self.backend, self.network = Backend("dense"), None
+        self.backend = Backend("dense")
+        self.network: SparseNetwork | None = None
         self.best: dict[str, Tensor] = {}
         """The `state_dict` with the lowest validation loss so far, kept only if `recipe.patience` may restore it."""
 
@@ -102,7 +106,15 @@ class Trainer:
         return loss.detach()
 
     def choose_backend(self, backend: str, split: Split) -> None:
-        """Choose what computes the training of this split: "auto", "dense" or "sparse". Raises SpecError."""
+        """Choose what computes the training.
+
+        Args:
+            backend: "auto", "dense" or "sparse".
+            split: The training examples.
+
+        Raises:
+            SpecError: The sparse backend is requested and cannot train the model.
+        """
         other_task = self.forward is not None or self.loss is not None or split.labels.ndim != 1
         self.backend, self.network = choose_training_backend(
             backend, self.model, self.constraint, self.recipe, split.inputs, other_task=other_task
@@ -309,7 +321,7 @@ def train(
 
     Raises:
         SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while
-            only the last epoch is evaluated, or the sparse backend is asked for and cannot train the model.
+            only the last epoch is evaluated, or the sparse backend is requested and cannot train the model.
         DataError: The data cannot be trained on.
         StatisticsError: The loss does not fit the outputs and the labels, or returns no scalar.
         ModelError: The model cannot be trained on the data, or the masks or the constraint belong to another model.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.compression.container.edits import TensorShapes, apply_edits, check_edits, edits_of
 from prunus.compression.container.file_format import CHECKSUM, as_bytes, checksum
 from prunus.compression.container.read import (
     ParsedFile,
@@ -42,6 +43,7 @@ def load(
         into: The module to copy the weights into; its mode is unchanged. Tensors are read and copied one after
             another, so that little more memory than that of the file is taken. Without it, the built-in model that the
             file names is built, in evaluation mode. It consists of the tensors that were read and takes no more memory.
+            If channels were removed from the saved model, `into` is the original module, and becomes as small.
         max_bytes: The most memory that reading may take, in bytes; see `unpack`.
 
     Returns:
@@ -61,13 +63,17 @@ def load(
             _fill(os.fspath(path), unwrapped(into), parse_file(read_bytes(path, max_bytes), max_bytes))
         return into
     header, state = unpack(read_bytes(path, max_bytes), max_bytes)
-    name = os.fspath(path)
+    name, edits = os.fspath(path), edits_of(header)
     model = _build(name, header)
-    _check_same_tensors(name, model, {key: _kind(value) for key, value in state.items()})
+    shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
+    smaller = check_edits(name, model, edits, shapes)
+    _check_same_tensors(name, model, {key: _kind(value) for key, value in state.items()}, smaller)
+    apply_edits(model, edits, smaller)
     # The model is on the meta device: the tensors that were read become its own.
     model.load_state_dict(state, assign=True)
     if any(tensor.is_meta for tensor in model.buffers()):  # buffers that are not part of the state_dict
         model = _build(name, header, device="cpu")
+        apply_edits(model, edits, smaller)
         model.load_state_dict(state)
     return model.eval()
 
@@ -82,16 +88,22 @@ def _fill(path: str, model: nn.Module, file: ParsedFile) -> None:
         name: _kind(file.decode(number)) if entry.is_plain_data else f"{entry.dtype} {list(entry.shape)}"
         for (name, number), entry in zip(numbers.items(), file.entries, strict=True)
     }
-    _check_same_tensors(path, model, kinds)
+    edits = edits_of(file.header)
+    shapes = {name: file.entries[number].shape for name, number in numbers.items()}
+    smaller = check_edits(path, model, edits, shapes)
+    _check_same_tensors(path, model, kinds, smaller)
     _check_tied_values(path, model, file, numbers)
     parts = list(_parts(file, numbers))
     if len(parts) == 1:  # all tensors are decoded before the model is changed
-        model.load_state_dict({name: file.decode(number) for name, number in numbers.items()})
+        state = {name: file.decode(number) for name, number in numbers.items()}
+        apply_edits(model, edits, smaller)
+        model.load_state_dict(state)
         return
     sections = _Sections(path, file)
     del file  # and the content of the file
     for number in numbers.values():
         sections.decode(number)  # raises before the model is changed
+    apply_edits(model, edits, smaller)
     for part in parts:
         model.load_state_dict({n: sections.decode(number) for n, number in part.items()}, strict=False)
 
@@ -160,9 +172,11 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
         ) from error
 
 
-def _check_same_tensors(path: str, model: nn.Module, kinds: Mapping[str, str]) -> None:
-    """Raise ModelMismatchError unless names, shapes and dtypes are the same on both sides."""
-    expected = {name: _kind(value) for name, value in model.state_dict().items()}
+def _check_same_tensors(path: str, model: nn.Module, kinds: Mapping[str, str], smaller: TensorShapes) -> None:
+    """Raise ModelMismatchError unless names, dtypes and shapes (those that `smaller` changes to) are the same."""
+    own = model.state_dict()
+    own |= {name: own[name].new_empty(shape, device="meta") for name, shape in smaller.items()}
+    expected = {name: _kind(value) for name, value in own.items()}
     differing = [
         f"{printable(name)} ({kinds[name]} in the file, {expected[name]} in the model)"
         for name in expected.keys() & kinds.keys()

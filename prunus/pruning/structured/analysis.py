@@ -8,12 +8,13 @@ from prunus.pruning.structured.sizes import resolve_sizes
 from prunus.pruning.structured.walk import label_graph
 
 
-def analyze(model: nn.Module, example_inputs: object) -> Analysis:
+def analyze(model: nn.Module, example_inputs: object, *, rewrite: bool = False) -> Analysis:
     """Find the groups of a model.
 
     Args:
         model: Any module; it is not changed.
         example_inputs: What its forward takes: one tensor, a tuple of arguments, or a dict of named arguments.
+        rewrite: Whether sizes that are written out in the code may change, as they can in the exported graph.
 
     Returns:
         The groups, and what is refused.
@@ -22,4 +23,4 @@ def analyze(model: nn.Module, example_inputs: object) -> Analysis:
         ModelError: The model cannot be exported.
     """
     analysis = group_labels(label_graph(trace_model(model, example_inputs), model), model)
-    return resolve_sizes(analysis, model)
+    return analysis if rewrite else resolve_sizes(analysis, model)

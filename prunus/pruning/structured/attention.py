@@ -11,10 +11,11 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention whose number of heads times head size is not the size of its input.
 
     Removing heads changes the class of a module to this one: the forward of `nn.MultiheadAttention` requires that heads
-    times head size is the size of the input. Parameters, their names and the call are the same.
+    times head size is the size of the input. Parameters, their names and the call are the same; a mask
+    for each head has to be for the heads that remain.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -25,7 +26,21 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend from `query` to `key` and `value`; arguments and results as of `nn.MultiheadAttention`."""
+        """Attend from `query` to `key` and `value`.
+
+        Args:
+            query: [B, T, I], or [T, B, I] if not `batch_first`, or [T, I].
+            key: Of the same form.
+            value: Of the same form.
+            key_padding_mask: [B, S] of entries of `key` to ignore.
+            need_weights: Whether the weights are returned.
+            attn_mask: [T, S] or [B x heads, T, S], boolean (True: ignored) or added to the scores.
+            average_attn_weights: Whether the weights are averaged over the heads.
+            is_causal: Unused, as `attn_mask` says it.
+
+        Returns:
+            The output, and the weights or None.
+        """
         is_batched = query.dim() == 3
         if not is_batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
@@ -53,13 +68,12 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
 
     def _project(self, *inputs: Tensor) -> list[Tensor]:
         """Query, key and value of each head, [B, heads, T, head size]."""
-        if self.in_proj_weight is not None:
-            weights = self.in_proj_weight.chunk(3)
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        joint: Tensor | None = self.in_proj_weight
+        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = separate if joint is None else joint.chunk(3)
         biases: Any = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
-        return [x.unflatten(2, (-1, self.head_dim)).transpose(1, 2) for x in projected]
+        return [x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2) for x in projected]
 
     def _merge_masks(
         self, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
@@ -81,17 +95,13 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))
 
 
-def can_lose_heads(module: nn.Module) -> bool:
+def can_lose_heads(module: Any) -> bool:
     """Whether a module is multi-head attention that can be changed to `PrunedMultiheadAttention`."""
-    return (
-        type(module) in (nn.MultiheadAttention, PrunedMultiheadAttention)
-        and module.bias_k is None
-        and module.bias_v is None
-        and not module.add_zero_attn
-    )
+    is_attention = type(module) in (nn.MultiheadAttention, PrunedMultiheadAttention)
+    return is_attention and module.bias_k is module.bias_v is None and not module.add_zero_attn
 
 
-def attention_sizes(module: nn.MultiheadAttention) -> dict[str, Any]:
+def attention_sizes(module: Any) -> dict[str, Any]:
     """The attributes of multi-head attention that follow from the shapes of its tensors."""
     joint = module.in_proj_weight is not None
     query = module.in_proj_weight if joint else module.q_proj_weight

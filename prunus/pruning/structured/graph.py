@@ -6,6 +6,7 @@ Every node has its operator, the shapes of its results, the module that it belon
 
 import operator
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class TracedGraph:
     tensors: dict[str, str]
     """The name in the model of each parameter, buffer or constant, by the name of its placeholder. Tensors that are one
     tensor in the model have one name here."""
+    program: Any = None
+    """What `torch.export` returned."""
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -56,7 +59,9 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     args, kwargs = as_arguments(example_inputs)
     with eval_mode(model), exact_attention(), torch.enable_grad():
         try:
-            program = torch.export.export(model, args, kwargs, strict=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about recurrent modules, and within torch itself
+                program = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:  # the user's forward, and the export of it, may fail in any way
             raise export_error(model, args, kwargs, error) from error
     signature = program.graph_signature
@@ -67,7 +72,7 @@ def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
     }
     shared = _first_names(model)
     tensors = {placeholder: shared.get(name, name) for placeholder, name in names.items()}
-    return TracedGraph(program.graph, program.graph_module, tensors, args, kwargs)
+    return TracedGraph(program.graph, program.graph_module, tensors, program, args, kwargs)
 
 
 def as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -90,12 +90,14 @@ class Group:
         Returns:
             [channels].
         """
-        parts = [
-            self.member_values(member, scores[member.name]).sum(1)
-            for member in self.members
-            if member.name in scores
-        ]
-        return torch.stack(parts).sum(0) if parts else torch.zeros(self.channels)
+        total = torch.zeros(self.channels)
+        for member in self.members:
+            if member.name in scores:
+                tensor = scores[member.name]
+                others = [dim for dim in range(tensor.dim()) if dim != member.dim]
+                sums = tensor.sum(others) if others else tensor
+                total = total.to(sums) + sums[member.indices.to(sums.device)].sum(1)
+        return total
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,20 @@ class Analysis:
     shapes: dict[str, tuple[int, ...]]
     """The shape of each tensor that has labels."""
     sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
+    """The names of the parameters among the inputs of a node, for example of those in `coupling.work`."""
     bindings: list[Any] = field(default_factory=list)
     """Attributes of modules that change with the channels; see `sizes`."""
 
     def length(self, name: str, dim: int) -> int:
-        """The length of a dimension of a tensor when it was analyzed."""
+        """The length of a dimension when it was analyzed.
+
+        Args:
+            name: The name of the tensor.
+            dim: The dimension.
+
+        Returns:
+            The number of entries.
+        """
         return self.shapes[name][dim]
 
     def kept_labels(self, removed: Mapping[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -190,11 +201,11 @@ def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
     )  # fmt: skip
 
 
-Places = dict[tuple[str, int], Atoms]
+ChannelsByPlace = dict[tuple[str, int], Atoms]
 """The channel of each entry of a dimension, by name of the tensor and dimension."""
 
 
-def _places(labeled: LabeledGraph, model: nn.Module, roots: Atoms) -> Places:
+def _places(labeled: LabeledGraph, model: nn.Module, roots: Atoms) -> ChannelsByPlace:
     order = {name: i for i, (name, _) in enumerate([*model.named_parameters(), *model.named_buffers()])}
     names = sorted(labeled.parameters, key=lambda name: order.get(name, len(order)))
     return {
@@ -205,7 +216,7 @@ def _places(labeled: LabeledGraph, model: nn.Module, roots: Atoms) -> Places:
 
 
 def _block_whole_dimensions(
-    coupling: Coupling, places: Places, blocked: np.ndarray[Any, Any], reasons: dict[int, Refusal]
+    coupling: Coupling, places: ChannelsByPlace, blocked: np.ndarray[Any, Any], reasons: dict[int, Refusal]
 ) -> None:
     """Block channels that are all entries of a dimension."""
     for channel in places.values():
@@ -216,21 +227,23 @@ def _block_whole_dimensions(
             )
 
 
-def _groups(places: Places, blocked: np.ndarray[Any, Any], inexact: Mapping[int, Refusal]) -> list[Group]:
+def _groups(
+    places: ChannelsByPlace, blocked: np.ndarray[Any, Any], inexact: Mapping[int, Refusal]
+) -> list[Group]:
     """Channels with the same signature: the same dimensions with the same number of entries."""
     signature = np.zeros(len(blocked), np.uint64)
     generator = np.random.default_rng(0)
     for channel in places.values():
-        found, counts = np.unique(channel, return_counts=True)
-        key = generator.integers(1, 1 << 63, dtype=np.uint64) | np.uint64(1)
-        signature[found] += key * counts.astype(np.uint64)
+        unique, counts = np.unique(channel, return_counts=True)
+        number = generator.integers(1, 1 << 63, dtype=np.uint64) | np.uint64(1)
+        signature[unique] += number * counts.astype(np.uint64)
     for root in inexact:
         signature[root] ^= np.uint64(1 << 63)
     members: dict[int, list[GroupMember]] = defaultdict(list)
     roots: dict[int, Atoms] = {}
     for (name, dim), channel in places.items():
         own = signature[channel]
-        for key in dict.fromkeys(own[~blocked[channel]].tolist()):
+        for key in dict.fromkeys(map(int, own[~blocked[channel]])):
             positions = np.flatnonzero(own == key)
             positions = positions[~blocked[channel[positions]]]
             if key not in roots:
@@ -263,7 +276,7 @@ def _ranks(order: Atoms, values: Atoms) -> Atoms:
 
 
 def _refused(
-    places: Places, blocked: np.ndarray[Any, Any], reasons: Mapping[int, Refusal]
+    places: ChannelsByPlace, blocked: np.ndarray[Any, Any], reasons: Mapping[int, Refusal]
 ) -> list[RefusedDimension]:
     dimensions: dict[Refusal, list[tuple[str, int]]] = defaultdict(list)
     for place, channel in places.items():
@@ -277,9 +290,7 @@ def _refused(
     ]
 
 
-def kept_indices(
-    analysis: Analysis, removed: Mapping[str, Sequence[int]]
-) -> dict[str, dict[int, Tensor]]:
+def kept_indices(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Tensor]]:
     """The indices of each dimension of each tensor that remain if channels are removed.
 
     Args:

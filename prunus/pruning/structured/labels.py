@@ -1,11 +1,11 @@
 """Channel labels: which entries of a tensor's dimensions must be removed together.
 
 Every entry of every dimension of a parameter has a label, an integer. The operators of a graph carry labels along, and
-couple the labels of entries that they join. A tensor has `Layer`s of labels:
+couple the labels of entries that they join. A tensor has `LabelLayer`s of labels:
 
     one dimension       removing a label removes the entries of this dimension that have it
-    several dimensions  a dimension of labeled channels was split (heads x head size). Either of the parts can be removed
-                        from; which one, is decided by the first operator that needs one of them whole (`fix`).
+    several dimensions  a dimension of labeled channels was split (heads x head size). Channels can be removed from
+                        either of the parts; the first operator that needs one of them whole decides (`fix`)
 
 A dimension without a layer has a fixed length. The sum of a coupled set of labels is a channel; see `groups`.
 """
@@ -33,7 +33,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LabelLayer:
     """Labels of the entries of one or several dimensions."""
 
     dims: tuple[int, ...]
@@ -49,9 +49,9 @@ class Labels:
     """The labels of one tensor."""
 
     shape: tuple[int, ...]
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[LabelLayer, ...] = ()
 
-    def layer(self, dim: int) -> Layer | None:
+    def layer(self, dim: int) -> LabelLayer | None:
         """The layer that labels a dimension."""
         return next((layer for layer in self.layers if dim in layer.dims), None)
 
@@ -82,7 +82,6 @@ class Work:
     """The multiplications of one operator: a factor times the number of channels kept in each of some dimensions."""
 
     node: fx.Node
-    parameters: tuple[str, ...]
     factor: int
     channels: tuple[Atoms, ...]
 
@@ -106,7 +105,12 @@ class Coupling:
         return np.arange(self.count - size, self.count)
 
     def tie(self, first: Atoms, second: Atoms) -> None:
-        """Couple labels, entry by entry; the shapes may be broadcast."""
+        """Couple labels, entry by entry.
+
+        Args:
+            first: Labels.
+            second: Labels of a shape that broadcasts with that of `first`.
+        """
         if first is not second:
             self.ties.append(tuple(np.broadcast_arrays(first, second)))  # type: ignore[arg-type]
 
@@ -117,12 +121,22 @@ class Coupling:
         return Refusal(name, source_line(self.node), reason)
 
     def block(self, atoms: Atoms, reason: str) -> None:
-        """Make these labels unremovable."""
+        """Make labels unremovable.
+
+        Args:
+            atoms: The labels.
+            reason: Why.
+        """
         if atoms.size:
             self.blocks.append((atoms.ravel(), self.refusal(reason)))
 
     def mark_inexact(self, atoms: Atoms, reason: str) -> None:
-        """Mark channels whose removal differs from setting them to zero."""
+        """Mark channels whose removal differs from setting them to zero.
+
+        Args:
+            atoms: The labels.
+            reason: Why.
+        """
         self.inexact.append((atoms.ravel(), self.refusal(reason)))
 
     def fix(self, labels: Labels, dim: int, reason: str) -> Labels:
@@ -147,10 +161,18 @@ class Coupling:
         first = layer.atoms.take([0], axis)
         self.tie(first, layer.atoms)
         dims = tuple(d for d in layer.dims if d != dim)
-        return replace(labels, layers=(*others, Layer(dims, first.squeeze(axis), layer.zero)))
+        return replace(labels, layers=(*others, LabelLayer(dims, first.squeeze(axis), layer.zero)))
 
     def isolate(self, labels: Labels, dim: int) -> Labels:
-        """Remove channels from this dimension, and from no other one that was split off with it."""
+        """Remove channels from one dimension, and from no other one that was split off with it.
+
+        Args:
+            labels: Labels of a tensor.
+            dim: The dimension.
+
+        Returns:
+            Labels with a layer of this dimension alone.
+        """
         layer = labels.layer(dim)
         for other in layer.dims if layer else ():
             if other != dim:
@@ -158,7 +180,15 @@ class Coupling:
         return labels
 
     def vector(self, labels: Labels, dim: int) -> tuple[Labels, Atoms | None]:
-        """The labels [n] of one dimension, and the tensor's labels with this dimension isolated."""
+        """The labels of one dimension.
+
+        Args:
+            labels: Labels of a tensor.
+            dim: The dimension.
+
+        Returns:
+            The tensor's labels with this dimension isolated, and the labels [n] of the dimension; None: it is fixed.
+        """
         labels = self.isolate(labels, dim)
         layer = labels.layer(dim)
         return labels, None if layer is None else layer.atoms

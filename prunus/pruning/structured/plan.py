@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
-from prunus.pruning.structured.removal import Edits, remove_channels
+from prunus.pruning.structured.removal import remove_channels
+from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
 from prunus.pruning.structured.verify import check_removal
+from prunus.pruning.structured.walk import find_tensor
 
 
 @dataclass
@@ -35,6 +37,7 @@ class SlimPlan:
     removed: dict[str, list[int]]
     """The indices of the channels to remove, by name of the group."""
     verify: bool | str = True
+    rewrite: bool = False
     report: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -55,21 +58,32 @@ class SlimPlan:
             masks: Masks of the model, which are carried along.
 
         Returns:
-            The model.
+            The model; with `rewrite`, a new module, the exported graph, and the model is unchanged.
 
         Raises:
             ModelError: The outputs without the channels are not those with the channels set to zero, or the plan was
                 applied before; the model is as it was.
         """
         kept = kept_indices(self.analysis, self.removed)
-        self._check_shapes(kept)
-        self._verify()
-        edits = remove_channels(self.model, kept, self.attributes(self.removed), optimizer, masks)
-        merged = Edits({**getattr(self.model, "removed_channels", Edits()).attributes})
-        for path, values in edits.attributes.items():
-            merged.attributes[path] = {**merged.attributes.get(path, {}), **values}
-        self.model.removed_channels = merged  # type: ignore[assignment]
-        return self.model
+        self._check_shapes()
+        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+            raise ModelError(f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
+        if self.rewrite and (optimizer is not None or masks is not None):
+            raise ModelError(
+                "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
+            )
+        base = exported_module(self.analysis.traced) if self.rewrite else self.model
+        self._verify(base)
+        edits = remove_channels(base, kept, self.attributes(self.removed), optimizer, masks)
+        if self.rewrite:
+            self._change_constants(base, self.removed)
+        else:
+            base.edited_attributes = merge_edits(getattr(base, "edited_attributes", {}), edits)  # type: ignore[assignment]
+        return base
+
+    def _change_constants(self, module: nn.Module, removed: Mapping[str, Sequence[int]]) -> None:
+        kept = self.analysis.kept_labels(removed)
+        change_constants(module, self.analysis.constants, lambda constant: constant.kept(kept))
 
     def attributes(self, removed: Mapping[str, Sequence[int]]) -> dict[str, dict[str, Any]]:
         """New values of attributes of the user's modules if channels are removed.
@@ -82,9 +96,7 @@ class SlimPlan:
             raise ModelError("Expected equal numbers of channels where the model has one attribute for them.")
         return values
 
-    def _check_shapes(self, kept: Mapping[str, Mapping[int, torch.Tensor]]) -> None:
-        from prunus.pruning.structured.walk import find_tensor
-
+    def _check_shapes(self) -> None:
         for group in self.groups:
             for member in group.members:
                 tensor = find_tensor(self.model, member.name)
@@ -97,17 +109,43 @@ class SlimPlan:
                         f"Expected {member.name!r} as it was when the plan was made; make a new plan of the model."
                     )
 
-    def _verify(self) -> None:
+    def _verify(self, base: nn.Module) -> None:
         if not self.verify:
             return
         traced = self.analysis.traced
-        chosen = {group.name: group for group in self.groups if self.removed.get(group.name)}
-        parts = [[name] for name in chosen] if self.verify == "groups" else [list(chosen)]
+        by_name = {group.name: group for group in self.groups if self.removed.get(group.name)}
+        parts = [[name] for name in by_name] if self.verify == "groups" else [list(by_name)]
         for names in parts:
-            exact = [name for name in names if chosen[name].exact]
+            exact = [name for name in names if by_name[name].exact]
             removed = {name: self.removed[name] for name in exact}
             if removed:
-                check_removal(
-                    self.model, traced.args, traced.kwargs, kept_indices(self.analysis, removed),
-                    self.attributes(removed), f"the channels of {', '.join(exact[:5])}",
-                )  # fmt: skip
+                edit = partial(self._change_constants, removed=removed) if self.rewrite else None
+                what = f"the channels of {', '.join(exact[:5])}"
+                kept = kept_indices(self.analysis, removed)
+                check_removal(base, traced.args, traced.kwargs, kept, self.attributes(removed), what, edit)
+
+
+def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The edits of two removals, one after the other, as those of one.
+
+    Args:
+        before: The edits of the first.
+        after: The edits of the second.
+
+    Returns:
+        The value by module name and attribute.
+
+    >>> merge_edits({"a": {"k": {"0": [0, 2, 5]}}}, {"a": {"k": {"0": [1, 2]}}, "b": {"n": 3}})
+    {'a': {'k': {'0': [2, 5]}}, 'b': {'n': 3}}
+    """
+    merged: dict[str, dict[str, Any]] = {path: dict(values) for path, values in before.items()}
+    for path, values in after.items():
+        own = merged.setdefault(path, {})
+        for name, value in values.items():
+            old = own.get(name)
+            if isinstance(value, dict) and isinstance(old, dict):
+                value = old | {
+                    d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()
+                }
+            own[name] = value
+    return merged

@@ -5,7 +5,6 @@ Nothing is changed before all smaller tensors are computed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,25 +19,13 @@ Kept = Mapping[str, Mapping[int, Tensor]]
 """The indices that are kept, by name of the tensor and dimension."""
 
 
-@dataclass(frozen=True)
-class Edits:
-    """Attributes of modules with the values that they have after a removal: the recipe that a file holds."""
-
-    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The value (an integer or a list of integers) by module name and attribute."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"attributes": self.attributes}
-
-
 def remove_channels(
     model: nn.Module,
     kept: Kept,
     attributes: Mapping[str, Mapping[str, Any]],
     optimizer: torch.optim.Optimizer | None = None,
     masks: Masks | None = None,
-) -> Edits:
+) -> dict[str, dict[str, Any]]:
     """Keep only some indices of dimensions of tensors, in place.
 
     Args:
@@ -50,7 +37,8 @@ def remove_channels(
         masks: Masks of the model, which are reduced likewise.
 
     Returns:
-        Every attribute that has changed.
+        The attributes that have changed, by module name and attribute: the value (an integer or a list), or the indices
+        that are kept, by dimension, of a tensor that is not in the state_dict.
 
     Raises:
         ModelError: A state of the optimizer has neither one entry nor one per weight; nothing is changed.
@@ -70,11 +58,27 @@ def remove_channels(
         state[key] = value
     if masks is not None:
         masks.select(kept)
-    return update_attributes(model, shapes, attributes)
+    edits = update_attributes(model, shapes, attributes)
+    stored = model.state_dict().keys()
+    for name in (
+        kept.keys() - stored
+    ):  # a file does not hold it: it is made smaller from that of the original module
+        path, _, last = name.rpartition(".")
+        indices = {str(dim): own.tolist() for dim, own in kept[name].items()}
+        edits.setdefault(path, {})[last] = indices
+    return edits
 
 
 def resolve(model: nn.Module, name: str) -> Tensor:
-    """The parameter, buffer or tensor attribute of this name."""
+    """The parameter, buffer or tensor attribute of a name.
+
+    Args:
+        model: A module that has it.
+        name: Its name, with the path of its module.
+
+    Returns:
+        The tensor.
+    """
     path, _, last = name.rpartition(".")
     tensor = getattr(model.get_submodule(path), last)
     assert isinstance(tensor, Tensor)
@@ -82,10 +86,14 @@ def resolve(model: nn.Module, name: str) -> Tensor:
 
 
 def set_data(tensor: Tensor, data: Tensor) -> None:
-    """Give a tensor data of another shape.
+    """Give a tensor data of another shape, in place.
 
     A graph of an earlier backward pass may still hold the node that accumulates the gradient, with the old shape. Data
     of another dtype in between makes torch drop that node; hooks of the tensor are kept.
+
+    Args:
+        tensor: A parameter or another tensor.
+        data: Its new data.
     """
     other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
     if tensor.requires_grad:
@@ -132,7 +140,7 @@ def _smaller_states(
 
 def update_attributes(
     model: nn.Module, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Mapping[str, Any]]
-) -> Edits:
+) -> dict[str, dict[str, Any]]:
     """Set the attributes of torch's modules that follow from the shapes of their tensors, and those given.
 
     Args:
@@ -141,7 +149,8 @@ def update_attributes(
         attributes: Further values, by module name and attribute.
 
     Returns:
-        Every attribute that has changed.
+        The attributes that have changed, by module name and attribute: the value (an integer or a list), or the indices
+        that are kept, by dimension, of a tensor that is not in the state_dict.
     """
     changed = {path: dict(values) for path, values in attributes.items()}
     for path in dict.fromkeys(name.rpartition(".")[0] for name in shapes):
@@ -156,20 +165,33 @@ def update_attributes(
             if getattr(module, name, None) != value:
                 changed.setdefault(path, {}).setdefault(name, value)
     set_attributes(model, changed)
-    return Edits(
-        {path: {k: _plain(v) for k, v in values.items()} for path, values in changed.items() if values}
-    )
+    return {path: {k: _plain(v) for k, v in values.items()} for path, values in changed.items() if values}
 
 
 def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set attributes of modules; a list becomes a tuple."""
+    """Set attributes of modules.
+
+    Args:
+        model: The model.
+        attributes: The value by module name and attribute; a list becomes a tuple, a dict has the indices that a tensor
+            keeps, by dimension.
+    """
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for name, value in values.items():
-            setattr(module, name, tuple(value) if isinstance(value, list) else value)
+            if isinstance(value, dict):
+                tensor = getattr(module, name)
+                kept = {int(dim): torch.tensor(own) for dim, own in value.items()}
+                dims = {dim: own for dim, own in kept.items() if tensor.shape[dim] != len(own)}
+                set_data(tensor, _select(tensor, dims))
+            else:
+                setattr(module, name, tuple(value) if isinstance(value, list) else value)
         if values and can_lose_heads(module):
             module.__class__ = PrunedMultiheadAttention
-            module._qkv_same_embed_dim = False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
+            attention: Any = module
+            attention._qkv_same_embed_dim = (
+                False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -177,7 +199,14 @@ def _plain(value: Any) -> Any:
 
 
 HANDLED_MODULES = (
-    *(nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
+    *(
+        nn.modules.conv._ConvNd,
+        nn.Linear,
+        nn.modules.batchnorm._NormBase,
+        nn.LayerNorm,
+        nn.RMSNorm,
+        nn.GroupNorm,
+    ),
     *(nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase),
 )
 """Modules of torch whose attributes follow from the shapes of their tensors."""
@@ -190,9 +219,10 @@ def follows_shapes(module: nn.Module) -> bool:
 
 def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """The attributes of a module of torch that are sizes of its tensors, with the values that they should have."""
-    weight = getattr(module, "weight", None)
+    name = "weight_orig" if hasattr(module, "weight_orig") else "weight"  # of torch.nn.utils.prune
+    weight = getattr(module, name, None)
     own = tuple(weight.shape) if isinstance(weight, Tensor) else ()
-    old = tuple(before.get("weight", own))
+    old = tuple(before.get(name, own))
     if isinstance(module, nn.modules.conv._ConvNd):
         return _convolution_sizes(module, own, old)
     if isinstance(module, nn.Linear):
@@ -213,17 +243,17 @@ def _sizes(module: nn.Module, before: Mapping[str, Sequence[int]]) -> dict[str, 
         return attention_sizes(module)
     if isinstance(module, nn.RNNBase):
         gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-        return {"input_size": module.weight_ih_l0.shape[1], "hidden_size": len(module.weight_ih_l0) // gates}
+        first = module.get_parameter("weight_ih_l0")
+        return {"input_size": first.shape[1], "hidden_size": len(first) // gates}
     if isinstance(module, nn.RNNCellBase):
-        return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
+        weights = (module.get_parameter("weight_ih"), module.get_parameter("weight_hh"))
+        return {"input_size": weights[0].shape[1], "hidden_size": weights[1].shape[1]}
     return {}
 
 
 def _convolution_sizes(module: Any, own: Sequence[int], old: Sequence[int]) -> dict[str, Any]:
-    wide, narrow = (0, 1) if not module.transposed else (0, 1)
     groups = module.groups
     if groups > 1 and removes_whole_groups(groups, module.in_channels):
-        groups = own[wide] * groups // old[wide]
-    wide_size, narrow_size = own[wide], own[narrow] * groups
-    inputs, outputs = (wide_size, narrow_size) if module.transposed else (narrow_size, wide_size)
+        groups = own[0] * groups // old[0]
+    inputs, outputs = (own[0], own[1] * groups) if module.transposed else (own[1] * groups, own[0])
     return {"out_channels": outputs, "in_channels": inputs, "groups": groups}

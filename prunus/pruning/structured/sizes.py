@@ -29,7 +29,7 @@ from prunus.training.modes import eval_mode
 
 MAX_CHOICES = 256
 """Combinations of attributes that are tried for one kind of groups."""
-MAX_PROBES = 1000
+MAX_PROBES = 200
 """Runs without values; groups that would need more are refused."""
 
 

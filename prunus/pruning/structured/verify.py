@@ -5,7 +5,8 @@ of a channel are set to zero; buffers are not. This is checked for channels of e
 and only their shapes are compared.
 """
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +32,7 @@ def removal_error(
     kwargs: Mapping[str, Any],
     kept: Kept,
     attributes: Mapping[str, Mapping[str, Any]],
+    edit: Callable[[nn.Module], None] | None = None,
 ) -> tuple[float, float]:
     """How far the outputs with channels removed are from those with the channels set to zero.
 
@@ -40,6 +42,7 @@ def removal_error(
         kwargs: Named arguments of its forward.
         kept: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
+        edit: Changes the copy after the removal; None: nothing more is changed.
 
     Returns:
         The largest difference relative to the largest output, infinite where shapes differ, and the tolerance.
@@ -47,14 +50,11 @@ def removal_error(
     Raises:
         ModelError: The model does not run without the channels.
     """
-    copy = copied(model)
-    dtypes = [t.dtype for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()]
+    copy = _copied(model)
     try:
-        return _compare(copy.double(), _to_double((args, dict(kwargs))), kept, attributes), TOLERANCE
+        return _compare(copy.double(), _to_double((args, dict(kwargs))), kept, attributes, edit), TOLERANCE
     except RuntimeError:  # a part of the model that needs the dtype it has
-        if not dtypes:
-            raise
-        error = _compare(copied(model), (args, dict(kwargs)), kept, attributes)
+        error = _compare(_copied(model), (args, dict(kwargs)), kept, attributes, edit)
         return error, LOW_PRECISION_TOLERANCE
 
 
@@ -65,6 +65,7 @@ def check_removal(
     kept: Kept,
     attributes: Mapping[str, Mapping[str, Any]],
     what: str,
+    edit: Callable[[nn.Module], None] | None = None,
 ) -> None:
     """Raise ModelError unless removing channels is the same as setting them to zero.
 
@@ -75,11 +76,12 @@ def check_removal(
         kept: The indices that are kept, by tensor and dimension.
         attributes: New values of attributes, by module name.
         what: The channels, for the error.
+        edit: Changes the copy after the removal; None: nothing more is changed.
 
     Raises:
         ModelError: The outputs differ, or the model does not run without the channels.
     """
-    error, tolerance = removal_error(model, args, kwargs, kept, attributes)
+    error, tolerance = removal_error(model, args, kwargs, kept, attributes, edit)
     if not error <= tolerance:
         raise ModelError(
             f"Expected the same outputs of {type(model).__name__} with {what} removed as with them set to zero, but "
@@ -88,11 +90,23 @@ def check_removal(
         )
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch copies graph modules with a deprecated class of its own
+        return copied(model)
+
+
 @torch.no_grad()
 def _compare(
-    model: nn.Module, inputs: tuple[Any, Any], kept: Kept, attributes: Mapping[str, Mapping[str, Any]]
+    model: nn.Module,
+    inputs: tuple[Any, Any],
+    kept: Kept,
+    attributes: Mapping[str, Mapping[str, Any]],
+    edit: Callable[[nn.Module], None] | None,
 ) -> float:
-    with eval_mode(model), exact_attention(), _deterministic_default(model):
+    with eval_mode(model), exact_attention(), _default_dtype_of(model):
         for name, dims in kept.items():
             tensor = resolve(model, name)
             if isinstance(tensor, nn.Parameter):
@@ -102,6 +116,8 @@ def _compare(
                     tensor.index_fill_(dim, is_removed.nonzero().flatten().to(tensor.device), 0.0)
         expected = _outputs(model(*inputs[0], **inputs[1]))
         remove_channels(model, kept, attributes)
+        if edit is not None:
+            edit(model)
         try:
             actual = _outputs(model(*inputs[0], **inputs[1]))
         except Exception as error:
@@ -121,7 +137,7 @@ def _difference(expected: Tensor, actual: Tensor) -> float:
 
 
 @contextmanager
-def _deterministic_default(model: nn.Module) -> Iterator[None]:
+def _default_dtype_of(model: nn.Module) -> Iterator[None]:
     """New tensors have the dtype of the model inside."""
     before = torch.get_default_dtype()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), before)

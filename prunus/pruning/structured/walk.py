@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prunus.pruning.structured import shape_rules as _shape_rules  # noqa: F401 - registers its rules
 from prunus.pruning.structured.graph import (
     TracedGraph,
     bind_arguments,
@@ -14,18 +13,59 @@ from prunus.pruning.structured.graph import (
     operator_name,
     result_shapes,
 )
-from prunus.pruning.structured.labels import Coupling, Labels, Layer
-from prunus.pruning.structured.rules import RULES, UnsupportedCall, elementwise, fixed
-from prunus.pruning.structured.shape_rules import GENERATORS
+from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
+from prunus.pruning.structured.rules import GENERATORS, RULES, UnsupportedCall, elementwise, fixed
 
 ELEMENTWISE = frozenset(
-    ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clone", "contiguous", "to", "_to_copy", "type_as", "detach",
-     "alias", "lift_fresh_copy", "lift_fresh", "relu6", "hardtanh", "prelu", "_prelu_kernel", "selu", "softsign", "rrelu", "logsigmoid",
-     "hardshrink", "softshrink", "tanhshrink", "threshold", "float", "double", "half", "positive", "conj", "view_as_real_copy",
-     "real", "masked_fill", "where", "silu", "gelu", "mish", "hardswish", "hardsigmoid", "celu", "elu", "leaky_relu",
-     "softplus", "sigmoid", "tanh", "relu", "true_divide", "multiply", "subtract", "divide", "clip",
-     "square", "rsub", "fill", "pin_memory", "addcmul", "addcdiv", "lerp", "copy", "isnan", "isinf", "isfinite")
-)  # fmt: skip
+    (
+        *(
+            "_to_copy",
+            "alias",
+            "alpha_dropout",
+            "celu",
+            "clone",
+            "clip",
+            "contiguous",
+            "copy",
+            "detach",
+            "divide",
+        ),
+        *(
+            "dropout",
+            "elu",
+            "feature_alpha_dropout",
+            "feature_dropout",
+            "fill",
+            "gelu",
+            "hardshrink",
+            "hardsigmoid",
+        ),
+        *(
+            "hardswish",
+            "hardtanh",
+            "leaky_relu",
+            "lift_fresh",
+            "lift_fresh_copy",
+            "log_sigmoid",
+            "masked_fill",
+            "mish",
+        ),
+        *(
+            "multiply",
+            "prelu",
+            "relu",
+            "relu6",
+            "rsub",
+            "rrelu",
+            "selu",
+            "silu",
+            "softplus",
+            "softshrink",
+            "subtract",
+        ),
+        *("tanh", "threshold", "to", "true_divide", "type_as", "where"),
+    )
+)
 """Operators that are elementwise but do not have torch's tag `pointwise`; a test computes that they are."""
 
 
@@ -74,7 +114,7 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
     """Labels of an input, or of a parameter, buffer or constant of the model."""
     shape = result_shapes(node)[0]
     name = result.traced.tensors.get(node.name)
-    if name is None or shape is None:
+    if name is None or shape is None or not node.users:
         return fixed(shape)
     if name not in result.parameters:
         tensor = find_tensor(model, name)
@@ -82,7 +122,7 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
             return fixed(shape)
         is_parameter = isinstance(tensor, nn.Parameter)
         layers = [
-            Layer((dim,), result.coupling.new(size), is_parameter)
+            LabelLayer((dim,), result.coupling.new(size), is_parameter)
             for dim, size in enumerate(shape)
             if size > 1
         ]
@@ -91,7 +131,15 @@ def _placeholder(result: LabeledGraph, model: nn.Module, node: fx.Node) -> Label
 
 
 def find_tensor(model: nn.Module, name: str) -> Tensor | None:
-    """The parameter, buffer or attribute of this name, or None."""
+    """The parameter, buffer or attribute of a name.
+
+    Args:
+        model: A module.
+        name: The name, with the path of its module.
+
+    Returns:
+        The tensor, or None where the model has none of this name.
+    """
     path, _, last = name.rpartition(".")
     try:
         value = getattr(model.get_submodule(path), last)
@@ -102,8 +150,10 @@ def find_tensor(model: nn.Module, name: str) -> Tensor | None:
 
 def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[fx.Node, Any]) -> Any:
     """Process the nodes of a graph; returns what its output node has."""
-    coupling = result.coupling
+    coupling, live = result.coupling, _live_nodes(graph)
     for node in graph.nodes:
+        if node not in live:
+            continue
         coupling.node = node
         if node.op == "get_attr":
             environment[node] = getattr(owner, str(node.target), None)
@@ -116,6 +166,16 @@ def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[f
         elif node.op == "call_function":
             environment[node] = _call(result, node, environment)
     return None
+
+
+def _live_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that an output depends on, or that change a tensor in place."""
+    live: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        if node.op == "output" or (schema is not None and schema.is_mutable) or live.intersection(node.users):
+            live.add(node)
+    return live
 
 
 def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) -> Any:

@@ -1,0 +1,35 @@
+"""Check that removing channels gives the outputs of setting them to zero."""
+
+import numpy as np
+
+from prunus.pruning.structured.groups import kept_indices
+from prunus.pruning.structured.sizes import bound_attributes
+from prunus.pruning.structured.verify import removal_error
+
+
+def error_of(model, analysis, removed):
+    """How far the outputs without channels are from those with the channels set to zero."""
+    kept = analysis.kept_labels(removed)
+    attributes = bound_attributes(analysis.bindings, lambda constant: constant.kept(kept))
+    traced = analysis.traced
+    return removal_error(model, traced.args, traced.kwargs, kept_indices(analysis, removed), attributes)
+
+
+def check_channels(model, analysis, channels, halves=True):
+    """Check single channels (name of the group, index), and about half of every group at once."""
+    for name, index in channels:
+        error, tolerance = error_of(model, analysis, {name: [index]})
+        assert error <= tolerance, (name, index, error)
+    exact = [group for group in analysis.groups if group.exact and group.channels > 1]
+    if halves and exact:
+        generator = np.random.default_rng(0)
+        removed = {
+            group.name: generator.permutation(group.channels)[: max(group.channels // 2 - i % 3, 1)].tolist()
+            for i, group in enumerate(exact)
+        }
+        error, tolerance = error_of(model, analysis, removed)
+        assert error <= tolerance, (removed, error)
+
+
+def exact_channels(analysis):
+    return [(group.name, i) for group in analysis.groups if group.exact for i in range(group.channels)]

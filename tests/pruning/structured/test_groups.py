@@ -1,0 +1,136 @@
+"""Groups: in every network, removing a channel gives the outputs of setting it to zero, or it is refused."""
+
+import copy
+import time
+
+import pytest
+import torch
+from channel_checks import check_channels, exact_channels
+from coupled_blocks import BLOCKS, TOKENS, conv, make
+from torch import nn
+from torch.nn import functional as F
+
+from prunus.pruning.structured.analysis import analyze
+
+OF_THE_MODEL = ("it is an output", "its input channels are fixed", "it is multiplied with a fixed")
+"""Reasons that inputs and outputs of a model give for every model."""
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_block_has_the_expected_channels_and_they_are_right(name):
+    block, model = BLOCKS[name], make(name).eval()
+    analysis = analyze(model, block.inputs)
+    assert sum(group.channels for group in analysis.groups if group.exact) == block.channels
+    refused = {
+        own.refusal.operator for own in analysis.refused if not own.refusal.reason.startswith(OF_THE_MODEL)
+    }
+    assert refused == set(block.refused)
+    channels = exact_channels(analysis)
+    check_channels(model, analysis, channels[:: max(len(channels) // 3, 1)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_channel_of_every_block_is_right(name):
+    model = make(name).eval()
+    analysis = analyze(model, BLOCKS[name].inputs)
+    check_channels(model, analysis, exact_channels(analysis), halves=False)
+
+
+def test_refusal_names_operator_source_line_and_dimensions():
+    analysis = analyze(make("NoRule").eval(), BLOCKS["NoRule"].inputs)
+    [refused] = [own for own in analysis.refused if own.refusal.operator == "sort"]
+    assert refused.refusal.reason == "the operator has no rule"
+    assert refused.refusal.source.startswith("coupled_blocks.py:")
+    assert refused.refusal.source.endswith("return self.head(self.second(self.first(x).sort(1)[0]))")
+    assert refused.dimensions == (("first.weight", 0), ("first.bias", 0))
+
+
+def test_inexact_group_names_the_normalization():
+    analysis = analyze(make("LayerScale").eval(), BLOCKS["LayerScale"].inputs)
+    [stream] = [group for group in analysis.groups if not group.exact]
+    assert (stream.channels, stream.inexact.operator) == (8, "layer_norm")
+
+
+def test_group_members_list_every_coupled_dimension():
+    analysis = analyze(make("Lstm").eval(), BLOCKS["Lstm"].inputs)
+    unit = next(group for group in analysis.groups if group.name == "lstm.weight_ih_l0")
+    shapes = {(member.name, member.dim): tuple(member.indices.shape) for member in unit.members}
+    assert shapes["lstm.weight_ih_l0", 0] == (8, 4)  # four gates
+    assert shapes["lstm.weight_hh_l1_reverse", 1] == (8, 1)
+    assert shapes["lstm.weight_ih_l1", 1] == shapes["head.weight", 1] == (8, 2)  # two directions
+
+
+def test_scores_of_a_group_are_sums_over_its_weights():
+    model = make("CalledTwice")
+    [group] = analyze(model, BLOCKS["CalledTwice"].inputs).groups
+    scores = group.reduce({name: p.detach().abs() for name, p in model.named_parameters()})
+    values = [group.member_values(member, model.get_parameter(member.name)) for member in group.members]
+    torch.testing.assert_close(scores, sum(value.abs().sum(1) for value in values).detach())
+
+
+def test_multiplications_are_those_of_the_layers():
+    model = nn.Sequential(
+        conv(3, 8, 3), nn.ReLU(), conv(8, 4, 3, groups=4), nn.Flatten(), nn.Linear(4 * 64, 5)
+    )
+    analysis = analyze(model, torch.zeros(2, 3, 8, 8))
+    dense = 2 * (64 * 9 * 3 * 8 + 64 * 9 * 2 * 4 + 4 * 64 * 5)
+    assert analysis.macs() == dense
+    [first] = analysis.groups  # a channel of each of the groups
+    assert first.channels == 4
+    without = 2 * (64 * 9 * 3 * 6 + 64 * 9 * 2 * 3 + 3 * 64 * 5)
+    assert analysis.macs({first.name: [1]}) == without
+
+
+class Wide(nn.Module):
+    """Every layer reads all layers before it."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.layers = nn.ModuleList(conv(4 * (i + 1), 4) for i in range(depth))
+        self.first, self.head = conv(3, 4), nn.Linear(4 * (depth + 1), 3)
+
+    def forward(self, x):
+        parts = [self.first(x)]
+        for layer in self.layers:
+            parts.append(F.relu(layer(torch.cat(parts, 1))))
+        return self.head(torch.cat(parts, 1).mean((2, 3)))
+
+
+def test_analysis_of_dense_concatenations_is_fast():
+    """Torch-Pruning #527: searches over paths do not end; here every node is visited once."""
+    model = Wide(60)
+    analyze(Wide(2), torch.zeros(1, 3, 4, 4))
+    seconds = -time.process_time()
+    analysis = analyze(model, torch.zeros(1, 3, 4, 4))
+    seconds += time.process_time()
+    assert [group.channels for group in analysis.groups] == [4] * 61
+    assert seconds < 20  # 3, most of it the export, on a busy machine when written
+
+
+class Deep(nn.Module):
+    """Many attention layers with the number of heads in an attribute."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.layers = nn.ModuleList(make("HeadsInAttributes") for _ in range(depth))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.pad(layer(x), (0, 13))
+        return x
+
+
+def test_attributes_are_found_once_for_all_modules_of_a_class():
+    analysis = analyze(Deep(3).eval(), TOKENS)
+    bound = {(binding.path, binding.attribute) for binding in analysis.bindings}
+    assert bound == {(f"layers.{i}", "num_heads") for i in range(3)}
+
+
+def test_analysis_changes_nothing():
+    model = make("Normalizations").train()
+    model.first.eval()
+    state, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    analyze(model, BLOCKS["Normalizations"].inputs)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,78 @@
+"""Groups of the networks of Hugging Face, with random weights and small sizes."""
+
+import numpy as np
+import pytest
+import torch
+from channel_checks import check_channels, exact_channels
+
+from prunus.pruning.structured.analysis import analyze
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = {"input_ids": torch.randint(0, 100, (2, 8), generator=torch.Generator().manual_seed(0))}
+SIZES = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"intermediate_size": 64, "attn_implementation": "sdpa"}
+DECODER = {**SIZES, "use_cache": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16, "use_cache": False}
+IMAGE = {key: value for key, value in SIZES.items() if key != "vocab_size"} | {
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+def make(architecture, config, **sizes):
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(getattr(transformers, config)(**sizes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+NETWORKS = {
+    "bert": lambda: (make("BertModel", "BertConfig", **SIZES), WORDS),
+    "gpt-2": lambda: (make("GPT2LMHeadModel", "GPT2Config", bos_token_id=1, eos_token_id=2, **GPT2), WORDS),
+    "llama": lambda: (make("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2, **DECODER), WORDS),
+    "qwen3": lambda: (
+        make("Qwen3ForCausalLM", "Qwen3Config", num_key_value_heads=2, head_dim=8, **DECODER),
+        WORDS,
+    ),
+    "gpt-neox": lambda: (make("GPTNeoXForCausalLM", "GPTNeoXConfig", **DECODER), WORDS),
+    "vit": lambda: (make("ViTForImageClassification", "ViTConfig", **IMAGE), torch.randn(2, 3, 32, 32)),
+}
+HEADS = {"llama": 2, "qwen3": 2}
+"""The removable heads of each of two layers: key and value heads with their queries; 4 in other networks."""
+
+
+def check_network(name, channels):
+    model, inputs = NETWORKS[name]()
+    analysis = analyze(model, inputs)
+    sizes = sorted(group.channels for group in analysis.groups if group.exact)
+    mlp = 128 if name == "gpt-2" else 64
+    embedding_factors = [32] if name in ("bert", "vit") and 32 in sizes else []
+    assert sizes == sorted([HEADS.get(name, 4), mlp] * 2 + embedding_factors)
+    own = exact_channels(analysis)
+    order = np.random.default_rng(0).permutation(len(own))[:channels]
+    check_channels(model, analysis, [own[i] for i in order])
+    layers = {
+        f"{path}.weight": module.weight.numel()
+        for path, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D", "Conv2d")
+        and "head" not in path
+        and "classifier" not in path
+    }
+    covered = {member.name for group in analysis.groups if group.exact for member in group.members}
+    return sum(size for path, size in layers.items() if path in covered) / sum(layers.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["gpt-2", "llama"])
+def test_groups_of_transformers_are_heads_and_hidden_units(name):
+    assert check_network(name, 4) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sampled_channels_of_transformers_are_right(name):
+    assert check_network(name, 200) >= 0.7  # the patches and the pooler of these small networks are large

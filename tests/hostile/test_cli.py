@@ -85,15 +85,6 @@ def on_meta():
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
-def half():
-    return net().half()
-
-def brain_float():
-    return net().bfloat16()
-
-def double():
-    return net().double()
-
 def frozen():
     return net().requires_grad_(False)
 
@@ -115,9 +106,6 @@ class Returning(nn.Linear):
 
 def returns_tuple():
     return Returning(lambda logits: (logits, logits))
-
-def returns_dict():
-    return Returning(lambda logits: {"logits": logits})
 
 def returns_none():
     return Returning(lambda logits: None)
@@ -542,7 +530,6 @@ MODELS = {
         ),
         "bad_nets:returns_tuple",
         *(
-            "bad_nets:returns_dict",
             "bad_nets:returns_none",
             "bad_nets:returns_classes",
             "os:getcwd",
@@ -662,11 +649,6 @@ def bad_command_lines():
 
 
 OTHERS = [
-    *(
-        (4, "compress", f"--model=bad_nets:{name}", *COMPRESS[2:])
-        for name in ("half", "brain_float", "double")
-    ),
-    *((4, "prune", f"bad_nets:{name}", *PRUNE[3:]) for name in ("half", "brain_float", "double")),
     (4, "compress", "--model=bad_nets:frozen", *COMPRESS[2:]),
     (4, "compress", "--model=bad_nets:detached", *COMPRESS[2:]),
     (4, "compress", "--model=bad_nets:normalized", "--data=bad_nets:one_left", "--out=out.prunus"),

@@ -22,7 +22,6 @@ from prunus.errors import (
     CorruptFileError,
     DensityError,
     EmptyLayerWarning,
-    ModelError,
     NoEffectWarning,
     NonFiniteError,
     NoPrunableWeightsError,

@@ -35,7 +35,7 @@ def data(digits):
 
 
 def go(model, data, densities, **settings):
-    settings = {"criterion": magnitude, "scope": Layer(), **settings}
+    settings = {"criterion": magnitude, "scope": Layer(), "backend": "dense", **settings}
     recipes = [RECIPE] * len(densities)
     return prune_and_retrain(model, data, densities, recipes, **settings)
 

@@ -8,7 +8,11 @@ from collections.abc import Callable
 NAMES: dict[str, tuple[str, ...]] = {
     "model": (
         *("lenet-300-100", "lenet-5", "conv-2", "conv-4", "conv-6"),
-        *("resnet-20", "resnet-32", "resnet-56", "resnet-110"),
+        *("resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110"),
+        *("preresnet-56", "preresnet-110", "preresnet-164", "densenet-40", "densenet-bc-100"),
+        *("vgg-11", "vgg-13", "vgg-16", "vgg-19", "vgg-11-bn", "vgg-13-bn", "vgg-16-bn", "vgg-19-bn"),
+        *("vgg-11-bn-cifar", "vgg-13-bn-cifar", "vgg-16-bn-cifar", "vgg-19-bn-cifar"),
+        *("resnet-18", "resnet-34", "resnet-50", "densenet-121", "mobilenet-v2", "vit-small"),
     ),
     "data set": ("mnist", "fashion-mnist", "cifar-10", "digits", "monks-1", "monks-2", "monks-3"),
     "criterion": (

@@ -84,12 +84,13 @@ class Attention(nn.Module):
 class Classifier(nn.Module):
     """A stem and blocks, the mean over positions, and a linear head."""
 
-    def __init__(self, body: nn.Module, features: int, is_sequence: bool = False) -> None:
+    def __init__(self, body: nn.Module, features: int, positions: tuple[int, ...] = (2, 3)) -> None:
         super().__init__()
-        self.body, self.head, self.is_sequence = body, nn.Linear(features, 1000), is_sequence
+        self.body, self.head, self.positions = body, nn.Linear(features, 1000), positions
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).mean(1 if self.is_sequence else (2, 3)))
+        x = self.body(x)
+        return self.head(x.mean(self.positions) if self.positions else x)
 
 
 def resnet50() -> nn.Module:
@@ -115,9 +116,8 @@ def vgg16() -> nn.Module:
         nn.ReLU(),
         nn.Linear(4096, 4096),
         nn.ReLU(),
-        nn.Unflatten(1, (4096, 1, 1)),
     ]
-    return Classifier(nn.Sequential(*layers, nn.Flatten(), *hidden), 4096)
+    return Classifier(nn.Sequential(*layers, nn.Flatten(), *hidden), 4096, ())
 
 
 def densenet121() -> nn.Module:
@@ -163,7 +163,7 @@ class Patches(nn.Module):
 
 def vit_small() -> nn.Module:
     blocks = [Attention(384, 6) for _ in range(12)]
-    return Classifier(nn.Sequential(Patches(384), *blocks, nn.LayerNorm(384)), 384, is_sequence=True)
+    return Classifier(nn.Sequential(Patches(384), *blocks, nn.LayerNorm(384)), 384, (1,))
 
 
 NETWORKS = {

@@ -11,6 +11,7 @@
     ├── NonFiniteError                5   NaN or infinity
     ├── StatisticsError               5   a criterion without the statistics that it needs
     ├── QuantizationError             5   a codebook that cannot be made
+    ├── AccuracyError                 5   no settings keep the required accuracy
     ├── SpecError                     2   an invalid setting of a run
     ├── StoreError                    8   a store of runs that cannot be used
     │   └── WorkerError                   a worker process that could not start, or was killed
@@ -108,6 +109,12 @@ class WorkerError(StoreError):
 
 class QuantizationError(PrunusError):
     """A codebook that cannot be made with these settings."""
+
+    exit_code = 5
+
+
+class AccuracyError(PrunusError):
+    """No settings that were tried keep the required accuracy."""
 
     exit_code = 5
 

@@ -63,8 +63,8 @@ class OptimizerHooks:
         def before_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
             parameters = {name: find_parameter(self.model, name) for name in self.names}
             self._hook_gradients(parameters)
-            for name, parameter in known.items():
-                if parameter() is not parameters[name]:
+            for name, reference in known.items():
+                if reference() is not parameters[name]:
                     _check_stepped(optimizer, name, parameters[name])
                     known[name] = ref(parameters[name])
             for name, parameter in parameters.items():

@@ -1,35 +1,33 @@
-"""`prunus compress`, and the report that it shares with `prunus demo`."""
+"""`prunus compress`."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, DataName, Device, Force, Seed, Threads, optional
+from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from prunus.compression.container import FileInspection
-    from prunus.compression.presets import CompressionRecipe
-    from prunus.compression.result import Compressed
-    from prunus.training import Evaluation
-    from prunus.types import Dataset
-
+MODEL = "A built-in model, or package.module:function for a function of yours that returns a torch.nn.Module."
 Model = Annotated[
-    str,
+    str | None,
+    typer.Argument(metavar="MODEL", help=MODEL, show_default=False, autocompletion=completion("model")),
+]
+ModelOption = Annotated[
+    str | None,
     typer.Option(
+        "--model",
         metavar="NAME",
-        help="A built-in model, or package.module:function for a function of yours that returns a torch.nn.Module.",
+        help="The same as MODEL.",
         show_default=False,
         autocompletion=completion("model"),
     ),
 ]
+DATA = "A built-in data set, or yours: package.module:function; mnist or cifar-10 by default, for a built-in model."
+Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Out = Annotated[
-    Path, typer.Option(metavar="FILE", help="Output path of the compressed model.", show_default=False)
+    Path | None, optional("FILE", "Output path of the compressed model; MODEL.prunus by default.")
 ]
 Weights = Annotated[
     Path | None,
@@ -43,11 +41,47 @@ Preset = Annotated[
     str | None,
     optional(
         "NAME",
-        "A compression preset of `prunus list`. By default the preset with the name of the model, or else default.",
+        "A compression preset of `prunus list`. By default the preset with the name of the model, or else default; "
+        "without-training with --no-train.",
         complete=completion("preset"),
     ),
 ]
+Criterion = Annotated[
+    str | None,
+    optional("NAME", "A criterion or pruning method of `prunus list`.", complete=completion("criterion")),
+]
 Density = Annotated[float | None, optional("FRACTION", "Fraction of weights to keep in every layer.")]
+MaxAccuracyDrop = Annotated[
+    float | None,
+    optional(
+        "POINTS",
+        "Find the density and the bits of the smallest file that loses at most so many percentage points of "
+        "validation accuracy. About nine compressions are tried.",
+    ),
+]
+NoTrain = Annotated[
+    bool,
+    typer.Option(
+        "--no-train",
+        help="Compress trained weights, of --weights or of a function that returns them, by the output errors of the "
+        "layers, in seconds.",
+    ),
+]
+RECALIBRATE = "Estimate BatchNorm statistics again after pruning and after quantizing."
+Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
+Training = Annotated[
+    str | None,
+    optional("NAME", "Recipe of the trainings of weights: a model whose published training is known."),
+]
+Optimizer = Annotated[
+    str | None, optional("NAME", "Of the trainings of weights: sgd, nesterov, adam, adamw, rmsprop.")
+]
+LearningRate = Annotated[
+    float | None,
+    optional("RATE", "Of retraining after the last round; those of other trainings change in proportion."),
+]
+Momentum = Annotated[float | None, optional("FRACTION", "Of the optimizers sgd, nesterov and rmsprop.")]
+Augmentation = Annotated[str | None, optional("NAME", "Of all trainings: none, shift or flip_crop.")]
 Scope = Annotated[
     str | None,
     optional(
@@ -83,15 +117,25 @@ Page = Annotated[
 
 
 def compress(
-    model: Model,
-    data: DataName,
-    out: Out,
+    model: Model = None,
+    model_option: ModelOption = None,
+    data: Data = None,
+    out: Out = None,
     weights: Weights = None,
     preset: Preset = None,
+    criterion: Criterion = None,
     density: Density = None,
     bits: Bits = None,
     scope: Scope = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
+    no_train: NoTrain = False,
+    recalibrate: Recalibrate = False,
     rounds: Rounds = None,
+    recipe: Training = None,
+    optimizer: Optimizer = None,
+    learning_rate: LearningRate = None,
+    momentum: Momentum = None,
+    augmentation: Augmentation = None,
     epochs: Epochs = None,
     include: Include = None,
     exclude: Exclude = None,
@@ -105,179 +149,84 @@ def compress(
 ) -> None:
     """Prune, quantize and entropy-code a network into one small file, and write a report page.
 
-    Example: prunus compress --model lenet-5 --data mnist --out lenet-5.prunus
+    Example: prunus compress lenet-5 --data mnist --out lenet-5.prunus
 
-    Example: prunus compress --model nets:mine --weights mine.pt --data digits --out mine.prunus
+    Example: prunus compress nets:mine --weights mine.pt --data digits --max-accuracy-drop 1.0
+
+    Example: prunus compress resnet-20 --weights mine.pt --density 0.4 --bits 3 --no-train
     """
     from prunus.cli import networks
+    from prunus.cli.compress_report import compress_and_report
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
-    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.cli.recipe_options import default_preset, parse_epochs
+    from prunus.compression.checks import check_options
     from prunus.compression.density_plan import planned_densities
+    from prunus.compression.presets import compression_recipe
     from prunus.data import load_data
     from prunus.models.loading import make_model
     from prunus.pruning.prunable import prunable_weights
     from prunus.registry import source_files
 
+    name = _model_name(model, model_option)
+    out = out or Path(f"{name.replace(':', '.')}.prunus")
     use_threads(threads)
     device = resolve_device(device)
     if page is None:
         page = out.with_suffix(".html") if out.name else out
-    inputs = [*source_files(model, data), *([weights] if weights else [])]
+    inputs = [*source_files(name, data), *([weights] if weights else [])]
     _check_outputs(out, page, checkpoints, force=force, inputs=inputs)
-    settings = resolve_recipe(model, preset, density, bits, rounds, epochs or [], scope)
-    network = make_model(model, seed)
+    if no_train and weights is None and ":" not in name:
+        raise typer.BadParameter(
+            f"Expected trained weights of {name} without training, got none; name a file with --weights.",
+            param_hint="--no-train",
+        )
+    preset = preset or default_preset(name, train=not no_train)
+    given = {
+        "criterion": criterion, "density": density, "bits": bits, "scope": scope, "rounds": rounds, "recipe": recipe,
+        "optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum, "augmentation": augmentation,
+        "epochs": parse_epochs(epochs or []) or None,
+    }  # fmt: skip
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    changed = compression_recipe(preset, train=not no_train, **settings)
+    check_options(
+        changed, settings,
+        train=not no_train, training={"checkpoints": checkpoints}, max_accuracy_drop=max_accuracy_drop,
+    )  # fmt: skip
+    network = make_model(name, seed)
     if weights is not None:
         networks.load_weights_file(network, weights)
     patterns = {"include": tuple(include or ("*",)), "exclude": tuple(exclude or ())}
-    planned_densities(settings, prunable_weights(network, **patterns))  # before a data set is downloaded
+    planned_densities(changed, prunable_weights(network, **patterns))  # before a data set is downloaded
+    data = networks.default_data(name, network) if data is None else data
     compress_and_report(
         network.to(device),
         load_data(data, device=device, seed=seed, progress=report),
-        settings,
-        title=f"{model} on {data}",
+        preset,
+        title=f"{name} on {data}",
         out=out,
         page=page,
         as_json=as_json,
-        train_first=weights is None,
+        settings=settings,
+        train=not no_train,
+        train_first=weights is None and not no_train,
+        recalibrate=recalibrate,
+        max_accuracy_drop=max_accuracy_drop,
         seed=seed,
         checkpoints=checkpoints,
         **patterns,
     )
 
 
-def compress_and_report(
-    model: "nn.Module",
-    data: "Dataset",
-    recipe: "CompressionRecipe",
-    *,
-    title: str,
-    out: Path,
-    page: Path,
-    as_json: bool,
-    train_first: bool,
-    **options: Any,
-) -> None:
-    """Call `prunus.compress`, evaluate the test split, print the result, and write the page.
-
-    Args:
-        model, data, recipe, train_first: See `prunus.compress`.
-        title: Title of the page and the table.
-        out: The file to write.
-        page: The page to write.
-        as_json: Whether to print JSON.
-        options: Further arguments of `prunus.compress`.
-    """
-    import prunus
-    from prunus.cli.output import echo, echo_json, stdout
-    from prunus.cli.progress import cumulative_progress, epoch_lines, report
-    from prunus.files import after_writing
-    from prunus.report.compression import write_page
-    from prunus.report.figures import check_figure_libraries
-    from prunus.training import evaluate
-    from prunus.training.loop import steps_per_epoch
-
-    start = time.perf_counter()
-    check_figure_libraries()  # an error before the work if a library of the page is missing
-    patterns = {key: options[key] for key in ("include", "exclude") if key in options}
-    rounds = _announce(model, data, recipe, **patterns)
-    trainings = [*[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
-    if train_first:
-        trainings.append(recipe.dense)
-    num_steps = sum(training.epochs * steps_per_epoch(training, data.train) for training in trainings)
-    result = prunus.compress(
-        model,
-        out,
-        data=data,
-        preset=recipe,
-        train_first=train_first,
-        report=epoch_lines(sum(training.epochs for training in trainings)),
-        progress=cumulative_progress(num_steps, report),
-        **options,
-    )
-    with after_writing(out):
-        dense_test = evaluate(result.dense_model, data.test, progress=report)
-        test = evaluate(result.model, data.test, progress=report)
-        inspection, seconds = prunus.inspect(out), time.perf_counter() - start
-        report("writing the page", 0, 0)
-        try:  # the page is written even if stdout is closed
-            if as_json:
-                errors = {"dense_test_error": dense_test.error, "test_error": test.error, "n": test.n}
-                paths = {"file": str(out), "page": str(page)}
-                echo_json({**paths, **result.to_json(), **errors, "seconds": seconds})
-            else:
-                _show(result, inspection, title, out, dense_test, test)
-            stdout().flush()
-        finally:
-            write_page(
-                page,
-                result,
-                inspection,
-                title=title,
-                dense_test=dense_test,
-                test=test,
-                seconds=seconds,
-                provenance=data.provenance,
-            )
-    if not as_json:
-        echo(f"page  {page}")
-
-
-def _announce(model: "nn.Module", data: "Dataset", recipe: "CompressionRecipe", **patterns: Any) -> int:
-    """Check everything, log which weights will be pruned, and return the number of rounds."""
-    from prunus.cli.output import log
-    from prunus.compression.checks import bits_by_name, check_compressible
-    from prunus.compression.density_plan import planned_densities
-    from prunus.pruning.density import densities_by_name
-    from prunus.pruning.scopes import parse_scope
-
-    weights = check_compressible(model, data, recipe, **patterns)
-    bits = bits_by_name(model, list(weights), recipe.bits)
-    ranked_together = parse_scope(recipe.scope).ranks_layers_together
-    densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))
-    for name, weight in weights.items():
-        shape = " × ".join(map(str, weight.shape))
-        density = f" to density {densities[name]:g}" if densities else ""
-        log(f"will prune {name} ({shape}){density}, and quantize it to {bits[name]} bits")
-    if ranked_together:
-        log(f"will rank them together, to density {recipe.density:g} of all")
-    if others := [name for name, _ in model.named_parameters() if name not in weights]:
-        log(f"not pruned: {', '.join(others)}")
-    return len(planned_densities(recipe, weights))
-
-
-def _show(
-    result: "Compressed",
-    inspection: "FileInspection",
-    title: str,
-    out: Path,
-    dense_test: "Evaluation",
-    test: "Evaluation",
-) -> None:
-    """Print the sizes after each stage, and those of the file."""
-    from prunus.cli.output import echo, echo_table
-    from prunus.pruning.prunable import describe_skipped
-    from prunus.report import formatting
-    from prunus.report.compression import stage_rows
-
-    columns = ("stage", "bytes", "ratio", "density (sparsity)", "validation error", "Han et al. 2016")
-    rows = [
-        (
-            *(row.name, formatting.format_int(row.bytes), formatting.format_ratio(row.ratio)),
-            *(
-                formatting.format_density(row.density),
-                formatting.format_error(row.validation),
-                row.paper_text,
-            ),
+def _model_name(argument: str | None, option: str | None) -> str:
+    """The name of the model, which is given exactly once."""
+    names = [name for name in (argument, option) if name is not None]
+    if len(names) != 1:
+        raise typer.BadParameter(
+            f"Expected one model, as MODEL or as --model, got {' and '.join(names) or 'none'}.",
+            param_hint="MODEL",
         )
-        for row in stage_rows(result, inspection)
-    ]
-    echo_table(columns, rows, title=title)
-    size, ratio = formatting.format_int(inspection.file_bytes), formatting.format_ratio(inspection.ratio)
-    echo(f"file  {out}: {size} bytes, compression ratio {ratio}")
-    before, after = formatting.format_error(dense_test), formatting.format_error(test)
-    echo(f"test  error {before} before, {after} after compression")
-    echo(f"rest  {describe_skipped(result.model, result.skipped)}")
+    return names[0]
 
 
 def _check_outputs(

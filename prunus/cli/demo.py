@@ -27,10 +27,9 @@ def demo(
 
     Example: prunus demo --open
     """
-    from prunus.cli.compress import compress_and_report
+    from prunus.cli.compress_report import compress_and_report
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
-    from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.data import load_data
     from prunus.files import check_writable, output_folder
     from prunus.models.loading import make_model
@@ -44,11 +43,12 @@ def demo(
         compress_and_report(
             make_model("lenet-300-100", seed).to(device),
             load_data("mnist", device=device, seed=seed, progress=report),
-            COMPRESSION_RECIPES["demo"],
+            "demo",
             title=TITLE,
             out=file,
             page=page,
             as_json=as_json,
+            settings={},
             train_first=True,
             seed=seed,
         )

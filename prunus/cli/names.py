@@ -33,7 +33,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("obd", "obs", "sparse_gpt", "admm", "fisher", "full_obs", "obd_hutchinson"),
     ),
     "scope": ("layer", "global", "2:4", "4:8", "1x4"),
-    "preset": ("lenet-300-100", "lenet-5", "demo", "han2016-lenet-300-100", "han2016-lenet-5", "default"),
+    "preset": (
+        *("lenet-300-100", "lenet-5", "demo", "han2016-lenet-300-100", "han2016-lenet-5", "default"),
+        *("cnn", "without-training"),
+    ),
     "experiment": (
         *("lecun1990", "hassibi1993", "han2015", "han2016"),
         *("frankle2019", "zhou2019", "frankle2020", "renda2020"),

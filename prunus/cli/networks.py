@@ -121,23 +121,17 @@ def check_format(model: "nn.Module", path: Path) -> None:
     from prunus.compression.container import pack
     from prunus.errors import ModelError
     from prunus.models.safetensors_file import safetensors_bytes
-    from prunus.training.checks import check_tensor_state
+    from prunus.modules import check_initialized
 
     if path.suffix not in (".safetensors", ".prunus"):
         raise ModelError(f"Expected an --out that ends in .safetensors or .prunus, got {path}.")
     if path.suffix == ".safetensors":
         safetensors_bytes(model.state_dict())
-    check_tensor_state(model)
+    check_initialized(model)
     if path.suffix == ".prunus":
         # A tensor that is not dense has no first entry, and is refused as a whole.
-        pack(
-            {
-                name: tensor.detach().flatten()[:1].clone()
-                if tensor.layout == torch.strided
-                else tensor.detach()
-                for name, tensor in model.state_dict().items()
-            }
-        )
+        dense = {n: t for n, t in model.state_dict().items() if getattr(t, "layout", None) is torch.strided}
+        pack(model.state_dict() | {n: t.detach().flatten()[:1].clone() for n, t in dense.items()})
 
 
 def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
@@ -155,7 +149,8 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
     """
     from prunus.cli.output import log
     from prunus.cli.progress import epoch_lines, report
-    from prunus.cli.recipe_options import resolve_recipe
+    from prunus.cli.recipe_options import default_preset
+    from prunus.compression.presets import COMPRESSION_RECIPES
     from prunus.errors import DataError
     from prunus.report import formatting
     from prunus.seeds import derive_seed
@@ -169,7 +164,7 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
             "--no-train where the function of the model returns trained weights."
         )
     check_model(model, data.train, len(data.class_names))
-    recipe = resolve_recipe(name, None, None, None, None, []).dense
+    recipe = COMPRESSION_RECIPES[default_preset(name)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")
     epoch_line = epoch_lines(recipe.epochs)

@@ -54,6 +54,8 @@ Damping = Annotated[float | None, optional("FRACTION", DAMPING)]
 STEPS = "Number of pruning steps; curvature is computed again before each; 1 by default."
 Steps = Annotated[int | None, optional("N", STEPS, lowest=1)]
 RECALIBRATE = "Estimate BatchNorm statistics again after pruning."
+REFIT = "Fit the remaining weights of each layer to its outputs before pruning, on the calibration examples."
+Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 Recalibrate = Annotated[bool, typer.Option("--recalibrate", help=RECALIBRATE)]
 
 STRICT = "Fail where the scope or criterion cannot prune a weight, such as 2:4 with 3 inputs, and do not leave it out."
@@ -74,6 +76,7 @@ def prune(
     calibration_examples: Examples = None,
     damping: Damping = None,
     steps: Steps = None,
+    refit: Refit = False,
     recalibrate: Recalibrate = False,
     include: Include = None,
     exclude: Exclude = None,
@@ -122,7 +125,7 @@ def prune(
     selection = select_weights(network, method, parse_scope(scope), strict=strict, **patterns)
     check_prune(method, selection, density, parse_scope(scope), allocation)
     is_trained = is_trained or no_train
-    needs_data = recalibrate or method.needs_examples or allocation is not None or not is_trained
+    needs_data = refit or recalibrate or method.needs_examples or allocation is not None or not is_trained
     examples = networks.load_calibration(model, network, data, needs_data, device=device, seed=seed)
     if not is_trained:
         networks.train_network(model, network, examples, seed)
@@ -131,7 +134,7 @@ def prune(
     report("pruning", 0, 0)
     pruned = prunus.prune(
         network, density,
-        criterion=method, scope=scope, densities=allocation, calibration=examples, recalibrate=recalibrate,
+        criterion=method, scope=scope, densities=allocation, calibration=examples, refit=refit, recalibrate=recalibrate,
         forward=task["forward"], loss=task["loss"] if uses_loss(method) else None,
         strict=strict, seed=seed, progress=report, **patterns,
     )  # fmt: skip

@@ -3,24 +3,29 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from prunus.compression.accuracy_budget import check_max_accuracy_drop
 from prunus.compression.container import EncodingConfig, encode_tensors
 from prunus.compression.density_plan import planned_densities
-from prunus.compression.presets import CompressionRecipe
+from prunus.compression.presets import STAGES_TRAINED, TRAINING_SETTINGS, CompressionRecipe
 from prunus.compression.quantization import quantize_weights
 from prunus.compression.quantization.codebook import check_bits, check_float32, check_kmeans_init
 from prunus.data.validation import check_dataset
-from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError
+from prunus.errors import DataError, NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
 from prunus.masks import all_kept
+from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
 from prunus.pruning.methods import pruning_method
-from prunus.pruning.prunable import layer_kinds, prunable_weights
-from prunus.training.checks import check_tensor_state, check_trainable
+from prunus.pruning.prunable import DTYPES, layer_kinds, prunable_weights
+from prunus.pruning.scopes import Global, Layer, parse_scope
+from prunus.training.checks import check_model, check_trainable
+from prunus.training.evaluate import evaluate
 from prunus.training.recipe import check_recipe
-from prunus.types import Dataset, Params, numel_by_name
+from prunus.types import Dataset, Params
 
 LAYER_KINDS = ("conv", "linear")
 """The kinds of layers for which a recipe may give bits."""
@@ -31,10 +36,11 @@ PRUNED_ENCODING = EncodingConfig(codec="bitpack", use_codebook=False)
 CODECS_BY_STAGE = {"quantized": "bitpack", "huffman": "huffman", "range": "range"}
 """The codec of each stage after pruning."""
 
-MAX_FULL_TRIAL = 10_000_000
-"""Models of up to so many entries are encoded as a whole in the trial."""
+TRAINING_ONLY = {*STAGES_TRAINED, *TRAINING_SETTINGS, "rounds", "schedule"}
+"""Settings that have no effect without training."""
+
 TRIAL_SAMPLE = 1_000
-"""Entries per tensor that are encoded in the trial of a larger model."""
+"""Entries per tensor that are quantized and encoded in the trial."""
 
 
 def check_compressible(
@@ -45,14 +51,16 @@ def check_compressible(
     exclude: Sequence[str] = (),
     *,
     trains_by_recipe: bool = True,
+    task: Mapping[str, Any] | None = None,
 ) -> Params:
     """Check everything that would make `compress` fail later, except what depends on trained weights.
 
-    Nothing is changed. Each tensor, or a sample of it, is quantized and encoded as a trial.
+    Nothing is changed. A sample of each tensor is quantized and encoded as a trial.
 
     Args:
         model, data, recipe, include, exclude: See `compress`.
         trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
+        task: The arguments forward, loss and metric of `evaluate`; None: a classifier.
 
     Returns:
         The weights to compress, by name.
@@ -60,7 +68,7 @@ def check_compressible(
     Raises:
         PrunusError: See `compress`.
     """
-    check_tensor_state(model)
+    check_initialized(model)
     weights = weights_to_compress(model, include, exclude)
     check_float32(weights)
     check_finite_state(model)
@@ -72,15 +80,72 @@ def check_compressible(
     bits = check_bits(bits_by_name(model, list(weights), recipe.bits), list(weights))
     planned_densities(recipe, weights)
     _try_encoding(model, recipe, weights, bits)
+    if task and any(value is not None for value in task.values()):
+        _check_task(model, data, task, trains_by_recipe)
+        return weights
     check_dataset(data, ("train", "validation"))
+    check_model(model, data.train, len(data.class_names))
     for training in trainings:
         check_trainable(model, data, training)
     return weights
 
 
+def _check_task(model: nn.Module, data: Dataset, task: Mapping[str, Any], trains_by_recipe: bool) -> None:
+    """Raise what the evaluation of another task than classification will raise."""
+    if trains_by_recipe:
+        given = [name for name, value in task.items() if value is not None]
+        raise SpecError(
+            f"Expected train=False or fit with {', '.join(given)}, as recipes train classifiers only, got "
+            "neither; pass one of them."
+        )
+    if not isinstance(data, Dataset):
+        raise DataError(f"Expected a prunus.Dataset, got a {type(data).__name__}; make one of its splits.")
+    evaluate(model, data.validation.take(2), **task)
+
+
+def check_options(
+    recipe: CompressionRecipe,
+    settings: Mapping[str, object],
+    *,
+    train: bool,
+    training: Mapping[str, object],
+    max_accuracy_drop: float | None,
+) -> None:
+    """Raise SpecError where an option has no effect, or contradicts another.
+
+    Args:
+        recipe: The recipe with the settings.
+        settings: The settings that were changed, by name; None: not changed.
+        train, max_accuracy_drop: See `compress`.
+        training: The arguments of `compress` that have no effect without training, by name; None: not given.
+
+    Raises:
+        SpecError: An option has no effect without training, or fixes what is searched for.
+    """
+    given = {name for name, value in {**settings, **training}.items() if value is not None}
+    if not train and (unused := sorted(given & {*TRAINING_ONLY, *training})):
+        raise SpecError(
+            f"Expected only options that have an effect without training, got {', '.join(unused)}; leave them out, or "
+            "train."
+        )
+    if max_accuracy_drop is None:
+        return
+    check_max_accuracy_drop(max_accuracy_drop)
+    if "density" in given:
+        raise SpecError(
+            f"Expected a largest accuracy drop or a density, got {max_accuracy_drop} points and {settings['density']}; "
+            "leave one of them out."
+        )
+    if parse_scope(recipe.scope) not in (Layer(), Global()):
+        raise SpecError(
+            "Expected the scope layer or global with a largest accuracy drop, for which densities of layers are "
+            f"chosen, got {parse_scope(recipe.scope).name!r}; give a density instead."
+        )
+
+
 def check_finite_state(model: nn.Module) -> None:
-    """Raise NonFiniteError where a parameter or buffer of `model` holds NaN or infinity."""
-    check_finite({n: t for n, t in model.state_dict().items() if t.is_floating_point()}, "The tensor")
+    """Raise NonFiniteError where a parameter of `model` holds NaN or infinity; buffers, such as masks, may."""
+    check_finite({n: t for n, t in model.named_parameters() if t.dtype in DTYPES}, "The tensor")
 
 
 def weights_to_compress(
@@ -134,7 +199,9 @@ def bits_by_name(model: nn.Module, names: Sequence[str], bits: int | Mapping[str
     """
     if not isinstance(bits, Mapping):
         return dict.fromkeys(names, bits)
-    kinds = layer_kinds(model)
+    kinds = dict.fromkeys(names, "linear") | layer_kinds(
+        model
+    )  # an embedding, for example, has no kind of its own
     unknown = sorted(str(key) for key in bits if key not in names and key not in LAYER_KINDS)
     if unknown:
         raise QuantizationError(
@@ -158,12 +225,13 @@ def stage_encodings(recipe: CompressionRecipe) -> dict[str, EncodingConfig]:
 def _try_encoding(
     model: nn.Module, recipe: CompressionRecipe, weights: Params, bits: Mapping[str, int]
 ) -> None:
-    """Quantize and encode the tensors of `model`, or samples of them, so that errors come before the work."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    if sum(numel_by_name(state).values()) > MAX_FULL_TRIAL:
-        for name, tensor in state.items():
-            if tensor.layout == torch.strided and not tensor.is_quantized:
-                state[name] = tensor.flatten()[:TRIAL_SAMPLE]
+    """Quantize and encode samples of the tensors of `model`, so that errors come before the work."""
+    state = {
+        name: value.detach().flatten()[:TRIAL_SAMPLE]
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+        else value
+        for name, value in model.state_dict().items()
+    }
     samples = {name: weight.detach().flatten()[:TRIAL_SAMPLE] for name, weight in weights.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about samples mean nothing

@@ -64,10 +64,9 @@ def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
     masks = {name: weight.detach() != 0 for name, weight in weights.items()}
     if all(bool(mask.all()) for mask in masks.values()):
         return DensityPlan(densities)
-    scope = parse_scope(recipe.scope)
-    lowered = densities
+    scope, lowered = parse_scope(recipe.scope), densities
     if not scope.has_fixed_density:
-        lowered = [_lower(density, scope, masks) for density in densities]
+        lowered = [_lowered(density, scope, masks) for density in densities]
     try:
         scope.check(shapes_of(weights), lowered, masks)
     except DensityError as error:
@@ -75,43 +74,28 @@ def plan_densities(recipe: CompressionRecipe, weights: Params) -> DensityPlan:
             f"{error} Weights that are zero at the start count as pruned: exclude these layers, or prune with scope "
             "'layer'."
         ) from error
-    _warn_if_lowered(densities[-1], scope, masks)
+    names = [name for name, mask in masks.items() if mask.any()]  # the scope warns of layers without weights
+    requested, least = (
+        [d[name] if isinstance(d, Mapping) else d for name in names] for d in (densities[-1], lowered[-1])
+    )
+    if requested != least:
+        warnings.warn(
+            f"Zeros of the model stay zero and leave density {lowered[-1]}, which is below the requested "
+            f"{densities[-1]}: no further weight is pruned there.",
+            NoEffectWarning,
+            stacklevel=2,
+        )
     return DensityPlan(lowered, masks)
 
 
-_ALL = "all layers together"
-
-
-def _by_group(density: Density, scope: Scope, masks: MaskDict) -> dict[str, tuple[float, float]]:
-    """The requested density and that of the masks, for each group of weights that is ranked together."""
-    if scope.ranks_layers_together and not isinstance(density, Mapping):
-        return {_ALL: (density, mask_density(masks))}
-    requested = densities_by_name(density, list(masks))
-    return {name: (requested[name], mask_density({name: mask})) for name, mask in masks.items()}
-
-
-def _lower(density: Density, scope: Scope, masks: MaskDict) -> Density:
+def _lowered(density: Density, scope: Scope, masks: MaskDict) -> Density:
     """`density`, or that of the masks where it is smaller."""
-    groups = _by_group(density, scope, masks)
-    if _ALL in groups:
-        return min(groups[_ALL])
+    if scope.ranks_layers_together and not isinstance(density, Mapping):
+        return min(density, mask_density(masks))
+    requested = densities_by_name(density, list(masks))
     # A density is above 0, and a quarter of a weight rounds to none.
     lowered = {
-        name: min(requested, nonzero or 0.25 / masks[name].numel())
-        for name, (requested, nonzero) in groups.items()
+        name: min(requested[name], mask_density({name: mask}) or 0.25 / mask.numel())
+        for name, mask in masks.items()
     }
-    return density if all(lowered[name] == groups[name][0] for name in groups) else lowered
-
-
-def _warn_if_lowered(density: Density, scope: Scope, masks: MaskDict) -> None:
-    """Warn where the zeros leave fewer weights than `density`. (The scope warns of layers without any.)"""
-    groups = _by_group(density, scope, masks)
-    lower = {group: nonzero for group, (requested, nonzero) in groups.items() if 0 < nonzero < requested}
-    if lower:
-        remaining = ", ".join(f"{nonzero:.4g} of {group!r}" for group, nonzero in lower.items())
-        warnings.warn(
-            f"Zeros of the model stay zero and leave density {remaining}, which is below the requested density: "
-            "no further weight is pruned there.",
-            NoEffectWarning,
-            stacklevel=3,
-        )
+    return density if lowered == requested else lowered

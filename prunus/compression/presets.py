@@ -6,10 +6,13 @@ codec of the paper. The paper states neither epochs nor optimizer, so these are 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from prunus.compression.container import EncodingConfig
-from prunus.training.recipe import Recipe
+from prunus.errors import SpecError
+from prunus.registry import lookup
+from prunus.training.recipe import RECIPES, Recipe
 from prunus.types import Density
 
 
@@ -120,6 +123,41 @@ DEFAULT = CompressionRecipe(
     source="the three stages of Han et al. 2016 with our settings, for an unknown model",
 )
 
+_SGD = Recipe(
+    epochs=1,
+    learning_rate=0.02,
+    batch_size=128,
+    optimizer="nesterov",
+    momentum=0.9,
+    weight_decay=1e-4,
+    augmentation="flip_crop",
+    source="He et al. 2016, section 4.2; learning rate and epochs ours, for trained networks",
+)
+
+CNN = DEFAULT.replace(
+    dense=_SGD.replace(epochs=12, learning_rate=0.1, lr_schedule="cosine"),
+    density=0.23,
+    scope="layer",
+    schedule="one_shot",
+    rounds=1,
+    retrain=_SGD,
+    final_retrain=_SGD.replace(epochs=4, lr_schedule="cosine"),
+    bits=3,
+    finetune=DEFAULT.finetune.replace(epochs=1, augmentation="flip_crop"),
+    criterion="obs",
+    source="ExactOBS, then the stages of Han et al. 2016 with our settings, for trained networks",
+)
+
+WITHOUT_TRAINING = DEFAULT.replace(
+    density=0.5,
+    scope="layer",
+    schedule="one_shot",
+    rounds=1,
+    bits=4,
+    criterion="obs",
+    source="ExactOBS (Frantar & Alistarh 2022) and QuantEase (Behdin et al. 2023); density and bits ours",
+)
+
 COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {
     "lenet-300-100": LENET_300_100,
     "lenet-5": LENET_5,
@@ -127,5 +165,93 @@ COMPRESSION_RECIPES: Mapping[str, CompressionRecipe] = {
     "han2016-lenet-300-100": HAN_LENET_300_100,
     "han2016-lenet-5": HAN_LENET_5,
     "default": DEFAULT,
+    "cnn": CNN,
+    "without-training": WITHOUT_TRAINING,
 }
-"""The built-in recipes. A built-in model uses the recipe of its own name, any other model `default`."""
+"""The built-in recipes. On the command line a LeNet uses the recipe of its own name, any other model `default`; without
+training, every model uses `without-training`."""
+
+STAGES_TRAINED = ("dense", "retrain", "final_retrain", "finetune")
+"""The settings of a compression recipe that are recipes of a training."""
+WEIGHT_SETTINGS = ("recipe", "optimizer", "momentum", "learning_rate")
+"""What `change_recipe` changes in the trainings of weights; the training of centroids, whose gradients are sums, keeps
+its own."""
+TRAINING_SETTINGS = (*WEIGHT_SETTINGS, "augmentation", "epochs")
+
+
+def compression_recipe(
+    preset: str | CompressionRecipe | None = None, *, train: bool = True, **settings: Any
+) -> CompressionRecipe:
+    """The recipe of a call of `compress`.
+
+    Args:
+        preset: A recipe, or its key in `COMPRESSION_RECIPES`; None: "default", or "without-training".
+        train: Whether anything is trained; otherwise there is a single round.
+        settings: As for `change_recipe`; None: not changed.
+
+    Returns:
+        The recipe with the settings.
+
+    Raises:
+        SpecError, UnknownNameError: As `change_recipe`, or there is no preset of this name.
+    """
+    recipe = preset or ("default" if train else "without-training")
+    if not isinstance(recipe, CompressionRecipe):
+        recipe = lookup("compression preset", COMPRESSION_RECIPES, recipe)
+    changed = change_recipe(recipe, **{key: value for key, value in settings.items() if value is not None})
+    return changed if train else changed.replace(rounds=1, schedule="one_shot")
+
+
+def change_recipe(
+    compression: CompressionRecipe,
+    *,
+    recipe: str | Recipe | None = None,
+    learning_rate: float | None = None,
+    augmentation: str | None = None,
+    epochs: Mapping[str, int] | None = None,
+    **settings: Any,
+) -> CompressionRecipe:
+    """The same compression recipe with some settings changed.
+
+    Args:
+        compression: The recipe to start from.
+        recipe: The recipe of the trainings of weights, or its key in `RECIPES`; their epochs stay as they are.
+        learning_rate: Of retraining after the last round; those of the other trainings of weights change in proportion.
+        augmentation: Of all trainings, a key of `AUGMENTATIONS`.
+        epochs: Epochs by stage: dense, retrain, final_retrain or finetune.
+        settings: Fields of `CompressionRecipe`; or the optimizer and momentum of the trainings of weights.
+
+    Returns:
+        The changed recipe.
+
+    Raises:
+        SpecError: There is no setting of a name.
+        UnknownNameError: There is no recipe, or no stage, of a name.
+
+    >>> changed = change_recipe(COMPRESSION_RECIPES["default"], bits=4, optimizer="sgd", epochs={"finetune": 1})
+    >>> changed.bits, changed.retrain.optimizer, changed.finetune.optimizer, changed.finetune.epochs
+    (4, 'sgd', 'adam', 1)
+    """
+    own = {field.name for field in fields(compression)}
+    if unknown := settings.keys() - own - {*TRAINING_SETTINGS}:
+        raise SpecError(
+            f"Expected settings of a compression recipe ({', '.join(sorted(own))}) or of its trainings "
+            f"({', '.join(TRAINING_SETTINGS)}), got {sorted(unknown)}; correct the name."
+        )
+    changed = compression.replace(**{name: settings.pop(name) for name in own & settings.keys()})
+    common = lookup("recipe", RECIPES, recipe) if isinstance(recipe, str) else recipe
+    last = (common or changed.final_retrain).learning_rate
+    for stage in {} if epochs is None else epochs:
+        lookup("stage", dict.fromkeys(STAGES_TRAINED), stage)
+    for stage in STAGES_TRAINED:
+        training: Recipe = getattr(changed, stage)
+        new: dict[str, Any] = {"epochs": (epochs or {}).get(stage, training.epochs)}
+        if stage != "finetune":
+            training = common or training
+            new |= settings
+            if learning_rate is not None:
+                new["learning_rate"] = learning_rate * (training.learning_rate / last)
+        if augmentation is not None:
+            new["augmentation"] = augmentation
+        changed = changed.replace(**{stage: training.replace(**new)})
+    return changed

@@ -1,10 +1,12 @@
 """The result of Deep Compression: the network, and the measurements of each stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from math import isnan
 
 from torch import nn
 
+from prunus.compression.accuracy_budget import Trial
 from prunus.compression.presets import CompressionRecipe
 from prunus.compression.quantization import CodebookTensor
 from prunus.pruning.prunable import coverage
@@ -46,6 +48,8 @@ class Compressed:
     """The part of it that is metadata."""
     skipped: Mapping[str, str]
     """Parameters that were not pruned, with the reasons."""
+    trials: Sequence[Trial] = ()
+    """What the search for `max_accuracy_drop` has tried, in order."""
 
     @property
     def density(self) -> float:
@@ -76,15 +80,17 @@ class Compressed:
                     "name": s.name,
                     "bytes": s.bytes,
                     "num_kept": s.num_kept,
-                    "validation_error": s.validation.error,
+                    "validation_error": None if isnan(s.validation.accuracy) else s.validation.error,
+                    **({} if s.validation.metric is None else {"validation_metric": s.validation.metric}),
                 }
                 for s in self.file_stages
             ],
+            **({"trials": [asdict(trial) for trial in self.trials]} if self.trials else {}),
         }
 
     def __str__(self) -> str:
         total = sum(mask.numel() for mask in self.masks.values())
-        rows = [("stage", "bytes", "ratio", "density (sparsity)", "validation error")]
+        rows = [("stage", "bytes", "ratio", "density (sparsity)", "validation")]
         for stage in self.file_stages:
             density = 100 * stage.num_kept / total
             rows.append(
@@ -93,9 +99,16 @@ class Compressed:
                     f"{stage.bytes:,}",
                     f"{self.stages[0].bytes / stage.bytes:.1f}x",
                     f"{density:.1f} % ({100 - density:.1f} %)",
-                    f"{stage.validation.error:.2f} %",
+                    _quality(stage.validation),
                 )
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.rjust, row[1:], widths[1:])) for row in rows)
         return "\n".join(f"{row[0]:{widths[0]}}  {line}" for row, line in zip(rows, lines, strict=True))
+
+
+def _quality(result: Evaluation) -> str:
+    """The error, the metric, or else the loss."""
+    if result.metric is not None:
+        return f"metric {result.metric:.4g}"
+    return f"loss {result.loss:.4g}" if isnan(result.accuracy) else f"error {result.error:.2f} %"

@@ -1,8 +1,9 @@
 """The stages of Deep Compression: train, prune, quantize, encode, and the measurements of each."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -14,9 +15,14 @@ from prunus.compression.presets import CompressionRecipe
 from prunus.compression.quantization import CodebookConstraint, CodebookTensor, quantize_weights
 from prunus.compression.result import Stage
 from prunus.compression.save import clear_negative_zeros, file_metadata, recipe_metadata
+from prunus.compression.without_training import CalibratedLayers
+from prunus.data.examples import sample_examples
 from prunus.masks import Masks, all_kept
+from prunus.pruning.methods import pruning_method
+from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.retrain import PruningRound, prune_and_retrain
-from prunus.pruning.weights import copied
+from prunus.pruning.scopes import parse_scope
+from prunus.pruning.weights import copied, set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.fit import Fit, train_with
@@ -83,7 +89,7 @@ def prune_with_recipe(
 
 @dataclass(frozen=True)
 class CompressionRun:
-    """The arguments and steps of a call of `compress`."""
+    """The arguments and steps of one compression, which change `model`."""
 
     model: nn.Module
     weights: Params
@@ -94,6 +100,12 @@ class CompressionRun:
     report: StageReport | None
     progress: Progress | None
     fit: Fit | None = None
+    layers: CalibratedLayers | None = None
+    """Of the network before compression, where it is compressed without training."""
+    recalibrate: bool = False
+    """Whether to estimate the statistics of BatchNorm layers again after each step."""
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments forward, loss and metric of `evaluate`."""
 
     def announce(self, step: str) -> None:
         """Report the beginning of a step without measurable progress."""
@@ -144,31 +156,52 @@ class CompressionRun:
         check_finite_state(self.model)
         return copied(self.model)
 
+    def calibrate(self) -> CalibratedLayers:
+        """Collect the Hessians of the layers of the network as it is."""
+        return CalibratedLayers.collect(
+            copied(self.model), self.weights, self.data.train, pruning_method(self.recipe.criterion),
+            parse_scope(self.recipe.scope), forward=self.task.get("forward"), loss=self.task.get("loss"),
+            seed=self.seed, progress=self.progress,
+        )  # fmt: skip
+
     def prune(self, plan: DensityPlan) -> tuple[MaskDict, list[EpochMetrics]]:
-        """Prune and retrain. A remaining weight that retraining left at exactly zero counts as pruned."""
-        rounds = prune_with_recipe(
-            self.recipe,
-            self.model,
-            self.weights,
-            self.data,
-            plan,
-            fit=self.fit,
-            seed=self.seed,
-            checkpoints=self.checkpoints,
-            report=self.report_of("pruned"),
-            progress=self.progress,
-        )
-        masks = {name: mask & (self.weights[name].detach() != 0) for name, mask in rounds[-1].masks.items()}
-        return masks, [epoch for round_ in rounds for epoch in round_.epochs]
+        """Prune, and retrain if there is training. A remaining weight of exactly zero counts as pruned."""
+        if self.layers is None:
+            rounds = prune_with_recipe(
+                self.recipe, self.model, self.weights, self.data, plan,
+                fit=self.fit, seed=self.seed, checkpoints=self.checkpoints,
+                report=self.report_of("pruned"), progress=self.progress,
+            )  # fmt: skip
+            masks, epochs = rounds[-1].masks, [epoch for round_ in rounds for epoch in round_.epochs]
+        else:
+            result = self.layers.prune(plan.densities[-1], plan.within)
+            set_weights(self.model, result.weights)
+            masks, epochs = result.masks, []
+        self._recalibrate()
+        return {name: mask & (self.weights[name].detach() != 0) for name, mask in masks.items()}, epochs
 
     def quantize(self, masks: MaskDict) -> tuple[dict[str, CodebookTensor], list[EpochMetrics]]:
-        """Quantize the remaining weights by k-means and train the centroids."""
+        """Quantize the remaining weights: by k-means and training of the centroids, or by the output errors."""
         self.announce("quantizing the weights")
-        bits = bits_by_name(self.model, list(masks), self.recipe.bits)
-        quantized = quantize_weights(self.weights, masks, bits, self.recipe.kmeans_init, self.seed)
-        constraint = CodebookConstraint(self.model, quantized)
-        epochs = self.train(self.recipe.finetune, "finetune", "quantized", constraint)
-        return constraint.result(), epochs
+        bits, epochs = bits_by_name(self.model, list(masks), self.recipe.bits), []
+        if self.layers is None:
+            quantized = quantize_weights(self.weights, masks, bits, self.recipe.kmeans_init, self.seed)
+            constraint = CodebookConstraint(self.model, quantized)
+            epochs = self.train(self.recipe.finetune, "finetune", "quantized", constraint)
+            quantized = constraint.result()
+        else:
+            quantized = self.layers.quantize(self.weights, masks, bits, self.recipe.kmeans_init)
+        set_weights(self.model, {name: tensor.dense() for name, tensor in quantized.items()})
+        self._recalibrate()
+        return quantized, epochs
+
+    def _recalibrate(self) -> None:
+        if self.recalibrate:
+            num_examples = pruning_method(self.recipe.criterion).num_examples
+            examples = sample_examples(self.data.train, num_examples, derive_seed(self.seed, "criterion", 1))
+            recalibrate_batchnorm(
+                self.model, examples, forward=self.task.get("forward"), progress=self.progress
+            )
 
     def measure(self, stage: str, size: int) -> Stage:
         """Evaluate the model on the validation split, and count and bin its remaining weights.
@@ -187,7 +220,9 @@ class CompressionRun:
             counts, edges = np.histogram(values.astype(np.float64), bins=101)
             histograms[name] = (edges.tolist(), counts.tolist())
             num_kept += len(values)
-        return Stage(stage, size, num_kept, evaluate(self.model, self.data.validation), histograms)
+        return Stage(
+            stage, size, num_kept, evaluate(self.model, self.data.validation, **self.task), histograms
+        )
 
     def encode(self, encodings: Sequence[EncodingConfig]) -> list[EncodedState]:
         """Encode the model once with each encoding, as `save` writes it."""

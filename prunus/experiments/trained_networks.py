@@ -4,7 +4,7 @@ Experiments that need the same network of the same replicate share its run.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -12,9 +12,9 @@ from prunus.compression.presets import COMPRESSION_RECIPES, CompressionRecipe
 from prunus.compression.stages import prune_with_recipe
 from prunus.data import load_data
 from prunus.experiments.function_run import FunctionRun, Output
-from prunus.models import MODELS
+from prunus.models.loading import make_model
 from prunus.pruning.prunable import prunable_weights
-from prunus.registry import import_object, lookup
+from prunus.registry import lookup
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
@@ -43,9 +43,7 @@ class TrainedNetwork:
 
     def network(self, seed: int = 0) -> nn.Module:
         """Make the untrained network."""
-        make: Any = import_object(self.model) if ":" in self.model else lookup("model", MODELS, self.model)
-        network: nn.Module = make(seed=seed)
-        return network
+        return make_model(self.model, seed)
 
     def run(self) -> FunctionRun:
         """Return the run that trains it."""

@@ -68,27 +68,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return Checkpoint(
-                    {name: file.get_tensor(name) for name in file.keys()}, (), file.metadata() or {}
-                )
+                names = file.keys()
+                return Checkpoint({name: file.get_tensor(name) for name in names}, (), file.metadata() or {})
         _check_no_torchscript(path)
         with torch.serialization.safe_globals(_SAFE_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"Expected a torch file of tensors alone, but {path} contains other objects, which are refused because "
-            "reading them could run code; save model.state_dict(), or, where you trust the file, convert a whole module "
-            f"with: {_conversion('torch.load', path, ', weights_only=False')}"
+            "reading them could run code; save model.state_dict(), or, where you trust the file, convert a whole "
+            f"module with: {_conversion('torch.load', path, ', weights_only=False')}"
         ) from error
     except (
         *(OSError, SafetensorError, RuntimeError, ValueError, EOFError, LookupError, zipfile.BadZipFile),
     ) as error:
         raise ModelError(f"{path} cannot be read as weights: {error}") from error
-    found = _find_state(content)
-    if found is None:
+    checkpoint = _find_state(content)
+    if checkpoint is None:
         keys = f"; its keys are {list(content)[:9]}" if isinstance(content, Mapping) else ""
         raise ModelError(f"Expected a state_dict, tensors by name, in {path}{keys}; save model.state_dict().")
-    return found
+    return checkpoint
 
 
 def _check_no_torchscript(path: Path) -> None:
@@ -115,8 +114,8 @@ def _find_state(content: object, keys: tuple[str, ...] = ()) -> Checkpoint | Non
     if is_state_dict(content):
         return Checkpoint(dict(content), keys)
     for key in STATE_KEYS:
-        if (found := _find_state(content.get(key), (*keys, key))) is not None:
-            return found
+        if (nested := _find_state(content.get(key), (*keys, key))) is not None:
+            return nested
     others = [key for key, value in content.items() if isinstance(key, str) and is_state_dict(value)]
     return Checkpoint(dict(content[others[0]]), (*keys, others[0])) if len(others) == 1 else None
 

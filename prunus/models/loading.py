@@ -65,7 +65,8 @@ def make_model(model: str | Callable[..., nn.Module], seed: int = 0) -> nn.Modul
 
 def _find(name: str) -> Callable[..., Any]:
     if ":" in name:
-        return import_object(name)
+        function: Callable[..., Any] = import_object(name)
+        return function
     # resnet20 and ResNet_20 mean resnet-20
     by_letters = {_letters(key): key for key in MODELS}
     return lookup("model", MODELS, name if name in MODELS else by_letters.get(_letters(name), name))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +12,7 @@ from torch import Tensor
 from prunus.errors import ModelError
 
 
-def tied_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+def tied_names(state: Mapping[str, object]) -> dict[str, str]:
     """Map each name whose tensor shares the memory of an earlier tensor to the first name of that memory.
 
     >>> import torch
@@ -50,7 +51,7 @@ def missing_names(state: Mapping[str, Tensor], names: Iterable[str]) -> list[str
     return [name for name in state if name not in present and tied.get(name, name) not in first_present]
 
 
-def safetensors_bytes(state: Mapping[str, Tensor]) -> bytes:
+def safetensors_bytes(state: Mapping[str, Any]) -> bytes:
     """The content of a safetensors file with the tensors of `state`; each of several tied tensors is stored once.
 
     The other names of a tied tensor are in the metadata, each with the first name, as `safetensors.torch.save_model`

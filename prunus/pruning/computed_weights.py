@@ -14,6 +14,7 @@ keep them.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -73,59 +74,74 @@ def _parametrizations(layer: nn.Module) -> Iterator[ComputedWeight]:
         assert isinstance(chain, parametrize.ParametrizationList)
         # A copy, because a parametrization may change its buffers.
         trial = copy.deepcopy(chain).eval()
-        prefix, tensor = f"parametrizations.{attribute}.", trial().detach()
+        tensor = _value(chain)
         own = {name: p for name, p in trial.named_parameters(recurse=False) if p.shape == tensor.shape}
         if len(own) != 1:
             continue
         (name,) = own
         half = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.device) < 0.5
         own[name].copy_(own[name] * half)
-        keeps_zeros = not trial()[~half].any()
-
-        def invert(value: Tensor, chain: nn.Module = chain, prefix: str = prefix, name: str = name) -> Params:
-            trial = copy.deepcopy(chain).eval()
-            try:
-                trial.right_inverse(value)
-            except (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError):
-                return {prefix + name: value}  # the parametrization cannot be inverted
-            return {prefix + key: p.detach() for key, p in trial.named_parameters(recurse=False)}
-
-        given = tensor * half
-        for key, value in invert(given).items():
+        keeps_zeros = not _value(trial)[~half].any()
+        prefix = f"parametrizations.{attribute}."
+        invert = partial(_invert_parametrization, chain, prefix, name)
+        for key, value in invert(tensor * half).items():
             trial.get_parameter(key.removeprefix(prefix)).copy_(value)
-        keeps_values = torch.allclose(trial(), given, rtol=1e-2, atol=1e-6)
+        keeps_values = torch.allclose(_value(trial), tensor * half, rtol=1e-2, atol=1e-6)
         function = ", ".join(type(part).__name__.lstrip("_") for part in chain)
         yield ComputedWeight(
             layer, attribute, prefix + name, f"the parametrization {function}",
-            lambda chain=chain: copy.deepcopy(chain).eval()().detach(), invert, keeps_zeros, keeps_values,
+            partial(_value, chain), invert, keeps_zeros, keeps_values,
         )  # fmt: skip
 
 
 @torch.no_grad()
+def _value(chain: nn.Module) -> Tensor:
+    value: Tensor = copy.deepcopy(chain).eval()()
+    return value.detach()
+
+
+@torch.no_grad()
+def _invert_parametrization(chain: nn.Module, prefix: str, name: str, value: Tensor) -> Params:
+    trial = copy.deepcopy(chain).eval()
+    assert isinstance(trial, parametrize.ParametrizationList)
+    try:
+        trial.right_inverse(value)
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        return {prefix + name: value}  # the parametrization cannot be inverted
+    return {prefix + key: p.detach() for key, p in trial.named_parameters(recurse=False)}
+
+
 def _hooks(layer: nn.Module) -> Iterator[ComputedWeight]:
+    """The tensors that pre-hooks of torch compute, by their classes."""
     for hook in layer._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
-            g, v, dim = f"{hook.name}_g", f"{hook.name}_v", hook.dim
             yield ComputedWeight(
-                layer, hook.name, v, "weight_norm",
-                lambda hook=hook: hook.compute_weight(layer).detach(),
-                lambda value, g=g, v=v, dim=dim: {g: torch.norm_except_dim(value, 2, dim), v: value},
-                keeps_zeros=True, keeps_values=True,
+                layer, hook.name, f"{hook.name}_v", "weight_norm", partial(_detached, hook.compute_weight, layer),
+                partial(_invert_weight_norm, hook.name, hook.dim), keeps_zeros=True, keeps_values=True,
             )  # fmt: skip
         elif isinstance(hook, SpectralNorm):
+            compute = partial(hook.compute_weight, do_power_iteration=False)
             original = f"{hook.name}_orig"
             yield ComputedWeight(
-                layer, hook.name, original, "spectral_norm",
-                lambda hook=hook: hook.compute_weight(layer, do_power_iteration=False).detach(),
-                lambda value, original=original: {original: value},
-                keeps_zeros=True, keeps_values=False,
+                layer, hook.name, original, "spectral_norm", partial(_detached, compute, layer),
+                partial(_as_parameter, original), keeps_zeros=True, keeps_values=False,
             )  # fmt: skip
         elif isinstance(hook, BasePruningMethod):
-            original = f"{hook._tensor_name}_orig"
-            mask = layer.get_buffer(f"{hook._tensor_name}_mask")
+            name = hook._tensor_name
+            mask = layer.get_buffer(f"{name}_mask").bool()
             yield ComputedWeight(
-                layer, hook._tensor_name, original, "torch.nn.utils.prune",
-                lambda hook=hook: hook.apply_mask(layer).detach(),
-                lambda value, original=original: {original: value},
-                keeps_zeros=True, keeps_values=True, mask=mask.bool(),
+                layer, name, f"{name}_orig", "torch.nn.utils.prune", partial(_detached, hook.apply_mask, layer),
+                partial(_as_parameter, f"{name}_orig"), keeps_zeros=True, keeps_values=True, mask=mask,
             )  # fmt: skip
+
+
+def _detached(compute: Callable[[nn.Module], Tensor], layer: nn.Module) -> Tensor:
+    return compute(layer).detach()
+
+
+def _as_parameter(name: str, value: Tensor) -> Params:
+    return {name: value}
+
+
+def _invert_weight_norm(name: str, dim: int, value: Tensor) -> Params:
+    return {f"{name}_g": torch.norm_except_dim(value, 2, dim), f"{name}_v": value}

@@ -292,11 +292,12 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
             "it was made from, and script or trace it afterwards."
         )
     parameters: Params = dict(model.named_parameters(remove_duplicate=False))
+    weights: Params = {}
     layers = weight_layers(model)
     owners = dict(model.named_modules(remove_duplicate=False))
     _check_patterns(include, exclude, parameters, layers, owners)
     together = names_by_tensor(parameters)
-    weights, skipped, matrices = {}, {}, []
+    skipped, matrices = {}, []
     for name, parameter in model.named_parameters():
         names = [twin for twin in together[id(parameter)] if parameters[twin] is parameter]
         excluded = _why_excluded(name, together[id(parameter)], exclude)
@@ -309,13 +310,13 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
             if reason is None:
                 weights[name] = parameter
                 continue
-        chosen = any(_matches(twin, [pattern]) for pattern in include for twin in names)
+        is_matched = any(_matches(twin, [pattern]) for pattern in include for twin in names)
         default, is_matrix = _describe(name, parameter, owners, layer_name is not None)
         if layer_name is None and not (is_matrix and excluded):
             skipped[name] = reason or default
         else:
             skipped[name] = excluded or reason or "not included"
-        if is_matrix and chosen and not excluded:
+        if is_matrix and is_matched and not excluded:
             matrices.append(name)
     return _Selection(weights, skipped, matrices, parameters, layers)
 

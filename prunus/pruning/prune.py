@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,12 +16,14 @@ from prunus.pruning.methods import CriterionMethod, pruning_method
 from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
 from prunus.pruning.obs.exact_obs import ExactObs
 from prunus.pruning.obs.method import LossMethod, PruningMethod
+from prunus.pruning.obs.refit import refit as fit_kept_weights
+from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.prune_report import PruneReport, make_report
 from prunus.pruning.recalibrate import recalibrate_batchnorm
 from prunus.pruning.scopes import Global, Layer, Scope, parse_scope, shapes_of
-from prunus.pruning.selection import Selection, select_weights
+from prunus.pruning.selection import PruneSelection, select_weights
 from prunus.pruning.statistics import DERIVATIVES, Criterion, Statistics
-from prunus.pruning.views import layer_view
+from prunus.pruning.views import layer_view, why_no_layer_inputs
 from prunus.pruning.weights import set_weights, with_weights
 from prunus.seeds import derive_seed
 from prunus.training.losses import Loss, LossFunction
@@ -55,6 +57,7 @@ def prune(
     forward: Forward | None = None,
     loss: str | Loss | LossFunction | None = None,
     within: MaskDict | None = None,
+    refit: bool = False,
     recalibrate: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
@@ -81,6 +84,8 @@ def prune(
         loss: The loss that methods differentiate: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean
             loss; None: the loss that the outputs contain, as those of Hugging Face transformers, else cross-entropy.
         within: Earlier masks; what they prune stays pruned. Masks of torch.nn.utils.prune are earlier masks too.
+        refit: Whether to fit the remaining weights of each layer to its outputs before pruning, on the calibration
+            examples; layers whose output error is not known keep their weights.
         recalibrate: Whether to estimate the statistics of BatchNorm layers again, on the calibration examples.
         include: Shell patterns of the names of weights to prune. A pattern other than "*" also selects matrices of
             other layers, such as an embedding, and an exact name any parameter; see `prunable_weights`.
@@ -104,13 +109,14 @@ def prune(
     >>> pruned.report.density, int(sum((layer.weight != 0).sum() for layer in (model[0], model[2])))
     (0.25, 12)
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled module, as Masks does
     method, scope = pruning_method(criterion), parse_scope(scope)
     selection = select_weights(model, method, scope, include, exclude, within=within, strict=strict)
     check_prune(method, selection, density, scope, densities)
     weights, within = selection.weights, selection.within
     seeds = derive_seed(seed, "prune"), derive_seed(seed, "ties")
     examples, measured = _select_examples(calibration, method.num_examples, seeds[0])
-    _check_options(method, densities, examples, recalibrate, forward, loss)
+    _check_options(method, densities, examples, refit, recalibrate, forward, loss)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     start = time.perf_counter()
     if densities == "error_curves" and examples is not None:
@@ -121,6 +127,8 @@ def prune(
         model, before, density, scope, examples,
         within=within, seeds=seeds, forward=forward, loss=loss, progress=progress,
     )  # fmt: skip
+    if refit and examples is not None:
+        result = _refit(model, before, result, examples, forward, progress)
     seconds = time.perf_counter() - start
     if mask_density(result.masks) == 1.0:
         warnings.warn("Every weight is kept, so nothing is pruned.", NoEffectWarning, stacklevel=2)
@@ -138,7 +146,11 @@ def prune(
 
 
 def check_prune(
-    method: PruningMethod, selection: Selection, density: Density, scope: Scope, densities: str | None = None
+    method: PruningMethod,
+    selection: PruneSelection,
+    density: Density,
+    scope: Scope,
+    densities: str | None = None,
 ) -> None:
     """Raise, before any work, what sizes and densities will raise.
 
@@ -223,6 +235,7 @@ def _check_options(
     method: PruningMethod,
     densities: str | None,
     examples: Examples | None,
+    refit: bool,
     recalibrate: bool,
     forward: Forward | None,
     loss: str | Loss | LossFunction | None,
@@ -231,6 +244,7 @@ def _check_options(
     users = {
         f"the method ({method.summary})": method.needs_examples,
         "densities='error_curves'": densities is not None,
+        "refit=True": refit,
         "recalibrate=True": recalibrate,
         "forward": forward is not None,
     }
@@ -241,6 +255,27 @@ def _check_options(
         raise StatisticsError(
             f"Expected no loss, as none is differentiated, got {loss!r}; leave it out: {method.summary}"
         )
+
+
+def _refit(
+    model: nn.Module,
+    before: Params,
+    result: PruneResult,
+    examples: Examples,
+    forward: Forward | None,
+    progress: Progress | None,
+) -> PruneResult:
+    """The result with refitted weights in the layers whose output error is known."""
+    unknown = why_no_layer_inputs(model, before)
+    known = {name: weight for name, weight in before.items() if name not in unknown}
+    if not known:
+        return result
+    weights, masks = ({name: part[name] for name in known} for part in (result.weights, result.masks))
+    kept = replace(result, weights=weights, masks=masks)
+    fitted = fit_kept_weights(model, known, kept, examples, forward=forward, progress=progress)
+    return replace(
+        fitted, weights={**result.weights, **fitted.weights}, masks={**result.masks, **fitted.masks}
+    )
 
 
 def uses_loss(method: PruningMethod) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prunus.errors import ModelError, NoPrunableWeightsError, NotPrunedWarning, PrunusError
+from prunus.errors import DensityError, ModelError, NotPrunedWarning, PrunusError
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import grouped_by_reason, masks_of_torch, prunable_weights, skipped_parameters
 from prunus.pruning.scopes import Scope
@@ -15,7 +15,7 @@ from prunus.types import Density, MaskDict, Params
 
 
 @dataclass(frozen=True)
-class Selection:
+class PruneSelection:
     """The weights that one call prunes."""
 
     weights: Params
@@ -54,7 +54,7 @@ def select_weights(
     *,
     within: MaskDict | None = None,
     strict: bool = False,
-) -> Selection:
+) -> PruneSelection:
     """The weights of `model` that `method` prunes under `scope`.
 
     Args:
@@ -71,24 +71,25 @@ def select_weights(
         The weights, and why the others are not pruned.
 
     Raises:
-        NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`, or no weight is left.
-        ModelError: As `prunable_weights`; with `strict`, the method cannot prune a weight.
-        DensityError: With `strict`, the pattern does not fit a weight.
+        NoPrunableWeightsError, TiedWeightsError: As `prunable_weights`.
+        ModelError: As `prunable_weights`; the method cannot prune any weight, or, with `strict`, one.
+        DensityError: The pattern does not fit any of those weights.
 
     >>> from prunus.pruning.methods import pruning_method
     >>> from prunus.pruning.scopes import NByM
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
     >>> select_weights(model, pruning_method("magnitude"), NByM(2, 4), exclude=["1.*"])
     Traceback (most recent call last):
-    prunus.errors.NoPrunableWeightsError: Sequential has no weight ... 0.weight (the pattern 2:4 does not fit 3 inputs).
+    prunus.errors.DensityError: Expected a weight of Sequential ... (the pattern 2:4 does not fit 3 inputs); ...
     """
     weights = prunable_weights(model, include, exclude)
     reasons: dict[str, str] = {}
+    summary = method.summary.rstrip(".")
     if method.uses_layer_inputs:
         reasons = {name: f"{why} to this method" for name, why in why_no_layer_inputs(model, weights).items()}
         if strict and reasons:
             raise ModelError(
-                f"Expected layers whose output errors are known, as {method.summary} needs them, got "
+                f"Expected layers whose output errors are known for this method ({summary}), got "
                 f"{grouped_by_reason(reasons)}; leave out strict, exclude them, or choose a method that uses weights "
                 "or gradients alone, as magnitude."
             )
@@ -100,20 +101,27 @@ def select_weights(
                 reasons[view.model_names[name]] = why
         weights = {name: weight for name, weight in weights.items() if name not in reasons}
         view = _view(model, weights, method, scope)
+    if reasons and not weights:
+        error = DensityError if any(scope.name in reason for reason in reasons.values()) else ModelError
+        raise error(
+            f"Expected a weight of {type(model).__name__} that this method ({summary}) can prune under the scope "
+            f"{scope.name!r}, got {grouped_by_reason(reasons)}; choose another scope, or a method that uses weights or "
+            "gradients alone, as magnitude."
+        )
     if reasons:
-        message = f"{type(model).__name__} has weights that are not pruned: {grouped_by_reason(reasons)}"
-        if not weights:
-            raise NoPrunableWeightsError(
-                f"{type(model).__name__} has no weight that {method.summary} can prune under the scope {scope.name!r}: "
-                f"{grouped_by_reason(reasons)}."
-            )
-        warnings.warn(f"{message}; exclude them to leave out this warning.", NotPrunedWarning, stacklevel=3)
+        warnings.warn(
+            f"{type(model).__name__} has weights that are not pruned: {grouped_by_reason(reasons)}; another scope, or "
+            "a method that uses weights or gradients alone, as magnitude, can prune them; exclude them to leave out "
+            "this warning.",
+            NotPrunedWarning,
+            stacklevel=3,
+        )
     skipped = skipped_parameters(model, include, exclude) | reasons
     skipped = {name: skipped[name] for name, _ in model.named_parameters() if name in skipped}
     earlier = masks_of_torch(model, weights)
     if within is not None and earlier is not None:
         earlier = {name: mask & within[name].to(mask.device) for name, mask in earlier.items()}
-    return Selection(weights, skipped, within if earlier is None else earlier, view)
+    return PruneSelection(weights, skipped, within if earlier is None else earlier, view)
 
 
 def _view(model: nn.Module, weights: Params, method: PruningMethod, scope: Scope) -> LayerView:

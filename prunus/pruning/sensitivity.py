@@ -21,7 +21,7 @@ from prunus.pruning.statistics import Criterion, Statistics, as_criterion, colle
 from prunus.pruning.weights import copied
 from prunus.registry import lookup
 from prunus.training.evaluate import evaluate
-from prunus.training.evaluation import Metric
+from prunus.training.evaluation import MetricFunction
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
 from prunus.types import Progress, Scores, Split
@@ -56,7 +56,7 @@ def sensitivity(
     calibration: Calibration | None = None,
     forward: Forward | None = None,
     loss: str | Loss | LossFunction | None = None,
-    metric: Metric | None = None,
+    metric: MetricFunction | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import ModelError
-from prunus.pruning.computed_weights import refresh_computed_weights
+from prunus.pruning.computed_weights import computed_weights, refresh_computed_weights
 from prunus.types import Params
 
 
@@ -51,7 +51,7 @@ def copied(model: nn.Module) -> nn.Module:
     1
     """
     # A tensor that a hook computed (weight_norm, torch.nn.utils.prune) is no leaf, which deepcopy refuses.
-    memo = {id(t): t.detach().clone() for t in attribute_tensors(model) if not t.is_leaf}
+    memo = {id(t): t.detach().clone() for t in _computed_tensors(model) if not t.is_leaf}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # a user's module may hold anything
@@ -68,6 +68,15 @@ def attribute_tensors(model: nn.Module) -> Iterator[Tensor]:
         for value in vars(module).values():
             values = value if isinstance(value, list) else [value]
             yield from (tensor for tensor in values if isinstance(tensor, Tensor))
+
+
+def _computed_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that hooks of torch have computed from parameters; others may be anything."""
+    for module in model.modules():
+        tensors = [vars(module).get(computed.attribute) for computed in computed_weights(module)]
+        if isinstance(module, nn.RNNBase):
+            tensors += module._flat_weights
+        yield from (tensor for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def with_weights(model: nn.Module, weights: Params) -> nn.Module:

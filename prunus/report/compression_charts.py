@@ -34,7 +34,7 @@ def stage_chart(rows: Sequence["StageRow"]) -> "Figure":
                 y, high - low, left=low, height=0.8, color=PAPER_COLOR, alpha=0.6, label=label, zorder=0
             )
         if row.paper_counts_weights and row.weight_ratio:
-            label = "this network, in weights, as the paper counts stage P"
+            label = "this network, in weights" + (", as the paper counts stage P" if row.paper else "")
             axes.plot(row.weight_ratio, y, "|", color="black", markersize=18, mew=2, label=label)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()

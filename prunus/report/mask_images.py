@@ -1,9 +1,8 @@
 """Masks as small PNG images in one color, transparent where weights are pruned."""
 
 import base64
+import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -85,19 +84,15 @@ def make_image(levels: Array, description: str, max_width: int, max_height: int,
 
 def encode_png(levels: Array) -> bytes:
     """Encode levels as a PNG with a palette of one color and `MAX_LEVEL` + 1 opacities."""
+    from PIL import Image
+
     rows, columns = levels.shape
-    scanlines = np.pad(levels.astype(np.uint8), ((0, 0), (1, 0)))  # each begins with filter type 0
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
-        (b"PLTE", COLOR * (MAX_LEVEL + 1)),
-        (b"tRNS", bytes(255 * level // MAX_LEVEL for level in range(MAX_LEVEL + 1))),
-        (b"IDAT", zlib.compress(scanlines.tobytes(), 9)),
-        (b"IEND", b""),
-    )
-    pack = struct.Struct(">I").pack
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        pack(len(data)) + kind + data + pack(zlib.crc32(kind + data)) for kind, data in chunks
-    )
+    image = Image.frombytes("P", (columns, rows), levels.astype(np.uint8).tobytes())
+    image.putpalette(COLOR * (MAX_LEVEL + 1))
+    opacities = bytes(255 * level // MAX_LEVEL for level in range(MAX_LEVEL + 1))
+    file = io.BytesIO()
+    image.save(file, "png", transparency=opacities, optimize=True)
+    return file.getvalue()
 
 
 def input_coverage(compressed: Compressed) -> InputCoverage | None:

@@ -8,8 +8,8 @@ arguments changes neither the next round nor the invariant report. The built-in 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from prunus.training.state import clone_tensors
 from prunus.types import MaskDict, Params
@@ -39,15 +39,10 @@ class WeightHistory:
 
     def clone(self) -> "WeightHistory":
         """Return the same history with copies of all tensors."""
-        return WeightHistory(
-            initial=clone_tensors(self.initial),
-            rewind=clone_tensors(self.rewind),
-            start=clone_tensors(self.start),
-            final=clone_tensors(self.final),
-            masks=clone_tensors(self.masks),
-            redraw=self.redraw,
-            supermask=clone_tensors(self.supermask),
-        )
+        copies: dict[str, Any] = {
+            name: clone_tensors(value) for name, value in vars(self).items() if name != "redraw"
+        }
+        return replace(self, **copies)
 
 
 @dataclass(frozen=True)

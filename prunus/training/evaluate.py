@@ -12,7 +12,7 @@ from prunus.data.validation import check_split, count_labeled
 from prunus.errors import DataError, SpecError, StatisticsError
 from prunus.modules import check_initialized
 from prunus.training.checks import forward as checked_forward
-from prunus.training.evaluation import Evaluation, Metric, Totals
+from prunus.training.evaluation import Evaluation, MetricFunction, Totals
 from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
@@ -43,7 +43,7 @@ def evaluate(
     *,
     forward: Forward | None = None,
     loss: str | Loss | LossFunction | None = None,
-    metric: Metric | None = None,
+    metric: MetricFunction | None = None,
     progress: Progress | None = None,
     backend: str = "auto",
 ) -> Evaluation:
@@ -72,7 +72,7 @@ def evaluate(
         DataError: There is no example, a label is no class index, or an input is not finite.
         ModelError: The model does not take the inputs, or does not return logits of these classes.
         StatisticsError: The loss does not fit the outputs or returns no scalar.
-        SpecError: The sparse backend is asked for and cannot compute the model.
+        SpecError: `backend` is "sparse", which cannot compute the model or this task.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
@@ -139,9 +139,7 @@ def _checked_batches(data: Iterable[Batch]) -> Iterator[Batch]:
         )
 
 
-def evaluate_network(
-    network: "SparseNetwork", split: Split, progress: Progress | None = None
-) -> Evaluation:
+def evaluate_network(network: "SparseNetwork", split: Split, progress: Progress | None = None) -> Evaluation:
     """Evaluate a network of the sparse backend.
 
     Args:

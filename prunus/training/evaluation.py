@@ -16,7 +16,7 @@ from prunus.training.losses import LOSSES, Loss, LossFunction, loss_rows, mean_l
 from prunus.training.outputs import output_field, output_tensor
 from prunus.types import IGNORE_INDEX
 
-Metric = Callable[[Any, Any], Any]
+MetricFunction = Callable[[Any, Any], Any]
 """(outputs, batch) -> the mean of a metric over the batch; higher is better."""
 
 
@@ -50,7 +50,11 @@ class Totals:
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss | LossFunction | None, metric: Metric | None, num_classes: int
+        self,
+        model: nn.Module,
+        loss: Loss | LossFunction | None,
+        metric: MetricFunction | None,
+        num_classes: int,
     ) -> None:
         self.model, self.loss_function, self.metric, self.num_classes = model, loss, metric, num_classes
         self.loss: float | Tensor = 0.0

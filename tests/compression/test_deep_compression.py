@@ -534,37 +534,21 @@ def test_compressed_model_has_the_modes_and_flags_of_the_original(mode, small_di
     assert same_bits(state, model.state_dict())
 
 
-class Extra(nn.Linear):
-    def get_extra_state(self):
-        return {"version": 1}
-
-    def set_extra_state(self, state):
-        pass
-
-
 def with_buffer(trained: nn.Module, buffer: torch.Tensor) -> nn.Module:
     model = copy.deepcopy(trained)
     model.register_buffer("extra", buffer)
     return model
 
 
-@pytest.mark.parametrize("encode_all", [True, False])
-def test_compress_raises_late_failures_before_work(encode_all, trained, digits, monkeypatch):
-    """Before the data are used: the data set has no splits. Samples of large models are written."""
-    if not encode_all:
-        monkeypatch.setattr("prunus.compression.checks.MAX_FULL_TRIAL", 10)
+def test_compress_raises_late_failures_before_work(trained, digits):
+    """Before the data are used: the data set has no splits."""
     nothing = dataclasses.replace(digits, train=None, validation=None, test=None)
     lone = with_buffer(trained, torch.zeros(1))
     lone.get_submodule("3").register_buffer("\ud800", torch.zeros(1))
-    shared = copy.deepcopy(trained)
-    shared[1].derived = shared[1].weight * 2  # the result of a computation, which cannot be copied
     cases = [
         (copy.deepcopy(trained).double(), RECIPE, ModelError, "'1.weight' of torch.float64"),
         (copy.deepcopy(trained).bfloat16(), RECIPE, ModelError, "'1.weight' of torch.bfloat16"),
-        (nn.Sequential(trained[0], Extra(64, 10)), RECIPE, ModelError, "'1._extra_state'"),
-        (shared, RECIPE, ModelError, "copy.deepcopy"),
         (with_buffer(trained, torch.zeros(2).to_sparse()), RECIPE, ContainerError, "extra is torch.sparse"),
-        (with_buffer(trained, torch.zeros(2, dtype=torch.complex64)), RECIPE, ContainerError, "complex64"),
         (lone, RECIPE, ContainerError, "."),
         (
             trained,

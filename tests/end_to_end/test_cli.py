@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import prunus
 from prunus.cli.app import COMMANDS
-from prunus.cli.recipe_options import resolve_recipe
+from prunus.cli.recipe_options import default_preset, parse_epochs
 from prunus.compression.codecs import CODECS
+from prunus.compression.presets import compression_recipe
 from prunus.compression.quantization.kmeans_init import KMEANS_INITS
 from prunus.data import DATASETS
 from prunus.experiments import EXPERIMENTS, PAPERS
@@ -267,6 +268,81 @@ def test_compress_uses_the_given_weights(name, run, tmp_path):
     assert torch.equal(result["2.running_var"], state["2.running_var"])
 
 
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(5)
+    path = tmp_path / "w.safetensors"
+    save_file(import_object("own_nets:net")().state_dict(), path)
+    return path
+
+
+def test_compress_without_training_writes_the_file_of_the_library(made, run, weights, tmp_path):
+    options = ("own_nets:net", "--data=own_nets:few", "--weights", weights, "--no-train")
+    printed = run(
+        "compress",
+        *options,
+        "--out",
+        tmp_path / "a.prunus",
+        "--density=0.5",
+        "--bits=4",
+        "--recalibrate",
+        "--json",
+    )
+    assert "epoch" not in printed.err
+    result = json.loads(printed.out)
+    model = import_object("own_nets:net")()
+    model.load_state_dict(load_file(weights))
+    expected = prunus.compress(
+        model, tmp_path / "b.prunus", data=import_object("own_nets:few")(),
+        train=False, density=0.5, bits=4, recalibrate=True,
+    )  # fmt: skip
+    assert (tmp_path / "a.prunus").read_bytes() == (tmp_path / "b.prunus").read_bytes()
+    assert (result["file_bytes"], result["ratio"]) == (expected.file_bytes, expected.ratio)
+    assert (tmp_path / "a.html").exists()
+
+
+def test_compress_without_training_needs_weights_of_a_built_in_model(run, tmp_path):
+    printed = run("compress", "lenet-5", "--data=mnist", "--out", tmp_path / "a.prunus", "--no-train", code=2)
+    assert "Expected trained weights of lenet-5 without training, got none" in " ".join(printed.err.split())
+
+
+def test_compress_prints_what_the_search_has_tried(made, run, weights, tmp_path):
+    options = ("own_nets:net", "--data=own_nets:few", "--weights", weights, "--no-train", "--bits=6")
+    printed = run("compress", *options, "--max-accuracy-drop=20", "--out", tmp_path / "a.prunus")
+    assert re.search(r"density +bits +points lost in validation +bytes", printed.out)
+    assert "Han et al. 2016" not in printed.out
+
+
+BAD_OPTIONS = [
+    (("--no-train", "--weights=WEIGHTS", "--rounds=3"), "without training, got rounds; leave them out"),
+    (
+        ("--no-train", "--weights=WEIGHTS", "--learning-rate=1", "--epochs=dense=1"),
+        "got epochs, learning_rate;",
+    ),
+    (
+        ("--max-accuracy-drop=1", "--density=0.5"),
+        "a largest accuracy drop or a density, got 1.0 points and 0.5",
+    ),
+    (("--max-accuracy-drop=-1",), "0 to 100 percentage points, got -1.0"),
+    (
+        ("--model=own_nets:net",),
+        "Expected one model, as MODEL or as --model, got own_nets:net and own_nets:net.",
+    ),
+    (("--recipe=lenet",), "did you mean 'lenet-5'"),
+    (("--optimizer=adan", "--out=x.prunus"), "did you mean 'adam"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
+def test_compress_refuses_options_before_the_work(options, message, made, run, weights, tmp_path):
+    options = [option.replace("WEIGHTS", str(weights)) for option in options]
+    printed = run(
+        "compress", "own_nets:net", "--data=own_nets:few", f"--out={tmp_path}/a.prunus", *options, code=2
+    )
+    assert message.rstrip(".") in " ".join(printed.err.split())
+    assert not (tmp_path / "a.prunus").exists()
+
+
 def test_scope_option_accepts_a_pattern(run, tmp_path):
     out = tmp_path / "out.prunus"
     arguments = (*COMPRESS, "--out", out, "--scope=2:4")
@@ -285,16 +361,21 @@ def test_scope_option_accepts_a_pattern(run, tmp_path):
     assert not out.exists()
 
 
-def test_resolve_recipe_prefers_the_recipe_of_the_model():
+def test_recipe_of_a_command_line_is_that_of_the_model_with_its_settings():
     table = prunus.COMPRESSION_RECIPES
-    assert resolve_recipe("lenet-300-100") == table["lenet-300-100"]
-    assert resolve_recipe("own:net") == table["default"]
-    changed = resolve_recipe("own:net", "lenet-300-100", 0.5, 3, 7, ["final_retrain=4", "dense=0"])
+    assert default_preset("lenet-300-100") == "lenet-300-100"
+    assert default_preset("own:net") == "default"
+    epochs = parse_epochs(["final_retrain=4", "dense=0"])
+    changed = compression_recipe("lenet-300-100", density=0.5, bits=3, rounds=7, epochs=epochs, scope=None)
     assert (changed.density, changed.bits, changed.rounds) == (0.5, 3, 7)
     assert (changed.final_retrain.epochs, changed.dense.epochs) == (4, 0)
     assert changed.finetune == table["lenet-300-100"].finetune
     assert changed.scope == table["lenet-300-100"].scope
-    assert resolve_recipe("own:net", scope="4x4").scope == "4x4"
+    rates = compression_recipe("lenet-300-100", optimizer="sgd", momentum=0.9, learning_rate=0.01)
+    assert (rates.final_retrain.optimizer, rates.final_retrain.momentum) == ("sgd", 0.9)
+    assert rates.final_retrain.learning_rate == 0.01
+    assert rates.dense.learning_rate == pytest.approx(0.012)
+    assert rates.finetune == table["lenet-300-100"].finetune
 
 
 def test_list_names_all_built_in_components(run):

@@ -41,7 +41,7 @@ class Tied(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
-        self.b.weight = self.a.weight
+        self.b.weight.data = self.a.weight.data
     def forward(self, x):
         return self.b(self.a(x.flatten(1)))
 
@@ -499,7 +499,7 @@ OTHER_OPTIONS = {
         2: ("", "x", "1x", "x4", ":", "2:", "-1x4", "2:4:8", "layers", "99999999999:3", "9" * 5000 + ":4"),
         5: ("0x0", "0:0", "4:2", "0:4", "4:4", "3x7", "1x640", "1x999999999", "1:999999999", "1:3"),
     },
-    "include": {4: ("conv*", "", "[", "1.bias", "?")},
+    "include": {4: ("conv*", "", "[", "2.bias", "?")},
     "exclude": {4: ("*", "conv*", "", "2.bias", "*.weight")},
     "device": {2: ("", "gpu", "cuda:99", "meta", "cpu:x", "-1")},
     "epochs": {
@@ -575,7 +575,10 @@ DATA_SETS = {
     ),
 }
 WEIGHT_FILES = {
-    7: ("other.safetensors", "integers.safetensors", "complex.safetensors", "empty.safetensors"),
+    7: (
+        *("other.safetensors", "integers.safetensors", "complex.safetensors", "empty.safetensors"),
+        *("cut.prunus", "lenet.prunus"),
+    ),
     5: ("nan.safetensors", "infinite.safetensors"),
     4: (
         "zeros.safetensors",
@@ -584,7 +587,6 @@ WEIGHT_FILES = {
         "folder",
         "evil.pt",
         "short.safetensors",
-        "whole.prunus",
     ),
 }
 SETTINGS = (

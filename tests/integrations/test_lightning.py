@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
 from prunus.errors import DensityError, ModelError, NoEffectWarning, OutputError
+from prunus.masks import are_nested
 
 lightning = pytest.importorskip("lightning.pytorch")
 
@@ -83,6 +84,20 @@ def test_a_checkpoint_of_lightning_continues_the_pruning(loader, tmp_path):
     for name, mask in expected.pruning.masks.items():
         assert torch.equal(again.pruning.masks[name], mask)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_masks_of_a_checkpoint_are_restored_and_not_selected_again(loader, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+
+    def other_at_each_call(statistics):
+        return {name: torch.rand(w.shape, generator=generator) for name, w in statistics.weights.items()}
+
+    first, again = (LightningPruning(0.2, rounds=3, every=5, criterion=other_at_each_call) for _ in range(2))
+    run = trainer(tmp_path, first, max_epochs=1)
+    run.fit(Digits(), loader)
+    run.save_checkpoint(tmp_path / "epoch.ckpt")
+    trainer(tmp_path, again).fit(Digits(), loader, ckpt_path=tmp_path / "epoch.ckpt", weights_only=False)
+    assert are_nested(again.pruning.masks, first.pruning.masks)
 
 
 def test_settings_that_do_not_fit(loader, tmp_path):

@@ -290,3 +290,39 @@ def test_report_has_a_row_per_layer_with_errors_damping_and_what_was_not_pruned(
         assert row["density"] == 0.5
     assert "% of all parameters" in str(pruned.report)
     assert pruned.skipped["0.bias"] in str(pruned.report)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "sparse_gpt", "obs"])
+def test_refit_lowers_the_output_error_and_keeps_the_masks(method):
+    x, y, _ = TASKS[Tokens]
+    reports, models = [], []
+    for refit in (False, True):
+        model = model_of(Tokens)
+        pruned = prunus.prune(
+            model, 0.5, criterion=method, calibration=(x, y), refit=refit, include=["*", "0.weight"]
+        )
+        reports.append(pruned.report)
+        models.append(model)
+        assert "0.weight" in pruned.masks or method != "magnitude"
+    for before, after in zip(reports[0].rows, reports[1].rows, strict=True):
+        assert after.density == before.density
+        if after.error_after is None:  # the embedding, which has no inputs to fit to
+            continue
+        assert after.damping > 0
+        assert after.error_after <= before.error_after * (1 + 1e-4)
+        if method == "magnitude":
+            assert after.error_after < 0.9 * after.error_before
+    assert torch.equal(models[0][0].weight, models[1][0].weight)
+    with pytest.raises(StatisticsError, match="examples for refit=True"):
+        prunus.prune(model_of(Tokens), 0.5, refit=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_of_16_bit_models_are_those_of_a_float32_copy(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
+    single = copy.deepcopy(model).float()
+    found, expected = (
+        collect(m, prunable_weights(m), {"gradients"}, (X, Y)).gradients for m in (model, single)
+    )
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())

@@ -106,6 +106,21 @@ def test_a_killed_training_continues_with_the_same_bits(done):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
 
 
+def test_each_seed_and_each_round_has_random_scores_of_its_own():
+    """With scores that were the same in two rounds, the second mask would be the best of the first."""
+    kept = []
+    for seed, rounds in ((0, 1), (1, 1), (0, 2)):
+        model = network()
+        optimizer = adamw(model)
+        pruning = prunus.GradualPruning(
+            "cubic", model, 0.2, optimizer, rounds=rounds, every=1, criterion="random", seed=seed
+        )
+        train(model, optimizer, pruning, rounds)
+        kept.append(pruning.masks["0.weight"])
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], kept[2])
+
+
 BAD = [
     ({"density": 0.0}, DensityError, "0.0"),
     ({"density": 0.001}, DensityError, "keeps one of the"),

@@ -136,8 +136,8 @@ def test_conv1d_of_transformers_is_a_linear_layer():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_compiled_and_quantized_modules_are_refused_with_advice():
-    with pytest.raises(ModelError, match="RecursiveScriptModule.*prune the module that it was made from"):
+    with pytest.raises(ModelError, match=r"RecursiveScriptModule.*prune the module that it was made from"):
         prunable_weights(torch.jit.script(nn.Linear(2, 2)))
     quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)))
-    with pytest.raises(NoPrunableWeightsError, match="'0'.*packed integers; prune the model first"):
+    with pytest.raises(NoPrunableWeightsError, match=r"'0'.*packed integers; prune the model first"):
         prunable_weights(quantized)

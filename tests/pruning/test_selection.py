@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import DensityError, ModelError, NoPrunableWeightsError, NotPrunedWarning
+from prunus.errors import DensityError, ModelError, NotPrunedWarning
 
 
 class Tokens(nn.Module):
@@ -32,7 +32,8 @@ def test_layer_that_a_pattern_does_not_fit_is_left_out_by_name(criterion, scope)
     first = model[0].weight.detach().clone()
     with pytest.warns(NotPrunedWarning, match=rf"0\.weight \(the pattern {scope} does not fit 3 inputs"):
         pruned = prunus.prune(model, 0.5, criterion=criterion, scope=scope, calibration=data)
-    assert list(pruned.masks) == ["2.weight", "4.weight"] and torch.equal(model[0].weight, first)
+    assert list(pruned.masks) == ["2.weight", "4.weight"]
+    assert torch.equal(model[0].weight, first)
     assert pruned.skipped["0.weight"] == f"the pattern {scope} does not fit 3 inputs"
     assert "0.weight (the pattern" in str(pruned.report)
     assert pruned.report.to_json()["coverage"]["reasons"] == pruned.skipped
@@ -55,5 +56,33 @@ def test_tied_weight_is_pruned_once_and_left_out_where_layers_are_pruned_by_thei
 
 
 def test_nothing_left_is_refused():
-    with pytest.raises(NoPrunableWeightsError, match=r"scope '2:4': weight \(the pattern 2:4 does not fit 3"):
+    with pytest.raises(DensityError, match=r"scope '2:4', got weight \(the pattern 2:4 does not fit 3"):
         prunus.prune(nn.Linear(3, 4), 0.5, scope="2:4")
+    with pytest.raises(ModelError, match=r"got weight \(the output error of Bilinear is not known"):
+        prunus.prune(
+            nn.Bilinear(3, 4, 2), 0.5, criterion="obs", calibration=(torch.ones(2, 3), torch.zeros(2))
+        )
+
+
+class Projected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 8, proj_size=4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_recurrent_layer_with_projections_is_pruned_by_its_weights_alone():
+    torch.manual_seed(0)
+    data = torch.randn(20, 5, 8), torch.zeros(20, dtype=torch.int64)
+    names = ["lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.weight_hr_l0", "head.weight"]
+    for scope in ("layer", "2:4"):
+        assert list(prunus.prune(Projected(), 0.5, scope=scope).masks) == names
+    with pytest.warns(
+        NotPrunedWarning, match=r"output error of LSTM is not known.*as magnitude, can prune them"
+    ):
+        pruned = prunus.prune(Projected(), 0.5, criterion="obs", calibration=data)
+    assert list(pruned.masks) == ["head.weight"]
+    assert not pruned.skipped.keys() - {name for name, _ in Projected().named_parameters()}

@@ -269,6 +269,21 @@ def test_layer_rows_equal_the_inspection_and_sum_to_the_file_size(
     ]
 
 
+@pytest.fixture
+def _like_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of the page counts as one of the paper; it is no built-in network and has no name."""
+    monkeypatch.setattr("prunus.report.compression.PAPER_NETWORKS", (None,))
+
+
+def test_page_has_the_ratios_of_the_paper_beside_its_networks_only(digits: Fixture, tmp_path: Path) -> None:
+    page = digits.page(tmp_path / "page.html")
+    assert "ratio in the paper" not in page.tables[0][0]
+    text = (tmp_path / "page.html").read_text()
+    assert "31×" not in text
+    assert "of the paper" not in text
+
+
+@pytest.mark.usefixtures("_like_the_paper")
 def test_stage_table_has_the_numbers_of_the_stages(digits: Fixture, tmp_path: Path) -> None:
     table = digits.page(tmp_path / "page.html").tables[0]
     stages = digits.compressed.stages
@@ -300,6 +315,7 @@ def test_stage_with_the_codec_of_the_file_has_its_size(
     assert rows[0].bytes == digits.compressed.stages[0].bytes
 
 
+@pytest.mark.usefixtures("_like_the_paper")
 def test_bars_bands_and_pin_are_at_their_ratios(digits: Fixture) -> None:
     rows = stage_rows(digits.compressed, digits.inspection)
     (axes,) = stage_chart(rows).axes

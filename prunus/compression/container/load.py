@@ -2,21 +2,24 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.compression.container.edits import Shapes, apply_edits, check_edits, edits_of
-from prunus.compression.container.file_format import as_bytes
+from prunus.compression.container.file_format import CHECKSUM, as_bytes, checksum
 from prunus.compression.container.read import (
     ParsedFile,
+    decode_section,
     named_memory_errors,
     named_model,
     parse_file,
     read_bytes,
     unpack,
 )
-from prunus.errors import ModelMismatchError, PrunusError
+from prunus.errors import CorruptFileError, ModelMismatchError, PrunusError
 from prunus.models.checkpoints import match_names
 from prunus.models.safetensors_file import tied_names
 from prunus.modules import check_initialized, unwrapped
@@ -91,14 +94,42 @@ def _fill(path: str, model: nn.Module, file: ParsedFile) -> None:
     _check_same_tensors(path, model, kinds, smaller)
     _check_tied_values(path, model, file, numbers)
     parts = list(_parts(file, numbers))
-    states = [{name: file.decode(number) for name, number in parts[0].items()}] if len(parts) == 1 else None
-    if states is None:
-        for number in numbers.values():
-            file.decode(number)  # raises before the model is changed
+    if len(parts) == 1:  # all tensors are decoded before the model is changed
+        state = {name: file.decode(number) for name, number in numbers.items()}
+        apply_edits(model, edits, smaller)
+        model.load_state_dict(state)
+        return
+    sections = _Sections(path, file)
+    del file  # and the content of the file
+    for number in numbers.values():
+        sections.decode(number)  # raises before the model is changed
     apply_edits(model, edits, smaller)
-    for index, part in enumerate(parts):
-        state = states[index] if states else {name: file.decode(number) for name, number in part.items()}
-        model.load_state_dict(state, strict=False)
+    for part in parts:
+        model.load_state_dict({n: sections.decode(number) for n, number in part.items()}, strict=False)
+
+
+class _Sections:
+    """The tensors of a file that was checked, each read from the disk again where it is needed."""
+
+    def __init__(self, path: str, file: ParsedFile) -> None:
+        self.path, self.entries = path, file.entries
+        self.tied_to = [blob.tied_to for blob in file.blobs]
+        self.checksums = [checksum(section) for section in file.sections]
+        self.offsets, position = list[int](), file.size
+        for entry in reversed(file.entries):  # nothing follows the last
+            position -= entry.length + CHECKSUM.size
+            self.offsets.insert(0, position)
+
+    def decode(self, number: int) -> Any:
+        """The tensor of this number; CorruptFileError where the file is another one now, or cannot be decoded."""
+        first = self.tied_to[number]
+        number = number if first is None else first
+        with Path(self.path).open("rb") as file:
+            file.seek(self.offsets[number])
+            section = file.read(self.entries[number].length)
+        if checksum(section) != self.checksums[number]:
+            raise CorruptFileError(f"{self.path} was changed while it was read; read it again.")
+        return decode_section(memoryview(section), self.entries[number])
 
 
 def _parts(file: ParsedFile, numbers: Mapping[str, int]) -> Iterator[dict[str, int]]:

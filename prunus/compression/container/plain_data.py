@@ -110,9 +110,11 @@ def _from_json(value: Any) -> Any:
             return base64.b64decode(text, validate=True)
         case {"$tensor": [str(dtype), list(shape), str(text)], **others} if not others and dtype in DTYPES:
             content = bytearray(base64.b64decode(text, validate=True))
-            if not content:
-                return torch.empty(shape, dtype=DTYPES[dtype]).reshape(shape)
-            return torch.frombuffer(content, dtype=torch.uint8).view(DTYPES[dtype]).reshape(shape)
+            if not all(type(size) is int and size >= 0 for size in shape):
+                raise ValueError(f"a tensor of the shape {shape}")
+            empty = torch.empty(0, dtype=torch.uint8)
+            entries = torch.frombuffer(content, dtype=torch.uint8) if content else empty
+            return entries.view(DTYPES[dtype]).reshape(shape)
     if any(key.startswith("$") for key in value):
         raise ValueError(f"an object of the keys {sorted(value)}")
     return {key: _from_json(item) for key, item in value.items()}

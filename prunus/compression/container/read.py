@@ -28,16 +28,34 @@ class ParsedFile:
     header: Header
     entries: tuple[TensorEntry, ...]
     blobs: tuple[TensorBlob, ...]
+    sections: tuple[memoryview, ...]
+    """The bytes of each blob."""
     size: int
 
     def decode(self, number: int) -> Any:
         """The tensor, or other value, of this number. Raises CorruptFileError where its blob cannot be decoded."""
-        entry, blob = self.entries[number], self.blobs[number]
-        if entry.is_plain_data:
-            return decode_plain_data(bytes(blob.values), f"The value of {entry.name!r}")
-        if blob.tied_to is not None:
-            return self.decode(blob.tied_to)
-        return decode_tensor(entry, blob)
+        tied_to = self.blobs[number].tied_to
+        number = number if tied_to is None else tied_to
+        return decode_section(self.sections[number], self.entries[number])
+
+
+def decode_section(section: memoryview, entry: TensorEntry) -> Any:
+    """The tensor, or other value, of one entry of the header.
+
+    Args:
+        section: The bytes of its blob.
+        entry: Its name, dtype and shape.
+
+    Returns:
+        The tensor on the CPU, or the value.
+
+    Raises:
+        CorruptFileError: The blob cannot be decoded.
+    """
+    if entry.is_plain_data:
+        return decode_plain_data(bytes(section), f"The value of {entry.name!r}")
+    label = f"The blob of {entry.name!r}"
+    return decode_tensor(entry, parse_blob(section, entry.size, DTYPES[entry.dtype], label))
 
 
 def unpack(data: bytes, max_bytes: int | None = None) -> tuple[Header, dict[str, Any]]:
@@ -167,7 +185,8 @@ def parse_file(data: bytes, max_bytes: int | None = None) -> ParsedFile:
         raise TruncatedFileError(f"The file announces {end} bytes, but has {len(view)}.")
     if end < len(view):
         raise CorruptFileError(f"{len(view) - end} bytes follow the end of the file.")
-    blobs = []
+    blobs: list[TensorBlob] = []
+    sections = []
     for entry in entries:
         section = view[position : position + entry.length]
         running = checksum(section, running)
@@ -175,8 +194,9 @@ def parse_file(data: bytes, max_bytes: int | None = None) -> ParsedFile:
         if CHECKSUM.unpack(view[position - CHECKSUM.size : position])[0] != running:
             raise CorruptFileError(f"The checksum of {entry.name!r} does not match its bytes.")
         blobs.append(_parse_blob(section, entry, entries[: len(blobs)], blobs))
+        sections.append(section)
     limits.check_work(entries, blobs, header_size)
-    return ParsedFile(header, entries, tuple(blobs), len(view))
+    return ParsedFile(header, entries, tuple(blobs), tuple(sections), len(view))
 
 
 def _parse_blob(

@@ -16,7 +16,8 @@ from prunus.compression.container.encoding_config import EncodingConfig
 from prunus.compression.container.file_format import Bits
 from prunus.compression.container.tensor_blob import CODEBOOK, GENERATED, TensorBlob
 from prunus.compression.container.tensor_encoder import encode_symbols, entry_bits
-from prunus.errors import ContainerError, CorruptFileError
+from prunus.data.validation import count_not_finite
+from prunus.errors import ContainerError, CorruptFileError, NonFiniteError
 from prunus.seeded_tensors import SeededTensor, is_float32
 
 _MAGNITUDE = 0x7FFFFFFF
@@ -71,11 +72,17 @@ def encode_seeded(
         A blob of the seed, the factors that occur, and the code of each entry's factor.
 
     Raises:
+        NonFiniteError: The tensor holds NaN or infinity.
         ContainerError: An entry has any other value, or the tensor is not float32.
     """
     if tensor.dtype != torch.float32:
         raise ContainerError(f"Expected a float32 tensor to store as a seed, got {name} of {tensor.dtype}.")
     bits = entry_bits(name, tensor)
+    if num_not_finite := count_not_finite(tensor):
+        raise NonFiniteError(
+            f"{name} holds {num_not_finite} values that are NaN or infinite, which no seed generates; nothing was "
+            "written."
+        )
     nonzero = bits & _MAGNITUDE != 0
     numbers = seeded.values((bits.size,))
     factors = np.array([0.0, factor, -factor], dtype="<f4")
@@ -110,7 +117,7 @@ def decode_seeded(factors: Iterable[Bits], size: int, seeded: SeededTensor, labe
         The entries as the bits of float32, [size], little-endian.
 
     Raises:
-        CorruptFileError: The scale or an entry is not finite.
+        CorruptFileError: The scale, a factor or an entry is not finite.
     """
     if flaw := seeded.flaw():
         raise CorruptFileError(f"{label} is generated {flaw}")

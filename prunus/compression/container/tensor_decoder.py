@@ -46,6 +46,8 @@ def decode_tensor(entry: TensorEntry, blob: TensorBlob) -> Tensor:
     if blob.codes is not None and blob.flags & HALF:
         values = _as_float32(values)
     if blob.generated is not None:
+        if not np.isfinite(values.view("<f4")).all():
+            raise CorruptFileError(f"{label} holds values that are NaN or infinite as factors of a seed.")
         bits = decode_seeded(_start(_value_chunks(values, blob)), entry.size, blob.generated, label)
     elif blob.codes is None and blob.gaps is None:
         bits = _as_float32(values)

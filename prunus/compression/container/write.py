@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -63,7 +63,7 @@ class EncodedState:
 
 
 def encode_tensors(
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     encodings: Sequence[EncodingConfig],
     *,
     generated: Mapping[str, SeededTensor] | None = None,
@@ -94,7 +94,8 @@ def encode_tensors(
     results = [EncodedState([], []) for _ in encodings]
     tied, numbers = _tied_names(state, generated), {name: number for number, name in enumerate(state)}
     for name, value in state.items():
-        encoder = TensorEncoder(name, value) if _has_own_blob(name, value, generated, tied) else None
+        is_encoded = isinstance(value, Tensor) and name not in generated and name not in tied
+        encoder = TensorEncoder(name, value) if is_encoded else None
         for encoding, result in zip(encodings, results, strict=True):
             if not isinstance(value, Tensor):
                 blob = encode_plain_data(name, value)
@@ -123,14 +124,8 @@ def _tied_names(state: Mapping[str, object], generated: Mapping[str, SeededTenso
     return tied_names({name: tensor for name, tensor in tensors.items() if not is_lazy(tensor)})
 
 
-def _has_own_blob(
-    name: str, value: object, generated: Mapping[str, SeededTensor], tied: Mapping[str, str]
-) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and name not in generated and name not in tied
-
-
 def pack(
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     *,
     model: Json | None = None,
     metadata: Json | None = None,
@@ -153,6 +148,7 @@ def pack(
         The bytes, which `unpack` reads.
 
     Raises:
+        NonFiniteError: A tensor to store as a seed holds NaN or infinity.
         ContainerError: The state or the metadata hold what no file may hold.
 
     Example:
@@ -169,7 +165,7 @@ def pack(
 
 def write(
     path: str | os.PathLike[str],
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     *,
     model: Json | None = None,
     metadata: Json | None = None,

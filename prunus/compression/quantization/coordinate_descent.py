@@ -111,8 +111,8 @@ class _Layer:
             end = min(first + BLOCK_COLUMNS, values.shape[1])
             before = values[:, first:end].clone()
             for column in range(first, end):
-                wanted = values[:, column] - gradient[:, column] / self.pivots[:, column]
-                codes = order[torch.bucketize(wanted, midpoints)]
+                minimizer = values[:, column] - gradient[:, column] / self.pivots[:, column]
+                codes = order[torch.bucketize(minimizer, midpoints)]
                 new = torch.where(self.kept[:, column], self.codebook[codes], 0.0)
                 change = (new - values[:, column]).unsqueeze(1)
                 # Later columns of the block; those after it are updated below.

@@ -15,6 +15,7 @@ def wanda(stats: Statistics) -> Scores:
     together. N:M is the same. Inputs are those of the network before any layer is pruned. The norm of a convolution is
     over all positions.
 
+    >>> import torch
     >>> wanda(Statistics({"fc": torch.tensor([[2.0, -1.0]])}, input_norms={"fc": torch.tensor([[1.0, 3.0]])}))
     {'fc': tensor([[2., 3.]])}
     """

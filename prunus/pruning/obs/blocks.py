@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from prunus.data.examples import Calibration, Examples, as_examples, map_tensors
 from prunus.pruning.layer_checks import NUM_COMPARED_EXAMPLES
+from prunus.pruning.masks import check_finite
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, ProductSum, layer_hessians
 from prunus.pruning.obs.layer_inputs import check_used_by_layers_alone, hooked_layers, layer_of
 from prunus.pruning.weights import copied, with_weights
@@ -30,8 +31,8 @@ from prunus.training.modes import eval_mode
 from prunus.training.outputs import Forward, call_model
 from prunus.types import Params, Progress
 
-CACHES = ("past_key_values", "past_key_value")
-"""Arguments of Hugging Face blocks in which keys are collected; None: they are not."""
+CACHES = ("cache", "past_key_values", "past_key_value")
+"""Arguments of Hugging Face blocks that collect keys and values from call to call; None: nothing is collected."""
 
 
 @torch.no_grad()
@@ -63,6 +64,7 @@ def hessians_by_block(
         StatisticsError, ModelError, NonFiniteError: As `layer_hessians`.
     """
     examples, blocks = as_examples(inputs), _find_blocks(model, weights)
+    check_finite(weights, "The weight")
     collect = partial(
         layer_hessians, damping=damping, batch_size=batch_size, forward=forward, progress=progress
     )
@@ -111,16 +113,18 @@ class _Call:
 
 def _run_block(path: str, block: nn.Module, sums: Mapping[str, ProductSum], calls: Sequence[_Call]) -> None:
     """Collect the products of the layers of a block, and replace the inputs of the block by its outputs."""
-    copy = nn.ModuleDict({"block": copied(block)}).eval()
-    inside = copy["block"]
-    adders = {f"block.{name.removeprefix(path)}": products.add for name, products in sums.items()}
+    inside = copied(block).eval()
+    parent: nn.Module = inside
+    for part in reversed(path.rstrip(".").split(".")):
+        child, parent = parent, nn.Module()
+        parent.add_module(part, child)  # so that names are those of the model
     first = calls[0].take(NUM_COMPARED_EXAMPLES)
-    with hooked_layers(copy, adders):
+    with hooked_layers(parent, {name: products.add for name, products in sums.items()}):
         for call in calls:
             output = call.output(inside)
             assert output is not None
             call.x = output
-    check_used_by_layers_alone(copy, list(adders), lambda: first.output(inside))
+    check_used_by_layers_alone(parent, list(sums), lambda: first.output(inside))
 
 
 def _find_blocks(model: nn.Module, weights: Params) -> dict[str, nn.Module]:
@@ -256,4 +260,5 @@ def _are_equal(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(_are_equal, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_are_equal(a[key], b[key]) for key in a)
-    return a is b or (type(a) is type(b) and isinstance(a, bool | int | float | str) and a == b)
+    # Other objects may have a state that a call changes.
+    return type(a) is type(b) and isinstance(a, bool | int | float | str | None) and a == b

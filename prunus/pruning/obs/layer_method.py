@@ -1,10 +1,12 @@
 """Methods that prune each layer by the error of its output."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
+
+import torch
 
 from prunus.errors import StatisticsError
 from prunus.masks import apply_masks
@@ -98,39 +100,29 @@ def prune_by_block(
         hessians_by_block, task.model, masked, task.examples,
         damping=damping, batch_size=batch_size, forward=task.forward, progress=task.progress,
     )  # fmt: skip
-    groups = iter([{n: h for part in collect() for n, h in part.items()}]) if together else collect()
-    results = []
+    groups: Iterable[dict[str, LayerHessian]] = (
+        [{n: h for part in collect() for n, h in part.items()}] if together else collect()
+    )
+    # Results are stored in memory of their own, so that what a block needs is free again after it.
+    pruned = {n: torch.empty_like(w, memory_format=torch.contiguous_format) for n, w in weights.items()}
+    masks = {n: torch.empty_like(w, dtype=torch.bool) for n, w in pruned.items()}
+    increase, largest_damping = 0.0, 0.0
+    seconds: dict[str, float] = {}
+    dampings: dict[str, float] = {}
     for hessians in groups:
         density = task.density
         if isinstance(density, Mapping):
             density = {name: density[name] for name in hessians}
-        results.append(
-            prune_layers(
-                hessians, {name: weights[name] for name in hessians}, density, scope,
-                within=within and {name: within[name] for name in hessians}, seed=task.seeds[1], progress=task.progress,
-            )
+        result = prune_layers(
+            hessians, {name: weights[name] for name in hessians}, density, scope,
+            within=within and {name: within[name] for name in hessians}, seed=task.seeds[1], progress=task.progress,
         )  # fmt: skip
-        del hessians
-    return merge_results(results, list(weights))
-
-
-def merge_results(results: Sequence[PruneResult], names: Sequence[str]) -> PruneResult:
-    """The results of parts of the layers as one.
-
-    Args:
-        results: Of different layers.
-        names: Of all layers, in their order.
-
-    Returns:
-        One result, with the largest damping.
-    """
-    weights = {name: weight for result in results for name, weight in result.weights.items()}
-    masks = {name: mask for result in results for name, mask in result.masks.items()}
-    seconds = {name: value for result in results for name, value in result.seconds.items()}
-    return PruneResult(
-        {name: weights[name] for name in names},
-        {name: masks[name] for name in names},
-        sum(result.predicted_increase for result in results),
-        max(result.damping for result in results),
-        seconds,
-    )
+        for name in hessians:
+            pruned[name].copy_(result.weights[name])
+            masks[name].copy_(result.masks[name])
+        increase += result.predicted_increase
+        largest_damping = max(largest_damping, result.damping)
+        seconds |= result.seconds
+        dampings |= {name: hessian.damping for name, hessian in hessians.items()}
+        del hessians, result
+    return PruneResult(pruned, masks, increase, largest_damping, seconds, dampings)

@@ -79,7 +79,11 @@ def refit(
     except PrunusError as error:
         raise view.with_model_names(error) from error
     viewed = replace(
-        result, weights=view.to_view(result.weights), masks=view.to_view(result.masks), seconds={}
+        result,
+        weights=view.to_view(result.weights),
+        masks=view.to_view(result.masks),
+        seconds={},
+        dampings={},
     )
     refitted = view.from_view(refit_layers(hessians, weights, viewed, progress=progress))
     seconds = {name: result.seconds.get(name, 0.0) + more for name, more in refitted.seconds.items()}
@@ -116,7 +120,15 @@ def refit_layers(
             progress("layers refitted", number, len(hessians))
     check_finite(weights, "The refitted weight")
     damping = max(result.damping, *(hessian.damping for hessian in hessians.values()))
-    return replace(result, weights=weights, predicted_increase=increase, damping=damping, seconds=seconds)
+    dampings = {name: hessian.damping for name, hessian in hessians.items()}
+    return replace(
+        result,
+        weights=weights,
+        predicted_increase=increase,
+        damping=damping,
+        seconds=seconds,
+        dampings=dampings,
+    )
 
 
 def _refit_layer(hessian: LayerHessian, original: Tensor, mask: Tensor, weight: Tensor) -> Tensor:

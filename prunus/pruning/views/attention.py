@@ -38,7 +38,18 @@ class AttentionView(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *arguments: object, **named: object
     ) -> tuple[Tensor, Tensor | None]:
-        """As `nn.MultiheadAttention.forward`."""
+        """As `nn.MultiheadAttention.forward`.
+
+        Args:
+            query: [L, B, E], or [B, L, E] where batches are first.
+            key: [S, B, K].
+            value: [S, B, V].
+            *arguments: Masks, and whether weights are returned.
+            **named: The same by name.
+
+        Returns:
+            The output, and the weights of the attention or None.
+        """
         projected = self._project(query, key, value)
         output, weights = self.core(*projected, *arguments, **named)
         return self.out_proj(output), weights

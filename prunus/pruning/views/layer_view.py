@@ -37,7 +37,7 @@ from prunus.pruning.views.transposed import (
     flip_to_view,
 )
 from prunus.pruning.weights import attribute_tensors
-from prunus.types import Density, Params
+from prunus.types import Density, MaskDict, Params
 
 Reorder = Callable[[Tensor], Tensor]
 
@@ -110,7 +110,8 @@ class LayerView:
         Raises:
             ModelError: A weight_norm would divide by zero, the norm of a row without weights.
         """
-        weights, masks = {}, {}
+        weights: Params = {}
+        masks: MaskDict = {}
         for name, viewed in self.viewed.items():
             masks[name] = viewed.from_view(result.masks[viewed.name]).contiguous()
             weight = viewed.from_view(result.weights[viewed.name]).contiguous()
@@ -207,13 +208,15 @@ KNOWN = (
 
 
 def _needs_view(module: nn.Module) -> bool:
-    kinds = (*TRANSPOSED, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+    if isinstance(module, nn.RNNBase):
+        return not module.proj_size  # `why_no_layer_inputs` names the others
+    kinds = (*TRANSPOSED, nn.MultiheadAttention, nn.RNNCellBase)
     return isinstance(module, kinds) or is_transformers_conv1d(module)
 
 
 def _viewed_weight(path: str, layer: WeightLayer, only_computed: bool) -> ViewedWeight:
     name, module = f"{path}.{layer.attribute}".lstrip("."), layer.module
-    if only_computed:
+    if only_computed or not _needs_view(module):
         return ViewedWeight(name, layer)
     if isinstance(module, TRANSPOSED):
         groups = module.groups
@@ -263,11 +266,11 @@ def _layer_in_view(module: nn.Module) -> nn.Module:
         layer = convolution_of_transposed(plain)
     elif is_transformers_conv1d(plain):
         weight, bias = plain.get_parameter("weight"), plain.get_parameter("bias")
-        layer = nn.Linear(*weight.shape, device="meta")
+        layer = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
         layer.weight, layer.bias = nn.Parameter(weight.detach().T), nn.Parameter(bias.detach())
     elif isinstance(plain, nn.MultiheadAttention):
         layer = AttentionView(plain)
-    elif isinstance(plain, nn.RNNBase):
+    elif isinstance(plain, nn.RNNBase) and not plain.proj_size:
         layer = RecurrentView(plain)
     elif isinstance(plain, nn.RNNCellBase):
         layer = CellView(plain)
@@ -286,9 +289,7 @@ def _with_plain_weights(module: nn.Module) -> nn.Module:
     if not computed:
         return module
     plain = nn.Module()
-    plain.__class__ = (  # type: ignore[assignment]
-        parametrize.type_before_parametrizations(module)
-    )
+    plain.__class__ = parametrize.type_before_parametrizations(module)
     plain.__dict__.update({**vars(module), "_parameters": dict(module._parameters)})
     plain._modules = {n: m for n, m in module._modules.items() if n != "parametrizations"}
     attributes = {weight.attribute for weight in computed}

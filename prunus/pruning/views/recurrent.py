@@ -57,7 +57,15 @@ class CellView(nn.Module):
         self.weight_hh = _linear(cell.weight_hh, cell.bias_hh)
 
     def forward(self, input: Tensor, hx: Tensor | State | None = None) -> Tensor | State:
-        """As the forward of the cell."""
+        """As the forward of the cell.
+
+        Args:
+            input: [B, I] or [I].
+            hx: h, or (h, c) of an LSTMCell; None: zeros.
+
+        Returns:
+            The next h, or (h, c).
+        """
         if hx is None:
             zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
             hx = (zeros, zeros) if self.mode == "LSTM" else zeros
@@ -85,7 +93,15 @@ class RecurrentView(nn.Module):
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | State | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor | State]:
-        """As the forward of the layer."""
+        """As the forward of the layer.
+
+        Args:
+            input: [T, B, I], [B, T, I] where batches are first, [T, I], or a packed sequence.
+            hx: h, or (h, c) of an LSTM; None: zeros.
+
+        Returns:
+            The outputs of all steps, and the last h, or (h, c).
+        """
         states = hx if isinstance(hx, tuple) else None if hx is None else (hx,)
         if isinstance(input, PackedSequence):
             if states is not None and input.sorted_indices is not None:

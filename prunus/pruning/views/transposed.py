@@ -6,6 +6,7 @@ is a convolution of stride 1 with the flipped kernel, of the inputs at every `st
 """
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +27,8 @@ def flip_to_view(weight: Tensor, groups: int) -> Tensor:
     Returns:
         The entries in the order of the convolution; `flip_from_view` is the inverse.
     """
-    swapped = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    by_group = weight.reshape(groups, -1, *weight.shape[1:])
+    swapped = by_group.transpose(1, 2).flatten(0, 1)
     return swapped.flip(tuple(range(2, weight.dim())))
 
 
@@ -62,20 +64,16 @@ def _spread_inputs(
     layer: Transposed, module: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, object]
 ) -> tuple[tuple[Tensor], dict[str, object]]:
     """The inputs with zeros between and around them, as the convolution needs them."""
-    inputs, size, *_ = (
-        *arguments,
-        *(named[name] for name in ("input", "output_size") if name in named),
-        None,
-    )
-    assert isinstance(inputs, Tensor)
+    given: list[Any] = [*arguments, *named.values(), None]
+    inputs, size = given[:2]
     dimensions = len(layer.kernel_size)
     extra = layer._output_padding(
         inputs, size, list(layer.stride), list(layer.padding), list(layer.kernel_size),  # type: ignore[arg-type]
-        dimensions, list(layer.dilation),  # type: ignore[arg-type]
+        dimensions, list(layer.dilation),
     )  # fmt: skip
     lengths = [(n - 1) * s + 1 for n, s in zip(inputs.shape[-dimensions:], layer.stride, strict=True)]
     spread = inputs.new_zeros(*inputs.shape[:-dimensions], *lengths)
-    spread[(..., *(slice(None, None, s) for s in layer.stride))] = inputs
+    spread[(Ellipsis, *(slice(None, None, s) for s in layer.stride))] = inputs
     padding: list[int] = []
     for axis in reversed(range(dimensions)):
         around = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - int(layer.padding[axis])

@@ -1,0 +1,178 @@
+"""What `prunus compress` and `prunus demo` print while and after they compress, and their page."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunus.compression.container import FileInspection
+    from prunus.compression.presets import CompressionRecipe
+    from prunus.compression.result import Compressed
+    from prunus.training import Evaluation
+    from prunus.types import Dataset
+
+
+def compress_and_report(
+    model: "nn.Module",
+    data: "Dataset",
+    preset: str,
+    *,
+    title: str,
+    out: Path,
+    page: Path,
+    as_json: bool,
+    settings: dict[str, Any],
+    **options: Any,
+) -> None:
+    """Call `prunus.compress`, evaluate the test split, print the result, and write the page.
+
+    Args:
+        model, data, preset, settings: See `prunus.compress`.
+        title: Title of the page and the table.
+        out: The file to write.
+        page: The page to write.
+        as_json: Whether to print JSON.
+        options: Further arguments of `prunus.compress`.
+    """
+    import prunus
+    from prunus.cli.output import echo, echo_json, stdout
+    from prunus.cli.progress import cumulative_progress, epoch_lines, report
+    from prunus.compression.presets import compression_recipe
+    from prunus.files import after_writing
+    from prunus.report.compression import write_page
+    from prunus.report.figures import check_figure_libraries
+    from prunus.training import evaluate
+    from prunus.training.loop import steps_per_epoch
+
+    start = time.perf_counter()
+    check_figure_libraries()  # an error before the work if a library of the page is missing
+    train, is_search = options.get("train", True), options.get("max_accuracy_drop") is not None
+    recipe = compression_recipe(preset, train=train, **settings)
+    patterns = {key: options[key] for key in ("include", "exclude") if key in options}
+    rounds = _announce(model, data, recipe, train=train, is_search=is_search, **patterns)
+    epoch_line: Any = None
+    counted: Any = report
+    if train and not is_search:
+        trainings = [*[recipe.retrain] * (rounds - 1), recipe.final_retrain, recipe.finetune]
+        if options.get("train_first"):
+            trainings.append(recipe.dense)
+        num_steps = sum(training.epochs * steps_per_epoch(training, data.train) for training in trainings)
+        epoch_line = epoch_lines(sum(training.epochs for training in trainings))
+        counted = cumulative_progress(num_steps, report)
+    result = prunus.compress(
+        model, out, data=data, preset=preset, report=epoch_line, progress=counted, **settings, **options
+    )
+    with after_writing(out):
+        dense_test = evaluate(result.dense_model, data.test, progress=report)
+        test = evaluate(result.model, data.test, progress=report)
+        inspection, seconds = prunus.inspect(out), time.perf_counter() - start
+        report("writing the page", 0, 0)
+        try:  # the page is written even if stdout is closed
+            if as_json:
+                errors = {"dense_test_error": dense_test.error, "test_error": test.error, "n": test.n}
+                paths = {"file": str(out), "page": str(page)}
+                echo_json({**paths, **result.to_json(), **errors, "seconds": seconds})
+            else:
+                _show(result, inspection, title, out, dense_test, test)
+            stdout().flush()
+        finally:
+            write_page(
+                page,
+                result,
+                inspection,
+                title=title,
+                dense_test=dense_test,
+                test=test,
+                seconds=seconds,
+                provenance=data.provenance,
+            )
+    if not as_json:
+        echo(f"page  {page}")
+
+
+def _announce(
+    model: "nn.Module",
+    data: "Dataset",
+    recipe: "CompressionRecipe",
+    *,
+    train: bool,
+    is_search: bool,
+    **patterns: Any,
+) -> int:
+    """Check everything, log which weights will be pruned, and return the number of rounds."""
+    from prunus.cli.output import log
+    from prunus.compression.checks import bits_by_name, check_compressible
+    from prunus.compression.density_plan import planned_densities
+    from prunus.pruning.density import densities_by_name
+    from prunus.pruning.scopes import parse_scope
+
+    weights = check_compressible(model, data, recipe, trains_by_recipe=train, **patterns)
+    bits = bits_by_name(model, list(weights), recipe.bits)
+    ranked_together = parse_scope(recipe.scope).ranks_layers_together
+    densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))
+    for name, weight in weights.items():
+        shape = " × ".join(map(str, weight.shape))
+        density = f" to density {densities[name]:g}" if densities else ""
+        how = "" if is_search else f"{density}, and quantize it to {bits[name]} bits"
+        log(f"will prune {name} ({shape}){how}")
+    if ranked_together and not is_search:
+        log(f"will rank them together, to density {recipe.density:g} of all")
+    if others := [name for name, _ in model.named_parameters() if name not in weights]:
+        log(f"not pruned: {', '.join(others)}")
+    return len(planned_densities(recipe, weights))
+
+
+def _show(
+    result: "Compressed",
+    inspection: "FileInspection",
+    title: str,
+    out: Path,
+    dense_test: "Evaluation",
+    test: "Evaluation",
+) -> None:
+    """Print the sizes after each stage, and those of the file."""
+    from prunus.cli.output import echo, echo_table
+    from prunus.pruning.prunable import describe_skipped
+    from prunus.report import formatting
+    from prunus.report.compression import stage_rows
+
+    rows: list[tuple[str, ...]] = [
+        (
+            *(row.name, formatting.format_int(row.bytes), formatting.format_ratio(row.ratio)),
+            *(
+                formatting.format_density(row.density),
+                formatting.format_error(row.validation),
+                row.paper_text,
+            ),
+        )
+        for row in stage_rows(result, inspection)
+    ]
+    columns: tuple[str, ...] = (
+        "stage",
+        "bytes",
+        "ratio",
+        "density (sparsity)",
+        "validation error",
+        "Han et al. 2016",
+    )
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    echo_table(columns, rows, title=title)
+    if result.trials:
+        tried = [
+            (
+                f"{t.density:g}",
+                str(t.bits or "–"),
+                f"{t.accuracy_drop:.2f}",
+                formatting.format_int(t.file_bytes),
+            )
+            for t in result.trials
+        ]
+        echo_table(("density", "bits", "points lost in validation", "bytes"), tried, title="Tried")
+    size, ratio = formatting.format_int(inspection.file_bytes), formatting.format_ratio(inspection.ratio)
+    echo(f"file  {out}: {size} bytes, compression ratio {ratio}")
+    before, after = formatting.format_error(dense_test), formatting.format_error(test)
+    echo(f"test  error {before} before, {after} after compression")
+    echo(f"rest  {describe_skipped(result.model, result.skipped)}")

@@ -1,0 +1,112 @@
+"""The smallest file that loses at most so many points of accuracy: a search over densities and bits.
+
+The lowest density that fits is found by bisection, first with 4 bits, then with fewer and more bits near that
+density. This takes about nine compressions: the accuracy is taken to fall with the density and with the bits.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prunus.errors import AccuracyError, SpecError
+
+DENSITIES = (
+    *(
+        0.9,
+        0.8,
+        0.7,
+        0.6,
+        0.5,
+        0.45,
+        0.4,
+        0.37,
+        0.34,
+        0.31,
+        0.28,
+        0.25,
+        0.22,
+        0.2,
+        0.17,
+        0.14,
+        0.12,
+        0.1,
+        0.08,
+    ),
+    *(0.06, 0.05, 0.04, 0.03, 0.02),
+)
+"""The densities of all weights together that are tried."""
+BITS = (4, 3, 5, 8)
+"""The bits that are tried: the first at all densities, 3 and 5 near the lowest density that fits, and 8 only where none
+fits with fewer."""
+NUM_NEIGHBORS = 3
+"""Densities beside the lowest one of the first bits that are considered with other bits."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One compression of the search."""
+
+    density: float
+    """Of all weights together."""
+    bits: int | None
+    """Of every weight; None: as the recipe says."""
+    accuracy_drop: float
+    """In percentage points, or units of the metric, of the validation split; negative where it has increased."""
+    file_bytes: int
+
+
+def check_max_accuracy_drop(points: float) -> None:
+    """Raise SpecError unless `points` is a number of percentage points, 0 to 100."""
+    if isinstance(points, bool) or not isinstance(points, int | float) or not 0 <= points <= 100:
+        raise SpecError(
+            f"Expected a largest accuracy drop of 0 to 100 percentage points, got {points!r}; use a value such as 1.0."
+        )
+
+
+def find_smallest(
+    attempt: Callable[[float, int | None], Trial],
+    densities: Sequence[float],
+    bits: Sequence[int | None],
+    max_drop: float,
+) -> list[Trial]:
+    """Search for the smallest file that loses at most `max_drop`.
+
+    Args:
+        attempt: (density, bits) -> what was tried.
+        densities: The densities to try, falling.
+        bits: The bits to try; the first are tried at all densities.
+        max_drop: Percentage points, or units of a metric.
+
+    Returns:
+        What was tried, in order; at least one trial fits.
+
+    Raises:
+        AccuracyError: None fits.
+    """
+    trials: list[Trial] = []
+
+    def lowest_density(number: int | None, low: int, high: int) -> int:
+        """The index of the lowest density from `low` on and before `high` that fits; `low` - 1 where none does."""
+        while low < high:
+            middle = (low + high) // 2
+            trials.append(attempt(densities[middle], number))
+            fits = trials[-1].accuracy_drop <= max_drop
+            low, high = (middle + 1, high) if fits else (low, middle)
+        return low - 1
+
+    first, *others = bits
+    lowest = lowest_density(first, 0, len(densities))
+    for number in others:
+        if lowest < 0:
+            lowest = lowest_density(number, 0, len(densities))
+        elif number == 3:
+            lowest_density(number, max(0, lowest - NUM_NEIGHBORS), lowest + 1)
+        elif number == 5:
+            lowest_density(number, lowest + 1, min(len(densities), lowest + 1 + NUM_NEIGHBORS))
+    least = min((trial.accuracy_drop for trial in trials), default=math.nan)
+    if not least <= max_drop:
+        raise AccuracyError(
+            f"Expected settings that lose at most {max_drop:g} points of validation accuracy, but the best of "
+            f"{len(trials)} tried loses {least:.2f}; allow a larger drop, or train."
+        )
+    return trials

@@ -1,0 +1,202 @@
+"""Compression without training: layers pruned and quantized by the error of their outputs on calibration examples.
+
+The Hessians of these errors are collected once, in the network as it is given, and serve pruning, the choice of the
+densities of the layers, and the codes.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from prunus.compression.quantization import CodebookTensor, quantize_weights
+from prunus.compression.quantization.coordinate_descent import minimize_output_error
+from prunus.data.examples import Calibration, Examples, sample_examples
+from prunus.errors import DensityError
+from prunus.masks import all_kept
+from prunus.pruning.matrix import from_matrix
+from prunus.pruning.obs.densities import allocate_densities, error_curves, relative_error_curves
+from prunus.pruning.obs.exact_obs import ExactObs, ExactObsState, cholesky, exact_obs_state
+from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
+from prunus.pruning.obs.layer_method import LayerMethod
+from prunus.pruning.obs.method import PruningMethod
+from prunus.pruning.obs.state import PruneResult
+from prunus.pruning.scopes import Scope
+from prunus.seeds import derive_seed
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
+from prunus.types import Density, MaskDict, Params, Progress, Scores, numel_by_name
+
+
+@dataclass(frozen=True)
+class CalibratedLayers:
+    """The layers to compress, with the Hessians of the errors of their outputs."""
+
+    model: nn.Module
+    weights: Params
+    """Before compression, by name; weights that are zero stay zero."""
+    examples: Examples
+    method: PruningMethod
+    scope: Scope
+    hessians: dict[str, LayerHessian]
+    forward: Forward | None
+    loss: str | Loss | LossFunction | None
+    seed: int
+    progress: Progress | None
+
+    @classmethod
+    def collect(
+        cls,
+        model: nn.Module,
+        weights: Params,
+        calibration: Calibration,
+        method: PruningMethod,
+        scope: Scope,
+        *,
+        forward: Forward | None = None,
+        loss: str | Loss | LossFunction | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> "CalibratedLayers":
+        """Pass calibration examples through the network once.
+
+        Args:
+            model: A trained network; it is not changed.
+            weights: Its weights to compress, by name.
+            calibration: Examples in any form, of which as many are drawn as the method uses.
+            method: The pruning method.
+            scope: Which weights are ranked together.
+            forward: (model, batch) -> outputs; None: the model is called with the inputs.
+            loss: For methods that differentiate one.
+            seed: Seed of the examples, of ties and of codebooks.
+            progress: Called after each step of long work.
+
+        Returns:
+            The layers.
+
+        Raises:
+            ModelError, StatisticsError, NonFiniteError: See `layer_hessians`.
+        """
+        original = {name: weight.detach().clone() for name, weight in weights.items()}
+        examples = sample_examples(calibration, method.num_examples, derive_seed(seed, "criterion", 1))
+        hessians = layer_hessians(
+            model,
+            original,
+            examples,
+            damping=getattr(method, "damping", DAMPING),
+            forward=forward,
+            progress=progress,
+        )
+        return cls(model, original, examples, method, scope, hessians, forward, loss, seed, progress)
+
+    def prune(self, density: Density, within: MaskDict | None = None) -> PruneResult:
+        """Prune the original weights.
+
+        Args:
+            density: The fraction of all weights to keep, one, or one per name.
+            within: Masks of the weights that are not zero; None: no weight is zero.
+
+        Returns:
+            Pruned and updated weights with their masks.
+
+        Raises:
+            DensityError, NonFiniteError: As `PruningMethod.prune`.
+        """
+        method, seeds = (
+            self.method,
+            (derive_seed(self.seed, "criterion", 1), derive_seed(self.seed, "ties", 1)),
+        )
+        if isinstance(method, LayerMethod):
+            return method.prune_layers(
+                self.hessians, self.weights, density, self.scope,
+                within=within, seed=seeds[1], progress=self.progress,
+            )  # fmt: skip
+        if isinstance(method, ExactObs) and method.num_steps == 1:
+            state, scores = self._exact_obs
+            masks = self.scope.select(scores, density, within, seeds[1])
+            pruned = state.prune_to(masks)
+            return PruneResult(pruned.weights, masks, pruned.predicted_increase, pruned.damping)
+        return method.prune(
+            self.model, self.weights, density, self.scope, self.examples,
+            within=within, seeds=seeds, forward=self.forward, loss=self.loss, progress=self.progress,
+        )  # fmt: skip
+
+    @cached_property
+    def _exact_obs(self) -> tuple[ExactObsState, Scores]:
+        """The state and the scores of ExactOBS, which serve all densities."""
+        masks = {name: weight != 0 for name, weight in self.weights.items()}
+        state = exact_obs_state(self.hessians, self.weights, masks, self.scope, self.progress)
+        return state, state.scores()
+
+    def quantize(
+        self, pruned: Params, masks: MaskDict, bits: dict[str, int], kmeans_init: str
+    ) -> dict[str, CodebookTensor]:
+        """Quantize pruned weights so that the outputs of the layers are close to those of the original weights.
+
+        Args:
+            pruned: The pruned and updated weights, by name, that the codebooks start from.
+            masks: True where a weight remains.
+            bits: Bits of a code, by name.
+            kmeans_init: The initialization of k-means.
+
+        Returns:
+            The quantized tensors, zero where `masks` are False.
+
+        Raises:
+            QuantizationError, NonFiniteError: As `quantize_weights`.
+        """
+        nearest = quantize_weights(pruned, masks, bits, kmeans_init, self.seed)
+        return minimize_output_error(nearest, self.weights, self.hessians, progress=self.progress)
+
+    def allocations(self, densities: Sequence[float]) -> dict[float, dict[str, float]]:
+        """Divide each density over the layers so that the sum of their relative output errors is small.
+
+        Args:
+            densities: Fractions of the weights of all layers together to keep.
+
+        Returns:
+            The densities by layer; densities that leave a layer without weights are left out.
+
+        Raises:
+            NonFiniteError: The output of a layer is zero.
+        """
+        scores = removal_costs(self.weights, self.hessians)
+        curves = error_curves(scores, all_kept(self.weights))
+        curves = relative_error_curves(curves, self.hessians, self.weights)
+        divided = {}
+        for density in densities:
+            with suppress(DensityError):
+                divided[density] = allocate_densities(curves, numel_by_name(self.weights), density)
+        return divided
+
+
+def removal_costs(weights: Params, hessians: dict[str, LayerHessian]) -> Scores:
+    """What the removal of each weight alone adds to the error of its layer: ½ w_q² / [(H + λ I)⁻¹]_qq.
+
+    Source: Hassibi & Stork 1993, eq. 5, of one layer.
+
+    Args:
+        weights: By name.
+        hessians: Of the same layers.
+
+    Returns:
+        One cost per weight, in float64.
+
+    Raises:
+        NonFiniteError: A Hessian is singular with its damping.
+
+    >>> hessian = LayerHessian(torch.tensor([[[2.0, 0.0], [0.0, 4.0]]], dtype=torch.float64), 0.0, 1, 2)
+    >>> removal_costs({"fc": torch.tensor([[1.0, 1.0]])}, {"fc": hessian})["fc"]
+    tensor([[1., 2.]], dtype=torch.float64)
+    """
+    costs = {}
+    for name, hessian in hessians.items():
+        groups = range(len(hessian.hessian))
+        pivots = torch.stack([torch.cholesky_inverse(cholesky(name, hessian, g)).diagonal() for g in groups])
+        costs[name] = from_matrix(
+            (hessian.rows(weights[name]).square() / (2 * pivots.unsqueeze(1))).flatten(0, 1), weights[name]
+        )
+    return costs

@@ -1,0 +1,160 @@
+"""A file holds any state_dict bit for bit: every dtype, NaN, tied tensors once, extra state of modules."""
+
+import sys
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+import prunus
+from prunus.compression.container import (
+    EncodingConfig,
+    encode_tensors,
+    inspect,
+    load,
+    pack,
+    read,
+    unpack,
+)
+from prunus.compression.container.file_format import DTYPES, as_bytes
+from prunus.errors import ContainerError, CorruptFileError, ModelMismatchError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+ENCODINGS = [EncodingConfig(codec) for codec in ("bitpack", "huffman", "range")]
+
+
+@st.composite
+def tensors(draw):
+    """Tensors of any dtype and any bits, dense, sparse, or of few values."""
+    dtype = draw(st.sampled_from(list(DTYPES.values())))
+    shape = draw(st.lists(st.integers(0, 9), max_size=3))
+    values = np.random.default_rng(draw(st.integers(0, 2**32))).integers(
+        0, 256, (int(np.prod(shape)), dtype.itemsize), np.uint8
+    )
+    values[:: draw(st.integers(1, 4))] = draw(
+        st.sampled_from([values[:1], np.zeros(dtype.itemsize, np.uint8)])
+    )
+    if dtype == torch.bool:
+        values &= 1
+    return torch.from_numpy(values.reshape(-1)).view(dtype).reshape(shape)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+plain = st.recursive(
+    scalars,
+    lambda items: (
+        st.lists(items, max_size=3)
+        | st.lists(items, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), items, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def same(value, other):
+    """Equal in type and bits."""
+    if isinstance(value, torch.Tensor):
+        return (
+            value.dtype == other.dtype
+            and value.shape == other.shape
+            and torch.equal(as_bytes(value), as_bytes(other))
+        )
+    return repr(value) == repr(other)
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=4), tensors() | plain.filter(lambda v: v is not None), max_size=5
+    ),
+    st.sampled_from(ENCODINGS),
+)
+def test_any_state_dict_is_read_back_bit_for_bit(state, encoding):
+    back = unpack(pack(state, encoding=encoding))[1]
+    assert list(back) == list(state)
+    assert all(same(value, back[name]) for name, value in state.items())
+
+
+class Tied(nn.Module):
+    def __init__(self, tied):
+        super().__init__()
+        self.embed, self.decode = nn.Embedding(500, 16), nn.Linear(16, 500, bias=False)
+        if tied:
+            self.decode.weight = self.embed.weight
+
+
+def test_tied_tensor_is_stored_once_and_read_as_one(tmp_path):
+    model = Tied(tied=True)
+    model.embed.weight.data[3] = -0.0
+    size, twice = prunus.save(model, tmp_path / "one"), prunus.save(Tied(tied=False), tmp_path / "two")
+    assert size < 0.55 * twice
+    state = read(tmp_path / "one")
+    assert state["embed.weight"].data_ptr() == state["decode.weight"].data_ptr()
+    inspected = inspect(tmp_path / "one")
+    assert [layer.original_bytes for layer in inspected.layers] == [32000, 0]
+    assert inspected.layers[1].nonzero == inspected.layers[0].nonzero
+    for other in (Tied(tied=True), Tied(tied=False)):
+        load(tmp_path / "one", into=other)
+        assert torch.equal(other.embed.weight, model.embed.weight)
+        assert torch.equal(other.decode.weight, model.embed.weight)
+    with pytest.raises(ModelMismatchError, match=r"different values for embed\.weight and decode\.weight"):
+        load(tmp_path / "two", into=Tied(tied=True))
+
+
+class Scaled(nn.Linear):
+    amax = 0.0
+
+    def get_extra_state(self):
+        return {"amax": self.amax, "shape": (2, 3), "history": torch.tensor([1.0, float("nan")])}
+
+    def set_extra_state(self, state):
+        self.amax, self.shape = state["amax"], state["shape"]
+
+
+def test_extra_state_of_modules_is_kept(tmp_path):
+    model = Scaled(2, 3)
+    model.amax = float("inf")
+    prunus.save(model, tmp_path / "f.prunus")
+    other = load(tmp_path / "f.prunus", into=Scaled(2, 3))
+    assert (other.amax, other.shape) == (float("inf"), (2, 3))
+    layers = {layer.name: layer for layer in inspect(tmp_path / "f.prunus").layers}
+    assert layers["_extra_state"].dtype == "json"
+    with pytest.raises(ContainerError, match="odd is or contains a device"):
+        pack({"odd": [torch.device("cpu")]})
+
+
+def test_wrapped_module_is_saved_as_the_module_inside(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 3))
+    wrapped = nn.DataParallel(torch.compile(model))
+    prunus.save(wrapped, tmp_path / "f.prunus")
+    assert list(read(tmp_path / "f.prunus")) == ["0.weight", "0.bias"]
+    for target in (nn.Sequential(nn.Linear(2, 3)), nn.DataParallel(nn.Sequential(nn.Linear(2, 3)))):
+        load(tmp_path / "f.prunus", into=target)
+        assert all(torch.equal(a, b) for a, b in zip(target.parameters(), model.parameters(), strict=True))
+    with (tmp_path / "g.prunus").open("wb") as file:  # as earlier versions wrote it
+        file.write(pack(wrapped.state_dict()))
+    target = load(tmp_path / "g.prunus", into=nn.Sequential(nn.Linear(2, 3)))
+    assert torch.equal(target[0].weight, model[0].weight)
+
+
+def test_module_is_not_changed_by_a_file_that_cannot_be_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["prunus.compression.container.load"], "PART_BYTES", 64)
+    source, target = (
+        nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)),
+        nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)),
+    )
+    for model in (source, target):
+        model[1].register_buffer("flag", torch.tensor(True))
+    (encoded,) = encode_tensors(source.state_dict(), [EncodingConfig()])
+    (tmp_path / "good.prunus").write_bytes(encoded.to_bytes())
+    encoded.blobs[-1] = b"\0\2"  # a truth value of 2
+    (tmp_path / "bad.prunus").write_bytes(encoded.to_bytes())
+    before = [p.detach().clone() for p in target.parameters()]
+    with pytest.raises(CorruptFileError, match="neither 0 nor 1"):
+        load(tmp_path / "bad.prunus", into=target)
+    assert all(torch.equal(a, b) for a, b in zip(before, target.parameters(), strict=True))
+    load(tmp_path / "good.prunus", into=target)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))

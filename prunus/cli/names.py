@@ -32,6 +32,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("snip", "gradient", "grasp", "synflow"),
         *("obd", "obs", "sparse_gpt", "admm", "fisher", "full_obs", "obd_hutchinson"),
     ),
+    "filter criterion": (
+        *("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz", "thinet", "lasso"),
+        "random",
+    ),
     "scope": ("layer", "global", "2:4", "4:8", "1x4"),
     "preset": (
         *("lenet-300-100", "lenet-5", "demo", "han2016-lenet-300-100", "han2016-lenet-5", "default"),

@@ -32,3 +32,19 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "conv-6": conv_6,
     **{model.name: model for model in _FAMILIES},
 }
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """The shape of one example of a built-in model.
+
+    Args:
+        name: A key of MODELS.
+
+    Returns:
+        Without the dimension of the batch.
+
+    >>> input_shape("resnet-50"), input_shape("lenet-5")
+    ((3, 224, 224), (1, 28, 28))
+    """
+    default = (1, 28, 28) if name.startswith("lenet") else (3, 32, 32)
+    return getattr(MODELS[name], "input_shape", default)

@@ -111,5 +111,6 @@ DENSENETS = (
         "densenet-121",
         "DenseNet-121: 7,978,856 parameters, 2.83 G multiply-accumulates for ImageNet.",
         _imagenet,
+        input_shape=(3, 224, 224),
     ),
 )

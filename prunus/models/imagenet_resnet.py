@@ -72,7 +72,12 @@ class ImageNetResNet(nn.Module):
 
 
 IMAGENET_RESNETS = tuple(
-    BuiltIn(f"resnet-{depth}", f"{text} for ImageNet.", partial(ImageNetResNet, blocks, bottleneck))
+    BuiltIn(
+        f"resnet-{depth}",
+        f"{text} for ImageNet.",
+        partial(ImageNetResNet, blocks, bottleneck),
+        input_shape=(3, 224, 224),
+    )
     for depth, text, blocks, bottleneck in (
         (18, "ResNet-18: 11,689,512 parameters, 1.81 G multiply-accumulates", (2, 2, 2, 2), False),
         (34, "ResNet-34: 21,797,672 parameters, 3.66 G multiply-accumulates", (3, 4, 6, 3), False),

@@ -80,6 +80,8 @@ class BuiltIn:
     build: Callable[..., nn.Module]
     """Takes the arguments, such as `width` and `classes`, and returns the network before its initialization."""
     initialize: Initialize = kaiming_normal
+    input_shape: tuple[int, ...] = (3, 32, 32)
+    """Of one example."""
 
     def __call__(self, *, seed: int = 0, **arguments: object) -> nn.Module:
         """Build the network.

@@ -60,4 +60,5 @@ MOBILENET_V2 = BuiltIn(
     "mobilenet-v2",
     "MobileNetV2: 3,504,872 parameters, 0.30 G multiply-accumulates for ImageNet.",
     MobileNetV2,
+    input_shape=(3, 224, 224),
 )

@@ -48,7 +48,12 @@ class VGG(nn.Module):
 def _imagenet(depth: int, batch_norm: bool, parameters: str, macs: str) -> BuiltIn:
     name = f"vgg-{depth}-bn" if batch_norm else f"vgg-{depth}"
     text = f"VGG-{depth}{' with BatchNorm' if batch_norm else ''}: {parameters} parameters, {macs} G "
-    return BuiltIn(name, f"{text}multiply-accumulates for ImageNet.", partial(VGG, depth, batch_norm))
+    return BuiltIn(
+        name,
+        f"{text}multiply-accumulates for ImageNet.",
+        partial(VGG, depth, batch_norm),
+        input_shape=(3, 224, 224),
+    )
 
 
 def _cifar(depth: int, parameters: str, macs: str) -> BuiltIn:

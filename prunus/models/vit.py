@@ -107,4 +107,5 @@ VIT_SMALL = BuiltIn(
     "ViT-Small/16: 22,050,664 parameters, 4.61 G multiply-accumulates for ImageNet.",
     VisionTransformer,
     glorot_normal,
+    (3, 224, 224),
 )

@@ -46,8 +46,7 @@ def on_meta(name, **arguments):
 
 
 def example(name):
-    side = 224 if "ImageNet" in MODELS[name].description else 32
-    return torch.zeros(1, 3, side, side, device="meta")
+    return torch.zeros(1, *MODELS[name].input_shape, device="meta")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -56,7 +56,9 @@ class Ranking:
                 f"Expected round_to and min_channels of at least 1, got {round_to} and {min_channels}."
             )
         self.groups, self.round_to, self.min_channels = groups, round_to, min_channels
-        self.orders = {group.name: torch.argsort(scores[group.name], stable=True).tolist() for group in groups}
+        self.orders = {
+            group.name: torch.argsort(scores[group.name], stable=True).tolist() for group in groups
+        }
         self.num_levels = LEVELS
         self.levels: dict[str, Tensor] | None = None
         if scope == "global":
@@ -76,11 +78,14 @@ class Ranking:
 
 
 def _common_levels(
-    groups: Sequence[Group], scores: Mapping[str, Tensor], orders: Mapping[str, list[int]], is_comparable: bool
+    groups: Sequence[Group],
+    scores: Mapping[str, Tensor],
+    orders: Mapping[str, list[int]],
+    is_comparable: bool,
 ) -> dict[str, Tensor]:
     """The position of each channel in the order of all groups, the highest score first.
 
-    Of equal scores, that with the higher position in its group, as a fraction, is first, so that ties are removed evenly.
+    Of equal scores, that with the higher position in its group, as a fraction, is first: ties are removed evenly.
     """
     scaled, fractions = [], []
     for group in groups:
@@ -89,7 +94,7 @@ def _common_levels(
         fractions.append((torch.argsort(torch.tensor(orders[group.name])) + 1) / group.channels)
     order = torch.argsort(torch.cat(fractions), descending=True, stable=True)
     order = order[torch.argsort(torch.cat(scaled)[order], descending=True, stable=True)]
-    positions = torch.argsort(order).split([group.channels for group in groups])
+    positions = torch.split(torch.argsort(order), [group.channels for group in groups])
     return {group.name: own for group, own in zip(groups, positions, strict=True)}
 
 

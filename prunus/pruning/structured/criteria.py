@@ -1,10 +1,10 @@
 """Filter criteria: one score per channel of each group; the channels with the highest scores are kept.
 
     l1, l2               Σ |w|, (Σ w²)^½ over all coupled weights (Li et al. 2017 take those of the filter alone)
-    bn_scale             Σ |γ| of the BatchNorm channels (Liu et al. 2017, Network Slimming)
-    taylor               mean over batches of (Σ g w)², g = dL/dw (Molchanov et al. 2019, eq. 8), over all coupled weights
+    bn_scale             mean |γ| over the coupled BatchNorm channels (Liu et al. 2017, Network Slimming)
+    taylor               mean over batches of (Σ g w)² over all coupled weights, g = dL/dw (Molchanov et al. 2019, eq. 8)
     geometric_median     Σ_j |F - F_j|, the distances to all other filters of the group (He et al. 2019, eq. 4)
-    activation, apoz     mean |x|, and the fraction of x that is not zero, of the inputs x of the next layers (Hu et al. 2016)
+    activation, apoz     mean |x|, and the fraction of x that is not 0, over inputs x of the next layers (Hu et al. 2016)
     thinet               the position in a greedy removal (Luo et al. 2017, algorithm 1), see `_thinet`
     lasso                the largest penalty at which the channel is used (He et al. 2017, eq. 2), see `_lasso`
     random               U(0, 1)
@@ -82,7 +82,11 @@ class FilterCriterion:
         for group in statistics.groups:
             own = scores.get(group.name)
             if own is None or own.shape != (group.channels,) or not own.isfinite().all():
-                got = "none" if own is None else f"shape {list(own.shape)}, finite: {bool(own.isfinite().all())}"
+                got = (
+                    "none"
+                    if own is None
+                    else f"shape {list(own.shape)}, finite: {bool(own.isfinite().all())}"
+                )
                 raise StatisticsError(
                     f"Expected {group.channels} finite scores for the channels of {group.name!r}, got {got}; choose "
                     "another criterion, or exclude it."
@@ -90,7 +94,9 @@ class FilterCriterion:
         return {group.name: scores[group.name].detach().double().cpu() for group in statistics.groups}
 
 
-def filter_criterion(criterion: "str | FilterCriterion | Criterion | Mapping[str, Tensor]") -> FilterCriterion:
+def filter_criterion(
+    criterion: "str | FilterCriterion | Criterion | Mapping[str, Tensor]",
+) -> FilterCriterion:
     """A filter criterion by name, or from a criterion for weights.
 
     Args:
@@ -109,10 +115,9 @@ def filter_criterion(criterion: "str | FilterCriterion | Criterion | Mapping[str
     if isinstance(criterion, FilterCriterion):
         return criterion
     if isinstance(criterion, str):
-        if criterion in FILTER_CRITERIA:
-            return FILTER_CRITERIA[criterion]
-        criterion = lookup("criterion", {**FILTER_CRITERIA, **CRITERIA}, criterion)  # type: ignore[dict-item]
-    of_weights = as_criterion(criterion)  # type: ignore[arg-type]
+        table: dict[str, Any] = {**CRITERIA, **FILTER_CRITERIA}
+        return filter_criterion(lookup("criterion", table, criterion))
+    of_weights = as_criterion(criterion)
     text = f"The sum of {of_weights.name} over all coupled weights."
     return FilterCriterion(partial(_summed, of_weights), text, of_weights.needs_examples)
 
@@ -169,8 +174,9 @@ def _bn_scale(stats: FilterStatistics) -> Scores:
     scales = {name: weight.abs() for name, weight in stats.weights.items() if name in norms}
     return {
         group.name: group.reduce(scales)
+        / group.reduce({name: torch.ones_like(own) for name, own in scales.items()})
         for group in stats.groups
-        if any(member.name in norms for member in group.members)
+        if any(member.name in scales for member in group.members)
     }
 
 
@@ -266,7 +272,7 @@ def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
         for group, member in own:
             columns = (member.indices[..., None] * positions + torch.arange(positions)).flatten(1)
             order = columns.flatten().to(products.device)
-            own_part = products[order][:, order].unflatten(0, columns.shape).unflatten(2, columns.shape)
+            own_part = products[order][:, order].reshape(*columns.shape, *columns.shape)
             gram = own_part.sum((1, 3))
             grams[group.name] = grams[group.name] + gram if group.name in grams else gram
     return grams
@@ -323,9 +329,13 @@ FILTER_CRITERIA: dict[str, FilterCriterion] = {
     "taylor": FilterCriterion(
         _taylor, "The squared first-order change of the loss.", needs_examples=True, is_comparable=True
     ),
-    "geometric_median": FilterCriterion(_geometric_median, "The distances to the other filters of the group."),
+    "geometric_median": FilterCriterion(
+        _geometric_median, "The distances to the other filters of the group."
+    ),
     "activation": FilterCriterion(
-        partial(_activations, torch.abs), "The mean magnitude of the inputs of the next layers.", needs_examples=True
+        partial(_activations, torch.abs),
+        "The mean magnitude of the inputs of the next layers.",
+        needs_examples=True,
     ),
     "apoz": FilterCriterion(
         partial(_activations, lambda x: x != 0),

@@ -54,7 +54,9 @@ class SlimReport:
     def __str__(self) -> str:
         header, rows = self.table()
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (header, *rows)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (header, *rows)
+        ]
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -102,9 +104,7 @@ def _smaller(shape: Sequence[int], kept: Mapping[int, Any]) -> tuple[int, ...]:
     return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape))
 
 
-def _macs_of_modules(
-    analysis: Analysis, removed: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[int, int]]:
+def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
     """MACs before and after, by name of the module whose weight is multiplied."""
     is_kept = analysis.kept_labels(removed)
     totals: dict[str, tuple[int, int]] = {}

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Calibration
@@ -14,7 +14,9 @@ from prunus.pruning.structured.analysis import analyze
 from prunus.pruning.structured.budgets import Ranking, Removed, count_parameters, fit_budget
 from prunus.pruning.structured.criteria import FilterCriterion, FilterStatistics, filter_criterion
 from prunus.pruning.structured.groups import Analysis, Group
+from prunus.pruning.structured.latency import measure_latency
 from prunus.pruning.structured.plan import SlimPlan
+from prunus.pruning.weights import copied
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
 
@@ -26,6 +28,8 @@ def slim(
     macs: float | None = None,
     parameters: float | None = None,
     density: float | None = None,
+    latency: float | None = None,
+    budget: tuple[Callable[[nn.Module], float], float] | None = None,
     criterion: str | FilterCriterion | Criterion | Mapping[str, Tensor] = "l2",
     scope: str = "layer",
     calibration: Calibration | None = None,
@@ -39,7 +43,9 @@ def slim(
     verify: bool | str = True,
     rewrite: bool = False,
 ) -> SlimPlan:
-    """Plan the removal of channels; the model is not changed. One of `macs`, `parameters` and `density` is the goal.
+    """Plan the removal of channels; the model is not changed.
+
+    One of `macs`, `parameters`, `density`, `latency` and `budget` is the goal.
 
     Args:
         model: Any module that `torch.export` can export.
@@ -47,6 +53,10 @@ def slim(
         macs: The most multiply-accumulates to keep: a fraction of the dense ones in (0, 1], or a larger number.
         parameters: The most parameters to keep: a fraction of all in (0, 1], or a larger number.
         density: The fraction of the channels to keep, in (0, 1]: of each group, or, with the scope "global", of all.
+        latency: The longest time of a forward pass of the example inputs on this machine, as a fraction of the dense
+            one in (0, 1]; measured for about 15 candidates.
+        budget: (function, limit): the function of a smaller copy of the model is at most the limit, for example
+            (lambda model: len(prunus.pack(model.state_dict())), 100_000) for the bytes of the coded file.
         criterion: A key of FILTER_CRITERIA ("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz",
             "thinet", "lasso", "random"), or a criterion for weights, whose scores are summed over all coupled weights.
         scope: "layer": every group keeps the same fraction. "global": channels of all groups are ranked together, by
@@ -81,7 +91,7 @@ def slim(
         2      2         18 → 10     16 → 8
         all              58 → 30     48 → 24
     """
-    _check_goal(macs=macs, parameters=parameters, density=density)
+    _check_goal(macs=macs, parameters=parameters, density=density, latency=latency, budget=budget)
     if verify not in (True, False, "groups"):
         raise ModelError(f"Expected verify=True, False or 'groups', got {verify!r}.")
     scorer = filter_criterion(criterion)
@@ -102,24 +112,38 @@ def slim(
     if density is not None:
         removed = ranking.removed(round(density * ranking.num_levels))
     else:
-        budgets: dict[str, tuple[float | None, Callable[[Removed], float]]] = {
+
+        def of_model(function: Callable[[nn.Module], float], removed: Removed) -> float:
+            return function(SlimPlan(copied(model), analysis, removed, False, rewrite).apply())
+
+        time_of = partial(of_model, partial(measure_latency, example_inputs=example_inputs))
+        function, limit = budget or (None, None)
+        goals: dict[str, tuple[float | None, Callable[[Removed], float]]] = {
             "macs": (macs, analysis.macs),
             "parameters": (parameters, partial(count_parameters, model, analysis)),
+            "latency": (latency, time_of),
+            "budget": (limit, partial(of_model, function)) if function else (None, time_of),
         }
-        what, (goal, cost) = next(item for item in budgets.items() if item[1][0] is not None)
-        assert goal is not None
-        removed = fit_budget(ranking, cost, goal * cost({}) if goal <= 1 else goal, what)
+        what, cost, limit = next(
+            (name, cost, goal) for name, (goal, cost) in goals.items() if goal is not None
+        )
+        is_fraction = limit <= 1 and what != "budget"
+        removed = fit_budget(ranking, cost, limit * cost({}) if is_fraction else limit, what)
     return SlimPlan(model, analysis, removed, verify, rewrite)
 
 
-def _check_goal(**goals: float | None) -> None:
+def _check_goal(**goals: Any) -> None:
     given = {name: value for name, value in goals.items() if value is not None}
     if len(given) != 1:
         raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(given) or 'none'}.")
-    (name, value), = given.items()
-    highest = 1.0 if name == "density" else float("inf")
+    name, value = given.popitem()
+    if name == "budget":
+        if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0])):
+            raise DensityError(f"Expected budget=(function of a model, limit), got {value!r}.")
+        return
+    highest = 1.0 if name in ("density", "latency") else float("inf")
     if isinstance(value, bool) or not 0 < value <= highest or value == float("inf"):
-        text = "a density in (0, 1]" if name == "density" else f"{name} above 0, a fraction or a number to keep"
+        text = f"a {name} in (0, 1]" if highest == 1 else f"{name} above 0, a fraction or a number to keep"
         raise DensityError(f"Expected {text}, got {value}.")
 
 

@@ -101,8 +101,9 @@ def measure_instability(
     rows = _evaluate_line(spec, ends[0], ends[1])
     errors = [row["test_error"] for row in rows]
     barrier = max(errors) - (errors[0] + errors[-1]) / 2
-    for row in rows:
-        directory.append_row({**row, "barrier": barrier} if row is rows[-1] else row)
+    rows[-1]["barrier"] = barrier
+    for row in rows[len(directory.rows()) :]:  # the others were written before a kill
+        directory.append_row(row)
     return {"barrier": barrier, "stable": barrier < STABLE_BELOW}
 
 

@@ -10,7 +10,7 @@ from prunus.runs.store import Store
 
 NUM_KILLS = 5
 DIGITS = {"data": "digits", "examples": 90}
-TICKET = {**DIGITS, "model": "tiny_networks:mlp", "epochs": 4, "batch_size": 30, "eval_every": 4, "rounds": 2}
+TICKET = {**DIGITS, "model": "tiny_networks:mlp", "epochs": 4, "batch_size": 30, "eval_every": 4, "rounds": 3}
 SUPERMASK = {key: value for key, value in TICKET.items() if key != "rounds"} | {"recipe.epochs": 2}
 DELETION = {
     **DIGITS,
@@ -42,11 +42,24 @@ def command(name, folder):
     return ["run", name, *options, *(f"--set={key}={value}" for key, value in settings.items())]
 
 
-def lines_of_finished_work(store):
-    """The records of runs that are done, and the rows of all runs, with times that a repetition would change."""
-    paths = [path for path in (store / "runs").glob("*/*") if path.suffix in (".json", ".jsonl")]
-    done = {path: path.read_bytes() for path in paths if b'"state": "done"' in path.read_bytes()}
-    return done | {path: path.read_bytes() for path in paths if path.suffix == ".jsonl"}
+def finished_work(store):
+    """The records of runs that are done and the rows of all runs, each with the file that it is in.
+
+    Work that is done again replaces the file of its rows by another one.
+    """
+    paths = [path for path in (store / "runs").glob("*/*") if path.name in ("run.json", "rows.jsonl")]
+    contents = {path: (path.stat().st_ino, path.read_bytes()) for path in paths}
+    return {
+        path: (file, content)
+        for path, (file, content) in contents.items()
+        if path.suffix == ".jsonl" or b'"state": "done"' in content
+    }
+
+
+def check_kept(before, now):
+    for path, (file, content) in before.items():
+        assert now[path][0] == file, f"{path} was written again"
+        assert now[path][1].startswith(content.rpartition(b"\n")[0]), f"{path} lost finished work"
 
 
 def numbers(folder, name):
@@ -68,11 +81,11 @@ def test_experiment_survives_five_kills(name, tmp_path):
     for kill in range(NUM_KILLS):
         last = num_writes // (NUM_KILLS + 1) + kill  # the kinds of writes differ
         assert run_until(command(name, resumed), store / "runs", last, log) == -9, log.read_text()
-        now = lines_of_finished_work(store)
-        assert all(now[path].startswith(content) for path, content in finished.items())
+        now = finished_work(store)
+        check_kept(finished, now)
         finished = now
     assert run_until(command(name, resumed), store / "runs", None, log) == 0, log.read_text()
-    assert all(path.read_bytes().startswith(content) for path, content in finished.items())
+    check_kept(finished, finished_work(store))
     assert numbers(resumed, name) == numbers(whole, name)
     runs = Store(store).runs()
     assert {run.id for run in runs} == {run.id for run in Store(whole / "store").runs()}

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from prunus.errors import CorruptFileError, ModelMismatchError
 from prunus.pruning.structured.removal import set_attributes, set_data
 
-Attributes = dict[str, dict[str, Any]]
-Shapes = Mapping[str, tuple[int, ...]]
+EditedAttributes = dict[str, dict[str, Any]]
+TensorShapes = Mapping[str, tuple[int, ...]]
 
 
-def edits_of(header: Mapping[str, object]) -> Attributes | None:
+def edits_of(header: Mapping[str, object]) -> EditedAttributes | None:
     """The attributes of modules that a removal of channels has changed; None: no channels were removed.
 
     Raises CorruptFileError where the header has something else in their place.
@@ -57,7 +57,7 @@ def _fits(value: Any, old: object) -> bool:
 
 
 def check_edits(
-    path: str, model: nn.Module, edits: Attributes | None, shapes: Shapes
+    path: str, model: nn.Module, edits: EditedAttributes | None, shapes: TensorShapes
 ) -> dict[str, tuple[int, ...]]:
     """The tensors of a module that become smaller, with their shapes in the file; nothing is changed.
 
@@ -96,7 +96,7 @@ def check_edits(
     return smaller
 
 
-def apply_edits(model: nn.Module, edits: Attributes | None, smaller: Shapes) -> None:
+def apply_edits(model: nn.Module, edits: EditedAttributes | None, smaller: TensorShapes) -> None:
     """Give a module the shapes and attributes that `check_edits` has checked.
 
     Args:

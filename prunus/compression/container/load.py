@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.container.edits import Shapes, apply_edits, check_edits, edits_of
+from prunus.compression.container.edits import TensorShapes, apply_edits, check_edits, edits_of
 from prunus.compression.container.file_format import CHECKSUM, as_bytes, checksum
 from prunus.compression.container.read import (
     ParsedFile,
@@ -172,7 +172,7 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
         ) from error
 
 
-def _check_same_tensors(path: str, model: nn.Module, kinds: Mapping[str, str], smaller: Shapes) -> None:
+def _check_same_tensors(path: str, model: nn.Module, kinds: Mapping[str, str], smaller: TensorShapes) -> None:
     """Raise ModelMismatchError unless names, dtypes and shapes (those that `smaller` changes to) are the same."""
     own = model.state_dict()
     own |= {name: own[name].new_empty(shape, device="meta") for name, shape in smaller.items()}

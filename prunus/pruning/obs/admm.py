@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.errors import EmptyLayerWarning, NonFiniteError
+from prunus.errors import EmptyLayerWarning, NonFiniteError, StatisticsError
 from prunus.masks import all_kept, apply_masks, mask_density
 from prunus.pruning.density import densities_by_name
 from prunus.pruning.masks import check_finite, warn_if_empty
@@ -39,9 +39,8 @@ from prunus.pruning.scopes import FunctionScope, Scope, shapes_of
 from prunus.seeds import derive_seed
 from prunus.types import Density, MaskDict, Params, Progress
 
-NUM_ITERATIONS = 15
-NUM_MASK_ITERATIONS = 12
-"""Iterations that select masks; the last of them selects the final ones."""
+MASK_ITERATIONS = 0.8
+"""The fraction of the iterations that select masks; the last of them selects the final ones."""
 RELAXATION = 1.6
 
 
@@ -50,6 +49,7 @@ class Admm(LayerMethod):
     """ADMM layer by layer, nearly as good as `ExactObs` and about as fast as `SparseGpt`.
 
     Args:
+        num_iterations: At least 5. More lower the error where inputs are strongly correlated, at a cost in proportion.
         damping: λ as a fraction of the mean curvature of a layer; may be 0.
         batch_size: Examples per forward pass.
         num_examples: Calibration examples.
@@ -69,6 +69,14 @@ class Admm(LayerMethod):
     summary: ClassVar[str] = (
         "ADMM on the output error of each layer, all rows at once, with an update of the remaining weights."
     )
+    num_iterations: int = 15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_iterations < 5:
+            raise StatisticsError(
+                f"Expected at least 5 iterations, got {self.num_iterations}: {self.summary}"
+            )
 
     def prune_layers(
         self,
@@ -110,7 +118,9 @@ class Admm(LayerMethod):
             start = time.perf_counter()
             layers = {name: _AdmmLayer(name, weights[name], hessians[name]) for name in names}
             part = density if not isinstance(density, Mapping) else {name: density[name] for name in names}
-            masks |= _iterate(layers, part, scope, {name: before[name] for name in names}, within, seed)
+            masks |= _iterate(
+                layers, part, scope, {name: before[name] for name in names}, within, seed, self.num_iterations
+            )
             for name, layer in layers.items():
                 updated[name], was_rejected = limit_layer_update(
                     hessians[name], weights[name], masks[name], layer.weight()
@@ -174,12 +184,13 @@ def _iterate(
     before: MaskDict,
     within: MaskDict | None,
     seed: int,
+    num_iterations: int,
 ) -> MaskDict:
     """Run all iterations of layers that are ranked together, and return the masks."""
     earlier = None if within is None else before
-    densities = _decreasing_densities(density, scope, before)
+    densities = _decreasing_densities(density, scope, before, int(num_iterations * MASK_ITERATIONS))
     masks: MaskDict = {}
-    for iteration in range(NUM_ITERATIONS):
+    for iteration in range(num_iterations):
         if iteration:
             for layer in layers.values():
                 layer.step()
@@ -193,11 +204,11 @@ def _iterate(
     return masks
 
 
-def _decreasing_densities(density: Density, scope: Scope, before: MaskDict) -> list[Density]:
+def _decreasing_densities(density: Density, scope: Scope, before: MaskDict, num_steps: int) -> list[Density]:
     """The density of each iteration that selects masks, from that of `before` to the last."""
     if scope.has_fixed_density or isinstance(scope, FunctionScope):
-        return [density] * NUM_MASK_ITERATIONS
-    shares = [(1 - step / NUM_MASK_ITERATIONS) ** 3 for step in range(1, NUM_MASK_ITERATIONS + 1)]
+        return [density] * num_steps
+    shares = [(1 - step / num_steps) ** 3 for step in range(1, num_steps + 1)]
     if scope.ranks_layers_together:
         assert not isinstance(density, Mapping)
         start = mask_density(before)

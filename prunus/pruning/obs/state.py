@@ -140,7 +140,9 @@ def prune_in_steps(
             predicted_increase += state.predicted_increase
             seconds.update(state.seconds)
     assert state is not None
-    return PruneResult(apply_masks(state.weights, masks), masks, predicted_increase, damping, seconds, state.dampings)
+    return PruneResult(
+        apply_masks(state.weights, masks), masks, predicted_increase, damping, seconds, state.dampings
+    )
 
 
 def intermediate_densities(

@@ -201,11 +201,11 @@ def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
     )  # fmt: skip
 
 
-Places = dict[tuple[str, int], Atoms]
+ChannelsByPlace = dict[tuple[str, int], Atoms]
 """The channel of each entry of a dimension, by name of the tensor and dimension."""
 
 
-def _places(labeled: LabeledGraph, model: nn.Module, roots: Atoms) -> Places:
+def _places(labeled: LabeledGraph, model: nn.Module, roots: Atoms) -> ChannelsByPlace:
     order = {name: i for i, (name, _) in enumerate([*model.named_parameters(), *model.named_buffers()])}
     names = sorted(labeled.parameters, key=lambda name: order.get(name, len(order)))
     return {
@@ -216,7 +216,7 @@ def _places(labeled: LabeledGraph, model: nn.Module, roots: Atoms) -> Places:
 
 
 def _block_whole_dimensions(
-    coupling: Coupling, places: Places, blocked: np.ndarray[Any, Any], reasons: dict[int, Refusal]
+    coupling: Coupling, places: ChannelsByPlace, blocked: np.ndarray[Any, Any], reasons: dict[int, Refusal]
 ) -> None:
     """Block channels that are all entries of a dimension."""
     for channel in places.values():
@@ -227,7 +227,9 @@ def _block_whole_dimensions(
             )
 
 
-def _groups(places: Places, blocked: np.ndarray[Any, Any], inexact: Mapping[int, Refusal]) -> list[Group]:
+def _groups(
+    places: ChannelsByPlace, blocked: np.ndarray[Any, Any], inexact: Mapping[int, Refusal]
+) -> list[Group]:
     """Channels with the same signature: the same dimensions with the same number of entries."""
     signature = np.zeros(len(blocked), np.uint64)
     generator = np.random.default_rng(0)
@@ -274,7 +276,7 @@ def _ranks(order: Atoms, values: Atoms) -> Atoms:
 
 
 def _refused(
-    places: Places, blocked: np.ndarray[Any, Any], reasons: Mapping[int, Refusal]
+    places: ChannelsByPlace, blocked: np.ndarray[Any, Any], reasons: Mapping[int, Refusal]
 ) -> list[RefusedDimension]:
     dimensions: dict[Refusal, list[tuple[str, int]]] = defaultdict(list)
     for place, channel in places.items():

@@ -99,7 +99,8 @@ def score_criterion_masks(
     others = {
         name: tensor.to(spec.device) for name, tensor in baseline.initial.items() if name not in weights
     }
-    for level in (0, *ticket.trained_levels):
+    finished = {row["level"] for row in directory.rows()}
+    for level in (level for level in (0, *ticket.trained_levels) if level not in finished):
         masks, checks = _masks_at(spec, level, needed) if level else (all_kept(weights), {})
         model.load_state_dict({**model.state_dict(), **apply_masks(weights, masks)})
         row = {"level": level, "density": mask_density(masks), **final_accuracies(model, data)}

@@ -57,6 +57,14 @@ def test_error_is_near_that_of_exact_obs_and_below_that_of_sparse_gpt(name, dens
     assert done.predicted_increase <= of_sparse_gpt * by_columns.predicted_increase
 
 
+def test_more_iterations_lower_the_error():
+    weights, hessians = laplace_layer()
+    short, long = (
+        Admm(num_iterations=n).prune_layers(hessians, weights, 0.3, parse_scope("layer")) for n in (15, 60)
+    )
+    assert long.predicted_increase < short.predicted_increase
+
+
 def test_predicted_increase_is_that_of_the_damped_error():
     weights, hessians = laplace_layer()
     done = Admm().prune_layers(hessians, weights, 0.5, parse_scope("layer"))
@@ -145,7 +153,9 @@ def test_inputs_that_are_always_zero_lose_their_weights_first():
         admm(model, inputs, damping=0.0)(weights, 0.75, parse_scope("layer"))
 
 
-@pytest.mark.parametrize("settings", [{"num_steps": 2}, {"num_steps": 0}, {"num_examples": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"num_steps": 2}, {"num_steps": 0}, {"num_examples": 0}, {"num_iterations": 4}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(StatisticsError, match="ADMM"):
         Admm(**settings)

@@ -92,7 +92,7 @@ def test_layers_that_are_seen_as_others_are_refitted():
     """A transposed convolution and the projections of attention, by the names and shapes of their parameters."""
     model = Attended()
     tiny_networks.randomize_parameters(model, 0)
-    weights, inputs = prunable_weights(model), draw(40, 2, 4).float()
+    weights, inputs = prunable_weights(model), (draw(40, 1, 1) + 0.3 * draw(40, 2, 4, role="noise")).float()
     result = zeroed(weights)
     fitted = refit(model, weights, result, inputs)
     changes = {}

@@ -105,7 +105,7 @@ def test_analysis_of_dense_concatenations_is_fast():
     analysis = analyze(model, torch.zeros(1, 3, 4, 4))
     seconds += time.process_time()
     assert [group.channels for group in analysis.groups] == [4] * 61
-    assert seconds < 5  # 0.9 of them the export, when written
+    assert seconds < 20  # 3, most of it the export, on a busy machine when written
 
 
 class Deep(nn.Module):

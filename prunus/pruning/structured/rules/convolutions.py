@@ -8,9 +8,9 @@ import torch
 from prunus.pruning.structured.labels import Atoms, Coupling, LabelLayer, Labels, Work
 from prunus.pruning.structured.rules.elementwise import elementwise
 from prunus.pruning.structured.rules.registry import (
-    Arguments,
-    Result,
-    Shapes,
+    ResultShapes,
+    RuleArguments,
+    RuleResult,
     operand,
     output_shape,
     register_rule,
@@ -37,7 +37,7 @@ def removes_whole_groups(groups: int, channels: int) -> bool:
 @register_rule(
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"
 )
-def _convolution(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _convolution(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Convolutions, grouped, depthwise and transposed ones; weight [O, I / groups, ...] or [I, O / groups, ...]."""
     assert coupling.node is not None
     transposed = a.get("transposed", "transpose" in str(coupling.node.target))
@@ -131,7 +131,7 @@ def _couple_groups(
       ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "trilinear3d", "bicubic2d",
        "nearest_exact1d", "nearest_exact2d", "nearest_exact3d")),
       *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)))  # fmt: skip
-def _per_channel(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _per_channel(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """Pooling, interpolation and padding of each channel alone: over all but the first two dimensions."""
     value = operand(a)
     name = str(getattr(coupling.node, "target", ""))

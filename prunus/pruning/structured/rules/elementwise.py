@@ -7,11 +7,15 @@ from typing import Any
 import torch
 
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
-from prunus.pruning.structured.rules.registry import Arguments
+from prunus.pruning.structured.rules.registry import RuleArguments
 
 
 def elementwise(
-    coupling: Coupling, operation: Any, tensors: Sequence[Labels], scalars: Arguments, shape: tuple[int, ...]
+    coupling: Coupling,
+    operation: Any,
+    tensors: Sequence[Labels],
+    scalars: RuleArguments,
+    shape: tuple[int, ...],
 ) -> Labels:
     """An operator that computes every entry of its result from the entries at the same position, with broadcasting.
 
@@ -61,9 +65,9 @@ def _align(labels: Labels, ndim: int) -> Labels:
 
 
 class _Scalars:
-    """Arguments by name, compared by their text, so that a result can be cached by them."""
+    """RuleArguments by name, compared by their text, so that a result can be cached by them."""
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: RuleArguments) -> None:
         self.arguments = arguments
         self.text = repr(sorted(arguments.items()))
 

@@ -5,8 +5,8 @@ import numpy as np
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules.parts import fix_if_split
 from prunus.pruning.structured.rules.registry import (
-    Arguments,
-    Shapes,
+    ResultShapes,
+    RuleArguments,
     UnsupportedCall,
     output_shape,
     register_rule,
@@ -15,7 +15,7 @@ from prunus.pruning.structured.rules.shapes import note_sizes
 
 
 @register_rule("cat", "concat", "concatenate")
-def _concatenate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _concatenate(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Tensors one after the other along a dimension; coupled along all others."""
     shape = output_shape(shapes)
     parts: list[Labels] = [part for part in a["tensors"] if len(part.shape) == len(shape)]
@@ -59,7 +59,7 @@ def _join_layers(coupling: Coupling, parts: list[Labels], dim: int | None) -> li
 
 
 @register_rule("stack")
-def _stack(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _stack(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Tensors of one shape along a new dimension."""
     shape = output_shape(shapes)
     dim = a["dim"] % len(shape)
@@ -71,7 +71,7 @@ def _stack(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("pad", "constant_pad_nd")
-def _pad(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _pad(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Constant entries around a tensor; their number is a constant of the user's code."""
     value, shape = a["self"], output_shape(shapes)
     if a.get("mode", "constant") != "constant":
@@ -111,7 +111,7 @@ GENERATORS = (
 
 
 @register_rule(*GENERATORS)
-def _generate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _generate(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """A tensor of one value: of each dimension any entries can be removed, if its size is not written out."""
     shape = output_shape(shapes)
     assert coupling.node is not None
@@ -123,7 +123,7 @@ def _generate(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("full_like", "zeros_like", "ones_like", "empty_like")
-def _generate_like(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _generate_like(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """A tensor of one value, of the shape of another tensor."""
     assert coupling.node is not None
     zero = "zeros" in str(coupling.node.target) or a.get("fill_value", 1) == 0

@@ -5,9 +5,9 @@ import torch
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules.elementwise import elementwise
 from prunus.pruning.structured.rules.registry import (
-    Arguments,
-    Result,
-    Shapes,
+    ResultShapes,
+    RuleArguments,
+    RuleResult,
     fixed,
     operand,
     output_shape,
@@ -16,7 +16,7 @@ from prunus.pruning.structured.rules.registry import (
 
 
 @register_rule("batch_norm", "_native_batch_norm_legit_no_training", "instance_norm")
-def _batch_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _batch_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """Normalization of every channel alone, with statistics over other dimensions."""
     value, shape = a["input"], shapes[0]
     assert shape is not None
@@ -35,7 +35,7 @@ def _batch_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
 
 
 @register_rule("layer_norm", "native_layer_norm", "rms_norm")
-def _layer_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _layer_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """Normalization over the last dimensions: removal changes the statistics, so that it is not exact."""
     value, shape = a["input"], shapes[0]
     assert shape is not None
@@ -58,7 +58,7 @@ def _layer_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
 
 
 @register_rule("group_norm", "native_group_norm")
-def _group_norm(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _group_norm(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """Normalization of groups of channels: whole groups are removed, which is exact; of one group, it is not."""
     value, shape = a["input"], shapes[0]
     assert shape is not None
@@ -88,7 +88,7 @@ EXACT_REDUCTIONS = ("sum", "norm", "linalg_vector_norm", "nansum")
 
 @register_rule("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "linalg_vector_norm", "logsumexp",
       "any", "all", "max", "min", "nansum")  # fmt: skip
-def _reduction(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _reduction(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """A reduction over some or all dimensions."""
     assert coupling.node is not None
     value, name = operand(a), str(coupling.node.target).split(".")[1]
@@ -119,7 +119,7 @@ def _reduction(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
 
 
 @register_rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod")
-def _softmax(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _softmax(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """A function of all entries along one dimension, for each of the other positions."""
     value: Labels = a["self"]
     dim = a["dim"] % len(value.shape)

@@ -6,9 +6,9 @@ import torch
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels
 from prunus.pruning.structured.rules.elementwise import elementwise
 from prunus.pruning.structured.rules.registry import (
-    Arguments,
-    Result,
-    Shapes,
+    ResultShapes,
+    RuleArguments,
+    RuleResult,
     UnsupportedCall,
     operand,
     output_shape,
@@ -34,7 +34,7 @@ def fix_if_split(coupling: Coupling, value: Labels, dim: int) -> Labels:
 
 
 @register_rule("slice", "narrow")
-def _take_slice(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _take_slice(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """A part of a dimension; its ends are constants of the user's code."""
     value, shape = operand(a), output_shape(shapes)
     dim = (a["dim"] or 0) % len(value.shape)
@@ -68,7 +68,7 @@ def _without(coupling: Coupling, others: tuple[LabelLayer, ...], part: LabelLaye
 
 
 @register_rule("select")
-def _select(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _select(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """One entry of a dimension, which cannot be removed."""
     value, shape = a["self"], output_shape(shapes)
     dim = a["dim"] % len(value.shape)
@@ -83,7 +83,7 @@ def _select(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("index", "_unsafe_index", "index_select", "gather")
-def _take_indices(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _take_indices(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Entries of some dimensions by their positions; the other dimensions are carried along."""
     value, shape = a["self"], output_shape(shapes)
     if "indices" in a:
@@ -107,7 +107,7 @@ def _take_indices(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("unbind")
-def _unbind(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _unbind(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """All entries of a dimension, each as a tensor."""
     assert shapes[0] is not None
     layers = _select(coupling, a, shapes[:1]).layers
@@ -117,19 +117,19 @@ def _unbind(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
 @register_rule(
     "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_copy"
 )
-def _split(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _split(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """Parts of a dimension."""
     return [*_split_labels(coupling, a, shapes)]
 
 
-def _split_labels(coupling: Coupling, a: Arguments, shapes: Shapes) -> list[Labels]:
+def _split_labels(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> list[Labels]:
     """The labels of the parts of a dimension.
 
     Parts that are made equal by the operator stay equal: they are coupled, entry by entry.
 
     Args:
         coupling: Collects what is coupled.
-        a: Arguments of the operator; with `split_sizes`, parts may lose different numbers of channels.
+        a: RuleArguments of the operator; with `split_sizes`, parts may lose different numbers of channels.
         shapes: The shapes of the parts.
 
     Returns:
@@ -167,7 +167,7 @@ def _split_labels(coupling: Coupling, a: Arguments, shapes: Shapes) -> list[Labe
 
 
 @register_rule("glu")
-def _gated_linear_unit(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _gated_linear_unit(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """The first half of a dimension times the sigmoid of the second."""
     shape = output_shape(shapes)
     first, second = _split_labels(coupling, {"self": a["self"], "dim": a["dim"]}, [shape, shape])

@@ -7,8 +7,8 @@ import torch
 from prunus.pruning.structured.labels import Coupling, LabelLayer, Labels, Work
 from prunus.pruning.structured.rules.elementwise import elementwise
 from prunus.pruning.structured.rules.registry import (
-    Arguments,
-    Shapes,
+    ResultShapes,
+    RuleArguments,
     UnsupportedCall,
     output_shape,
     register_rule,
@@ -71,7 +71,7 @@ def _add_bias(coupling: Coupling, value: Labels, bias: Labels | None) -> Labels:
 
 
 @register_rule("linear")
-def _linear(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _linear(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """x [..., I] times weight [O, I]."""
     x, shape = a["input"], output_shape(shapes)
     batch = "abcdefgh"[: len(x.shape) - 1]
@@ -81,7 +81,7 @@ def _linear(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("matmul", "mm", "bmm", "mv", "dot")
-def _matmul(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _matmul(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Products of matrices with batch dimensions, and of vectors."""
     x = a["self"]
     y = next(a[name] for name in ("other", "mat2", "vec", "tensor") if name in a)
@@ -100,7 +100,7 @@ def _product(coupling: Coupling, x: Labels, y: Labels, shape: tuple[int, ...]) -
 
 
 @register_rule("addmm", "baddbmm", "addmv", "addbmm")
-def _add_product(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _add_product(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """self + a product."""
     first, second = [value for name, value in a.items() if isinstance(value, Labels) and name != "self"]
     if len(first.shape) == 3 and len(output_shape(shapes)) == 2:
@@ -110,7 +110,7 @@ def _add_product(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("einsum")
-def _einsum(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _einsum(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Sums of products in Einstein's notation."""
     equation, operands = a["equation"].replace(" ", ""), a["tensors"]
     inputs, arrow, output = equation.partition("->")
@@ -121,7 +121,7 @@ def _einsum(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("embedding")
-def _embedding(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _embedding(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Rows of a table [V, D]."""
     table, indices = a["weight"], a["indices"]
     for dim in range(len(indices.shape)):
@@ -134,7 +134,7 @@ def _embedding(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("scaled_dot_product_attention")
-def _attention(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _attention(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Attention: whole heads are removed, so that the scale, a function of the head size, is the same."""
     shape = output_shape(shapes)
     head = len(shape) - 3

@@ -5,11 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from prunus.pruning.structured.labels import Atoms, Coupling, LabelLayer, Labels
-from prunus.pruning.structured.rules.registry import Arguments, Result, Shapes, UnsupportedCall, register_rule
+from prunus.pruning.structured.rules.registry import (
+    ResultShapes,
+    RuleArguments,
+    RuleResult,
+    UnsupportedCall,
+    register_rule,
+)
 
 
 @register_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def _recurrent(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _recurrent(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """Recurrent networks: a hidden unit is removed from all layers and directions, which have one size."""
     assert coupling.node is not None
     if "input" not in a or not isinstance(a["params"], list | tuple):
@@ -45,7 +51,7 @@ def _recurrent(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
 
 
 @register_rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-def _recurrent_step(coupling: Coupling, a: Arguments, shapes: Shapes) -> Result:
+def _recurrent_step(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> RuleResult:
     """One step of a recurrent network."""
     assert coupling.node is not None
     gates = {"lstm_cell": 4, "gru_cell": 3}.get(str(coupling.node.target).split(".")[1], 1)

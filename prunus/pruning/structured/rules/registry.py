@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 
 from prunus.pruning.structured.labels import Coupling, Labels
 
-Arguments = dict[str, Any]
+RuleArguments = dict[str, Any]
 
 
-Shapes = list[tuple[int, ...] | None]
+ResultShapes = list[tuple[int, ...] | None]
 
 
-Result = Labels | list[Labels | None]
+RuleResult = Labels | list[Labels | None]
 
 
-Rule = Callable[[Coupling, Arguments, Shapes], Result]
+Rule = Callable[[Coupling, RuleArguments, ResultShapes], RuleResult]
 
 
 RuleFunction = TypeVar("RuleFunction", bound=Rule)
@@ -41,13 +41,13 @@ def register_rule(*names: str) -> Callable[[RuleFunction], RuleFunction]:
     return register
 
 
-def output_shape(shapes: Shapes) -> tuple[int, ...]:
+def output_shape(shapes: ResultShapes) -> tuple[int, ...]:
     """The shape of the only result."""
     assert shapes[0] is not None
     return shapes[0]
 
 
-def operand(a: Arguments) -> Labels:
+def operand(a: RuleArguments) -> Labels:
     """The tensor that an operator is called on: its argument `self` or `input`."""
     value: Labels = a["self"] if "self" in a else a["input"]
     return value

@@ -8,13 +8,19 @@ import torch
 from torch import Tensor
 
 from prunus.pruning.structured.labels import Atoms, Coupling, LabelLayer, Labels
-from prunus.pruning.structured.rules.registry import Arguments, Shapes, operand, output_shape, register_rule
+from prunus.pruning.structured.rules.registry import (
+    ResultShapes,
+    RuleArguments,
+    operand,
+    output_shape,
+    register_rule,
+)
 
 
 @register_rule(
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "_reshape_alias", "view_as", "reshape_as"
 )
-def _view(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _view(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Another shape of the same entries, in the same order."""
     value, shape = operand(a), output_shape(shapes)
     result = reshape(coupling, value, shape)
@@ -174,7 +180,7 @@ def _separate(coupling: Coupling, shape: tuple[int, ...], layers: Sequence[Label
     ),
     *("pixel_shuffle", "pixel_unshuffle", "atleast_1d", "atleast_2d"),
 )
-def _moved(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _moved(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """Any operator that only moves or repeats entries."""
     value = operand(a)
     name = str(getattr(coupling.node, "target", "")).split(".")[1]
@@ -188,7 +194,7 @@ def _moved(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
 
 
 @register_rule("channel_shuffle", "native_channel_shuffle")
-def _channel_shuffle(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels:
+def _channel_shuffle(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels:
     """The channels of groups, interleaved: the same channels are removed from every group."""
     value = operand(a)
     groups, shape = a["groups"], value.shape
@@ -199,12 +205,12 @@ def _channel_shuffle(coupling: Coupling, a: Arguments, shapes: Shapes) -> Labels
     return reshape(coupling, Labels(swapped, layers), shape)
 
 
-def _run_on_labels(coupling: Coupling, a: Arguments, value: Labels) -> list[Labels]:
+def _run_on_labels(coupling: Coupling, a: RuleArguments, value: Labels) -> list[Labels]:
     """Run the operator of the node on the labels of a tensor.
 
     Args:
         coupling: Collects what is coupled.
-        a: Arguments of the operator; other tensors stand for their shapes only.
+        a: RuleArguments of the operator; other tensors stand for their shapes only.
         value: Labels of the tensor among them.
 
     Returns:

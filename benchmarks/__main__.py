@@ -7,7 +7,7 @@ import torch
 
 NAMES = (
     "selection", "masked_step", "evaluation", "supermask", "coding", "kmeans", "checkpoint", "demo", "lenets",
-    "tickets", "invariant_checks", "layerwise", "structured",
+    "tickets", "invariant_checks", "layerwise", "structured", "slim",
 )  # fmt: skip
 
 

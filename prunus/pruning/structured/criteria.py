@@ -2,9 +2,9 @@
 
     l1, l2               Σ |w|, (Σ w²)^½ over all coupled weights (Li et al. 2017 take those of the filter alone)
     bn_scale             mean |γ| over the coupled BatchNorm channels (Liu et al. 2017, Network Slimming)
-    taylor               mean over batches of (Σ g w)² over all coupled weights, g = dL/dw (Molchanov et al. 2019, eq. 8)
+    taylor               mean over batches of (Σ g w)², g = dL/dw, over all coupled weights (Molchanov et al. 2019)
     geometric_median     Σ_j |F - F_j|, the distances to all other filters of the group (He et al. 2019, eq. 4)
-    activation, apoz     mean |x|, and the fraction of x that is not 0, over inputs x of the next layers (Hu et al. 2016)
+    activation, apoz     mean |x|, and the fraction of x that is not 0, x the inputs of the next layers (Hu et al. 2016)
     thinet               the position in a greedy removal (Luo et al. 2017, algorithm 1), see `_thinet`
     lasso                the largest penalty at which the channel is used (He et al. 2017, eq. 2), see `_lasso`
     random               U(0, 1)
@@ -186,7 +186,8 @@ def _taylor(stats: FilterStatistics) -> Scores:
     batches = examples.equal_batches(TAYLOR_BATCH)
     for batch in batches:
         collected = collect(
-            stats.model, weights, {"gradients"}, Examples(batch), forward=stats.forward, loss=stats.loss, seed=stats.seed
+            stats.model, weights, {"gradients"}, Examples(batch),
+            forward=stats.forward, loss=stats.loss, seed=stats.seed,
         )  # fmt: skip
         products = {name: weight * collected.gradients[name] for name, weight in weights.items()}
         for group in stats.groups:

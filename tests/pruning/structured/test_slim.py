@@ -137,6 +137,7 @@ def test_thinet_removes_greedily_what_changes_the_next_layer_least(name):
         hidden = F.relu(model.norm(model.conv1(x)))
         last = F.max_pool2d(F.relu(model.conv2(hidden)), 2)
 
+    @torch.no_grad()
     def change(removed):  # of the output of the next layer, without its bias
         source = hidden if name.startswith("conv1") else last
         part = torch.zeros_like(source)

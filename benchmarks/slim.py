@@ -1,8 +1,9 @@
-"""ResNet-20 on CIFAR-10 images with half of its multiply-accumulates, beside Torch-Pruning: accuracy after short training.
+"""ResNet-20 on CIFAR-10 images with half of its MACs, beside Torch-Pruning: accuracy after short training.
 
 The trained weights are those of `resnet20-cifar10-jpeg.safetensors` in the data root. Every smaller network is trained
-for one epoch on the same 5,000 images in three orders, and evaluated on the same 5,000 test images. Torch-Pruning raises
-an error for the zero-padded shortcuts, so that it prunes what they do not reach: the first convolution of each block.
+for one epoch on the same 5,000 images in three orders, and evaluated on the same 5,000 test images. Torch-Pruning
+raises an error for the zero-padded shortcuts, so that it prunes what they do not reach: the first convolution of each
+block.
 """
 
 import copy

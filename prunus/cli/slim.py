@@ -195,7 +195,7 @@ def _measure(dense: "nn.Module", smaller: "nn.Module", example: "Tensor") -> lis
 
 
 def _show(report: Any, times: list[dict[str, float]], path: Path) -> None:
-    """Print the table of the layers, what is left alone, the measured times and the file."""
+    """Print the table of the layers, the reasons why channels remain, the measured times and the file."""
     from prunus.cli.output import echo, echo_table
 
     header, rows = report.table()

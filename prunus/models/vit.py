@@ -38,7 +38,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The output for a batch."""
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*qkv.unbind(0), scale=HEAD_SIZE**-0.5)
+        queries, keys, values = qkv.unbind(0)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, scale=HEAD_SIZE**-0.5)
         return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.removal import remove_channels
-from prunus.pruning.structured.report import SlimReport, make_report
+from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
 from prunus.pruning.structured.verify import check_removal
@@ -53,7 +53,7 @@ class SlimPlan:
     @property
     def report(self) -> SlimReport:
         """Channels, parameters and MACs of each layer before and after the removal."""
-        return make_report(self.model, self.analysis, self.removed)
+        return describe_plan(self.model, self.analysis, self.removed)
 
     def apply(self, optimizer: torch.optim.Optimizer | None = None, masks: Masks | None = None) -> nn.Module:
         """Remove the channels from the model, in place.

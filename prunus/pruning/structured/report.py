@@ -64,7 +64,7 @@ def _change(pair: tuple[int, int]) -> str:
     return f"{pair[0]:,}" if pair[0] == pair[1] else f"{pair[0]:,} → {pair[1]:,}"
 
 
-def make_report(model: nn.Module, analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> SlimReport:
+def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> SlimReport:
     """The report of a plan.
 
     Args:

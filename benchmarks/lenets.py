@@ -26,7 +26,7 @@ def compress_once(job: tuple[str, int]) -> dict[str, float]:
     data = prunus.load_data("mnist", seed=seed)
     model = prunus.models.MODELS[name](seed=derive_seed(seed, "model"))
     prunus.train(model, data, recipe.dense, seed=derive_seed(seed, "dense"))
-    compressed = prunus.compress(model, data=data, preset=recipe, seed=seed)
+    compressed = prunus.compress(model, data=data, preset=recipe, seed=seed, backend="dense")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.prunus"
         size = prunus.save(compressed, path)

@@ -5,15 +5,34 @@ directory), where a cache file belongs to another user, where it is damaged, and
 only saves time, so here each of these means that the kernel is compiled again in this process.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
 
 
+@cache
+def _digest_of_sources(folder: Path) -> str:
+    """A digest of all sources in a folder: kernels there may call each other, so that one file does not decide."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.glob("*.py")):
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()
+
+
 class _OptionalCache(FunctionCache):  # type: ignore[misc]
     """numba's cache of one function; reading and writing it may fail without consequences."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._sources = _digest_of_sources(Path(function.__code__.co_filename).parent)
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), self._sources)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the cached code, or None where there is none that can be read."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
+from prunus.cli.options import AsJson, Backend, Device, Force, Seed, Threads, optional
 
 MODEL = "A built-in model, or package.module:function for a function of yours that returns a torch.nn.Module."
 Model = Annotated[
@@ -142,6 +142,7 @@ def compress(
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
+    backend: Backend = "auto",
     checkpoints: Checkpoints = None,
     page: Page = None,
     force: Force = False,
@@ -213,6 +214,7 @@ def compress(
         recalibrate=recalibrate,
         max_accuracy_drop=max_accuracy_drop,
         seed=seed,
+        backend=backend,
         checkpoints=checkpoints,
         **patterns,
     )

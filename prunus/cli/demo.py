@@ -51,6 +51,7 @@ def demo(
             settings={},
             train_first=True,
             seed=seed,
+            backend="dense",  # the published file
         )
     if open_page:
         webbrowser.open(page.resolve().as_uri())

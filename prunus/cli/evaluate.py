@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.names import completion
-from prunus.cli.options import AsJson, DataName, Device, File, MaxBytes
+from prunus.cli.options import AsJson, Backend, DataName, Device, File, MaxBytes
 from prunus.cli.output import echo, echo_json
 from prunus.cli.tasks import Forward, Loss, Metric, evaluation_json, import_task
 
@@ -27,6 +27,7 @@ def evaluate(
     loss: Loss = None,
     metric: Metric = None,
     device: Device = "cpu",
+    backend: Backend = "auto",
     max_bytes: MaxBytes = None,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +56,7 @@ def evaluate(
     task = import_task(forward, loss, metric)
     examples = load_examples(data, device=device, progress=report)
     test = examples.test if isinstance(examples, Dataset) else examples
-    result = training.evaluate(loaded, test, progress=report, **task)
+    result = training.evaluate(loaded, test, progress=report, backend=backend, **task)
     if as_json:
         numbers = evaluation_json(result)
         echo_json({"n": result.n, "loss": numbers.pop("test_loss"), **numbers})

@@ -83,6 +83,15 @@ Threads = Annotated[
     ),
 ]
 
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What trains and evaluates: dense is PyTorch, sparse computes with the remaining weights only, and auto "
+        "takes the faster of both by a fixed rule.",
+    ),
+]
+
 Device = Annotated[
     str,
     typer.Option(

@@ -59,6 +59,14 @@ def run(
     workers: Annotated[
         int | None, optional("N", "Worker processes; one per core by default.", lowest=1)
     ] = None,
+    backend: Annotated[
+        str | None,
+        optional(
+            "NAME",
+            "What trains tickets and their baselines: dense, sparse or auto; the same as --set backend=NAME. By "
+            "default dense, as in the published results.",
+        ),
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,7 +94,10 @@ def run(
 
     if smoke and full:
         raise typer.BadParameter("--smoke and --full are two sizes; choose one.")
-    names, settings = _experiments(name), _settings(change or [])
+    names, settings = (
+        _experiments(name),
+        _settings([*(change or []), *([f"backend={backend}"] if backend else [])]),
+    )
     folder, size = out or Path("runs") / name, "smoke" if smoke else "full" if full else "default"
     _check_store_name(store)
     downloads.set(report)

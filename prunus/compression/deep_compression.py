@@ -42,6 +42,7 @@ from prunus.training.evaluation import MetricFunction
 from prunus.training.fit import Fit, check_fit
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
+from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Params, Progress
 
 
@@ -65,6 +66,7 @@ def compress(
     checkpoints: str | os.PathLike[str] | None = None,
     report: StageReport | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
     **settings: Any,
 ) -> Compressed:
     """Compress a copy of `model` by Deep Compression and write it to `path`; `model` is not modified.
@@ -109,6 +111,7 @@ def compress(
         checkpoints: Directory of checkpoints, from which an interrupted call resumes bit-identically.
         report: Called after each epoch.
         progress: Called after every batch of a training, as by `train`; with a total of 0 before the other steps.
+        backend: What retrains pruned networks, as for `prunus.train`; "sparse" holds for retraining alone.
         settings: Settings of the recipe to change, such as density=0.3, bits=4 or criterion="obs"; see
             `change_recipe`.
 
@@ -129,6 +132,7 @@ def compress(
 
     All errors but those of training, of writing and of accuracy are raised before any work.
     """
+    check_backend(backend)
     recipe = compression_recipe(preset, train=train, **settings)
     check_options(
         recipe, settings,
@@ -146,7 +150,18 @@ def compress(
     check_fit(fit, checkpoints)
     _check_outputs(path, folder)
     run = CompressionRun(
-        copy, weights, data, recipe, seed, folder, report, progress, fit, recalibrate=recalibrate, task=task
+        copy,
+        weights,
+        data,
+        recipe,
+        seed,
+        folder,
+        report,
+        progress,
+        fit,
+        backend=backend,
+        recalibrate=recalibrate,
+        task=task,
     )
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)

@@ -47,6 +47,7 @@ def prune_with_recipe(
     checkpoints: Path | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> list[PruningRound]:
     """Prune `model` in place by the schedule of `recipe`, retraining after each round: the first stage.
 
@@ -61,6 +62,7 @@ def prune_with_recipe(
         checkpoints: Directory of checkpoints, from which an interrupted call resumes.
         report: Called after each epoch.
         progress: Called after every batch.
+        backend: What retrains, as for `prunus.train`.
 
     Returns:
         The masks and the epochs of each round.
@@ -84,6 +86,7 @@ def prune_with_recipe(
         checkpoints=checkpoints,
         report=report,
         progress=progress,
+        backend=backend,
     )
 
 
@@ -100,12 +103,18 @@ class CompressionRun:
     report: StageReport | None
     progress: Progress | None
     fit: Fit | None = None
+    backend: str = "auto"
     layers: CalibratedLayers | None = None
     """Of the network before compression, where it is compressed without training."""
     recalibrate: bool = False
     """Whether to estimate the statistics of BatchNorm layers again after each step."""
     task: Mapping[str, Any] = field(default_factory=dict)
     """The arguments forward, loss and metric of `evaluate`."""
+
+    @property
+    def general_backend(self) -> str:
+        """The backend of what the sparse one may not be able to compute: dense weights, centroids, evaluations."""
+        return "dense" if self.backend == "dense" else "auto"
 
     def announce(self, step: str) -> None:
         """Report the beginning of a step without measurable progress."""
@@ -148,6 +157,7 @@ class CompressionRun:
             checkpoint=self.checkpoints / f"{role}.safetensors" if self.checkpoints else None,
             report=self.report_of(stage),
             progress=self.progress,
+            backend=self.general_backend,
         )
 
     def train_dense(self) -> nn.Module:
@@ -170,7 +180,7 @@ class CompressionRun:
             rounds = prune_with_recipe(
                 self.recipe, self.model, self.weights, self.data, plan,
                 fit=self.fit, seed=self.seed, checkpoints=self.checkpoints,
-                report=self.report_of("pruned"), progress=self.progress,
+                report=self.report_of("pruned"), progress=self.progress, backend=self.backend,
             )  # fmt: skip
             masks, epochs = rounds[-1].masks, [epoch for round_ in rounds for epoch in round_.epochs]
         else:
@@ -220,9 +230,8 @@ class CompressionRun:
             counts, edges = np.histogram(values.astype(np.float64), bins=101)
             histograms[name] = (edges.tolist(), counts.tolist())
             num_kept += len(values)
-        return Stage(
-            stage, size, num_kept, evaluate(self.model, self.data.validation, **self.task), histograms
-        )
+        validation = evaluate(self.model, self.data.validation, backend=self.general_backend, **self.task)
+        return Stage(stage, size, num_kept, validation, histograms)
 
     def encode(self, encodings: Sequence[EncodingConfig]) -> list[EncodedState]:
         """Encode the model once with each encoding, as `save` writes it."""

@@ -114,7 +114,7 @@ def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory) -> li
         epochs=0 if "no retraining" in settings.curve else settings.retrain_epochs,
         learning_rate=settings.recipe.learning_rate / 10,
     )
-    before = evaluate(network, data.test).accuracy
+    before = evaluate(network, data.test, backend="dense").accuracy
     iterative, sparsities, masks = "iterative" in settings.curve, settings.sparsities, None
     if iterative:  # from the 80 % point on, as in the paper
         first = min(sparsities, key=lambda sparsity: abs(sparsity - 0.8))
@@ -126,10 +126,10 @@ def accuracy_lost(settings: Tradeoff, replicate: int, dense: RunDirectory) -> li
         rounds = prune_and_retrain(
             pruned, data, [1 - sparsity], [retraining],
             criterion=CRITERIA["scaled_magnitude"], scope=SCOPES["global"], seed=replicate,
-            within=masks if iterative else None,
+            within=masks if iterative else None, backend="dense",
         )  # fmt: skip
         masks = rounds[-1].masks
-        lost = before - evaluate(pruned, data.test).accuracy
+        lost = before - evaluate(pruned, data.test, backend="dense").accuracy
         rows.append({"pruned %": round(100 * sparsity, 1), "accuracy lost": lost})
     return rows
 
@@ -220,7 +220,7 @@ def costs_of_pruned_network(settings: CompressedNetwork, replicate: int, pruned:
     """
     data, (model, masks) = settings.dense.dataset(), settings.load_pruned(pruned)
     rows = layer_costs(model, masks, data.validation.inputs[:1000])
-    return [*rows[:-1], {**rows[-1], "test error": evaluate(model, data.test).error}]
+    return [*rows[:-1], {**rows[-1], "test error": evaluate(model, data.test, backend="dense").error}]
 
 
 @torch.no_grad()

@@ -84,10 +84,14 @@ def sizes_of_layers(settings: CompressedNetwork, replicate: int, dense: RunDirec
         StoreError: The stored tensors of an input are missing or damaged.
     """
     data, model = settings.dense.dataset(), settings.dense.load(dense)
-    before = evaluate(model, data.test).error
-    compressed = compress(model, data=data, preset=settings.compression, seed=replicate)
+    before = evaluate(model, data.test, backend="dense").error
+    compressed = compress(model, data=data, preset=settings.compression, seed=replicate, backend="dense")
     rows = layer_rates(compressed)
-    total = {**rows[-1], "dense error": before, "error": evaluate(compressed.model, data.test).error}
+    total = {
+        **rows[-1],
+        "dense error": before,
+        "error": evaluate(compressed.model, data.test, backend="dense").error,
+    }
     return [*rows[:-1], {**total, "ratio": 100 / total["P+Q+H %"]}]
 
 
@@ -210,7 +214,7 @@ class Sweep(CompressedNetwork):
         model, recipe = copy.deepcopy(model), self.compression.finetune.replace(epochs=epochs)
         codebooks = quantize_weights(prunable_weights(model), masks, bits, self.start, seed)
         constraint = CodebookConstraint(model, codebooks)
-        train(model, data, recipe, constraint=constraint, seed=derive_seed(seed, "finetune"))
+        train(model, data, recipe, constraint=constraint, seed=derive_seed(seed, "finetune"), backend="dense")
         return model
 
 
@@ -261,7 +265,7 @@ def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory) -> 
         row: Row = {"bits": bits}
         for stage, epochs in (("k-means", 0), ("fine-tuned", settings.finetune_epochs)):
             quantized = settings.quantized_copy(model, masks, data, bits=bits, epochs=epochs, seed=replicate)
-            row[stage] = evaluate(quantized, data.test).accuracy
+            row[stage] = evaluate(quantized, data.test, backend="dense").accuracy
         rows.append(row)
     return rows
 
@@ -356,11 +360,18 @@ def loss_per_size(settings: Sweep, replicate: int, dense: RunDirectory, *pruned:
         StoreError: The stored tensors of an input are missing or damaged.
     """
     data, model = settings.dense.dataset(), settings.dense.load(dense)
-    before, num_parameters = evaluate(model, data.test).accuracy, sum(p.numel() for p in model.parameters())
+    before, num_parameters = (
+        evaluate(model, data.test, backend="dense").accuracy,
+        sum(p.numel() for p in model.parameters()),
+    )
 
     def row(at: object, network: nn.Module, encoding: EncodingConfig) -> Row:
         size = 100 * len(pack(network.state_dict(), encoding=encoding)) / (4 * num_parameters)
-        return {"at": at, "size %": size, "accuracy lost": before - evaluate(network, data.test).accuracy}
+        return {
+            "at": at,
+            "size %": size,
+            "accuracy lost": before - evaluate(network, data.test, backend="dense").accuracy,
+        }
 
     def share(network: nn.Module, masks: MaskDict, bits: int) -> nn.Module:
         epochs = settings.finetune_epochs

@@ -108,7 +108,7 @@ def deletions_without_retraining(settings: Deletion, replicate: int, dense: RunD
     """
     model, data = settings.dense.load(dense), settings.dense.dataset()
     examples, weights = data.train.take(settings.curvature_examples), prunable_weights(model)
-    start = evaluate(model, examples).loss
+    start = evaluate(model, examples, backend="dense").loss
     total = sum(weight.numel() for weight in weights.values())
     method = _method(settings.method, model, examples, weights, derive_seed(replicate, settings.method))
     rows: list[Row] = []
@@ -116,14 +116,14 @@ def deletions_without_retraining(settings: Deletion, replicate: int, dense: RunD
         pruned = prune_in_steps(method, weights, 1 - fraction, SCOPES["global"], seed=replicate)
         trial = with_weights(model, pruned.weights)
         remaining = sum(int(mask.sum()) for mask in pruned.masks.values())
-        error = evaluate(trial, examples).loss
+        error = evaluate(trial, examples, backend="dense").loss
         predicted = {"predicted": pruned.predicted_increase} if isfinite(pruned.predicted_increase) else {}
         rows.append(
             {
                 "remaining weights": remaining,
                 "deleted %": round(100 * (1 - remaining / total), 1),
                 "training error": error,
-                "test error %": evaluate(trial, data.test).error,
+                "test error %": evaluate(trial, data.test, backend="dense").error,
                 "true": error - start,
                 **predicted,
             }
@@ -236,8 +236,11 @@ def deletions_one_after_another(settings: Deletion, replicate: int, dense: RunDi
         set_weights(model, pruned.weights)
         if settings.retrain_epochs:
             seed = derive_seed(replicate, "again", number)
-            train(model, data, retraining, constraint=Masks(model, masks), seed=seed)
-        training, test = evaluate(model, examples), evaluate(model, data.test)
+            train(model, data, retraining, constraint=Masks(model, masks), seed=seed, backend="dense")
+        training, test = (
+            evaluate(model, examples, backend="dense"),
+            evaluate(model, data.test, backend="dense"),
+        )
         rows.append(
             {
                 "deleted %": round(100 * fraction, 1),

@@ -122,7 +122,7 @@ def trained_network(settings: OneShot, replicate: None) -> Output:
         data = load_data(settings.data)
         if settings.examples is not None:
             data = data.take(settings.examples, settings.examples // 10)
-        train(model, data, settings.recipe, seed=0)
+        train(model, data, settings.recipe, seed=0, backend="dense")
     return Output(tensors=model.state_dict())
 
 
@@ -145,16 +145,22 @@ def accuracy_per_sparsity(settings: OneShot, replicate: int, network: RunDirecto
     model.load_state_dict(network.load_tensors("tensors"))
     model.eval()
     test = data.test.take(settings.test_examples)
-    dense = evaluate(model, test).accuracy
+    dense = evaluate(model, test, backend="dense").accuracy
     calibration = sample_examples(data.train, settings.calibration_examples, replicate)
     rows: list[Row] = []
     for method, prune_to in METHODS[settings.methods](model, calibration, replicate, settings).items():
         for sparsity in settings.sparsities:
             pruned = with_weights(model, prune_to(1 - sparsity / 100))
-            as_pruned = evaluate(pruned, test).accuracy
+            as_pruned = evaluate(pruned, test, backend="dense").accuracy
             recalibrate_batchnorm(pruned, calibration.inputs)
             row = {"curve": method, "sparsity %": sparsity, "as pruned": as_pruned}
-            rows.append({**row, "recalibrated": evaluate(pruned, test).accuracy, "dense accuracy": dense})
+            rows.append(
+                {
+                    **row,
+                    "recalibrated": evaluate(pruned, test, backend="dense").accuracy,
+                    "dense accuracy": dense,
+                }
+            )
     return rows
 
 

@@ -86,7 +86,7 @@ def run_experiment(
     runs = Store(store)
     request = runs.request(experiment.name, size, [(label, spec) for label, spec in entries], changes)
     specs = [spec for _, spec in entries]
-    # A damaged dependency of a finished run that was removed is computed again, because it is drawn as well.
+    # A damaged dependency of a finished run that was removed is computed again, because it is plotted as well.
     done = [spec for spec in specs if runs.is_done(run_id(spec))]
     needed = [dependency for spec in done for dependency in spec.dependencies().values()]
     removed = [spec for spec in needed if not runs.is_done(run_id(spec))]
@@ -111,7 +111,7 @@ def draw_experiment(
         store: The store; only rows, curves and records of its runs are read.
         out: Folder for the result files.
         size: "smoke", "default" or "full"; None for the largest size with a finished run.
-        report: Called with a sentence where not everything that was requested is drawn.
+        report: Called with a sentence where not everything that was requested is plotted.
 
     Returns:
         The verdicts, rows and table of the finished runs, and the paths of the files, the page first.
@@ -146,12 +146,12 @@ def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -
     figures = {}
     by_group = group_rows(({"group": "", **row} for row in rows), ("group",))
     for (group,), members in by_group.items():
-        drawn = [row for row in figure.select(members) if figure.y in row and figure.x in row]
-        if missing and not drawn:
+        plotted = [row for row in figure.select(members) if figure.y in row and figure.x in row]
+        if missing and not plotted:
             continue
         # Learned masks end at densities of their own, so that their points are levels.
         point = figure.point or ("level" if figure.x == "density %" else figure.x)
-        curves = group_rows(drawn, (figure.curves,))
+        curves = group_rows(plotted, (figure.curves,))
         name_format = "{:.3g} %" if figure.curves == "density %" else "{}"
         series = [
             curve(
@@ -163,11 +163,11 @@ def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -
             )
             for (name,), of_curve in curves.items()
         ]
-        networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in drawn)))
+        networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in plotted)))
         # Of a function that makes the only network of an experiment, nothing; of a user's function, the name alone.
         networks = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[size]}"
-        footer = "; ".join(filter(None, (invariants_line(drawn), missing.partition(":")[0])))
+        footer = "; ".join(filter(None, (invariants_line(plotted), missing.partition(":")[0])))
         axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references
         suffix = f"{figure.suffix}.{group}" if group else figure.suffix
         figures[suffix] = FigureData(series, title, *axes, footer=footer)

@@ -70,8 +70,10 @@ def train_network(settings: TrainedNetwork, replicate: int) -> Output:
         UnknownNameError: There is no such model or data set.
     """
     data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
-    train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"))
-    return Output([{"test accuracy": evaluate(network, data.test).accuracy}], network.state_dict())
+    train(network, data, settings.recipe, seed=derive_seed(replicate, "dense"), backend="dense")
+    return Output(
+        [{"test accuracy": evaluate(network, data.test, backend="dense").accuracy}], network.state_dict()
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,6 @@ def prune_network(settings: CompressedNetwork, replicate: int, dense: RunDirecto
     """
     network, data = settings.dense.load(dense), settings.dense.dataset()
     weights = prunable_weights(network)
-    rounds = prune_with_recipe(settings.compression, network, weights, data, seed=replicate)
-    row = {"test accuracy": evaluate(network, data.test).accuracy}
+    rounds = prune_with_recipe(settings.compression, network, weights, data, seed=replicate, backend="dense")
+    row = {"test accuracy": evaluate(network, data.test, backend="dense").accuracy}
     return Output([row], network.state_dict(), rounds[-1].masks)

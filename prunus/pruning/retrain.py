@@ -29,6 +29,7 @@ from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.fit import Fit, check_fit, train_with
 from prunus.training.recipe import check_recipe
+from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Density, MaskDict, Progress, Scores
 
 
@@ -40,6 +41,7 @@ class PruningRound:
     density: float
     masks: MaskDict
     epochs: list[EpochMetrics]
+    """Each says which backend trained it."""
 
 
 def prune_and_retrain(
@@ -58,6 +60,7 @@ def prune_and_retrain(
     checkpoints: str | os.PathLike[str] | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
     progress: Progress | None = None,
+    backend: str = "auto",
 ) -> list[PruningRound]:
     """Prune `model` to each of `densities` in place, and retrain it after each.
 
@@ -81,6 +84,7 @@ def prune_and_retrain(
             weights of the first call, the same data, densities, recipes and seed.
         report: Called after each epoch.
         progress: Called after every batch of retraining.
+        backend: What retrains, as for `prunus.train`; "auto" chooses in each round.
 
     Returns:
         One entry per round.
@@ -98,6 +102,7 @@ def prune_and_retrain(
     weights, within = selection.weights, selection.within
     scope.check(shapes_of(weights), densities, within)
     folder = None if checkpoints is None else Path(checkpoints)
+    check_backend(backend)
     check_fit(fit, checkpoints)
     num_recipes = len(densities) if fit is None else 0
     if len(retrain) != num_recipes:
@@ -130,7 +135,7 @@ def prune_and_retrain(
                     model, data, retrain[number - 1],
                     constraint=Masks(model, masks), seed=derive_seed(seed, "retrain", number),
                     checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
-                    report=report, progress=progress,
+                    report=report, progress=progress, backend=backend,
                 )  # fmt: skip
         rounds.append(PruningRound(number, mask_density(masks), masks, epochs))
     if rounds and rounds[-1].density == 1.0:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prunus.compression.container.inspect import Average, FileInspection, TensorStats
 from prunus.compression.result import Compressed
 from prunus.files import write_atomic
-from prunus.report.compression_charts import epoch_chart, stage_chart, weight_chart
+from prunus.report.compression_charts import StageRow, epoch_chart, stage_chart, weight_chart
 from prunus.report.figures import figure_style, to_png
 from prunus.report.formatting import (
     format_bits,
@@ -52,28 +52,6 @@ PAPER_RATIOS = {"pruned": (9, 13), "quantized": (27, 31), "huffman": (35, 49)}
 """Compression ratios of Han et al. 2016, abstract; that of the pruned stage counts weights, not bytes."""
 PAPER_NETWORKS = ("lenet-300-100", "lenet-5")
 """Our networks that the paper compresses; its ratios are shown beside no other."""
-
-
-class StageRow(NamedTuple):
-    """Size and error of the network after one stage."""
-
-    name: str
-    description: str
-    bytes: int
-    ratio: float
-    """Bytes of the dense network ÷ bytes."""
-    density: float
-    weight_ratio: float | None
-    """All weights ÷ remaining weights; None where no weight remains."""
-    validation: Evaluation
-    paper: tuple[int, int] | None
-    """The range of ratios in the paper."""
-    paper_counts_weights: bool
-
-    @property
-    def paper_text(self) -> str:
-        """The range of the paper as text; empty where it has none."""
-        return f"{self.paper[0]}–{self.paper[1]}×" if self.paper else ""
 
 
 class TensorRow(NamedTuple):

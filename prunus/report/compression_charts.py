@@ -3,25 +3,46 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prunus.compression.result import Compressed
 from prunus.report.curve_styles import PALETTE
 from prunus.report.figures import REFERENCE_COLOR, new_figure, set_log_ticks
 from prunus.report.formatting import pluralize
+from prunus.training.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from prunus.report.compression import StageRow
 
 COLOR = "#8e3b76"
 PAPER_COLOR = "#d9b65c"
 STAGE_LABELS = {"pruned": "pruning and retraining", "quantized": "training the centroids"}
 
 
-def stage_chart(rows: Sequence["StageRow"]) -> "Figure":
+class StageRow(NamedTuple):
+    """Size and error of the network after one stage."""
+
+    name: str
+    description: str
+    bytes: int
+    ratio: float
+    """Bytes of the dense network ÷ bytes."""
+    density: float
+    weight_ratio: float | None
+    """All weights ÷ remaining weights; None where no weight remains."""
+    validation: Evaluation
+    paper: tuple[int, int] | None
+    """The range of ratios in the paper."""
+    paper_counts_weights: bool
+
+    @property
+    def paper_text(self) -> str:
+        """The range of the paper as text; empty where it has none."""
+        return f"{self.paper[0]}–{self.paper[1]}×" if self.paper else ""
+
+
+def stage_chart(rows: Sequence[StageRow]) -> "Figure":
     """A bar per stage from 1 to its ratio, with the range of the paper and the ratio that counts weights."""
     figure = new_figure(8.5, 0.7 + 0.42 * len(rows))
     axes = figure.add_subplot()
@@ -47,7 +68,15 @@ def stage_chart(rows: Sequence["StageRow"]) -> "Figure":
 
 
 def weight_chart(compressed: Compressed, name: str) -> "Figure":
-    """Three panels of a layer that share their x axis: weights before pruning, after it, and the centroids."""
+    """Three panels of a layer that share their x axis: weights before pruning, after it, and the centroids.
+
+    Args:
+        compressed: The result of `compress`.
+        name: The name of the weight of the layer.
+
+    Returns:
+        The figure; a panel without data says so in its title.
+    """
     figure = new_figure(8.5, 2.4)
     before, after, centroids = figure.subplots(1, 3, sharex=True)
     for axes, stage, title in (

@@ -28,6 +28,7 @@ from prunus.training.constraint import Constraint
 from prunus.training.fit import Fit
 from prunus.training.loop import Trainer, steps_per_epoch
 from prunus.training.recipe import check_recipe
+from prunus.training.sparse.backend import check_backend
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
 from prunus.types import Dataset, Params, Progress
 
@@ -62,6 +63,9 @@ class BaselineSpec:
     test_curve: bool = False
     """Whether the test split is evaluated during training as well, for a figure."""
     device: str = "cpu"
+    backend: str = "dense"
+    """What trains and evaluates, as for `prunus.train`. It is part of the ID, since results differ by rounding; another
+    backend than "dense" is recorded in the rows."""
     fit: Fit | None = None
     """A function (model, masks) that trains the network in place of the recipe. A spec with one cannot be stored."""
 
@@ -166,7 +170,7 @@ class BaselineSpec:
             test=data.test if self.test_curve else None,
             count_violations=getattr(constraint, "verify", None),
         )
-        train(
+        epochs = train(
             model,
             data,
             recipe,
@@ -177,7 +181,9 @@ class BaselineSpec:
             checkpoint=directory.checkpoint_path(checkpoint_name(level)),
             evaluate_every_epoch=False,  # the monitor evaluates
             progress=None if report_steps is None else _report_differences(report_steps, first_step),
+            backend=self.backend,
         )
+        monitor.backend = epochs[-1].backend
         return monitor
 
     def pace(self) -> float:
@@ -204,6 +210,7 @@ class BaselineSpec:
         if isinstance(self.model, str):
             lookup("model", MODELS, self.model) if ":" not in self.model else import_object(self.model)
         check_recipe(self.recipe)
+        check_backend(self.backend)
 
 
 def references(*names: object) -> tuple[str, ...]:
@@ -291,7 +298,7 @@ def run_baseline(
         for step, state in monitor.states.items():
             directory.save_tensors(f"state-{step}", state_to_tensors(state), {"step": step})
         directory.save_tensors("final", model.state_dict())
-        metrics = final_metrics(model, monitor, spec.load_data())
+        metrics = final_metrics(model, monitor, spec)
         row = {"level": 0, "density": 1.0, **metrics, "seconds": round(time.perf_counter() - started, 2)}
         directory.append_curve(monitor.curve_rows(0))
         directory.append_row(row)
@@ -331,22 +338,22 @@ def _report_differences(report_steps: StepReport, first_step: int) -> Progress:
     return progress
 
 
-def final_metrics(model: nn.Module, monitor: TrainingMonitor, data: Dataset) -> Row:
+def final_metrics(model: nn.Module, monitor: TrainingMonitor, spec: BaselineSpec) -> Row:
     """Evaluate a finished training at its end and at the early-stopping point.
 
     Args:
         model: The trained model; evaluated twice on the test split, and unchanged afterwards.
         monitor: What was observed of its training.
-        data: The data it was trained on.
+        spec: The data that it was trained on, and the backend.
 
     Returns:
-        Losses in nats, accuracies in percent, and steps.
+        Losses in nats, accuracies in percent, and steps; what trained, unless the spec says "dense".
     """
-    stop, end = monitor.stop, monitor.curve[-1]
-    at_end = evaluate(model, data.test)
+    stop, end, test = monitor.stop, monitor.curve[-1], spec.load_data().test
+    at_end = evaluate(model, test, backend=spec.backend)
     final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(monitor.best)
-    at_stop = evaluate(model, data.test)
+    at_stop = evaluate(model, test, backend=spec.backend)
     model.load_state_dict(final)
     return {
         "steps": end.step,
@@ -357,6 +364,7 @@ def final_metrics(model: nn.Module, monitor: TrainingMonitor, data: Dataset) -> 
         "final_validation_loss": end.validation_loss,
         "final_validation_accuracy": end.validation_accuracy,
         "final_test_accuracy": at_end.accuracy,
+        **({} if spec.backend == "dense" else {"backend": monitor.backend}),
     }
 
 

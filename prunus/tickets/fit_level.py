@@ -7,9 +7,10 @@ from torch import nn
 from prunus.masks import Masks, all_kept
 from prunus.pruning.prunable import prunable_weights
 from prunus.tickets.monitor import TrainingMonitor
+from prunus.training import Evaluation, evaluate
 from prunus.training.fit import Fit, train_with
 from prunus.training.state import TrainingState, clone_tensors
-from prunus.types import Dataset
+from prunus.types import Dataset, Split
 
 
 @dataclass
@@ -21,6 +22,9 @@ class _Moment:
 
     def capture(self) -> TrainingState:
         return TrainingState(self.done, clone_tensors(self.model.state_dict()))
+
+    def evaluate(self, split: Split) -> Evaluation:
+        return evaluate(self.model, split, backend="dense")
 
 
 def train_level_with(

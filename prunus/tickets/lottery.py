@@ -97,6 +97,7 @@ def lottery(
     recipe: Recipe | None = None,
     fit: Fit | None = None,
     replicate: int = 0,
+    backend: str = "auto",
     store: "Store | str | PathLike[str] | None" = None,
     report: Callable[[LotteryLevel], None] | None = None,
 ) -> LotteryResult:
@@ -119,6 +120,7 @@ def lottery(
         fit: A function (model, masks) that trains every level in place of the recipe; it calls
             `masks.attach(optimizer)`. The network is evaluated before and afterwards only, as steps 0 and 1.
         replicate: Selects the seeds of all random choices.
+        backend: What trains and evaluates, as for `prunus.train`; it is part of the identity of the runs in a store.
         store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
             have a name then, since it identifies the run: functions must be importable. None: nothing is kept on disk.
         report: Called with each level, as soon as it is trained; with a store, after all of them.
@@ -158,7 +160,7 @@ def lottery(
     choices: dict[str, Any] = {"criterion": criterion, "scope": scope, "mask1": mask1, "mask0": mask0}
     if store is not None:
         settings, choices = ({k: _name(k, v) for k, v in part.items()} for part in (settings, choices))
-    baseline = BaselineSpec(**settings, recipe=recipe, replicate=replicate)
+    baseline = BaselineSpec(**settings, recipe=recipe, replicate=replicate, backend=backend)
     steps = steps_per_epoch(recipe, baseline.load_data().train)
     baseline = replace(baseline, eval_every=min(baseline.eval_every, steps), fit=fit)
     ticket = TicketSpec(baseline, rounds=rounds, pruning_rates=pruning_rates or PruningRates(), **choices)

@@ -66,7 +66,7 @@ class PrunedLayer(NamedTuple):
         return self.mask & (self.moved_towards_zero() | (self.start == 0))
 
 
-Places = Callable[[PrunedLayer], Tensor]
+LayerPlaces = Callable[[PrunedLayer], Tensor]
 PrunedLayerCheck = Callable[[PrunedLayer, Tensor, Tensor], bool]
 """(layer, values of the mask-1 action, start) -> whether a statement holds for the layer."""
 
@@ -118,7 +118,7 @@ def make_action(
     return Mask0Action(values, invariants, freezes, description)
 
 
-def zero_where(zeros: Places) -> Callable[[PrunedLayer, int], Tensor]:
+def zero_where(zeros: LayerPlaces) -> Callable[[PrunedLayer, int], Tensor]:
     """Zero at newly pruned places that are also in `zeros`, elsewhere the start of the last training."""
     return lambda layer, seed: layer.start.masked_fill(layer.new & zeros(layer), 0.0)
 
@@ -146,7 +146,7 @@ def zero_at_random(layer: PrunedLayer, seed: int) -> Tensor:
 # Invariants. Each examines the tensors alone, not how they were computed.
 
 
-def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) -> PrunedLayerCheck:
+def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: LayerPlaces) -> PrunedLayerCheck:
     """The start at some places equals a tensor, made of the layer and the values of the mask-1 action.
 
     Args:
@@ -161,12 +161,12 @@ def equals(expected: Callable[[PrunedLayer, Tensor], Tensor], places: Places) ->
     )
 
 
-def is_zero(places: Places) -> PrunedLayerCheck:
+def is_zero(places: LayerPlaces) -> PrunedLayerCheck:
     """The start at some places is zero."""
     return lambda layer, kept_weights, start: not bool(start[places(layer)].any())
 
 
-def zero_or_start(zeros: Places) -> dict[str, PrunedLayerCheck]:
+def zero_or_start(zeros: LayerPlaces) -> dict[str, PrunedLayerCheck]:
     """Of the newly pruned weights, those at `zeros` are zero and the others are as the last training started."""
     return {
         "every newly pruned weight that must be zero is zero": is_zero(

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from prunus.training import evaluate
 from prunus.training.evaluate import best_index
 from prunus.training.state import (
     TrainingState,
@@ -67,6 +66,8 @@ class TrainingMonitor:
         self.checkpoint_steps = set(checkpoint_steps)
         self.count_violations = count_violations
         self.violations = 0
+        self.backend = "dense"
+        """What trained, as in `EpochMetrics.backend`."""
         self.curve: list[CurvePoint] = []
         self.best: Params = {}
         """The model at the early-stopping point."""
@@ -89,16 +90,16 @@ class TrainingMonitor:
         if step in self.checkpoint_steps:
             self.states[step] = moment.capture()
         if self._is_evaluated(step):
-            self._evaluate(moment.model, step)
+            self._evaluate(moment, step)
 
-    def _evaluate(self, model: nn.Module, step: int) -> None:
+    def _evaluate(self, moment: TrainingView, step: int) -> None:
         if self.count_violations is not None:
             self.violations += self.count_violations()
-        result = evaluate(model, self.validation)
-        test = evaluate(model, self.test).accuracy if self.test is not None else None
+        result = moment.evaluate(self.validation)
+        test = moment.evaluate(self.test).accuracy if self.test is not None else None
         self.curve.append(CurvePoint(step, result.loss, result.accuracy, test))
         if self.stop == self.curve[-1]:
-            self.best = clone_tensors(model.state_dict())
+            self.best = clone_tensors(moment.model.state_dict())
 
     @property
     def stop(self) -> CurvePoint:

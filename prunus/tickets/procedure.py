@@ -89,7 +89,7 @@ def run_ticket(
         row = {
             "level": level,
             "density": mask_density(masks),
-            **final_metrics(model, monitor, ticket.baseline.load_data()),
+            **final_metrics(model, monitor, ticket.baseline),
             "seconds": round(time.perf_counter() - started, 2),
             "invariants": report.to_json(),
         }

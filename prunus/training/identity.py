@@ -17,6 +17,7 @@ from prunus.training.checks import forward, unchanged
 from prunus.training.constraint import Constraint
 from prunus.training.modes import eval_mode
 from prunus.training.recipe import Recipe
+from prunus.training.sparse.backend import Backend
 from prunus.training.state import TrainingState, add_prefix
 from prunus.types import Dataset, Split
 
@@ -51,6 +52,7 @@ class Training(Protocol):
     model: nn.Module
     recipe: Recipe
     constraint: Constraint
+    backend: Backend
 
     def capture(self) -> TrainingState:
         """A copy of everything that a step changes."""
@@ -74,6 +76,7 @@ def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
         },
         "seed": seed,
         "first step": state.step,
+        "backend": training.backend.name,
         "training data": _digest_of_split(data.train),
         "validation data": _digest_of_split(data.validation),
         "model": _digest_of_structure(model),
@@ -99,7 +102,9 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
     """
     differences = []
     for key, value in current.values.items():
-        other = saved.values.get(key)
+        other = saved.values.get(
+            key, "dense" if key == "backend" else None
+        )  # older checkpoints do not name it
         if other == value:
             continue
         if key == "recipe" and isinstance(other, Mapping):
@@ -108,7 +113,7 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
                 for name in value
                 if other.get(name) != value[name]
             ]
-        elif key in ("seed", "first step"):
+        elif key in ("seed", "first step", "backend"):
             differences.append(f"its {key} is {other}, this run's {value}")
         else:
             differences.append(_DESCRIPTIONS[key])

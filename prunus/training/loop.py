@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,9 @@ from prunus.training.state import (
 )
 from prunus.types import IGNORE_INDEX, Dataset, Progress, Split
 
+if TYPE_CHECKING:
+    from prunus.training.sparse.network import SparseNetwork
+
 Report = Callable[[EpochMetrics], None]
 
 
@@ -68,7 +71,8 @@ class Trainer:
         self.done = 0
         """The number of steps done."""
         self.epochs: list[EpochMetrics] = []
-        self.backend, self.network = Backend("dense"), None
+        self.backend = Backend("dense")
+        self.network: SparseNetwork | None = None
         self.best: dict[str, Tensor] = {}
         """The `state_dict` with the lowest validation loss so far, kept only if `recipe.patience` may restore it."""
 
@@ -93,7 +97,15 @@ class Trainer:
         return loss.detach()
 
     def choose_backend(self, backend: str, split: Split) -> None:
-        """Choose what computes the training of this split: "auto", "dense" or "sparse". Raises SpecError."""
+        """Choose what computes the training.
+
+        Args:
+            backend: "auto", "dense" or "sparse".
+            split: The training examples.
+
+        Raises:
+            SpecError: The sparse backend is requested and cannot train the model.
+        """
         self.backend, self.network = choose_training_backend(
             backend, self.model, self.constraint, self.recipe, split.inputs
         )
@@ -291,7 +303,7 @@ def train(
 
     Raises:
         SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while
-            only the last epoch is evaluated, or the sparse backend is asked for and cannot train the model.
+            only the last epoch is evaluated, or the sparse backend is requested and cannot train the model.
         DataError: The data cannot train a classifier.
         ModelError: The model cannot be trained on the data, or the masks or the constraint belong to another model.
         DivergenceError: The loss is NaN or infinite.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError
-from prunus.types import Params
+from prunus.training.evaluation import Evaluation
+from prunus.types import Params, Split
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class TrainingView(Protocol):
 
     def capture(self) -> TrainingState:
         """A copy of everything that a step changes."""
+
+    def evaluate(self, split: Split) -> Evaluation:
+        """Evaluate the model on a split, with the backend of the training."""
 
 
 class Observer(Protocol):

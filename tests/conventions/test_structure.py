@@ -53,7 +53,14 @@ INTERFACES = {
 }
 """Public names that several modules may define, and why."""
 
-READING_CALLS = {"tarfile.open", "archive.open", "store.open", "webbrowser.open", "zipfile.open"}
+READING_CALLS = {
+    "Image.open",
+    "tarfile.open",
+    "archive.open",
+    "store.open",
+    "webbrowser.open",
+    "zipfile.open",
+}
 """Calls of `open` that open no file for writing, whatever their arguments."""
 WRITING_NAMES = {
     *("write_text", "write_bytes", "touch", "rename", "truncate", "ftruncate", "fdopen", "mkstemp", "link"),

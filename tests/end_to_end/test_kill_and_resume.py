@@ -43,17 +43,20 @@ def command(name, folder):
 
 
 def finished_work(store):
-    """The records of runs that are done and the rows of all runs, each with the file that it is in.
+    """The files of runs that finished work has written, each with its inode and, of records and rows, its content.
 
-    Work that is done again replaces the file of its rows by another one.
+    Work that is done again would replace its file by another one.
     """
-    paths = [path for path in (store / "runs").glob("*/*") if path.name in ("run.json", "rows.jsonl")]
-    contents = {path: (path.stat().st_ino, path.read_bytes()) for path in paths}
-    return {
-        path: (file, content)
-        for path, (file, content) in contents.items()
-        if path.suffix == ".jsonl" or b'"state": "done"' in content
-    }
+    files = {}
+    for run in (store / "runs").iterdir():
+        rows = run / "rows.jsonl"
+        lines = rows.read_bytes().splitlines() if rows.exists() else []
+        levels = [json.loads(line).get("level") for line in lines if line.endswith(b"}")]
+        masks = [run / f"masks-{level:02d}.safetensors" for level in levels if isinstance(level, int)]
+        is_done = (run / "run.json").exists() and b'"state": "done"' in (run / "run.json").read_bytes()
+        files |= dict.fromkeys([*masks, *run.glob("copy-*.safetensors")], b"")
+        files |= {path: path.read_bytes() for path in (rows, *[run / "run.json"] * is_done) if path.exists()}
+    return {path: (path.stat().st_ino, content) for path, content in files.items() if path.exists()}
 
 
 def check_kept(before, now):

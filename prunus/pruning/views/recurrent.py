@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
-State = tuple[Tensor, ...]
+RecurrentState = tuple[Tensor, ...]
 """(h,), or (h, c) of an LSTM."""
 
 
-def _lstm(x: Tensor, h: Tensor, state: State) -> State:
+def _lstm(x: Tensor, h: Tensor, state: RecurrentState) -> RecurrentState:
     i, f, g, o = (x + h).chunk(4, -1)
     c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c
 
 
-def _gru(x: Tensor, h: Tensor, state: State) -> State:
+def _gru(x: Tensor, h: Tensor, state: RecurrentState) -> RecurrentState:
     (r_x, z_x, n_x), (r_h, z_h, n_h) = x.chunk(3, -1), h.chunk(3, -1)
     z = (z_x + z_h).sigmoid()
     n = (n_x + (r_x + r_h).sigmoid() * n_h).tanh()
     return ((1 - z) * n + z * state[0],)
 
 
-STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
+STEPS: dict[str, Callable[[Tensor, Tensor, RecurrentState], RecurrentState]] = {
     "LSTM": _lstm,
     "GRU": _gru,
     "RNN_TANH": lambda x, h, state: ((x + h).tanh(),),
@@ -56,7 +56,7 @@ class CellView(nn.Module):
         self.weight_ih = _linear(cell.weight_ih, cell.bias_ih)
         self.weight_hh = _linear(cell.weight_hh, cell.bias_hh)
 
-    def forward(self, input: Tensor, hx: Tensor | State | None = None) -> Tensor | State:
+    def forward(self, input: Tensor, hx: Tensor | RecurrentState | None = None) -> Tensor | RecurrentState:
         """As the forward of the cell.
 
         Args:
@@ -91,8 +91,8 @@ class RecurrentView(nn.Module):
         """Nothing: models call it before the forward pass."""
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | State | None = None
-    ) -> tuple[Tensor | PackedSequence, Tensor | State]:
+        self, input: Tensor | PackedSequence, hx: Tensor | RecurrentState | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor | RecurrentState]:
         """As the forward of the layer.
 
         Args:
@@ -123,12 +123,14 @@ class RecurrentView(nn.Module):
                 output, last = output.squeeze(1), tuple(s.squeeze(1) for s in last)
         return output, last if self.mode == "LSTM" else last[0]
 
-    def _run(self, data: Tensor, batch_sizes: list[int], states: State | None) -> tuple[Tensor, State]:
+    def _run(
+        self, data: Tensor, batch_sizes: list[int], states: RecurrentState | None
+    ) -> tuple[Tensor, RecurrentState]:
         """The outputs of all layers for packed inputs [sum of the batch sizes, I], and the last states."""
         if states is None:
             shape = self.num_layers * len(self.suffixes), batch_sizes[0], self.hidden_size
             states = tuple(data.new_zeros(shape) for _ in range(2 if self.mode == "LSTM" else 1))
-        last: list[State] = []
+        last: list[RecurrentState] = []
         for layer in range(self.num_layers):
             outputs = []
             for suffix in self.suffixes:
@@ -142,8 +144,8 @@ class RecurrentView(nn.Module):
         return data, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
 
     def _run_direction(
-        self, data: Tensor, batch_sizes: list[int], state: State, name: str
-    ) -> tuple[Tensor, State]:
+        self, data: Tensor, batch_sizes: list[int], state: RecurrentState, name: str
+    ) -> tuple[Tensor, RecurrentState]:
         gates = self.get_submodule(f"weight_ih_{name}")(data).split(batch_sizes)
         recur = self.get_submodule(f"weight_hh_{name}")
         outputs: dict[int, Tensor] = {}

@@ -208,8 +208,8 @@ def final_accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:
         The accuracies under "final_validation_accuracy" and "final_test_accuracy".
     """
     return {
-        "final_validation_accuracy": evaluate(model, data.validation).accuracy,
-        "final_test_accuracy": evaluate(model, data.test).accuracy,
+        "final_validation_accuracy": evaluate(model, data.validation, backend="dense").accuracy,
+        "final_test_accuracy": evaluate(model, data.test, backend="dense").accuracy,
     }
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prunus.training.sparse.network import SparseNetwork
 
 BACKENDS = ("auto", "dense", "sparse")
-LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.45, 0.3
+LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.35
 EVALUATION_MACS = 1e10
 """About 0.2 seconds of dense layers."""
 TOLERANCE = 1e-3
@@ -81,6 +81,7 @@ def choose_backend(
             raise UnsupportedError("no weight is masked")
         _check_tensors(model, inputs)
         connections = connect_layers(trace_layers(model), masks, inputs.shape[1:])
+        _check_parameters(model, masks, connections)
         if backend == "auto":
             _check_cost(connections, least_macs)
         return Backend("sparse"), _make_network(model, masks, connections, inputs)
@@ -180,9 +181,28 @@ def _check_tensors(model: nn.Module, inputs: Tensor) -> None:
     named = [*model.named_parameters(remove_duplicate=False), ("inputs", inputs)]
     for name, tensor in named:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise UnsupportedError(f"{name!r} is {tensor.dtype} on {tensor.device.type}, not float32 on a CPU")
+            raise UnsupportedError(
+                f"{name!r} is {tensor.dtype} on {tensor.device.type}, not float32 on a CPU"
+            )
     if len({id(tensor) for _, tensor in named}) < len(named):
         raise UnsupportedError("it uses a parameter twice")
+
+
+def _check_parameters(
+    model: nn.Module, masks: Mapping[str, Tensor], connections: Sequence[Connection]
+) -> None:
+    """Raise UnsupportedError unless each parameter belongs to one of the layers, and masks are of weights."""
+    layers = [connection.layer for connection in connections if connection.layer.name]
+    if len({layer.name for layer in layers}) < len(layers):
+        raise UnsupportedError("it uses a layer twice")
+    owned = {layer.parameter(key) for layer in layers for key in ("weight", "bias")}
+    weights = {layer.parameter("weight") for layer in layers if layer.kind == "weighted"}
+    for name, _ in model.named_parameters():
+        if name not in owned:
+            raise UnsupportedError(f"no layer uses the parameter {name!r}")
+    for name in masks:
+        if name not in weights:
+            raise UnsupportedError(f"{name!r} is masked and no weight of a linear layer or a convolution")
 
 
 def _check_cost(connections: Sequence[Connection], least_macs: float) -> None:

@@ -22,7 +22,7 @@ AUGMENTED_BYTES = 4_000_000
 """The most bytes of augmented images that are made at once."""
 
 
-class Training(TrainingView, Protocol):
+class SparseTraining(TrainingView, Protocol):
     """What an epoch needs of the training that it is part of."""
 
     recipe: Recipe
@@ -35,7 +35,7 @@ class Training(TrainingView, Protocol):
 
 
 def train_sparse_epoch(
-    training: Training,
+    training: SparseTraining,
     network: "SparseNetwork",
     split: Split,
     seed: int,
@@ -61,7 +61,7 @@ def train_sparse_epoch(
     count = -(-len(split) // size)
     number, first = divmod(training.done, count)
     order = torch.cat(batch_indices(len(split), size, seed, number))
-    loss, num_labeled, num_stored = 0.0, 0, training.done
+    loss, num_labeled = 0.0, 0
     network.load()
     network.load_optimizer(training.optimizer)
     try:
@@ -69,7 +69,9 @@ def train_sparse_epoch(
             last = _last_step(training, split, observer, first, count)
             indices = range(first, last)
             rates = [training.learning_rate((number + index / count) / recipe.epochs) for index in indices]
-            keys = [derive_seed(seed, "dropout", number, index) if network.has_dropout else 0 for index in indices]
+            keys = [
+                derive_seed(seed, "dropout", number, index) if network.has_dropout else 0 for index in indices
+            ]
             batches = order[first * size : last * size]
             examples = split
             if training.augment is not no_augmentation:
@@ -82,17 +84,18 @@ def train_sparse_epoch(
             training.done += last - first
             first = last
             if observer is not None and observer.is_due(training.done):
-                network.store(training.optimizer, training.done - num_stored)
-                num_stored = training.done
+                network.store(training.optimizer)
                 observer.observe(training)
             if progress is not None:
                 progress(f"epoch {number + 1} of {recipe.epochs}", training.done, count * recipe.epochs)
     finally:
-        network.store(training.optimizer, training.done - num_stored)
+        network.store(training.optimizer)
     return loss / num_labeled if num_labeled else 0.0
 
 
-def _last_step(training: Training, split: Split, observer: Observer | None, first: int, count: int) -> int:
+def _last_step(
+    training: SparseTraining, split: Split, observer: Observer | None, first: int, count: int
+) -> int:
     """The step of the epoch before which the next call of the compiled function ends."""
     limit = STEPS_PER_CALL
     if training.augment is not no_augmentation:
@@ -104,7 +107,9 @@ def _last_step(training: Training, split: Split, observer: Observer | None, firs
     return min(first + limit, count)
 
 
-def _augmented(augment: Augment, split: Split, order: Tensor, size: int, start: tuple[int, int, int]) -> Split:
+def _augmented(
+    augment: Augment, split: Split, order: Tensor, size: int, start: tuple[int, int, int]
+) -> Split:
     """The examples `order` of a split, each batch augmented as in a dense training."""
     seed, epoch, first = start
     inputs = [

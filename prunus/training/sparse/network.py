@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.training.recipe import Recipe
-from prunus.training.sparse import optimizers, program
+from prunus.training.sparse import arrays, optimizers, program
+from prunus.training.sparse.optimizers import OptimizerSettings
 from prunus.training.sparse.places import Connection
-from prunus.training.sparse.tables import Tables, list_parameters
+from prunus.training.sparse.tables import list_parameters, make_arrays
 from prunus.training.sparse.vectors import LANES, zeros
 
-Floats64 = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
 _OPTIMIZERS = {
@@ -44,48 +44,46 @@ class SparseNetwork:
             connections: The layers of the model with their places, made with the same masks.
         """
         self._parameters = list_parameters(model, masks)
-        self._tables = Tables(connections, self._parameters)
+        self._net = make_arrays(connections, self._parameters)
         modules = [connection.layer.module for connection in connections]
         self._norms = [m for m in modules if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
         self.has_dropout = any(isinstance(module, nn.Dropout) for module in modules)
-        size = len(self._tables.offsets)
-        self.params, self._gradients = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        self._moments, self._step = np.zeros((2, size), np.float32), 0
-        self._statistics = np.zeros((sum(norm.num_features for norm in self._norms), 4))
-        self._values = self._slopes = zeros(0)
+        self._moments = np.zeros((2, len(self._net.params)), np.float32)
+        self._step = self._num_new_steps = 0
 
     @property
     def num_classes(self) -> int:
         """The number of logits."""
-        return int(self._tables.shape[program.NUM_CLASSES])
+        return int(self._net.sizes[arrays.NUM_CLASSES])
 
     def load(self) -> None:
         """Copy the values of the model."""
         for parameter in self._parameters.values():
-            self.params[parameter.first : parameter.last] = parameter.read(parameter.tensor)
+            self._net.params[parameter.first : parameter.last] = parameter.read(parameter.tensor)
         for norm, lines in self._norm_lines():
-            lines[:, 0], lines[:, 1] = norm.running_mean.numpy(), norm.running_var.numpy()
+            lines[:, arrays.LINE_MEAN], lines[:, arrays.LINE_VARIANCE] = (
+                norm.running_mean.numpy(),
+                norm.running_var.numpy(),
+            )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Copy the state of the optimizer of the model; without a state, the training has taken no step."""
-        self._moments[:], self._step = 0, 0
+        self._moments[:], self._step, self._num_new_steps = 0, 0, 0
         for parameter in self._parameters.values():
             state = optimizer.state.get(parameter.tensor, {})
             for row, key in enumerate(_state_keys(state)):
                 self._moments[row, parameter.first : parameter.last] = parameter.read(state[key])
             self._step = max(self._step, int(state.get("step", 0)))
 
-    def store(self, optimizer: torch.optim.Optimizer, num_steps: int) -> None:
-        """Write the values into the model and the state into its optimizer; entries of pruned weights do not change.
+    def store(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write the values into the model and the state into its optimizer, if there was a step since the last call.
 
-        Args:
-            optimizer: The optimizer of torch that a dense training would use.
-            num_steps: The number of steps since the last call.
+        Entries of pruned weights do not change.
         """
-        if not num_steps:
+        if not self._num_new_steps:
             return
         for parameter in self._parameters.values():
-            parameter.write(parameter.tensor, self.params)
+            parameter.write(parameter.tensor, self._net.params)
             state = _complete_state(optimizer, parameter.tensor)
             for row, key in enumerate(_state_keys(state)):
                 parameter.write(state[key], self._moments[row])
@@ -93,12 +91,19 @@ class SparseNetwork:
                 state["step"].fill_(self._step)
         for norm, lines in self._norm_lines():
             if norm.training:
-                norm.running_mean.copy_(torch.from_numpy(lines[:, 0]))
-                norm.running_var.copy_(torch.from_numpy(lines[:, 1]))
-                norm.num_batches_tracked.add_(num_steps)
+                norm.running_mean.copy_(torch.from_numpy(lines[:, arrays.LINE_MEAN]))
+                norm.running_var.copy_(torch.from_numpy(lines[:, arrays.LINE_VARIANCE]))
+                norm.num_batches_tracked.add_(self._num_new_steps)
+        self._num_new_steps = 0
 
     def train(
-        self, recipe: Recipe, inputs: Tensor, labels: Tensor, order: Tensor, learning_rates: Floats64, keys: Keys
+        self,
+        recipe: Recipe,
+        inputs: Tensor,
+        labels: Tensor,
+        order: Tensor,
+        learning_rates: NDArray[np.float64],
+        keys: Keys,
     ) -> tuple[float, int]:
         """Take one step per learning rate, on batches of `order`.
 
@@ -113,16 +118,18 @@ class SparseNetwork:
         Returns:
             The sum of the losses in nats, each before its step, and the number of labeled examples.
         """
-        tables = self._tables
         self._reserve(min(recipe.batch_size, len(order)))
-        tables.shape[program.OPTIMIZER] = _OPTIMIZERS[recipe.optimizer]
         l1, l2 = (recipe.penalty_strength if recipe.penalty == name else 0.0 for name in ("l1", "l2"))
-        loss, num_labeled, self._step = program.train_batches(
-            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.places, tables.tiles, self.params, self._gradients,
-            self._moments, self._statistics, self._values, self._slopes, tables.shape,
-            np.array([recipe.momentum, recipe.weight_decay, l1, l2]), _flat(inputs), labels.numpy(), order.numpy(),
-            recipe.batch_size, learning_rates, self._step, keys,
-        )  # fmt: skip
+        optimizer = _OPTIMIZERS[recipe.optimizer]
+        settings = OptimizerSettings(
+            optimizer, float(recipe.momentum), float(recipe.weight_decay), float(l1), float(l2)
+        )
+        examples = program.OrderedExamples(_flat(inputs), labels.numpy(), order.numpy())
+        loss, num_labeled, step = program.train_batches(
+            self._net, examples, recipe.batch_size, settings, self._moments, learning_rates, keys, self._step
+        )
+        self._num_new_steps += step - self._step
+        self._step = step
         return loss, num_labeled
 
     def evaluate(self, inputs: Tensor, labels: Tensor) -> tuple[float, int]:
@@ -135,32 +142,29 @@ class SparseNetwork:
         Returns:
             Both sums over all labeled examples.
         """
-        tables = self._tables
         self._reserve(LANES)
-        sums: tuple[float, int] = program.evaluate_batches(
-            tables.ops, tables.rows, tables.offsets, tables.numbers, tables.places, tables.tiles, self.params, self._statistics,
-            self._values, self._slopes, tables.shape, _flat(inputs), labels.numpy(), np.arange(len(labels)), LANES,
-        )  # fmt: skip
+        examples = program.OrderedExamples(_flat(inputs), labels.numpy(), np.arange(len(labels)))
+        sums: tuple[float, int] = program.evaluate_batches(self._net, examples, LANES)
         return sums
 
     def logits(self, inputs: Tensor) -> Tensor:
         """The logits [n, C] of at most `LANES` examples, in evaluation mode."""
         self.evaluate(inputs, torch.zeros(len(inputs), dtype=torch.int64))
-        first, num_classes = self._tables.shape[program.LOGITS], self._tables.shape[program.NUM_CLASSES]
-        vectors = self._values.reshape(-1, LANES)[first : first + num_classes, : len(inputs)]
+        first = self._net.sizes[arrays.LOGITS]
+        vectors = self._net.values.reshape(-1, LANES)[first : first + self.num_classes, : len(inputs)]
         return torch.from_numpy(vectors.T.copy())
 
     def _reserve(self, batch_size: int) -> None:
         """Make room for the activations of a batch."""
-        size = -(-batch_size // LANES) * int(self._tables.shape[program.SIZE])
-        if len(self._values) < size * LANES:
-            self._values, self._slopes = zeros(size), zeros(size)
+        size = -(-batch_size // LANES) * int(self._net.sizes[arrays.SIZE])
+        if len(self._net.values) < size * LANES:
+            self._net = self._net._replace(values=zeros(size), slopes=zeros(size))
 
     def _norm_lines(self) -> Iterator[tuple[Any, NDArray[np.float64]]]:
         """Each BatchNorm with the lines of its channels in the statistics."""
         first = 0
         for norm in self._norms:
-            yield norm, self._statistics[first : first + norm.num_features]
+            yield norm, self._net.statistics[first : first + norm.num_features]
             first += norm.num_features
 
 

@@ -1,42 +1,64 @@
 """Compiled optimizers of kept weights: the formulas of torch's fused optimizers, in float32."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.layers import Floats
+from prunus.training.sparse.arrays import NUM_WEIGHTS, Arrays, Float32Array
 from prunus.training.sparse.vectors import never_inline
 
 SGD, NESTEROV, ADAM, ADAMW = range(4)
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-@compile_kernel(error_model="numpy")
-def add_penalty(params: Floats, gradients: Floats, num_weights: int, l1: float, l2: float) -> None:
-    """Add λ sign(w) or λ w to the gradients of the weights, which are the first `num_weights` parameters."""
-    never_inline()
-    if l1:
-        strength = np.float32(l1)
-        for k in range(num_weights):
-            gradients[k] += strength * np.sign(params[k])
-    if l2:
-        strength = np.float32(l2)
-        for k in range(num_weights):
-            gradients[k] += strength * params[k]
+class OptimizerSettings(NamedTuple):
+    """What a recipe says of a step, apart from the learning rate."""
+
+    optimizer: int
+    momentum: float
+    weight_decay: float
+    l1: float
+    """λ of the penalty λ Σ |w|."""
+    l2: float
+    """λ of the penalty λ/2 Σ w²."""
 
 
 @compile_kernel(error_model="numpy")
-def sgd_step(
-    params: Floats,
-    gradients: Floats,
-    buffer: Floats,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    is_nesterov: bool,
+def optimizer_step(
+    net: Arrays, moments: Float32Array, settings: OptimizerSettings, learning_rate: float, step: int
 ) -> None:
-    """Step by gradient descent with classical or Nesterov's momentum."""
+    """Add the penalty to the gradients, and step.
+
+    Args:
+        net: The network.
+        moments: The state of the optimizer [2, P]: the moments of Adam, or the momentum in its first line.
+        settings: The recipe.
+        learning_rate: That of the step.
+        step: The number of the step, from 1.
+    """
     never_inline()
-    rate, mu, decay = np.float32(learning_rate), np.float32(momentum), np.float32(weight_decay)
+    l1, l2 = np.float32(settings.l1), np.float32(settings.l2)
+    if l1 or l2:
+        for k in range(net.sizes[NUM_WEIGHTS]):
+            net.gradients[k] += l1 * np.sign(net.params[k]) + l2 * net.params[k]
+    if settings.optimizer >= ADAM:
+        decay = settings.weight_decay
+        _adam_step(net, moments[0], moments[1], learning_rate, decay, step, settings.optimizer == ADAMW)
+    else:
+        _sgd_step(net, moments[0], settings, learning_rate)
+
+
+@compile_kernel(error_model="numpy")
+def _sgd_step(net: Arrays, buffer: Float32Array, settings: OptimizerSettings, learning_rate: float) -> None:
+    """Gradient descent with classical or Nesterov's momentum."""
+    never_inline()
+    params, gradients, is_nesterov = net.params, net.gradients, settings.optimizer == NESTEROV
+    rate, mu, decay = (
+        np.float32(learning_rate),
+        np.float32(settings.momentum),
+        np.float32(settings.weight_decay),
+    )
     for k in range(len(params)):
         gradient = gradients[k] + decay * params[k]
         if mu:
@@ -46,18 +68,18 @@ def sgd_step(
 
 
 @compile_kernel(error_model="numpy")
-def adam_step(
-    params: Floats,
-    gradients: Floats,
-    means: Floats,
-    squares: Floats,
+def _adam_step(
+    net: Arrays,
+    means: Float32Array,
+    squares: Float32Array,
     learning_rate: float,
     weight_decay: float,
     step: int,
     is_decoupled: bool,
 ) -> None:
-    """Step by Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019); `step` counts from 1."""
+    """Adam (Kingma & Ba 2015, Algorithm 1), or AdamW (Loshchilov & Hutter 2019, Algorithm 2)."""
     never_inline()
+    params, gradients = net.params, net.gradients
     one, rate = np.float32(1), np.float32(learning_rate / (1 - BETA1**step))
     scale = np.float32(1 / np.sqrt(1 - BETA2**step))
     beta1, beta2, epsilon = np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)

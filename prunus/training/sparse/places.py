@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunus.training.sparse.trace import Layer, UnsupportedError
+from prunus.training.sparse.trace import ChainLayer, UnsupportedError
 
 Bools = NDArray[np.bool_]
 
@@ -57,7 +57,7 @@ class Slot:
 class Connection:
     """A layer with the activations that it reads and writes."""
 
-    layer: Layer
+    layer: ChainLayer
     source: Slot
     target: Slot
     mask: Bools
@@ -65,7 +65,7 @@ class Connection:
 
 
 def connect_layers(
-    layers: Sequence[Layer], masks: Mapping[str, Tensor], shape: Sequence[int]
+    layers: Sequence[ChainLayer], masks: Mapping[str, Tensor], shape: Sequence[int]
 ) -> list[Connection]:
     """Give every layer its slots, and find the live channels of each.
 
@@ -83,7 +83,9 @@ def connect_layers(
     """
     if len(shape) not in (1, 3):
         raise UnsupportedError(f"its inputs have the shape {list(shape)}")
-    slot, is_flat, connections = Slot(*shape), len(shape) == 1, []
+    height, width = shape[1:] or (1, 1)
+    slot, is_flat = Slot(shape[0], height, width), len(shape) == 1
+    connections: list[Connection] = []
     for layer in layers:
         if layer.kind == "flatten":
             is_flat = True
@@ -112,15 +114,17 @@ def live_features(connection: Connection) -> Bools:
 def convolution_settings(module: nn.Conv2d) -> tuple[tuple[int, int], ...]:
     """Kernel, stride, padding and dilation of a convolution, each for height and width. Raises UnsupportedError."""
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
-    padding = (0, 0) if module.padding == "valid" else module.padding
-    if padding == "same":
-        padding = (dilation[0] * (kernel[0] - 1) // 2, dilation[1] * (kernel[1] - 1) // 2)
+    padding: tuple[int, ...] = (0, 0)
+    if module.padding == "same":
+        padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
+    elif not isinstance(module.padding, str):
+        padding = module.padding
     if module.padding_mode != "zeros" or (module.padding == "same" and not all(k % 2 for k in kernel)):
         raise UnsupportedError(f"a convolution has the padding {module.padding!r}, {module.padding_mode!r}")
     return tuple((int(h), int(w)) for h, w in (kernel, stride, padding, dilation))
 
 
-def _target(layer: Layer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
+def _target(layer: ChainLayer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
     """The slot that a layer writes. Raises UnsupportedError if the layer does not fit its input."""
     module = layer.module
     if isinstance(module, nn.Linear):
@@ -138,12 +142,12 @@ def _target(layer: Layer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
         ]
         if is_flat or module.in_channels != source.channels or min(sides) < 1:
             raise UnsupportedError(f"the layer {layer.name!r} does not fit its input")
-        return Slot(module.out_channels, *sides)
+        return Slot(module.out_channels, sides[0], sides[1])
     if layer.kind == "max_pool":
         sides = [(side - layer.window) // layer.stride + 1 for side in (source.height, source.width)]
         if is_flat or min(sides) < 1:
             raise UnsupportedError("a pooling does not fit its input")
-        return Slot(source.channels, *sides)
+        return Slot(source.channels, sides[0], sides[1])
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         is_1d = isinstance(module, nn.BatchNorm1d)
         if not (module.affine and module.track_running_stats and module.momentum is not None):
@@ -155,12 +159,11 @@ def _target(layer: Layer, source: Slot, is_flat: bool, is_input: bool) -> Slot:
     return Slot(source.channels, source.height, source.width)
 
 
-def _mask(layer: Layer, masks: Mapping[str, Tensor]) -> Bools:
-    if layer.kind != "weighted" or layer.module is None:
-        return np.zeros((), bool)
-    weight = layer.module.weight
+def _mask(layer: ChainLayer, masks: Mapping[str, Tensor]) -> Bools:
+    if not isinstance(layer.module, nn.Linear | nn.Conv2d):
+        return np.zeros((), np.bool_)
     mask = masks.get(layer.parameter("weight"))
-    return np.ones(weight.shape, bool) if mask is None else mask.cpu().numpy()
+    return np.ones(layer.module.weight.shape, np.bool_) if mask is None else mask.cpu().numpy()
 
 
 def _find_live_channels(connections: Sequence[Connection]) -> None:

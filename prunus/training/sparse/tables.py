@@ -7,14 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunus.training.sparse import layers as fields
-from prunus.training.sparse import program
+from prunus.training.sparse import arrays as fields
 from prunus.training.sparse.places import Connection, Slot, convolution_settings, live_features
+from prunus.training.sparse.vectors import LANES, TILE, zeros
 
 CACHE_BYTES = 384 * 1024
 """The inputs of a tile of positions fit into so many bytes: less than the second-level cache of most CPUs."""
 _KINDS = ("weighted", "relu", "tanh", "sigmoid", "dropout", "max_pool", "batch_norm")
-"""In the order of their numbers in `layers`."""
+"""In the order of their numbers in `arrays`."""
 
 
 class Parameter:
@@ -63,36 +63,52 @@ def list_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, 
     return parameters
 
 
-class Tables:
-    """The tables of a network; `layers` and `program` describe their entries."""
+def make_arrays(connections: Sequence[Connection], parameters: Mapping[str, Parameter]) -> fields.Arrays:
+    """The arrays of a network, with zeros for parameters and statistics, and without room for activations.
+
+    Args:
+        connections: The layers with their places.
+        parameters: The parameters by name.
+
+    Returns:
+        The arrays.
+    """
+    tables = _Tables(connections, parameters)
+    source, last = connections[0].source, connections[-1].target
+    places = source.place + source.places()
+    tiles = np.arange(0, len(places) - TILE + 1, TILE)
+    if len(tiles):
+        tiles = tiles[np.logical_or.reduceat(live_features(connections[0]), tiles)]
+    sizes = np.zeros(fields.NUM_SIZES, np.int64)
+    sizes[fields.SIZE] = last.place + last.channels * last.area
+    sizes[fields.INPUT_SIZE] = source.channels * source.area
+    sizes[fields.LOGITS], sizes[fields.NUM_CLASSES] = last.place, last.channels
+    sizes[fields.NUM_WEIGHTS] = sum(p.last - p.first for p in parameters.values() if p.tensor.dim() > 1)
+    size = len(tables.offsets)
+    return fields.Arrays(
+        tables.ops, tables.numbers, np.concatenate(tables.rows), tables.offsets, places, tiles, sizes,
+        params=np.zeros(size, np.float32), gradients=np.zeros(size, np.float32),
+        statistics=np.zeros((tables.num_statistics, 4)), values=zeros(0), slopes=zeros(0),
+    )  # fmt: skip
+
+
+class _Tables:
+    """The operations, rows and offsets of the layers, filled one layer after the other."""
 
     def __init__(self, connections: Sequence[Connection], parameters: Mapping[str, Parameter]) -> None:
         self._first = {name: parameter.first for name, parameter in parameters.items()}
         self.ops = np.zeros((len(connections), fields.NUM_FIELDS), np.int64)
         self.numbers = np.zeros((len(connections), 2))
         self.offsets = np.zeros(max(p.last for p in parameters.values()), np.int32)
-        self._num_statistics = 0
-        rows = [self._add(number, connection) for number, connection in enumerate(connections)]
-        self.rows = np.concatenate(rows)
-        source, last = connections[0].source, connections[-1].target
-        self.places = source.place + source.places()
-        tiles = np.arange(0, len(self.places) - program.TILE + 1, program.TILE)
-        self.tiles = tiles[np.logical_or.reduceat(live_features(connections[0]), tiles)] if len(tiles) else tiles
-        self.shape = np.zeros(program.NUM_SHAPE, np.int64)
-        self.shape[program.SIZE] = last.place + last.channels * last.area
-        self.shape[program.INPUT_SIZE] = source.channels * source.area
-        self.shape[program.LOGITS], self.shape[program.NUM_CLASSES] = last.place, last.channels
-        self.shape[program.NUM_WEIGHTS] = sum(
-            p.last - p.first for p in parameters.values() if p.tensor.dim() > 1
-        )
+        self.num_statistics = 0
+        self.rows = [self._add(number, connection) for number, connection in enumerate(connections)]
 
     def _add(self, number: int, connection: Connection) -> NDArray[np.int64]:
         """Fill the operation of a layer; returns its rows."""
         op, layer, source, target = self.ops[number], connection.layer, connection.source, connection.target
         op[fields.KIND], op[fields.NUMBER] = _KINDS.index(layer.kind), number
-        op[fields.NEEDS_GRADIENT] = any(self.ops[:number, fields.KIND] == fields.WEIGHTED) or any(
-            self.ops[:number, fields.KIND] == fields.BATCH_NORM
-        )
+        has_parameters = np.isin(self.ops[:number, fields.KIND], (fields.WEIGHTED, fields.BATCH_NORM))
+        op[fields.NEEDS_GRADIENT] = has_parameters.any()
         op[fields.INPUT], op[fields.OUTPUT] = source.place + source.corner, target.place + target.corner
         op[fields.HEIGHT], op[fields.WIDTH] = target.height, target.width
         op[fields.TILE_HEIGHT], op[fields.TILE_WIDTH] = target.height, target.width
@@ -113,14 +129,14 @@ class Tables:
             op[fields.USES_BATCH] = layer.module.training
             rows[:, fields.ROW_BIAS] = self._first[layer.parameter("weight")] + live
             rows[:, fields.ROW_FIRST] = self._first[layer.parameter("bias")] + live
-            rows[:, fields.ROW_LAST] = self._num_statistics + live
-            self._num_statistics += target.channels
+            rows[:, fields.ROW_LAST] = self.num_statistics + live
+            self.num_statistics += target.channels
         op[fields.FIRST_ROW] = self.ops[number - 1, fields.LAST_ROW] if number else 0
         op[fields.LAST_ROW] = op[fields.FIRST_ROW] + len(live)
         return rows
 
     def _add_weights(
-        self, connection: Connection, op: fields.Ints, rows: fields.Ints, live: NDArray[np.int64]
+        self, connection: Connection, op: fields.Int64Array, rows: fields.Int64Array, live: NDArray[np.int64]
     ) -> None:
         """Set the fields of a linear layer or a convolution, its rows, and the offset of each kept weight."""
         source, layer, mask = connection.source, connection.layer, connection.mask
@@ -146,14 +162,12 @@ class Tables:
             rows[:, fields.ROW_BIAS] = self._first[layer.parameter("bias")] + live
 
 
-def _tile(
-    source: Slot, target: Slot, kernel: tuple[int, ...], stride: tuple[int, ...]
-) -> tuple[int, int]:
+def _tile(source: Slot, target: Slot, kernel: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of the largest tile, halved from the whole output, whose inputs fit into `CACHE_BYTES`."""
     tile = [target.height, target.width]
     while max(tile) > 1:
         lines, columns = ((t - 1) * s + k for t, s, k in zip(tile, stride, kernel, strict=True))
-        if source.live.sum() * lines * columns * 4 * program.LANES <= CACHE_BYTES:
+        if source.live.sum() * lines * columns * 4 * LANES <= CACHE_BYTES:
             break
         longer = 0 if tile[0] >= tile[1] else 1
         tile[longer] = -(-tile[longer] // 2)

@@ -13,7 +13,7 @@ class UnsupportedError(Exception):
 
 
 @dataclass(frozen=True)
-class Layer:
+class ChainLayer:
     """One layer of a chain."""
 
     kind: str
@@ -44,15 +44,15 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.Identity: "identity",
 }
 _FUNCTIONS: dict[Any, str] = {
-    **{f: "relu" for f in (F.relu, torch.relu, "relu")},
-    **{f: "tanh" for f in (F.tanh, torch.tanh, "tanh")},
-    **{f: "sigmoid" for f in (F.sigmoid, torch.sigmoid, "sigmoid")},
-    **{f: "max_pool" for f in (F.max_pool2d, torch.max_pool2d)},
-    **{f: "flatten" for f in (torch.flatten, "flatten")},
+    **dict.fromkeys((F.relu, torch.relu, "relu"), "relu"),
+    **dict.fromkeys((F.tanh, torch.tanh, "tanh"), "tanh"),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), "sigmoid"),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), "max_pool"),
+    **dict.fromkeys((torch.flatten, "flatten"), "flatten"),
 }
 
 
-def trace_layers(model: nn.Module) -> list[Layer]:
+def trace_layers(model: nn.Module) -> list[ChainLayer]:
     """The layers of `model` in their order, without those that do nothing.
 
     Args:
@@ -65,7 +65,10 @@ def trace_layers(model: nn.Module) -> list[Layer]:
         UnsupportedError: The model is no chain of supported layers.
     """
     for name, module in model.named_modules():
-        if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
+        if any(
+            getattr(module, f"_{kind}_hooks")
+            for kind in ("forward", "forward_pre", "backward", "backward_pre")
+        ):
             raise UnsupportedError(f"the module {name or type(module).__name__!r} has hooks")
     graphs = [_trace(model, is_training) for is_training in (False, True)]
     if str(graphs[0]) != str(graphs[1]):
@@ -102,19 +105,20 @@ def _name(node: fx.Node) -> str:
     return str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target))
 
 
-def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
+def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> ChainLayer:
     """The layer of a node. Raises UnsupportedError."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         kind = _MODULES.get(type(module))
         if kind is None:
             raise UnsupportedError(f"the layer {node.target!r} is a {type(module).__name__}")
-        window, stride = _pooling(node, module.__dict__) if kind == "max_pool" else (0, 0)
-        if kind == "flatten" and (module.start_dim, module.end_dim) != (1, -1):
+        settings = module.__dict__
+        window, stride = _pooling(node, settings) if kind == "max_pool" else (0, 0)
+        if kind == "flatten" and (settings["start_dim"], settings["end_dim"]) != (1, -1):
             raise UnsupportedError(f"the layer {node.target!r} does not flatten all dimensions")
-        if kind == "dropout" and (not module.training or module.p == 0):
+        if kind == "dropout" and (not module.training or settings["p"] == 0):
             kind = "identity"
-        return Layer(kind, module, str(node.target), window, stride)
+        return ChainLayer(kind, module, str(node.target), window, stride)
     kind = _FUNCTIONS.get(node.target)
     if kind is None:
         raise UnsupportedError(f"its forward pass uses {_name(node)}")
@@ -122,22 +126,26 @@ def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> Layer:
     if kind == "flatten" and (arguments.get("start_dim", 0), arguments.get("end_dim", -1)) != (1, -1):
         raise UnsupportedError(f"{_name(node)} does not flatten all dimensions")
     window, stride = _pooling(node, arguments) if kind == "max_pool" else (0, 0)
-    return Layer(kind, None, "", window, stride)
+    return ChainLayer(kind, None, "", window, stride)
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:
     """The arguments of a function behind the input, by name."""
-    names = {"flatten": ("start_dim", "end_dim")}.get(_name(node), ("kernel_size", "stride", "padding", "dilation"))
+    names = {"flatten": ("start_dim", "end_dim")}.get(
+        _name(node), ("kernel_size", "stride", "padding", "dilation")
+    )
     return {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
 
 
 def _pooling(node: fx.Node, settings: dict[str, Any]) -> tuple[int, int]:
-    """Window and stride of max-pooling. Raises UnsupportedError for padding, dilation and windows that are no squares."""
+    """Window and stride of max-pooling. Raises UnsupportedError unless windows are squares without padding."""
     window, stride = settings["kernel_size"], settings.get("stride") or settings["kernel_size"]
     sides = {*(window if isinstance(window, tuple) else (window,))}
     steps = {*(stride if isinstance(stride, tuple) else (stride,))}
     others = [settings.get("padding", 0) not in (0, (0, 0)), settings.get("dilation", 1) not in (1, (1, 1))]
     others += [bool(settings.get(key)) for key in ("ceil_mode", "return_indices")]
     if len(sides) > 1 or len(steps) > 1 or any(others):
-        raise UnsupportedError(f"the pooling {_name(node)} has padding, dilation, or a window that is no square")
+        raise UnsupportedError(
+            f"the pooling {_name(node)} has padding, dilation, or a window that is no square"
+        )
     return sides.pop(), steps.pop()

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from prunus.data.examples import Calibration, Examples, as_examples
 from prunus.errors import StatisticsError
 from prunus.pruning.criteria import CRITERIA
+from prunus.pruning.matrix import to_matrix
 from prunus.pruning.obs.hessian import layer_hessians
 from prunus.pruning.obs.layer_inputs import pass_layer_inputs
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
@@ -267,11 +268,12 @@ def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
     hessians = layer_hessians(stats.model, weights, stats.examples, forward=stats.forward)
     grams: dict[str, Tensor] = {}
     for name, own in readers.items():
-        matrix = weights[name].flatten(1).double()
+        matrix = to_matrix(weights[name]).double()
         products = matrix.T @ matrix * hessians[name].hessian[0] / 2
-        positions = matrix.shape[1] // weights[name].shape[1]
+        num_inputs = weights[name].shape[1]
+        offsets = torch.arange(0, matrix.shape[1], num_inputs)  # the channels come last in a column
         for group, member in own:
-            columns = (member.indices[..., None] * positions + torch.arange(positions)).flatten(1)
+            columns = (member.indices[..., None] + offsets).flatten(1)
             order = columns.flatten().to(products.device)
             own_part = products[order][:, order].reshape(*columns.shape, *columns.shape)
             gram = own_part.sum((1, 3))

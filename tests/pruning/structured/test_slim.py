@@ -251,6 +251,26 @@ def test_iterative_slimming_in_an_own_loop_keeps_the_optimizer():
             optimizer.step()
 
 
+def test_sensitivity_is_that_of_one_group_alone():
+    model = Net().eval()
+    state = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        dense = model(EXAMPLES[0])
+
+        @torch.no_grad()
+        def error(smaller):
+            return float((smaller(EXAMPLES[0]) - dense).square().mean())
+
+        errors = prunus.group_sensitivity(model, EXAMPLES[0][:1], error, [1.0, 0.5], criterion="l1")
+        expected = prunus.slim(model, EXAMPLES[0][:1], density=0.5, criterion="l1", exclude=["fc"]).removed
+        zeroed = copy.deepcopy(model)
+        for tensor in (zeroed.conv1.weight, zeroed.conv1.bias, zeroed.norm.weight, zeroed.norm.bias):
+            tensor[expected["conv1.weight"]] = 0
+    assert errors["conv1.weight"][0.5] == pytest.approx(error(zeroed), rel=1e-4)
+    assert errors["conv2.weight"][1.0] == 0 < errors["conv2.weight"][0.5]
+    assert all(torch.equal(own, state[name]) for name, own in model.state_dict().items())
+
+
 def test_deep_compression_after_slimming_is_one_file(tmp_path):
     model = MODELS["resnet-20"](width=0.5)
     prunus.slim(model, X, macs=0.5).apply()

@@ -84,6 +84,7 @@ def slim(
         StatisticsError: The criterion has no scores for a group, or no calibration examples.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> print(slim(model, torch.zeros(1, 4), macs=0.5).report)
         layer  channels  parameters  MACs     coupled by

@@ -169,7 +169,7 @@ def train_network(name: str, model: "nn.Module", data: Any, seed: int) -> None:
             f"Expected a prunus.Dataset to train {name} on, got a {type(data).__name__}; pass --weights FILE, or "
             "--no-train where the function of the model returns trained weights."
         )
-    check_model(model, data.train, len(data.class_names))
+    check_model(model, data)
     recipe = COMPRESSION_RECIPES[default_preset(name)].dense
     epochs = formatting.pluralize(recipe.epochs, "epoch")
     log(f"{name} is trained first, {epochs}; --weights FILE takes trained ones")

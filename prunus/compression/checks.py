@@ -13,9 +13,9 @@ from prunus.compression.container import EncodingConfig, encode_tensors
 from prunus.compression.density_plan import planned_densities
 from prunus.compression.presets import STAGES_TRAINED, TRAINING_SETTINGS, CompressionRecipe
 from prunus.compression.quantization import quantize_weights
-from prunus.compression.quantization.codebook import check_bits, check_float32, check_kmeans_init
+from prunus.compression.quantization.codebook import check_bits, check_kmeans_init
 from prunus.data.validation import check_dataset
-from prunus.errors import DataError, NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
+from prunus.errors import NoEffectWarning, NoPrunableWeightsError, QuantizationError, SpecError
 from prunus.masks import all_kept
 from prunus.modules import check_initialized
 from prunus.pruning.masks import check_finite
@@ -24,6 +24,7 @@ from prunus.pruning.prunable import DTYPES, layer_kinds, prunable_weights
 from prunus.pruning.scopes import Global, Layer, parse_scope
 from prunus.training.checks import check_model, check_trainable
 from prunus.training.evaluate import evaluate
+from prunus.training.losses import find_loss
 from prunus.training.recipe import check_recipe
 from prunus.types import Dataset, Params
 
@@ -60,7 +61,7 @@ def check_compressible(
     Args:
         model, data, recipe, include, exclude: See `compress`.
         trains_by_recipe: Whether the recipes train the model; they are not checked otherwise.
-        task: The arguments forward, loss and metric of `evaluate`; None: a classifier.
+        task: The arguments forward, loss and metric of `evaluate`; None: all are None.
 
     Returns:
         The weights to compress, by name.
@@ -70,7 +71,6 @@ def check_compressible(
     """
     check_initialized(model)
     weights = weights_to_compress(model, include, exclude)
-    check_float32(weights)
     check_finite_state(model)
     trainings = (recipe.retrain, recipe.final_retrain, recipe.finetune) if trains_by_recipe else ()
     for training in trainings:
@@ -80,27 +80,15 @@ def check_compressible(
     bits = check_bits(bits_by_name(model, list(weights), recipe.bits), list(weights))
     planned_densities(recipe, weights)
     _try_encoding(model, recipe, weights, bits)
-    if task and any(value is not None for value in task.values()):
-        _check_task(model, data, task, trains_by_recipe)
-        return weights
     check_dataset(data, ("train", "validation"))
-    check_model(model, data.train, len(data.class_names))
+    call, loss, metric = ((task or {}).get(name) for name in ("forward", "loss", "metric"))
+    if metric is None:
+        check_model(model, data, call=call, loss=find_loss(loss))
+    else:
+        evaluate(model, data.validation.take(2), forward=call, loss=loss, metric=metric)
     for training in trainings:
-        check_trainable(model, data, training)
+        check_trainable(model, data, training, call=call, loss=find_loss(loss))
     return weights
-
-
-def _check_task(model: nn.Module, data: Dataset, task: Mapping[str, Any], trains_by_recipe: bool) -> None:
-    """Raise what the evaluation of another task than classification will raise."""
-    if trains_by_recipe:
-        given = [name for name, value in task.items() if value is not None]
-        raise SpecError(
-            f"Expected train=False or fit with {', '.join(given)}, as recipes train classifiers only, got "
-            "neither; pass one of them."
-        )
-    if not isinstance(data, Dataset):
-        raise DataError(f"Expected a prunus.Dataset, got a {type(data).__name__}; make one of its splits.")
-    evaluate(model, data.validation.take(2), **task)
 
 
 def check_options(

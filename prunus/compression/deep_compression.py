@@ -4,6 +4,7 @@ Source: Han, Mao & Dally 2016, sections 2 to 4. Differences from the paper: a ra
 smaller parameters in half precision, and several rounds of pruning.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from prunus.compression.result import Compressed, Stage
 from prunus.compression.save import clear_negative_zeros
 from prunus.compression.stages import CompressionRun, StageReport
 from prunus.compression.without_training import CalibratedLayers
-from prunus.errors import CorruptFileError, NoEffectWarning
+from prunus.errors import CorruptFileError, NoEffectWarning, SpecError
 from prunus.files import check_writable, write_atomic
 from prunus.models.checkpoints import stored_bytes
 from prunus.modules import check_initialized
@@ -87,8 +88,8 @@ def compress(
     A layer that loses all of its weights (EmptyLayerWarning) is stored as zeros.
 
     Args:
-        model: Any module whose forward pass takes a batch of `data` and returns logits [B, C]; any outputs with
-            `forward`, `loss` or `metric`. The weights to compress are float32.
+        model: Any module, as for `train` and `evaluate`. Weights in half precision are trained in float32, and
+            rounded after each stage; all weights are quantized as float32.
         path: The file to write; it is loaded back and compared bit for bit. None writes no file.
         data: The training split trains or calibrates, the validation split is evaluated after each stage; the test
             split is unused.
@@ -101,9 +102,8 @@ def compress(
             most so many percentage points of validation accuracy, or units of `metric`, in about nine compressions.
         fit: A function (model, masks) that trains the model in place of the recipes of the preset, after each round of
             pruning and once for the centroids; it calls `masks.attach(optimizer)`.
-        forward: (model, batch) -> outputs, as for `evaluate`. With it, or with `loss` or `metric`, no recipe trains:
-            pass train=False or `fit`.
-        loss: The loss of the validation split and of methods that differentiate one, as for `prune`.
+        forward: (model, (inputs, labels)) -> outputs, as for `train` and `evaluate`.
+        loss: The loss of training, of the validation split and of methods that differentiate one, as for `train`.
         metric: (outputs, batch) -> the mean of a metric, higher is better, for tasks without classes.
         include: Shell patterns over the names of the weights to prune.
         exclude: Shell patterns over the names of the weights to leave out.
@@ -119,8 +119,7 @@ def compress(
         The compressed copy with its masks, quantized tensors and the measurements of each stage.
 
     Raises:
-        NoPrunableWeightsError, TiedWeightsError, ModelError: The model cannot be compressed, or its weights are not
-            float32.
+        NoPrunableWeightsError, TiedWeightsError, ModelError: The model cannot be compressed.
         NonFiniteError: A tensor of the model holds NaN or infinity.
         DensityError: The scope cannot give the densities of the recipe.
         QuantizationError: The bits of the recipe are out of range or missing, or a name is not to be quantized.
@@ -166,6 +165,11 @@ def compress(
     dense_model = run.train_dense() if train_first else model
     plan = plan_densities(recipe, weights)
     dense = run.measure("dense", stored_bytes(copy.state_dict()))
+    if max_accuracy_drop is not None and metric is None and math.isnan(dense.validation.accuracy):
+        raise SpecError(
+            "Expected a metric with a largest accuracy drop where labels are no classes, got none; pass "
+            "metric=lambda outputs, batch: ..., of which higher is better."
+        )
     layers = None if train and max_accuracy_drop is None else run.calibrate()
     run = replace(run, layers=None if train else layers)
     skipped = skipped_parameters(copy, include, exclude, pruned=weights)

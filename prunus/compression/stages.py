@@ -26,6 +26,8 @@ from prunus.pruning.weights import copied, set_weights
 from prunus.seeds import derive_seed
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.fit import Fit, train_with
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
 from prunus.types import Dataset, MaskDict, Params, Progress
 
 StageReport = Callable[[str, EpochMetrics], None]
@@ -43,6 +45,8 @@ def prune_with_recipe(
     plan: DensityPlan | None = None,
     *,
     fit: Fit | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
     report: Callable[[EpochMetrics], None] | None = None,
@@ -58,6 +62,7 @@ def prune_with_recipe(
         data: The data to retrain on.
         plan: The densities of the rounds, by default those of `plan_densities`.
         fit: As for `prune_and_retrain`, in the place of the recipes of retraining.
+        forward, loss: As for `train`.
         seed: Seed of ties, batch order and dropout.
         checkpoints: Directory of checkpoints, from which an interrupted call resumes.
         report: Called after each epoch.
@@ -78,6 +83,8 @@ def prune_with_recipe(
         plan.densities,
         [] if fit else recipes,
         fit=fit,
+        forward=forward,
+        loss=loss,
         criterion=recipe.criterion,
         scope=recipe.scope,
         include=list(weights),
@@ -153,6 +160,8 @@ class CompressionRun:
             self.data,
             recipe,
             constraint=constraint,
+            forward=self.task.get("forward"),
+            loss=self.task.get("loss"),
             seed=derive_seed(self.seed, role),
             checkpoint=self.checkpoints / f"{role}.safetensors" if self.checkpoints else None,
             report=self.report_of(stage),
@@ -179,7 +188,8 @@ class CompressionRun:
         if self.layers is None:
             rounds = prune_with_recipe(
                 self.recipe, self.model, self.weights, self.data, plan,
-                fit=self.fit, seed=self.seed, checkpoints=self.checkpoints,
+                fit=self.fit, forward=self.task.get("forward"), loss=self.task.get("loss"),
+                seed=self.seed, checkpoints=self.checkpoints,
                 report=self.report_of("pruned"), progress=self.progress, backend=self.backend,
             )  # fmt: skip
             masks, epochs = rounds[-1].masks, [epoch for round_ in rounds for epoch in round_.epochs]
@@ -225,9 +235,9 @@ class CompressionRun:
         """
         state, histograms, num_kept = self.model.state_dict(), {}, 0
         for name in self.weights:
-            values = state[name][state[name] != 0].cpu().numpy()
             # In float64, in which the range of neighboring floats can be divided into bins.
-            counts, edges = np.histogram(values.astype(np.float64), bins=101)
+            values = state[name][state[name] != 0].double().cpu().numpy()
+            counts, edges = np.histogram(values, bins=101)
             histograms[name] = (edges.tolist(), counts.tolist())
             num_kept += len(values)
         validation = evaluate(self.model, self.data.validation, backend=self.general_backend, **self.task)

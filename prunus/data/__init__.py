@@ -3,19 +3,21 @@
 A data set is a function (root, seed, download) -> Dataset. The built-in ones are in DATASETS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from prunus.data import cifar10, digits, mnist, monks
 from prunus.data.batches import batch_indices, iter_batches
 from prunus.data.download import reporting
-from prunus.data.examples import Calibration
+from prunus.data.examples import Calibration, as_examples
 from prunus.data.files import data_root
-from prunus.data.validation import SPLITS, check_dataset, check_split
-from prunus.errors import DataError, PrunusError
+from prunus.data.validation import check_dataset
+from prunus.errors import DataError, PrunusError, StatisticsError
 from prunus.registry import import_object, lookup
-from prunus.types import Dataset, Progress
+from prunus.types import Dataset, Progress, Split
 
 __all__ = [
     "DATASETS",
@@ -103,11 +105,19 @@ def load_examples(
     if ":" not in name:
         return load_data(name, device=device, seed=seed, progress=progress)
     data: Calibration = _call(name)
-    if not isinstance(data, Dataset):
-        return data
-    for part in SPLITS:
-        check_split(getattr(data, part), f"the {part} split of {data.name}", any_labels=True)
-    return data.to(device)
+    if isinstance(data, Dataset):
+        check_dataset(data)
+        return data.to(device)
+    if not isinstance(data, Split | Iterable) or isinstance(data, str | nn.Module):
+        raise DataError(
+            f"Expected {name} to return a prunus.Dataset, tensors or batches, got a {type(data).__name__}."
+        )
+    if isinstance(data, Split | Tensor | tuple | Mapping):
+        try:
+            as_examples(data)
+        except StatisticsError as error:
+            raise DataError(f"{name} returned no examples: {error}") from error
+    return data
 
 
 def present_data_sets(root: Path) -> dict[str, bool]:

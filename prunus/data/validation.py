@@ -12,17 +12,17 @@ SPLITS = ("train", "validation", "test")
 
 
 def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
-    """Check that the named splits of `data` can train and evaluate a classifier.
+    """Check that the named splits of `data` can train and evaluate a network.
 
-    Every split must satisfy `check_split` with the classes of `data`; all of them must have inputs of one shape and
-    one dtype on one device.
+    Every split must satisfy `check_split`; with class names, its labels must be indices of them. All splits must have
+    inputs of one shape and one dtype on one device, and labels likewise.
 
     Args:
         data: The data set to check.
         splits: The names of the splits to check.
 
     Raises:
-        DataError: It is no Dataset, has an unsuitable name or no class names, or a split is unsuitable.
+        DataError: It is no Dataset, has an unsuitable name, or a split is unsuitable.
     """
     if not isinstance(data, Dataset):
         raise DataError(
@@ -33,35 +33,35 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
         raise DataError(
             f"Expected the name of a data set to be text that can be printed, got {data.name!r}; choose another `name`."
         )
-    if not data.class_names:
-        raise DataError(
-            f"Expected the class names of {data.name} in `class_names`, got none; prunus evaluates classifiers, "
-            "so that each label is the index of a class."
-        )
+    num_classes = len(data.class_names)
     for name in splits:
-        check_split(getattr(data, name), f"the {name} split of {data.name}", len(data.class_names))
-    kinds = {
-        (tuple(inputs.shape[1:]), inputs.dtype, inputs.device)
-        for inputs in (getattr(data, name).inputs for name in splits)
-    }
-    if len(kinds) > 1:
-        raise DataError(
-            f"Expected the splits of {data.name} to have inputs of one shape and dtype on one device, got "
-            f"{' and '.join(sorted(f'{list(shape)} {dtype} on {device}' for shape, dtype, device in kinds))}."
+        check_split(
+            getattr(data, name),
+            f"the {name} split of {data.name}",
+            num_classes or None,
+            any_labels=not num_classes,
         )
+    for part in ("inputs", "labels"):
+        tensors = [getattr(getattr(data, name), part) for name in splits]
+        kinds = {f"{list(t.shape[1:])} {t.dtype} on {t.device}" for t in tensors}
+        if len(kinds) > 1:
+            raise DataError(
+                f"Expected the splits of {data.name} to have {part} of one shape and dtype on one device, got "
+                f"{' and '.join(sorted(kinds))}."
+            )
 
 
 def check_split(
     split: Split, name: str = "the split", num_classes: int | None = None, *, any_labels: bool = False
 ) -> None:
-    """Check that a classifier can be trained and evaluated on the examples of `split`.
+    """Check that a network can be trained and evaluated on the examples of `split`.
 
     Args:
-        split: Inputs [N, ...] of a real dtype, finite; labels [N] int64, each a class index from 0 or `IGNORE_INDEX`.
-            At least one label must be a class index.
+        split: Inputs [N, ...] of a real dtype, finite; labels [N, ...] int64, each a class index from 0 or
+            `IGNORE_INDEX`. At least one label must be a class index.
         name: The name of the split in errors.
         num_classes: Labels must be below it. Defaults to no upper bound.
-        any_labels: Whether labels may be of other dtypes, and int64 labels of more dimensions, [N, ...].
+        any_labels: Whether labels may be of other dtypes, as the targets of a regression are.
 
     Raises:
         DataError: The split does not satisfy this.
@@ -83,16 +83,15 @@ def check_split(
             )
     if labels.dtype != torch.int64 and not any_labels:
         advice = (
-            "prunus has no regression and no soft labels"
+            "pass a loss for other targets, and a Dataset without class_names"
             if labels.is_floating_point()
             else "use labels.long()"
         )
         raise DataError(
-            f"Expected the labels of {name} to be class indices [N] of torch.int64, got {labels.dtype} "
+            f"Expected the labels of {name} to be class indices of torch.int64, got {labels.dtype} "
             f"{list(labels.shape)}; {advice}."
         )
-    fits = labels.ndim > 0 if any_labels else labels.ndim == 1
-    if not fits or inputs.ndim < 2 or len(inputs) != len(labels):
+    if labels.ndim < 1 or inputs.ndim < 2 or len(inputs) != len(labels):
         raise DataError(
             f"Expected {name} to have inputs [N, ...] with labels [N], got inputs {list(inputs.shape)} with labels "
             f"{list(labels.shape)}."
@@ -111,12 +110,20 @@ def check_split(
     _check_inputs(inputs, name)
 
 
+def count_classes(data: Dataset) -> int:
+    """The number of classes, at least: of class names, else of the labels that occur; 0 where labels are no indices."""
+    labels = [split.labels for split in (data.train, data.validation) if split.labels.dtype == torch.int64]
+    return len(data.class_names) or max((int(tensor.max()) + 1 for tensor in labels), default=0)
+
+
 def count_labeled(labels: Tensor) -> int:
-    """The number of labels that are class indices.
+    """The number of labels that are class indices; of examples where labels are something else.
 
     >>> count_labeled(torch.tensor([0, IGNORE_INDEX, 2]))
     2
     """
+    if labels.dtype != torch.int64:
+        return len(labels)
     return int(torch.count_nonzero(labels != IGNORE_INDEX))
 
 

@@ -90,6 +90,8 @@ class Decision:
 def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision]:
     """Decide every claim on every network that has rows, Holm-corrected over all of them.
 
+    A claim about a curve that only other networks have is not one about this network.
+
     Args:
         claims: The claims of one experiment.
         rows: One row per run and point, each with "curve", "replicate" and the metrics.
@@ -99,10 +101,12 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision
         replicate has values of both sides.
     """
     groups = group_rows(({"group": "", **row} for row in rows), ("group",)) or {("",): []}
+    curves = {group: {row["curve"] for row in members} for group, members in groups.items()}
     compared = [
         (group, claim, members, *_compare(claim, members))
         for (group,), members in groups.items()
         for claim in claims
+        if claim.curve in curves[group,] or not any(claim.curve in names for names in curves.values())
     ]
     corrected = holm([
         claim_p_value(comparison, claim.expected, claim.margin) if comparison else 1.0

@@ -28,6 +28,8 @@ from prunus.training import EpochMetrics, Recipe, train
 from prunus.training.checkpoint import check_checkpoint_writable
 from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.fit import Fit, check_fit, train_with
+from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.outputs import Forward
 from prunus.training.recipe import check_recipe
 from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Density, MaskDict, Progress, Scores
@@ -51,6 +53,8 @@ def prune_and_retrain(
     retrain: Sequence[Recipe] = (),
     *,
     fit: Fit | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
     criterion: str | PruningMethod | Criterion | Callable[[Statistics], Scores] | Mapping[str, Tensor],
     scope: str | Scope | Callable[..., MaskDict],
     within: MaskDict | None = None,
@@ -74,6 +78,7 @@ def prune_and_retrain(
         retrain: One recipe per round; a recipe without epochs retrains nothing.
         fit: A function (model, masks) that retrains the model in place after each round, in the place of recipes; it
             calls `masks.attach(optimizer)`.
+        forward, loss: As for `prunus.train`; methods that differentiate a loss use them too.
         criterion: As for `prunus.prune`.
         scope: As for `prunus.prune`.
         within: Masks that those of the first round must be nested in.
@@ -115,7 +120,13 @@ def prune_and_retrain(
             "Expected data for recipes and for criteria that use examples, got none; pass a prunus.Dataset."
         )
     if data is not None and fit is None:
-        _check_training(model, data, retrain, folder)
+        check_dataset(data, ("train", "validation"))
+        for recipe in retrain:
+            check_recipe(recipe)
+            check_trainable(model, data, recipe, call=forward, loss=find_loss(loss))
+        if folder is not None:
+            check_dense_state(model)
+            check_checkpoint_writable(folder / "prune-1.safetensors")
     masks, rounds = within, []
     for number, density in enumerate(densities, start=1):
         seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
@@ -123,8 +134,9 @@ def prune_and_retrain(
         if data is not None and method.needs_examples:
             examples = sample_examples(data.train, method.num_examples, seeds[0])
         result = method.prune(
-            model, weights, density, scope, examples, within=masks, seeds=seeds, progress=progress
-        )
+            model, weights, density, scope, examples,
+            within=masks, seeds=seeds, forward=forward, loss=loss, progress=progress,
+        )  # fmt: skip
         masks, epochs = result.masks, []
         set_weights(model, result.weights)
         with scaled_dropout(model, masks):
@@ -133,7 +145,8 @@ def prune_and_retrain(
             elif data is not None:
                 epochs = train(
                     model, data, retrain[number - 1],
-                    constraint=Masks(model, masks), seed=derive_seed(seed, "retrain", number),
+                    constraint=Masks(model, masks), forward=forward, loss=loss,
+                    seed=derive_seed(seed, "retrain", number),
                     checkpoint=folder / f"prune-{number}.safetensors" if folder else None,
                     report=report, progress=progress, backend=backend,
                 )  # fmt: skip
@@ -141,14 +154,3 @@ def prune_and_retrain(
     if rounds and rounds[-1].density == 1.0:
         warnings.warn("Every density is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     return rounds
-
-
-def _check_training(model: nn.Module, data: Dataset, retrain: Sequence[Recipe], folder: Path | None) -> None:
-    """Raise, before any work, what retraining and checkpoints will raise."""
-    check_dataset(data, ("train", "validation"))
-    for recipe in retrain:
-        check_recipe(recipe)
-        check_trainable(model, data, recipe)
-    if folder is not None:
-        check_dense_state(model)
-        check_checkpoint_writable(folder / "prune-1.safetensors")

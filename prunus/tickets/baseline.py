@@ -189,7 +189,7 @@ class BaselineSpec:
     def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
         model, data = self.make_network(), self.load_data()
-        check_model(model, data.train, len(data.class_names))
+        check_model(model, data)
         return time_step(Trainer(model, self.recipe, NoConstraint(model)), data)
 
     def _check(self) -> None:

@@ -8,49 +8,66 @@ from torch import Tensor, nn
 
 from prunus.data.batches import batch_indices
 from prunus.data.examples import Batch, iter_tensors
-from prunus.data.validation import count_not_finite, unusual_storage
+from prunus.data.validation import count_classes, count_not_finite, unusual_storage
 from prunus.errors import ModelError, NonFiniteError, PrunusError
 from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
+from prunus.training.evaluation import Totals
+from prunus.training.losses import Loss, LossFunction, training_loss
 from prunus.training.modes import eval_mode, restored_modes, start_training
+from prunus.training.outputs import Forward, call_model
+from prunus.training.precision import single_precision
 from prunus.training.recipe import Recipe
 from prunus.types import Dataset, Split
 
 
-def check_model(model: nn.Module, split: Split, num_classes: int) -> None:
-    """Raise ModelError unless `model` can be evaluated on `split`; the model is not changed.
+def check_model(
+    model: nn.Module, data: Dataset, *, call: Forward | None = None, loss: Loss | LossFunction | None = None
+) -> None:
+    """Raise ModelError unless `model` can be evaluated on `data`; the model is not changed.
 
-    The forward pass, in evaluation mode, must map two examples [B, ...] to logits [B, C] with C at least `num_classes`.
+    The outputs for two training examples, in evaluation mode, must have a loss; where the labels are classes, they are
+    logits of as many classes as the data have.
 
     Args:
         model: The model, in any mode.
-        split: The examples, of which the first two are evaluated.
-        num_classes: The number of classes, which is the least number of logits per example.
+        data: The data set.
+        call: (model, batch) -> outputs; None: the model is called with the inputs.
+        loss: As for `mean_loss`.
 
     Raises:
         ModelError: The model has parameters without values, has tensors but none on the device of the examples,
             fails on them, or does not return such logits.
+        StatisticsError: The loss does not fit the outputs and the labels.
     """
     check_initialized(model)
-    _check_device(model, split.inputs.device)
+    _check_device(model, data.train.inputs.device)
     with unchanged(model), torch.no_grad(), eval_mode(model):
-        inputs = split.inputs[:2]
-        check_logits(model, forward(model, inputs), len(inputs), num_classes)
+        split = data.train.take(2)
+        _checked_loss(model, (split.inputs, split.labels), count_classes(data), call, loss)
 
 
-def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
+def check_trainable(
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    call: Forward | None = None,
+    loss: Loss | LossFunction | None = None,
+) -> None:
     """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is not changed.
 
     In addition to the checks of `check_model`, there must be a parameter to train, parameters must be real and finite
     (NonFiniteError), and the forward pass in training mode must take batches of every size that occurs and return
-    logits that depend on the parameters.
+    outputs whose loss depends on the parameters.
 
     Args:
         model: The model, in any mode.
         data: The data set, of which two training examples, the number of them all and the classes are used.
         recipe: The recipe, of which `epochs`, `batch_size` and `augmentation` are used; with 0 epochs, the forward pass
             in training mode is not checked.
+        call, loss: As for `check_model`.
 
     Raises:
         ModelError: A check of `check_model` fails, no parameter is to be trained, a parameter is complex, the forward
@@ -75,13 +92,14 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
             raise NonFiniteError(
                 f"Expected finite parameters, but {bad} of {parameter.numel()} entries of {name!r} are NaN or infinite."
             )
-    check_model(model, data.train, len(data.class_names))
-    with unchanged(model), torch.enable_grad(), restored_modes(model):
+    check_model(model, data, call=call, loss=loss)
+    with unchanged(model), torch.enable_grad(), restored_modes(model), single_precision(model):
         start_training(model)
         sizes = _batch_sizes(recipe, data.train) if recipe.epochs else set()
         for n in sorted({min(2, size) for size in sizes}, reverse=True):
             try:
-                logits = _train_forward(model, data, recipe, n)
+                batch = _first_batch(data.train, recipe, n)
+                value = _checked_loss(model, batch, count_classes(data), call, loss)
             except ModelError as error:
                 if n > 1:
                     raise
@@ -90,7 +108,7 @@ def check_trainable(model: nn.Module, data: Dataset, recipe: Recipe) -> None:
                     f"example, which {type(model).__name__} does not take in training mode "
                     f"({_reason(error.__cause__ or error)}); choose another batch_size."
                 ) from error
-            if not logits.requires_grad:
+            if not value.requires_grad:
                 raise ModelError(
                     f"Expected the output of {type(model).__name__} to depend on its trainable parameters, but no "
                     "gradient reaches them; is the forward pass under torch.no_grad, or all that it uses frozen?"
@@ -120,37 +138,6 @@ def check_dense_state(model: nn.Module) -> None:
             )
 
 
-def check_logits(model: nn.Module, logits: object, batch_size: int, num_classes: int) -> Tensor:
-    """`logits`, which `model` returned.
-
-    Args:
-        model: The model, which is named in errors.
-        logits: What the forward pass returned, of any type.
-        batch_size: The number of examples of the batch.
-        num_classes: The least number of logits per example.
-
-    Returns:
-        The same tensor [B, C].
-
-    Raises:
-        ModelError: The output is no floating-point tensor [B, C] with B equal to `batch_size` and C at least
-            `num_classes`.
-    """
-    kind, expected = type(model).__name__, f"logits [{batch_size}, C] with C at least {num_classes}"
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"Expected {kind} to return {expected}, got a {type(logits).__name__}; wrap it in a module whose forward "
-            "returns the logits alone."
-        )
-    if logits.ndim != 2 or len(logits) != batch_size or logits.shape[1] < num_classes:
-        raise ModelError(
-            f"Expected {kind} to return {expected}, one row per example, got {list(logits.shape)}."
-        )
-    if not logits.is_floating_point():
-        raise ModelError(f"Expected {kind} to return floating-point logits, got {logits.dtype}.")
-    return logits
-
-
 def forward(model: nn.Module, inputs: Batch, call: Callable[[Batch], object] | None = None) -> object:
     """The output of `model`.
 
@@ -160,7 +147,7 @@ def forward(model: nn.Module, inputs: Batch, call: Callable[[Batch], object] | N
         call: How to call the model on the batch; None: `model(inputs)`.
 
     Returns:
-        Whatever the model returned; `check_logits` checks it.
+        Whatever the model returned.
 
     Raises:
         ModelError: The forward pass failed. Errors of prunus and errors about lack of memory are raised as they are.
@@ -185,10 +172,22 @@ def _batch_sizes(recipe: Recipe, split: Split) -> set[int]:
     return {len(batch) for batch in batch_indices(len(split), recipe.batch_size, seed=0, epoch=0)}
 
 
-def _train_forward(model: nn.Module, data: Dataset, recipe: Recipe, n: int) -> Tensor:
+def _first_batch(split: Split, recipe: Recipe, n: int) -> tuple[Tensor, Tensor]:
     augment: Callable[..., Tensor] = lookup("augmentation", AUGMENTATIONS, recipe.augmentation)
-    logits = forward(model, augment_batch(augment, data.train.inputs[:n], 0, 0, 0))
-    return check_logits(model, logits, n, len(data.class_names))
+    return augment_batch(augment, split.inputs[:n], 0, 0, 0), split.labels[:n]
+
+
+def _checked_loss(
+    model: nn.Module,
+    batch: Batch,
+    num_classes: int,
+    call: Forward | None,
+    loss: Loss | LossFunction | None,
+) -> Tensor:
+    """The loss of a batch, after a check that it and the outputs can be evaluated."""
+    output = forward(model, batch, lambda batch: call_model(model, batch, call))
+    Totals(model, loss, None, num_classes).add(batch, output)
+    return training_loss(model, output, batch, loss)
 
 
 def _check_device(model: nn.Module, device: torch.device) -> None:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of one pass over the training split and of the model after it; losses in nats, accuracy in percent."""
+    """Metrics of one pass over the training split and of the model after it; losses in nats, accuracy in percent.
+
+    The accuracy is NaN where labels are no classes.
+    """
 
     epoch: int
     training_loss: float
@@ -107,9 +110,7 @@ def _evaluated_batches(data: Any, batch_size: int | None, any_task: bool) -> tup
     if isinstance(data, Dataset):
         check_split(data)  # type: ignore[arg-type]  # it raises an error that names the splits
     if isinstance(data, Split):
-        labels = data.labels
-        has_positions = isinstance(labels, Tensor) and labels.ndim > 1 and labels.dtype == torch.int64
-        check_split(data, any_labels=any_task or has_positions)
+        check_split(data, any_labels=any_task)
     if not isinstance(data, Split | Examples | Tensor | tuple | dict):
         return _checked_batches(data), 0, 0
     try:

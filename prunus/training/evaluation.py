@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from prunus.data.examples import Batch, Examples, describe_batch, labels_of
 from prunus.errors import DataError, ModelError, StatisticsError
-from prunus.training.checks import check_logits
 from prunus.training.losses import LOSSES, Loss, LossFunction, loss_rows, mean_loss
-from prunus.training.outputs import output_field, output_tensor
+from prunus.training.outputs import check_logits, output_field, output_tensor
 from prunus.types import IGNORE_INDEX
 
 MetricFunction = Callable[[Any, Any], Any]

@@ -12,10 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from prunus.data.examples import iter_tensors
 from prunus.masks import Masks
 from prunus.training.checks import forward, unchanged
 from prunus.training.constraint import Constraint
+from prunus.training.losses import Loss, LossFunction, training_loss
 from prunus.training.modes import eval_mode
+from prunus.training.outputs import Forward, call_model, output_field
 from prunus.training.recipe import Recipe
 from prunus.training.sparse.backend import Backend
 from prunus.training.state import TrainingState, add_prefix
@@ -52,6 +55,8 @@ class Training(Protocol):
     model: nn.Module
     recipe: Recipe
     constraint: Constraint
+    forward: Forward | None
+    loss: Loss | LossFunction | None
     backend: Backend
 
     def capture(self) -> TrainingState:
@@ -84,9 +89,10 @@ def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
         "initial optimizer state": digest(state.optimizer),
         "constraint": _digest_of_constraint(training.constraint),
     }
-    batch = data.train.inputs[: min(RESPONSE_EXAMPLES, recipe.batch_size)]
-    outputs = _outputs(model, data.train.inputs[:2])
-    return Identity(values, {"evaluation": outputs, **_training_responses(model, batch)})
+    batch = data.train.take(min(RESPONSE_EXAMPLES, recipe.batch_size))
+    with unchanged(model), torch.no_grad(), eval_mode(model):
+        outputs = _response(_call(training, data.train.take(2))).detach().float().cpu()
+    return Identity(values, {"evaluation": outputs, **_training_responses(training, batch)})
 
 
 def identity_differences(saved: Identity, current: Identity) -> list[str]:
@@ -166,28 +172,34 @@ def _digest_of_structure(model: nn.Module) -> str:
     return digest({}, "\n".join([layers, *parameters, *modes]))
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
-    """[B, C] in evaluation mode, in float32."""
-    with unchanged(model), torch.no_grad(), eval_mode(model):
-        outputs = forward(model, inputs)
-    assert isinstance(outputs, Tensor)  # checked before the training
-    return outputs.detach().float().cpu()
+def _call(training: Training, split: Split) -> object:
+    batch = split.inputs, split.labels
+    return forward(training.model, batch, lambda batch: call_model(training.model, batch, training.forward))
 
 
-def _training_responses(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """In the modes in which the model is trained: its outputs [B, C], and the norm of each gradient [P].
+def _response(output: object) -> Tensor:
+    """A tensor that stands for what the model returned: its logits, its loss, or the first one."""
+    tensors = output, output_field(output, "logits"), output_field(output, "loss"), *iter_tensors(output)
+    return next((t for t in tensors if isinstance(t, Tensor)), torch.empty(0))
+
+
+def _training_responses(training: Training, split: Split) -> dict[str, Tensor]:
+    """In the modes in which the model is trained: its outputs, and the norm of each gradient [P].
 
     They depend on what evaluation does not show: the probability of a functional dropout, hooks on gradients. Both are
     empty if a second call gives other values, as with noise that does not come from torch.
     """
+    model = training.model
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def respond() -> dict[str, Tensor]:
         with unchanged(model), torch.enable_grad():
             torch.manual_seed(0)
-            outputs = forward(model, inputs)
-            assert isinstance(outputs, Tensor)  # checked before the training
-            gradients = torch.autograd.grad(outputs.square().mean(), parameters, allow_unused=True)
+            output = _call(training, split)
+            outputs = value = _response(output)
+            if training.loss is not None:
+                value = training_loss(model, output, (split.inputs, split.labels), training.loss)
+            gradients = torch.autograd.grad(value.square().mean(), parameters, allow_unused=True)
         norms = [torch.zeros(()) if g is None else g.detach().norm().float().cpu() for g in gradients]
         return {"training": outputs.detach().float().cpu(), "gradients": torch.stack(norms)}
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from prunus.data.batches import iter_batches
 from prunus.data.validation import check_dataset, count_labeled
@@ -31,7 +30,10 @@ from prunus.training.evaluate import (
 )
 from prunus.training.evaluation import Evaluation
 from prunus.training.identity import Identity, training_identity
+from prunus.training.losses import Loss, LossFunction, find_loss, training_loss
 from prunus.training.modes import restored_modes, set_modes, start_training
+from prunus.training.outputs import Forward, call_model
+from prunus.training.precision import single_precision
 from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, Recipe, check_recipe
 from prunus.training.sparse.backend import Backend, check_backend, choose_training_backend
 from prunus.training.sparse.epoch import train_sparse_epoch
@@ -46,7 +48,7 @@ from prunus.training.state import (
     state_to_tensors,
     strip_prefix,
 )
-from prunus.types import IGNORE_INDEX, Dataset, Progress, Split
+from prunus.types import Dataset, Progress, Split
 
 if TYPE_CHECKING:
     from prunus.training.sparse.network import SparseNetwork
@@ -57,8 +59,15 @@ Report = Callable[[EpochMetrics], None]
 class Trainer:
     """A model, its optimizer and its constraint between two steps."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, constraint: Constraint) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        constraint: Constraint,
+        forward: Forward | None = None,
+        loss: Loss | LossFunction | None = None,
+    ) -> None:
+        self.model, self.forward, self.loss = model, forward, loss
         self.recipe = recipe
         self.constraint = constraint
         self.trainable_tensors = all_trainable_tensors(model, constraint)
@@ -81,13 +90,13 @@ class Trainer:
 
         Args:
             inputs: The batch [B, ...], on the device of the model.
-            labels: The class indices [B]; examples whose label is `IGNORE_INDEX` (-100) do not count. At least one must
-                count.
+            labels: The labels [B, ...]; those that are `IGNORE_INDEX` (-100) do not count. At least one must count.
 
         Returns:
-            The mean cross-entropy in nats before the step, a scalar without a gradient; the penalty is not part of it.
+            The mean loss before the step, a scalar without a gradient; the penalty is not part of it.
         """
-        loss = F.cross_entropy(self.model(inputs), labels, ignore_index=IGNORE_INDEX)
+        batch = inputs, labels
+        loss = training_loss(self.model, call_model(self.model, batch, self.forward), batch, self.loss)
         self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.add_penalty(self.weights, self.recipe.penalty_strength)
@@ -106,8 +115,9 @@ class Trainer:
         Raises:
             SpecError: The sparse backend is requested and cannot train the model.
         """
+        other_task = self.forward is not None or self.loss is not None or split.labels.ndim != 1
         self.backend, self.network = choose_training_backend(
-            backend, self.model, self.constraint, self.recipe, split.inputs
+            backend, self.model, self.constraint, self.recipe, split.inputs, other_task=other_task
         )
 
     def learning_rate(self, fraction: float) -> float:
@@ -117,7 +127,7 @@ class Trainer:
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the model on a split, with the backend of the training."""
         if self.network is None:
-            return evaluate(self.model, split, backend="dense")
+            return evaluate(self.model, split, forward=self.forward, loss=self.loss, backend="dense")
         self.network.load()
         return evaluate_network(self.network, split)
 
@@ -134,19 +144,19 @@ class Trainer:
             progress: Called after every batch.
 
         Returns:
-            The mean loss over the examples that have a label.
+            The mean loss over the labels that count, or over the examples where labels are no classes.
         """
         if self.network is not None:
             return train_sparse_epoch(self, self.network, split, seed, observer, progress)
         size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
         total, num_labeled = torch.zeros((), device=split.labels.device), 0
-        is_labeled = bool((split.labels != IGNORE_INDEX).all())
+        is_labeled = count_labeled(split.labels) == split.labels.numel()
         for index, (inputs, labels) in enumerate(iter_batches(split, size, seed, number, first), start=first):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate((number + index / count) / self.recipe.epochs)
             inputs = augment_batch(self.augment, inputs, seed, number, index)
-            n = len(labels) if is_labeled else count_labeled(labels)
+            n = labels.numel() if is_labeled else count_labeled(labels)
             if n:
                 total += self.step(inputs, labels) * n
                 num_labeled += n
@@ -262,6 +272,8 @@ def train(
     *,
     masks: Mapping[str, Tensor] | None = None,
     constraint: Constraint | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
     seed: int = 0,
     start: TrainingState | None = None,
     observer: Observer | None = None,
@@ -274,15 +286,21 @@ def train(
     """Train `model` in place.
 
     Args:
-        model: Maps inputs [B, ...] to logits [B, C]. If it is in training mode, every module keeps its mode; if it is
-            in evaluation mode, all modules are trained in training mode, except normalization layers whose parameters
-            are all frozen. Afterwards every module is in the mode it had.
-        data: The training split trains, the validation split is evaluated; the test split is not used. Examples whose
-            label is `IGNORE_INDEX` (-100) count neither in a loss nor in an accuracy.
+        model: Any module; labels [B] are those of logits [B, C], labels [B, T] of [B, T, C], labels [B, H, W] of
+            [B, C, H, W]. If it is in training mode, every module keeps its mode; if it is in evaluation mode, all
+            modules are trained in training mode, except normalization layers whose parameters are all frozen.
+            Afterwards every module is in the mode it had. A network in half precision is trained in float32, and
+            rounded at the end.
+        data: The training split trains, the validation split is evaluated; the test split is not used. Labels that are
+            `IGNORE_INDEX` (-100) count neither in a loss nor in an accuracy. Without class names, labels may be
+            targets of any dtype, which need a `loss`.
         recipe: The settings of the training.
         masks: `Masks` of the model or of a submodule, or boolean tensors by parameter name; pruned weights are zero
             after every step. None: all weights are kept.
         constraint: Any other constraint that must hold after every step, of `model` or of a submodule.
+        forward: (model, (inputs, labels)) -> outputs; None: the model is called with the inputs.
+        loss: A key of LOSSES, such as "squared_error", a Loss, or a function (outputs, (inputs, labels)) -> mean loss;
+            None: the loss that the outputs contain, else cross-entropy.
         seed: Determines the order of the examples, augmentation and dropout.
         start: The state to continue from, in the middle of the learning-rate schedule and of the order of examples if
             it was captured there. None: the model as it is, at step 0.
@@ -299,12 +317,13 @@ def train(
             metrics say which one was used, and why not the sparse one.
 
     Returns:
-        The metrics of each evaluated epoch.
+        The metrics of each evaluated epoch; the accuracy is NaN where labels are no classes.
 
     Raises:
         SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while
             only the last epoch is evaluated, or the sparse backend is requested and cannot train the model.
-        DataError: The data cannot train a classifier.
+        DataError: The data cannot be trained on.
+        StatisticsError: The loss does not fit the outputs and the labels, or returns no scalar.
         ModelError: The model cannot be trained on the data, or the masks or the constraint belong to another model.
         DivergenceError: The loss is NaN or infinite.
         CheckpointError: The checkpoint is damaged, or belongs to another training.
@@ -312,9 +331,12 @@ def train(
     path = None if checkpoint is None else Path(checkpoint)
     copies_state = recipe.patience is not None or any(part is not None for part in (path, observer, start))
     check_backend(backend)
-    _check_training(model, data, recipe, path, evaluate_every_epoch, copies_state)
-    run = Trainer(model, recipe, _make_constraint(model, masks, constraint))
-    with restored_modes(model), _seeded_random_state(seed):
+    loss_function = find_loss(loss)
+    _check_training(model, recipe, path, evaluate_every_epoch, copies_state)
+    check_dataset(data, ("train", "validation"))
+    check_trainable(model, data, recipe, call=forward, loss=loss_function)
+    with restored_modes(model), single_precision(model), _seeded_random_state(seed):
+        run = Trainer(model, recipe, _make_constraint(model, masks, constraint), forward, loss_function)
         modes = start_training(model)
         if start is not None:
             run.restore(start)
@@ -332,9 +354,9 @@ def train(
             progress("training", run.done, recipe.epochs * steps_per_epoch(recipe, data.train))
         while not run.is_finished(data.train):
             set_modes(modes)
-            loss = run.epoch(data.train, seed, observer, progress)
+            mean_loss = run.epoch(data.train, seed, observer, progress)
             is_evaluated = evaluate_every_epoch or run.is_at_last_step(data.train)
-            run.finish_epoch(loss, data, is_evaluated=is_evaluated)
+            run.finish_epoch(mean_loss, data, is_evaluated=is_evaluated)
             if path is not None and identity is not None:
                 save_checkpoint(path, identity, *run.to_checkpoint(observer))
             if report is not None and is_evaluated:
@@ -347,21 +369,18 @@ def train(
 
 def _check_training(
     model: nn.Module,
-    data: Dataset,
     recipe: Recipe,
     path: Path | None,
     evaluate_every_epoch: bool,
     copies_state: bool,
 ) -> None:
-    """Raise what `train` raises for arguments that it cannot train with; nothing is changed."""
+    """Raise what `train` raises for settings, and for a state that cannot be copied."""
     check_recipe(recipe)
     if recipe.patience is not None and not evaluate_every_epoch:
         raise SpecError(
             f"Expected an evaluation after every epoch for patience = {recipe.patience}, got "
             "evaluate_every_epoch = False; leave one of them out."
         )
-    check_dataset(data, ("train", "validation"))
-    check_trainable(model, data, recipe)
     if path is not None:
         check_checkpoint_writable(path)
     if copies_state:

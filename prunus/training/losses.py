@@ -135,6 +135,26 @@ def mean_loss(
     return errors.sum() / (targets != IGNORE_INDEX).sum().clamp(min=1)
 
 
+def training_loss(
+    model: nn.Module, output: object, batch: Batch, loss: Loss | LossFunction | None = None
+) -> Tensor:
+    """The loss that a step of training makes smaller; NaN where all labels are ignored.
+
+    Args:
+        model, output, batch, loss: As for `mean_loss`.
+
+    Returns:
+        A scalar: that of `mean_loss`, up to rounding.
+
+    Raises:
+        StatisticsError, ModelError: As `mean_loss`.
+    """
+    if loss is not None or output_field(output, "loss") is not None:
+        return mean_loss(model, output, batch, loss)
+    logits, labels = loss_rows(output_tensor(model, output), labels_of(batch), LOSSES["cross_entropy"])
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+
+
 def loss_rows(outputs: Tensor, targets: Tensor | None, loss: Loss) -> tuple[Tensor, Tensor]:
     """Outputs [B, C] with targets that a loss compares row by row.
 

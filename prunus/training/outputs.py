@@ -91,3 +91,29 @@ def output_tensor(model: nn.Module, output: object) -> Tensor:
             f"{type(output).__name__}; pass forward=lambda model, batch: ... that returns the logits alone."
         )
     return tensor
+
+
+def check_logits(model: nn.Module, logits: Tensor, batch_size: int, num_classes: int) -> Tensor:
+    """`logits`, which `model` returned.
+
+    Args:
+        model: The model, which is named in errors.
+        logits: What the forward pass returned.
+        batch_size: The number of examples of the batch.
+        num_classes: The least number of logits per example.
+
+    Returns:
+        The same tensor [B, C].
+
+    Raises:
+        ModelError: The output is no floating-point tensor [B, C] with B equal to `batch_size` and C at least
+            `num_classes`.
+    """
+    kind, expected = type(model).__name__, f"logits [{batch_size}, C] with C at least {num_classes}"
+    if logits.ndim != 2 or len(logits) != batch_size or logits.shape[1] < num_classes:
+        raise ModelError(
+            f"Expected {kind} to return {expected}, one row per example, got {list(logits.shape)}."
+        )
+    if not logits.is_floating_point():
+        raise ModelError(f"Expected {kind} to return floating-point logits, got {logits.dtype}.")
+    return logits

@@ -286,10 +286,19 @@ def test_quantize_weights_accepts_empty_tensors_and_trains_them(small_digits):
     assert not torch.equal(before, model[3].bias)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int8])
-def test_quantize_weights_raises_for_other_dtypes(dtype):
-    with pytest.raises(ModelError, match=rf"'a' of {dtype}; convert with model\.float\(\)"):
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_quantize_weights_raises_for_numbers_that_are_not_floating_point(dtype):
+    with pytest.raises(ModelError, match=rf"Expected floating-point weights to quantize, got 'a' of {dtype}"):
         quantize_weights({"a": torch.ones(9, dtype=dtype)}, {"a": torch.ones(9, dtype=torch.bool)}, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_other_float_types_are_quantized_as_float32(dtype):
+    weight = torch.randn(99, generator=torch.Generator().manual_seed(0)).to(dtype)
+    masks = {"a": torch.ones(99, dtype=torch.bool)}
+    quantized, expected = (quantize_weights({"a": w}, masks, 2)["a"] for w in (weight, weight.float()))
+    assert quantized.codebook.dtype == torch.float32
+    assert torch.equal(quantized.dense(), expected.dense())
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,3 @@ def test_regression_is_compressed_by_its_own_loss_and_metric(digits, tmp_path):
     searched = prunus.compress(model, data=data, train=False, bits=5, max_accuracy_drop=0.005, **task)
     assert before.metric - searched.stages[-1].validation.metric <= 0.005
     assert 0.02 < searched.density < 0.95
-    with pytest.raises(
-        SpecError, match="train=False or fit with forward, loss, metric, as recipes train class"
-    ):
-        prunus.compress(model, data=data, **task)

@@ -234,13 +234,6 @@ LEFT_OUT_BY_OBS = {
 """Weights whose output error is not known; each is named with the reason."""
 LEFT_OUT_BY_2_4 = {"depthwise and grouped": ["0.weight"], "Conv1d": ["0.weight"]}
 """Weights whose inputs are no multiple of four."""
-WAITING = {
-    ("bfloat16", "compress"): "compress takes float32 weights only",
-    ("float16", "compress"): "compress takes float32 weights only",
-    ("float64", "compress"): "compress takes float32 weights only",
-    ("BERT classifier", "compress"): "training takes logits only",
-}
-"""Cells that wait for other parts of the library."""
 
 
 def examples(shape, dtype):
@@ -330,9 +323,7 @@ def test_2_of_4_by_sparse_gpt(row):
     assert output(model, split).isfinite().all()
 
 
-def test_compress(row, request, tmp_path):
-    if (row, "compress") in WAITING:
-        request.applymarker(pytest.mark.xfail(reason=WAITING[row, "compress"], strict=True))
+def test_compress(row, tmp_path):
     model, split = make(row)
     num_classes = output(model, split).shape[-1]
     data = prunus.Dataset("toy", split, split, split, tuple(map(str, range(num_classes))))

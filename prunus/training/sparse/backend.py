@@ -95,7 +95,13 @@ def choose_backend(
 
 
 def choose_training_backend(
-    backend: str, model: nn.Module, constraint: Constraint, recipe: Recipe, inputs: Tensor
+    backend: str,
+    model: nn.Module,
+    constraint: Constraint,
+    recipe: Recipe,
+    inputs: Tensor,
+    *,
+    other_task: bool = False,
 ) -> "tuple[Backend, SparseNetwork | None]":
     """Choose the backend of a training.
 
@@ -105,6 +111,7 @@ def choose_training_backend(
         constraint: What holds after every step.
         recipe: The recipe, of which the optimizer is used.
         inputs: The training examples [N, ...].
+        other_task: Whether there is another forward, another loss, or more than one label per example.
 
     Returns:
         The backend, and the network of the sparse backend if that was chosen.
@@ -114,6 +121,8 @@ def choose_training_backend(
     """
     check_backend(backend)
     reason = None if backend == "dense" else _reason_against(model, constraint, recipe)
+    if other_task and backend != "dense":
+        reason = "the task is not the classification of examples"
     if reason is not None and backend == "sparse":
         raise SpecError(
             f"Expected a training that the sparse backend can compute, but {reason}; choose the backend auto or dense."

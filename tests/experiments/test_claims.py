@@ -1,0 +1,37 @@
+"""Verdicts on claims, decided from rows."""
+
+from prunus.experiments.claims import Claim, decide_claims
+
+
+def rows(group, curve, errors):
+    return [
+        {"group": group, "curve": curve, "replicate": replicate, "error": error}
+        for replicate, error in enumerate(errors)
+    ]
+
+
+def test_claim_about_one_network_is_not_decided_on_another():
+    claims = [
+        Claim("A is low", "a", "lower", 2.0, "error", "Table 1"),
+        Claim("B is low", "b", "lower", 2.0, "error", "Table 1"),
+        Claim("C is low", "c", "lower", 2.0, "error", "Table 1"),
+    ]
+    measured = rows("first", "a", [1.0, 1.1, 1.05]) + rows("second", "b", [3.0, 3.1, 3.05])
+    decisions = {d.claim: (d.verdict, d.n, d.reason) for d in decide_claims(claims, measured)}
+    assert decisions == {
+        "first: A is low": ("holds", 3, ""),
+        "first: C is low": ("not shown", 0, "there is no curve 'c'"),
+        "second: B is low": ("does not hold", 3, ""),
+        "second: C is low": ("not shown", 0, "there is no curve 'c'"),
+    }
+
+
+def test_more_claims_need_more_evidence():
+    """Holm: the smallest of m p-values is multiplied by m."""
+    claim = Claim("It is low", "a", "lower", 2.0, "error", "Table 1")
+    measured = rows("", "a", [1.0, 1.45, 1.2])
+    (alone,) = decide_claims([claim], measured)
+    first, *others = decide_claims([claim] * 4, measured)
+    assert first.p == min(1.0, 4 * alone.p)
+    assert (alone.verdict, first.verdict) == ("holds", "not shown")
+    assert {other.p for other in others} == {first.p}

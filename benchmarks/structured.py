@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import Timed, table
+from prunus.pruning.structured.budgets import channels_to_keep
 from prunus.pruning.structured.graph import trace_model
 from prunus.pruning.structured.groups import group_labels
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.sizes import resolve_sizes
-from prunus.pruning.structured.slim import channels_to_keep
 from prunus.pruning.structured.walk import label_graph
 
 IMAGES = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))

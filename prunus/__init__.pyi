@@ -33,6 +33,11 @@ from prunus.pruning.sensitivity import sensitivity as sensitivity
 from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
+from prunus.pruning.structured.criteria import FILTER_CRITERIA as FILTER_CRITERIA
+from prunus.pruning.structured.criteria import FilterCriterion as FilterCriterion
+from prunus.pruning.structured.criteria import batch_norm_scales as batch_norm_scales
+from prunus.pruning.structured.group_sensitivity import group_sensitivity as group_sensitivity
+from prunus.pruning.structured.macs import count_macs as count_macs
 from prunus.pruning.structured.plan import SlimPlan as SlimPlan
 from prunus.pruning.structured.slim import slim as slim
 from prunus.tickets.lottery import LotteryResult as LotteryResult

@@ -17,12 +17,14 @@ from prunus.cli.pack import pack
 from prunus.cli.prune import prune
 from prunus.cli.run import figure, run
 from prunus.cli.runs import app as runs
+from prunus.cli.slim import slim
 from prunus.version import __version__
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "compress": compress,
     "prune": prune,
+    "slim": slim,
     "inspect": inspect,
     "evaluate": evaluate,
     "pack": pack,

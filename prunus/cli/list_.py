@@ -48,6 +48,7 @@ def registries() -> dict[str, Mapping[str, Any]]:
     from prunus.pruning.methods import METHODS
     from prunus.pruning.schedules import SCHEDULES
     from prunus.pruning.scopes import SCOPES
+    from prunus.pruning.structured.criteria import FILTER_CRITERIA
     from prunus.runs.executors import EXECUTORS
     from prunus.tickets.mask0_actions import MASK0_ACTIONS
     from prunus.tickets.mask1_actions import MASK1_ACTIONS
@@ -59,6 +60,7 @@ def registries() -> dict[str, Mapping[str, Any]]:
         "models": MODELS,
         "data sets": DATASETS,
         "criteria": CRITERIA,
+        "filter criteria": FILTER_CRITERIA,
         "pruning methods": METHODS,
         "scopes": SCOPES,
         "schedules": SCHEDULES,

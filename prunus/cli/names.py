@@ -9,6 +9,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "model": (
         *("lenet-300-100", "lenet-5", "conv-2", "conv-4", "conv-6"),
         *("resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-110"),
+        *("preresnet-56", "preresnet-110", "preresnet-164", "densenet-40", "densenet-bc-100"),
+        *("vgg-11", "vgg-13", "vgg-16", "vgg-19", "vgg-11-bn", "vgg-13-bn", "vgg-16-bn", "vgg-19-bn"),
+        *("vgg-11-bn-cifar", "vgg-13-bn-cifar", "vgg-16-bn-cifar", "vgg-19-bn-cifar"),
+        *("resnet-18", "resnet-34", "resnet-50", "densenet-121", "mobilenet-v2", "vit-small"),
     ),
     "data set": ("mnist", "fashion-mnist", "cifar-10", "digits", "monks-1", "monks-2", "monks-3"),
     "criterion": (
@@ -27,6 +31,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("magnitude_increase_same_sign", "magnitude_increase_diff_sign"),
         *("snip", "gradient", "grasp", "synflow"),
         *("obd", "obs", "sparse_gpt", "admm", "fisher", "full_obs", "obd_hutchinson"),
+    ),
+    "filter criterion": (
+        *("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz", "thinet", "lasso"),
+        "random",
     ),
     "scope": ("layer", "global", "2:4", "4:8", "1x4"),
     "preset": (

@@ -67,16 +67,22 @@ def default_data(name: str, model: "nn.Module") -> str:
         The name of a data set.
 
     Raises:
-        DataError: The model is not built in.
+        DataError: The model is not built in, or is one for ImageNet, which is not built in.
     """
     from prunus.errors import DataError
+    from prunus.models import input_shape
 
     built_in: Any = getattr(model, "built_in", None)
     if built_in is None:
         raise DataError(
             f"Expected a data set for {name}, which is not built in, got none; name one with --data."
         )
-    return "mnist" if built_in["name"].startswith("lenet") else "cifar-10"
+    shape = input_shape(built_in["name"])
+    if shape[1] > 32:
+        raise DataError(
+            f"Expected a data set of ImageNet's shape for {name}, got none; name one with --data."
+        )
+    return "mnist" if shape[0] == 1 else "cifar-10"
 
 
 def load_calibration(

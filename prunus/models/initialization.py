@@ -1,10 +1,12 @@
 """Seeded initialization: the weights of a model depend on its seed and nothing else."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from prunus.errors import ModelError
 from prunus.seeds import make_generator
 
 Initialize = Callable[[nn.Module, int], None]
@@ -66,3 +68,51 @@ def build_model(
         initialize(model.to(memory_format=torch.channels_last), seed)  # type: ignore[call-overload]
     model.built_in = {"name": name, "arguments": arguments}  # type: ignore[assignment]
     return model
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in model: called with a seed and arguments, it returns the network."""
+
+    name: str
+    """Its key in MODELS."""
+    description: str
+    build: Callable[..., nn.Module]
+    """Takes the arguments, such as `width` and `classes`, and returns the network before its initialization."""
+    initialize: Initialize = kaiming_normal
+    input_shape: tuple[int, ...] = (3, 32, 32)
+    """Of one example."""
+
+    def __call__(self, *, seed: int = 0, **arguments: object) -> nn.Module:
+        """Build the network.
+
+        Args:
+            seed: Seed of the initial weights.
+            arguments: Those of `build`.
+
+        Returns:
+            The network in training mode.
+        """
+        return build_model(self.name, self.build(**arguments), seed, self.initialize, **arguments)
+
+
+def scaled(channels: int, width: float, multiple: int = 1) -> int:
+    """The number of channels of a layer in a network of another width.
+
+    Args:
+        channels: The number at width 1.
+        width: The factor, above 0.
+        multiple: The number is a multiple of this, the nearest one, unless `width` is 1.
+
+    Returns:
+        At least `multiple`.
+
+    Raises:
+        ModelError: The width is not above 0, or far above what can be built.
+
+    >>> scaled(64, 0.25), scaled(24, 0.4, multiple=8), scaled(64, 1.0)
+    (16, 8, 64)
+    """
+    if not 0 < width <= 1000:
+        raise ModelError(f"Expected a width above 0 and at most 1000, got {width}.")
+    return channels if width == 1 else max(int(channels * width / multiple + 0.5) * multiple, multiple)

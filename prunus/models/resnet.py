@@ -13,13 +13,15 @@ is a fixed change of scale and origin, not a parameter, and not in the state_dic
 scratch learns the same functions with it.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.cifar10 import MEAN, STD
 from prunus.errors import ModelError
-from prunus.models.initialization import build_model, kaiming_normal
+from prunus.models.initialization import BuiltIn, scaled
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,14 +52,15 @@ class ResNet(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, width: float = 1.0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, 1)
-        self.layer2 = _stage(16, 32, blocks, 2)
-        self.layer3 = _stage(32, 64, blocks, 2)
-        self.linear = nn.Linear(64, 10)
+        channels = [scaled(own, width) for own in (16, 32, 64)]
+        self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.layer1 = _stage(channels[0], channels[0], blocks, 1)
+        self.layer2 = _stage(channels[0], channels[1], blocks, 2)
+        self.layer3 = _stage(channels[1], channels[2], blocks, 2)
+        self.linear = nn.Linear(channels[2], 10)
         # (x · STD + MEAN - IMAGENET_MEAN) / IMAGENET_STD, channel by channel
         mean, std, imagenet_mean, imagenet_std = (
             torch.tensor(constants, dtype=torch.float64).reshape(1, 3, 1, 1)
@@ -80,46 +83,14 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
-def resnet_20(*, seed: int = 0) -> nn.Module:
-    """ResNet-20: 268,336 weights, 269,722 parameters.
-
-    >>> sum(p.numel() for p in resnet_20().parameters())
-    269722
-    """
-    return build_model("resnet-20", ResNet(3), seed, kaiming_normal)
-
-
-def resnet_32(*, seed: int = 0) -> nn.Module:
-    """ResNet-32: 461,872 weights, 464,154 parameters.
-
-    >>> sum(p.numel() for p in resnet_32().parameters())
-    464154
-    """
-    return build_model("resnet-32", ResNet(5), seed, kaiming_normal)
-
-
-def resnet_44(*, seed: int = 0) -> nn.Module:
-    """ResNet-44: 655,408 weights, 658,586 parameters.
-
-    >>> sum(p.numel() for p in resnet_44().parameters())
-    658586
-    """
-    return build_model("resnet-44", ResNet(7), seed, kaiming_normal)
-
-
-def resnet_56(*, seed: int = 0) -> nn.Module:
-    """ResNet-56: 848,944 weights, 853,018 parameters.
-
-    >>> sum(p.numel() for p in resnet_56().parameters())
-    853018
-    """
-    return build_model("resnet-56", ResNet(9), seed, kaiming_normal)
-
-
-def resnet_110(*, seed: int = 0) -> nn.Module:
-    """ResNet-110: 1,719,856 weights, 1,727,962 parameters.
-
-    >>> sum(p.numel() for p in resnet_110().parameters())
-    1727962
-    """
-    return build_model("resnet-110", ResNet(18), seed, kaiming_normal)
+_DESCRIPTIONS = {
+    20: "ResNet-20: 268,336 weights, 269,722 parameters.",
+    32: "ResNet-32: 461,872 weights, 464,154 parameters.",
+    44: "ResNet-44: 655,408 weights, 658,586 parameters.",
+    56: "ResNet-56: 848,944 weights, 853,018 parameters.",
+    110: "ResNet-110: 1,719,856 weights, 1,727,962 parameters.",
+}
+RESNETS = tuple(
+    BuiltIn(f"resnet-{depth}", text, partial(ResNet, (depth - 2) // 6))
+    for depth, text in _DESCRIPTIONS.items()
+)

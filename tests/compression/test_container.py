@@ -384,7 +384,7 @@ def test_write_replaces_a_file_atomically(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [n for n in MODELS if n.startswith(("lenet", "conv", "resnet-20"))])
 def test_load_builds_a_built_in_model(name, tmp_path):
     module = MODELS[name](seed=4)
     write(tmp_path / "f.prunus", module.state_dict(), model={"name": name, "arguments": {}})

@@ -104,6 +104,7 @@ def test_completion_lists_exactly_the_built_in_names():
         "model": tables["models"],
         "data set": tables["data sets"],
         "criterion": {**tables["criteria"], **tables["pruning methods"]},
+        "filter criterion": tables["filter criteria"],
         "scope": tables["scopes"],
         "preset": tables["compression presets"],
         "experiment": tables["experiments"],

@@ -384,6 +384,7 @@ def test_list_names_all_built_in_components(run):
         "models": MODELS,
         "data_sets": DATASETS,
         "criteria": prunus.CRITERIA,
+        "filter_criteria": prunus.FILTER_CRITERIA,
         "pruning_methods": METHODS,
         "scopes": prunus.SCOPES,
         "schedules": prunus.SCHEDULES,

@@ -1,7 +1,7 @@
 """A plan: which channels of which groups are removed; nothing is changed before `apply`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.removal import remove_channels
+from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
 from prunus.pruning.structured.verify import check_removal
@@ -38,7 +39,6 @@ class SlimPlan:
     """The indices of the channels to remove, by name of the group."""
     verify: bool | str = True
     rewrite: bool = False
-    report: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def groups(self) -> list[Group]:
@@ -49,6 +49,11 @@ class SlimPlan:
     def refused(self) -> list[RefusedDimension]:
         """What cannot be removed, with operator, source line and dimensions."""
         return self.analysis.refused
+
+    @property
+    def report(self) -> SlimReport:
+        """Channels, parameters and MACs of each layer before and after the removal."""
+        return describe_plan(self.model, self.analysis, self.removed)
 
     def apply(self, optimizer: torch.optim.Optimizer | None = None, masks: Masks | None = None) -> nn.Module:
         """Remove the channels from the model, in place.

@@ -1,22 +1,41 @@
 """Make a network smaller by removing whole channels: `plan = prunus.slim(...)`, then `plan.apply()`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
+from prunus.data.examples import Calibration
 from prunus.errors import DensityError, ModelError
 from prunus.modules import check_module, unwrapped
+from prunus.pruning.statistics import Criterion
 from prunus.pruning.structured.analysis import analyze
-from prunus.pruning.structured.groups import Group
+from prunus.pruning.structured.budgets import Ranking, Removed, count_parameters, fit_budget
+from prunus.pruning.structured.criteria import FilterCriterion, FilterStatistics, filter_criterion
+from prunus.pruning.structured.groups import Analysis, Group
+from prunus.pruning.structured.latency import measure_latency
 from prunus.pruning.structured.plan import SlimPlan
+from prunus.pruning.weights import copied
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
 
 
 def slim(
     model: nn.Module,
     example_inputs: object,
     *,
-    density: float,
+    macs: float | None = None,
+    parameters: float | None = None,
+    density: float | None = None,
+    latency: float | None = None,
+    budget: tuple[Callable[[nn.Module], float], float] | None = None,
+    criterion: str | FilterCriterion | Criterion | Mapping[str, Tensor] = "l2",
+    scope: str = "layer",
+    calibration: Calibration | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
+    seed: int = 0,
     round_to: int = 1,
     min_channels: int = 1,
     exclude: Sequence[str] = (),
@@ -26,10 +45,27 @@ def slim(
 ) -> SlimPlan:
     """Plan the removal of channels; the model is not changed.
 
+    One of `macs`, `parameters`, `density`, `latency` and `budget` is the goal.
+
     Args:
         model: Any module that `torch.export` can export.
         example_inputs: What its forward takes: one tensor, a tuple of arguments, or a dict of named arguments.
-        density: The fraction of the channels of each group that is kept, in (0, 1]; those with the largest L2 norm.
+        macs: The most multiply-accumulates to keep: a fraction of the dense ones in (0, 1], or a larger number.
+        parameters: The most parameters to keep: a fraction of all in (0, 1], or a larger number.
+        density: The fraction of the channels to keep, in (0, 1]: of each group, or, with the scope "global", of all.
+        latency: The longest time of a forward pass of the example inputs on this machine, as a fraction of the dense
+            one in (0, 1]; measured for about 15 candidates.
+        budget: (function, limit): the function of a smaller copy of the model is at most the limit, for example
+            (lambda model: len(prunus.pack(model.state_dict())), 100_000) for the bytes of the coded file.
+        criterion: A key of FILTER_CRITERIA ("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz",
+            "thinet", "lasso", "random"), or a criterion for weights, whose scores are summed over all coupled weights.
+        scope: "layer": every group keeps the same fraction. "global": channels of all groups are ranked together, by
+            the score relative to the mean of the group where the criterion has no common scale.
+        calibration: Examples in any form, for criteria that need some.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
+        loss: For criteria with gradients: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean loss; None:
+            the loss that the outputs contain, else cross-entropy.
+        seed: For criteria that draw random numbers.
         round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
         min_channels: The least number of channels that a group keeps.
         exclude: Names of parameters or modules; groups with one of them are left alone.
@@ -44,30 +80,84 @@ def slim(
 
     Raises:
         ModelError: The model cannot be exported, has no group to remove channels from, or no part of an excluded name.
-        DensityError: `density` is out of range.
+        DensityError: Not exactly one goal, a goal out of range, or a budget that cannot be met.
+        StatisticsError: The criterion has no scores for a group, or no calibration examples.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> print(slim(model, torch.zeros(1, 4), macs=0.5).report)
+        layer  channels  parameters  MACs     coupled by
+        0      8 → 4     40 → 20     32 → 16  0.weight
+        2      2         18 → 10     16 → 8
+        all              58 → 30     48 → 24
     """
-    if not 0 < density <= 1:
-        raise DensityError(
-            f"Expected a density in (0, 1], got {density}; pass the fraction of channels to keep."
-        )
+    _check_goal(macs=macs, parameters=parameters, density=density, latency=latency, budget=budget)
     if verify not in (True, False, "groups"):
         raise ModelError(f"Expected verify=True, False or 'groups', got {verify!r}.")
+    scorer = filter_criterion(criterion)
     check_module(model)
     model = unwrapped(model)
     check_excluded(model, exclude)
     analysis = analyze(model, example_inputs, rewrite=rewrite)
-    weights = {name: parameter.detach().square() for name, parameter in model.named_parameters()}
-    removed = {}
     groups = [group for group in analysis.groups if is_allowed(group, exclude, allow_inexact)]
     if not groups:
         raise ModelError(
-            f"Expected a group of channels to remove in {type(model).__name__}, got none; see plan.refused."
+            f"Expected a group of channels to remove in {type(model).__name__}, got none{_why_none(analysis)}."
         )
-    for group in groups:
-        count = group.channels - channels_to_keep(group.channels, density, round_to, min_channels)
-        order = torch.argsort(group.reduce(weights), stable=True)
-        removed[group.name] = sorted(order[:count].tolist())
+    scores = scorer(FilterStatistics(model, groups, calibration, forward, loss, seed))
+    ranking = Ranking(
+        groups, scores, scope,
+        round_to=round_to, min_channels=min_channels, is_comparable=scorer.is_comparable,
+    )  # fmt: skip
+    if density is not None:
+        removed = ranking.removed(round(density * ranking.num_levels))
+    else:
+
+        def of_model(function: Callable[[nn.Module], float], removed: Removed) -> float:
+            return function(SlimPlan(copied(model), analysis, removed, False, rewrite).apply())
+
+        time_of = partial(of_model, partial(measure_latency, example_inputs=example_inputs))
+        function, limit = budget or (None, None)
+        goals: dict[str, tuple[float | None, Callable[[Removed], float]]] = {
+            "macs": (macs, analysis.macs),
+            "parameters": (parameters, partial(count_parameters, model, analysis)),
+            "latency": (latency, time_of),
+            "budget": (limit, partial(of_model, function)) if function else (None, time_of),
+        }
+        what, cost, limit = next(
+            (name, cost, goal) for name, (goal, cost) in goals.items() if goal is not None
+        )
+        is_fraction = limit <= 1 and what != "budget"
+        removed = fit_budget(ranking, cost, limit * cost({}) if is_fraction else limit, what)
     return SlimPlan(model, analysis, removed, verify, rewrite)
+
+
+def _check_goal(**goals: Any) -> None:
+    given = {name: value for name, value in goals.items() if value is not None}
+    if len(given) != 1:
+        raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(given) or 'none'}.")
+    name, value = given.popitem()
+    if name == "budget":
+        if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0])):
+            raise DensityError(f"Expected budget=(function of a model, limit), got {value!r}.")
+        return
+    highest = 1.0 if name in ("density", "latency") else float("inf")
+    if isinstance(value, bool) or not 0 < value <= highest or value == float("inf"):
+        text = f"a {name} in (0, 1]" if highest == 1 else f"{name} above 0, a fraction or a number to keep"
+        raise DensityError(f"Expected {text}, got {value}.")
+
+
+def _why_none(analysis: Analysis) -> str:
+    """What was left out, for the error."""
+    if analysis.groups:
+        first = analysis.groups[0]
+        reason = "it is excluded" if first.inexact is None else f"{first.inexact.reason} (allow_inexact=True)"
+        return f": {len(analysis.groups)} left out, the first {first.name!r} because {reason}"
+    if analysis.refused:
+        refusal = analysis.refused[0].refusal
+        return f": {refusal.operator} at {refusal.source}: {refusal.reason}"
+    return ""
 
 
 def check_excluded(model: nn.Module, exclude: Sequence[str]) -> None:
@@ -102,23 +192,3 @@ def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> boo
     names = {member.name for member in group.members}
     is_excluded = any(name == own or own.startswith(f"{name}.") for name in exclude for own in names)
     return (group.exact or allow_inexact) and not is_excluded
-
-
-def channels_to_keep(channels: int, density: float, round_to: int = 1, min_channels: int = 1) -> int:
-    """The number of channels that a group keeps: rounded, then to a multiple, at least one multiple.
-
-    Args:
-        channels: Channels of the group.
-        density: The fraction to keep.
-        round_to: The number is a multiple of this.
-        min_channels: The least number.
-
-    Returns:
-        Between 1 and `channels`.
-
-    >>> channels_to_keep(64, 0.3, round_to=8)
-    16
-    """
-    rounded = max(round(channels * density / round_to) * round_to, round_to)
-    least = -(-min_channels // round_to) * round_to
-    return min(max(rounded, least), channels)

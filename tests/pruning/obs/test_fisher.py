@@ -134,7 +134,7 @@ def test_gradients_of_a_resnet_are_those_of_a_loop():
     torch.testing.assert_close(torch.cat([g.flatten(1) for g in actual.values()], 1), loop(objective))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [n for n in MODELS if n.startswith(("lenet", "conv", "resnet-20"))])
 def test_built_in_models_are_pruned_and_not_changed(name):
     shape = (1, 28, 28) if name.startswith("lenet") else (3, 32, 32)
     model = settled(MODELS[name](), torch.rand(8, *shape))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.errors import CorruptFileError, DensityError, ModelError, ModelMismatchError
 from prunus.masks import Masks
-from prunus.pruning.structured.slim import channels_to_keep
+from prunus.pruning.structured.budgets import channels_to_keep
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 

@@ -1,0 +1,213 @@
+"""`prunus slim`: remove channels from a network, write the smaller one, and print the table of its layers."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunus.cli.compress import Weights
+from prunus.cli.names import completion
+from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
+from prunus.cli.prune import Examples, Model
+from prunus.cli.tasks import Forward, Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BATCH_SIZES = (1, 32)
+"""Batch sizes at which the time of a forward pass is measured."""
+
+Macs = Annotated[
+    float | None, optional("N", "Multiply-accumulates to keep: a fraction, or a number above 1.")
+]
+Parameters = Annotated[float | None, optional("N", "Parameters to keep: a fraction, or a number above 1.")]
+Density = Annotated[float | None, optional("FRACTION", "Fraction of the channels of each group to keep.")]
+Latency = Annotated[
+    float | None,
+    optional("FRACTION", "Time of a forward pass of one example, as a fraction of the dense one."),
+]
+FileBytes = Annotated[
+    int | None, optional("N", "Most bytes of the .prunus file, without quantization.", lowest=1)
+]
+Criterion = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="A filter criterion or a criterion of `prunus list`.",
+        autocompletion=completion("filter criterion"),
+    ),
+]
+Scope = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="layer: every group keeps the same fraction; global: all are ranked together."
+    ),
+]
+DATA = (
+    "Examples for the criterion: a built-in data set, or yours; mnist or cifar-10 by default, for a built-in model, if "
+    "the criterion needs some."
+)
+Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
+SHAPE = "Shape of one example, such as 3,224,224; that of the data or of the built-in model by default."
+InputShape = Annotated[str | None, optional("SIZES", SHAPE)]
+RoundTo = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Keep multiples of this number of channels in each group.")
+]
+MinChannels = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Keep at least this number of channels in each group.")
+]
+Exclude = Annotated[
+    list[str] | None, optional("NAME", "A module or parameter to leave alone. May be repeated.")
+]
+INEXACT = "Also remove channels over which a normalization such as LayerNorm runs."
+Inexact = Annotated[bool, typer.Option("--allow-inexact", help=INEXACT)]
+OUT = "The smaller network: .prunus, which also stores what was removed, or .safetensors; MODEL-slim.prunus by default."
+Out = Annotated[Path | None, optional("FILE", OUT)]
+
+
+def slim(
+    model: Model,
+    macs: Macs = None,
+    parameters: Parameters = None,
+    density: Density = None,
+    latency: Latency = None,
+    file_bytes: FileBytes = None,
+    criterion: Criterion = "l2",
+    scope: Scope = "layer",
+    weights: Weights = None,
+    data: Data = None,
+    calibration_examples: Examples = None,
+    input_shape: InputShape = None,
+    round_to: RoundTo = 1,
+    min_channels: MinChannels = 1,
+    exclude: Exclude = None,
+    allow_inexact: Inexact = False,
+    out: Out = None,
+    forward: Forward = None,
+    loss: Loss = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = 1,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove whole channels from a network, so that a smaller dense one results, and measure how much faster it is.
+
+    Example: prunus slim resnet-20 --weights resnet-20.pt --macs 0.5 --criterion taylor --out smaller.prunus
+    """
+    import prunus
+    from prunus.cli import networks, tasks
+    from prunus.cli.devices import resolve_device, use_threads
+    from prunus.cli.output import echo_json, log
+    from prunus.data.examples import as_examples
+    from prunus.files import check_writable
+    from prunus.pruning.structured.criteria import filter_criterion
+    from prunus.pruning.weights import copied
+    from prunus.registry import source_files
+
+    use_threads(threads)
+    device = resolve_device(device)
+    path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-slim.prunus")
+    inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss)]
+    check_writable(path, force=force, inputs=inputs)
+    scorer = filter_criterion(criterion)
+    network, is_trained = networks.load_network(model, weights, device, seed)
+    networks.check_format(network, path)
+    if not is_trained and hasattr(network, "built_in"):
+        log(f"{model} has the initial weights of seed {seed}; --weights FILE takes trained ones")
+    if data is None and scorer.needs_examples:
+        data = networks.default_data(model, network)
+    loaded = (
+        None
+        if data is None
+        else networks.load_calibration(model, network, data, True, device=device, seed=seed)
+    )
+    calibration = None if loaded is None else as_examples(loaded).take(slice(calibration_examples or 1024))
+    example = _example(model, network, input_shape, None if calibration is None else calibration.inputs)
+    task = tasks.import_task(forward, loss, None)
+    settings = {"criterion": criterion, "scope": scope}
+    budget: Any = (partial(_size_of, settings), file_bytes) if file_bytes else None
+    plan = prunus.slim(
+        network, example.to(device),
+        macs=macs, parameters=parameters, density=density, latency=latency, budget=budget, criterion=scorer,
+        scope=scope, calibration=calibration, forward=task["forward"], loss=task["loss"], seed=seed,
+        round_to=round_to, min_channels=min_channels, exclude=exclude or (), allow_inexact=allow_inexact,
+    )  # fmt: skip
+    dense, report = copied(network), plan.report
+    plan.apply()
+    networks.write_network(network, path, settings)
+    times = _measure(dense, network, example.to(device))
+    if as_json:
+        sizes = {"file": str(path), "file_bytes": path.stat().st_size}
+        echo_json({**sizes, **settings, **report.to_json(), "latency": times})
+    else:
+        _show(report, times, path)
+
+
+def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: Any) -> "Tensor":
+    """One example of the model, of zeros where there are no data."""
+    import torch
+
+    from prunus.errors import DataError
+    from prunus.models import input_shape as built_in_shape
+
+    if input_shape is not None:
+        try:
+            sizes = [int(size) for size in input_shape.split(",")]
+        except ValueError:
+            sizes = []
+        if not sizes or min(sizes) < 1:
+            raise DataError(f"Expected an --input-shape such as 3,32,32, got {input_shape!r}.")
+        return torch.zeros(1, *sizes)
+    if isinstance(inputs, torch.Tensor):
+        return inputs[:1]
+    built_in: Any = getattr(network, "built_in", None)
+    if built_in is None:
+        raise DataError(
+            f"Expected the shape of one example of {name}, which is not built in; pass --input-shape or --data."
+        )
+    return torch.zeros(1, *built_in_shape(built_in["name"]))
+
+
+def _size_of(metadata: dict[str, str], model: "nn.Module") -> int:
+    """The bytes of the .prunus file of a model."""
+    from prunus.compression.container import pack
+    from prunus.compression.save import clear_negative_zeros, file_metadata
+
+    state, num_cleared = clear_negative_zeros(model.state_dict())
+    built_in: Any = getattr(model, "built_in", None)
+    return len(pack(state, model=built_in, metadata={**file_metadata(num_cleared, model), **metadata}))
+
+
+def _measure(dense: "nn.Module", smaller: "nn.Module", example: "Tensor") -> list[dict[str, float]]:
+    """The time of a forward pass before and after, in milliseconds, by batch size."""
+    from prunus.pruning.structured.latency import measure_latency
+
+    return [
+        {
+            "batch_size": size,
+            "before_ms": 1000 * measure_latency(dense, example, size),
+            "after_ms": 1000 * measure_latency(smaller, example, size),
+        }
+        for size in BATCH_SIZES
+    ]
+
+
+def _show(report: Any, times: list[dict[str, float]], path: Path) -> None:
+    """Print the table of the layers, the reasons why channels remain, the measured times and the file."""
+    from prunus.cli.output import echo, echo_table
+
+    header, rows = report.table()
+    # the names of the coupled layers come second, so that numbers are together
+    rows = [(row[0], row[-1], *row[1:-1]) for row in rows]
+    echo_table((header[0], header[-1], *header[1:-1]), rows, words=2, footer=1)
+    for text in report.refused:
+        echo(f"rest   {text}")
+    for own in times:
+        before, after = own["before_ms"], own["after_ms"]
+        echo(
+            f"time   batch {own['batch_size']:.0f}: {before:.2f} ms → {after:.2f} ms measured, "
+            f"{before / after:.2f} × as fast"
+        )
+    echo(f"file   {path}, {path.stat().st_size:,} bytes")

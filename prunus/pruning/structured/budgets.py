@@ -1,0 +1,168 @@
+"""How many channels each group keeps: a density, or the most that a budget allows.
+
+A ranking decides for every level between "the least" and "all" how many channels each group keeps, never fewer on a
+higher level. The highest level whose cost is within the budget is found by bisection.
+
+    layer    every group keeps the same fraction of its channels
+    global   the channels of all groups are ranked together
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import DensityError
+from prunus.pruning.structured.groups import Analysis, Group, kept_indices
+
+Removed = dict[str, list[int]]
+"""The indices of the channels to remove, by name of the group."""
+LEVELS = 10_000
+"""Densities that are distinguished when every group keeps the same fraction."""
+
+
+class Ranking:
+    """The channels of some groups in the order in which they are removed."""
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        scores: Mapping[str, Tensor],
+        scope: str,
+        *,
+        round_to: int = 1,
+        min_channels: int = 1,
+        is_comparable: bool = False,
+    ) -> None:
+        """Rank channels.
+
+        Args:
+            groups: The groups.
+            scores: One score per channel, by name of the group; the lowest are removed first.
+            scope: "layer" or "global".
+            round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
+            min_channels: The least number of channels that a group keeps.
+            is_comparable: For "global", whether scores of different groups have one scale; others are divided by the
+                mean of their group.
+
+        Raises:
+            DensityError: Another scope, or numbers below 1.
+        """
+        if scope not in ("layer", "global"):
+            raise DensityError(f"Expected the scope 'layer' or 'global', got {scope!r}.")
+        if round_to < 1 or min_channels < 1:
+            raise DensityError(
+                f"Expected round_to and min_channels of at least 1, got {round_to} and {min_channels}."
+            )
+        self.groups, self.round_to, self.min_channels = groups, round_to, min_channels
+        self.orders = {
+            group.name: torch.argsort(scores[group.name], stable=True).tolist() for group in groups
+        }
+        self.num_levels = LEVELS
+        self.levels: dict[str, Tensor] | None = None
+        if scope == "global":
+            self.levels = _common_levels(groups, scores, self.orders, is_comparable)
+            self.num_levels = sum(group.channels for group in groups)
+
+    def removed(self, level: int) -> Removed:
+        """The channels to remove on a level between 0 (as many as possible) and `num_levels` (none)."""
+        removed = {}
+        for group in self.groups:
+            share = level / self.num_levels
+            if self.levels is not None:
+                share = int((self.levels[group.name] < level).sum()) / group.channels
+            keep = channels_to_keep(group.channels, share, self.round_to, self.min_channels)
+            removed[group.name] = sorted(self.orders[group.name][: group.channels - keep])
+        return removed
+
+
+def _common_levels(
+    groups: Sequence[Group],
+    scores: Mapping[str, Tensor],
+    orders: Mapping[str, list[int]],
+    is_comparable: bool,
+) -> dict[str, Tensor]:
+    """The position of each channel in the order of all groups, the highest score first.
+
+    Of equal scores, that with the higher position in its group, as a fraction, is first: ties are removed evenly.
+    """
+    scaled, fractions = [], []
+    for group in groups:
+        own = scores[group.name]
+        scaled.append(own if is_comparable else own / own.abs().mean().clamp(min=1e-30))
+        fractions.append((torch.argsort(torch.tensor(orders[group.name])) + 1) / group.channels)
+    order = torch.argsort(torch.cat(fractions), descending=True, stable=True)
+    order = order[torch.argsort(torch.cat(scaled)[order], descending=True, stable=True)]
+    positions = torch.split(torch.argsort(order), [group.channels for group in groups])
+    return {group.name: own for group, own in zip(groups, positions, strict=True)}
+
+
+def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float, what: str) -> Removed:
+    """The channels to remove so that a cost is within a limit, as few as possible.
+
+    Args:
+        ranking: The order of removal.
+        cost: Does not grow if more channels are removed.
+        limit: The highest cost.
+        what: The budget, for the error.
+
+    Returns:
+        The indices by name of the group.
+
+    Raises:
+        DensityError: The cost is above the limit with all channels removed that may be.
+    """
+    least = cost(ranking.removed(0))
+    if least > limit:
+        raise DensityError(
+            f"Expected a budget of {what} of at least {least:.6g}, which remains if every group keeps its least number "
+            f"of channels, got {limit:.6g}; raise the budget, or allow more groups and fewer channels."
+        )
+    low, high = 0, ranking.num_levels
+    if cost(ranking.removed(high)) <= limit:
+        return ranking.removed(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(ranking.removed(middle)) <= limit else (low, middle)
+    return ranking.removed(low)
+
+
+def count_parameters(model: nn.Module, analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> int:
+    """The number of parameters that remain if channels are removed.
+
+    Args:
+        model: The model before or after the removal; only tensors without groups are looked up in it.
+        analysis: The groups.
+        removed: Indices by name of the group.
+
+    Returns:
+        The number.
+    """
+    kept = kept_indices(analysis, removed)
+    total = 0
+    for name, parameter in model.named_parameters():
+        shape = analysis.shapes.get(name, tuple(parameter.shape))
+        own = kept.get(name, {})
+        total += prod(len(own[dim]) if dim in own else size for dim, size in enumerate(shape))
+    return total
+
+
+def channels_to_keep(channels: int, density: float, round_to: int = 1, min_channels: int = 1) -> int:
+    """The number of channels that a group keeps: rounded, then to a multiple, at least one multiple.
+
+    Args:
+        channels: Channels of the group.
+        density: The fraction to keep.
+        round_to: The number is a multiple of this.
+        min_channels: The least number.
+
+    Returns:
+        Between 1 and `channels`.
+
+    >>> channels_to_keep(64, 0.3, round_to=8)
+    16
+    """
+    rounded = max(round(channels * density / round_to) * round_to, round_to)
+    least = -(-min_channels // round_to) * round_to
+    return min(max(rounded, least), channels)

@@ -1,0 +1,119 @@
+"""What a plan changes: layers with their channels, parameters and MACs before and after, and which are coupled."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prunus.pruning.structured.budgets import count_parameters
+from prunus.pruning.structured.groups import Analysis, kept_indices
+
+
+@dataclass(frozen=True)
+class SlimRow:
+    """One layer, or another module with parameters of its own."""
+
+    name: str
+    channels: tuple[int, int]
+    """The size of dimension 0 of its first parameter, before and after."""
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    """For the whole batch of example inputs."""
+    groups: tuple[str, ...]
+    """The groups that its channels belong to; layers with the same one are coupled."""
+
+
+@dataclass(frozen=True)
+class SlimReport:
+    """What a plan changes; prints as a table. Pairs are numbers before and after."""
+
+    rows: list[SlimRow]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    """Of convolutions, matrix products and attention, for the whole batch of example inputs."""
+    refused: list[str]
+    """Operators and source lines on account of which dimensions are left alone."""
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """The header and the rows of the table, as text."""
+        header = ("layer", "channels", "parameters", "MACs", "coupled by")
+        rows = [
+            (row.name, *map(_change, (row.channels, row.parameters, row.macs)), ", ".join(row.groups))
+            for row in self.rows
+        ]
+        return header, [*rows, ("all", "", _change(self.parameters), _change(self.macs), "")]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (header, *rows)
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _change(pair: tuple[int, int]) -> str:
+    return f"{pair[0]:,}" if pair[0] == pair[1] else f"{pair[0]:,} → {pair[1]:,}"
+
+
+def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> SlimReport:
+    """The report of a plan.
+
+    Args:
+        model: The model before or after the removal.
+        analysis: Its groups.
+        removed: The indices of the channels to remove, by name of the group.
+
+    Returns:
+        One row for each module with parameters of its own, in the order of the model.
+    """
+    kept = kept_indices(analysis, removed)
+    macs = _macs_of_modules(analysis, removed)
+    groups_of: dict[str, dict[str, None]] = defaultdict(dict)
+    for group in analysis.groups:
+        for member in group.members:
+            if member.dim == 0:
+                groups_of[member.name][group.name] = None
+    modules: dict[str, list[str]] = defaultdict(list)
+    for name, _ in model.named_parameters():
+        modules[name.rpartition(".")[0]].append(name)
+    rows = []
+    for path, names in modules.items():
+        shapes = {n: analysis.shapes.get(n, tuple(model.get_parameter(n).shape)) for n in names}
+        smaller = {n: _smaller(shapes[n], kept.get(n, {})) for n in names}
+        channels = (shapes[names[0]] or (1,))[0], (smaller[names[0]] or (1,))[0]
+        counts = sum(map(prod, shapes.values())), sum(map(prod, smaller.values()))
+        own_groups = tuple(dict.fromkeys(g for name in names for g in groups_of[name]))
+        rows.append(SlimRow(path or "(model)", channels, counts, macs.get(path, (0, 0)), own_groups))
+    parameters = count_parameters(model, analysis, {}), count_parameters(model, analysis, removed)
+    refused = [
+        f"{own.refusal.operator} ({own.refusal.source}): {own.refusal.reason}" for own in analysis.refused
+    ]
+    return SlimReport(rows, parameters, (analysis.macs(), analysis.macs(removed)), refused)
+
+
+def _smaller(shape: Sequence[int], kept: Mapping[int, Any]) -> tuple[int, ...]:
+    return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape))
+
+
+def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
+    """MACs before and after, by name of the module whose weight is multiplied."""
+    is_kept = analysis.kept_labels(removed)
+    totals: dict[str, tuple[int, int]] = {}
+    for work in analysis.coupling.work:
+        names = analysis.sources.get(work.node, ())
+        if names:
+            path = names[0].rpartition(".")[0]
+            before = work.factor * prod(map(len, work.channels))
+            after = work.factor * int(np.prod([is_kept[own].sum() for own in work.channels], dtype=np.int64))
+            old = totals.get(path, (0, 0))
+            totals[path] = old[0] + before, old[1] + after
+    return totals

@@ -1,0 +1,101 @@
+"""The command `prunus slim`: the smaller file, the table, the measured times, and errors in one sentence."""
+
+import json
+
+import pytest
+import torch
+
+import prunus
+from prunus.pruning.structured import latency
+
+OWN = """
+import torch
+from torch import nn
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(x + self.second(x).relu())
+
+def net():
+    return Residual()
+
+def examples():
+    return torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "slim_nets.py").write_text(OWN)
+    monkeypatch.setattr(latency, "SECONDS", 0.0)  # the fewest runs
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_writes_a_smaller_built_in_model_that_loads_by_itself(run_cli, own):
+    printed = run_cli("slim", "resnet-20", "--macs=0.5", "--out=a.prunus", "--json")
+    result = json.loads(printed.out)
+    assert result["file_bytes"] == (own / "a.prunus").stat().st_size
+    model = prunus.load("a.prunus")
+    macs = prunus.count_macs(model, torch.zeros(1, 3, 32, 32))
+    assert result["macs"] == [40_551_040, macs]
+    assert macs <= 0.5 * 40_551_040
+    assert sum(p.numel() for p in model.parameters()) == result["parameters"][1]
+    assert [row["batch_size"] for row in result["latency"]] == [1, 32]
+    assert all(row["before_ms"] > 0 and row["after_ms"] > 0 for row in result["latency"])
+    assert "has the initial weights of seed 0" in printed.err
+    again = json.loads(run_cli("slim", "a.prunus", "--parameters=0.5", "--out=b.prunus", "--json").out)
+    assert again["parameters"][0] == result["parameters"][1]
+    assert sum(p.numel() for p in prunus.load("b.prunus").parameters()) == again["parameters"][1]
+
+
+def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, own):
+    printed = run_cli(
+        "slim", "slim_nets:net", "--density=0.5", "--criterion=taylor", "--data=slim_nets:examples", "--out=a.prunus"
+    ).out  # fmt: skip
+    assert "16 → 8" in printed
+    assert printed.count("first.weight") == 2  # first and second are coupled
+    assert "it is an output of the model" in printed
+    assert "time   batch 1:" in printed
+    assert "time   batch 32:" in printed
+    smaller = prunus.load("a.prunus", into=__import__("slim_nets").net())
+    assert smaller.second.weight.shape == (8, 8)
+
+
+def test_file_bytes_are_those_of_the_file(run_cli, own):
+    dense = json.loads(
+        run_cli("slim", "slim_nets:net", "--input-shape=8", "--density=1", "--out=d.prunus", "--json").out
+    )
+    limit = dense["file_bytes"] - 400
+    options = ("--input-shape=8", f"--file-bytes={limit}", "--out=a.prunus", "--json")
+    assert limit - 400 < json.loads(run_cli("slim", "slim_nets:net", *options).out)["file_bytes"] <= limit
+
+
+BAD = [
+    (("slim_nets:net", "--macs=0.5"), 3, "Expected the shape of one example of slim_nets:net"),
+    (("slim_nets:net", "--macs=0.5", "--input-shape=eight"), 3, "an --input-shape such as 3,32,32"),
+    (("slim_nets:net", "--macs=0.5", "--input-shape=9"), 4, "Residual does not take example inputs"),
+    (("slim_nets:net", "--input-shape=8"), 5, "Expected one of macs, parameters"),
+    (("slim_nets:net", "--macs=1e-4", "--input-shape=8"), 5, "a budget of macs of at least"),
+    (
+        ("slim_nets:net", "--macs=0.5", "--input-shape=8", "--criterion=bn_scale"),
+        5,
+        "channels of 'first.weight'",
+    ),
+    (("slim_nets:net", "--macs=0.5", "--input-shape=8", "--criterion=taylor"), 3, "not built in, got none"),
+    (("vit-small", "--macs=0.5", "--criterion=l3"), 2, "Unknown criterion 'l3'"),
+    (("slim_nets:net", "--macs=0.5", "--input-shape=8", "--out=a.txt"), 4, "ends in .safetensors or .prunus"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "message"), BAD)
+def test_errors_are_one_sentence_and_no_file_is_written(options, code, message, run_cli, own):
+    before = sorted(own.glob("*.prunus"))
+    error = " ".join(run_cli("slim", *options, code=code).err.split())
+    assert message in error
+    assert sorted(own.glob("*.prunus")) == before

@@ -54,12 +54,14 @@ def centroids(model, masks):
 
 
 def test_deep_compression_in_an_own_loop_equals_that_of_prunus_bit_for_bit(data, tmp_path):
-    """At a density at which the dense backend trains."""
+    """With the dense backend, which an own loop is."""
     recipe = prunus.CompressionRecipe(
         dense=RECIPE, density=0.5, schedule="one_shot", rounds=1, retrain=RECIPE, final_retrain=RECIPE, bits=3,
         finetune=RECIPE, kmeans_init="linear", half_precision_biases=False,
     )  # fmt: skip
-    expected = prunus.compress(network(), tmp_path / "expected.prunus", data=data, preset=recipe, seed=5)
+    expected = prunus.compress(
+        network(), tmp_path / "expected.prunus", data=data, preset=recipe, seed=5, backend="dense"
+    )
 
     model = network()
 

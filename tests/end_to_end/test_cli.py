@@ -418,7 +418,7 @@ def test_run_passes_size_and_replicates_and_prints_the_result(run, monkeypatch, 
         report("counting")
         (out / "counted.txt").write_text(f"{experiment.name} {size} {replicates} {seed}")
         content = {"question": "How many?", "verdicts": []}
-        return Result("count", content, [], "| 1 | 2 | 3 |", [out / "counted.txt"])
+        return Result("count", content, "| 1 | 2 | 3 |", [out / "counted.txt"])
 
     monkeypatch.setattr("prunus.experiments.running.run_experiment", count)
     name = "hassibi1993.xor"

@@ -438,6 +438,7 @@ def num_read(outcomes):
     return sum(n for (_, outcome), n in outcomes.items() if outcome == "read")
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 def test_mutated_files_are_read_or_refused():
     outcomes, _, _ = fuzz(0, 700)
     assert num_read(outcomes) > 75

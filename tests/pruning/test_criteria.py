@@ -58,7 +58,7 @@ def statistics(seed: int = 0, model: nn.Module | None = None, channels: int = 2)
     inputs = torch.randn(7, channels, 3, 3, generator=draw)
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     diagonal = {name: torch.rand(weight.shape, generator=draw) for name, weight in weights.items()}
-    requires = {"gradients", "hessian_gradients", "output_sum_gradients"}
+    requires = {"gradients", "hessian_gradients", "output_sum_gradients", "input_norms"}
     stats = collect(model, weights, requires, Split(inputs, labels), initial=initial, masks=masks, seed=seed)
     return replace(stats, hessian_diagonal=diagonal)
 
@@ -176,6 +176,7 @@ def test_criteria_of_the_initial_weights_declare_it():
 
 @each_scope
 @each_criterion
+@pytest.mark.filterwarnings("ignore::prunus.errors.EmptyLayerWarning")
 @pytest.mark.parametrize("density", [0.2, 0.3, 0.4])
 def test_pruned_weights_are_never_selected(criterion, scope, density):
     stats = statistics()
@@ -243,7 +244,7 @@ def test_scores_equal_values_computed_by_hand(name):
 
 
 def test_every_criterion_has_a_test_of_its_mathematics():
-    others = {"random", "scaled_magnitude", "obd", "snip", "gradient", "grasp", "synflow"}
+    others = {"random", "scaled_magnitude", "obd", "snip", "gradient", "grasp", "synflow", "wanda"}
     assert set(BY_HAND) | others == set(CRITERIA)
 
 

@@ -12,6 +12,8 @@ from prunus.compression.container import EncodingConfig, pack, unpack
 
 SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "bool": 1, "uint8": 1, "int8": 1}
 SIZES |= {"uint16": 2, "int16": 2, "uint32": 4, "int32": 4, "uint64": 8, "int64": 8}
+SIZES |= {"complex32": 4, "complex64": 8, "complex128": 16, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1}
+SIZES |= {"float8_e5m2": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1}
 ROOTS = (4294967296, 3611622603, 3037000500, 2553802834)
 
 
@@ -168,14 +170,21 @@ def read_as_specified(data):
         blob = file.take(length)
         content += blob
         assert file.number(4) == zlib.crc32(content)
-        tensors[name] = (dtype, shape, tensor(blob, dtype, shape))
+        if blob[0] == 32:
+            earlier = Bytes(blob[1:])
+            tensors[name] = list(tensors.values())[earlier.varint()]
+            assert tensors[name][:2] == (dtype, shape)
+            assert not earlier.rest()
+        else:
+            tensors[name] = (dtype, shape, tensor(blob, dtype, shape))
     assert not file.rest()
     return tensors
 
 
 def as_numbers(t):
-    dtype = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
-    return [n % (1 << 8 * t.element_size()) for n in t.contiguous().reshape(-1).view(dtype).tolist()]
+    """The bits of each entry, as an integer."""
+    data, size = t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), t.element_size()
+    return [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -195,7 +204,10 @@ def test_reader_written_from_the_specification_agrees(codec, index_bits, share):
         "scalar": torch.tensor(3, dtype=torch.uint8),
         "empty": torch.zeros(0, 2),
         "zeros": torch.zeros(50),
+        "complex": torch.randn(3, 2, generator=g, dtype=torch.complex128),
+        "eighths": torch.randn(6, generator=g).to(torch.float8_e5m2),
     }
+    state["tied"] = state["columns"]
     data = pack(state, metadata={"é": [1, 2.5]}, encoding=EncodingConfig(codec, index_bits, share))
     ours, theirs = unpack(data)[1], read_as_specified(data)
     assert list(theirs) == list(ours)

@@ -76,6 +76,7 @@ class Training:
     checkpoint: Path
     progress: None
     evaluate_every_epoch: bool
+    backend: str
 
 
 def done(spec, *needed, change=lambda training: training, directory=None) -> RunDirectory:

@@ -293,7 +293,9 @@ def test_a_checkpoint_of_another_run_is_refused(mlp, small_data, tmp_path):
     with pytest.raises(CheckpointError, match=r"its recipe has learning_rate = 0\.01, this one 1\.0\)"):
         train(mlp, small_data, RECIPE.replace(learning_rate=1.0), checkpoint=path)
     with pytest.raises(CheckpointError, match=r"\(its constraint \(masks"):
-        train(mlp, small_data, RECIPE, constraint=Masks(mlp, masks_from(mlp)), checkpoint=path, backend="dense")
+        train(
+            mlp, small_data, RECIPE, constraint=Masks(mlp, masks_from(mlp)), checkpoint=path, backend="dense"
+        )
     assert train(mlp, small_data, RECIPE.replace(source="the same numbers"), checkpoint=path) == expected
     assert same(first, mlp)
     path.write_bytes(path.read_bytes()[:100])

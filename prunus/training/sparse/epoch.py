@@ -9,6 +9,7 @@ from torch import Tensor
 from prunus.data.batches import batch_indices
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import Augment, augment_batch, no_augmentation
+from prunus.training.constraint import Constraint
 from prunus.training.recipe import Recipe
 from prunus.training.state import Observer, TrainingView
 from prunus.types import Progress, Split
@@ -26,6 +27,7 @@ class SparseTraining(TrainingView, Protocol):
     """What an epoch needs of the training that it is part of."""
 
     recipe: Recipe
+    constraint: Constraint
     optimizer: torch.optim.Optimizer
     done: int
     augment: Augment
@@ -62,6 +64,7 @@ def train_sparse_epoch(
     number, first = divmod(training.done, count)
     order = torch.cat(batch_indices(len(split), size, seed, number))
     loss, num_labeled = 0.0, 0
+    training.constraint.apply()  # between two epochs, a report may have written to the model
     network.load()
     network.load_optimizer(training.optimizer)
     try:

@@ -17,6 +17,7 @@ from prunus.runs.directory import RunDirectory
 from prunus.tickets.baseline import BaselineSpec, run_baseline
 from prunus.training import Recipe, evaluate, train
 from prunus.training.recipe import OPTIMIZERS
+from prunus.training.sparse import backend as sparse_backend
 from prunus.training.sparse.arrays import SIZE
 from prunus.training.sparse.backend import choose_backend, choose_evaluation_backend, choose_training_backend
 from prunus.training.sparse.elementwise import dropout
@@ -26,6 +27,11 @@ from prunus.training.sparse.trace import trace_layers
 from prunus.training.sparse.vectors import zeros
 from prunus.training.state import TrainingState
 from prunus.types import IGNORE_INDEX, Dataset, Split
+
+
+@pytest.fixture(autouse=True)
+def short_trainings_may_be_sparse(monkeypatch):
+    monkeypatch.setattr(sparse_backend, "TRAINING_MACS", 0)
 
 
 class Branches(nn.Module):
@@ -374,6 +380,18 @@ def test_reason_for_the_dense_backend_is_given(name):
     assert re.search(reason, backend.reason)
     with pytest.raises(SpecError, match=reason):
         choose_training_backend("sparse", *choice)
+
+
+def test_short_training_is_dense(digits, monkeypatch):
+    """The sparse backend takes longer to start."""
+    monkeypatch.undo()
+    model, masks = masked(small_network)
+    choice = (model, Masks(model, masks), Recipe(1, 0.01, 40), digits.train.inputs)
+    backend, _ = choose_training_backend("auto", *choice)
+    assert str(backend) == "dense (the network or the number of examples is small)"
+    assert choose_training_backend("sparse", *choice)[0].name == "sparse"
+    longer = (*choice[:2], Recipe(100_000, 0.01, 40), digits.train.inputs)
+    assert choose_training_backend("auto", *longer)[0].name == "sparse"
 
 
 def test_choice_depends_on_density_masks_and_values(digits):

@@ -6,7 +6,7 @@ sparse backend if the layers together are expected to cost less than dense ones:
 
     Σ MACs · density / threshold < Σ MACs
 
-MACs are the multiply-adds of a layer for one example. The thresholds are below the densities at which both backends
+MACs are the multiply-adds of a layer for one example. A short computation is dense: the sparse backend takes time to start. The thresholds are below the densities at which both backends
 cost the same on the CPUs that were measured (`python -m benchmarks density_cost`).
 """
 
@@ -33,6 +33,8 @@ BACKENDS = ("auto", "dense", "sparse")
 LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.35
 EVALUATION_MACS = 1e10
 """About 0.2 seconds of dense layers."""
+TRAINING_MACS = 1e11
+"""About 3 seconds of dense layers. The sparse backend takes 0.7 seconds to start, and 15 once to compile its kernels."""
 TOLERANCE = 1e-3
 """The largest difference of the logits of both backends, relative to the largest logit."""
 _OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
@@ -105,6 +107,8 @@ def choose_training_backend(
 ) -> "tuple[Backend, SparseNetwork | None]":
     """Choose the backend of a training.
 
+    "auto" chooses the sparse backend only if dense layers would need `TRAINING_MACS` multiply-adds.
+
     Args:
         backend: "auto", "dense" or "sparse".
         model: The model, in the modes in which its modules are trained.
@@ -129,7 +133,8 @@ def choose_training_backend(
         )
     if reason is not None:
         return Backend("dense", reason), None
-    return choose_backend(backend, model, _masks_of(model, constraint), inputs)
+    num_passes = 3 * recipe.epochs * len(inputs)  # forward, and backward by inputs and by weights
+    return choose_backend(backend, model, _masks_of(model, constraint), inputs, TRAINING_MACS / num_passes)
 
 
 def choose_evaluation_backend(
@@ -223,10 +228,10 @@ def _check_cost(connections: Sequence[Connection], least_macs: float) -> None:
         positions = connection.target.height * connection.target.width
         dense += connection.mask.size * positions if connection.mask.ndim else 0
         sparse += connection.mask.sum() * positions / threshold if connection.mask.ndim else 0
-    if dense < least_macs:
-        raise UnsupportedError("the network or the number of examples is small")
     if sparse >= dense:
         raise UnsupportedError(f"the cost expected of it is {sparse / dense:.2f} times that of dense layers")
+    if dense < least_macs:
+        raise UnsupportedError("the network or the number of examples is small")
 
 
 def _make_network(

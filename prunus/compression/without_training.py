@@ -1,7 +1,7 @@
 """Compression without training: layers pruned and quantized by the error of their outputs on calibration examples.
 
-The Hessians of these errors are collected once, in the network as it is given, and serve pruning, the choice of the
-densities of the layers, and the codes.
+The Hessians of these errors are collected once, in the network as it is given, and are used for pruning, for the
+choice of the densities of the layers, and for the codes.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ class CalibratedLayers:
         Args:
             model: A trained network; it is not changed.
             weights: Its weights to compress, by name.
-            calibration: Examples in any form, of which as many are drawn as the method uses.
+            calibration: Examples in any form; the method determines how many are drawn.
             method: The pruning method.
             scope: Which weights are ranked together.
             forward: (model, batch) -> outputs; None: the model is called with the inputs.

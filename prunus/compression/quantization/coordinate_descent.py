@@ -23,13 +23,13 @@ from prunus.pruning.obs.hessian import LayerHessian
 from prunus.types import Params, Progress
 
 NUM_SWEEPS = 4
-"""More sweeps change few codes."""
+"""The number of sweeps; more sweeps change few codes."""
 BLOCK_COLUMNS = 64
-"""Columns that are updated one by one; those after them are updated by one product for all columns of a block."""
+"""Columns of a block: within it, columns are updated one by one, and those after it by one product for the block."""
 MAX_ITERATIONS = 20
-"""Of conjugate gradients; a codebook of k values needs at most k."""
+"""The largest number of conjugate-gradient steps; a codebook of k values needs at most k."""
 CONVERGED = 1e-10
-"""Reduction of the squared gradient after which a codebook is fitted."""
+"""The conjugate gradients stop when the squared gradient is reduced by this factor."""
 
 
 def minimize_output_error(
@@ -101,7 +101,7 @@ class _Layer:
         return torch.where(self.kept, codebook[self.codes], 0.0)
 
     def _sweep(self) -> None:
-        """Assign each weight of each column the best centroid, with all other weights as they are by then."""
+        """Assign each weight of each column the best centroid, given the current values of all other weights."""
         order = self.codebook.argsort()
         ascending = self.codebook[order]
         midpoints = (ascending[1:] + ascending[:-1]) / 2

@@ -14,10 +14,11 @@ def analyze(model: nn.Module, example_inputs: object, *, rewrite: bool = False) 
     Args:
         model: Any module; it is not changed.
         example_inputs: What its forward takes: one tensor, a tuple of arguments, or a dict of named arguments.
-        rewrite: Whether sizes that are written out in the code may change, as they can in the exported graph.
+        rewrite: Whether channels may be removed whose number is a literal of the model's code; only the exported graph
+            can be changed in this way.
 
     Returns:
-        The groups, and what is refused.
+        The groups, and the dimensions from which no channel can be removed.
 
     Raises:
         ModelError: The model cannot be exported.

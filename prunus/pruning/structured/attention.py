@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` with fewer heads than its input has room for."""
+"""`nn.MultiheadAttention` with fewer heads than the size of its input divided by the head size."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention whose number of heads times head size is not the size of its input.
 
     Removing heads changes the class of a module to this one: the forward of `nn.MultiheadAttention` requires that heads
-    times head size is the size of the input. Parameters, their names and the call are the same; a mask
-    for each head has to be for the heads that remain.
+    times head size is the size of the input. Parameters, their names and the call are the same; a mask with an
+    entry for each head needs one for each remaining head.
     """
 
     def forward(

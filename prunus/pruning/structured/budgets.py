@@ -1,7 +1,7 @@
-"""How many channels each group keeps: a density, or the most that a budget allows.
+"""How many channels each group keeps: by a density, or the largest number within a budget.
 
-A ranking decides for every level between "the least" and "all" how many channels each group keeps, never fewer on a
-higher level. The highest level whose cost is within the budget is found by bisection.
+A ranking determines for every level, from the smallest network (0) to the dense one, how many channels each group
+keeps; a higher level never keeps fewer. The highest level whose cost is within the budget is found by bisection.
 
     layer    every group keeps the same fraction of its channels
     global   the channels of all groups are ranked together
@@ -19,7 +19,7 @@ from prunus.pruning.structured.groups import Analysis, Group, kept_indices
 Removed = dict[str, list[int]]
 """The indices of the channels to remove, by name of the group."""
 LEVELS = 10_000
-"""Densities that are distinguished when every group keeps the same fraction."""
+"""The number of densities to choose from when every group keeps the same fraction."""
 
 
 class Ranking:
@@ -103,7 +103,7 @@ def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float,
 
     Args:
         ranking: The order of removal.
-        cost: Does not grow if more channels are removed.
+        cost: A function of the removed channels that does not increase if more of them are removed.
         limit: The highest cost.
         what: The budget, for the error.
 
@@ -111,7 +111,7 @@ def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float,
         The indices by name of the group.
 
     Raises:
-        DensityError: The cost is above the limit with all channels removed that may be.
+        DensityError: The cost is above the limit even if every group keeps its smallest number of channels.
     """
     least = cost(ranking.removed(0))
     if least > limit:

@@ -1,6 +1,6 @@
 """Filter criteria: one score per channel of each group; the channels with the highest scores are kept.
 
-    l1, l2               Σ |w|, (Σ w²)^½ over all coupled weights (Li et al. 2017 take those of the filter alone)
+    l1, l2               Σ |w|, (Σ w²)^½ over all coupled weights (Li et al. 2017: of the filter alone)
     bn_scale             mean |γ| over the coupled BatchNorm channels (Liu et al. 2017, Network Slimming)
     taylor               mean over batches of (Σ g w)², g = dL/dw, over all coupled weights (Molchanov et al. 2019)
     geometric_median     Σ_j |F - F_j|, the distances to all other filters of the group (He et al. 2019, eq. 4)
@@ -9,7 +9,7 @@
     lasso                the largest penalty at which the channel is used (He et al. 2017, eq. 2), see `_lasso`
     random               U(0, 1)
 
-Any criterion for weights, such as `obd`, is one for filters too: its scores are summed over all coupled weights.
+Any criterion for weights, such as `obd`, can be used for filters: its scores are summed over all coupled weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ TAYLOR_BATCH = 32
 
 @dataclass(frozen=True)
 class FilterStatistics:
-    """What a filter criterion is given."""
+    """The input of a filter criterion."""
 
     model: nn.Module
     groups: Sequence[Group]
@@ -75,7 +75,7 @@ class FilterCriterion:
     description: str
     needs_examples: bool = False
     is_comparable: bool = False
-    """Whether scores of different groups have one scale; others are divided by their mean for a global ranking."""
+    """Whether scores of different groups are comparable; others are divided by their mean for a global ranking."""
 
     def __call__(self, statistics: FilterStatistics) -> Scores:
         """The scores. Raises StatisticsError where they are no finite number for each channel of each group."""
@@ -282,7 +282,7 @@ def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
 
 
 def _thinet(stats: FilterStatistics) -> Scores:
-    """The position at which a channel is removed if always the one is removed that changes the next layers least.
+    """The position of each channel in a greedy removal of the channel that changes the next layers least.
 
     The change is |Σ x_c|² over the channels that are removed so far and the candidate.
     """

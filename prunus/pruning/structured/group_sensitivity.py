@@ -17,9 +17,9 @@ def group_sensitivity(
     densities: Sequence[float] = (0.75, 0.5, 0.25),
     **options: Any,
 ) -> dict[str, dict[float, float]]:
-    """Measure a network with each group alone made smaller, without training; the model is not changed.
+    """Measure a network after removing channels of one group at a time, without training; the model is not changed.
 
-    Li et al. 2017, Figure 2b, prune each layer alone in this way, and leave the most sensitive ones whole.
+    Li et al. 2017, Figure 2b, prune each layer alone in this way, and do not prune the most sensitive ones.
 
     Args:
         model: Any module that `torch.export` can export.
@@ -29,7 +29,7 @@ def group_sensitivity(
         options: Further arguments of `prunus.slim`, such as `criterion` and `exclude`.
 
     Returns:
-        What was measured, by name of the group and density.
+        The results of `measure`, by name of the group and density.
 
     Raises:
         PrunusError: As `prunus.slim`.

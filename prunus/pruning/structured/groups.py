@@ -102,7 +102,7 @@ class Group:
 
 @dataclass(frozen=True)
 class RefusedDimension:
-    """Dimensions of parameters that no channel can be removed from, and the reason."""
+    """Dimensions of parameters from which no channel can be removed, and the reason."""
 
     refusal: Refusal
     dimensions: tuple[tuple[str, int], ...]
@@ -119,7 +119,7 @@ class Analysis:
     constants: list[SizeConstant]
     coupling: Coupling
     roots: Atoms
-    """The channel of each label."""
+    """The channel that each label belongs to."""
     shapes: dict[str, tuple[int, ...]]
     """The shape of each tensor that has labels."""
     sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class Analysis:
         return kept_root[self.roots]
 
     def macs(self, removed: Mapping[Any, Any] | None = None) -> int:
-        """Multiplications of the example inputs if channels are removed: of layers, and of products of activations.
+        """The MACs for the example inputs if channels are removed: of layers, and of products of activations.
 
         Args:
             removed: Indices of the channels to remove, by name of the group; None: no channel.
@@ -178,7 +178,7 @@ def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
         model: The model of the graph.
 
     Returns:
-        The groups in the order of the model's tensors, and what is refused.
+        The groups in the order of the model's tensors, and the dimensions from which no channel can be removed.
     """
     coupling = labeled.coupling
     roots = connected_components(coupling.count, coupling.ties)

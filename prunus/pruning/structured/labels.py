@@ -1,13 +1,13 @@
 """Channel labels: which entries of a tensor's dimensions must be removed together.
 
-Every entry of every dimension of a parameter has a label, an integer. The operators of a graph carry labels along, and
-couple the labels of entries that they join. A tensor has `LabelLayer`s of labels:
+Every entry of every dimension of a parameter has a label, an integer. The rule of an operator computes
+the labels of its result, and couples the labels of entries that the operator combines. A tensor has `LabelLayer`s:
 
     one dimension       removing a label removes the entries of this dimension that have it
     several dimensions  a dimension of labeled channels was split (heads x head size). Channels can be removed from
-                        either of the parts; the first operator that needs one of them whole decides (`fix`)
+                        either of the parts; the first operator that needs one of them at full length decides (`fix`)
 
-A dimension without a layer has a fixed length. The sum of a coupled set of labels is a channel; see `groups`.
+A dimension without a layer has a fixed length. A set of coupled labels is a channel; see `groups`.
 """
 
 from collections.abc import Sequence
@@ -68,9 +68,9 @@ class SizeConstant:
     entries: Atoms
     """[value, m]: the constant is the number of rows with a label that is kept."""
     touches: Atoms
-    """The labels whose removal makes it matter how the user's code computes the constant."""
+    """The labels whose removal is possible only if the user's code reads the constant from a shape or an attribute."""
     is_ambiguous: bool
-    """Whether the operator runs with other values of the constant too: running it is no proof."""
+    """Whether the operator also runs with a wrong value of the constant, so that running it proves nothing."""
 
     def kept(self, is_kept: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
         """The value of the constant if only some labels are kept: a boolean for each label."""
@@ -100,7 +100,7 @@ class Coupling:
     """The node that is processed."""
 
     def new(self, size: int) -> Atoms:
-        """Labels that nothing has yet."""
+        """New labels, which no tensor has yet."""
         self.count += size
         return np.arange(self.count - size, self.count)
 
@@ -140,12 +140,12 @@ class Coupling:
         self.inexact.append((atoms.ravel(), self.refusal(reason)))
 
     def fix(self, labels: Labels, dim: int, reason: str) -> Labels:
-        """Give a dimension a fixed length: couple along it what has another dimension to be removed from.
+        """Give a dimension a fixed length: channels that can be removed from another dimension are coupled along it.
 
         Args:
             labels: Labels of a tensor.
             dim: The dimension.
-            reason: Why, for channels that have no other dimension, and are blocked.
+            reason: The reason for channels that have no other dimension, which are blocked.
 
         Returns:
             Labels without a layer of this dimension.
@@ -164,7 +164,7 @@ class Coupling:
         return replace(labels, layers=(*others, LabelLayer(dims, first.squeeze(axis), layer.zero)))
 
     def isolate(self, labels: Labels, dim: int) -> Labels:
-        """Remove channels from one dimension, and from no other one that was split off with it.
+        """Decide that channels are removed from this dimension, not from another part of the dimension that was split.
 
         Args:
             labels: Labels of a tensor.
@@ -180,7 +180,7 @@ class Coupling:
         return labels
 
     def vector(self, labels: Labels, dim: int) -> tuple[Labels, Atoms | None]:
-        """The labels of one dimension.
+        """Isolate one dimension and return its labels.
 
         Args:
             labels: Labels of a tensor.
@@ -228,7 +228,7 @@ class Coupling:
             position: Position in an argument that is a list.
             entries: Labels; a row of several counts as kept if one of them is.
             touches: Labels whose removal the constant may depend on; None: the entries.
-            is_ambiguous: Whether the operator runs with other values too, with another result.
+            is_ambiguous: Whether the operator also runs with other values, but returns another result.
         """
         assert self.node is not None
         rows = entries.reshape(len(entries), -1)

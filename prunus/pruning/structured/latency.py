@@ -18,7 +18,7 @@ SECONDS = 1.0
 def measure_latency(model: nn.Module, example_inputs: object, batch_size: int | None = None) -> float:
     """The shortest time of up to 20 forward passes in evaluation mode, after one that is not counted.
 
-    The shortest depends least on what else the machine does.
+    The shortest time depends least on other programs that run on the machine.
 
     Args:
         model: Any module.

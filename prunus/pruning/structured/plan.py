@@ -42,12 +42,12 @@ class SlimPlan:
 
     @property
     def groups(self) -> list[Group]:
-        """All groups of the model, also those that nothing is removed from."""
+        """All groups of the model, including those from which no channel is removed."""
         return self.analysis.groups
 
     @property
     def refused(self) -> list[RefusedDimension]:
-        """What cannot be removed, with operator, source line and dimensions."""
+        """The dimensions from which no channel can be removed, with operator and source line."""
         return self.analysis.refused
 
     @property
@@ -59,15 +59,15 @@ class SlimPlan:
         """Remove the channels from the model, in place.
 
         Args:
-            optimizer: An optimizer of the model's parameters, whose state is carried along.
-            masks: Masks of the model, which are carried along.
+            optimizer: An optimizer of the model's parameters, whose state is reduced in the same way.
+            masks: Masks of the model, which are reduced in the same way.
 
         Returns:
             The model; with `rewrite`, a new module, the exported graph, and the model is unchanged.
 
         Raises:
-            ModelError: The outputs without the channels are not those with the channels set to zero, or the plan was
-                applied before; the model is as it was.
+            ModelError: The outputs without the channels differ from those with the channels set to zero, or the plan
+                was applied before; the model is unchanged.
         """
         kept = kept_indices(self.analysis, self.removed)
         self._check_shapes()

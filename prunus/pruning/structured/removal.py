@@ -1,6 +1,7 @@
 """Remove channels from a model: from parameters, buffers, gradients, optimizer state, masks and module attributes.
 
-Every parameter stays the same object with smaller data, so that optimizers, tied names and references of the user hold.
+Every parameter stays the same object with smaller data, so that optimizers, tied names and references of the user
+stay valid.
 Nothing is changed before all smaller tensors are computed.
 """
 
@@ -30,7 +31,7 @@ def remove_channels(
 
     Args:
         model: The model.
-        kept: The indices that are kept; other tensors and dimensions are whole.
+        kept: The indices that are kept; other tensors and dimensions are unchanged.
         attributes: New values of attributes of the user's modules, by module name; those of torch's modules follow
             from the shapes.
         optimizer: Its state of these parameters is reduced likewise.

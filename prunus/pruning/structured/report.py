@@ -36,7 +36,7 @@ class SlimReport:
     macs: tuple[int, int]
     """Of convolutions, matrix products and attention, for the whole batch of example inputs."""
     refused: list[str]
-    """Operators and source lines on account of which dimensions are left alone."""
+    """Operators and source lines that prevent the removal of channels from some dimensions."""
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """The header and the rows of the table, as text."""

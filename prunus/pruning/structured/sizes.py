@@ -1,10 +1,10 @@
-"""Sizes that are written out in the user's code: which groups they forbid, and which attributes of modules hold them.
+"""Sizes that are constants of the user's code: which groups they forbid, and which attributes of modules hold them.
 
 `view(B, T, 4, 8)` has the number of heads as a constant of the graph. If the code reads it from a shape, it changes by
 itself; if it reads an attribute (`self.num_heads`), the attribute must change; if it is a literal, no channel can be
 removed in this model. The graph does not tell which. So the model is run without values (on the meta device) with
-channels removed: first as it is, then with attributes of the module that have the value of the constant changed. What
-does not run is refused with the operator and the source line.
+channels removed: first as it is, then with attributes of the module that have the value of the constant changed. Groups
+without which it does not run are refused with the operator and the source line.
 """
 
 from collections import defaultdict
@@ -28,9 +28,9 @@ from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
 MAX_CHOICES = 256
-"""Combinations of attributes that are tried for one kind of groups."""
+"""The largest number of combinations of attributes that are tried for one set of groups."""
 MAX_PROBES = 200
-"""Runs without values; groups that would need more are refused."""
+"""The largest number of runs without values; groups that would need more are refused."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def resolve_sizes(analysis: Analysis, model: nn.Module) -> Analysis:
         model: The model; it is not changed.
 
     Returns:
-        The groups that the model itself can be run without.
+        The analysis with only the groups without which the model still runs.
     """
     constants = [c for c in analysis.constants if _can_change(c, analysis) and not _of_torch(c, model)]
     touched = _touched_groups(analysis, constants)
@@ -114,7 +114,7 @@ def _touched_groups(analysis: Analysis, constants: Sequence[SizeConstant]) -> To
 
 
 def _partitions(touched: Touched, model: nn.Module) -> Iterator[tuple[list[Group], list[SizeConstant]]]:
-    """Groups that change constants of the same lines of the same classes are solved together."""
+    """Partition the groups: those that change constants of the same lines of the same classes are solved together."""
     parts: dict[frozenset[Any], list[tuple[Group, list[SizeConstant]]]] = defaultdict(list)
     for group, constants in touched.values():
         key = frozenset(
@@ -129,7 +129,7 @@ def _partitions(touched: Touched, model: nn.Module) -> Iterator[tuple[list[Group
 def _solve(
     probe: "_Probe", groups: Sequence[Group], constants: Sequence[SizeConstant], model: nn.Module
 ) -> set[Binding] | None:
-    """The attributes to change so that the model runs without channels of these groups; None: it never runs."""
+    """The attributes to change so that the model runs without channels of these groups; None: no choice runs."""
     is_ambiguous = any(constant.is_ambiguous for constant in constants)  # running it is no proof
     for bindings in _choices(constants, model):
         is_run = probe.runs(groups, bindings)
@@ -213,7 +213,7 @@ class _Probe:
     def _removal(
         self, groups: Sequence[Group], bindings: Iterable[Binding]
     ) -> tuple[dict[str, dict[int, Tensor]], dict[str, dict[str, Any]] | None]:
-        """What remains, and the attributes, without about half of the channels: of each group another number."""
+        """The kept indices and the attributes without about half of the channels, a different number for each group."""
         removed = {
             group.name: list(range(1 + (max(group.channels // 2, 2) - 1 + i) % (group.channels - 1)))
             for i, group in enumerate(groups)
@@ -238,7 +238,7 @@ class _Probe:
 
 
 def _refuse(analysis: Analysis, forbidden: Mapping[str, SizeConstant]) -> None:
-    """Move groups to what is refused."""
+    """Move groups to the refused dimensions."""
     refused: dict[Refusal, list[tuple[str, int]]] = defaultdict(list)
     for group in analysis.groups:
         if group.name in forbidden:

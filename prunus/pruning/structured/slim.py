@@ -45,13 +45,14 @@ def slim(
 ) -> SlimPlan:
     """Plan the removal of channels; the model is not changed.
 
-    One of `macs`, `parameters`, `density`, `latency` and `budget` is the goal.
+    Exactly one of `macs`, `parameters`, `density`, `latency` and `budget` must be given: it is the goal.
 
     Args:
         model: Any module that `torch.export` can export.
         example_inputs: What its forward takes: one tensor, a tuple of arguments, or a dict of named arguments.
-        macs: The most multiply-accumulates to keep: a fraction of the dense ones in (0, 1], or a larger number.
-        parameters: The most parameters to keep: a fraction of all in (0, 1], or a larger number.
+        macs: The largest number of multiply-accumulates to keep: a fraction of the dense ones in (0, 1], or a larger
+            number.
+        parameters: The largest number of parameters to keep: a fraction of all in (0, 1], or a larger number.
         density: The fraction of the channels to keep, in (0, 1]: of each group, or, with the scope "global", of all.
         latency: The longest time of a forward pass of the example inputs on this machine, as a fraction of the dense
             one in (0, 1]; measured for about 15 candidates.
@@ -60,7 +61,7 @@ def slim(
         criterion: A key of FILTER_CRITERIA ("l1", "l2", "bn_scale", "taylor", "geometric_median", "activation", "apoz",
             "thinet", "lasso", "random"), or a criterion for weights, whose scores are summed over all coupled weights.
         scope: "layer": every group keeps the same fraction. "global": channels of all groups are ranked together, by
-            the score relative to the mean of the group where the criterion has no common scale.
+            the score relative to the mean of the group unless scores of different groups are comparable.
         calibration: Examples in any form, for criteria that need some.
         forward: (model, batch) -> outputs; None: the model is called with the inputs.
         loss: For criteria with gradients: a key of LOSSES, a Loss, or a function (outputs, batch) -> mean loss; None:
@@ -68,7 +69,7 @@ def slim(
         seed: For criteria that draw random numbers.
         round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
         min_channels: The least number of channels that a group keeps.
-        exclude: Names of parameters or modules; groups with one of them are left alone.
+        exclude: Names of parameters or modules; groups that contain one of them are not pruned.
         allow_inexact: Also remove channels over which a normalization runs.
         verify: Check on the example inputs that removing is the same as setting to zero, before `apply`: True, False,
             or "groups" to check every group alone.
@@ -79,7 +80,8 @@ def slim(
         The plan.
 
     Raises:
-        ModelError: The model cannot be exported, has no group to remove channels from, or no part of an excluded name.
+        ModelError: The model cannot be exported, has no group to remove channels from, or has no module or
+            parameter of a name in `exclude`.
         DensityError: Not exactly one goal, a goal out of range, or a budget that cannot be met.
         StatisticsError: The criterion has no scores for a group, or no calibration examples.
 
@@ -149,7 +151,7 @@ def _check_goal(**goals: Any) -> None:
 
 
 def _why_none(analysis: Analysis) -> str:
-    """What was left out, for the error."""
+    """Why there is no group to remove channels from, with the first excluded group or refused operator."""
     if analysis.groups:
         first = analysis.groups[0]
         reason = "it is excluded" if first.inexact is None else f"{first.inexact.reason} (allow_inexact=True)"
@@ -183,7 +185,7 @@ def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> boo
 
     Args:
         group: A group.
-        exclude: Names of parameters or modules to leave alone.
+        exclude: Names of parameters or modules not to prune.
         allow_inexact: Whether groups are allowed over which a normalization runs.
 
     Returns:

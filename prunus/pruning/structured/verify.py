@@ -1,8 +1,8 @@
 """Verification: the outputs of a model with channels set to zero are those of the model with the channels removed.
 
 Both are computed in float64, in evaluation mode, on the user's example inputs, with a copy of the model. All parameters
-of a channel are set to zero; buffers are not. This is checked for channels of exact groups; with others, outputs differ
-and only their shapes are compared.
+of a channel are set to zero; buffers are not. Outputs are compared for channels of exact groups; for other
+groups they differ, and only their shapes are compared.
 """
 
 import warnings
@@ -21,9 +21,9 @@ from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
 TOLERANCE = 1e-6
-"""How far outputs may differ, relative to the largest. Some models compute parts in float32."""
+"""The tolerance of a difference, relative to the largest output. Some models compute parts in float32."""
 LOW_PRECISION_TOLERANCE = 1e-3
-"""The same for models that cannot be computed in float64."""
+"""The tolerance for models that cannot be computed in float64."""
 
 
 def removal_error(
@@ -53,7 +53,7 @@ def removal_error(
     copy = _copied(model)
     try:
         return _compare(copy.double(), _to_double((args, dict(kwargs))), kept, attributes, edit), TOLERANCE
-    except RuntimeError:  # a part of the model that needs the dtype it has
+    except RuntimeError:  # a part of the model needs its own dtype
         error = _compare(_copied(model), (args, dict(kwargs)), kept, attributes, edit)
         return error, LOW_PRECISION_TOLERANCE
 
@@ -84,9 +84,9 @@ def check_removal(
     error, tolerance = removal_error(model, args, kwargs, kept, attributes, edit)
     if not error <= tolerance:
         raise ModelError(
-            f"Expected the same outputs of {type(model).__name__} with {what} removed as with them set to zero, but "
-            f"they differ by {error:.3g} of the largest; the model is unchanged. Leave these channels out with "
-            "exclude=, and report it."
+            f"Expected the same outputs of {type(model).__name__} with {what} removed and with {what} set to zero, but "
+            f"they differ by {error:.3g}, relative to the largest output; the model is unchanged. Name these layers in "
+            "exclude=, and report this error."
         )
 
 

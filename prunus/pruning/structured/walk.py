@@ -1,4 +1,4 @@
-"""Walk over a traced graph: every node's labels from those of its inputs, and everything that is coupled on the way."""
+"""Walk over a traced graph: compute the labels of every node from those of its inputs, and collect all couplings."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -149,7 +149,7 @@ def find_tensor(model: nn.Module, name: str) -> Tensor | None:
 
 
 def _walk(result: LabeledGraph, graph: fx.Graph, owner: Any, environment: dict[fx.Node, Any]) -> Any:
-    """Process the nodes of a graph; returns what its output node has."""
+    """Process the nodes of a graph; returns the labels of its outputs."""
     coupling, live = result.coupling, _live_nodes(graph)
     for node in graph.nodes:
         if node not in live:
@@ -212,7 +212,7 @@ def _call(result: LabeledGraph, node: fx.Node, environment: dict[fx.Node, Any]) 
 
 
 def _change_in_place(node: fx.Node, labels: Labels, environment: dict[fx.Node, Any]) -> None:
-    """The tensor that an operator changes, and those that it is a view of, are no longer zero where it is not.
+    """Update `zero` of the labels of a tensor that an operator changes in place, and of the tensors it is a view of.
 
     Their labels are as before: an elementwise operator couples them with those of its result.
     """

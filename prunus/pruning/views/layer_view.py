@@ -1,4 +1,4 @@
-"""A model in which every weight to prune is that of a Linear or a convolution, for methods that see layer inputs.
+"""A model in which every weight to prune is that of a Linear or a convolution, for methods that use layer inputs.
 
 A view computes the outputs of the model in evaluation mode, on the same tensors, with other layers in place of
 
@@ -44,7 +44,7 @@ Reorder = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ViewedWeight:
-    """Where a parameter is in a view."""
+    """The weight of a view that holds the entries of a parameter."""
 
     name: str
     """In the view."""
@@ -140,8 +140,8 @@ def layer_view(model: nn.Module, names: Collection[str], *, only_computed: bool 
     Args:
         model: Any module; it is not changed. Where no layer has to be replaced, it is the model of the view.
         names: Names of parameters to prune.
-        only_computed: Whether to replace nothing but layers that compute their weight, for methods that see neither
-            the inputs of layers nor the rows and columns of a matrix.
+        only_computed: Whether to replace only layers that compute their weight, for methods that use neither the inputs
+            of layers nor the rows and columns of a matrix.
 
     Returns:
         The view.
@@ -204,7 +204,7 @@ KNOWN = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED),
     *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
 )
-"""Layers whose inputs a view shows."""
+"""Layers whose inputs a hook on a view receives."""
 
 
 def _needs_view(module: nn.Module) -> bool:

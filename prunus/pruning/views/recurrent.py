@@ -88,7 +88,7 @@ class RecurrentView(nn.Module):
                 self.add_module(name, _linear(getattr(layer, name), bias))
 
     def flatten_parameters(self) -> None:
-        """Nothing: models call it before the forward pass."""
+        """Do nothing; models call this method before the forward pass."""
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | RecurrentState | None = None

@@ -2,8 +2,8 @@
 
 Activations are vectors of `LANES` examples in one flat array; a place is the number of a vector in it. A batch is cut
 into blocks of `LANES` examples, each with its own range of places. An operation is one row of an integer table with the
-fields below, and `rows` has one line for each neuron or channel that the output depends on, so that dead ones are not
-computed.
+fields below, and `rows` has one line for each neuron or channel that the output depends on; dead neurons and channels
+have none and are not computed.
 """
 
 from typing import NamedTuple

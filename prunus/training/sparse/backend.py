@@ -1,13 +1,15 @@
 """Which backend computes: `dense` is PyTorch, `sparse` computes with the kept weights only, `auto` chooses.
 
-The choice depends on the network and its masks, never on time, so that equal calls give equal bits. A layer is expected
-to cost density / threshold of its dense time in the sparse backend, with the threshold of its kind; `auto` chooses the
-sparse backend if the layers together are expected to cost less than dense ones:
+The choice depends on the network and its masks, never on measured time, so that equal calls give bit-identical
+results. A layer is expected to take density / threshold of its dense time in the sparse backend, with one threshold for
+linear layers and one for convolutions; `auto` chooses the sparse backend if the layers together are expected to take
+less time than dense ones:
 
     Σ MACs · density / threshold < Σ MACs
 
-MACs are the multiply-adds of a layer for one example. A short computation is dense: the sparse backend takes time to start. The thresholds are below the densities at which both backends
-cost the same on the CPUs that were measured (`python -m benchmarks density_cost`).
+MACs are the multiply-adds of a layer for one example. A short computation is dense, because the sparse backend takes
+time to start. The thresholds are below the densities at which both backends cost the same on the CPUs that were
+measured (`python -m benchmarks density_cost`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "dense", "sparse")
 LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.35
 EVALUATION_MACS = 1e10
-"""About 0.2 seconds of dense layers."""
+"""An evaluation of fewer multiply-adds (about 0.2 seconds of dense layers) is dense."""
 TRAINING_MACS = 1e11
-"""About 3 seconds of dense layers. The sparse backend takes 0.7 seconds to start, and 15 once to compile its kernels."""
+"""A training of fewer multiply-adds (about 3 seconds of dense layers) is dense. The sparse backend takes 0.7
+seconds to start, and 15 seconds to compile its kernels when they are first used on a machine."""
 TOLERANCE = 1e-3
 """The largest difference of the logits of both backends, relative to the largest logit."""
 _OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
@@ -112,7 +115,7 @@ def choose_training_backend(
     Args:
         backend: "auto", "dense" or "sparse".
         model: The model, in the modes in which its modules are trained.
-        constraint: What holds after every step.
+        constraint: The constraint on the weights after every step.
         recipe: The recipe, of which the optimizer is used.
         inputs: The training examples [N, ...].
         other_task: Whether there is another forward, another loss, or more than one label per example.

@@ -40,7 +40,7 @@ from prunus.training.sparse.vectors import (
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _DECISIONS = 4
-"""The number of examples that one random number of 64 bits decides about, with 16 bits each."""
+"""The number of examples whose dropout one random number of 64 bits decides, with 16 bits each."""
 
 
 @compile_kernel(error_model="numpy")

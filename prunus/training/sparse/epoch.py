@@ -24,7 +24,7 @@ AUGMENTED_BYTES = 4_000_000
 
 
 class SparseTraining(TrainingView, Protocol):
-    """What an epoch needs of the training that it is part of."""
+    """The settings and state of a training that one of its epochs needs."""
 
     recipe: Recipe
     constraint: Constraint

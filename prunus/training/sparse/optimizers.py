@@ -13,7 +13,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class OptimizerSettings(NamedTuple):
-    """What a recipe says of a step, apart from the learning rate."""
+    """The settings of an optimizer step in a recipe, except the learning rate."""
 
     optimizer: int
     momentum: float

@@ -1,7 +1,7 @@
 """Where the activations of a chain of layers are, and which of them the logits depend on.
 
-A neuron or channel is dead if no kept weight carries it to the logits. Its gradients are exactly zero, so that its
-activation is not computed.
+A neuron or channel is dead if no path of kept weights connects it to the logits. Its gradients are exactly zero,
+so that its activation is not computed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ def connect_layers(
 
 
 def live_features(connection: Connection) -> Bools:
-    """Which values of the input of a layer, in the order of a flattened tensor, live outputs depend on."""
+    """A boolean for each value of the flattened input of a layer: whether live outputs depend on it."""
     source, mask = connection.source, connection.mask
     if mask.ndim == 2:
         return np.asarray(mask[connection.target.live].any(0))

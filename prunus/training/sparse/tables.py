@@ -12,7 +12,7 @@ from prunus.training.sparse.places import Connection, Slot, convolution_settings
 from prunus.training.sparse.vectors import LANES, TILE, zeros
 
 CACHE_BYTES = 384 * 1024
-"""The inputs of a tile of positions fit into so many bytes: less than the second-level cache of most CPUs."""
+"""The largest size of the inputs of a tile of positions, below the second-level cache of most CPUs."""
 _KINDS = ("weighted", "relu", "tanh", "sigmoid", "dropout", "max_pool", "batch_norm")
 """In the order of their numbers in `arrays`."""
 

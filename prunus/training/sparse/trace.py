@@ -77,7 +77,7 @@ def trace_layers(model: nn.Module) -> list[ChainLayer]:
     for node in graphs[0].nodes:
         if node.op in ("placeholder", "output"):
             if node.op == "placeholder" and last is not None:
-                raise UnsupportedError("its forward pass has several inputs")
+                raise UnsupportedError("its forward pass takes more than one input")
         else:
             if [*node.all_input_nodes] != [last]:
                 raise UnsupportedError(f"{_name(node)} does not take the output of the layer before it alone")

@@ -39,14 +39,14 @@ def _concatenate(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> 
 
 
 def _join_layers(coupling: Coupling, parts: list[Labels], dim: int | None) -> list[LabelLayer]:
-    """Couple the layers of tensors that are put together, except those of the dimension `dim`."""
+    """Couple the layers of tensors that are joined, except those of the dimension `dim`."""
     shape = tuple(1 if d == dim else size for d, size in enumerate(parts[0].shape))
     others = [Labels(shape, tuple(layer for layer in part.layers if dim not in layer.dims)) for part in parts]
     for i, part in enumerate(others):
         for d in {d for layer in part.layers for d in layer.dims}:
             keys = [own for other in others if (own := other.layer(d)) is not None]
             if len(keys) < len(others):
-                others[i] = coupling.fix(others[i], d, "it is put together with a tensor of fixed length")
+                others[i] = coupling.fix(others[i], d, "it is joined with a tensor of fixed length")
             elif len({layer.dims for layer in keys}) > 1:
                 others[i] = coupling.isolate(others[i], min(keys[0].dims))
     layers = []

@@ -126,7 +126,7 @@ def _embedding(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
     table, indices = a["weight"], a["indices"]
     for dim in range(len(indices.shape)):
         indices = coupling.fix(indices, dim, "it is used as an index")
-    table = coupling.fix(table, 0, "its entries are the words of an embedding")
+    table = coupling.fix(table, 0, "its entries are the rows of an embedding table")
     shape = output_shape(shapes)
     return Labels(
         shape, tuple(LabelLayer((len(shape) - 1,), layer.atoms, layer.zero) for layer in table.layers)

@@ -254,21 +254,31 @@ def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)).reshape(*shape)
 
 
-def check_masks(parameters: Mapping[str, Tensor], masks: MaskDict) -> None:
-    """Raise ModelError unless every mask has a parameter of its name and shape.
+def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Raise ModelError unless every mask is boolean and has a parameter of its name and shape.
 
     Args:
         parameters: The parameters by name; those without a mask are not looked at.
-        masks: The masks by parameter name; only their shapes are checked.
+        masks: The masks by parameter name.
 
     Raises:
-        ModelError: A mask has no parameter of its name, or has another shape than that parameter.
+        ModelError: The masks are no mapping; or a mask is not boolean, has no parameter of its name, or has another
+            shape than that parameter.
     """
+    if not isinstance(masks, Mapping):
+        raise ModelError(
+            f"Expected masks by parameter name, as {{'weight': mask}}, got a {type(masks).__name__}."
+        )
     for name, mask in masks.items():
         if name not in parameters:
             raise ModelError(
                 f"A mask is named {name!r}, but the model has no parameter of that name; use the names of its "
                 "state_dict."
+            )
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise ModelError(
+                f"Expected a boolean mask of {name!r}, got {getattr(mask, 'dtype', type(mask).__name__)}; True keeps a "
+                "weight, as in mask != 0."
             )
         if parameters[name].shape != mask.shape:
             raise ModelError(

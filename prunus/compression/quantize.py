@@ -9,7 +9,7 @@ from prunus.compression.quantization import CodebookConstraint, quantize_weights
 from prunus.errors import ModelError
 from prunus.masks import Masks, all_kept, check_masks
 from prunus.modules import check_initialized
-from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.prunable import masks_of_torch, prunable_weights
 
 
 def quantize(
@@ -50,15 +50,19 @@ def quantize(
     >>> len(model.weight.unique()), len(quantized.codebooks["weight"])
     (8, 8)
     """
+    model = getattr(model, "_orig_mod", model)  # torch.compile keeps the module that it compiles there
     check_initialized(model)
     if isinstance(masks, Masks) and masks.pruned_values:
         raise ModelError(
             "Expected masks whose pruned weights are zero, got masks with other values; a codebook holds kept weights "
             "only."
         )
-    masks = all_kept(prunable_weights(model)) if masks is None else dict(masks)
+    if masks is None:
+        prunable = prunable_weights(model)
+        masks = masks_of_torch(model, prunable) or all_kept(prunable)
     parameters = dict(model.named_parameters())
     check_masks(parameters, masks)
+    masks = dict(masks)
     weights = {name: parameters[name].detach().float() for name in masks}
     constraint = CodebookConstraint(
         model, quantize_weights(weights, masks, bits_by_name(model, list(masks), bits), kmeans_init, seed)

@@ -1,13 +1,13 @@
 """Gradual pruning: prune a model in rounds while it trains, in any training loop."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import CheckpointError, DensityError, ModelError
+from prunus.errors import CheckpointError, DensityError, ModelError, StatisticsError
 from prunus.masks import Masks, all_kept
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.prune import check_prune, prune
@@ -17,7 +17,7 @@ from prunus.pruning.selection import select_weights
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.state import add_prefix, strip_prefix
-from prunus.types import Density
+from prunus.types import Density, Params
 
 
 class GradualPruning:
@@ -94,10 +94,16 @@ class GradualPruning:
         selection = select_weights(model, method, scope, **patterns)
         scope.check(shapes_of(selection.weights), self.densities)
         check_prune(method, selection, self.densities[-1], scope, options.get("densities"))
-        Masks(model, all_kept(selection.weights)).attach(
-            optimizer
-        ).detach()  # raises for one of another model
-        self.model, self.optimizer = model, optimizer
+        calibration = options.get("calibration")
+        if calibration is None and method.needs_examples:
+            raise StatisticsError(f"Expected calibration examples, got none; pass some: {method.summary}")
+        if rounds > 1 and isinstance(calibration, Iterator):
+            raise StatisticsError(
+                f"Expected calibration examples that can be read once per round, such as a DataLoader or a list, got a "
+                f"{type(calibration).__name__}."
+            )
+        self.model, self.optimizer, self._names = model, optimizer, list(selection.weights)
+        self._check_optimizer()
         self.every, self.begin, self.seed, self.options = every, begin, seed, options
         self.num_steps = 0
         """The number of calls of `step`."""
@@ -126,6 +132,7 @@ class GradualPruning:
         number, rest = divmod(self.num_steps + 1 - self.begin, self.every)
         is_due = rest == 0 and 1 <= number <= len(self.densities)
         if is_due:
+            self._check_optimizer()
             pruned = prune(
                 self.model, self.densities[number - 1],
                 within=None if self.masks is None else dict(self.masks),
@@ -134,6 +141,11 @@ class GradualPruning:
             self._attach(pruned.masks)
         self.num_steps += 1
         return is_due
+
+    def _check_optimizer(self) -> None:
+        """Raise ModelError where masks of the model cannot be attached to the optimizer."""
+        weights: Params = {name: self.model.get_parameter(name) for name in self._names}
+        Masks(self.model, all_kept(weights)).attach(self.optimizer).detach()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The number of steps and the masks, one bit per weight, for a checkpoint of your own."""

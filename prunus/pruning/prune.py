@@ -140,9 +140,10 @@ def prune(
         model, before, result, measured, selection.skipped,
         num_recalibrated=num_recalibrated, seconds=seconds, forward=forward, progress=progress,
     )  # fmt: skip
+    masks = Masks(model, result.masks)  # what it refuses is refused before the model is changed
     set_weights(model, result.weights)
     _copy_buffers(trial, model)
-    return Pruned(Masks(model, result.masks), report, selection.skipped)
+    return Pruned(masks, report, selection.skipped)
 
 
 def check_prune(

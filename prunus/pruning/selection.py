@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunus.errors import DensityError, ModelError, NotPrunedWarning, PrunusError
+from prunus.masks import check_masks
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import grouped_by_reason, masks_of_torch, prunable_weights, skipped_parameters
 from prunus.pruning.scopes import Scope
@@ -83,6 +84,8 @@ def select_weights(
     prunus.errors.DensityError: Expected a weight of Sequential ... (the pattern 2:4 does not fit 3 inputs); ...
     """
     weights = prunable_weights(model, include, exclude)
+    if within is not None:
+        check_masks(dict(model.named_parameters(remove_duplicate=False)), within)
     reasons: dict[str, str] = {}
     summary = method.summary.rstrip(".")
     if method.uses_layer_inputs:
@@ -120,7 +123,10 @@ def select_weights(
     skipped = {name: skipped[name] for name, _ in model.named_parameters() if name in skipped}
     earlier = masks_of_torch(model, weights)
     if within is not None and earlier is not None:
-        earlier = {name: mask & within[name].to(mask.device) for name, mask in earlier.items()}
+        earlier = {
+            name: mask & within[name].to(mask.device) if name in within else mask
+            for name, mask in earlier.items()
+        }
     return PruneSelection(weights, skipped, within if earlier is None else earlier, view)
 
 

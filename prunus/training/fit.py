@@ -68,9 +68,11 @@ def train_with(fit: Fit, model: nn.Module, constraint: Attachable) -> None:
         TrainingError: The constraint does not hold after the training.
     """
     constraint.apply()
-    with restored_modes(model):
-        fit(model, constraint)
-    constraint.detach()
+    try:
+        with restored_modes(model):
+            fit(model, constraint)
+    finally:
+        constraint.detach()
     wrong = constraint.verify()
     if wrong:
         raise TrainingError(

@@ -186,7 +186,9 @@ def why_no_layer_inputs(model: nn.Module, names: Collection[str]) -> dict[str, s
     {'0.weight': 'the output error of Bilinear is not known'}
     """
     layers, reasons = weight_layers(model), {}
-    num_owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    num_owners = Counter(
+        id(p) for module in model.modules() for p in module._parameters.values() if p is not None
+    )
     for name in names:
         layer = layers.get(name)
         owner = layer.module if layer else model.get_submodule(name.rpartition(".")[0])
@@ -312,6 +314,9 @@ def _parameters_of(name: str, weight: Tensor, layer: WeightLayer | None) -> Para
     if layer is None or layer.computed is None:
         return {name: weight}
     computed = layer.computed
+    original = layer.module.get_parameter(computed.parameter).detach()
+    if not computed.keeps_values and original.shape == weight.shape:
+        return {name: original * (weight != 0)}  # the function is applied to the parameter once more
     path = name[: len(name) - len(computed.parameter)]
     parameters = {path + own: value for own, value in computed.invert(weight).items()}
     if computed.function in ("weight_norm", "the parametrization WeightNorm"):

@@ -146,7 +146,7 @@ def slim(
 
 
 def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: Any) -> "Tensor":
-    """One example of the model, of zeros where there are no data."""
+    """One example of the model, of random numbers where there are no data."""
     import torch
 
     from prunus.errors import DataError
@@ -159,7 +159,7 @@ def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: A
             sizes = []
         if not sizes or min(sizes) < 1:
             raise DataError(f"Expected an --input-shape such as 3,32,32, got {input_shape!r}.")
-        return torch.zeros(1, *sizes)
+        return torch.randn(1, *sizes)
     if isinstance(inputs, torch.Tensor):
         return inputs[:1]
     built_in: Any = getattr(network, "built_in", None)
@@ -167,7 +167,7 @@ def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: A
         raise DataError(
             f"Expected the shape of one example of {name}, which is not built in; pass --input-shape or --data."
         )
-    return torch.zeros(1, *built_in_shape(built_in["name"]))
+    return torch.randn(1, *built_in_shape(built_in["name"]))
 
 
 def _size_of(metadata: dict[str, str], model: "nn.Module") -> int:

@@ -8,7 +8,7 @@ keeps; a higher level never keeps fewer. The highest level whose cost is within 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from math import isnan, prod
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +114,8 @@ def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float,
         DensityError: The cost is above the limit even if every group keeps its smallest number of channels.
     """
     least = cost(ranking.removed(0))
+    if not isinstance(least, int | float) or isnan(least):
+        raise DensityError(f"Expected a number as the {what} of the smaller model, got {least!r}.")
     if least > limit:
         raise DensityError(
             f"Expected a budget of {what} of at least {least:.6g}, which remains if every group keeps its least number "

@@ -77,6 +77,13 @@ class SlimPlan:
             raise ModelError(
                 "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
             )
+        if optimizer is not None:
+            self._check_optimizer(optimizer)
+        if masks is not None and not (isinstance(masks, Masks) and masks.model is self.model):
+            raise ModelError(
+                f"Expected prunus.Masks of this {type(self.model).__name__}, got "
+                f"{'those of another model' if isinstance(masks, Masks) else f'a {type(masks).__name__}'}."
+            )
         base = exported_module(self.analysis.traced) if self.rewrite else self.model
         self._verify(base)
         edits = remove_channels(base, kept, self.attributes(self.removed), optimizer, masks)
@@ -85,6 +92,18 @@ class SlimPlan:
         else:
             base.edited_attributes = merge_edits(getattr(base, "edited_attributes", {}), edits)  # type: ignore[assignment]
         return base
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in stepped for p in self.model.parameters()):
+            raise ModelError(
+                f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its parameters."
+            )
+        if any(isinstance(value, list) for state in optimizer.state.values() for value in state.values()):
+            raise ModelError(
+                f"Expected a state of the optimizer by parameter, which can be reduced, got that of "
+                f"{type(optimizer).__name__}; apply the plan without the optimizer, and make a new one."
+            )
 
     def _change_constants(self, module: nn.Module, removed: Mapping[str, Sequence[int]]) -> None:
         kept = self.analysis.kept_labels(removed)

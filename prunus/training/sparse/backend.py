@@ -136,7 +136,7 @@ def choose_training_backend(
         )
     if reason is not None:
         return Backend("dense", reason), None
-    num_passes = 3 * recipe.epochs * len(inputs)  # forward, and backward by inputs and by weights
+    num_passes = 3 * max(recipe.epochs, 1) * len(inputs)  # forward, and backward by inputs and by weights
     return choose_backend(backend, model, _masks_of(model, constraint), inputs, TRAINING_MACS / num_passes)
 
 

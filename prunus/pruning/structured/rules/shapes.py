@@ -184,6 +184,8 @@ def _moved(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> Labels
     """Any operator that only moves or repeats entries."""
     value = operand(a)
     name = str(getattr(coupling.node, "target", "")).split(".")[1]
+    if not value.layers:
+        return Labels(output_shape(shapes))
     if name == "unfold":
         value = coupling.fix(value, a["dimension"] % len(value.shape), "a window slides over it")
     result = _run_on_labels(coupling, a, value)[0]

@@ -1,0 +1,88 @@
+"""The verification finds differences that zeros, NaN or integer outputs would hide, and refuses what it cannot carry."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.errors import DensityError, ModelError
+
+
+class Net(nn.Module):
+    """Two layers, and a function of both that depends on the number of channels."""
+
+    def __init__(self, output):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.output = nn.Linear(6, 8, bias=False), nn.Linear(8, 3, bias=False), output
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        return self.output(self, h)
+
+
+def scaled(net, h):
+    return net.b(h) / h.shape[1]
+
+
+def integers(net, h):
+    return (1000 * net.b(h) / h.shape[1]).long()
+
+
+def beside_nan(net, h):
+    y = net.b(h)
+    return y, torch.cat([y / h.shape[1], torch.full_like(y, torch.nan)], 1)
+
+
+@pytest.mark.parametrize("output", [scaled, integers, beside_nan])
+@pytest.mark.parametrize("make_inputs", [torch.zeros, torch.randn])
+def test_a_function_of_the_number_of_channels_is_refused(output, make_inputs):
+    model = Net(output)
+    before = copy.deepcopy(model.state_dict())
+    try:
+        plan = prunus.slim(model, make_inputs(2, 6), density=0.5)
+    except ModelError:
+        pass  # the analysis refuses it
+    else:
+        with pytest.raises(ModelError, match="removed and with"):
+            plan.apply()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_infinite_outputs_are_equal_outputs():
+    def masked(net, h):
+        return net.b(h).masked_fill(torch.tensor([True, False, False]), -torch.inf)
+
+    model = Net(masked)
+    prunus.slim(model, torch.randn(2, 6), density=0.5).apply()
+    assert model.a.weight.shape == (4, 6)
+
+
+def test_normalized_channels_are_refused_by_operator():
+    model = Net(lambda net, h: net.b(nn.functional.normalize(h, dim=1)))
+    with pytest.raises(ModelError, match="div at .*meets a dimension of fixed length"):
+        prunus.slim(model, torch.randn(2, 6), density=0.5)
+
+
+def test_optimizer_and_masks_of_another_model_are_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    other = copy.deepcopy(model)
+    keep = {"0.weight": torch.ones(8, 6, dtype=torch.bool)}
+    for arguments, message in (
+        ({"optimizer": torch.optim.SGD(other.parameters(), 0.1)}, "steps none of its parameters"),
+        ({"masks": prunus.Masks(other, keep)}, "those of another model"),
+        ({"masks": keep}, "got a dict"),
+    ):
+        plan = prunus.slim(model, torch.randn(2, 6), density=0.5)
+        with pytest.raises(ModelError, match=message):
+            plan.apply(**arguments)
+        assert model[0].weight.shape == (8, 6)
+
+
+def test_a_budget_function_returns_a_number():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    for value in (float("nan"), None):
+        with pytest.raises(DensityError, match="Expected a number"):
+            prunus.slim(model, torch.randn(2, 6), budget=(lambda smaller, value=value: value, 3.0))

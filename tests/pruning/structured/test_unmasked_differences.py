@@ -1,4 +1,4 @@
-"""The verification finds differences that zeros, NaN or integer outputs would hide, and refuses what it cannot carry."""
+"""Verification finds differences that zeros, NaN or integer outputs would hide; other models' optimizers are refused."""
 
 import copy
 

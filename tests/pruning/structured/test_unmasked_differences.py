@@ -1,4 +1,4 @@
-"""Verification finds differences that zeros, NaN or integer outputs would hide; other models' optimizers are refused."""
+"""Verification finds differences that zeros, NaN or integer outputs would hide; it refuses optimizers of other models."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Verification finds differences that zeros, NaN or integer outputs would hide; it refuses optimizers of other models."""
+"""Verification finds what zeros, NaN or integer outputs would hide, and refuses optimizers of other models."""
 
 import copy
 

@@ -51,9 +51,9 @@ class Ranking:
         """
         if scope not in ("layer", "global"):
             raise DensityError(f"Expected the scope 'layer' or 'global', got {scope!r}.")
-        if round_to < 1 or min_channels < 1:
+        if not all(isinstance(number, int) and number >= 1 for number in (round_to, min_channels)):
             raise DensityError(
-                f"Expected round_to and min_channels of at least 1, got {round_to} and {min_channels}."
+                f"Expected integers of at least 1 as round_to and min_channels, got {round_to!r}, {min_channels!r}."
             )
         self.groups, self.round_to, self.min_channels = groups, round_to, min_channels
         self.orders = {

@@ -109,6 +109,7 @@ def filter_criterion(
 
     Raises:
         UnknownNameError: There is no such name.
+        StatisticsError: It is neither a criterion nor scores.
 
     >>> filter_criterion("obd").needs_examples
     True
@@ -118,6 +119,10 @@ def filter_criterion(
     if isinstance(criterion, str):
         table: dict[str, Any] = {**CRITERIA, **FILTER_CRITERIA}
         return filter_criterion(lookup("criterion", table, criterion))
+    if not (callable(criterion) or isinstance(criterion, Mapping)):
+        raise StatisticsError(
+            f"Expected a criterion, its name, or scores by parameter name, got a {type(criterion).__name__}."
+        )
     of_weights = as_criterion(criterion)
     text = f"The sum of {of_weights.name} over all coupled weights."
     return FilterCriterion(partial(_summed, of_weights), text, of_weights.needs_examples)

@@ -141,13 +141,17 @@ def _check_goal(**goals: Any) -> None:
         raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(given) or 'none'}.")
     name, value = given.popitem()
     if name == "budget":
-        if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0])):
+        if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and _is_number(value[1])):
             raise DensityError(f"Expected budget=(function of a model, limit), got {value!r}.")
         return
     highest = 1.0 if name in ("density", "latency") else float("inf")
-    if isinstance(value, bool) or not 0 < value <= highest or value == float("inf"):
+    if not _is_number(value) or not 0 < value <= highest or value == float("inf"):
         text = f"a {name} in (0, 1]" if highest == 1 else f"{name} above 0, a fraction or a number to keep"
-        raise DensityError(f"Expected {text}, got {value}.")
+        raise DensityError(f"Expected {text}, got {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _why_none(analysis: Analysis) -> str:
@@ -172,6 +176,8 @@ def check_excluded(model: nn.Module, exclude: Sequence[str]) -> None:
     Raises:
         ModelError: There is no such name.
     """
+    if isinstance(exclude, str):
+        raise ModelError(f"Expected exclude to be a list of names, got {exclude!r}; write [{exclude!r}].")
     names = {name for name, _ in [*model.named_modules(), *model.named_parameters(remove_duplicate=False)]}
     for name in exclude:
         if name not in names:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import DensityError, ModelError
+from prunus.errors import DensityError, ModelError, PrunusError
 
 
 class Net(nn.Module):
@@ -86,3 +86,21 @@ def test_a_budget_function_returns_a_number():
     for value in (float("nan"), None):
         with pytest.raises(DensityError, match="Expected a number"):
             prunus.slim(model, torch.randn(2, 6), budget=(lambda smaller, value=value: value, 3.0))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"macs": "0.5"},
+        {"density": torch.tensor([0.5, 0.5])},
+        {"density": 0.5, "round_to": 2.5},
+        {"density": 0.5, "round_to": "8"},
+        {"budget": (lambda smaller: 1.0, None)},
+        {"density": 0.5, "criterion": None},
+        {"density": 0.5, "exclude": "0"},
+    ],
+)
+def test_arguments_of_another_type_are_refused(arguments):
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(PrunusError, match="Expected"):
+        prunus.slim(model, torch.randn(2, 6), **arguments)

@@ -62,11 +62,7 @@ class Masks(Mapping[str, Tensor]):
         masks = {name.removeprefix("_orig_mod."): mask for name, mask in masks.items()}
         parameters = dict(self.model.named_parameters())
         check_masks(parameters, masks)
-        for name, mask in masks.items():
-            if mask.dtype != torch.bool:
-                raise ModelError(
-                    f"Expected a boolean mask of {name!r}, got {mask.dtype}; True keeps a weight, as in mask != 0."
-                )
+        check_boolean(masks)
         self._masks = {name: mask.detach().clone() for name, mask in masks.items()}
         self.pruned_values: dict[str, Tensor] = {}
         """The values of pruned weights, zero where the weight is kept; empty: all pruned weights are zero."""
@@ -255,15 +251,14 @@ def unpack_mask(bits: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Raise ModelError unless every mask is boolean and has a parameter of its name and shape.
+    """Raise ModelError unless every mask has a parameter of its name and shape.
 
     Args:
         parameters: The parameters by name; those without a mask are not looked at.
         masks: The masks by parameter name.
 
     Raises:
-        ModelError: The masks are no mapping; or a mask is not boolean, has no parameter of its name, or has another
-            shape than that parameter.
+        ModelError: The masks are no mapping, or a mask has no parameter of its name and shape.
     """
     if not isinstance(masks, Mapping):
         raise ModelError(
@@ -275,15 +270,20 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
                 f"A mask is named {name!r}, but the model has no parameter of that name; use the names of its "
                 "state_dict."
             )
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise ModelError(
-                f"Expected a boolean mask of {name!r}, got {getattr(mask, 'dtype', type(mask).__name__)}; True keeps a "
-                "weight, as in mask != 0."
-            )
         if parameters[name].shape != mask.shape:
             raise ModelError(
                 f"The mask of {name!r} has shape {tuple(mask.shape)}, but the parameter has "
                 f"{tuple(parameters[name].shape)}."
+            )
+
+
+def check_boolean(masks: Mapping[str, Tensor]) -> None:
+    """Raise ModelError unless every mask is a boolean tensor."""
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise ModelError(
+                f"Expected a boolean mask of {name!r}, got {getattr(mask, 'dtype', type(mask).__name__)}; True keeps a "
+                "weight, as in mask != 0."
             )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from prunus.compression.checks import bits_by_name
 from prunus.compression.quantization import CodebookConstraint, quantize_weights
 from prunus.errors import ModelError
-from prunus.masks import Masks, all_kept, check_masks
+from prunus.masks import Masks, all_kept, check_boolean, check_masks
 from prunus.modules import check_initialized
 from prunus.pruning.prunable import masks_of_torch, prunable_weights
 
@@ -62,6 +62,7 @@ def quantize(
         masks = masks_of_torch(model, prunable) or all_kept(prunable)
     parameters = dict(model.named_parameters())
     check_masks(parameters, masks)
+    check_boolean(masks)
     masks = dict(masks)
     weights = {name: parameters[name].detach().float() for name in masks}
     constraint = CodebookConstraint(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunus.errors import DensityError, ModelError, NotPrunedWarning, PrunusError
-from prunus.masks import check_masks
+from prunus.masks import check_boolean, check_masks
 from prunus.pruning.obs.method import PruningMethod
 from prunus.pruning.prunable import grouped_by_reason, masks_of_torch, prunable_weights, skipped_parameters
 from prunus.pruning.scopes import Scope
@@ -86,6 +86,7 @@ def select_weights(
     weights = prunable_weights(model, include, exclude)
     if within is not None:
         check_masks(dict(model.named_parameters(remove_duplicate=False)), within)
+        check_boolean(within)
     reasons: dict[str, str] = {}
     summary = method.summary.rstrip(".")
     if method.uses_layer_inputs:

@@ -330,9 +330,6 @@ def test_reading_large_tables_and_headers_is_fast(child, group):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="inspect of float64 codes takes more than the default limit since complex tensors are read"
-)
 def test_reading_every_bomb_is_bounded_by_the_default_limit(child):
     for bomb in (*streams(DEFAULT_LIMIT), *values(DEFAULT_LIMIT)):
         check(child, bomb, functions=("read", "inspect"))

@@ -124,6 +124,8 @@ DECODERS = (bitpack, huffman, range_coder)
 
 def widen(half):
     sign, exponent, fraction = half >> 15, half >> 10 & 31, half & 1023
+    if exponent == 31:  # infinity or NaN
+        return sign << 31 | 255 << 23 | fraction << 13
     value = (-1) ** sign * (fraction / 1024 + (exponent > 0)) * 2.0 ** (max(exponent, 1) - 15)
     return torch.tensor(value, dtype=torch.float64).float().view(torch.int32).item() % 2**32 | sign << 31
 
@@ -215,3 +217,15 @@ def test_reader_written_from_the_specification_agrees(codec, index_bits, share):
         dtype, shape, numbers = theirs[name]
         assert (dtype, shape) == (str(t.dtype).removeprefix("torch."), list(t.shape))
         assert numbers == as_numbers(t) == as_numbers(state[name]), name
+
+
+def test_every_half_is_widened_exactly():
+    """Infinities too; -0.0 is a value. A tensor with NaN is stored whole: its bits are kept, whatever widens a NaN."""
+    bits = torch.tensor([widen(half) for half in range(1 << 16)])
+    values = torch.where(bits >= 1 << 31, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)
+    for name, state in (("numbers", values[~values.isnan()]), ("with NaN", values)):
+        data = pack({name: state}, encoding=EncodingConfig("range", None, False))
+        size = 4 if state.isnan().any() else 2
+        assert size * len(state) < len(data) < size * len(state) + 300
+        assert torch.equal(unpack(data)[1][name].view(torch.int32), state.view(torch.int32))
+        assert read_as_specified(data)[name][2] == as_numbers(state)

@@ -124,11 +124,11 @@ def _tensor_stats(file: ParsedFile, number: int) -> TensorStats:
     nonzero, itemsize = 0, 1
     if not entry.is_plain_data:
         # Viewed as integers, because a stored -0.0 is a value.
-        if value.is_complex():
-            parts = torch.view_as_real(value)
-            nonzero = int((parts.view(INTEGERS[parts.element_size()]) != 0).any(-1).sum())
+        if value.dtype == torch.complex128:  # no integer has as many bits
+            nonzero = int(torch.view_as_real(value).view(torch.int64).any(-1).sum())
         else:
-            nonzero = int(torch.count_nonzero(value.view(INTEGERS[value.element_size()])))
+            real = torch.view_as_real(value).flatten() if value.is_complex() else value
+            nonzero = int(torch.count_nonzero(real.view(INTEGERS[value.element_size()])))
         itemsize = 2 if blob.flags & HALF else value.element_size()
     distinct, codebook_bytes = None, 0
     weight_bits = coded_weight_bits = float(8 * itemsize)

@@ -1,9 +1,9 @@
 """Guards against forgetting: public names, registries, errors and commands, their documentation, and light imports."""
 
 import importlib
+import os
 import pickle
 import re
-import os
 import subprocess
 import sys
 

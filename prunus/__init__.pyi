@@ -13,6 +13,7 @@ from prunus.compression.quantization import CodebookConstraint as CodebookConstr
 from prunus.compression.quantize import quantize as quantize
 from prunus.compression.result import Compressed as Compressed
 from prunus.compression.save import save as save
+from prunus.compression.save import saved_size as saved_size
 from prunus.data import DATASETS as DATASETS
 from prunus.data import load_data as load_data
 from prunus.errors import PrunusError as PrunusError

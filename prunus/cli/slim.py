@@ -101,6 +101,7 @@ def slim(
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.output import echo_json, log
     from prunus.data.examples import as_examples
+    from prunus.errors import ModelError
     from prunus.files import check_writable
     from prunus.pruning.structured.criteria import filter_criterion
     from prunus.pruning.weights import copied
@@ -125,9 +126,11 @@ def slim(
     )
     calibration = None if loaded is None else as_examples(loaded).take(slice(calibration_examples or 1024))
     example = _example(model, network, input_shape, None if calibration is None else calibration.inputs)
+    if file_bytes and path.suffix != ".prunus":
+        raise ModelError(f"Expected a file that ends in .prunus with --file-bytes, got {path}.")
     task = tasks.import_task(forward, loss, None)
     settings = {"criterion": criterion, "scope": scope}
-    budget: Any = (partial(_size_of, settings), file_bytes) if file_bytes else None
+    budget = (partial(prunus.saved_size, metadata=settings), file_bytes) if file_bytes else None
     plan = prunus.slim(
         network, example.to(device),
         macs=macs, parameters=parameters, density=density, latency=latency, budget=budget, criterion=scorer,
@@ -152,6 +155,7 @@ def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: A
     from prunus.errors import DataError
     from prunus.models import input_shape as built_in_shape
 
+    draw = torch.Generator().manual_seed(0)
     if input_shape is not None:
         try:
             sizes = [int(size) for size in input_shape.split(",")]
@@ -159,7 +163,7 @@ def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: A
             sizes = []
         if not sizes or min(sizes) < 1:
             raise DataError(f"Expected an --input-shape such as 3,32,32, got {input_shape!r}.")
-        return torch.randn(1, *sizes)
+        return torch.randn(1, *sizes, generator=draw)
     if isinstance(inputs, torch.Tensor):
         return inputs[:1]
     built_in: Any = getattr(network, "built_in", None)
@@ -167,17 +171,7 @@ def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: A
         raise DataError(
             f"Expected the shape of one example of {name}, which is not built in; pass --input-shape or --data."
         )
-    return torch.randn(1, *built_in_shape(built_in["name"]))
-
-
-def _size_of(metadata: dict[str, str], model: "nn.Module") -> int:
-    """The bytes of the .prunus file of a model."""
-    from prunus.compression.container import pack
-    from prunus.compression.save import clear_negative_zeros, file_metadata
-
-    state, num_cleared = clear_negative_zeros(model.state_dict())
-    built_in: Any = getattr(model, "built_in", None)
-    return len(pack(state, model=built_in, metadata={**file_metadata(num_cleared, model), **metadata}))
+    return torch.randn(1, *built_in_shape(built_in["name"]), generator=draw)
 
 
 def _measure(dense: "nn.Module", smaller: "nn.Module", example: "Tensor") -> list[dict[str, float]]:

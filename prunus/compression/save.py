@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from prunus.compression.container import EncodingConfig, write
+from prunus.compression.container import EncodingConfig, pack, write
 from prunus.compression.container.file_format import INTEGERS, SIGNED_ZERO_DTYPES
 from prunus.compression.presets import CompressionRecipe
 from prunus.compression.result import Compressed
@@ -59,6 +59,41 @@ def save(
         ContainerError: A tensor cannot be stored.
         OutputError: The file cannot be written (a full disk; a path that is a folder or a device).
     """
+    state, options = _contents(network, encoding, metadata)
+    return write(path, state, **options, generated=generated, factors=factors)
+
+
+def saved_size(
+    network: Compressed | nn.Module,
+    *,
+    encoding: EncodingConfig | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> int:
+    """The size in bytes of the file that `save` writes, as a budget of `slim` or to compare encodings.
+
+    Args:
+        network: A module, or the result of `compress`.
+        encoding: How positions and values become bytes; by default that of the recipe.
+        metadata: A JSON object in the header.
+
+    Returns:
+        The number of bytes; no file is written.
+
+    Raises:
+        ModelError, NonFiniteError, ContainerError: See `save`.
+
+    >>> model = nn.Linear(100, 10)
+    >>> saved_size(model) > 4040  # 1,010 parameters, and the header
+    True
+    """
+    state, options = _contents(network, encoding, metadata)
+    return len(pack(state, **options))
+
+
+def _contents(
+    network: Compressed | nn.Module, encoding: EncodingConfig | None, metadata: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state_dict that a file holds, and the arguments of `pack` that follow from the network."""
     model, about = network, {}
     if isinstance(network, Compressed):
         model, about = network.model, recipe_metadata(network.recipe, network.seed)
@@ -73,15 +108,11 @@ def save(
         {n: p for n, p in floats.items() if not is_lazy(p) and not unusual_storage(p)}, "The parameter"
     )
     state, num_cleared = clear_negative_zeros(model.state_dict())
-    return write(
-        path,
-        state,
-        model=getattr(model, "built_in", None),
-        metadata={**file_metadata(num_cleared, model), **about, **(metadata or {})},
-        encoding=encoding or EncodingConfig(),
-        generated=generated,
-        factors=factors,
-    )
+    return state, {
+        "model": getattr(model, "built_in", None),
+        "metadata": {**file_metadata(num_cleared, model), **about, **(metadata or {})},
+        "encoding": encoding or EncodingConfig(),
+    }
 
 
 def file_metadata(num_cleared: int, model: nn.Module | None = None) -> dict[str, Any]:

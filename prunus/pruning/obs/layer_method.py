@@ -46,7 +46,6 @@ class LayerMethod(PruningMethod):
     def _prune(self, task: PruneTask) -> PruneResult:
         return prune_by_block(task, self.prune_layers, self.damping, self.batch_size)
 
-    @abstractmethod
     def prune_layers(
         self,
         hessians: Mapping[str, LayerHessian],
@@ -76,6 +75,20 @@ class LayerMethod(PruningMethod):
             DensityError: The scope cannot give the density.
             NonFiniteError: H is singular with this damping.
         """
+        return self._prune_layers(hessians, weights, density, scope, within, seed, progress)
+
+    @abstractmethod
+    def _prune_layers(
+        self,
+        hessians: Mapping[str, LayerHessian],
+        weights: Params,
+        density: Density,
+        scope: Scope,
+        within: MaskDict | None,
+        seed: int,
+        progress: Progress | None,
+    ) -> PruneResult:
+        """As `prune_layers`."""
 
 
 def prune_by_block(

@@ -82,35 +82,16 @@ class SparseGpt(LayerMethod):
                 f"Expected a mask block size of at least 1 column, got {self.mask_block_size}."
             )
 
-    def prune_layers(
+    def _prune_layers(
         self,
         hessians: Mapping[str, LayerHessian],
         weights: Params,
         density: Density,
         scope: Scope,
-        *,
-        within: MaskDict | None = None,
-        seed: int = 0,
-        progress: Progress | None = None,
+        within: MaskDict | None,
+        seed: int,
+        progress: Progress | None,
     ) -> PruneResult:
-        """`prune` where the Hessians are known, from one `layer_hessians` for many densities.
-
-        Args:
-            hessians: Of the layers of `weights`, with their damping.
-            weights: The weights to prune.
-            density: The fraction of all weights to keep.
-            scope: Which weights are ranked together.
-            within: Earlier masks; what they pruned stays pruned.
-            seed: Seed of ties.
-            progress: Called after each layer.
-
-        Returns:
-            Pruned and updated weights with their masks.
-
-        Raises:
-            DensityError: The scope cannot give the density.
-            NonFiniteError: H is singular with this damping.
-        """
         masks = within or all_kept(weights)
         weights = apply_masks({name: weight.detach() for name, weight in weights.items()}, masks)
         if self.mask_block_size is None or scope.ranks_layers_together:

@@ -81,6 +81,23 @@ def test_optimizer_and_masks_of_another_model_are_refused():
         assert model[0].weight.shape == (8, 6)
 
 
+def test_state_of_an_optimizer_that_is_not_by_parameter_is_refused():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.LBFGS(model.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 6)).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    plan = prunus.slim(model, torch.randn(2, 6), density=0.5)
+    with pytest.raises(ModelError, match="a state of the optimizer by parameter"):
+        plan.apply(optimizer)
+    assert model[0].weight.shape == (8, 6)
+
+
 def test_a_budget_function_returns_a_number():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     for value in (float("nan"), None):

@@ -9,6 +9,7 @@ __all__ = ["EXPERIMENTS", "PAPERS", "Experiment", "experiments_of"]
 
 _MODULES = {
     "lecun1990": ("deletion", "prediction", "retraining"),
+    "lecun1990_generalization": ("generalization",),
     "hassibi1993": ("xor", "monks"),
     "one_shot": ("one_shot",),
     "han2015": ("tradeoff", "tables"),
@@ -20,8 +21,10 @@ _MODULES = {
     "zhou2019_supermasks": ("supermasks", "criterion_supermasks"),
     "frankle2020": ("rewinding", "instability", "interpolation"),
     "renda2020": ("retraining",),
+    "bias_pruning": ("bias_pruning",),
+    "activation_sparsity": ("activation_sparsity",),
 }  # fmt: skip
-"""The experiments of each module; the name of one is PAPER.EXPERIMENT."""
+"""The experiments of each module; the name of one is PAPER.EXPERIMENT, or that of the module where both are one."""
 
 
 class _Experiments(Mapping[str, Experiment]):
@@ -29,7 +32,7 @@ class _Experiments(Mapping[str, Experiment]):
 
     def __init__(self) -> None:
         self._places = {
-            "one_shot" if module == "one_shot" else f"{module.partition('_')[0]}.{name}": (module, name)
+            name if name == module else f"{module.partition('_')[0]}.{name}": (module, name)
             for module, names in _MODULES.items()
             for name in names
         }

@@ -141,11 +141,11 @@ tickets = Experiment(
     ),
     claims=(
         _claim(
-            f"At the learning rate 0.1 winning tickets are as accurate as a random initialization (within {MARGIN:g} pp)",
+            f"At the learning rate 0.1 winning tickets and random initializations differ by less than {MARGIN:g} pp",
             curve_name(TICKET, 0.1), "equal", curve_name(RANDOM, 0.1), margin=MARGIN, published="no gain",
         ),
         _claim(
-            "At the learning rate 0.01 winning tickets are more accurate than a random initialization",
+            "At the learning rate 0.01 winning tickets are more accurate than random initializations",
             curve_name(TICKET, 0.01), "higher", curve_name(RANDOM, 0.01), published="a gain",
         ),
         *(
@@ -163,8 +163,8 @@ tickets = Experiment(
         "The random initialization draws the convolutions anew; the classifier, which is not pruned, starts from the "
         "same weights.",
         "45,000 of the 50,000 training images are trained on; the other 5,000 are the validation split.",
-        "ResNet-50 is the CIFAR ResNet with eight blocks of two convolutions per stage, as in the authors' code; in the "
-        "default size its place is taken by ResNet-20.",
+        "ResNet-50 is the CIFAR ResNet with eight blocks of two convolutions per stage, as in the authors' code; the "
+        "smaller sizes take ResNet-20 in its place.",
     ),
     networks=tuple(NETWORKS),
     metrics=("final_test_accuracy", "stop_test_accuracy"),

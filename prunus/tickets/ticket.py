@@ -207,7 +207,7 @@ class TicketSpec(BaselineRun):
         excluded_there = getattr(self.masks_from or self, "exclude", ())
         if self.exclude != excluded_there:
             raise SpecError(
-                f"Expected to exclude the same weights as the source of the masks, {excluded_there}, got {self.exclude}."
+                f"Expected the source of the masks to exclude the same weights, {self.exclude}, got {excluded_there}."
             )
         if self.masks_from is None and self.densities_from is None:
             self._check_densities(levels)

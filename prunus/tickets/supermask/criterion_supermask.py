@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from prunus.masks import all_kept, apply_masks, mask_density
-from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory

@@ -81,7 +81,8 @@ def ticket_template(name: str, size: str) -> TicketSpec:
     steps = -(-examples // RECIPE.batch_size)
     small = with_baseline(full, model=network.narrow_model, examples=examples, eval_every=steps)
     rounds, rates = 2 if is_smoke else network.rounds, PruningRates(linear=network.rate)
-    return replace(with_recipe(small, epochs=epochs), rounds=rounds, pruning_rates=rates)
+    small = with_recipe(small, epochs=epochs, augmentation="none")  # in few epochs it costs accuracy
+    return replace(small, rounds=rounds, pruning_rates=rates)
 
 
 def tickets_and_random(ticket: TicketSpec, size: str) -> LabeledRuns:

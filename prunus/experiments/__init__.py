@@ -21,6 +21,7 @@ _MODULES = {
     "frankle2020": ("rewinding", "instability", "interpolation"),
     "renda2020": ("retraining",),
     "liu2019": ("tickets",),
+    "liu2019_structures": ("filters", "structures"),
 }  # fmt: skip
 """The experiments of each module; the name of one is PAPER.EXPERIMENT."""
 

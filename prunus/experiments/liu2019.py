@@ -40,16 +40,17 @@ class TicketNetwork:
     """The fraction of the remaining weights that a round prunes."""
 
 
-def _reference(function: object) -> str:
+def reference(function: object) -> str:
+    """Return the reference "package.module:function" of a function of `liu2019_networks`."""
     return f"{networks.__name__}:{getattr(function, '__name__', '')}"
 
 
 NETWORKS: Mapping[str, TicketNetwork] = {
     "vgg-16": TicketNetwork(
-        "vgg-16-bn-cifar", _reference(networks.narrow_vgg_16), "classifier.weight", 5000, 6, rounds=3, rate=0.6
+        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), "classifier.weight", 5000, 6, rounds=3, rate=0.6
     ),
     "resnet-50": TicketNetwork(
-        _reference(networks.cifar_resnet_50), _reference(networks.narrow_resnet_20), "linear.weight", 3000, 6,
+        reference(networks.cifar_resnet_50), reference(networks.narrow_resnet_20), "linear.weight", 3000, 6,
         rounds=2, rate=0.7,
     ),
 }  # fmt: skip

@@ -3,8 +3,8 @@
 from torch import nn
 
 from prunus.models import MODELS
-from prunus.models.initialization import build_model, kaiming_normal
 from prunus.models.densenet import DenseNet
+from prunus.models.initialization import build_model, kaiming_normal
 from prunus.models.preresnet import PreResNet
 from prunus.models.resnet import ResNet
 

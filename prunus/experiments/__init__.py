@@ -21,10 +21,12 @@ _MODULES = {
     "zhou2019_supermasks": ("supermasks", "criterion_supermasks"),
     "frankle2020": ("rewinding", "instability", "interpolation"),
     "renda2020": ("retraining",),
-    "bias_pruning": ("bias_pruning",),
-    "activation_sparsity": ("activation_sparsity",),
+    "liu2019": ("tickets",),
+    "liu2019_structures": ("filters", "structures"),
+    "families_biases": ("biases",),
+    "families_activations": ("activations",),
 }  # fmt: skip
-"""The experiments of each module; the name of one is PAPER.EXPERIMENT, or that of the module where both are one."""
+"""The experiments of each module; the name of one is PAPER.EXPERIMENT, or SUBJECT.EXPERIMENT where several papers ask."""
 
 
 class _Experiments(Mapping[str, Experiment]):
@@ -32,7 +34,7 @@ class _Experiments(Mapping[str, Experiment]):
 
     def __init__(self) -> None:
         self._places = {
-            name if name == module else f"{module.partition('_')[0]}.{name}": (module, name)
+            "one_shot" if module == "one_shot" else f"{module.partition('_')[0]}.{name}": (module, name)
             for module, names in _MODULES.items()
             for name in names
         }
@@ -52,7 +54,7 @@ class _Experiments(Mapping[str, Experiment]):
 EXPERIMENTS: Mapping[str, Experiment] = _Experiments()
 
 PAPERS = tuple(dict.fromkeys(name.partition(".")[0] for name in EXPERIMENTS if "." in name))
-"""Names that stand for all experiments of a paper."""
+"""Names that stand for all experiments of a paper or of a subject."""
 
 
 def experiments_of(name: str) -> list[str]:

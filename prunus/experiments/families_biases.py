@@ -150,8 +150,8 @@ def _claims(after: str) -> tuple[Claim, Claim]:
     )  # fmt: skip
 
 
-bias_pruning = Experiment(
-    name="bias_pruning",
+biases = Experiment(
+    name="families.biases",
     paper=PAPER,
     place="",
     title="The error that pruning biases adds, compared with weights",

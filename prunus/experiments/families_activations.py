@@ -58,8 +58,8 @@ def _claims(layer: str, published: str) -> tuple[Claim, Claim]:
     )  # fmt: skip
 
 
-activation_sparsity = Experiment(
-    name="activation_sparsity",
+activations = Experiment(
+    name="families.activations",
     paper=PAPER,
     place="Tables 2 and 3",
     title="Zeros among the activations, against the density of the weights",

@@ -55,7 +55,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("zhou2019.supermasks", "zhou2019.criterion_supermasks"),
         *("frankle2020.rewinding", "frankle2020.instability", "frankle2020.interpolation"),
         *("renda2020.retraining", "liu2019.tickets", "liu2019.filters", "liu2019.structures"),
-        *("families.biases", "families.activations"),
+        *("families.compression", "families.biases", "families.activations"),
     ),
     "executor": ("inline", "processes"),
     "size": ("smoke", "default", "full"),

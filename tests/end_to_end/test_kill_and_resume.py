@@ -25,6 +25,7 @@ SETTINGS = {
     "hassibi1993.xor": {"networks": 4},
     "hassibi1993.monks": {"hidden": 1, "num_weights": 20, "starts": 2},
     "lecun1990.generalization": {**COMPRESSED, "examples": 800},
+    "families.compression": {**COMPRESSED, "densities": 0.3, "bits": 4, "ranks": 4, "widths": 0.06},
     "families.biases": COMPRESSED,
     "families.activations": {**COMPRESSED, "examples": 90},
     "one_shot": {

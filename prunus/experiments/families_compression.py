@@ -10,15 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from prunus.compression.quantize import quantize
 from prunus.compression.save import saved_size
 from prunus.errors import NoEffectWarning
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.families_networks import distillation_loss, low_rank
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.han2015 import LENET_ONLY
 from prunus.experiments.han2016 import PAPER
@@ -32,7 +31,6 @@ from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
-from prunus.training.losses import LossFunction
 from prunus.types import Dataset, MaskDict
 
 PRUNING, QUANTIZATION, LOW_RANK = "pruning", "quantization", "low rank"
@@ -40,8 +38,6 @@ SMALLER, DISTILLATION = "smaller network", "distillation"
 QUANTIZED, PRUNED_QUANTIZED = " with quantization", " with pruning and quantization"
 LOSS_ALLOWED = 0.25
 """Percentage points of test error by which the smallest file without loss may be worse than the dense network."""
-TEMPERATURE, SOFT_FRACTION = 4.0, 0.9
-"""Of distillation: what logits are divided by, and the weight of the loss against the outputs of the dense network."""
 
 
 @dataclass(frozen=True)
@@ -198,64 +194,6 @@ def _quantized(
     return model
 
 
-def low_rank(model: nn.Module, rank: int) -> nn.Module:
-    """Replace linear layers by two of a lower rank, from the singular value decomposition W ≈ U_r S_r V_rᵀ.
-
-    Args:
-        model: The network; it is not changed.
-        rank: The number r of singular values that each layer keeps, at least 1.
-
-    Returns:
-        A copy in which a layer is replaced where that needs fewer weights.
-
-    Example:
-        >>> [layer.weight.numel() for layer in low_rank(nn.Sequential(nn.Linear(9, 6), nn.Linear(6, 2)), 2).modules()
-        ...  if isinstance(layer, nn.Linear)]
-        [18, 12, 12]
-    """
-    model = copy.deepcopy(model)
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    for name, layer in layers.items():
-        outputs, inputs = layer.weight.shape
-        if rank * (inputs + outputs) >= inputs * outputs:
-            continue
-        u, s, vt = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-        first, second = (
-            nn.Linear(inputs, rank, bias=False),
-            nn.Linear(rank, outputs, bias=layer.bias is not None),
-        )
-        with torch.no_grad():
-            root = s[:rank].sqrt()
-            first.weight.copy_(root[:, None] * vt[:rank])
-            second.weight.copy_(u[:, :rank] * root)
-            if layer.bias is not None:
-                second.bias.copy_(layer.bias)
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, nn.Sequential(first, second))
-    return model
-
-
-def distillation_loss(teacher: nn.Module) -> LossFunction:
-    """The loss of Hinton, Vinyals & Dean 2015, section 2: (1 - a) CE(labels) + a T² CE(softmax(teacher / T)).
-
-    Args:
-        teacher: The network whose outputs a smaller one learns; a is SOFT_FRACTION and T is TEMPERATURE.
-
-    Returns:
-        A loss as `prunus.train` takes it: (outputs, (inputs, labels)) -> the mean loss.
-    """
-    teacher.eval()
-
-    def loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, labels = batch
-        with torch.no_grad():
-            targets = (teacher(inputs) / TEMPERATURE).softmax(1)
-        soft = F.cross_entropy(outputs / TEMPERATURE, targets)
-        return (1 - SOFT_FRACTION) * F.cross_entropy(outputs, labels) + SOFT_FRACTION * TEMPERATURE**2 * soft
-
-    return loss
-
-
 def smallest_files(rows: Sequence[Row]) -> list[Row]:
     """Add to each curve the size of its smallest file whose error is at most LOSS_ALLOWED above the dense network's.
 
@@ -281,8 +219,8 @@ def smallest_files(rows: Sequence[Row]) -> list[Row]:
 def _smaller(curve: str, *others: str, published: str = "") -> list[Claim]:
     return [
         Claim(
-            f"Without loss, {curve} gives a smaller file than {'a ' * other.startswith(SMALLER)}{other}", curve, "lower", other, "smallest file %",
-            "Han et al. 2016", at={"at": ("smallest",)}, published=published,
+            f"Without loss, {curve} gives a smaller file than {'a ' * other.startswith(SMALLER)}{other}", curve,
+            "lower", other, "smallest file %", "Han et al. 2016", at={"at": ("smallest",)}, published=published,
         )
         for other in others
     ]  # fmt: skip
@@ -327,6 +265,6 @@ compression = Experiment(
     select=smallest_files,
     replicates=(1, 3, 5),
     note=f"\"smallest\" is the smallest file of a curve whose test error is at most {LOSS_ALLOWED} percentage points "
-    "above that of the dense network; 100 % is the dense network. In combinations, 30 % of the weights of a low-rank or "
-    "smaller network remain, and codes have 4 bits.",
+    "above that of the dense network; 100 % is the dense network. In combinations, 30 % of the weights of a low-rank "
+    "or smaller network remain, and codes have 4 bits.",
 )  # fmt: skip

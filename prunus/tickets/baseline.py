@@ -214,8 +214,9 @@ class BaselineSpec:
 
 
 def references(*names: object) -> tuple[str, ...]:
-    """The references "package.module:name" among names and objects."""
-    return tuple(name for name in names if isinstance(name, str) and ":" in name)
+    """The references "package.module:name" among names and objects, without those to functions of prunus."""
+    texts = (name for name in names if isinstance(name, str))
+    return tuple(name for name in texts if ":" in name and not name.startswith("prunus."))
 
 
 class BaselineRun:

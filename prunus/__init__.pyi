@@ -35,7 +35,7 @@ from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
 from prunus.pruning.structured.block_factors import BlockFactors as BlockFactors
-from prunus.pruning.structured.blocks import ResidualBlock as ResidualBlock
+from prunus.pruning.structured.blocks import RemovableBlock as RemovableBlock
 from prunus.pruning.structured.blocks import remove_blocks as remove_blocks
 from prunus.pruning.structured.blocks import residual_blocks as residual_blocks
 from prunus.pruning.structured.criteria import FILTER_CRITERIA as FILTER_CRITERIA

@@ -46,7 +46,7 @@ Scope = Annotated[
 ]
 DATA = (
     "Examples for the criterion: a built-in data set, or yours; mnist or cifar-10 by default, for a built-in model, if "
-    "the criterion needs some."
+    "the criterion or --refit needs some."
 )
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 SHAPE = "Shape of one example, such as 3,224,224; that of the data or of the built-in model by default."
@@ -62,6 +62,8 @@ Exclude = Annotated[
 ]
 INEXACT = "Also remove channels over which a normalization such as LayerNorm runs."
 Inexact = Annotated[bool, typer.Option("--allow-inexact", help=INEXACT)]
+REFIT = "Refit the layers that lose inputs to the outputs of the dense layers, by least squares, on the examples."
+Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 OUT = "The smaller network: .prunus, which also stores what was removed, or .safetensors; MODEL-slim.prunus by default."
 Out = Annotated[Path | None, optional("FILE", OUT)]
 
@@ -83,6 +85,7 @@ def slim(
     min_channels: MinChannels = 1,
     exclude: Exclude = None,
     allow_inexact: Inexact = False,
+    refit: Refit = False,
     out: Out = None,
     forward: Forward = None,
     loss: Loss = None,
@@ -117,7 +120,7 @@ def slim(
     networks.check_format(network, path)
     if not is_trained and hasattr(network, "built_in"):
         log(f"{model} has the initial weights of seed {seed}; --weights FILE takes trained ones")
-    if data is None and scorer.needs_examples:
+    if data is None and (scorer.needs_examples or refit):
         data = networks.default_data(model, network)
     loaded = (
         None
@@ -129,13 +132,13 @@ def slim(
     if file_bytes and path.suffix != ".prunus":
         raise ModelError(f"Expected a file that ends in .prunus with --file-bytes, got {path}.")
     task = tasks.import_task(forward, loss, None)
-    settings = {"criterion": criterion, "scope": scope}
+    settings = {"criterion": criterion, "scope": scope, **({"refit": True} if refit else {})}
     budget = (partial(prunus.saved_size, metadata=settings), file_bytes) if file_bytes else None
     plan = prunus.slim(
         network, example.to(device),
         macs=macs, parameters=parameters, density=density, latency=latency, budget=budget, criterion=scorer,
         scope=scope, calibration=calibration, forward=task["forward"], loss=task["loss"], seed=seed,
-        round_to=round_to, min_channels=min_channels, exclude=exclude or (), allow_inexact=allow_inexact,
+        round_to=round_to, min_channels=min_channels, exclude=exclude or (), allow_inexact=allow_inexact, refit=refit,
     )  # fmt: skip
     dense, report = copied(network), plan.report
     plan.apply()

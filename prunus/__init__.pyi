@@ -17,6 +17,7 @@ from prunus.compression.save import saved_size as saved_size
 from prunus.data import DATASETS as DATASETS
 from prunus.data import load_data as load_data
 from prunus.errors import PrunusError as PrunusError
+from prunus.experiments.claim_list import claims as claims
 from prunus.masks import Masks as Masks
 from prunus.masks import mask_density as mask_density
 from prunus.models import MODELS as MODELS

@@ -45,6 +45,8 @@ from prunus.pruning.structured.criteria import batch_norm_scales as batch_norm_s
 from prunus.pruning.structured.group_sensitivity import group_sensitivity as group_sensitivity
 from prunus.pruning.structured.macs import count_macs as count_macs
 from prunus.pruning.structured.plan import SlimPlan as SlimPlan
+from prunus.pruning.structured.retrain import SlimRound as SlimRound
+from prunus.pruning.structured.retrain import slim_and_retrain as slim_and_retrain
 from prunus.pruning.structured.slim import slim as slim
 from prunus.tickets.lottery import LotteryResult as LotteryResult
 from prunus.tickets.lottery import lottery as lottery

@@ -122,4 +122,6 @@ def run() -> str:
         rows.append([name, f"{macs:,}", f"{parameters:,}", f"{before:.2f}", *map(spread, values)])
         print(rows[-1], flush=True)
     header = ["criterion", "MACs", "parameters", "test at once"]
-    return table([*header, *(f"{split} after one epoch, n = {len(SEEDS)}" for split in ("validation", "test"))], rows)
+    return table(
+        [*header, *(f"{split} after one epoch, n = {len(SEEDS)}" for split in ("validation", "test"))], rows
+    )

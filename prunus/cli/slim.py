@@ -62,7 +62,9 @@ Exclude = Annotated[
 ]
 INEXACT = "Also remove channels over which a normalization such as LayerNorm runs."
 Inexact = Annotated[bool, typer.Option("--allow-inexact", help=INEXACT)]
-REFIT = "Refit the layers that lose inputs to the outputs of the dense layers, by least squares, on the examples."
+REFIT = (
+    "Refit the layers that lose inputs to the outputs of the dense layers, by least squares, on the examples."
+)
 Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 OUT = "The smaller network: .prunus, which also stores what was removed, or .safetensors; MODEL-slim.prunus by default."
 Out = Annotated[Path | None, optional("FILE", OUT)]

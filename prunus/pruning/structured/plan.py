@@ -81,7 +81,9 @@ class SlimPlan:
                 "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
             )
         if self.weights and masks is not None:
-            raise ModelError("Expected no masks with refit=True, which changes pruned weights; refit before pruning.")
+            raise ModelError(
+                "Expected no masks with refit=True, which changes pruned weights; refit before pruning."
+            )
         if optimizer is not None:
             self._check_optimizer(optimizer)
         if masks is not None and not (isinstance(masks, Masks) and masks.model is self.model):

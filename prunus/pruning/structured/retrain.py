@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +131,19 @@ def slim_and_retrain(
 def _check_rounds(
     fractions: Sequence[float], retrain: Sequence[Recipe], goal: str, fit: object, checkpoints: object
 ) -> None:
-    is_decreasing = all(a >= b for a, b in zip(fractions, fractions[1:], strict=False))
+    is_decreasing = all(a >= b for a, b in pairwise(fractions))
     if not fractions or not is_decreasing or not 0 < fractions[-1] <= fractions[0] <= 1:
-        raise DensityError(f"Expected fractions that decrease in (0, 1], one per round, got {list(fractions)}.")
+        raise DensityError(
+            f"Expected fractions that decrease in (0, 1], one per round, got {list(fractions)}."
+        )
     if goal not in ("macs", "parameters"):
         raise DensityError(f"Expected the goal 'macs' or 'parameters', got {goal!r}.")
     if fit is not None and not callable(fit):
         raise SpecError(f"Expected fit to be a function of the model, got {type(fit).__name__}.")
     if fit is not None and checkpoints is not None:
-        raise SpecError("Expected fit or checkpoints, which it does not write, got both; leave out one of them.")
+        raise SpecError(
+            "Expected fit or checkpoints, which it does not write, got both; leave out one of them."
+        )
     if len(retrain) != (0 if fit is not None else len(fractions)):
         raise SpecError(
             f"Expected one recipe for each of {len(fractions)} rounds, or fit and no recipe, got {len(retrain)} recipes"

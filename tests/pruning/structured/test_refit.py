@@ -42,7 +42,9 @@ def trained(data):
 def layer_inputs(model, inputs):
     """The vectors [n, D] that the rows of conv2 and fc are multiplied with."""
     x = F.max_pool2d(F.relu(model.norm(model.conv1(inputs))), 2)
-    columns = F.unfold(x, 3, padding=1).reshape(len(x), 12, 9, -1).permute(0, 3, 2, 1).flatten(0, 1).flatten(1)
+    columns = (
+        F.unfold(x, 3, padding=1).reshape(len(x), 12, 9, -1).permute(0, 3, 2, 1).flatten(0, 1).flatten(1)
+    )
     return columns, F.max_pool2d(F.relu(model.conv2(x)), 2).flatten(1)
 
 

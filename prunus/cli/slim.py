@@ -68,6 +68,8 @@ REFIT = (
 Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 OUT = "The smaller network: .prunus, which also stores what was removed, or .safetensors; MODEL-slim.prunus by default."
 Out = Annotated[Path | None, optional("FILE", OUT)]
+PAGE = "Output path of the page of the widths. By default --out with the suffix .html."
+Page = Annotated[Path | None, optional("FILE", PAGE)]
 
 
 def slim(
@@ -89,6 +91,7 @@ def slim(
     allow_inexact: Inexact = False,
     refit: Refit = False,
     out: Out = None,
+    page: Page = None,
     forward: Forward = None,
     loss: Loss = None,
     seed: Seed = 0,
@@ -111,12 +114,15 @@ def slim(
     from prunus.pruning.structured.criteria import filter_criterion
     from prunus.pruning.weights import copied
     from prunus.registry import source_files
+    from prunus.report.slim import write_slim_page
 
     use_threads(threads)
     device = resolve_device(device)
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-slim.prunus")
     inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss)]
+    page = page or path.with_suffix(".html")
     check_writable(path, force=force, inputs=inputs)
+    check_writable(page, force=force, inputs=[*inputs, path])
     scorer = filter_criterion(criterion)
     network, is_trained = networks.load_network(model, weights, device, seed)
     networks.check_format(network, path)
@@ -146,11 +152,12 @@ def slim(
     plan.apply()
     networks.write_network(network, path, settings)
     times = _measure(dense, network, example.to(device))
+    write_slim_page(page, report, title=Path(model).name, times=times, settings=settings)
     if as_json:
-        sizes = {"file": str(path), "file_bytes": path.stat().st_size}
+        sizes = {"file": str(path), "file_bytes": path.stat().st_size, "page": str(page)}
         echo_json({**sizes, **settings, **report.to_json(), "latency": times})
     else:
-        _show(report, times, path)
+        _show(report, times, path, page)
 
 
 def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: Any) -> "Tensor":
@@ -193,8 +200,8 @@ def _measure(dense: "nn.Module", smaller: "nn.Module", example: "Tensor") -> lis
     ]
 
 
-def _show(report: Any, times: list[dict[str, float]], path: Path) -> None:
-    """Print the table of the layers, the reasons why channels remain, the measured times and the file."""
+def _show(report: Any, times: list[dict[str, float]], path: Path, page: Path) -> None:
+    """Print the table of the layers, the reasons why channels remain, the measured times and the files."""
     from prunus.cli.output import echo, echo_table
 
     header, rows = report.table()
@@ -210,3 +217,4 @@ def _show(report: Any, times: list[dict[str, float]], path: Path) -> None:
             f"{before / after:.2f} × as fast"
         )
     echo(f"file   {path}, {path.stat().st_size:,} bytes")
+    echo(f"page   {page}")

@@ -17,6 +17,7 @@ from prunus.compression.save import saved_size as saved_size
 from prunus.data import DATASETS as DATASETS
 from prunus.data import load_data as load_data
 from prunus.errors import PrunusError as PrunusError
+from prunus.experiments.claim_list import claims as claims
 from prunus.masks import Masks as Masks
 from prunus.masks import mask_density as mask_density
 from prunus.models import MODELS as MODELS
@@ -34,6 +35,10 @@ from prunus.pruning.sensitivity import sensitivity as sensitivity
 from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
+from prunus.pruning.structured.block_factors import BlockFactors as BlockFactors
+from prunus.pruning.structured.blocks import ResidualBlock as ResidualBlock
+from prunus.pruning.structured.blocks import remove_blocks as remove_blocks
+from prunus.pruning.structured.blocks import residual_blocks as residual_blocks
 from prunus.pruning.structured.criteria import FILTER_CRITERIA as FILTER_CRITERIA
 from prunus.pruning.structured.criteria import FilterCriterion as FilterCriterion
 from prunus.pruning.structured.criteria import batch_norm_scales as batch_norm_scales

@@ -26,10 +26,10 @@ from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
 from prunus.training.fit import Fit
-from prunus.training.loop import Trainer, steps_per_epoch
-from prunus.training.recipe import check_recipe
+from prunus.training.recipe_checks import check_recipe
 from prunus.training.sparse.backend import check_backend
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
+from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Dataset, Params, Progress
 
 MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2

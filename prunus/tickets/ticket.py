@@ -26,7 +26,7 @@ from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.training import Recipe
-from prunus.training.recipe import LR_SCHEDULES
+from prunus.training.recipe import learning_rate_at
 from prunus.types import Density, MaskDict, Params, Scores
 
 A = TypeVar("A", Mask1Action, Mask0Action)
@@ -371,8 +371,8 @@ def with_final_learning_rate(recipe: Recipe, steps: int) -> Recipe:
         >>> with_final_learning_rate(Recipe(1, 0.1, 60, lr_schedule="steps"), 10).learning_rate
         0.001
     """
-    factor = lookup("learning-rate schedule", LR_SCHEDULES, recipe.lr_schedule)((steps - 1) / steps)
-    return recipe.replace(learning_rate=recipe.learning_rate * factor, lr_schedule="constant")
+    last = learning_rate_at(recipe, (steps - 1) / steps)
+    return recipe.replace(learning_rate=last, lr_schedule="constant", milestones=None, warmup_epochs=0.0)
 
 
 def warn_if_learning_rate_vanishes(ticket: TicketSpec) -> None:

@@ -20,6 +20,7 @@ DELETION = {
     "epochs": 2,
 }
 COMPRESSED = {**DIGITS, "model": "tiny_networks:lenet"}
+STRUCTURE = {**DIGITS, "model": "tiny_networks:normed_convolutions", "batch_size": 30, "recipe.epochs": 2}
 SETTINGS = {
     "lecun1990": DELETION,
     "hassibi1993.xor": {"networks": 4},
@@ -30,6 +31,9 @@ SETTINGS = {
     "han2015.tradeoff": COMPRESSED,
     "han2015.tables": COMPRESSED,
     "han2016": COMPRESSED,
+    "liu2019.tickets": {**TICKET, "exclude": "5.weight"},
+    "liu2019.filters": {**STRUCTURE, "macs": 0.6},
+    "liu2019.structures": STRUCTURE,
     "zhou2019.supermasks": SUPERMASK,
     "zhou2019.criterion_supermasks": SUPERMASK,
 }  # fmt: skip

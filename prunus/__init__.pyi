@@ -35,6 +35,10 @@ from prunus.pruning.sensitivity import sensitivity as sensitivity
 from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
+from prunus.pruning.structured.block_factors import BlockFactors as BlockFactors
+from prunus.pruning.structured.blocks import ResidualBlock as ResidualBlock
+from prunus.pruning.structured.blocks import remove_blocks as remove_blocks
+from prunus.pruning.structured.blocks import residual_blocks as residual_blocks
 from prunus.pruning.structured.criteria import FILTER_CRITERIA as FILTER_CRITERIA
 from prunus.pruning.structured.criteria import FilterCriterion as FilterCriterion
 from prunus.pruning.structured.criteria import batch_norm_scales as batch_norm_scales

@@ -44,7 +44,7 @@ def compress_and_report(
     from prunus.report.compression import write_page
     from prunus.report.figures import check_figure_libraries
     from prunus.training import evaluate
-    from prunus.training.loop import steps_per_epoch
+    from prunus.training.trainer import steps_per_epoch
 
     start = time.perf_counter()
     check_figure_libraries()  # an error before the work if a library of the page is missing

@@ -43,7 +43,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "experiment": (
         *("lecun1990", "hassibi1993", "han2015", "han2016"),
-        *("frankle2019", "zhou2019", "frankle2020", "renda2020"),
+        *("frankle2019", "zhou2019", "frankle2020", "renda2020", "liu2019"),
         *("lecun1990.deletion", "lecun1990.prediction", "lecun1990.retraining"),
         *("hassibi1993.xor", "hassibi1993.monks", "one_shot", "han2015.tradeoff", "han2015.tables"),
         *("han2016.tables", "han2016.kmeans_init", "han2016.sizes"),
@@ -53,7 +53,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("zhou2019.signs", "zhou2019.signs_iterative"),
         *("zhou2019.supermasks", "zhou2019.criterion_supermasks"),
         *("frankle2020.rewinding", "frankle2020.instability", "frankle2020.interpolation"),
-        "renda2020.retraining",
+        *("renda2020.retraining", "liu2019.tickets", "liu2019.filters", "liu2019.structures"),
     ),
     "executor": ("inline", "processes"),
     "size": ("smoke", "default", "full"),

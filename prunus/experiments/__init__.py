@@ -20,6 +20,8 @@ _MODULES = {
     "zhou2019_supermasks": ("supermasks", "criterion_supermasks"),
     "frankle2020": ("rewinding", "instability", "interpolation"),
     "renda2020": ("retraining",),
+    "liu2019": ("tickets",),
+    "liu2019_structures": ("filters", "structures"),
 }  # fmt: skip
 """The experiments of each module; the name of one is PAPER.EXPERIMENT."""
 

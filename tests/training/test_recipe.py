@@ -9,7 +9,9 @@ from torch import nn
 
 from prunus.errors import SpecError, UnknownNameError
 from prunus.training import Recipe, train
-from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, check_recipe
+from prunus.training.optimizers import OPTIMIZERS, PENALTIES
+from prunus.training.recipe import LR_SCHEDULES
+from prunus.training.recipe_checks import check_recipe
 
 RECIPE = Recipe(1, 0.01, 32, momentum=0.9, weight_decay=0.01)
 REFERENCES = {
@@ -51,7 +53,7 @@ def test_training_does_not_import_the_compiler_of_torch():
     """It costs more than a CPU second per process."""
     code = (
         "import sys; from torch import nn; from prunus import Recipe, load_data, train;"
-        "from prunus.training.recipe import OPTIMIZERS;"
+        "from prunus.training.optimizers import OPTIMIZERS;"
         "[train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), load_data('digits'),"
         " Recipe(1, 0.01, 500, optimizer=name, momentum=0.9)) for name in OPTIMIZERS];"
         "print('torch._dynamo' in sys.modules)"
@@ -72,7 +74,7 @@ def test_penalty_adds_the_gradient_of_its_formula(name, value):
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
 def test_learning_rate_starts_at_one_and_never_rises(name):
-    values = [LR_SCHEDULES[name](t / 100) for t in range(100)]
+    values = [LR_SCHEDULES[name](t / 100, RECIPE) for t in range(100)]
     assert values[0] == 1
     assert values == sorted(values, reverse=True)
     assert values[-1] > 0

@@ -10,6 +10,7 @@ from torch import nn
 
 from prunus.errors import ModelError
 from prunus.masks import Masks
+from prunus.pruning.structured.edits import merge_edits
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.removal import remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
@@ -147,29 +148,3 @@ class SlimPlan:
                 what = f"the channels of {', '.join(exact[:5])}"
                 kept = kept_indices(self.analysis, removed)
                 check_removal(base, traced.args, traced.kwargs, kept, self.attributes(removed), what, edit)
-
-
-def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The edits of two removals, one after the other, as those of one.
-
-    Args:
-        before: The edits of the first.
-        after: The edits of the second.
-
-    Returns:
-        The value by module name and attribute.
-
-    >>> merge_edits({"a": {"k": {"0": [0, 2, 5]}}}, {"a": {"k": {"0": [1, 2]}}, "b": {"n": 3}})
-    {'a': {'k': {'0': [2, 5]}}, 'b': {'n': 3}}
-    """
-    merged: dict[str, dict[str, Any]] = {path: dict(values) for path, values in before.items()}
-    for path, values in after.items():
-        own = merged.setdefault(path, {})
-        for name, value in values.items():
-            old = own.get(name)
-            if isinstance(value, dict) and isinstance(old, dict):
-                value = old | {
-                    d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()
-                }
-            own[name] = value
-    return merged

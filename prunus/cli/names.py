@@ -55,7 +55,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("frankle2020.rewinding", "frankle2020.instability", "frankle2020.interpolation"),
         *("renda2020.retraining", "liu2019.tickets", "liu2019.filters", "liu2019.structures"),
     ),
-    "executor": ("inline", "processes"),
+    "executor": ("inline", "processes", "ray", "slurm"),
     "size": ("smoke", "default", "full"),
 }
 

@@ -311,7 +311,11 @@ BAD = {
     "criterion": ({"macs": 0.5, "criterion": "l3"}, UnknownNameError, "Unknown criterion 'l3'"),
     "scope": ({"macs": 0.5, "scope": "2:4"}, DensityError, "'layer' or 'global', got '2:4'"),
     "no examples": ({"macs": 0.5, "criterion": "taylor"}, StatisticsError, "calibration"),
-    "multiple": ({"macs": 0.5, "round_to": 0}, DensityError, "Expected integers of at least 1 as round_to and min_channels, got 0, 1"),
+    "multiple": (
+        {"macs": 0.5, "round_to": 0},
+        DensityError,
+        "Expected integers of at least 1 as round_to and min_channels, got 0, 1",
+    ),
     "all excluded": ({"macs": 0.5, "exclude": ["conv2"]}, ModelError, "left out, the first 'conv1.weight'"),
     "scores": (
         {"macs": 0.5, "criterion": {"conv1.weight": torch.full((6, 2, 3, 3), float("nan"))}},

@@ -78,11 +78,11 @@ def numbers(folder, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_survives_five_kills(name, tmp_path):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    for folder in (whole, resumed):
+    complete, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (complete, resumed):
         folder.mkdir()
     log = tmp_path / "log"
-    assert run_until(command(name, whole), whole / "store" / "runs", None, log) == 0, log.read_text()
+    assert run_until(command(name, complete), complete / "store" / "runs", None, log) == 0, log.read_text()
     num_writes = int(log.read_text().splitlines()[-1])
     store, finished = resumed / "store", {}
     for kill in range(NUM_KILLS):
@@ -93,8 +93,8 @@ def test_experiment_survives_five_kills(name, tmp_path):
         finished = now
     assert run_until(command(name, resumed), store / "runs", None, log) == 0, log.read_text()
     check_kept(finished, finished_work(store))
-    assert numbers(resumed, name) == numbers(whole, name)
+    assert numbers(resumed, name) == numbers(complete, name)
     runs = Store(store).runs()
-    assert {run.id for run in runs} == {run.id for run in Store(whole / "store").runs()}
+    assert {run.id for run in runs} == {run.id for run in Store(complete / "store").runs()}
     assert {run.state for run in runs} == {"done"}
     assert len(runs) < sum(run.attempts for run in runs) <= len(runs) + NUM_KILLS

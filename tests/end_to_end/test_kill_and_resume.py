@@ -25,6 +25,9 @@ SETTINGS = {
     "lecun1990": DELETION,
     "hassibi1993.xor": {"networks": 4},
     "hassibi1993.monks": {"hidden": 1, "num_weights": 20, "starts": 2},
+    "lecun1990.generalization": {**COMPRESSED, "examples": 800},
+    "families.biases": COMPRESSED,
+    "families.activations": {**COMPRESSED, "examples": 90},
     "one_shot": {
         **DIGITS, "model": "tiny_networks:normed", "weights": "", "calibration_examples": 30, "test_examples": 50,
     },

@@ -58,7 +58,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "speed.filters_and_weights",
         *("families.compression", "families.biases", "families.activations"),
     ),
-    "executor": ("inline", "processes"),
+    "executor": ("inline", "processes", "ray", "slurm"),
     "size": ("smoke", "default", "full"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from prunus.errors import WorkerError
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
-from prunus.runs.executors.worker import LOST_WORKERS, Errors, Work, do_missing_runs
+from prunus.runs.executors.worker import LOST_WORKERS, Errors, MissingRuns, do_missing_runs
 
 CONNECT_SECONDS = 10.0
 """How long the address of a cluster may take to answer."""
@@ -15,7 +15,9 @@ END_SECONDS = 5.0
 """How long tasks may take to end when no run is left."""
 
 
-def on_ray(work: Work, workers: int | None, scheduler: RunScheduler, *, address: str = "local") -> Errors:
+def on_ray(
+    work: MissingRuns, workers: int | None, scheduler: RunScheduler, *, address: str = "local"
+) -> Errors:
     """Do the work in tasks of Ray. A task whose process or machine is lost is started again elsewhere.
 
     Args:

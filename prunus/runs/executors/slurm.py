@@ -7,7 +7,7 @@ from typing import Any
 
 from prunus.errors import WorkerError
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
-from prunus.runs.executors.worker import LOST_WORKERS, Errors, Work, do_missing_runs
+from prunus.runs.executors.worker import LOST_WORKERS, Errors, MissingRuns, do_missing_runs
 
 WORKERS = 8
 """The number of jobs by default."""
@@ -18,7 +18,12 @@ END_SECONDS = 20.0
 
 
 def on_slurm(
-    work: Work, workers: int | None, scheduler: RunScheduler, *, cluster: str = "slurm", **parameters: Any
+    work: MissingRuns,
+    workers: int | None,
+    scheduler: RunScheduler,
+    *,
+    cluster: str = "slurm",
+    **parameters: Any,
 ) -> Errors:
     """Do the work in the jobs of a Slurm array. A job that is lost is submitted again.
 
@@ -68,7 +73,9 @@ def on_slurm(
     return _wait(executor, jobs, (work, count), scheduler)
 
 
-def _wait(executor: Any, jobs: dict[int, Any], work: tuple[Work, int], scheduler: RunScheduler) -> Errors:
+def _wait(
+    executor: Any, jobs: dict[int, Any], work: tuple[MissingRuns, int], scheduler: RunScheduler
+) -> Errors:
     """Update the scheduler until all jobs have ended, or all runs are done; return what the jobs returned."""
     errors: Errors = {}
     lost = dict.fromkeys(jobs, 0)

@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Work:
+class MissingRuns:
     """What the workers of one command do; it is sent to each of them."""
 
     todo: tuple[RunSpec, ...]
@@ -49,7 +49,7 @@ class Work:
     versions: Mapping[str, str] = field(default_factory=versions)
 
 
-Executor = Callable[[Work, int | None, RunScheduler], Errors]
+Executor = Callable[[MissingRuns, int | None, RunScheduler], Errors]
 """Starts workers that do some work, and updates the scheduler until they have ended; see `EXECUTORS`."""
 
 
@@ -67,7 +67,7 @@ def starting_workers(store: Store) -> Iterator[str]:
             (store.locks_path / name).unlink(missing_ok=True)
 
 
-def do_missing_runs(work: Work, number: int = 0, workers: int = 1) -> Errors:
+def do_missing_runs(work: MissingRuns, number: int = 0, workers: int = 1) -> Errors:
     """Compute, in this process, the runs that the store lacks and no other process works on.
 
     Args:
@@ -92,7 +92,7 @@ def do_missing_runs(work: Work, number: int = 0, workers: int = 1) -> Errors:
     return {id: to_picklable_error(error) for id, error in errors.items()}
 
 
-def compute(work: Work, scheduler: RunScheduler, progress: Progress | None = None) -> None:
+def compute(work: MissingRuns, scheduler: RunScheduler, progress: Progress | None = None) -> None:
     """Compute runs one after the other, in one thread, until the scheduler has no more.
 
     Args:
@@ -109,7 +109,7 @@ def compute(work: Work, scheduler: RunScheduler, progress: Progress | None = Non
                 scheduler.fail(run_id(spec), error)
 
 
-def _check_machine(work: Work) -> None:
+def _check_machine(work: MissingRuns) -> None:
     """Raise StoreError unless this machine has the store, its locks, and the versions of the one that sent the work."""
     if (here := versions()) != work.versions:
         expected, got = (", ".join(f"{k} {v}" for k, v in each.items()) for each in (work.versions, here))

@@ -125,8 +125,8 @@ def run(
             _check_results(folder, names, store, force)
             results = [
                 run_experiment(
-                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed, executor=selected_executor,
-                    workers=workers, settings=settings, report=report_line, progress=report,
+                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed,
+                    executor=selected_executor, workers=workers, settings=settings, report=report_line, progress=report,
                 )
                 for each in names
             ]  # fmt: skip

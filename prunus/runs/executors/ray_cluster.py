@@ -1,8 +1,10 @@
 """The executor `ray`: workers are tasks of a Ray cluster, or of a Ray that is started on this machine."""
 
 import importlib
+import math
 import os
 import socket
+import time
 from typing import Any
 
 from prunus.errors import WorkerError
@@ -56,10 +58,13 @@ def on_ray(
 def _wait(ray: Any, pending: list[Any], scheduler: RunScheduler) -> Errors:
     """Update the scheduler until all tasks have ended, or all runs are done; return what the tasks returned."""
     errors: Errors = {}
+    deadline = math.inf
     try:
-        while pending and scheduler.waiting:
+        while pending and time.monotonic() < deadline:
             ended, pending = ray.wait(pending, timeout=WAIT_SECONDS)
             scheduler.update()
+            if not scheduler.waiting:
+                deadline = min(deadline, time.monotonic() + END_SECONDS)
             for task in ended:
                 try:
                     errors |= ray.get(task)
@@ -68,14 +73,9 @@ def _wait(ray: Any, pending: list[Any], scheduler: RunScheduler) -> Errors:
                     scheduler.say(f"a Ray worker was lost: {reason}")
                     if not pending and scheduler.waiting:
                         raise WorkerError(
-                            f"The last Ray worker was lost ({reason}); what is done is kept: "
-                            "run the same command again."
+                            f"The last Ray worker was lost ({reason}); what is done is kept: run the same "
+                            "command again."
                         ) from error
-        ended, pending = (
-            ray.wait(pending, num_returns=len(pending), timeout=END_SECONDS) if pending else ([], [])
-        )
-        for task in ended:
-            errors |= ray.get(task)
     finally:
         for task in pending:
             ray.cancel(task, force=True)

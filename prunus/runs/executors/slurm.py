@@ -1,6 +1,7 @@
 """The executor `slurm`: workers are the jobs of a Slurm array, submitted by submitit."""
 
 import importlib
+import math
 import shutil
 import time
 from typing import Any
@@ -79,9 +80,9 @@ def _wait(
     """Update the scheduler until all jobs have ended, or all runs are done; return what the jobs returned."""
     errors: Errors = {}
     lost = dict.fromkeys(jobs, 0)
-    deadline = None
+    deadline = math.inf
     try:
-        while jobs and (deadline is None or time.monotonic() < deadline):
+        while jobs and time.monotonic() < deadline:
             for number, job in [(number, job) for number, job in jobs.items() if job.done()]:
                 del jobs[number]
                 try:
@@ -97,8 +98,8 @@ def _wait(
                             f"logs in {work[0].store / 'slurm'}."
                         ) from error
             scheduler.update()
-            if not scheduler.waiting and deadline is None:
-                deadline = time.monotonic() + END_SECONDS
+            if not scheduler.waiting:
+                deadline = min(deadline, time.monotonic() + END_SECONDS)
             time.sleep(WAIT_SECONDS)
     finally:
         for job in jobs.values():

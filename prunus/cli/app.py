@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.claims import claims
 from prunus.cli.compress import compress
 from prunus.cli.decompress import decompress
 from prunus.cli.demo import demo
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "run": run,
     "figure": figure,
+    "claims": claims,
     "doctor": doctor,
 }
 

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -84,8 +84,12 @@ class RunDirectory:
 
     def append_row(self, row: Row) -> None:
         """Append a row and flush it to the disk; it takes the place of an earlier row of the same level."""
+        self.append_rows([row])
+
+    def append_rows(self, rows: Sequence[Row]) -> None:
+        """Append several rows, as `append_row` appends one."""
         self._check_may_write()
-        append_rows(self._rows_path, [row], ["level"])
+        append_rows(self._rows_path, rows, ["level"])
 
     def rows(self) -> list[Row]:
         """Return the rows in the order of their levels' first writing."""

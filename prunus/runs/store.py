@@ -236,8 +236,7 @@ class Store:
             with store_errors(directory.path):
                 shutil.rmtree(directory.path, ignore_errors=True)  # of an import that was killed
                 directory.path.mkdir()
-            for row in rows:
-                directory.append_row(row)
+            directory.append_rows(rows)
             directory.append_curve(curve)
             directory.write_record(record)
         finally:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.errors import CorruptFileError, ModelMismatchError
-from prunus.pruning.structured.removal import set_attributes, set_data
+from prunus.pruning.structured.edits import set_attributes, set_data
 
 EditedAttributes = dict[str, dict[str, Any]]
 TensorShapes = Mapping[str, tuple[int, ...]]
@@ -22,7 +22,9 @@ def edits_of(header: Mapping[str, object]) -> EditedAttributes | None:
     if edits is None:
         return None
     if not isinstance(edits, dict) or not all(_is_values(values) for values in edits.values()):
-        raise CorruptFileError("Expected integers by module and attribute as the edits of the header.")
+        raise CorruptFileError(
+            "Expected integers by module and attribute, or null, as the edits of the header."
+        )
     return edits
 
 
@@ -31,11 +33,13 @@ def _is_values(values: object) -> bool:
 
 
 def _is_value(value: object) -> bool:
-    """Whether a value is a positive integer, a list of such, or indices by dimension."""
+    """Whether a value is a positive integer, a list of such, indices by dimension, or None for a removed layer."""
+    if value is None:
+        return True
     if isinstance(value, dict):
         return all(
-            dim.isdecimal() and isinstance(own, list) and all(type(i) is int and i >= 0 for i in own)
-            for dim, own in value.items()
+            dim.isdecimal() and isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices)
+            for dim, indices in value.items()
         )
     return all(
         type(number) is int and number > 0 for number in (value if isinstance(value, list) else [value])
@@ -43,12 +47,14 @@ def _is_value(value: object) -> bool:
 
 
 def _fits(value: Any, old: object) -> bool:
-    """Whether an edited value is no larger than the value of the module; indices are of a tensor."""
+    """Whether an edited value is no larger than the value of the module; indices are of a tensor, None of a layer."""
+    if value is None:
+        return isinstance(old, nn.Module)
     if isinstance(value, dict):
         return isinstance(old, Tensor) and all(
             int(dim) < old.dim()
-            and (len(kept) == old.shape[int(dim)] or max([len(kept), *kept]) < old.shape[int(dim)])
-            for dim, kept in value.items()
+            and (len(indices) == old.shape[int(dim)] or max([len(indices), *indices]) < old.shape[int(dim)])
+            for dim, indices in value.items()
         )
     numbers, old_numbers = (tuple(x) if isinstance(x, list | tuple) else (x,) for x in (value, old))
     return len(numbers) == len(old_numbers) and all(
@@ -73,7 +79,7 @@ def check_edits(
     Raises:
         ModelMismatchError: The module has no such attribute, or a tensor that is smaller than that in the file.
     """
-    modules, own = dict(model.named_modules()), model.state_dict()
+    modules, state = dict(model.named_modules()), remaining_state(model, edits)
     for name, values in (edits or {}).items():
         for attribute, value in values.items():
             old = getattr(modules.get(name), attribute, None)
@@ -83,8 +89,8 @@ def check_edits(
                     "the original module."
                 )
     smaller = {}
-    for name in own.keys() & shapes.keys() if edits is not None else ():
-        old_shape, shape = tuple(getattr(own[name], "shape", ())), tuple(shapes[name])
+    for name in state.keys() & shapes.keys() if edits is not None else ():
+        old_shape, shape = tuple(getattr(state[name], "shape", ())), tuple(shapes[name])
         if old_shape == shape:
             continue
         if len(old_shape) != len(shape) or any(new > old for old, new in zip(old_shape, shape, strict=True)):
@@ -94,6 +100,26 @@ def check_edits(
             )
         smaller[name] = shape
     return smaller
+
+
+def remaining_state(model: nn.Module, edits: EditedAttributes | None) -> dict[str, Any]:
+    """The tensors of a module by name, without those of layers that the edits remove.
+
+    Args:
+        model: The original module, or one with these edits.
+        edits: The value by module name and attribute; None: no layer is removed.
+
+    Returns:
+        The state_dict, with the parameters themselves.
+    """
+    removed = tuple(
+        f"{path}.{name}.".lstrip(".")
+        for path, values in (edits or {}).items()
+        for name, value in values.items()
+        if value is None
+    )
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if not name.startswith(removed)}
 
 
 def apply_edits(model: nn.Module, edits: EditedAttributes | None, smaller: TensorShapes) -> None:
@@ -106,9 +132,9 @@ def apply_edits(model: nn.Module, edits: EditedAttributes | None, smaller: Tenso
     """
     if edits is None:
         return
-    own = model.state_dict(keep_vars=True)
+    state = remaining_state(model, edits)
     for name, shape in smaller.items():
-        own[name].grad = None
-        set_data(own[name], own[name].new_empty(shape))
+        state[name].grad = None
+        set_data(state[name], state[name].new_empty(shape))
     set_attributes(model, edits)
     model.edited_attributes = edits  # type: ignore[assignment]

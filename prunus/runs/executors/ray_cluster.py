@@ -45,10 +45,9 @@ def on_ray(
         _connect(ray, address, workers)
     try:
         count = workers or int(ray.cluster_resources().get("CPU", 1))
-        gpus = int(any(getattr(spec, "device", "cpu") != "cpu" for spec in work.todo))
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS, scheduling_strategy="SPREAD")(
-            do_missing_runs
-        )
+        task = ray.remote(
+            num_cpus=1, num_gpus=work.num_gpus, max_retries=LOST_WORKERS, scheduling_strategy="SPREAD"
+        )(do_missing_runs)
         return _wait(ray, [task.remote(work, number, count) for number in range(count)], scheduler)
     finally:
         if not connected:

@@ -54,7 +54,6 @@ def on_slurm(
             "This machine has no Slurm: there is no command `sbatch`; start the command on a login node of the "
             "cluster, or use --workers or --ray."
         )
-    gpus = int(any(getattr(spec, "device", "cpu") != "cpu" for spec in work.todo))
     count = min(workers or WORKERS, len(work.todo))
     try:
         executor = submitit.AutoExecutor(folder=work.store / "slurm", cluster=cluster)
@@ -62,7 +61,7 @@ def on_slurm(
             **{
                 "name": "prunus",
                 "cpus_per_task": 1,
-                "gpus_per_node": gpus,
+                "gpus_per_node": work.num_gpus,
                 "timeout_min": MINUTES,
                 **parameters,
             }

@@ -4,6 +4,7 @@ Workers on different machines share only the folder of the store. The system, or
 releases the locks of one that is lost, and another takes over its run, so that no clock of another machine counts.
 """
 
+import os
 import pickle
 import secrets
 import traceback
@@ -46,7 +47,14 @@ class MissingRuns:
     """How many attempts at each run had been made before."""
     lock: str = ""
     """The name of a file in the folder of locks, which the process that started the workers holds."""
+    folder: Path = field(default_factory=Path.cwd)
+    """The current folder, from which modules of the user are imported."""
     versions: Mapping[str, str] = field(default_factory=versions)
+
+    @property
+    def num_gpus(self) -> int:
+        """The number of GPUs that a worker needs: 1 if any of the runs computes on one."""
+        return int(any(getattr(spec, "device", "cpu").startswith("cuda") for spec in self.todo))
 
 
 Executor = Callable[[MissingRuns, int | None, RunScheduler], Errors]
@@ -82,6 +90,10 @@ def do_missing_runs(work: MissingRuns, number: int = 0, workers: int = 1) -> Err
     """
     try:
         _check_machine(work)
+        with suppress(
+            OSError
+        ):  # a machine without that folder can still do runs that need no module of the user
+            os.chdir(work.folder)
         first = number * len(work.todo) // workers
         todo = (*work.todo[first:], *work.todo[:first])
         scheduler = RunScheduler(todo, Store(work.store, create=False), work.attempts, stays=number == 0)

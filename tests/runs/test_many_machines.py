@@ -239,7 +239,7 @@ def test_ray_takes_an_address_or_none(options, address, run_cli, monkeypatch):
 
 # Real clusters
 
-EPOCHS = 150
+EPOCHS = 50
 
 
 def check_equals_inline(store, tmp_path):
@@ -277,6 +277,7 @@ def test_a_ray_node_that_is_lost_loses_no_run(store, tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *sys.path]))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default 15, which takes hours on a busy machine
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=1)

@@ -85,13 +85,17 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
     """Start Ray on this machine, or connect to a cluster. Raises WorkerError if none answers."""
     try:
         _check_answers(address)
-        cpus = {"num_cpus": workers or os.cpu_count() or 1, "include_dashboard": False}
+        local = {
+            "num_cpus": workers or os.cpu_count() or 1,
+            "include_dashboard": False,
+            "_system_config": {"worker_niceness": 0},  # that of other processes; 15 by default
+        }
         # What a user's own function prints is not a result, so that it is not shown.
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level="ERROR",
-            **(cpus if address == "local" else {}),
+            **(local if address == "local" else {}),
         )
     except Exception as error:  # Ray raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

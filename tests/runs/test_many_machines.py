@@ -143,6 +143,11 @@ def test_a_run_that_ends_its_workers_is_given_up(store):
         scheduler.raise_first_error()
 
 
+def test_runs_whose_workers_are_all_lost_are_not_taken_as_done(store):
+    with pytest.raises(WorkerError, match="3 of 3 runs are not done, because their workers were lost"):
+        run_plan(SPECS, store, executor=lambda work, workers, scheduler: {})
+
+
 def test_a_run_that_failed_elsewhere_is_not_repeated_in_the_same_sweep(store):
     store.fail(store.open(SPECS[0], "test"), "an old fault")
     scheduler = RunScheduler(SPECS[:2], store, {run_id(SPECS[0]): 1})

@@ -11,7 +11,7 @@ workers and commands can share a store. See docs/decisions/0028-workers-take-wha
 
 from collections.abc import Sequence
 
-from prunus.errors import StoreError
+from prunus.errors import StoreError, WorkerError
 from prunus.registry import lookup
 from prunus.runs.executors.processes import check_main_guard, processes
 from prunus.runs.executors.ray_cluster import on_ray
@@ -106,6 +106,11 @@ def run_plan(
         scheduler.fail(id, error)
     scheduler.errors |= {id: error for id, error in errors.items() if id in scheduler.errors}
     scheduler.raise_first_error()
+    if scheduler.waiting:
+        raise WorkerError(
+            f"{len(scheduler.waiting)} of {scheduler.total} runs are not done, because their workers were lost; what "
+            "is done is kept: run the same command again."
+        )
     return planned
 
 

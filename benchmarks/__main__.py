@@ -7,7 +7,7 @@ import torch
 
 NAMES = (
     "selection", "masked_step", "density_cost", "evaluation", "supermask", "coding", "kmeans", "checkpoint", "demo",
-    "lenets", "tickets", "invariant_checks", "layerwise", "structured", "slim",
+    "lenets", "tickets", "invariant_checks", "layerwise", "structured", "slim", "slim_speed",
 )  # fmt: skip
 
 

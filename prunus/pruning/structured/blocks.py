@@ -22,6 +22,7 @@ from prunus.pruning.structured.graph import (
     result_shapes,
     trace_model,
 )
+from prunus.pruning.structured.removal import check_optimizer
 from prunus.pruning.structured.verify import check_equal_outputs
 from prunus.registry import lookup
 
@@ -144,8 +145,9 @@ def remove_blocks(
         The model.
 
     Raises:
-        ModelError: There is no such block, or the outputs without the layers differ from those with outputs of zero;
-            the model is unchanged.
+        UnknownNameError: There is no such block.
+        ModelError: No name, another optimizer, or the outputs without the layers differ from those with outputs of
+            zero; the model is unchanged.
 
     Example:
         >>> import prunus
@@ -153,6 +155,10 @@ def remove_blocks(
         >>> prunus.count_macs(remove_blocks(model, x, ["layer1.0.bn2", "layer3.2.bn2"]), x)
         31113856
     """
+    if isinstance(names, str) or not names:
+        raise ModelError(f"Expected a list of names of residual blocks, got {names!r}.")
+    if optimizer is not None:
+        check_optimizer(model, optimizer)
     blocks = {block.name: block for block in residual_blocks(model, example_inputs)}
     removed = [path for name in names for path in lookup("residual block", blocks, name).modules]
     edits: dict[str, dict[str, None]] = {}

@@ -38,10 +38,19 @@ def run() -> str:
     for size, rounds in ROUNDS.items():
         with eval_mode(nn.ModuleList(networks.values())), torch.no_grad():
             timed = interleaved(
-                {name: lambda own=own, size=size: own(IMAGES[:size]) for name, own in networks.items()}, rounds
+                {
+                    name: lambda network=network, size=size: network(IMAGES[:size])
+                    for name, network in networks.items()
+                },
+                rounds,
             )
         faster = [timed.ratio("dense", to=name) for name in ("ours", "theirs")]
         rows.append([size, f"{timed.median('dense'):.3f}", *faster, timed.ratio("theirs", to="ours")])
     shares = [f"{macs[name] / macs['dense']:.2%} of the MACs" for name in ("ours", "theirs")]
-    header = ["batch", "dense, CPU s", f"prunus, {shares[0]}: × as fast", f"Torch-Pruning, {shares[1]}: × as fast"]
+    header = [
+        "batch",
+        "dense, CPU s",
+        f"prunus, {shares[0]}: × as fast",
+        f"Torch-Pruning, {shares[1]}: × as fast",
+    ]
     return table([*header, "prunus against Torch-Pruning (quartiles)"], rows)

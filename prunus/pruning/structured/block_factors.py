@@ -78,7 +78,9 @@ class BlockFactors:
             )
         hooks = [h for block in blocks for h in model.get_submodule(block.name)._forward_hooks.values()]
         if any(getattr(hook, "func", None) is _scale for hook in hooks):
-            raise ModelError(f"Expected a {type(model).__name__} without factors; remove the other ones first.")
+            raise ModelError(
+                f"Expected a {type(model).__name__} without factors; remove the other ones first."
+            )
         self.model, self.example_inputs = model, example_inputs
         self.penalty, self.learning_rate, self.momentum = penalty, learning_rate, momentum
         self._factors = {block.name: torch.ones((), requires_grad=True) for block in blocks}

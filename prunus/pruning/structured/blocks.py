@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
+from prunus.errors import ModelError
 from prunus.modules import check_module
 from prunus.pruning.structured.edits import merge_edits, set_attributes
 from prunus.pruning.structured.graph import (
@@ -87,8 +88,8 @@ def _block_of(
     if not isinstance(modules.get(name), SCALABLE) or not isinstance(weight, nn.Parameter):
         return None
     used = {path for node in graph.nodes if node not in unused for path in _paths(node)}
-    own = dict.fromkeys(path for node in graph.nodes if node in unused for path in _paths(node))
-    removable = [path for path in own if path and path not in used]
+    paths = dict.fromkeys(path for node in graph.nodes if node in unused for path in _paths(node))
+    removable = [path for path in paths if path and path not in used]
     largest = [path for path in removable if not any(path.startswith(f"{p}.") for p in removable)]
     return RemovableBlock(name, tuple(largest)) if name in removable else None
 

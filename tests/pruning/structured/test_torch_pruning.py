@@ -44,9 +44,14 @@ def their_entries(group, names):
 @pytest.mark.parametrize("name", ["resnet-50", "vgg-16-bn", "densenet-121", "mobilenet-v2"])
 def test_sampled_channels_are_coupled_as_torch_pruning_couples_them(name):
     tp = pytest.importorskip("torch_pruning")
-    model, x = MODELS[name]().eval(), torch.zeros(1, 3, 224, 224) if name != "vgg-16-bn" else torch.zeros(1, 3, 32, 32)
+    model, x = (
+        MODELS[name]().eval(),
+        torch.zeros(1, 3, 224, 224) if name != "vgg-16-bn" else torch.zeros(1, 3, 32, 32),
+    )
     names = {module: path for path, module in model.named_modules()}
-    groups = {(m.name, m.dim): group for group in analyze(model, x).groups for m in group.members if m.dim == 0}
+    groups = {
+        (m.name, m.dim): group for group in analyze(model, x).groups for m in group.members if m.dim == 0
+    }
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=x)
     layers = [
         module
@@ -59,5 +64,7 @@ def test_sampled_channels_are_coupled_as_torch_pruning_couples_them(name):
         group = groups[f"{names[layer]}.weight", 0]
         member = next(m for m in group.members if (m.name, m.dim) == (f"{names[layer]}.weight", 0))
         channel = random.randrange(group.channels)
-        theirs = graph.get_pruning_group(layer, tp.prune_conv_out_channels, idxs=member.indices[channel].tolist())
+        theirs = graph.get_pruning_group(
+            layer, tp.prune_conv_out_channels, idxs=member.indices[channel].tolist()
+        )
         assert our_entries(group, channel, model) == their_entries(theirs, names), names[layer]

@@ -9,9 +9,9 @@ from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.liu2019 import LEARNING_RATES, MARGIN, PAPER, RANDOM, RECIPE, curve_name, reference
+from prunus.experiments.liu2019_methods import METHODS
 from prunus.experiments.liu2019_pruned import (
     FINE_TUNED,
-    METHODS,
     SCRATCH_B,
     SCRATCH_E,
     TICKET,
@@ -192,7 +192,8 @@ structures = Experiment(
     replicates=(1, 3, 5),
     note="Test accuracy in percent, and its change from the unpruned network in percentage points. Scratch-E trains "
     "for the epochs of the unpruned network, Scratch-B for its number of multiply-accumulates. Methods: l1 (L1-norm "
-    "filter pruning), thinet, regression (He et al. 2017), slimming (Network Slimming), sss (sparse structure selection).",
+    "filter pruning), thinet, regression (He et al. 2017), slimming (Network Slimming), sss (sparse "
+    "structure selection).",
 )  # fmt: skip
 
 filters = Experiment(

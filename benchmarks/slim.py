@@ -50,14 +50,14 @@ def torch_pruning_l2(model: nn.Module) -> None:
     ]
     for percent in range(30, 80):
         tried = copy.deepcopy(model)
-        own = [
+        ignored_copies = [
             dict(tried.named_modules())[name]
             for name, m in model.named_modules()
             if any(m is i for i in ignored)
         ]
         importance = tp.importance.GroupMagnitudeImportance(p=2)
         tp.pruner.BasePruner(
-            tried, X, importance=importance, pruning_ratio=percent / 100, ignored_layers=own
+            tried, X, importance=importance, pruning_ratio=percent / 100, ignored_layers=ignored_copies
         ).step()  # fmt: skip
         if prunus.count_macs(tried, X) <= MACS * dense:
             model.__dict__.update(tried.__dict__)
@@ -103,10 +103,10 @@ def run() -> str:
     load_weights(dense, data_root() / "resnet20-cifar10-jpeg.safetensors")
     calibration = data.train.inputs[:512], data.train.labels[:512]
     methods: dict[str, Callable[[nn.Module], object]] = {
-        name: lambda model, own=own: prunus.slim(
-            model, X, **{"macs": MACS, "calibration": calibration, **own}
+        name: lambda model, options=options: prunus.slim(
+            model, X, **{"macs": MACS, "calibration": calibration, **options}
         ).apply()
-        for name, own in OURS.items()
+        for name, options in OURS.items()
     }
     methods["Torch-Pruning, group L2"] = torch_pruning_l2
     dense_accuracies = [f"{accuracy(dense, split):.2f}" for split in (data.validation, data.test)]

@@ -21,6 +21,7 @@ from prunus.experiments.claim_list import claims as claims
 from prunus.masks import Masks as Masks
 from prunus.masks import mask_density as mask_density
 from prunus.models import MODELS as MODELS
+from prunus.pruning.activation_zeros import activation_zeros as activation_zeros
 from prunus.pruning.criteria import CRITERIA as CRITERIA
 from prunus.pruning.gradual import GradualPruning as GradualPruning
 from prunus.pruning.prunable import prunable_weights as prunable_weights

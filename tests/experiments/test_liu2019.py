@@ -114,6 +114,16 @@ def test_every_method_and_network_has_four_arms_from_one_large_network():
     assert large["l1"] == large["thinet"] == large["regression"] != large["slimming"]
 
 
+def test_random_filters_at_half_of_the_macs_are_the_runs_of_scratch_e():
+    scratch = {
+        spec for label, spec in full_specs("liu2019.structures", "default") if label["curve"] == SCRATCH_E
+    }
+    shared = [label for label, spec in full_specs("liu2019.filters", "default") if spec in scratch]
+    assert {(label["group"], label["curve"]) for label in shared} == {
+        (group, "random initialization, learning rate 0.1") for group in ("vgg", "resnet")
+    }
+
+
 @pytest.mark.parametrize(("kept", "epochs"), [(1.0, 160), (0.5, 320), (0.34, 471)])
 def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept, epochs):
     settings = PrunedNetwork(Recipe(160, 0.1, 64), arm=SCRATCH_B)
@@ -191,7 +201,7 @@ def test_filters_are_run_end_to_end(tmp_path):
     result = run("liu2019.filters", tmp_path)
     points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}
     assert len(points) == 8
-    assert {kept for _, kept in points} == {60.0, 100.0}
+    assert {kept for _, kept in points} == {50.0, 100.0}
     assert (tmp_path / "out" / "liu2019.filters.accuracy.csv").exists()
 
 

@@ -42,17 +42,17 @@ class LargeNetwork:
 
 NETWORKS: Mapping[str, LargeNetwork] = {
     "vgg": LargeNetwork(
-        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), 5000, 1e-4, 1e-2,
+        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), 5000, 1e-4, 2e-3,
         ("l1", "thinet", "regression", "slimming"),
     ),
     "resnet": LargeNetwork(
         "resnet-56", reference(networks.narrow_resnet_20), 3000, 1e-3, 1e-3, ("l1", "sss")
     ),
     "preresnet": LargeNetwork(
-        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 1e-5, 1e-3, ("slimming",)
+        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 1e-5, 2e-3, ("slimming",)
     ),
     "densenet": LargeNetwork(
-        "densenet-40", reference(networks.narrow_densenet_16), 3000, 1e-5, 1e-3, ("slimming",)
+        "densenet-40", reference(networks.narrow_densenet_16), 3000, 1e-5, 2e-3, ("slimming",)
     ),
 }  # fmt: skip
 """The networks with the methods that the paper prunes such networks by, some of them on ImageNet."""

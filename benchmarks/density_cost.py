@@ -20,7 +20,7 @@ from prunus import lottery
 from prunus.masks import Masks
 from prunus.models import MODELS
 from prunus.training import RECIPES, Recipe
-from prunus.training.loop import Trainer
+from prunus.training.trainer import Trainer
 from prunus.types import Split
 
 STEPS = {"lenet-300-100": 50, "lenet-5": 5, "conv-2": 1, "conv-6": 1, "resnet-20": 1}

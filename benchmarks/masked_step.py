@@ -13,7 +13,7 @@ from benchmarks.timing import interleaved, table
 from prunus import models
 from prunus.masks import Masks
 from prunus.training import RECIPES, NoConstraint
-from prunus.training.loop import Trainer
+from prunus.training.trainer import Trainer
 
 DENSITY = 0.1
 

@@ -16,7 +16,7 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed, SupermaskConstraint, SupermaskType
 from prunus.training import Recipe
 from prunus.training.constraint import NoConstraint
-from prunus.training.loop import Trainer
+from prunus.training.trainer import Trainer
 
 RECIPE = Recipe(epochs=1, learning_rate=0.1, batch_size=60, optimizer="sgd", momentum=0.9)
 KINDS: dict[str, SupermaskType] = {

@@ -1,33 +1,68 @@
-"""Write docs/results/NAME.md, with its figures in docs/images, from every file of docs/evidence.
+"""Write docs/results and docs/claims.md, with the figures in docs/images, from the files of docs/evidence.
 
 A file of docs/evidence is written by `prunus runs export STORE --out docs/evidence/NAME.jsonl`.
 """
 
+import json
+import re
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from prunus.experiments import EXPERIMENTS
+from prunus.experiments.claim_list import ListedClaim, claims
 from prunus.experiments.results import Result
 from prunus.experiments.running import draw_experiment
+from prunus.report.statistics import format_number
 from prunus.runs.store import Store
 from prunus.runs.transfer import import_runs
 
 DOCS = Path(__file__).parent
+VERDICTS = ("holds", "does not hold", "not shown", None)
+ABOUT_CLAIMS = """# Which claims of the literature hold here?
+
+Each statement has one verdict per part, computed from the rows in [`docs/evidence`](evidence) by `make results`;
+`prunus claims` prints the same list, and `prunus claims --store DIR` that of your own runs. The verdict of a part is
+that of the page of its experiment: replicates are paired, and p-values are corrected by Holm's method for all claims
+of the page. The interval is a 95 % interval that is not corrected.
+
+A verdict counts at the default size of the experiment, which is stated below each table. "Not shown" is a result only
+where all replicates of that size are finished, and it says how much is known: "±" is half the width of the interval,
+and after it comes the effect that it is compared with, the published difference or the margin within which two values
+count as equal. An interval that is narrower than the effect would show an effect as large as that. Where no effect is
+given, none is published."""
+ABOUT_RESULTS = """# Results
+
+One page per experiment. Each page states the command, n, and how the run differs from the paper. Pages whose rows are
+named are generated from the rows in [`docs/evidence`](../evidence) by `make results`, as is this table. Pages whose
+rows are "not kept" show numbers of version 0.1.0, whose rows were not stored with the repository.
+[Claims](../claims.md) has the verdicts on all claims.
+
+| experiment | page | rows |
+| --- | --- | --- |"""
+NEXT_RESULTS = (
+    "Next: [run an experiment](../experiments.md); [benchmarks](../benchmarks.md) has sizes and speed."
+)
 
 
 def main(docs: Path = DOCS) -> list[Path]:
     """Write the pages of all experiments whose runs are in `docs`/evidence, and return their paths."""
     pages = []
-    for evidence in sorted((docs / "evidence").glob("*.jsonl")):
-        with tempfile.TemporaryDirectory() as folder:
-            store = Store(Path(folder) / "store")
+    with tempfile.TemporaryDirectory() as folder:
+        store, sources = Store(Path(folder) / "store"), {}
+        for evidence in sorted((docs / "evidence").glob("*.jsonl")):
             import_runs(evidence, store)
-            for name in dict.fromkeys(request.experiment for request in store.requests()):
-                if name in EXPERIMENTS:
-                    result = draw_experiment(EXPERIMENTS[name], store, Path(folder) / "drawn", report=print)
-                    pages.append(write_page(docs, evidence.name, result, str(store.path)))
-    return pages
+            lines = [json.loads(line) for line in evidence.read_text(encoding="utf-8").splitlines()]
+            sources |= {line["request"]["experiment"]: evidence.name for line in lines if "request" in line}
+        for name in sources.keys() & EXPERIMENTS.keys():
+            result = draw_experiment(EXPERIMENTS[name], store, Path(folder) / "drawn", report=print)
+            pages.append(write_page(docs, sources[name], result, str(store.path)))
+        write_claims(docs, claims(store.path), str(store.path))
+    write_overview(docs / "results")
+    return sorted(pages)
 
 
 def write_page(docs: Path, evidence: str, result: Result, store: str) -> Path:
@@ -62,6 +97,80 @@ def image_name(experiment: str, figure: Path) -> str:
     'zhou2019.zeros-accuracy.png'
     """
     return f"{experiment}-{figure.name.removeprefix(f'{experiment}.')}"
+
+
+def write_overview(results: Path) -> None:
+    """Write the README of the folder of pages: a table of the experiment, the page and the rows of each."""
+    lines = []
+    for page in sorted(path for path in results.glob("*.md") if path.name != "README.md"):
+        text = page.read_text(encoding="utf-8")
+        title = text.partition("\n")[0].partition(": ")[2]
+        rows = re.search(r"^Rows of every run: (.*?\))\.", text, re.MULTILINE)
+        lines.append(
+            f"| {title[:1].upper()}{title[1:]} | [{page.stem}]({page.name}) | {rows[1] if rows else 'not kept'} |"
+        )
+    text = "\n".join([ABOUT_RESULTS, *lines, "", NEXT_RESULTS])
+    (results / "README.md").write_text(f"{text}\n", encoding="utf-8")
+
+
+def write_claims(docs: Path, listed: Sequence[ListedClaim], store: str) -> None:
+    """Write claims.md: the number of verdicts per statement, then a table of the parts of each.
+
+    Args:
+        docs: The folder that the page is written to.
+        listed: The claims in the order of the page.
+        store: The path of the temporary store, which the page does not show.
+    """
+    statements = [list(parts) for _, parts in groupby(listed, key=lambda claim: claim.statement)]
+    lines = [
+        ABOUT_CLAIMS,
+        "",
+        "| statement | holds | does not hold | not shown | no verdict |",
+        "| --- |" + " --- |" * 4,
+    ]
+    for parts in statements:
+        counts = Counter(part.verdict for part in parts)
+        number = re.match(r"\d+", parts[0].id)[0]
+        lines.append(f"| {number}. {parts[0].statement} | {' | '.join(str(counts[v]) for v in VERDICTS)} |")
+    for parts in statements:
+        lines += ["", f"## {re.match(r'[0-9]+', parts[0].id)[0]}. {parts[0].statement}", ""]
+        lines += [claim_table(parts).replace(store, "store"), ""]
+        for name, of_experiment in groupby(parts, key=lambda part: part.experiment):
+            part, page = next(of_experiment), f"results/{name}.md"
+            link = f"[{name}]({page})" if (docs / page).exists() else name
+            lines.append(
+                f"- {link}, default size: {part.default_size}. `{part.command.replace(store, 'store')}`"
+            )
+    lines += ["", "Next: [all results](results/README.md); [run an experiment](experiments.md)."]
+    (docs / "claims.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def claim_table(parts: Sequence[ListedClaim]) -> str:
+    """Make the table of the parts of a statement."""
+    lines = [
+        "| part | claim | verdict | measured (95 % interval) | published | ±; effect | n |",
+        "| --- |" + " --- |" * 6,
+    ]
+    for part in parts:
+        verdict = f"**{part.verdict}**" if part.verdict else "no verdict"
+        note = f": {part.note}" if part.note else ""
+        texts = (
+            part.id,
+            part.claim,
+            verdict + note,
+            part.measured_text,
+            part.published or "–",
+            precision(part),
+        )
+        lines.append(f"| {' | '.join(texts)} | {part.n} |")
+    return "\n".join(lines)
+
+
+def precision(part: ListedClaim) -> str:
+    """Half the width of the interval, and the effect that it is compared with, each where it is known."""
+    half = [f"±{format_number((part.interval[1] - part.interval[0]) / 2)}"] if part.interval else []
+    effect = [f"{part.effect:g}"] if part.effect else []
+    return "; ".join(half + effect) or "–"
 
 
 if __name__ == "__main__":

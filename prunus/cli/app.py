@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.claims import claims
 from prunus.cli.compress import compress
 from prunus.cli.decompress import decompress
 from prunus.cli.demo import demo
@@ -15,7 +16,7 @@ from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
 from prunus.cli.pack import pack
 from prunus.cli.prune import prune
-from prunus.cli.run import figure, run
+from prunus.cli.run import RunCommand, figure, run
 from prunus.cli.runs import app as runs
 from prunus.cli.slim import slim
 from prunus.version import __version__
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
     "run": run,
     "figure": figure,
+    "claims": claims,
     "doctor": doctor,
 }
 
@@ -42,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_exit_codes(_command, _name))
+    app.command(_name, cls=RunCommand if _name == "run" else None)(with_exit_codes(_command, _name))
 app.add_typer(runs, name="runs")
 
 

@@ -25,7 +25,7 @@ from prunus.pruning.scopes import Global, Layer, parse_scope
 from prunus.training.checks import check_model, check_trainable
 from prunus.training.evaluate import evaluate
 from prunus.training.losses import find_loss
-from prunus.training.recipe import check_recipe
+from prunus.training.recipe_checks import check_recipe
 from prunus.types import Dataset, Params
 
 LAYER_KINDS = ("conv", "linear")

@@ -39,6 +39,27 @@ def batch_indices(n: int, batch_size: int, seed: int, epoch: int) -> tuple[Tenso
     return torch.split(torch.randperm(n, generator=make_generator(seed, "order", epoch)), batch_size)
 
 
+def part_sizes(batch_size: int, micro_batch_size: int | None = None, processes: int = 1) -> set[int]:
+    """The numbers of examples of the parts in which a batch is computed.
+
+    Args:
+        batch_size: The number of examples of the batch.
+        micro_batch_size: The most examples that a process computes at once; None: all of its share.
+        processes: The number of processes that share the batch.
+
+    Returns:
+        The numbers; 0 is among them if a process has no example.
+
+    >>> sorted(part_sizes(25, micro_batch_size=10, processes=2))
+    [2, 3, 10]
+    """
+    sizes = set()
+    for share in (batch_size // processes, -(-batch_size // processes)):
+        size = min(micro_batch_size or share, share)
+        sizes |= {size, share % size or size} if share else {0}
+    return sizes
+
+
 def iter_batches(
     split: Split, batch_size: int, seed: int, epoch: int, skip: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -55,6 +76,6 @@ def iter_batches(
         Inputs [B, ...] and labels [B] int64 on the device of the split. They are copies: changing them does not change
         the split.
     """
-    for indices in batch_indices(len(split), batch_size, seed, epoch)[skip:]:
-        indices = indices.to(split.labels.device)
+    order = torch.cat(batch_indices(len(split), batch_size, seed, epoch)).to(split.labels.device)
+    for indices in torch.split(order, batch_size)[skip:]:
         yield split.inputs.index_select(0, indices), split.labels.index_select(0, indices)

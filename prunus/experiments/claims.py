@@ -46,6 +46,8 @@ class Claim:
     """Half-width of what counts as equal, in the unit of the metric."""
     published: str = ""
     """The published value with its unit, where the paper gives one."""
+    effect: float | None = None
+    """The published difference, without its sign, in the unit of the metric; None where it is not known."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.runs.spec import RunSpec
 from prunus.training import Recipe
-from prunus.training.recipe import check_recipe
+from prunus.training.recipe_checks import check_recipe
 from prunus.types import MaskDict, Params
 
 

@@ -387,7 +387,7 @@ monks = Experiment(
     metrics=("dense", "dense test", "weights", "training accuracy", "test accuracy"),
     described=(),
     points=(),
-    replicates=(1, 3, 5),
+    replicates=(1, 10, 10),
     select=smallest_networks,
     note="Weights and biases of the smallest network that reaches the target training accuracy. Accuracies are "
     "in percent; the test examples are all 432.",

@@ -245,6 +245,7 @@ supermasks = Experiment(
         _claim(
             "Signed constants are better than initial weights under a mask of a criterion",
             "criterion, signed constants", "higher", "criterion, initial weights",
+            published="86 % on MNIST and 41 % on CIFAR-10 with signed constants (second-hand)",
         ),
         _claim(
             "A learned mask is better than one of a criterion", "learned, initial weights", "higher",
@@ -254,6 +255,12 @@ supermasks = Experiment(
             "A learned mask with dynamic weight rescaling over signed constants is as accurate as the trained network, "
             "within 0.5 pp",
             BEST, "equal", "trained", margin=0.5,
+        ),
+        _claim(
+            "A learned mask with dynamic weight rescaling over signed constants comes near the trained network, within "
+            "3.5 pp",
+            BEST, "equal", "trained", margin=3.5,
+            published="3.2, 2.9 and 1.8 pp lower on Conv-2, Conv-4 and Conv-6 (second-hand)",
         ),
     ),
     published=tuple(

@@ -30,7 +30,7 @@ from prunus.training.checks import check_dense_state, check_trainable
 from prunus.training.fit import Fit, check_fit, train_with
 from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.outputs import Forward
-from prunus.training.recipe import check_recipe
+from prunus.training.recipe_checks import check_recipe
 from prunus.training.sparse.backend import check_backend
 from prunus.types import Dataset, Density, MaskDict, Progress, Scores
 

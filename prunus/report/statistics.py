@@ -102,8 +102,8 @@ def compare_paired(a: Mapping[int, float], b: Mapping[int, float], confidence: f
 
 
 Verdict = Literal["holds", "does not hold", "not shown"]
-Expectation = Literal["higher", "lower", "equal"]
-"""The claimed relation of one side to the other; "equal" means equal within a margin."""
+Expectation = Literal["higher", "lower", "equal", "not lower"]
+"""The claimed relation of one side to the other: "equal" within a margin, "not lower" by more than a margin."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -130,19 +130,20 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
     """Compute the p-value that decides a claim.
 
     For "higher" and "lower" this is the p-value of the paired comparison. For "equal" it is that of the one-sided
-    test that the difference is on the measured side of the nearer margin (two one-sided tests: Schuirmann 1987).
+    test that the difference is on the measured side of the nearer margin (two one-sided tests: Schuirmann 1987); for
+    "not lower" that the difference is on the measured side of minus the margin.
 
     Args:
         comparison: The paired comparison of the two sides.
         expected: The claimed relation.
-        margin: Half-width of the region of equivalence, in the unit of the difference; only for "equal".
+        margin: What counts as no difference, in its unit; only for "equal" and "not lower".
 
     Returns:
         The p-value, in [0, 1], not corrected for the number of claims.
     """
-    if comparison.n < 2 or expected != "equal":
+    if comparison.n < 2 or expected in ("higher", "lower"):
         return comparison.p
-    distance = margin - abs(comparison.difference)
+    distance = _distance_from_margin(comparison.difference, expected, margin)
     half_width = (comparison.high - comparison.low) / 2
     if not half_width:
         return 2.0 ** (1 - comparison.n) if distance else 1.0
@@ -152,6 +153,11 @@ def claim_p_value(comparison: Comparison, expected: Expectation, margin: float =
     return float(stdtr(comparison.n - 1, -abs(distance) / error))
 
 
+def _distance_from_margin(difference: float, expected: Expectation, margin: float) -> float:
+    """How far a difference is from the nearer margin; below zero on its far side."""
+    return margin - abs(difference) if expected == "equal" else difference + margin
+
+
 def decide(comparison: Comparison, expected: Expectation, p: float, margin: float = 0.0) -> Verdict:
     """Decide a claim: "not shown" for one pair or where `p` is not below 1 - confidence.
 
@@ -159,16 +165,17 @@ def decide(comparison: Comparison, expected: Expectation, p: float, margin: floa
         comparison: The paired comparison of the two sides.
         expected: The claimed relation.
         p: The p-value of the claim, corrected for multiple comparisons.
-        margin: Half-width of the region of equivalence; only for "equal".
+        margin: What counts as no difference; only for "equal" and "not lower".
 
     Returns:
-        The verdict; where it is shown, it follows the sign of the difference for "higher" and "lower", and for "equal"
+        The verdict; where it is shown, it follows the sign of the difference for "higher" and "lower", and otherwise
         whether the difference is within `margin`.
     """
     if comparison.n < 2 or p >= 1 - comparison.confidence:
         return "not shown"
-    if expected == "equal":
-        return "holds" if abs(comparison.difference) <= margin else "does not hold"
+    if expected in ("equal", "not lower"):
+        is_within = _distance_from_margin(comparison.difference, expected, margin) >= 0
+        return "holds" if is_within else "does not hold"
     return "holds" if (comparison.difference > 0) == (expected == "higher") else "does not hold"
 
 

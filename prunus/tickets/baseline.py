@@ -26,10 +26,10 @@ from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
 from prunus.training.fit import Fit
-from prunus.training.loop import Trainer, steps_per_epoch
-from prunus.training.recipe import check_recipe
+from prunus.training.recipe_checks import check_recipe
 from prunus.training.sparse.backend import check_backend
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
+from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Dataset, Params, Progress
 
 MAX_TIMED_STEPS, MAX_TIMED_SECONDS = 20, 0.2
@@ -214,8 +214,9 @@ class BaselineSpec:
 
 
 def references(*names: object) -> tuple[str, ...]:
-    """The references "package.module:name" among names and objects."""
-    return tuple(name for name in names if isinstance(name, str) and ":" in name)
+    """The references "package.module:name" among names and objects, without those to functions of prunus."""
+    texts = (name for name in names if isinstance(name, str))
+    return tuple(name for name in texts if ":" in name and not name.startswith("prunus."))
 
 
 class BaselineRun:

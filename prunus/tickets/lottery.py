@@ -20,7 +20,7 @@ from prunus.registry import import_object
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.training import RECIPES, Recipe
 from prunus.training.fit import Fit, check_fit
-from prunus.training.loop import steps_per_epoch
+from prunus.training.trainer import steps_per_epoch
 from prunus.types import Dataset, MaskDict, Params, Scores
 
 if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported by the first call

@@ -17,7 +17,6 @@ from prunus.data.examples import sample_examples
 from prunus.errors import NoEffectWarning
 from prunus.masks import Masks, mask_density
 from prunus.pruning.methods import CriterionMethod
-from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.statistics import collect
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
@@ -60,7 +59,7 @@ def run_ticket(
     warn_if_learning_rate_vanishes(ticket)
     baseline = Baseline.load(needed["baseline"], ticket.rewind_step)
     model = ticket.baseline.make_network()
-    previous = Round.dense(baseline, list(prunable_weights(model)))
+    previous = Round.dense(baseline, list(ticket.weights_of(model)))
     complete_interrupted_save(directory)
     finished = {row["level"] for row in directory.rows()}
     for level in ticket.trained_levels:
@@ -117,7 +116,7 @@ def weight_history(ticket: TicketSpec, baseline: Baseline, previous: Round, need
         return {name: model[name] for name in previous.masks}
 
     def redraw(seed: int) -> Params:
-        weights = prunable_weights(ticket.baseline.make_network(seed))
+        weights = ticket.weights_of(ticket.baseline.make_network(seed))
         return {name: weight.cpu() for name, weight in clone_tensors(weights).items()}
 
     return WeightHistory(

@@ -26,7 +26,7 @@ from prunus.tickets.mask0_actions import MASK0_ACTIONS
 from prunus.tickets.mask1_actions import MASK1_ACTIONS
 from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
 from prunus.training import Recipe
-from prunus.training.recipe import LR_SCHEDULES
+from prunus.training.recipe import learning_rate_at
 from prunus.types import Density, MaskDict, Params, Scores
 
 A = TypeVar("A", Mask1Action, Mask0Action)
@@ -57,6 +57,8 @@ class TicketSpec(BaselineRun):
     """A name, or "package.module:function"; or the criterion itself, as for all names here (see `BaselineSpec`)."""
     scope: str | Scope = "layer"
     pruning_rates: PruningRates = field(default_factory=PruningRates)
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of the names of weights that are not pruned; like biases, they are never drawn anew."""
     rounds: int = 24
     """Level r is pruned r times; its density is (1 - rate)^r."""
     schedule: str = "iterative"
@@ -202,6 +204,11 @@ class TicketSpec(BaselineRun):
             raise SpecError(
                 f"Expected levels that the source of the masks has, {self.masks_from.trained_levels}, got {levels}."
             )
+        excluded_there = getattr(self.masks_from or self, "exclude", ())
+        if self.exclude != excluded_there:
+            raise SpecError(
+                f"Expected the source of the masks to exclude the same weights, {self.exclude}, got {excluded_there}."
+            )
         if self.masks_from is None and self.densities_from is None:
             self._check_densities(levels)
         vars(self)["_is_valid"] = True
@@ -265,9 +272,13 @@ class TicketSpec(BaselineRun):
 
     # Densities
 
+    def weights_of(self, model: nn.Module) -> Params:
+        """The weights of a network that are pruned, by name, not copied. Raises ModelError as `prunable_weights`."""
+        return prunable_weights(model, exclude=self.exclude)
+
     @property
     def _weights(self) -> Params:
-        return prunable_weights(make_outline(self.baseline.model))
+        return self.weights_of(make_outline(self.baseline.model))
 
     @property
     def _shapes(self) -> Shapes:
@@ -290,11 +301,12 @@ class TicketSpec(BaselineRun):
         """
         if learned is not None:
             return {name: mask_density({name: mask}) for name, mask in learned.items()}
-        rates, names = self.pruning_rates, list(self._weights)
+        rates, outline = self.pruning_rates, make_outline(self.baseline.model)
         if self.ranks_globally:
             return float((1 - rates.linear) ** level)
-        kinds = layer_kinds(make_outline(self.baseline.model))
-        rate = {name: rates.output if name == names[-1] else getattr(rates, kinds[name]) for name in names}
+        kinds, last = layer_kinds(outline), list(prunable_weights(outline))[-1]
+        names = list(self._weights)
+        rate = {name: rates.output if name == last else getattr(rates, kinds[name]) for name in names}
         return {name: (1 - rate[name]) ** level for name in names}
 
     def counts_at(self, level: int, learned: MaskDict | None = None) -> dict[str, int]:
@@ -359,8 +371,8 @@ def with_final_learning_rate(recipe: Recipe, steps: int) -> Recipe:
         >>> with_final_learning_rate(Recipe(1, 0.1, 60, lr_schedule="steps"), 10).learning_rate
         0.001
     """
-    factor = lookup("learning-rate schedule", LR_SCHEDULES, recipe.lr_schedule)((steps - 1) / steps)
-    return recipe.replace(learning_rate=recipe.learning_rate * factor, lr_schedule="constant")
+    last = learning_rate_at(recipe, (steps - 1) / steps)
+    return recipe.replace(learning_rate=last, lr_schedule="constant", milestones=None, warmup_epochs=0.0)
 
 
 def warn_if_learning_rate_vanishes(ticket: TicketSpec) -> None:

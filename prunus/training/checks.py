@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from prunus.data.batches import batch_indices
+from prunus.data.batches import part_sizes
 from prunus.data.examples import Batch, iter_tensors
 from prunus.data.validation import count_classes, count_not_finite, unusual_storage
-from prunus.errors import ModelError, NonFiniteError, PrunusError
+from prunus.errors import DataError, ModelError, NonFiniteError, PrunusError, SpecError
 from prunus.modules import check_initialized
 from prunus.registry import lookup
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
@@ -55,6 +55,7 @@ def check_trainable(
     *,
     call: Forward | None = None,
     loss: Loss | LossFunction | None = None,
+    processes: int = 1,
 ) -> None:
     """Raise ModelError unless `model` can be trained on `data` with `recipe`; the model is not changed.
 
@@ -68,12 +69,15 @@ def check_trainable(
         recipe: The recipe, of which `epochs`, `batch_size` and `augmentation` are used; with 0 epochs, the forward pass
             in training mode is not checked.
         call, loss: As for `check_model`.
+        processes: The number of processes that share each batch.
 
     Raises:
+        SpecError: A batch has fewer examples than there are processes, or labels are smoothed for a loss that prunus
+            does not compute.
         ModelError: A check of `check_model` fails, no parameter is to be trained, a parameter is complex, the forward
             pass fails in training mode, or no gradient reaches a parameter.
         NonFiniteError: A parameter has an entry that is NaN or infinite.
-        DataError: The augmentation does not take the inputs.
+        DataError: The augmentation or the recipe's memory order does not take the inputs.
     """
     check_initialized(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -95,11 +99,11 @@ def check_trainable(
     check_model(model, data, call=call, loss=loss)
     with unchanged(model), torch.enable_grad(), restored_modes(model), single_precision(model):
         start_training(model)
-        sizes = _batch_sizes(recipe, data.train) if recipe.epochs else set()
+        sizes = _part_sizes(recipe, data.train, processes) if recipe.epochs else set()
         for n in sorted({min(2, size) for size in sizes}, reverse=True):
             try:
                 batch = _first_batch(data.train, recipe, n)
-                value = _checked_loss(model, batch, count_classes(data), call, loss)
+                value = _checked_loss(model, batch, count_classes(data), call, loss, recipe.label_smoothing)
             except ModelError as error:
                 if n > 1:
                     raise
@@ -167,13 +171,26 @@ def forward(model: nn.Module, inputs: Batch, call: Callable[[Batch], object] | N
         ) from error
 
 
-def _batch_sizes(recipe: Recipe, split: Split) -> set[int]:
-    """The sizes of the batches of an epoch."""
-    return {len(batch) for batch in batch_indices(len(split), recipe.batch_size, seed=0, epoch=0)}
+def _part_sizes(recipe: Recipe, split: Split, processes: int) -> set[int]:
+    """The numbers of examples that are computed at once in an epoch."""
+    n, size = len(split), recipe.batch_size
+    batches = {min(n, size), n % size or size}
+    parts = set().union(*(part_sizes(batch, recipe.micro_batch_size, processes) for batch in batches))
+    if 0 in parts:
+        raise SpecError(
+            f"Expected at least one example of each batch for each of the {processes} processes, got {n} examples in "
+            f"batches of {size}, which leave a batch of {min(batches)}; choose another batch_size."
+        )
+    return parts
 
 
 def _first_batch(split: Split, recipe: Recipe, n: int) -> tuple[Tensor, Tensor]:
     augment: Callable[..., Tensor] = lookup("augmentation", AUGMENTATIONS, recipe.augmentation)
+    if recipe.channels_last and split.inputs.dim() != 4:
+        raise DataError(
+            f"Expected images [B, C, H, W] for channels_last, got inputs of shape {list(split.inputs.shape)}; leave it "
+            "out of the recipe."
+        )
     return augment_batch(augment, split.inputs[:n], 0, 0, 0), split.labels[:n]
 
 
@@ -183,11 +200,12 @@ def _checked_loss(
     num_classes: int,
     call: Forward | None,
     loss: Loss | LossFunction | None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """The loss of a batch, after a check that it and the outputs can be evaluated."""
     output = forward(model, batch, lambda batch: call_model(model, batch, call))
     Totals(model, loss, None, num_classes).add(batch, output)
-    return training_loss(model, output, batch, loss)
+    return training_loss(model, output, batch, loss, label_smoothing)
 
 
 def _check_device(model: nn.Module, device: torch.device) -> None:

@@ -59,6 +59,10 @@ class Training(Protocol):
     loss: Loss | LossFunction | None
     backend: Backend
 
+    @property
+    def processes(self) -> int:
+        """The number of processes that share each batch."""
+
     def capture(self) -> TrainingState:
         """A copy of everything that a step changes."""
 
@@ -77,11 +81,14 @@ def training_identity(training: Training, data: Dataset, seed: int) -> Identity:
     model, recipe, state = training.model, training.recipe, training.capture()
     values = {
         "recipe": {
-            f.name: getattr(recipe, f.name) for f in fields(recipe) if f.metadata.get("identity", True)
+            f.name: _as_json(getattr(recipe, f.name))
+            for f in fields(recipe)
+            if f.metadata.get("identity", True)
         },
         "seed": seed,
         "first step": state.step,
         "backend": training.backend.name,
+        "number of processes": training.processes,
         "training data": _digest_of_split(data.train),
         "validation data": _digest_of_split(data.validation),
         "model": _digest_of_structure(model),
@@ -107,10 +114,12 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
         only where there is no other difference.
     """
     differences = []
+    defaults = {f.name: _as_json(f.default) for f in fields(Recipe)}
+    older = {"backend": "dense", "number of processes": 1}  # what older checkpoints do not name
     for key, value in current.values.items():
-        other = saved.values.get(
-            key, "dense" if key == "backend" else None
-        )  # older checkpoints do not name it
+        other = saved.values.get(key, older.get(key))
+        if key == "recipe" and isinstance(other, Mapping):
+            other = {**{name: defaults[name] for name in value}, **other}
         if other == value:
             continue
         if key == "recipe" and isinstance(other, Mapping):
@@ -119,7 +128,7 @@ def identity_differences(saved: Identity, current: Identity) -> list[str]:
                 for name in value
                 if other.get(name) != value[name]
             ]
-        elif key in ("seed", "first step", "backend"):
+        elif key in ("seed", "first step", *older):
             differences.append(f"its {key} is {other}, this run's {value}")
         else:
             differences.append(_DESCRIPTIONS[key])
@@ -148,6 +157,11 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
             values = tensor.detach().cpu().contiguous().reshape(-1)
             hashed.update(values.view(torch.uint8).numpy().data)
     return hashed.hexdigest()
+
+
+def _as_json(value: object) -> object:
+    """A setting as it is after it was written and read as JSON."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _digest_of_split(split: Split) -> str:

@@ -1,268 +1,44 @@
 """The training loop: one step that can be read at a glance, seeded batches, exact resume."""
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.data.batches import iter_batches
-from prunus.data.validation import check_dataset, count_labeled
-from prunus.errors import CheckpointError, DivergenceError, SpecError
+from prunus.data.validation import check_dataset
+from prunus.errors import CheckpointError, SpecError
 from prunus.masks import Masks
-from prunus.registry import lookup
 from prunus.seeds import derive_seed
-from prunus.training.augmentation import AUGMENTATIONS, augment_batch
 from prunus.training.checkpoint import check_checkpoint_writable, load_checkpoint, save_checkpoint
 from prunus.training.checks import check_dense_state, check_trainable
-from prunus.training.constraint import Constraint, NoConstraint, all_trainable_tensors
+from prunus.training.constraint import Constraint, NoConstraint
 from prunus.training.evaluate import (
     EpochMetrics,
-    best_index,
-    evaluate,
-    evaluate_network,
-    should_stop,
 )
-from prunus.training.evaluation import Evaluation
 from prunus.training.identity import Identity, training_identity
-from prunus.training.losses import Loss, LossFunction, find_loss, training_loss
+from prunus.training.losses import Loss, LossFunction, find_loss
 from prunus.training.modes import restored_modes, set_modes, start_training
-from prunus.training.outputs import Forward, call_model
+from prunus.training.outputs import Forward
+from prunus.training.parallel import check_fabric, check_same
 from prunus.training.precision import single_precision
-from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, Recipe, check_recipe
-from prunus.training.sparse.backend import Backend, check_backend, choose_training_backend
-from prunus.training.sparse.epoch import train_sparse_epoch
+from prunus.training.recipe import Recipe
+from prunus.training.recipe_checks import check_recipe
+from prunus.training.sparse.backend import check_backend
 from prunus.training.state import (
     Observer,
     TrainingState,
-    add_prefix,
-    clone_tensors,
-    load_optimizer_state,
-    optimizer_state,
-    state_from_tensors,
-    state_to_tensors,
-    strip_prefix,
 )
-from prunus.types import Dataset, Progress, Split
+from prunus.training.trainer import Trainer, steps_per_epoch
+from prunus.types import Dataset, Progress
 
 if TYPE_CHECKING:
-    from prunus.training.sparse.network import SparseNetwork
+    from lightning.fabric import Fabric
 
 Report = Callable[[EpochMetrics], None]
-
-
-class Trainer:
-    """A model, its optimizer and its constraint between two steps."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        constraint: Constraint,
-        forward: Forward | None = None,
-        loss: Loss | LossFunction | None = None,
-    ) -> None:
-        self.model, self.forward, self.loss = model, forward, loss
-        self.recipe = recipe
-        self.constraint = constraint
-        self.trainable_tensors = all_trainable_tensors(model, constraint)
-        make_optimizer = lookup("optimizer", OPTIMIZERS, recipe.optimizer)
-        self.optimizer = make_optimizer(list(self.trainable_tensors.values()), recipe)
-        self.weights = [p for p in model.parameters() if p.dim() > 1 and p.requires_grad]
-        self.add_penalty = lookup("penalty", PENALTIES, recipe.penalty)
-        self.lr_schedule = lookup("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule)
-        self.augment = lookup("augmentation", AUGMENTATIONS, recipe.augmentation)
-        self.done = 0
-        """The number of steps done."""
-        self.epochs: list[EpochMetrics] = []
-        self.backend = Backend("dense")
-        self.network: SparseNetwork | None = None
-        self.best: dict[str, Tensor] = {}
-        """The `state_dict` with the lowest validation loss so far, kept only if `recipe.patience` may restore it."""
-
-    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step of gradient descent on a batch, after which the constraint holds.
-
-        Args:
-            inputs: The batch [B, ...], on the device of the model.
-            labels: The labels [B, ...]; those that are `IGNORE_INDEX` (-100) do not count. At least one must count.
-
-        Returns:
-            The mean loss before the step, a scalar without a gradient; the penalty is not part of it.
-        """
-        batch = inputs, labels
-        loss = training_loss(self.model, call_model(self.model, batch, self.forward), batch, self.loss)
-        self.model.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.add_penalty(self.weights, self.recipe.penalty_strength)
-        self.constraint.before_optimizer_step()
-        self.optimizer.step()
-        self.constraint.apply()
-        return loss.detach()
-
-    def choose_backend(self, backend: str, split: Split) -> None:
-        """Choose what computes the training.
-
-        Args:
-            backend: "auto", "dense" or "sparse".
-            split: The training examples.
-
-        Raises:
-            SpecError: The sparse backend is requested and cannot train the model.
-        """
-        other_task = self.forward is not None or self.loss is not None or split.labels.ndim != 1
-        self.backend, self.network = choose_training_backend(
-            backend, self.model, self.constraint, self.recipe, split.inputs, other_task=other_task
-        )
-
-    def learning_rate(self, fraction: float) -> float:
-        """The learning rate of the step before which this fraction of the training is done, in [0, 1)."""
-        return self.recipe.learning_rate * self.lr_schedule(fraction)
-
-    def evaluate(self, split: Split) -> Evaluation:
-        """Evaluate the model on a split, with the backend of the training."""
-        if self.network is None:
-            return evaluate(self.model, split, forward=self.forward, loss=self.loss, backend="dense")
-        self.network.load()
-        return evaluate_network(self.network, split)
-
-    def epoch(
-        self, split: Split, seed: int, observer: Observer | None = None, progress: Progress | None = None
-    ) -> float:
-        """Train until the end of the current pass over `split`.
-
-        Args:
-            split: The training examples; their order depends on the seed and the number of the epoch only. A batch
-                without a label changes nothing.
-            seed: The seed of the training.
-            observer: Called after each step for which it is due.
-            progress: Called after every batch.
-
-        Returns:
-            The mean loss over the labels that count, or over the examples where labels are no classes.
-        """
-        if self.network is not None:
-            return train_sparse_epoch(self, self.network, split, seed, observer, progress)
-        size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
-        number, first = divmod(self.done, count)
-        total, num_labeled = torch.zeros((), device=split.labels.device), 0
-        is_labeled = count_labeled(split.labels) == split.labels.numel()
-        for index, (inputs, labels) in enumerate(iter_batches(split, size, seed, number, first), start=first):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate((number + index / count) / self.recipe.epochs)
-            inputs = augment_batch(self.augment, inputs, seed, number, index)
-            n = labels.numel() if is_labeled else count_labeled(labels)
-            if n:
-                total += self.step(inputs, labels) * n
-                num_labeled += n
-            self.done += 1
-            if progress is not None:
-                progress(f"epoch {number + 1} of {self.recipe.epochs}", self.done, count * self.recipe.epochs)
-            if observer is not None and observer.is_due(self.done):
-                observer.observe(self)
-        return float(total) / num_labeled if num_labeled else 0.0
-
-    def finish_epoch(self, training_loss: float, data: Dataset, *, is_evaluated: bool = True) -> None:
-        """Evaluate the validation split and record the metrics, unless `is_evaluated` is False.
-
-        Args:
-            training_loss: The mean training loss of the epoch in nats, as `epoch` returned it.
-            data: The data set; the validation split is evaluated, and the training split gives the number of the epoch.
-            is_evaluated: Whether the validation split is evaluated; False: only the training loss is checked.
-
-        Raises:
-            DivergenceError: A loss is NaN or infinite.
-        """
-        result = self.evaluate(data.validation) if is_evaluated else None
-        number = -(-self.done // steps_per_epoch(self.recipe, data.train))
-        if not math.isfinite(training_loss) or (result is not None and not math.isfinite(result.loss)):
-            validation = "" if result is None else f" and {result.loss} in validation"
-            raise DivergenceError(
-                f"The loss is {training_loss} in training{validation} after epoch {number} of {self.recipe.epochs} "
-                f"with learning rate {self.recipe.learning_rate}; a lower learning rate may help."
-            )
-        if result is not None:
-            metrics = EpochMetrics(number, training_loss, result.loss, result.accuracy, str(self.backend))
-            self.epochs.append(metrics)
-            losses = [epoch.validation_loss for epoch in self.epochs]
-            if self.recipe.patience is not None and best_index(losses) == len(losses) - 1:
-                self.best = clone_tensors(self.model.state_dict())
-
-    def is_at_last_step(self, split: Split) -> bool:
-        """Whether all steps of the recipe are done."""
-        return self.done >= self.recipe.epochs * steps_per_epoch(self.recipe, split)
-
-    def is_finished(self, split: Split) -> bool:
-        """Whether all steps are done, or the validation loss has not become lower for `recipe.patience` epochs."""
-        losses = [epoch.validation_loss for epoch in self.epochs]
-        return self.is_at_last_step(split) or should_stop(losses, self.recipe.patience)
-
-    def capture(self) -> TrainingState:
-        """A copy of everything that a step changes."""
-        return TrainingState(
-            self.done,
-            clone_tensors(self.model.state_dict()),
-            clone_tensors(optimizer_state(self.optimizer, self.trainable_tensors)),
-            torch.get_rng_state(),
-        )
-
-    def restore(self, state: TrainingState) -> None:
-        """Set everything that a step changes to `state`."""
-        self.done = state.step
-        self.model.load_state_dict(state.model)
-        load_optimizer_state(self.optimizer, self.trainable_tensors, state.optimizer)
-        if state.random is not None:
-            torch.set_rng_state(state.random)
-
-    def to_checkpoint(self, observer: Observer | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors and JSON values from which the training continues."""
-        observed, observer_values = observer.state_dict() if observer is not None else ({}, None)
-        tensors = {
-            **state_to_tensors(self.capture()),
-            **add_prefix("constraint/", self.constraint.state_dict()),
-            **add_prefix("best/", self.best),
-            **add_prefix("observer/", observed),
-        }
-        epochs = [asdict(epoch) for epoch in self.epochs]
-        return tensors, {"step": self.done, "epochs": epochs, "observer": observer_values}
-
-    def from_checkpoint(
-        self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], observer: Observer | None
-    ) -> None:
-        """Continue from what `to_checkpoint` returned.
-
-        Args:
-            tensors: The tensors of the checkpoint by name.
-            values: The JSON values of the checkpoint: `step`, `epochs` and `observer`.
-            observer: The observer of this training, which is restored too. None: the training has no observer.
-
-        Raises:
-            CheckpointError: The state is that of another constraint, or of an optimizer of other tensors.
-        """
-        self.constraint.load_state_dict(strip_prefix("constraint/", tensors))
-        self.restore(state_from_tensors(values["step"], tensors))
-        self.best = strip_prefix("best/", tensors)
-        self.epochs = [EpochMetrics(**epoch) for epoch in values["epochs"]]
-        if observer is not None:
-            observer.load_state_dict(strip_prefix("observer/", tensors), values["observer"])
-
-
-def steps_per_epoch(recipe: Recipe, split: Split) -> int:
-    """The number of batches in one pass; the last batch may be smaller.
-
-    Args:
-        recipe: The recipe, of which `batch_size` is used.
-        split: The training examples.
-
-    Returns:
-        The number of examples divided by the batch size, rounded up.
-    """
-    return -(-len(split) // recipe.batch_size)
 
 
 def train(
@@ -282,6 +58,7 @@ def train(
     report: Report | None = None,
     progress: Progress | None = None,
     backend: str = "auto",
+    fabric: "Fabric | None" = None,
 ) -> list[EpochMetrics]:
     """Train `model` in place.
 
@@ -315,13 +92,17 @@ def train(
         backend: "dense" computes with PyTorch, "sparse" with the kept weights only, so that the time falls with the
             density, and "auto" takes the faster of both by a fixed rule (see `prunus.training.sparse.backend`). The
             metrics say which one was used, and why not the sparse one.
+        fabric: A `lightning.Fabric` after `launch()`, with which each of its processes calls this function with equal
+            arguments: they share each batch, and all have the same weights after every step. The first process writes
+            the checkpoint, which all must be able to read. None: this process alone.
 
     Returns:
         The metrics of each evaluated epoch; the accuracy is NaN where labels are no classes.
 
     Raises:
         SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while
-            only the last epoch is evaluated, or the sparse backend is requested and cannot train the model.
+            only the last epoch is evaluated, the sparse backend is requested and cannot train the model, or the
+            processes of `fabric` are not started or got other arguments.
         DataError: The data cannot be trained on.
         StatisticsError: The loss does not fit the outputs and the labels, or returns no scalar.
         ModelError: The model cannot be trained on the data, or the masks or the constraint belong to another model.
@@ -334,17 +115,26 @@ def train(
     loss_function = find_loss(loss)
     _check_training(model, recipe, path, evaluate_every_epoch, copies_state)
     check_dataset(data, ("train", "validation"))
-    check_trainable(model, data, recipe, call=forward, loss=loss_function)
+    processes = 1
+    if fabric is not None:
+        check_fabric(fabric, data.train.labels.device)
+        processes = fabric.world_size
+    check_trainable(model, data, recipe, call=forward, loss=loss_function, processes=processes)
     with restored_modes(model), single_precision(model), _seeded_random_state(seed):
-        run = Trainer(model, recipe, _make_constraint(model, masks, constraint), forward, loss_function)
+        run = Trainer(
+            model, recipe, _make_constraint(model, masks, constraint), forward, loss_function, fabric
+        )
         modes = start_training(model)
         if start is not None:
             run.restore(start)
         run.choose_backend(backend, data.train)
         identity = saved = None
-        if path is not None:
+        if path is not None or fabric is not None:
             identity = training_identity(run, data, seed)
-            saved = _load_checkpoint(path, identity, observer) if path.exists() else None
+        if path is not None and identity is not None and path.exists():
+            saved = _load_checkpoint(path, identity, observer)
+        if identity is not None and fabric is not None:
+            check_same({**identity.values, "checkpoint": None if saved is None else saved[1]["step"]})
         run.constraint.apply()
         if saved is not None:
             run.from_checkpoint(*saved, observer)
@@ -357,7 +147,7 @@ def train(
             mean_loss = run.epoch(data.train, seed, observer, progress)
             is_evaluated = evaluate_every_epoch or run.is_at_last_step(data.train)
             run.finish_epoch(mean_loss, data, is_evaluated=is_evaluated)
-            if path is not None and identity is not None:
+            if path is not None and identity is not None and (fabric is None or fabric.global_rank == 0):
                 save_checkpoint(path, identity, *run.to_checkpoint(observer))
             if report is not None and is_evaluated:
                 report(run.epochs[-1])

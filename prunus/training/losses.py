@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data.examples import Batch, labels_of
-from prunus.errors import PrunusError, StatisticsError
+from prunus.errors import PrunusError, SpecError, StatisticsError
 from prunus.registry import lookup
 from prunus.training.outputs import output_field, output_tensor
 from prunus.types import IGNORE_INDEX
@@ -136,23 +136,37 @@ def mean_loss(
 
 
 def training_loss(
-    model: nn.Module, output: object, batch: Batch, loss: Loss | LossFunction | None = None
+    model: nn.Module,
+    output: object,
+    batch: Batch,
+    loss: Loss | LossFunction | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """The loss that a step of training makes smaller; NaN where all labels are ignored.
 
     Args:
         model, output, batch, loss: As for `mean_loss`.
+        label_smoothing: The part ε of the target probability that is spread over all C classes: the targets of
+            cross-entropy are 1 - ε + ε/C and ε/C (Szegedy et al. 2016, section 7).
 
     Returns:
-        A scalar: that of `mean_loss`, up to rounding.
+        A scalar: without label smoothing that of `mean_loss`, up to rounding.
 
     Raises:
         StatisticsError, ModelError: As `mean_loss`.
+        SpecError: Labels are to be smoothed for another loss than the cross-entropy that prunus computes.
     """
     if loss is not None or output_field(output, "loss") is not None:
+        if label_smoothing:
+            raise SpecError(
+                f"Expected label_smoothing = 0 with a loss of your own, or of the model, got {label_smoothing}; smooth "
+                "the labels in that loss."
+            )
         return mean_loss(model, output, batch, loss)
     logits, labels = loss_rows(output_tensor(model, output), labels_of(batch), LOSSES["cross_entropy"])
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+    if logits.dtype.itemsize < 4:  # autocast
+        logits = logits.float()
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing)
 
 
 def loss_rows(outputs: Tensor, targets: Tensor | None, loss: Loss) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,16 @@
-"""Half-precision networks in float32 while they are trained."""
+"""Networks in half precision are float32 while they are trained, and may compute in 16 bits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {
+    "none": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @contextmanager

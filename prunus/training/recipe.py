@@ -1,27 +1,14 @@
-"""Training settings as frozen values, each with its source, and the tables of what a recipe may name.
+"""Training settings as frozen values, each with its source, and the learning-rate schedules.
 
 Learning-rate schedules are factors of `learning_rate`, functions of the fraction t of the training steps that are done,
-in [0, 1). A penalty adds its gradient to the gradient of each weight before the optimizer sees it, as Han et al. 2015
-(section 3.1) compare them; λ is `penalty_strength`:
-
-    none  0
-    l1    λ Σ |w|      adds λ sign(w)
-    l2    λ/2 Σ w²     adds λ w
+in [0, 1).
 """
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from prunus.errors import SpecError
 from prunus.registry import lookup
-from prunus.training.augmentation import AUGMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -31,19 +18,35 @@ class Recipe:
     epochs: int
     learning_rate: float
     batch_size: int
+    """The number of examples of an optimizer step."""
     optimizer: str = "adam"
-    """A key of `prunus.training.recipe.OPTIMIZERS`."""
+    """A key of `prunus.training.optimizers.OPTIMIZERS`."""
     momentum: float = 0.0
     weight_decay: float = 0.0
     lr_schedule: str = "constant"
     """How the learning rate changes: a key of `prunus.training.recipe.LR_SCHEDULES`."""
     penalty: str = "none"
-    """A penalty on the weights, added to the loss: a key of `prunus.training.recipe.PENALTIES`."""
+    """A penalty on the weights, added to the loss: a key of `prunus.training.optimizers.PENALTIES`."""
     penalty_strength: float = 0.0
     augmentation: str = "none"
     """How the images of a batch are changed: a key of `prunus.training.augmentation.AUGMENTATIONS`."""
     patience: int | None = None
     """Stop after this many epochs without a lower validation loss, and restore the best epoch; None: never."""
+    milestones: tuple[float, ...] | None = None
+    """The fractions of the training after which the schedule "steps" multiplies the rate by 0.1; None: 1/2 and 3/4."""
+    warmup_epochs: float = 0.0
+    """The learning rate rises linearly from 0 to that of the schedule in this many epochs."""
+    label_smoothing: float = 0.0
+    """The part of the target probability that is spread over all classes, in [0, 1); not used in evaluation."""
+    micro_batch_size: int | None = None
+    """The most examples of one forward and backward pass, whose gradients are added up to those of the batch; None:
+    all of the batch."""
+    autocast: str = "none"
+    """The dtype that `torch.autocast` computes in: "bfloat16", or "float16" with a scaled loss; "none": float32."""
+    channels_last: bool = False
+    """Whether images are stored with their channels last, which other kernels of convolutions take."""
+    compile: bool = False
+    """Whether `torch.compile` compiles the forward and backward pass of the training."""
     source: str = field(default="", metadata={"identity": False})
     """Where the settings come from."""
 
@@ -56,41 +59,6 @@ class Recipe:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise SpecError if a number of the recipe is out of range, UnknownNameError if a name is in no table."""
-    if not isinstance(recipe, Recipe):
-        raise SpecError(
-            f"Expected a prunus.Recipe, got {recipe!r}; RECIPES has those of the built-in networks, for example "
-            'RECIPES["lenet-300-100"].'
-        )
-    for kind, table, name in (
-        ("optimizer", OPTIMIZERS, recipe.optimizer),
-        ("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule),
-        ("penalty", PENALTIES, recipe.penalty),
-        ("augmentation", AUGMENTATIONS, recipe.augmentation),
-    ):
-        lookup(kind, table, name)
-    for name, low in (("epochs", 0), ("batch_size", 1), ("patience", 0)):
-        value = getattr(recipe, name)
-        is_absent = value is None and name == "patience"
-        if not is_absent and (not isinstance(value, Integral) or int(value) < low):
-            raise SpecError(
-                f"Expected {name} to be an integer of at least {low}, got {value!r}; correct the recipe."
-            )
-    for name in ("learning_rate", "weight_decay", "penalty_strength", "momentum"):
-        value = getattr(recipe, name)
-        if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
-            raise SpecError(
-                f"Expected {name} to be a finite number of at least 0, got {value!r}; correct the recipe."
-            )
-    if recipe.momentum >= 1 or (recipe.optimizer == "nesterov" and not recipe.momentum):
-        allowed = "above 0" if recipe.optimizer == "nesterov" else "at least 0"
-        raise SpecError(
-            f"Expected the momentum of the optimizer {recipe.optimizer!r} to be {allowed} and below 1, got "
-            f"{recipe.momentum!r}; set a value such as 0.9."
-        )
-
-
 def constant(t: float) -> float:
     """1."""
     return 1.0
@@ -101,9 +69,17 @@ def cosine(t: float) -> float:
     return (1 + math.cos(math.pi * t)) / 2
 
 
-def steps(t: float) -> float:
-    """1 in the first half of training, then 0.1, and 0.01 in the last quarter (He et al. 2016)."""
-    return 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01
+def steps(t: float, milestones: Sequence[float] = (0.5, 0.75)) -> float:
+    """0.1 to the power of the number of milestones that are reached; the default is that of He et al. 2016.
+
+    Args:
+        t: The fraction of the training steps that are done, in [0, 1).
+        milestones: Such fractions.
+
+    Returns:
+        The factor of the learning rate.
+    """
+    return 10.0 ** -sum(t >= milestone for milestone in milestones)
 
 
 def linear(t: float) -> float:
@@ -119,142 +95,29 @@ LR_SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def no_penalty(weights: Sequence[Tensor], strength: float) -> None:
-    """Add nothing.
+def learning_rate_at(recipe: Recipe, t: float) -> float:
+    """The learning rate of a step.
+
+    The factor of the warm-up is that of Goyal et al. 2017 (section 2.2), from 0 as Frankle & Carbin 2019 have it.
 
     Args:
-        weights: Not used.
-        strength: Not used.
-    """
-
-
-def l1(weights: Sequence[Tensor], strength: float) -> None:
-    """Add λ sign(w) to the gradient of each weight.
-
-    Args:
-        weights: The weights, of any shape; their gradients are changed in place. A weight without a gradient is left
-            out.
-        strength: λ, at least 0.
-    """
-    for weight in weights:
-        if weight.grad is not None:
-            weight.grad.add_(weight.detach().sign(), alpha=strength)
-
-
-def l2(weights: Sequence[Tensor], strength: float) -> None:
-    """Add λ w to the gradient of each weight.
-
-    Args:
-        weights: The weights, of any shape; their gradients are changed in place. A weight without a gradient is left
-            out.
-        strength: λ, at least 0.
-    """
-    pairs = [(w.grad, w.detach()) for w in weights if w.grad is not None]
-    if pairs:
-        gradients, values = zip(*pairs, strict=True)
-        torch._foreach_add_(gradients, values, alpha=strength)
-
-
-PENALTIES: dict[str, Callable[[Sequence[Tensor], float], None]] = {"none": no_penalty, "l1": l1, "l2": l2}
-
-
-def _without_compiler(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """The same optimizer for training that is not compiled.
-
-    torch wraps these methods to exclude them from compilation, and the wrappers import its whole compiler at the first
-    call (about 1 CPU second per process). `inspect.unwrap` returns a method that is not wrapped as it is. The other
-    effect of the wrapper of `step`, that no gradients are recorded, is kept.
-    """
-    names = ("add_param_group", "state_dict", "load_state_dict", "zero_grad")
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
-    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
-    return type(optimizer.__name__, (optimizer,), methods)
-
-
-_SGD, _ADAM, _ADAMW, _RMSPROP = (
-    _without_compiler(kind)
-    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
-)
-
-
-def sgd(tensors: Iterable[Tensor], recipe: Recipe, nesterov: bool = False) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with classical momentum.
-
-    Args:
-        tensors: The tensors to step.
-        recipe: The recipe, of which `learning_rate`, `momentum` and `weight_decay` are used.
-        nesterov: Whether the momentum is Nesterov's; it must be above 0 then.
+        recipe: The recipe, of which the schedule, its milestones, the epochs and the warm-up are used.
+        t: The fraction of the training steps that are done before the step, in [0, 1).
 
     Returns:
-        The fused optimizer of torch, with all tensors in one parameter group.
+        The learning rate; 0 at the first step of a warm-up.
+
+    Raises:
+        UnknownNameError: There is no such schedule.
+
+    >>> recipe = Recipe(10, 1.0, 60, lr_schedule="steps", warmup_epochs=2)
+    >>> [learning_rate_at(recipe, t) for t in (0, 0.1, 0.2, 0.5, 0.75)]
+    [0.0, 0.5, 1.0, 0.1, 0.01]
     """
-    return _SGD(tensors, momentum=recipe.momentum, nesterov=nesterov, fused=True, **_common(recipe))
+    schedule = lookup("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule)
+    rate = recipe.learning_rate * (schedule(t) if recipe.milestones is None else steps(t, recipe.milestones))
+    return rate * min(1.0, t * recipe.epochs / recipe.warmup_epochs) if recipe.warmup_epochs else rate
 
-
-def nesterov(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with Nesterov's momentum.
-
-    Args:
-        tensors: The tensors to step.
-        recipe: The recipe, of which `learning_rate`, `momentum` (above 0) and `weight_decay` are used.
-
-    Returns:
-        The fused optimizer of torch, with all tensors in one parameter group.
-    """
-    return sgd(tensors, recipe, nesterov=True)
-
-
-def adam(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015); `weight_decay` is its L2 form.
-
-    Args:
-        tensors: The tensors to step.
-        recipe: The recipe, of which `learning_rate` and `weight_decay` are used; `momentum` is not.
-
-    Returns:
-        The fused optimizer of torch, with all tensors in one parameter group.
-    """
-    return _ADAM(tensors, fused=True, **_common(recipe))
-
-
-def adamw(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
-
-    Args:
-        tensors: The tensors to step.
-        recipe: The recipe, of which `learning_rate` and `weight_decay` are used; `momentum` is not.
-
-    Returns:
-        The fused optimizer of torch, with all tensors in one parameter group.
-    """
-    return _ADAMW(tensors, fused=True, **_common(recipe))
-
-
-def rmsprop(tensors: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    """RMSprop (Tieleman & Hinton 2012).
-
-    Args:
-        tensors: The tensors to step.
-        recipe: The recipe, of which `learning_rate`, `momentum` and `weight_decay` are used.
-
-    Returns:
-        The optimizer of torch, with all tensors in one parameter group; it is not fused.
-    """
-    return _RMSPROP(tensors, momentum=recipe.momentum, **_common(recipe))
-
-
-def _common(recipe: Recipe) -> dict[str, float]:
-    return {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-
-
-OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], Recipe], torch.optim.Optimizer]] = {
-    "sgd": sgd,
-    "nesterov": nesterov,
-    "adam": adam,
-    "adamw": adamw,
-    "rmsprop": rmsprop,
-}
-"""The optimizers of torch, in their fused form where there is one (a third faster on CPU)."""
 
 LENET_300_100 = Recipe(
     epochs=55,

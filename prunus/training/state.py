@@ -24,6 +24,8 @@ class TrainingState:
     """The optimizer's state of each trainable tensor, by "NAME/KEY"; empty before the first step."""
     random: Tensor | None = None
     """The state of the random generator that dropout uses; None: as at the beginning of a training."""
+    loss_scale: Tensor | None = None
+    """The scale of the loss in float16 and the number of steps since it was changed [2]; None: as at the beginning."""
 
 
 class TrainingView(Protocol):
@@ -64,9 +66,10 @@ class Observer(Protocol):
 
 
 def state_to_tensors(state: TrainingState) -> dict[str, Tensor]:
-    """The tensors of a state in one dict: "model/NAME", "optimizer/NAME/KEY" and "random"."""
+    """The tensors of a state in one dict: "model/NAME", "optimizer/NAME/KEY", "random" and "loss_scale"."""
     tensors = add_prefix("model/", state.model) | add_prefix("optimizer/", state.optimizer)
-    return tensors if state.random is None else {**tensors, "random": state.random}
+    others = {"random": state.random, "loss_scale": state.loss_scale}
+    return tensors | {name: tensor for name, tensor in others.items() if tensor is not None}
 
 
 def state_from_tensors(step: int, tensors: Mapping[str, Tensor]) -> TrainingState:
@@ -77,10 +80,14 @@ def state_from_tensors(step: int, tensors: Mapping[str, Tensor]) -> TrainingStat
         tensors: The tensors by prefixed name; they are not copied.
 
     Returns:
-        The state; its `random` is None if there is no tensor "random".
+        The state; its `random` and `loss_scale` are None where there is no such tensor.
     """
     return TrainingState(
-        step, strip_prefix("model/", tensors), strip_prefix("optimizer/", tensors), tensors.get("random")
+        step,
+        strip_prefix("model/", tensors),
+        strip_prefix("optimizer/", tensors),
+        tensors.get("random"),
+        tensors.get("loss_scale"),
     )
 
 

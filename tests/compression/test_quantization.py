@@ -31,7 +31,7 @@ from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
 from prunus.pruning.statistics import Statistics
 from prunus.training import Recipe, train
-from prunus.training.loop import Trainer
+from prunus.training.trainer import Trainer
 
 each_start = pytest.mark.parametrize("start", KMEANS_INITS.values(), ids=KMEANS_INITS)
 

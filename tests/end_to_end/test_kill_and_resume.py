@@ -20,16 +20,23 @@ DELETION = {
     "epochs": 2,
 }
 COMPRESSED = {**DIGITS, "model": "tiny_networks:lenet"}
+STRUCTURE = {**DIGITS, "model": "tiny_networks:normed_convolutions", "batch_size": 30, "recipe.epochs": 2}
 SETTINGS = {
     "lecun1990": DELETION,
     "hassibi1993.xor": {"networks": 4},
     "hassibi1993.monks": {"hidden": 1, "num_weights": 20, "starts": 2},
+    "lecun1990.generalization": {**COMPRESSED, "examples": 800},
+    "families.biases": COMPRESSED,
+    "families.activations": {**COMPRESSED, "examples": 90},
     "one_shot": {
         **DIGITS, "model": "tiny_networks:normed", "weights": "", "calibration_examples": 30, "test_examples": 50,
     },
     "han2015.tradeoff": COMPRESSED,
     "han2015.tables": COMPRESSED,
     "han2016": COMPRESSED,
+    "liu2019.tickets": {**TICKET, "exclude": "5.weight"},
+    "liu2019.filters": {**STRUCTURE, "macs": 0.6},
+    "liu2019.structures": STRUCTURE,
     "zhou2019.supermasks": SUPERMASK,
     "zhou2019.criterion_supermasks": SUPERMASK,
 }  # fmt: skip

@@ -21,9 +21,9 @@ from prunus.pruning.statistics import Statistics
 from prunus.training import EpochMetrics, Recipe, evaluate, train
 from prunus.training.constraint import NoConstraint
 from prunus.training.evaluate import best_index
-from prunus.training.loop import Trainer
-from prunus.training.recipe import OPTIMIZERS, PENALTIES
+from prunus.training.optimizers import OPTIMIZERS, PENALTIES
 from prunus.training.state import clone_tensors
+from prunus.training.trainer import Trainer
 from prunus.types import Split
 
 RECIPE = Recipe(epochs=3, learning_rate=0.01, batch_size=32)

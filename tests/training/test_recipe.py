@@ -9,7 +9,9 @@ from torch import nn
 
 from prunus.errors import SpecError, UnknownNameError
 from prunus.training import Recipe, train
-from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS, PENALTIES, check_recipe
+from prunus.training.optimizers import OPTIMIZERS, PENALTIES
+from prunus.training.recipe import LR_SCHEDULES
+from prunus.training.recipe_checks import check_recipe
 
 RECIPE = Recipe(1, 0.01, 32, momentum=0.9, weight_decay=0.01)
 REFERENCES = {
@@ -51,7 +53,7 @@ def test_training_does_not_import_the_compiler_of_torch():
     """It costs more than a CPU second per process."""
     code = (
         "import sys; from torch import nn; from prunus import Recipe, load_data, train;"
-        "from prunus.training.recipe import OPTIMIZERS;"
+        "from prunus.training.optimizers import OPTIMIZERS;"
         "[train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), load_data('digits'),"
         " Recipe(1, 0.01, 500, optimizer=name, momentum=0.9)) for name in OPTIMIZERS];"
         "print('torch._dynamo' in sys.modules)"

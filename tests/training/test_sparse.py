@@ -16,7 +16,7 @@ from prunus.models import MODELS
 from prunus.runs.directory import RunDirectory
 from prunus.tickets.baseline import BaselineSpec, run_baseline
 from prunus.training import Recipe, evaluate, train
-from prunus.training.recipe import OPTIMIZERS
+from prunus.training.optimizers import OPTIMIZERS
 from prunus.training.sparse import backend as sparse_backend
 from prunus.training.sparse.backend import choose_backend, choose_evaluation_backend, choose_training_backend
 from prunus.training.sparse.elementwise import dropout

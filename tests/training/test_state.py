@@ -17,9 +17,10 @@ from prunus.seeds import make_generator
 from prunus.tickets.monitor import TrainingMonitor
 from prunus.training import Recipe, evaluate, train
 from prunus.training.constraint import NoConstraint
-from prunus.training.loop import Trainer, steps_per_epoch
-from prunus.training.recipe import LR_SCHEDULES, OPTIMIZERS
+from prunus.training.optimizers import OPTIMIZERS
+from prunus.training.recipe import LR_SCHEDULES
 from prunus.training.state import clone_tensors, state_to_tensors
+from prunus.training.trainer import Trainer, steps_per_epoch
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 sys.path.insert(0, str(HELPERS))

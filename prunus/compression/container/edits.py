@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.errors import CorruptFileError, ModelMismatchError
-from prunus.pruning.structured.removal import set_attributes, set_data
+from prunus.pruning.structured.edits import set_attributes, set_data
 
 EditedAttributes = dict[str, dict[str, Any]]
 TensorShapes = Mapping[str, tuple[int, ...]]
@@ -22,7 +22,9 @@ def edits_of(header: Mapping[str, object]) -> EditedAttributes | None:
     if edits is None:
         return None
     if not isinstance(edits, dict) or not all(_is_values(values) for values in edits.values()):
-        raise CorruptFileError("Expected integers by module and attribute as the edits of the header.")
+        raise CorruptFileError(
+            "Expected integers by module and attribute, or null, as the edits of the header."
+        )
     return edits
 
 
@@ -31,7 +33,9 @@ def _is_values(values: object) -> bool:
 
 
 def _is_value(value: object) -> bool:
-    """Whether a value is a positive integer, a list of such, or indices by dimension."""
+    """Whether a value is a positive integer, a list of such, indices by dimension, or None for a removed layer."""
+    if value is None:
+        return True
     if isinstance(value, dict):
         return all(
             dim.isdecimal() and isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices)
@@ -43,7 +47,9 @@ def _is_value(value: object) -> bool:
 
 
 def _fits(value: Any, old: object) -> bool:
-    """Whether an edited value is no larger than the value of the module; indices are of a tensor."""
+    """Whether an edited value is no larger than the value of the module; indices are of a tensor, None of a layer."""
+    if value is None:
+        return isinstance(old, nn.Module)
     if isinstance(value, dict):
         return isinstance(old, Tensor) and all(
             int(dim) < old.dim()
@@ -73,7 +79,7 @@ def check_edits(
     Raises:
         ModelMismatchError: The module has no such attribute, or a tensor that is smaller than that in the file.
     """
-    modules, state = dict(model.named_modules()), model.state_dict()
+    modules, state = dict(model.named_modules()), remaining_state(model, edits)
     for name, values in (edits or {}).items():
         for attribute, value in values.items():
             old = getattr(modules.get(name), attribute, None)
@@ -96,6 +102,26 @@ def check_edits(
     return smaller
 
 
+def remaining_state(model: nn.Module, edits: EditedAttributes | None) -> dict[str, Any]:
+    """The tensors of a module by name, without those of layers that the edits remove.
+
+    Args:
+        model: The original module, or one with these edits.
+        edits: The value by module name and attribute; None: no layer is removed.
+
+    Returns:
+        The state_dict, with the parameters themselves.
+    """
+    removed = tuple(
+        f"{path}.{name}.".lstrip(".")
+        for path, values in (edits or {}).items()
+        for name, value in values.items()
+        if value is None
+    )
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if not name.startswith(removed)}
+
+
 def apply_edits(model: nn.Module, edits: EditedAttributes | None, smaller: TensorShapes) -> None:
     """Give a module the shapes and attributes that `check_edits` has checked.
 
@@ -106,7 +132,7 @@ def apply_edits(model: nn.Module, edits: EditedAttributes | None, smaller: Tenso
     """
     if edits is None:
         return
-    state = model.state_dict(keep_vars=True)
+    state = remaining_state(model, edits)
     for name, shape in smaller.items():
         state[name].grad = None
         set_data(state[name], state[name].new_empty(shape))

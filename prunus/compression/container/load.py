@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.compression.container.edits import TensorShapes, apply_edits, check_edits, edits_of
+from prunus.compression.container.edits import (
+    TensorShapes,
+    apply_edits,
+    check_edits,
+    edits_of,
+    remaining_state,
+)
 from prunus.compression.container.file_format import CHECKSUM, as_bytes, checksum
 from prunus.compression.container.read import (
     ParsedFile,
@@ -67,7 +73,8 @@ def load(
     model = _build(name, header)
     shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
     smaller = check_edits(name, model, edits, shapes)
-    _check_same_tensors(name, model, {key: _kind(value) for key, value in state.items()}, smaller)
+    kinds = {key: _kind(value) for key, value in state.items()}
+    _check_same_tensors(name, model, remaining_state(model, edits), kinds, smaller)
     apply_edits(model, edits, smaller)
     # The model is on the meta device: the tensors that were read become its own.
     model.load_state_dict(state, assign=True)
@@ -81,18 +88,18 @@ def load(
 def _fill(path: str, model: nn.Module, file: ParsedFile) -> None:
     """Copy the tensors of a file into a model, a few at a time, after all of them have been checked."""
     names = [entry.name for entry in file.entries]
-    expected = model.state_dict()
+    edits = edits_of(file.header)
+    expected = remaining_state(model, edits)
     renamed = match_names(names, list(expected)).names
     numbers = {renamed.get(name, name): number for number, name in enumerate(names)}
     kinds = {
         name: _kind(file.decode(number)) if entry.is_plain_data else f"{entry.dtype} {list(entry.shape)}"
         for (name, number), entry in zip(numbers.items(), file.entries, strict=True)
     }
-    edits = edits_of(file.header)
     shapes = {name: file.entries[number].shape for name, number in numbers.items()}
     smaller = check_edits(path, model, edits, shapes)
-    _check_same_tensors(path, model, kinds, smaller)
-    _check_tied_values(path, model, file, numbers)
+    _check_same_tensors(path, model, expected, kinds, smaller)
+    _check_tied_values(path, model, tied_names(expected), file, numbers)
     parts = list(_parts(file, numbers))
     if len(parts) == 1:  # all tensors are decoded before the model is changed
         state = {name: file.decode(number) for name, number in numbers.items()}
@@ -172,10 +179,11 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
         ) from error
 
 
-def _check_same_tensors(path: str, model: nn.Module, kinds: Mapping[str, str], smaller: TensorShapes) -> None:
+def _check_same_tensors(
+    path: str, model: nn.Module, state: Mapping[str, Any], kinds: Mapping[str, str], smaller: TensorShapes
+) -> None:
     """Raise ModelMismatchError unless names, dtypes and shapes (those that `smaller` changes to) are the same."""
-    state = model.state_dict()
-    state |= {name: state[name].new_empty(shape, device="meta") for name, shape in smaller.items()}
+    state = {**state, **{name: state[name].new_empty(shape, device="meta") for name, shape in smaller.items()}}
     expected = {name: _kind(value) for name, value in state.items()}
     differing = [
         f"{printable(name)} ({kinds[name]} in the file, {expected[name]} in the model)"
@@ -194,9 +202,11 @@ def _check_same_tensors(path: str, model: nn.Module, kinds: Mapping[str, str], s
         )
 
 
-def _check_tied_values(path: str, model: nn.Module, file: ParsedFile, numbers: Mapping[str, int]) -> None:
+def _check_tied_values(
+    path: str, model: nn.Module, tied: Mapping[str, str], file: ParsedFile, numbers: Mapping[str, int]
+) -> None:
     """Raise ModelMismatchError where one tensor of `model` would have to hold two different tensors of the file."""
-    for name, first in tied_names(model.state_dict()).items():
+    for name, first in tied.items():
         same = [file.blobs[numbers[n]].tied_to for n in (first, name)]
         if same[1] is not None and same[1] in (numbers[first], same[0]):
             continue

@@ -1,15 +1,16 @@
 """A plan: which channels of which groups are removed; nothing is changed before `apply`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.errors import ModelError
 from prunus.masks import Masks
+from prunus.pruning.structured.edits import merge_edits
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.removal import remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
@@ -24,7 +25,7 @@ class SlimPlan:
     """The channels to remove from a model.
 
     Example:
-        >>> import prunus; from torch import nn
+        >>> import prunus; from torch import Tensor, nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> plan = prunus.slim(model, torch.zeros(1, 4), density=0.5)
         >>> plan.groups
@@ -39,6 +40,8 @@ class SlimPlan:
     """The indices of the channels to remove, by name of the group."""
     verify: bool | str = True
     rewrite: bool = False
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """Refitted weights of layers that lose inputs, of the shapes before the removal."""
 
     @property
     def groups(self) -> list[Group]:
@@ -77,6 +80,10 @@ class SlimPlan:
             raise ModelError(
                 "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
             )
+        if self.weights and masks is not None:
+            raise ModelError(
+                "Expected no masks with refit=True, which changes pruned weights; refit before pruning."
+            )
         if optimizer is not None:
             self._check_optimizer(optimizer)
         if masks is not None and not (isinstance(masks, Masks) and masks.model is self.model):
@@ -86,7 +93,7 @@ class SlimPlan:
             )
         base = exported_module(self.analysis.traced) if self.rewrite else self.model
         self._verify(base)
-        edits = remove_channels(base, kept, self.attributes(self.removed), optimizer, masks)
+        edits = remove_channels(base, kept, self.attributes(self.removed), optimizer, masks, self.weights)
         if self.rewrite:
             self._change_constants(base, self.removed)
         else:
@@ -147,29 +154,3 @@ class SlimPlan:
                 what = f"the channels of {', '.join(exact[:5])}"
                 kept = kept_indices(self.analysis, removed)
                 check_removal(base, traced.args, traced.kwargs, kept, self.attributes(removed), what, edit)
-
-
-def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The edits of two removals, one after the other, as those of one.
-
-    Args:
-        before: The edits of the first.
-        after: The edits of the second.
-
-    Returns:
-        The value by module name and attribute.
-
-    >>> merge_edits({"a": {"k": {"0": [0, 2, 5]}}}, {"a": {"k": {"0": [1, 2]}}, "b": {"n": 3}})
-    {'a': {'k': {'0': [2, 5]}}, 'b': {'n': 3}}
-    """
-    merged: dict[str, dict[str, Any]] = {path: dict(values) for path, values in before.items()}
-    for path, values in after.items():
-        own = merged.setdefault(path, {})
-        for name, value in values.items():
-            old = own.get(name)
-            if isinstance(value, dict) and isinstance(old, dict):
-                value = old | {
-                    d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()
-                }
-            own[name] = value
-    return merged

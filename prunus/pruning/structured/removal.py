@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prunus.errors import ModelError
 from prunus.masks import Masks
-from prunus.pruning.structured.attention import PrunedMultiheadAttention, attention_sizes, can_lose_heads
+from prunus.pruning.structured.attention import attention_sizes, can_lose_heads
+from prunus.pruning.structured.edits import select_indices, set_attributes, set_data
 from prunus.pruning.structured.rules import removes_whole_groups
 
 Kept = Mapping[str, Mapping[int, Tensor]]
@@ -26,6 +27,7 @@ def remove_channels(
     attributes: Mapping[str, Mapping[str, Any]],
     optimizer: torch.optim.Optimizer | None = None,
     masks: Masks | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Keep only some indices of dimensions of tensors, in place.
 
@@ -36,6 +38,7 @@ def remove_channels(
             from the shapes.
         optimizer: Its state of these parameters is reduced likewise.
         masks: Masks of the model, which are reduced likewise.
+        weights: New values of some of these tensors, of the shapes before.
 
     Returns:
         The attributes that have changed, by module name and attribute: the value (an integer or a list), or the indices
@@ -45,9 +48,12 @@ def remove_channels(
         ModelError: A state of the optimizer has neither one entry nor one per weight; nothing is changed.
     """
     tensors = {name: resolve(model, name) for name in kept}
-    smaller = {name: _select(tensor.data, kept[name]) for name, tensor in tensors.items()}
+    values = {name: (weights or {}).get(name, tensor.data) for name, tensor in tensors.items()}
+    smaller = {name: select_indices(value, kept[name]) for name, value in values.items()}
     gradients = {
-        name: _select(tensor.grad, kept[name]) for name, tensor in tensors.items() if tensor.grad is not None
+        name: select_indices(tensor.grad, kept[name])
+        for name, tensor in tensors.items()
+        if tensor.grad is not None
     }
     states = [] if optimizer is None else _smaller_states(optimizer, tensors, kept)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -86,32 +92,6 @@ def resolve(model: nn.Module, name: str) -> Tensor:
     return tensor
 
 
-def set_data(tensor: Tensor, data: Tensor) -> None:
-    """Give a tensor data of another shape, in place.
-
-    A graph of an earlier backward pass may still hold the node that accumulates the gradient, with the old shape. Data
-    of another dtype in between makes torch drop that node; hooks of the tensor are kept.
-
-    Args:
-        tensor: A parameter or another tensor.
-        data: Its new data.
-    """
-    other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
-    if tensor.requires_grad:
-        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
-    tensor.data = data
-
-
-def _select(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
-    result = tensor.detach()
-    for dim, indices in sorted(dims.items()):
-        result = result.index_select(dim, indices.to(result.device))
-    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    if channels_last and not tensor.is_contiguous():
-        return result.contiguous(memory_format=torch.channels_last)
-    return result
-
-
 def _smaller_states(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], kept: Kept
 ) -> list[tuple[dict[str, Any], str, Tensor]]:
@@ -132,7 +112,7 @@ def _smaller_states(
                     "optimizer, and make a new one."
                 )
             dims = {dim: indices for dim, indices in kept[name].items() if value.shape[dim] > 1}
-            result.append((state, key, _select(value, dims)))
+            result.append((state, key, select_indices(value, dims)))
     return result
 
 
@@ -167,32 +147,6 @@ def update_attributes(
                 changed.setdefault(path, {}).setdefault(name, value)
     set_attributes(model, changed)
     return {path: {k: _plain(v) for k, v in values.items()} for path, values in changed.items() if values}
-
-
-def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set attributes of modules.
-
-    Args:
-        model: The model.
-        attributes: The value by module name and attribute; a list becomes a tuple, a dict has the indices that a tensor
-            keeps, by dimension.
-    """
-    for path, values in attributes.items():
-        module = model.get_submodule(path)
-        for name, value in values.items():
-            if isinstance(value, dict):
-                tensor = getattr(module, name)
-                kept = {int(dim): torch.tensor(own) for dim, own in value.items()}
-                dims = {dim: own for dim, own in kept.items() if tensor.shape[dim] != len(own)}
-                set_data(tensor, _select(tensor, dims))
-            else:
-                setattr(module, name, tuple(value) if isinstance(value, list) else value)
-        if values and can_lose_heads(module):
-            module.__class__ = PrunedMultiheadAttention
-            attention: Any = module
-            attention._qkv_same_embed_dim = (
-                False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
-            )
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ groups they differ, and only their shapes are compared.
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import isnan
 from typing import Any
 
@@ -22,6 +23,8 @@ from prunus.pruning.structured.removal import Kept, remove_channels, resolve
 from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
+Change = Callable[[nn.Module], object]
+"""Changes a copy of the model."""
 TOLERANCE = 1e-6
 """The tolerance of a difference, relative to the largest output. Some models compute parts in float32."""
 LOW_PRECISION_TOLERANCE = 1e-3
@@ -52,12 +55,13 @@ def removal_error(
     Raises:
         ModelError: The model does not run without the channels.
     """
-    copy, inputs = _copied(model), _vary((args, dict(kwargs)))
-    try:
-        return _compare(copy.double(), _to_double(inputs), kept, attributes, edit), TOLERANCE
-    except RuntimeError:  # a part of the model needs its own dtype
-        error = _compare(_copied(model), inputs, kept, attributes, edit)
-        return error, LOW_PRECISION_TOLERANCE
+
+    def remove(copy: nn.Module) -> None:
+        remove_channels(copy, kept, attributes)
+        if edit is not None:
+            edit(copy)
+
+    return difference_of_outputs(model, args, kwargs, partial(_set_to_zero, kept=kept), remove)
 
 
 def check_removal(
@@ -83,13 +87,65 @@ def check_removal(
     Raises:
         ModelError: The outputs differ, or the model does not run without the channels.
     """
-    error, tolerance = removal_error(model, args, kwargs, kept, attributes, edit)
+    _check_error(model, what, *removal_error(model, args, kwargs, kept, attributes, edit))
+
+
+def check_equal_outputs(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    set_to_zero: Change,
+    remove: Change,
+    what: str,
+) -> None:
+    """Raise ModelError unless removing something is the same as setting it to zero.
+
+    Args:
+        model: The model; it is not changed.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        set_to_zero: Sets parameters of a copy to zero.
+        remove: Removes them from the copy.
+        what: What is removed, for the error.
+
+    Raises:
+        ModelError: The outputs differ, or the model does not run without what is removed.
+    """
+    _check_error(model, what, *difference_of_outputs(model, args, kwargs, set_to_zero, remove))
+
+
+def _check_error(model: nn.Module, what: str, error: float, tolerance: float) -> None:
     if not error <= tolerance:
         raise ModelError(
             f"Expected the same outputs of {type(model).__name__} with {what} removed and with {what} set to zero, but "
             f"they differ by {error:.3g}, relative to the largest output; the model is unchanged. Name these layers in "
             "exclude=, and report this error."
         )
+
+
+def difference_of_outputs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], set_to_zero: Change, remove: Change
+) -> tuple[float, float]:
+    """How far the outputs are from each other after two changes of a copy, one after the other.
+
+    Args:
+        model: The model; it is not changed.
+        args: Positional arguments of its forward.
+        kwargs: Named arguments of its forward.
+        set_to_zero: The first change.
+        remove: The second change.
+
+    Returns:
+        The largest difference relative to the largest output, infinite where shapes differ, and the tolerance.
+
+    Raises:
+        ModelError: The model does not run after the second change.
+    """
+    copy, inputs = _copied(model), _vary((args, dict(kwargs)))
+    try:
+        return _compare(copy.double(), _to_double(inputs), set_to_zero, remove), TOLERANCE
+    except RuntimeError:  # a part of the model needs its own dtype
+        return _compare(_copied(model), inputs, set_to_zero, remove), LOW_PRECISION_TOLERANCE
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -101,25 +157,11 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _compare(
-    model: nn.Module,
-    inputs: tuple[Any, Any],
-    kept: Kept,
-    attributes: Mapping[str, Mapping[str, Any]],
-    edit: Callable[[nn.Module], None] | None,
-) -> float:
+def _compare(model: nn.Module, inputs: tuple[Any, Any], set_to_zero: Change, remove: Change) -> float:
     with eval_mode(model), exact_attention(), _default_dtype_of(model):
-        for name, dims in kept.items():
-            tensor = resolve(model, name)
-            if isinstance(tensor, nn.Parameter):
-                for dim, indices in dims.items():
-                    is_removed = torch.ones(tensor.shape[dim], dtype=torch.bool)
-                    is_removed[indices] = False
-                    tensor.index_fill_(dim, is_removed.nonzero().flatten().to(tensor.device), 0.0)
+        set_to_zero(model)
         expected = _outputs(model(*inputs[0], **inputs[1]))
-        remove_channels(model, kept, attributes)
-        if edit is not None:
-            edit(model)
+        remove(model)
         try:
             actual = _outputs(model(*inputs[0], **inputs[1]))
         except Exception as error:
@@ -131,6 +173,16 @@ def _compare(
     if [t.shape for t in expected] != [t.shape for t in actual]:
         return float("inf")
     return max((_difference(a, b) for a, b in zip(expected, actual, strict=True)), default=0.0)
+
+
+def _set_to_zero(model: nn.Module, kept: Kept) -> None:
+    for name, dims in kept.items():
+        tensor = resolve(model, name)
+        if isinstance(tensor, nn.Parameter):
+            for dim, indices in dims.items():
+                is_removed = torch.ones(tensor.shape[dim], dtype=torch.bool)
+                is_removed[indices] = False
+                tensor.index_fill_(dim, is_removed.nonzero().flatten().to(tensor.device), 0.0)
 
 
 def _difference(expected: Tensor, actual: Tensor) -> float:

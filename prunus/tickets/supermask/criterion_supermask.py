@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from prunus.masks import all_kept, apply_masks, mask_density
-from prunus.pruning.prunable import prunable_weights
 from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
@@ -95,7 +94,7 @@ def score_criterion_masks(
     model.load_state_dict(baseline.initial)
     make_weights = lookup("kind of weights", WEIGHT_INITS, spec.weights)
     seed = derive_seed(ticket.baseline.replicate, "supermask-weights")
-    weights = make_weights(clone_tensors(prunable_weights(model)), spec.multiplier, seed).values
+    weights = make_weights(clone_tensors(ticket.weights_of(model)), spec.multiplier, seed).values
     others = {
         name: tensor.to(spec.device) for name, tensor in baseline.initial.items() if name not in weights
     }
@@ -118,7 +117,7 @@ def _masks_at(
         masks, checks = needed["ticket"].load_masks(masks_name(level)), dict[str, bool]()
     else:
         baseline = Baseline.load(needed["baseline"], spec.ticket.rewind_step)
-        dense = Round.dense(baseline, list(prunable_weights(spec.ticket.baseline.make_network())))
+        dense = Round.dense(baseline, list(spec.ticket.weights_of(spec.ticket.baseline.make_network())))
         history = weight_history(spec.ticket, baseline, dense, needed)
         selection = select_masks(spec.ticket, level, history, dense, needed)
         masks, checks = selection.masks, {EXACT_COUNTS: selection.is_exact}

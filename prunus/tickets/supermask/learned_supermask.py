@@ -38,8 +38,8 @@ from prunus.tickets.supermask.constraint import SupermaskConstraint, masks_of_fa
 from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights
 from prunus.training import Recipe, evaluate
-from prunus.training.loop import Trainer, steps_per_epoch
 from prunus.training.state import clone_tensors
+from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Dataset, Params
 
 LEVEL = 1

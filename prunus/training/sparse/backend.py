@@ -41,6 +41,8 @@ start, as docs/sparse-training.md says."""
 TOLERANCE = 1e-3
 """The largest difference of the logits of both backends, relative to the largest logit."""
 _OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
+_DENSE_SETTINGS = ("label_smoothing", "micro_batch_size", "autocast", "channels_last", "compile")
+"""The settings of a recipe that the sparse backend does not have."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,9 @@ def _reason_against(model: nn.Module, constraint: Constraint, recipe: Recipe) ->
         return "pruned weights are frozen at values other than zero"
     if recipe.optimizer not in _OPTIMIZERS:
         return f"it has no optimizer {recipe.optimizer!r}"
+    for name in _DENSE_SETTINGS:
+        if getattr(recipe, name) != Recipe.__dataclass_fields__[name].default:
+            return f"the recipe has {name} = {getattr(recipe, name)!r}"
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             return f"the parameter {name!r} is not trained"

@@ -1,0 +1,40 @@
+"""`prunus claims`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from prunus.cli.options import AsJson, optional
+from prunus.cli.output import echo_json, echo_table
+
+
+def claims(
+    store: Annotated[
+        Path | None, optional("DIR", "Run store. By default the committed rows in docs/evidence.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the claims that the experiments test, with the verdict on each and the numbers behind it.
+
+    A verdict counts at the default size of its experiment; where runs of it are missing, the reason is shown instead.
+
+    Example: prunus claims --json
+    """
+    from prunus.experiments.claim_list import claims as decide
+
+    listed = decide(store)
+    if as_json:
+        echo_json([asdict(claim) for claim in listed])
+        return
+    rows = [
+        (
+            claim.id,
+            claim.claim,
+            claim.verdict or claim.note,
+            claim.measured_text,
+            claim.published or "–",
+            str(claim.n),
+        )
+        for claim in listed
+    ]
+    echo_table(("id", "claim", "verdict", "measured (95 % interval)", "published", "n"), rows, words=5)

@@ -1,0 +1,331 @@
+"""The claims that this project exists for, and the verdicts that the finished runs of a store give on them.
+
+A statement of several parts has one verdict per part: one per claim of the experiments that answer it, and network.
+"""
+
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from string import ascii_lowercase
+
+from prunus.errors import StoreError
+from prunus.experiments import EXPERIMENTS
+from prunus.experiments.claims import Claim, Decision, decide_claims, measured_text
+from prunus.experiments.experiment import Experiment
+from prunus.experiments.provenance import collect_texts, run_settings
+from prunus.experiments.rows import finished_subset, rows_of
+from prunus.report.statistics import Verdict, check_interval_library, format_number
+from prunus.runs.requests import Request
+from prunus.runs.settings import all_settings
+from prunus.runs.store import Store
+from prunus.runs.transfer import import_runs
+
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
+"""The rows that are committed with the source."""
+ALL_CLAIMS = ("",)
+LETTERS = (*ascii_lowercase, *map("".join, product(ascii_lowercase, repeat=2)))
+SIZE_SETTINGS = ("data", "epochs", "retrain_epochs", "rounds", "examples", "test_examples", "networks")
+"""The settings, without the names of their groups, that say how large a run is."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement of the literature, and the claims of experiments that are its parts."""
+
+    number: int
+    text: str
+    parts: Mapping[str, Sequence[str]]
+    """For each experiment, the words that the texts of its claims begin with."""
+
+
+STATEMENTS = (
+    Statement(
+        1, "Pruning costs nothing up to about 2 times fewer weights without retraining, up to far fewer with "
+        "retraining and to still fewer when it is iterated; with retraining L2 beats L1, without it L1 beats L2.",
+        {"han2015.tradeoff": ALL_CLAIMS},
+    ),
+    Statement(
+        2, "Iterative pruning reaches a higher sparsity than pruning once.",
+        {"han2015.tradeoff": ("Iterative", "At 90 %"), "frankle2019.one_shot": ("Iterative",)},
+    ),
+    Statement(
+        3, "Second-order methods beat magnitude, without retraining and after it.",
+        {
+            "lecun1990.deletion": ("OBD increases the error less than magnitude",),
+            "one_shot": ("At",),
+            "lecun1990.retraining": ("With retraining, OBD",),
+            "hassibi1993.xor": ("OBS deletes the cheapest weight more often than magnitude",),
+            "hassibi1993.monks": ("OBS keeps fewer weights than magnitude",),
+        },
+    ),
+    Statement(
+        4, "Deep Compression: pruning makes networks 9 to 13 times smaller, quantization 27 to 31 times, Huffman "
+        "coding 35 to 49 times, without loss of accuracy.",
+        {"han2016.tables": ("After", "The compressed network")},
+    ),
+    Statement(
+        5, "A winning ticket trains as well as the dense network and stops as early as claimed; a random "
+        "reinitialization does not.",
+        {"frankle2019.lenet": ALL_CLAIMS, "frankle2019.conv": ALL_CLAIMS},
+    ),
+    Statement(6, "Zeros matter: the value of pruned weights decides the accuracy.", {"zhou2019.zeros": ALL_CLAIMS}),
+    Statement(7, "Signs matter: the signs of initial weights suffice.", {"zhou2019.signs": ALL_CLAIMS}),
+    Statement(
+        8, "Masks alone work: a mask over weights that are not trained makes an accurate network.",
+        {"zhou2019.supermasks": ("A mask of a criterion", "Signed constants", "A learned mask is")},
+    ),
+    Statement(
+        9, "Learned masks with dynamic weight rescaling come near training.",
+        {"zhou2019.supermasks": ("A learned mask with",)},
+    ),
+    Statement(
+        10, "At a learning rate of 0.1 winning tickets gain nothing over a random initialization; at 0.01 they do, but "
+        "both end lower.",
+        {"liu2019.tickets": ALL_CLAIMS},
+    ),
+    Statement(
+        11, "The structure of a network of fewer filters matters, not the weights that it inherits.",
+        {"liu2019.filters": ALL_CLAIMS, "liu2019.structures": ALL_CLAIMS},
+    ),
+    Statement(
+        12, "A pruned network generalizes better and needs fewer examples.", {"lecun1990.generalization": ALL_CLAIMS}
+    ),
+    Statement(
+        13, "Filter pruning is faster without a sparse library; weight pruning is not, until a kernel is made for it.",
+        {"speed.filters_and_weights": ALL_CLAIMS},
+    ),
+    Statement(
+        14, "Pruning beside low rank, quantization alone, a smaller dense network, distillation into it, and their "
+        "combinations: error against bytes of the file.",
+        {"families.compression": ALL_CLAIMS},
+    ),
+    Statement(
+        15, "Biases are few and decisive: pruning them costs more error per parameter than pruning weights.",
+        {"bias_pruning": ALL_CLAIMS},
+    ),
+    Statement(
+        16, "ReLU makes activations sparse, and pruning weights changes how sparse they are.",
+        {"activation_sparsity": ALL_CLAIMS},
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ListedClaim:
+    """A part of a statement, with the verdict on it and the numbers behind it."""
+
+    id: str
+    """The number of the statement, and a letter where it has several parts."""
+    claim: str
+    verdict: Verdict | None
+    """None where runs of the default size are missing. "not shown" is a result only of all runs of that size."""
+    n: int
+    """Number of replicates; 0 where nothing is measured."""
+    published: str
+    """The value in the paper, with its unit; empty where it gives none."""
+    measured: float | None
+    """The metric, or its difference between two curves, in the unit of the metric."""
+    interval: tuple[float, float] | None
+    """95 % interval of `measured`; None for fewer than two replicates."""
+    command: str
+    """Makes the runs of the default size."""
+    statement: str
+    experiment: str
+    metric: str
+    measured_text: str
+    """What was measured and its interval, with the unit."""
+    effect: float | None
+    """The published difference, or the margin of what counts as equal; None where neither is known."""
+    default_size: str
+    """Networks, data, epochs and examples of the experiment, and its number of replicates n."""
+    note: str
+    """Why there is no verdict, or what limits it; empty where nothing does."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a store says on the claims of an experiment."""
+
+    default_size: str
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+    """By the text of the claim, after the name of the network where the experiment has several."""
+    size: str = "default"
+    other_settings: str = ""
+    """How the runs differ from the default size; empty where they do not."""
+
+
+def claims(store: Path | str | None = None) -> list[ListedClaim]:
+    """Decide every claim of the list by the finished runs of a store.
+
+    Args:
+        store: The folder of a store; None for the rows of docs/evidence, which the source of prunus contains.
+
+    Returns:
+        One object per part of a statement, in the order of the list. A claim whose runs are missing has no verdict.
+
+    Raises:
+        StoreError: There is no such store or no docs/evidence, or a run in it is damaged.
+
+    Example:
+        >>> import prunus
+        >>> retraining = [claim for claim in prunus.claims() if claim.experiment == "lecun1990.retraining"]
+        >>> retraining[0].command
+        'prunus run lecun1990.retraining --store store'
+    """
+    check_interval_library()
+    if store is not None:
+        return _listed(Store(store, create=False), str(store))
+    files = sorted(EVIDENCE.glob("*.jsonl"))
+    if not files:
+        raise StoreError(
+            f"There are no rows in {EVIDENCE}; pass the directory of `prunus run --store`, or use the source of prunus."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        evidence = Store(Path(folder) / "store")
+        for file in files:
+            import_runs(file, evidence)
+        return _listed(evidence, "store")
+
+
+def _listed(store: Store, name: str) -> list[ListedClaim]:
+    """All claims, decided by the runs of a store that commands name `name`."""
+    names = dict.fromkeys(each for statement in STATEMENTS for each in statement.parts if each in EXPERIMENTS)
+    requests = store.requests()
+    answers = {
+        each: _answer(EXPERIMENTS[each], store, [r for r in requests if r.experiment == each])
+        for each in names
+    }
+    listed: list[ListedClaim] = []
+    for statement in STATEMENTS:
+        parts = [
+            _part(statement, claim, group, EXPERIMENTS[each], answers[each], name)
+            for each, beginnings in statement.parts.items()
+            if each in EXPERIMENTS
+            for claim, group in _claims_of_networks(EXPERIMENTS[each])
+            if claim.text.startswith(tuple(beginnings))
+        ]
+        letters = LETTERS if len(parts) > 1 else ("",)
+        listed += [replace(part, id=part.id + letter) for part, letter in zip(parts, letters, strict=False)]
+    return listed
+
+
+def _claims_of_networks(experiment: Experiment) -> list[tuple[Claim, str]]:
+    """Each claim with each network that it is about, by the labels of the runs of the default size."""
+    curves: dict[str, set[str]] = {}
+    for label, _ in experiment.labeled_runs("default", [0], {}):
+        curves.setdefault(label.get("group", ""), set()).add(label["curve"])
+    known = set().union(*curves.values())
+    return [
+        (claim, group)
+        for claim in experiment.claims
+        for group, names in curves.items()
+        if claim.curve in names or claim.curve not in known
+    ]
+
+
+def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) -> _Answer:
+    """Decide the claims of an experiment by the runs of the default or full size, else by any others."""
+    requests = [finished for request in requested if (finished := finished_subset(store, request)).entries]
+    if not requests:
+        return _Answer(default_size(experiment))
+    sizes = {
+        size: [r for r in requests if r.size == size and not r.settings.keys() - {"network"}]
+        for size in ("default", "full")
+    }
+    size, counted = max(sizes.items(), key=lambda item: sum(len(request.entries) for request in item[1]))
+    last = requests[-1]
+    changes = [f"--{last.size}"] * (last.size != "default") + [f"{k}={v}" for k, v in last.settings.items()]
+    joined = _join(experiment, counted or [last])
+    decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
+    by_text = {decision.claim: decision for decision in decisions}
+    return _Answer(default_size(experiment), by_text, size, "" if counted else ", ".join(changes))
+
+
+def _join(experiment: Experiment, requests: Sequence[Request]) -> Request:
+    """Join requests of several networks; every run is labeled with its network if the experiment has several."""
+    entries = {}
+    for request in requests:
+        (first, *_), _ = experiment.networks_and_settings(request.settings)
+        for entry in request.entries:
+            network = {"group": first} if len(experiment.networks) > 1 else {}
+            label = {**network, **entry.label}
+            entries[tuple(sorted(label.items()))] = replace(entry, label=label)
+    return replace(requests[-1], entries=tuple(entries.values()))
+
+
+def _part(
+    statement: Statement, claim: Claim, group: str, experiment: Experiment, answer: _Answer, store: str
+) -> ListedClaim:
+    """One claim on one network, as a part of a statement."""
+    text = f"{group}: {claim.text}" if group else claim.text
+    decision = answer.decisions.get(text)
+    verdict, note = _verdict(decision, answer, experiment, _effect(claim))
+    words = ["prunus", "run", experiment.name, *[f"--{answer.size}"] * (answer.size != "default")]
+    return ListedClaim(
+        id=str(statement.number),
+        claim=text,
+        verdict=verdict,
+        n=decision.n if decision else 0,
+        published=claim.published,
+        measured=decision.measured if decision else None,
+        interval=decision.interval if decision else None,
+        command=shlex.join([*words, "--store", store]),
+        statement=statement.text,
+        experiment=experiment.name,
+        metric=claim.metric,
+        measured_text=measured_text(decision) if decision else "–",
+        effect=_effect(claim),
+        default_size=answer.default_size,
+        note=note,
+    )
+
+
+def _effect(claim: Claim) -> float | None:
+    return claim.margin if claim.expected == "equal" else claim.effect
+
+
+def _verdict(
+    decision: Decision | None, answer: _Answer, experiment: Experiment, effect: float | None
+) -> tuple[Verdict | None, str]:
+    """The verdict as far as the runs are enough for one, and why there is none, or what limits it."""
+    if decision is None or not decision.n:
+        return None, decision.reason if decision else "the runs are missing"
+    if answer.other_settings:
+        return (
+            None,
+            f"the runs are not of the default size but with {answer.other_settings}, and decide nothing",
+        )
+    expected_n = experiment.num_replicates(answer.size)
+    if decision.n < expected_n:
+        shown = decision.verdict != "not shown"
+        return decision.verdict if shown else None, f"n is {decision.n} instead of {expected_n}"
+    low, high = decision.interval or (0.0, 0.0)
+    if decision.verdict == "not shown" and effect and (high - low) / 2 > effect:
+        half_width = format_number((high - low) / 2)
+        return "not shown", f"the interval, ±{half_width}, is wider than the effect, {effect:g}"
+    return decision.verdict, ""
+
+
+def default_size(experiment: Experiment) -> str:
+    """Describe the default size of an experiment: networks, data, epochs, training examples and replicates.
+
+    >>> default_size(EXPERIMENTS["frankle2019.lenet"])
+    'lenet; data mnist; epochs 20; training examples all; rounds 15; n = 5'
+    """
+    specs = [spec for _, spec in experiment.labeled_runs("default", [0], {})]
+    texts = collect_texts(run_settings(all_settings(spec)) for spec in specs)
+    sizes = [
+        f"{_setting_name(key)} {text.replace('–', 'all' if key == 'examples' else 'none')}"
+        for key, text in texts.items()
+        if key.rpartition(".")[2] in SIZE_SETTINGS
+    ]
+    networks = ", ".join(experiment.networks)
+    return "; ".join([networks, *sizes, f"n = {experiment.num_replicates('default')}"])
+
+
+def _setting_name(key: str) -> str:
+    name = "training examples" if key == "examples" else key.removeprefix("compression.")
+    return name.replace("_", " ").replace(".", " ")

@@ -1,0 +1,224 @@
+"""Liu et al. 2019, "Rethinking the Value of Network Pruning": structures that are pruned, with and without weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from prunus.experiments import liu2019_networks as networks
+from prunus.experiments.claims import Claim, Published
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
+from prunus.experiments.function_run import FunctionRun
+from prunus.experiments.liu2019 import LEARNING_RATES, MARGIN, PAPER, RANDOM, RECIPE, curve_name, reference
+from prunus.experiments.liu2019_pruned import (
+    FINE_TUNED,
+    METHODS,
+    SCRATCH_B,
+    SCRATCH_E,
+    TICKET,
+    UNPRUNED,
+    PrunedNetwork,
+    train_pruned_network,
+)
+from prunus.registry import lookup
+
+FINETUNE = replace(RECIPE, epochs=40, learning_rate=1e-3, lr_schedule="constant")
+KEPT_MACS = (60.0, 30.0)
+"""Percent of the multiply-accumulates that `filters` keeps; the first one alone in the smoke size."""
+
+
+@dataclass(frozen=True)
+class LargeNetwork:
+    """A network of the tables, and what its default size makes of it."""
+
+    model: str
+    narrow_model: str
+    examples: int
+    scale_penalty: float
+    """Of the authors' code; the default size multiplies it, because it has fewer steps."""
+    methods: tuple[str, ...]
+
+
+NETWORKS: Mapping[str, LargeNetwork] = {
+    "vgg": LargeNetwork(
+        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), 5000, 1e-4, ("l1", "thinet", "regression", "slimming")
+    ),
+    "resnet": LargeNetwork("resnet-56", reference(networks.narrow_resnet_20), 3000, 1e-5, ("l1",)),
+    "preresnet": LargeNetwork(
+        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 1e-5, ("slimming",)
+    ),
+    "densenet": LargeNetwork("densenet-40", reference(networks.narrow_densenet_16), 3000, 1e-5, ("slimming",)),
+}  # fmt: skip
+"""The networks with the methods that the paper prunes them by; ThiNet and regression prune VGG on ImageNet there."""
+PUBLISHED: Sequence[tuple[str, str, str, str, Mapping[str, float]]] = (
+    ("vgg", "l1", "test accuracy", "Table 1, VGG-16-A (second-hand)", {SCRATCH_B: 93.78}),
+    (
+        "resnet", "l1", "test accuracy", "Table 1, ResNet-56-A (second-hand)",
+        {UNPRUNED: 93.14, SCRATCH_E: 92.96, SCRATCH_B: 93.09},
+    ),
+    ("vgg", "thinet", "change", "VGG-Conv, ImageNet (authors' code)", {SCRATCH_E: -2.75, SCRATCH_B: 0.21}),
+    ("vgg", "regression", "change", "VGG-16-5x, ImageNet (authors' code)", {SCRATCH_E: -3.46, SCRATCH_B: -0.51}),
+)  # fmt: skip
+"""Network, method, metric, source, and the value of each curve."""
+
+
+def structure_template(name: str, size: str) -> FunctionRun:
+    """Return the run of a pruned network, without its method, its arm and its input.
+
+    Args:
+        name: A key of NETWORKS.
+        size: "full": the network and the training of the paper. "default": a narrowed network, fewer images and six
+            epochs, two of fine-tuning at the learning rate 0.01. "smoke": one epoch of 128 images.
+
+    Returns:
+        The run.
+
+    Raises:
+        UnknownNameError: NETWORKS has no such name.
+    """
+    network = lookup("network", NETWORKS, name)
+    full = PrunedNetwork(
+        RECIPE, network.model, "cifar-10", finetune=FINETUNE, scale_penalty=network.scale_penalty,
+        methods=network.methods,
+    )  # fmt: skip
+    if size == "full":
+        return FunctionRun.of(train_pruned_network, full)
+    is_smoke = size == "smoke"
+    small = replace(
+        full,
+        model=network.narrow_model,
+        examples=128 if is_smoke else network.examples,
+        recipe=full.recipe.replace(epochs=1 if is_smoke else 6, augmentation="none"),
+        finetune=full.finetune.replace(epochs=1 if is_smoke else 2, learning_rate=0.01, augmentation="none"),
+        scale_penalty=full.scale_penalty * 100,
+        calibration_examples=32 if is_smoke else full.calibration_examples,
+    )
+    return FunctionRun.of(train_pruned_network, small)
+
+
+def four_ways_to_train(template: FunctionRun, size: str) -> LabeledRuns:
+    """The large network, and every pruned one fine-tuned and trained from scratch with both budgets.
+
+    Args:
+        template: The run of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        Four runs per method, whose label has the method under the key "over". Methods that need no penalty share the
+        run of the large network.
+    """
+    arms = (FINE_TUNED, SCRATCH_E, SCRATCH_B)
+    return [
+        labeled_run
+        for method in template.settings.methods
+        for own in [replace(template.settings, method=method, methods=())]
+        for labeled_run in [
+            ({"curve": UNPRUNED, "over": method}, own.large.run()),
+            *(({"curve": arm, "over": method}, replace(own, arm=arm).run()) for arm in arms),
+        ]
+    ]
+
+
+def tickets_and_random(template: FunctionRun, size: str) -> LabeledRuns:
+    """The filters that the L1 norm keeps, with their original and with new weights, at both learning rates.
+
+    Args:
+        template: The run of one network, with the settings of the size and those that the user changed.
+        size: "smoke", "default" or "full": the smoke size keeps one fraction of the multiply-accumulates.
+
+    Returns:
+        The large network and one run per fraction for each curve; the label has the percentage under the key
+        "kept MACs %".
+    """
+    runs = []
+    for rate in LEARNING_RATES:
+        recipe = template.settings.recipe.replace(learning_rate=rate)
+        own = replace(template.settings, recipe=recipe, method="l1", methods=())
+        for curve, arm in ((curve_name(TICKET, rate), TICKET), (curve_name(RANDOM, rate), SCRATCH_E)):
+            runs += [({"curve": curve, "kept MACs %": 100.0}, own.large.run())]
+            runs += [
+                ({"curve": curve, "kept MACs %": kept}, replace(own, arm=arm, macs=kept / 100).run())
+                for kept in (KEPT_MACS[:1] if size == "smoke" else KEPT_MACS)
+            ]
+    return runs
+
+
+_DIFFERENCES = (
+    "45,000 of the 50,000 training images are trained on; the other 5,000 are the validation split.",
+    "Every structure keeps the same fraction of the multiply-accumulates, and the L1 norm is that of all weights of a "
+    "channel; the paper prunes by fractions of channels per layer.",
+)  # fmt: skip
+_claim = partial(Claim, metric="test accuracy", margin=MARGIN)
+
+structures = Experiment(
+    name="liu2019.structures",
+    paper=PAPER,
+    place="Tables 1 to 5",
+    title="Pruned structures, fine-tuned and trained from scratch",
+    question="Is it the weights or the structure that a pruned network owes its accuracy to?",
+    template=structure_template,
+    runs=four_ways_to_train,
+    claims=tuple(
+        _claim(
+            f"{scratch} is at most {MARGIN:g} pp less accurate than fine-tuning", scratch, "not lower", FINE_TUNED,
+            source="Tables 1 to 5", at={"over": tuple(METHODS)}, published=published,
+        )
+        for scratch, published in (
+            (SCRATCH_E, "comparable: ResNet-34-A 72.77 against 72.56 % (ImageNet, authors' code)"),
+            (SCRATCH_B, "at least as accurate: ResNet-34-A 73.03 against 72.56 % (ImageNet, authors' code)"),
+        )
+    ),
+    published=tuple(
+        Published({"group": group, "over": method, "curve": curve}, metric, value, source)
+        for group, method, metric, source, values in PUBLISHED
+        for curve, value in values.items()
+    ),
+    differences=(
+        *_DIFFERENCES,
+        "The paper prunes VGG by ThiNet and by regression on ImageNet; the published changes are those of ImageNet.",
+    ),
+    networks=tuple(NETWORKS),
+    metrics=("test accuracy", "change", "MACs %", "parameters %", "epochs"),
+    described=(),
+    points=("over",),
+    point="over",
+    replicates=(1, 3, 5),
+    note="Test accuracy in percent, and its change from the unpruned network in percentage points. Scratch-E trains "
+    "for the epochs of the unpruned network, Scratch-B for its number of multiply-accumulates. Methods: l1 (L1-norm "
+    "filter pruning), thinet, regression (He et al. 2017), slimming (Network Slimming).",
+)  # fmt: skip
+
+filters = Experiment(
+    name="liu2019.filters",
+    paper=PAPER,
+    place="Table 8",
+    title="Winning tickets and random initializations of networks without the filters of the smallest L1 norm",
+    question="Does the initialization of a winning ticket help where whole filters are removed?",
+    template=structure_template,
+    runs=tickets_and_random,
+    figures=(
+        FigureSpec(
+            "accuracy", "test accuracy", "test accuracy (%)",
+            "Filters removed: winning ticket and random initialization", x="kept MACs %",
+            x_label="remaining multiply-accumulates (%)", invert_x=True,
+        ),
+    ),
+    claims=tuple(
+        _claim(
+            f"At the learning rate {rate:g} a ticket differs from a random initialization by less than {MARGIN:g} pp",
+            curve_name(TICKET, rate), "equal", curve_name(RANDOM, rate), source="section 6 and Table 8",
+            at={"kept MACs %": KEPT_MACS}, published="no gain",
+        )
+        for rate in LEARNING_RATES
+    ),
+    differences=(
+        *_DIFFERENCES,
+        "Structures are pruned once; the published values of this table are not known, so that they are orderings.",
+    ),
+    networks=("vgg", "resnet"),
+    metrics=("test accuracy", "change", "MACs %", "parameters %"),
+    described=(),
+    points=("kept MACs %",),
+    point="kept MACs %",
+    replicates=(1, 3, 5),
+    note="Test accuracy in percent, and its change from the large network in percentage points.",
+)  # fmt: skip

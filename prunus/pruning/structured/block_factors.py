@@ -1,0 +1,196 @@
+"""Sparse structure selection: a factor on every residual block, trained so that some of them become zero.
+
+Source: Huang & Wang 2018, "Data-driven sparse structure selection", eq. 4 and 12-14: x + λ F(x), and accelerated
+proximal gradient with momentum μ for the loss + γ Σ |λ|:
+
+    z = λ' - η dL/dλ'        λ = sign(z) max(|z| - η γ, 0)        v = λ - λ' + μ v        λ' = λ + μ v
+
+λ' is the factor of the training, λ is what remains.
+"""
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import CheckpointError, ModelError, NoEffectWarning, SpecError
+from prunus.modules import trainable_parameters
+from prunus.pruning.structured.blocks import remove_blocks, residual_blocks
+
+
+class BlockFactors:
+    """Factors λ on the residual blocks of a model, a constraint for `prunus.train` or a training loop of your own.
+
+    While this object exists, and until `remove`, the model computes x + λ F(x) for every residual block with an
+    identity shortcut. Every λ is 1 at first.
+
+    Example:
+        >>> import prunus
+        >>> model, x = prunus.MODELS["resnet-20"](), torch.randn(8, 3, 32, 32)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> factors = BlockFactors(model, x, penalty=30.0).attach(optimizer)
+        >>> torch.nn.functional.cross_entropy(model(x), torch.arange(8)).backward()
+        >>> optimizer.step()
+        >>> sum(value == 0 for value in factors.values().values())
+        7
+        >>> _ = factors.remove(optimizer)
+        >>> [block.name for block in prunus.residual_blocks(model, x)]
+        []
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: object,
+        penalty: float,
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+    ) -> None:
+        """Put a factor of 1 on every block.
+
+        Args:
+            model: Any module that `torch.export` can export.
+            example_inputs: As for `prunus.slim`.
+            penalty: γ > 0, the strength of the L1 penalty.
+            learning_rate: η > 0 of the factors; the authors use that of the weights.
+            momentum: μ in [0, 1).
+
+        Raises:
+            ModelError: The model has no residual block with an identity shortcut, or cannot be exported.
+            SpecError: A number out of range.
+        """
+        for name, value, highest in (
+            ("penalty", penalty, float("inf")),
+            ("learning_rate", learning_rate, float("inf")),
+            ("momentum", momentum, 1.0),
+        ):
+            least = value >= 0 if name == "momentum" else value > 0
+            if not (least and value < highest):
+                raise SpecError(f"Expected {name} in range, got {value!r}.")
+        blocks = residual_blocks(model, example_inputs)
+        if not blocks:
+            raise ModelError(
+                f"Expected residual blocks with an identity shortcut in {type(model).__name__}, got none."
+            )
+        self.model, self.example_inputs = model, example_inputs
+        self.penalty, self.learning_rate, self.momentum = penalty, learning_rate, momentum
+        self._factors = {block.name: torch.ones((), requires_grad=True) for block in blocks}
+        self._remaining = {block.name: torch.ones(()) for block in blocks}
+        self._velocities = {block.name: torch.zeros(()) for block in blocks}
+        self._handles: list[Any] = []
+        self._hooks: list[Any] = []
+        self._hook()
+
+    def _hook(self) -> None:
+        self._hooks = [
+            self.model.get_submodule(name).register_forward_hook(partial(_scale, factor))
+            for name, factor in self._factors.items()
+        ]
+
+    def values(self) -> dict[str, float]:
+        """λ of each block, by the name of its last layer; a block with 0 is to be removed."""
+        return {name: float(value) for name, value in self._remaining.items()}
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> "BlockFactors":
+        """Step the factors before every step of an optimizer of the weights, in any training loop without loss scaling.
+
+        Returns:
+            These factors.
+        """
+        self._handles.append(optimizer.register_step_pre_hook(lambda *_: self.before_optimizer_step()))
+        return self
+
+    def detach(self) -> None:
+        """Remove the hooks of optimizers; the model keeps its factors."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @torch.no_grad()
+    def before_optimizer_step(self) -> None:
+        """One step of accelerated proximal gradient with the gradients of the backward pass."""
+        for name, factor in self._factors.items():
+            if factor.grad is None:
+                continue
+            z = factor - self.learning_rate * factor.grad
+            value = z.sign() * (z.abs() - self.learning_rate * self.penalty).clamp(min=0)
+            velocity = value - factor + self.momentum * self._velocities[name]
+            self._remaining[name], self._velocities[name] = value, velocity
+            factor.copy_(value + self.momentum * velocity)
+            factor.grad = None
+
+    def trainable_tensors(self) -> dict[str, Tensor]:
+        """Every trainable parameter of the model; the factors have a step of their own."""
+        return trainable_parameters(self.model)
+
+    def apply(self) -> None:
+        """Forget gradients of the factors that were not used for a step."""
+        for factor in self._factors.values():
+            factor.grad = None
+
+    def verify(self) -> int:
+        """Zero: no weight has a prescribed value."""
+        return 0
+
+    def finalize(self) -> None:
+        """End the training: λ is what the model computes with."""
+        for name, factor in self._factors.items():
+            factor.data.copy_(self._remaining[name])
+            self._velocities[name] = torch.zeros(())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """λ and v of each block, [blocks, 2]."""
+        pairs = [torch.stack([self._remaining[name], self._velocities[name]]) for name in self._factors]
+        return {"factors": torch.stack(pairs)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned; raises CheckpointError for the state of another constraint."""
+        pairs = state.get("factors")
+        if len(state) != 1 or pairs is None or pairs.shape != (len(self._factors), 2):
+            raise CheckpointError(
+                f"Expected the factors of {len(self._factors)} residual blocks in the checkpoint, got "
+                f"{', '.join(state) or 'nothing'}; delete it to train from the start."
+            )
+        for (name, factor), (value, velocity) in zip(self._factors.items(), pairs.unbind(), strict=True):
+            self._remaining[name], self._velocities[name] = value, velocity
+            factor.copy_(value + self.momentum * velocity)
+
+    def remove(self, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+        """Remove the blocks whose λ is zero, and multiply every other λ into the last layer of its block.
+
+        Args:
+            optimizer: An optimizer of the model's parameters, which forgets those of removed blocks.
+
+        Returns:
+            The model, changed in place; it has no factors any more.
+
+        Raises:
+            ModelError: The model cannot be exported any more, or computes something else without a block; it is
+                unchanged, and still has its factors.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        removed = [name for name, value in self._remaining.items() if value == 0]
+        try:
+            if removed:
+                remove_blocks(self.model, self.example_inputs, removed, optimizer)
+        except Exception:
+            self._hook()
+            raise
+        self.detach()
+        with torch.no_grad():
+            for name in self._factors.keys() - set(removed):
+                for parameter in self.model.get_submodule(name).parameters():
+                    parameter.mul_(self._remaining[name].to(parameter))
+        if not removed:
+            text = "No factor is zero, so no block is removed; raise the penalty, or train longer."
+            warnings.warn(text, NoEffectWarning, stacklevel=2)
+        return self.model
+
+
+def _scale(factor: Tensor, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output * factor.to(output)

@@ -1,0 +1,110 @@
+"""Changes of a model that a file stores beside its tensors: attributes of modules, and layers that are removed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.pruning.structured.attention import PrunedMultiheadAttention, can_lose_heads
+
+
+class RemovedLayer(nn.Module):
+    """Takes the place of a layer of a residual block that was removed, and returns zero, which is added to x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A zero without dimensions."""
+        return x.new_zeros(())
+
+
+def set_data(tensor: Tensor, data: Tensor) -> None:
+    """Give a tensor data of another shape, in place.
+
+    A graph of an earlier backward pass may still hold the node that accumulates the gradient, with the old shape. Data
+    of another dtype in between makes torch drop that node; hooks of the tensor are kept.
+
+    Args:
+        tensor: A parameter or another tensor.
+        data: Its new data.
+    """
+    other = torch.float16 if tensor.dtype != torch.float16 else torch.float32
+    if tensor.requires_grad:
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = data
+
+
+def select_indices(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    """A tensor with only some indices of dimensions, in the same memory format.
+
+    Args:
+        tensor: Any tensor.
+        dims: The indices that are kept, by dimension.
+
+    Returns:
+        A new tensor without a gradient.
+    """
+    result = tensor.detach()
+    for dim, indices in sorted(dims.items()):
+        result = result.index_select(dim, indices.to(result.device))
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    if channels_last and not tensor.is_contiguous():
+        return result.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def set_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set attributes of modules.
+
+    Args:
+        model: The model.
+        attributes: The value by module name and attribute; a list becomes a tuple, a dict has the indices that a tensor
+            keeps, by dimension, and the layer of a None is removed.
+    """
+    for path, values in sorted(attributes.items(), reverse=True):  # modules before those that contain them
+        module = model.get_submodule(path)
+        for name, value in values.items():
+            if isinstance(value, dict):
+                tensor = getattr(module, name)
+                kept = {int(dim): torch.tensor(own) for dim, own in value.items()}
+                dims = {dim: own for dim, own in kept.items() if tensor.shape[dim] != len(own)}
+                set_data(tensor, select_indices(tensor, dims))
+            elif value is None:
+                setattr(module, name, RemovedLayer())
+            else:
+                setattr(module, name, tuple(value) if isinstance(value, list) else value)
+        if values and can_lose_heads(module):
+            module.__class__ = PrunedMultiheadAttention
+            attention: Any = module
+            attention._qkv_same_embed_dim = (
+                False  # keeps the fused path of torch.nn.TransformerEncoderLayer off
+            )
+
+
+def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The edits of two removals, one after the other, as those of one; those of removed modules are left out.
+
+    Args:
+        before: The edits of the first.
+        after: The edits of the second.
+
+    Returns:
+        The value by module name and attribute.
+
+    >>> merge_edits({"a": {"k": {"0": [0, 2, 5]}}}, {"a": {"k": {"0": [1, 2]}}, "b": {"n": 3}})
+    {'a': {'k': {'0': [2, 5]}}, 'b': {'n': 3}}
+    """
+    merged: dict[str, dict[str, Any]] = {path: dict(values) for path, values in before.items()}
+    for path, values in after.items():
+        own = merged.setdefault(path, {})
+        for name, value in values.items():
+            old = own.get(name)
+            if isinstance(value, dict) and isinstance(old, dict):
+                value = old | {
+                    d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()
+                }
+            own[name] = value
+    removed = [
+        f"{path}.{name}".lstrip(".") for path, own in merged.items() for name in own if own[name] is None
+    ]
+    gone = [path for path in merged for own in removed if f"{path}.".startswith(f"{own}.")]
+    return {path: own for path, own in merged.items() if path not in gone}

@@ -1,0 +1,122 @@
+"""The gradients of a batch as a recipe computes them: in parts, in 16 bits, compiled, on several processes."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from prunus.data.validation import count_labeled
+from prunus.training.checks import forward as checked_forward
+from prunus.training.losses import Loss, LossFunction, training_loss
+from prunus.training.outputs import Forward, call_model
+from prunus.training.parallel import sum_gradients
+from prunus.training.precision import AUTOCAST_DTYPES
+from prunus.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class Gradients:
+    """Computes the gradients of a model on batches, and steps an optimizer with them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        forward: Forward | None = None,
+        loss: Loss | LossFunction | None = None,
+        fabric: "Fabric | None" = None,
+    ) -> None:
+        """Store the settings; nothing is compiled until the first batch.
+
+        Args:
+            model: The model.
+            recipe: The recipe, of which `label_smoothing`, `micro_batch_size`, `autocast`, `channels_last` and
+                `compile` are used.
+            forward, loss, fabric: As for `prunus.train`.
+        """
+        self.model, self.recipe, self.forward, self.loss, self.fabric = model, recipe, forward, loss, fabric
+        self.network: nn.Module = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
+        self.device = next(model.parameters()).device.type
+        self.dtype = AUTOCAST_DTYPES[recipe.autocast]
+        self.scaler: torch.amp.GradScaler | None = None
+        """Scales the loss in float16, so that small gradients do not become zero (Micikevicius et al. 2018)."""
+        if self.dtype == torch.float16:
+            self.scaler = torch.amp.GradScaler(self.device)
+
+    @property
+    def scale(self) -> float:
+        """The factor of the loss in the gradients."""
+        return 1.0 if self.scaler is None else self.scaler.get_scale()
+
+    def compute(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Compute the gradients of the mean loss of a batch, times `scale`.
+
+        Args:
+            inputs: The batch [B, ...], the same in all processes; each of them computes a part of it.
+            labels: The labels [B, ...], at least one of which counts.
+
+        Returns:
+            The mean loss, a scalar without a gradient.
+        """
+        self.model.zero_grad()
+        parts = self._parts(inputs, labels)
+        if len(parts) == 1 and self.fabric is None:
+            return self._add_gradients(inputs, labels, 1.0)
+        num_labels, total = count_labeled(labels), torch.zeros((), device=labels.device)
+        for part in parts:
+            share = count_labeled(part[1]) / num_labels
+            if share:
+                total += self._add_gradients(*part, share)
+        return total if self.fabric is None else sum_gradients(list(self.model.parameters()), total)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step the optimizer, unless scaled gradients are not finite; then the next scale is lower."""
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    def scaler_state(self) -> Tensor | None:
+        """The scale and the number of steps since it was changed [2]; None without scaling."""
+        if self.scaler is None:
+            return None
+        state = self.scaler.state_dict()
+        return torch.tensor([state["scale"], state["_growth_tracker"]], dtype=torch.float64)
+
+    def load_scaler_state(self, state: Tensor | None) -> None:
+        """Restore what `scaler_state` returned; None changes nothing."""
+        if self.scaler is not None and state is not None:
+            scale, growth_tracker = state.tolist()
+            settings = self.scaler.state_dict()
+            self.scaler.load_state_dict({**settings, "scale": scale, "_growth_tracker": int(growth_tracker)})
+
+    def _parts(self, inputs: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The parts of the batch that this process computes, one after another."""
+        if self.fabric is not None:
+            rank, processes = self.fabric.global_rank, self.fabric.world_size
+            inputs, labels = inputs.tensor_split(processes)[rank], labels.tensor_split(processes)[rank]
+        size = self.recipe.micro_batch_size or len(labels)
+        return list(zip(torch.split(inputs, size), torch.split(labels, size), strict=True))
+
+    def _add_gradients(self, inputs: Tensor, labels: Tensor, share: float) -> Tensor:
+        """Add the gradients of the mean loss of a part times its share of the labels; returns this product."""
+        if self.recipe.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        batch = inputs, labels
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+            output = self._call(batch)
+            loss = training_loss(self.model, output, batch, self.loss, self.recipe.label_smoothing)
+        if share != 1:
+            loss = loss * share
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _call(self, batch: tuple[Tensor, Tensor]) -> object:
+        if not self.recipe.compile:
+            return call_model(self.model, batch, self.forward)
+        return checked_forward(
+            self.network, batch, lambda batch: call_model(self.network, batch, self.forward)
+        )

@@ -36,8 +36,8 @@ LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.35
 EVALUATION_MACS = 1e10
 """An evaluation of fewer multiply-adds (about 0.2 seconds of dense layers) is dense."""
 TRAINING_MACS = 1e11
-"""A training of fewer multiply-adds (about 3 seconds of dense layers) is dense, because the sparse backend takes time to
-start, as docs/sparse-training.md says."""
+"""A training of fewer multiply-adds (about 3 seconds of dense layers) is dense, because the sparse backend takes time
+to start, as docs/sparse-training.md says."""
 TOLERANCE = 1e-3
 """The largest difference of the logits of both backends, relative to the largest logit."""
 _OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")

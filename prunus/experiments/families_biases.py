@@ -143,7 +143,6 @@ def _claims(after: str) -> tuple[Claim, Claim]:
 biases = Experiment(
     name="families.biases",
     paper=PAPER,
-    place="",
     title="The error that pruning biases adds, compared with weights",
     question="Does pruning biases add more error per parameter than pruning weights?",
     template=_template,

@@ -165,7 +165,6 @@ def _errors_without(objective: Objective, trained: Tensor, settings: Xor) -> Ten
 xor = Experiment(
     name="hassibi1993.xor",
     paper=PAPER,
-    place="",
     title="The first weight deleted from a trained XOR network",
     question="Does OBS delete the right weight of a trained XOR network more often than OBD and magnitude do?",
     template=lambda _, size: FunctionRun.of(delete_first_weight, Xor(networks=10 if size == "smoke" else 100)),
@@ -349,7 +348,6 @@ def smallest_networks(rows: Sequence[Row]) -> list[Row]:
 monks = Experiment(
     name="hassibi1993.monks",
     paper=PAPER,
-    place="",
     title="The smallest networks for the MONK's problems",
     question="How few weights solve the MONK's problems, and does OBS need fewer than OBD and magnitude?",
     template=lambda problem, size: FunctionRun.of(

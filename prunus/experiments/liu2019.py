@@ -162,8 +162,8 @@ tickets = Experiment(
         "The paper prints this figure without numbers, so that the published values are orderings.",
         "Which fractions the paper prunes per round is not known; here each round prunes the same fraction of the "
         "remaining weights.",
-        "The random initialization draws the convolutions anew; the classifier, which is not pruned, starts from the "
-        "same weights.",
+        "The random initialization draws new weights for the convolutions; the classifier, which is not pruned, starts "
+        "from the same weights.",
         "45,000 of the 50,000 training images are trained on; the other 5,000 are the validation split.",
         "ResNet-50 is the CIFAR ResNet with eight blocks of two convolutions per stage, as in the authors' code; the "
         "smaller sizes take ResNet-20 in its place.",

@@ -130,7 +130,7 @@ class PrunedNetwork(TrainedNetwork):
 
 
 def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDirectory) -> list[Row]:
-    """Remove channels from a trained network, and train what is left from the weights that the arm says.
+    """Remove channels from a trained network, and train the smaller network from the weights that the arm says.
 
     Args:
         settings: The networks, the method and the arm.

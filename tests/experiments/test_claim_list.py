@@ -141,7 +141,9 @@ def test_committed_rows_decide_claims_as_their_pages_do():
     assert (pruned_once.n, pruned_once.note) == (100, "")
     page = (ROOT / "docs" / "results" / "hassibi1993.xor.md").read_text(encoding="utf-8")
     claim = EXPERIMENTS["hassibi1993.xor"].claims[-1]
-    assert f"| {claim.text} ({claim.source}) | **{pruned_once.verdict}** | {pruned_once.measured_text} |" in page
+    assert (
+        f"| {claim.text} ({claim.source}) | **{pruned_once.verdict}** | {pruned_once.measured_text} |" in page
+    )
 
 
 def test_store_must_exist(tmp_path, monkeypatch):

@@ -300,7 +300,6 @@ def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory) -> 
 kmeans_init = Experiment(
     name="han2016.kmeans_init",
     paper=PAPER,
-    place="",
     title="Accuracy against bits for the initializations of k-means",
     question="Which initialization of k-means keeps the accuracy best at each code width?",
     template=_kmeans_template,

@@ -197,7 +197,7 @@ class Masks(Mapping[str, Tensor]):
         """Do nothing: the optimizers of a recipe step every weight by itself, and `apply` sets the pruned ones."""
 
     def finalize(self) -> None:
-        """Change every -0.0, which a product of a negative weight with zero gives, to +0.0."""
+        """Change every -0.0 to +0.0."""
         for name in self._masks:
             find_parameter(self.model, name).detach().add_(0.0)
 

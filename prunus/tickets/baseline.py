@@ -88,9 +88,8 @@ class BaselineSpec:
     def task(self) -> dict[str, Any]:
         """The arguments forward and loss of `train` and `evaluate`; empty for a classifier of labels."""
         task = {"forward": self.forward, "loss": self.loss}
-        named = {key: isinstance(value, str) and ":" in value for key, value in task.items()}
         return {
-            key: import_object(value) if named[key] else value
+            key: import_object(value) if isinstance(value, str) and ":" in value else value
             for key, value in task.items()
             if value is not None
         }

@@ -104,11 +104,11 @@ STATEMENTS = (
     ),
     Statement(
         15, "Biases are few and decisive: pruning them costs more error per parameter than pruning weights.",
-        {"families.biases": ALL_CLAIMS},
+        {"bias_pruning": ALL_CLAIMS},
     ),
     Statement(
         16, "ReLU makes activations sparse, and pruning weights changes how sparse they are.",
-        {"families.activations": ALL_CLAIMS},
+        {"activation_sparsity": ALL_CLAIMS},
     ),
 )  # fmt: skip
 
@@ -149,6 +149,7 @@ class ListedClaim:
 class _Answer:
     """What a store says on the claims of an experiment."""
 
+    default_size: str
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     """By the text of the claim, after the name of the network where the experiment has several."""
     size: str = "default"
@@ -229,7 +230,7 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     """Decide the claims of an experiment by the runs of the default or full size, else by any others."""
     requests = [finished for request in requested if (finished := finished_subset(store, request)).entries]
     if not requests:
-        return _Answer()
+        return _Answer(default_size(experiment))
     sizes = {
         size: [r for r in requests if r.size == size and not r.settings.keys() - {"network"}]
         for size in ("default", "full")
@@ -240,7 +241,7 @@ def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) 
     joined = _join(experiment, counted or [last])
     decisions = decide_claims(experiment.claims, experiment.select(rows_of(store, joined)))
     by_text = {decision.claim: decision for decision in decisions}
-    return _Answer(by_text, size, "" if counted else ", ".join(changes))
+    return _Answer(default_size(experiment), by_text, size, "" if counted else ", ".join(changes))
 
 
 def _join(experiment: Experiment, requests: Sequence[Request]) -> Request:
@@ -277,7 +278,7 @@ def _part(
         metric=claim.metric,
         measured_text=measured_text(decision) if decision else "–",
         effect=_effect(claim),
-        default_size=default_size(experiment),
+        default_size=answer.default_size,
         note=note,
     )
 

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,6 +89,7 @@ def write_page(
     test: Evaluation | None = None,
     seconds: float | None = None,
     provenance: str = "",
+    activation_zeros: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Write the page of `compressed` and its file to `path`; the same arguments give the same bytes.
 
@@ -102,6 +104,8 @@ def write_page(
             evaluated.
         seconds: The time that everything took.
         provenance: Where the data came from (`Dataset.provenance`).
+        activation_zeros: The fraction of zeros in the inputs of each layer, "before" and "after" compression
+            (`prunus.activation_zeros`); None if it was not measured.
 
     Raises:
         OutputError: The page cannot be written.
@@ -122,6 +126,7 @@ def write_page(
         pruned_caption=pruned_caption(compressed),
         by_epoch=replace(compressed.stages[0].validation, metric=None),  # epochs have no metric
         tensors=tensor_rows(inspection),
+        activation_zeros=activation_zeros,
         coverage=input_coverage(compressed),
         kernels=draw_kernels(compressed),
         masks=draw_masks(compressed),

@@ -1,0 +1,162 @@
+"""The list of claims: its parts exist, and their verdicts follow from the runs of the default size."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from specs import finish
+
+import prunus
+from prunus.errors import StoreError
+from prunus.experiments import EXPERIMENTS, claim_list
+from prunus.experiments.claim_list import ALL_CLAIMS, STATEMENTS, Statement, claims
+from prunus.experiments.claims import Claim
+from prunus.experiments.experiment import Experiment, labeled
+from prunus.experiments.function_run import FunctionRun
+from prunus.experiments.hassibi1993 import Xor
+from prunus.runs.spec import run_id
+from prunus.runs.store import Store
+
+ROOT = Path(__file__).parents[2]
+NETWORKS = {"first": 1, "second": 2}
+SMALL = Experiment(
+    name="test.small",
+    paper="",
+    place="",
+    title="",
+    question="",
+    template=lambda network, size: FunctionRun(
+        "prunus.none:none", Xor(networks=NETWORKS[network] + 10 * (size == "smoke"))
+    ),
+    runs=lambda template, size: labeled({curve: template.changed(method=curve) for curve in ("a", "b")}),
+    claims=(
+        Claim("A is lower than B", "a", "lower", "b", "error", "Table 1", published="2", effect=2.0),
+        Claim("A is 1, within 0.5", "a", "equal", 1.0, "error", "Table 1", margin=0.5),
+    ),
+    networks=tuple(NETWORKS),
+    replicates=(1, 3, 3),
+)
+ERRORS = {"a": [1.0, 1.1, 1.05, 1.02], "b": [3.0, 3.2, 3.1, 3.05]}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim_list, "EXPERIMENTS", {SMALL.name: SMALL})
+    monkeypatch.setattr(claim_list, "STATEMENTS", (Statement(3, "A is good", {SMALL.name: ALL_CLAIMS}),))
+    return Store(tmp_path / "store")
+
+
+def do(store, size="default", replicates=3, errors=ERRORS, **settings):
+    """Request runs of the small experiment, and record them as done."""
+    entries = SMALL.labeled_runs(size, range(replicates), settings)
+    store.request(SMALL.name, size, entries, settings)
+    for label, spec in entries:
+        if not store.is_done(run_id(spec)):
+            finish(store, spec, [{"error": errors[label["curve"]][label["replicate"]]}])
+
+
+def verdicts(store):
+    return {claim.claim: (claim.verdict, claim.n, claim.note) for claim in claims(store.path)}
+
+
+def test_parts_have_letters_and_one_verdict_per_network(store):
+    do(store)
+    listed = claims(store.path)
+    assert [claim.id for claim in listed] == ["3a", "3b", "3c", "3d"]
+    assert [claim.claim for claim in listed][:2] == ["first: A is lower than B", "second: A is lower than B"]
+    first = listed[0]
+    assert (first.verdict, first.n, first.published, first.effect, first.note) == ("holds", 3, "2", 2.0, "")
+    assert first.measured == pytest.approx(-2.05)
+    assert first.interval[0] < first.measured < first.interval[1] < 0
+    assert first.command == f"prunus run test.small --store {store.path}"
+    assert first.default_size == "first, second; networks 1; 2; n = 3"
+
+
+def test_missing_runs_give_no_verdict(store):
+    do(store, network="second")
+    assert verdicts(store)["second: A is lower than B"] == ("holds", 3, "")
+    assert verdicts(store)["first: A is lower than B"] == (None, 0, "the runs are missing")
+    do(store, network="first")  # another request of the same experiment
+    assert verdicts(store)["second: A is lower than B"] == ("holds", 3, "")
+    assert verdicts(store)["first: A is lower than B"] == ("holds", 3, "")
+
+
+def test_runs_of_another_size_decide_nothing(store):
+    do(store, size="smoke", replicates=3)
+    note = "the runs are not of the default size but with --smoke, and decide nothing"
+    assert verdicts(store)["first: A is lower than B"] == (None, 3, note)
+    do(store, decay="0.5", network="first")
+    note = "the runs are not of the default size but with --smoke, and decide nothing"
+    assert claims(store.path)[0].measured == pytest.approx(-2.05)
+    assert {note for _, _, note in verdicts(store).values()} == {note}
+    do(store)
+    assert verdicts(store)["first: A is lower than B"] == ("holds", 3, "")
+
+
+def test_fewer_replicates_can_show_a_claim_but_not_that_it_is_not_shown(store):
+    do(store, replicates=2, errors={"a": [1.0, 1.0001], "b": [3.0, 3.0001]})
+    assert verdicts(store)["first: A is lower than B"] == (None, 2, "n is 2 instead of 3")
+
+
+def test_fewer_replicates_can_decide(store):
+    do(store, replicates=2, errors={"a": [1.0, 1.0001], "b": [3.0, 3.0002]})
+    assert verdicts(store)["first: A is lower than B"] == ("holds", 2, "n is 2 instead of 3")
+
+
+def test_more_replicates_than_the_default_are_used(store):
+    do(store, replicates=4)
+    assert verdicts(store)["first: A is lower than B"] == ("holds", 4, "")
+
+
+def test_interval_that_is_wider_than_the_effect_is_noted(store):
+    do(store, errors={"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 4.0]})
+    verdict, n, note = verdicts(store)["first: A is lower than B"]
+    assert (verdict, n) == ("not shown", 3)
+    assert re.fullmatch(r"the interval, ±\d\.\d+, is wider than the effect, 2", note)
+
+
+def test_larger_size_is_used_where_it_has_more_runs(store):
+    do(store, size="full", replicates=4)
+    do(store, replicates=2)
+    assert {claim.n for claim in claims(store.path)} == {4}
+    assert claims(store.path)[0].command == f"prunus run test.small --full --store {store.path}"
+
+
+def test_every_part_of_every_statement_exists():
+    assert [statement.number for statement in STATEMENTS] == list(range(1, 17))
+    for statement in STATEMENTS:
+        for name, beginnings in statement.parts.items():
+            texts = [claim.text for claim in EXPERIMENTS[name].claims]
+            assert len({(claim.text, claim.curve) for claim in EXPERIMENTS[name].claims}) == len(texts), name
+            for beginning in beginnings:
+                assert any(text.startswith(beginning) for text in texts), (name, beginning)
+
+
+def test_committed_rows_decide_claims_as_their_pages_do():
+    listed = prunus.claims()
+    ids = [claim.id for claim in listed]
+    assert len(set(ids)) == len(ids)
+    pruned_once = next(claim for claim in listed if claim.experiment == "hassibi1993.xor")
+    assert (pruned_once.n, pruned_once.note) == (100, "")
+    page = (ROOT / "docs" / "results" / "hassibi1993.xor.md").read_text(encoding="utf-8")
+    claim = EXPERIMENTS["hassibi1993.xor"].claims[-1]
+    assert f"| {claim.text} ({claim.source}) | **{pruned_once.verdict}** | {pruned_once.measured_text} |" in page
+
+
+def test_store_must_exist(tmp_path, monkeypatch):
+    with pytest.raises(StoreError, match="There is no store of runs at"):
+        claims(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    monkeypatch.setattr(claim_list, "EVIDENCE", tmp_path)
+    with pytest.raises(StoreError, match="There are no rows in"):
+        claims()
+
+
+@pytest.mark.slow
+def test_page_of_claims_is_up_to_date(tmp_path):
+    """`make results` writes it; the tables of other pages are compared where they are made."""
+    write = runpy.run_path(str(ROOT / "docs" / "make_results.py"))["write_claims"]
+    (tmp_path / "results").symlink_to(ROOT / "docs" / "results")
+    write(tmp_path, claims(), "store")
+    assert (tmp_path / "claims.md").read_text() == (ROOT / "docs" / "claims.md").read_text()

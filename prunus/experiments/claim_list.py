@@ -64,7 +64,7 @@ STATEMENTS = (
     Statement(
         4, "Deep Compression: pruning makes networks 9 to 13 times smaller, quantization 27 to 31 times, Huffman "
         "coding 35 to 49 times, without loss of accuracy.",
-        {"han2016.tables": ("After", "The compressed network")},
+        {"han2015.tables": ALL_CLAIMS, "han2016.tables": ("After", "The compressed network")},
     ),
     Statement(
         5, "A winning ticket trains as well as the dense network and stops as early as claimed; a random "

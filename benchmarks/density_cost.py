@@ -6,10 +6,12 @@ steps, the choice of the backend, masks and invariants, and that of the first sp
 """
 
 import argparse
+import json
 import time
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -25,6 +27,8 @@ STEPS = {"lenet-300-100": 50, "lenet-5": 5, "conv-2": 1, "conv-6": 1, "resnet-20
 """The networks, and how many steps of each are timed at once."""
 DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.035, 0.01)
 ROUNDS, LEVELS = 10, 24
+VALUES = Path(__file__).with_suffix(".json")
+"""The values of the figure in docs/sparse-training.md, which is drawn from them."""
 
 
 def make_trainer(name: str, density: float, backend: str, split: Split) -> Trainer:
@@ -33,8 +37,8 @@ def make_trainer(name: str, density: float, backend: str, split: Split) -> Train
     masks = {}
     for weight_name, parameter in model.named_parameters():
         if parameter.dim() > 1:
-            kept = max(density, density / 2 + 0.1) if len(parameter) == 10 and density < 1 else density
-            masks[weight_name] = torch.rand(parameter.shape, generator=generator) < kept
+            of_layer = max(density, density / 2 + 0.1) if len(parameter) == 10 and density < 1 else density
+            masks[weight_name] = torch.rand(parameter.shape, generator=generator) < of_layer
     recipe = RECIPES.get(name, Recipe(1, 1e-3, 60)).replace(epochs=10**6)
     trainer = Trainer(model.train(), recipe, Masks(model, masks))
     trainer.constraint.apply()
@@ -69,34 +73,49 @@ def sweep(epochs: int = 3) -> list[float]:
     return seconds
 
 
-def draw(path: Path, costs: dict[float, float], levels: list[float]) -> None:
-    """Draw the cost of a round of LeNet-300-100 against its density, dense and sparse, with the ideal line."""
+def measure(path: Path, sweeps: int = 3) -> None:
+    """Measure LeNet-300-100 and write the values of the figure: ratios of steps and of rounds to dense ones."""
+    steps = {}
+    for density in DENSITIES:
+        dense, sparse, _ = time_steps("lenet-300-100", density)
+        steps[str(density)] = [round(s / d, 4) for s, d in zip(sparse, dense, strict=True)]
+    rounds = [[round(s / levels[0], 4) for s in levels[1:]] for levels in (sweep() for _ in range(sweeps))]
+    values = {"cpu": _cpu(), "threads": 1, "torch": torch.__version__, "steps": steps, "rounds": rounds}
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def draw(path: Path, values: dict[str, Any]) -> None:
+    """Draw the cost of a step and of a round of LeNet-300-100 against its density, with the ideal line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    densities = [0.8**level for level in range(1, LEVELS + 1)]
+    steps = {float(density): ratios for density, ratios in values["steps"].items()}
+    rounds = {0.8**level: ratios for level, ratios in enumerate(zip(*values["rounds"], strict=True), start=1)}
     axes.axhline(1, color="gray", label="dense")
-    axes.plot(densities, densities, "--", color="gray", label="ideal: cost = density")
-    axes.plot(list(costs), list(costs.values()), "o-", label="a step, sparse backend")
-    axes.plot(densities, [s / levels[0] for s in levels[1:]], ".-", label="a round of a ticket, backend auto")
+    axes.plot(list(rounds), list(rounds), "--", color="gray", label="ideal: cost = density")
+    for costs, what in ((steps, "a step, sparse backend"), (rounds, "a round of a ticket, backend auto")):
+        n = len(next(iter(costs.values())))
+        centers = [median(ratios) for ratios in costs.values()]
+        (line,) = axes.plot(list(costs), centers, ".-", label=f"{what} (median, n = {n}; band: min to max)")
+        lowest, highest = ([end(ratios) for ratios in costs.values()] for end in (min, max))
+        axes.fill_between(list(costs), lowest, highest, color=line.get_color(), alpha=0.25, linewidth=0)
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="density",
         ylabel="CPU time, dense = 1",
-        title="LeNet-300-100, batch 60",
+        title="LeNet-300-100, batch 60, one thread",
     )
     axes.invert_xaxis()
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=110)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def run(figure: Path | None = None) -> str:
-    """Print the ratios, and draw the figure if a path is given."""
+def run() -> str:
+    """Print the ratios of the steps of all networks, and those of the rounds of one sweep."""
     rows: list[list[object]] = []
-    costs = {}
     for name in STEPS:
         for density in DENSITIES:
             dense, sparse, auto = time_steps(name, density)
@@ -104,14 +123,10 @@ def run(figure: Path | None = None) -> str:
             text = "not computed"
             if ratios:
                 text = f"{median(ratios):.3f} ({ratios[len(ratios) // 4]:.3f} to {ratios[-len(ratios) // 4]:.3f})"
-            if name == "lenet-300-100":
-                costs[density] = median(ratios)
             rows.append([name, density, f"{median(dense) * 1000:.2f}", text, auto])
     title = f"{_cpu()}, batch 60, one thread, n = {ROUNDS}"
     steps = table([title, "density", "dense CPU ms", "sparse / dense (quartiles)", "auto"], rows)
     levels = sweep()
-    if figure is not None:
-        draw(figure, costs, levels)
     total = sum(levels[1:]) / levels[0]
     each = ", ".join(f"{s / levels[0]:.2f}" for s in levels[1:])
     return f"{steps}\n\n{LEVELS} rounds cost {total:.1f} dense trainings: {each}."
@@ -126,6 +141,13 @@ def _cpu() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--measure", action="store_true", help="measure the values of the figure again")
+    parser.add_argument("--figure", type=Path, help="draw the figure from the values, without the table")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print(run(parser.parse_args().figure))
+    if options.measure:
+        measure(VALUES)
+    if options.figure:
+        draw(options.figure, json.loads(VALUES.read_text(encoding="utf-8")))
+    if not (options.measure or options.figure):
+        print(run())

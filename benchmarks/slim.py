@@ -22,17 +22,21 @@ from prunus.models import MODELS
 from prunus.models.loading import load_weights
 
 MACS = 0.5
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 NUM_EXAMPLES = 5_000
 BATCH = 50
 X = torch.zeros(1, 3, 32, 32)
+FIRST: dict[str, Any] = {"exclude": ["conv1"], "macs": 0.4687}
+"""The first convolutions of the blocks alone, with the MACs of Torch-Pruning's network."""
 
 OURS: dict[str, dict[str, Any]] = {
-    "l2, layer": {"criterion": "l2"},
-    "taylor, global": {"criterion": "taylor", "scope": "global"},
-    "taylor, layer": {"criterion": "taylor"},
-    "lasso, layer": {"criterion": "lasso"},
-    "random, layer": {"criterion": "random"},
+    "l2": {"criterion": "l2"},
+    "l2, refit": {"criterion": "l2", "refit": True},
+    "lasso": {"criterion": "lasso"},
+    "lasso, refit": {"criterion": "lasso", "refit": True},
+    "l2, first convolutions": {"criterion": "l2", **FIRST},
+    "l2, refit, first convolutions": {"criterion": "l2", "refit": True, **FIRST},
+    "lasso, refit, first convolutions": {"criterion": "lasso", "refit": True, **FIRST},
 }
 
 
@@ -46,22 +50,22 @@ def torch_pruning_l2(model: nn.Module) -> None:
     ]
     for percent in range(30, 80):
         tried = copy.deepcopy(model)
-        own = [
+        ignored_copies = [
             dict(tried.named_modules())[name]
             for name, m in model.named_modules()
             if any(m is i for i in ignored)
         ]
         importance = tp.importance.GroupMagnitudeImportance(p=2)
         tp.pruner.BasePruner(
-            tried, X, importance=importance, pruning_ratio=percent / 100, ignored_layers=own
+            tried, X, importance=importance, pruning_ratio=percent / 100, ignored_layers=ignored_copies
         ).step()  # fmt: skip
         if prunus.count_macs(tried, X) <= MACS * dense:
             model.__dict__.update(tried.__dict__)
             return
 
 
-def trained(model: nn.Module, data: Any, seed: int) -> float:
-    """The test accuracy in percent after one epoch."""
+def train(model: nn.Module, data: Any, seed: int) -> nn.Module:
+    """Train for one epoch, in place."""
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     order = torch.randperm(NUM_EXAMPLES, generator=torch.Generator().manual_seed(seed))
     steps = NUM_EXAMPLES // BATCH
@@ -72,19 +76,24 @@ def trained(model: nn.Module, data: Any, seed: int) -> float:
         F.cross_entropy(model(data.train.inputs[batch]), data.train.labels[batch]).backward()
         optimizer.step()
         schedule.step()
-    return accuracy(model, data)
+    return model
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Any) -> float:
-    """In percent, on the first test images."""
+def accuracy(model: nn.Module, split: Any) -> float:
+    """In percent, on the first images of a split."""
     model.eval()
-    inputs, labels = data.test.inputs[:NUM_EXAMPLES], data.test.labels[:NUM_EXAMPLES]
+    inputs, labels = split.inputs[:NUM_EXAMPLES], split.labels[:NUM_EXAMPLES]
     correct = [
         int((model(x).argmax(1) == y).sum())
         for x, y in zip(inputs.split(500), labels.split(500), strict=True)
     ]
     return 100 * sum(correct) / len(labels)
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation."""
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def run() -> str:
@@ -94,21 +103,25 @@ def run() -> str:
     load_weights(dense, data_root() / "resnet20-cifar10-jpeg.safetensors")
     calibration = data.train.inputs[:512], data.train.labels[:512]
     methods: dict[str, Callable[[nn.Module], object]] = {
-        name: lambda model, own=own: prunus.slim(model, X, macs=MACS, calibration=calibration, **own).apply()
-        for name, own in OURS.items()
+        name: lambda model, options=options: prunus.slim(
+            model, X, **{"macs": MACS, "calibration": calibration, **options}
+        ).apply()
+        for name, options in OURS.items()
     }
     methods["Torch-Pruning, group L2"] = torch_pruning_l2
-    rows = [["dense", f"{prunus.count_macs(dense, X):,}", "269,722", f"{accuracy(dense, data):.2f}", ""]]
+    dense_accuracies = [f"{accuracy(dense, split):.2f}" for split in (data.validation, data.test)]
+    rows = [["dense", f"{prunus.count_macs(dense, X):,}", "269,722", "", *dense_accuracies]]
     for name, method in methods.items():
         model = copy.deepcopy(dense)
         method(model)
-        before = accuracy(model, data)
-        values = [trained(copy.deepcopy(model), data, seed) for seed in SEEDS]
+        before = accuracy(model, data.test)
+        networks = [train(copy.deepcopy(model), data, seed) for seed in SEEDS]
+        values = [[accuracy(own, split) for own in networks] for split in (data.validation, data.test)]
         parameters = sum(p.numel() for p in model.parameters())
-        result = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-        rows.append([name, f"{prunus.count_macs(model, X):,}", f"{parameters:,}", f"{before:.2f}", result])
+        macs = prunus.count_macs(model, X)
+        rows.append([name, f"{macs:,}", f"{parameters:,}", f"{before:.2f}", *map(spread, values)])
         print(rows[-1], flush=True)
+    header = ["criterion", "MACs", "parameters", "test at once"]
     return table(
-        ["criterion, scope", "MACs", "parameters", "accuracy at once", f"after one epoch, n = {len(SEEDS)}"],
-        rows,
+        [*header, *(f"{split} after one epoch, n = {len(SEEDS)}" for split in ("validation", "test"))], rows
     )

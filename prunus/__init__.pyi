@@ -21,6 +21,7 @@ from prunus.experiments.claim_list import claims as claims
 from prunus.masks import Masks as Masks
 from prunus.masks import mask_density as mask_density
 from prunus.models import MODELS as MODELS
+from prunus.pruning.activation_zeros import activation_zeros as activation_zeros
 from prunus.pruning.criteria import CRITERIA as CRITERIA
 from prunus.pruning.gradual import GradualPruning as GradualPruning
 from prunus.pruning.prunable import prunable_weights as prunable_weights
@@ -36,7 +37,7 @@ from prunus.pruning.statistics import Criterion as Criterion
 from prunus.pruning.statistics import Statistics as Statistics
 from prunus.pruning.statistics import criterion as criterion
 from prunus.pruning.structured.block_factors import BlockFactors as BlockFactors
-from prunus.pruning.structured.blocks import ResidualBlock as ResidualBlock
+from prunus.pruning.structured.blocks import RemovableBlock as RemovableBlock
 from prunus.pruning.structured.blocks import remove_blocks as remove_blocks
 from prunus.pruning.structured.blocks import residual_blocks as residual_blocks
 from prunus.pruning.structured.criteria import FILTER_CRITERIA as FILTER_CRITERIA
@@ -45,6 +46,8 @@ from prunus.pruning.structured.criteria import batch_norm_scales as batch_norm_s
 from prunus.pruning.structured.group_sensitivity import group_sensitivity as group_sensitivity
 from prunus.pruning.structured.macs import count_macs as count_macs
 from prunus.pruning.structured.plan import SlimPlan as SlimPlan
+from prunus.pruning.structured.retrain import SlimRound as SlimRound
+from prunus.pruning.structured.retrain import slim_and_retrain as slim_and_retrain
 from prunus.pruning.structured.slim import slim as slim
 from prunus.tickets.lottery import LotteryResult as LotteryResult
 from prunus.tickets.lottery import lottery as lottery

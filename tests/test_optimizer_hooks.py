@@ -68,14 +68,14 @@ def test_mixed_precision_with_a_gradient_scaler(constrain, dtype):
 @each_constraint
 def test_accumulated_gradients_and_a_learning_rate_scheduler(constrain):
     """Bit for bit as a step on the whole batch with the mean gradient; the scheduler wraps `optimizer.step`."""
-    whole, parts = network().eval(), network().eval()
-    for model in (whole, parts):
+    complete, parts = network().eval(), network().eval()
+    for model in (complete, parts):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.9)
         constraint = constrain(model).attach(optimizer)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
         for _ in range(3):
             optimizer.zero_grad()
-            if model is whole:
+            if model is complete:
                 loss_of(model).backward()
             else:
                 for start in range(0, 40, 10):
@@ -83,7 +83,7 @@ def test_accumulated_gradients_and_a_learning_rate_scheduler(constrain):
             optimizer.step()
             scheduler.step()
             assert constraint.verify() == 0
-    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+    for a, b in zip(complete.parameters(), parts.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
 

@@ -16,7 +16,7 @@ from prunus.cli.inspect import inspect
 from prunus.cli.list_ import list_
 from prunus.cli.pack import pack
 from prunus.cli.prune import prune
-from prunus.cli.run import figure, run
+from prunus.cli.run import RunCommand, figure, run
 from prunus.cli.runs import app as runs
 from prunus.cli.slim import slim
 from prunus.version import __version__
@@ -44,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(with_exit_codes(_command, _name))
+    app.command(_name, cls=RunCommand if _name == "run" else None)(with_exit_codes(_command, _name))
 app.add_typer(runs, name="runs")
 
 

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,15 +68,26 @@ def compress_and_report(
     with after_writing(out):
         dense_test = evaluate(result.dense_model, data.test, progress=report)
         test = evaluate(result.model, data.test, progress=report)
+        examples = data.validation.take(1000)
+        zeros = {
+            "before": prunus.activation_zeros(result.dense_model, examples),
+            "after": prunus.activation_zeros(result.model, examples),
+        }
         inspection, seconds = prunus.inspect(out), time.perf_counter() - start
         report("writing the page", 0, 0)
         try:  # the page is written even if stdout is closed
             if as_json:
                 errors = {"dense_test_error": dense_test.error, "test_error": test.error, "n": test.n}
                 paths = {"file": str(out), "page": str(page)}
-                echo_json({**paths, **result.to_json(), **errors, "seconds": seconds})
+                measured = {**errors, "activation_zeros": zeros, "seconds": seconds}
+                echo_json({**paths, **result.to_json(), **measured})
             else:
                 _show(result, inspection, title, out, dense_test, test)
+                if zeros["after"]:
+                    means = (f"{100 * mean(fractions.values()):.0f} %" for fractions in zeros.values())
+                    echo(
+                        f"zeros {' before, '.join(means)} after compression, of the inputs of a layer on average"
+                    )
             stdout().flush()
         finally:
             write_page(
@@ -87,6 +99,7 @@ def compress_and_report(
                 test=test,
                 seconds=seconds,
                 provenance=data.provenance,
+                activation_zeros=zeros,
             )
     if not as_json:
         echo(f"page  {page}")

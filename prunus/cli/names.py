@@ -43,8 +43,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "experiment": (
         *("lecun1990", "hassibi1993", "han2015", "han2016"),
-        *("frankle2019", "zhou2019", "frankle2020", "renda2020", "liu2019"),
+        *("frankle2019", "zhou2019", "frankle2020", "renda2020", "liu2019", "families"),
         *("lecun1990.deletion", "lecun1990.prediction", "lecun1990.retraining"),
+        "lecun1990.generalization",
         *("hassibi1993.xor", "hassibi1993.monks", "one_shot", "han2015.tradeoff", "han2015.tables"),
         *("han2016.tables", "han2016.kmeans_init", "han2016.sizes"),
         *("frankle2019.lenet", "frankle2019.conv", "frankle2019.curves", "frankle2019.one_shot"),
@@ -54,8 +55,9 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("zhou2019.supermasks", "zhou2019.criterion_supermasks"),
         *("frankle2020.rewinding", "frankle2020.instability", "frankle2020.interpolation"),
         *("renda2020.retraining", "liu2019.tickets", "liu2019.filters", "liu2019.structures"),
+        *("families.biases", "families.activations"),
     ),
-    "executor": ("inline", "processes"),
+    "executor": ("inline", "processes", "ray", "slurm"),
     "size": ("smoke", "default", "full"),
 }
 

@@ -59,6 +59,8 @@ DataName = Annotated[
     ),
 ]
 
+StoreDir = Annotated[Path, typer.Option("--store", metavar="DIR", help="Run store.", show_default=False)]
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 Force = Annotated[

@@ -2,17 +2,21 @@
 
 import glob
 import json
-import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from prunus.cli.interrupts import Interrupted
 from prunus.cli.names import completion
 from prunus.cli.options import MAX_SEED, AsJson, Force, optional
 from prunus.cli.output import echo, echo_json, log
+
+if TYPE_CHECKING:
+    from prunus.runs.executors.worker import Executor
 
 STORE = Path("store")
 """The default store."""
@@ -52,13 +56,26 @@ def run(
         str,
         typer.Option(
             metavar="NAME",
-            help="processes computes runs in parallel, inline one after another in this process.",
+            help="processes computes runs in parallel, inline one after another in this process, ray and slurm on "
+            "several machines.",
             autocompletion=completion("executor"),
         ),
     ] = "processes",
     workers: Annotated[
-        int | None, optional("N", "Worker processes; one per core by default.", lowest=1)
+        int | None,
+        optional(
+            "N", "Workers; by default one process per core, one per CPU of a Ray, or 8 Slurm jobs.", lowest=1
+        ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        optional(
+            "[ADDRESS]",
+            "Compute on a Ray cluster: HOST:PORT, auto for the one that runs here; without an address, a Ray is "
+            "started on this machine.",
+        ),
+    ] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Compute in the jobs of a Slurm array.")] = False,
     backend: Annotated[
         str | None,
         optional(
@@ -81,8 +98,9 @@ def run(
 ) -> None:
     """Run an experiment of a paper: its claims with their verdicts, its table and its figures.
 
-    The runs that the store lacks are computed in several processes. A command that was killed continues where it was
-    when it is repeated. Earlier results of the same experiment are replaced; other files only with --force.
+    The runs that the store lacks are computed in several processes, or on several machines that share its folder. A
+    command that was killed continues where it was when it is repeated. Earlier results of the same experiment are
+    replaced; other files only with --force.
 
     Example: prunus run zhou2019.criteria --smoke --store store
     """
@@ -94,6 +112,7 @@ def run(
 
     if smoke and full:
         raise typer.BadParameter("--smoke and --full are two sizes; choose one.")
+    chosen = _executor(executor, ray, slurm)
     names, settings = (
         _experiments(name),
         _settings([*(change or []), *([f"backend={backend}"] if backend else [])]),
@@ -106,8 +125,8 @@ def run(
             _check_results(folder, names, store, force)
             results = [
                 run_experiment(
-                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed, executor=executor,
-                    workers=workers or os.cpu_count() or 1, settings=settings, report=report_line, progress=report,
+                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed, executor=chosen,
+                    workers=workers, settings=settings, report=report_line, progress=report,
                 )
                 for each in names
             ]  # fmt: skip
@@ -155,6 +174,38 @@ def figure(
         _check_results(folder, names, store, force)
         results = [draw_experiment(EXPERIMENTS[each], runs, folder, size=size, report=log) for each in names]
     _show(name, results, size or "", as_json)
+
+
+class RunCommand(TyperCommand):
+    """The command `run`, whose option --ray may have no value: Typer has no such options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as any command does, after "local" was put where --ray has no address.
+
+        Args:
+            ctx: The context of the command.
+            args: The arguments after its name.
+
+        Returns:
+            The remaining arguments.
+        """
+        values = [*args[1:], ""]
+        args = [
+            "--ray=local" if arg == "--ray" and not (":" in value or value in ("auto", "local")) else arg
+            for arg, value in zip(args, values, strict=True)
+        ]
+        return super().parse_args(ctx, args)
+
+
+def _executor(executor: str, ray: str | None, slurm: bool) -> "str | Executor":
+    """Return what the options --executor, --ray and --slurm name; they are alternatives."""
+    from prunus.runs.executors.ray_cluster import on_ray
+
+    if (executor != "processes") + (ray is not None) + slurm > 1:
+        raise typer.BadParameter("--executor, --ray and --slurm are alternatives; give one of them.")
+    if ray is not None:
+        return partial(on_ray, address=ray)
+    return "slurm" if slurm else executor
 
 
 def _experiments(name: str) -> list[str]:

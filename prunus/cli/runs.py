@@ -1,4 +1,4 @@
-"""`prunus runs`: list, show, compare, save, remove, export and import the runs of a store."""
+"""`prunus runs`: list, show, compare, save, remove, export, import, watch and pause the runs of a store."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from prunus.cli.exit_codes import CommandGroup, with_exit_codes
-from prunus.cli.options import AsJson, Force
+from prunus.cli.options import AsJson, Force, StoreDir
 from prunus.cli.output import echo, echo_json, echo_table, log
-
-StoreDir = Annotated[Path, typer.Option("--store", metavar="DIR", help="Run store.", show_default=False)]
+from prunus.cli.runs_watch import pause, resume, watch
 
 RunId = Annotated[
     str,
@@ -227,10 +226,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rm": rm,
     "export": export,
     "import": import_,
+    "watch": watch,
+    "pause": pause,
+    "resume": resume,
 }
 
 app = typer.Typer(
-    cls=CommandGroup, help="List, show, compare, save, remove, export and import the runs of a store."
+    cls=CommandGroup,
+    help="List, show, compare, save, remove, export, import, watch and pause the runs of a store.",
 )
 for _name, _command in COMMANDS.items():
     app.command(_name)(with_exit_codes(_command, f"runs {_name}"))

@@ -46,7 +46,7 @@ Scope = Annotated[
 ]
 DATA = (
     "Examples for the criterion: a built-in data set, or yours; mnist or cifar-10 by default, for a built-in model, if "
-    "the criterion needs some."
+    "the criterion or --refit needs some."
 )
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 SHAPE = "Shape of one example, such as 3,224,224; that of the data or of the built-in model by default."
@@ -62,8 +62,14 @@ Exclude = Annotated[
 ]
 INEXACT = "Also remove channels over which a normalization such as LayerNorm runs."
 Inexact = Annotated[bool, typer.Option("--allow-inexact", help=INEXACT)]
+REFIT = (
+    "Refit the layers that lose inputs to the outputs of the dense layers, by least squares, on the examples."
+)
+Refit = Annotated[bool, typer.Option("--refit", help=REFIT)]
 OUT = "The smaller network: .prunus, which also stores what was removed, or .safetensors; MODEL-slim.prunus by default."
 Out = Annotated[Path | None, optional("FILE", OUT)]
+PAGE = "Output path of the page of the widths. By default --out with the suffix .html."
+Page = Annotated[Path | None, optional("FILE", PAGE)]
 
 
 def slim(
@@ -83,7 +89,9 @@ def slim(
     min_channels: MinChannels = 1,
     exclude: Exclude = None,
     allow_inexact: Inexact = False,
+    refit: Refit = False,
     out: Out = None,
+    page: Page = None,
     forward: Forward = None,
     loss: Loss = None,
     seed: Seed = 0,
@@ -106,18 +114,21 @@ def slim(
     from prunus.pruning.structured.criteria import filter_criterion
     from prunus.pruning.weights import copied
     from prunus.registry import source_files
+    from prunus.report.slim import write_slim_page
 
     use_threads(threads)
     device = resolve_device(device)
     path = out or Path(f"{Path(model).name.removesuffix('.prunus').replace(':', '.')}-slim.prunus")
     inputs = [Path(model), *([weights] if weights else []), *source_files(model, data, forward, loss)]
+    page = page or path.with_suffix(".html")
     check_writable(path, force=force, inputs=inputs)
+    check_writable(page, force=force, inputs=[*inputs, path])
     scorer = filter_criterion(criterion)
     network, is_trained = networks.load_network(model, weights, device, seed)
     networks.check_format(network, path)
     if not is_trained and hasattr(network, "built_in"):
         log(f"{model} has the initial weights of seed {seed}; --weights FILE takes trained ones")
-    if data is None and scorer.needs_examples:
+    if data is None and (scorer.needs_examples or refit):
         data = networks.default_data(model, network)
     loaded = (
         None
@@ -129,23 +140,24 @@ def slim(
     if file_bytes and path.suffix != ".prunus":
         raise ModelError(f"Expected a file that ends in .prunus with --file-bytes, got {path}.")
     task = tasks.import_task(forward, loss, None)
-    settings = {"criterion": criterion, "scope": scope}
+    settings = {"criterion": criterion, "scope": scope, **({"refit": True} if refit else {})}
     budget = (partial(prunus.saved_size, metadata=settings), file_bytes) if file_bytes else None
     plan = prunus.slim(
         network, example.to(device),
         macs=macs, parameters=parameters, density=density, latency=latency, budget=budget, criterion=scorer,
         scope=scope, calibration=calibration, forward=task["forward"], loss=task["loss"], seed=seed,
-        round_to=round_to, min_channels=min_channels, exclude=exclude or (), allow_inexact=allow_inexact,
+        round_to=round_to, min_channels=min_channels, exclude=exclude or (), allow_inexact=allow_inexact, refit=refit,
     )  # fmt: skip
     dense, report = copied(network), plan.report
     plan.apply()
     networks.write_network(network, path, settings)
     times = _measure(dense, network, example.to(device))
+    write_slim_page(page, report, title=Path(model).name, times=times, settings=settings)
     if as_json:
-        sizes = {"file": str(path), "file_bytes": path.stat().st_size}
+        sizes = {"file": str(path), "file_bytes": path.stat().st_size, "page": str(page)}
         echo_json({**sizes, **settings, **report.to_json(), "latency": times})
     else:
-        _show(report, times, path)
+        _show(report, times, path, page)
 
 
 def _example(name: str, network: "nn.Module", input_shape: str | None, inputs: Any) -> "Tensor":
@@ -188,8 +200,8 @@ def _measure(dense: "nn.Module", smaller: "nn.Module", example: "Tensor") -> lis
     ]
 
 
-def _show(report: Any, times: list[dict[str, float]], path: Path) -> None:
-    """Print the table of the layers, the reasons why channels remain, the measured times and the file."""
+def _show(report: Any, times: list[dict[str, float]], path: Path, page: Path) -> None:
+    """Print the table of the layers, the reasons why channels remain, the measured times and the files."""
     from prunus.cli.output import echo, echo_table
 
     header, rows = report.table()
@@ -205,3 +217,4 @@ def _show(report: Any, times: list[dict[str, float]], path: Path) -> None:
             f"{before / after:.2f} × as fast"
         )
     echo(f"file   {path}, {path.stat().st_size:,} bytes")
+    echo(f"page   {page}")

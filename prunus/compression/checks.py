@@ -110,8 +110,8 @@ def check_options(
     Raises:
         SpecError: An option has no effect without training, or fixes what is searched for.
     """
-    given = {name for name, value in {**settings, **training}.items() if value is not None}
-    if not train and (unused := sorted(given & {*TRAINING_ONLY, *training})):
+    changed = {name for name, value in {**settings, **training}.items() if value is not None}
+    if not train and (unused := sorted(changed & {*TRAINING_ONLY, *training})):
         raise SpecError(
             f"Expected only options that have an effect without training, got {', '.join(unused)}; leave them out, or "
             "train."
@@ -119,7 +119,7 @@ def check_options(
     if max_accuracy_drop is None:
         return
     check_max_accuracy_drop(max_accuracy_drop)
-    if "density" in given:
+    if "density" in changed:
         raise SpecError(
             f"Expected a largest accuracy drop or a density, got {max_accuracy_drop} points and {settings['density']}; "
             "leave one of them out."

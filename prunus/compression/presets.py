@@ -232,13 +232,13 @@ def change_recipe(
     >>> changed.bits, changed.retrain.optimizer, changed.finetune.optimizer, changed.finetune.epochs
     (4, 'sgd', 'adam', 1)
     """
-    own = {field.name for field in fields(compression)}
-    if unknown := settings.keys() - own - {*TRAINING_SETTINGS}:
+    names = {field.name for field in fields(compression)}
+    if unknown := settings.keys() - names - {*TRAINING_SETTINGS}:
         raise SpecError(
-            f"Expected settings of a compression recipe ({', '.join(sorted(own))}) or of its trainings "
+            f"Expected settings of a compression recipe ({', '.join(sorted(names))}) or of its trainings "
             f"({', '.join(TRAINING_SETTINGS)}), got {sorted(unknown)}; correct the name."
         )
-    changed = compression.replace(**{name: settings.pop(name) for name in own & settings.keys()})
+    changed = compression.replace(**{name: settings.pop(name) for name in names & settings.keys()})
     common = lookup("recipe", RECIPES, recipe) if isinstance(recipe, str) else recipe
     last = (common or changed.final_retrain).learning_rate
     for stage in {} if epochs is None else epochs:

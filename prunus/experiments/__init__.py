@@ -9,6 +9,7 @@ __all__ = ["EXPERIMENTS", "PAPERS", "Experiment", "experiments_of"]
 
 _MODULES = {
     "lecun1990": ("deletion", "prediction", "retraining"),
+    "lecun1990_generalization": ("generalization",),
     "hassibi1993": ("xor", "monks"),
     "one_shot": ("one_shot",),
     "han2015": ("tradeoff", "tables"),
@@ -22,8 +23,10 @@ _MODULES = {
     "renda2020": ("retraining",),
     "liu2019": ("tickets",),
     "liu2019_structures": ("filters", "structures"),
+    "families_biases": ("biases",),
+    "families_activations": ("activations",),
 }  # fmt: skip
-"""The experiments of each module; the name of one is PAPER.EXPERIMENT."""
+"""The experiments of each module; the name of one is PAPER.EXPERIMENT, or SUBJECT.EXPERIMENT where several papers ask."""
 
 
 class _Experiments(Mapping[str, Experiment]):
@@ -51,7 +54,7 @@ class _Experiments(Mapping[str, Experiment]):
 EXPERIMENTS: Mapping[str, Experiment] = _Experiments()
 
 PAPERS = tuple(dict.fromkeys(name.partition(".")[0] for name in EXPERIMENTS if "." in name))
-"""Names that stand for all experiments of a paper."""
+"""Names that stand for all experiments of a paper or of a subject."""
 
 
 def experiments_of(name: str) -> list[str]:

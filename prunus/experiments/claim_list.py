@@ -195,7 +195,8 @@ def _listed(store: Store, name: str) -> list[ListedClaim]:
     names = dict.fromkeys(each for statement in STATEMENTS for each in statement.parts if each in EXPERIMENTS)
     requests = store.requests()
     answers = {
-        each: _answer(EXPERIMENTS[each], store, [r for r in requests if r.experiment == each]) for each in names
+        each: _answer(EXPERIMENTS[each], store, [r for r in requests if r.experiment == each])
+        for each in names
     }
     listed: list[ListedClaim] = []
     for statement in STATEMENTS:
@@ -227,9 +228,7 @@ def _claims_of_networks(experiment: Experiment) -> list[tuple[Claim, str]]:
 
 def _answer(experiment: Experiment, store: Store, requested: Sequence[Request]) -> _Answer:
     """Decide the claims of an experiment by the runs of the default or full size, else by any others."""
-    requests = [
-        finished for request in requested if (finished := finished_subset(store, request)).entries
-    ]
+    requests = [finished for request in requested if (finished := finished_subset(store, request)).entries]
     if not requests:
         return _Answer(default_size(experiment))
     sizes = {

@@ -46,6 +46,18 @@ METRICS: Mapping[str, Metric] = {
     "training error": Metric("training error", "nats", "a higher error", "a lower error"),
     "dense": Metric("weights of the dense network", "weights", "more weights", "fewer weights"),
     "dense test": Metric("test accuracy of the dense network", *_ACCURACY),
+    "error lower by": Metric(
+        "reduction of the test error", "pp", "a larger reduction", "a smaller reduction"
+    ),
+    **{
+        f"error added{per}{after}": Metric(
+            f"increase of the test error{per}{after}", "pp", "a larger increase", "a smaller increase"
+        )
+        for per in ("", " per 1,000")
+        for after in ("", " after retraining")
+    },
+    "pruned parameters": Metric("pruned parameters", "parameters", "more parameters", "fewer parameters"),
+    "zeros added": Metric("zeros more than in the dense network", "pp", "more zeros", "fewer zeros"),
     "weights": Metric("remaining weights", "weights", "more weights", "fewer weights"),
 }
 """The metrics that are compared, and others whose keys are not clear."""

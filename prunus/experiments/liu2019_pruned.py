@@ -1,4 +1,4 @@
-"""Networks from which channels are removed, fine-tuned, rewound or trained from scratch: the runs of Liu et al. 2019."""
+"""Networks from which channels are removed, fine-tuned, rewound or trained from scratch, for Liu et al. 2019."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,6 +114,20 @@ class PrunedNetwork(TrainedNetwork):
         is_penalized = lookup("method", METHODS, self.method).is_penalized
         return PenalizedNetwork(*own, self.scale_penalty) if is_penalized else TrainedNetwork(*own)
 
+    def run(self) -> FunctionRun:
+        """Return the run that trains it, which reads that of the large network.
+
+        Raises:
+            UnknownNameError: METHODS has no such method.
+            SpecError: The arm is none of the four, or the fraction of multiply-accumulates is not in (0, 1].
+        """
+        if self.arm not in (FINE_TUNED, SCRATCH_E, SCRATCH_B, TICKET):
+            arms = f"{FINE_TUNED}, {SCRATCH_E}, {SCRATCH_B} or {TICKET}"
+            raise SpecError(f"Expected {arms} as arm, got {self.arm!r}.")
+        if not 0 < self.macs <= 1:
+            raise SpecError(f"Expected macs above 0 and at most 1, a fraction to keep, got {self.macs}.")
+        return FunctionRun.of(train_pruned_network, self, inputs=(self.large.run(),))
+
 
 def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDirectory) -> list[Row]:
     """Remove channels from a trained network, and train what is left from the weights that the arm says.
@@ -132,10 +146,6 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
         UnknownNameError: METHODS has no such method.
         DensityError: The fraction of multiply-accumulates cannot be reached.
     """
-    if settings.arm not in (FINE_TUNED, SCRATCH_E, SCRATCH_B, TICKET):
-        raise SpecError(
-            f"Expected {FINE_TUNED}, {SCRATCH_E}, {SCRATCH_B} or {TICKET} as arm, got {settings.arm!r}."
-        )
     data, trained = settings.dataset(), settings.load(large)
     sizes = _sizes(trained, data)
     plan = plan_of(settings, trained, data, replicate)

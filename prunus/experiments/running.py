@@ -1,6 +1,5 @@
 """Do the runs of an experiment that a store lacks, and draw the page from the rows of those that are finished."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from prunus.report.statistics import check_interval_library
 from prunus.runs.content import Row
 from prunus.runs.executors import EXECUTORS, run_plan
 from prunus.runs.executors.run_task import Say
+from prunus.runs.executors.worker import Executor
 from prunus.runs.requests import Request
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
@@ -43,7 +43,7 @@ def run_experiment(
     replicates: int | None = None,
     seed: int = 0,
     report: Say | None = None,
-    executor: str = "processes",
+    executor: str | Executor = "processes",
     workers: int | None = None,
     settings: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -58,8 +58,8 @@ def run_experiment(
         replicates: Number of replicates; None for that of the size.
         seed: Number of the first replicate.
         report: Called with sentences about the plan and the runs.
-        executor: A key of EXECUTORS.
-        workers: Number of processes; None for one per core.
+        executor: A key of EXECUTORS, or an executor, such as `functools.partial(on_ray, address="10.0.0.1:6379")`.
+        workers: Number of workers; None for as many as the executor takes by itself, "processes" one per core.
         settings: Changes of settings as texts, by setting name.
         progress: Called with the estimated work that is done.
 
@@ -68,13 +68,15 @@ def run_experiment(
 
     Raises:
         UnknownNameError, SpecError: A name or setting is unknown or impossible; nothing was written.
-        StoreError: The store is damaged or cannot be used.
+        StoreError: The store is damaged or paused, or cannot be used.
+        WorkerError: No worker can be started, or workers are lost too often.
     """
     _check_libraries(experiment)
     if size not in SIZES:
         raise UnknownNameError(f"Expected a size of {', '.join(SIZES)}, got {size!r}.")
     say, changes = report or (lambda line: None), dict(settings or {})
-    lookup("executor", EXECUTORS, executor)
+    if isinstance(executor, str):
+        lookup("executor", EXECUTORS, executor)
     numbers = range(seed, seed + (replicates or experiment.num_replicates(size)))
     networks = experiment.networks_and_settings(changes)[0]
     if "network" not in changes and len(networks) < len(experiment.networks):
@@ -94,7 +96,7 @@ def run_experiment(
         [*specs, *removed],
         runs,
         executor=executor,
-        workers=workers or os.cpu_count() or 1,
+        workers=workers,
         say=say,
         progress=progress,
     )

@@ -51,9 +51,9 @@ class TransformersPruning(PruningCallback, TrainerCallback):
                 ) from error
         self.start_pruning(kwargs["model"], kwargs["optimizer"], saved)
 
-    def on_step_end(self, *given: Any, **kwargs: Any) -> None:
+    def on_step_end(self, *arguments: Any, **kwargs: Any) -> None:
         """Prune where it is due."""
-        _, state, _ = given
+        _, state, _ = arguments
         self.prune_until(state.global_step)
 
     def on_save(
@@ -70,9 +70,9 @@ class TransformersPruning(PruningCallback, TrainerCallback):
         if self.pruning is not None and state.is_world_process_zero:
             write_atomic(_state_path(args, state), to_bytes(self.pruning.state_dict()))
 
-    def on_train_end(self, *given: Any, **kwargs: Any) -> None:
+    def on_train_end(self, *arguments: Any, **kwargs: Any) -> None:
         """Detach the masks and write the file."""
-        _, state, _ = given
+        _, state, _ = arguments
         self.finish_pruning(is_writer=state.is_world_process_zero)
 
 

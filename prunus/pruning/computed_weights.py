@@ -75,12 +75,12 @@ def _parametrizations(layer: nn.Module) -> Iterator[ComputedWeight]:
         # A copy, because a parametrization may change its buffers.
         trial = copy.deepcopy(chain).eval()
         tensor = _value(chain)
-        own = {name: p for name, p in trial.named_parameters(recurse=False) if p.shape == tensor.shape}
-        if len(own) != 1:
+        originals = {name: p for name, p in trial.named_parameters(recurse=False) if p.shape == tensor.shape}
+        if len(originals) != 1:
             continue
-        (name,) = own
+        (name,) = originals
         half = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.device) < 0.5
-        own[name].copy_(own[name] * half)
+        originals[name].copy_(originals[name] * half)
         keeps_zeros = not _value(trial)[~half].any()
         prefix = f"parametrizations.{attribute}."
         invert = partial(_invert_parametrization, chain, prefix, name)

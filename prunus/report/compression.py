@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,6 +82,7 @@ def write_page(
     test: Evaluation | None = None,
     seconds: float | None = None,
     provenance: str = "",
+    activation_zeros: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Write the page of `compressed` and its file to `path`; the same arguments give the same bytes.
 
@@ -95,6 +97,8 @@ def write_page(
             evaluated.
         seconds: The time that everything took.
         provenance: Where the data came from (`Dataset.provenance`).
+        activation_zeros: The fraction of zeros in the inputs of each layer, "before" and "after" compression
+            (`prunus.activation_zeros`); None if it was not measured.
 
     Raises:
         OutputError: The page cannot be written.
@@ -113,6 +117,7 @@ def write_page(
         mistakes=_compare_mistakes(dense_test, test),
         stages=stages,
         tensors=tensor_rows(inspection),
+        activation_zeros=activation_zeros,
         coverage=input_coverage(compressed),
         kernels=draw_kernels(compressed),
         masks=draw_masks(compressed),

@@ -4,6 +4,7 @@
     rows.jsonl          one row per level
     curve.jsonl         one row per level and step
     NAME.safetensors    tensors, or masks with one bit per weight, and metadata
+    .steps.part         while a process computes the run: how many of its steps are done
 
 Each file carries a digest of its content, which every read verifies. The record of a finished run states how many rows
 and which tensors there are, so that a file that is missing is an error too. No other module spells these names.
@@ -11,6 +12,7 @@ and which tensors there are, so that a file that is missing is an error too. No 
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import time
@@ -72,6 +74,7 @@ class RunDirectory:
         self.path = Path(path)
         self.lock = lock
         self.attempt = ""
+        self.begun = time.monotonic()
         self.read_only = read_only
 
     @property
@@ -207,6 +210,27 @@ class RunDirectory:
         if name not in record.inputs:
             self.write_record(replace(record, inputs={**record.inputs, name: digest}))
 
+    def write_steps(self, done: int, total: int) -> None:
+        """Write how many steps of the run are done, for readers; the file is removed when the run ends or begins again.
+
+        Args:
+            done: The number of steps done, of all trainings of the run.
+            total: The number of all steps.
+
+        Raises:
+            StoreError: The file cannot be written, or another process has taken the run over.
+        """
+        self._check_may_write()
+        write_file(self._steps_path, f"{done} {total}".encode())
+
+    def steps(self) -> tuple[int, int] | None:
+        """Return what `write_steps` wrote last; None if there is nothing."""
+        try:
+            done, total = map(int, self._steps_path.read_bytes().split())
+        except (OSError, ValueError):
+            return None
+        return done, total
+
     def has_record(self) -> bool:
         """Return whether there is a run.json."""
         return (self.path / RECORD).exists()
@@ -222,9 +246,13 @@ class RunDirectory:
         write_record(self.path, record)
 
     def begin_attempt(self, record: RunRecord) -> None:
-        """Write the record of a run that this process starts or resumes, with a word for this attempt."""
-        self.attempt = secrets.token_hex(8)
-        write_record(self.path, replace(record, attempt=self.attempt))
+        """Write the record of a run that this process starts or resumes, with a word for this attempt.
+
+        The time of the start is that of the file system, whose clock also gives the times of the files: those of the
+        machines that share it may differ.
+        """
+        self.attempt, self.begun = secrets.token_hex(8), time.monotonic()
+        write_record(self.path, replace(record, attempt=self.attempt, started=file_system_time(self.path)))
 
     def finish(self, record: RunRecord) -> None:
         """Write the record of the finished run, as the last thing, with the number of rows and the names of tensors."""
@@ -260,6 +288,10 @@ class RunDirectory:
     @property
     def _rows_path(self) -> Path:
         return self.path / "rows.jsonl"
+
+    @property
+    def _steps_path(self) -> Path:
+        return self.path / f".steps{TEMPORARY}"
 
     @property
     def _curve_path(self) -> Path:
@@ -343,6 +375,8 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[: len(ZEROS)]
 
 
-def attempt_seconds(record: RunRecord) -> float:
-    """Return the seconds of all attempts of a run whose last attempt is made by this process, now."""
-    return record.seconds + max(0.0, time.time() - record.started)
+def file_system_time(folder: Path) -> float:
+    """Return the time, in seconds since 1970, that the file system of a folder gives to what is written now."""
+    with store_errors(folder):
+        os.utime(folder)
+        return folder.stat().st_mtime

@@ -10,6 +10,7 @@ from prunus.errors import StoreError
 from prunus.runs.content import Row, read_json, write_json
 from prunus.runs.settings import all_settings, canonical_json, flatten_settings, nondefault_settings
 from prunus.runs.spec import RunSpec, code_digests, make_id, run_id
+from prunus.version import __version__
 
 RECORD = "run.json"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
@@ -112,7 +113,18 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
         changed = {"cost": (unit, number), "environments": tuple(value["environments"])}
         return RunRecord(**{**value, **changed})
     except (KeyError, TypeError, ValueError) as error:
+        _check_version(value, path)
         raise StoreError(f"{path} is damaged: it is not the record of a run ({error!r}).") from error
+
+
+def _check_version(value: Mapping[str, Any], path: Path) -> None:
+    """Raise StoreError if a record that cannot be read was written by another version of prunus."""
+    environments = value.get("environments") or [{}]
+    writer = environments[-1].get("prunus", __version__)
+    if writer != __version__:
+        raise StoreError(
+            f"{path} was written by prunus {writer}, and this is prunus {__version__}; install that version to read it."
+        )
 
 
 def check_id(record: RunRecord, path: Path) -> RunRecord:

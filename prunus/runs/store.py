@@ -23,7 +23,7 @@ from filelock import BaseFileLock
 
 from prunus.errors import StoreError
 from prunus.runs.content import Row, store_errors
-from prunus.runs.directory import RunDirectory, attempt_seconds
+from prunus.runs.directory import RunDirectory
 from prunus.runs.environment import environment
 from prunus.runs.locking import acquire, is_locked
 from prunus.runs.record import (
@@ -94,7 +94,7 @@ class Store:
             StoreError: The directory is that of another spec, or damaged.
         """
         id = run_id(spec)
-        if self.is_done(id):
+        if self.is_done(id) or self.is_locked(id):  # one that is locked is not waited for
             return None
         lock = self._acquire(id)
         if lock is None:
@@ -176,7 +176,7 @@ class Store:
         Raises:
             StoreError: There is no such run, or there are several.
         """
-        ids = {path.name for path in self._paths()}
+        ids = set(self.ids())
         matches = sorted(
             id for id in ids if id.startswith(prefix) or id.rpartition("-")[2].startswith(prefix)
         )
@@ -270,6 +270,13 @@ class Store:
         finally:
             lock.release()
 
+    def ids(self) -> list[str]:
+        """Return the IDs of all runs, finished or not, in order. Raises StoreError if the store cannot be read."""
+        try:
+            return [path.name for path in self._paths()]
+        except OSError as error:
+            raise StoreError(f"The store {self.path} cannot be read: {error.strerror or error}.") from error
+
     def is_locked(self, id: str) -> bool:
         """Return whether a process works on the run."""
         return is_locked(self._lock_path(id))
@@ -291,9 +298,7 @@ class Store:
                 inputs=old.inputs,
             )
         environments = (*new.environments, environment)
-        directory.begin_attempt(
-            replace(new, attempts=new.attempts + 1, started=time.time(), environments=environments)
-        )
+        directory.begin_attempt(replace(new, attempts=new.attempts + 1, environments=environments))
 
     def _acquire(self, id: str) -> BaseFileLock | None:
         """Lock a run; None if another process has locked it."""
@@ -370,7 +375,7 @@ class Store:
 def _ended(directory: RunDirectory, state: State, **changes: Any) -> RunRecord:
     """Return the record of a run whose last attempt is made by this process and ends now."""
     rows, record = directory.rows(), directory.record()
-    seconds = round(attempt_seconds(record), 3)
+    seconds = round(record.seconds + time.monotonic() - directory.begun, 3)
     return replace(record, state=state, seconds=seconds, **_describe_rows(rows), **changes)
 
 

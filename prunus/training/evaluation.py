@@ -79,7 +79,7 @@ class Totals:
         if self.metric is not None:
             self.total_metric += size * self._metric(batch, output)
         rows = self._class_rows(batch, output)
-        own = output_field(output, "loss")
+        model_loss = output_field(output, "loss")
         if rows is None:
             self.has_classes = False
             weight = size
@@ -88,9 +88,9 @@ class Totals:
             self.correct = self.correct + (logits.argmax(1) == labels).sum()
             weight = int(torch.count_nonzero(labels != IGNORE_INDEX))
         self.num_labels += weight
-        if self.loss_function is None and own is None and rows is not None:
+        if self.loss_function is None and model_loss is None and rows is not None:
             total = F.cross_entropy(*rows, reduction="sum", ignore_index=IGNORE_INDEX)
-        elif self.loss_function is None and own is None:
+        elif self.loss_function is None and model_loss is None:
             if self.metric is None:
                 loss_rows(output_tensor(self.model, output), labels_of(batch), LOSSES["cross_entropy"])
             total = torch.tensor(math.nan)

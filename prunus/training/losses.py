@@ -110,9 +110,9 @@ def mean_loss(
     tensor(0.1269)
     """
     if loss is None:
-        own = output_field(output, "loss")
-        if own is not None:
-            return own
+        model_loss = output_field(output, "loss")
+        if model_loss is not None:
+            return model_loss
         loss = LOSSES["cross_entropy"]
     if not isinstance(loss, Loss):
         try:

@@ -1,11 +1,11 @@
 """Training settings as frozen values, each with its source, and the learning-rate schedules.
 
-Learning-rate schedules are functions of the fraction t of the training steps that are done, in [0, 1), and of the
-recipe; they return a factor of `learning_rate`.
+Learning-rate schedules are factors of `learning_rate`, functions of the fraction t of the training steps that are done,
+in [0, 1).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from prunus.registry import lookup
@@ -59,28 +59,35 @@ class Recipe:
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
-def constant(t: float, recipe: Recipe) -> float:
+def constant(t: float) -> float:
     """1."""
     return 1.0
 
 
-def cosine(t: float, recipe: Recipe) -> float:
+def cosine(t: float) -> float:
     """(1 + cos πt) / 2 (Loshchilov & Hutter 2017, eq. 5 without restarts)."""
     return (1 + math.cos(math.pi * t)) / 2
 
 
-def steps(t: float, recipe: Recipe) -> float:
-    """0.1 to the power of the number of `milestones` that are reached; He et al. 2016 use 1/2 and 3/4 of the steps."""
-    milestones = (0.5, 0.75) if recipe.milestones is None else recipe.milestones
+def steps(t: float, milestones: Sequence[float] = (0.5, 0.75)) -> float:
+    """0.1 to the power of the number of milestones that are reached; the default is that of He et al. 2016.
+
+    Args:
+        t: The fraction of the training steps that are done, in [0, 1).
+        milestones: Such fractions.
+
+    Returns:
+        The factor of the learning rate.
+    """
     return 10.0 ** -sum(t >= milestone for milestone in milestones)
 
 
-def linear(t: float, recipe: Recipe) -> float:
+def linear(t: float) -> float:
     """1 - t."""
     return 1 - t
 
 
-LR_SCHEDULES: dict[str, Callable[[float, Recipe], float]] = {
+LR_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": constant,
     "cosine": cosine,
     "steps": steps,
@@ -103,11 +110,12 @@ def learning_rate_at(recipe: Recipe, t: float) -> float:
     Raises:
         UnknownNameError: There is no such schedule.
 
-    >>> recipe = Recipe(10, 0.1, 60, lr_schedule="steps", warmup_epochs=2)
+    >>> recipe = Recipe(10, 1.0, 60, lr_schedule="steps", warmup_epochs=2)
     >>> [learning_rate_at(recipe, t) for t in (0, 0.1, 0.2, 0.5, 0.75)]
-    [0.0, 0.05, 0.1, 0.01, 0.001]
+    [0.0, 0.5, 1.0, 0.1, 0.01]
     """
-    rate = recipe.learning_rate * lookup("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule)(t, recipe)
+    schedule = lookup("learning-rate decay", LR_SCHEDULES, recipe.lr_schedule)
+    rate = recipe.learning_rate * (schedule(t) if recipe.milestones is None else steps(t, recipe.milestones))
     return rate * min(1.0, t * recipe.epochs / recipe.warmup_epochs) if recipe.warmup_epochs else rate
 
 

@@ -197,6 +197,14 @@ def test_compress_prints_the_test_error_of_the_file(made, run):
     assert json.loads(result)["test_error"] == printed["test_error"]
 
 
+def test_compress_reports_the_zeros_among_the_activations(made, run):
+    zeros = json.loads((made / "printed.json").read_text())["activation_zeros"]
+    assert zeros["before"].keys() == zeros["after"].keys() == {"1", "4"}
+    assert zeros["before"]["1"] == zeros["after"]["1"]  # the inputs of the network
+    assert zeros["before"]["4"] != zeros["after"]["4"]
+    assert "Zeros among the activations" in (made / "own.html").read_text()
+
+
 def test_same_seed_gives_the_same_file_in_another_process(made, run, tmp_path):
     run(*COMPRESS, "--out", tmp_path / "again.prunus")
     assert (tmp_path / "again.prunus").read_bytes() == (made / "own.prunus").read_bytes()

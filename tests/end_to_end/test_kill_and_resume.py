@@ -20,16 +20,23 @@ DELETION = {
     "epochs": 2,
 }
 COMPRESSED = {**DIGITS, "model": "tiny_networks:lenet"}
+STRUCTURE = {**DIGITS, "model": "tiny_networks:normed_convolutions", "batch_size": 30, "recipe.epochs": 2}
 SETTINGS = {
     "lecun1990": DELETION,
     "hassibi1993.xor": {"networks": 4},
     "hassibi1993.monks": {"hidden": 1, "num_weights": 20, "starts": 2},
+    "lecun1990.generalization": {**COMPRESSED, "examples": 800},
+    "families.biases": COMPRESSED,
+    "families.activations": {**COMPRESSED, "examples": 90},
     "one_shot": {
         **DIGITS, "model": "tiny_networks:normed", "weights": "", "calibration_examples": 30, "test_examples": 50,
     },
     "han2015.tradeoff": COMPRESSED,
     "han2015.tables": COMPRESSED,
     "han2016": COMPRESSED,
+    "liu2019.tickets": {**TICKET, "exclude": "5.weight"},
+    "liu2019.filters": {**STRUCTURE, "macs": 0.6},
+    "liu2019.structures": STRUCTURE,
     "zhou2019.supermasks": SUPERMASK,
     "zhou2019.criterion_supermasks": SUPERMASK,
 }  # fmt: skip
@@ -74,11 +81,11 @@ def numbers(folder, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_survives_five_kills(name, tmp_path):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    for folder in (whole, resumed):
+    complete, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (complete, resumed):
         folder.mkdir()
     log = tmp_path / "log"
-    assert run_until(command(name, whole), whole / "store" / "runs", None, log) == 0, log.read_text()
+    assert run_until(command(name, complete), complete / "store" / "runs", None, log) == 0, log.read_text()
     num_writes = int(log.read_text().splitlines()[-1])
     store, finished = resumed / "store", {}
     for kill in range(NUM_KILLS):
@@ -89,8 +96,8 @@ def test_experiment_survives_five_kills(name, tmp_path):
         finished = now
     assert run_until(command(name, resumed), store / "runs", None, log) == 0, log.read_text()
     check_kept(finished, finished_work(store))
-    assert numbers(resumed, name) == numbers(whole, name)
+    assert numbers(resumed, name) == numbers(complete, name)
     runs = Store(store).runs()
-    assert {run.id for run in runs} == {run.id for run in Store(whole / "store").runs()}
+    assert {run.id for run in runs} == {run.id for run in Store(complete / "store").runs()}
     assert {run.state for run in runs} == {"done"}
     assert len(runs) < sum(run.attempts for run in runs) <= len(runs) + NUM_KILLS

@@ -97,8 +97,8 @@ def test_weights_of_the_function_are_pruned_as_they_are(run):
     import task_nets
 
     dense = task_nets.net()
-    kept = load_file("o.safetensors")["0.weight"]
-    assert torch.equal(kept, torch.where(kept != 0, dense[0].weight.detach(), 0.0))
+    weight = load_file("o.safetensors")["0.weight"]
+    assert torch.equal(weight, torch.where(weight != 0, dense[0].weight.detach(), 0.0))
     for data in ("inputs", "loader"):
         layers = json.loads(prune(run, "net", "--criterion=obs", f"--data=task_nets:{data}", "--json").out)[
             "layers"

@@ -30,17 +30,17 @@ def examples():
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     (tmp_path / "slim_nets.py").write_text(OWN)
     monkeypatch.setattr(latency, "SECONDS", 0.0)  # the fewest runs
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_writes_a_smaller_built_in_model_that_loads_by_itself(run_cli, own):
+def test_writes_a_smaller_built_in_model_that_loads_by_itself(run_cli, folder):
     printed = run_cli("slim", "resnet-20", "--macs=0.5", "--out=a.prunus", "--json")
     result = json.loads(printed.out)
-    assert result["file_bytes"] == (own / "a.prunus").stat().st_size
+    assert result["file_bytes"] == (folder / "a.prunus").stat().st_size
     model = prunus.load("a.prunus")
     macs = prunus.count_macs(model, torch.zeros(1, 3, 32, 32))
     assert result["macs"] == [40_551_040, macs]
@@ -49,12 +49,16 @@ def test_writes_a_smaller_built_in_model_that_loads_by_itself(run_cli, own):
     assert [row["batch_size"] for row in result["latency"]] == [1, 32]
     assert all(row["before_ms"] > 0 and row["after_ms"] > 0 for row in result["latency"])
     assert "has the initial weights of seed 0" in printed.err
+    assert result["page"] == "a.html"
+    page = (own / "a.html").read_text(encoding="utf-8")
+    assert "40,551,040 → " in page
+    assert "<dt>conv1.weight</dt><dd>conv1, layer1.0.conv2, layer1.1.conv2, layer1.2.conv2" in page
     again = json.loads(run_cli("slim", "a.prunus", "--parameters=0.5", "--out=b.prunus", "--json").out)
     assert again["parameters"][0] == result["parameters"][1]
     assert sum(p.numel() for p in prunus.load("b.prunus").parameters()) == again["parameters"][1]
 
 
-def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, own):
+def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, folder):
     printed = run_cli(
         "slim", "slim_nets:net", "--density=0.5", "--criterion=taylor", "--data=slim_nets:examples", "--out=a.prunus"
     ).out  # fmt: skip
@@ -67,7 +71,7 @@ def test_table_has_layers_coupling_times_and_what_is_left_alone(run_cli, own):
     assert smaller.second.weight.shape == (8, 8)
 
 
-def test_file_bytes_are_those_of_the_file(run_cli, own):
+def test_file_bytes_are_those_of_the_file(run_cli, folder):
     dense = json.loads(
         run_cli("slim", "slim_nets:net", "--input-shape=8", "--density=1", "--out=d.prunus", "--json").out
     )
@@ -99,8 +103,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("options", "code", "message"), BAD)
-def test_errors_are_one_sentence_and_no_file_is_written(options, code, message, run_cli, own):
-    before = sorted(own.glob("*.prunus"))
+def test_errors_are_one_sentence_and_no_file_is_written(options, code, message, run_cli, folder):
+    before = sorted(folder.glob("*.prunus"))
     error = " ".join(run_cli("slim", *options, code=code).err.split())
     assert message in error
-    assert sorted(own.glob("*.prunus")) == before
+    assert sorted(folder.glob("*.prunus")) == before

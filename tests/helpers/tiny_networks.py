@@ -58,6 +58,12 @@ def convolved(seed: int) -> nn.Module:
     return randomize_parameters(nn.Sequential(*layers).to(memory_format=torch.channels_last), seed)
 
 
+def normed_convolutions(seed: int) -> nn.Module:
+    """Two convolutions with BatchNorm, and a linear layer."""
+    layers = nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 2), nn.BatchNorm2d(8)
+    return randomize_parameters(nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(32, 10)), seed)
+
+
 class Residual(nn.Module):
     """Linear layers, one with a skip connection, so that the network is not a chain of layers."""
 

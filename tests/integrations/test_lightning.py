@@ -53,8 +53,8 @@ def test_a_module_is_pruned_by_the_schedule_and_written(loader, tmp_path):
     module, path = Digits(), tmp_path / "digits.prunus"
     callback = LightningPruning(0.2, rounds=3, every=4, begin=2, path=path)
     trainer(tmp_path, callback).fit(module, loader)
-    kept = [round(d * 1536) for d in callback.pruning.densities]
-    expected = [0] * 6 + [1536 - kept[0]] * 4 + [1536 - kept[1]] * 4 + [1536 - kept[2]] * 10
+    num_kept = [round(d * 1536) for d in callback.pruning.densities]
+    expected = [0] * 6 + [1536 - num_kept[0]] * 4 + [1536 - num_kept[1]] * 4 + [1536 - num_kept[2]] * 10
     assert module.zeros == expected  # before each of 24 steps
     assert callback.pruning.masks.verify() == 0
     loaded = prunus.load(path, into=Digits())
@@ -74,16 +74,16 @@ def test_a_checkpoint_of_lightning_continues_the_pruning(loader, tmp_path):
     def callbacks():
         return LightningPruning(0.2, rounds=3, every=5, criterion="random", seed=3)
 
-    whole, resumed = Digits(), Digits()
+    complete, resumed = Digits(), Digits()
     expected, again = callbacks(), callbacks()
-    trainer(tmp_path, expected).fit(whole, loader)
+    trainer(tmp_path, expected).fit(complete, loader)
     first = trainer(tmp_path, callbacks(), max_epochs=1)
     first.fit(Digits(), loader)
     first.save_checkpoint(tmp_path / "epoch.ckpt")
     trainer(tmp_path, again).fit(resumed, loader, ckpt_path=tmp_path / "epoch.ckpt", weights_only=False)
     for name, mask in expected.pruning.masks.items():
         assert torch.equal(again.pruning.masks[name], mask)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(complete.parameters(), resumed.parameters(), strict=True))
 
 
 def test_masks_of_a_checkpoint_are_restored_and_not_selected_again(loader, tmp_path):

@@ -59,13 +59,13 @@ def test_a_causal_model_is_pruned_by_the_schedule_and_written(tmp_path):
 
 def test_a_training_that_resumes_continues_the_pruning(tmp_path):
     expected, again = callback(), callback()
-    whole = trainer(tmp_path / "whole", expected, save_strategy="steps", save_steps=3)
-    whole.train()
+    complete = trainer(tmp_path / "whole", expected, save_strategy="steps", save_steps=3)
+    complete.train()
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "part" / "checkpoint-3")
     resumed = trainer(tmp_path / "part", again)
     resumed.train(resume_from_checkpoint=str(tmp_path / "part" / "checkpoint-3"))
     assert again.pruning.num_steps == 10
-    for name, tensor in whole.model.state_dict().items():
+    for name, tensor in complete.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
     (tmp_path / "part" / "checkpoint-3" / "prunus.safetensors").unlink()
     with pytest.raises(CheckpointError, match="Expected the state of the pruning in"):

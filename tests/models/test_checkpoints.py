@@ -29,7 +29,7 @@ STATE = linear(1).state_dict()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "text"),
     [
         (STATE, ""),
         *(
@@ -53,11 +53,11 @@ STATE = linear(1).state_dict()
         ({**STATE, "position_ids": torch.arange(9)}, "not in the model, and not used: position_ids"),
     ],
 )
-def test_checkpoint_is_recognized_and_reported(content, said, tmp_path):
+def test_checkpoint_is_recognized_and_reported(content, text, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     for wrap in (lambda model: model, nn.DataParallel, torch.compile):
         model = linear(2)
-        assert said in load_weights(wrap(model), tmp_path / "w.pth")
+        assert text in load_weights(wrap(model), tmp_path / "w.pth")
         assert equal(model, linear(1))
 
 

@@ -77,8 +77,8 @@ def test_gradients_are_those_of_the_task(kind):
     weights = prunable_weights(model)
     loss(model(x), y).backward()
     loader = DataLoader(TensorDataset(x, y), batch_size=6)
-    own = {"loss": lambda output, batch: loss(output, batch[1])}
-    for options in ({"loss": named}, own):
+    functions = {"loss": lambda output, batch: loss(output, batch[1])}
+    for options in ({"loss": named}, functions):
         collected = collect(model, weights, {"gradients"}, loader, **options).gradients
         for name, gradient in collected.items():
             torch.testing.assert_close(gradient, model.get_parameter(name).grad)
@@ -89,10 +89,10 @@ def test_gradients_are_those_of_the_task(kind):
 def test_a_loader_prunes_as_the_same_examples_at_once(kind, method):
     x, y, _ = TASKS[kind]
     loss = "squared_error" if kind is Regression and method in ("snip", "grasp", "fisher") else None
-    one = [(x[i], y[i]) for i in range(len(x))]
+    examples = [(x[i], y[i]) for i in range(len(x))]
     batch_size, forms = 6, []
     forms.append([(x[:9], y[:9]), (x[9:], y[9:])])
-    forms.append(DataLoader(one, batch_size=batch_size))
+    forms.append(DataLoader(examples, batch_size=batch_size))
     results = []
     for data in forms:
         model = model_of(kind)
@@ -126,8 +126,8 @@ def test_forward_and_loss_see_the_batch_as_the_loader_makes_it():
     F.cross_entropy(model.layer(x) * scale, y).backward()
     prunus.prune(model, 0.5, criterion="snip", calibration=data, **options)
     assert {tuple(call) for call in calls} == {("more", "x", "y")}
-    kept = (weight * model.layer.weight.grad).abs().flatten().topk(6).indices
-    assert torch.equal(model.layer.weight.flatten().nonzero().flatten(), kept.sort().values)
+    largest = (weight * model.layer.weight.grad).abs().flatten().topk(6).indices
+    assert torch.equal(model.layer.weight.flatten().nonzero().flatten(), largest.sort().values)
     for method in ("obs", "fisher", "sparse_gpt"):
         used = options if method == "fisher" else {"forward": forward}
         assert prunus.prune(Takes(), 0.5, criterion=method, calibration=data, **used).density == 0.5
@@ -195,12 +195,12 @@ class Converting(nn.Module):
 def test_weights_keep_their_dtype_and_statistics_are_precise(method, dtype):
     x, y = draw(40, 5), classes(40)
     torch.manual_seed(0)
-    own = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
-    single = copy.deepcopy(own).float()
-    results = [prunus.prune(model, 0.5, criterion=method, calibration=(x, y)) for model in (own, single)]
-    assert all(parameter.dtype == dtype for parameter in own.parameters())
+    options = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
+    single = copy.deepcopy(options).float()
+    results = [prunus.prune(model, 0.5, criterion=method, calibration=(x, y)) for model in (options, single)]
+    assert all(parameter.dtype == dtype for parameter in options.parameters())
     for name, mask in results[0].masks.items():
-        assert not own.get_parameter(name)[~mask].any()
+        assert not options.get_parameter(name)[~mask].any()
         if dtype != torch.float64 and method in ("snip", "grasp", "fisher", "obd", "full_obs"):
             assert torch.equal(mask, results[1].masks[name])  # 16 bits would decide otherwise
     if method not in ("obd", "synflow"):  # which follow the operations, or use float64
@@ -221,9 +221,9 @@ def test_sensitivity_takes_the_same_data_loss_forward_and_metric():
     point = curves["1.weight"][0]
     assert point.loss == pytest.approx(float(loss(model(x), y).detach()), rel=1e-5)
     assert 0 < point.accuracy < 100
-    own = {"forward": lambda m, batch: m(batch[0]), "loss": lambda o, batch: loss(o, batch[1])}
+    functions = {"forward": lambda m, batch: m(batch[0]), "loss": lambda o, batch: loss(o, batch[1])}
     metric = lambda output, batch: -output.square().mean()  # noqa: E731
-    with_metric = prunus.sensitivity(model, loader, **options, **own, metric=metric)
+    with_metric = prunus.sensitivity(model, loader, **options, **functions, metric=metric)
     assert with_metric["1.weight"][1].loss == pytest.approx(curves["1.weight"][1].loss, rel=1e-5)
     assert prunus.choose_densities(with_metric, 100.0) == {"1.weight": 0.5, "3.weight": 0.5}
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -322,7 +322,7 @@ def test_statistics_of_16_bit_models_are_those_of_a_float32_copy(dtype):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
     single = copy.deepcopy(model).float()
-    found, expected = (
+    actual, expected = (
         collect(m, prunable_weights(m), {"gradients"}, (X, Y)).gradients for m in (model, single)
     )
-    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    assert all(torch.equal(actual[name], gradient) for name, gradient in expected.items())

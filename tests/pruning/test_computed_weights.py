@@ -47,8 +47,8 @@ def test_computed_weight_is_ranked_by_its_own_values_and_has_the_zeros(wrap, par
     pruned = prunus.prune(model, 0.5)
     mask = pruned.masks[f"0.{parameter}"]
     weight = model[0].weight.detach()
-    kept = before.abs().flatten().topk(48).indices
-    assert torch.equal(mask.flatten().nonzero().flatten(), kept.sort().values)
+    largest = before.abs().flatten().topk(48).indices
+    assert torch.equal(mask.flatten().nonzero().flatten(), largest.sort().values)
     assert not weight[~mask].any()
     assert weight[mask].all()
     if "spectral" not in wrap.__name__:  # which scales the weight again
@@ -61,10 +61,10 @@ def test_obs_of_a_normalized_weight_equals_obs_of_the_plain_layer(wrap, paramete
     model, plain = network(wrap), network(lambda layer: layer)
     plain[0].weight.data = model[0].weight.detach().clone()
     x, y = torch.randn(40, 8), torch.zeros(40, dtype=torch.int64)
-    one, other = (prunus.prune(m, 0.5, criterion="obs", calibration=(x, y)) for m in (model, plain))
-    assert torch.equal(one.masks[f"0.{parameter}"], other.masks["0.weight"])
+    wrapped, other = (prunus.prune(m, 0.5, criterion="obs", calibration=(x, y)) for m in (model, plain))
+    assert torch.equal(wrapped.masks[f"0.{parameter}"], other.masks["0.weight"])
     torch.testing.assert_close(model(x), plain(x))
-    assert one.report.rows[0].error_after == pytest.approx(other.report.rows[0].error_after)
+    assert wrapped.report.rows[0].error_after == pytest.approx(other.report.rows[0].error_after)
 
 
 def test_row_that_weight_norm_would_lose_is_refused_before_anything_changes():
@@ -96,6 +96,8 @@ def test_mask_of_torch_is_taken_over(passed):
 def test_mask_of_torch_restricts_masks_of_the_caller():
     model = network(lambda layer: layer)
     prune.random_unstructured(model[0], "weight", 0.5)
-    own = {n: torch.rand(w.shape) < 0.8 for n, w in prunable_weights(model).items()}
-    pruned = prunus.prune(model, 0.25, within=own)
-    assert not (pruned.masks["0.weight_orig"] & ~(own["0.weight_orig"] & model[0].weight_mask.bool())).any()
+    within = {n: torch.rand(w.shape) < 0.8 for n, w in prunable_weights(model).items()}
+    pruned = prunus.prune(model, 0.25, within=within)
+    assert not (
+        pruned.masks["0.weight_orig"] & ~(within["0.weight_orig"] & model[0].weight_mask.bool())
+    ).any()

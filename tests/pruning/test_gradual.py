@@ -108,7 +108,7 @@ def test_a_killed_training_continues_with_the_same_bits(done):
 
 def test_each_seed_and_each_round_has_random_scores_of_its_own():
     """With scores that were the same in two rounds, the second mask would be the best of the first."""
-    kept = []
+    masks = []
     for seed, rounds in ((0, 1), (1, 1), (0, 2)):
         model = network()
         optimizer = adamw(model)
@@ -116,9 +116,9 @@ def test_each_seed_and_each_round_has_random_scores_of_its_own():
             "cubic", model, 0.2, optimizer, rounds=rounds, every=1, criterion="random", seed=seed
         )
         train(model, optimizer, pruning, rounds)
-        kept.append(pruning.masks["0.weight"])
-    assert not torch.equal(kept[0], kept[1])
-    assert not torch.equal(kept[0], kept[2])
+        masks.append(pruning.masks["0.weight"])
+    assert not torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
 
 
 BAD = [

@@ -275,6 +275,13 @@ def _like_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunus.report.compression.PAPER_NETWORKS", (None,))
 
 
+def test_zeros_among_the_activations_have_a_table(digits: Fixture, tmp_path: Path) -> None:
+    zeros = {"before": {"1": 0.5, "3": 0.25}, "after": {"1": 0.5, "3": 0.375}}
+    rows = digits.page(tmp_path / "page.html", activation_zeros=zeros).tables
+    assert [["1", "50.0 %", "50.0 %"], ["3", "25.0 %", "37.5 %"]] in [table[1:] for table in rows]
+    assert "Zeros among" not in (digits.page(tmp_path / "other.html").text)
+
+
 def test_page_has_the_ratios_of_the_paper_beside_its_networks_only(digits: Fixture, tmp_path: Path) -> None:
     page = digits.page(tmp_path / "page.html")
     assert "ratio in the paper" not in page.tables[0][0]

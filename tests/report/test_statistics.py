@@ -187,6 +187,10 @@ def test_holm_keeps_order_and_never_lowers_a_p_value() -> None:
         ([0.01, -0.02, 0.02, 0.0], "equal", 0.5, "holds"),
         ([1.0, 1.1, 0.9, 1.05], "equal", 0.5, "does not hold"),
         ([0.4, 0.7, 0.3, 0.6], "equal", 0.5, "not shown"),
+        ([0.2, -0.3, 0.1, -0.1], "not lower", 0.5, "holds"),
+        ([3.0, -0.3, 2.0, 1.0], "not lower", 1.0, "holds"),
+        ([-1.0, -1.1, -0.9, -1.05], "not lower", 0.5, "does not hold"),
+        ([-0.4, -0.7, -0.3, -0.6], "not lower", 0.5, "not shown"),
         ([5.0], "higher", 0.0, "not shown"),
     ],
 )

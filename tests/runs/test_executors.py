@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from prunus.errors import DivergenceError, InvariantWarning, SpecError, StatisticsError, StoreError
-from prunus.runs.executors import EXECUTORS, run_in_worker, run_plan
+from prunus.runs.executors import inline, run_plan
 from prunus.runs.executors.run_task import run_to_completion
 from prunus.runs.executors.scheduler import RunScheduler
-from prunus.runs.executors.workers import to_picklable_error
+from prunus.runs.executors.worker import Work, do_missing_runs, to_picklable_error
 from prunus.runs.plan import plan as plan_of
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
@@ -33,6 +33,8 @@ sys.path.insert(0, str(HELPERS))
 from plan import DENSE, RECIPE, plan  # noqa: E402
 
 TIMES = {"seconds"}
+EXECUTORS = ("inline", "processes")
+"""Those that need one machine; the others are tested in test_many_machines.py."""
 
 
 def with_dependencies(specs) -> list:
@@ -216,12 +218,12 @@ def test_an_error_of_a_user_function_fails_only_its_run(executor, tmp_path):
 
 
 def test_an_error_in_a_worker_has_the_traceback_in_its_notes(tmp_path):
-    run_in_worker(DENSE, tmp_path)
-    _, is_done, fault = run_in_worker(
-        TicketSpec(DENSE, rounds=1, criterion="tiny_networks:raising"), tmp_path
-    )
-    error = pickle.loads(pickle.dumps(fault))
-    assert (is_done, type(error), str(error)) == (False, ValueError, "a fault")
+    Store(tmp_path)
+    bad = TicketSpec(DENSE, rounds=1, criterion="tiny_networks:raising")
+    faults = do_missing_runs(Work((DENSE, bad), tmp_path, "processes", {}))
+    assert [*faults] == [run_id(bad)]
+    error = pickle.loads(pickle.dumps(faults[run_id(bad)]))
+    assert (type(error), str(error)) == (ValueError, "a fault")
     assert ", in raising\n" in error.__notes__[0]
 
 
@@ -245,7 +247,7 @@ class Odd(Exception):
 def test_raise_first_error_keeps_the_type_and_counts_the_failures(error, type_, lines, tmp_path):
     for raised in (error, to_picklable_error(error)):
         scheduler = RunScheduler([DENSE], Store(tmp_path))
-        scheduler.record((DENSE, False, raised), print)
+        scheduler.fail(run_id(DENSE), raised)
         with pytest.raises(type_) as ended:
             scheduler.raise_first_error()
         assert str(ended.value) == f"1 of 1 runs failed; the first, {run_id(DENSE)}: {lines}"
@@ -318,9 +320,10 @@ def test_a_removed_dependency_is_an_error(tmp_path):
     run_plan([DENSE], store, executor="inline", say=print)
     todo = plan_of([spec], store).todo
     store.remove(run_id(DENSE))
+    scheduler = RunScheduler(todo, store)
+    inline(Work(todo, tmp_path, "inline", {}), None, scheduler)
     with pytest.raises(StoreError, match=f"{run_id(DENSE)}, which it depends on, is gone"):
-        EXECUTORS["inline"](RunScheduler(todo, store), 1, print)
-    assert not RunScheduler(todo, store).ready()
+        scheduler.raise_first_error()
 
 
 def test_a_failed_invariant_is_recorded_in_a_finished_run(tmp_path):
@@ -433,8 +436,9 @@ def test_two_executors_share_a_store(executors, executed, tmp_path):
     store, specs = Store(tmp_path), plan(20)
     for spec in with_dependencies(specs):
         assert store.directory(run_id(spec)).record().attempts == 1
-    done = [line.rpartition(": ")[2] for program in programs for line in program.lines if " of " in line]
-    assert sorted(done) == sorted(map(run_id, with_dependencies(specs)))
+    for program in programs:
+        done = [line.rpartition(": ")[2] for line in program.lines if " of " in line]
+        assert sorted(done) == sorted(map(run_id, with_dependencies(specs)))
     check_same(executed("inline", 20)[0], store, specs)
 
 

@@ -379,6 +379,23 @@ def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
     assert zeros == {name: sizes[name] - num_kept[name] if name in names else 0 for name in zeros}
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_excluded_weights_are_neither_pruned_nor_drawn_anew(scope):
+    ticket = TicketSpec(DENSE, rounds=2, scope=scope, exclude=("5.weight",))
+    control = replace(ticket, mask1="reinitialize", masks_from=ticket)
+    directory = done(ticket, trained())
+    other = done(control, trained(), directory)
+    masks = masks_at(directory, 2)
+    assert list(masks) == ["1.weight", "3.weight"]
+    kept = [int(mask.sum()) for mask in masks.values()]
+    assert sum(kept) == num_to_keep(0.64, 1920) if scope == "global" else kept == [983, 246]
+    initial = load_saved_state(trained(), 0).model["5.weight"]
+    for each in (directory, other):
+        assert all(row["invariants"]["passed"] for row in each.rows())
+        assert not (each.load_tensors("final")["5.weight"] == 0).any()
+        assert not torch.equal(each.load_tensors("final")["5.weight"], initial)
+
+
 @pytest.mark.parametrize(
     ("scope", "rate", "rounds"), [("2:4", 0.5, 1), ("1:4", 0.75, 1), ("1x4", 0.3, 3), ("2x2", 0.5, 2)]
 )
@@ -609,6 +626,17 @@ def test_user_criterion_and_actions_are_used(step):
         ({"pruning_rates": PruningRates(linear=1.0)}, SpecError, r"pruning_rates\.linear .*got 1\.0"),
         ({"pruning_rates": PruningRates(output=-0.1)}, SpecError, r"pruning_rates\.output .*got -0\.1"),
         ({"masks_from": TicketSpec(DENSE, rounds=1)}, SpecError, "levels that the source of the masks has"),
+        (
+            {"masks_from": TicketSpec(DENSE, rounds=2), "exclude": ("5.weight",)},
+            SpecError,
+            r"source of the masks to exclude the same weights, \('5.weight',\), got \(\)",
+        ),
+        (
+            {"masks_from": LEARNED, "exclude": ("5.weight",), "rounds": 1},
+            SpecError,
+            "source of the masks to exclude",
+        ),
+        ({"exclude": ("9.*",)}, ModelError, "9"),
         ({"mask1": "supermask"}, SpecError, "Expected a learned supermask in masks_from"),
         ({"densities_from": LEARNED}, SpecError, "Expected one round.*rounds = 2"),
         (

@@ -19,8 +19,8 @@ def draw(*shape):
 
 def labels(*shape, classes=5, ignored=0.3):
     g = torch.Generator().manual_seed(1)
-    drawn = torch.randint(0, classes, shape, generator=g)
-    return drawn.masked_fill(torch.rand(shape, generator=g) < ignored, -100)
+    values = torch.randint(0, classes, shape, generator=g)
+    return values.masked_fill(torch.rand(shape, generator=g) < ignored, -100)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_regression_has_a_loss_or_a_metric_and_no_accuracy():
     assert result.n == 50
     with pytest.raises(DataError, match="class indices"):  # case a03
         evaluate(model, Split(x, targets))
-    own = evaluate(model, Split(x, targets), loss=lambda output, batch: F.mse_loss(output, batch[1]))
-    assert own.loss == pytest.approx(2 * result.loss, rel=1e-5)
+    mean_squares = evaluate(model, Split(x, targets), loss=lambda output, batch: F.mse_loss(output, batch[1]))
+    assert mean_squares.loss == pytest.approx(2 * result.loss, rel=1e-5)
 
 
 def test_outputs_of_a_causal_language_model_are_compared_with_the_next_token():

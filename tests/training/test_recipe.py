@@ -74,7 +74,7 @@ def test_penalty_adds_the_gradient_of_its_formula(name, value):
 
 @pytest.mark.parametrize("name", LR_SCHEDULES)
 def test_learning_rate_starts_at_one_and_never_rises(name):
-    values = [LR_SCHEDULES[name](t / 100, RECIPE) for t in range(100)]
+    values = [LR_SCHEDULES[name](t / 100) for t in range(100)]
     assert values[0] == 1
     assert values == sorted(values, reverse=True)
     assert values[-1] > 0

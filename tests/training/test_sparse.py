@@ -198,12 +198,12 @@ def test_same_seed_gives_same_bits_whenever_it_is_observed_killed_and_resumed(di
             raise KeyboardInterrupt
 
     looking = Looking(3, masked(with_dropout)[1])
-    whole, observed = run(), run(looking)
+    complete, observed = run(), run(looking)
     with pytest.raises(KeyboardInterrupt):
         run(report=kill, checkpoint=path)
     resumed, continued = run(checkpoint=path), run(start=looking.states[9])
     for other in (observed, resumed, continued):
-        assert all(torch.equal(whole[name], other[name]) for name in whole)
+        assert all(torch.equal(complete[name], other[name]) for name in complete)
     assert set(looking.states[9].optimizer) >= {"2.weight/exp_avg", "2.weight/exp_avg_sq", "2.weight/step"}
     model, masks = masked(with_dropout)
     with pytest.raises(prunus.errors.CheckpointError, match="its backend is sparse, this run's dense"):
@@ -293,8 +293,10 @@ def test_dropout_drops_the_fraction_and_keeps_the_mean(probability):
         dropout(net, net.ops[0], probability, np.uint64(key), 0, is_backward)
         source = net.slopes if is_backward else net.values
         outputs.append(source.reshape(-1, 64)[:256] if is_backward else source.reshape(-1, 64)[256:512])
-    kept = (outputs[0] != 0).mean()
-    assert abs(kept - (1 - probability)) <= 4 * np.sqrt(probability * (1 - probability) / outputs[0].size)
+    fraction_kept = (outputs[0] != 0).mean()
+    assert abs(fraction_kept - (1 - probability)) <= 4 * np.sqrt(
+        probability * (1 - probability) / outputs[0].size
+    )
     assert np.array_equal(outputs[0], outputs[2])
     if probability < 1:
         assert outputs[0].max() == pytest.approx(1 / (1 - probability))

@@ -85,8 +85,8 @@ def test_training_of_a_task_is_that_of_a_plain_loop(data, make, loss, plain):
     recipe = RECIPE.replace(optimizer="adam", lr_schedule="constant")
     epochs = train(model, data, recipe, loss=loss)
     plain_loop(expected, data, recipe, plain)
-    for got, wanted in zip(model.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(got, wanted)
+    for actual, reference in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(actual, reference)
     with torch.no_grad():
         outputs = expected(data.validation.inputs)
     assert epochs[-1].validation_loss == pytest.approx(
@@ -107,8 +107,8 @@ def test_early_stopping_and_resuming_use_the_loss_of_a_regression(tmp_path):
     def loss(outputs, batch):
         return F.mse_loss(outputs, batch[1])
 
-    whole, resumed, path = network(), network(), tmp_path / "run"
-    expected = train(whole, data, recipe, loss=loss)
+    complete, resumed, path = network(), network(), tmp_path / "run"
+    expected = train(complete, data, recipe, loss=loss)
 
     class Killed(Exception):
         pass
@@ -123,7 +123,7 @@ def test_early_stopping_and_resuming_use_the_loss_of_a_regression(tmp_path):
         train(network(), data, recipe, loss="squared_error", checkpoint=path)
     got = train(resumed, data, recipe, loss=loss, checkpoint=path)
     assert [e.validation_loss for e in got] == [e.validation_loss for e in expected]
-    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), complete.parameters(), strict=True))
 
 
 def test_forward_gets_the_batch():

@@ -38,8 +38,8 @@ def _is_value(value: object) -> bool:
         return True
     if isinstance(value, dict):
         return all(
-            dim.isdecimal() and isinstance(own, list) and all(type(i) is int and i >= 0 for i in own)
-            for dim, own in value.items()
+            dim.isdecimal() and isinstance(indices, list) and all(type(i) is int and i >= 0 for i in indices)
+            for dim, indices in value.items()
         )
     return all(
         type(number) is int and number > 0 for number in (value if isinstance(value, list) else [value])
@@ -53,8 +53,8 @@ def _fits(value: Any, old: object) -> bool:
     if isinstance(value, dict):
         return isinstance(old, Tensor) and all(
             int(dim) < old.dim()
-            and (len(kept) == old.shape[int(dim)] or max([len(kept), *kept]) < old.shape[int(dim)])
-            for dim, kept in value.items()
+            and (len(indices) == old.shape[int(dim)] or max([len(indices), *indices]) < old.shape[int(dim)])
+            for dim, indices in value.items()
         )
     numbers, old_numbers = (tuple(x) if isinstance(x, list | tuple) else (x,) for x in (value, old))
     return len(numbers) == len(old_numbers) and all(
@@ -79,7 +79,7 @@ def check_edits(
     Raises:
         ModelMismatchError: The module has no such attribute, or a tensor that is smaller than that in the file.
     """
-    modules, own = dict(model.named_modules()), remaining_state(model, edits)
+    modules, state = dict(model.named_modules()), remaining_state(model, edits)
     for name, values in (edits or {}).items():
         for attribute, value in values.items():
             old = getattr(modules.get(name), attribute, None)
@@ -89,8 +89,8 @@ def check_edits(
                     "the original module."
                 )
     smaller = {}
-    for name in own.keys() & shapes.keys() if edits is not None else ():
-        old_shape, shape = tuple(getattr(own[name], "shape", ())), tuple(shapes[name])
+    for name in state.keys() & shapes.keys() if edits is not None else ():
+        old_shape, shape = tuple(getattr(state[name], "shape", ())), tuple(shapes[name])
         if old_shape == shape:
             continue
         if len(old_shape) != len(shape) or any(new > old for old, new in zip(old_shape, shape, strict=True)):
@@ -132,9 +132,9 @@ def apply_edits(model: nn.Module, edits: EditedAttributes | None, smaller: Tenso
     """
     if edits is None:
         return
-    own = remaining_state(model, edits)
+    state = remaining_state(model, edits)
     for name, shape in smaller.items():
-        own[name].grad = None
-        set_data(own[name], own[name].new_empty(shape))
+        state[name].grad = None
+        set_data(state[name], state[name].new_empty(shape))
     set_attributes(model, edits)
     model.edited_attributes = edits  # type: ignore[assignment]

@@ -180,11 +180,11 @@ def _build(path: str, header: Mapping[str, object], device: str = "meta") -> nn.
 
 
 def _check_same_tensors(
-    path: str, model: nn.Module, own: Mapping[str, Any], kinds: Mapping[str, str], smaller: TensorShapes
+    path: str, model: nn.Module, state: Mapping[str, Any], kinds: Mapping[str, str], smaller: TensorShapes
 ) -> None:
     """Raise ModelMismatchError unless names, dtypes and shapes (those that `smaller` changes to) are the same."""
-    own = {**own, **{name: own[name].new_empty(shape, device="meta") for name, shape in smaller.items()}}
-    expected = {name: _kind(value) for name, value in own.items()}
+    state = {**state, **{name: state[name].new_empty(shape, device="meta") for name, shape in smaller.items()}}
+    expected = {name: _kind(value) for name, value in state.items()}
     differing = [
         f"{printable(name)} ({kinds[name]} in the file, {expected[name]} in the model)"
         for name in expected.keys() & kinds.keys()

@@ -75,12 +75,12 @@ class _Layer:
         self.pivots = self.hessian.diagonal(dim1=1, dim2=2).unsqueeze(2).clamp(min=torch.finfo().tiny)
         flat = torch.zeros(self.like.numel(), dtype=torch.int64, device=self.like.device)
         codes = flat.scatter(0, quantized.indices, quantized.codes)
-        kept = flat.scatter(0, quantized.indices, 1)
-        self.target, self.codes, self.kept = (
+        is_kept = flat.scatter(0, quantized.indices, 1)
+        self.target, self.codes, self.is_kept = (
             hessian.rows(tensor.reshape(self.like.shape)).mT.contiguous()
-            for tensor in (self.like, codes, kept)
+            for tensor in (self.like, codes, is_kept)
         )
-        self.target, self.codes, self.kept = self.target.float(), self.codes.long(), self.kept.bool()
+        self.target, self.codes, self.is_kept = self.target.float(), self.codes.long(), self.is_kept.bool()
         self.codebook = quantized.codebook
 
     def minimize(self) -> CodebookTensor:
@@ -98,7 +98,7 @@ class _Layer:
 
     def _values(self, codebook: Tensor) -> Tensor:
         """The weights with these centroids, [G, D, R]."""
-        return torch.where(self.kept, codebook[self.codes], 0.0)
+        return torch.where(self.is_kept, codebook[self.codes], 0.0)
 
     def _sweep(self) -> None:
         """Assign each weight of each column the best centroid, given the current values of all other weights."""
@@ -113,7 +113,7 @@ class _Layer:
             for column in range(first, end):
                 minimizer = values[:, column] - gradient[:, column] / self.pivots[:, column]
                 codes = order[torch.bucketize(minimizer, midpoints)]
-                new = torch.where(self.kept[:, column], self.codebook[codes], 0.0)
+                new = torch.where(self.is_kept[:, column], self.codebook[codes], 0.0)
                 change = (new - values[:, column]).unsqueeze(1)
                 # Later columns of the block; those after it are updated below.
                 gradient[:, column:end] += self.hessian[:, column:end, column, None] * change
@@ -140,4 +140,4 @@ class _Layer:
     def _sum_by_code(self, matrix: Tensor) -> Tensor:
         """The sum of the entries of each code, [k] in float64."""
         sums = torch.zeros(len(self.codebook), dtype=torch.float64, device=matrix.device)
-        return sums.index_add_(0, self.codes[self.kept], matrix[self.kept].double())
+        return sums.index_add_(0, self.codes[self.is_kept], matrix[self.is_kept].double())

@@ -137,7 +137,7 @@ class _AdmmLayer:
         self.scale = scale.to(dtype).unsqueeze(1)
         self.target = hessian.rows(weight).to(dtype) * self.scale
         self.sum = self.target.clone()
-        self.kept = self.target
+        self.remaining = self.target
 
     def scores(self) -> Tensor:
         """S², of the weight's shape."""
@@ -145,17 +145,17 @@ class _AdmmLayer:
 
     def keep(self, mask: Tensor) -> None:
         """Z: what the mask keeps of S."""
-        self.kept = self.sum * to_matrix(mask).reshape(self.sum.shape)
+        self.remaining = self.sum * to_matrix(mask).reshape(self.sum.shape)
 
     def step(self) -> None:
         """S of the next iteration."""
-        difference = self.target - self.kept
-        reflected = self.kept - self.sum - difference
+        difference = self.target - self.remaining
+        reflected = self.remaining - self.sum - difference
         self.sum.add_(difference, alpha=RELAXATION).baddbmm_(reflected, self.inverse, alpha=RELAXATION)
 
     def weight(self) -> Tensor:
         """Z as a weight."""
-        return from_matrix((self.kept / self.scale).flatten(0, 1), self.original).to(self.original.dtype)
+        return from_matrix((self.remaining / self.scale).flatten(0, 1), self.original).to(self.original.dtype)
 
 
 def _iterate(

@@ -201,7 +201,7 @@ def per_example_gradients(objective: Objective, batch_size: int) -> Iterator[Par
             in_dims = (None, *(0 for _ in tensors))
             gradients = vmap(grad(error), in_dims=in_dims)(objective.weights, *tensors)
         except RuntimeError:  # a forward that depends on values, as masks of transformers do, takes no vmap
-            each = [grad(error)(objective.weights, *one) for one in zip(*tensors, strict=True)]
+            each = [grad(error)(objective.weights, *example) for example in zip(*tensors, strict=True)]
             gradients = {name: torch.stack([g[name] for g in each]) for name in objective.weights}
         yield {name: g.detach() for name, g in gradients.items()}
 

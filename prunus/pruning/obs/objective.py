@@ -181,15 +181,15 @@ def make_objective(
         examples = examples.take(labels != IGNORE_INDEX)
     objective = Objective(model, {}, examples, find_loss(loss), forward)
     check_parameters(model, weights)
-    own = next(iter(weights.values())).dtype
-    dtype = dtype or promoted_dtype(own)
+    weight_dtype = next(iter(weights.values())).dtype
+    dtype = dtype or promoted_dtype(weight_dtype)
     try:
         return _in_dtype(objective, weights, dtype)
     except StatisticsError:
-        if dtype == own or promoted_dtype(own) != dtype:
+        if dtype == weight_dtype or promoted_dtype(weight_dtype) != dtype:
             raise
     return _in_dtype(
-        objective, weights, own
+        objective, weights, weight_dtype
     )  # a forward that converts its inputs to the dtype of its weights
 
 

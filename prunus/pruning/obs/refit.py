@@ -137,8 +137,8 @@ def _refit_layer(hessian: LayerHessian, original: Tensor, mask: Tensor, weight: 
         hessian.damped(), hessian.rows(original), hessian.rows(weight), hessian.rows(mask), strict=True
     )
     solved = [
-        least_squares(damped.to(dtype), rows.to(dtype), start.to(dtype), kept.bool())
-        for damped, rows, start, kept in groups
+        least_squares(damped.to(dtype), rows.to(dtype), start.to(dtype), mask_rows.bool())
+        for damped, rows, start, mask_rows in groups
     ]
     fitted = torch.where(mask, from_matrix(torch.cat(solved), weight).to(weight.dtype), 0.0)
     worse = ~(hessian.row_errors(original - fitted) <= hessian.row_errors(original - weight))

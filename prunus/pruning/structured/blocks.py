@@ -30,7 +30,7 @@ SCALABLE = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True)
-class ResidualBlock:
+class RemovableBlock:
     """The computation F of one sum x + F(x)."""
 
     name: str
@@ -39,7 +39,7 @@ class ResidualBlock:
     """The largest modules that are used by F alone."""
 
 
-def residual_blocks(model: nn.Module, example_inputs: object) -> list[ResidualBlock]:
+def residual_blocks(model: nn.Module, example_inputs: object) -> list[RemovableBlock]:
     """The residual blocks with an identity shortcut whose last layer is Linear, a convolution or BatchNorm.
 
     Args:
@@ -73,7 +73,7 @@ def residual_blocks(model: nn.Module, example_inputs: object) -> list[ResidualBl
 
 def _block_of(
     graph: fx.Graph, total: fx.Node, branch: fx.Node, shortcut: fx.Node, modules: dict[str, nn.Module]
-) -> ResidualBlock | None:
+) -> RemovableBlock | None:
     """The block of a sum; None: the shortcut is no input of the branch, or the last layer cannot be scaled."""
     if set(branch.users) != {total} or _source(shortcut) not in _ancestors(branch):
         return None
@@ -89,7 +89,7 @@ def _block_of(
     own = dict.fromkeys(path for node in graph.nodes if node in unused for path in _paths(node))
     removable = [path for path in own if path and path not in used]
     largest = [path for path in removable if not any(path.startswith(f"{p}.") for p in removable)]
-    return ResidualBlock(name, tuple(largest)) if name in removable else None
+    return RemovableBlock(name, tuple(largest)) if name in removable else None
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -104,13 +104,13 @@ def _source(node: fx.Node) -> fx.Node:
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
+    ancestors: set[fx.Node] = set()
     pending = [node]
     while pending:
-        new = set(pending.pop().all_input_nodes) - found
-        found |= new
+        new = set(pending.pop().all_input_nodes) - ancestors
+        ancestors |= new
         pending += new
-    return found
+    return ancestors
 
 
 def _paths(node: fx.Node) -> list[str]:

@@ -14,7 +14,7 @@ Any criterion for weights, such as `obd`, can be used for filters: its scores ar
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from prunus.data.examples import Calibration, Examples, as_examples
 from prunus.errors import StatisticsError
 from prunus.pruning.criteria import CRITERIA
 from prunus.pruning.matrix import to_matrix
-from prunus.pruning.obs.hessian import layer_hessians
+from prunus.pruning.obs.hessian import LayerHessian, layer_hessians
 from prunus.pruning.obs.layer_inputs import pass_layer_inputs
 from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
 from prunus.pruning.structured.groups import Group, GroupMember
@@ -56,7 +56,7 @@ class FilterStatistics:
         """The calibration examples. Raises StatisticsError where there are none."""
         if self.calibration is None:
             raise StatisticsError(
-                "Expected calibration examples for this filter criterion, got none; pass calibration=."
+                "Expected calibration examples for this filter criterion or for refit, got none; pass calibration=."
             )
         return as_examples(self.calibration)
 
@@ -65,6 +65,25 @@ class FilterStatistics:
         """The parameters of the groups, by name."""
         names = {member.name for group in self.groups for member in group.members}
         return {name: p.detach() for name, p in self.model.named_parameters() if name in names}
+
+    @cached_property
+    def readers(self) -> dict[str, list[tuple[Group, GroupMember]]]:
+        """The groups whose channels a linear or convolutional layer reads, by name of its weight."""
+        readers: dict[str, list[tuple[Group, GroupMember]]] = {}
+        for group in self.groups:
+            for member in group.members:
+                path, _, last = member.name.rpartition(".")
+                module = self.model.get_submodule(path) if last == "weight" and member.dim == 1 else None
+                is_layer = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+                if is_layer and getattr(module, "groups", 1) == 1:
+                    readers.setdefault(member.name, []).append((group, member))
+        return readers
+
+    @cached_property
+    def hessians(self) -> dict[str, LayerHessian]:
+        """H = 2 X Xᵀ / N of the inputs of the layers in `readers`. Raises StatisticsError without examples."""
+        weights = {name: resolve(self.model, name).detach() for name in self.readers}
+        return layer_hessians(self.model, weights, self.examples, forward=self.forward)
 
 
 @dataclass(frozen=True)
@@ -227,22 +246,9 @@ def _geometric_median(stats: FilterStatistics) -> Scores:
 # --- inputs of the next layers ------------------------------------------------------------------------------------
 
 
-def _readers(stats: FilterStatistics) -> dict[str, list[tuple[Group, GroupMember]]]:
-    """The groups whose channels a linear or convolutional layer reads, by name of its weight."""
-    readers: dict[str, list[tuple[Group, GroupMember]]] = {}
-    for group in stats.groups:
-        for member in group.members:
-            path, _, last = member.name.rpartition(".")
-            module = stats.model.get_submodule(path) if last == "weight" and member.dim == 1 else None
-            is_layer = isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-            if is_layer and getattr(module, "groups", 1) == 1:
-                readers.setdefault(member.name, []).append((group, member))
-    return readers
-
-
 def _activations(function: Callable[[Tensor], Tensor], stats: FilterStatistics) -> Scores:
     """The mean of a function of the inputs of the next layers."""
-    readers = _readers(stats)
+    readers = stats.readers
     totals: dict[str, Any] = dict.fromkeys(readers, 0.0)
     counts = dict.fromkeys(readers, 0)
 
@@ -263,22 +269,32 @@ def _activations(function: Callable[[Tensor], Tensor], stats: FilterStatistics) 
     return scores
 
 
+def input_columns(weight: Tensor, member: GroupMember) -> Tensor:
+    """The columns of a layer's matrix (`to_matrix`) that are multiplied with each channel.
+
+    Args:
+        weight: Of a linear or convolutional layer, [O, I, ...].
+        member: Dimension 1 of this weight.
+
+    Returns:
+        [channels, columns of each].
+    """
+    offsets = torch.arange(0, weight[0].numel(), weight.shape[1])  # the channels come last in a column
+    return (member.indices[..., None] + offsets).flatten(1)
+
+
 def _contributions(stats: FilterStatistics) -> dict[str, Tensor]:
     """A = Σ x_c x_dᵀ by group, [C, C]: x_c is what channel c adds to all outputs of the next layers.
 
     With H = 2 X Xᵀ / N of the layer's inputs, an entry is the sum of the block of channels c, d of (Wᵀ W) ∘ H / 2.
     """
-    readers = _readers(stats)
-    weights = {name: resolve(stats.model, name).detach() for name in readers}
-    hessians = layer_hessians(stats.model, weights, stats.examples, forward=stats.forward)
     grams: dict[str, Tensor] = {}
-    for name, own in readers.items():
-        matrix = to_matrix(weights[name]).double()
-        products = matrix.T @ matrix * hessians[name].hessian[0] / 2
-        num_inputs = weights[name].shape[1]
-        offsets = torch.arange(0, matrix.shape[1], num_inputs)  # the channels come last in a column
+    for name, own in stats.readers.items():
+        weight = resolve(stats.model, name).detach()
+        matrix = to_matrix(weight).double()
+        products = matrix.T @ matrix * stats.hessians[name].hessian[0] / 2
         for group, member in own:
-            columns = (member.indices[..., None] + offsets).flatten(1)
+            columns = input_columns(weight, member)
             order = columns.flatten().to(products.device)
             own_part = products[order][:, order].reshape(*columns.shape, *columns.shape)
             gram = own_part.sum((1, 3))

@@ -1,12 +1,12 @@
 """A plan: which channels of which groups are removed; nothing is changed before `apply`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.errors import ModelError
 from prunus.masks import Masks
@@ -25,7 +25,7 @@ class SlimPlan:
     """The channels to remove from a model.
 
     Example:
-        >>> import prunus; from torch import nn
+        >>> import prunus; from torch import Tensor, nn
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> plan = prunus.slim(model, torch.zeros(1, 4), density=0.5)
         >>> plan.groups
@@ -40,6 +40,8 @@ class SlimPlan:
     """The indices of the channels to remove, by name of the group."""
     verify: bool | str = True
     rewrite: bool = False
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """Refitted weights of layers that lose inputs, of the shapes before the removal."""
 
     @property
     def groups(self) -> list[Group]:
@@ -78,6 +80,10 @@ class SlimPlan:
             raise ModelError(
                 "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
             )
+        if self.weights and masks is not None:
+            raise ModelError(
+                "Expected no masks with refit=True, which changes pruned weights; refit before pruning."
+            )
         if optimizer is not None:
             self._check_optimizer(optimizer)
         if masks is not None and not (isinstance(masks, Masks) and masks.model is self.model):
@@ -87,7 +93,7 @@ class SlimPlan:
             )
         base = exported_module(self.analysis.traced) if self.rewrite else self.model
         self._verify(base)
-        edits = remove_channels(base, kept, self.attributes(self.removed), optimizer, masks)
+        edits = remove_channels(base, kept, self.attributes(self.removed), optimizer, masks, self.weights)
         if self.rewrite:
             self._change_constants(base, self.removed)
         else:

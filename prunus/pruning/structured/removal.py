@@ -27,6 +27,7 @@ def remove_channels(
     attributes: Mapping[str, Mapping[str, Any]],
     optimizer: torch.optim.Optimizer | None = None,
     masks: Masks | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Keep only some indices of dimensions of tensors, in place.
 
@@ -37,6 +38,7 @@ def remove_channels(
             from the shapes.
         optimizer: Its state of these parameters is reduced likewise.
         masks: Masks of the model, which are reduced likewise.
+        weights: New values of some of these tensors, of the shapes before.
 
     Returns:
         The attributes that have changed, by module name and attribute: the value (an integer or a list), or the indices
@@ -46,7 +48,8 @@ def remove_channels(
         ModelError: A state of the optimizer has neither one entry nor one per weight; nothing is changed.
     """
     tensors = {name: resolve(model, name) for name in kept}
-    smaller = {name: select_indices(tensor.data, kept[name]) for name, tensor in tensors.items()}
+    values = {name: (weights or {}).get(name, tensor.data) for name, tensor in tensors.items()}
+    smaller = {name: select_indices(value, kept[name]) for name, value in values.items()}
     gradients = {
         name: select_indices(tensor.grad, kept[name])
         for name, tensor in tensors.items()

@@ -16,6 +16,7 @@ from prunus.pruning.structured.criteria import FilterCriterion, FilterStatistics
 from prunus.pruning.structured.groups import Analysis, Group
 from prunus.pruning.structured.latency import measure_latency
 from prunus.pruning.structured.plan import SlimPlan
+from prunus.pruning.structured.refit import refit_weights
 from prunus.pruning.weights import copied
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -42,6 +43,7 @@ def slim(
     allow_inexact: bool = False,
     verify: bool | str = True,
     rewrite: bool = False,
+    refit: bool = False,
 ) -> SlimPlan:
     """Plan the removal of channels; the model is not changed.
 
@@ -75,6 +77,8 @@ def slim(
             or "groups" to check every group alone.
         rewrite: Allow groups whose sizes are literals of the model's code: `apply` then returns the exported graph with
             these changed, which computes what the model computes in evaluation mode.
+        refit: Refit the weights of the layers that lose inputs to the outputs of the dense layers on the calibration
+            examples, by least squares (He et al. 2017, with the criterion "lasso").
 
     Returns:
         The plan.
@@ -83,7 +87,7 @@ def slim(
         ModelError: The model cannot be exported, has no group to remove channels from, or has no module or
             parameter of a name in `exclude`.
         DensityError: Not exactly one goal, a goal out of range, or a budget that cannot be met.
-        StatisticsError: The criterion has no scores for a group, or no calibration examples.
+        StatisticsError: The criterion has no scores for a group, or there are no calibration examples.
 
     Example:
         >>> import torch
@@ -107,9 +111,14 @@ def slim(
         raise ModelError(
             f"Expected a group of channels to remove in {type(model).__name__}, got none{_why_none(analysis)}."
         )
-    scores = scorer(FilterStatistics(model, groups, calibration, forward, loss, seed))
+    statistics = FilterStatistics(model, groups, calibration, forward, loss, seed)
+
+    def make_plan(target: nn.Module, removed: Removed, verify: bool | str) -> SlimPlan:
+        weights = refit_weights(statistics, removed) if refit else {}
+        return SlimPlan(target, analysis, removed, verify, rewrite, weights)
+
     ranking = Ranking(
-        groups, scores, scope,
+        groups, scorer(statistics), scope,
         round_to=round_to, min_channels=min_channels, is_comparable=scorer.is_comparable,
     )  # fmt: skip
     if density is not None:
@@ -117,7 +126,7 @@ def slim(
     else:
 
         def of_model(function: Callable[[nn.Module], float], removed: Removed) -> float:
-            return function(SlimPlan(copied(model), analysis, removed, False, rewrite).apply())
+            return function(make_plan(copied(model), removed, False).apply())
 
         time_of = partial(of_model, partial(measure_latency, example_inputs=example_inputs))
         function, limit = budget or (None, None)
@@ -132,7 +141,7 @@ def slim(
         )
         is_fraction = limit <= 1 and what != "budget"
         removed = fit_budget(ranking, cost, limit * cost({}) if is_fraction else limit, what)
-    return SlimPlan(model, analysis, removed, verify, rewrite)
+    return make_plan(model, removed, verify)
 
 
 def _check_goal(**goals: Any) -> None:

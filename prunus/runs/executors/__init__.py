@@ -1,45 +1,75 @@
 """Executors compute the runs of a plan. A spec gives the same results whichever executor computes it.
 
-inline: one run after the other, in this process: the one to debug with, which the other is compared with.
-processes: persistent worker processes with one thread each, the fast way on a CPU.
+inline: one run after the other, in this process: the one to debug with, which the others are compared with.
+processes: worker processes with one thread each, the fast way on the CPUs of one machine.
+ray: workers on the machines of a Ray cluster, or of a local one that is started for the purpose.
+slurm: workers in the jobs of a Slurm array.
 
-An executor locks every run before it computes it, so that several executors can share a store.
+Every worker takes from the store what is missing, and locks every run before it computes it, so that any number of
+workers and commands can share a store. See docs/decisions/0028-workers-take-what-is-missing.md.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
+from prunus.errors import StoreError
 from prunus.registry import lookup
-from prunus.runs.executors.run_task import Say, SingleThread, run_to_completion
-from prunus.runs.executors.scheduler import Outcome, RunScheduler, RunsProgress
-from prunus.runs.executors.workers import check_main_guard, dispatch, to_picklable_error
+from prunus.runs.executors.processes import check_main_guard, processes
+from prunus.runs.executors.ray_cluster import on_ray
+from prunus.runs.executors.run_task import Say, SingleThread
+from prunus.runs.executors.scheduler import RunScheduler, RunsProgress
+from prunus.runs.executors.slurm import on_slurm
+from prunus.runs.executors.worker import Errors, Executor, Work, compute, starting_workers
 from prunus.runs.plan import Plan, plan, seconds_per_unit
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
+from prunus.runs.sweeps import is_paused, write_sweep
 from prunus.types import Progress
 
-__all__ = ["EXECUTORS", "inline", "processes", "run_plan"]
+__all__ = ["EXECUTORS", "inline", "run_plan"]
+
+
+def inline(work: Work, workers: int | None, scheduler: RunScheduler) -> Errors:
+    """Compute the runs one after the other in this process.
+
+    Args:
+        work: The runs, and their store.
+        workers: Not used.
+        scheduler: Gives the runs, and is told of those that failed.
+
+    Returns:
+        Nothing: the scheduler has the errors.
+    """
+    compute(work, scheduler, scheduler.progress.step)
+    return {}
+
+
+EXECUTORS: dict[str, Executor] = {
+    "inline": inline,
+    "processes": processes,
+    "ray": on_ray,
+    "slurm": on_slurm,
+}
 
 
 def run_plan(
     specs: Sequence[RunSpec],
     store: Store,
     *,
-    executor: str = "processes",
-    workers: int = 2,
+    executor: str | Executor = "processes",
+    workers: int | None = 2,
     say: Say = lambda line: None,
     progress: Progress | None = None,
 ) -> Plan:
     """Compute the runs of `specs`, and their dependencies, that `store` does not have.
 
-    A run that fails does not stop the others. Worker processes import the main script, so that a script must call this
-    under `if __name__ == "__main__":`.
+    A run that fails does not stop the others, and a worker that is lost is replaced. Worker processes import the main
+    script, so that a script must call this under `if __name__ == "__main__":`.
 
     Args:
         specs: The runs.
-        store: Where they are stored.
-        executor: A key of EXECUTORS.
-        workers: How many worker processes to use; `inline` uses none.
+        store: Where they are stored. Workers on other machines must find it under the same path.
+        executor: A key of EXECUTORS, or an executor, such as `functools.partial(on_ray, address="10.0.0.1:6379")`.
+        workers: How many workers to use; `inline` uses none. None: as many as the executor takes by itself.
         say: Called with one line about the plan, and one about each run that is finished or failed.
         progress: Called with the estimated work in milliseconds, done and in total.
 
@@ -47,81 +77,51 @@ def run_plan(
         The plan that was carried out.
 
     Raises:
-        WorkerError: A worker process was killed, or the main script has no main guard.
+        StoreError: The store is paused.
+        WorkerError: No worker can be started, workers are lost too often, or the main script has no main guard.
         Exception: What the first run that failed raised, with how many failed, after all others are done.
     """
     check_main_guard()
     if progress is not None:
         progress("estimating how long the runs take", 0, 0)
-    execute = lookup("executor", EXECUTORS, executor)
+    name, execute = _executor(executor)
     planned = plan(specs, store)
+    if planned.todo and is_paused(store):
+        raise StoreError(f"The store {store.path} is paused; continue with `prunus runs resume`.")
     known = _measure_pace(planned.todo, store)
-    for line in planned.lines(known, 1 if executor == "inline" else workers):
+    for line in planned.lines(known, 1 if name == "inline" else workers or 1):
         say(line)
-    if planned.todo:
-        costs = {run_id(spec): spec.cost() for spec in planned.todo}
-        seconds = {id: number * known.get(unit, 1.0) for id, (unit, number) in costs.items()}
-        execute(RunScheduler(planned.todo, store, RunsProgress(seconds, progress)), workers, say)
+    if not planned.todo:
+        return planned
+    write_sweep(store, planned)
+    costs = {run_id(spec): spec.cost() for spec in planned.todo}
+    seconds = {id: number * known.get(unit, 1.0) for id, (unit, number) in costs.items()}
+    attempts = _attempts(store, [*costs])
+    scheduler = RunScheduler(planned.todo, store, attempts, progress=RunsProgress(seconds, progress), say=say)
+    with starting_workers(store) as lock:
+        work = Work(planned.todo, store.path.resolve(), name, attempts, lock)
+        errors = execute(work, workers, scheduler)
+    scheduler.update()
+    for id, error in errors.items():
+        scheduler.fail(id, error)
+    scheduler.errors |= {id: error for id, error in errors.items() if id in scheduler.errors}
+    scheduler.raise_first_error()
     return planned
 
 
-def inline(scheduler: RunScheduler, workers: int, say: Say) -> None:
-    """Compute the runs one after the other in this process; `workers` is not used.
-
-    Args:
-        scheduler: The runs to compute, with their store and their progress.
-        workers: Not used.
-        say: Called with a line about each run that is finished or failed.
-
-    Raises:
-        Exception: What the first run that failed raised, with how many failed, after all others are done.
-    """
-    with SingleThread():
-        while (spec := scheduler.next()) is not None:
-            error, is_done = None, False
-            try:
-                is_done = run_to_completion(spec, scheduler.store, "inline", scheduler.progress.step)
-            except Exception as failure:  # a user's own function may fail in any way
-                error = failure
-            scheduler.record((spec, is_done, error), say)
-    scheduler.raise_first_error()
+def _executor(executor: str | Executor) -> tuple[str, Executor]:
+    """Return the name of an executor, which is recorded with its runs, and its function."""
+    if isinstance(executor, str):
+        return executor, lookup("executor", EXECUTORS, executor)
+    function = getattr(executor, "func", executor)  # of a partial
+    return next((name for name, each in EXECUTORS.items() if each is function), function.__name__), executor
 
 
-def processes(scheduler: RunScheduler, workers: int, say: Say) -> None:
-    """Compute the runs in `workers` processes.
-
-    Args:
-        scheduler: The runs to compute, with their store and their progress.
-        workers: The largest number of processes, at least 1.
-        say: Called with a line about each run that is finished or failed.
-
-    Raises:
-        WorkerError: A worker cannot start, or was killed.
-        Exception: What the first run that failed raised, with how many failed, after all others are done.
-    """
-    dispatch(scheduler, run_in_worker, workers, say)
-
-
-def run_in_worker(spec: RunSpec, path: Path, progress: Progress | None = None) -> Outcome:
-    """Compute one run in a worker process.
-
-    Args:
-        spec: The run; its dependencies must be done.
-        path: The folder of the store.
-        progress: Called with the training steps of all trainings of the run, done and in total. None: not reported.
-
-    Returns:
-        The run, whether it was done here, and the error if it failed, in a form that can be sent to another process.
-    """
-    try:
-        return spec, run_to_completion(spec, Store(path), "processes", progress), None
-    except Exception as error:  # a user's own function may fail in any way
-        return spec, False, to_picklable_error(error)
-
-
-Executor = Callable[[RunScheduler, int, Say], None]
-
-EXECUTORS: dict[str, Executor] = {"inline": inline, "processes": processes}
+def _attempts(store: Store, ids: Sequence[str]) -> dict[str, int]:
+    """Return how many attempts at each run were made so far."""
+    known = set(store.ids())
+    directories = [store.directory(id, unfinished=True) for id in ids if id in known]
+    return {each.id: each.record().attempts for each in directories if each.has_record()}
 
 
 def _measure_pace(todo: Sequence[RunSpec], store: Store) -> dict[str, float]:

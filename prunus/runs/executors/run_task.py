@@ -1,5 +1,6 @@
 """What every executor does with a run: lock it, compute it, record that it is done, or leave it for another attempt."""
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,9 @@ from prunus.runs.store import Store
 from prunus.types import Progress
 
 Say = Callable[[str], None]
+
+REPORT_SECONDS = 2.0
+"""A run writes its number of steps into the store no more often than this."""
 
 
 def run_to_completion(spec: RunSpec, store: Store, executor: str, progress: Progress | None = None) -> bool:
@@ -31,13 +35,16 @@ def run_to_completion(spec: RunSpec, store: Store, executor: str, progress: Prog
     directory = store.open(spec, executor, getattr(spec, "device", "cpu"))
     if directory is None:
         return False
-    done, total = 0, int(spec.cost()[1])
+    done, total, last = 0, int(spec.cost()[1]), time.monotonic()
 
     def report_steps(steps: int) -> None:
-        nonlocal done
+        nonlocal done, last
         done += steps
         if progress is not None:
             progress(directory.id, min(done, total), total)
+        if time.monotonic() - last >= REPORT_SECONDS:
+            directory.write_steps(min(done, total), total)
+            last = time.monotonic()
 
     try:
         needed = {

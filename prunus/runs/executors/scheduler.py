@@ -1,22 +1,23 @@
-"""Which of the runs of a plan can start: those whose dependencies are done, here or by another process.
+"""Which runs of a plan are missing, which of them can start, and how far they are, as the store tells.
 
-Also the progress of the runs together: how many are finished, and the estimated work that is done of all.
+Every worker has a scheduler of its own, and so has the process that started the workers, for the progress of all. They
+share nothing but the store: a run is done, failed or running because its record and its lock say so.
 """
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from prunus.errors import PrunusError, StoreError
+from prunus.errors import PrunusError, StoreError, WorkerError
 from prunus.runs.executors.run_task import Say, describe_error
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
+from prunus.runs.sweeps import is_paused
 from prunus.types import Progress
 
-Outcome = tuple[RunSpec, bool, Exception | None]
-"""A run, whether it was done here, and the error if it failed."""
-
 WAIT_SECONDS = 0.5
-"""How long to wait before looking again at a run that another process works on."""
+"""How long to wait before looking again at runs that other processes work on."""
+MAX_LOST = 5
+"""A run during which so many workers ended is given up: it may be what ends them, for example by its memory."""
 
 
 class RunsProgress:
@@ -77,65 +78,95 @@ class RunsProgress:
 
 
 class RunScheduler:
-    """The runs of a plan that are to do, dependencies first."""
+    """The runs of a plan that are not done, dependencies first."""
 
-    def __init__(self, todo: Sequence[RunSpec], store: Store, progress: RunsProgress | None = None) -> None:
-        self.store = store
+    def __init__(
+        self,
+        todo: Sequence[RunSpec],
+        store: Store,
+        attempts: Mapping[str, int] | None = None,
+        *,
+        progress: RunsProgress | None = None,
+        say: Say = lambda line: None,
+        stays: bool = True,
+    ) -> None:
+        """Take the runs to do.
+
+        Args:
+            todo: The runs, dependencies first.
+            store: Where they are stored.
+            attempts: How many attempts at each run were made before; none by default.
+            progress: Told of the steps of running runs and of finished ones.
+            say: Called with a line about each run that is finished or failed.
+            stays: Whether `next` waits until all runs are done. If not, it ends when a process works on each of those
+                that are left.
+        """
+        self.store, self.say, self.stays = store, say, stays
         self.progress = progress or RunsProgress({}, None)
         self.waiting = {run_id(spec): spec for spec in todo}
-        """The runs that are not done, those that workers have among them."""
+        """The runs that are not done, those that processes work on among them."""
         self.dependencies = {
             id: [run_id(other) for other in spec.dependencies().values()] for id, spec in self.waiting.items()
         }
+        self.attempts = {id: (attempts or {}).get(id, 0) for id in self.waiting}
         self.total = len(self.waiting)
         self.running: set[str] = set()
         self.errors: dict[str, Exception] = {}
-        self._locked_elsewhere: set[str] = set()
-
-    def ready(self) -> list[RunSpec]:
-        """Return the runs that can start now, in order."""
-        self._update()
-        free = self.waiting.keys() - self.running - self._locked_elsewhere
-        return [
-            spec
-            for id, spec in self.waiting.items()
-            if id in free and all(self.store.is_done(other) for other in self.dependencies[id])
-        ]
 
     def next(self) -> RunSpec | None:
-        """Return the first run that can start, after waiting for other processes if need be; None at the end."""
+        """Return the first run that can start, after waiting for other processes if need be; None at the end.
+
+        While the store is paused, no run can start.
+        """
         while self.waiting:
-            ready = self.ready()
-            if ready:
-                return ready[0]
-            if self.running:
-                return None
-            time.sleep(WAIT_SECONDS)
-            self._locked_elsewhere.clear()
+            self.update()
+            if not is_paused(self.store):
+                for id, spec in list(self.waiting.items()):
+                    if id in self.waiting and self._can_start(id):
+                        return spec
+                if not self.stays and self.running >= self.waiting.keys():
+                    return None
+            if self.waiting:
+                time.sleep(WAIT_SECONDS)
         return None
 
-    def start(self, spec: RunSpec) -> None:
-        """Note that a worker has a run."""
-        self.running.add(run_id(spec))
+    def update(self) -> None:
+        """Note which runs are done, failed, or computed by a process now.
 
-    def record(self, outcome: Outcome, say: Say) -> None:
-        """Note what came of a run, and report it in a line.
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        self.running.clear()
+        for id in [id for id in self.store.ids() if id in self.waiting]:
+            try:
+                self._update(id)
+            except StoreError as error:
+                self.fail(id, error)
+
+    def finish(self, id: str) -> None:
+        """Note and report that a run is done."""
+        if self.waiting.pop(id, None) is not None:
+            self.progress.finish(id)
+            self.say(f"{self.total - len(self.waiting)} of {self.total}: {id}")
+
+    def fail(self, id: str, error: Exception) -> None:
+        """Note and report that a run failed, and drop the runs that depend on it.
 
         Args:
-            outcome: The run, whether it was done here, and the error if it failed. A run that was neither done nor
-                failed is one that another process works on.
-            say: Called with the line; not for a run that another process works on.
+            id: The ID of the run; one that is not waiting is ignored.
+            error: Why it failed.
         """
-        spec, is_done, error = outcome
-        id = run_id(spec)
-        self.running.discard(id)
-        if error is not None:
-            say(self._fail(id, error))
-        elif is_done:
-            self._finish(id)
-            say(f"{self.total - len(self.waiting)} of {self.total}: {id}")
-        else:
-            self._locked_elsewhere.add(id)
+        if id not in self.waiting:
+            return
+        self.errors[id] = error
+        lost = {id}
+        while more := {other for other in self.waiting if lost & set(self.dependencies[other])} - lost:
+            lost |= more
+        for other in lost:
+            self.waiting.pop(other, None)
+        self.progress.drop(lost)
+        more_lost = f" ({len(lost) - 1} more depend on it)" if len(lost) > 1 else ""
+        self.say(f"failed: {id}: {describe_error(error)}{more_lost}")
 
     def raise_first_error(self) -> None:
         """Raise the first error, with the number of errors, and from it if its traceback tells more."""
@@ -144,39 +175,39 @@ class RunScheduler:
             prefix = f"{len(self.errors)} of {self.total} runs failed; the first, {id}: "
             raise _with_prefix(error, prefix) from (None if is_user_facing(error) else error)
 
-    def _finish(self, id: str) -> None:
-        self.waiting.pop(id, None)
-        self.progress.finish(id)
+    def _can_start(self, id: str) -> bool:
+        if id in self.running or any(other in self.waiting for other in self.dependencies[id]):
+            return False
+        for other in self.dependencies[id]:
+            if not self.store.is_done(other):
+                error = StoreError(f"The run {other}, which it depends on, is gone; run the command again.")
+                self.fail(id, error)
+                return False
+        return not self.store.is_locked(id)
 
-    def _fail(self, id: str, error: Exception) -> str:
-        """Drop a run, and the runs that depend on it; return a line about it."""
-        self.errors[id] = error
-        lost = {id}
-        while more := {other for other in self.waiting if lost & set(self.dependencies[other])} - lost:
-            lost |= more
-        for other in lost:
-            self.waiting.pop(other, None)
-        self.progress.drop(lost)
-        return f"failed: {id}: {describe_error(error)}" + (
-            f" ({len(lost) - 1} more depend on it)" if len(lost) > 1 else ""
-        )
-
-    def _update(self) -> None:
-        """Note the runs that other processes have finished, and drop those whose dependency was removed."""
-        for id in list(self._locked_elsewhere):
-            if self.store.is_done(id):
-                self._locked_elsewhere.discard(id)
-                self._finish(id)
-        for id in list(self.waiting.keys() - self.running):
-            gone = [
-                other
-                for other in self.dependencies[id]
-                if other not in self.waiting and not self.store.is_done(other)
-            ]
-            if gone and id in self.waiting:
-                self._fail(
-                    id, StoreError(f"The run {gone[0]}, which it depends on, is gone; run the command again.")
-                )
+    def _update(self, id: str) -> None:
+        directory = self.store.directory(id, unfinished=True)
+        if not directory.has_record():
+            return
+        record = directory.record()
+        attempts = record.attempts - self.attempts[id]
+        if record.state == "done":
+            self.finish(id)
+        elif record.state == "failed" and attempts > 0:
+            self.fail(id, WorkerError(record.error or "no reason is recorded"))
+        elif record.state == "running" and self.store.is_locked(id):
+            self.running.add(id)
+            if steps := directory.steps():
+                self.progress.step(id, *steps)
+        # Read again: the process that held the lock may have ended the run between the two looks.
+        elif attempts >= MAX_LOST and directory.record() == record:
+            self.fail(
+                id,
+                WorkerError(
+                    f"{attempts} workers ended while they computed it, perhaps because memory ran out; what is done is "
+                    "kept: run the same command again with fewer workers."
+                ),
+            )
 
 
 def is_user_facing(error: Exception) -> bool:

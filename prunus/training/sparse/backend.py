@@ -165,9 +165,9 @@ def choose_evaluation_backend(
     masks = {}
     for name, module in model.named_modules() if backend != "dense" else ():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            kept = module.weight.detach() != 0
-            if kept.sum() < 0.9 * kept.numel():
-                masks[f"{name}.weight".removeprefix(".")] = kept
+            mask = module.weight.detach() != 0
+            if mask.sum() < 0.9 * mask.numel():
+                masks[f"{name}.weight".removeprefix(".")] = mask
     return choose_backend(backend, model, masks, inputs, EVALUATION_MACS / len(inputs))
 
 

@@ -30,8 +30,8 @@ class Parameter:
 
     def read(self, tensor: Tensor) -> NDArray[np.float32]:
         """The kept entries of a tensor of the shape of the parameter."""
-        kept: NDArray[np.float32] = tensor.detach().reshape(-1).index_select(0, self.indices).numpy()
-        return kept
+        entries: NDArray[np.float32] = tensor.detach().reshape(-1).index_select(0, self.indices).numpy()
+        return entries
 
     def write(self, tensor: Tensor, values: NDArray[np.float32]) -> None:
         """Set the kept entries of a tensor of the shape of the parameter; the others stay.
@@ -140,19 +140,19 @@ class _Tables:
     ) -> None:
         """Set the fields of a linear layer or a convolution, its rows, and the offset of each kept weight."""
         source, layer, mask = connection.source, connection.layer, connection.mask
-        kept = np.nonzero(mask)
+        places = np.nonzero(mask)
         op[fields.INPUT] = source.place
         if isinstance(layer.module, nn.Conv2d):
             kernel, stride, padding, dilation = convolution_settings(layer.module)
-            channel = kept[0] // (len(mask) // layer.module.groups) * mask.shape[1] + kept[1]
+            channel = places[0] // (len(mask) // layer.module.groups) * mask.shape[1] + places[1]
             down, right = (
-                source.border - p + k * d for p, k, d in zip(padding, kept[2:], dilation, strict=True)
+                source.border - p + k * d for p, k, d in zip(padding, places[2:], dilation, strict=True)
             )
             offsets = channel * source.area + down * source.stride + right
             op[fields.STEP_DOWN], op[fields.STEP_RIGHT] = stride[0] * source.stride, stride[1]
             op[fields.TILE_HEIGHT], op[fields.TILE_WIDTH] = _tile(source, connection.target, kernel, stride)
         else:
-            offsets = source.places()[kept[1]]
+            offsets = source.places()[places[1]]
         first = self._first[layer.parameter("weight")]
         self.offsets[first : first + len(offsets)] = offsets
         counts = mask.reshape(len(mask), -1).sum(1)

@@ -53,8 +53,8 @@ def _operation(result: Any, arguments: tuple[Any, ...], generate: Callable[..., 
         The function.
     """
 
-    def define(typing: Any, *given: Any) -> Any:
-        signature = result(*(g if a is _ARRAY else a for g, a in zip(given, arguments, strict=True)))
+    def define(typing: Any, *argument_types: Any) -> Any:
+        signature = result(*(g if a is _ARRAY else a for g, a in zip(argument_types, arguments, strict=True)))
 
         def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             values = [

@@ -95,9 +95,9 @@ def test_global_scope_gives_the_density_to_the_layers_with_the_largest_errors():
     with torch.no_grad():
         model[1].weight.mul_(0.01)
     done = admm(model, correlated(N, IN).float())(prunable_weights(model), 0.5, parse_scope("global"))
-    kept = {name: int(mask.sum()) for name, mask in done.masks.items()}
-    assert sum(kept.values()) == (16 * IN + 256) // 2
-    assert kept["0.weight"] > 0.9 * 16 * IN
+    num_kept = {name: int(mask.sum()) for name, mask in done.masks.items()}
+    assert sum(num_kept.values()) == (16 * IN + 256) // 2
+    assert num_kept["0.weight"] > 0.9 * 16 * IN
 
 
 def test_weights_of_given_masks_are_near_their_least_squares():

@@ -1,0 +1,97 @@
+"""`prunus runs watch`, `pause` and `resume`: the runs that commands are to do in a store."""
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunus.cli.options import AsJson, StoreDir
+from prunus.cli.output import echo, echo_json, log
+
+if TYPE_CHECKING:
+    from prunus.runs.sweeps import SweepStatus
+
+
+def watch(
+    store: StoreDir,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Time between two looks at the store.")
+    ] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how many of the requested runs are finished, and the remaining time, until all are.
+
+    A line is printed when something has changed. With --json, the state is printed once, with the steps of each run.
+
+    Example: prunus runs watch --store store
+    """
+    from prunus.runs.store import Store
+    from prunus.runs.sweeps import sweep_status
+
+    opened = Store(store, create=False)
+    status = sweep_status(opened)
+    if as_json:
+        echo_json({**asdict(status), "running": [_running(*run) for run in status.running.items()]})
+        return
+    last = ""
+    while True:
+        if (line := describe_status(status)) != last:
+            echo(line)
+        if not (status.running or status.waiting):
+            return
+        last = line
+        time.sleep(every)
+        status = sweep_status(opened)
+
+
+def pause(store: StoreDir) -> None:
+    """Let no more runs be started in a store, by any command on any machine; those that are running are finished.
+
+    Example: prunus runs pause --store store
+    """
+    from prunus.report.formatting import pluralize
+    from prunus.runs.store import Store
+    from prunus.runs.sweeps import pause, sweep_status
+
+    opened = Store(store, create=False)
+    pause(opened)
+    running = len(sweep_status(opened).running)
+    log(f"paused; {pluralize(running, 'run')} running; `prunus runs resume --store {store}` continues")
+
+
+def resume(store: StoreDir) -> None:
+    """Let runs be started again in a store that was paused. Commands that are still there continue by themselves.
+
+    Example: prunus runs resume --store store
+    """
+    from prunus.runs.store import Store
+    from prunus.runs.sweeps import is_paused, resume
+
+    opened = Store(store, create=False)
+    was_paused = is_paused(opened)
+    resume(opened)
+    log("resumed" if was_paused else f"the store {store} was not paused")
+
+
+def describe_status(status: "SweepStatus") -> str:
+    """Return the state of a sweep as a line."""
+    from prunus.report.formatting import format_duration
+
+    left = {"running": len(status.running), "failed": len(status.failed), "waiting": len(status.waiting)}
+    total = len(status.finished) + sum(left.values())
+    parts = [
+        f"{len(status.finished)} of {total} runs finished",
+        *(f"{n} {name}" for name, n in left.items() if n),
+    ]
+    text = ", ".join(parts) + (", paused" if status.paused else "")
+    if not (status.running or status.waiting):
+        return text
+    if status.seconds_left is None:
+        return f"{text}; the remaining time is known after the first run of each kind"
+    return f"{text}; about {format_duration(status.seconds_left)} left"
+
+
+def _running(id: str, steps: tuple[int, int] | None) -> dict[str, object]:
+    done, total = steps or (None, None)
+    return {"id": id, "step": done, "steps": total}

@@ -1,0 +1,183 @@
+"""What pruning biases costs, compared with pruning as many weights, and the same fraction of the weights."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from prunus.experiments.claims import Claim
+from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns, labeled
+from prunus.experiments.function_run import FunctionRun
+from prunus.experiments.han2015 import LENET_ONLY, PAPER
+from prunus.experiments.trained_networks import LENETS, CompressedNetwork, TrainedNetwork
+from prunus.masks import Masks
+from prunus.pruning.prunable import prunable_weights
+from prunus.pruning.prune import prune
+from prunus.runs.content import Row
+from prunus.runs.directory import RunDirectory
+from prunus.seeds import derive_seed
+from prunus.training import Recipe, evaluate, train
+from prunus.types import Dataset
+
+_SOURCE = "Common practice"
+BIASES, AS_MANY, SAME_FRACTION = "biases", "as many weights", "the same fraction of the weights"
+
+
+@dataclass(frozen=True)
+class BiasPruning:
+    """The settings of one curve."""
+
+    kind: ClassVar[str] = "bias-pruning"
+
+    recipe: Recipe
+    """Of the dense network; retraining has a tenth of its learning rate."""
+    retrain_epochs: int = 1
+    fractions: tuple[float, ...] = (0.5, 0.9, 1.0)
+    """Of the biases, or of the weights, that are pruned."""
+    curve: str = ""
+    model: str = "lenet-300-100"
+    data: str = "mnist"
+    examples: int | None = None
+
+    @property
+    def dense(self) -> TrainedNetwork:
+        """The network before pruning."""
+        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
+
+
+def _template(model: str, size: str) -> FunctionRun:
+    dense = CompressedNetwork.of_size(model, size).dense
+    epochs = 5 if size == "full" else 1
+    settings = BiasPruning(dense.recipe, epochs, model=dense.model, data=dense.data, examples=dense.examples)
+    return FunctionRun.of(error_added, settings)
+
+
+def three_selections(template: FunctionRun, size: str) -> LabeledRuns:
+    """Biases, as many weights, and the same fraction of the weights.
+
+    Args:
+        template: The run of `error_added` on one network, without its input and curve.
+        size: "smoke", "default" or "full"; not used here, because the template has the settings of its size.
+
+    Returns:
+        Three runs from one dense network.
+    """
+    dense = template.settings.dense.run()
+    return labeled(
+        {curve: template.changed(dense, curve=curve) for curve in (BIASES, AS_MANY, SAME_FRACTION)}
+    )
+
+
+def error_added(settings: BiasPruning, replicate: int, dense: RunDirectory) -> list[Row]:
+    """Prune every fraction of the biases or of the weights, those of smallest magnitude, each from the dense network.
+
+    Args:
+        settings: The network, the curve, the fractions and the recipe of training.
+        replicate: Number of the replicate, the seed of ties, from which that of retraining is derived.
+        dense: The finished run of the dense network.
+
+    Returns:
+        One row per fraction, but none where all weights would be pruned: "pruned %", "pruned parameters"; "error
+        added", by which the test error rises, in percentage points; "error added per 1,000", the same per 1,000 pruned
+        parameters; and both "after retraining", compared with the dense network that is trained as long.
+
+    Raises:
+        StoreError: The stored tensors of an input are missing or damaged.
+    """
+    data, network = settings.dense.dataset(), settings.dense.load(dense)
+    dense_errors = _errors(settings, replicate, copy.deepcopy(network), data, None)
+    biases = [name for name, parameter in network.named_parameters() if parameter.dim() == 1]
+    weights = list(prunable_weights(network))
+    rows: list[Row] = []
+    for fraction in settings.fractions:
+        if settings.curve == SAME_FRACTION and fraction == 1:
+            continue
+        pruned = copy.deepcopy(network)
+        names = biases if settings.curve == BIASES else weights
+        ratio = _numel(network, biases) / _numel(network, weights) if settings.curve == AS_MANY else 1.0
+        masks = _prune_smallest(pruned, names, ratio * fraction, replicate)
+        count = sum(int((~mask).sum()) for mask in masks.values())
+        row: Row = {"pruned %": 100 * fraction, "pruned parameters": count}
+        for after, error in _errors(settings, replicate, pruned, data, masks).items():
+            added = error - dense_errors[after]
+            row |= {f"error added{after}": added, f"error added per 1,000{after}": 1000 * added / count}
+        rows.append(row)
+    return rows
+
+
+def _errors(
+    settings: BiasPruning, replicate: int, model: nn.Module, data: Dataset, masks: Masks | None
+) -> dict[str, float]:
+    """The test errors in percent before and after retraining, which changes the model."""
+    before = evaluate(model, data.test, backend="dense").error
+    retraining = settings.recipe.replace(
+        epochs=settings.retrain_epochs, learning_rate=settings.recipe.learning_rate / 10
+    )
+    train(
+        model, data, retraining, constraint=masks, seed=derive_seed(replicate, "retraining"), backend="dense"
+    )
+    return {"": before, " after retraining": evaluate(model, data.test, backend="dense").error}
+
+
+def _prune_smallest(model: nn.Module, names: Sequence[str], fraction: float, seed: int) -> Masks:
+    """Prune a fraction of some parameters, ranked together by magnitude; also all of them."""
+    if fraction < 1:
+        return prune(model, 1 - fraction, scope="global", include=names, seed=seed).masks
+    none_kept = {name: torch.zeros_like(model.get_parameter(name), dtype=torch.bool) for name in names}
+    masks = Masks(model, none_kept)
+    masks.apply()
+    return masks
+
+
+def _numel(model: nn.Module, names: Sequence[str]) -> int:
+    return sum(model.get_parameter(name).numel() for name in names)
+
+
+def _claims(after: str) -> tuple[Claim, Claim]:
+    return (
+        Claim(
+            f"Pruning biases adds more error than pruning as many weights{after}", BIASES, "higher", AS_MANY,
+            f"error added{after}", _SOURCE, at={"pruned %": (90.0, 100.0)},
+        ),
+        Claim(
+            f"Per parameter, pruning biases adds more error than pruning the same fraction of the weights{after}",
+            BIASES, "higher", SAME_FRACTION, f"error added per 1,000{after}", _SOURCE,
+            at={"pruned %": (50.0, 90.0)},
+        ),
+    )  # fmt: skip
+
+
+biases = Experiment(
+    name="families.biases",
+    paper=PAPER,
+    place="",
+    title="The error that pruning biases adds, compared with weights",
+    question="Does pruning biases add more error per parameter than pruning weights?",
+    template=_template,
+    runs=three_selections,
+    figures=tuple(
+        FigureSpec(
+            name, f"error added{after}", "test error added (pp)", f"Error added by pruning{after}", x="pruned %",
+            x_label="pruned biases or weights (%)",
+        )
+        for name, after in (("pruned", ""), ("retrained", " after retraining"))
+    ),
+    claims=(*_claims(""), *_claims(" after retraining")),
+    differences=(LENET_ONLY[1], "The paper prunes no biases; there is no published value."),
+    networks=LENETS,
+    against=BIASES,
+    metrics=(
+        "pruned parameters", "error added", "error added per 1,000", "error added after retraining",
+        "error added per 1,000 after retraining",
+    ),
+    described=("error added", "error added after retraining"),
+    points=("pruned %",),
+    point="pruned %",
+    replicates=(1, 3, 5),
+    note="Error is added in percentage points of the test examples; after retraining, compared with the dense network "
+    "trained as long. LeNet-300-100 has 410 biases beside 266,200 weights, "
+    "LeNet-5 580 beside 430,500.",
+)  # fmt: skip

@@ -1,0 +1,61 @@
+"""How sparse the activations of a network are: the fraction of zeros in the inputs of each layer."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.data.examples import Calibration, as_examples, iter_tensors
+from prunus.pruning.prunable import weight_layers
+from prunus.training.modes import eval_mode
+from prunus.training.outputs import Forward, call_model
+
+
+@torch.no_grad()
+def activation_zeros(
+    model: nn.Module, data: Calibration, *, forward: Forward | None = None, batch_size: int = 100
+) -> dict[str, float]:
+    """Measure the fraction of zeros in the inputs of each layer that has prunable weights.
+
+    A layer reads its inputs after the activation function and the pooling of the layer before. A multiplication by an
+    input that is zero can be skipped, so that a layer of density d, a fraction z of whose inputs is zero, needs
+    d · (1 - z) of its multiplications ("Act%" of Han et al. 2015, Tables 2 and 3, is 100 · (1 - z)).
+
+    Args:
+        model: Any module; it is run in evaluation mode.
+        data: Examples in any form, as for `prunus.prune`; of a Dataset, those of the training split.
+        forward: (model, batch) -> outputs; None: the model is called with the inputs.
+        batch_size: Examples per forward pass.
+
+    Returns:
+        The fractions, from 0 to 1, by the name of the layer in the order of the model; a layer that is called several
+        times has the fraction over all calls. Layers that are not called are left out.
+
+    Raises:
+        StatisticsError: The data has no example, or is in no form of `prunus.prune`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+        >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), model[0].bias.data.zero_()
+        >>> activation_zeros(model, torch.tensor([[1.0, 0.0], [2.0, 1.0]]))
+        {'0': 0.25, '2': 0.5}
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    modules = {layer.module: name.rpartition(".")[0] for name, layer in weight_layers(model).items()}
+    with ExitStack() as stack:
+        for module, name in modules.items():
+            stack.enter_context(module.register_forward_pre_hook(_counter(counts, name), with_kwargs=True))
+        with eval_mode(model):
+            for batch in as_examples(data).batches(batch_size):
+                call_model(model, batch, forward)
+    return {name: 1 - counts[name][0] / counts[name][1] for name in modules.values() if name in counts}
+
+
+def _counter(counts: dict[str, tuple[int, int]], name: str) -> Any:
+    def count(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        inputs = next(iter_tensors([*args, *kwargs.values()]))
+        nonzero, total = counts.get(name, (0, 0))
+        counts[name] = nonzero + int(torch.count_nonzero(inputs)), total + inputs.numel()
+
+    return count

@@ -1,0 +1,151 @@
+"""Remove channels in rounds, with training after each: the smaller network keeps its weights and trains on."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunus.data.examples import sample_examples
+from prunus.data.validation import check_dataset
+from prunus.errors import DensityError, SpecError
+from prunus.pruning.structured.report import SlimReport
+from prunus.pruning.structured.slim import slim
+from prunus.seeds import derive_seed
+from prunus.training import EpochMetrics, Recipe, train
+from prunus.training.checks import check_trainable
+from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.modes import restored_modes
+from prunus.training.outputs import Forward
+from prunus.training.recipe_checks import check_recipe
+from prunus.types import Dataset, Progress
+
+CALIBRATION_EXAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class SlimRound:
+    """One round: channels removed, then trained."""
+
+    number: int
+    report: SlimReport
+    """Of this round: before is after the round before."""
+    epochs: list[EpochMetrics]
+    """Empty where a function of the user trained."""
+
+
+def slim_and_retrain(
+    model: nn.Module,
+    example_inputs: object,
+    data: Dataset | None,
+    fractions: Sequence[float],
+    retrain: Sequence[Recipe] = (),
+    *,
+    goal: str = "macs",
+    fit: Callable[[nn.Module], object] | None = None,
+    forward: Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
+    seed: int = 0,
+    checkpoints: str | os.PathLike[str] | None = None,
+    report: Callable[[EpochMetrics], None] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[SlimRound]:
+    """Remove channels from `model` in place in several rounds, and train it after each.
+
+    Args:
+        model: A trained network.
+        example_inputs: As for `prunus.slim`.
+        data: Training uses the training and validation splits; criteria see 1024 examples of the training split. None:
+            there is none, which needs `fit`.
+        fractions: The fraction of the dense MACs or parameters that each round keeps at most, decreasing, in (0, 1].
+        retrain: One recipe per round; a recipe without epochs trains nothing.
+        goal: "macs" or "parameters".
+        fit: A function of the smaller model that trains it in place, in the place of recipes.
+        forward, loss: As for `prunus.train`; criteria that differentiate a loss use them too.
+        seed: Of random criteria, examples and training.
+        checkpoints: A folder; with it a killed call continues where it was, given the same arguments.
+        report: Called after each epoch.
+        progress: Called after every batch of training.
+        options: Further arguments of `prunus.slim`, such as `criterion`, `refit` and `exclude`.
+
+    Returns:
+        One entry per round.
+
+    Raises:
+        SpecError: The number of recipes is not that of rounds, recipes or checkpoints are given with `fit`, or `fit`
+            is no function.
+        DensityError: The fractions do not decrease in (0, 1], the goal is another, or a budget cannot be met.
+        ModelError: As `prunus.slim`, or the model cannot be trained on the data; raised before any training.
+        StatisticsError: As `prunus.slim`.
+        CheckpointError: `checkpoints` belong to other arguments.
+
+    Example:
+        >>> import prunus, torch
+        >>> data = prunus.load_data("digits")
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.1)
+        >>> rounds = slim_and_retrain(model, data.train.inputs[:1], data, [0.5, 0.25], [recipe, recipe])
+        >>> [own.report.macs for own in rounds], model[1].out_features
+        ([(2368, 1184), (1184, 592)], 8)
+    """
+    _check_rounds(fractions, retrain, goal, fit, checkpoints)
+    if data is None and fit is None:
+        raise SpecError("Expected data for recipes, got none; pass a prunus.Dataset, or fit.")
+    if data is not None and fit is None:
+        check_dataset(data, ("train", "validation"))
+        for recipe in retrain:
+            check_recipe(recipe)
+            check_trainable(model, data, recipe, call=forward, loss=find_loss(loss))
+    if data is not None and options.get("calibration") is None:
+        count = min(CALIBRATION_EXAMPLES, len(data.train))
+        options["calibration"] = sample_examples(data.train, count, derive_seed(seed, "calibration"))
+    rounds: list[SlimRound] = []
+    dense: int | None = None
+    for number, fraction in enumerate(fractions, start=1):
+        limit = fraction if dense is None or fraction == 1 else max(fraction * dense, 2)
+        plan = slim(
+            model, example_inputs, forward=forward, loss=loss, seed=derive_seed(seed, "criterion", number),
+            **{goal: limit}, **options,
+        )  # fmt: skip
+        described = plan.report
+        dense = dense or getattr(described, goal)[0]
+        plan.apply()
+        epochs: list[EpochMetrics] = []
+        if fit is not None:
+            with restored_modes(model):
+                fit(model)
+        elif data is not None:
+            path = None if checkpoints is None else Path(checkpoints) / f"slim-{number}.safetensors"
+            epochs = train(
+                model, data, retrain[number - 1], forward=forward, loss=loss, checkpoint=path,
+                seed=derive_seed(seed, "retrain", number), report=report, progress=progress,
+            )  # fmt: skip
+        rounds.append(SlimRound(number, described, epochs))
+    return rounds
+
+
+def _check_rounds(
+    fractions: Sequence[float], retrain: Sequence[Recipe], goal: str, fit: object, checkpoints: object
+) -> None:
+    is_decreasing = all(a >= b for a, b in pairwise(fractions))
+    if not fractions or not is_decreasing or not 0 < fractions[-1] <= fractions[0] <= 1:
+        raise DensityError(
+            f"Expected fractions that decrease in (0, 1], one per round, got {list(fractions)}."
+        )
+    if goal not in ("macs", "parameters"):
+        raise DensityError(f"Expected the goal 'macs' or 'parameters', got {goal!r}.")
+    if fit is not None and not callable(fit):
+        raise SpecError(f"Expected fit to be a function of the model, got {type(fit).__name__}.")
+    if fit is not None and checkpoints is not None:
+        raise SpecError(
+            "Expected fit or checkpoints, which it does not write, got both; leave out one of them."
+        )
+    if len(retrain) != (0 if fit is not None else len(fractions)):
+        raise SpecError(
+            f"Expected one recipe for each of {len(fractions)} rounds, or fit and no recipe, got {len(retrain)} recipes"
+            f"{'' if fit is None else ' and fit'}."
+        )

@@ -1,0 +1,104 @@
+"""The executor `slurm`: workers are the jobs of a Slurm array, submitted by submitit."""
+
+import importlib
+import shutil
+import time
+from typing import Any
+
+from prunus.errors import WorkerError
+from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
+from prunus.runs.executors.worker import LOST_WORKERS, Errors, Work, do_missing_runs
+
+WORKERS = 8
+"""The number of jobs by default."""
+MINUTES = 720
+"""The time limit of a job by default; a run that takes longer continues in the next job."""
+END_SECONDS = 20.0
+"""How long jobs may take to end when no run is left, before they are canceled."""
+
+
+def on_slurm(
+    work: Work, workers: int | None, scheduler: RunScheduler, *, cluster: str = "slurm", **parameters: Any
+) -> Errors:
+    """Do the work in the jobs of a Slurm array. A job that is lost is submitted again.
+
+    Slurm also takes options from the environment, such as SBATCH_PARTITION, SBATCH_ACCOUNT and SBATCH_TIMELIMIT.
+
+    Args:
+        work: The runs, and their store.
+        workers: The number of jobs, of one CPU each, and one GPU if a run needs one; None for 8.
+        scheduler: Updated until all jobs have ended.
+        cluster: The executor of submitit: "slurm", or "local" for processes on this machine.
+        parameters: Parameters of submitit's `AutoExecutor.update_parameters`, such as `slurm_partition="gpu"`.
+
+    Returns:
+        What the runs that failed raised.
+
+    Raises:
+        WorkerError: submitit or Slurm is not installed, a job cannot be submitted, or all jobs were lost too often.
+    """
+    try:
+        submitit = importlib.import_module("submitit")
+    except ImportError:
+        raise WorkerError(
+            'The executor "slurm" needs the package submitit: `pip install "prunus[slurm]"`.'
+        ) from None
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise WorkerError(
+            "This machine has no Slurm: there is no command `sbatch`; start the command on a login node of the "
+            "cluster, or use --workers or --ray."
+        )
+    gpus = int(any(getattr(spec, "device", "cpu") != "cpu" for spec in work.todo))
+    count = min(workers or WORKERS, len(work.todo))
+    try:
+        executor = submitit.AutoExecutor(folder=work.store / "slurm", cluster=cluster)
+        executor.update_parameters(
+            **{
+                "name": "prunus",
+                "cpus_per_task": 1,
+                "gpus_per_node": gpus,
+                "timeout_min": MINUTES,
+                **parameters,
+            }
+        )
+        with executor.batch():
+            jobs = {number: executor.submit(do_missing_runs, work, number, count) for number in range(count)}
+    except Exception as error:  # submitit and Slurm raise many kinds
+        raise WorkerError(f"Slurm refused the jobs: {str(error).strip()}; correct its options.") from error
+    return _wait(executor, jobs, (work, count), scheduler)
+
+
+def _wait(executor: Any, jobs: dict[int, Any], work: tuple[Work, int], scheduler: RunScheduler) -> Errors:
+    """Update the scheduler until all jobs have ended, or all runs are done; return what the jobs returned."""
+    errors: Errors = {}
+    lost = dict.fromkeys(jobs, 0)
+    deadline = None
+    try:
+        while jobs and (deadline is None or time.monotonic() < deadline):
+            for number, job in [(number, job) for number, job in jobs.items() if job.done()]:
+                del jobs[number]
+                try:
+                    errors |= job.result()
+                except Exception as error:  # the job was killed, its machine was lost, or it could not start
+                    lost[number] += 1
+                    scheduler.say(f"job {job.job_id} was lost: {_reason(error)}")
+                    if lost[number] <= LOST_WORKERS:
+                        jobs[number] = executor.submit(do_missing_runs, work[0], number, work[1])
+                    elif not jobs:
+                        raise WorkerError(
+                            f"The last job was lost; what is done is kept: run the same command again, and look at the "
+                            f"logs in {work[0].store / 'slurm'}."
+                        ) from error
+            scheduler.update()
+            if not scheduler.waiting and deadline is None:
+                deadline = time.monotonic() + END_SECONDS
+            time.sleep(WAIT_SECONDS)
+    finally:
+        for job in jobs.values():
+            job.cancel()
+    return errors
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of a message of submitit, which may have a whole log in it."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,206 @@
+"""Liu et al. 2019: the paper's settings, the arms of a pruned network, the budget of Scratch-B, and the verdicts."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunus.data import load_data
+from prunus.errors import SpecError, UnknownNameError
+from prunus.experiments import EXPERIMENTS
+from prunus.experiments.liu2019_pruned import (
+    FINE_TUNED,
+    METHODS,
+    SCRATCH_B,
+    SCRATCH_E,
+    TICKET,
+    PrunedNetwork,
+    plan_of,
+    recipe_of,
+    starting_network,
+)
+from prunus.experiments.running import run_experiment
+from prunus.pruning.prunable import layer_kinds
+from prunus.runs.spec import code_digests
+from prunus.seeds import derive_seed
+from prunus.tickets.ticket import make_outline
+from prunus.training import Recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+SETTINGS = {"data": "digits", "examples": "300", "batch_size": "30"}
+SETTINGS |= {"model": "tiny_networks:normed_convolutions"}
+TINY = PrunedNetwork(
+    Recipe(2, 0.05, 30), "tiny_networks:normed_convolutions", "digits", 300, calibration_examples=60
+)
+
+
+def run(name, folder, **settings):
+    return run_experiment(
+        EXPERIMENTS[name], "smoke", folder / "out", store=folder / "store", executor="inline",
+        settings=SETTINGS | settings,
+    )  # fmt: skip
+
+
+def full_specs(name, size="full"):
+    return EXPERIMENTS[name].labeled_runs(size, [0], {})
+
+
+def test_full_size_of_the_figure_has_the_settings_of_the_paper():
+    recipe = Recipe(160, 0.1, 64, "sgd", 0.9, 1e-4, "steps", augmentation="flip_crop")
+    runs = full_specs("liu2019.tickets")
+    for label, ticket in runs:
+        rate = float(label["curve"].rpartition(" ")[2])
+        own = ticket.baseline
+        assert own.recipe.replace(source="") == recipe.replace(learning_rate=rate)
+        assert (own.data, own.examples, ticket.scope, ticket.criterion) == (
+            "cifar-10", None, "global", "large_final",
+        )  # fmt: skip
+        network = make_outline(own.model)
+        kinds = layer_kinds(network)
+        pruned = set(ticket.weights_of(network))
+        assert pruned == {name for name, kind in kinds.items() if kind == "conv"}
+        assert len(kinds) - len(pruned) == 1
+        assert len(pruned) == {"vgg-16": 13, "resnet-50": 49}[label["group"]]
+        assert code_digests(ticket) == {}  # a change of the code of prunus is no other run
+    assert {label["over"] for label, _ in runs} == {"iterative", "one-shot"}
+
+
+@pytest.mark.parametrize("size", ["smoke", "default", "full"])
+def test_every_ticket_has_a_control_with_its_masks_and_its_learning_rate(size):
+    runs = full_specs("liu2019.tickets", size)
+    assert len(runs) == 16
+    for (label, ticket), (other, control) in zip(runs[::2], runs[1::2], strict=True):
+        start, rate = label["curve"].split(", ")
+        assert (start, other["curve"]) == ("winning ticket", f"random initialization, {rate}")
+        assert label["over"] == other["over"]
+        assert control == replace(ticket, mask1="reinitialize", masks_from=ticket)
+        if label["over"] == "one-shot":
+            assert ticket.trained_levels == tuple(range(2, ticket.rounds + 1))
+
+
+def test_full_size_of_the_tables_has_the_settings_of_the_paper():
+    by_group = {}
+    for label, run in full_specs("liu2019.structures"):
+        by_group.setdefault(label["group"], []).append((label, run.settings))
+    assert {group: runs[0][1].model for group, runs in by_group.items()} == {
+        "vgg": "vgg-16-bn-cifar", "resnet": "resnet-56", "preresnet": "preresnet-164", "densenet": "densenet-40",
+    }  # fmt: skip
+    penalties = {"vgg": 1e-4, "preresnet": 1e-5, "densenet": 1e-5}
+    for group, runs in by_group.items():
+        for label, own in runs:
+            assert own.recipe.epochs == 160
+            if label["curve"] == FINE_TUNED:
+                assert (own.finetune.epochs, own.finetune.learning_rate) == (40, 1e-3)
+                assert own.finetune.lr_schedule == "constant"
+            if label["over"] == "slimming":
+                assert own.scale_penalty == penalties[group]
+    assert {label["over"] for runs in by_group.values() for label, _ in runs} == set(METHODS)
+
+
+def test_every_method_and_network_has_four_arms_from_one_large_network():
+    for _, spec in full_specs("liu2019.structures", "default"):
+        assert len({need.settings for need in spec.dependencies().values()}) <= 1
+    groups = {}
+    for label, spec in full_specs("liu2019.structures", "default"):
+        groups.setdefault((label["group"], label["over"]), {})[label["curve"]] = spec
+    for arms in groups.values():
+        assert list(arms) == ["unpruned", FINE_TUNED, SCRATCH_E, SCRATCH_B]
+        assert {arms[name].inputs for name in (FINE_TUNED, SCRATCH_E, SCRATCH_B)} == {(arms["unpruned"],)}
+    large = {over: arms["unpruned"] for (group, over), arms in groups.items() if group == "vgg"}
+    assert large["l1"] == large["thinet"] == large["regression"] != large["slimming"]
+
+
+@pytest.mark.parametrize(("kept", "epochs"), [(1.0, 160), (0.5, 320), (0.34, 471)])
+def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept, epochs):
+    settings = PrunedNetwork(Recipe(160, 0.1, 64), arm=SCRATCH_B)
+    assert recipe_of(settings, kept).epochs == epochs
+    assert recipe_of(replace(settings, arm=SCRATCH_E), kept).epochs == 160
+    assert recipe_of(replace(settings, arm=FINE_TUNED), kept).epochs == 40
+
+
+@pytest.mark.parametrize("method", ["l1", "regression"])
+def test_arms_start_from_trained_original_and_new_weights_of_the_same_channels(method):
+    data, settings = load_data("digits").take(300, 100), replace(TINY, method=method)
+    trained = settings.network(seed=99)
+    plan = plan_of(settings, trained, data, 0)
+    kept = torch.tensor([i for i in range(8) if i not in plan.removed["0.weight"]])
+    assert 0 < len(kept) < 8
+    large = {FINE_TUNED: trained, TICKET: settings.network(derive_seed(0, "model"))}
+    expected = {arm: network[0].weight.detach()[kept].clone() for arm, network in large.items()}
+    weights = {}
+    for arm in (TICKET, SCRATCH_E, SCRATCH_B, FINE_TUNED):
+        plan = plan_of(settings, settings.network(seed=99), data, 0)
+        small = starting_network(replace(settings, arm=arm), plan, data, 0)
+        weights[arm] = small[0].weight.detach()
+        assert small[3].weight.shape[1] == len(kept)
+        if arm in (SCRATCH_E, SCRATCH_B):
+            assert small[4].weight.eq(1).all()
+            deviation = small[3].weight.std() * (small[3].weight[0].numel() / 2) ** 0.5
+            assert 0.7 < deviation < 1.3  # Kaiming's of the small layer
+    for arm in large:
+        assert torch.equal(weights[arm], expected[arm])
+    assert torch.equal(weights[SCRATCH_E], weights[SCRATCH_B])
+    assert not torch.equal(weights[SCRATCH_E], weights[TICKET])
+
+
+def test_tables_are_run_end_to_end(tmp_path):
+    result = run("liu2019.structures", tmp_path, methods="l1,slimming", **{"recipe.epochs": "3"})
+    rows = {(row["curve"], row["over"]): row for row in result.content["rows"]}
+    assert len(rows) == 8
+    for method in ("l1", "slimming"):
+        unpruned = rows["unpruned", method]["test accuracy"]
+        for arm in (FINE_TUNED, SCRATCH_E, SCRATCH_B):
+            row = rows[arm, method]
+            assert row["change"] == pytest.approx(row["test accuracy"] - unpruned)
+            assert 20 < row["MACs %"] <= 50
+            assert row["epochs"] == {SCRATCH_E: 3, SCRATCH_B: round(300 / row["MACs %"])}.get(arm, 1)
+    assert rows["unpruned", "l1"]["run"] != rows["unpruned", "slimming"]["run"]
+    decided = {verdict["claim"]: verdict for verdict in result.content["verdicts"]}
+    assert len(decided) == 2
+    assert all(verdict["reason"] == "one replicate is not enough" for verdict in decided.values())
+
+
+def test_filters_are_run_end_to_end(tmp_path):
+    result = run("liu2019.filters", tmp_path)
+    points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}
+    assert len(points) == 8
+    assert {kept for _, kept in points} == {60.0, 100.0}
+    assert (tmp_path / "out" / "liu2019.filters.accuracy.csv").exists()
+
+
+def test_figure_is_run_end_to_end(tmp_path):
+    result = run("liu2019.tickets", tmp_path, exclude="7.weight")
+    rows = result.content["rows"]
+    assert {row["curve"] for row in rows} == {
+        f"{start}, learning rate {rate}"
+        for start in ("winning ticket", "random initialization")
+        for rate in ("0.1", "0.01")
+    }
+    assert sorted({row["level"] for row in rows if row["over"] == "one-shot"}) == [0, 2]
+    assert all(row.get("passed", True) for row in rows)
+    assert len(result.content["verdicts"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "expected_message"),
+    [
+        ({"method": "magic"}, UnknownNameError, "Unknown method 'magic'"),
+        ({"arm": "Scratch-C"}, SpecError, "got 'Scratch-C'"),
+        ({"macs": 0.0}, SpecError, r"macs above 0 and at most 1, a fraction to keep, got 0\.0"),
+        ({"macs": 40.0}, SpecError, r"got 40\.0"),
+    ],
+)
+def test_impossible_pruned_network_is_refused_before_its_large_network_is_trained(
+    settings, error, expected_message
+):
+    with pytest.raises(error, match=expected_message):
+        replace(TINY, **settings).run()
+
+
+def test_unknown_method_of_a_table_is_refused_before_the_work(tmp_path):
+    with pytest.raises(UnknownNameError, match="Unknown method 'thinnet'; did you mean 'thinet'"):
+        run("liu2019.structures", tmp_path, methods="l1,thinnet")
+    assert not (tmp_path / "out").exists()

@@ -104,11 +104,11 @@ STATEMENTS = (
     ),
     Statement(
         15, "Biases are few and decisive: pruning them costs more error per parameter than pruning weights.",
-        {"bias_pruning": ALL_CLAIMS},
+        {"families.biases": ALL_CLAIMS},
     ),
     Statement(
         16, "ReLU makes activations sparse, and pruning weights changes how sparse they are.",
-        {"activation_sparsity": ALL_CLAIMS},
+        {"families.activations": ALL_CLAIMS},
     ),
 )  # fmt: skip
 

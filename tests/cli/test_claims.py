@@ -5,7 +5,7 @@ import json
 import pytest
 
 from prunus.experiments import claim_list
-from prunus.experiments.claim_list import STATEMENTS
+from prunus.experiments.statements import STATEMENTS
 from prunus.runs.store import Store
 
 NAMES = {"id", "claim", "verdict", "n", "published", "measured", "interval", "command"}

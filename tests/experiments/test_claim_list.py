@@ -140,6 +140,15 @@ def test_every_part_of_every_statement_exists():
                 assert any(text.startswith(beginning) for text in texts), (name, beginning)
 
 
+def test_default_sizes_have_enough_replicates():
+    names = {name for statement in STATEMENTS for name in statement.parts} - LATER
+    few = {name for name in names if EXPERIMENTS[name].num_replicates("default") < 3}
+    assert few == {"hassibi1993.xor"}  # whose replicate has 100 networks
+    convolutional = claim_list.default_size(EXPERIMENTS["frankle2019.conv"])
+    size = "data cifar-10; epochs 10; training examples 20000; rounds 8; n = 3"
+    assert convolutional == f"conv-2, conv-4, conv-6; {size}"
+
+
 def test_committed_rows_decide_claims_as_their_pages_do():
     listed = prunus.claims()
     ids = [claim.id for claim in listed]

@@ -82,8 +82,8 @@ activations = Experiment(
         *_claims("fc3", "35 % zeros at density 8 %"),
     ),
     differences=(
-        "There are 20,000 training examples; weights are pruned by magnitude, in rounds with retraining, and beside each "
-        "pruned network the dense one is trained for as many steps.",
+        "There are 20,000 training examples; weights are pruned by magnitude, in rounds with retraining, and beside "
+        "each pruned network the dense one is trained for as many steps.",
         "Only fc1 of LeNet-5 is followed by a ReLU, as in Caffe; its convolutions are not.",
     ),
     networks=LENETS,

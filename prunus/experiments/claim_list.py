@@ -110,7 +110,7 @@ def claims(store: Path | str | None = None) -> list[ListedClaim]:
 
 def _listed(store: Store, name: str) -> list[ListedClaim]:
     """All claims, decided by the runs of a store that commands name `name`."""
-    names = dict.fromkeys(each for statement in STATEMENTS for each in statement.parts if each in EXPERIMENTS)
+    names = dict.fromkeys(each for statement in STATEMENTS for each in statement.parts)
     requests = store.requests()
     answers = {
         each: _answer(EXPERIMENTS[each], store, [r for r in requests if r.experiment == each])
@@ -121,7 +121,6 @@ def _listed(store: Store, name: str) -> list[ListedClaim]:
         parts = [
             _part(statement, claim, group, EXPERIMENTS[each], answers[each], name)
             for each, beginnings in statement.parts.items()
-            if each in EXPERIMENTS
             for claim, group in _claims_of_networks(EXPERIMENTS[each])
             if claim.text.startswith(tuple(beginnings))
         ]

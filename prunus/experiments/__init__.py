@@ -28,7 +28,7 @@ _MODULES = {
     "families_biases": ("biases",),
     "families_activations": ("activations",),
 }  # fmt: skip
-"""The experiments of each module; the name of one is PAPER.EXPERIMENT or SUBJECT.EXPERIMENT."""
+"""The experiments of each module. Their names are PAPER.EXPERIMENT, or SUBJECT.EXPERIMENT where several papers ask."""
 
 
 class _Experiments(Mapping[str, Experiment]):

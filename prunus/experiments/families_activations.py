@@ -39,8 +39,8 @@ def zeros_of_layers(rows: Sequence[Row]) -> list[Row]:
         for key in (key for key in row if key.startswith("zeros in ")):
             layer = key.removeprefix("zeros in ").removesuffix(" %")
             zeros, dense = row[key], row[f"dense {key}"]
-            values = {"curve": f"inputs of {layer}", "zeros %": zeros, "dense zeros %": dense}
-            result.append({**row, **values, "zeros added": zeros - dense})
+            columns = {"curve": f"inputs of {layer}", "zeros %": zeros, "dense zeros %": dense}
+            result.append({**row, **columns, "zeros added": zeros - dense})
     return result
 
 

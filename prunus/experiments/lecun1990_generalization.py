@@ -75,7 +75,7 @@ class PrunedBesideDense:
         )
 
     def dataset(self, replicate: int) -> Dataset:
-        """Load the data, with training examples chosen at random and all test examples."""
+        """Load the data, with training examples selected at random and all test examples."""
         data = load_data(self.data)
         generator = make_generator(replicate, "training examples")
         indices = torch.randperm(len(data.train), generator=generator)[: self.examples]

@@ -37,7 +37,7 @@ SETTINGS = {
     "han2015.tables": COMPRESSED,
     "han2016": COMPRESSED,
     "liu2019.tickets": {**TICKET, "exclude": "5.weight"},
-    "liu2019.filters": {**STRUCTURE, "macs": 0.6},
+    "liu2019.filters": STRUCTURE,
     "liu2019.structures": STRUCTURE,
     "zhou2019.supermasks": SUPERMASK,
     "zhou2019.criterion_supermasks": SUPERMASK,

@@ -183,7 +183,10 @@ def _check_same_tensors(
     path: str, model: nn.Module, state: Mapping[str, Any], kinds: Mapping[str, str], smaller: TensorShapes
 ) -> None:
     """Raise ModelMismatchError unless names, dtypes and shapes (those that `smaller` changes to) are the same."""
-    state = {**state, **{name: state[name].new_empty(shape, device="meta") for name, shape in smaller.items()}}
+    state = {
+        **state,
+        **{name: state[name].new_empty(shape, device="meta") for name, shape in smaller.items()},
+    }
     expected = {name: _kind(value) for name, value in state.items()}
     differing = [
         f"{printable(name)} ({kinds[name]} in the file, {expected[name]} in the model)"

@@ -239,7 +239,11 @@ class Masks(Mapping[str, Tensor]):
 
 
 def clear_bits(tensor: Tensor, bits: Tensor) -> None:
-    """Set entries to +0.0 in place where all of `bits`, integers of the same shape, are 0; keep them where all are 1.
+    """Set entries to +0.0 in place where all bits are to be cleared, also where they are NaN or infinite.
+
+    Args:
+        tensor: The tensor, of any dtype and layout; changed in place.
+        bits: Integers of the same shape and width: 0 clears all bits of an entry, -1 keeps them.
 
     >>> weight = torch.tensor([float("nan"), -2.0])
     >>> clear_bits(weight, torch.tensor([0, -1], dtype=torch.int32))

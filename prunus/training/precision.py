@@ -45,7 +45,7 @@ def single_precision(model: nn.Module) -> Iterator[None]:
 
 def _convert(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> None:
     """Give tensors other dtypes in place; those that share memory still do so afterwards."""
-    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    groups: dict[tuple[torch.device, int, torch.dtype, torch.dtype], list[Tensor]] = {}
     for tensor, dtype in zip(tensors, dtypes, strict=True):
         address = tensor.untyped_storage().data_ptr() or id(tensor)  # some devices give no address
         groups.setdefault((tensor.device, address, tensor.dtype, dtype), []).append(tensor)

@@ -1,15 +1,22 @@
 """The page of a compressed network: one HTML file without scripts, which needs no other file and no network."""
 
 import io
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunus.compression.container.inspect import Average, FileInspection, TensorStats
 from prunus.compression.result import Compressed
 from prunus.files import write_atomic
-from prunus.report.compression_charts import StageRow, epoch_chart, stage_chart, weight_chart
+from prunus.report.compression_charts import (
+    StageRow,
+    epoch_chart,
+    pruned_caption,
+    stage_chart,
+    weight_chart,
+)
 from prunus.report.figures import figure_style, to_png
 from prunus.report.formatting import (
     format_bits,
@@ -116,6 +123,8 @@ def write_page(
         dense_test=dense_test,
         mistakes=_compare_mistakes(dense_test, test),
         stages=stages,
+        pruned_caption=pruned_caption(compressed),
+        by_epoch=replace(compressed.stages[0].validation, metric=None),  # epochs have no metric
         tensors=tensor_rows(inspection),
         activation_zeros=activation_zeros,
         coverage=input_coverage(compressed),
@@ -181,45 +190,33 @@ def tensor_rows(inspection: FileInspection) -> list[TensorRow]:
     """One row per tensor, then the framing, then the whole file, whose bits are averages."""
 
     def row(
-        name: str, size: int, original: int, stored: TensorStats | Average | None, *texts: str
+        name: str,
+        size: int,
+        original: int,
+        stored: TensorStats | Average | None,
+        texts: tuple[str, str, str, str] = ("", "", "", ""),
     ) -> TensorRow:
-        bits = ["", "", "", ""]
-        if stored is not None:
-            names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
-            bits = [format_bits(getattr(stored, name)) for name in names]
-        shape, weights, density, values = texts or ("", "", "", "")
+        names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
+        bits = ["" if stored is None else format_bits(getattr(stored, name)) for name in names]
         fraction = f"{100 * size / original:.2f} %" if original else "–"
-        return TensorRow(
-            name,
-            shape,
-            weights,
-            density,
-            values,
-            weight_bits=(bits[0], bits[1]),
-            index_bits=(bits[2], bits[3]),
-            bytes=format_int(size),
-            fraction=fraction,
-            percent_of_file=round(100 * size / inspection.file_bytes, 2),
-        )
+        percent_of_file = round(100 * size / inspection.file_bytes, 2)
+        of_bits = (bits[0], bits[1]), (bits[2], bits[3])
+        return TensorRow(name, *texts, *of_bits, format_int(size), fraction, percent_of_file)
 
-    rows = [
-        row(
-            *(layer.name, layer.bytes, layer.original_bytes, layer),
-            " × ".join(map(str, layer.shape)) or "scalar",
-            format_int(layer.weights),
-            format_density(layer.density),
-            format_int(layer.distinct) if layer.distinct is not None else "–",
-        )
-        for layer in inspection.layers
-    ]
+    def row_of(layer: TensorStats) -> TensorRow:
+        shape = " × ".join(map(str, layer.shape)) or "scalar"
+        values = format_int(layer.distinct) if layer.distinct is not None else "–"
+        texts = (shape, format_int(layer.weights), format_density(layer.density), values)
+        return row(layer.name, layer.bytes, layer.original_bytes, layer, texts)
+
     num_weights = sum(layer.weights for layer in inspection.layers)
     nonzero = sum(layer.nonzero for layer in inspection.layers)
     counts = (format_int(num_weights), format_density(nonzero / num_weights)) if num_weights else ("", "")
     original = inspection.original_bytes
     return [
-        *rows,
+        *map(row_of, inspection.layers),
         row("framing", inspection.framing_bytes, original, None),
-        row("the file", inspection.file_bytes, original, inspection.average, "", *counts, ""),
+        row("the file", inspection.file_bytes, original, inspection.average, ("", *counts, "")),
     ]
 
 
@@ -243,7 +240,7 @@ def _provenance_rows(
 
 def _compare_mistakes(dense: Evaluation | None, test: Evaluation | None) -> str:
     """How many more examples are misclassified than by the dense network; empty where that is unknown."""
-    if dense is None or test is None or dense.n != test.n:
+    if dense is None or test is None or dense.n != test.n or math.isnan(dense.accuracy + test.accuracy):
         return ""
     more = round((dense.accuracy - test.accuracy) * test.n / 100)
     if not more:

@@ -110,9 +110,9 @@ class PrunedNetwork(TrainedNetwork):
     @property
     def large(self) -> TrainedNetwork:
         """The network before pruning."""
-        own = self.recipe, self.model, self.data, self.examples
+        training = self.recipe, self.model, self.data, self.examples
         is_penalized = lookup("method", METHODS, self.method).is_penalized
-        return PenalizedNetwork(*own, self.scale_penalty) if is_penalized else TrainedNetwork(*own)
+        return PenalizedNetwork(*training, self.scale_penalty) if is_penalized else TrainedNetwork(*training)
 
     def run(self) -> FunctionRun:
         """Return the run that trains it, which reads that of the large network.
@@ -150,12 +150,12 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
     sizes = _sizes(trained, data)
     plan = plan_of(settings, trained, data, replicate)
     small = starting_network(settings, plan, data, replicate)
-    kept = [part / whole for part, whole in zip(_sizes(small, data), sizes, strict=True)]
-    recipe = recipe_of(settings, kept[0])
+    fractions = [part / size for part, size in zip(_sizes(small, data), sizes, strict=True)]
+    recipe = recipe_of(settings, fractions[0])
     train(small, data, recipe, seed=derive_seed(replicate, "small"), backend="dense")
     accuracy = evaluate(small, data.test, backend="dense").accuracy
     change = accuracy - large.rows()[0]["test accuracy"]
-    percent = {name: 100 * part for name, part in zip(("MACs %", "parameters %"), kept, strict=True)}
+    percent = {name: 100 * part for name, part in zip(("MACs %", "parameters %"), fractions, strict=True)}
     return [{"test accuracy": accuracy, "change": change, **percent, "epochs": recipe.epochs}]
 
 

@@ -8,7 +8,7 @@ import torch
 NAMES = (
     "selection", "masked_step", "training_step", "density_cost", "evaluation", "supermask", "coding", "kmeans",
     "checkpoint", "demo", "lenets", "tickets", "invariant_checks", "layerwise", "structured", "slim",
-    "launchers",
+    "slim_speed", "launchers",
 )  # fmt: skip
 
 

@@ -19,6 +19,9 @@ from prunus.types import MaskDict, Params, numel_by_name
 Layout = tuple[torch.dtype, torch.device, torch.Size, tuple[int, ...]]
 """The dtype, device, shape and strides of a tensor."""
 
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes of an entry."""
+
 
 class Masks(Mapping[str, Tensor]):
     """The masks of a model: a mapping from parameter names to boolean tensors, which can be enforced.
@@ -128,15 +131,16 @@ class Masks(Mapping[str, Tensor]):
     def apply(self) -> None:
         """Set every pruned weight to zero or to its pruned value.
 
-        A product with a float mask costs a few percent of a training step on CPU; a boolean fill costs fourteen times
-        as much.
+        Bits of pruned weights are cleared, so that NaN and infinity become zero too. That costs a few percent of a
+        training step on CPU, as a product with a float mask would; a boolean fill costs twenty times as much.
         """
         if not self._masks:
             return
         parameters = [find_parameter(self.model, name) for name in self._masks]
-        factors, values = zip(*map(self._factor, self._masks, parameters), strict=True)
+        kept_bits, values = zip(*map(self._kept_bits, self._masks, parameters), strict=True)
         with torch.no_grad():
-            torch._foreach_mul_(parameters, factors)
+            for parameter, bits in zip(parameters, kept_bits, strict=True):
+                clear_bits(parameter, bits)
             if self.pruned_values:
                 torch._foreach_add_(parameters, values)
 
@@ -145,9 +149,9 @@ class Masks(Mapping[str, Tensor]):
         wrong = 0
         for name in self._masks:
             parameter = find_parameter(self.model, name).detach()
-            factor, value = self._factor(name, parameter)
+            bits, value = self._kept_bits(name, parameter)
             expected = torch.zeros_like(parameter) if value is None else value
-            wrong += int(torch.count_nonzero((parameter != expected) & (factor == 0)))
+            wrong += int(torch.count_nonzero((parameter != expected) & (bits == 0)))
         return wrong
 
     def attach(self, optimizer: torch.optim.Optimizer) -> "Masks":
@@ -193,7 +197,7 @@ class Masks(Mapping[str, Tensor]):
         """Do nothing: the optimizers of a recipe step every weight by itself, and `apply` sets the pruned ones."""
 
     def finalize(self) -> None:
-        """Change every -0.0, which a product of a negative weight with zero gives, to +0.0."""
+        """Change every -0.0 to +0.0."""
         for name in self._masks:
             find_parameter(self.model, name).detach().add_(0.0)
 
@@ -214,21 +218,40 @@ class Masks(Mapping[str, Tensor]):
 
     def _mask_gradient(self, name: str, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            parameter.grad.mul_(self._factor(name, parameter)[0])
+            bits, _ = self._kept_bits(name, parameter)
+            clear_bits(parameter.grad, bits)
 
-    def _factor(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mask as 0.0 and 1.0 and the pruned values, in the dtype, device and memory order of the parameter."""
+    def _kept_bits(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All bits of kept weights, none of pruned ones, and the pruned values, in the layout of the parameter."""
         layout = parameter.dtype, parameter.device, parameter.shape, parameter.stride()
         cached = self._cache.get(name)
         if cached is not None and cached[0] == layout:
             return cached[1:]
         check_masks({name: parameter}, {name: self._masks[name]})
         like = parameter.detach()
-        factor, value = torch.empty_like(like).copy_(self._masks[name]), None
+        integers = INTEGERS.get(like.itemsize, torch.int64)
+        bits = -torch.empty_like(like, dtype=integers).copy_(self._masks[name])  # -1: all bits are 1
+        value = None
         if self.pruned_values:
             value = torch.empty_like(like).copy_(self.pruned_values[name])
-        self._cache[name] = layout, factor, value
-        return factor, value
+        self._cache[name] = layout, bits, value
+        return bits, value
+
+
+def clear_bits(tensor: Tensor, bits: Tensor) -> None:
+    """Set entries to +0.0 in place where all of `bits`, integers of the same shape, are 0; keep them where all are 1.
+
+    >>> weight = torch.tensor([float("nan"), -2.0])
+    >>> clear_bits(weight, torch.tensor([0, -1], dtype=torch.int32))
+    >>> weight
+    tensor([ 0., -2.])
+    """
+    if tensor.layout != torch.strided:  # gradients of an embedding with sparse=True
+        tensor.mul_(bits != 0)
+    elif tensor.is_complex():
+        torch.view_as_real(tensor).mul_((bits != 0).unsqueeze(-1))
+    else:
+        tensor.view(INTEGERS[tensor.itemsize]).bitwise_and_(bits)
 
 
 def pack_mask(mask: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
-"""Look up a built-in variant by name, import an object by reference, digest its source, suggest similar names."""
+"""Look up a built-in variant by name, import and call functions of a user, digest their source, suggest names."""
 
 import ast
 import hashlib
 import importlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prunus.errors import SpecError, UnknownNameError
+from prunus.errors import PrunusError, SpecError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -117,6 +117,37 @@ def import_object(reference: str, also: type | None = None) -> Any:
         expected = f"a {also.__name__} or a function" if also else "a function to call"
         raise UnknownNameError(f"Expected {reference!r} to be {expected}, got a {type(value).__name__}.")
     return value
+
+
+def call_own(what: str, error: type[PrunusError], function: Callable[..., T], *args: Any) -> T:
+    """Call a function of a user, with an error that names it where it fails.
+
+    Args:
+        what: The kind of function, as in "The criterion".
+        error: The type of the error.
+        function: The function.
+        *args: Its arguments.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        PrunusError: The function raised it, or `error` in the place of any other exception.
+
+    >>> call_own("The criterion", UnknownNameError, lambda stats: stats["weight"], {})
+    Traceback (most recent call last):
+    prunus.errors.UnknownNameError: The criterion '<lambda>' failed: KeyError: 'weight'; correct the function.
+    """
+    try:
+        return function(*args)
+    except PrunusError:
+        raise
+    except Exception as cause:  # a user's function may fail in any way
+        name = getattr(function, "__name__", type(function).__name__)
+        reason = next(iter(str(cause).splitlines()), "")
+        raise error(
+            f"{what} {name!r} failed: {type(cause).__name__}: {reason}; correct the function."
+        ) from cause
 
 
 def source_files(*references: str | None) -> list[Path]:

@@ -309,10 +309,13 @@ def test_a_mask_of_another_shape_name_or_type_is_refused(mlp):
 def test_finalize_leaves_no_negative_zero():
     model = make_model()
     masks = prunus.Masks(model, random_masks())
+    with torch.no_grad():
+        for name in masks:
+            model.get_parameter(name).fill_(-0.0)
     masks.apply()
-    assert any(torch.signbit(model.get_parameter(name)[~mask]).any() for name, mask in masks.items())
+    assert any(torch.signbit(model.get_parameter(name)).any() for name in masks)
     masks.finalize()
-    assert not any(torch.signbit(model.get_parameter(name)[~mask]).any() for name, mask in masks.items())
+    assert not any(torch.signbit(model.get_parameter(name)).any() for name in masks)
 
 
 def test_masks_pack_into_one_bit_per_weight():
@@ -362,3 +365,40 @@ def test_masks_hold_in_training_after_writes_that_autograd_does_not_see():
     recipe = prunus.Recipe(epochs=2, learning_rate=0.1, batch_size=8, optimizer="sgd")
     prunus.train(model, data, recipe, masks=masks, report=write_through_data)
     assert masks.verify() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_pruned_weights_are_zero_after_an_overflow(dtype, bad):
+    """A product with 0 is NaN for infinity, and -0.0 for a negative weight."""
+    model = nn.Conv2d(3, 4, 3).to(dtype).to(memory_format=torch.channels_last)
+    mask = torch.rand(4, 3, 3, 3) < 0.5
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    masks = prunus.Masks(model, {"weight": mask}).attach(optimizer)
+    kept = model.weight.detach()[mask].clone()
+    model.weight.grad = torch.where(mask, 0.0, bad).to(dtype)
+    optimizer.step()
+    assert masks.verify() == 0
+    assert torch.equal(model.weight[mask], kept)
+    with torch.no_grad():
+        model.weight.fill_(-1.0)[~mask] = bad
+    masks.apply()
+    assert torch.equal(model.weight, torch.where(mask, -1.0, 0.0).to(dtype))
+    assert not model.weight[~mask].signbit().any()
+
+
+def test_masks_of_gradients_that_are_sparse_or_complex():
+    model = nn.Embedding(6, 4, sparse=True)
+    mask = torch.rand(6, 4) < 0.5
+    optimizer = torch.optim.SparseAdam(model.parameters(), 0.1)
+    masks = prunus.Masks(model, {"weight": mask}).attach(optimizer)
+    model(torch.tensor([0, 1, 1])).sum().backward()
+    assert model.weight.grad.is_sparse
+    assert not model.weight.grad.to_dense()[~mask].any()
+    optimizer.step()
+    assert masks.verify() == 0
+    other = nn.Linear(4, 4)
+    other.weight = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
+    masks = prunus.Masks(other, {"weight": torch.eye(4).bool()})
+    masks.apply()
+    assert int(other.weight.count_nonzero()) == 4

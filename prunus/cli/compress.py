@@ -8,6 +8,7 @@ import typer
 
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Backend, Device, Force, Seed, Threads, optional
+from prunus.cli.tasks import Forward, Loss, Metric
 
 MODEL = "A built-in model, or package.module:function for a function of yours that returns a torch.nn.Module."
 Model = Annotated[
@@ -56,7 +57,7 @@ MaxAccuracyDrop = Annotated[
     optional(
         "POINTS",
         "Find the density and the bits of the smallest file that loses at most so many percentage points of "
-        "validation accuracy. About nine compressions are tried.",
+        "validation accuracy, or units of --metric. About nine compressions are tried.",
     ),
 ]
 NoTrain = Annotated[
@@ -139,6 +140,9 @@ def compress(
     epochs: Epochs = None,
     include: Include = None,
     exclude: Exclude = None,
+    forward: Forward = None,
+    loss: Loss = None,
+    metric: Metric = None,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 1,
@@ -156,7 +160,7 @@ def compress(
 
     Example: prunus compress resnet-20 --weights mine.pt --density 0.4 --bits 3 --no-train
     """
-    from prunus.cli import networks
+    from prunus.cli import networks, tasks
     from prunus.cli.compress_report import compress_and_report
     from prunus.cli.devices import resolve_device, use_threads
     from prunus.cli.progress import report
@@ -175,7 +179,7 @@ def compress(
     device = resolve_device(device)
     if page is None:
         page = out.with_suffix(".html") if out.name else out
-    inputs = [*source_files(name, data), *([weights] if weights else [])]
+    inputs = [*source_files(name, data, forward, loss, metric), *([weights] if weights else [])]
     _check_outputs(out, page, checkpoints, force=force, inputs=inputs)
     if no_train and weights is None and ":" not in name:
         raise typer.BadParameter(
@@ -194,6 +198,7 @@ def compress(
         changed, settings,
         train=not no_train, training={"checkpoints": checkpoints}, max_accuracy_drop=max_accuracy_drop,
     )  # fmt: skip
+    task = tasks.import_task(forward, loss, metric)
     network = make_model(name, seed)
     if weights is not None:
         networks.load_weights_file(network, weights)
@@ -209,6 +214,7 @@ def compress(
         page=page,
         as_json=as_json,
         settings=settings,
+        task=task,
         train=not no_train,
         train_first=weights is None and not no_train,
         recalibrate=recalibrate,

@@ -25,6 +25,7 @@ def compress_and_report(
     page: Path,
     as_json: bool,
     settings: dict[str, Any],
+    task: dict[str, Any] | None = None,
     **options: Any,
 ) -> None:
     """Call `prunus.compress`, evaluate the test split, print the result, and write the page.
@@ -35,11 +36,13 @@ def compress_and_report(
         out: The file to write.
         page: The page to write.
         as_json: Whether to print JSON.
+        task: The arguments forward, loss and metric of `prunus.compress`, from `import_task`.
         options: Further arguments of `prunus.compress`.
     """
     import prunus
     from prunus.cli.output import echo, echo_json, stdout
     from prunus.cli.progress import cumulative_progress, epoch_lines, report
+    from prunus.cli.tasks import evaluation_json
     from prunus.compression.presets import compression_recipe
     from prunus.files import after_writing
     from prunus.report.compression import write_page
@@ -52,7 +55,8 @@ def compress_and_report(
     train, is_search = options.get("train", True), options.get("max_accuracy_drop") is not None
     recipe = compression_recipe(preset, train=train, **settings)
     patterns = {key: options[key] for key in ("include", "exclude") if key in options}
-    rounds = _announce(model, data, recipe, train=train, is_search=is_search, **patterns)
+    task = task or {}
+    rounds = _announce(model, data, recipe, train=train, is_search=is_search, task=task, **patterns)
     epoch_line: Any = None
     counted: Any = report
     if train and not is_search:
@@ -63,21 +67,22 @@ def compress_and_report(
         epoch_line = epoch_lines(sum(training.epochs for training in trainings))
         counted = cumulative_progress(num_steps, report)
     result = prunus.compress(
-        model, out, data=data, preset=preset, report=epoch_line, progress=counted, **settings, **options
-    )
+        model, out, data=data, preset=preset, report=epoch_line, progress=counted,
+        **settings, **options, **task,
+    )  # fmt: skip
     with after_writing(out):
-        dense_test = evaluate(result.dense_model, data.test, progress=report)
-        test = evaluate(result.model, data.test, progress=report)
+        dense_test = evaluate(result.dense_model, data.test, progress=report, **task)
+        test = evaluate(result.model, data.test, progress=report, **task)
         examples = data.validation.take(1000)
         zeros = {
-            "before": prunus.activation_zeros(result.dense_model, examples),
-            "after": prunus.activation_zeros(result.model, examples),
+            "before": prunus.activation_zeros(result.dense_model, examples, forward=task.get("forward")),
+            "after": prunus.activation_zeros(result.model, examples, forward=task.get("forward")),
         }
         inspection, seconds = prunus.inspect(out), time.perf_counter() - start
         report("writing the page", 0, 0)
         try:  # the page is written even if stdout is closed
             if as_json:
-                errors = {"dense_test_error": dense_test.error, "test_error": test.error, "n": test.n}
+                errors = {**evaluation_json(dense_test, "dense_"), **evaluation_json(test), "n": test.n}
                 paths = {"file": str(out), "page": str(page)}
                 measured = {**errors, "activation_zeros": zeros, "seconds": seconds}
                 echo_json({**paths, **result.to_json(), **measured})
@@ -112,6 +117,7 @@ def _announce(
     *,
     train: bool,
     is_search: bool,
+    task: dict[str, Any],
     **patterns: Any,
 ) -> int:
     """Check everything, log which weights will be pruned, and return the number of rounds."""
@@ -121,7 +127,7 @@ def _announce(
     from prunus.pruning.density import densities_by_name
     from prunus.pruning.scopes import parse_scope
 
-    weights = check_compressible(model, data, recipe, trains_by_recipe=train, **patterns)
+    weights = check_compressible(model, data, recipe, trains_by_recipe=train, task=task, **patterns)
     bits = bits_by_name(model, list(weights), recipe.bits)
     ranked_together = parse_scope(recipe.scope).ranks_layers_together
     densities = {} if ranked_together else densities_by_name(recipe.density, list(weights))
@@ -151,12 +157,13 @@ def _show(
     from prunus.report import formatting
     from prunus.report.compression import stage_rows
 
+    quality = formatting.quality_name(dense_test)
     rows: list[tuple[str, ...]] = [
         (
             *(row.name, formatting.format_int(row.bytes), formatting.format_ratio(row.ratio)),
             *(
                 formatting.format_density(row.density),
-                formatting.format_error(row.validation),
+                formatting.format_quality(row.validation),
                 row.paper_text,
             ),
         )
@@ -167,7 +174,7 @@ def _show(
         "bytes",
         "ratio",
         "density (sparsity)",
-        "validation error",
+        f"validation {quality}",
         "Han et al. 2016",
     )
     if not any(row[-1] for row in rows):
@@ -183,9 +190,10 @@ def _show(
             )
             for t in result.trials
         ]
-        echo_table(("density", "bits", "points lost in validation", "bytes"), tried, title="Tried")
+        lost = "points lost in validation" if quality == "error" else "loss of the validation metric"
+        echo_table(("density", "bits", lost, "bytes"), tried, title="Tried")
     size, ratio = formatting.format_int(inspection.file_bytes), formatting.format_ratio(inspection.ratio)
     echo(f"file  {out}: {size} bytes, compression ratio {ratio}")
-    before, after = formatting.format_error(dense_test), formatting.format_error(test)
-    echo(f"test  error {before} before, {after} after compression")
+    before, after = formatting.format_quality(dense_test), formatting.format_quality(test)
+    echo(f"test  {quality} {before} before, {after} after compression")
     echo(f"rest  {describe_skipped(result.model, result.skipped)}")

@@ -177,9 +177,9 @@ def epoch_lines(total: int) -> "Callable[[str, EpochMetrics], None]":
         nonlocal epochs
         epochs += 1
         if not errors.is_terminal:
-            error = 100 - epoch.validation_accuracy
-            name = STAGES.get(stage, stage)
-            report_line(f"{name}: validation error {error:.2f} % ({epochs} of {total} epochs)")
+            error = 100 - epoch.validation_accuracy  # NaN where labels are no classes
+            quality = f"error {error:.2f} %" if error == error else f"loss {epoch.validation_loss:.4g}"
+            report_line(f"{STAGES.get(stage, stage)}: validation {quality} ({epochs} of {total} epochs)")
 
     return write
 

@@ -1,4 +1,4 @@
-"""Options for data and models of any task, and what `prune` and `evaluate` print of an evaluation."""
+"""Options for data and models of any task, and what commands print of an evaluation."""
 
 import math
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,11 +107,7 @@ def evaluation_json(result: "Evaluation | None", prefix: str = "") -> dict[str, 
 
 
 def evaluation_words(result: "Evaluation") -> str:
-    """The error, else the metric, else the loss of an evaluation."""
+    """The metric, else the error, else the loss of an evaluation."""
     from prunus.report import formatting
 
-    if result.metric is not None:
-        return f"metric {result.metric:.4g}"
-    return (
-        f"loss {result.loss:.4g}" if math.isnan(result.error) else f"error {formatting.format_error(result)}"
-    )
+    return f"{formatting.quality_name(result)} {formatting.format_quality(result)}"

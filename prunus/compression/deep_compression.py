@@ -225,6 +225,7 @@ def _compress(
         file_bytes=len(content),
         metadata_bytes=len(content) - len(state.to_bytes()),
         skipped=skipped,
+        is_trained=run.layers is None,
     )
     return result, content
 

@@ -8,9 +8,8 @@ from prunus.compression.presets import CompressionRecipe
 from prunus.errors import DensityError, NoEffectWarning
 from prunus.masks import mask_density
 from prunus.pruning.density import densities_by_name
-from prunus.pruning.schedules import SCHEDULES
+from prunus.pruning.schedules import densities_of
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
-from prunus.registry import lookup
 from prunus.types import Density, MaskDict, Params
 
 
@@ -38,7 +37,7 @@ def planned_densities(recipe: CompressionRecipe, weights: Params) -> list[Densit
     """
     scope, shapes = parse_scope(recipe.scope), shapes_of(weights)
     scope.check_not_empty(shapes, recipe.density)
-    densities = lookup("schedule", SCHEDULES, recipe.schedule)(recipe.density, recipe.rounds)
+    densities = densities_of(recipe.schedule, recipe.density, recipe.rounds)
     scope.check(shapes, densities)
     return densities
 

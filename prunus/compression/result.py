@@ -48,6 +48,8 @@ class Compressed:
     """The part of it that is metadata."""
     skipped: Mapping[str, str]
     """Parameters that were not pruned, with the reasons."""
+    is_trained: bool = True
+    """Whether pruned weights were retrained and centroids were trained."""
     trials: Sequence[Trial] = ()
     """What the search for `max_accuracy_drop` has tried, in order."""
 

@@ -23,6 +23,8 @@ _MODULES = {
     "renda2020": ("retraining",),
     "liu2019": ("tickets",),
     "liu2019_structures": ("filters", "structures"),
+    "speed": ("filters_and_weights",),
+    "families_compression": ("compression",),
     "families_biases": ("biases",),
     "families_activations": ("activations",),
 }  # fmt: skip

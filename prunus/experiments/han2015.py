@@ -297,7 +297,7 @@ tables = Experiment(
     claims=tuple(
         Claim(
             f"The pruned {model} has an error of at most {error:g} %", model, "lower", error, "test error", "Table 1",
-            at={"layer": ("total",)}, published=f"{error:g} %",
+            at={"layer": ("total",)}, published=f"{error:g} % with 12 times fewer weights",
         )
         for model, error in (("lenet-300-100", 1.59), ("lenet-5", 0.77))
     ),

@@ -11,10 +11,9 @@ from prunus.errors import CheckpointError, DensityError, ModelError, StatisticsE
 from prunus.masks import Masks, all_kept
 from prunus.pruning.methods import pruning_method
 from prunus.pruning.prune import check_prune, prune
-from prunus.pruning.schedules import SCHEDULES, Schedule
+from prunus.pruning.schedules import Schedule, densities_of
 from prunus.pruning.scopes import parse_scope, shapes_of
 from prunus.pruning.selection import select_weights
-from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.state import add_prefix, strip_prefix
 from prunus.types import Density, Params
@@ -83,8 +82,7 @@ class GradualPruning:
             raise ModelError(
                 f"Expected options of prunus.prune, got {sorted(unknown)}; the masks of each round are nested as it is."
             )
-        make_densities = lookup("schedule", SCHEDULES, schedule) if isinstance(schedule, str) else schedule
-        self.densities = make_densities(density, rounds)
+        self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""
         method, scope = (
             pruning_method(options.get("criterion", "magnitude")),

@@ -31,7 +31,15 @@ from prunus.pruning.obs.method import PruneTask, PruningMethod
 from prunus.pruning.obs.obd import Obd
 from prunus.pruning.obs.sparse_gpt import SparseGpt
 from prunus.pruning.obs.state import Examine, PruneResult, PruningState
-from prunus.pruning.statistics import Criterion, Statistics, as_criterion, collect
+from prunus.pruning.statistics import (
+    Criterion,
+    GivenScores,
+    Statistics,
+    as_criterion,
+    check_same_shapes,
+    collect,
+)
+from prunus.pruning.views import LayerView
 from prunus.registry import import_object, lookup
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -133,6 +141,25 @@ class CriterionMethod(PruningMethod):
             )
 
         return examine
+
+    def in_view(self, view: LayerView, weights: Params) -> "CriterionMethod":
+        """This method, with scores that were given by name in the order of a view.
+
+        Args:
+            view: The view.
+            weights: The weights to prune, by name in the network.
+
+        Returns:
+            The method; itself, if its criterion computes scores.
+
+        Raises:
+            StatisticsError: The given scores are not of the names and shapes of the weights.
+        """
+        function = self.criterion.function
+        if not isinstance(function, GivenScores):
+            return self
+        check_same_shapes(weights, function.scores, "scores by name")
+        return replace(self, criterion=as_criterion(view.to_view(function.scores)))
 
     def _prune(self, task: PruneTask) -> PruneResult:
         examine = self.examiner(

@@ -225,7 +225,7 @@ def describe_skipped(model: nn.Module, skipped: Mapping[str, str]) -> str:
     >>> describe_skipped(model, skipped_parameters(model))
     '20.0 % of all parameters (2 of 10) were not pruned: bias (bias).'
     """
-    sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
+    sizes = _sizes(model)
     total, left_out = sum(sizes.values()), sum(sizes.get(name, 0) for name in skipped)
     if not left_out:
         return f"All {total:,} parameters are prunable."
@@ -249,9 +249,14 @@ def coverage(model: nn.Module, skipped: Mapping[str, str]) -> dict[str, object]:
     >>> coverage(model, skipped_parameters(model))
     {'parameters': 10, 'not_pruned': 2, 'reasons': {'bias': 'bias'}}
     """
-    sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
+    sizes = _sizes(model)
     left_out = sum(sizes.get(name, 0) for name in skipped)
     return {"parameters": sum(sizes.values()), "not_pruned": left_out, "reasons": dict(skipped)}
+
+
+def _sizes(model: nn.Module) -> dict[str, int]:
+    """The number of entries of each parameter; 0 where it has no values yet."""
+    return {name: 0 if is_lazy(tensor) else tensor.numel() for name, tensor in model.named_parameters()}
 
 
 def grouped_by_reason(skipped: Mapping[str, str]) -> str:

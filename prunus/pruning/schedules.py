@@ -6,10 +6,11 @@ cubic             d_t = d + (1 - d) (1 - t / n)³
 layer_by_layer    d_t[l] = d[l] for the layers up to t, 1 for the others
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prunus.errors import DensityError
 from prunus.pruning.density import check_density
+from prunus.registry import call_own, lookup
 from prunus.types import Density
 
 Schedule = Callable[[Density, int], list[Density]]
@@ -120,6 +121,38 @@ SCHEDULES: dict[str, Schedule] = {
     "layer_by_layer": layer_by_layer,
     "cubic": cubic,
 }
+
+
+def densities_of(schedule: str | Schedule, target: Density, rounds: int) -> list[Density]:
+    """The densities of a schedule.
+
+    Args:
+        schedule: A key of SCHEDULES, or a function (target, rounds) -> densities.
+        target: One density in (0, 1], or one per tensor.
+        rounds: The number of rounds.
+
+    Returns:
+        One density per round.
+
+    Raises:
+        UnknownNameError: There is no schedule of this name.
+        DensityError: A number is out of range, or the function fails or returns no densities.
+
+    >>> densities_of("one_shot", 0.1, 2), densities_of(lambda target, rounds: [0.5, target], 0.1, 2)
+    ([0.1, 0.1], [0.5, 0.1])
+    """
+    if isinstance(schedule, str):
+        return lookup("schedule", SCHEDULES, schedule)(target, rounds)
+    densities = call_own("The schedule", DensityError, schedule, target, rounds)
+    if not isinstance(densities, Sequence) or not densities:
+        raise DensityError(
+            f"Expected the schedule {getattr(schedule, '__name__', schedule)!r} to return a list of densities, one "
+            f"after each round, got {densities!r}; correct the function."
+        )
+    for density in densities:
+        for name, value in (density if isinstance(density, Mapping) else {"all weights": density}).items():
+            check_density(value, name)
+    return list(densities)
 
 
 def _densities(target: Density, rounds: int, curve: Callable[[float, float], float]) -> list[Density]:

@@ -34,7 +34,7 @@ from prunus.pruning.density import (
 )
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
-from prunus.registry import lookup
+from prunus.registry import call_own, lookup
 from prunus.seeds import make_generator
 from prunus.types import Density, MaskDict, Scores
 
@@ -553,8 +553,20 @@ class FunctionScope(Scope):
 
         Returns:
             What the function returns: boolean masks by name, True where a weight is kept.
+
+        Raises:
+            DensityError: The function fails, or returns anything else.
         """
-        return self.function(scores, density, within, seed)
+        masks = call_own("The scope", DensityError, self.function, scores, density, within, seed)
+        got = {} if not isinstance(masks, Mapping) else masks
+        if shapes_of(scores) != {
+            name: tuple(getattr(mask, "shape", ())) for name, mask in got.items()
+        } or any(mask.dtype != torch.bool for mask in got.values()):
+            raise DensityError(
+                f"Expected the scope {self.name!r} to return a boolean mask by name of each tensor, of its shape, got "
+                f"{_describe(masks)}; correct the function."
+            )
+        return masks
 
     def check(self, shapes: Shapes, densities: Sequence[Density], within: MaskDict | None = None) -> None:
         """Check the densities by trial calls, each within the masks of the one before.
@@ -579,7 +591,7 @@ class FunctionScope(Scope):
             scores = {name: score.to(within[name].device) for name, score in scores.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EmptyLayerWarning)  # these scores mean nothing
-            return self.function(scores, density, within, 0)
+            return self.select(scores, density, within)
 
 
 SCOPES: dict[str, Scope] = {
@@ -603,13 +615,15 @@ def parse_scope(scope: str | Scope | Callable[..., MaskDict]) -> Scope:
 
     Raises:
         UnknownNameError: There is no scope of this name.
-        DensityError: The name describes an impossible pattern, such as 5:4.
+        DensityError: The name describes an impossible pattern, such as 5:4, or the scope is none of these.
 
     >>> parse_scope("1:3"), parse_scope("4x4")
     (NByM(n=1, m=3), Block(rows=4, columns=4))
     """
     if isinstance(scope, Scope):
         return scope
+    if not isinstance(scope, str) and not callable(scope):
+        raise DensityError(f"Expected a scope: a name, a function or a scope value, got {scope!r}.")
     if not isinstance(scope, str):
         return FunctionScope(scope)
     # At most nine digits: no layer has more rows or columns.
@@ -675,6 +689,18 @@ def _smallest(values: Tensor, place: int) -> float:
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor, by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _describe(masks: object) -> str:
+    if not isinstance(masks, Mapping):
+        return f"a {type(masks).__name__}"
+    parts = (
+        f"{name!r}: {mask.dtype} {list(mask.shape)}"
+        if isinstance(mask, Tensor)
+        else f"{name!r}: {type(mask).__name__}"
+        for name, mask in masks.items()
+    )
+    return f"{{{', '.join(parts)}}}"
 
 
 def _misfit(scope: Scope, shape: tuple[int, ...]) -> tuple[str, int, int] | None:

@@ -14,7 +14,7 @@ ticket at the weights before or after training, as `Criterion.defined_at` says.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from prunus.pruning.obs.layer_inputs import input_norms
 from prunus.pruning.obs.objective import Objective, check_parameters, make_objective
 from prunus.pruning.scopes import shapes_of
 from prunus.pruning.weights import copied
+from prunus.registry import call_own
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
 from prunus.types import MaskDict, Params, Scores
@@ -91,12 +92,12 @@ class Statistics:
             StatisticsError: A statistic is missing, of other names or shapes, or zero for a whole layer.
         """
         if self.masks is not None:
-            _check_same_shapes(self.weights, self.masks, f"masks for the criterion {criterion.name!r}")
+            check_same_shapes(self.weights, self.masks, f"masks for the criterion {criterion.name!r}")
         for name in sorted(criterion.requires):
             tensors: Params = getattr(self, name)
             if isinstance(tensors, _NotCollected):
                 raise _missing_error(name, f"the criterion {criterion.name!r}")
-            _check_same_shapes(self.weights, tensors, f"{name!r} for the criterion {criterion.name!r}")
+            check_same_shapes(self.weights, tensors, f"{name!r} for the criterion {criterion.name!r}")
             if name in DERIVATIVES:
                 check_nonzero(tensors, self.remaining, DERIVATIVES[name])
 
@@ -134,8 +135,8 @@ class Criterion:
     def __call__(self, statistics: Statistics) -> Scores:
         """The scores. Raises StatisticsError where a required statistic is missing or does not fit the weights."""
         statistics.check(self)
-        scores = self.function(statistics)
-        _check_same_shapes(statistics.weights, scores, f"scores from the criterion {self.name!r}")
+        scores = call_own("The criterion", StatisticsError, self.function, statistics)
+        check_same_shapes(statistics.weights, scores, f"scores from the criterion {self.name!r}")
         return scores
 
 
@@ -169,13 +170,31 @@ def as_criterion(value: Criterion | Callable[[Statistics], Scores] | Mapping[str
 
     Returns:
         The criterion.
+
+    Raises:
+        StatisticsError: It is none of these.
     """
     if isinstance(value, Criterion):
         return value
     if isinstance(value, Mapping):
-        scores = dict(value)
-        return Criterion(lambda stats: scores)
+        return Criterion(GivenScores(dict(value)))
+    if not callable(value):
+        raise StatisticsError(
+            f"Expected a criterion: a name, a function of statistics or scores by name, got {value!r}."
+        )
     return Criterion(value)
+
+
+@dataclass(frozen=True)
+class GivenScores:
+    """Scores that were computed elsewhere as a function of statistics."""
+
+    __name__: ClassVar[str] = "scores by name"
+    scores: Scores
+
+    def __call__(self, statistics: Statistics) -> Scores:
+        """The scores, whatever the statistics."""
+        return self.scores
 
 
 @torch.enable_grad()
@@ -299,7 +318,22 @@ def _missing_error(statistic: str, criterion: str) -> StatisticsError:
     return StatisticsError(f"Expected the statistic {statistic!r} for {criterion}, got none; {how}.")
 
 
-def _check_same_shapes(weights: Params, tensors: Mapping[str, Tensor], what: str) -> None:
+def check_same_shapes(weights: Params, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise StatisticsError unless `tensors` are tensors of the names and shapes of the weights.
+
+    Args:
+        weights: The weights by name.
+        tensors: What must fit them.
+        what: What the tensors are, for the error.
+
+    Raises:
+        StatisticsError: They do not fit.
+    """
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        got = {type(t).__name__ for t in (tensors.values() if isinstance(tensors, Mapping) else [tensors])}
+        raise StatisticsError(
+            f"Expected {what} as one tensor by name of each weight, got {', '.join(sorted(got))}."
+        )
     expected, actual = shapes_of(weights), shapes_of(tensors)
     wrong = sorted(name for name in {*expected, *actual} if expected.get(name) != actual.get(name))
     if wrong:

@@ -1,15 +1,22 @@
 """The page of a compressed network: one HTML file without scripts, which needs no other file and no network."""
 
 import io
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prunus.compression.container.inspect import Average, FileInspection, TensorStats
 from prunus.compression.result import Compressed
 from prunus.files import write_atomic
-from prunus.report.compression_charts import StageRow, epoch_chart, stage_chart, weight_chart
+from prunus.report.compression_charts import (
+    StageRow,
+    epoch_chart,
+    pruned_caption,
+    stage_chart,
+    weight_chart,
+)
 from prunus.report.figures import figure_style, to_png
 from prunus.report.formatting import (
     format_bits,
@@ -116,6 +123,8 @@ def write_page(
         dense_test=dense_test,
         mistakes=_compare_mistakes(dense_test, test),
         stages=stages,
+        pruned_caption=pruned_caption(compressed),
+        by_epoch=replace(compressed.stages[0].validation, metric=None),  # epochs have no metric
         tensors=tensor_rows(inspection),
         activation_zeros=activation_zeros,
         coverage=input_coverage(compressed),
@@ -231,7 +240,7 @@ def _provenance_rows(
 
 def _compare_mistakes(dense: Evaluation | None, test: Evaluation | None) -> str:
     """How many more examples are misclassified than by the dense network; empty where that is unknown."""
-    if dense is None or test is None or dense.n != test.n:
+    if dense is None or test is None or dense.n != test.n or math.isnan(dense.accuracy + test.accuracy):
         return ""
     more = round((dense.accuracy - test.accuracy) * test.n / 100)
     if not more:

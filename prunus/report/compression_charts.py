@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import nan
+from math import isnan, nan
 from typing import TYPE_CHECKING, NamedTuple
 
 from prunus.compression.result import Compressed
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COLOR = "#8e3b76"
 PAPER_COLOR = "#d9b65c"
 STAGE_LABELS = {"pruned": "pruning and retraining", "quantized": "training the centroids"}
+"""Labels of the stages with epochs of training."""
 
 
 class StageRow(NamedTuple):
@@ -67,6 +68,11 @@ def stage_chart(rows: Sequence[StageRow]) -> "Figure":
     return figure
 
 
+def pruned_caption(compressed: Compressed) -> str:
+    """What was done to the weights after the stage of pruning."""
+    return "after pruning and retraining" if compressed.is_trained else "after pruning, without retraining"
+
+
 def weight_chart(compressed: Compressed, name: str) -> "Figure":
     """Three panels of a layer that share their x axis: weights before pruning, after it, and the centroids.
 
@@ -81,7 +87,7 @@ def weight_chart(compressed: Compressed, name: str) -> "Figure":
     before, after, centroids = figure.subplots(1, 3, sharex=True)
     for axes, stage, title in (
         (before, "dense", "before pruning"),
-        (after, "pruned", "after pruning and retraining"),
+        (after, "pruned", pruned_caption(compressed)),
     ):
         histograms = next((each.histograms for each in compressed.stages if each.name == stage), {})
         edges, counts = histograms.get(name, ([0.0, 1.0], [0]))
@@ -114,18 +120,21 @@ def _draw_centroids(axes: "Axes", compressed: Compressed, name: str) -> None:
 
 
 def epoch_chart(compressed: Compressed) -> "Figure | None":
-    """Validation error from the dense network to the quantized one; None where nothing was trained."""
-    epochs, dense = list(compressed.epochs), compressed.stages[0].validation.error
+    """Validation error, or else loss, from the dense network to the quantized one; None where there are no epochs."""
+    epochs, dense = list(compressed.epochs), compressed.stages[0].validation
     if not epochs:
         return None
     from matplotlib.ticker import MaxNLocator
 
-    errors = [dense, *(100 - epoch.validation_accuracy for _, epoch in epochs)]
+    has_classes = not isnan(dense.accuracy)
+    losses = [dense.loss, *(epoch.validation_loss for _, epoch in epochs)]
+    errors = [dense.error, *(100 - epoch.validation_accuracy for _, epoch in epochs)]
+    values = errors if has_classes else losses
     changes = [at for at in range(1, len(epochs)) if epochs[at][0] != epochs[at - 1][0]]
     starts = [at for at, (_, epoch) in enumerate(epochs) if epoch.epoch == 1 and at not in changes]
     figure = new_figure(8.5, 3.2)
     axes = figure.add_subplot()
-    axes.axhline(dense, color=REFERENCE_COLOR, linestyle="--", linewidth=1, label="dense network")
+    axes.axhline(values[0], color=REFERENCE_COLOR, linestyle="--", linewidth=1, label="dense network")
     for at in starts:
         axes.axvline(at, color=REFERENCE_COLOR, linewidth=0.5, alpha=0.5)
     stages = list(dict.fromkeys(stage for stage, _ in epochs))
@@ -133,9 +142,12 @@ def epoch_chart(compressed: Compressed) -> "Figure | None":
         stage = epochs[start][0]
         color, label = PALETTE[stages.index(stage) % len(PALETTE)], STAGE_LABELS.get(stage, stage)
         axes.plot(
-            range(start, end + 1), errors[start : end + 1], "o-", markersize=3, color=color, label=label
+            range(start, end + 1), values[start : end + 1], "o-", markersize=3, color=color, label=label
         )
-    axes.set(xlabel="epochs since dense training", ylabel="validation error (%)")
+    axes.set(
+        xlabel="epochs since dense training",
+        ylabel="validation error (%)" if has_classes else "validation loss",
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     return figure

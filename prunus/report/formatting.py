@@ -82,6 +82,24 @@ def format_error(result: Evaluation) -> str:
     return f"{result.error:.{places}f} %"
 
 
+def quality_name(result: Evaluation) -> str:
+    """What `format_quality` shows: "metric" where there is one, else "error" where labels are classes, else "loss"."""
+    if result.metric is not None:
+        return "metric"
+    return "loss" if math.isnan(result.accuracy) else "error"
+
+
+def format_quality(result: Evaluation) -> str:
+    """Format the metric, else the error, else the loss of an evaluation.
+
+    >>> format_quality(Evaluation(0.25, math.nan, 60)), format_quality(Evaluation(0.25, math.nan, 60, metric=-0.5))
+    ('0.25', '-0.5')
+    """
+    if quality_name(result) == "error":
+        return format_error(result)
+    return f"{result.loss if result.metric is None else result.metric:.4g}"
+
+
 def format_duration(seconds: float) -> str:
     """Format a duration in seconds, minutes or hours.
 

@@ -3,6 +3,7 @@
 Source: Frankle & Carbin 2019, section 2 and Figure 2 (settings); Zhou et al. 2019.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from prunus.training import RECIPES, NoConstraint, Recipe, evaluate, train
 from prunus.training.checks import check_model
 from prunus.training.constraint import Constraint
 from prunus.training.fit import Fit
+from prunus.training.losses import Loss, LossFunction, find_loss
+from prunus.training.outputs import Forward
 from prunus.training.recipe_checks import check_recipe
 from prunus.training.sparse.backend import check_backend
 from prunus.training.state import TrainingState, state_from_tensors, state_to_tensors
@@ -68,6 +71,10 @@ class BaselineSpec:
     backend than "dense" is recorded in the rows."""
     fit: Fit | None = None
     """A function (model, masks) that trains the network in place of the recipe. A spec with one cannot be stored."""
+    forward: str | Forward | None = None
+    """As for `prunus.train`, or "package.module:function"."""
+    loss: str | Loss | LossFunction | None = None
+    """As for `prunus.train`, or "package.module:function"."""
 
     def dependencies(self) -> dict[str, Any]:
         """Return the specs of the runs that this run reads: none."""
@@ -75,7 +82,17 @@ class BaselineSpec:
 
     def code_references(self) -> tuple[str, ...]:
         """Return the references to the user's functions that this run calls."""
-        return references(self.model, self.data)
+        return references(self.model, self.data, self.forward, self.loss)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The arguments forward and loss of `train` and `evaluate`; empty for a classifier of labels."""
+        task = {"forward": self.forward, "loss": self.loss}
+        return {
+            key: import_object(value) if isinstance(value, str) and ":" in value else value
+            for key, value in task.items()
+            if value is not None
+        }
 
     def cost(self) -> tuple[str, float]:
         """Return the unit, and the number of training steps. Raises SpecError if the settings are out of range."""
@@ -153,7 +170,7 @@ class BaselineSpec:
         """
         if self.fit is not None:
             masks = constraint if isinstance(constraint, Masks) else None
-            return train_level_with(self.fit, model, self.load_data(), masks, start)
+            return train_level_with(self.fit, model, self.load_data(), masks, start, self.task)
         data, constraint = self.load_data(), constraint if constraint is not None else NoConstraint(model)
         if (
             isinstance(self.data, str) and ":" in self.data
@@ -182,6 +199,7 @@ class BaselineSpec:
             evaluate_every_epoch=False,  # the monitor evaluates
             progress=None if report_steps is None else _report_differences(report_steps, first_step),
             backend=self.backend,
+            **self.task,
         )
         monitor.backend = epochs[-1].backend
         return monitor
@@ -189,8 +207,9 @@ class BaselineSpec:
     def pace(self) -> float:
         """Measure the seconds of one training step on this machine."""
         model, data = self.make_network(), self.load_data()
-        check_model(model, data)
-        return time_step(Trainer(model, self.recipe, NoConstraint(model)), data)
+        call, loss = self.task.get("forward"), find_loss(self.task.get("loss"))
+        check_model(model, data, call=call, loss=loss)
+        return time_step(Trainer(model, self.recipe, NoConstraint(model), forward=call, loss=loss), data)
 
     def _check(self) -> None:
         counts = {
@@ -209,6 +228,7 @@ class BaselineSpec:
             )
         if isinstance(self.model, str):
             lookup("model", MODELS, self.model) if ":" not in self.model else import_object(self.model)
+        find_loss(self.task.get("loss"))
         check_recipe(self.recipe)
         check_backend(self.backend)
 
@@ -348,15 +368,16 @@ def final_metrics(model: nn.Module, monitor: TrainingMonitor, spec: BaselineSpec
         spec: The data that it was trained on, and the backend.
 
     Returns:
-        Losses in nats, accuracies in percent, and steps; what trained, unless the spec says "dense".
+        Losses in nats, accuracies in percent, and steps; test losses, where the spec has a loss or a forward function;
+        what trained, unless the spec says "dense". There are no accuracies where labels are no classes.
     """
     stop, end, test = monitor.stop, monitor.curve[-1], spec.load_data().test
-    at_end = evaluate(model, test, backend=spec.backend)
+    at_end = evaluate(model, test, backend=spec.backend, **spec.task)
     final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(monitor.best)
-    at_stop = evaluate(model, test, backend=spec.backend)
+    at_stop = evaluate(model, test, backend=spec.backend, **spec.task)
     model.load_state_dict(final)
-    return {
+    metrics = {
         "steps": end.step,
         "stop_step": stop.step,
         "stop_validation_loss": stop.validation_loss,
@@ -366,7 +387,10 @@ def final_metrics(model: nn.Module, monitor: TrainingMonitor, spec: BaselineSpec
         "final_validation_accuracy": end.validation_accuracy,
         "final_test_accuracy": at_end.accuracy,
         **({} if spec.backend == "dense" else {"backend": monitor.backend}),
+        **({"stop_test_loss": at_stop.loss, "final_test_loss": at_end.loss} if spec.task else {}),
     }
+    no_accuracy = [key for key, value in metrics.items() if "accuracy" in key and math.isnan(value)]
+    return {key: value for key, value in metrics.items() if key not in no_accuracy}
 
 
 def checkpoint_name(level: int) -> str:

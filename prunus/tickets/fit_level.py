@@ -1,6 +1,8 @@
 """Train a level of a ticket by a function of the user, in the place of the training loop of prunus."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -19,16 +21,22 @@ class _Moment:
 
     model: nn.Module
     done: int
+    task: Mapping[str, Any] = field(default_factory=dict)
 
     def capture(self) -> TrainingState:
         return TrainingState(self.done, clone_tensors(self.model.state_dict()))
 
     def evaluate(self, split: Split) -> Evaluation:
-        return evaluate(self.model, split, backend="dense")
+        return evaluate(self.model, split, backend="dense", **self.task)
 
 
 def train_level_with(
-    fit: Fit, model: nn.Module, data: Dataset, masks: Masks | None, start: TrainingState | None
+    fit: Fit,
+    model: nn.Module,
+    data: Dataset,
+    masks: Masks | None,
+    start: TrainingState | None,
+    task: Mapping[str, Any],
 ) -> TrainingMonitor:
     """Train one level by `fit(model, masks)`; it is evaluated before and afterwards, as steps 0 and 1.
 
@@ -38,6 +46,7 @@ def train_level_with(
         data: The data set, of which the validation split is evaluated.
         masks: The masks of the level; None: every weight trains.
         start: The state that training starts from; None: the model as it is.
+        task: The arguments forward and loss of `evaluate`.
 
     Returns:
         The monitor that observed the start and the end.
@@ -53,7 +62,7 @@ def train_level_with(
         data.validation,
         first_step=0, last_step=1, eval_every=1, checkpoint_steps=(0,), count_violations=masks.verify,
     )  # fmt: skip
-    monitor.observe(_Moment(model, 0))
+    monitor.observe(_Moment(model, 0, task))
     train_with(fit, model, masks)
-    monitor.observe(_Moment(model, 1))
+    monitor.observe(_Moment(model, 1, task))
     return monitor

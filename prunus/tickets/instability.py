@@ -139,7 +139,9 @@ def _evaluate_line(spec: InstabilitySpec, first: Params, second: Params) -> list
         between = {name: torch.lerp(first[name].double(), second[name].double(), alpha) for name in first}
         model.load_state_dict({name: tensor.to(first[name].dtype) for name, tensor in between.items()})
         errors = {
-            f"{split}_error": evaluate(model, getattr(data, split), backend=spec.baseline.backend).error
+            f"{split}_error": evaluate(
+                model, getattr(data, split), backend=spec.baseline.backend, **spec.baseline.task
+            ).error
             for split in ("validation", "test")
         }
         rows.append({"level": index, "alpha": alpha, **errors})

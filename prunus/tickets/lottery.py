@@ -1,5 +1,6 @@
 """Lottery tickets in one call, from a model function and a data set in memory."""
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from prunus.registry import import_object
 from prunus.tickets.actions import Mask0Action, Mask1Action
 from prunus.training import RECIPES, Recipe
 from prunus.training.fit import Fit, check_fit
+from prunus.training.losses import Loss, LossFunction
+from prunus.training.outputs import Forward
 from prunus.training.trainer import steps_per_epoch
 from prunus.types import Dataset, MaskDict, Params, Scores
 
@@ -32,7 +35,11 @@ if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported b
 
 @dataclass(frozen=True)
 class LotteryLevel:
-    """The training of one level; level 0 is the dense network. Losses in nats, accuracies in percent."""
+    """The training of one level; level 0 is the dense network. Losses in nats, accuracies in percent.
+
+    Accuracies are NaN where labels are no classes, and test losses where `lottery` has neither a loss nor a forward
+    function.
+    """
 
     level: int
     density: float
@@ -44,6 +51,9 @@ class LotteryLevel:
     final_test_accuracy: float
     verified: bool
     """Whether all invariants of the level hold: exact counts, nested masks, kept and pruned weights, other tensors."""
+    stop_test_loss: float = math.nan
+    """The test loss at the early-stopping step."""
+    final_test_loss: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ def lottery(
     pruning_rates: "PruningRates | None" = None,
     recipe: Recipe | None = None,
     fit: Fit | None = None,
+    forward: str | Forward | None = None,
+    loss: str | Loss | LossFunction | None = None,
     replicate: int = 0,
     backend: str = "auto",
     store: "Store | str | PathLike[str] | None" = None,
@@ -119,6 +131,9 @@ def lottery(
         recipe: How every level is trained; needed unless there is `fit`.
         fit: A function (model, masks) that trains every level in place of the recipe; it calls
             `masks.attach(optimizer)`. The network is evaluated before and afterwards only, as steps 0 and 1.
+        forward: (model, (inputs, labels)) -> outputs, as for `train`, or "package.module:function".
+        loss: The loss of training, of evaluations and of criteria that differentiate one, as for `train`, or
+            "package.module:function".
         replicate: Selects the seeds of all random choices.
         backend: What trains and evaluates, as for `prunus.train`; it is part of the identity of the runs in a store.
         store: A store of runs, in which finished runs are found again and interrupted ones are resumed. Everything must
@@ -157,6 +172,8 @@ def lottery(
         raise SpecError("Expected either a recipe or fit, and no store with fit, which identifies no run.")
     recipe = recipe or RECIPES["lenet-300-100"]
     settings: dict[str, Any] = {"model": model_fn, "data": data}
+    task: dict[str, Any] = {"forward": forward, "loss": loss}
+    settings |= {key: value for key, value in task.items() if value is not None}
     choices: dict[str, Any] = {"criterion": criterion, "scope": scope, "mask1": mask1, "mask0": mask0}
     if store is not None:
         settings, choices = ({k: _name(k, v) for k, v in part.items()} for part in (settings, choices))
@@ -223,9 +240,9 @@ def _dense_masks(ticket: "TicketSpec") -> MaskDict:
 
 
 def _level(row: "Row") -> LotteryLevel:
-    names = [name for name in LotteryLevel.__dataclass_fields__ if name != "verified"]
     verified = bool(row.get("invariants", {}).get("passed", row["level"] == 0))
-    return LotteryLevel(**{name: row[name] for name in names}, verified=verified)
+    names = [name for name in LotteryLevel.__dataclass_fields__ if name != "verified"]
+    return LotteryLevel(**{name: row.get(name, math.nan) for name in names}, verified=verified)
 
 
 def _name(setting: str, value: object) -> str:

@@ -5,6 +5,7 @@ found afterwards (Frankle & Carbin 2019, Figure 1). The weights of that step are
 evaluated only once for it, after the choice.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -34,6 +35,7 @@ class CurvePoint:
     step: int
     validation_loss: float
     validation_accuracy: float
+    """NaN where labels are no classes."""
     test_accuracy: float | None = None
 
 
@@ -107,9 +109,9 @@ class TrainingMonitor:
         return self.curve[best_index([point.validation_loss for point in self.curve])]
 
     def curve_rows(self, level: int) -> list[dict[str, Any]]:
-        """Return the curve as rows with a level, without empty fields."""
+        """Return the curve as rows with a level, without fields that are empty or NaN."""
         rows = [{"level": level, **asdict(point)} for point in self.curve]
-        return [{key: value for key, value in row.items() if value is not None} for row in rows]
+        return [{k: v for k, v in row.items() if v is not None and not math.isnan(v)} for row in rows]
 
     def state_dict(self) -> tuple[dict[str, Tensor], Any]:
         """Return everything observed so far, for a checkpoint: tensors, and values for JSON."""

@@ -180,14 +180,17 @@ def _prune(
     if not isinstance(method, CriterionMethod):
         examples = sample_examples(train, method.num_examples, seed)
         seeds = seed, ties_seed  # the masks alone: the actions set the weights of a ticket
-        return method.prune(model, weights, density, scope, examples, within=copies.masks, seeds=seeds).masks
+        return method.prune(
+            model, weights, density, scope, examples, within=copies.masks, seeds=seeds, **ticket.baseline.task
+        ).masks
     generator = make_generator(replicate, "probe")  # the same examples in every round
     indices = torch.randperm(len(train), generator=generator)[: ticket.num_scoring_examples]
     scored = Split(train.inputs[indices], train.labels[indices])
     requires = method.criterion.requires
     statistics = collect(
-        model, weights, requires, scored, initial=copies.start, masks=copies.masks, seed=seed
-    )
+        model, weights, requires, scored,
+        initial=copies.start, masks=copies.masks, seed=seed, **ticket.baseline.task,
+    )  # fmt: skip
     return scope.select(method.criterion(statistics), density, history.masks, ties_seed)
 
 

@@ -1,10 +1,10 @@
 """Networks in half precision are float32 while they are trained, and may compute in 16 bits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {
     "none": None,
@@ -34,10 +34,25 @@ def single_precision(model: nn.Module) -> Iterator[None]:
     dtypes = [tensor.dtype for tensor in halves]
     for tensor in halves:
         tensor.grad = None
-        tensor.data = tensor.data.float()
+    _convert(halves, [torch.float32] * len(halves))
     try:
         yield
     finally:
-        for tensor, dtype in zip(halves, dtypes, strict=True):
+        for tensor in halves:
             tensor.grad = None
-            tensor.data = tensor.data.to(dtype)
+        _convert(halves, dtypes)
+
+
+def _convert(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> None:
+    """Give tensors other dtypes in place; those that share memory still do so afterwards."""
+    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    for tensor, dtype in zip(tensors, dtypes, strict=True):
+        address = tensor.untyped_storage().data_ptr() or id(tensor)  # some devices give no address
+        groups.setdefault((tensor.device, address, tensor.dtype, dtype), []).append(tensor)
+    for (_, _, _, dtype), group in groups.items():
+        if len(group) == 1:
+            group[0].data = group[0].data.to(dtype)
+            continue
+        whole = group[0].new_empty(0).detach().set_(group[0].untyped_storage()).to(dtype)
+        for tensor in group:
+            tensor.data = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

@@ -12,7 +12,14 @@ from torch.nn import functional as F
 import prunus
 from prunus.compression.quantization import CodebookConstraint, centroid_gradient
 from prunus.data.batches import iter_batches
-from prunus.errors import CheckpointError, ModelError, NonFiniteError, QuantizationError, SpecError
+from prunus.errors import (
+    CheckpointError,
+    ModelError,
+    NoEffectWarning,
+    NonFiniteError,
+    QuantizationError,
+    SpecError,
+)
 from prunus.seeds import derive_seed
 
 RECIPE = prunus.Recipe(2, 0.01, 40, weight_decay=1e-3)
@@ -224,3 +231,26 @@ def test_a_model_that_is_quantized_already_is_not_changed():
         again = prunus.quantize(model, bits=2)
     assert isinstance(again, CodebookConstraint)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.SparseAdam])
+def test_embeddings_with_sparse_gradients_train_their_centroids(make):
+    model = nn.Embedding(8, 6, sparse=True)
+    quantized = prunus.quantize(model, {"weight": torch.rand(8, 6) < 0.7}, bits=2)
+    dense = copy.deepcopy(model)
+    dense.sparse = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)  # it is quantized already
+        reference = prunus.quantize(dense, {"weight": model.weight != 0}, bits=2)
+    optimizers = make(model.parameters(), lr=0.05), torch.optim.SGD(dense.parameters(), lr=0.05)
+    for each, optimizer in ((quantized, optimizers[0]), (reference, optimizers[1])):
+        each.attach(optimizer)
+        for _ in range(3):
+            optimizer.zero_grad()
+            each.model(torch.tensor([1, 3, 3])).square().sum().backward()
+            assert each.model.weight.grad.is_sparse == (each is quantized)
+            optimizer.step()
+        assert each.verify() == 0
+    if make is torch.optim.SGD:
+        assert torch.allclose(model.weight, dense.weight, atol=1e-6)
+    assert len(model.weight.unique()) <= 5

@@ -1,7 +1,9 @@
 """`prunus prune` and `prunus evaluate` with models and data of any task, from functions of a user."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,3 +164,58 @@ def test_what_cannot_be_pruned_is_refused_before_a_file_is_written(arguments, co
 def test_data_that_are_no_data_set_train_no_model(run):
     printed = run("prune", "task_nets:net", "--density=0.5", "--data=task_nets:inputs", code=3)
     assert "--no-train" in printed.err
+
+
+def compress(run, model, *arguments, **options):
+    common = ("--density=0.5", "--out=o.prunus", "--page=o.html", "--force")
+    return run("compress", f"task_nets:{model}", *common, *arguments, **options)
+
+
+def test_a_regression_is_compressed_with_its_loss_and_metric(run):
+    task = ("--data=task_nets:regression", "--loss=squared_error", "--metric=task_nets:distance")
+    result = json.loads(compress(run, "net", *task, "--no-train", "--bits=4", "--json").out)
+    assert result["test_error"] is None
+    assert result["dense_test_metric"] > result["test_metric"]
+    assert [stage["validation_metric"] for stage in result["stages"]][1] < result["dense_test_metric"]
+    page = Path("o.html").read_text()
+    assert "Test metric after compression" in page
+    assert "after pruning, without retraining" in page
+    assert "nan" not in page.partition("</header>")[0]
+    evaluated = run("evaluate", "o.prunus", "--model=task_nets:net", *task, "--json").out
+    assert json.loads(evaluated)["test_metric"] == result["test_metric"]
+
+
+def test_a_regression_is_retrained_with_its_loss(run):
+    task = ("--data=task_nets:regression", "--loss=squared_error")
+    epochs = ("--epochs=final_retrain=3", "--epochs=finetune=1", "--rounds=1", "--epochs=dense=2")
+    printed = compress(run, "net", *task, *epochs)
+    assert "validation loss" in printed.out
+    assert re.search(r"test  loss \d+\.\d+ before, \d+\.\d+ after compression", printed.out)
+    assert "quantizing: validation loss" in printed.err
+    page = Path("o.html").read_text()
+    assert "Validation loss after each epoch" in page
+    assert "after pruning and retraining" in page
+
+
+def test_one_of_several_outputs_is_compressed(run):
+    arguments = ("--data=task_nets:noise", "--exclude=a.*", "--no-train", "--bits=3")
+    assert "Expected Two to return a tensor" in compress(run, "Two", *arguments, code=4).err.replace(
+        "\n", " "
+    )
+    assert not Path("o.prunus").exists()
+    result = json.loads(compress(run, "Two", *arguments, "--forward=task_nets:second", "--json").out)
+    assert 0 < result["test_error"] < 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--data=task_nets:regression",), 5, "Expected int64 labels"),
+        (("--data=task_nets:noise", "--metric=task_nets:missing"), 2, "missing"),
+        (("--data=task_nets:noise", "--loss=mse"), 2, "Unknown loss 'mse'"),
+        (("--data=task_nets:noise", "--loss=task_nets:second"), 5, "loss(outputs, batch) failed"),
+    ],
+)
+def test_a_task_that_cannot_be_compressed_is_refused_before_the_work(arguments, code, message, run):
+    assert message in " ".join(compress(run, "net", *arguments, code=code).err.split())
+    assert not Path("o.prunus").exists()

@@ -4,8 +4,9 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from prunus import Dataset, Split
 from prunus.errors import StatisticsError
 from prunus.pruning.statistics import criterion
 from prunus.seeds import derive_seed, make_generator
@@ -31,6 +32,23 @@ def mlp(seed: int) -> nn.Module:
     """64-24-16-10."""
     layers = nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 10)
     return randomize_parameters(nn.Sequential(nn.Flatten(), *layers), seed)
+
+
+def regressor(seed: int) -> nn.Module:
+    """16-12-4, for `sums`."""
+    return randomize_parameters(nn.Sequential(nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4)), seed)
+
+
+def sums() -> Dataset:
+    """A regression: the sums of four inputs each."""
+    inputs = torch.randn(150, 16, generator=torch.Generator().manual_seed(0))
+    split = Split(inputs, inputs.reshape(150, 4, 4).sum(2))
+    return Dataset("sums", split, split.take(60), split.take(80), ())
+
+
+def absolute_error(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """A loss for `sums`."""
+    return nn.functional.l1_loss(outputs, batch[1])
 
 
 def lenet(seed: int) -> nn.Module:
@@ -79,6 +97,23 @@ class Residual(nn.Module):
 def residual(seed: int) -> nn.Module:
     """64-16-16-10 with a skip connection."""
     return randomize_parameters(Residual(), seed)
+
+
+class ConvolutionBlock(nn.Module):
+    """relu(x + convolution(x))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return torch.relu(x + self.convolution(x))
+
+
+def residual_blocks(seed: int) -> nn.Module:
+    """Three residual blocks of convolutions."""
+    layers = nn.Conv2d(1, 4, 3, stride=2), *(ConvolutionBlock() for _ in range(3)), nn.Flatten()
+    return randomize_parameters(nn.Sequential(*layers, nn.Linear(36, 10)), seed)
 
 
 def by_column(statistics):

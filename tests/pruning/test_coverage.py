@@ -196,3 +196,11 @@ def test_parts_of_one_storage_that_do_not_overlap_are_not_tied():
     storage = torch.randn(3, 6)
     model[0].weight.data, model[1].weight.data = storage[:, :3], storage[:, 3:]
     assert list(prunable_weights(model)) == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize("lazy", [nn.LazyBatchNorm1d, lambda: nn.LazyLinear(3)])
+def test_what_has_no_shape_yet_counts_no_parameters(lazy):
+    model = nn.Sequential(nn.Linear(4, 4), lazy())
+    skipped = skipped_parameters(model, exclude=["1.*"])
+    assert "(4 of 20) were not pruned" in describe_skipped(model, skipped)
+    assert coverage(model, skipped)["parameters"] == 20

@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import InvariantWarning, SpecError, StoreError, TrainingError, UnknownNameError
+from prunus.errors import (
+    InvariantWarning,
+    SpecError,
+    StatisticsError,
+    StoreError,
+    TrainingError,
+    UnknownNameError,
+)
 from prunus.masks import are_nested
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
@@ -169,3 +176,63 @@ def test_either_a_recipe_or_a_training_loop_of_ones_own(data, tmp_path):
         prunus.lottery(
             tiny_networks.mlp, data, rounds=1, fit=lambda model, masks: nn.init.ones_(model[1].weight)
         )
+
+
+@pytest.mark.parametrize("criterion", ["large_final", "snip", "obd_hutchinson"])
+def test_a_regression_has_a_ticket_with_its_own_loss(criterion):
+    losses = []
+
+    def loss(outputs, batch):
+        losses.append(1)
+        return nn.functional.huber_loss(outputs, batch[1])
+
+    recipe = prunus.Recipe(epochs=8, learning_rate=0.02, batch_size=50)
+    result = prunus.lottery(
+        tiny_networks.regressor, tiny_networks.sums(), rounds=2, recipe=recipe, loss=loss, criterion=criterion
+    )
+    assert result.verified
+    assert losses
+    assert all(0 < level.final_test_loss < 0.5 for level in result.levels)
+    assert all(level.stop_test_loss <= level.final_test_loss * 1.5 for level in result.levels)
+    assert all(level.final_test_accuracy != level.final_test_accuracy for level in result.levels)
+
+
+def test_a_regression_is_trained_by_fit_and_one_output_is_selected():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = tiny_networks.regressor(1)
+
+        def forward(self, x):
+            return {"first": x, "second": self.net(x)}
+
+    data = tiny_networks.sums()
+
+    def fit(model, masks):
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
+        masks.attach(optimizer)
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(data.train.inputs)["second"], data.train.labels).backward()
+            optimizer.step()
+
+    task = {"forward": lambda model, batch: model(batch[0])["second"], "loss": "squared_error"}
+    result = prunus.lottery(lambda: Two(), data, rounds=1, fit=fit, **task)
+    assert result.verified
+    assert [level.stop_step for level in result.levels] == [1, 1]
+    with pytest.raises(StatisticsError, match=r"class|labels"):
+        prunus.lottery(tiny_networks.regressor, data, rounds=1, recipe=RECIPE)
+
+
+def test_a_task_is_part_of_the_identity_of_a_stored_ticket(tmp_path):
+    names = {"rounds": 1, "recipe": RECIPE, "store": tmp_path}
+    reference = "tiny_networks:absolute_error"
+    for loss in (tiny_networks.absolute_error, reference, "squared_error"):
+        stored = prunus.lottery(tiny_networks.regressor, "tiny_networks:sums", loss=loss, **names)
+        assert stored.levels[1].final_test_loss > 0
+        assert run_id(stored.ticket.baseline) != run_id(replace(stored.ticket.baseline, loss=None))
+    assert len(list(Store(tmp_path).runs())) == 4
+    with pytest.raises(SpecError, match="importable function for loss"):
+        prunus.lottery("tiny_networks:regressor", "tiny_networks:sums", loss=lambda o, b: o.sum(), **names)
+    with pytest.raises(UnknownNameError, match="Unknown loss 'mse'"):
+        prunus.lottery("tiny_networks:regressor", "tiny_networks:sums", loss="mse", **names)

@@ -211,3 +211,23 @@ def test_bad_tasks_are_refused_in_one_sentence_and_change_nothing(kind):
     assert "\n" not in str(refused.value)
     if error is not DivergenceError:
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+
+
+def test_parameters_that_share_memory_are_trained_as_one():
+    """Parameters that are different objects with one memory; a third one is a part of it."""
+    model = nn.Sequential(
+        nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)
+    )
+    model.half()
+    model[1].weight = nn.Parameter(model[0].weight.data.t())
+    model[2].weight = nn.Parameter(model[0].weight.data[1:3])
+    before = model[0].weight.detach().clone()
+    inputs = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    split = prunus.Split(inputs, (inputs[:, 0] > 0).long())
+    train(model, prunus.Dataset("halves", split, split, split, ()), Recipe(2, 0.01, 20))
+    first, second, third = (layer.weight for layer in model)
+    assert not torch.equal(first, before)
+    assert first.dtype == torch.float16
+    assert torch.equal(second, first.t())
+    assert torch.equal(third, first[1:3])
+    assert second.data_ptr() == first.data_ptr()

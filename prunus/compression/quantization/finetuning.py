@@ -190,7 +190,10 @@ class CodebookConstraint:
             return
         centroids, indices = self._firsts[name]
         flat = total.new_zeros(gradient.numel()).scatter_(0, indices, total[centroids])
-        gradient.copy_(flat.reshape(gradient.shape))
+        if gradient.is_sparse:
+            parameter.grad = flat.to(gradient.dtype).reshape(gradient.shape).to_sparse(gradient.sparse_dim())
+        else:
+            gradient.copy_(flat.reshape(gradient.shape))
 
     @torch.no_grad()
     def _after_step(self) -> None:
@@ -231,7 +234,7 @@ def centroid_gradient(gradient: Tensor | None, quantized: CodebookTensor) -> Ten
     """The gradient of a codebook: the sum of the gradients of the weights of each centroid.
 
     Args:
-        gradient: The gradient of the weights, of the tensor's shape; None: there is none.
+        gradient: The gradient of the weights, of the tensor's shape, dense or sparse; None: there is none.
         quantized: The quantized tensor.
 
     Returns:
@@ -239,5 +242,7 @@ def centroid_gradient(gradient: Tensor | None, quantized: CodebookTensor) -> Ten
     """
     if gradient is None:
         return None
+    if gradient.is_sparse:  # of an embedding
+        gradient = gradient.to_dense()
     total = torch.zeros_like(quantized.codebook)
     return total.index_add_(0, quantized.codes, gradient.reshape(-1)[quantized.indices].to(total.dtype))

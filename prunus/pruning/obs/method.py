@@ -13,7 +13,7 @@ from prunus.pruning.obs.fallback import limit_update_by_loss
 from prunus.pruning.obs.objective import Objective, make_objective
 from prunus.pruning.obs.state import Examine, PruneResult, intermediate_densities, prune_in_steps
 from prunus.pruning.scopes import Scope, parse_scope, shapes_of
-from prunus.pruning.views import layer_view
+from prunus.pruning.views import LayerView, layer_view
 from prunus.seeds import derive_seed
 from prunus.training.losses import Loss, LossFunction
 from prunus.training.outputs import Forward
@@ -122,10 +122,24 @@ class PruningMethod(ABC):
             initial and view.to_view(initial), within and view.to_view(within), seeds,
         )  # fmt: skip
         try:
-            result = self._prune(PruneTask(self.summary, *arguments, forward, loss, progress))
+            result = self.in_view(view, weights)._prune(
+                PruneTask(self.summary, *arguments, forward, loss, progress)
+            )
         except PrunusError as error:
             raise view.with_model_names(error) from error
         return view.from_view(result)
+
+    def in_view(self, view: LayerView, weights: Params) -> "PruningMethod":
+        """This method for a view of the network: the method itself, where it holds no tensors of the network.
+
+        Args:
+            view: The view.
+            weights: The weights to prune, by name in the network.
+
+        Returns:
+            The method.
+        """
+        return self
 
     @abstractmethod
     def _prune(self, task: "PruneTask") -> PruneResult:

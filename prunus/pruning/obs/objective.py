@@ -80,7 +80,9 @@ class Objective:
             Any output.
         """
         module = _Call(self.model, self.forward)
-        replaced = {f"model.{name}": weight for name, weight in weights.items()}
+        # Copies, because derivatives of a function that changes a buffer in place are not defined.
+        replaced = {f"model.{name}": buffer.clone() for name, buffer in self.model.named_buffers()}
+        replaced |= {f"model.{name}": weight for name, weight in weights.items()}
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
             return functional_call(module, replaced, (batch,))
 

@@ -170,3 +170,43 @@ def test_scores_that_are_not_finite_are_named(name):
     scores["b"][3, 3] = float("nan")
     with pytest.raises(NonFiniteError, match="'b'"):
         parse_scope(name).select(scores, 0.5)
+
+
+class WithBuffer(nn.Module):
+    """A layer that changes a buffer in its forward pass, in one of several ways."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.linear, self.change = nn.Linear(4, 3), change
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x):
+        y = self.linear(x)
+        self.change(self, y)
+        return y
+
+
+def rebind(module, y):
+    module.mean = module.mean + y.mean(0)
+
+
+@pytest.mark.filterwarnings("ignore::prunus.errors.UpdateRejectedWarning")
+@pytest.mark.parametrize("method", ["fisher", "obd_hutchinson", "snip", "grasp"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module, y: module.mean.add_(y.detach().mean(0)),
+        lambda module, y: module.mean.add_(y.mean(0)),
+        lambda module, y: module.mean.add_(1),
+        rebind,
+    ],
+)
+def test_forward_passes_that_change_buffers_are_differentiated(method, change):
+    generator = make_generator(0, "buffers")
+    examples = torch.randn(20, 4, generator=generator), torch.randint(3, (20,), generator=generator)
+    model, plain = WithBuffer(change), WithBuffer(lambda module, y: None)
+    plain.load_state_dict(model.state_dict())
+    masks = pruning_method(method).prune(model, prunable_weights(model), 0.5, "layer", examples).masks
+    expected = pruning_method(method).prune(plain, prunable_weights(plain), 0.5, "layer", examples).masks
+    assert torch.equal(masks["linear.weight"], expected["linear.weight"])
+    assert not model.mean.any()

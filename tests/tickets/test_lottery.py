@@ -220,7 +220,7 @@ def test_a_regression_is_trained_by_fit_and_one_output_is_selected():
     result = prunus.lottery(lambda: Two(), data, rounds=1, fit=fit, **task)
     assert result.verified
     assert [level.stop_step for level in result.levels] == [1, 1]
-    with pytest.raises(StatisticsError, match="class|labels"):
+    with pytest.raises(StatisticsError, match=r"class|labels"):
         prunus.lottery(tiny_networks.regressor, data, rounds=1, recipe=RECIPE)
 
 

@@ -6,8 +6,9 @@ from importlib import import_module
 import torch
 
 NAMES = (
-    "selection", "masked_step", "density_cost", "evaluation", "supermask", "coding", "kmeans", "checkpoint", "demo",
-    "lenets", "tickets", "invariant_checks", "layerwise", "structured", "slim",
+    "selection", "masked_step", "training_step", "density_cost", "evaluation", "supermask", "coding", "kmeans",
+    "checkpoint", "demo", "lenets", "tickets", "invariant_checks", "layerwise", "structured", "slim",
+    "slim_speed", "launchers",
 )  # fmt: skip
 
 

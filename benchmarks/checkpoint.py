@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import table
-from prunus import models
 from prunus.data import load_data
 from prunus.masks import Masks
+from prunus.models import MODELS
 from prunus.pruning.criteria.weights import magnitude
 from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Layer
@@ -20,7 +20,7 @@ def run() -> str:
         recipe = RECIPES["lenet-300-100"].replace(optimizer=optimizer, epochs=1)
         sizes = []
         for masked in (False, True):
-            model = models.lenet_300_100()
+            model = MODELS["lenet-300-100"]()
             masks = Layer().select(magnitude(Statistics(prunable_weights(model))), 0.1)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "checkpoint.safetensors"

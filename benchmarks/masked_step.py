@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.timing import interleaved, table
-from prunus import models
 from prunus.masks import Masks
+from prunus.models import MODELS
 from prunus.training import RECIPES, NoConstraint
 from prunus.training.trainer import Trainer
 
@@ -22,7 +22,7 @@ def run() -> str:
     """Print CPU milliseconds per step, and the ratio to a dense step of the same loop."""
     mnist = torch.randn(60, 1, 28, 28), torch.randint(0, 10, (60,))
     cifar = torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))
-    lenet, resnet = models.lenet_300_100, models.resnet_20
+    lenet, resnet = MODELS["lenet-300-100"], MODELS["resnet-20"]
     return "\n\n".join(
         (
             _table(
@@ -43,7 +43,7 @@ def _masks(model: nn.Module) -> Masks:
 
 
 def _trainer(is_masked: int, inputs: torch.Tensor, labels: torch.Tensor) -> Callable[[], object]:
-    model = models.lenet_300_100()
+    model = MODELS["lenet-300-100"]()
     constraint = _masks(model) if is_masked else NoConstraint(model)
     trainer = Trainer(model, RECIPES["lenet-300-100"], constraint)
     return lambda: trainer.step(inputs, labels)

@@ -116,7 +116,9 @@ def run() -> str:
         method(model)
         before = accuracy(model, data.test)
         networks = [train(copy.deepcopy(model), data, seed) for seed in SEEDS]
-        values = [[accuracy(own, split) for own in networks] for split in (data.validation, data.test)]
+        values = [
+            [accuracy(network, split) for network in networks] for split in (data.validation, data.test)
+        ]
         parameters = sum(p.numel() for p in model.parameters())
         macs = prunus.count_macs(model, X)
         rows.append([name, f"{macs:,}", f"{parameters:,}", f"{before:.2f}", *map(spread, values)])

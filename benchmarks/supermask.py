@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import interleaved, table
-from prunus import models
+from prunus.models import MODELS
 from prunus.pruning.prunable import prunable_weights
 from prunus.tickets.supermask import Bernoulli, EdgePopup, Signed, SupermaskConstraint, SupermaskType
 from prunus.training import Recipe
@@ -74,7 +74,7 @@ class Masked(nn.Linear):
 
 def autograd(kind: str) -> Trainer:
     """The network with masked layers, trained as any."""
-    model = models.lenet_300_100()
+    model = MODELS["lenet-300-100"]()
     for name in ("fc1", "fc2", "fc3"):
         setattr(model, name, Masked(getattr(model, name), kind))
     return Trainer(model, RECIPE, NoConstraint(model))
@@ -82,7 +82,7 @@ def autograd(kind: str) -> Trainer:
 
 def learned(kind: SupermaskType) -> Trainer:
     """The network under a constraint."""
-    model = models.lenet_300_100()
+    model = MODELS["lenet-300-100"]()
     weights = {name: weight.detach().clone() for name, weight in prunable_weights(model).items()}
     constraint = SupermaskConstraint(model, weights, kind, seed=0)
     constraint.apply()
@@ -91,7 +91,7 @@ def learned(kind: SupermaskType) -> Trainer:
 
 def run(rounds: int = 15, steps: int = 30) -> str:
     inputs, labels = torch.randn(60, 1, 28, 28), torch.randint(0, 10, (60,))
-    dense = models.lenet_300_100()
+    dense = MODELS["lenet-300-100"]()
     trainings = {"dense": Trainer(dense, RECIPE, NoConstraint(dense))}
     for name, kind in KINDS.items():
         trainings[name] = learned(kind)

@@ -43,7 +43,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "experiment": (
         *("lecun1990", "hassibi1993", "han2015", "han2016"),
-        *("frankle2019", "zhou2019", "frankle2020", "renda2020", "liu2019", "families"),
+        *("frankle2019", "zhou2019", "frankle2020", "renda2020", "liu2019", "speed", "families"),
         *("lecun1990.deletion", "lecun1990.prediction", "lecun1990.retraining"),
         "lecun1990.generalization",
         *("hassibi1993.xor", "hassibi1993.monks", "one_shot", "han2015.tradeoff", "han2015.tables"),
@@ -55,7 +55,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("zhou2019.supermasks", "zhou2019.criterion_supermasks"),
         *("frankle2020.rewinding", "frankle2020.instability", "frankle2020.interpolation"),
         *("renda2020.retraining", "liu2019.tickets", "liu2019.filters", "liu2019.structures"),
-        *("families.biases", "families.activations"),
+        "speed.filters_and_weights",
+        *("families.compression", "families.biases", "families.activations"),
     ),
     "executor": ("inline", "processes", "ray", "slurm"),
     "size": ("smoke", "default", "full"),

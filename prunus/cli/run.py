@@ -112,7 +112,7 @@ def run(
 
     if smoke and full:
         raise typer.BadParameter("--smoke and --full are two sizes; choose one.")
-    chosen = _executor(executor, ray, slurm)
+    selected_executor = _executor(executor, ray, slurm)
     names, settings = (
         _experiments(name),
         _settings([*(change or []), *([f"backend={backend}"] if backend else [])]),
@@ -125,8 +125,8 @@ def run(
             _check_results(folder, names, store, force)
             results = [
                 run_experiment(
-                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed, executor=chosen,
-                    workers=workers, settings=settings, report=report_line, progress=report,
+                    EXPERIMENTS[each], size, folder, store=store, replicates=replicates, seed=seed,
+                    executor=selected_executor, workers=workers, settings=settings, report=report_line, progress=report,
                 )
                 for each in names
             ]  # fmt: skip
@@ -189,10 +189,9 @@ class RunCommand(TyperCommand):
         Returns:
             The remaining arguments.
         """
-        values = [*args[1:], ""]
         args = [
             "--ray=local" if arg == "--ray" and not (":" in value or value in ("auto", "local")) else arg
-            for arg, value in zip(args, values, strict=True)
+            for arg, value in zip(args, [*args[1:], ""], strict=False)
         ]
         return super().parse_args(ctx, args)
 

@@ -11,28 +11,8 @@ from dataclasses import dataclass
 from prunus.errors import AccuracyError, SpecError
 
 DENSITIES = (
-    *(
-        0.9,
-        0.8,
-        0.7,
-        0.6,
-        0.5,
-        0.45,
-        0.4,
-        0.37,
-        0.34,
-        0.31,
-        0.28,
-        0.25,
-        0.22,
-        0.2,
-        0.17,
-        0.14,
-        0.12,
-        0.1,
-        0.08,
-    ),
-    *(0.06, 0.05, 0.04, 0.03, 0.02),
+    *(0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.37, 0.34, 0.31, 0.28, 0.25, 0.22, 0.2, 0.17, 0.14, 0.12, 0.1),
+    *(0.08, 0.06, 0.05, 0.04, 0.03, 0.02),
 )
 """The densities of all weights together that are tried."""
 BITS = (4, 3, 5, 8)

@@ -14,6 +14,7 @@ from prunus.data.batches import batch_indices, iter_batches
 from prunus.data.download import reporting
 from prunus.data.examples import Calibration, as_examples
 from prunus.data.files import data_root
+from prunus.data.image_folder import load_image_folder
 from prunus.data.validation import check_dataset
 from prunus.errors import DataError, PrunusError, StatisticsError
 from prunus.registry import import_object, lookup
@@ -53,7 +54,8 @@ def load_data(
 
     Args:
         name: A key of DATASETS, or "package.module:function" of a user's function that takes no arguments and returns
-            a Dataset. Of the other arguments only `device` and `progress` apply to such a function.
+            a Dataset. Of the other arguments only `device` and `progress` apply to such a function. Or the path of a
+            folder of images, which are read while they are used (see `prunus.data.image_folder`).
         root: The data root, where downloaded files are; see `data_root` for the default.
         device: Where the tensors are put.
         seed: Seed of the validation split.
@@ -78,6 +80,8 @@ def load_data(
             data = _call(name)
             if not isinstance(data, Dataset):
                 raise DataError(f"Expected {name} to return a prunus.Dataset, got a {type(data).__name__}.")
+        elif name not in DATASETS and ("/" in name or Path(name).is_dir()):
+            data = load_image_folder(name, seed=seed)
         else:
             data = lookup("data set", DATASETS, name)(root=root, seed=seed, download=download)
     check_dataset(data)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from prunus.data.image_folder import ImageFiles
 from prunus.errors import DataError
 from prunus.seeds import make_generator
 from prunus.types import Split
@@ -61,7 +62,7 @@ def part_sizes(batch_size: int, micro_batch_size: int | None = None, processes: 
 
 
 def iter_batches(
-    split: Split, batch_size: int, seed: int, epoch: int, skip: int = 0
+    split: Split, batch_size: int, seed: int, epoch: int, skip: int = 0, rank: int = 0, processes: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Iterate over the batches of an epoch.
 
@@ -71,11 +72,20 @@ def iter_batches(
         seed: As in `batch_indices`.
         epoch: As in `batch_indices`.
         skip: How many batches to leave out at the beginning.
+        rank, processes: Of images that are read from files, only this part of the inputs of a batch, of several.
 
     Yields:
         Inputs [B, ...] and labels [B] int64 on the device of the split. They are copies: changing them does not change
         the split.
+
+    Raises:
+        DataError: A file cannot be read as an image.
     """
+    if isinstance(split, ImageFiles):
+        batches = batch_indices(len(split), batch_size, seed, epoch)[skip:]
+        crops = (make_generator(seed, "augmentation", epoch, i) for i in range(skip, skip + len(batches)))
+        yield from split.batches(batches, crops, rank, processes)
+        return
     order = torch.cat(batch_indices(len(split), batch_size, seed, epoch)).to(split.labels.device)
     for indices in torch.split(order, batch_size)[skip:]:
         yield split.inputs.index_select(0, indices), split.labels.index_select(0, indices)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.data.image_folder import ImageFiles
 from prunus.data.validation import unusual_storage
 from prunus.errors import PrunusError, StatisticsError
 from prunus.seeds import make_generator
@@ -120,7 +121,7 @@ def as_examples(data: Calibration, num_examples: int = DEFAULT_NUM_EXAMPLES) -> 
     Args:
         data: All examples at once (a Dataset, of which the training split is used, a Split, a tensor, a tuple or a
             dict), or any other iterable of batches, such as a DataLoader.
-        num_examples: How many examples are read from an iterable, at most; the other forms are used whole.
+        num_examples: How many examples are read from an iterable or from files, at most; others are used whole.
 
     Returns:
         The examples.
@@ -135,6 +136,8 @@ def as_examples(data: Calibration, num_examples: int = DEFAULT_NUM_EXAMPLES) -> 
         return data
     if isinstance(data, Dataset):
         data = data.train
+    if isinstance(data, ImageFiles):
+        data = data.take(num_examples)
     if isinstance(data, Split):
         for what, part in (("inputs", data.inputs), ("labels", data.labels)):
             if not isinstance(part, Tensor):

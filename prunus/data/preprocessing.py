@@ -29,8 +29,8 @@ def normalize(pixels: Tensor, top: int, mean: Sequence[float], std: Sequence[flo
     channels = (1, -1, 1, 1)
     inputs = pixels.to(torch.float32)
     inputs.div_(top)
-    inputs.sub_(torch.tensor(mean, dtype=torch.float32).view(channels))
-    return inputs.div_(torch.tensor(std, dtype=torch.float32).view(channels))
+    inputs.sub_(torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(channels))
+    return inputs.div_(torch.tensor(std, dtype=torch.float32, device=pixels.device).view(channels))
 
 
 def split_indices(num_examples: int, num_validation: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from prunus.data.image_folder import ImageFiles
 from prunus.errors import DataError
 from prunus.types import IGNORE_INDEX, Dataset, Split
 
@@ -42,7 +43,7 @@ def check_dataset(data: Dataset, splits: Sequence[str] = SPLITS) -> None:
             any_labels=not num_classes,
         )
     for part in ("inputs", "labels"):
-        tensors = [getattr(getattr(data, name), part) for name in splits]
+        tensors = [getattr(getattr(data, name).take(1), part) for name in splits]
         kinds = {f"{list(t.shape[1:])} {t.dtype} on {t.device}" for t in tensors}
         if len(kinds) > 1:
             raise DataError(
@@ -66,6 +67,9 @@ def check_split(
     Raises:
         DataError: The split does not satisfy this.
     """
+    if isinstance(split, ImageFiles):
+        _check_labels(split.labels, name, num_classes)
+        return
     inputs, labels = getattr(split, "inputs", None), getattr(split, "labels", None)
     if not isinstance(inputs, Tensor) or not isinstance(labels, Tensor):
         got = ", ".join(

@@ -23,10 +23,12 @@ _MODULES = {
     "renda2020": ("retraining",),
     "liu2019": ("tickets",),
     "liu2019_structures": ("filters", "structures"),
+    "speed": ("filters_and_weights",),
+    "families_compression": ("compression",),
     "families_biases": ("biases",),
     "families_activations": ("activations",),
 }  # fmt: skip
-"""The experiments of each module; the name of one is PAPER.EXPERIMENT, or SUBJECT.EXPERIMENT where several papers ask."""
+"""The experiments of each module. Their names are PAPER.EXPERIMENT, or SUBJECT.EXPERIMENT where several papers ask."""
 
 
 class _Experiments(Mapping[str, Experiment]):

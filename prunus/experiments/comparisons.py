@@ -56,6 +56,9 @@ METRICS: Mapping[str, Metric] = {
         for per in ("", " per 1,000")
         for after in ("", " after retraining")
     },
+    "smallest file %": Metric(
+        "smallest file without loss", "% of the size", "a larger file", "a smaller file"
+    ),
     "pruned parameters": Metric("pruned parameters", "parameters", "more parameters", "fewer parameters"),
     "zeros added": Metric("zeros more than in the dense network", "pp", "more zeros", "fewer zeros"),
     "weights": Metric("remaining weights", "weights", "more weights", "fewer weights"),

@@ -98,8 +98,6 @@ class Experiment:
     name: str
     paper: str
     """Authors, year and title."""
-    place: str
-    """Figures, tables or sections of the paper."""
     title: str
     question: str
     """One sentence."""
@@ -107,6 +105,8 @@ class Experiment:
     """Maps (network, size) to what the runs have in common; `--set` changes it."""
     runs: Callable[[Any, str], LabeledRuns]
     """Maps (template, size) to the runs of one replicate on one network."""
+    place: str = ""
+    """Figures, tables or sections of the paper."""
     figures: Sequence[FigureSpec] = ()
     claims: Sequence[Claim] = ()
     published: Sequence[Published] = ()

@@ -39,8 +39,8 @@ def zeros_of_layers(rows: Sequence[Row]) -> list[Row]:
         for key in (key for key in row if key.startswith("zeros in ")):
             layer = key.removeprefix("zeros in ").removesuffix(" %")
             zeros, dense = row[key], row[f"dense {key}"]
-            found = {"curve": f"inputs of {layer}", "zeros %": zeros, "dense zeros %": dense}
-            result.append({**row, **found, "zeros added": zeros - dense})
+            columns = {"curve": f"inputs of {layer}", "zeros %": zeros, "dense zeros %": dense}
+            result.append({**row, **columns, "zeros added": zeros - dense})
     return result
 
 
@@ -82,8 +82,8 @@ activations = Experiment(
         *_claims("fc3", "35 % zeros at density 8 %"),
     ),
     differences=(
-        "There are 20,000 training examples; weights are pruned by magnitude, in rounds with retraining, and beside each "
-        "pruned network the dense one is trained for as many steps.",
+        "There are 20,000 training examples; weights are pruned by magnitude, in rounds with retraining, and beside "
+        "each pruned network the dense one is trained for as many steps.",
         "Only fc1 of LeNet-5 is followed by a ReLU, as in Caffe; its convolutions are not.",
     ),
     networks=LENETS,

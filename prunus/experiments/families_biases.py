@@ -19,7 +19,7 @@ from prunus.pruning.prune import prune
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
 from prunus.seeds import derive_seed
-from prunus.training import Recipe, evaluate, train
+from prunus.training import evaluate, train
 from prunus.types import Dataset
 
 _SOURCE = "Common practice"
@@ -27,31 +27,21 @@ BIASES, AS_MANY, SAME_FRACTION = "biases", "as many weights", "the same fraction
 
 
 @dataclass(frozen=True)
-class BiasPruning:
-    """The settings of one curve."""
+class BiasPruning(TrainedNetwork):
+    """The settings of one curve; retraining has a tenth of the learning rate."""
 
     kind: ClassVar[str] = "bias-pruning"
 
-    recipe: Recipe
-    """Of the dense network; retraining has a tenth of its learning rate."""
     retrain_epochs: int = 1
     fractions: tuple[float, ...] = (0.5, 0.9, 1.0)
     """Of the biases, or of the weights, that are pruned."""
     curve: str = ""
-    model: str = "lenet-300-100"
-    data: str = "mnist"
-    examples: int | None = None
-
-    @property
-    def dense(self) -> TrainedNetwork:
-        """The network before pruning."""
-        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
 
 
 def _template(model: str, size: str) -> FunctionRun:
     dense = CompressedNetwork.of_size(model, size).dense
     epochs = 5 if size == "full" else 1
-    settings = BiasPruning(dense.recipe, epochs, model=dense.model, data=dense.data, examples=dense.examples)
+    settings = BiasPruning(dense.recipe, dense.model, dense.data, dense.examples, retrain_epochs=epochs)
     return FunctionRun.of(error_added, settings)
 
 
@@ -153,7 +143,6 @@ def _claims(after: str) -> tuple[Claim, Claim]:
 biases = Experiment(
     name="families.biases",
     paper=PAPER,
-    place="",
     title="The error that pruning biases adds, compared with weights",
     question="Does pruning biases add more error per parameter than pruning weights?",
     template=_template,

@@ -150,7 +150,6 @@ def _claims(*published: str, effects: tuple[float | None, float]) -> tuple[Claim
 lenet = Experiment(
     name="frankle2019.lenet",
     paper=PAPER,
-    place="",
     title="When Lenet stops and how accurate it is, winning ticket and random reinitialization",
     question="Does a winning ticket train faster and better than the same mask with newly drawn weights?",
     template=partial(ticket_of_size, epochs=20, rounds=15),

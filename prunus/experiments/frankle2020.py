@@ -86,7 +86,6 @@ def dense_copies(template: TicketSpec, size: str) -> LabeledRuns:
 rewinding = Experiment(
     name="frankle2020.rewinding",
     paper=PAPER,
-    place="",
     title="Tickets rewound to step k and tickets rewound to step 0",
     question="Are tickets that rewind to an early step better than those that rewind to the initialization?",
     template=partial(ticket_of_size, epochs=10, rounds=12),
@@ -113,7 +112,6 @@ rewinding = Experiment(
 instability = Experiment(
     name="frankle2020.instability",
     paper=PAPER,
-    place="",
     title="The error barrier between two copies, against the step at which they part",
     question="From which step of training on do two copies, trained on data in different orders, end in linearly "
     "connected minima?",
@@ -140,7 +138,6 @@ instability = Experiment(
 interpolation = replace(
     instability,
     name="frankle2020.interpolation",
-    place="",
     title="The error on the line between two copies of the dense network, 30 points",
     question="How does the error change on the line between two copies of the dense network?",
     runs=dense_copies,

@@ -39,25 +39,15 @@ TABLES = {
 """Tables 2 and 3: nonzero activations, weights kept, FLOP kept, in percent."""
 
 
-@dataclass(frozen=True)
-class Tradeoff:
-    """The settings of one curve of Figure 5."""
+@dataclass(frozen=True, kw_only=True)
+class Tradeoff(TrainedNetwork):
+    """The settings of one curve of Figure 5; retraining has a tenth of the learning rate."""
 
     kind: ClassVar[str] = "tradeoff"
 
-    recipe: Recipe
-    """Of the dense network; retraining has a tenth of its learning rate."""
     retrain_epochs: int
     sparsities: tuple[float, ...]
     curve: str = ""
-    model: str = "lenet-300-100"
-    data: str = "mnist"
-    examples: int | None = None
-
-    @property
-    def dense(self) -> TrainedNetwork:
-        """The network before pruning."""
-        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
 
 
 def _tradeoff(network: str, size: str) -> FunctionRun:
@@ -68,7 +58,8 @@ def _tradeoff(network: str, size: str) -> FunctionRun:
         "full": (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.99),
     }[size]
     examples = SMOKE_EXAMPLES if size == "smoke" else None
-    settings = Tradeoff(Recipe(epochs, 1.2e-3, 60), retrain, sparsities, model=network, examples=examples)
+    recipe = Recipe(epochs, 1.2e-3, 60)
+    settings = Tradeoff(recipe, network, examples=examples, retrain_epochs=retrain, sparsities=sparsities)
     return FunctionRun.of(accuracy_lost, settings)
 
 
@@ -306,7 +297,7 @@ tables = Experiment(
     claims=tuple(
         Claim(
             f"The pruned {model} has an error of at most {error:g} %", model, "lower", error, "test error", "Table 1",
-            at={"layer": ("total",)}, published=f"{error:g} %",
+            at={"layer": ("total",)}, published=f"{error:g} % with 12 times fewer weights",
         )
         for model, error in (("lenet-300-100", 1.59), ("lenet-5", 0.77))
     ),

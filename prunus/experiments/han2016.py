@@ -50,7 +50,6 @@ TABLES: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 CLAIMED = {"lenet-300-100": (1.64, 40), "lenet-5": (0.80, 39)}
 """Table 1: test error of the dense network in percent, and compression ratio."""
 RATIOS = {
-    "pruning": ("weights %", 9, "12x for both LeNets"),
     "pruning and quantization": ("P+Q %", 27, "32x for LeNet-300-100, 33x for LeNet-5"),
     "pruning, quantization and Huffman coding": ("P+Q+H %", 35, "40x for LeNet-300-100, 39x for LeNet-5"),
 }
@@ -202,7 +201,7 @@ tables = Experiment(
     metrics=(*COLUMNS, "bytes P+Q", "bytes P+Q+H", "dense error", "error", "ratio"),
     described=(),
     points=("layer",),
-    replicates=(1, 3, 5),
+    replicates=(1, 5, 5),
     select=with_error_increase,
     note="P: pruning, Q: quantization, H: Huffman coding. Rates are in percent of the float32 bytes: of a layer's "
     "weights in its row, of the whole file in the row \"total\". Errors are in percent.",
@@ -300,7 +299,6 @@ def accuracy_per_bits(settings: Sweep, replicate: int, pruned: RunDirectory) -> 
 kmeans_init = Experiment(
     name="han2016.kmeans_init",
     paper=PAPER,
-    place="",
     title="Accuracy against bits for the initializations of k-means",
     question="Which initialization of k-means keeps the accuracy best at each code width?",
     template=_kmeans_template,

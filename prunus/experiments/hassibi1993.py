@@ -21,7 +21,7 @@ from prunus.pruning.methods import CriterionMethod
 from prunus.pruning.obs.full_obs import FullObs
 from prunus.pruning.obs.obd import Obd
 from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
-from prunus.pruning.obs.state import Examine
+from prunus.pruning.obs.state import Examine, PruningState
 from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
@@ -112,12 +112,7 @@ def delete_first_weight(settings: Xor, replicate: int, xor_networks: RunDirector
     states = [examine(unflatten_weights(w, objective.weights), all_kept(objective.weights)) for w in trained]
     cheapest = torch.tensor([int(flatten_weights(state.scores()).argmin()) for state in states])
     masks = torch.arange(9) != cheapest[:, None]
-    pruned = torch.stack(
-        [
-            flatten_weights(state.prune_to(unflatten_weights(mask, objective.weights)).weights)
-            for state, mask in zip(states, masks, strict=True)
-        ]
-    )
+    pruned = torch.stack([_pruned(state, mask) for state, mask in zip(states, masks, strict=True)])
     retrained, errors = minimize_batch(objective, pruned, masks, decay=settings.decay)
     solves, solves_retrained = _solves(objective, pruned), _solves(objective, retrained)
     return [
@@ -143,6 +138,11 @@ def _xor() -> Objective:
     return make_objective(model, dict(model.named_parameters()), inputs, targets, loss="squared_error")
 
 
+def _pruned(state: PruningState, mask: Tensor) -> Tensor:
+    """The flat weights after pruning to a flat mask."""
+    return flatten_weights(state.prune_to(unflatten_weights(mask, state.weights)).weights)
+
+
 def _solves(objective: Objective, w: Tensor) -> Tensor:
     """Which rows of `w` have all four patterns on the right side of 0.5, [R]."""
     return ((outputs(objective, w) > 0.5) == (objective.targets > 0.5)).flatten(1).all(1)
@@ -156,13 +156,7 @@ def _errors_without(objective: Objective, trained: Tensor, settings: Xor) -> Ten
         state = FullObs(damping=settings.damping).examiner(objective)(
             unflatten_weights(w, objective.weights), all_kept(objective.weights)
         )
-        updated = torch.stack(
-            [
-                flatten_weights(state.prune_to(unflatten_weights(mask, objective.weights)).weights)
-                for mask in masks
-            ]
-        )
-        starts.append(torch.cat([w * masks, updated]))
+        starts.append(torch.cat([w * masks, torch.stack([_pruned(state, mask) for mask in masks])]))
     repeated = masks.repeat(2 * len(trained), 1)
     errors = minimize_batch(objective, torch.cat(starts), repeated, decay=settings.decay)[1]
     return errors.reshape(-1, 2, 9).amin(1)
@@ -171,7 +165,6 @@ def _errors_without(objective: Objective, trained: Tensor, settings: Xor) -> Ten
 xor = Experiment(
     name="hassibi1993.xor",
     paper=PAPER,
-    place="",
     title="The first weight deleted from a trained XOR network",
     question="Does OBS delete the right weight of a trained XOR network more often than OBD and magnitude do?",
     template=lambda _, size: FunctionRun.of(delete_first_weight, Xor(networks=10 if size == "smoke" else 100)),
@@ -355,7 +348,6 @@ def smallest_networks(rows: Sequence[Row]) -> list[Row]:
 monks = Experiment(
     name="hassibi1993.monks",
     paper=PAPER,
-    place="",
     title="The smallest networks for the MONK's problems",
     question="How few weights solve the MONK's problems, and does OBS need fewer than OBD and magnitude?",
     template=lambda problem, size: FunctionRun.of(

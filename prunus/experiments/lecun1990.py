@@ -56,26 +56,18 @@ def network(seed: int) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Deletion:
+class Deletion(TrainedNetwork):
     """The settings of one curve."""
 
     kind: ClassVar[str] = "deletion"
 
-    recipe: Recipe
     model: str = "prunus.experiments.lecun1990:network"
-    data: str = "mnist"
-    examples: int | None = None
     method: str = ""
     curvature_examples: int = 2000
     """Training examples on which errors and curvature are computed."""
     deleted: tuple[float, ...] = DELETED
     retrain_epochs: int | None = None
     """After every deletion; None for no retraining."""
-
-    @property
-    def dense(self) -> TrainedNetwork:
-        """The network before deletion."""
-        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
 
 
 def _settings(size: str) -> Deletion:

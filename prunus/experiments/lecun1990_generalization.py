@@ -75,11 +75,11 @@ class PrunedBesideDense:
         )
 
     def dataset(self, replicate: int) -> Dataset:
-        """Load the data, with training examples chosen at random and all test examples."""
+        """Load the data, with training examples selected at random and all test examples."""
         data = load_data(self.data)
         generator = make_generator(replicate, "training examples")
-        chosen = torch.randperm(len(data.train), generator=generator)[: self.examples]
-        few = Split(data.train.inputs[chosen], data.train.labels[chosen])
+        indices = torch.randperm(len(data.train), generator=generator)[: self.examples]
+        few = Split(data.train.inputs[indices], data.train.labels[indices])
         return replace(data, train=few, validation=data.validation.take(VALIDATION_EXAMPLES))
 
 

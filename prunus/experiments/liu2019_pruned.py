@@ -1,22 +1,24 @@
 """Networks from which channels are removed, fine-tuned, rewound or trained from scratch, for Liu et al. 2019."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from prunus.errors import SpecError
-from prunus.experiments.function_run import FunctionRun, Output
+from prunus.errors import DensityError, SpecError
+from prunus.experiments.function_run import FunctionRun
+from prunus.experiments.liu2019_methods import METHODS, PenalizedNetwork
 from prunus.experiments.trained_networks import TrainedNetwork
 from prunus.models.initialization import kaiming_normal
 from prunus.pruning.structured.analysis import analyze
-from prunus.pruning.structured.criteria import batch_norm_scales
+from prunus.pruning.structured.blocks import remove_blocks
 from prunus.pruning.structured.macs import count_macs
 from prunus.pruning.structured.plan import SlimPlan
 from prunus.pruning.structured.slim import slim
+from prunus.pruning.weights import copied
 from prunus.registry import lookup
 from prunus.runs.content import Row
 from prunus.runs.directory import RunDirectory
@@ -24,66 +26,9 @@ from prunus.seeds import derive_seed
 from prunus.training import Recipe, evaluate, train
 from prunus.types import Dataset
 
+Removal = Callable[[nn.Module], nn.Module]
 UNPRUNED, FINE_TUNED, SCRATCH_E, SCRATCH_B = "unpruned", "fine-tuned", "Scratch-E", "Scratch-B"
 TICKET = "winning ticket"
-
-
-@dataclass(frozen=True)
-class Method:
-    """How the channels that are kept are found."""
-
-    criterion: str
-    """A key of FILTER_CRITERIA."""
-    scope: str = "layer"
-    is_calibrated: bool = False
-    """Whether the criterion needs training images."""
-    is_penalized: bool = False
-    """Whether the large network is trained with a penalty on its BatchNorm scales."""
-
-
-METHODS: Mapping[str, Method] = {
-    "l1": Method("l1"),
-    "thinet": Method("thinet", is_calibrated=True),
-    "regression": Method("lasso", is_calibrated=True),
-    "slimming": Method("bn_scale", "global", is_penalized=True),
-}
-
-
-@dataclass(frozen=True)
-class PenalizedNetwork(TrainedNetwork):
-    """The settings of a training with a penalty on BatchNorm scales."""
-
-    kind: ClassVar[str] = "penalized-network"
-
-    scale_penalty: float = 0.0
-    """λ of λ Σ |γ|, which is added to the loss."""
-
-    def run(self) -> FunctionRun:
-        """Return the run that trains it."""
-        return FunctionRun.of(train_penalized_network, self)
-
-
-def train_penalized_network(settings: PenalizedNetwork, replicate: int) -> Output:
-    """Train a network with the penalty of Network Slimming (Liu et al. 2017, eq. 1), and keep its tensors.
-
-    Args:
-        settings: The network, the recipe and the strength of the penalty.
-        replicate: Number of the replicate, from which the seeds are derived.
-
-    Returns:
-        One row with the "test accuracy" in percent, and all tensors of the trained network.
-
-    Raises:
-        StatisticsError: The network has no BatchNorm layer with a scale.
-    """
-    data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
-
-    def loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(outputs, batch[1]) + settings.scale_penalty * batch_norm_scales(network)
-
-    train(network, data, settings.recipe, loss=loss, seed=derive_seed(replicate, "dense"), backend="dense")
-    accuracy = evaluate(network, data.test, backend="dense").accuracy
-    return Output([{"test accuracy": accuracy}], network.state_dict())
 
 
 @dataclass(frozen=True)
@@ -102,8 +47,8 @@ class PrunedNetwork(TrainedNetwork):
     """FINE_TUNED, SCRATCH_E, SCRATCH_B or TICKET."""
     finetune: Recipe = field(default_factory=lambda: Recipe(40, 1e-3, 64))
     """How the arm FINE_TUNED is trained; the others are trained by `recipe`."""
-    scale_penalty: float = 1e-4
-    """Strength of the penalty on BatchNorm scales, where the method has one."""
+    penalty: float = 1e-4
+    """Strength of the penalty in the training of the large network, where the method has one."""
     calibration_examples: int = 256
     """Training images for the methods that measure the inputs of layers."""
 
@@ -111,8 +56,8 @@ class PrunedNetwork(TrainedNetwork):
     def large(self) -> TrainedNetwork:
         """The network before pruning."""
         own = self.recipe, self.model, self.data, self.examples
-        is_penalized = lookup("method", METHODS, self.method).is_penalized
-        return PenalizedNetwork(*own, self.scale_penalty) if is_penalized else TrainedNetwork(*own)
+        penalized = lookup("method", METHODS, self.method).penalized
+        return PenalizedNetwork(*own, penalized, self.penalty) if penalized else TrainedNetwork(*own)
 
     def run(self) -> FunctionRun:
         """Return the run that trains it, which reads that of the large network.
@@ -130,7 +75,7 @@ class PrunedNetwork(TrainedNetwork):
 
 
 def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDirectory) -> list[Row]:
-    """Remove channels from a trained network, and train what is left from the weights that the arm says.
+    """Remove a structure from a trained network, and train the small network from the weights of the arm.
 
     Args:
         settings: The networks, the method and the arm.
@@ -142,64 +87,95 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
         "MACs %" and "parameters %" that are kept, and the "epochs" of the training.
 
     Raises:
-        SpecError: The arm is none of the four.
         UnknownNameError: METHODS has no such method.
         DensityError: The fraction of multiply-accumulates cannot be reached.
     """
-    data, trained = settings.dataset(), settings.load(large)
+    data, trained, row = settings.dataset(), settings.load(large), large.rows()[0]
     sizes = _sizes(trained, data)
-    plan = plan_of(settings, trained, data, replicate)
-    small = starting_network(settings, plan, data, replicate)
+    remove = removal_of(settings, trained, data, row.get("factors", {}), replicate)
+    small = starting_network(settings, trained, remove, replicate)
     kept = [part / whole for part, whole in zip(_sizes(small, data), sizes, strict=True)]
     recipe = recipe_of(settings, kept[0])
     train(small, data, recipe, seed=derive_seed(replicate, "small"), backend="dense")
     accuracy = evaluate(small, data.test, backend="dense").accuracy
-    change = accuracy - large.rows()[0]["test accuracy"]
     percent = {name: 100 * part for name, part in zip(("MACs %", "parameters %"), kept, strict=True)}
+    change = accuracy - row["test accuracy"]
     return [{"test accuracy": accuracy, "change": change, **percent, "epochs": recipe.epochs}]
 
 
-def plan_of(settings: PrunedNetwork, trained: nn.Module, data: Dataset, replicate: int) -> SlimPlan:
-    """Choose the channels that the method of the settings removes.
+def removal_of(
+    settings: PrunedNetwork, trained: nn.Module, data: Dataset, factors: Mapping[str, float], replicate: int
+) -> Removal:
+    """Choose the structure that the method of the settings removes.
 
     Args:
         settings: The method and the fraction of multiply-accumulates.
         trained: The large network after its training; not changed.
         data: The data set, of whose training split the calibration examples are taken.
+        factors: The factors of residual blocks, for the method that removes blocks.
         replicate: Number of the replicate, the seed of ties.
 
     Returns:
-        The plan.
+        A function that removes the structure from a network of this architecture, in place, and returns it.
 
     Raises:
         UnknownNameError: METHODS has no such method.
         DensityError: The fraction cannot be reached.
     """
-    method = lookup("method", METHODS, settings.method)
+    method, images = lookup("method", METHODS, settings.method), data.train.inputs[:2]
+    if method.penalized == "blocks":
+        return partial(_without_blocks, images, _smallest_blocks(settings, trained, images, factors))
     examples = data.train.take(settings.calibration_examples) if method.is_calibrated else None
-    return slim(
-        trained, data.train.inputs[:2], macs=settings.macs, criterion=method.criterion, scope=method.scope,
-        calibration=examples, seed=replicate, verify=False,
+    plan = slim(
+        trained, images, macs=settings.macs, criterion=method.criterion, scope=method.scope,
+        calibration=examples, seed=replicate, verify=False, refit=method.refits,
     )  # fmt: skip
 
+    def remove(network: nn.Module) -> nn.Module:
+        if network is trained:  # with refitted weights
+            return plan.apply()
+        return SlimPlan(network, analyze(network, images), plan.removed, verify=False).apply()
 
-def starting_network(settings: PrunedNetwork, plan: SlimPlan, data: Dataset, replicate: int) -> nn.Module:
+    return remove
+
+
+def _without_blocks(images: Tensor, names: Sequence[str], network: nn.Module) -> nn.Module:
+    return remove_blocks(network, images, names)
+
+
+def _smallest_blocks(
+    settings: PrunedNetwork, trained: nn.Module, images: Tensor, factors: Mapping[str, float]
+) -> list[str]:
+    """The blocks with the smallest factors, as many as must be removed to keep the multiply-accumulates."""
+    names = sorted(factors, key=lambda name: abs(factors[name]))
+    limit = settings.macs * count_macs(trained, images)
+    for number in range(1, len(names) + 1):
+        if count_macs(remove_blocks(copied(trained), images, names[:number]), images) <= limit:
+            return names[:number]
+    raise DensityError(
+        f"Expected to keep {settings.macs:g} of the multiply-accumulates by removing residual blocks, but all "
+        f"{len(names)} have fewer; keep more."
+    )
+
+
+def starting_network(
+    settings: PrunedNetwork, trained: nn.Module, remove: Removal, replicate: int
+) -> nn.Module:
     """Return the small network with the weights that its training starts from.
 
     Args:
         settings: The arm: FINE_TUNED keeps trained weights, TICKET the weights that these were trained from, and the
             others draw all weights for the small network.
-        plan: The channels to remove from the trained network; it is applied.
-        data: The data set, whose first images determine shapes.
+        trained: The large network after its training; the arm TICKET does not change it.
+        remove: Removes the structure.
         replicate: Number of the replicate.
 
     Returns:
         The small network.
     """
     if settings.arm == TICKET:
-        initial = settings.network(derive_seed(replicate, "model"))
-        return SlimPlan(initial, analyze(initial, data.train.inputs[:2]), plan.removed, verify=False).apply()
-    small = plan.apply()
+        return remove(settings.network(derive_seed(replicate, "model")))
+    small = remove(trained)
     if settings.arm != FINE_TUNED:
         with torch.no_grad():
             kaiming_normal(small, derive_seed(replicate, "scratch"))

@@ -9,9 +9,9 @@ from prunus.experiments.claims import Claim, Published
 from prunus.experiments.experiment import Experiment, FigureSpec, LabeledRuns
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.liu2019 import LEARNING_RATES, MARGIN, PAPER, RANDOM, RECIPE, curve_name, reference
+from prunus.experiments.liu2019_methods import METHODS
 from prunus.experiments.liu2019_pruned import (
     FINE_TUNED,
-    METHODS,
     SCRATCH_B,
     SCRATCH_E,
     TICKET,
@@ -22,7 +22,7 @@ from prunus.experiments.liu2019_pruned import (
 from prunus.registry import lookup
 
 FINETUNE = replace(RECIPE, epochs=40, learning_rate=1e-3, lr_schedule="constant")
-KEPT_MACS = (60.0, 30.0)
+KEPT_MACS = (50.0, 25.0)
 """Percent of the multiply-accumulates that `filters` keeps; the first one alone in the smoke size."""
 
 
@@ -33,22 +33,29 @@ class LargeNetwork:
     model: str
     narrow_model: str
     examples: int
-    scale_penalty: float
-    """Of the authors' code; the default size multiplies it, because it has fewer steps."""
+    penalty: float
+    """Of BatchNorm scales: the authors'. Of block factors: ours."""
+    narrow_penalty: float
+    """Of the smaller sizes, which have fewer steps."""
     methods: tuple[str, ...]
 
 
 NETWORKS: Mapping[str, LargeNetwork] = {
     "vgg": LargeNetwork(
-        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), 5000, 1e-4, ("l1", "thinet", "regression", "slimming")
+        "vgg-16-bn-cifar", reference(networks.narrow_vgg_16), 5000, 1e-4, 2e-3,
+        ("l1", "thinet", "regression", "slimming"),
     ),
-    "resnet": LargeNetwork("resnet-56", reference(networks.narrow_resnet_20), 3000, 1e-5, ("l1",)),
+    "resnet": LargeNetwork(
+        "resnet-56", reference(networks.narrow_resnet_20), 3000, 1e-3, 1e-3, ("l1", "sss")
+    ),
     "preresnet": LargeNetwork(
-        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 1e-5, ("slimming",)
+        "preresnet-164", reference(networks.narrow_preresnet_20), 3000, 1e-5, 2e-3, ("slimming",)
     ),
-    "densenet": LargeNetwork("densenet-40", reference(networks.narrow_densenet_16), 3000, 1e-5, ("slimming",)),
+    "densenet": LargeNetwork(
+        "densenet-40", reference(networks.narrow_densenet_16), 3000, 1e-5, 2e-3, ("slimming",)
+    ),
 }  # fmt: skip
-"""The networks with the methods that the paper prunes them by; ThiNet and regression prune VGG on ImageNet there."""
+"""The networks with the methods that the paper prunes such networks by, some of them on ImageNet."""
 PUBLISHED: Sequence[tuple[str, str, str, str, Mapping[str, float]]] = (
     ("vgg", "l1", "test accuracy", "Table 1, VGG-16-A (second-hand)", {SCRATCH_B: 93.78}),
     (
@@ -56,6 +63,7 @@ PUBLISHED: Sequence[tuple[str, str, str, str, Mapping[str, float]]] = (
         {UNPRUNED: 93.14, SCRATCH_E: 92.96, SCRATCH_B: 93.09},
     ),
     ("vgg", "thinet", "change", "VGG-Conv, ImageNet (authors' code)", {SCRATCH_E: -2.75, SCRATCH_B: 0.21}),
+    ("resnet", "sss", "change", "ResNet-41, ImageNet (authors' code)", {SCRATCH_E: -0.42, SCRATCH_B: 0.05}),
     ("vgg", "regression", "change", "VGG-16-5x, ImageNet (authors' code)", {SCRATCH_E: -3.46, SCRATCH_B: -0.51}),
 )  # fmt: skip
 """Network, method, metric, source, and the value of each curve."""
@@ -77,8 +85,7 @@ def structure_template(name: str, size: str) -> FunctionRun:
     """
     network = lookup("network", NETWORKS, name)
     full = PrunedNetwork(
-        RECIPE, network.model, "cifar-10", finetune=FINETUNE, scale_penalty=network.scale_penalty,
-        methods=network.methods,
+        RECIPE, network.model, "cifar-10", finetune=FINETUNE, penalty=network.penalty, methods=network.methods,
     )  # fmt: skip
     if size == "full":
         return FunctionRun.of(train_pruned_network, full)
@@ -89,7 +96,7 @@ def structure_template(name: str, size: str) -> FunctionRun:
         examples=128 if is_smoke else network.examples,
         recipe=full.recipe.replace(epochs=1 if is_smoke else 6, augmentation="none"),
         finetune=full.finetune.replace(epochs=1 if is_smoke else 2, learning_rate=0.01, augmentation="none"),
-        scale_penalty=full.scale_penalty * 100,
+        penalty=network.narrow_penalty,
         calibration_examples=32 if is_smoke else full.calibration_examples,
     )
     return FunctionRun.of(train_pruned_network, small)
@@ -118,7 +125,7 @@ def four_ways_to_train(template: FunctionRun, size: str) -> LabeledRuns:
     ]
 
 
-def tickets_and_random(template: FunctionRun, size: str) -> LabeledRuns:
+def tickets_of_filters(template: FunctionRun, size: str) -> LabeledRuns:
     """The filters that the L1 norm keeps, with their original and with new weights, at both learning rates.
 
     Args:
@@ -174,7 +181,8 @@ structures = Experiment(
     ),
     differences=(
         *_DIFFERENCES,
-        "The paper prunes VGG by ThiNet and by regression on ImageNet; the published changes are those of ImageNet.",
+        "The paper applies ThiNet, regression and SSS to networks for ImageNet; the published changes are those.",
+        "SSS removes the blocks with the smallest factors up to the same fraction of the multiply-accumulates.",
     ),
     networks=tuple(NETWORKS),
     metrics=("test accuracy", "change", "MACs %", "parameters %", "epochs"),
@@ -184,7 +192,8 @@ structures = Experiment(
     replicates=(1, 3, 5),
     note="Test accuracy in percent, and its change from the unpruned network in percentage points. Scratch-E trains "
     "for the epochs of the unpruned network, Scratch-B for its number of multiply-accumulates. Methods: l1 (L1-norm "
-    "filter pruning), thinet, regression (He et al. 2017), slimming (Network Slimming).",
+    "filter pruning), thinet, regression (He et al. 2017), slimming (Network Slimming), sss (sparse "
+    "structure selection).",
 )  # fmt: skip
 
 filters = Experiment(
@@ -194,7 +203,7 @@ filters = Experiment(
     title="Winning tickets and random initializations of networks without the filters of the smallest L1 norm",
     question="Does the initialization of a winning ticket help where whole filters are removed?",
     template=structure_template,
-    runs=tickets_and_random,
+    runs=tickets_of_filters,
     figures=(
         FigureSpec(
             "accuracy", "test accuracy", "test accuracy (%)",

@@ -235,7 +235,6 @@ METHODS: dict[str, Callable[[nn.Module, Examples, int, OneShot], dict[str, Prune
 one_shot = Experiment(
     name="one_shot",
     paper="Frantar & Alistarh 2022, \"Optimal Brain Compression\"; Frantar & Alistarh 2023, \"SparseGPT\"",
-    place="",
     title="ResNet-20 pruned in one shot, from magnitude to SparseGPT, with and without BatchNorm recalibration",
     question="Which method loses the least accuracy when a trained network is pruned once and not retrained?",
     template=_template,

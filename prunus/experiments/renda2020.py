@@ -43,7 +43,6 @@ def three_ways_to_retrain(template: TicketSpec, size: str) -> LabeledRuns:
 retraining = Experiment(
     name="renda2020.retraining",
     paper="Renda, Frankle, Carbin 2020, \"Comparing Rewinding and Fine-tuning in Neural Network Pruning\"",
-    place="",
     title="Rewinding weights, rewinding the learning rate, fine-tuning",
     question="Which way of retraining after pruning keeps the accuracy best?",
     template=_template,

@@ -36,6 +36,11 @@ class TrainedNetwork:
     examples: int | None = None
     """Number of training examples, with a third as many in the other splits; None means all."""
 
+    @property
+    def dense(self) -> "TrainedNetwork":
+        """The settings of the training alone, for settings of what is then done with the network."""
+        return TrainedNetwork(self.recipe, self.model, self.data, self.examples)
+
     def dataset(self) -> Dataset:
         """Load the data."""
         data = load_data(self.data)

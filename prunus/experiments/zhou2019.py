@@ -101,7 +101,6 @@ def _one_shot_and_iterative(
     one_shot = Experiment(
         name=f"zhou2019.{name}",
         paper=PAPER,
-        place="",
         title=f"{title}, one-shot",
         question=question,
         template=partial(ticket_of_size, epochs=5, rounds=15),

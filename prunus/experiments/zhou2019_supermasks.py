@@ -288,7 +288,6 @@ supermasks = Experiment(
 criterion_supermasks = Experiment(
     name="zhou2019.criterion_supermasks",
     paper=PAPER,
-    place="",
     title="The masks of all criteria over weights that are not trained",
     question="How accurate are untrained weights under the masks of each criterion?",
     template=_template,

@@ -120,13 +120,7 @@ def prune_and_retrain(
             "Expected data for recipes and for criteria that use examples, got none; pass a prunus.Dataset."
         )
     if data is not None and fit is None:
-        check_dataset(data, ("train", "validation"))
-        for recipe in retrain:
-            check_recipe(recipe)
-            check_trainable(model, data, recipe, call=forward, loss=find_loss(loss))
-        if folder is not None:
-            check_dense_state(model)
-            check_checkpoint_writable(folder / "prune-1.safetensors")
+        _check_retraining(model, data, retrain, folder, forward, loss)
     masks, rounds = within, []
     for number, density in enumerate(densities, start=1):
         seeds = derive_seed(seed, "criterion", number), derive_seed(seed, "ties", number)
@@ -154,3 +148,21 @@ def prune_and_retrain(
     if rounds and rounds[-1].density == 1.0:
         warnings.warn("Every density is 1, so nothing is pruned.", NoEffectWarning, stacklevel=2)
     return rounds
+
+
+def _check_retraining(
+    model: nn.Module,
+    data: Dataset,
+    recipes: Sequence[Recipe],
+    folder: Path | None,
+    forward: Forward | None,
+    loss: str | Loss | LossFunction | None,
+) -> None:
+    """Raise what would stop a training with one of the recipes, before anything is pruned."""
+    check_dataset(data, ("train", "validation"))
+    for recipe in recipes:
+        check_recipe(recipe)
+        check_trainable(model, data, recipe, call=forward, loss=find_loss(loss))
+    if folder is not None:
+        check_dense_state(model)
+        check_checkpoint_writable(folder / "prune-1.safetensors")

@@ -190,45 +190,33 @@ def tensor_rows(inspection: FileInspection) -> list[TensorRow]:
     """One row per tensor, then the framing, then the whole file, whose bits are averages."""
 
     def row(
-        name: str, size: int, original: int, stored: TensorStats | Average | None, *texts: str
+        name: str,
+        size: int,
+        original: int,
+        stored: TensorStats | Average | None,
+        texts: tuple[str, str, str, str] = ("", "", "", ""),
     ) -> TensorRow:
-        bits = ["", "", "", ""]
-        if stored is not None:
-            names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
-            bits = [format_bits(getattr(stored, name)) for name in names]
-        shape, weights, density, values = texts or ("", "", "", "")
+        names = ("weight_bits", "coded_weight_bits", "index_bits", "coded_index_bits")
+        bits = ["" if stored is None else format_bits(getattr(stored, name)) for name in names]
         fraction = f"{100 * size / original:.2f} %" if original else "–"
-        return TensorRow(
-            name,
-            shape,
-            weights,
-            density,
-            values,
-            weight_bits=(bits[0], bits[1]),
-            index_bits=(bits[2], bits[3]),
-            bytes=format_int(size),
-            fraction=fraction,
-            percent_of_file=round(100 * size / inspection.file_bytes, 2),
-        )
+        percent_of_file = round(100 * size / inspection.file_bytes, 2)
+        of_bits = (bits[0], bits[1]), (bits[2], bits[3])
+        return TensorRow(name, *texts, *of_bits, format_int(size), fraction, percent_of_file)
 
-    rows = [
-        row(
-            *(layer.name, layer.bytes, layer.original_bytes, layer),
-            " × ".join(map(str, layer.shape)) or "scalar",
-            format_int(layer.weights),
-            format_density(layer.density),
-            format_int(layer.distinct) if layer.distinct is not None else "–",
-        )
-        for layer in inspection.layers
-    ]
+    def row_of(layer: TensorStats) -> TensorRow:
+        shape = " × ".join(map(str, layer.shape)) or "scalar"
+        values = format_int(layer.distinct) if layer.distinct is not None else "–"
+        texts = (shape, format_int(layer.weights), format_density(layer.density), values)
+        return row(layer.name, layer.bytes, layer.original_bytes, layer, texts)
+
     num_weights = sum(layer.weights for layer in inspection.layers)
     nonzero = sum(layer.nonzero for layer in inspection.layers)
     counts = (format_int(num_weights), format_density(nonzero / num_weights)) if num_weights else ("", "")
     original = inspection.original_bytes
     return [
-        *rows,
+        *map(row_of, inspection.layers),
         row("framing", inspection.framing_bytes, original, None),
-        row("the file", inspection.file_bytes, original, inspection.average, "", *counts, ""),
+        row("the file", inspection.file_bytes, original, inspection.average, ("", *counts, "")),
     ]
 
 

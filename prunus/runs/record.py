@@ -119,7 +119,7 @@ def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:
 
 def _check_version(value: Mapping[str, Any], path: Path) -> None:
     """Raise StoreError if a record that cannot be read was written by another version of prunus."""
-    environments = value.get("environments") or [{}]
+    environments = (value.get("environments") if isinstance(value, dict) else None) or [{}]
     writer = environments[-1].get("prunus", __version__)
     if writer != __version__:
         raise StoreError(

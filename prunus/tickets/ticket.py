@@ -58,7 +58,7 @@ class TicketSpec(BaselineRun):
     scope: str | Scope = "layer"
     pruning_rates: PruningRates = field(default_factory=PruningRates)
     exclude: tuple[str, ...] = ()
-    """Shell patterns of the names of weights that are not pruned; like biases, they are never drawn anew."""
+    """Shell patterns of the names of weights that are not pruned and, like biases, never drawn again."""
     rounds: int = 24
     """Level r is pruned r times; its density is (1 - rate)^r."""
     schedule: str = "iterative"

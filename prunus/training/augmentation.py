@@ -64,9 +64,8 @@ def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
         DataError: The inputs do not have four dimensions.
     """
     _check(images)
-    is_mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-    flipped = torch.where(is_mirrored[:, None, None, None], images.flip(3), images)
-    return _crop(F.pad(flipped, (PAD,) * 4), images.shape, generator)
+    is_mirrored = torch.rand(len(images), generator=generator) < 0.5
+    return _crop(F.pad(images, (PAD,) * 4), images.shape, generator, is_mirrored)
 
 
 AUGMENTATIONS: dict[str, Augment] = {"none": no_augmentation, "shift": shift, "flip_crop": flip_crop}
@@ -90,13 +89,24 @@ def augment_batch(augment: Augment, images: Tensor, seed: int, epoch: int, index
     return augment(images, make_generator(seed, "augmentation", epoch, index))
 
 
-def _crop(padded: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """A window of `shape` [B, C, H, W] of each image, at a position of its own."""
+def _crop(
+    padded: Tensor, shape: torch.Size, generator: torch.Generator, is_mirrored: Tensor | None = None
+) -> Tensor:
+    """A window of `shape` [B, C, H, W] of each image, or of its mirror image, at a position of its own.
+
+    What is drawn is copied to the device of the images in one transfer, for which the device is not waited for.
+    """
     n, channels, height, width = shape
     num_positions = torch.tensor([padded.shape[2] - height + 1, padded.shape[3] - width + 1])
-    corner = (torch.rand(n, 2, generator=generator) * num_positions).long().to(padded.device)
-    rows = corner[:, 0, None] + torch.arange(height, device=padded.device)
-    columns = corner[:, 1, None] + torch.arange(width, device=padded.device)
+    corner = (torch.rand(n, 2, generator=generator) * num_positions).long()
+    first, step = corner[:, 1], torch.ones(n, dtype=torch.int64)
+    if is_mirrored is not None:
+        first = torch.where(is_mirrored, padded.shape[3] - 1 - first, first)
+        step = 1 - 2 * is_mirrored.long()
+    drawn = torch.stack([corner[:, 0], first, step]).to(padded.device, non_blocking=True)
+    upper, first, step = drawn[:, :, None]
+    rows = upper + torch.arange(height, device=padded.device)
+    columns = first + step * torch.arange(width, device=padded.device)
     image, channel = torch.arange(n, device=padded.device), torch.arange(channels, device=padded.device)
     return padded[
         image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]

@@ -42,7 +42,7 @@ def check_model(
         StatisticsError: The loss does not fit the outputs and the labels.
     """
     check_initialized(model)
-    _check_device(model, data.train.inputs.device)
+    _check_device(model, data.train.labels.device)
     with unchanged(model), torch.no_grad(), eval_mode(model):
         split = data.train.take(2)
         _checked_loss(model, (split.inputs, split.labels), count_classes(data), call, loss)
@@ -186,12 +186,14 @@ def _part_sizes(recipe: Recipe, split: Split, processes: int) -> set[int]:
 
 def _first_batch(split: Split, recipe: Recipe, n: int) -> tuple[Tensor, Tensor]:
     augment: Callable[..., Tensor] = lookup("augmentation", AUGMENTATIONS, recipe.augmentation)
-    if recipe.channels_last and split.inputs.dim() != 4:
+    split = split.take(n)
+    inputs = split.inputs
+    if recipe.channels_last and inputs.dim() != 4:
         raise DataError(
-            f"Expected images [B, C, H, W] for channels_last, got inputs of shape {list(split.inputs.shape)}; leave it "
-            "out of the recipe."
+            f"Expected images [B, C, H, W] for channels_last, got inputs of shape {list(inputs.shape)}; leave it out "
+            "of the recipe."
         )
-    return augment_batch(augment, split.inputs[:n], 0, 0, 0), split.labels[:n]
+    return augment_batch(augment, inputs, 0, 0, 0), split.labels
 
 
 def _checked_loss(

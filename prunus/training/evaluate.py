@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import Batch, Examples, as_examples, iter_tensors
+from prunus.data.image_folder import ImageFiles
 from prunus.data.validation import check_split, count_labeled
 from prunus.errors import DataError, SpecError, StatisticsError
 from prunus.modules import check_initialized
@@ -87,10 +88,11 @@ def evaluate(
         data, batch_size, loss_function is not None or metric is not None
     )
     check_initialized(model)
-    if isinstance(data, Split) and data.labels.ndim == 1 and forward is loss_function is metric is None:
-        _, network = choose_evaluation_backend(backend, model, data.inputs)
+    in_memory = data if isinstance(data, Split) and not isinstance(data, ImageFiles) else None
+    if in_memory is not None and in_memory.labels.ndim == 1 and forward is loss_function is metric is None:
+        _, network = choose_evaluation_backend(backend, model, in_memory.inputs)
         if network is not None and num_classes <= network.num_classes:
-            return evaluate_network(network, data, progress)
+            return evaluate_network(network, in_memory, progress)
     elif backend not in ("auto", "dense"):
         raise SpecError(
             f"Expected backend='dense' with other data than a Split of labels [N], or with forward, loss or metric, "
@@ -111,6 +113,9 @@ def _evaluated_batches(data: Any, batch_size: int | None, any_task: bool) -> tup
         check_split(data)  # type: ignore[arg-type]  # it raises an error that names the splits
     if isinstance(data, Split):
         check_split(data, any_labels=any_task)
+    if isinstance(data, ImageFiles):
+        order = torch.arange(len(data))
+        return data.batches(torch.split(order, batch_size or 250)), len(data), int(data.labels.max()) + 1
     if not isinstance(data, Split | Examples | Tensor | tuple | dict):
         return _checked_batches(data), 0, 0
     try:

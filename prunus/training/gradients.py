@@ -54,7 +54,7 @@ class Gradients:
         """Compute the gradients of the mean loss of a batch, times `scale`.
 
         Args:
-            inputs: The batch [B, ...], the same in all processes; each of them computes a part of it.
+            inputs: The batch [B, ...], the same in all processes, each of which computes a part of it; or this part.
             labels: The labels [B, ...], at least one of which counts.
 
         Returns:
@@ -97,7 +97,9 @@ class Gradients:
         """The parts of the batch that this process computes, one after another."""
         if self.fabric is not None:
             rank, processes = self.fabric.global_rank, self.fabric.world_size
-            inputs, labels = inputs.tensor_split(processes)[rank], labels.tensor_split(processes)[rank]
+            if len(inputs) == len(labels):  # otherwise only the part of this process was read
+                inputs = inputs.tensor_split(processes)[rank]
+            labels = labels.tensor_split(processes)[rank]
         size = self.recipe.micro_batch_size or len(labels)
         return list(zip(torch.split(inputs, size), torch.split(labels, size), strict=True))
 

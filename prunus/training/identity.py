@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.examples import iter_tensors
+from prunus.data.image_folder import ImageFiles
 from prunus.masks import Masks
 from prunus.training.checks import forward, unchanged
 from prunus.training.constraint import Constraint
@@ -165,6 +166,8 @@ def _as_json(value: object) -> object:
 
 
 def _digest_of_split(split: Split) -> str:
+    if isinstance(split, ImageFiles):
+        return digest({"labels": split.labels}, split.description())
     return digest({"inputs": split.inputs, "labels": split.labels})
 
 

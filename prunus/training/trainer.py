@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.data.batches import iter_batches
+from prunus.data.image_folder import ImageFiles
 from prunus.data.validation import count_labeled
-from prunus.errors import DivergenceError
+from prunus.errors import DivergenceError, SpecError
 from prunus.registry import lookup
 from prunus.seeds import derive_seed
 from prunus.training.augmentation import AUGMENTATIONS, augment_batch
@@ -112,6 +113,14 @@ class Trainer:
         Raises:
             SpecError: The sparse backend is requested and cannot train the model.
         """
+        if isinstance(split, ImageFiles):
+            self.backend = Backend("dense", "the images are read from files")
+            if backend == "sparse":
+                raise SpecError(
+                    "Expected examples in memory for the sparse backend, got images that are read from files; choose "
+                    "the backend auto or dense."
+                )
+            return
         other_task = self.forward is not None or self.loss is not None or split.labels.ndim != 1
         self.backend, self.network = choose_training_backend(
             backend, self.model, self.constraint, self.recipe, split.inputs, other_task=other_task
@@ -147,11 +156,15 @@ class Trainer:
             return train_sparse_epoch(self, self.network, split, seed, observer, progress)
         size, count = self.recipe.batch_size, steps_per_epoch(self.recipe, split)
         number, first = divmod(self.done, count)
+        rank = 0
         if self.fabric is not None:
-            torch.manual_seed(derive_seed(seed, "dropout", number, self.fabric.global_rank))
+            rank = self.fabric.global_rank
+            torch.manual_seed(derive_seed(seed, "dropout", number, rank))
         total, num_labeled = torch.zeros((), device=split.labels.device), 0
         is_labeled = count_labeled(split.labels) == split.labels.numel()
-        for index, (inputs, labels) in enumerate(iter_batches(split, size, seed, number, first), start=first):
+        for index, (inputs, labels) in enumerate(
+            iter_batches(split, size, seed, number, first, rank, self.processes), start=first
+        ):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate((number + index / count) / self.recipe.epochs)
             inputs = augment_batch(self.augment, inputs, seed, number, index)

@@ -50,7 +50,7 @@ def test_writes_a_smaller_built_in_model_that_loads_by_itself(run_cli, folder):
     assert all(row["before_ms"] > 0 and row["after_ms"] > 0 for row in result["latency"])
     assert "has the initial weights of seed 0" in printed.err
     assert result["page"] == "a.html"
-    page = (own / "a.html").read_text(encoding="utf-8")
+    page = (folder / "a.html").read_text(encoding="utf-8")
     assert "40,551,040 → " in page
     assert "<dt>conv1.weight</dt><dd>conv1, layer1.0.conv2, layer1.1.conv2, layer1.2.conv2" in page
     again = json.loads(run_cli("slim", "a.prunus", "--parameters=0.5", "--out=b.prunus", "--json").out)

@@ -10,11 +10,12 @@ from specs import finish
 import prunus
 from prunus.errors import StoreError
 from prunus.experiments import EXPERIMENTS, claim_list
-from prunus.experiments.claim_list import ALL_CLAIMS, STATEMENTS, Statement, claims
+from prunus.experiments.claim_list import claims
 from prunus.experiments.claims import Claim
 from prunus.experiments.experiment import Experiment, labeled
 from prunus.experiments.function_run import FunctionRun
 from prunus.experiments.hassibi1993 import Xor
+from prunus.experiments.statements import ALL_CLAIMS, STATEMENTS, Statement
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
 
@@ -70,7 +71,7 @@ def test_parts_have_letters_and_one_verdict_per_network(store):
     assert first.measured == pytest.approx(-2.05)
     assert first.interval[0] < first.measured < first.interval[1] < 0
     assert first.command == f"prunus run test.small --store {store.path}"
-    assert first.default_size == "first, second; networks 1; 2; n = 3"
+    assert first.default_size == "first, second; networks 1 or 2; n = 3"
 
 
 def test_missing_runs_give_no_verdict(store):
@@ -133,6 +134,15 @@ def test_every_part_of_every_statement_exists():
                 assert any(text.startswith(beginning) for text in texts), (name, beginning)
 
 
+def test_default_sizes_have_enough_replicates():
+    names = {name for statement in STATEMENTS for name in statement.parts}
+    few = {name for name in names if EXPERIMENTS[name].num_replicates("default") < 3}
+    assert few == {"hassibi1993.xor"}  # whose replicate has 100 networks
+    convolutional = claim_list.default_size(EXPERIMENTS["frankle2019.conv"])
+    size = "data cifar-10; epochs 10; training examples 20000; rounds 8; n = 3"
+    assert convolutional == f"conv-2, conv-4, conv-6; {size}"
+
+
 def test_committed_rows_decide_claims_as_their_pages_do():
     listed = prunus.claims()
     ids = [claim.id for claim in listed]
@@ -141,7 +151,9 @@ def test_committed_rows_decide_claims_as_their_pages_do():
     assert (pruned_once.n, pruned_once.note) == (100, "")
     page = (ROOT / "docs" / "results" / "hassibi1993.xor.md").read_text(encoding="utf-8")
     claim = EXPERIMENTS["hassibi1993.xor"].claims[-1]
-    assert f"| {claim.text} ({claim.source}) | **{pruned_once.verdict}** | {pruned_once.measured_text} |" in page
+    assert (
+        f"| {claim.text} ({claim.source}) | **{pruned_once.verdict}** | {pruned_once.measured_text} |" in page
+    )
 
 
 def test_store_must_exist(tmp_path, monkeypatch):

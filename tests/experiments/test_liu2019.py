@@ -8,21 +8,22 @@ import pytest
 import torch
 
 from prunus.data import load_data
-from prunus.errors import SpecError, UnknownNameError
+from prunus.errors import DensityError, SpecError, UnknownNameError
 from prunus.experiments import EXPERIMENTS
+from prunus.experiments.liu2019_methods import METHODS
 from prunus.experiments.liu2019_pruned import (
     FINE_TUNED,
-    METHODS,
     SCRATCH_B,
     SCRATCH_E,
     TICKET,
     PrunedNetwork,
-    plan_of,
     recipe_of,
+    removal_of,
     starting_network,
 )
 from prunus.experiments.running import run_experiment
 from prunus.pruning.prunable import layer_kinds
+from prunus.pruning.structured.macs import count_macs
 from prunus.runs.spec import code_digests
 from prunus.seeds import derive_seed
 from prunus.tickets.ticket import make_outline
@@ -88,7 +89,7 @@ def test_full_size_of_the_tables_has_the_settings_of_the_paper():
     assert {group: runs[0][1].model for group, runs in by_group.items()} == {
         "vgg": "vgg-16-bn-cifar", "resnet": "resnet-56", "preresnet": "preresnet-164", "densenet": "densenet-40",
     }  # fmt: skip
-    penalties = {"vgg": 1e-4, "preresnet": 1e-5, "densenet": 1e-5}
+    penalties = {"vgg": 1e-4, "preresnet": 1e-5, "densenet": 1e-5}  # authors' code
     for group, runs in by_group.items():
         for label, own in runs:
             assert own.recipe.epochs == 160
@@ -96,7 +97,7 @@ def test_full_size_of_the_tables_has_the_settings_of_the_paper():
                 assert (own.finetune.epochs, own.finetune.learning_rate) == (40, 1e-3)
                 assert own.finetune.lr_schedule == "constant"
             if label["over"] == "slimming":
-                assert own.scale_penalty == penalties[group]
+                assert own.penalty == penalties[group]
     assert {label["over"] for runs in by_group.values() for label, _ in runs} == set(METHODS)
 
 
@@ -113,6 +114,16 @@ def test_every_method_and_network_has_four_arms_from_one_large_network():
     assert large["l1"] == large["thinet"] == large["regression"] != large["slimming"]
 
 
+def test_random_filters_at_half_of_the_macs_are_the_runs_of_scratch_e():
+    scratch = {
+        spec for label, spec in full_specs("liu2019.structures", "default") if label["curve"] == SCRATCH_E
+    }
+    shared = [label for label, spec in full_specs("liu2019.filters", "default") if spec in scratch]
+    assert {(label["group"], label["curve"]) for label in shared} == {
+        (group, "random initialization, learning rate 0.1") for group in ("vgg", "resnet")
+    }
+
+
 @pytest.mark.parametrize(("kept", "epochs"), [(1.0, 160), (0.5, 320), (0.34, 471)])
 def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept, epochs):
     settings = PrunedNetwork(Recipe(160, 0.1, 64), arm=SCRATCH_B)
@@ -121,29 +132,52 @@ def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept, epoc
     assert recipe_of(replace(settings, arm=FINE_TUNED), kept).epochs == 40
 
 
+def starting_weights(settings, data, method, arm):
+    """The weights of the two convolutions that training starts from, and the kept channels of the first one."""
+    settings, trained = replace(settings, method=method, arm=arm), settings.network(seed=99)
+    remove = removal_of(settings, trained, data, {}, 0)
+    small = starting_network(settings, trained, remove, 0)
+    assert small[3].weight.shape[1] == len(small[0].weight) < 8
+    return small[0].weight.detach(), small[3].weight.detach(), small[1].weight.detach()
+
+
+def rows_in(small, large):
+    """Whether each filter is one of those of the large layer, in their order."""
+    found = [next((i for i, row in enumerate(large) if torch.equal(row, own)), -1) for own in small]
+    return found == sorted(set(found)) and -1 not in found
+
+
 @pytest.mark.parametrize("method", ["l1", "regression"])
 def test_arms_start_from_trained_original_and_new_weights_of_the_same_channels(method):
-    data, settings = load_data("digits").take(300, 100), replace(TINY, method=method)
-    trained = settings.network(seed=99)
-    plan = plan_of(settings, trained, data, 0)
-    kept = torch.tensor([i for i in range(8) if i not in plan.removed["0.weight"]])
-    assert 0 < len(kept) < 8
-    large = {FINE_TUNED: trained, TICKET: settings.network(derive_seed(0, "model"))}
-    expected = {arm: network[0].weight.detach()[kept].clone() for arm, network in large.items()}
-    weights = {}
-    for arm in (TICKET, SCRATCH_E, SCRATCH_B, FINE_TUNED):
-        plan = plan_of(settings, settings.network(seed=99), data, 0)
-        small = starting_network(replace(settings, arm=arm), plan, data, 0)
-        weights[arm] = small[0].weight.detach()
-        assert small[3].weight.shape[1] == len(kept)
-        if arm in (SCRATCH_E, SCRATCH_B):
-            assert small[4].weight.eq(1).all()
-            deviation = small[3].weight.std() * (small[3].weight[0].numel() / 2) ** 0.5
-            assert 0.7 < deviation < 1.3  # Kaiming's of the small layer
-    for arm in large:
-        assert torch.equal(weights[arm], expected[arm])
-    assert torch.equal(weights[SCRATCH_E], weights[SCRATCH_B])
-    assert not torch.equal(weights[SCRATCH_E], weights[TICKET])
+    data = load_data("digits").take(300, 100)
+    first, second, scales = {}, {}, {}
+    for arm in (FINE_TUNED, TICKET, SCRATCH_E, SCRATCH_B):
+        first[arm], second[arm], scales[arm] = starting_weights(TINY, data, method, arm)
+    trained, initial = TINY.network(99), TINY.network(derive_seed(0, "model"))
+    assert rows_in(first[FINE_TUNED], trained[0].weight)
+    assert rows_in(first[TICKET], initial[0].weight)
+    kept = [i for i, row in enumerate(trained[0].weight) if (row == first[FINE_TUNED]).all((1, 2, 3)).any()]
+    assert torch.equal(first[TICKET], initial[0].weight[kept])
+    assert rows_in(second[FINE_TUNED], trained[3].weight[:, kept]) == (
+        method == "l1"
+    )  # regression refits them
+    assert torch.equal(first[SCRATCH_E], first[SCRATCH_B])
+    assert not rows_in(first[SCRATCH_E], initial[0].weight)
+    assert scales[SCRATCH_E].eq(1).all()
+    deviation = second[SCRATCH_E].std() * (second[SCRATCH_E][0].numel() / 2) ** 0.5
+    assert 0.7 < deviation < 1.3  # Kaiming's of the small layer
+
+
+def test_selected_blocks_are_those_with_the_smallest_factors():
+    data, settings = load_data("digits").take(300, 100), replace(TINY, method="sss", macs=0.75)
+    settings = replace(settings, model="tiny_networks:residual_blocks")
+    trained = settings.network(99)
+    factors = {"3.convolution": 0.5, "1.convolution": -0.1, "2.convolution": 0.0}
+    small = removal_of(settings, trained, data, factors, 0)(settings.network(99))
+    assert count_macs(small, data.train.inputs[:1]) <= 0.75 * count_macs(trained, data.train.inputs[:1])
+    assert [hasattr(small[i].convolution, "weight") for i in (1, 2, 3)] == [True, False, True]
+    with pytest.raises(DensityError, match=r"Expected to keep 0\.01 of the multiply-accumulates by removing"):
+        removal_of(replace(settings, macs=0.01), trained, data, factors, 0)
 
 
 def test_tables_are_run_end_to_end(tmp_path):
@@ -167,7 +201,7 @@ def test_filters_are_run_end_to_end(tmp_path):
     result = run("liu2019.filters", tmp_path)
     points = {(row["curve"], row["kept MACs %"]) for row in result.content["rows"]}
     assert len(points) == 8
-    assert {kept for _, kept in points} == {60.0, 100.0}
+    assert {kept for _, kept in points} == {50.0, 100.0}
     assert (tmp_path / "out" / "liu2019.filters.accuracy.csv").exists()
 
 

@@ -99,6 +99,23 @@ def residual(seed: int) -> nn.Module:
     return randomize_parameters(Residual(), seed)
 
 
+class ConvolutionBlock(nn.Module):
+    """relu(x + convolution(x))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return torch.relu(x + self.convolution(x))
+
+
+def residual_blocks(seed: int) -> nn.Module:
+    """Three residual blocks of convolutions."""
+    layers = nn.Conv2d(1, 4, 3, stride=2), *(ConvolutionBlock() for _ in range(3)), nn.Flatten()
+    return randomize_parameters(nn.Sequential(*layers, nn.Linear(36, 10)), seed)
+
+
 def by_column(statistics):
     """A user's criterion: weights of later inputs have higher scores."""
     return {

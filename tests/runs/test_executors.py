@@ -20,7 +20,7 @@ from prunus.errors import DivergenceError, InvariantWarning, SpecError, Statisti
 from prunus.runs.executors import inline, run_plan
 from prunus.runs.executors.run_task import run_to_completion
 from prunus.runs.executors.scheduler import RunScheduler
-from prunus.runs.executors.worker import Work, do_missing_runs, to_picklable_error
+from prunus.runs.executors.worker import MissingRuns, do_missing_runs, to_picklable_error
 from prunus.runs.plan import plan as plan_of
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
@@ -220,7 +220,7 @@ def test_an_error_of_a_user_function_fails_only_its_run(executor, tmp_path):
 def test_an_error_in_a_worker_has_the_traceback_in_its_notes(tmp_path):
     Store(tmp_path)
     bad = TicketSpec(DENSE, rounds=1, criterion="tiny_networks:raising")
-    faults = do_missing_runs(Work((DENSE, bad), tmp_path, "processes", {}))
+    faults = do_missing_runs(MissingRuns((DENSE, bad), tmp_path, "processes", {}))
     assert [*faults] == [run_id(bad)]
     error = pickle.loads(pickle.dumps(faults[run_id(bad)]))
     assert (type(error), str(error)) == (ValueError, "a fault")
@@ -321,7 +321,7 @@ def test_a_removed_dependency_is_an_error(tmp_path):
     todo = plan_of([spec], store).todo
     store.remove(run_id(DENSE))
     scheduler = RunScheduler(todo, store)
-    inline(Work(todo, tmp_path, "inline", {}), None, scheduler)
+    inline(MissingRuns(todo, tmp_path, "inline", {}), None, scheduler)
     with pytest.raises(StoreError, match=f"{run_id(DENSE)}, which it depends on, is gone"):
         scheduler.raise_first_error()
 

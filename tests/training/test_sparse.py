@@ -18,7 +18,6 @@ from prunus.tickets.baseline import BaselineSpec, run_baseline
 from prunus.training import Recipe, evaluate, train
 from prunus.training.optimizers import OPTIMIZERS
 from prunus.training.sparse import backend as sparse_backend
-from prunus.training.sparse.arrays import SIZE
 from prunus.training.sparse.backend import choose_backend, choose_evaluation_backend, choose_training_backend
 from prunus.training.sparse.elementwise import dropout
 from prunus.training.sparse.places import connect_layers
@@ -285,7 +284,7 @@ def test_dropout_drops_the_fraction_and_keeps_the_mean(probability):
     model = nn.Sequential(nn.Flatten(), nn.Dropout(probability), nn.Linear(256, 10))
     connections = connect_layers(trace_layers(model), {}, (256,))
     net = make_arrays(connections, list_parameters(model, {}))
-    size = int(net.sizes[SIZE])
+    size = net.block_size
     outputs = []
     for key, is_backward in ((1, False), (2, False), (1, True)):
         net = net._replace(values=zeros(size), slopes=zeros(size))

@@ -27,17 +27,17 @@ import torch
 from torch import Tensor
 
 from prunus.errors import EmptyLayerWarning, NonFiniteError, StatisticsError
-from prunus.masks import all_kept, apply_masks, mask_density
+from prunus.masks import mask_density
 from prunus.pruning.density import densities_by_name
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import LayerHessian
-from prunus.pruning.obs.layer_method import LayerMethod
+from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import FunctionScope, Scope, shapes_of
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params, Progress
+from prunus.types import Density, MaskDict, Params
 
 MASK_ITERATIONS = 0.8
 """The fraction of the iterations that select masks; the last of them selects the final ones."""
@@ -78,37 +78,24 @@ class Admm(LayerMethod):
                 f"Expected at least 5 iterations, got {self.num_iterations}: {self.summary}"
             )
 
-    def _prune_layers(
-        self,
-        hessians: Mapping[str, LayerHessian],
-        weights: Params,
-        density: Density,
-        scope: Scope,
-        within: MaskDict | None,
-        seed: int,
-        progress: Progress | None,
-    ) -> PruneResult:
-        before = within or all_kept(weights)
-        weights = apply_masks({name: weight.detach() for name, weight in weights.items()}, before)
-        scope.check(shapes_of(weights), [density], within)
+    def _prune_layers(self, task: LayerTask) -> PruneResult:
+        hessians, weights = task.hessians, task.weights
+        task.scope.check(shapes_of(weights), [task.density], task.within)
         updated: Params = {}
         rejected: list[str] = []
         masks: MaskDict = {}
         seconds: dict[str, float] = {}
-        for names in _ranked_together(scope, list(weights)):
+        for names in _ranked_together(task.scope, list(weights)):
             start = time.perf_counter()
             layers = {name: _AdmmLayer(name, weights[name], hessians[name]) for name in names}
-            part = density if not isinstance(density, Mapping) else {name: density[name] for name in names}
-            masks |= _iterate(
-                layers, part, scope, {name: before[name] for name in names}, within, seed, self.num_iterations
-            )
+            masks |= _iterate(layers, task.part(names), self.num_iterations)
             for name, layer in layers.items():
                 updated[name], was_rejected = limit_layer_update(
                     hessians[name], weights[name], masks[name], layer.weight()
                 )
                 rejected += [name] * was_rejected
-                if progress:
-                    progress("layers updated", len(updated), len(weights))
+                if task.progress:
+                    task.progress("layers updated", len(updated), len(weights))
             elapsed = time.perf_counter() - start
             seconds |= {name: elapsed / len(names) for name in names}
         warn_if_empty(masks)
@@ -158,18 +145,10 @@ class _AdmmLayer:
         return from_matrix((self.remaining / self.scale).flatten(0, 1), self.original).to(self.original.dtype)
 
 
-def _iterate(
-    layers: Mapping[str, _AdmmLayer],
-    density: Density,
-    scope: Scope,
-    before: MaskDict,
-    within: MaskDict | None,
-    seed: int,
-    num_iterations: int,
-) -> MaskDict:
+def _iterate(layers: Mapping[str, _AdmmLayer], task: LayerTask, num_iterations: int) -> MaskDict:
     """Run all iterations of layers that are ranked together, and return the masks."""
-    earlier = None if within is None else before
-    densities = _decreasing_densities(density, scope, before, int(num_iterations * MASK_ITERATIONS))
+    num_steps, seed = int(num_iterations * MASK_ITERATIONS), derive_seed(task.seed, "cut")
+    densities = _decreasing_densities(task.density, task.scope, task.masks, num_steps)
     masks: MaskDict = {}
     for iteration in range(num_iterations):
         if iteration:
@@ -179,7 +158,7 @@ def _iterate(
             scores = {name: layer.scores() for name, layer in layers.items()}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", EmptyLayerWarning)  # of all layers together at the end
-                masks = scope.select(scores, densities[iteration], earlier, derive_seed(seed, "cut"))
+                masks = task.scope.select(scores, densities[iteration], task.within, seed)
         for name, layer in layers.items():
             layer.keep(masks[name])
     return masks

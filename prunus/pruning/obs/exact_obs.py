@@ -29,12 +29,12 @@ from prunus.pruning.masks import check_finite
 from prunus.pruning.matrix import from_matrix
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian, layer_hessians
-from prunus.pruning.obs.layer_method import prune_by_block
+from prunus.pruning.obs.layer_method import LayerTask, prune_by_block
 from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
 from prunus.pruning.obs.state import PruneResult, PruningState, prune_in_steps
 from prunus.pruning.scopes import Block, Layer, NByM, Scope
 from prunus.training.outputs import Forward
-from prunus.types import Density, MaskDict, Params, Progress, Scores
+from prunus.types import MaskDict, Params, Progress, Scores
 
 UNSTRUCTURED = Layer()
 ROW_WORK = 1 << 31
@@ -242,22 +242,13 @@ class ExactObs(PruningMethod):
         return task.prune_in_steps(examine, self.num_steps)
 
 
-def _prune_layers(
-    hessians: Mapping[str, LayerHessian],
-    weights: Params,
-    density: Density,
-    scope: Scope,
-    *,
-    within: MaskDict | None,
-    seed: int,
-    progress: Progress | None,
-) -> PruneResult:
-    """`prune` in one step where the Hessians are known."""
+def _prune_layers(task: LayerTask) -> PruneResult:
+    """Prune layers whose Hessians are known, in a single step."""
 
     def examine(weights: Params, masks: MaskDict) -> ExactObsState:
-        return exact_obs_state(hessians, weights, masks, scope, progress)
+        return exact_obs_state(task.hessians, weights, masks, task.scope, task.progress)
 
-    return prune_in_steps(examine, weights, density, scope, within=within, seed=seed)
+    return prune_in_steps(examine, task.weights, task.density, task.scope, within=task.within, seed=task.seed)
 
 
 def exact_obs_state(

@@ -1,21 +1,54 @@
 """Methods that prune each layer by the error of its output."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 import torch
 
 from prunus.errors import StatisticsError
-from prunus.masks import apply_masks
+from prunus.masks import all_kept, apply_masks
 from prunus.pruning.obs.blocks import hessians_by_block
 from prunus.pruning.obs.hessian import DAMPING, LayerHessian
 from prunus.pruning.obs.method import PruneTask, PruningMethod, check_damping
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import FunctionScope, Scope, shapes_of
 from prunus.types import Density, MaskDict, Params, Progress
+
+
+@dataclass(frozen=True)
+class LayerTask:
+    """Layers to prune together, with the Hessians of their inputs."""
+
+    hessians: Mapping[str, LayerHessian]
+    weights: Params
+    """Without gradients, and zero where an earlier mask has pruned them."""
+    density: Density
+    scope: Scope
+    within: MaskDict | None
+    seed: int
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        detached = {name: weight.detach() for name, weight in self.weights.items()}
+        object.__setattr__(self, "weights", apply_masks(detached, self.within or {}))
+
+    @property
+    def masks(self) -> MaskDict:
+        """The earlier masks, or masks that keep all."""
+        return self.within or all_kept(self.weights)
+
+    def part(self, names: Sequence[str]) -> "LayerTask":
+        """The same for some of the layers."""
+        density, within = self.density, self.within
+        return replace(
+            self,
+            weights={name: self.weights[name] for name in names},
+            density={name: density[name] for name in names} if isinstance(density, Mapping) else density,
+            within=within and {name: within[name] for name in names},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +77,7 @@ class LayerMethod(PruningMethod):
             )
 
     def _prune(self, task: PruneTask) -> PruneResult:
-        return prune_by_block(task, self.prune_layers, self.damping, self.batch_size)
+        return prune_by_block(task, self._prune_layers, self.damping, self.batch_size)
 
     def prune_layers(
         self,
@@ -75,30 +108,21 @@ class LayerMethod(PruningMethod):
             DensityError: The scope cannot give the density.
             NonFiniteError: H is singular with this damping.
         """
-        return self._prune_layers(hessians, weights, density, scope, within, seed, progress)
+        return self._prune_layers(LayerTask(hessians, weights, density, scope, within, seed, progress))
 
     @abstractmethod
-    def _prune_layers(
-        self,
-        hessians: Mapping[str, LayerHessian],
-        weights: Params,
-        density: Density,
-        scope: Scope,
-        within: MaskDict | None,
-        seed: int,
-        progress: Progress | None,
-    ) -> PruneResult:
+    def _prune_layers(self, task: LayerTask) -> PruneResult:
         """As `prune_layers`."""
 
 
 def prune_by_block(
-    task: PruneTask, prune_layers: Callable[..., PruneResult], damping: float, batch_size: int
+    task: PruneTask, prune_layers: Callable[[LayerTask], PruneResult], damping: float, batch_size: int
 ) -> PruneResult:
     """Prune one block of the network after another; all layers together where the scope ranks layers together.
 
     Args:
         task: What to prune.
-        prune_layers: `LayerMethod.prune_layers`.
+        prune_layers: Prunes the layers of a block.
         damping: λ as a fraction of the mean curvature of a layer.
         batch_size: Examples per forward pass.
 
@@ -106,11 +130,11 @@ def prune_by_block(
         Pruned weights and masks.
     """
     weights, within, scope = task.weights, task.within, task.scope
-    masked = weights if within is None else apply_masks(weights, within)
+    layers = LayerTask({}, weights, task.density, scope, within, task.seeds[1], task.progress)
     scope.check(shapes_of(weights), [task.density], within)
     together = scope.ranks_layers_together or isinstance(scope, FunctionScope)
     collect = partial(
-        hessians_by_block, task.model, masked, task.examples,
+        hessians_by_block, task.model, layers.weights, task.examples,
         damping=damping, batch_size=batch_size, forward=task.forward, progress=task.progress,
     )  # fmt: skip
     groups: Iterable[dict[str, LayerHessian]] = (
@@ -123,13 +147,7 @@ def prune_by_block(
     seconds: dict[str, float] = {}
     dampings: dict[str, float] = {}
     for hessians in groups:
-        density = task.density
-        if isinstance(density, Mapping):
-            density = {name: density[name] for name in hessians}
-        result = prune_layers(
-            hessians, {name: weights[name] for name in hessians}, density, scope,
-            within=within and {name: within[name] for name in hessians}, seed=task.seeds[1], progress=task.progress,
-        )  # fmt: skip
+        result = prune_layers(replace(layers.part(list(hessians)), hessians=hessians))
         for name in hessians:
             pruned[name].copy_(result.weights[name])
             masks[name].copy_(result.masks[name])

@@ -18,7 +18,7 @@ warning.
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,18 +26,16 @@ import torch
 from torch import Tensor
 
 from prunus.errors import EmptyLayerWarning, StatisticsError
-from prunus.masks import all_kept, apply_masks
 from prunus.pruning.density import densities_by_name
 from prunus.pruning.masks import check_finite, warn_if_empty
 from prunus.pruning.matrix import from_matrix, to_matrix
 from prunus.pruning.obs.exact_obs import cholesky
 from prunus.pruning.obs.fallback import limit_layer_update, warn_of_rejected
 from prunus.pruning.obs.hessian import LayerHessian
-from prunus.pruning.obs.layer_method import LayerMethod
+from prunus.pruning.obs.layer_method import LayerMethod, LayerTask
 from prunus.pruning.obs.state import PruneResult
 from prunus.pruning.scopes import Scope, shapes_of
 from prunus.seeds import derive_seed
-from prunus.types import Density, MaskDict, Params, Progress
 
 MAX_SOLVED_COLUMNS = 128
 """Columns of a triangle that are inverted at once."""
@@ -82,36 +80,24 @@ class SparseGpt(LayerMethod):
                 f"Expected a mask block size of at least 1 column, got {self.mask_block_size}."
             )
 
-    def _prune_layers(
-        self,
-        hessians: Mapping[str, LayerHessian],
-        weights: Params,
-        density: Density,
-        scope: Scope,
-        within: MaskDict | None,
-        seed: int,
-        progress: Progress | None,
-    ) -> PruneResult:
-        masks = within or all_kept(weights)
-        weights = apply_masks({name: weight.detach() for name, weight in weights.items()}, masks)
+    def _prune_layers(self, task: LayerTask) -> PruneResult:
+        scope, weights, hessians, masks = task.scope, task.weights, task.hessians, task.masks
         if self.mask_block_size is None or scope.ranks_layers_together:
-            layers = _prune_with_scores(weights, hessians, density, scope, within, seed, progress)
+            layers = _prune_with_scores(task)
         else:
             # The scope checks shapes and densities before the work.
-            scope.check(shapes_of(weights), [density], within)
+            scope.check(shapes_of(weights), [task.density], task.within)
             step, layers = scope.column_step(self.mask_block_size), {}
-            densities = densities_by_name(density, list(weights))
+            densities = densities_by_name(task.density, list(weights))
             for number, (name, weight) in enumerate(weights.items(), start=1):
                 layer = ColumnPruner(name, weight, hessians[name])
                 mask_matrix = to_matrix(masks[name])
                 counts = scope.column_counts(mask_matrix, densities[name], step, name)
-                layer.run(
-                    step,
-                    select_columns(name, scope, counts, step, None if within is None else mask_matrix, seed),
-                )
+                within = None if task.within is None else mask_matrix
+                layer.run(step, select_columns(name, scope, counts, step, within, task.seed))
                 layers[name] = layer.result()
-                if progress:
-                    progress("layers updated", number, len(weights))
+                if task.progress:
+                    task.progress("layers updated", number, len(weights))
             warn_if_empty({name: layer.mask for name, layer in layers.items()})
         warn_of_rejected("SparseGPT", [name for name, layer in layers.items() if layer.was_rejected])
         updated = {name: layer.weight for name, layer in layers.items()}
@@ -135,26 +121,18 @@ class _PrunedLayer:
     was_rejected: bool
 
 
-def _prune_with_scores(
-    weights: Params,
-    hessians: Mapping[str, LayerHessian],
-    density: Density,
-    scope: Scope,
-    within: MaskDict | None,
-    seed: int,
-    progress: Progress | None,
-) -> dict[str, _PrunedLayer]:
+def _prune_with_scores(task: LayerTask) -> dict[str, _PrunedLayer]:
     """Select all masks at once, from the weights as they are, then update."""
-    pruners = {name: ColumnPruner(name, weight, hessians[name]) for name, weight in weights.items()}
+    pruners = {name: ColumnPruner(name, w, task.hessians[name]) for name, w in task.weights.items()}
     scores = {name: pruner.scores() for name, pruner in pruners.items()}
-    masks = scope.select(scores, density, within, derive_seed(seed, "once"))
+    masks = task.scope.select(scores, task.density, task.within, derive_seed(task.seed, "once"))
     layers = {}
     for number, (name, pruner) in enumerate(pruners.items(), start=1):
         mask = to_matrix(masks[name])
         pruner.run(pruner.num_columns, lambda first, end, scores, mask=mask: mask[:, first:end])  # type: ignore[misc]
         layers[name] = pruner.result()
-        if progress:
-            progress("layers updated", number, len(pruners))
+        if task.progress:
+            task.progress("layers updated", number, len(pruners))
     return layers
 
 

@@ -25,7 +25,7 @@ class BlockFactors:
     """Factors λ on the residual blocks of a model, a constraint for `prunus.train` or a training loop of your own.
 
     While this object exists, and until `remove`, the model computes x + λ F(x) for every residual block with an
-    identity shortcut. Every λ is 1 at first.
+    identity shortcut. Every λ is 1 at first. Files of the model do not hold factors: call `remove` before saving.
 
     Example:
         >>> import prunus
@@ -59,7 +59,8 @@ class BlockFactors:
             momentum: μ in [0, 1).
 
         Raises:
-            ModelError: The model has no residual block with an identity shortcut, or cannot be exported.
+            ModelError: The model has no residual block with an identity shortcut, has factors already, or cannot be
+                exported.
             SpecError: A number out of range.
         """
         for name, value, highest in (
@@ -74,6 +75,11 @@ class BlockFactors:
         if not blocks:
             raise ModelError(
                 f"Expected residual blocks with an identity shortcut in {type(model).__name__}, got none."
+            )
+        hooks = [h for block in blocks for h in model.get_submodule(block.name)._forward_hooks.values()]
+        if any(getattr(hook, "func", None) is _scale for hook in hooks):
+            raise ModelError(
+                f"Expected a {type(model).__name__} without factors; remove the other ones first."
             )
         self.model, self.example_inputs = model, example_inputs
         self.penalty, self.learning_rate, self.momentum = penalty, learning_rate, momentum

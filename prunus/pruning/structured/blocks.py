@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
+from prunus.errors import ModelError
 from prunus.modules import check_module
 from prunus.pruning.structured.edits import merge_edits, set_attributes
 from prunus.pruning.structured.graph import (
@@ -22,6 +23,7 @@ from prunus.pruning.structured.graph import (
     result_shapes,
     trace_model,
 )
+from prunus.pruning.structured.removal import check_optimizer
 from prunus.pruning.structured.verify import check_equal_outputs
 from prunus.registry import lookup
 
@@ -86,8 +88,8 @@ def _block_of(
     if not isinstance(modules.get(name), SCALABLE) or not isinstance(weight, nn.Parameter):
         return None
     used = {path for node in graph.nodes if node not in unused for path in _paths(node)}
-    own = dict.fromkeys(path for node in graph.nodes if node in unused for path in _paths(node))
-    removable = [path for path in own if path and path not in used]
+    paths = dict.fromkeys(path for node in graph.nodes if node in unused for path in _paths(node))
+    removable = [path for path in paths if path and path not in used]
     largest = [path for path in removable if not any(path.startswith(f"{p}.") for p in removable)]
     return RemovableBlock(name, tuple(largest)) if name in removable else None
 
@@ -144,8 +146,9 @@ def remove_blocks(
         The model.
 
     Raises:
-        ModelError: There is no such block, or the outputs without the layers differ from those with outputs of zero;
-            the model is unchanged.
+        UnknownNameError: There is no such block.
+        ModelError: No name, another optimizer, or the outputs without the layers differ from those with outputs of
+            zero; the model is unchanged.
 
     Example:
         >>> import prunus
@@ -153,6 +156,10 @@ def remove_blocks(
         >>> prunus.count_macs(remove_blocks(model, x, ["layer1.0.bn2", "layer3.2.bn2"]), x)
         31113856
     """
+    if isinstance(names, str) or not names:
+        raise ModelError(f"Expected a list of names of residual blocks, got {names!r}.")
+    if optimizer is not None:
+        check_optimizer(model, optimizer)
     blocks = {block.name: block for block in residual_blocks(model, example_inputs)}
     removed = [path for name in names for path in lookup("residual block", blocks, name).modules]
     edits: dict[str, dict[str, None]] = {}

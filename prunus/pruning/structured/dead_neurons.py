@@ -18,12 +18,16 @@ from prunus.errors import ModelError
 from prunus.masks import apply_masks
 from prunus.pruning.calibration_checks import run_forward
 from prunus.pruning.graph import LayerPair, layer_pairs, weight_of
+from prunus.pruning.structured.edits import select_indices
+from prunus.pruning.structured.removal import remove_channels
 from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 from prunus.types import MaskDict
 
 TOLERANCE = 1e-4
 """How far outputs may differ after a removal, relative to their norm: sums of float32 in another order."""
+_BY_NEURON = ("weight", "bias", "running_mean", "running_var")
+"""The tensors of a layer or a norm with one entry, or row, for each neuron."""
 
 
 @dataclass(frozen=True)
@@ -206,34 +210,10 @@ def _run_between(model: nn.Module, pair: LayerPair, value: Tensor) -> Tensor:
 
 def _keep_neurons(model: nn.Module, pair: LayerPair, is_kept: Tensor, masks: MaskDict) -> None:
     """Keep only these neurons in the two layers, the norms between them, and the masks."""
-    second = model.get_submodule(pair.second)
-    columns = is_kept.repeat_interleave(weight_of(second).shape[1] // len(is_kept))
-    for owner in (pair.first, *pair.norms(dict(model.named_modules()))):
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            _keep_entries(model.get_submodule(owner), key, 0, is_kept, masks, owner)
-        _set_size(model.get_submodule(owner), ("out_features", "out_channels", "num_features"), is_kept)
-    _keep_entries(second, "weight", 1, columns, masks, pair.second)
-    _set_size(second, ("in_features", "in_channels"), columns)
-
-
-def _keep_entries(
-    module: nn.Module, key: str, dim: int, is_kept: Tensor, masks: MaskDict, owner: str
-) -> None:
-    tensor = getattr(module, key, None)
-    if tensor is None:
-        return
-    indices = is_kept.nonzero().flatten()
-    shorter = tensor.detach().index_select(dim, indices)
-    if isinstance(tensor, nn.Parameter):
-        setattr(module, key, nn.Parameter(shorter, tensor.requires_grad))
-    else:
-        setattr(module, key, shorter)
-    if f"{owner}.{key}" in masks:
-        masks[f"{owner}.{key}"] = masks[f"{owner}.{key}"].index_select(dim, indices)
-
-
-def _set_size(module: nn.Module, names: Sequence[str], is_kept: Tensor) -> None:
-    """Set the attribute of a module that has one of these names to the number of neurons kept."""
-    for name in names:
-        if hasattr(module, name):
-            setattr(module, name, int(is_kept.sum()))
+    norms, weight = pair.norms(dict(model.named_modules())), f"{pair.second}.weight"
+    columns = is_kept.repeat_interleave(model.get_parameter(weight).shape[1] // len(is_kept))
+    names = {f"{owner}.{key}" for owner in (pair.first, *norms) for key in _BY_NEURON}
+    kept = {name: {0: is_kept.nonzero().flatten()} for name in names & model.state_dict().keys()}
+    kept[weight] = {1: columns.nonzero().flatten()}
+    remove_channels(model, kept, {name: {"num_features": int(is_kept.sum())} for name in norms})
+    masks |= {name: select_indices(masks[name], kept[name]) for name in masks.keys() & kept.keys()}

@@ -95,16 +95,18 @@ def merge_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     """
     merged: dict[str, dict[str, Any]] = {path: dict(values) for path, values in before.items()}
     for path, values in after.items():
-        own = merged.setdefault(path, {})
+        attributes = merged.setdefault(path, {})
         for name, value in values.items():
-            old = own.get(name)
+            old = attributes.get(name)
             if isinstance(value, dict) and isinstance(old, dict):
                 value = old | {
                     d: [old[d][i] for i in kept] if d in old else kept for d, kept in value.items()
                 }
-            own[name] = value
+            attributes[name] = value
     removed = [
-        f"{path}.{name}".lstrip(".") for path, own in merged.items() for name in own if own[name] is None
+        f"{path}.{name}.".lstrip(".")
+        for path, values in merged.items()
+        for name, value in values.items()
+        if value is None
     ]
-    gone = [path for path in merged for own in removed if f"{path}.".startswith(f"{own}.")]
-    return {path: own for path, own in merged.items() if path not in gone}
+    return {path: values for path, values in merged.items() if not f"{path}.".startswith(tuple(removed))}

@@ -12,7 +12,7 @@ from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.edits import merge_edits
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
-from prunus.pruning.structured.removal import remove_channels
+from prunus.pruning.structured.removal import check_optimizer, remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
@@ -74,8 +74,6 @@ class SlimPlan:
         """
         kept = kept_indices(self.analysis, self.removed)
         self._check_shapes()
-        if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-            raise ModelError(f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
         if self.rewrite and (optimizer is not None or masks is not None):
             raise ModelError(
                 "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
@@ -85,7 +83,7 @@ class SlimPlan:
                 "Expected no masks with refit=True, which changes pruned weights; refit before pruning."
             )
         if optimizer is not None:
-            self._check_optimizer(optimizer)
+            check_optimizer(self.model, optimizer)
         if masks is not None and not (isinstance(masks, Masks) and masks.model is self.model):
             raise ModelError(
                 f"Expected prunus.Masks of this {type(self.model).__name__}, got "
@@ -99,18 +97,6 @@ class SlimPlan:
         else:
             base.edited_attributes = merge_edits(getattr(base, "edited_attributes", {}), edits)  # type: ignore[assignment]
         return base
-
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not any(id(p) in stepped for p in self.model.parameters()):
-            raise ModelError(
-                f"Expected an optimizer of this {type(self.model).__name__}, got one that steps none of its parameters."
-            )
-        if any(isinstance(value, list) for state in optimizer.state.values() for value in state.values()):
-            raise ModelError(
-                f"Expected a state of the optimizer by parameter, which can be reduced, got that of "
-                f"{type(optimizer).__name__}; apply the plan without the optimizer, and make a new one."
-            )
 
     def _change_constants(self, module: nn.Module, removed: Mapping[str, Sequence[int]]) -> None:
         kept = self.analysis.kept_labels(removed)

@@ -92,6 +92,30 @@ def resolve(model: nn.Module, name: str) -> Tensor:
     return tensor
 
 
+def check_optimizer(model: nn.Module, optimizer: object) -> None:
+    """Raise ModelError unless an optimizer steps parameters of a model, and its state can be reduced with them.
+
+    Args:
+        model: The model.
+        optimizer: The optimizer.
+
+    Raises:
+        ModelError: It is no optimizer, steps no parameter of the model, or its state is not that of single parameters.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ModelError(f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in stepped for p in model.parameters()):
+        raise ModelError(
+            f"Expected an optimizer of this {type(model).__name__}, got one that steps none of its parameters."
+        )
+    if any(isinstance(value, list) for state in optimizer.state.values() for value in state.values()):
+        raise ModelError(
+            f"Expected a state of the optimizer by parameter, which can be reduced, got that of "
+            f"{type(optimizer).__name__}; apply the plan without the optimizer, and make a new one."
+        )
+
+
 def _smaller_states(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], kept: Kept
 ) -> list[tuple[dict[str, Any], str, Tensor]]:

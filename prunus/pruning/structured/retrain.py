@@ -107,10 +107,8 @@ def slim_and_retrain(
     dense: int | None = None
     for number, fraction in enumerate(fractions, start=1):
         limit = fraction if dense is None or fraction == 1 else max(fraction * dense, 2)
-        plan = slim(
-            model, example_inputs, forward=forward, loss=loss, seed=derive_seed(seed, "criterion", number),
-            **{goal: limit}, **options,
-        )  # fmt: skip
+        settings: dict[str, Any] = {goal: limit, "seed": derive_seed(seed, "criterion", number), **options}
+        plan = slim(model, example_inputs, forward=forward, loss=loss, **settings)
         described = plan.report
         dense = dense or getattr(described, goal)[0]
         plan.apply()

@@ -11,14 +11,14 @@ workers and commands can share a store. See docs/decisions/0028-workers-take-wha
 
 from collections.abc import Sequence
 
-from prunus.errors import StoreError
+from prunus.errors import StoreError, WorkerError
 from prunus.registry import lookup
 from prunus.runs.executors.processes import check_main_guard, processes
 from prunus.runs.executors.ray_cluster import on_ray
 from prunus.runs.executors.run_task import Say, SingleThread
 from prunus.runs.executors.scheduler import RunScheduler, RunsProgress
 from prunus.runs.executors.slurm import on_slurm
-from prunus.runs.executors.worker import Errors, Executor, Work, compute, starting_workers
+from prunus.runs.executors.worker import Errors, Executor, MissingRuns, compute, starting_workers
 from prunus.runs.plan import Plan, plan, seconds_per_unit
 from prunus.runs.spec import RunSpec, run_id
 from prunus.runs.store import Store
@@ -28,7 +28,7 @@ from prunus.types import Progress
 __all__ = ["EXECUTORS", "inline", "run_plan"]
 
 
-def inline(work: Work, workers: int | None, scheduler: RunScheduler) -> Errors:
+def inline(work: MissingRuns, workers: int | None, scheduler: RunScheduler) -> Errors:
     """Compute the runs one after the other in this process.
 
     Args:
@@ -99,13 +99,18 @@ def run_plan(
     attempts = _attempts(store, [*costs])
     scheduler = RunScheduler(planned.todo, store, attempts, progress=RunsProgress(seconds, progress), say=say)
     with starting_workers(store) as lock:
-        work = Work(planned.todo, store.path.resolve(), name, attempts, lock)
+        work = MissingRuns(planned.todo, store.path.resolve(), name, attempts, lock)
         errors = execute(work, workers, scheduler)
     scheduler.update()
     for id, error in errors.items():
         scheduler.fail(id, error)
     scheduler.errors |= {id: error for id, error in errors.items() if id in scheduler.errors}
     scheduler.raise_first_error()
+    if scheduler.waiting:
+        raise WorkerError(
+            f"{len(scheduler.waiting)} of {scheduler.total} runs are not done, because their workers were lost; what "
+            "is done is kept: run the same command again."
+        )
     return planned
 
 

@@ -22,12 +22,20 @@ from types import FrameType, TracebackType
 from prunus.errors import WorkerError
 from prunus.runs.executors.run_task import Say
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
-from prunus.runs.executors.worker import LOST_WORKERS, Errors, Work, do_missing_runs, to_picklable_error
+from prunus.runs.executors.worker import (
+    LOST_WORKERS,
+    Errors,
+    MissingRuns,
+    do_missing_runs,
+    to_picklable_error,
+)
 
 EXIT_SECONDS = 5.0
 """How long a worker that has no work left may take to exit before it is killed."""
 SIGNAL_SECONDS = 0.2
 """How long after a worker was ended by a signal the same signal may take to reach this process."""
+
+READY = "ready"
 
 UNGUARDED = (
     "The worker processes could not start: each of them imports the main script, which must start its work under "
@@ -35,7 +43,7 @@ UNGUARDED = (
 )
 
 
-def processes(work: Work, workers: int | None, scheduler: RunScheduler) -> Errors:
+def processes(work: MissingRuns, workers: int | None, scheduler: RunScheduler) -> Errors:
     """Do the work in processes on this machine. A worker that is killed is replaced.
 
     Args:
@@ -78,7 +86,7 @@ class _Worker:
 class _Pool:
     """The worker processes that have not ended; none runs after the block."""
 
-    def __init__(self, work: Work, size: int, say: Say) -> None:
+    def __init__(self, work: MissingRuns, size: int, say: Say) -> None:
         self.work, self.size, self.say = work, size, say
         self.workers: list[_Worker] = []
         self.errors: Errors = {}
@@ -100,15 +108,16 @@ class _Pool:
         """Wait at most `timeout` seconds for workers to end. Raises WorkerError if one was lost too often."""
         for connection in wait([worker.connection for worker in self.workers], timeout):
             worker = next(worker for worker in self.workers if worker.connection is connection)
-            try:
+            message = None
+            with contextlib.suppress(EOFError, OSError):
                 message = worker.connection.recv()
-            except (EOFError, OSError):
+            if message is None:
                 self._replace(worker)
                 continue
             worker.is_ready = True
             if isinstance(message, Exception):
                 raise message
-            if message is not None:
+            if message != READY:
                 self.errors |= message
                 self._remove(worker, EXIT_SECONDS)
 
@@ -204,7 +213,7 @@ def _work(connection: Connection) -> None:
     if parent is not None:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
-        connection.send(None)
+        connection.send(READY)
         try:
             work, number, workers = connection.recv()
         except (EOFError, OSError):

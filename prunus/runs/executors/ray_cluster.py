@@ -1,13 +1,15 @@
 """The executor `ray`: workers are tasks of a Ray cluster, or of a Ray that is started on this machine."""
 
 import importlib
+import math
 import os
 import socket
+import time
 from typing import Any
 
 from prunus.errors import WorkerError
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
-from prunus.runs.executors.worker import LOST_WORKERS, Errors, Work, do_missing_runs
+from prunus.runs.executors.worker import LOST_WORKERS, Errors, MissingRuns, do_missing_runs
 
 CONNECT_SECONDS = 10.0
 """How long the address of a cluster may take to answer."""
@@ -15,7 +17,9 @@ END_SECONDS = 5.0
 """How long tasks may take to end when no run is left."""
 
 
-def on_ray(work: Work, workers: int | None, scheduler: RunScheduler, *, address: str = "local") -> Errors:
+def on_ray(
+    work: MissingRuns, workers: int | None, scheduler: RunScheduler, *, address: str = "local"
+) -> Errors:
     """Do the work in tasks of Ray. A task whose process or machine is lost is started again elsewhere.
 
     Args:
@@ -41,10 +45,9 @@ def on_ray(work: Work, workers: int | None, scheduler: RunScheduler, *, address:
         _connect(ray, address, workers)
     try:
         count = workers or int(ray.cluster_resources().get("CPU", 1))
-        gpus = int(any(getattr(spec, "device", "cpu") != "cpu" for spec in work.todo))
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS, scheduling_strategy="SPREAD")(
-            do_missing_runs
-        )
+        task = ray.remote(
+            num_cpus=1, num_gpus=work.num_gpus, max_retries=LOST_WORKERS, scheduling_strategy="SPREAD"
+        )(do_missing_runs)
         return _wait(ray, [task.remote(work, number, count) for number in range(count)], scheduler)
     finally:
         if not connected:
@@ -54,10 +57,13 @@ def on_ray(work: Work, workers: int | None, scheduler: RunScheduler, *, address:
 def _wait(ray: Any, pending: list[Any], scheduler: RunScheduler) -> Errors:
     """Update the scheduler until all tasks have ended, or all runs are done; return what the tasks returned."""
     errors: Errors = {}
+    deadline = math.inf
     try:
-        while pending and scheduler.waiting:
+        while pending and time.monotonic() < deadline:
             ended, pending = ray.wait(pending, timeout=WAIT_SECONDS)
             scheduler.update()
+            if not scheduler.waiting:
+                deadline = min(deadline, time.monotonic() + END_SECONDS)
             for task in ended:
                 try:
                     errors |= ray.get(task)
@@ -66,14 +72,9 @@ def _wait(ray: Any, pending: list[Any], scheduler: RunScheduler) -> Errors:
                     scheduler.say(f"a Ray worker was lost: {reason}")
                     if not pending and scheduler.waiting:
                         raise WorkerError(
-                            f"The last Ray worker was lost ({reason}); what is done is kept: "
-                            "run the same command again."
+                            f"The last Ray worker was lost ({reason}); what is done is kept: run the same "
+                            "command again."
                         ) from error
-        ended, pending = (
-            ray.wait(pending, num_returns=len(pending), timeout=END_SECONDS) if pending else ([], [])
-        )
-        for task in ended:
-            errors |= ray.get(task)
     finally:
         for task in pending:
             ray.cancel(task, force=True)
@@ -84,13 +85,17 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
     """Start Ray on this machine, or connect to a cluster. Raises WorkerError if none answers."""
     try:
         _check_answers(address)
-        cpus = {"num_cpus": workers or os.cpu_count() or 1, "include_dashboard": False}
+        local = {
+            "num_cpus": workers or os.cpu_count() or 1,
+            "include_dashboard": False,
+            "_system_config": {"worker_niceness": 0},  # that of other processes; 15 by default
+        }
         # What a user's own function prints is not a result, so that it is not shown.
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level="ERROR",
-            **(cpus if address == "local" else {}),
+            **(local if address == "local" else {}),
         )
     except Exception as error:  # Ray raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,13 +1,14 @@
 """The executor `slurm`: workers are the jobs of a Slurm array, submitted by submitit."""
 
 import importlib
+import math
 import shutil
 import time
 from typing import Any
 
 from prunus.errors import WorkerError
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
-from prunus.runs.executors.worker import LOST_WORKERS, Errors, Work, do_missing_runs
+from prunus.runs.executors.worker import LOST_WORKERS, Errors, MissingRuns, do_missing_runs
 
 WORKERS = 8
 """The number of jobs by default."""
@@ -18,7 +19,12 @@ END_SECONDS = 20.0
 
 
 def on_slurm(
-    work: Work, workers: int | None, scheduler: RunScheduler, *, cluster: str = "slurm", **parameters: Any
+    work: MissingRuns,
+    workers: int | None,
+    scheduler: RunScheduler,
+    *,
+    cluster: str = "slurm",
+    **parameters: Any,
 ) -> Errors:
     """Do the work in the jobs of a Slurm array. A job that is lost is submitted again.
 
@@ -48,7 +54,6 @@ def on_slurm(
             "This machine has no Slurm: there is no command `sbatch`; start the command on a login node of the "
             "cluster, or use --workers or --ray."
         )
-    gpus = int(any(getattr(spec, "device", "cpu") != "cpu" for spec in work.todo))
     count = min(workers or WORKERS, len(work.todo))
     try:
         executor = submitit.AutoExecutor(folder=work.store / "slurm", cluster=cluster)
@@ -56,7 +61,7 @@ def on_slurm(
             **{
                 "name": "prunus",
                 "cpus_per_task": 1,
-                "gpus_per_node": gpus,
+                "gpus_per_node": work.num_gpus,
                 "timeout_min": MINUTES,
                 **parameters,
             }
@@ -68,13 +73,15 @@ def on_slurm(
     return _wait(executor, jobs, (work, count), scheduler)
 
 
-def _wait(executor: Any, jobs: dict[int, Any], work: tuple[Work, int], scheduler: RunScheduler) -> Errors:
+def _wait(
+    executor: Any, jobs: dict[int, Any], work: tuple[MissingRuns, int], scheduler: RunScheduler
+) -> Errors:
     """Update the scheduler until all jobs have ended, or all runs are done; return what the jobs returned."""
     errors: Errors = {}
     lost = dict.fromkeys(jobs, 0)
-    deadline = None
+    deadline = math.inf
     try:
-        while jobs and (deadline is None or time.monotonic() < deadline):
+        while jobs and time.monotonic() < deadline:
             for number, job in [(number, job) for number, job in jobs.items() if job.done()]:
                 del jobs[number]
                 try:
@@ -90,8 +97,8 @@ def _wait(executor: Any, jobs: dict[int, Any], work: tuple[Work, int], scheduler
                             f"logs in {work[0].store / 'slurm'}."
                         ) from error
             scheduler.update()
-            if not scheduler.waiting and deadline is None:
-                deadline = time.monotonic() + END_SECONDS
+            if not scheduler.waiting:
+                deadline = min(deadline, time.monotonic() + END_SECONDS)
             time.sleep(WAIT_SECONDS)
     finally:
         for job in jobs.values():

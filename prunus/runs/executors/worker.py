@@ -4,6 +4,7 @@ Workers on different machines share only the folder of the store. The system, or
 releases the locks of one that is lost, and another takes over its run, so that no clock of another machine counts.
 """
 
+import os
 import pickle
 import secrets
 import traceback
@@ -35,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Work:
+class MissingRuns:
     """What the workers of one command do; it is sent to each of them."""
 
     todo: tuple[RunSpec, ...]
@@ -46,10 +47,17 @@ class Work:
     """How many attempts at each run had been made before."""
     lock: str = ""
     """The name of a file in the folder of locks, which the process that started the workers holds."""
+    folder: Path = field(default_factory=Path.cwd)
+    """The current folder, from which modules of the user are imported."""
     versions: Mapping[str, str] = field(default_factory=versions)
 
+    @property
+    def num_gpus(self) -> int:
+        """The number of GPUs that a worker needs: 1 if any of the runs computes on one."""
+        return int(any(getattr(spec, "device", "cpu").startswith("cuda") for spec in self.todo))
 
-Executor = Callable[[Work, int | None, RunScheduler], Errors]
+
+Executor = Callable[[MissingRuns, int | None, RunScheduler], Errors]
 """Starts workers that do some work, and updates the scheduler until they have ended; see `EXECUTORS`."""
 
 
@@ -67,7 +75,7 @@ def starting_workers(store: Store) -> Iterator[str]:
             (store.locks_path / name).unlink(missing_ok=True)
 
 
-def do_missing_runs(work: Work, number: int = 0, workers: int = 1) -> Errors:
+def do_missing_runs(work: MissingRuns, number: int = 0, workers: int = 1) -> Errors:
     """Compute, in this process, the runs that the store lacks and no other process works on.
 
     Args:
@@ -82,6 +90,10 @@ def do_missing_runs(work: Work, number: int = 0, workers: int = 1) -> Errors:
     """
     try:
         _check_machine(work)
+        with suppress(
+            OSError
+        ):  # a machine without that folder can still do runs that need no module of the user
+            os.chdir(work.folder)
         first = number * len(work.todo) // workers
         todo = (*work.todo[first:], *work.todo[:first])
         scheduler = RunScheduler(todo, Store(work.store, create=False), work.attempts, stays=number == 0)
@@ -92,7 +104,7 @@ def do_missing_runs(work: Work, number: int = 0, workers: int = 1) -> Errors:
     return {id: to_picklable_error(error) for id, error in errors.items()}
 
 
-def compute(work: Work, scheduler: RunScheduler, progress: Progress | None = None) -> None:
+def compute(work: MissingRuns, scheduler: RunScheduler, progress: Progress | None = None) -> None:
     """Compute runs one after the other, in one thread, until the scheduler has no more.
 
     Args:
@@ -109,7 +121,7 @@ def compute(work: Work, scheduler: RunScheduler, progress: Progress | None = Non
                 scheduler.fail(run_id(spec), error)
 
 
-def _check_machine(work: Work) -> None:
+def _check_machine(work: MissingRuns) -> None:
     """Raise StoreError unless this machine has the store, its locks, and the versions of the one that sent the work."""
     if (here := versions()) != work.versions:
         expected, got = (", ".join(f"{k} {v}" for k, v in each.items()) for each in (work.versions, here))

@@ -10,8 +10,8 @@ A kind of mask is a frozen value with its settings; `kind.layer(weight, seed)` m
 holds weight x mask x scale.
 """
 
-from prunus.tickets.supermask.constraint import SupermaskConstraint, SupermaskType
-from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed
+from prunus.tickets.supermask.constraint import SupermaskConstraint
+from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed, SupermaskType
 from prunus.tickets.supermask.weights import WEIGHT_INITS
 
 SUPERMASKS: dict[str, type[SupermaskType]] = {

@@ -11,7 +11,6 @@ weights. Parameters are looked up by name at each step, so the constraint holds 
 
 import hashlib
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from prunus.errors import CheckpointError, ModelError
 from prunus.masks import check_masks
 from prunus.seeds import derive_seed
+from prunus.tickets.supermask.kinds import SupermaskType
 from prunus.tickets.supermask.uniforms import (
     aligned_chunks,
     has_layout_of,
@@ -26,62 +26,6 @@ from prunus.tickets.supermask.uniforms import (
     laid_out_as,
 )
 from prunus.types import MaskDict, Params
-
-
-class MaskLayer(Protocol):
-    """The mask of one tensor while it is learned. All tensors have the weight's shape and memory layout."""
-
-    scores: Tensor
-    """The tensor that the optimizer trains."""
-    factors: Tensor
-    """Mask x scale of this step."""
-
-    def draw(self, index: int) -> None:
-        """Set the factors; they depend on the scores and on (seed, index) only."""
-
-    def backward(self, upstream: Tensor, effective: Tensor, out: Tensor) -> None:
-        """Set `out` to the gradient of the scores, given that of the effective weights, weight x factor.
-
-        Args:
-            upstream: The gradient of the loss with respect to the effective weights.
-            effective: The effective weights of this step, weight x factor.
-            out: The tensor that the result is written to; what it holds is overwritten.
-        """
-
-    def most_likely_factors(self) -> Tensor:
-        """Return the factors of the most likely mask of the scores, which is not random."""
-
-
-class SupermaskType(Protocol):
-    """The settings of a kind of mask."""
-
-    kind: ClassVar[str]
-
-    @property
-    def density(self) -> float | None:
-        """The expected density at the start; None if it is not known in advance."""
-
-    @property
-    def random(self) -> bool:
-        """Whether a mask is drawn at each step."""
-
-    def check(self) -> None:
-        """Raise SpecError or DensityError if the settings are out of range."""
-
-    def layer(self, weight: Tensor, seed: int) -> MaskLayer:
-        """Return the mask of a tensor, before its first draw.
-
-        Args:
-            weight: The fixed weights of the tensor [O, I, K...]; not modified.
-            seed: The seed of the scores and of the masks that are drawn.
-
-        Returns:
-            The mask, with its initial scores.
-
-        Raises:
-            SpecError: A setting is out of range.
-            DensityError: The density is out of range, or the mask would keep none of the weights.
-        """
 
 
 class SupermaskConstraint:

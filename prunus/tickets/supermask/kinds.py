@@ -305,3 +305,7 @@ class SignedLayer:
         """Return the factors of the mask of the scores."""
         self.draw(0)
         return self.factors.clone()
+
+
+SupermaskType = Bernoulli | EdgePopup | Signed
+"""The settings of a kind of mask; `layer` makes the mask of one tensor while it is learned."""

@@ -12,7 +12,7 @@ time to start. The thresholds are below the densities at which both backends cos
 measured (`python -m benchmarks density_cost`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,8 +36,8 @@ LINEAR_THRESHOLD, CONVOLUTION_THRESHOLD = 0.6, 0.35
 EVALUATION_MACS = 1e10
 """An evaluation of fewer multiply-adds (about 0.2 seconds of dense layers) is dense."""
 TRAINING_MACS = 1e11
-"""A training of fewer multiply-adds (about 3 seconds of dense layers) is dense. The sparse backend takes 0.7
-seconds to start, and 15 seconds to compile its kernels when they are first used on a machine."""
+"""A training of fewer multiply-adds (about 3 seconds of dense layers) is dense, because the sparse backend takes time
+to start, as docs/sparse-training.md says."""
 TOLERANCE = 1e-3
 """The largest difference of the logits of both backends, relative to the largest logit."""
 _OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
@@ -80,25 +80,7 @@ def choose_backend(
     Raises:
         SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot compute the model.
     """
-    check_backend(backend)
-    if backend == "dense":
-        return Backend("dense"), None
-    try:
-        if not masks and backend == "auto":
-            raise UnsupportedError("no weight is masked")
-        _check_tensors(model, inputs)
-        connections = connect_layers(trace_layers(model), masks, inputs.shape[1:])
-        _check_parameters(model, masks, connections)
-        if backend == "auto":
-            _check_cost(connections, least_macs)
-        return Backend("sparse"), _make_network(model, masks, connections, inputs)
-    except UnsupportedError as reason:
-        if backend == "sparse":
-            raise SpecError(
-                f"Expected a network that the sparse backend can compute, but {reason}; choose the backend auto or "
-                "dense."
-            ) from reason
-        return Backend("dense", str(reason)), None
+    return _choose(backend, "network", lambda: _sparse_network(backend, model, masks, inputs, least_macs))
 
 
 def choose_training_backend(
@@ -128,18 +110,16 @@ def choose_training_backend(
     Raises:
         SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot train the model.
     """
-    check_backend(backend)
-    reason = None if backend == "dense" else _reason_against(model, constraint, recipe)
-    if other_task and backend != "dense":
-        reason = "the task is not the classification of examples"
-    if reason is not None and backend == "sparse":
-        raise SpecError(
-            f"Expected a training that the sparse backend can compute, but {reason}; choose the backend auto or dense."
-        )
-    if reason is not None:
-        return Backend("dense", reason), None
-    num_passes = 3 * max(recipe.epochs, 1) * len(inputs)  # forward, and backward by inputs and by weights
-    return choose_backend(backend, model, _masks_of(model, constraint), inputs, TRAINING_MACS / num_passes)
+
+    def make() -> "SparseNetwork":
+        if other_task:
+            raise UnsupportedError("the task is not the classification of examples")
+        _check_training(model, constraint, recipe)
+        num_passes = 3 * max(recipe.epochs, 1) * len(inputs)  # forward, and backward by inputs and by weights
+        masks, least_macs = _masks_of(model, constraint), TRAINING_MACS / num_passes
+        return _sparse_network(backend, model, masks, inputs, least_macs)
+
+    return _choose(backend, "training", make)
 
 
 def choose_evaluation_backend(
@@ -161,7 +141,6 @@ def choose_evaluation_backend(
     Raises:
         SpecError: `backend` is no backend, or it is "sparse" and the sparse backend cannot compute the model.
     """
-    check_backend(backend)
     masks = {}
     for name, module in model.named_modules() if backend != "dense" else ():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -171,23 +150,40 @@ def choose_evaluation_backend(
     return choose_backend(backend, model, masks, inputs, EVALUATION_MACS / len(inputs))
 
 
-def _reason_against(model: nn.Module, constraint: Constraint, recipe: Recipe) -> str | None:
-    """Why the sparse backend cannot train with these settings, whatever the layers are; None: it can."""
+def _choose(
+    backend: str, what: str, make: "Callable[[], SparseNetwork]"
+) -> "tuple[Backend, SparseNetwork | None]":
+    """The sparse backend with the network that `make` returns, or the dense one with the reason."""
+    check_backend(backend)
+    if backend == "dense":
+        return Backend("dense"), None
+    try:
+        return Backend("sparse"), make()
+    except UnsupportedError as reason:
+        if backend == "sparse":
+            raise SpecError(
+                f"Expected a {what} that the sparse backend can compute, but {reason}; choose the backend auto or "
+                "dense."
+            ) from reason
+        return Backend("dense", str(reason)), None
+
+
+def _check_training(model: nn.Module, constraint: Constraint, recipe: Recipe) -> None:
+    """Raise UnsupportedError if the sparse backend cannot train with these settings, whatever the layers are."""
     if not isinstance(constraint, Masks | NoConstraint):
-        return f"the constraint is a {type(constraint).__name__}"
+        raise UnsupportedError(f"the constraint is a {type(constraint).__name__}")
     if isinstance(constraint, Masks) and any(bool(v.any()) for v in constraint.pruned_values.values()):
-        return "pruned weights are frozen at values other than zero"
+        raise UnsupportedError("pruned weights are frozen at values other than zero")
     if recipe.optimizer not in _OPTIMIZERS:
-        return f"it has no optimizer {recipe.optimizer!r}"
+        raise UnsupportedError(f"it has no optimizer {recipe.optimizer!r}")
     for name in _DENSE_SETTINGS:
         if getattr(recipe, name) != Recipe.__dataclass_fields__[name].default:
-            return f"the recipe has {name} = {getattr(recipe, name)!r}"
+            raise UnsupportedError(f"the recipe has {name} = {getattr(recipe, name)!r}")
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            return f"the parameter {name!r} is not trained"
+            raise UnsupportedError(f"the parameter {name!r} is not trained")
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-            return f"the gradient of {name!r} has hooks"
-    return None
+            raise UnsupportedError(f"the gradient of {name!r} has hooks")
 
 
 def _masks_of(model: nn.Module, constraint: Constraint) -> Mapping[str, Tensor]:
@@ -242,10 +238,17 @@ def _check_cost(connections: Sequence[Connection], least_macs: float) -> None:
         raise UnsupportedError("the network or the number of examples is small")
 
 
-def _make_network(
-    model: nn.Module, masks: Mapping[str, Tensor], connections: Sequence[Connection], inputs: Tensor
+def _sparse_network(
+    backend: str, model: nn.Module, masks: Mapping[str, Tensor], inputs: Tensor, least_macs: float
 ) -> "SparseNetwork":
-    """The network. Raises UnsupportedError if its logits are not those of the model."""
+    """The network of a model. Raises UnsupportedError."""
+    if not masks and backend == "auto":
+        raise UnsupportedError("no weight is masked")
+    _check_tensors(model, inputs)
+    connections = connect_layers(trace_layers(model), masks, inputs.shape[1:])
+    _check_parameters(model, masks, connections)
+    if backend == "auto":
+        _check_cost(connections, least_macs)
     from prunus.training.sparse.network import SparseNetwork
 
     network = SparseNetwork(model, masks, connections)

@@ -3,86 +3,62 @@
 import numpy as np
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.arrays import (
-    FIRST_ROW,
-    HEIGHT,
-    LAST_ROW,
-    LINE_CENTER,
-    LINE_INVERSE,
-    LINE_MEAN,
-    LINE_VARIANCE,
-    ROW_BIAS,
-    ROW_FIRST,
-    ROW_LAST,
-    SIZE,
-    WIDTH,
-    Arrays,
-    Float64Array,
-    Int64Array,
-    num_blocks,
-)
+from prunus.training.sparse.arrays import Arrays, Record, num_blocks
 from prunus.training.sparse.elementwise import position_places
 from prunus.training.sparse.vectors import LANES, never_inline
 
 
 @compile_kernel(error_model="numpy")
-def batch_norm_forward(
-    net: Arrays, op: Int64Array, numbers: Float64Array, num_examples: int, uses_batch: bool
-) -> None:
+def batch_norm_forward(net: Arrays, op: Record, num_examples: int, uses_batch: bool) -> None:
     """Normalize each channel.
 
     Args:
         net: The network.
         op: The operation.
-        numbers: ε, and the momentum of the running statistics.
         num_examples: The number of examples of the batch.
         uses_batch: Whether the statistics are those of the batch, which update the running ones; False: the running
             ones.
     """
     never_inline()
-    values, count = net.values, num_examples * op[HEIGHT] * op[WIDTH]
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-        line = net.statistics[row[ROW_LAST]]
-        mean, variance = line[LINE_MEAN], line[LINE_VARIANCE]
+    values, count = net.values, num_examples * op.height * op.width
+    for row in net.rows[op.first_row : op.last_row]:
+        line = net.statistics[row.line]
+        mean, variance = line.mean, line.variance
         if uses_batch:
             mean = _mean(net, op, row, num_examples, 0.0, False)
             variance = _mean(net, op, row, num_examples, mean, True)
             unbiased = variance * count / (count - 1)
-            line[LINE_MEAN] = np.float32(line[LINE_MEAN] + numbers[1] * (mean - line[LINE_MEAN]))
-            line[LINE_VARIANCE] = np.float32(
-                line[LINE_VARIANCE] + numbers[1] * (unbiased - line[LINE_VARIANCE])
-            )
-        line[LINE_CENTER], line[LINE_INVERSE] = mean, 1 / np.sqrt(variance + numbers[0])
-        factor = np.float32(line[LINE_INVERSE] * net.params[row[ROW_BIAS]])
-        shift, center = net.params[row[ROW_FIRST]], np.float32(mean)
+            line.mean = np.float32(line.mean + op.momentum * (mean - line.mean))
+            line.variance = np.float32(line.variance + op.momentum * (unbiased - line.variance))
+        line.center, line.inverse = mean, 1 / np.sqrt(variance + op.epsilon)
+        factor = np.float32(line.inverse * net.params[row.scale])
+        shift, center = net.params[row.bias], np.float32(mean)
         for block in range(num_blocks(num_examples)):
-            for h in range(op[HEIGHT]):
-                for w in range(op[WIDTH]):
-                    x, y = position_places(op, row, h, w, block * net.sizes[SIZE])
+            for h in range(op.height):
+                for w in range(op.width):
+                    x, y = position_places(op, row, h, w, block * net.block_size)
                     for j in range(LANES):
                         values[y * LANES + j] = (values[x * LANES + j] - center) * factor + shift
 
 
 @compile_kernel(error_model="numpy")
-def _mean(
-    net: Arrays, op: Int64Array, row: Int64Array, num_examples: int, center: float, is_squared: bool
-) -> float:
+def _mean(net: Arrays, op: Record, row: Record, num_examples: int, center: float, is_squared: bool) -> float:
     """The mean of the values of a channel, or of their squared differences from `center`, over the examples."""
     never_inline()
     sums = np.zeros(LANES)
     for block in range(num_blocks(num_examples)):
         num_lanes = min(LANES, num_examples - block * LANES)
-        for h in range(op[HEIGHT]):
-            for w in range(op[WIDTH]):
-                x, _ = position_places(op, row, h, w, block * net.sizes[SIZE])
+        for h in range(op.height):
+            for w in range(op.width):
+                x, _ = position_places(op, row, h, w, block * net.block_size)
                 for j in range(num_lanes):
                     difference = net.values[x * LANES + j] - center
                     sums[j] += difference * difference if is_squared else difference
-    return float(sums.sum() / (num_examples * op[HEIGHT] * op[WIDTH]))
+    return float(sums.sum() / (num_examples * op.height * op.width))
 
 
 @compile_kernel(error_model="numpy")
-def batch_norm_backward(net: Arrays, op: Int64Array, num_examples: int, uses_batch: bool) -> None:
+def batch_norm_backward(net: Arrays, op: Record, num_examples: int, uses_batch: bool) -> None:
     """Set the gradients of the input, the weight and the bias.
 
     Args:
@@ -92,31 +68,31 @@ def batch_norm_backward(net: Arrays, op: Int64Array, num_examples: int, uses_bat
         uses_batch: Whether the statistics were those of the batch.
     """
     never_inline()
-    values, slopes, count = net.values, net.slopes, num_examples * op[HEIGHT] * op[WIDTH]
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
+    values, slopes, count = net.values, net.slopes, num_examples * op.height * op.width
+    for row in net.rows[op.first_row : op.last_row]:
         mean, inverse = (
-            net.statistics[row[ROW_LAST], LINE_CENTER],
-            net.statistics[row[ROW_LAST], LINE_INVERSE],
+            net.statistics[row.line].center,
+            net.statistics[row.line].inverse,
         )
         sums, products = np.zeros(LANES), np.zeros(LANES)
         for block in range(num_blocks(num_examples)):
-            for h in range(op[HEIGHT]):
-                for w in range(op[WIDTH]):
-                    x, y = position_places(op, row, h, w, block * net.sizes[SIZE])
+            for h in range(op.height):
+                for w in range(op.width):
+                    x, y = position_places(op, row, h, w, block * net.block_size)
                     for j in range(LANES):
                         slope = slopes[y * LANES + j]
                         sums[j] += slope
                         products[j] += slope * ((values[x * LANES + j] - mean) * inverse)
         bias, weight = sums.sum(), products.sum()
-        net.gradients[row[ROW_BIAS]], net.gradients[row[ROW_FIRST]] = weight, bias
-        factor, center = np.float32(inverse * net.params[row[ROW_BIAS]]), np.float32(mean)
+        net.gradients[row.scale], net.gradients[row.bias] = weight, bias
+        factor, center = np.float32(inverse * net.params[row.scale]), np.float32(mean)
         a = np.float32(bias / count if uses_batch else 0.0)
         b = np.float32(weight / count * inverse if uses_batch else 0.0)
         for block in range(num_blocks(num_examples)):
             num_lanes = min(LANES, num_examples - block * LANES)
-            for h in range(op[HEIGHT]):
-                for w in range(op[WIDTH]):
-                    x, y = position_places(op, row, h, w, block * net.sizes[SIZE])
+            for h in range(op.height):
+                for w in range(op.width):
+                    x, y = position_places(op, row, h, w, block * net.block_size)
                     for j in range(num_lanes):
                         difference = (values[x * LANES + j] - center) * b
                         slopes[x * LANES + j] = factor * (slopes[y * LANES + j] - a - difference)

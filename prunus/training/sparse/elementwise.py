@@ -3,28 +3,7 @@
 import numpy as np
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.arrays import (
-    FIRST_ROW,
-    HEIGHT,
-    INPUT,
-    KIND,
-    LAST_ROW,
-    NUMBER,
-    OUTPUT,
-    OUTPUT_STRIDE,
-    RELU,
-    ROW_INPUT,
-    ROW_OUTPUT,
-    STEP_DOWN,
-    STEP_RIGHT,
-    TANH,
-    WIDTH,
-    WINDOW,
-    WINDOW_STRIDE,
-    Arrays,
-    Float32Array,
-    Int64Array,
-)
+from prunus.training.sparse.arrays import RELU, TANH, Arrays, Float32Array, Record
 from prunus.training.sparse.vectors import (
     LANES,
     load,
@@ -44,7 +23,7 @@ _DECISIONS = 4
 
 
 @compile_kernel(error_model="numpy")
-def position_places(op: Int64Array, row: Int64Array, h: int, w: int, base: int) -> tuple[int, int]:
+def position_places(op: Record, row: Record, h: int, w: int, base: int) -> tuple[int, int]:
     """The places of the input and of the output of a channel at a position.
 
     Args:
@@ -57,12 +36,12 @@ def position_places(op: Int64Array, row: Int64Array, h: int, w: int, base: int) 
     Returns:
         Both places.
     """
-    x = base + op[INPUT] + row[ROW_INPUT] + h * op[STEP_DOWN] + w * op[STEP_RIGHT]
-    return x, base + op[OUTPUT] + row[ROW_OUTPUT] + h * op[OUTPUT_STRIDE] + w
+    x = base + op.input + row.input + h * op.step_down + w * op.step_right
+    return x, base + op.output + row.output + h * op.output_stride + w
 
 
 @compile_kernel(error_model="numpy")
-def activation_forward(net: Arrays, op: Int64Array, base: int) -> None:
+def activation_forward(net: Arrays, op: Record, base: int) -> None:
     """Compute ReLU, tanh or the logistic function; NaN stays NaN.
 
     Args:
@@ -72,13 +51,13 @@ def activation_forward(net: Arrays, op: Int64Array, base: int) -> None:
     """
     never_inline()
     one, values = np.float32(1), net.values
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-        for h in range(op[HEIGHT]):
-            for w in range(op[WIDTH]):
+    for row in net.rows[op.first_row : op.last_row]:
+        for h in range(op.height):
+            for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
-                if op[KIND] == RELU:
+                if op.kind == RELU:
                     store(values, y, positive_part(load(values, x)))
-                elif op[KIND] == TANH:
+                elif op.kind == TANH:
                     for j in range(LANES):
                         values[y * LANES + j] = np.tanh(values[x * LANES + j])
                 else:
@@ -87,7 +66,7 @@ def activation_forward(net: Arrays, op: Int64Array, base: int) -> None:
 
 
 @compile_kernel(error_model="numpy")
-def activation_backward(net: Arrays, op: Int64Array, base: int) -> None:
+def activation_backward(net: Arrays, op: Record, base: int) -> None:
     """Set the gradient of the input from that of the output, which may be in the same place.
 
     Args:
@@ -97,16 +76,16 @@ def activation_backward(net: Arrays, op: Int64Array, base: int) -> None:
     """
     never_inline()
     one = np.float32(1)
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-        for h in range(op[HEIGHT]):
-            for w in range(op[WIDTH]):
+    for row in net.rows[op.first_row : op.last_row]:
+        for h in range(op.height):
+            for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
-                if op[KIND] == RELU:
+                if op.kind == RELU:
                     store(net.slopes, x, where_positive(load(net.values, y), load(net.slopes, y)))
                     continue
                 for j in range(LANES):
                     value, slope = net.values[y * LANES + j], net.slopes[y * LANES + j]
-                    factor = one - value * value if op[KIND] == TANH else value * (one - value)
+                    factor = one - value * value if op.kind == TANH else value * (one - value)
                     net.slopes[x * LANES + j] = slope * factor
 
 
@@ -120,7 +99,7 @@ def _random_bits(key: int, counter: int) -> np.uint64:
 
 
 @compile_kernel(error_model="numpy")
-def dropout(net: Arrays, op: Int64Array, probability: float, key: int, base: int, is_backward: bool) -> None:
+def dropout(net: Arrays, op: Record, probability: float, key: int, base: int, is_backward: bool) -> None:
     """Set values to zero, and multiply the others by 1 / (1 - probability); backward: the same for their gradients.
 
     Each decision is a function of key, operation, neuron, position and example, so that no mask is stored. It has 16
@@ -137,10 +116,10 @@ def dropout(net: Arrays, op: Int64Array, probability: float, key: int, base: int
     never_inline()
     scale = np.float32(1 / (1 - probability) if probability < 1 else 0)
     threshold = np.uint64(round(probability * 65536))
-    key = _random_bits(key, op[NUMBER])
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-        for h in range(op[HEIGHT]):
-            for w in range(op[WIDTH]):
+    key = _random_bits(key, op.number)
+    for row in net.rows[op.first_row : op.last_row]:
+        for h in range(op.height):
+            for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
                 if is_backward:
                     _drop(net.slopes, y, x, y, key, threshold, scale)
@@ -161,7 +140,7 @@ def _drop(
 
 
 @compile_kernel(error_model="numpy")
-def max_pool_forward(net: Arrays, op: Int64Array, base: int) -> None:
+def max_pool_forward(net: Arrays, op: Record, base: int) -> None:
     """Compute the maximum of each window; NaN if the window has one.
 
     Args:
@@ -170,19 +149,19 @@ def max_pool_forward(net: Arrays, op: Int64Array, base: int) -> None:
         base: The first place of the block.
     """
     never_inline()
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-        for h in range(op[HEIGHT]):
-            for w in range(op[WIDTH]):
+    for row in net.rows[op.first_row : op.last_row]:
+        for h in range(op.height):
+            for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
                 result = load(net.values, x)
-                for i in range(1, op[WINDOW] * op[WINDOW]):
-                    place = x + i // op[WINDOW] * op[WINDOW_STRIDE] + i % op[WINDOW]
+                for i in range(1, op.window * op.window):
+                    place = x + i // op.window * op.window_stride + i % op.window
                     result = maximum(result, load(net.values, place))
                 store(net.values, y, result)
 
 
 @compile_kernel(error_model="numpy")
-def max_pool_backward(net: Arrays, op: Int64Array, base: int) -> None:
+def max_pool_backward(net: Arrays, op: Record, base: int) -> None:
     """Add the gradient of each maximum to its first place in the window.
 
     Args:
@@ -192,13 +171,13 @@ def max_pool_backward(net: Arrays, op: Int64Array, base: int) -> None:
     """
     never_inline()
     one = np.float32(1)
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-        for h in range(op[HEIGHT]):
-            for w in range(op[WIDTH]):
+    for row in net.rows[op.first_row : op.last_row]:
+        for h in range(op.height):
+            for w in range(op.width):
                 x, y = position_places(op, row, h, w, base)
                 highest, rest = load(net.values, y), load(net.slopes, y)
-                for i in range(op[WINDOW] * op[WINDOW]):
-                    place = x + i // op[WINDOW] * op[WINDOW_STRIDE] + i % op[WINDOW]
+                for i in range(op.window * op.window):
+                    place = x + i // op.window * op.window_stride + i % op.window
                     part = where_equal(load(net.values, place), highest, rest)
                     store(net.slopes, place, multiply_add(one, part, load(net.slopes, place)))
                     rest = multiply_add(-one, part, rest)  # later places receive nothing

@@ -3,25 +3,7 @@
 import numpy as np
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.arrays import (
-    FIRST_ROW,
-    HEIGHT,
-    INPUT,
-    LAST_ROW,
-    OUTPUT,
-    OUTPUT_STRIDE,
-    ROW_BIAS,
-    ROW_FIRST,
-    ROW_LAST,
-    ROW_OUTPUT,
-    STEP_DOWN,
-    STEP_RIGHT,
-    TILE_HEIGHT,
-    TILE_WIDTH,
-    WIDTH,
-    Arrays,
-    Int64Array,
-)
+from prunus.training.sparse.arrays import Arrays, Record
 from prunus.training.sparse.vectors import (
     load,
     multiply_add,
@@ -34,7 +16,7 @@ from prunus.training.sparse.vectors import (
 
 
 @compile_kernel(error_model="numpy")
-def weighted_forward(net: Arrays, op: Int64Array, base: int) -> None:
+def weighted_forward(net: Arrays, op: Record, base: int) -> None:
     """Compute y = Σ w x + b over kept weights for a block of examples.
 
     Args:
@@ -43,22 +25,22 @@ def weighted_forward(net: Arrays, op: Int64Array, base: int) -> None:
         base: The first place of the block.
     """
     never_inline()
-    for top in range(0, op[HEIGHT], op[TILE_HEIGHT]):
-        for left in range(0, op[WIDTH], op[TILE_WIDTH]):
-            for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-                bias = net.params[row[ROW_BIAS]] if row[ROW_BIAS] >= 0 else np.float32(0)
-                for h in range(top, min(top + op[TILE_HEIGHT], op[HEIGHT])):
-                    for w in range(left, min(left + op[TILE_WIDTH], op[WIDTH])):
-                        x = base + op[INPUT] + h * op[STEP_DOWN] + w * op[STEP_RIGHT]
+    for top in range(0, op.height, op.tile_height):
+        for left in range(0, op.width, op.tile_width):
+            for row in net.rows[op.first_row : op.last_row]:
+                bias = net.params[row.bias] if row.bias >= 0 else np.float32(0)
+                for h in range(top, min(top + op.tile_height, op.height)):
+                    for w in range(left, min(left + op.tile_width, op.width)):
+                        x = base + op.input + h * op.step_down + w * op.step_right
                         result = splat(bias)
-                        for k in range(row[ROW_FIRST], row[ROW_LAST]):
+                        for k in range(row.first, row.last):
                             result = multiply_add(net.params[k], load(net.values, x + net.offsets[k]), result)
-                        place = base + op[OUTPUT] + row[ROW_OUTPUT] + h * op[OUTPUT_STRIDE] + w
+                        place = base + op.output + row.output + h * op.output_stride + w
                         store(net.values, place, result)
 
 
 @compile_kernel(error_model="numpy")
-def weight_gradients(net: Arrays, op: Int64Array, base: int) -> None:
+def weight_gradients(net: Arrays, op: Record, base: int) -> None:
     """Add the gradients of kept weights and biases from a block of examples.
 
     Args:
@@ -67,48 +49,48 @@ def weight_gradients(net: Arrays, op: Int64Array, base: int) -> None:
         base: The first place of the block.
     """
     never_inline()
-    if op[HEIGHT] * op[WIDTH] == 1:
+    if op.height * op.width == 1:
         _linear_gradients(net, op, base)
         return
     one, zero = np.float32(1), splat(np.float32(0))
-    for top in range(0, op[HEIGHT], op[TILE_HEIGHT]):
-        for left in range(0, op[WIDTH], op[TILE_WIDTH]):
-            bottom, right = min(top + op[TILE_HEIGHT], op[HEIGHT]), min(left + op[TILE_WIDTH], op[WIDTH])
-            for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-                output = base + op[OUTPUT] + row[ROW_OUTPUT]
-                if row[ROW_BIAS] >= 0:
+    for top in range(0, op.height, op.tile_height):
+        for left in range(0, op.width, op.tile_width):
+            bottom, right = min(top + op.tile_height, op.height), min(left + op.tile_width, op.width)
+            for row in net.rows[op.first_row : op.last_row]:
+                output = base + op.output + row.output
+                if row.bias >= 0:
                     result = zero
                     for h in range(top, bottom):
                         for w in range(left, right):
-                            slope = load(net.slopes, output + h * op[OUTPUT_STRIDE] + w)
+                            slope = load(net.slopes, output + h * op.output_stride + w)
                             result = multiply_add(one, slope, result)
-                    net.gradients[row[ROW_BIAS]] += total(result)
-                for k in range(row[ROW_FIRST], row[ROW_LAST]):
-                    x, result = base + op[INPUT] + net.offsets[k], zero
+                    net.gradients[row.bias] += total(result)
+                for k in range(row.first, row.last):
+                    x, result = base + op.input + net.offsets[k], zero
                     for h in range(top, bottom):
                         for w in range(left, right):
-                            slope = load(net.slopes, output + h * op[OUTPUT_STRIDE] + w)
-                            value = load(net.values, x + h * op[STEP_DOWN] + w * op[STEP_RIGHT])
+                            slope = load(net.slopes, output + h * op.output_stride + w)
+                            value = load(net.values, x + h * op.step_down + w * op.step_right)
                             result = multiply_add_entries(slope, value, result)
                     net.gradients[k] += total(result)
 
 
 @compile_kernel(error_model="numpy")
-def _linear_gradients(net: Arrays, op: Int64Array, base: int) -> None:
+def _linear_gradients(net: Arrays, op: Record, base: int) -> None:
     """The gradients of a layer with one position: the slope of a neuron is read once."""
     never_inline()
     zero = splat(np.float32(0))
-    for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-        slope = load(net.slopes, base + op[OUTPUT] + row[ROW_OUTPUT])
-        if row[ROW_BIAS] >= 0:
-            net.gradients[row[ROW_BIAS]] += total(slope)
-        for k in range(row[ROW_FIRST], row[ROW_LAST]):
-            value = load(net.values, base + op[INPUT] + net.offsets[k])
+    for row in net.rows[op.first_row : op.last_row]:
+        slope = load(net.slopes, base + op.output + row.output)
+        if row.bias >= 0:
+            net.gradients[row.bias] += total(slope)
+        for k in range(row.first, row.last):
+            value = load(net.values, base + op.input + net.offsets[k])
             net.gradients[k] += total(multiply_add_entries(slope, value, zero))
 
 
 @compile_kernel(error_model="numpy")
-def input_gradients(net: Arrays, op: Int64Array, base: int) -> None:
+def input_gradients(net: Arrays, op: Record, base: int) -> None:
     """Add the gradient of the input for a block of examples.
 
     Args:
@@ -117,15 +99,15 @@ def input_gradients(net: Arrays, op: Int64Array, base: int) -> None:
         base: The first place of the block.
     """
     never_inline()
-    for top in range(0, op[HEIGHT], op[TILE_HEIGHT]):
-        for left in range(0, op[WIDTH], op[TILE_WIDTH]):
-            for row in net.rows[op[FIRST_ROW] : op[LAST_ROW]]:
-                for h in range(top, min(top + op[TILE_HEIGHT], op[HEIGHT])):
-                    for w in range(left, min(left + op[TILE_WIDTH], op[WIDTH])):
-                        x = base + op[INPUT] + h * op[STEP_DOWN] + w * op[STEP_RIGHT]
-                        place = base + op[OUTPUT] + row[ROW_OUTPUT] + h * op[OUTPUT_STRIDE] + w
+    for top in range(0, op.height, op.tile_height):
+        for left in range(0, op.width, op.tile_width):
+            for row in net.rows[op.first_row : op.last_row]:
+                for h in range(top, min(top + op.tile_height, op.height)):
+                    for w in range(left, min(left + op.tile_width, op.width)):
+                        x = base + op.input + h * op.step_down + w * op.step_right
+                        place = base + op.output + row.output + h * op.output_stride + w
                         slope = load(net.slopes, place)
-                        for k in range(row[ROW_FIRST], row[ROW_LAST]):
+                        for k in range(row.first, row.last):
                             place = x + net.offsets[k]
                             result = multiply_add(net.params[k], slope, load(net.slopes, place))
                             store(net.slopes, place, result)

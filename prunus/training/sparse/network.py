@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.training.recipe import Recipe
-from prunus.training.sparse import arrays, optimizers, program
+from prunus.training.sparse import optimizers, program
+from prunus.training.sparse.arrays import Records
 from prunus.training.sparse.optimizers import OptimizerSettings
 from prunus.training.sparse.places import Connection
 from prunus.training.sparse.tables import list_parameters, make_arrays
@@ -54,17 +55,14 @@ class SparseNetwork:
     @property
     def num_classes(self) -> int:
         """The number of logits."""
-        return int(self._net.sizes[arrays.NUM_CLASSES])
+        return self._net.num_classes
 
     def load(self) -> None:
         """Copy the values of the model."""
         for parameter in self._parameters.values():
             self._net.params[parameter.first : parameter.last] = parameter.read(parameter.tensor)
         for norm, lines in self._norm_lines():
-            lines[:, arrays.LINE_MEAN], lines[:, arrays.LINE_VARIANCE] = (
-                norm.running_mean.numpy(),
-                norm.running_var.numpy(),
-            )
+            lines["mean"], lines["variance"] = norm.running_mean.numpy(), norm.running_var.numpy()
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Copy the state of the optimizer of the model; without a state, the training has taken no step."""
@@ -91,8 +89,8 @@ class SparseNetwork:
                 state["step"].fill_(self._step)
         for norm, lines in self._norm_lines():
             if norm.training:
-                norm.running_mean.copy_(torch.from_numpy(lines[:, arrays.LINE_MEAN]))
-                norm.running_var.copy_(torch.from_numpy(lines[:, arrays.LINE_VARIANCE]))
+                norm.running_mean.copy_(torch.from_numpy(lines["mean"]))
+                norm.running_var.copy_(torch.from_numpy(lines["variance"]))
                 norm.num_batches_tracked.add_(self._num_new_steps)
         self._num_new_steps = 0
 
@@ -150,17 +148,17 @@ class SparseNetwork:
     def logits(self, inputs: Tensor) -> Tensor:
         """The logits [n, C] of at most `LANES` examples, in evaluation mode."""
         self.evaluate(inputs, torch.zeros(len(inputs), dtype=torch.int64))
-        first = self._net.sizes[arrays.LOGITS]
+        first = self._net.logits
         vectors = self._net.values.reshape(-1, LANES)[first : first + self.num_classes, : len(inputs)]
         return torch.from_numpy(vectors.T.copy())
 
     def _reserve(self, batch_size: int) -> None:
         """Make room for the activations of a batch."""
-        size = -(-batch_size // LANES) * int(self._net.sizes[arrays.SIZE])
+        size = -(-batch_size // LANES) * self._net.block_size
         if len(self._net.values) < size * LANES:
             self._net = self._net._replace(values=zeros(size), slopes=zeros(size))
 
-    def _norm_lines(self) -> Iterator[tuple[Any, NDArray[np.float64]]]:
+    def _norm_lines(self) -> Iterator[tuple[Any, Records]]:
         """Each BatchNorm with the lines of its channels in the statistics."""
         first = 0
         for norm in self._norms:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prunus.compiled import compile_kernel
-from prunus.training.sparse.arrays import NUM_WEIGHTS, Arrays, Float32Array
+from prunus.training.sparse.arrays import Arrays, Float32Array
 from prunus.training.sparse.vectors import never_inline
 
 SGD, NESTEROV, ADAM, ADAMW = range(4)
@@ -40,7 +40,7 @@ def optimizer_step(
     never_inline()
     l1, l2 = np.float32(settings.l1), np.float32(settings.l2)
     if l1 or l2:
-        for k in range(net.sizes[NUM_WEIGHTS]):
+        for k in range(net.num_weights):
             net.gradients[k] += l1 * np.sign(net.params[k]) + l2 * net.params[k]
     if settings.optimizer >= ADAM:
         decay = settings.weight_decay

@@ -9,14 +9,7 @@ from prunus.compiled import compile_kernel
 from prunus.training.sparse.arrays import (
     BATCH_NORM,
     DROPOUT,
-    INPUT_SIZE,
-    KIND,
-    LOGITS,
     MAX_POOL,
-    NEEDS_GRADIENT,
-    NUM_CLASSES,
-    SIZE,
-    USES_BATCH,
     WEIGHTED,
     Arrays,
     Float32Array,
@@ -54,7 +47,7 @@ def _gather(net: Arrays, examples: OrderedExamples, first: int, last: int) -> No
     never_inline()
     num_features, starts = len(net.places), np.empty(LANES, np.int64)
     for block in range(num_blocks(last - first)):
-        offset = block * net.sizes[SIZE] * LANES
+        offset = block * net.block_size * LANES
         for j in range(LANES):
             starts[j] = examples.order[min(first + block * LANES + j, last - 1)] * num_features
         for feature in net.tiles:
@@ -71,17 +64,17 @@ def _forward(net: Arrays, num_examples: int, key: int, is_training: bool) -> Non
     never_inline()
     for i in range(len(net.ops)):
         op = net.ops[i]
-        if op[KIND] == BATCH_NORM:
-            batch_norm_forward(net, op, net.numbers[i], num_examples, is_training and op[USES_BATCH] == 1)
+        if op.kind == BATCH_NORM:
+            batch_norm_forward(net, op, num_examples, is_training and op.uses_batch == 1)
             continue
         for block in range(num_blocks(num_examples)):
-            base = block * net.sizes[SIZE]
-            if op[KIND] == WEIGHTED:
+            base = block * net.block_size
+            if op.kind == WEIGHTED:
                 weighted_forward(net, op, base)
-            elif op[KIND] == MAX_POOL:
+            elif op.kind == MAX_POOL:
                 max_pool_forward(net, op, base)
-            elif op[KIND] == DROPOUT:
-                dropout(net, op, net.numbers[i, 0] if is_training else 0.0, key, base, False)
+            elif op.kind == DROPOUT:
+                dropout(net, op, op.probability if is_training else 0.0, key, base, False)
             else:
                 activation_forward(net, op, base)
 
@@ -92,21 +85,21 @@ def _backward(net: Arrays, num_examples: int, key: int) -> None:
     never_inline()
     for i in range(len(net.ops) - 1, -1, -1):
         op = net.ops[i]
-        if op[KIND] == BATCH_NORM:
-            batch_norm_backward(net, op, num_examples, op[USES_BATCH] == 1)
+        if op.kind == BATCH_NORM:
+            batch_norm_backward(net, op, num_examples, op.uses_batch == 1)
             continue
         for block in range(num_blocks(num_examples)):
-            base = block * net.sizes[SIZE]
-            if op[KIND] == WEIGHTED:
+            base = block * net.block_size
+            if op.kind == WEIGHTED:
                 weight_gradients(net, op, base)
-                if op[NEEDS_GRADIENT]:
+                if op.needs_gradient:
                     input_gradients(net, op, base)
-            elif not op[NEEDS_GRADIENT]:
+            elif not op.needs_gradient:
                 continue
-            elif op[KIND] == MAX_POOL:
+            elif op.kind == MAX_POOL:
                 max_pool_backward(net, op, base)
-            elif op[KIND] == DROPOUT:
-                dropout(net, op, net.numbers[i, 0], key, base, True)
+            elif op.kind == DROPOUT:
+                dropout(net, op, op.probability, key, base, True)
             else:
                 activation_backward(net, op, base)
 
@@ -117,11 +110,11 @@ def _cross_entropy(
 ) -> tuple[float, int]:
     """The sum of the losses and the number of right answers; with `num_labeled`, also the gradients of the mean."""
     never_inline()
-    num_classes = net.sizes[NUM_CLASSES]
+    num_classes = net.num_classes
     loss, correct, powers = 0.0, 0, np.empty(num_classes, np.float32)
     for j in range(last - first):
         label = examples.labels[examples.order[first + j]]
-        place = (j // LANES * net.sizes[SIZE] + net.sizes[LOGITS]) * LANES + j % LANES
+        place = (j // LANES * net.block_size + net.logits) * LANES + j % LANES
         highest, best = net.values[place], 0
         for c in range(1, num_classes):
             logit = net.values[place + c * LANES]
@@ -154,8 +147,8 @@ def _batch_gradients(
         return 0.0, 0
     _gather(net, examples, first, last)
     _forward(net, last - first, key, True)
-    used = num_blocks(last - first) * net.sizes[SIZE] * LANES
-    net.slopes[net.sizes[INPUT_SIZE] * LANES : used] = 0
+    used = num_blocks(last - first) * net.block_size * LANES
+    net.slopes[net.num_inputs * LANES : used] = 0
     net.gradients[:] = 0
     loss, _ = _cross_entropy(net, examples, first, last, num_labeled)
     _backward(net, last - first, key)

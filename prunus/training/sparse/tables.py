@@ -79,16 +79,14 @@ def make_arrays(connections: Sequence[Connection], parameters: Mapping[str, Para
     tiles = np.arange(0, len(places) - TILE + 1, TILE)
     if len(tiles):
         tiles = tiles[np.logical_or.reduceat(live_features(connections[0]), tiles)]
-    sizes = np.zeros(fields.NUM_SIZES, np.int64)
-    sizes[fields.SIZE] = last.place + last.channels * last.area
-    sizes[fields.INPUT_SIZE] = source.channels * source.area
-    sizes[fields.LOGITS], sizes[fields.NUM_CLASSES] = last.place, last.channels
-    sizes[fields.NUM_WEIGHTS] = sum(p.last - p.first for p in parameters.values() if p.tensor.dim() > 1)
     size = len(tables.offsets)
     return fields.Arrays(
-        tables.ops, tables.numbers, np.concatenate(tables.rows), tables.offsets, places, tiles, sizes,
+        tables.ops, np.concatenate(tables.rows), tables.offsets, places, tiles,
+        block_size=last.place + last.channels * last.area, num_inputs=source.channels * source.area,
+        logits=last.place, num_classes=last.channels,
+        num_weights=sum(p.last - p.first for p in parameters.values() if p.tensor.dim() > 1),
         params=np.zeros(size, np.float32), gradients=np.zeros(size, np.float32),
-        statistics=np.zeros((tables.num_statistics, 4)), values=zeros(0), slopes=zeros(0),
+        statistics=np.zeros(tables.num_statistics, fields.STATISTICS), values=zeros(0), slopes=zeros(0),
     )  # fmt: skip
 
 
@@ -97,51 +95,51 @@ class _Tables:
 
     def __init__(self, connections: Sequence[Connection], parameters: Mapping[str, Parameter]) -> None:
         self._first = {name: parameter.first for name, parameter in parameters.items()}
-        self.ops = np.zeros((len(connections), fields.NUM_FIELDS), np.int64)
-        self.numbers = np.zeros((len(connections), 2))
+        self.ops = np.zeros(len(connections), fields.OPERATION)
         self.offsets = np.zeros(max(p.last for p in parameters.values()), np.int32)
         self.num_statistics = 0
         self.rows = [self._add(number, connection) for number, connection in enumerate(connections)]
 
-    def _add(self, number: int, connection: Connection) -> NDArray[np.int64]:
+    def _add(self, number: int, connection: Connection) -> fields.Records:
         """Fill the operation of a layer; returns its rows."""
         op, layer, source, target = self.ops[number], connection.layer, connection.source, connection.target
-        op[fields.KIND], op[fields.NUMBER] = _KINDS.index(layer.kind), number
-        has_parameters = np.isin(self.ops[:number, fields.KIND], (fields.WEIGHTED, fields.BATCH_NORM))
-        op[fields.NEEDS_GRADIENT] = has_parameters.any()
-        op[fields.INPUT], op[fields.OUTPUT] = source.place + source.corner, target.place + target.corner
-        op[fields.HEIGHT], op[fields.WIDTH] = target.height, target.width
-        op[fields.TILE_HEIGHT], op[fields.TILE_WIDTH] = target.height, target.width
-        op[fields.OUTPUT_STRIDE] = target.stride
-        op[fields.STEP_DOWN], op[fields.STEP_RIGHT] = source.stride, 1
+        op["kind"], op["number"] = _KINDS.index(layer.kind), number
+        has_parameters = np.isin(self.ops["kind"][:number], (fields.WEIGHTED, fields.BATCH_NORM))
+        op["needs_gradient"] = has_parameters.any()
+        op["input"], op["output"] = source.place + source.corner, target.place + target.corner
+        op["height"], op["width"] = target.height, target.width
+        op["tile_height"], op["tile_width"] = target.height, target.width
+        op["output_stride"] = target.stride
+        op["step_down"], op["step_right"] = source.stride, 1
         live = np.flatnonzero(target.live)
-        rows = np.full((len(live), fields.NUM_COLUMNS), -1, np.int64)
-        rows[:, fields.ROW_INPUT], rows[:, fields.ROW_OUTPUT] = live * source.area, live * target.area
+        rows = np.zeros(len(live), fields.ROW)
+        rows["bias"] = -1
+        rows["input"], rows["output"] = live * source.area, live * target.area
         if layer.kind == "weighted":
             self._add_weights(connection, op, rows, live)
         elif layer.kind == "max_pool":
-            op[fields.WINDOW], op[fields.WINDOW_STRIDE] = layer.window, source.stride
-            op[fields.STEP_DOWN], op[fields.STEP_RIGHT] = layer.stride * source.stride, layer.stride
+            op["window"], op["window_stride"] = layer.window, source.stride
+            op["step_down"], op["step_right"] = layer.stride * source.stride, layer.stride
         elif isinstance(layer.module, nn.Dropout):
-            self.numbers[number, 0] = layer.module.p
+            op["probability"] = layer.module.p
         elif isinstance(layer.module, nn.BatchNorm1d | nn.BatchNorm2d):
-            self.numbers[number] = layer.module.eps, layer.module.momentum
-            op[fields.USES_BATCH] = layer.module.training
-            rows[:, fields.ROW_BIAS] = self._first[layer.parameter("weight")] + live
-            rows[:, fields.ROW_FIRST] = self._first[layer.parameter("bias")] + live
-            rows[:, fields.ROW_LAST] = self.num_statistics + live
+            op["epsilon"], op["momentum"] = layer.module.eps, layer.module.momentum
+            op["uses_batch"] = layer.module.training
+            rows["scale"] = self._first[layer.parameter("weight")] + live
+            rows["bias"] = self._first[layer.parameter("bias")] + live
+            rows["line"] = self.num_statistics + live
             self.num_statistics += target.channels
-        op[fields.FIRST_ROW] = self.ops[number - 1, fields.LAST_ROW] if number else 0
-        op[fields.LAST_ROW] = op[fields.FIRST_ROW] + len(live)
+        op["first_row"] = self.ops[number - 1]["last_row"] if number else 0
+        op["last_row"] = op["first_row"] + len(live)
         return rows
 
     def _add_weights(
-        self, connection: Connection, op: fields.Int64Array, rows: fields.Int64Array, live: NDArray[np.int64]
+        self, connection: Connection, op: fields.Record, rows: fields.Records, live: NDArray[np.int64]
     ) -> None:
         """Set the fields of a linear layer or a convolution, its rows, and the offset of each kept weight."""
         source, layer, mask = connection.source, connection.layer, connection.mask
         places = np.nonzero(mask)
-        op[fields.INPUT] = source.place
+        op["input"] = source.place
         if isinstance(layer.module, nn.Conv2d):
             kernel, stride, padding, dilation = convolution_settings(layer.module)
             channel = places[0] // (len(mask) // layer.module.groups) * mask.shape[1] + places[1]
@@ -149,17 +147,17 @@ class _Tables:
                 source.border - p + k * d for p, k, d in zip(padding, places[2:], dilation, strict=True)
             )
             offsets = channel * source.area + down * source.stride + right
-            op[fields.STEP_DOWN], op[fields.STEP_RIGHT] = stride[0] * source.stride, stride[1]
-            op[fields.TILE_HEIGHT], op[fields.TILE_WIDTH] = _tile(source, connection.target, kernel, stride)
+            op["step_down"], op["step_right"] = stride[0] * source.stride, stride[1]
+            op["tile_height"], op["tile_width"] = _tile(source, connection.target, kernel, stride)
         else:
             offsets = source.places()[places[1]]
         first = self._first[layer.parameter("weight")]
         self.offsets[first : first + len(offsets)] = offsets
         counts = mask.reshape(len(mask), -1).sum(1)
         ends = first + counts.cumsum()
-        rows[:, fields.ROW_FIRST], rows[:, fields.ROW_LAST] = (ends - counts)[live], ends[live]
+        rows["first"], rows["last"] = (ends - counts)[live], ends[live]
         if layer.module is not None and layer.module.bias is not None:
-            rows[:, fields.ROW_BIAS] = self._first[layer.parameter("bias")] + live
+            rows["bias"] = self._first[layer.parameter("bias")] + live
 
 
 def _tile(source: Slot, target: Slot, kernel: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int]:

@@ -115,6 +115,11 @@ def test_blocks_that_cannot_be_removed_leave_the_model_as_it_was():
         prunus.remove_blocks(model, x, ["b"])
     with pytest.raises(UnknownNameError, match="residual block 'c'"):
         prunus.remove_blocks(model, x, ["c"])
+    for names in ([], "b"):
+        with pytest.raises(ModelError, match="Expected a list of names"):
+            prunus.remove_blocks(model, x, names)
+    with pytest.raises(ModelError, match="an optimizer of this Tuple"):
+        prunus.remove_blocks(model, x, ["b"], torch.optim.SGD(Net().parameters(), lr=0.1))
     assert torch.equal(model(x), expected)
     factors = prunus.BlockFactors(model, x, penalty=1.0, learning_rate=2.0)
     model(x).sum().mul(0).backward()
@@ -194,5 +199,9 @@ def test_bad_factors_are_refused():
     for settings in ({"penalty": 0.0}, {"penalty": float("nan")}, {"penalty": 1.0, "momentum": 1.0}):
         with pytest.raises(SpecError, match="Expected"):
             prunus.BlockFactors(Net(), torch.zeros(2, 1, 8, 8), **settings)
+    model = Scalar()
+    prunus.BlockFactors(model, torch.eye(2), penalty=1.0)
+    with pytest.raises(ModelError, match="without factors"):
+        prunus.BlockFactors(model, torch.eye(2), penalty=1.0)
     with pytest.raises(ModelError, match="identity shortcut"):
         prunus.BlockFactors(nn.Linear(3, 3), torch.zeros(2, 3), penalty=1.0)

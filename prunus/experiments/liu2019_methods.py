@@ -1,0 +1,98 @@
+"""How a structure is chosen: the pruning methods of Liu et al. 2019, and trainings with a penalty that choose one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from prunus.experiments.function_run import FunctionRun, Output
+from prunus.experiments.trained_networks import TrainedNetwork
+from prunus.pruning.structured.block_factors import BlockFactors
+from prunus.pruning.structured.criteria import batch_norm_scales
+from prunus.runs.content import Row
+from prunus.seeds import derive_seed
+from prunus.training import evaluate, train
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the structure that is kept is found."""
+
+    criterion: str = ""
+    """A key of FILTER_CRITERIA; empty where residual blocks are removed."""
+    scope: str = "layer"
+    is_calibrated: bool = False
+    """Whether the criterion needs training images."""
+    refits: bool = False
+    """Whether the weights of the next layers are refitted to the outputs of the dense layers."""
+    penalized: str = ""
+    """What the training of the large network penalizes: "scales" of BatchNorm, "blocks", or nothing."""
+
+
+METHODS: Mapping[str, Method] = {
+    "l1": Method("l1"),
+    "thinet": Method("thinet", is_calibrated=True),
+    "regression": Method("lasso", is_calibrated=True, refits=True),
+    "slimming": Method("bn_scale", "global", penalized="scales"),
+    "sss": Method(penalized="blocks"),
+}
+
+
+@dataclass(frozen=True)
+class PenalizedNetwork(TrainedNetwork):
+    """The settings of a training with an L1 penalty that chooses a structure."""
+
+    kind: ClassVar[str] = "penalized-network"
+
+    penalized: str = "scales"
+    """"scales": the BatchNorm scales; "blocks": a factor on each residual block."""
+    penalty: float = 1e-4
+    """Strength of the penalty, added to the loss."""
+
+    def run(self) -> FunctionRun:
+        """Return the run that trains it."""
+        return FunctionRun.of(train_penalized_network, self)
+
+
+def train_penalized_network(settings: PenalizedNetwork, replicate: int) -> Output:
+    """Train a network with the penalty of Network Slimming or of sparse structure selection, and keep its tensors.
+
+    Source: Liu et al. 2017, "Network slimming", eq. 1; Huang & Wang 2018, "Data-driven sparse structure selection".
+
+    Args:
+        settings: The network, the recipe, and the penalty.
+        replicate: Number of the replicate, from which the seeds are derived.
+
+    Returns:
+        One row with the "test accuracy" in percent and the "factors" of residual blocks by name; and all tensors of the
+        trained network, the last layer of each block multiplied by its factor.
+
+    Raises:
+        StatisticsError: The network has no BatchNorm layer with a scale.
+        ModelError: The network has no residual block with an identity shortcut.
+        SpecError: The penalty is not above 0.
+    """
+    data, network = settings.dataset(), settings.network(derive_seed(replicate, "model"))
+    recipe, factors = settings.recipe, None
+    if settings.penalized == "blocks":
+        images = data.train.inputs[:2]
+        factors = BlockFactors(network, images, settings.penalty, recipe.learning_rate, recipe.momentum)
+
+    def penalized_loss(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(outputs, batch[1]) + settings.penalty * batch_norm_scales(network)
+
+    train(
+        network, data, recipe, constraint=factors, loss=None if factors else penalized_loss,
+        seed=derive_seed(replicate, "dense"), backend="dense",
+    )  # fmt: skip
+    row: Row = {"test accuracy": evaluate(network, data.test, backend="dense").accuracy}
+    if factors is not None:
+        row["factors"] = factors.values()
+        with torch.no_grad():
+            for name, value in factors.values().items():
+                for parameter in network.get_submodule(name).parameters():
+                    parameter.mul_(value)
+    return Output([row], network.state_dict())

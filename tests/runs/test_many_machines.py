@@ -1,0 +1,322 @@
+"""Workers that share only a store: lost ones, paused stores, wrong machines, Ray with two nodes, submitit."""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from prunus.errors import StoreError, WorkerError
+from prunus.runs.content import read_json, write_json
+from prunus.runs.executors import run_plan
+from prunus.runs.executors import scheduler as scheduling
+from prunus.runs.executors.ray_cluster import on_ray
+from prunus.runs.executors.scheduler import MAX_LOST, RunScheduler
+from prunus.runs.executors.slurm import on_slurm
+from prunus.runs.executors.worker import MissingRuns, do_missing_runs, starting_workers
+from prunus.runs.spec import run_id
+from prunus.runs.store import Store
+from prunus.runs.sweeps import is_paused, pause, resume, sweep_status
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+sys.path.insert(0, str(HELPERS))
+
+from plan import DENSE, plan  # noqa: E402
+from specs import Baseline  # noqa: E402
+
+SPECS = [replace(DENSE, replicate=replicate) for replicate in range(3)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def start(store, spec):
+    """Begin an attempt, as a process that is killed after it."""
+    store.open(spec, "test").release()
+
+
+# Wrong machines
+
+
+def test_a_worker_of_another_version_does_nothing(store):
+    work = MissingRuns(tuple(SPECS), store.path, "ray", {}, versions={"prunus": "9.1", "torch": "2.0"})
+    errors = do_missing_runs(work)
+    assert [*errors] == [run_id(spec) for spec in SPECS]
+    assert all("Expected prunus 9.1, torch 2.0 on the machine of a worker" in str(e) for e in errors.values())
+    assert not store.ids()
+
+
+def test_a_worker_that_does_not_see_the_lock_of_its_sweep_does_nothing(store):
+    with starting_workers(store) as name:
+        pass
+    for lock in (name, "workers-other.lock"):
+        errors = do_missing_runs(MissingRuns(tuple(SPECS), store.path, "ray", {}, lock))
+        assert "does not share locks between machines" in str(errors[run_id(SPECS[0])])
+    assert not store.ids()
+    with starting_workers(store) as name:
+        assert not do_missing_runs(MissingRuns((SPECS[0],), store.path, "ray", {}, name))
+    assert store.is_done(run_id(SPECS[0]))
+
+
+def test_a_store_that_vanished_is_named(store, tmp_path):
+    scheduler = RunScheduler(SPECS, store)
+    shutil.rmtree(store.path)
+    with pytest.raises(StoreError, match=f"The store {store.path} cannot be read: No such file"):
+        scheduler.next()
+    errors = do_missing_runs(MissingRuns(tuple(SPECS), store.path, "slurm", {}))
+    assert "There is no store of runs at" in str(errors[run_id(SPECS[0])])
+
+
+def test_the_clock_of_a_machine_does_not_count(store, monkeypatch):
+    """A machine whose clock is a day late or early begins a run; another one reads how long it took."""
+    for number, skew in enumerate((-86400.0, 86400.0)):
+        with monkeypatch.context() as patch:
+            now = time.time
+            patch.setattr(time, "time", lambda now=now, skew=skew: now() + skew)
+            start(store, Baseline(seed=number))
+    assert [run.state for run in store.runs()] == ["interrupted"] * 2
+    assert all(run.seconds < 10 for run in store.runs())
+    directory = store.open(Baseline(), "test")
+    store.finish(directory, {})
+    assert store.run(directory.id).seconds < 10
+
+
+def test_a_record_of_another_version_is_named(store):
+    start(store, Baseline())
+    path = store.directory(run_id(Baseline()), unfinished=True).path / "run.json"
+    record = read_json(path)
+    write_json(
+        path, {**record, "layout": 2, "environments": [{**record["environments"][0], "prunus": "9.1"}]}
+    )
+    with pytest.raises(StoreError, match=r"was written by prunus 9\.1, and this is prunus"):
+        store.run(run_id(Baseline()))
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"), [("nonsense", "it is not HOST:PORT"), ("127.0.0.1:{port}", "refused")]
+)
+def test_a_wrong_ray_address_is_an_error_before_any_run(address, reason, store):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(WorkerError, match=f"No Ray cluster answers at .*{reason}"):
+        run_plan(SPECS, store, executor=partial(on_ray, address=address.format(port=port)))
+    assert not store.ids()
+
+
+def test_a_machine_without_slurm_is_an_error_before_any_run(store, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(WorkerError, match="This machine has no Slurm"):
+        run_plan(SPECS, store, executor="slurm")
+    assert not store.ids()
+
+
+@pytest.mark.parametrize(("executor", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_missing_package_is_named(executor, package, store, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(WorkerError, match=rf'`pip install "prunus\[{executor}\]"`'):
+        run_plan(SPECS, store, executor=executor)
+
+
+# Lost workers
+
+
+def test_a_run_that_ends_its_workers_is_given_up(store):
+    scheduler = RunScheduler(SPECS[:2], store, {run_id(SPECS[0]): 1})
+    start(store, SPECS[0])  # before this sweep
+    for _ in range(MAX_LOST):
+        assert scheduler.next() is SPECS[0]
+        start(store, SPECS[0])
+    assert scheduler.next() is SPECS[1]
+    with pytest.raises(WorkerError, match=f"{MAX_LOST} workers ended while they computed it"):
+        scheduler.raise_first_error()
+
+
+def test_runs_whose_workers_are_all_lost_are_not_taken_as_done(store):
+    with pytest.raises(WorkerError, match="3 of 3 runs are not done, because their workers were lost"):
+        run_plan(SPECS, store, executor=lambda work, workers, scheduler: {})
+
+
+def test_a_run_that_failed_elsewhere_is_not_repeated_in_the_same_sweep(store):
+    store.fail(store.open(SPECS[0], "test"), "an old fault")
+    scheduler = RunScheduler(SPECS[:2], store, {run_id(SPECS[0]): 1})
+    assert scheduler.next() is SPECS[0]
+    store.fail(store.open(SPECS[0], "test"), "a new fault")
+    assert scheduler.next() is SPECS[1]
+    with pytest.raises(WorkerError, match="a new fault"):
+        scheduler.raise_first_error()
+
+
+def test_only_the_first_worker_waits_for_runs_of_other_processes(store, monkeypatch):
+    monkeypatch.setattr(scheduling, "WAIT_SECONDS", 0.01)
+    directory = store.open(SPECS[0], "test")
+    assert RunScheduler(SPECS[:1], store, stays=False).next() is None
+    waiting = threading.Thread(target=RunScheduler(SPECS[:1], store).next, daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    store.finish(directory, {})
+    waiting.join(20)
+    assert not waiting.is_alive()
+
+
+# Paused stores, and the state of a sweep
+
+
+def test_a_paused_store_starts_no_run_until_it_is_resumed(store, monkeypatch):
+    monkeypatch.setattr(scheduling, "WAIT_SECONDS", 0.01)
+    pause(store)
+    with pytest.raises(StoreError, match="is paused; continue with `prunus runs resume`"):
+        run_plan(SPECS, store, executor="inline")
+    taken = []
+    waiting = threading.Thread(target=lambda: taken.append(RunScheduler(SPECS, store).next()), daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    assert not taken
+    resume(store)
+    waiting.join(20)
+    assert taken == [SPECS[0]]
+    resume(store)
+    assert not is_paused(store)
+
+
+def test_the_state_of_a_sweep_has_the_steps_and_the_remaining_time(store):
+    def interrupt(*step):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(SPECS, store, executor="inline", progress=lambda what, done, total: done and interrupt())
+    ids = [run_id(spec) for spec in SPECS]
+    status = sweep_status(store)
+    assert (status.waiting, status.seconds_left) == (tuple(ids), None)
+    run_plan(SPECS[:1], store, executor="inline")
+    directory = store.open(SPECS[1], "test")
+    directory.write_steps(2, 8)
+    status = sweep_status(store)
+    assert (status.finished, dict(status.running)) == (tuple(ids[:1]), {ids[1]: (2, 8)})
+    assert (status.failed, status.waiting, status.paused) == ((), (ids[2],), False)
+    assert status.seconds_left == pytest.approx(store.run(ids[0]).seconds * 1.75)
+    store.finish(directory, {})
+    assert not list(directory.path.glob(".*"))
+
+
+def test_runs_watch_pause_and_resume(store, run_cli):
+    run_plan(SPECS[:2], store, executor="inline")
+    folder = f"--store={store.path}"
+    assert run_cli("runs", "watch", folder).out == "2 of 2 runs finished\n"
+    assert "paused; 0 runs running" in run_cli("runs", "pause", folder).err
+    assert '"paused": true' in run_cli("runs", "watch", folder, "--json").out
+    assert "resumed" in run_cli("runs", "resume", folder).err
+    assert "was not paused" in run_cli("runs", "resume", folder).err
+    assert "There is no store" in run_cli("runs", "pause", "--store=none", code=8).err
+
+
+@pytest.mark.parametrize(
+    ("options", "address"),
+    [
+        (["--ray"], "local"),
+        (["--ray", "h:1"], "h:1"),
+        (["--ray", "auto"], "auto"),
+        (["--ray", "--smoke"], "local"),
+    ],
+)
+def test_ray_takes_an_address_or_none(options, address, run_cli, monkeypatch):
+    def stop(*arguments, executor, **others):
+        raise WorkerError(f"address {executor.keywords['address']}")
+
+    monkeypatch.setattr("prunus.experiments.running.run_experiment", stop)
+    for arguments in (["zhou2019.zeros", *options], [*options, "zhou2019.zeros"]):
+        assert f"error: address {address}" in run_cli("run", *arguments, code=8).err
+    assert "alternatives" in run_cli("run", "zhou2019.zeros", "--slurm", *options, code=2).err
+
+
+# Real clusters
+
+EPOCHS = 50
+
+
+def check_equals_inline(store, tmp_path):
+    """Every run is done, at most one was begun twice, and all tensors have the bits of the executor `inline`."""
+    inline = Store(tmp_path / "inline")
+    run_plan(plan(EPOCHS), inline, executor="inline")
+    assert store.ids() == inline.ids()
+    for run in inline.runs():
+        one, other = (each.directory(run.id) for each in (inline, store))
+        assert one.curve() == other.curve()
+        for file in one.path.glob("*.safetensors"):
+            expected, got = load_file(file), load_file(other.path / file.name)
+            assert {k: v.numpy().tobytes() for k, v in expected.items()} == {
+                k: v.numpy().tobytes() for k, v in got.items()
+            }
+    assert sum(run.attempts - 1 for run in store.runs()) <= 1
+
+
+def when_two_runs_are_running(store, act):
+    """Call `act` in a thread as soon as two runs have been running for a moment."""
+
+    def wait():
+        while sum(run.state == "running" for run in store.runs()) < 2:
+            time.sleep(0.05)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+def test_a_ray_node_that_is_lost_loses_no_run(store, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *sys.path]))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default 15, which takes hours on a busy machine
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        killer = when_two_runs_are_running(store, partial(cluster.remove_node, node, allow_graceful=False))
+        run_plan(plan(EPOCHS), store, executor=partial(on_ray, address=cluster.address), workers=2)
+        assert not killer.is_alive()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    check_equals_inline(store, tmp_path)
+
+
+def jobs_of(folder):
+    """The process IDs of the jobs that submitit's local executor runs from a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_text().split("\0")
+        except OSError:
+            continue
+        if "submitit.core._submit" in command and str(folder) in " ".join(command):
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_loses_no_run(store, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *sys.path]))
+    lines = []
+    killer = when_two_runs_are_running(store, lambda: os.kill(jobs_of(store.path)[-1], signal.SIGKILL))
+    executor = partial(on_slurm, cluster="local")
+    run_plan(plan(EPOCHS), store, executor=executor, workers=2, say=lines.append)
+    assert not killer.is_alive()
+    assert sum("was lost" in line for line in lines) == 1
+    check_equals_inline(store, tmp_path)

@@ -239,11 +239,11 @@ class Masks(Mapping[str, Tensor]):
 
 
 def clear_bits(tensor: Tensor, bits: Tensor) -> None:
-    """Set entries to +0.0 in place where all bits are to be cleared, also where they are NaN or infinite.
+    """Set entries to +0.0 in place, also NaN and infinity.
 
     Args:
-        tensor: The tensor, of any dtype and layout; changed in place.
-        bits: Integers of the same shape and width: 0 clears all bits of an entry, -1 keeps them.
+        tensor: Of any layout; changed in place.
+        bits: Integers of the same shape: 0 clears an entry, -1, all of whose bits are 1, keeps it.
 
     >>> weight = torch.tensor([float("nan"), -2.0])
     >>> clear_bits(weight, torch.tensor([0, -1], dtype=torch.int32))

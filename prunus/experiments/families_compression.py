@@ -36,6 +36,7 @@ from prunus.types import Dataset, MaskDict
 PRUNING, QUANTIZATION, LOW_RANK = "pruning", "quantization", "low rank"
 SMALLER, DISTILLATION = "smaller network", "distillation"
 QUANTIZED, PRUNED_QUANTIZED = " with quantization", " with pruning and quantization"
+MEASURED = ("bytes", "size %", "test error %", "error added")
 LOSS_ALLOWED = 0.25
 """Percentage points of test error by which the smallest file without loss may be worse than the dense network."""
 
@@ -207,12 +208,8 @@ def smallest_files(rows: Sequence[Row]) -> list[Row]:
     smallest = []
     for members in group_rows(rows, ("network", "replicate", "curve")).values():
         sizes = [row["size %"] for row in members if row["error added"] <= LOSS_ALLOWED]
-        kept = {
-            key: members[0][key]
-            for key in ("curve", "replicate", "network", "run", "group")
-            if key in members[0]
-        }
-        smallest.append({**kept, "at": "smallest", "smallest file %": min([*sizes, 100.0])})
+        about = {key: value for key, value in members[0].items() if key not in MEASURED}
+        smallest.append({**about, "at": "smallest", "smallest file %": min([*sizes, 100.0])})
     return [*rows, *smallest]
 
 

@@ -52,7 +52,7 @@ def _template(model: str, size: str) -> FunctionRun:
     )
 
 
-def one_network(template: FunctionRun, size: str) -> LabeledRuns:
+def three_ways_to_prune(template: FunctionRun, size: str) -> LabeledRuns:
     """The three ways to prune one network, which are measured in one run.
 
     Args:
@@ -129,7 +129,7 @@ filters_and_weights = Experiment(
     title="Time of inference after filter pruning and after weight pruning",
     question="Which pruned networks are faster, without and with kernels for sparse weights?",
     template=_template,
-    runs=one_network,
+    runs=three_ways_to_prune,
     figures=(
         FigureSpec(
             "speed", "times faster", "times faster than the dense network (CPU time)", "Speed of pruned networks",

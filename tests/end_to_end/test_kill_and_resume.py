@@ -57,7 +57,7 @@ def finished_work(store):
     Work that is done again would replace its file by another one.
     """
     files = {}
-    for run in (store / "runs").iterdir():
+    for run in (store / "runs").glob("*"):  # none where the first write was killed
         rows = run / "rows.jsonl"
         lines = rows.read_bytes().splitlines() if rows.exists() else []
         levels = [json.loads(line).get("level") for line in lines if line.endswith(b"}")]

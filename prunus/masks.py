@@ -239,7 +239,11 @@ class Masks(Mapping[str, Tensor]):
 
 
 def clear_bits(tensor: Tensor, bits: Tensor) -> None:
-    """Set entries to +0.0 in place where all of `bits`, integers of the same shape, are 0; keep them where all are 1.
+    """Set entries to +0.0 in place, also NaN and infinity.
+
+    Args:
+        tensor: Of any layout; changed in place.
+        bits: Integers of the same shape: 0 clears an entry, -1, all of whose bits are 1, keeps it.
 
     >>> weight = torch.tensor([float("nan"), -2.0])
     >>> clear_bits(weight, torch.tensor([0, -1], dtype=torch.int32))

@@ -193,9 +193,9 @@ def read_image(path: Path, size: int, crop: Sequence[float] | None = None) -> Te
     Raises:
         DataError: The file cannot be read as an image.
     """
-    image_module = _import_pillow()
+    Image = _import_pillow()
     try:
-        with image_module.open(path) as image:
+        with Image.open(path) as image:
             box = window(image.size, crop)
             scales = [
                 size * full / (high - low)
@@ -205,8 +205,8 @@ def read_image(path: Path, size: int, crop: Sequence[float] | None = None) -> Te
             image.draft("RGB", tuple(math.ceil(scale) for scale in scales))
             factors = [now / full for now, full in zip(image.size, full_size, strict=True)] * 2
             scaled = tuple(edge * factor for edge, factor in zip(box, factors, strict=True))
-            resized = image.convert("RGB").resize((size, size), image_module.Resampling.BILINEAR, box=scaled)
-    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+            resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=scaled)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"Expected an image in {path}, which cannot be read ({error}); remove or replace the file."
         ) from error
@@ -243,9 +243,9 @@ def window(size: tuple[int, int], crop: Sequence[float] | None = None) -> tuple[
 
 def _split(folder: Path, classes: Sequence[str], seed: int, size: int) -> ImageFiles:
     """The images of a part in random order, so that the first ones are of many classes."""
-    found = {path.name: path for path in _folders(folder)}
-    if found.keys() != set(classes):
-        name = min(found.keys() ^ set(classes))
+    folders = {path.name: path for path in _folders(folder)}
+    if folders.keys() != set(classes):
+        name = min(folders.keys() ^ set(classes))
         raise DataError(
             f"Expected the classes of {folder} to be those of its folder train, but {name!r} is in one of them only; "
             "add the folder of this class, or remove it."
@@ -253,10 +253,10 @@ def _split(folder: Path, classes: Sequence[str], seed: int, size: int) -> ImageF
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(path for path in found[name].iterdir() if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in folders[name].iterdir() if path.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(
-                f"Expected images of the class {name!r}, but {found[name]} has none; add some, or remove the folder."
+                f"Expected images of the class {name!r}, but {folders[name]} has none; add some, or remove the folder."
             )
         paths += files
         labels += [label] * len(files)
@@ -266,14 +266,14 @@ def _split(folder: Path, classes: Sequence[str], seed: int, size: int) -> ImageF
 
 def _folders(folder: Path) -> list[Path]:
     """The folders of the classes below the folder of a part."""
-    found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    if not found:
+    folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    if not folders:
         raise DataError(
             f"Expected {folder} to have one folder of images per class, "
             f"{'but it has none' if folder.is_dir() else 'which does not exist'}; see the documentation of image "
             "folders."
         )
-    return found
+    return folders
 
 
 def _select(split: ImageFiles, indices: Tensor) -> ImageFiles:

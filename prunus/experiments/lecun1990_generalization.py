@@ -79,8 +79,8 @@ class PrunedBesideDense:
         data = load_data(self.data)
         generator = make_generator(replicate, "training examples")
         indices = torch.randperm(len(data.train), generator=generator)[: self.examples]
-        few = Split(data.train.inputs[indices], data.train.labels[indices])
-        return replace(data, train=few, validation=data.validation.take(VALIDATION_EXAMPLES))
+        examples = Split(data.train.inputs[indices], data.train.labels[indices])
+        return replace(data, train=examples, validation=data.validation.take(VALIDATION_EXAMPLES))
 
 
 def prune_beside_dense(settings: PrunedBesideDense, replicate: int) -> list[Row]:

@@ -101,11 +101,11 @@ def tickets_and_random(ticket: TicketSpec, size: str) -> LabeledRuns:
     for rate in LEARNING_RATES:
         for name, schedule in SCHEDULES.items():
             levels = () if schedule == "iterative" else tuple(range(2, ticket.rounds + 1))
-            own = replace(
+            winning = replace(
                 with_recipe(ticket, learning_rate=rate), schedule=schedule, mask1="rewind", levels=levels
             )
-            control = replace(own, mask1="reinitialize", masks_from=own)
-            runs += [({"curve": curve_name(TICKET, rate), "over": name}, own)]
+            control = replace(winning, mask1="reinitialize", masks_from=winning)
+            runs += [({"curve": curve_name(TICKET, rate), "over": name}, winning)]
             runs += [({"curve": curve_name(RANDOM, rate), "over": name}, control)]
     return runs
 

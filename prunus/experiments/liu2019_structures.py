@@ -117,10 +117,10 @@ def four_ways_to_train(template: FunctionRun, size: str) -> LabeledRuns:
     return [
         labeled_run
         for method in template.settings.methods
-        for own in [replace(template.settings, method=method, methods=())]
+        for network in [replace(template.settings, method=method, methods=())]
         for labeled_run in [
-            ({"curve": UNPRUNED, "over": method}, own.large.run()),
-            *(({"curve": arm, "over": method}, replace(own, arm=arm).run()) for arm in arms),
+            ({"curve": UNPRUNED, "over": method}, network.large.run()),
+            *(({"curve": arm, "over": method}, replace(network, arm=arm).run()) for arm in arms),
         ]
     ]
 
@@ -139,12 +139,15 @@ def tickets_of_filters(template: FunctionRun, size: str) -> LabeledRuns:
     runs = []
     for rate in LEARNING_RATES:
         recipe = template.settings.recipe.replace(learning_rate=rate)
-        own = replace(template.settings, recipe=recipe, method="l1", methods=())
+        settings = replace(template.settings, recipe=recipe, method="l1", methods=())
         for curve, arm in ((curve_name(TICKET, rate), TICKET), (curve_name(RANDOM, rate), SCRATCH_E)):
-            runs += [({"curve": curve, "kept MACs %": 100.0}, own.large.run())]
+            runs += [({"curve": curve, "kept MACs %": 100.0}, settings.large.run())]
             runs += [
-                ({"curve": curve, "kept MACs %": kept}, replace(own, arm=arm, macs=kept / 100).run())
-                for kept in (KEPT_MACS[:1] if size == "smoke" else KEPT_MACS)
+                (
+                    {"curve": curve, "kept MACs %": percent},
+                    replace(settings, arm=arm, macs=percent / 100).run(),
+                )
+                for percent in (KEPT_MACS[:1] if size == "smoke" else KEPT_MACS)
             ]
     return runs
 

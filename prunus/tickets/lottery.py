@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,6 @@ from prunus.data.validation import check_dataset
 from prunus.errors import SpecError, StoreError, UnknownNameError
 from prunus.masks import all_kept
 from prunus.pruning.obs.method import PruningMethod
-from prunus.pruning.prunable import prunable_weights
 from prunus.pruning.scopes import Scope
 from prunus.pruning.statistics import Criterion, Statistics
 from prunus.registry import import_object
@@ -101,6 +100,7 @@ def lottery(
     rounds: int = 10,
     criterion: str | PruningMethod | Criterion | Callable[[Statistics], Scores] = "large_final",
     scope: str | Scope = "layer",
+    exclude: Sequence[str] = (),
     mask1: str | Mask1Action = "rewind",
     mask0: str | Mask0Action = "zero",
     pruning_rates: "PruningRates | None" = None,
@@ -124,6 +124,7 @@ def lottery(
         rounds: The number of rounds of pruning; each is a level.
         criterion: A criterion or pruning method, its name, or a function of statistics.
         scope: Which weights are ranked together: a scope or its name.
+        exclude: Shell patterns of the names of weights that are not pruned.
         mask1: What kept weights start from: an action or its name.
         mask0: What pruned weights are set to: an action or its name.
         pruning_rates: The fraction of the remaining weights that a round prunes. None: 20 % of linear layers, 10 % of
@@ -165,6 +166,8 @@ def lottery(
     from prunus.tickets.baseline import BaselineSpec
     from prunus.tickets.ticket import PruningRates, TicketSpec
 
+    if isinstance(exclude, str):
+        raise SpecError(f"Expected exclude to be a list of patterns, got {exclude!r}; write [{exclude!r}].")
     if isinstance(data, Dataset):
         check_dataset(data)
     check_fit(fit)
@@ -180,7 +183,8 @@ def lottery(
     baseline = BaselineSpec(**settings, recipe=recipe, replicate=replicate, backend=backend)
     steps = steps_per_epoch(recipe, baseline.load_data().train)
     baseline = replace(baseline, eval_every=min(baseline.eval_every, steps), fit=fit)
-    ticket = TicketSpec(baseline, rounds=rounds, pruning_rates=pruning_rates or PruningRates(), **choices)
+    rates = pruning_rates or PruningRates()
+    ticket = TicketSpec(baseline, rounds=rounds, pruning_rates=rates, exclude=tuple(exclude), **choices)
     ticket.check()
     if store is None:
         return _in_memory(ticket, report)
@@ -236,7 +240,7 @@ def _stored(ticket: "TicketSpec", store: "Store") -> LotteryResult:
 
 
 def _dense_masks(ticket: "TicketSpec") -> MaskDict:
-    return all_kept(prunable_weights(ticket.baseline.make_network()))
+    return all_kept(ticket.weights_of(ticket.baseline.make_network()))
 
 
 def _level(row: "Row") -> LotteryLevel:

@@ -103,8 +103,8 @@ def _crop(
     if is_mirrored is not None:
         first = torch.where(is_mirrored, padded.shape[3] - 1 - first, first)
         step = 1 - 2 * is_mirrored.long()
-    drawn = torch.stack([corner[:, 0], first, step]).to(padded.device, non_blocking=True)
-    upper, first, step = drawn[:, :, None]
+    positions = torch.stack([corner[:, 0], first, step]).to(padded.device, non_blocking=True)
+    upper, first, step = positions[:, :, None]
     rows = upper + torch.arange(height, device=padded.device)
     columns = first + step * torch.arange(width, device=padded.device)
     image, channel = torch.arange(n, device=padded.device), torch.arange(channels, device=padded.device)

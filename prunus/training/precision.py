@@ -45,14 +45,14 @@ def single_precision(model: nn.Module) -> Iterator[None]:
 
 def _convert(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> None:
     """Give tensors other dtypes in place; those that share memory still do so afterwards."""
-    groups: dict[tuple[object, ...], list[Tensor]] = {}
+    groups: dict[tuple[torch.device, int, torch.dtype, torch.dtype], list[Tensor]] = {}
     for tensor, dtype in zip(tensors, dtypes, strict=True):
         address = tensor.untyped_storage().data_ptr() or id(tensor)  # some devices give no address
         groups.setdefault((tensor.device, address, tensor.dtype, dtype), []).append(tensor)
-    for (_, _, _, dtype), group in groups.items():
+    for (_, _, _, target), group in groups.items():
         if len(group) == 1:
-            group[0].data = group[0].data.to(dtype)
+            group[0].data = group[0].data.to(target)
             continue
-        whole = group[0].new_empty(0).detach().set_(group[0].untyped_storage()).to(dtype)
+        whole = group[0].new_empty(0).detach().set_(group[0].untyped_storage()).to(target)
         for tensor in group:
             tensor.data = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -147,6 +148,7 @@ def test_progress_of_a_resumed_run_begins_with_the_steps_that_are_done(tmp_path)
     assert counts == [4, 5, 6, 7, 8]
 
 
+FAULT = "The criterion 'raising' failed: ValueError: a fault; correct the function."
 BAD = replace(DENSE, recipe=RECIPE.replace(learning_rate=1e30, optimizer="sgd"))
 
 
@@ -204,16 +206,18 @@ def test_an_error_of_a_user_function_fails_only_its_run(executor, tmp_path):
         for name in ("tiny_networks:raising", "tiny_networks:by_column")
     )
     store, lines = Store(tmp_path), []
-    with pytest.raises(ValueError, match=f"^1 of 3 runs failed; the first, {run_id(bad)}: a fault$") as ended:
+    with pytest.raises(
+        StatisticsError, match=f"^1 of 3 runs failed; the first, {run_id(bad)}: {re.escape(FAULT)}$"
+    ) as ended:
         run_plan([bad, good], store, executor=executor, workers=2, say=lines.append)
     cause = ended.value.__cause__
-    assert (type(cause), str(cause)) == (ValueError, "a fault")
+    assert (type(cause), str(cause)) == (StatisticsError, FAULT)
     assert ", in raising\n" in "".join(traceback.format_exception(cause))
-    assert f"failed: {run_id(bad)}: ValueError: a fault" in lines
+    assert f"failed: {run_id(bad)}: {FAULT}" in lines
     assert {run.id: (run.state, run.error) for run in store.runs()} == {
         run_id(DENSE): ("done", None),
         run_id(good): ("done", None),
-        run_id(bad): ("failed", "ValueError: a fault"),
+        run_id(bad): ("failed", FAULT),
     }
 
 
@@ -223,7 +227,7 @@ def test_an_error_in_a_worker_has_the_traceback_in_its_notes(tmp_path):
     faults = do_missing_runs(MissingRuns((DENSE, bad), tmp_path, "processes", {}))
     assert [*faults] == [run_id(bad)]
     error = pickle.loads(pickle.dumps(faults[run_id(bad)]))
-    assert (type(error), str(error)) == (ValueError, "a fault")
+    assert (type(error), str(error)) == (StatisticsError, FAULT)
     assert ", in raising\n" in error.__notes__[0]
 
 

@@ -309,6 +309,8 @@ def jobs_of(folder):
     return found
 
 
+# submitit does not wait for a process that it has told to end.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_a_job_that_is_killed_loses_no_run(store, tmp_path, monkeypatch):
     pytest.importorskip("submitit")

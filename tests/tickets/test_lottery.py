@@ -62,6 +62,16 @@ def test_objects_that_cannot_be_imported_give_a_verified_ticket(data):
         run_id(result.ticket)
 
 
+def test_excluded_weights_have_no_masks(data):
+    settings = {"rounds": 1, "recipe": RECIPE, "scope": "global", "mask1": "reinitialize"}
+    result = prunus.lottery(tiny_networks.mlp, data, exclude=["5.*"], **settings)
+    assert result.verified
+    for level in (0, 1):
+        assert list(result.masks(level)) == ["1.weight", "3.weight"]
+    with pytest.raises(SpecError, match=r"list of patterns, got '5\.\*'; write \['5"):
+        prunus.lottery(tiny_networks.mlp, data, exclude="5.*", **settings)
+
+
 def test_a_store_gives_the_same_bits_and_is_used_again(data, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_networks, "few_digits", lambda: data, raising=False)
     names = {"rounds": 2, "recipe": RECIPE, "criterion": tiny_networks.by_column, "mask1": "permute"}
@@ -220,7 +230,7 @@ def test_a_regression_is_trained_by_fit_and_one_output_is_selected():
     result = prunus.lottery(lambda: Two(), data, rounds=1, fit=fit, **task)
     assert result.verified
     assert [level.stop_step for level in result.levels] == [1, 1]
-    with pytest.raises(StatisticsError, match="class|labels"):
+    with pytest.raises(StatisticsError, match=r"class|labels"):
         prunus.lottery(tiny_networks.regressor, data, rounds=1, recipe=RECIPE)
 
 

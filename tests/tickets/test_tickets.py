@@ -380,7 +380,7 @@ def test_counts_are_exact_and_biases_are_never_pruned(model, schedule, scope):
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_excluded_weights_are_neither_pruned_nor_drawn_anew(scope):
+def test_excluded_weights_are_neither_pruned_nor_redrawn(scope):
     ticket = TicketSpec(DENSE, rounds=2, scope=scope, exclude=("5.weight",))
     control = replace(ticket, mask1="reinitialize", masks_from=ticket)
     directory = done(ticket, trained())

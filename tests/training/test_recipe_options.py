@@ -27,7 +27,8 @@ OPTIONS = {
     "float16": {"autocast": "float16", "penalty": "l1", "penalty_strength": 1e-4},
     "channels_last": {"channels_last": True, "augmentation": "flip_crop"},
 }
-COMPILED = pytest.param({"compile": True}, marks=pytest.mark.slow, id="compile")
+DEPRECATED = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # by the compiler itself
+COMPILED = pytest.param({"compile": True}, marks=[pytest.mark.slow, DEPRECATED], id="compile")
 each_option = pytest.mark.parametrize(
     "changes", [*(pytest.param(changes, id=name) for name, changes in OPTIONS.items()), COMPILED]
 )
@@ -136,6 +137,7 @@ def test_label_smoothing_is_cross_entropy_with_smoothed_targets(mlp, small_data)
     assert torch.allclose(loss, -(targets * mlp(inputs).log_softmax(1)).sum(1).mean())
 
 
+@DEPRECATED
 @pytest.mark.slow
 def test_compiled_training_ends_close_to_the_same_weights(convolutional, small_data):
     compiled = copy.deepcopy(convolutional)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError, NoEffectWarning, SpecError
-from prunus.modules import trainable_parameters
+from prunus.modules import check_module, trainable_parameters
 from prunus.pruning.structured.blocks import remove_blocks, residual_blocks
 
 
@@ -71,15 +71,16 @@ class BlockFactors:
             least = value >= 0 if name == "momentum" else value > 0
             if not (least and value < highest):
                 raise SpecError(f"Expected {name} in range, got {value!r}.")
+        check_module(model)
+        hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
+        if any(getattr(hook, "func", None) is _scale for hook in hooks):
+            raise ModelError(
+                f"Expected a {type(model).__name__} without factors; remove the other ones first."
+            )
         blocks = residual_blocks(model, example_inputs)
         if not blocks:
             raise ModelError(
                 f"Expected residual blocks with an identity shortcut in {type(model).__name__}, got none."
-            )
-        hooks = [h for block in blocks for h in model.get_submodule(block.name)._forward_hooks.values()]
-        if any(getattr(hook, "func", None) is _scale for hook in hooks):
-            raise ModelError(
-                f"Expected a {type(model).__name__} without factors; remove the other ones first."
             )
         self.model, self.example_inputs = model, example_inputs
         self.penalty, self.learning_rate, self.momentum = penalty, learning_rate, momentum

@@ -37,10 +37,9 @@ def inline(work: MissingRuns, workers: int | None, scheduler: RunScheduler) -> E
         scheduler: Gives the runs, and is told of those that failed.
 
     Returns:
-        Nothing: the scheduler has the errors.
+        What the runs that failed raised.
     """
-    compute(work, scheduler, scheduler.progress.step)
-    return {}
+    return compute(work, scheduler, scheduler.progress.step)
 
 
 EXECUTORS: dict[str, Executor] = {

@@ -97,28 +97,33 @@ def do_missing_runs(work: MissingRuns, number: int = 0, workers: int = 1) -> Err
         first = number * len(work.todo) // workers
         todo = (*work.todo[first:], *work.todo[:first])
         scheduler = RunScheduler(todo, Store(work.store, create=False), work.attempts, stays=number == 0)
-        compute(work, scheduler)
-        errors = scheduler.errors
+        errors = compute(work, scheduler)
     except StoreError as error:  # nothing can be done here
         errors = {run_id(spec): error for spec in work.todo}
     return {id: to_picklable_error(error) for id, error in errors.items()}
 
 
-def compute(work: MissingRuns, scheduler: RunScheduler, progress: Progress | None = None) -> None:
+def compute(work: MissingRuns, scheduler: RunScheduler, progress: Progress | None = None) -> Errors:
     """Compute runs one after the other, in one thread, until the scheduler has no more.
 
     Args:
         work: Names the executor, which is recorded.
         scheduler: Gives the runs, and is told of those that failed.
         progress: Called with the training steps of all trainings of the run, done and in total.
+
+    Returns:
+        What the runs that failed here raised; not those that failed in another process.
     """
+    errors: Errors = {}
     with SingleThread():
         while (spec := scheduler.next()) is not None:
             try:
                 if run_to_completion(spec, scheduler.store, work.executor, progress):
                     scheduler.finish(run_id(spec))
             except Exception as error:  # a user's own function may fail in any way
+                errors[run_id(spec)] = error
                 scheduler.fail(run_id(spec), error)
+    return errors
 
 
 def _check_machine(work: MissingRuns) -> None:

@@ -17,7 +17,7 @@ from prunus.training.sparse.vectors import LANES
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
-Records = NDArray[np.void]
+RecordArray = NDArray[np.void]
 Record = Any
 """One entry of a structured array; its fields are attributes in compiled kernels."""
 
@@ -53,9 +53,9 @@ the last forward pass used."""
 class Arrays(NamedTuple):
     """The tables of a network, its parameters and the activations of a batch."""
 
-    ops: Records
+    ops: RecordArray
     """The operations in their order."""
-    rows: Records
+    rows: RecordArray
     """The neurons and channels that are computed."""
     offsets: NDArray[np.int32]
     """The place of the input of each kept weight, relative to that of the position."""
@@ -75,7 +75,7 @@ class Arrays(NamedTuple):
     params: Float32Array
     """Kept weights, then all other parameters."""
     gradients: Float32Array
-    statistics: Records
+    statistics: RecordArray
     """One line for each channel of BatchNorm."""
     values: Float32Array
     """The activations."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.training.recipe import Recipe
 from prunus.training.sparse import optimizers, program
-from prunus.training.sparse.arrays import Records
+from prunus.training.sparse.arrays import RecordArray
 from prunus.training.sparse.optimizers import OptimizerSettings
 from prunus.training.sparse.places import Connection
 from prunus.training.sparse.tables import list_parameters, make_arrays
@@ -158,7 +158,7 @@ class SparseNetwork:
         if len(self._net.values) < size * LANES:
             self._net = self._net._replace(values=zeros(size), slopes=zeros(size))
 
-    def _norm_lines(self) -> Iterator[tuple[Any, Records]]:
+    def _norm_lines(self) -> Iterator[tuple[Any, RecordArray]]:
         """Each BatchNorm with the lines of its channels in the statistics."""
         first = 0
         for norm in self._norms:

@@ -100,7 +100,7 @@ class _Tables:
         self.num_statistics = 0
         self.rows = [self._add(number, connection) for number, connection in enumerate(connections)]
 
-    def _add(self, number: int, connection: Connection) -> fields.Records:
+    def _add(self, number: int, connection: Connection) -> fields.RecordArray:
         """Fill the operation of a layer; returns its rows."""
         op, layer, source, target = self.ops[number], connection.layer, connection.source, connection.target
         op["kind"], op["number"] = _KINDS.index(layer.kind), number
@@ -134,7 +134,7 @@ class _Tables:
         return rows
 
     def _add_weights(
-        self, connection: Connection, op: fields.Record, rows: fields.Records, live: NDArray[np.int64]
+        self, connection: Connection, op: fields.Record, rows: fields.RecordArray, live: NDArray[np.int64]
     ) -> None:
         """Set the fields of a linear layer or a convolution, its rows, and the offset of each kept weight."""
         source, layer, mask = connection.source, connection.layer, connection.mask

@@ -167,7 +167,8 @@ def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -
         ]
         networks = "; ".join(filter(None, dict.fromkeys(row["network"] for row in plotted)))
         # Of a function that makes the only network of an experiment, nothing; of a user's function, the name alone.
-        networks = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
+        named = re.sub(r"prunus\.experiments\.\w+:\w+, |[\w.]+:(?=\w)", "", networks)
+        networks = f"{group}, {named}" if group and "prunus.experiments." in networks else named
         title = f"{figure.title}{' – ' if networks else ''}{networks}{SIZE_MARKS[size]}"
         footer = "; ".join(filter(None, (invariants_line(plotted), missing.partition(":")[0])))
         axes = figure.x_label, figure.y_label, figure.log, figure.inverted, figure.references

@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from prunus.errors import PrunusError
@@ -27,6 +28,8 @@ MAX_INSIDE_LEGEND = 6
 """With more curves, the legend is outside the axes; `figure.js` has the same number."""
 LEGEND_LINE = 0.185
 """Height of a line of the legend, in inches."""
+TITLE_WIDTH = 68
+"""Characters of a line of the title, which is longer than the axes otherwise."""
 
 
 def save_numbers(path: str | Path, drawing: FigureData) -> Path:
@@ -157,7 +160,7 @@ def _draw(figure: "Figure", drawing: FigureData, outside: bool) -> None:
     """Draw the axes and their legend, which may be outside them so that it does not cover many curves."""
     axes = figure.add_subplot()
     labels = _draw_curves(axes, drawing, 0.07 if outside else 0.18)
-    axes.set(title=drawing.title, xlabel=drawing.x_label, ylabel=drawing.y_label)
+    axes.set(title=fill(drawing.title, TITLE_WIDTH), xlabel=drawing.x_label, ylabel=drawing.y_label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if drawing.x_log:

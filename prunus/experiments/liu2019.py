@@ -175,7 +175,7 @@ tickets = Experiment(
         "ResNet-50 is the CIFAR ResNet with eight blocks of two convolutions per stage, as in the authors' code; the "
         "smaller sizes take ResNet-20 in its place.",
         "Training in the default size ends long before it converges, after 474 steps of VGG-16 and 282 of ResNet-20, "
-        "where the paper has 110,000. Whether the order of the curves would change in a longer training was not tested.",
+        "where the paper has 110,000. Whether longer training changes the order of the curves was not tested.",
     ),
     networks=tuple(NETWORKS),
     metrics=("final_test_accuracy", "stop_test_accuracy"),

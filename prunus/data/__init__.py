@@ -80,7 +80,7 @@ def load_data(
             data = _call(name)
             if not isinstance(data, Dataset):
                 raise DataError(f"Expected {name} to return a prunus.Dataset, got a {type(data).__name__}.")
-        elif name not in DATASETS and ("/" in name or Path(name).is_dir()):
+        elif name and name not in DATASETS and ("/" in name or Path(name).is_dir()):
             data = load_image_folder(name, seed=seed)
         else:
             data = lookup("data set", DATASETS, name)(root=root, seed=seed, download=download)

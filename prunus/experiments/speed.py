@@ -124,7 +124,7 @@ _AT = {"MACs %": (50.0, 25.0, 10.0)}
 
 filters_and_weights = Experiment(
     name="speed.filters_and_weights",
-    paper="Han, Pool, Tran, Dally 2015, Wen et al. 2016 and others on the speed of pruned networks",
+    paper='Wen et al. 2016, "Learning Structured Sparsity in Deep Neural Networks"',
     place="",
     title="Time of inference after filter pruning and after weight pruning",
     question="Which pruned networks are faster, without and with kernels for sparse weights?",

@@ -1,5 +1,6 @@
 """The gradients of a batch as a recipe computes them: in parts, in 16 bits, compiled, on several processes."""
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -108,7 +109,7 @@ class Gradients:
         if self.recipe.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         batch = inputs, labels
-        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+        with nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype):
             output = self._call(batch)
             loss = training_loss(self.model, output, batch, self.loss, self.recipe.label_smoothing)
         if share != 1:

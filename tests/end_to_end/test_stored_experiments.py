@@ -265,7 +265,7 @@ def test_wrong_options_are_refused(run):
     assert not Path("store").exists()
 
 
-def test_fault_in_a_users_function_is_an_unexpected_error(run):
+def test_fault_in_a_users_function_names_the_function(run):
     arguments = (
         "--smoke",
         "--executor=inline",
@@ -275,10 +275,10 @@ def test_fault_in_a_users_function_is_an_unexpected_error(run):
         "--out",
         "o",
     )
-    printed = run("run", NAME, *arguments, code=70)
+    printed = run("run", NAME, *arguments, code=5)
     sentence = error_of(printed.err)
-    assert sentence.startswith("error: ValueError: 6 of 7 runs failed; the first, ticket-")
-    assert sentence.endswith(": a fault (PRUNUS_TRACEBACK=1 shows where)")
+    assert sentence.startswith("error: 6 of 7 runs failed; the first, ticket-")
+    assert sentence.endswith(": The criterion 'raising' failed: ValueError: a fault; correct the function.")
     assert len([line for line in printed.err.splitlines() if line.startswith("failed: ticket-")]) == 6
     none = error_of(run("figure", NAME, "--store", "store", code=8).err)
     assert none == f"error: No run of {NAME} is finished in the store store; run `prunus run {NAME}` again."

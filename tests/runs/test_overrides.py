@@ -55,7 +55,8 @@ def test_setting_names_are_those_that_text_can_change():
     assert not {"note", "dense.recipe.source", "extra", "dense", "masks_from"} & set(setting_names(Ticket()))
     spec = Ticket(masks_from=Ticket(), extra={"a": 1.0})
     for key in setting_names(spec):
-        if key.split(".")[-1] in ("optimizer", "lr_schedule", "penalty", "augmentation", "criterion"):
+        names = ("optimizer", "lr_schedule", "penalty", "augmentation", "autocast", "criterion")
+        if key.split(".")[-1] in names:
             assert run_id(apply_overrides(spec, {key: "x"})) != run_id(spec)
         else:
             with pytest.raises(SpecError, match=f"for {key}, got 'x'"):

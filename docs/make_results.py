@@ -32,8 +32,8 @@ of the page. The interval is a 95 % interval that is not corrected.
 A verdict counts at the default size of the experiment, which is stated below each table. "Not shown" is a result only
 where all replicates of that size are finished, and it says how much is known: "±" is half the width of the interval,
 and after it comes the effect that it is compared with, the published difference or the margin within which two values
-count as equal. An interval that is narrower than the effect would show an effect as large as that. Where no effect is
-given, none is published."""
+count as equal. Where half the width is smaller than the effect, an effect of this size would have been shown. Where no
+effect is given, none is published."""
 ABOUT_RESULTS = """# Results
 
 One page per experiment. Each page states the command, n, and how the run differs from the paper. Pages whose rows are

@@ -29,7 +29,7 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="An experiment or a paper of `prunus list`.",
+        help="An experiment, or a paper or subject for all of its experiments, of `prunus list`.",
         show_default=False,
         autocompletion=completion("experiment"),
     ),
@@ -64,15 +64,17 @@ def run(
     workers: Annotated[
         int | None,
         optional(
-            "N", "Workers; by default one process per core, one per CPU of a Ray, or 8 Slurm jobs.", lowest=1
+            "N",
+            "Workers; by default one process per core, one per CPU of the Ray cluster, or 8 Slurm jobs.",
+            lowest=1,
         ),
     ] = None,
     ray: Annotated[
         str | None,
         optional(
             "[ADDRESS]",
-            "Compute on a Ray cluster: HOST:PORT, auto for the one that runs here; without an address, a Ray is "
-            "started on this machine.",
+            "Compute on a Ray cluster: HOST:PORT, or auto for the cluster that runs on this machine; without an "
+            "address, Ray is started on this machine.",
         ),
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Compute in the jobs of a Slurm array.")] = False,
@@ -98,8 +100,9 @@ def run(
 ) -> None:
     """Run an experiment of a paper: its claims with their verdicts, its table and its figures.
 
-    The runs that the store lacks are computed in several processes, or on several machines that share its folder. A
-    command that was killed continues where it was when it is repeated. Earlier results of the same experiment are
+    The runs that the store lacks are computed in several processes, or on
+    several machines that share its folder. If a command was killed, the same
+    command continues it. Earlier results of the same experiment are
     replaced; other files only with --force.
 
     Example: prunus run zhou2019.criteria --smoke --store store

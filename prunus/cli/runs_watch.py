@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def watch(
     store: StoreDir,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Time between two looks at the store.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Time between two readings of the store.")
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how many of the requested runs are finished, and the remaining time, until all are.
+    """Show how many of the requested runs are finished, and the estimated remaining time, until no run remains.
 
     A line is printed when something has changed. With --json, the state is printed once, with the steps of each run.
 
@@ -46,7 +46,7 @@ def watch(
 
 
 def pause(store: StoreDir) -> None:
-    """Let no more runs be started in a store, by any command on any machine; those that are running are finished.
+    """Pause a store: no command on any machine starts another run in it; runs that are being computed are finished.
 
     Example: prunus runs pause --store store
     """
@@ -61,7 +61,7 @@ def pause(store: StoreDir) -> None:
 
 
 def resume(store: StoreDir) -> None:
-    """Let runs be started again in a store that was paused. Commands that are still there continue by themselves.
+    """Continue a store that was paused. Commands that are still running start runs again; repeat the others.
 
     Example: prunus runs resume --store store
     """

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunus.cli.compress import Weights
 from prunus.cli.names import completion
 from prunus.cli.options import AsJson, Device, Force, Seed, Threads, optional
 from prunus.cli.prune import Examples, Model
@@ -18,6 +17,11 @@ if TYPE_CHECKING:
 BATCH_SIZES = (1, 32)
 """Batch sizes at which the time of a forward pass is measured."""
 
+WEIGHTS = (
+    "Trained weights: a .safetensors, .prunus or torch file. Without this option, a built-in model has its initial "
+    "weights; the command does not train."
+)
+Weights = Annotated[Path | None, optional("FILE", WEIGHTS)]
 Macs = Annotated[
     float | None, optional("N", "Multiply-accumulates to keep: a fraction, or a number above 1.")
 ]

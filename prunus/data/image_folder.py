@@ -29,11 +29,12 @@ from prunus.types import Dataset, Split
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the channels of ImageNet."""
+"""Means and standard deviations of the channels of ImageNet, for values in [0, 1]."""
 SIZE = 224
 SMALLEST_AREA, LARGEST_RATIO, CENTRAL_SIDE = 0.08, 4 / 3, 7 / 8
-"""Of the window of a training image: its least area, and its sides; of other images: the side of the central window."""
-MOST_VALIDATION = 10_000
+"""Fractions: the smallest area of a training window relative to its image, the largest ratio of its sides, and the
+side of the central window relative to the shorter side of the image."""
+MAX_VALIDATION_IMAGES = 10_000
 """The most training images that are held out where there is no test folder; at most a tenth of them all."""
 READ_AHEAD = 2
 """The number of batches that are read while another one is used."""
@@ -172,7 +173,7 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     if (root / "test").is_dir():
         test = _split(root / "test", classes, seed, size)
     else:
-        kept, held_out = split_indices(len(train), min(MOST_VALIDATION, max(1, len(train) // 10)), seed)
+        kept, held_out = split_indices(len(train), min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10)), seed)
         validation, train = _select(train, held_out), _select(train, kept)
     augmented = ImageFiles(train.paths, train.labels, size=size, is_augmented=True)
     provenance = f"{root.name}, a folder of images"
@@ -270,8 +271,7 @@ def _folders(folder: Path) -> list[Path]:
     if not folders:
         raise DataError(
             f"Expected {folder} to have one folder of images per class, "
-            f"{'but it has none' if folder.is_dir() else 'which does not exist'}; see the documentation of image "
-            "folders."
+            f"{'but it has none' if folder.is_dir() else 'which does not exist'}; see docs/training.md."
         )
     return folders
 

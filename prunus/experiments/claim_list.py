@@ -1,4 +1,4 @@
-"""The claims that this project exists for, and the verdicts that the finished runs of a store give on them.
+"""The claims of the literature that the experiments test, and the verdict of the finished runs of a store on each.
 
 A statement of several parts has one verdict per part: one per claim of the experiments that answer it, and network.
 """
@@ -65,7 +65,7 @@ class ListedClaim:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a store says on the claims of an experiment."""
+    """The decisions on the claims of an experiment that follow from the runs of a store."""
 
     default_size: str
     decisions: Mapping[str, Decision] = field(default_factory=dict)

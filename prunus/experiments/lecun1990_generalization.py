@@ -204,7 +204,7 @@ generalization = Experiment(
             for curve in (_SMALLEST, _MIDDLE, _LARGEST)
         ),
         Claim(
-            "For the error of a pruned network, a dense network needs more examples", _MIDDLE, "higher", 1.0,
+            "To reach the error of a pruned network, a dense network needs more examples", _MIDDLE, "higher", 1.0,
             "dense needs", _SOURCE, at=_AT, published="fewer training examples required",
         ),
         Claim(

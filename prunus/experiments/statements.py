@@ -38,8 +38,8 @@ STATEMENTS = (
         },
     ),
     Statement(
-        4, "Deep Compression: pruning makes networks 9 to 13 times smaller, quantization 27 to 31 times, Huffman "
-        "coding 35 to 49 times, without loss of accuracy.",
+        4, "Deep Compression makes networks 9 to 13 times smaller by pruning, 27 to 31 times with quantization added, "
+        "and 35 to 49 times with Huffman coding added, without loss of accuracy.",
         {"han2015.tables": ALL_CLAIMS, "han2016.tables": ("After", "The compressed network")},
     ),
     Statement(
@@ -74,8 +74,8 @@ STATEMENTS = (
         {"speed.filters_and_weights": ALL_CLAIMS},
     ),
     Statement(
-        14, "Pruning beside low rank, quantization alone, a smaller dense network, distillation into it, and their "
-        "combinations: error against bytes of the file.",
+        14, "Without loss of accuracy, pruning and its combination with quantization give smaller files than low rank, "
+        "quantization alone, a smaller dense network and distillation into it.",
         {"families.compression": ALL_CLAIMS},
     ),
     Statement(

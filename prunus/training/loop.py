@@ -119,6 +119,11 @@ def train(
     if fabric is not None:
         check_fabric(fabric, data.train.labels.device)
         processes = fabric.world_size
+    if getattr(constraint, "has_own_step", False) and (processes > 1 or recipe.autocast == "float16"):
+        raise SpecError(
+            f"Expected one process and no autocast='float16' with {type(constraint).__name__}, whose gradients are "
+            "neither averaged nor unscaled; use autocast='bfloat16' or 'none', and one process."
+        )
     check_trainable(model, data, recipe, call=forward, loss=loss_function, processes=processes)
     with restored_modes(model), single_precision(model), _seeded_random_state(seed):
         run = Trainer(

@@ -30,7 +30,7 @@ def check_fabric(fabric: "Fabric", device: torch.device) -> None:
     """
     if not all(hasattr(fabric, name) for name in ("world_size", "global_rank", "device", "strategy")):
         raise SpecError(
-            f"Expected fabric to be a lightning.Fabric, got a {type(fabric).__name__}; see the page on training loops."
+            f"Expected fabric to be a lightning.Fabric, got a {type(fabric).__name__}; see docs/training.md."
         )
     if fabric.world_size > 1 and not distributed.is_initialized():
         raise SpecError(

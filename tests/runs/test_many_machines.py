@@ -19,7 +19,7 @@ from prunus.runs.content import read_json, write_json
 from prunus.runs.executors import run_plan
 from prunus.runs.executors import scheduler as scheduling
 from prunus.runs.executors.ray_cluster import on_ray
-from prunus.runs.executors.scheduler import MAX_LOST, RunScheduler
+from prunus.runs.executors.scheduler import MAX_LOST_WORKERS_PER_RUN, RunScheduler
 from prunus.runs.executors.slurm import on_slurm
 from prunus.runs.executors.worker import MissingRuns, do_missing_runs, starting_workers
 from prunus.runs.spec import run_id
@@ -135,11 +135,11 @@ def test_a_missing_package_is_named(executor, package, store, monkeypatch):
 def test_a_run_that_ends_its_workers_is_given_up(store):
     scheduler = RunScheduler(SPECS[:2], store, {run_id(SPECS[0]): 1})
     start(store, SPECS[0])  # before this sweep
-    for _ in range(MAX_LOST):
+    for _ in range(MAX_LOST_WORKERS_PER_RUN):
         assert scheduler.next() is SPECS[0]
         start(store, SPECS[0])
     assert scheduler.next() is SPECS[1]
-    with pytest.raises(WorkerError, match=f"{MAX_LOST} workers ended while they computed it"):
+    with pytest.raises(WorkerError, match=f"{MAX_LOST_WORKERS_PER_RUN} workers ended while they computed it"):
         scheduler.raise_first_error()
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_failed_elsewhere_is_not_repeated_in_the_same_sweep(store):
 def test_only_the_first_worker_waits_for_runs_of_other_processes(store, monkeypatch):
     monkeypatch.setattr(scheduling, "WAIT_SECONDS", 0.01)
     directory = store.open(SPECS[0], "test")
-    assert RunScheduler(SPECS[:1], store, stays=False).next() is None
+    assert RunScheduler(SPECS[:1], store, waits_for_others=False).next() is None
     waiting = threading.Thread(target=RunScheduler(SPECS[:1], store).next, daemon=True)
     waiting.start()
     waiting.join(0.1)

@@ -5,7 +5,7 @@ proximal gradient with momentum μ for the loss + γ Σ |λ|:
 
     z = λ' - η dL/dλ'        λ = sign(z) max(|z| - η γ, 0)        v = λ - λ' + μ v        λ' = λ + μ v
 
-λ' is the factor of the training, λ is what remains.
+The network is trained with the factor λ'; λ is the factor that it has after the training.
 """
 
 import warnings
@@ -41,6 +41,9 @@ class BlockFactors:
         []
     """
 
+    has_own_step = True
+    """Tells `prunus.train` that the factors are not stepped by its optimizer, which unscales gradients."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -70,7 +73,8 @@ class BlockFactors:
         ):
             least = value >= 0 if name == "momentum" else value > 0
             if not (least and value < highest):
-                raise SpecError(f"Expected {name} in range, got {value!r}.")
+                limits = "at least 0 and below 1" if name == "momentum" else "above 0 and finite"
+                raise SpecError(f"Expected a {name} {limits}, got {value!r}.")
         check_module(model)
         hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
         if any(getattr(hook, "func", None) is _scale for hook in hooks):
@@ -170,7 +174,7 @@ class BlockFactors:
         """Remove the blocks whose λ is zero, and multiply every other λ into the last layer of its block.
 
         Args:
-            optimizer: An optimizer of the model's parameters, which forgets those of removed blocks.
+            optimizer: An optimizer of the model's parameters, from which those of removed blocks are deleted.
 
         Returns:
             The model, changed in place; it has no factors any more.

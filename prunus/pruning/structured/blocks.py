@@ -140,7 +140,7 @@ def remove_blocks(
         model: Any module that `torch.export` can export.
         example_inputs: As for `prunus.slim`.
         names: Names of blocks, as `residual_blocks` returns them.
-        optimizer: An optimizer of the model's parameters, which forgets those of removed layers.
+        optimizer: An optimizer of the model's parameters, from which those of removed layers are deleted.
 
     Returns:
         The model.

@@ -1,4 +1,4 @@
-"""Remove channels in rounds, with training after each: the smaller network keeps its weights and trains on."""
+"""Remove channels in rounds, and train the smaller network from its remaining weights after each round."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class SlimRound:
 
     number: int
     report: SlimReport
-    """Of this round: before is after the round before."""
+    """The layers before and after this round; "before" is the network that the previous round left."""
     epochs: list[EpochMetrics]
     """Empty where a function of the user trained."""
 

@@ -1,8 +1,8 @@
 """Executors compute the runs of a plan. A spec gives the same results whichever executor computes it.
 
-inline: one run after the other, in this process: the one to debug with, which the others are compared with.
-processes: worker processes with one thread each, the fast way on the CPUs of one machine.
-ray: workers on the machines of a Ray cluster, or of a local one that is started for the purpose.
+inline: one run after the other, in this process; for debugging, and the reference in tests of the other executors.
+processes: worker processes with one thread each, the fastest executor on the CPUs of one machine.
+ray: workers on the machines of a Ray cluster, or of a local Ray that is started for them.
 slurm: workers in the jobs of a Slurm array.
 
 Every worker takes from the store what is missing, and locks every run before it computes it, so that any number of

@@ -23,7 +23,7 @@ from prunus.errors import WorkerError
 from prunus.runs.executors.run_task import Say
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
 from prunus.runs.executors.worker import (
-    LOST_WORKERS,
+    MAX_RESTARTS,
     Errors,
     MissingRuns,
     do_missing_runs,
@@ -148,7 +148,7 @@ class _Pool:
         else:
             why = f"exited with code {code}"
         self.lost += 1
-        if self.lost > LOST_WORKERS * self.size:
+        if self.lost > MAX_RESTARTS * self.size:
             raise WorkerError(
                 f"A worker {why}, the {self.lost}th that was lost; what is done is kept: run the same command again, "
                 'with the executor "inline" to see why.'

@@ -1,4 +1,4 @@
-"""The executor `ray`: workers are tasks of a Ray cluster, or of a Ray that is started on this machine."""
+"""The executor `ray`: workers are tasks of a Ray cluster, or of a local Ray that is started on this machine."""
 
 import importlib
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from prunus.errors import WorkerError
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
-from prunus.runs.executors.worker import LOST_WORKERS, Errors, MissingRuns, do_missing_runs
+from prunus.runs.executors.worker import MAX_RESTARTS, Errors, MissingRuns, do_missing_runs
 
 CONNECT_SECONDS = 10.0
 """How long the address of a cluster may take to answer."""
@@ -46,7 +46,7 @@ def on_ray(
     try:
         count = workers or int(ray.cluster_resources().get("CPU", 1))
         task = ray.remote(
-            num_cpus=1, num_gpus=work.num_gpus, max_retries=LOST_WORKERS, scheduling_strategy="SPREAD"
+            num_cpus=1, num_gpus=work.num_gpus, max_retries=MAX_RESTARTS, scheduling_strategy="SPREAD"
         )(do_missing_runs)
         return _wait(ray, [task.remote(work, number, count) for number in range(count)], scheduler)
     finally:

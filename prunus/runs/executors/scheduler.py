@@ -16,8 +16,8 @@ from prunus.types import Progress
 
 WAIT_SECONDS = 0.5
 """How long to wait before looking again at runs that other processes work on."""
-MAX_LOST = 5
-"""A run during which so many workers ended is given up: it may be what ends them, for example by its memory."""
+MAX_LOST_WORKERS_PER_RUN = 5
+"""If this many workers end while they compute a run, it is reported as failed: its use of memory may be the reason."""
 
 
 class RunsProgress:
@@ -88,7 +88,7 @@ class RunScheduler:
         *,
         progress: RunsProgress | None = None,
         say: Say = lambda line: None,
-        stays: bool = True,
+        waits_for_others: bool = True,
     ) -> None:
         """Take the runs to do.
 
@@ -98,10 +98,10 @@ class RunScheduler:
             attempts: How many attempts at each run were made before; none by default.
             progress: Told of the steps of running runs and of finished ones.
             say: Called with a line about each run that is finished or failed.
-            stays: Whether `next` waits until all runs are done. If not, it ends when a process works on each of those
-                that are left.
+            waits_for_others: Whether `next` waits until all runs are done. If not, it returns None as soon as every run
+                that is left is being computed by another process.
         """
-        self.store, self.say, self.stays = store, say, stays
+        self.store, self.say, self.waits_for_others = store, say, waits_for_others
         self.progress = progress or RunsProgress({}, None)
         self.waiting = {run_id(spec): spec for spec in todo}
         """The runs that are not done, those that processes work on among them."""
@@ -124,7 +124,7 @@ class RunScheduler:
                 for id, spec in list(self.waiting.items()):
                     if id in self.waiting and self._can_start(id):
                         return spec
-                if not self.stays and self.running >= self.waiting.keys():
+                if not self.waits_for_others and self.running >= self.waiting.keys():
                     return None
             if self.waiting:
                 time.sleep(WAIT_SECONDS)
@@ -200,7 +200,7 @@ class RunScheduler:
             if steps := directory.steps():
                 self.progress.step(id, *steps)
         # Read again: the process that held the lock may have ended the run between the two looks.
-        elif attempts >= MAX_LOST and directory.record() == record:
+        elif attempts >= MAX_LOST_WORKERS_PER_RUN and directory.record() == record:
             self.fail(
                 id,
                 WorkerError(

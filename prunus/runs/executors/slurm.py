@@ -8,7 +8,7 @@ from typing import Any
 
 from prunus.errors import WorkerError
 from prunus.runs.executors.scheduler import WAIT_SECONDS, RunScheduler
-from prunus.runs.executors.worker import LOST_WORKERS, Errors, MissingRuns, do_missing_runs
+from prunus.runs.executors.worker import MAX_RESTARTS, Errors, MissingRuns, do_missing_runs
 
 WORKERS = 8
 """The number of jobs by default."""
@@ -89,7 +89,7 @@ def _wait(
                 except Exception as error:  # the job was killed, its machine was lost, or it could not start
                     lost[number] += 1
                     scheduler.say(f"job {job.job_id} was lost: {_reason(error)}")
-                    if lost[number] <= LOST_WORKERS:
+                    if lost[number] <= MAX_RESTARTS:
                         jobs[number] = executor.submit(do_missing_runs, work[0], number, work[1])
                     elif not jobs:
                         raise WorkerError(

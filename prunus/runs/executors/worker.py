@@ -26,8 +26,8 @@ from prunus.version import __version__
 
 Errors = dict[str, Exception]
 """What the runs that failed raised, by ID."""
-LOST_WORKERS = 10
-"""How often each worker is started again after it was lost."""
+MAX_RESTARTS = 10
+"""How often, at most, each worker is started again after it was lost."""
 
 
 def versions() -> dict[str, str]:
@@ -96,7 +96,8 @@ def do_missing_runs(work: MissingRuns, number: int = 0, workers: int = 1) -> Err
             os.chdir(work.folder)
         first = number * len(work.todo) // workers
         todo = (*work.todo[first:], *work.todo[:first])
-        scheduler = RunScheduler(todo, Store(work.store, create=False), work.attempts, stays=number == 0)
+        store = Store(work.store, create=False)
+        scheduler = RunScheduler(todo, store, work.attempts, waits_for_others=number == 0)
         errors = compute(work, scheduler)
     except StoreError as error:  # nothing can be done here
         errors = {run_id(spec): error for spec in work.todo}

@@ -1,9 +1,10 @@
 """A checkpoint: tensors and JSON values of a training in one safetensors file, with the identity of the training.
 
 The tensors are `model/NAME`, `optimizer/NAME/KEY`, `random`, `constraint/NAME` (masks as bits), `best/NAME`,
-`observer/NAME` and `identity/NAME`. The metadata are `prunus`, one JSON object (`step`, `epochs`, `observer` and
-`identity`), and `digest`, of that object and of all tensors. A file is used only if its content has the digest that was
-written with it and its identity is that of the training. It is written completely or not at all.
+`best_constraint/NAME`, `observer/NAME` and `identity/NAME`. The metadata are `prunus`, one JSON object (`step`,
+`epochs`, `observer` and `identity`), and `digest`, of that object and of all tensors. A file is used only if its
+content has the digest that was written with it and its identity is that of the training. It is written completely or
+not at all.
 """
 
 import json

@@ -156,8 +156,7 @@ def train(
                 save_checkpoint(path, identity, *run.to_checkpoint(observer))
             if report is not None and is_evaluated:
                 report(run.epochs[-1])
-        if run.best:
-            model.load_state_dict(run.best)
+        run.restore_best()
         run.constraint.finalize()
     return run.epochs
 

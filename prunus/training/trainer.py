@@ -80,6 +80,8 @@ class Trainer:
         self.network: SparseNetwork | None = None
         self.best: dict[str, Tensor] = {}
         """The `state_dict` with the lowest validation loss so far, kept only if `recipe.patience` may restore it."""
+        self.best_constraint: dict[str, Tensor] = {}
+        """The state of the constraint that belongs to `best`."""
 
     @property
     def processes(self) -> int:
@@ -113,13 +115,18 @@ class Trainer:
         Raises:
             SpecError: The sparse backend is requested and cannot train the model.
         """
+        reason = ""
         if isinstance(split, ImageFiles):
-            self.backend = Backend("dense", "the images are read from files")
-            if backend == "sparse":
-                raise SpecError(
-                    "Expected examples in memory for the sparse backend, got images that are read from files; choose "
-                    "the backend auto or dense."
-                )
+            reason = "the images are read from files"
+        elif self.processes > 1:
+            reason = "several processes share each batch"
+        if reason and backend == "sparse":
+            raise SpecError(
+                f"Expected examples in memory and one process for the sparse backend, but {reason}; choose the "
+                "backend auto or dense."
+            )
+        if reason:
+            self.backend = Backend("dense", reason)
             return
         other_task = self.forward is not None or self.loss is not None or split.labels.ndim != 1
         self.backend, self.network = choose_training_backend(
@@ -206,6 +213,7 @@ class Trainer:
             losses = [epoch.validation_loss for epoch in self.epochs]
             if self.recipe.patience is not None and best_index(losses) == len(losses) - 1:
                 self.best = clone_tensors(self.model.state_dict())
+                self.best_constraint = clone_tensors(self.constraint.state_dict())
 
     def is_at_last_step(self, split: Split) -> bool:
         """Whether all steps of the recipe are done."""
@@ -215,6 +223,13 @@ class Trainer:
         """Whether all steps are done, or the validation loss has not become lower for `recipe.patience` epochs."""
         losses = [epoch.validation_loss for epoch in self.epochs]
         return self.is_at_last_step(split) or should_stop(losses, self.recipe.patience)
+
+    def restore_best(self) -> None:
+        """Set the model and the constraint to those of the lowest validation loss, if they were kept."""
+        if self.best_constraint:
+            self.constraint.load_state_dict(self.best_constraint)
+        if self.best:
+            self.model.load_state_dict(self.best)
 
     def capture(self) -> TrainingState:
         """A copy of everything that a step changes."""
@@ -242,6 +257,7 @@ class Trainer:
             **state_to_tensors(self.capture()),
             **add_prefix("constraint/", self.constraint.state_dict()),
             **add_prefix("best/", self.best),
+            **add_prefix("best_constraint/", self.best_constraint),
             **add_prefix("observer/", observed),
         }
         epochs = [asdict(epoch) for epoch in self.epochs]
@@ -263,6 +279,7 @@ class Trainer:
         self.constraint.load_state_dict(strip_prefix("constraint/", tensors))
         self.restore(state_from_tensors(values["step"], tensors))
         self.best = strip_prefix("best/", tensors)
+        self.best_constraint = strip_prefix("best_constraint/", tensors)
         self.epochs = [EpochMetrics(**epoch) for epoch in values["epochs"]]
         if observer is not None:
             observer.load_state_dict(strip_prefix("observer/", tensors), values["observer"])

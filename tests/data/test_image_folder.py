@@ -139,7 +139,7 @@ def test_network_is_trained_pruned_and_resumed_from_files(folder, tmp_path):
         except KeyboardInterrupt:
             assert report is stop
     assert all(torch.equal(a, b) for a, b in zip(masked.parameters(), model.parameters(), strict=True))
-    with pytest.raises(SpecError, match="examples in memory for the sparse backend"):
+    with pytest.raises(SpecError, match="but the images are read from files; choose"):
         prunus.train(make_model(), data, recipe, backend="sparse")
 
 

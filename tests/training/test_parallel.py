@@ -11,6 +11,7 @@ import prunus
 from prunus.errors import SpecError
 from prunus.training.gradients import Gradients
 from prunus.training.parallel import check_fabric
+from prunus.training.trainer import Trainer
 
 lightning = pytest.importorskip("lightning")
 
@@ -134,6 +135,24 @@ def test_share_without_labels_and_arguments_that_differ(digits, tmp_path):
         assert "the same training in all 2 processes, got another constraint in some" in masks
         assert "got another seed in some" in seed
         assert "which leave a batch of 1; choose another batch_size" in size
+
+
+def test_several_processes_are_dense(mlp, small_data):
+    class TwoProcesses(Trainer):
+        processes = 2
+
+    masks = prunus.prune(mlp, 0.1).masks
+    run = TwoProcesses(mlp, RECIPE, masks)
+    run.choose_backend("auto", small_data.train)
+    assert run.network is None
+    assert str(run.backend) == "dense (several processes share each batch)"
+    with pytest.raises(
+        SpecError, match="but several processes share each batch; choose the backend auto or dense"
+    ):
+        run.choose_backend("sparse", small_data.train)
+    alone = Trainer(mlp, RECIPE, masks)
+    alone.choose_backend("sparse", small_data.train)
+    assert alone.backend.name == "sparse"
 
 
 @pytest.mark.parametrize(

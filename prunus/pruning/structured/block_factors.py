@@ -9,8 +9,10 @@ The network is trained with the factor λ'; λ is the factor that it has after t
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from prunus.errors import CheckpointError, ModelError, NoEffectWarning, SpecError
 from prunus.modules import check_module, trainable_parameters
-from prunus.pruning.structured.blocks import remove_blocks, residual_blocks
+from prunus.pruning.structured.blocks import RemovableBlock, check_removable, remove_blocks, residual_blocks
 
 
 class BlockFactors:
@@ -26,6 +28,9 @@ class BlockFactors:
 
     While this object exists, and until `remove`, the model computes x + λ F(x) for every residual block with an
     identity shortcut. Every λ is 1 at first. Files of the model do not hold factors: call `remove` before saving.
+
+    Blocks that cannot be removed, or whose last layer shares parameters with another one, have no factor; a warning
+    names them.
 
     Example:
         >>> import prunus
@@ -62,8 +67,8 @@ class BlockFactors:
             momentum: μ in [0, 1).
 
         Raises:
-            ModelError: The model has no residual block with an identity shortcut, has factors already, or cannot be
-                exported.
+            ModelError: The model has no residual block with an identity shortcut that can have a factor, has factors
+                already, or cannot be exported.
             SpecError: A number out of range.
         """
         for name, value, highest in (
@@ -86,6 +91,7 @@ class BlockFactors:
             raise ModelError(
                 f"Expected residual blocks with an identity shortcut in {type(model).__name__}, got none."
             )
+        blocks = _usable(model, example_inputs, blocks)
         self.model, self.example_inputs = model, example_inputs
         self.penalty, self.learning_rate, self.momentum = penalty, learning_rate, momentum
         self._factors = {block.name: torch.ones((), requires_grad=True) for block in blocks}
@@ -180,9 +186,13 @@ class BlockFactors:
             The model, changed in place; it has no factors any more.
 
         Raises:
-            ModelError: The model cannot be exported any more, or computes something else without a block; it is
-                unchanged, and still has its factors.
+            ModelError: The factors were removed before, or the model cannot be exported any more, or computes
+                something else without a block; it is unchanged, and still has its factors.
         """
+        if not self._hooks:
+            raise ModelError(
+                f"Expected factors in {type(self.model).__name__}, but they were removed; make new BlockFactors."
+            )
         for hook in self._hooks:
             hook.remove()
         removed = [name for name, value in self._remaining.items() if value == 0]
@@ -192,6 +202,7 @@ class BlockFactors:
         except Exception:
             self._hook()
             raise
+        self._hooks = []
         self.detach()
         with torch.no_grad():
             for name in self._factors.keys() - set(removed):
@@ -201,6 +212,46 @@ class BlockFactors:
             text = "No factor is zero, so no block is removed; raise the penalty, or train longer."
             warnings.warn(text, NoEffectWarning, stacklevel=2)
         return self.model
+
+
+def _usable(model: nn.Module, example_inputs: object, blocks: list[RemovableBlock]) -> list[RemovableBlock]:
+    """The blocks that can have a factor; a warning names the others. Raises ModelError if there is none."""
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    problems = {
+        block.name: f"{block.name} shares parameters with another layer."
+        for block in blocks
+        if any(owners[id(p)] > 1 for p in model.get_submodule(block.name).parameters())
+    }
+    own = [block for block in blocks if block.name not in problems]
+    if _has_nested(own) or _problem(model, example_inputs, own):
+        each = {block.name: _problem(model, example_inputs, [block]) for block in own}
+        problems.update({name: text for name, text in each.items() if text})
+    usable = [block for block in own if block.name not in problems]
+    if not usable:
+        raise ModelError(
+            f"Expected a residual block of {type(model).__name__} that can have a factor, got none: "
+            + " ".join(problems.values())
+        )
+    if problems:
+        text = f"{len(problems)} of {len(blocks)} residual blocks have no factor: "
+        text += " ".join(problems.values())
+        warnings.warn(text, NoEffectWarning, stacklevel=3)
+    return usable
+
+
+def _has_nested(blocks: list[RemovableBlock]) -> bool:
+    """Whether a block contains another one, whose removal is then not tested when both are removed together."""
+    paths = [path for block in blocks for path in block.modules]
+    return any(path == other or path.startswith(f"{other}.") for path, other in permutations(paths, 2))
+
+
+def _problem(model: nn.Module, example_inputs: object, blocks: list[RemovableBlock]) -> str:
+    """Why blocks cannot be removed together; empty if they can."""
+    try:
+        check_removable(model, example_inputs, blocks)
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def _scale(factor: Tensor, module: nn.Module, inputs: object, output: Tensor) -> Tensor:

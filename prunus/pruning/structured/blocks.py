@@ -24,7 +24,7 @@ from prunus.pruning.structured.graph import (
     trace_model,
 )
 from prunus.pruning.structured.removal import check_optimizer
-from prunus.pruning.structured.verify import check_equal_outputs
+from prunus.pruning.structured.verify import difference_of_outputs
 from prunus.registry import lookup
 
 SCALABLE = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
@@ -161,22 +161,59 @@ def remove_blocks(
     if optimizer is not None:
         check_optimizer(model, optimizer)
     blocks = {block.name: block for block in residual_blocks(model, example_inputs)}
-    removed = [path for name in names for path in lookup("residual block", blocks, name).modules]
-    edits: dict[str, dict[str, None]] = {}
-    for path in removed:
-        parent, _, last = path.rpartition(".")
-        edits.setdefault(parent, {})[last] = None
-    args, kwargs = as_arguments(example_inputs)
-    check_equal_outputs(
-        model, args, kwargs,
-        partial(_set_to_zero, names=names), partial(set_attributes, attributes=edits), f"the blocks {', '.join(names)}",
-    )  # fmt: skip
-    gone = {id(p) for path in removed for p in model.get_submodule(path).parameters()}
+    removed = [lookup("residual block", blocks, name) for name in names]
+    check_removable(model, example_inputs, removed)
+    edits = _edits_of(removed)
+    gone = {
+        id(p) for block in removed for path in block.modules for p in model.get_submodule(path).parameters()
+    }
     set_attributes(model, edits)
     if optimizer is not None:
         _forget(optimizer, gone - {id(p) for p in model.parameters()})
     model.edited_attributes = merge_edits(getattr(model, "edited_attributes", {}), edits)  # type: ignore[assignment]
     return model
+
+
+def check_removable(model: nn.Module, example_inputs: object, blocks: Sequence[RemovableBlock]) -> None:
+    """Raise ModelError unless the model without blocks computes what it computes with branches of zero.
+
+    Args:
+        model: The model; it is not changed.
+        example_inputs: As for `prunus.slim`.
+        blocks: Some of its residual blocks, which are removed together from a copy.
+
+    Raises:
+        ModelError: The outputs differ, or the model does not run without the blocks.
+    """
+    names = [block.name for block in blocks]
+    what = f"the residual block{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    args, kwargs = as_arguments(example_inputs)
+    remove = partial(set_attributes, attributes=_edits_of(blocks))
+    try:
+        error, tolerance = difference_of_outputs(
+            model, args, kwargs, partial(_set_to_zero, names=names), remove
+        )
+    except ModelError as problem:
+        cause = problem.__cause__ or problem
+        why = next(iter(str(cause).splitlines()), type(cause).__name__)
+        raise ModelError(
+            f"{type(model).__name__} does not run without {what} ({why}); keep what cannot be removed. The model is "
+            "unchanged."
+        ) from cause
+    if not error <= tolerance:
+        raise ModelError(
+            f"Expected the same outputs of {type(model).__name__} with {what} removed and set to zero, but they differ "
+            f"by {error:.3g}, relative to the largest output; keep what cannot be removed. The model is unchanged."
+        )
+
+
+def _edits_of(blocks: Sequence[RemovableBlock]) -> dict[str, dict[str, None]]:
+    """The attributes that remove blocks, by module name."""
+    edits: dict[str, dict[str, None]] = {}
+    for path in (path for block in blocks for path in block.modules):
+        parent, _, last = path.rpartition(".")
+        edits.setdefault(parent, {})[last] = None
+    return edits
 
 
 @torch.no_grad()

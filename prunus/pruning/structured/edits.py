@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from prunus.pruning.structured.attention import PrunedMultiheadAttention, can_lose_heads
 
@@ -12,9 +13,10 @@ from prunus.pruning.structured.attention import PrunedMultiheadAttention, can_lo
 class RemovedLayer(nn.Module):
     """Takes the place of a layer of a residual block that was removed, and returns zero, which is added to x."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """A zero without dimensions."""
-        return x.new_zeros(())
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A zero without dimensions, of the dtype and on the device of the first tensor among the arguments."""
+        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        return tensors[0].new_zeros(()) if tensors else torch.zeros(())
 
 
 def set_data(tensor: Tensor, data: Tensor) -> None:

@@ -90,30 +90,6 @@ def check_removal(
     _check_error(model, what, *removal_error(model, args, kwargs, kept, attributes, edit))
 
 
-def check_equal_outputs(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    set_to_zero: Change,
-    remove: Change,
-    what: str,
-) -> None:
-    """Raise ModelError unless removing something is the same as setting it to zero.
-
-    Args:
-        model: The model; it is not changed.
-        args: Positional arguments of its forward.
-        kwargs: Named arguments of its forward.
-        set_to_zero: Sets parameters of a copy to zero.
-        remove: Removes them from the copy.
-        what: What is removed, for the error.
-
-    Raises:
-        ModelError: The outputs differ, or the model does not run without what is removed.
-    """
-    _check_error(model, what, *difference_of_outputs(model, args, kwargs, set_to_zero, remove))
-
-
 def _check_error(model: nn.Module, what: str, error: float, tolerance: float) -> None:
     if not error <= tolerance:
         raise ModelError(

@@ -121,12 +121,86 @@ def test_blocks_that_cannot_be_removed_leave_the_model_as_it_was():
     with pytest.raises(ModelError, match="an optimizer of this Tuple"):
         prunus.remove_blocks(model, x, ["b"], torch.optim.SGD(Net().parameters(), lr=0.1))
     assert torch.equal(model(x), expected)
+    with pytest.raises(
+        ModelError, match=r"can have a factor, got none: Tuple does not run without .* b "
+    ) as caught:
+        prunus.BlockFactors(model, x, penalty=1.0)
+    assert "rewrite" not in str(caught.value)
+    assert not any(module._forward_hooks for module in model.modules())
+    both = nn.Sequential(model, Scalar(64))
+    with pytest.warns(
+        NoEffectWarning, match=r"1 of 2 residual blocks have no factor: .* residual block 0\.b "
+    ):
+        factors = prunus.BlockFactors(both, x, penalty=1.0)
+    assert factors.values() == {"1.layer": 1.0}
+
+
+def test_layers_that_take_several_arguments_are_removed():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.m = Branch()
+
+        def forward(self, x):
+            return x + self.m(None, values=[x], mask=None)
+
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, state, values, mask=None):
+            return self.layer(values[0])
+
+    model, x = Masked(), torch.randn(2, 4)
     factors = prunus.BlockFactors(model, x, penalty=1.0, learning_rate=2.0)
     model(x).sum().mul(0).backward()
     factors.before_optimizer_step()
-    with pytest.raises(ModelError, match="does not run without"):
+    assert factors.values() == {"m.layer": 0.0}
+    with pytest.raises(ModelError, match="an optimizer of this Masked"):
+        factors.remove(torch.optim.SGD(Net().parameters(), lr=0.1))
+    assert torch.equal(factors.remove()(x), x)
+    assert not list(model.parameters())
+    assert torch.equal(torch.export.export(model, (x,)).module()(x), x)
+
+
+def test_factors_are_removed_once_and_not_multiplied_into_shared_parameters():
+    model, x = nn.Sequential(Scalar(), Scalar(), nn.Linear(2, 2)), torch.randn(3, 2)
+    model[2].bias = model[0].layer.bias
+    with pytest.warns(NoEffectWarning, match=r"0\.layer shares parameters"):
+        factors = prunus.BlockFactors(model, x, penalty=1.0)
+    factors.load_state_dict({"factors": torch.tensor([[0.5, 0.0]])})
+    expected = model(x)
+    with pytest.warns(NoEffectWarning, match="No factor is zero"):
+        torch.testing.assert_close(factors.remove()(x), expected)
+    with pytest.raises(ModelError, match="they were removed"):
         factors.remove()
-    assert factors.values() == {"b": 0.0}
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_patience_restores_the_factors_of_the_best_epoch(tmp_path, is_resumed):
+    data, path = load_digits().take(60, 40), tmp_path / "checkpoint"
+    recipe, seen = prunus.Recipe(8, 1.0, 16, optimizer="sgd", patience=2), []
+
+    def report(metrics):
+        seen.append((metrics.validation_loss, factors.state_dict()))
+        if is_resumed and metrics.epoch == 4:
+            raise KeyboardInterrupt
+
+    for _ in range(1 + is_resumed):
+        torch.manual_seed(0)
+        model = Net(16)
+        factors = prunus.BlockFactors(model, data.train.inputs[:2], penalty=0.1, learning_rate=0.02)
+        try:
+            history = prunus.train(model, data, recipe, constraint=factors, checkpoint=path, report=report)
+        except KeyboardInterrupt:
+            continue
+    losses = [loss for loss, _ in seen]
+    best = losses.index(min(losses))
+    assert len(history) == len(seen) > best + 1
+    value = float(seen[best][1]["factors"][0, 0])
+    assert factors.values() == {"first.3": value} != {"first.3": float(seen[-1][1]["factors"][0, 0])}
 
 
 # --- factors ----------------------------------------------------------------------------------------------------
@@ -151,9 +225,9 @@ def test_factors_follow_accelerated_proximal_gradient():
 class Scalar(nn.Module):
     """x + x: the factor λ gives x + λ x."""
 
-    def __init__(self):
+    def __init__(self, size=2):
         super().__init__()
-        self.layer = nn.Linear(2, 2)
+        self.layer = nn.Linear(size, size)
         nn.init.eye_(self.layer.weight), nn.init.zeros_(self.layer.bias)
 
     def forward(self, x):

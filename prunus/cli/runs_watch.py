@@ -20,9 +20,11 @@ def watch(
     ] = 5.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how many of the requested runs are finished, and the estimated remaining time, until no run remains.
+    """Show how many of the requested runs are finished, and the estimated remaining time, until they have ended.
 
-    A line is printed when something has changed. With --json, the state is printed once, with the steps of each run.
+    A line is printed when something has changed. The command ends when no run is running and no command works on the
+    store, also after a failure; runs that depend on a failed one count as failed. With --json, the state is printed
+    once, with the steps of each run.
 
     Example: prunus runs watch --store store
     """
@@ -38,7 +40,7 @@ def watch(
     while True:
         if (line := describe_status(status)) != last:
             echo(line)
-        if not (status.running or status.waiting):
+        if not (status.running or status.active):
             return
         last = line
         time.sleep(every)
@@ -87,6 +89,8 @@ def describe_status(status: "SweepStatus") -> str:
     text = ", ".join(parts) + (", paused" if status.paused else "")
     if not (status.running or status.waiting):
         return text
+    if not (status.running or status.active):
+        return f"{text}; no command computes them: run it again"
     if status.seconds_left is None:
         return f"{text}; the remaining time is known after the first run of each kind"
     return f"{text}; about {format_duration(status.seconds_left)} left"

@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,17 @@ class RunDirectory:
         except (OSError, ValueError):
             return None
         return done, total
+
+    def kept_digest(self) -> str:
+        """Return a digest of what another attempt would begin with: the tensors, and the numbers of rows.
+
+        Rows that an attempt wrote again are no progress, and neither is a checkpoint of the same bits.
+        """
+        digest = hashlib.sha256(f"{len(self.rows())} {len(self.curve())}".encode())
+        for path in sorted(self.path.glob("*.safetensors")):
+            with suppress(OSError):  # another process has taken the run over, and has removed the file
+                digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[: len(ZEROS)]
 
     def has_record(self) -> bool:
         """Return whether there is a run.json."""

@@ -42,12 +42,13 @@ class Plan:
             seconds[run_id(spec)] = number * seconds_per_unit[unit]
         return _makespan(seconds, self.waiting_on, workers)
 
-    def lines(self, seconds_per_unit: Mapping[str, float], workers: int = 1) -> list[str]:
+    def lines(self, seconds_per_unit: Mapping[str, float], workers: int | None = 1) -> list[str]:
         """Describe the plan in one or two lines.
 
         Args:
             seconds_per_unit: The seconds that a unit of each cost takes; units that are not known may be missing.
-            workers: How many workers take the runs in order, each as soon as its dependencies are done.
+            workers: How many workers take the runs in order, each as soon as its dependencies are done. None: it is not
+                known, and the time is that of all runs together.
 
         Returns:
             One line with the numbers of runs and, if it is known, the time; a second line if the time is not known.
@@ -56,13 +57,13 @@ class Plan:
         counts = f"{_count(len(self.requested), 'run')} requested, {num_done} found, {len(self.todo)} to do"
         if not self.todo:
             return [counts]
-        on = f"on {_count(workers, 'worker')}"
-        estimate = self.estimate(seconds_per_unit, workers)
+        on = "" if workers is None else f"on {_count(workers, 'worker')}"
+        estimate = self.estimate(seconds_per_unit, workers or 1)
         if estimate is not None:
-            return [f"{counts}, {_approximate(estimate)} {on}"]
+            return [f"{counts}, {_approximate(estimate)} {on or 'of computation in all'}"]
         unknown = sorted({spec.cost()[0] for spec in self.todo} - seconds_per_unit.keys())
         return [
-            f"{counts}, {on}",
+            f"{counts}, {on}" if on else counts,
             f"how long it takes is known after the first run of each of: {', '.join(unknown)}",
         ]
 

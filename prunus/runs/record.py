@@ -39,6 +39,10 @@ class RunRecord:
     attempt: str = ""
     """A random word of the last attempt: a process whose word is another has lost the run."""
     attempts: int = 0
+    kept: str = ""
+    """A digest of what the earlier attempts had kept when the last one began."""
+    stalled: int = 0
+    """How many attempts in a row, just before the last one, were interrupted and kept nothing new."""
     started: float = 0.0
     """When the last attempt started, in seconds since 1970."""
     seconds: float = 0.0

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prunus.runs.content import read_json, store_errors, write_file, write_json
+from prunus.runs.locking import is_locked
 from prunus.runs.plan import Plan, seconds_per_unit
 from prunus.runs.record import RunRecord
 from prunus.runs.spec import HEX, run_id
@@ -23,9 +24,12 @@ class SweepStatus:
     running: Mapping[str, tuple[int, int] | None]
     """The steps that are done and all steps, by ID; None for a run that has not reported them yet."""
     failed: tuple[str, ...]
+    """The runs that failed, and those that depend on one."""
     waiting: tuple[str, ...]
     """The runs that are not started, or were interrupted."""
     paused: bool
+    active: bool
+    """Whether a command that computes runs of the store has not ended."""
     seconds_left: float | None
     """The estimated time until the running and waiting runs are done, if as many are computed at once as are running
     now; None if it is not known how long runs of one of the kinds take."""
@@ -55,6 +59,11 @@ def is_paused(store: Store) -> bool:
     return (store.path / "paused").exists()
 
 
+def are_workers_active(store: Store) -> bool:
+    """Return whether a command that starts workers, or computes runs itself, has not ended."""
+    return any(is_locked(path) for path in store.locks_path.glob("workers-*.lock"))
+
+
 def write_sweep(store: Store, planned: Plan) -> None:
     """Write which runs a command is to do, for `sweep_status`; the same command again replaces the file.
 
@@ -70,7 +79,8 @@ def write_sweep(store: Store, planned: Plan) -> None:
         folder.mkdir(exist_ok=True)
     hex = hashlib.sha256("\n".join(sorted(planned.requested)).encode()).hexdigest()[:HEX]
     costs = {run_id(spec): spec.cost() for spec in planned.todo}
-    write_json(folder / f"{hex}.json", {"requested": planned.requested, "todo": costs})
+    sweep = {"requested": planned.requested, "todo": costs, "dependencies": planned.waiting_on}
+    write_json(folder / f"{hex}.json", sweep)
 
 
 def sweep_status(store: Store) -> SweepStatus:
@@ -85,13 +95,27 @@ def sweep_status(store: Store) -> SweepStatus:
     Raises:
         StoreError: A file of the store is damaged or cannot be read.
     """
+    active = are_workers_active(store)  # first: a command that ends meanwhile has written its last states
     costs: dict[str, tuple[str, float] | None] = {}
+    dependencies: dict[str, list[str]] = {}
     for path in sorted((store.path / "sweeps").glob("[!.]*.json")):
         sweep = read_json(path)
         costs |= {id: costs.get(id) for id in sweep["requested"]}
         costs |= {id: (unit, number) for id, (unit, number) in sweep["todo"].items()}
+        dependencies |= sweep.get("dependencies", {})  # a store of an earlier version has none
     records = {run.id: run for run in store.runs() if run.id in costs}
     states = {id: records[id].state if id in records else "waiting" for id in costs}
+    failing = {id for id, state in states.items() if state == "failed"}
+    while (
+        more := {
+            id
+            for id, others in dependencies.items()
+            if states[id] in ("waiting", "interrupted") and failing.intersection(others)
+        }
+        - failing
+    ):
+        failing |= more
+    states |= dict.fromkeys(failing, "failed")
     finished, running, failed = (
         tuple(id for id, state in states.items() if state == name) for name in ("done", "running", "failed")
     )
@@ -106,6 +130,7 @@ def sweep_status(store: Store) -> SweepStatus:
         failed,
         tuple(id for id in left if id not in steps),
         is_paused(store),
+        active,
         sum(known) / max(len(running), 1) if len(known) == len(work) else None,
     )
 

@@ -7,24 +7,28 @@ import socket
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from prunus.errors import StoreError, WorkerError
 from prunus.runs.content import read_json, write_json
-from prunus.runs.executors import run_plan
+from prunus.runs.executors import run_plan, slurm
 from prunus.runs.executors import scheduler as scheduling
 from prunus.runs.executors.ray_cluster import on_ray
 from prunus.runs.executors.scheduler import MAX_LOST_WORKERS_PER_RUN, RunScheduler
 from prunus.runs.executors.slurm import on_slurm
-from prunus.runs.executors.worker import MissingRuns, do_missing_runs, starting_workers
+from prunus.runs.executors.worker import MAX_RESTARTS, MissingRuns, do_missing_runs, starting_workers
+from prunus.runs.plan import plan as make_plan
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
-from prunus.runs.sweeps import is_paused, pause, resume, sweep_status
+from prunus.runs.sweeps import is_paused, pause, resume, sweep_status, write_sweep
+from prunus.tickets.ticket import TicketSpec
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 sys.path.insert(0, str(HELPERS))
@@ -139,8 +143,69 @@ def test_a_run_that_ends_its_workers_is_given_up(store):
         assert scheduler.next() is SPECS[0]
         start(store, SPECS[0])
     assert scheduler.next() is SPECS[1]
-    with pytest.raises(WorkerError, match=f"{MAX_LOST_WORKERS_PER_RUN} workers ended while they computed it"):
+    with pytest.raises(
+        WorkerError, match=f"{MAX_LOST_WORKERS_PER_RUN} workers in a row ended while they computed it"
+    ):
         scheduler.raise_first_error()
+
+
+def test_a_run_that_makes_progress_may_lose_any_number_of_workers(store):
+    scheduler, id = RunScheduler(SPECS[:1], store), run_id(SPECS[0])
+    for number in range(3 * MAX_LOST_WORKERS_PER_RUN):
+        assert scheduler.next() is SPECS[0]
+        directory = store.open(SPECS[0], "test")
+        if number % MAX_LOST_WORKERS_PER_RUN == 0:
+            directory.append_row({"level": number})
+        elif number % MAX_LOST_WORKERS_PER_RUN == 2:
+            directory.save_tensors("checkpoint", {"step": torch.tensor(number)})
+        directory.append_curve([{"level": 0, "step": 1}])  # the same again is no progress
+        directory.release()
+    for _ in range(2):
+        start(store, SPECS[0])
+        assert scheduler.next() is SPECS[0]
+    start(store, SPECS[0])
+    assert store.run(id).stalled == MAX_LOST_WORKERS_PER_RUN - 1
+    assert scheduler.next() is None
+    assert id in scheduler.errors
+
+
+@pytest.mark.parametrize(("seconds", "losses"), [(0.0, 40), (600.0, MAX_RESTARTS + 1)])
+def test_a_slurm_job_that_lasts_and_makes_progress_is_submitted_any_number_of_times(
+    seconds, losses, store, monkeypatch
+):
+    """Every job adds a row to the one run, and is lost."""
+    submissions = []
+
+    class Job:
+        job_id = "1"
+
+        def done(self):
+            return True
+
+        def cancel(self):
+            pass
+
+        def result(self):
+            directory = store.open(SPECS[0], "slurm")
+            directory.append_row({"level": len(submissions)})
+            if len(submissions) == 40:
+                return store.finish(directory, {}) or {}
+            directory.release()
+            raise RuntimeError("preempted")
+
+    class Executor:
+        def submit(self, *arguments):
+            submissions.append(arguments)
+            return Job()
+
+    monkeypatch.setattr(slurm, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "SHORT_JOB_SECONDS", seconds)
+    executor, work = Executor(), MissingRuns((SPECS[0],), store.path, "slurm", {})
+    scheduler = RunScheduler(SPECS[:1], store)
+    with nullcontext() if seconds == 0.0 else pytest.raises(WorkerError, match="The last job was lost"):
+        slurm._wait(executor, {0: executor.submit()}, (work, 1), scheduler)
+    assert len(submissions) == losses
+    assert store.is_done(run_id(SPECS[0])) == (seconds == 0.0)
 
 
 def test_runs_whose_workers_are_all_lost_are_not_taken_as_done(store):
@@ -221,6 +286,68 @@ def test_runs_watch_pause_and_resume(store, run_cli):
     assert "resumed" in run_cli("runs", "resume", folder).err
     assert "was not paused" in run_cli("runs", "resume", folder).err
     assert "There is no store" in run_cli("runs", "pause", "--store=none", code=8).err
+
+
+def test_watching_ends_after_a_failure_and_after_a_command_that_was_ended(store, run_cli):
+    """A ticket, which depends on a dense network that fails, is not waited for; neither is what nobody computes."""
+    ticket, id = TicketSpec(DENSE, rounds=1), run_id(DENSE)
+    planned = make_plan([ticket, *SPECS[1:2]], store)
+    write_sweep(store, planned)
+    folder = f"--store={store.path}"
+    assert run_cli("runs", "watch", folder).out == (
+        "0 of 3 runs finished, 3 waiting; no command computes them: run it again\n"
+    )
+    with starting_workers(store):
+        assert sweep_status(store).active
+    store.fail(store.open(DENSE, "test"), "a fault")
+    status = sweep_status(store)
+    assert (set(status.failed), status.waiting) == ({id, run_id(ticket)}, (run_id(SPECS[1]),))
+    store.finish(store.open(SPECS[1], "test"), {})
+    assert run_cli("runs", "watch", folder).out == "1 of 3 runs finished, 2 failed\n"
+    path = next(store.path.glob("sweeps/*.json"))
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "dependencies"})
+    assert sweep_status(store).failed == (id,)  # a sweep of an earlier version
+
+
+def test_watching_goes_on_while_a_command_works_on_the_store(store, run_cli, monkeypatch):
+    write_sweep(store, make_plan(SPECS[:1], store))
+    seen = []
+
+    def sleep(seconds):
+        seen.append(sweep_status(store).active)
+        if len(seen) == 2:
+            store.finish(store.open(SPECS[0], "test"), {})
+            command.__exit__(None, None, None)
+
+    monkeypatch.setattr("prunus.cli.runs_watch.time.sleep", sleep)
+    command = starting_workers(store)
+    command.__enter__()
+    printed = run_cli("runs", "watch", f"--store={store.path}").out.splitlines()
+    assert (seen, printed[-1]) == ([True, True], "1 of 1 runs finished")
+    assert printed[0].startswith("0 of 1 runs finished, 1 waiting; the remaining time is known after")
+
+
+def test_the_plan_tells_how_many_workers_an_executor_takes_by_itself(store, monkeypatch):
+    monkeypatch.setattr("prunus.runs.executors.os.cpu_count", lambda: 2)
+
+    def first_line(executor, workers, specs=SPECS):
+        class Shown(Exception):
+            pass
+
+        def say(line):
+            raise Shown(line)
+
+        with pytest.raises(Shown) as error:
+            run_plan(specs, store, executor=executor, workers=workers, say=say)
+        return str(error.value)
+
+    assert first_line("processes", None).endswith(" on 2 workers")
+    assert first_line("processes", None, SPECS[:1]).endswith(" on 1 worker")
+    assert first_line("slurm", None).endswith(" on 3 workers")
+    assert first_line(partial(on_slurm, cluster="local"), 5).endswith(" on 5 workers")
+    assert first_line("inline", None).endswith(" on 1 worker")
+    for executor in ("ray", lambda work, workers, scheduler: {}):
+        assert "worker" not in first_line(executor, None)
 
 
 @pytest.mark.parametrize(

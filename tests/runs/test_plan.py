@@ -130,6 +130,10 @@ def test_lines_describe_the_plan(store):
         "1 run requested, 0 found, 1 to do, on 1 worker",
         "how long it takes is known after the first run of each of: unit",
     ]
+    assert plan(leaves[5:6], store).lines({}, None)[0] == "1 run requested, 0 found, 1 to do"
+    assert plan(leaves[5:], store).lines({"unit": 10.0}, None) == [
+        "7 runs requested, 0 found, 7 to do, about 5 min of computation in all"
+    ]
 
 
 def test_seconds_per_unit_is_the_median_of_finished_runs(store):

@@ -9,6 +9,7 @@ Every worker takes from the store what is missing, and locks every run before it
 workers and commands can share a store. See docs/decisions/0028-workers-take-what-is-missing.md.
 """
 
+import os
 from collections.abc import Sequence
 
 from prunus.errors import StoreError, WorkerError
@@ -17,7 +18,7 @@ from prunus.runs.executors.processes import check_main_guard, processes
 from prunus.runs.executors.ray_cluster import on_ray
 from prunus.runs.executors.run_task import Say, SingleThread
 from prunus.runs.executors.scheduler import RunScheduler, RunsProgress
-from prunus.runs.executors.slurm import on_slurm
+from prunus.runs.executors.slurm import WORKERS, on_slurm
 from prunus.runs.executors.worker import Errors, Executor, MissingRuns, compute, starting_workers
 from prunus.runs.plan import Plan, plan, seconds_per_unit
 from prunus.runs.spec import RunSpec, run_id
@@ -88,16 +89,16 @@ def run_plan(
     if planned.todo and is_paused(store):
         raise StoreError(f"The store {store.path} is paused; continue with `prunus runs resume`.")
     known = _measure_pace(planned.todo, store)
-    for line in planned.lines(known, 1 if name == "inline" else workers or 1):
+    for line in planned.lines(known, _num_workers(name, workers, len(planned.todo))):
         say(line)
     if not planned.todo:
         return planned
-    write_sweep(store, planned)
     costs = {run_id(spec): spec.cost() for spec in planned.todo}
     seconds = {id: number * known.get(unit, 1.0) for id, (unit, number) in costs.items()}
     attempts = _attempts(store, [*costs])
     scheduler = RunScheduler(planned.todo, store, attempts, progress=RunsProgress(seconds, progress), say=say)
     with starting_workers(store) as lock:
+        write_sweep(store, planned)
         work = MissingRuns(planned.todo, store.path.resolve(), name, attempts, lock)
         errors = execute(work, workers, scheduler)
     scheduler.update()
@@ -119,6 +120,16 @@ def _executor(executor: str | Executor) -> tuple[str, Executor]:
         return executor, lookup("executor", EXECUTORS, executor)
     function = getattr(executor, "func", executor)  # of a partial
     return next((name for name, each in EXECUTORS.items() if each is function), function.__name__), executor
+
+
+def _num_workers(name: str, workers: int | None, num_runs: int) -> int | None:
+    """Return how many workers an executor uses; None if it is not known before it starts, as with Ray."""
+    if name == "inline":
+        return 1
+    defaults = {"processes": os.cpu_count() or 1, "slurm": WORKERS}
+    if workers is None and name in defaults:
+        return min(defaults[name], num_runs)
+    return workers
 
 
 def _attempts(store: Store, ids: Sequence[str]) -> dict[str, int]:

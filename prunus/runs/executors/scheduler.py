@@ -17,7 +17,8 @@ from prunus.types import Progress
 WAIT_SECONDS = 0.5
 """How long to wait before looking again at runs that other processes work on."""
 MAX_LOST_WORKERS_PER_RUN = 5
-"""If this many workers end while they compute a run, it is reported as failed: its use of memory may be the reason."""
+"""If this many workers in a row end while they compute a run, and none of them kept anything new, it is reported as
+failed: its use of memory may be the reason. A long run that continues from a checkpoint in many jobs is not."""
 
 
 class RunsProgress:
@@ -112,6 +113,8 @@ class RunScheduler:
         self.total = len(self.waiting)
         self.running: set[str] = set()
         self.errors: dict[str, Exception] = {}
+        self.kept: dict[str, str] = {}
+        """With what the last attempt at each run began, as a digest: it changes when attempts make progress."""
 
     def next(self) -> RunSpec | None:
         """Return the first run that can start, after waiting for other processes if need be; None at the end.
@@ -191,6 +194,7 @@ class RunScheduler:
             return
         record = directory.record()
         attempts = record.attempts - self.attempts[id]
+        self.kept[id] = record.kept
         if record.state == "done":
             self.finish(id)
         elif record.state == "failed" and attempts > 0:
@@ -199,13 +203,18 @@ class RunScheduler:
             self.running.add(id)
             if steps := directory.steps():
                 self.progress.step(id, *steps)
-        # Read again: the process that held the lock may have ended the run between the two looks.
-        elif attempts >= MAX_LOST_WORKERS_PER_RUN and directory.record() == record:
+        elif (
+            min(attempts, record.stalled + 1) >= MAX_LOST_WORKERS_PER_RUN
+            and directory.kept_digest() == record.kept
+            # Read again: the process that held the lock may have ended the run between the two looks.
+            and directory.record() == record
+        ):
             self.fail(
                 id,
                 WorkerError(
-                    f"{attempts} workers ended while they computed it, perhaps because memory ran out; what is done is "
-                    "kept: run the same command again with fewer workers."
+                    f"{min(attempts, record.stalled + 1)} workers in a row ended while they computed it and made no "
+                    "progress, perhaps because memory ran out; what is done is kept: run the same command again with "
+                    "fewer workers."
                 ),
             )
 

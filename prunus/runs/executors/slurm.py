@@ -14,6 +14,8 @@ WORKERS = 8
 """The number of jobs by default."""
 MINUTES = 720
 """The time limit of a job by default; a run that takes longer continues in the next job."""
+SHORT_JOB_SECONDS = 600.0
+"""A job that is lost sooner after it was submitted counts as lost, whatever progress other jobs make."""
 END_SECONDS = 20.0
 """How long jobs may take to end when no run is left, before they are canceled."""
 
@@ -27,6 +29,9 @@ def on_slurm(
     **parameters: Any,
 ) -> Errors:
     """Do the work in the jobs of a Slurm array. A job that is lost is submitted again.
+
+    A job that is preempted, or reaches its time limit, is lost as well. After ten losses in a row it is given up; the
+    count begins again after a job that lasted, if an attempt began with more than the one before it.
 
     Slurm also takes options from the environment, such as SBATCH_PARTITION, SBATCH_ACCOUNT and SBATCH_TIMELIMIT.
 
@@ -79,6 +84,7 @@ def _wait(
     """Update the scheduler until all jobs have ended, or all runs are done; return what the jobs returned."""
     errors: Errors = {}
     lost = dict.fromkeys(jobs, 0)
+    submitted = dict.fromkeys(jobs, (time.monotonic(), scheduler.kept.copy()))
     deadline = math.inf
     try:
         while jobs and time.monotonic() < deadline:
@@ -87,7 +93,10 @@ def _wait(
                 try:
                     errors |= job.result()
                 except Exception as error:  # the job was killed, its machine was lost, or it could not start
-                    lost[number] += 1
+                    since, kept = submitted[number]
+                    lasted = time.monotonic() - since >= SHORT_JOB_SECONDS and kept != scheduler.kept
+                    lost[number] = 1 if lasted else lost[number] + 1
+                    submitted[number] = time.monotonic(), scheduler.kept.copy()
                     scheduler.say(f"job {job.job_id} was lost: {_reason(error)}")
                     if lost[number] <= MAX_RESTARTS:
                         jobs[number] = executor.submit(do_missing_runs, work[0], number, work[1])

@@ -27,7 +27,7 @@ from prunus.version import __version__
 Errors = dict[str, Exception]
 """What the runs that failed raised, by ID."""
 MAX_RESTARTS = 10
-"""How often, at most, each worker is started again after it was lost."""
+"""How often, at most, each worker is started again after it was lost; see `on_slurm` for jobs."""
 
 
 def versions() -> dict[str, str]:

@@ -137,6 +137,7 @@ def test_claims_are_about_curves_and_points_that_exist(name, tmp_path):
     assert {verdict["reason"] for verdict in result.content["verdicts"]} == {"one replicate is not enough"}
 
 
+@pytest.mark.filterwarnings("ignore:Setting network")  # the small model takes its place
 def test_page_of_one_network_has_only_its_claims(tmp_path):
     settings = {"network": "lenet-5", "data": "digits", "examples": "90", "model": "tiny_networks:lenet"}
     result = run_experiment(

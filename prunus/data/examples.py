@@ -139,12 +139,13 @@ def as_examples(data: Calibration, num_examples: int = DEFAULT_NUM_EXAMPLES) -> 
     if isinstance(data, ImageFiles):
         data = data.take(num_examples)
     if isinstance(data, Split):
-        for what, part in (("inputs", data.inputs), ("labels", data.labels)):
+        pair = data.inputs, data.labels  # the images of ImageFiles are read here
+        for what, part in zip(("inputs", "labels"), pair, strict=True):
             if not isinstance(part, Tensor):
                 raise StatisticsError(
                     f"Expected calibration {what} as a tensor, got a {type(part).__name__}."
                 )
-        data = data.inputs, data.labels
+        data = pair
     if isinstance(data, Tensor | tuple | Mapping):
         return Examples(map_tensors(lambda tensor: tensor, data))
     if not isinstance(data, Iterable) or isinstance(data, str):
@@ -171,8 +172,13 @@ def sample_examples(data: Calibration, num_examples: int, seed: int) -> Examples
     """
     if num_examples < 1:
         raise StatisticsError(f"Expected at least one calibration example to choose, got {num_examples}.")
+    if isinstance(data, Dataset):
+        data = data.train
+    if isinstance(data, ImageFiles):
+        order = torch.randperm(len(data), generator=make_generator(seed, "calibration"))[:num_examples]
+        return as_examples(data.select(order), num_examples)
     examples = as_examples(data, num_examples)
-    if not isinstance(data, Examples | Dataset | Split | Tensor | tuple | Mapping):
+    if not isinstance(data, Examples | Split | Tensor | tuple | Mapping):
         return examples
     order = torch.randperm(len(examples), generator=make_generator(seed, "calibration"))[:num_examples]
     return examples.take(order)

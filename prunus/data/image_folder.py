@@ -2,7 +2,7 @@
 
     FOLDER/train/CLASS/*.jpg
     FOLDER/val/CLASS/*.jpg
-    FOLDER/test/CLASS/*.jpg      may be missing
+    FOLDER/test/CLASS/*.jpg      may be missing, or have images without classes, which are not used
 
 Training images are cropped and mirrored at random when they are read (Szegedy et al. 2015, section 6): a window of 8 to
 100 % of the area, with sides in a ratio of 3/4 to 4/3, is resized to the input size. Other images are the central
@@ -75,6 +75,12 @@ class ImageFiles(Split):
     def take(self, n: int) -> "ImageFiles":
         """The first `n` images; none is read."""
         return self._like(self.paths[:n], self.labels[:n])
+
+    def select(self, indices: Tensor) -> "ImageFiles":
+        """The images of these indices [n], in their order; none is read."""
+        return self._like(
+            [self.paths[i] for i in indices.tolist()], self.labels[indices.to(self.labels.device)]
+        )
 
     def to(self, device: str) -> "ImageFiles":
         """The same images with inputs and labels on another device."""
@@ -150,8 +156,9 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     """A data set of the images below a folder, without reading them.
 
     Args:
-        folder: The folder with `train` and `val`. Without `test`, `val` is the test split, and a tenth of the training
-            images, but at most 10,000, is the validation split; with it, `val` is the validation split.
+        folder: The folder with `train` and `val`. Without `test`, or without classes in it, `val` is the test split,
+            and a tenth of the training images, but at most 10,000, is the validation split; with it, `val` is the
+            validation split.
         seed: The seed of the validation split, and of the order of all images.
         size: The side of the inputs in pixels.
 
@@ -170,11 +177,11 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     classes = tuple(sorted(path.name for path in _folders(root / "train")))
     train = _split(root / "train", classes, seed, size)
     validation = test = _split(root / "val", classes, seed, size)
-    if (root / "test").is_dir():
+    if (root / "test").is_dir() and any(path.is_dir() for path in (root / "test").iterdir()):
         test = _split(root / "test", classes, seed, size)
     else:
         kept, held_out = split_indices(len(train), min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10)), seed)
-        validation, train = _select(train, held_out), _select(train, kept)
+        validation, train = train.select(held_out), train.select(kept)
     augmented = ImageFiles(train.paths, train.labels, size=size, is_augmented=True)
     provenance = f"{root.name}, a folder of images"
     return Dataset(root.name, augmented, validation, test, classes, provenance)
@@ -206,7 +213,8 @@ def read_image(path: Path, size: int, crop: Sequence[float] | None = None) -> Te
             image.draft("RGB", tuple(math.ceil(scale) for scale in scales))
             factors = [now / full for now, full in zip(image.size, full_size, strict=True)] * 2
             scaled = tuple(edge * factor for edge, factor in zip(box, factors, strict=True))
-            resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=scaled)
+            colored = _with_8_bits(image).convert("RGB")
+            resized = colored.resize((size, size), Image.Resampling.BILINEAR, box=scaled)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"Expected an image in {path}, which cannot be read ({error}); remove or replace the file."
@@ -262,7 +270,7 @@ def _split(folder: Path, classes: Sequence[str], seed: int, size: int) -> ImageF
         paths += files
         labels += [label] * len(files)
     order = torch.randperm(len(paths), generator=make_generator(seed, "files"))
-    return _select(ImageFiles(paths, torch.tensor(labels), size=size), order)
+    return ImageFiles(paths, torch.tensor(labels), size=size).select(order)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -276,8 +284,11 @@ def _folders(folder: Path) -> list[Path]:
     return folders
 
 
-def _select(split: ImageFiles, indices: Tensor) -> ImageFiles:
-    return split._like([split.paths[i] for i in indices.tolist()], split.labels[indices])
+def _with_8_bits(image: Any) -> Any:
+    """A gray image of 16 bits with the upper 8 of them, since Pillow makes all values above 255 white; others as is."""
+    if not image.mode.startswith("I"):
+        return image
+    return _import_pillow().fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
 
 
 def _import_pillow() -> Any:

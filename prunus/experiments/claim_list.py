@@ -139,7 +139,7 @@ def _claims_of_networks(experiment: Experiment) -> list[tuple[Claim, str]]:
         (claim, group)
         for claim in experiment.claims
         for group, names in curves.items()
-        if claim.curve in names or claim.curve not in known
+        if claim.is_about(group) and (claim.curve in names or claim.curve not in known)
     ]
 
 
@@ -201,7 +201,7 @@ def _part(
 
 
 def _effect(claim: Claim) -> float | None:
-    return claim.margin if claim.expected == "equal" else claim.effect
+    return claim.margin if claim.expected in ("equal", "not lower") else claim.effect
 
 
 def _verdict(

@@ -48,6 +48,12 @@ class Claim:
     """The published value with its unit, where the paper gives one."""
     effect: float | None = None
     """The published difference, without its sign, in the unit of the metric; None where it is not known."""
+    networks: Sequence[str] = ()
+    """The networks of the experiment that the claim is about, by name; all of them where empty."""
+
+    def is_about(self, *networks: str) -> bool:
+        """Whether the claim is about one of these networks; a network without a name ("") may be any."""
+        return not self.networks or any(name in ("", *self.networks) for name in networks)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Decision:
 def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision]:
     """Decide every claim on every network that has rows, Holm-corrected over all of them.
 
-    A claim about a curve that only other networks have is not one about this network.
+    A claim that names other networks, or is about a curve that only others have, is not one about this network.
 
     Args:
         claims: The claims of one experiment.
@@ -108,7 +114,8 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision
         (group, claim, members, *_compare(claim, members))
         for (group,), members in groups.items()
         for claim in claims
-        if claim.curve in curves[group,] or not any(claim.curve in names for names in curves.values())
+        if claim.is_about(group)
+        and (claim.curve in curves[group,] or not any(claim.curve in names for names in curves.values()))
     ]
     corrected = holm([
         claim_p_value(comparison, claim.expected, claim.margin) if comparison else 1.0

@@ -44,16 +44,16 @@ def zeros_of_layers(rows: Sequence[Row]) -> list[Row]:
     return result
 
 
-def _claims(layer: str, published: str) -> tuple[Claim, Claim]:
+def _claims(layer: str, published: str, networks: Sequence[str] = LENETS) -> tuple[Claim, Claim]:
     of, source = f"the inputs of {layer}, which follow a ReLU,", "Han et al. 2015"
     return (
         Claim(
             f"In the dense network, more than half of {of} are zero", f"inputs of {layer}", "higher", 50.0, "zeros %",
-            source, at={"density %": (100.0,)},
+            source, at={"density %": (100.0,)}, networks=networks,
         ),
         Claim(
             f"Pruning makes {of} sparser than training the dense network as long", f"inputs of {layer}", "higher", 0.0,
-            "zeros added", source, at={"density %": (20.0, 10.0, 5.0)}, published=published,
+            "zeros added", source, at={"density %": (20.0, 10.0, 5.0)}, published=published, networks=networks,
         ),
     )  # fmt: skip
 
@@ -79,7 +79,7 @@ activations = Experiment(
     ),
     claims=(
         *_claims("fc2", "62 % zeros in LeNet-300-100, 45 % in LeNet-5, at density 8 %"),
-        *_claims("fc3", "35 % zeros at density 8 %"),
+        *_claims("fc3", "35 % zeros at density 8 %", networks=("lenet-300-100",)),
     ),
     differences=(
         "There are 20,000 training examples; weights are pruned by magnitude, in rounds with retraining, and beside "

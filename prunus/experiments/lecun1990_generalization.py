@@ -135,7 +135,7 @@ def examples_needed(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         The rows, with "dense needs": 2.0 means that the dense network needs twice as many examples. It is missing where
-        there are fewer than two training sets, or the dense error does not fall with the examples.
+        there are fewer than two training sets, or the dense error does not fall with the examples or falls to 0.
     """
     result = []
     for members in group_rows(rows, ("network", "replicate", "density %")).values():
@@ -146,7 +146,9 @@ def examples_needed(rows: Sequence[Row]) -> list[Row]:
 
 def _needed(row: Row, points: Sequence[tuple[int, float]]) -> Row:
     errors = [error for _, error in points]
-    falls = len(points) > 1 and all(b < a for a, b in pairwise(errors))
+    falls = (
+        len(points) > 1 and all(b < a for a, b in pairwise(errors)) and errors[-1] > 0
+    )  # for the logarithm
     if not falls or row["test error %"] <= 0:
         return {}
     first = next((i for i in range(len(points) - 2) if errors[i + 1] <= row["test error %"]), len(points) - 2)

@@ -64,6 +64,8 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
     against = experiment.against
     compared = compare(selected, against, experiment.metrics, experiment.point) if against else []
     described = [difference for difference in compared if difference.metric in experiment.described]
+    networks_run, _ = experiment.networks_and_settings(finished.settings)
+    claims = [claim for claim in experiment.claims if claim.is_about(*networks_run)]
     command, table = repeat_command(experiment, store, requested), table_of(experiment, selected)
     seeds, directories = _seeds(finished), all_run_directories(store, finished)
     settings = [
@@ -82,7 +84,7 @@ def describe(experiment: Experiment, store: Store, requested: Request, finished:
         "missing": _missing(requested, finished, command),
         "verdicts": [
             {**asdict(decision), "measured_text": measured_text(decision)}
-            for decision in decide_claims(experiment.claims, selected)
+            for decision in decide_claims(claims, selected)
         ],
         "published": [asdict(value) for value in experiment.published],
         "differences": [*experiment.differences, *size_differences(experiment, finished, settings)],

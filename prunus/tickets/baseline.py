@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from prunus.data import load_data
+from prunus.data.image_folder import ImageFiles
 from prunus.errors import SpecError
 from prunus.masks import Masks
 from prunus.models import MODELS
@@ -126,12 +127,17 @@ class BaselineSpec:
             )
 
     def load_data(self) -> Dataset:
-        """Return the data set, reduced to `examples`."""
+        """Return the data set, reduced to `examples`. Raises SpecError if its images are read from files."""
         data = (
             load_data_cached(self.data, self.device)
             if isinstance(self.data, str)
             else self.data.to(self.device)
         )
+        if isinstance(data.train, ImageFiles):
+            raise SpecError(
+                f"Expected a data set in memory for a baseline and its tickets, got {data.name}, a folder of images "
+                "that are read while a network is trained; prune with prunus.prune and retrain with prunus.train."
+            )
         return data if self.examples is None else data.take(self.examples, max(1, self.examples // 3))
 
     def make_network(self, seed: int | None = None) -> nn.Module:

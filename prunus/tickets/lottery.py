@@ -145,7 +145,8 @@ def lottery(
         The levels, with their masks and weights.
 
     Raises:
-        SpecError: Settings contradict each other, or an object without a name is to be stored.
+        SpecError: Settings contradict each other, an object without a name is to be stored, or the data are a folder
+            of images.
         TrainingError: `fit` changed a pruned weight.
         UnknownNameError: A name is not known.
         DensityError: The scope cannot reach the density of a level, or a layer would keep no weight.

@@ -10,7 +10,9 @@ from PIL import Image
 from torch import nn
 
 import prunus
+from prunus.data import image_folder
 from prunus.data.batches import iter_batches
+from prunus.data.examples import as_examples, sample_examples
 from prunus.data.image_folder import MEAN, STD, load_image_folder, read_image, window
 from prunus.errors import DataError, SpecError
 
@@ -61,6 +63,41 @@ def test_test_folder_makes_val_the_validation_split(folder, tmp_path):
     data = load_image_folder(tmp_path / "data", size=32)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [31, 9, 9]
     assert data.validation.paths[0].parts[-3] == "val"
+
+
+def test_test_folder_without_classes_is_not_used(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    shutil.copytree(folder / "val" / "red", tmp_path / "data" / "test")  # as ImageNet is packed at Kaggle
+    data = load_image_folder(tmp_path / "data", size=32)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [28, 3, 9]
+
+
+def test_calibration_images_depend_on_the_seed_and_are_read_once(folder, monkeypatch):
+    data, read = load_image_folder(folder, size=16), []
+    whole = prunus.Split(data.train.inputs, data.train.labels)
+    monkeypatch.setattr(
+        image_folder, "read_image", lambda path, *rest: read.append(path) or read_image(path, *rest)
+    )
+    chosen = []
+    for seed in (0, 0, 1):
+        read.clear()
+        examples = sample_examples(data if seed else data.train, 6, seed)
+        chosen.append(set(read))
+        assert len(chosen[-1]) == len(read) == 6
+        expected = sample_examples(whole, 6, seed)
+        assert torch.equal(examples.inputs, expected.inputs)
+        assert torch.equal(examples.labels, expected.labels)
+    assert chosen[0] == chosen[1] != chosen[2]
+    read.clear()
+    assert len(as_examples(data, 5)) == len(read) == 5
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), [(np.uint16, "png"), (np.uint16, "tif"), (np.int32, "tif")])
+def test_gray_images_of_16_bits_keep_their_upper_8(dtype, suffix, tmp_path):
+    ramp = (np.arange(256)[None, :] * np.ones((256, 1))).astype(np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "8.png")
+    Image.fromarray(ramp.astype(dtype) * 256 + 200).save(tmp_path / f"16.{suffix}")
+    assert torch.equal(read_image(tmp_path / f"16.{suffix}", 32), read_image(tmp_path / "8.png", 32))
 
 
 def test_central_window_is_that_of_pillow(folder):

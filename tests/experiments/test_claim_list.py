@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,24 @@ def test_larger_size_is_used_where_it_has_more_runs(store):
     do(store, replicates=2)
     assert {claim.n for claim in claims(store.path)} == {4}
     assert claims(store.path)[0].command == f"prunus run test.small --full --store {store.path}"
+
+
+def test_claim_is_listed_for_its_networks(store, monkeypatch):
+    only_second = replace(SMALL, claims=[replace(claim, networks=("second",)) for claim in SMALL.claims])
+    monkeypatch.setattr(claim_list, "EXPERIMENTS", {SMALL.name: only_second})
+    do(store)
+    assert [claim.claim.partition(":")[0] for claim in claims(store.path)] == ["second", "second"]
+    activations = EXPERIMENTS["families.activations"]
+    parts = [(claim.curve, network) for claim, network in claim_list._claims_of_networks(activations)]
+    assert {network for curve, network in parts if curve == "inputs of fc3"} == {"lenet-300-100"}
+    assert {network for curve, network in parts if curve == "inputs of fc2"} == {"lenet-300-100", "lenet-5"}
+
+
+def test_effect_of_not_lower_is_the_margin(store, monkeypatch):
+    claim = Claim("A is not lower", "a", "not lower", "b", "error", "Table 1", margin=0.5)
+    monkeypatch.setattr(claim_list, "EXPERIMENTS", {SMALL.name: replace(SMALL, claims=[claim])})
+    do(store)
+    assert {listed.effect for listed in claims(store.path)} == {0.5}
 
 
 def test_every_part_of_every_statement_exists():

@@ -26,6 +26,13 @@ def test_claim_about_one_network_is_not_decided_on_another():
     }
 
 
+def test_claim_that_names_its_networks_is_not_decided_on_others():
+    claims = [Claim("C is low", "c", "lower", 2.0, "error", "Table 1", networks=("second",))]
+    measured = rows("first", "a", [1.0, 1.1, 1.05]) + rows("second", "b", [3.0, 3.1, 3.05])
+    assert [decision.claim for decision in decide_claims(claims, measured)] == ["second: C is low"]
+    assert [decision.claim for decision in decide_claims(claims, rows("", "c", [1.0, 1.1]))] == ["C is low"]
+
+
 def test_more_claims_need_more_evidence():
     """Holm: the smallest of m p-values is multiplied by m."""
     claim = Claim("It is low", "a", "lower", 2.0, "error", "Table 1")

@@ -35,7 +35,10 @@ def test_examples_needed_follow_from_the_errors_of_dense_networks():
     ] == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(("dense", "pruned"), [([4.0, 4.0, 1.0], [1.0] * 3), ([8.0, 4.0, 1.0], [0.0] * 3)])
+@pytest.mark.parametrize(
+    ("dense", "pruned"),
+    [([4.0, 4.0, 1.0], [1.0] * 3), ([8.0, 4.0, 1.0], [0.0] * 3), ([8.0, 4.0, 0.0], [1.0] * 3)],
+)
 def test_examples_needed_are_missing_where_they_are_not_defined(dense, pruned):
     assert not any("dense needs" in row for row in examples_needed(rows_of_sizes(dense, pruned)))
 
@@ -132,3 +135,14 @@ def test_claims_are_about_curves_and_points_that_exist(name, tmp_path):
         settings=settings,
     )
     assert {verdict["reason"] for verdict in result.content["verdicts"]} == {"one replicate is not enough"}
+
+
+@pytest.mark.filterwarnings("ignore:Setting network")  # the small model takes its place
+def test_page_of_one_network_has_only_its_claims(tmp_path):
+    settings = {"network": "lenet-5", "data": "digits", "examples": "90", "model": "tiny_networks:lenet"}
+    result = run_experiment(
+        EXPERIMENTS["families.activations"], "smoke", tmp_path / "out",
+        store=tmp_path / "store", executor="inline", settings=settings,
+    )  # fmt: skip
+    assert len(result.content["verdicts"]) == 2
+    assert all("inputs of fc2" in verdict["claim"] for verdict in result.content["verdicts"])

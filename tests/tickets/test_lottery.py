@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.data import image_folder
 from prunus.errors import (
     InvariantWarning,
     SpecError,
@@ -22,6 +23,7 @@ from prunus.errors import (
 from prunus.masks import are_nested
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
+from prunus.tickets.baseline import BaselineSpec
 from prunus.tickets.ticket import PruningRates
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
@@ -246,3 +248,21 @@ def test_a_task_is_part_of_the_identity_of_a_stored_ticket(tmp_path):
         prunus.lottery("tiny_networks:regressor", "tiny_networks:sums", loss=lambda o, b: o.sum(), **names)
     with pytest.raises(UnknownNameError, match="Unknown loss 'mse'"):
         prunus.lottery("tiny_networks:regressor", "tiny_networks:sums", loss="mse", **names)
+
+
+def test_images_of_files_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    for part in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / part).mkdir(parents=True)
+        for i in range(5):
+            image.new("RGB", (8, 8)).save(tmp_path / part / f"{i}.png")
+    data, read = prunus.load_data(str(tmp_path)), []
+    read_image = image_folder.read_image
+    monkeypatch.setattr(image_folder, "read_image", lambda *of: read.append(of) or read_image(*of))
+    with pytest.raises(SpecError, match="data set in memory"):
+        prunus.lottery(tiny_networks.mlp, data, rounds=1, recipe=RECIPE)
+    assert len(read) <= 3  # one of each split, to check their shapes
+    with pytest.raises(SpecError, match="data set in memory"):
+        prunus.lottery("tiny_networks:mlp", str(tmp_path), rounds=1, recipe=RECIPE, store=tmp_path / "store")
+    with pytest.raises(SpecError, match="data set in memory"):
+        BaselineSpec(data=data).cost()

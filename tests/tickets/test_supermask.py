@@ -38,7 +38,7 @@ from prunus.tickets.supermask import (
 )
 from prunus.tickets.supermask.criterion_supermask import CriterionSupermaskSpec
 from prunus.tickets.supermask.kth_largest import KthLargest
-from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec
+from prunus.tickets.supermask.learned_supermask import LearnedSupermaskSpec, final_scores
 from prunus.tickets.supermask.uniforms import CHUNK, UniformStream, aligned_chunks, flat_view
 from prunus.tickets.ticket import PruningRates, TicketSpec
 from prunus.training import Recipe, evaluate, train
@@ -579,6 +579,45 @@ def test_criterion_masks_are_those_of_the_ticket(weights, dense):
     assert CriterionSupermaskSpec(iterative).dependencies() == {"baseline": DENSE, "ticket": iterative}
     rows = done(CriterionSupermaskSpec(iterative, weights), dense, done(iterative, dense)[0])[0].rows()
     assert [row["density"] for row in rows] == [row["density"] for row in directory.rows()]
+
+
+REGRESSION = BaselineSpec(
+    "tests.helpers.tiny_networks:regressor", "tests.helpers.tiny_networks:sums", Recipe(1, 0.01, 50), eval_every=5,
+    loss="squared_error",
+)  # fmt: skip
+
+
+@every_kind
+def test_mask_over_a_regression_is_scored_by_its_loss(kind):
+    spec = LearnedSupermaskSpec(REGRESSION, mask=kind, recipe=RECIPE, samples=3)
+    dense = done(REGRESSION)[0]
+    directory, row = done(spec, dense)
+    assert row["invariants"]["passed"]
+    assert not any("accuracy" in key for key in row)
+    assert (row["sample_spread"] > 0) == kind.random
+    model, *_ = load_trained_network(REGRESSION, directory)
+    expected = evaluate(model, REGRESSION.load_data().test, loss="squared_error").loss
+    assert row["most_likely_final_test_loss"] == expected
+    assert spec.pace() > 0
+    ticket = TicketSpec(REGRESSION, "large_final", schedule="one_shot", rounds=2)
+    directory, best = done(CriterionSupermaskSpec(ticket), dense)
+    assert best["final_validation_loss"] == min(row["final_validation_loss"] for row in directory.rows())
+
+
+def test_forward_of_the_baseline_is_used_in_every_score(dense):
+    calls = []
+
+    def forward(model, batch):
+        calls.append(len(batch[0]))
+        return -model(batch[0])
+
+    spec = replace(SPEC, baseline=replace(DENSE, forward=forward))
+    assert spec.pace() > 0
+    assert calls
+    data, model = DENSE.load_data(), DENSE.make_network()
+    scores = final_scores(model, data, spec.baseline.task)
+    assert scores["final_test_accuracy"] == evaluate(model, data.test, forward=forward).accuracy
+    assert scores["final_test_accuracy"] != final_scores(model, data, {})["final_test_accuracy"]
 
 
 # --- bad inputs

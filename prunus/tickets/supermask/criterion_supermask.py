@@ -22,7 +22,7 @@ from prunus.tickets.invariants import EXACT_COUNTS, InvariantReport
 from prunus.tickets.monitor import tensors_equal
 from prunus.tickets.procedure import select_masks, weight_history
 from prunus.tickets.rounds import Round
-from prunus.tickets.supermask.learned_supermask import final_accuracies
+from prunus.tickets.supermask.learned_supermask import final_scores
 from prunus.tickets.supermask.weights import WEIGHT_INITS
 from prunus.tickets.ticket import TicketSpec
 from prunus.training.state import clone_tensors
@@ -84,7 +84,7 @@ def score_criterion_masks(
         report_steps: Not used.
 
     Returns:
-        The row with the highest validation accuracy.
+        The row with the highest validation accuracy, or the lowest validation loss where there is no accuracy.
 
     Raises:
         SpecError, UnknownNameError, DensityError, ModelError: As `TicketSpec.check`.
@@ -102,11 +102,15 @@ def score_criterion_masks(
     for level in (level for level in (0, *ticket.trained_levels) if level not in finished):
         masks, checks = _masks_at(spec, level, needed) if level else (all_kept(weights), {})
         model.load_state_dict({**model.state_dict(), **apply_masks(weights, masks)})
-        row = {"level": level, "density": mask_density(masks), **final_accuracies(model, data)}
+        scores = final_scores(model, data, ticket.baseline.task)
+        row = {"level": level, "density": mask_density(masks), **scores}
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
         checks["biases and buffers are as initialized"] = tensors_equal(state, others)
         directory.append_row({**row, "invariants": InvariantReport(checks, 1).to_json()})
-    return dict(max(directory.rows(), key=lambda row: float(row["final_validation_accuracy"])))
+    rows = directory.rows()
+    if "final_validation_accuracy" in rows[0]:
+        return dict(max(rows, key=lambda row: float(row["final_validation_accuracy"])))
+    return dict(min(rows, key=lambda row: float(row["final_validation_loss"])))
 
 
 def _masks_at(

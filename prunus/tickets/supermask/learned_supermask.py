@@ -7,9 +7,9 @@ which rule is from which paper.
 import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from math import inf, sqrt
+from math import inf, isnan, sqrt
 from statistics import mean, stdev
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ from prunus.tickets.supermask.constraint import SupermaskConstraint, masks_of_fa
 from prunus.tickets.supermask.kinds import Bernoulli, EdgePopup, Signed
 from prunus.tickets.supermask.weights import WEIGHT_INITS, FrozenWeights
 from prunus.training import Recipe, evaluate
+from prunus.training.losses import find_loss
 from prunus.training.state import clone_tensors
 from prunus.training.trainer import Trainer, steps_per_epoch
 from prunus.types import Dataset, Params
@@ -87,7 +88,9 @@ class LearnedSupermaskSpec(BaselineRun):
         model = self.baseline.make_network()
         constraint = self.make_constraint(model, self.fixed_weights(clone_tensors(prunable_weights(model))))
         constraint.apply()
-        return time_step(Trainer(model, self.recipe, constraint), self.baseline.load_data())
+        call, loss = self.baseline.task.get("forward"), find_loss(self.baseline.task.get("loss"))
+        trainer = Trainer(model, self.recipe, constraint, forward=call, loss=loss)
+        return time_step(trainer, self.baseline.load_data())
 
     @property
     def trained_levels(self) -> tuple[int, ...]:
@@ -186,7 +189,7 @@ def learn_supermask(
             "steps": monitor.curve[-1].step,
             **sampled,
             "most_likely_density": mask_density(masks),
-            **{f"most_likely_{key}": accuracy for key, accuracy in final_accuracies(model, data).items()},
+            **{f"most_likely_{key}": v for key, v in final_scores(model, data, spec.baseline.task).items()},
             "invariants": _check_learned(spec, constraint, model, initial, factors, monitor).to_json(),
             "seconds": round(time.perf_counter() - started, 2),
         }
@@ -197,35 +200,44 @@ def learn_supermask(
     return dict(directory.rows()[0])
 
 
-def final_accuracies(model: nn.Module, data: Dataset) -> dict[str, float]:
-    """Return the validation and test accuracy of a model, in percent, with the names of the row's metrics.
+def final_scores(model: nn.Module, data: Dataset, task: Mapping[str, Any]) -> dict[str, float]:
+    """Evaluate a model on the validation and test splits, with the names of the row's metrics.
 
     Args:
         model: The network; the modes of its modules are restored afterwards.
-        data: The data set, whose validation and test splits are evaluated.
+        data: The data set.
+        task: The arguments forward and loss of `evaluate`; empty for a classifier of labels.
 
     Returns:
-        The accuracies under "final_validation_accuracy" and "final_test_accuracy".
+        The accuracies in percent under "final_validation_accuracy" and "final_test_accuracy", unless labels are no
+        classes; with a task also "final_validation_loss" and "final_test_loss".
     """
-    return {
-        "final_validation_accuracy": evaluate(model, data.validation, backend="dense").accuracy,
-        "final_test_accuracy": evaluate(model, data.test, backend="dense").accuracy,
-    }
+    splits = {"validation": data.validation, "test": data.test}
+    evaluations = {name: evaluate(model, split, backend="dense", **task) for name, split in splits.items()}
+    accuracies = {f"final_{name}_accuracy": evaluation.accuracy for name, evaluation in evaluations.items()}
+    losses = (
+        {f"final_{name}_loss": evaluation.loss for name, evaluation in evaluations.items()} if task else {}
+    )
+    return {**{key: value for key, value in accuracies.items() if not isnan(value)}, **losses}
 
 
 def _score_samples(
     spec: LearnedSupermaskSpec, constraint: SupermaskConstraint, model: nn.Module, data: Dataset
 ) -> Row:
-    """Return the mean accuracies over newly drawn masks, with their standard deviation and mean density."""
-    accuracies, densities = [], []
+    """Return the mean scores over newly drawn masks, and their mean density.
+
+    "sample_spread" is the standard deviation of the test accuracy, or of the test loss where there is no accuracy.
+    """
+    scores, densities = [], []
     for index in range(spec.samples if spec.mask.random else 1):
         constraint.apply_sample(index)
-        accuracies.append(final_accuracies(model, data))
+        scores.append(final_scores(model, data, spec.baseline.task))
         factors = {name: layer.factors for name, layer in constraint.layers.items()}
         densities.append(mask_density(masks_of_factors(factors)))
-    test = [sample["final_test_accuracy"] for sample in accuracies]
+    metric = "final_test_accuracy" if "final_test_accuracy" in scores[0] else "final_test_loss"
+    test = [sample[metric] for sample in scores]
     return {
-        **{key: mean(sample[key] for sample in accuracies) for key in accuracies[0]},
+        **{key: mean(sample[key] for sample in scores) for key in scores[0]},
         "sample_spread": stdev(test) if len(test) > 1 else 0.0,
         "density": mean(densities),
     }

@@ -185,15 +185,22 @@ def check_settings_match(path: Path, stored: RunRecord, requested: RunRecord) ->
     if canonical_json(stored.settings) != canonical_json(requested.settings):
         raise StoreError(f"{path} holds the run of another spec than its name says; remove it.")
     before, now = flatten_settings(stored.all_settings), flatten_settings(requested.all_settings)
-    changed = [
-        key for key in before if key in now and canonical_json(before[key]) != canonical_json(now[key])
-    ]
+    changed = [key for key in before if key in now and not _agree(before[key], now[key])]
     if changed:
         key = changed[0]
         raise StoreError(
             f"{path} was made when the default of {key} was {before[key]!r}, but it is {now[key]!r} now; remove the "
             "run, or restore the old default."
         )
+
+
+def _agree(before: object, now: object) -> bool:
+    """Whether two values are equal, except for fields that only one of them has, at any depth."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return all(_agree(before[key], now[key]) for key in before.keys() & now.keys())
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple):
+        return len(before) == len(now) and all(map(_agree, before, now))
+    return canonical_json(before) == canonical_json(now)
 
 
 def summarize_invariants(rows: Sequence[Row]) -> str | None:

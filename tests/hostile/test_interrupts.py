@@ -15,7 +15,7 @@ from prunus.cli.interrupts import Interrupted, interruptible
 from prunus.runs.store import Store
 
 HELPERS = Path(__file__).parents[1] / "helpers"
-TIMES = ("seconds", "attempts", "attempt", "started", "environments", "digest")
+TIMES = ("seconds", "attempts", "attempt", "started", "environments", "digest", "kept", "stalled")
 """What differs between a run that was interrupted and one that was not."""
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 SETTINGS = {

@@ -11,7 +11,7 @@ import torch
 from specs import Baseline, Ticket, finish
 
 from prunus.errors import StoreError
-from prunus.runs.record import describe_run, write_record
+from prunus.runs.record import check_settings_match, describe_run, write_record
 from prunus.runs.settings import nondefault_settings
 from prunus.runs.spec import run_id
 from prunus.runs.store import Store
@@ -96,6 +96,16 @@ def test_open_refuses_the_directory_of_another_spec(store):
     newer = {key: value for key, value in stored.all_settings.items() if key != "rounds"}
     write_record(directory.path, replace(stored, all_settings=newer))  # a field that is newer than the run
     assert store.open(Ticket(), "test") is not None
+
+
+def test_a_field_may_be_newer_than_a_run_also_in_the_inputs_of_the_run(store):
+    def with_inputs(**settings):
+        return replace(describe_run(Ticket()), all_settings={"inputs": [{"kind": "input", **settings}]})
+
+    now = with_inputs(epochs=3, compile=False)
+    check_settings_match(store.path, with_inputs(epochs=3), now)
+    with pytest.raises(StoreError, match="when the default of inputs was"):
+        check_settings_match(store.path, with_inputs(epochs=4), now)
 
 
 def test_requests_are_kept_in_order(store):

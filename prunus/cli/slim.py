@@ -156,7 +156,15 @@ def slim(
     plan.apply()
     networks.write_network(network, path, settings)
     times = _measure(dense, network, example.to(device))
-    write_slim_page(page, report, title=Path(model).name, times=times, settings=settings)
+    goals = {
+        "macs": macs,
+        "parameters": parameters,
+        "density": density,
+        "latency": latency,
+        "file bytes": file_bytes,
+    }
+    goal = {name: value for name, value in goals.items() if value is not None}
+    write_slim_page(page, report, title=Path(model).name, times=times, settings={**goal, **settings})
     if as_json:
         sizes = {"file": str(path), "file_bytes": path.stat().st_size, "page": str(page)}
         echo_json({**sizes, **settings, **report.to_json(), "latency": times})
@@ -213,11 +221,11 @@ def _show(report: Any, times: list[dict[str, float]], path: Path, page: Path) ->
     rows = [(row[0], row[-1], *row[1:-1]) for row in rows]
     echo_table((header[0], header[-1], *header[1:-1]), rows, words=2, footer=1)
     for text in report.refused:
-        echo(f"rest   {text}")
-    for own in times:
-        before, after = own["before_ms"], own["after_ms"]
+        echo(f"fixed  {text}")
+    for measured in times:
+        before, after = measured["before_ms"], measured["after_ms"]
         echo(
-            f"time   batch {own['batch_size']:.0f}: {before:.2f} ms → {after:.2f} ms measured, "
+            f"time   batch {measured['batch_size']:.0f}: {before:.2f} ms → {after:.2f} ms measured, "
             f"{before / after:.2f} × as fast"
         )
     echo(f"file   {path}, {path.stat().st_size:,} bytes")

@@ -55,9 +55,11 @@ class PrunedNetwork(TrainedNetwork):
     @property
     def large(self) -> TrainedNetwork:
         """The network before pruning."""
-        own = self.recipe, self.model, self.data, self.examples
+        settings = self.recipe, self.model, self.data, self.examples
         penalized = lookup("method", METHODS, self.method).penalized
-        return PenalizedNetwork(*own, penalized, self.penalty) if penalized else TrainedNetwork(*own)
+        return (
+            PenalizedNetwork(*settings, penalized, self.penalty) if penalized else TrainedNetwork(*settings)
+        )
 
     def run(self) -> FunctionRun:
         """Return the run that trains it, which reads that of the large network.
@@ -94,11 +96,11 @@ def train_pruned_network(settings: PrunedNetwork, replicate: int, large: RunDire
     sizes = _sizes(trained, data)
     remove = removal_of(settings, trained, data, row.get("factors", {}), replicate)
     small = starting_network(settings, trained, remove, replicate)
-    kept = [part / whole for part, whole in zip(_sizes(small, data), sizes, strict=True)]
-    recipe = recipe_of(settings, kept[0])
+    remaining = [after / before for after, before in zip(_sizes(small, data), sizes, strict=True)]
+    recipe = recipe_of(settings, remaining[0])
     train(small, data, recipe, seed=derive_seed(replicate, "small"), backend="dense")
     accuracy = evaluate(small, data.test, backend="dense").accuracy
-    percent = {name: 100 * part for name, part in zip(("MACs %", "parameters %"), kept, strict=True)}
+    percent = dict(zip(("MACs %", "parameters %"), [100 * fraction for fraction in remaining], strict=True))
     change = accuracy - row["test accuracy"]
     return [{"test accuracy": accuracy, "change": change, **percent, "epochs": recipe.epochs}]
 

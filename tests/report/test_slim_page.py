@@ -28,6 +28,7 @@ def test_page_has_widths_couplings_and_times_and_escapes_names(tmp_path):
     assert "&lt;b&gt;x" in page
     for text in (
         '<span style="width: 100.0%"><span style="width: 25.0%">',
+        f"<strong>{100 * plan.report.macs[1] / plan.report.macs[0]:.1f} %</strong>",
         "<td>16 → 4</td>",
         "<dt>first.weight</dt><dd>first, second</dd>",
         "3.00 ms → 1.50 ms, measured",

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from prunus.pruning.structured.budgets import count_parameters
+from prunus.pruning.structured.graph import module_path
 from prunus.pruning.structured.groups import Analysis, kept_indices
 
 
@@ -105,15 +106,14 @@ def _smaller(shape: Sequence[int], kept: Mapping[int, Any]) -> tuple[int, ...]:
 
 
 def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
-    """MACs before and after, by name of the module whose weight is multiplied."""
+    """MACs before and after, by name of the module whose weight is multiplied, or that multiplies activations."""
     is_kept = analysis.kept_labels(removed)
     totals: dict[str, tuple[int, int]] = {}
     for work in analysis.coupling.work:
         names = analysis.sources.get(work.node, ())
-        if names:
-            path = names[0].rpartition(".")[0]
-            before = work.factor * prod(map(len, work.channels))
-            after = work.factor * int(np.prod([is_kept[own].sum() for own in work.channels], dtype=np.int64))
-            old = totals.get(path, (0, 0))
-            totals[path] = old[0] + before, old[1] + after
+        path = names[0].rpartition(".")[0] if names else module_path(work.node)
+        before = work.factor * prod(map(len, work.channels))
+        after = work.factor * int(np.prod([is_kept[own].sum() for own in work.channels], dtype=np.int64))
+        old = totals.get(path, (0, 0))
+        totals[path] = old[0] + before, old[1] + after
     return totals

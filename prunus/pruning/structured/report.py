@@ -95,9 +95,7 @@ def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Se
         own_groups = tuple(dict.fromkeys(g for name in names for g in groups_of[name]))
         rows.append(SlimRow(path or "(model)", channels, counts, macs.get(path, (0, 0)), own_groups))
     parameters = count_parameters(model, analysis, {}), count_parameters(model, analysis, removed)
-    refused = [
-        f"{own.refusal.operator} ({own.refusal.source}): {own.refusal.reason}" for own in analysis.refused
-    ]
+    refused = [str(own.refusal) for own in analysis.refused]
     return SlimReport(rows, parameters, (analysis.macs(), analysis.macs(removed)), refused)
 
 

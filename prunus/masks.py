@@ -173,15 +173,15 @@ class Masks(Mapping[str, Tensor]):
         self.apply()
         return self
 
-    def select(self, kept: Mapping[str, Mapping[int, Tensor]]) -> None:
+    def select(self, kept_indices: Mapping[str, Mapping[int, Tensor]]) -> None:
         """Keep only some entries of dimensions, after channels were removed from the model (`plan.apply`).
 
         Args:
-            kept: The indices that are kept, by parameter name and dimension.
+            kept_indices: The indices that are kept, by parameter name and dimension.
         """
         for tensors in (self._masks, self.pruned_values):
-            for name in tensors.keys() & kept.keys():
-                for dim, indices in kept[name].items():
+            for name in tensors.keys() & kept_indices.keys():
+                for dim, indices in kept_indices[name].items():
                     tensors[name] = tensors[name].index_select(dim, indices.to(tensors[name].device))
         self._cache = {}
 

@@ -180,8 +180,9 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     if (root / "test").is_dir() and any(path.is_dir() for path in (root / "test").iterdir()):
         test = _split(root / "test", classes, seed, size)
     else:
-        kept, held_out = split_indices(len(train), min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10)), seed)
-        validation, train = train.select(held_out), train.select(kept)
+        num_held_out = min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10))
+        train_indices, validation_indices = split_indices(len(train), num_held_out, seed)
+        validation, train = train.select(validation_indices), train.select(train_indices)
     augmented = ImageFiles(train.paths, train.labels, size=size, is_augmented=True)
     provenance = f"{root.name}, a folder of images"
     return Dataset(root.name, augmented, validation, test, classes, provenance)

@@ -89,13 +89,15 @@ def _common_levels(
     """
     scaled, fractions = [], []
     for group in groups:
-        own = scores[group.name]
-        scaled.append(own if is_comparable else own / own.abs().mean().clamp(min=1e-30))
+        group_scores = scores[group.name]
+        scaled.append(
+            group_scores if is_comparable else group_scores / group_scores.abs().mean().clamp(min=1e-30)
+        )
         fractions.append((torch.argsort(torch.tensor(orders[group.name])) + 1) / group.channels)
     order = torch.argsort(torch.cat(fractions), descending=True, stable=True)
     order = order[torch.argsort(torch.cat(scaled)[order], descending=True, stable=True)]
     positions = torch.split(torch.argsort(order), [group.channels for group in groups])
-    return {group.name: own for group, own in zip(groups, positions, strict=True)}
+    return dict(zip((group.name for group in groups), positions, strict=True))
 
 
 def fit_budget(ranking: Ranking, cost: Callable[[Removed], float], limit: float, what: str) -> Removed:
@@ -141,12 +143,12 @@ def count_parameters(model: nn.Module, analysis: Analysis, removed: Mapping[str,
     Returns:
         The number.
     """
-    kept = kept_indices(analysis, removed)
+    remaining = kept_indices(analysis, removed)
     total = 0
     for name, parameter in model.named_parameters():
         shape = analysis.shapes.get(name, tuple(parameter.shape))
-        own = kept.get(name, {})
-        total += prod(len(own[dim]) if dim in own else size for dim, size in enumerate(shape))
+        indices = remaining.get(name, {})
+        total += prod(len(indices[dim]) if dim in indices else size for dim, size in enumerate(shape))
     return total
 
 

@@ -72,7 +72,7 @@ class SizeConstant:
     is_ambiguous: bool
     """Whether the operator also runs with a wrong value of the constant, so that running it is no check."""
 
-    def kept(self, is_kept: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+    def reduced_value(self, is_kept: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
         """The value of the constant if only some labels are kept: a boolean for each label."""
         return int(is_kept[self.entries].any(1).sum())
 

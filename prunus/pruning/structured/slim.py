@@ -145,10 +145,10 @@ def slim(
 
 
 def _check_goal(**goals: Any) -> None:
-    given = {name: value for name, value in goals.items() if value is not None}
-    if len(given) != 1:
-        raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(given) or 'none'}.")
-    name, value = given.popitem()
+    goals_given = {name: value for name, value in goals.items() if value is not None}
+    if len(goals_given) != 1:
+        raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(goals_given) or 'none'}.")
+    name, value = goals_given.popitem()
     if name == "budget":
         if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and _is_number(value[1])):
             raise DensityError(f"Expected budget=(function of a model, limit), got {value!r}.")
@@ -207,5 +207,5 @@ def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> boo
         True if they may.
     """
     names = {member.name for member in group.members}
-    is_excluded = any(name == own or own.startswith(f"{name}.") for name in exclude for own in names)
+    is_excluded = any(name == other or other.startswith(f"{name}.") for name in exclude for other in names)
     return (group.exact or allow_inexact) and not is_excluded

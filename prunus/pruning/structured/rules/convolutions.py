@@ -86,7 +86,7 @@ def _couple_groups(
     """
     channels, inputs, outputs = vectors
     num_inputs, num_outputs = sizes
-    whole = removes_whole_groups(groups, num_inputs)
+    removes_groups = removes_whole_groups(groups, num_inputs)
     if transposed:
         narrow, wide_is_input = outputs, True
     else:
@@ -100,7 +100,7 @@ def _couple_groups(
     if wide_is_input:
         coupling.tie(channels, wide)
     by_group = channels.reshape(groups, -1)
-    if whole:
+    if removes_groups:
         if narrow is not None:
             coupling.block(
                 narrow, "it is the width of a group of a convolution, of which whole groups are removed"

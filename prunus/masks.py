@@ -1,7 +1,7 @@
 """Masks: which weights of a model are kept, and `Masks`, which keeps the pruned weights of a model at their values.
 
-A mask is a boolean tensor of the weight's shape, True where the weight is kept. Masks are beside the model, never in
-it: the names of its parameters do not change.
+A mask is a boolean tensor of the weight's shape, True where the weight is kept. Masks are not part of the model, so the
+names of its parameters do not change.
 """
 
 import math
@@ -145,7 +145,7 @@ class Masks(Mapping[str, Tensor]):
                 torch._foreach_add_(parameters, values)
 
     def verify(self) -> int:
-        """The number of pruned weights of the model that are not what they should be."""
+        """The number of pruned weights of the model that are not zero, or not their pruned value."""
         wrong = 0
         for name in self._masks:
             parameter = find_parameter(self.model, name).detach()
@@ -285,7 +285,7 @@ def check_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
         masks: The masks by parameter name.
 
     Raises:
-        ModelError: The masks are no mapping, or a mask has no parameter of its name and shape.
+        ModelError: The masks are not a mapping, or a mask has no parameter of its name and shape.
     """
     if not isinstance(masks, Mapping):
         raise ModelError(

@@ -132,7 +132,7 @@ def test_an_optimizer_of_replaced_parameters_is_refused(change):
         step(model, optimizer)
     assign_copies(model)
     with pytest.raises(
-        ModelError, match="steps none of its 2 masked or quantized parameters; make the optimizer"
+        ModelError, match="steps none of its 2 masked or quantized parameters; make a new optimizer"
     ):
         masks.attach(optimizer)
 

@@ -37,4 +37,4 @@ def claims(
         )
         for claim in listed
     ]
-    echo_table(("id", "claim", "verdict", "measured (95 % interval)", "published", "n"), rows, words=5)
+    echo_table(("id", "claim", "verdict", "measured (95 % interval)", "published", "n"), rows, text_columns=5)

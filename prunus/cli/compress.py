@@ -25,7 +25,7 @@ ModelOption = Annotated[
         autocompletion=completion("model"),
     ),
 ]
-DATA = "A built-in data set, or package.module:function for your own. The default for a built-in model is mnist or cifar-10."
+DATA = "A built-in data set, or package.module:function for your own. Built-in models have a default."
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Out = Annotated[
     Path | None, optional("FILE", "Output path of the compressed model; MODEL.prunus by default.")

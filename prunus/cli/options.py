@@ -89,8 +89,8 @@ Backend = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Backend of training and evaluation: dense is PyTorch, sparse computes with the remaining weights only, and "
-        "auto chooses the faster one by a fixed rule.",
+        help="Backend of training and evaluation: dense is PyTorch, sparse computes with the remaining weights only, "
+        "and auto chooses the faster one by a fixed rule.",
     ),
 ]
 

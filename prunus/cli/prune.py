@@ -24,7 +24,8 @@ Criterion = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A criterion or pruning method of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update the remaining weights.",
+        help="A criterion or pruning method of `prunus list`; obs, sparse_gpt, admm, fisher and full_obs also update "
+        "the remaining weights.",
         autocompletion=completion("criterion"),
     ),
 ]
@@ -49,7 +50,7 @@ OUT = (
 Out = Annotated[Path | None, optional("FILE", OUT)]
 DATA = (
     "A built-in data set, or package.module:function for your own function that returns a prunus.Dataset, tensors or "
-    "a DataLoader. The default for a built-in model is mnist or cifar-10."
+    "a DataLoader. Built-in models have a default."
 )
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 Examples = Annotated[int | None, optional("N", "Number of calibration examples; 1024 by default.", lowest=1)]
@@ -158,8 +159,8 @@ def prune(
         return
     _show(pruned.report, recalibrate)
     if before is not None and after is not None:
-        words = tasks.evaluation_words(before), tasks.evaluation_words(after).partition(" ")[2]
-        echo(f"test   {words[0].replace(' ', ' before pruning ', 1)}, after pruning {words[1]}")
+        texts = tasks.evaluation_text(before), tasks.evaluation_text(after).partition(" ")[2]
+        echo(f"test   {texts[0].replace(' ', ' before pruning ', 1)}, after pruning {texts[1]}")
     echo(f"file   {path}")
 
 
@@ -170,7 +171,7 @@ def _show(report: Any, recalibrate: bool) -> None:
 
     header, rows = report.table()
     title = "Squared error of the output of each layer, relative to the output"
-    echo_table(header, rows, words=2, title=title)
+    echo_table(header, rows, text_columns=2, title=title)
     damping = f", damping {report.damping:.3g}" if report.damping else ""
     echo(f"all    {formatting.format_density(report.density)} kept in {report.seconds:.1f} s{damping}")
     echo(f"rest   {report.not_pruned}")

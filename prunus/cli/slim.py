@@ -51,7 +51,7 @@ Scope = Annotated[
 ]
 DATA = (
     "Calibration data, if the criterion or --refit needs some: a built-in data set, or package.module:function for "
-    "your own. The default for a built-in model is mnist or cifar-10."
+    "your own. Built-in models have a default."
 )
 Data = Annotated[str | None, optional("NAME", DATA, complete=completion("data set"))]
 SHAPE = "Shape of one example, such as 3,224,224. By default that of the data or of the built-in model."
@@ -133,7 +133,7 @@ def slim(
     network, is_trained = networks.load_network(model, weights, device, seed)
     networks.check_format(network, path)
     if not is_trained and hasattr(network, "built_in"):
-        log(f"{model} has the initial weights of seed {seed}; --weights FILE takes trained ones")
+        log(f"{model} has the initial weights of seed {seed}; pass trained weights with --weights FILE")
     if data is None and (scorer.needs_examples or refit):
         data = networks.default_data(model, network)
     loaded = (
@@ -221,7 +221,7 @@ def _show(report: Any, times: list[dict[str, float]], path: Path, page: Path) ->
     header, rows = report.table()
     # the names of the coupled layers come second, so that numbers are together
     rows = [(row[0], row[-1], *row[1:-1]) for row in rows]
-    echo_table((header[0], header[-1], *header[1:-1]), rows, words=2, footer=1)
+    echo_table((header[0], header[-1], *header[1:-1]), rows, text_columns=2, footer=1)
     for text in report.refused:
         echo(f"fixed  {text}")
     for measured in times:

@@ -108,7 +108,7 @@ def evaluation_json(result: "Evaluation | None", prefix: str = "") -> dict[str, 
     }
 
 
-def evaluation_words(result: "Evaluation") -> str:
+def evaluation_text(result: "Evaluation") -> str:
     """The metric, else the error, else the loss of an evaluation."""
     from prunus.report import formatting
 

@@ -171,7 +171,7 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(
-            f"Expected the folder of a data set, got {root}, which is no folder; correct the path."
+            f"Expected the folder of a data set, got {root}, which is not a folder; correct the path."
         )
     _import_pillow()
     classes = tuple(sorted(path.name for path in _folders(root / "train")))

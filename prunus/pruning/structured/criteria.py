@@ -97,7 +97,7 @@ class FilterCriterion:
     """Whether scores of different groups are comparable; others are divided by their mean for a global ranking."""
 
     def __call__(self, statistics: FilterStatistics) -> Scores:
-        """The scores. Raises StatisticsError where they are no finite number for each channel of each group."""
+        """The scores. Raises StatisticsError unless there is a finite number for each channel of each group."""
         scores = self.function(statistics)
         for group in statistics.groups:
             values = scores.get(group.name)

@@ -1,4 +1,4 @@
-"""Changes of a model that a file stores beside its tensors: attributes of modules, and layers that are removed."""
+"""Changes of a model that a file stores besides its tensors: attributes of modules, and layers that are removed."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -76,7 +76,8 @@ class SlimPlan:
         self._check_shapes()
         if self.rewrite and (optimizer is not None or masks is not None):
             raise ModelError(
-                "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them of it."
+                "Expected no optimizer and no masks with rewrite=True, which returns a new module; make them for that "
+                "module."
             )
         if self.weights and masks is not None:
             raise ModelError(

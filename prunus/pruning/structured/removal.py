@@ -99,7 +99,8 @@ def check_optimizer(model: nn.Module, optimizer: object) -> None:
         optimizer: The optimizer.
 
     Raises:
-        ModelError: It is no optimizer, steps no parameter of the model, or its state is not that of single parameters.
+        ModelError: It is not an optimizer, steps no parameter of the model, or its state is not that of single
+            parameters.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ModelError(f"Expected a torch.optim.Optimizer, got a {type(optimizer).__name__}.")
@@ -110,7 +111,7 @@ def check_optimizer(model: nn.Module, optimizer: object) -> None:
         )
     if any(isinstance(value, list) for state in optimizer.state.values() for value in state.values()):
         raise ModelError(
-            f"Expected a state of the optimizer by parameter, which can be reduced, got that of "
+            "Expected an optimizer with a state for each parameter, which can be reduced, got "
             f"{type(optimizer).__name__}; apply the plan without the optimizer, and make a new one."
         )
 

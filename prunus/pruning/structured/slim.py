@@ -70,7 +70,7 @@ def slim(
             the loss that the outputs contain, else cross-entropy.
         seed: For criteria that draw random numbers.
         round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
-        min_channels: The least number of channels that a group keeps.
+        min_channels: The smallest number of channels that a group keeps.
         exclude: Names of parameters or modules; groups that contain one of them are not pruned.
         allow_inexact: Also remove channels over which a normalization runs.
         verify: Check on the example inputs that removing is the same as setting to zero, before `apply`: True, False,

@@ -82,7 +82,7 @@ def _couple_groups(
 ) -> tuple[Atoms | None, Atoms | None, Atoms | None]:
     """Couple the channels of a grouped convolution: labels of its input, and of the two sides of its weight.
 
-    Returns the labels of the input, the output [O], and the side of the weight that is counted beside the output.
+    Returns the labels of the input, the output [O], and the other side of the weight.
     """
     channels, inputs, outputs = vectors
     num_inputs, num_outputs = sizes

@@ -165,9 +165,9 @@ class Analysis:
         Returns:
             The number of multiply-accumulate operations.
         """
-        kept = self.kept_labels(removed or {})
+        is_kept = self.kept_labels(removed or {})
         return sum(
-            work.factor * int(np.prod([kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
+            work.factor * int(np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
             for work in self.coupling.work
         )
 
@@ -244,9 +244,9 @@ def _groups(
     members: dict[int, list[GroupMember]] = defaultdict(list)
     roots: dict[int, Atoms] = {}
     for (name, dim), channel in places.items():
-        own = signature[channel]
-        for key in dict.fromkeys(map(int, own[~blocked[channel]])):
-            positions = np.flatnonzero(own == key)
+        signatures = signature[channel]
+        for key in dict.fromkeys(map(int, signatures[~blocked[channel]])):
+            positions = np.flatnonzero(signatures == key)
             positions = positions[~blocked[channel[positions]]]
             if key not in roots:
                 roots[key] = _in_order(channel[positions])
@@ -282,12 +282,12 @@ def _refused(
 ) -> list[RefusedDimension]:
     dimensions: dict[Refusal, list[tuple[str, int]]] = defaultdict(list)
     for place, channel in places.items():
-        own = channel[blocked[channel]]
-        for root in np.unique(own).tolist()[:1] if len(own) else ():
+        blocked_roots = channel[blocked[channel]]
+        for root in np.unique(blocked_roots).tolist()[:1] if len(blocked_roots) else ():
             dimensions[reasons[root]].append(place)
     return [
-        RefusedDimension(refusal, tuple(own))
-        for refusal, own in dimensions.items()
+        RefusedDimension(refusal, tuple(refused))
+        for refusal, refused in dimensions.items()
         if refusal.reason != KERNEL
     ]
 

@@ -68,9 +68,7 @@ class Examples:
                 f"{describe_batch(self.batch)}; pass as many of each, or add a dimension for the examples."
             )
         if not all(tensor.numel() for tensor in tensors):
-            raise StatisticsError(
-                f"Expected at least one example, got shapes {describe_batch(self.batch)}."
-            )
+            raise StatisticsError(f"Expected at least one example, got shapes {describe_batch(self.batch)}.")
 
     def __len__(self) -> int:
         return len(next(iter_tensors(self.batch)))

@@ -234,6 +234,14 @@ def test_bad_arguments_change_nothing(data):
     assert not optimizer._optimizer_step_post_hooks
 
 
+def test_a_model_whose_channels_are_removed_while_codebooks_are_attached_is_refused():
+    model = network()
+    prunus.quantize(model, bits=2).attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    prunus.slim(model, torch.zeros(1, 8, 8), density=0.5).apply()
+    with pytest.raises(ModelError, match=r"shape \[24, 64\], which is quantized, got \[12, 64\]"):
+        model(torch.zeros(1, 8, 8)).sum().backward()
+
+
 def test_a_model_that_is_quantized_already_is_not_changed():
     model = network()
     prunus.quantize(model, bits=2)

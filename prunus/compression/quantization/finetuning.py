@@ -195,6 +195,7 @@ class CodebookConstraint:
 
     def _constrain_gradient(self, name: str, parameter: Tensor) -> None:
         """Put the gradient of each centroid at the position of the first weight of its cluster, and zero elsewhere."""
+        self._check_shape(name, parameter)
         gradient = parameter.grad
         total = centroid_gradient(gradient, self.quantized[name])
         if gradient is None or total is None:
@@ -217,14 +218,18 @@ class CodebookConstraint:
     def _weights(self) -> dict[str, Tensor]:
         """The quantized parameters that the model has now, by name."""
         weights = {}
-        for name, quantized in self.quantized.items():
+        for name in self.quantized:
             weights[name] = find_parameter(self.model, name)
-            if weights[name].shape != quantized.shape:
-                raise ModelError(
-                    f"Expected the model to have a parameter {name!r} of shape {list(quantized.shape)}, which is "
-                    f"quantized, got {list(weights[name].shape)}; quantize the model as it is now."
-                )
+            self._check_shape(name, weights[name])
         return weights
+
+    def _check_shape(self, name: str, weight: Tensor) -> None:
+        shape = self.quantized[name].shape
+        if weight.shape != shape:
+            raise ModelError(
+                f"Expected the model to have a parameter {name!r} of shape {list(shape)}, which is quantized, got "
+                f"{list(weight.shape)}; quantize the model as it is now."
+            )
 
 
 def _other_state(name: str) -> CheckpointError:

@@ -119,7 +119,7 @@ def import_object(reference: str, also: type | None = None) -> Any:
     return value
 
 
-def call_own(what: str, error: type[PrunusError], function: Callable[..., T], *args: Any) -> T:
+def call_user_function(what: str, error: type[PrunusError], function: Callable[..., T], *args: Any) -> T:
     """Call a function of a user, with an error that names it where it fails.
 
     Args:
@@ -134,7 +134,7 @@ def call_own(what: str, error: type[PrunusError], function: Callable[..., T], *a
     Raises:
         PrunusError: The function raised it, or `error` in the place of any other exception.
 
-    >>> call_own("The criterion", UnknownNameError, lambda stats: stats["weight"], {})
+    >>> call_user_function("The criterion", UnknownNameError, lambda stats: stats["weight"], {})
     Traceback (most recent call last):
     prunus.errors.UnknownNameError: The criterion '<lambda>' failed: KeyError: 'weight'; correct the function.
     """

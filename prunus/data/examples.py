@@ -231,7 +231,7 @@ def map_tensors(function: Callable[[Tensor], Any], batch: Batch) -> Batch:
 
     Args:
         function: Returns a tensor, or anything.
-        batch: Nested tuples, lists and mappings; values that are no tensors stay as they are.
+        batch: Nested tuples, lists and mappings; values that are not tensors stay as they are.
 
     Returns:
         The new batch.

@@ -171,7 +171,7 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(
-            f"Expected the folder of a data set, got {root}, which is no folder; correct the path."
+            f"Expected the folder of a data set, got {root}, which is not a folder; correct the path."
         )
     _import_pillow()
     classes = tuple(sorted(path.name for path in _folders(root / "train")))
@@ -180,8 +180,9 @@ def load_image_folder(folder: str | Path, *, seed: int = 0, size: int = SIZE) ->
     if (root / "test").is_dir() and any(path.is_dir() for path in (root / "test").iterdir()):
         test = _split(root / "test", classes, seed, size)
     else:
-        kept, held_out = split_indices(len(train), min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10)), seed)
-        validation, train = train.select(held_out), train.select(kept)
+        num_held_out = min(MAX_VALIDATION_IMAGES, max(1, len(train) // 10))
+        train_indices, validation_indices = split_indices(len(train), num_held_out, seed)
+        validation, train = train.select(validation_indices), train.select(train_indices)
     augmented = ImageFiles(train.paths, train.labels, size=size, is_augmented=True)
     provenance = f"{root.name}, a folder of images"
     return Dataset(root.name, augmented, validation, test, classes, provenance)

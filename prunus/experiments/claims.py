@@ -58,7 +58,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Published:
-    """A published value, shown beside the measured one of the rows that it belongs to."""
+    """A published value, shown next to the measured one of the rows that it belongs to."""
 
     where: Mapping[str, Any]
     """Key and value of the rows."""
@@ -128,7 +128,7 @@ def decide_claims(claims: Sequence[Claim], rows: Sequence[Row]) -> list[Decision
 
 
 def measured_text(decision: Decision) -> str:
-    """Format what was measured, with its interval: a difference with its sign, or a value beside the number."""
+    """Format what was measured, with its interval: a signed difference, or a value and a number to compare with."""
     if decision.measured is None:
         return "–"
     is_difference = decision.against is None

@@ -1,4 +1,4 @@
-"""Pruning beside other ways to make a network small: error against bytes of the file.
+"""Pruning compared with other ways to make a network small: error against bytes of the file.
 
 Low rank keeps the largest singular values of each linear layer. Distillation trains a smaller network on the outputs of
 the dense one (Hinton, Vinyals & Dean 2015). Every network is retrained, and its file is that of `prunus.save`.

@@ -73,7 +73,7 @@ class FunctionRun:
         return self.function, 1.0
 
     def code_references(self) -> tuple[str, ...]:
-        """Return the functions of the user: an own function, or an own model."""
+        """Return the functions of the user: the function of this run, or a model."""
         references = (self.function, getattr(self.settings, "model", ""))
         return tuple(name for name in references if ":" in name and not name.startswith("prunus."))
 

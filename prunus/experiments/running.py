@@ -51,7 +51,7 @@ def run_experiment(
     """Do the runs of an experiment that the store lacks, and draw its page.
 
     Args:
-        experiment: A value of EXPERIMENTS, or an own one.
+        experiment: A value of EXPERIMENTS, or an experiment of your own.
         size: "smoke", "default" or "full".
         out: Folder for the result files.
         store: Folder of the store; finished runs in it are not repeated.
@@ -109,7 +109,7 @@ def draw_experiment(
     """Draw the page of an experiment from the rows of the finished runs in a store.
 
     Args:
-        experiment: A value of EXPERIMENTS, or an own one.
+        experiment: A value of EXPERIMENTS, or an experiment of your own.
         store: The store; only rows, curves and records of its runs are read.
         out: Folder for the result files.
         size: "smoke", "default" or "full"; None for the largest size with a finished run.

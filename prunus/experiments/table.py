@@ -13,7 +13,7 @@ from prunus.runs.content import Row
 
 
 def table_of(experiment: Experiment, rows: Sequence[Row]) -> list[Row]:
-    """Summarize rows over the replicates: one row per curve and point, with published values beside the measured.
+    """Summarize rows over the replicates: one row per curve and point, with published values next to the measured ones.
 
     A density and its sparsity are rounded together, so that they add up to 100 as they are printed.
 

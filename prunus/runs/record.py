@@ -171,7 +171,7 @@ def read_record(path: Path) -> RunRecord:
 def check_settings_match(path: Path, stored: RunRecord, requested: RunRecord) -> None:
     """Raise StoreError unless the settings stored in the directory `path` are the requested ones.
 
-    A field that the class did not have when the run was stored is no difference; a changed default is one.
+    A field that the class did not have when the run was stored does not count as a difference; a changed default does.
 
     Args:
         path: The directory of the run, which is named in errors.

@@ -97,7 +97,7 @@ def train(
             the checkpoint, which all must be able to read. None: this process alone.
 
     Returns:
-        The metrics of each evaluated epoch; the accuracy is NaN where labels are no classes.
+        The metrics of each evaluated epoch; the accuracy is NaN where labels are not classes.
 
     Raises:
         SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while

@@ -57,12 +57,12 @@ def test_full_size_of_the_figure_has_the_settings_of_the_paper():
     runs = full_specs("liu2019.tickets")
     for label, ticket in runs:
         rate = float(label["curve"].rpartition(" ")[2])
-        own = ticket.baseline
-        assert own.recipe.replace(source="") == recipe.replace(learning_rate=rate)
-        assert (own.data, own.examples, ticket.scope, ticket.criterion) == (
+        baseline = ticket.baseline
+        assert baseline.recipe.replace(source="") == recipe.replace(learning_rate=rate)
+        assert (baseline.data, baseline.examples, ticket.scope, ticket.criterion) == (
             "cifar-10", None, "global", "large_final",
         )  # fmt: skip
-        network = make_outline(own.model)
+        network = make_outline(baseline.model)
         kinds = layer_kinds(network)
         pruned = set(ticket.weights_of(network))
         assert pruned == {name for name, kind in kinds.items() if kind == "conv"}
@@ -94,13 +94,13 @@ def test_full_size_of_the_tables_has_the_settings_of_the_paper():
     }  # fmt: skip
     penalties = {"vgg": 1e-4, "preresnet": 1e-5, "densenet": 1e-5}  # authors' code
     for group, runs in by_group.items():
-        for label, own in runs:
-            assert own.recipe.epochs == 160
+        for label, settings in runs:
+            assert settings.recipe.epochs == 160
             if label["curve"] == FINE_TUNED:
-                assert (own.finetune.epochs, own.finetune.learning_rate) == (40, 1e-3)
-                assert own.finetune.lr_schedule == "constant"
+                assert (settings.finetune.epochs, settings.finetune.learning_rate) == (40, 1e-3)
+                assert settings.finetune.lr_schedule == "constant"
             if label["over"] == "slimming":
-                assert own.penalty == penalties[group]
+                assert settings.penalty == penalties[group]
     assert {label["over"] for runs in by_group.values() for label, _ in runs} == set(METHODS)
 
 
@@ -129,12 +129,12 @@ def test_random_filters_at_half_of_the_macs_are_the_runs_of_scratch_e():
     }
 
 
-@pytest.mark.parametrize(("kept", "epochs"), [(1.0, 160), (0.5, 320), (0.34, 471)])
-def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept, epochs):
+@pytest.mark.parametrize(("kept_fraction", "epochs"), [(1.0, 160), (0.5, 320), (0.34, 471)])
+def test_scratch_b_has_the_multiply_accumulates_of_the_large_training(kept_fraction, epochs):
     settings = PrunedNetwork(Recipe(160, 0.1, 64), arm=SCRATCH_B)
-    assert recipe_of(settings, kept).epochs == epochs
-    assert recipe_of(replace(settings, arm=SCRATCH_E), kept).epochs == 160
-    assert recipe_of(replace(settings, arm=FINE_TUNED), kept).epochs == 40
+    assert recipe_of(settings, kept_fraction).epochs == epochs
+    assert recipe_of(replace(settings, arm=SCRATCH_E), kept_fraction).epochs == 160
+    assert recipe_of(replace(settings, arm=FINE_TUNED), kept_fraction).epochs == 40
 
 
 def starting_weights(settings, data, method, arm):
@@ -148,8 +148,8 @@ def starting_weights(settings, data, method, arm):
 
 def rows_in(small, large):
     """Whether each filter is one of those of the large layer, in their order."""
-    found = [next((i for i, row in enumerate(large) if torch.equal(row, own)), -1) for own in small]
-    return found == sorted(set(found)) and -1 not in found
+    positions = [next((i for i, row in enumerate(large) if torch.equal(row, x)), -1) for x in small]
+    return positions == sorted(set(positions)) and -1 not in positions
 
 
 @pytest.mark.parametrize("method", ["l1", "regression"])
@@ -161,9 +161,9 @@ def test_arms_start_from_trained_original_and_new_weights_of_the_same_channels(m
     trained, initial = TINY.network(99), TINY.network(derive_seed(0, "model"))
     assert rows_in(first[FINE_TUNED], trained[0].weight)
     assert rows_in(first[TICKET], initial[0].weight)
-    kept = [i for i, row in enumerate(trained[0].weight) if (row == first[FINE_TUNED]).all((1, 2, 3)).any()]
-    assert torch.equal(first[TICKET], initial[0].weight[kept])
-    assert rows_in(second[FINE_TUNED], trained[3].weight[:, kept]) == (
+    rows = [i for i, row in enumerate(trained[0].weight) if (row == first[FINE_TUNED]).all((1, 2, 3)).any()]
+    assert torch.equal(first[TICKET], initial[0].weight[rows])
+    assert rows_in(second[FINE_TUNED], trained[3].weight[:, rows]) == (
         method == "l1"
     )  # regression refits them
     assert torch.equal(first[SCRATCH_E], first[SCRATCH_B])

@@ -114,7 +114,7 @@ def test_page_needs_no_other_file_and_runs_one_script(tmp_path: Path) -> None:
 def test_page_that_cannot_be_written_leaves_the_numbers(tmp_path: Path) -> None:
     (tmp_path / "n.html").mkdir()
     with pytest.raises(
-        PrunusError, match=r"n\.json.* complete; what follows failed: .*n\.html cannot be written"
+        PrunusError, match=r"n\.json.* complete; the next step failed: .*n\.html cannot be written"
     ):
         written("plain", tmp_path)
     assert not list(tmp_path.glob(".*"))

@@ -356,8 +356,8 @@ def _check_patterns(
         reasons = {name: _describe(name, p, owners, name in layers)[0] for name, p in others.items()}
         matches = f"; it matches {grouped_by_reason(reasons)}" if others else ""
         raise ModelError(
-            f"The pattern {pattern!r} matches none of the prunable weights {list(layers)}{matches}; an exact name selects "
-            "any parameter."
+            f"The pattern {pattern!r} matches none of the prunable weights {list(layers)}{matches}; an exact name "
+            "selects any parameter."
         )
 
 

@@ -108,8 +108,7 @@ def run_function(
         directory.save_tensors("tensors", output.tensors)
     if output.masks is not None:
         directory.save_masks("masks", output.masks)
-    for row in output.rows[len(directory.rows()) :]:
-        directory.append_row(row)
+    directory.append_rows(output.rows[len(directory.rows()) :])
     return {"rows": len(output.rows)}
 
 

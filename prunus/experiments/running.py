@@ -144,12 +144,13 @@ def _draw(experiment: Experiment, store: Store, requested: Request, out: Path) -
 
 
 def _figures(figure: FigureSpec, rows: Sequence[Row], size: str, missing: str) -> dict[str, FigureData]:
-    """One figure for each network, by the suffix of its files; none where none of its runs is finished."""
+    """One figure for each network, by the suffix of its files; none where it selects no row or no run is finished."""
     figures = {}
     by_group = group_rows(({"group": "", **row} for row in rows), ("group",))
     for (group,), members in by_group.items():
-        plotted = [row for row in figure.select(members) if figure.y in row and figure.x in row]
-        if missing and not plotted:
+        selected = figure.select(members)
+        plotted = [row for row in selected if figure.y in row and figure.x in row]
+        if not plotted and (missing or not selected):
             continue
         # Learned masks end at densities of their own, so that their points are levels.
         point = figure.point or ("level" if figure.x == "density %" else figure.x)

@@ -83,7 +83,8 @@ def table_cells(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Any]:
         ]
         for row in rows
     ]
-    curves = [", ".join(str(row[key]) for key in names) for row in rows]
+    # Where each network is a curve of its own, its name is there twice.
+    curves = [", ".join(dict.fromkeys(str(row[key]) for key in names)) for row in rows]
     titles = ["density (sparsity)" if by_density and key == "density %" else _title(key) for key in columns]
     return {"header": ["curve", *titles], "rows": list(zip(curves, cells, strict=True))}
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,8 +95,8 @@ def describe_run(spec: RunSpec) -> RunRecord:
 
 def to_plain(record: RunRecord) -> dict[str, Any]:
     """Return a record as a JSON object."""
-    derived = {dependency.name for dependency in fields(RunRecord) if dependency.metadata.get("derived")}
-    return {key: value for key, value in asdict(record).items() if key not in derived}
+    stored = [field for field in fields(RunRecord) if not field.metadata.get("derived")]
+    return {field.name: getattr(record, field.name) for field in stored}
 
 
 def from_plain(value: Mapping[str, Any], path: Path) -> RunRecord:

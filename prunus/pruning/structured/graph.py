@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from prunus.data.examples import iter_tensors
 from prunus.errors import ModelError
 from prunus.modules import check_initialized
+from prunus.pruning.layer_checks import has_forward_of_torch
 from prunus.training.modes import eval_mode
 
 _TORCH = torch.__file__.rpartition("/")[0]
@@ -38,6 +39,22 @@ class TracedGraph:
     """What `torch.export` returned."""
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def tensors_of(self, model: nn.Module) -> dict[fx.Node, Tensor]:
+        """The parameters, buffers and constants that placeholders of the graph stand for.
+
+        Args:
+            model: The model of the graph, or a copy of it with other values.
+
+        Returns:
+            The tensor by placeholder.
+        """
+        constants = self.program.constants
+        names = {node: self.tensors[node.name] for node in self.graph.nodes if node.name in self.tensors}
+        return {
+            node: constants[name] if (tensor := find_tensor(model, name)) is None else tensor
+            for node, name in names.items()
+        }
 
 
 def trace_model(model: nn.Module, example_inputs: object) -> TracedGraph:
@@ -115,6 +132,33 @@ def module_path(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack else ""
 
 
+def describe_node(node: fx.Node) -> str:
+    """The operator of a node, the module that it belongs to, and the user's source line, for messages."""
+    path = module_path(node)
+    return f"{operator_name(node.target)!r}{f' of {path!r}' if path else ''} ({source_line(node)})"
+
+
+def layer_path(traced: TracedGraph, node: fx.Node, model: nn.Module) -> str | None:
+    """The name of the Linear or convolution whose forward made a node.
+
+    Args:
+        traced: The graph of the node.
+        node: A node.
+        model: The model of the graph.
+
+    Returns:
+        The name of the module; None for other nodes, for a weight that is computed or that is also that of a module
+        before it, and for a forward that is not torch's.
+    """
+    weight = bind_arguments(node).get("weight")
+    path, _, last = traced.tensors.get(getattr(weight, "name", ""), "").rpartition(".")
+    if last != "weight" or path != module_path(node):
+        return None
+    layer = model.get_submodule(path)
+    is_layer = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return path if is_layer and has_forward_of_torch(layer) else None
+
+
 def operator_name(target: Any) -> str:
     """The name of an operator without namespace, overload, and the underscore of in-place operators.
 
@@ -156,6 +200,34 @@ def result_shapes(node: fx.Node) -> list[tuple[int, ...] | None]:
     return [tuple(v.shape) if isinstance(v, Tensor) else None for v in values]
 
 
+def live_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that an output depends on, or that change a tensor in place."""
+    live: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        if node.op == "output" or (schema is not None and schema.is_mutable) or live.intersection(node.users):
+            live.add(node)
+    return live
+
+
+def find_tensor(model: nn.Module, name: str) -> Tensor | None:
+    """The parameter, buffer or attribute of a name.
+
+    Args:
+        model: A module.
+        name: The name, with the path of its module.
+
+    Returns:
+        The tensor, or None where the model has none of this name.
+    """
+    path, _, last = name.rpartition(".")
+    try:
+        value = getattr(model.get_submodule(path), last)
+    except AttributeError:
+        return None
+    return value if isinstance(value, Tensor) else None
+
+
 def export_error(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
 ) -> ModelError:
@@ -182,8 +254,8 @@ def export_error(
     frame = _user_frame(error)
     why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return ModelError(
-        f"{name} cannot be exported with torch.export{frame} ({why}); structured pruning needs a forward without "
-        "control flow that depends on values: replace it by torch.where or torch.cond, or prune a part of the model."
+        f"{name} cannot be exported with torch.export{frame} ({why}); prunus needs the graph of a forward "
+        "without control flow that depends on values: replace it by torch.where or torch.cond, or prune a part of it."
     )
 
 

@@ -124,6 +124,8 @@ class Analysis:
     """The shape of each tensor that has labels."""
     sources: dict[fx.Node, tuple[str, ...]] = field(default_factory=dict)
     """The names of the parameters among the inputs of a node, for example of those in `coupling.work`."""
+    labels: dict[fx.Node, Any] = field(default_factory=dict)
+    """The labels of the results of each node."""
     bindings: list[Any] = field(default_factory=list)
     """Attributes of modules that change with the channels; see `sizes`."""
 
@@ -197,7 +199,7 @@ def group_labels(labeled: LabeledGraph, model: nn.Module) -> Analysis:
     groups = _groups(places, blocked, inexact)
     return Analysis(
         labeled.traced, groups, _refused(places, blocked, reasons), coupling.constants, coupling, roots,
-        {name: labels.shape for name, labels in labeled.parameters.items()}, labeled.sources,
+        {name: labels.shape for name, labels in labeled.parameters.items()}, labeled.sources, labeled.results,
     )  # fmt: skip
 
 

@@ -31,6 +31,10 @@ class Refusal:
     source: str
     reason: str
 
+    def __str__(self) -> str:
+        place = f"{self.operator} ({self.source}): " if self.operator else ""
+        return f"{place}{self.reason}"
+
 
 @dataclass(frozen=True)
 class LabelLayer:

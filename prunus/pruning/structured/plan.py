@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from prunus.errors import ModelError
 from prunus.masks import Masks
 from prunus.pruning.structured.edits import merge_edits
+from prunus.pruning.structured.graph import find_tensor
 from prunus.pruning.structured.groups import Analysis, Group, RefusedDimension, kept_indices
 from prunus.pruning.structured.removal import check_optimizer, remove_channels
 from prunus.pruning.structured.report import SlimReport, describe_plan
 from prunus.pruning.structured.rewrite import change_constants, exported_module
 from prunus.pruning.structured.sizes import bound_attributes
 from prunus.pruning.structured.verify import check_removal
-from prunus.pruning.structured.walk import find_tensor
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from prunus.pruning.structured.budgets import count_parameters
+from prunus.pruning.structured.graph import module_path
 from prunus.pruning.structured.groups import Analysis, kept_indices
 
 
@@ -94,8 +95,7 @@ def describe_plan(model: nn.Module, analysis: Analysis, removed: Mapping[str, Se
         own_groups = tuple(dict.fromkeys(g for name in names for g in groups_of[name]))
         rows.append(SlimRow(path or "(model)", channels, counts, macs.get(path, (0, 0)), own_groups))
     parameters = count_parameters(model, analysis, {}), count_parameters(model, analysis, removed)
-    refusals = [dimension.refusal for dimension in analysis.refused]
-    refused = [f"{refusal.operator} ({refusal.source}): {refusal.reason}" for refusal in refusals]
+    refused = [str(dimension.refusal) for dimension in analysis.refused]
     return SlimReport(rows, parameters, (analysis.macs(), analysis.macs(removed)), refused)
 
 
@@ -104,17 +104,14 @@ def _smaller(shape: Sequence[int], kept_indices: Mapping[int, Any]) -> tuple[int
 
 
 def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
-    """MACs before and after, by name of the module whose weight is multiplied."""
+    """MACs before and after, by name of the module whose weight is multiplied, or that multiplies activations."""
     is_kept = analysis.kept_labels(removed)
     totals: dict[str, tuple[int, int]] = {}
     for work in analysis.coupling.work:
         names = analysis.sources.get(work.node, ())
-        if names:
-            path = names[0].rpartition(".")[0]
-            before = work.factor * prod(map(len, work.channels))
-            after = work.factor * int(
-                np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64)
-            )
-            old = totals.get(path, (0, 0))
-            totals[path] = old[0] + before, old[1] + after
+        path = names[0].rpartition(".")[0] if names else module_path(work.node)
+        before = work.factor * prod(map(len, work.channels))
+        after = work.factor * int(np.prod([is_kept[atoms].sum() for atoms in work.channels], dtype=np.int64))
+        old = totals.get(path, (0, 0))
+        totals[path] = old[0] + before, old[1] + after
     return totals

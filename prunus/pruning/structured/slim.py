@@ -170,8 +170,7 @@ def _why_none(analysis: Analysis) -> str:
         reason = "it is excluded" if first.inexact is None else f"{first.inexact.reason} (allow_inexact=True)"
         return f": {len(analysis.groups)} left out, the first {first.name!r} because {reason}"
     if analysis.refused:
-        refusal = analysis.refused[0].refusal
-        return f": {refusal.operator} at {refusal.source}: {refusal.reason}"
+        return f": {analysis.refused[0].refusal}"
     return ""
 
 

@@ -14,7 +14,7 @@ from prunus.errors import ModelError, NonFiniteError, StatisticsError, UnknownNa
 from prunus.models import MODELS
 from prunus.models.mlp import ScaledTanh, mlp
 from prunus.pruning.criteria import CRITERIA
-from prunus.pruning.graph import layer_chain
+from prunus.pruning.obs.chain import layer_chain
 from prunus.pruning.obs.diagonals import DIAGONALS, hutchinson, pooling_weights
 from prunus.pruning.obs.objective import Objective, flatten_weights, make_objective, unflatten_weights
 from prunus.pruning.prunable import prunable_weights
@@ -576,8 +576,9 @@ def test_single_layer_is_a_chain():
 
 
 def test_layer_chain_names_its_steps():
-    kinds = [(step.name, step.kind) for step in layer_chain(convolved())]
+    objective = make_test_objective(convolved(), (2, 7, 7))
+    kinds = [(step.name, step.kind) for step in layer_chain(objective.graph, objective.model)]
     assert kinds == [
-        ("0", "layer"), ("1", "norm"), ("2", "elementwise"), ("3", "average pool"), ("4", "layer"),
+        ("0", "layer"), ("1", "norm"), ("2", "elementwise"), ("3", "avg pool"), ("4", "layer"),
         ("5", "elementwise"), ("6", "max pool"), ("7", "flatten"), ("8", "layer"),
     ]  # fmt: skip

@@ -152,7 +152,8 @@ def _attention(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
             operands[name] = _repeat_heads(operands[name], head, a["query"].shape[head])
     if any(operands["query"].layer(dim) is not None for dim in range(head + 1)):
         operands["value"] = coupling.fix(operands["value"], head + 2, "whole heads are removed")
-    layers = [layer for layer in operands["value"].layers if layer.dims == (head + 2,)]
+    values = [layer for layer in operands["value"].layers if layer.dims == (head + 2,)]
+    layers, factor = list[LabelLayer](), shape[head + 1] * operands["key"].shape[head + 1]
     for dim in range(head + 1):
         present = [x.layer(dim) for x in operands.values() if x.shape[dim] > 1]
         vector = coupling.join([layer.atoms if layer else None for layer in present], "its heads are fixed")
@@ -168,7 +169,14 @@ def _attention(coupling: Coupling, a: RuleArguments, shapes: ResultShapes) -> La
                 if mask.shape[position] > 1:
                     coupling.join([vector, own.atoms if own else None], "the attention mask has fixed heads")
             layers.append(LabelLayer((dim,), vector, any(layer.zero for layer in present if layer)))
-    return Labels(shape, tuple(sorted(layers, key=lambda layer: layer.dims)))
+        else:
+            factor *= shape[dim]
+    assert coupling.node is not None
+    channels = tuple(layer.atoms for layer in layers)
+    coupling.work.append(Work(coupling.node, factor * operands["query"].shape[head + 2], channels))
+    factor *= 1 if values else shape[head + 2]
+    coupling.work.append(Work(coupling.node, factor, (*channels, *(layer.atoms for layer in values))))
+    return Labels(shape, tuple(sorted(layers + values, key=lambda layer: layer.dims)))
 
 
 def _repeat_heads(x: Labels, head: int, heads: int) -> Labels:

@@ -83,17 +83,19 @@ class Examples:
         """The labels, where there are some."""
         return labels_of(self.batch)
 
-    def take(self, which: slice | Tensor) -> "Examples":
+    def take(self, selection: slice | Tensor) -> "Examples":
         """Some of the examples.
 
         Args:
-            which: A slice, indices, or a mask.
+            selection: A slice, indices, or a mask.
 
         Returns:
             Examples of the same form.
         """
         return Examples(
-            map_tensors(lambda t: t[which if isinstance(which, slice) else which.to(t.device)], self.batch)
+            map_tensors(
+                lambda t: t[selection if isinstance(selection, slice) else selection.to(t.device)], self.batch
+            )
         )
 
     def batches(self, batch_size: int) -> list[Batch]:

@@ -132,7 +132,7 @@ def measured_text(decision: Decision) -> str:
     if decision.measured is None:
         return "–"
     is_difference = decision.against is None
-    unit = f" {METRICS[decision.metric].unit}" if is_difference and decision.metric in METRICS else ""
+    unit = f" {_unit(decision.metric, is_difference)}".rstrip()
     low, high = decision.interval or (0.0, 0.0)
     if low < high:
         center, low_text, high_text = format_interval(decision.measured, low, high)
@@ -141,7 +141,14 @@ def measured_text(decision: Decision) -> str:
         text = f"{format_number(decision.measured)}{unit}"
     if is_difference:
         return f"{'+' * (decision.measured > 0)}{text}"
-    return f"{text}, compared with {decision.against:g}"
+    return f"{text}, compared with {decision.against:.4g}{unit}"
+
+
+def _unit(metric: str, is_difference: bool) -> str:
+    """The unit of the value of a metric, or of its difference between two curves; empty where it has none."""
+    if is_difference and metric in METRICS:
+        return METRICS[metric].unit
+    return ("pp" if is_difference else "%") if metric.endswith(" %") else ""
 
 
 def _decide(

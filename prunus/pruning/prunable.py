@@ -453,11 +453,11 @@ def _nothing_to_prune(model: nn.Module, selection: _Selection) -> NoPrunableWeig
             f"{type(model).__name__} has no weight to prune, as {quantized[0]!r} and its other layers are quantized, "
             "and their weights are packed integers; prune the model first, and quantize it afterwards."
         )
-    why = "; ".join(f"{name}: {reason}" for name, reason in list(selection.skipped.items())[:6])
+    why = [f"{name}: {reason}" for name, reason in selection.skipped.items()]
+    more = f"; and {len(why) - 6} more" if len(why) > 6 else ""
     return NoPrunableWeightsError(
-        f"{type(model).__name__} has no weight to prune: of its parameters {list(selection.parameters)[:6]} the "
-        f"layer types allow {list(selection.layers)}, and the patterns leave none with an entry"
-        f"{f' ({why})' if why else ''}."
+        f"{type(model).__name__} has no weight to prune ({'; '.join(why[:6]) or 'it has no parameters'}{more}); pass "
+        "another model, or other patterns of names."
     )
 
 

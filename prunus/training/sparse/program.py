@@ -108,7 +108,7 @@ def _backward(net: Arrays, num_examples: int, key: int) -> None:
 def _cross_entropy(
     net: Arrays, examples: OrderedExamples, first: int, last: int, num_labeled: int
 ) -> tuple[float, int]:
-    """The sum of the losses and the number of correct predictions; with `num_labeled`, also the gradients."""
+    """The sum of losses and the number of correct predictions; with `num_labeled`, also the gradients of the mean."""
     never_inline()
     num_classes = net.num_classes
     loss, correct, powers = 0.0, 0, np.empty(num_classes, np.float32)

@@ -102,7 +102,10 @@ def _contents(
         raise ModelError(
             f"Expected a torch.nn.Module or a prunus.Compressed, got a {type(model).__name__}; pass the network itself."
         )
-    if not isinstance(metadata or {}, Mapping) or {"edits", "negative_zeros_cleared"} & (metadata or {}).keys():
+    if (
+        not isinstance(metadata or {}, Mapping)
+        or {"edits", "negative_zeros_cleared"} & (metadata or {}).keys()
+    ):
         raise ContainerError(
             f"Expected metadata as a dict without the keys 'edits' and 'negative_zeros_cleared', which prunus writes, "
             f"got {metadata!r}; rename the keys."

@@ -107,7 +107,8 @@ def _macs_of_modules(analysis: Analysis, removed: Mapping[str, Sequence[int]]) -
     is_kept = analysis.kept_labels(removed)
     totals: dict[str, tuple[int, int]] = {}
     for work in analysis.coupling.work:
-        names = analysis.sources.get(work.node, ())
+        tensors = analysis.traced.tensors
+        names = [tensors[node.name] for node in work.node.all_input_nodes if node.name in tensors]
         if names:
             path = names[0].rpartition(".")[0]
             before = work.factor * prod(map(len, work.channels))

@@ -167,8 +167,8 @@ def compress(
     dense = run.measure("dense", stored_bytes(copy.state_dict()))
     if max_accuracy_drop is not None and metric is None and math.isnan(dense.validation.accuracy):
         raise SpecError(
-            "Expected a metric with a largest accuracy drop where labels are no classes, got none; pass "
-            "metric=lambda outputs, batch: ..., of which higher is better."
+            "Expected a metric with max_accuracy_drop, as the labels are not classes, got none; pass "
+            "metric=lambda outputs, batch: ..., for which higher is better."
         )
     layers = None if train and max_accuracy_drop is None else run.calibrate()
     run = replace(run, layers=None if train else layers)

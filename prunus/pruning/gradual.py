@@ -80,7 +80,8 @@ class GradualPruning:
         unknown = options.keys() - inspect.signature(prune).parameters.keys() | options.keys() & {"within"}
         if unknown:
             raise ModelError(
-                f"Expected options of prunus.prune, got {sorted(unknown)}; the masks of each round are nested as it is."
+                f"Expected options of prunus.prune, got {sorted(unknown)}; the masks of each round are nested in any "
+                "case."
             )
         self.densities = densities_of(schedule, density, rounds)
         """The density after each round."""

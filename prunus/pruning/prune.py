@@ -272,8 +272,8 @@ def _refit(
     if not known:
         return result
     weights, masks = ({name: part[name] for name in known} for part in (result.weights, result.masks))
-    kept = replace(result, weights=weights, masks=masks)
-    fitted = fit_kept_weights(model, known, kept, examples, forward=forward, progress=progress)
+    known_result = replace(result, weights=weights, masks=masks)
+    fitted = fit_kept_weights(model, known, known_result, examples, forward=forward, progress=progress)
     return replace(
         fitted, weights={**result.weights, **fitted.weights}, masks={**result.masks, **fitted.masks}
     )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # `import prunus` stays fast: what runs tickets is imported b
 class LotteryLevel:
     """The training of one level; level 0 is the dense network. Losses in nats, accuracies in percent.
 
-    Accuracies are NaN where labels are no classes, and test losses where `lottery` has neither a loss nor a forward
+    Accuracies are NaN where labels are not classes, and test losses where `lottery` has neither a loss nor a forward
     function.
     """
 
@@ -173,7 +173,9 @@ def lottery(
         check_dataset(data)
     check_fit(fit)
     if (recipe is None) == (fit is None) or (fit is not None and store is not None):
-        raise SpecError("Expected either a recipe or fit, and no store with fit, which identifies no run.")
+        raise SpecError(
+            "Expected either a recipe or fit, and no store with fit, as a run with fit has no ID."
+        )
     recipe = recipe or RECIPES["lenet-300-100"]
     settings: dict[str, Any] = {"model": model_fn, "data": data}
     task: dict[str, Any] = {"forward": forward, "loss": loss}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class EpochMetrics:
     """Metrics of one pass over the training split and of the model after it; losses in nats, accuracy in percent.
 
-    The accuracy is NaN where labels are no classes.
+    The accuracy is NaN where labels are not classes.
     """
 
     epoch: int

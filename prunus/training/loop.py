@@ -97,7 +97,7 @@ def train(
             the checkpoint, which all must be able to read. None: this process alone.
 
     Returns:
-        The metrics of each evaluated epoch; the accuracy is NaN where labels are no classes.
+        The metrics of each evaluated epoch; the accuracy is NaN where labels are not classes.
 
     Raises:
         SpecError: The recipe is out of range, both masks and a constraint are given, `recipe.patience` is set while
@@ -125,7 +125,7 @@ def train(
             "neither averaged nor unscaled; use autocast='bfloat16' or 'none', and one process."
         )
     check_trainable(model, data, recipe, call=forward, loss=loss_function, processes=processes)
-    with restored_modes(model), single_precision(model), _seeded_random_state(seed):
+    with torch.enable_grad(), restored_modes(model), single_precision(model), _seeded_random_state(seed):
         run = Trainer(
             model, recipe, _make_constraint(model, masks, constraint), forward, loss_function, fabric
         )

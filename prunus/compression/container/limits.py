@@ -103,7 +103,7 @@ def _streams(blob: TensorBlob) -> list[tuple[Stream, int]]:
 
 
 def _working_memory(blob: TensorBlob) -> int:
-    """The most bytes that decoding one tensor takes beside the tensor and the file."""
+    """The most bytes that decoding one tensor takes in addition to the tensor and the file."""
     streams = _streams(blob)
     tables = sum(_PER_TABLE_SYMBOL * alphabet for stream, alphabet in streams if stream.codec != "bitpack")
     copies = sum(2 * len(stream.data) for stream, _ in streams)

@@ -1,4 +1,4 @@
-"""Optimal Brain Surgeon: prune the weight whose removal costs least, and move all others to where it costs so little.
+"""Optimal Brain Surgeon: prune the weight whose removal costs least, and update all others to compensate for it.
 
     L_q = w_q² / (2 [H⁻¹]_qq)              δw = -w_q / [H⁻¹]_qq · H⁻¹ e_q
     several, S, at once:                   L = ½ w_Sᵀ ([H⁻¹]_SS)⁻¹ w_S,   δw = -H⁻¹_:S ([H⁻¹]_SS)⁻¹ w_S
@@ -196,7 +196,7 @@ def gauss_newton_factors(objective: Objective) -> Iterator[Tensor]:
         except RuntimeError as error:
             raise ModelError(
                 f"The outputs of {type(objective.model).__name__} cannot be differentiated for several examples at "
-                f"once ({next(iter(str(error).splitlines()), '')[:80]}); choose another method, as fisher."
+                f"once ({next(iter(str(error).splitlines()), '')[:80]}); choose another method, such as fisher."
             ) from error
         with torch.no_grad():
             root = loss.hessian_root(objective.outputs(objective.weights, batch), targets)
@@ -227,7 +227,9 @@ def inverse_hessian(
             [0.0000, 2.0000]], dtype=torch.float64)
     """
     if not 0 < damping < float("inf"):
-        raise StatisticsError(f"Expected a damping of the inverse Hessian above 0, as 1e-6, got {damping}.")
+        raise StatisticsError(
+            f"Expected a damping of the inverse Hessian above 0, such as 1e-6, got {damping}."
+        )
     inverse: Tensor | None = None
     for batch in vectors:
         if inverse is None:

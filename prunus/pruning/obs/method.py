@@ -235,5 +235,5 @@ def check_damping(damping: float, summary: str, *, may_be_zero: bool = False) ->
     if not is_in_range or (damping == 0 and not may_be_zero):
         least = "at least" if may_be_zero else "above"
         raise StatisticsError(
-            f"Expected a damping {least} 0 and at most {MAX_DAMPING:g}, as 0.01, got {damping:g}: {summary}"
+            f"Expected a damping {least} 0 and at most {MAX_DAMPING:g}, such as 0.01, got {damping:g}: {summary}"
         )

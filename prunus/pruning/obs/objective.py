@@ -67,7 +67,7 @@ class Objective:
             raise StatisticsError(
                 f"Expected a loss of outputs [B, C] whose derivatives are known, one of {', '.join(LOSSES)}, got "
                 f"{'another' if targets is None else f'labels {tuple(targets.shape)}'}; choose a method that needs "
-                "gradients alone, as fisher, obd_hutchinson or snip."
+                "gradients alone, such as fisher, obd_hutchinson or snip."
             )
         return loss
 

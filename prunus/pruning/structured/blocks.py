@@ -2,7 +2,7 @@
 
 The blocks come from the exported graph: the shortcut x is an input of the sum and of the computation of F(x). A layer
 belongs to a block if its outputs are used for F(x) alone. Blocks whose shortcut is a convolution or a padding are not
-listed: without F, their shortcut is no identity.
+listed: without F, their shortcut is not an identity.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,7 +77,7 @@ def residual_blocks(model: nn.Module, example_inputs: object) -> list[RemovableB
 def _block_of(
     graph: fx.Graph, total: fx.Node, branch: fx.Node, shortcut: fx.Node, modules: dict[str, nn.Module]
 ) -> RemovableBlock | None:
-    """The block of a sum; None: the shortcut is no input of the branch, or the last layer cannot be scaled."""
+    """The block of a sum; None: the shortcut is not an input of the branch, or the last layer cannot be scaled."""
     if set(branch.users) != {total} or _source(shortcut) not in _ancestors(branch):
         return None
     unused = {branch}

@@ -77,7 +77,7 @@ def slim_and_retrain(
 
     Raises:
         SpecError: The number of recipes is not that of rounds, recipes or checkpoints are given with `fit`, or `fit`
-            is no function.
+            is not a function.
         DensityError: The fractions do not decrease in (0, 1], the goal is another, or a budget cannot be met.
         ModelError: As `prunus.slim`, or the model cannot be trained on the data; raised before any training.
         StatisticsError: As `prunus.slim`.
@@ -140,7 +140,7 @@ def _check_rounds(
         raise SpecError(f"Expected fit to be a function of the model, got {type(fit).__name__}.")
     if fit is not None and checkpoints is not None:
         raise SpecError(
-            "Expected fit or checkpoints, which it does not write, got both; leave out one of them."
+            "Expected either fit or checkpoints, got both; fit writes no checkpoints, so leave out one of them."
         )
     if len(retrain) != (0 if fit is not None else len(fractions)):
         raise SpecError(

@@ -70,7 +70,7 @@ def slim(
             the loss that the outputs contain, else cross-entropy.
         seed: For criteria that draw random numbers.
         round_to: The number of channels that a group keeps is a multiple of this, if the group has as many.
-        min_channels: The least number of channels that a group keeps.
+        min_channels: The smallest number of channels that a group keeps.
         exclude: Names of parameters or modules; groups that contain one of them are not pruned.
         allow_inexact: Also remove channels over which a normalization runs.
         verify: Check on the example inputs that removing is the same as setting to zero, before `apply`: True, False,
@@ -145,10 +145,10 @@ def slim(
 
 
 def _check_goal(**goals: Any) -> None:
-    given = {name: value for name, value in goals.items() if value is not None}
-    if len(given) != 1:
-        raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(given) or 'none'}.")
-    name, value = given.popitem()
+    goals_given = {name: value for name, value in goals.items() if value is not None}
+    if len(goals_given) != 1:
+        raise DensityError(f"Expected one of {', '.join(goals)}, got {', '.join(goals_given) or 'none'}.")
+    name, value = goals_given.popitem()
     if name == "budget":
         if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and _is_number(value[1])):
             raise DensityError(f"Expected budget=(function of a model, limit), got {value!r}.")
@@ -206,5 +206,5 @@ def is_allowed(group: Group, exclude: Sequence[str], allow_inexact: bool) -> boo
         True if they may.
     """
     names = {member.name for member in group.members}
-    is_excluded = any(name == own or own.startswith(f"{name}.") for name in exclude for own in names)
+    is_excluded = any(name == other or other.startswith(f"{name}.") for name in exclude for other in names)
     return (group.exact or allow_inexact) and not is_excluded

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.errors import ModelError
 from prunus.pruning.structured.graph import exact_attention, resolve
-from prunus.pruning.structured.removal import Kept, remove_channels
+from prunus.pruning.structured.removal import KeptIndices, remove_channels
 from prunus.pruning.weights import copied
 from prunus.training.modes import eval_mode
 
@@ -35,7 +35,7 @@ def removal_error(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    kept: Kept,
+    kept_indices: KeptIndices,
     attributes: Mapping[str, Mapping[str, Any]],
     edit: Callable[[nn.Module], None] | None = None,
 ) -> tuple[float, float]:
@@ -57,18 +57,20 @@ def removal_error(
     """
 
     def remove(copy: nn.Module) -> None:
-        remove_channels(copy, kept, attributes)
+        remove_channels(copy, kept_indices, attributes)
         if edit is not None:
             edit(copy)
 
-    return difference_of_outputs(model, args, kwargs, partial(_set_to_zero, kept=kept), remove)
+    return difference_of_outputs(
+        model, args, kwargs, partial(_set_to_zero, kept_indices=kept_indices), remove
+    )
 
 
 def check_removal(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    kept: Kept,
+    kept_indices: KeptIndices,
     attributes: Mapping[str, Mapping[str, Any]],
     what: str,
     edit: Callable[[nn.Module], None] | None = None,
@@ -87,7 +89,7 @@ def check_removal(
     Raises:
         ModelError: The outputs differ, or the model does not run without the channels.
     """
-    error, tolerance = removal_error(model, args, kwargs, kept, attributes, edit)
+    error, tolerance = removal_error(model, args, kwargs, kept_indices, attributes, edit)
     if not error <= tolerance:
         raise ModelError(
             f"Expected the same outputs of {type(model).__name__} with {what} removed and with {what} set to zero, but "
@@ -146,8 +148,8 @@ def _compare(model: nn.Module, inputs: tuple[Any, Any], set_to_zero: Change, rem
     return largest_difference(expected, actual)
 
 
-def _set_to_zero(model: nn.Module, kept: Kept) -> None:
-    for name, dims in kept.items():
+def _set_to_zero(model: nn.Module, kept_indices: KeptIndices) -> None:
+    for name, dims in kept_indices.items():
         tensor = resolve(model, name)
         if isinstance(tensor, nn.Parameter):
             for dim, indices in dims.items():
